@@ -1,0 +1,1 @@
+//! The message bus of Protostub: routing, bounded inboxes, requests and their responses

@@ -1,0 +1,1 @@
+//! From a domain to bytes that may be trusted: descriptors, source packages and their digests

@@ -1,0 +1,3 @@
+//! The `protostub` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! A domain for development, demos and tests: a well-known catalogue and a message node

@@ -1,0 +1,1 @@
+//! One protocol stub, one wasmtime store, one task

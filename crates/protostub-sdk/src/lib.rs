@@ -1,0 +1,1 @@
+//! What authors of protocol stubs use: an async API over the Protostub contract

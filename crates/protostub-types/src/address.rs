@@ -1,0 +1,281 @@
+use std::{borrow::Borrow, fmt, hash, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Domain, domain};
+
+/// How long an address may be, in bytes. Real ones take about a hundred; this is what URL libraries and proxies bear.
+pub const MAX_ADDRESS_BYTES: usize = 2048;
+
+/// An address of the message bus: `hyperty://sp1.example/alice`, `domain://registry.sp1.example`, `mn:/session`.
+///
+/// Scheme and host are kept in lower case and A-labels, everything else as it was written. Cloning is cheap; two addresses are the same
+/// exactly if their texts are.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address {
+    text: Arc<str>,
+    /// Where the scheme ends; 0 if there is none.
+    scheme: u16,
+    /// Where the host, with its port, begins and ends; the same twice if there is none.
+    host: (u16, u16),
+}
+
+/// Why a text is no [`Address`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an address: {problem}")]
+pub struct AddressError {
+    text: String,
+    problem: String,
+}
+
+impl Address {
+    /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
+    ///
+    /// # Errors
+    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has control characters or blanks, or its authority is no domain.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let fail = |problem: &str| AddressError { text: crate::message::shorten(text), problem: problem.into() };
+        if text.is_empty() {
+            return Err(fail("it is empty"));
+        }
+        if text.len() > MAX_ADDRESS_BYTES {
+            return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes")));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(fail("it has blanks or control characters"));
+        }
+        let scheme_end = text.find(':').filter(|&end| text[end + 1..].starts_with('/')).unwrap_or(0);
+        let scheme = &text[..scheme_end];
+        if scheme_end > 0
+            && !(scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
+        {
+            return Err(fail("what stands before `:` is no scheme"));
+        }
+        let rest = &text[scheme_end..];
+        let authority_start = match rest.strip_prefix("://") {
+            Some(_) => scheme_end + 3,
+            None if scheme_end == 0 && !text.starts_with('/') => 0,
+            None => {
+                // `mn:/session`: no authority.
+                let mut owned = text.to_owned();
+                owned[..scheme_end].make_ascii_lowercase();
+                return Ok(Self { text: owned.into(), scheme: index(scheme_end), host: (0, 0) });
+            }
+        };
+        let authority_end = text[authority_start..].find(['/', '?', '#']).map_or(text.len(), |length| authority_start + length);
+        let authority = &text[authority_start..authority_end];
+        let user_end = authority.rfind('@').map_or(0, |at| at + 1);
+        if authority[user_end..].is_empty() {
+            if authority_start > 0 && user_end == 0 {
+                // `scheme:///path`
+                let mut owned = text.to_owned();
+                owned[..scheme_end].make_ascii_lowercase();
+                return Ok(Self { text: owned.into(), scheme: index(scheme_end), host: (0, 0) });
+            }
+            return Err(fail("it names no host"));
+        }
+        let host = domain::normalise(&authority[user_end..]).map_err(fail)?;
+        let host_start = authority_start + user_end;
+        let host_end = host_start + host.len();
+        let text: Arc<str> = if host == authority[user_end..] && !scheme.bytes().any(|b| b.is_ascii_uppercase()) {
+            text.into()
+        } else {
+            let mut owned = String::with_capacity(text.len() + host.len());
+            owned.push_str(&text[..host_start]);
+            owned[..scheme_end].make_ascii_lowercase();
+            owned.push_str(&host);
+            owned.push_str(&text[authority_end..]);
+            if owned.len() > MAX_ADDRESS_BYTES {
+                return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes in A-labels")));
+            }
+            owned.into()
+        };
+        Ok(Self { text, scheme: index(scheme_end), host: (index(host_start), index(host_end)) })
+    }
+
+    /// What a message that was not posted yet has as its sender.
+    pub(crate) fn unset() -> Self {
+        static UNSET: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "unset:/".into());
+        Self { text: Arc::clone(&UNSET), scheme: 5, host: (0, 0) }
+    }
+
+    /// Whether this is the sender of a message that was not posted yet: whoever posts it puts its own address there.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        self.scheme() == "unset"
+    }
+
+    /// The whole address.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The whole address, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
+    /// `hyperty`, say; empty for a bare host, `smtp` for `user@host`.
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        match self.scheme {
+            0 if self.host.0 > 0 => "smtp",
+            end => &self.text[..usize::from(end)],
+        }
+    }
+
+    /// The host with its port, in lower case; empty if there is no authority.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.text[usize::from(self.host.0)..usize::from(self.host.1)]
+    }
+
+    /// The host with its port, as a domain; none for addresses without an authority.
+    #[must_use]
+    pub fn domain(&self) -> Option<Domain> {
+        Domain::parse(self.host()).ok()
+    }
+
+    /// What follows the authority, with its slash; may be empty.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self.host {
+            (0, 0) if self.scheme > 0 => self.text[usize::from(self.scheme) + 1..].trim_start_matches("//"),
+            (_, end) => &self.text[usize::from(end)..],
+        }
+    }
+
+    /// The address below this one: `hyperty://sp1.example/alice` joined with `status` is `hyperty://sp1.example/alice/status`.
+    ///
+    /// # Errors
+    /// If the outcome is no address: it is too long, or `segment` has blanks.
+    pub fn join(&self, segment: &str) -> Result<Self, AddressError> {
+        Self::parse(&format!("{}/{segment}", self.text.trim_end_matches('/')))
+    }
+
+    /// Whether this is `other`, or below it.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.text.strip_prefix(&*other.text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// Addresses are at most [`MAX_ADDRESS_BYTES`] long, so every position in one fits.
+fn index(position: usize) -> u16 {
+    u16::try_from(position).unwrap_or(u16::MAX)
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Address {}
+
+impl hash::Hash for Address {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl Borrow<str> for Address {
+    fn borrow(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = AddressError;
+    fn try_from(text: &str) -> Result<Self, AddressError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.text.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({})", self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let check = |text: &str, scheme: &str, host: &str, path: &str| {
+            let address = Address::parse(text).unwrap();
+            assert_eq!((address.scheme(), address.host(), address.path()), (scheme, host, path), "{text}");
+        };
+        check("runtime://sp.sp/8456/sm", "runtime", "sp.sp", "/8456/sm");
+        check("hyperty://localhost:9090/test", "hyperty", "localhost:9090", "/test");
+        check("runtime://sp1.sp", "runtime", "sp1.sp", "");
+        check("sp1.sp", "", "sp1.sp", "");
+        check("slack://user@slack.com", "slack", "slack.com", "");
+        check("user@gmail.com", "smtp", "gmail.com", "");
+        check("global://registry/", "global", "registry", "/");
+        check("hyperty://[::1]/x", "hyperty", "[::1]", "/x");
+        check("mn:/session", "mn", "", "/session");
+        check("localhost:9090/test", "", "localhost:9090", "/test");
+        check("Hyperty://SP1.Example./Alice?Q", "hyperty", "sp1.example", "/Alice?Q");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let long = format!("hyperty://sp1.example/{}", "x".repeat(MAX_ADDRESS_BYTES));
+        for text in ["", "hyperty://a b", "hyperty://sp1.example/\u{7}", "1x://sp1", "hyperty://user@/x", &long, "ä://x"] {
+            assert!(Address::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn below_is_below() {
+        let stub = Address::parse("hyperty-runtime://sp1.example/protostub/1").unwrap();
+        assert_eq!(stub.join("status").unwrap().as_str(), "hyperty-runtime://sp1.example/protostub/1/status");
+        assert!(stub.join("status").unwrap().is_within(&stub));
+        assert!(!Address::parse("hyperty-runtime://sp1.example/protostub/12").unwrap().is_within(&stub));
+    }
+}

@@ -1,0 +1,193 @@
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// A domain that runs a protocol: a host name in lower-case A-labels (RFC 5890) without a trailing dot, or an IP address, with a
+/// port where it is not the protocol's own. `sp1.example`, `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`.
+///
+/// Two domains are the same exactly if their texts are.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(Arc<str>);
+
+/// Why a text is no [`Domain`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a domain: {problem}")]
+pub struct DomainError {
+    text: String,
+    problem: &'static str,
+}
+
+impl Domain {
+    /// Reads `host` or `host:port`, in any case, in Unicode or A-labels, with or without a trailing dot. User information (`user@`) is
+    /// dropped.
+    ///
+    /// # Errors
+    /// If there is no host, the host is no host name or address, or the port is no number from 1 to 65535.
+    pub fn parse(text: &str) -> Result<Self, DomainError> {
+        normalise(text)
+            .map(|text| Self(text.into()))
+            .map_err(|problem| DomainError { text: crate::message::shorten(text), problem })
+    }
+
+    /// The text: host, and port if there is one.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The host alone; an IPv6 address in its brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        split_port(&self.0).0
+    }
+
+    /// The port, if the domain has one of its own.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        split_port(&self.0).1.and_then(|port| port.parse().ok())
+    }
+
+    /// The address, if the host is one rather than a name.
+    #[must_use]
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        let host = self.host();
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
+    }
+
+    /// Whether the host is a public suffix (`com`, `co.uk`, `github.io`), below which names belong to different people.
+    #[must_use]
+    pub fn is_public_suffix(&self) -> bool {
+        self.ip().is_none() && psl::domain_str(self.host()).is_none()
+    }
+
+    /// Whether this is `other`, or a subdomain of it on any port. Nothing is below an address or a public suffix.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        if self.host() == other.host() {
+            return true;
+        }
+        other.ip().is_none()
+            && !other.is_public_suffix()
+            && self.host().strip_suffix(other.host()).is_some_and(|rest| rest.ends_with('.'))
+    }
+}
+
+/// `authority` without user information, in lower case and A-labels, without the host's trailing dot.
+pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
+    let text = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    let (host, port) = split_port(text);
+    if let Some(port) = port {
+        match port.parse::<u16>() {
+            Ok(1..) if !port.starts_with('+') => {}
+            _ => return Err("the port must be a number from 1 to 65535"),
+        }
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').ok_or("the bracket of the IPv6 address is not closed")?;
+        let address: std::net::Ipv6Addr = address.parse().map_err(|_| "what stands in brackets is no IPv6 address")?;
+        format!("[{address}]")
+    } else if is_plain_host(host) {
+        host.to_owned()
+    } else {
+        let ascii = idna::domain_to_ascii_cow(host.as_bytes(), idna::AsciiDenyList::URL)
+            .map_err(|_| "the host has characters that no host name has")?;
+        if !is_plain_host(&ascii) {
+            return Err("the host has characters that no host name has, an empty label, or is too long");
+        }
+        ascii.into_owned()
+    };
+    Ok(match port {
+        Some(port) => format!("{host}:{}", port.trim_start_matches('0')),
+        None => host,
+    })
+}
+
+/// Whether a host is a name of lower-case labels already (the common case, which needs no IDNA).
+fn is_plain_host(host: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    let host_end = text.rfind(']').map_or(0, |end| end + 1);
+    match text[host_end..].rfind(':') {
+        Some(colon) => (&text[..host_end + colon], Some(&text[host_end + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+impl FromStr for Domain {
+    type Err = DomainError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Domain {
+    type Error = DomainError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Domain> for String {
+    fn from(domain: Domain) -> Self {
+        domain.0.as_ref().to_owned()
+    }
+}
+
+impl Borrow<str> for Domain {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Domain({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_are_read_liberally_and_kept_strictly() {
+        let check = |text: &str, expected: &str| assert_eq!(Domain::parse(text).unwrap().as_str(), expected, "{text}");
+        check("sp1.example", "sp1.example");
+        check("SP1.Example.", "sp1.example");
+        check("user@sp1.example:8443", "sp1.example:8443");
+        check("bücher.example", "xn--bcher-kva.example");
+        check("127.0.0.1:9", "127.0.0.1:9");
+        check("[::1]:8080", "[::1]:8080");
+        check("[0:0::1]", "[::1]");
+        check("localhost", "localhost");
+        for text in ["", ".", "a..b", "a b", "sp1.example:0", "sp1.example:65536", "sp1.example:", "[::1", "a/b", "%41.example"] {
+            assert!(Domain::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_domain_knows_what_is_below_it() {
+        let within = |a: &str, b: &str| Domain::parse(a).unwrap().is_within(&Domain::parse(b).unwrap());
+        assert!(within("sp1.example", "sp1.example"));
+        assert!(within("a.b.sp1.example", "sp1.example"));
+        assert!(within("sp1.example:8443", "sp1.example"));
+        assert!(!within("evilsp1.example", "sp1.example"));
+        assert!(!within("sp1.co.uk", "co.uk"), "a public suffix");
+        assert!(!within("1.127.0.0.1", "127.0.0.1"));
+    }
+}

@@ -1,0 +1,124 @@
+use std::fmt;
+
+use crate::{Address, Domain};
+
+/// Which stub serves an address. At most one stub is deployed for each key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum StubKey {
+    /// The domain's default stub.
+    Domain(Domain),
+    /// The domain's stub for a protocol of its own, whose addresses have this scheme: `slack://user@slack.com`.
+    Legacy {
+        /// In lower case.
+        scheme: String,
+        /// Where the addresses of that scheme live.
+        domain: Domain,
+    },
+    /// One of several stubs that the domain publishes, by its name in the catalogue.
+    Named {
+        /// Who publishes it.
+        domain: Domain,
+        /// The last segment of its well-known URL.
+        name: String,
+    },
+}
+
+/// Schemes whose addresses the domain's default stub serves: those of the reTHINK address model, and what stands for "no scheme".
+const OWN_SCHEMES: &[&str] = &[
+    "",
+    "broker",
+    "comm",
+    "connection",
+    "context",
+    "csp",
+    "ctxt",
+    "domain",
+    "domain-idp",
+    "global",
+    "hyperty",
+    "hyperty-catalogue",
+    "hyperty-runtime",
+    "object",
+    "resource",
+    "runtime",
+    "user",
+    "user-guid",
+];
+
+impl StubKey {
+    /// The key of an address, seen from a runtime whose home domain is `home`: none for addresses without a domain (`mn:/session`).
+    /// `msg-node.` and `registry.` are functions of a domain rather than domains, unless the rest is a public suffix;
+    /// `global://registry` is the home domain's.
+    #[must_use]
+    pub fn of(address: &Address, home: &Domain) -> Option<Self> {
+        if address.scheme() == "global" {
+            return Some(Self::Domain(home.clone()));
+        }
+        let domain = function_stripped(address.domain()?);
+        if OWN_SCHEMES.contains(&address.scheme()) {
+            return Some(Self::Domain(domain));
+        }
+        Some(Self::Legacy { scheme: address.scheme().to_owned(), domain })
+    }
+
+    /// The domain that publishes the stub, and that the stub speaks for.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        match self {
+            Self::Domain(domain) | Self::Legacy { domain, .. } | Self::Named { domain, .. } => domain,
+        }
+    }
+
+    /// The last segment of the descriptor's well-known URL: `default`, a name, or `<scheme>.<host>` for a protocol of the domain's own.
+    #[must_use]
+    pub fn descriptor_name(&self) -> String {
+        match self {
+            Self::Domain(_) => "default".to_owned(),
+            Self::Legacy { scheme, domain } => format!("{scheme}.{}", domain.host()),
+            Self::Named { name, .. } => name.clone(),
+        }
+    }
+}
+
+fn function_stripped(domain: Domain) -> Domain {
+    ["msg-node.", "registry."]
+        .iter()
+        .find_map(|function| domain.as_str().strip_prefix(function))
+        .and_then(|rest| Domain::parse(rest).ok())
+        .filter(|rest| !rest.is_public_suffix() || rest.host() == "localhost")
+        .unwrap_or(domain)
+}
+
+impl fmt::Display for StubKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(domain) => domain.fmt(f),
+            Self::Legacy { scheme, domain } => write!(f, "{domain} (scheme {scheme})"),
+            Self::Named { domain, name } => write!(f, "{domain} (stub {name})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_domain_share_a_key() {
+        let home = Domain::parse("home.example").unwrap();
+        let check = |text: &str, expected: &str| {
+            assert_eq!(StubKey::of(&Address::parse(text).unwrap(), &home).unwrap().to_string(), expected, "{text}");
+        };
+        check("hyperty://foo.com/alice", "foo.com");
+        check("domain://msg-node.foo.com/sm", "foo.com");
+        check("domain://registry.foo.com", "foo.com");
+        check("comm://Foo.com./room", "foo.com");
+        check("runtime://foo.com/1/2", "foo.com");
+        check("domain://registry.co.uk", "registry.co.uk");
+        check("global://registry/", "home.example");
+        check("slack://user@slack.com", "slack.com (scheme slack)");
+        check("hyperty://localhost:9090/x", "localhost:9090");
+        assert_eq!(StubKey::of(&Address::parse("mn:/session").unwrap(), &home), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The vocabulary of Protostub. Everything here is parsed once, at the edge; afterwards the type is the proof.
+//!
+//! * [`Domain`]: who runs a protocol, and [`StubKey`]: which stub serves an address of it
+//! * [`Address`], [`Message`], [`Body`]: what flows on the message bus
+//! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
+//! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
+//!
+//! This crate does no I/O, spawns nothing and knows no async runtime.
+
+mod address;
+mod descriptor;
+mod digest;
+mod domain;
+mod key;
+mod message;
+mod status;
+
+pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
+pub use descriptor::{Descriptor, DescriptorError, InlineSource, SourceLocation};
+pub use digest::{DigestError, Sha256Digest};
+pub use domain::{Domain, DomainError};
+pub use key::StubKey;
+pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
+pub use status::{StatusReport, StubStatus};

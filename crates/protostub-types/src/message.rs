@@ -1,0 +1,544 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+use crate::{Address, AddressError};
+
+/// How many addresses a message may have come through; a longer way is a loop.
+pub const MAX_VIA: usize = 16;
+/// How many metadata a message may carry.
+pub const MAX_HEADERS: usize = 32;
+/// How long a message's metadata may be, names and values together, in bytes.
+pub const MAX_HEADERS_BYTES: usize = 8 * 1024;
+
+/// Marks a message of any type as a request: it gets exactly one final response.
+const EXPECTS_RESPONSE: &str = "expects-response";
+
+/// One message of the bus.
+///
+/// Bodies are shared, never copied, and never parsed on the way. A response has `from` and `to` of its request swapped, and its id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// What the sender calls it; unique among its own requests to one receiver.
+    pub id: MessageId,
+    /// What it asks for.
+    pub kind: MessageType,
+    /// Who sent it.
+    pub from: Address,
+    /// Who is to get it.
+    pub to: Address,
+    /// The addresses that it came through, oldest first; at most [`MAX_VIA`].
+    pub via: Vec<Address>,
+    /// Metadata beside the body, names in lower case; at most [`MAX_HEADERS`].
+    pub headers: Vec<(String, String)>,
+    /// What it carries.
+    pub body: Option<Body>,
+}
+
+/// What a sender calls a message. A number of a wire stays a number: `7` and `"7"` name the same request ([`Self::canonical`]), and each is
+/// written as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MessageId {
+    /// A JSON number.
+    Number(u64),
+    /// A JSON string.
+    Text(Arc<str>),
+}
+
+/// What a message asks for. Written in lower case, read in any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
+pub enum MessageType {
+    Create,
+    Read,
+    Update,
+    Delete,
+    Subscribe,
+    Unsubscribe,
+    Response,
+    Forward,
+    Execute,
+    /// A type outside the reTHINK message model, in lower case: `ping`, say.
+    Other(Arc<str>),
+}
+
+/// What a message carries.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Body {
+    /// RFC 8259 text. Known to be UTF-8; whether it is JSON turns out when it is read ([`Self::parse`]).
+    Json(Arc<str>),
+    /// Bytes that no JSON wire can hold as they are.
+    Bytes(Arc<[u8]>),
+}
+
+/// Why a text, or what it holds, is no [`Message`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The text is no JSON object with the members of a message.
+    #[error("the text is no message: {0}")]
+    Json(#[from] serde_json::Error),
+    /// An address is none.
+    #[error("the message's `{member}` is no address")]
+    Address {
+        /// `from`, `to` or `via`.
+        member: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// A member has a value that it cannot have, or too much of it.
+    #[error("the message's `{member}` {problem}")]
+    Member {
+        /// The member's name.
+        member: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Message {
+    /// A message without a sender, an id and a body: who posts it fills in the first two.
+    ///
+    /// # Panics
+    /// If `to` is a text that is no address. Texts that are not the program's own belong into [`Address::parse`] first.
+    #[must_use]
+    #[expect(clippy::panic, reason = "documented: a literal address in the host program's source that is none")]
+    pub fn new(kind: MessageType, to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+        let to = to.try_into().unwrap_or_else(|error| panic!("{error}"));
+        Self { id: MessageId::Number(0), kind, from: Address::unset(), to, via: Vec::new(), headers: Vec::new(), body: None }
+    }
+
+    /// A `create` message; see [`Self::new`] for `to`.
+    #[must_use]
+    pub fn create(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+        Self::new(MessageType::Create, to)
+    }
+
+    /// A `read` message; see [`Self::new`] for `to`.
+    #[must_use]
+    pub fn read(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+        Self::new(MessageType::Read, to)
+    }
+
+    /// An `update` message; see [`Self::new`] for `to`.
+    #[must_use]
+    pub fn update(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+        Self::new(MessageType::Update, to)
+    }
+
+    /// A `subscribe` message; see [`Self::new`] for `to`.
+    #[must_use]
+    pub fn subscribe(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+        Self::new(MessageType::Subscribe, to)
+    }
+
+    /// The message, with this JSON body.
+    #[must_use]
+    pub fn with_body(mut self, body: Value) -> Self {
+        self.body = Some(Body::from(body));
+        self
+    }
+
+    /// The final response to this request, or a provisional one (`code` below 200), with `value` in its body.
+    #[must_use]
+    pub fn response(&self, code: u16, value: Option<Value>) -> Self {
+        let mut body = serde_json::Map::from_iter([("code".to_owned(), Value::from(code))]);
+        body.extend(value.map(|value| ("value".to_owned(), value)));
+        self.answered(body)
+    }
+
+    /// The response that tells why this message was not delivered or not answered: `code` as in RFC 9110, `reason` for people. Its body has
+    /// `code`, and `desc` and `description` with the same text, since both are read in the wild.
+    #[must_use]
+    pub fn error_response(&self, code: u16, reason: &str) -> Self {
+        self.answered(serde_json::Map::from_iter([
+            ("code".to_owned(), Value::from(code)),
+            ("desc".to_owned(), Value::from(reason)),
+            ("description".to_owned(), Value::from(reason)),
+        ]))
+    }
+
+    fn answered(&self, body: serde_json::Map<String, Value>) -> Self {
+        Self {
+            id: self.id.clone(),
+            kind: MessageType::Response,
+            from: self.to.clone(),
+            to: self.from.clone(),
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: Some(Body::from(Value::Object(body))),
+        }
+    }
+
+    /// Whether exactly one final response is due: it is a `create`, `read`, `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the
+    /// header `expects-response: true`.
+    #[must_use]
+    pub fn expects_response(&self) -> bool {
+        use MessageType::{Create, Delete, Execute, Read, Response, Subscribe, Unsubscribe};
+        match self.kind {
+            Create | Read | Delete | Subscribe | Unsubscribe | Execute => true,
+            Response => false,
+            _ => self.header(EXPECTS_RESPONSE) == Some("true"),
+        }
+    }
+
+    /// Makes it a request, whatever its type.
+    pub fn expect_response(&mut self) {
+        if !self.expects_response() {
+            self.headers.push((EXPECTS_RESPONSE.to_owned(), "true".to_owned()));
+        }
+    }
+
+    /// The first header of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The code of a response, if it has one that is a number.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        #[derive(Deserialize)]
+        struct Coded {
+            code: u16,
+        }
+        self.body.as_ref()?.parse::<Coded>().ok().map(|body| body.code)
+    }
+
+    /// Whether this response leaves its request open: its code is below 200.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.kind == MessageType::Response && self.code().is_some_and(|code| code < 200)
+    }
+
+    /// How much memory it takes, roughly, in bytes: for limits on queues.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 48).sum();
+        let via: usize = self.via.iter().map(|address| address.as_str().len() + 24).sum();
+        let body = self.body.as_ref().map_or(0, |body| body.as_bytes().len());
+        size_of::<Self>() + self.from.as_str().len() + self.to.as_str().len() + headers + via + body
+    }
+
+    /// Checks the limits that hold for every message.
+    ///
+    /// # Errors
+    /// If `via` or the headers are more than [`MAX_VIA`], [`MAX_HEADERS`] or [`MAX_HEADERS_BYTES`] allow.
+    pub fn check_limits(&self) -> Result<(), MessageError> {
+        let fail = |member, problem| Err(MessageError::Member { member, problem });
+        if self.via.len() > MAX_VIA {
+            return fail("via", format!("has {} addresses, more than {MAX_VIA}: is it going round in circles?", self.via.len()));
+        }
+        if self.headers.len() > MAX_HEADERS {
+            return fail("headers", format!("has {} entries, more than {MAX_HEADERS}", self.headers.len()));
+        }
+        let bytes: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_HEADERS_BYTES {
+            return fail("headers", format!("has {bytes} bytes, more than {MAX_HEADERS_BYTES}"));
+        }
+        Ok(())
+    }
+
+    /// The message as JSON text: `id`, `type`, `from`, `to`, and where there are any, `via`, `headers`, and `body` or, for
+    /// [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
+    ///
+    /// # Errors
+    /// If the body is text that is not JSON.
+    pub fn to_json(&self) -> Result<String, MessageError> {
+        let (body, bytes) = match &self.body {
+            None => (None, None),
+            Some(Body::Json(text)) => (Some(serde_json::from_str::<&RawValue>(text)?), None),
+            Some(Body::Bytes(bytes)) => (None, Some(BASE64.encode(bytes))),
+        };
+        Ok(serde_json::to_string(&WireOut {
+            id: &self.id,
+            kind: self.kind.as_str(),
+            from: &self.from,
+            to: &self.to,
+            via: &self.via,
+            headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            body,
+            bytes,
+        })?)
+    }
+
+    /// Reads what [`Self::to_json`] writes, and what other reTHINK runtimes send: types in any case, an `id` that is a number or a
+    /// text, and a `to` array, which becomes one message for each address. A `body.via` becomes the end of `via`.
+    ///
+    /// # Errors
+    /// If the text is no JSON object with `type`, `from` and `to`, one of these is not what it should be, or a limit is exceeded.
+    pub fn from_json(text: &str) -> Result<Vec<Self>, MessageError> {
+        let wire: WireIn<'_> = serde_json::from_str(text)?;
+        let address = |member, text: &str| Address::parse(text).map_err(|source| MessageError::Address { member, source });
+        let body = match (wire.body, wire.bytes) {
+            (Some(body), _) => Some(Body::Json(body.get().into())),
+            (None, Some(bytes)) => Some(Body::Bytes(
+                BASE64
+                    .decode(&bytes)
+                    .map_err(|error| MessageError::Member { member: "bytes", problem: format!("is not base64: {error}") })?
+                    .into(),
+            )),
+            (None, None) => None,
+        };
+        let mut via = wire.via.iter().map(|text| address("via", text)).collect::<Result<Vec<_>, _>>()?;
+        via.extend(body.as_ref().and_then(body_via).filter(|single| !via.contains(single)));
+        let mut message = Self {
+            id: wire.id.unwrap_or(MessageId::Number(0)),
+            kind: wire.kind.parse()?,
+            from: address("from", &wire.from)?,
+            to: Address::unset(),
+            via,
+            headers: wire.headers.into_iter().collect(),
+            body,
+        };
+        message.check_limits()?;
+        let to = match wire.to {
+            OneOrMany::One(to) => vec![to],
+            OneOrMany::Many(all) => all,
+        };
+        if to.is_empty() || to.len() > 256 {
+            return Err(MessageError::Member {
+                member: "to",
+                problem: format!("has {} addresses; 1 to 256 are possible", to.len()),
+            });
+        }
+        let mut messages = Vec::with_capacity(to.len());
+        for to in to {
+            message.to = address("to", &to)?;
+            messages.push(message.clone());
+        }
+        Ok(messages)
+    }
+}
+
+/// The single `body.via` that the original runtimes write.
+fn body_via(body: &Body) -> Option<Address> {
+    #[derive(Deserialize)]
+    struct Via {
+        via: String,
+    }
+    body.parse::<Via>().ok().and_then(|body| Address::parse(&body.via).ok())
+}
+
+#[derive(Serialize)]
+struct WireOut<'a> {
+    id: &'a MessageId,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    from: &'a Address,
+    to: &'a Address,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    via: &'a [Address],
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    headers: std::collections::BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireIn<'a> {
+    id: Option<MessageId>,
+    #[serde(rename = "type")]
+    kind: String,
+    from: String,
+    to: OneOrMany,
+    #[serde(default)]
+    via: Vec<String>,
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    bytes: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl MessageId {
+    /// The same id in the one form that is used to compare: a text that is a number is that number.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        match self {
+            Self::Text(text) => match text.parse::<u64>() {
+                Ok(number) if number.to_string() == **text => Self::Number(number),
+                _ => self.clone(),
+            },
+            Self::Number(_) => self.clone(),
+        }
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl MessageType {
+    /// The name on the wire, in lower case.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Response => "response",
+            Self::Forward => "forward",
+            Self::Execute => "execute",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for MessageType {
+    type Err = MessageError;
+
+    fn from_str(text: &str) -> Result<Self, MessageError> {
+        let lower = text.to_ascii_lowercase();
+        Ok(match lower.as_str() {
+            "create" => Self::Create,
+            "read" => Self::Read,
+            "update" => Self::Update,
+            "delete" => Self::Delete,
+            "subscribe" => Self::Subscribe,
+            "unsubscribe" => Self::Unsubscribe,
+            "response" => Self::Response,
+            "forward" => Self::Forward,
+            "execute" => Self::Execute,
+            name if !name.is_empty() && name.len() <= 64 && !name.contains(char::is_control) => Self::Other(name.into()),
+            _ => {
+                return Err(MessageError::Member { member: "type", problem: "has to be a word of 1 to 64 bytes".into() });
+            }
+        })
+    }
+}
+
+impl Body {
+    /// The text or the bytes, as bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Json(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// Reads the JSON text.
+    ///
+    /// # Errors
+    /// If it is not JSON, or not of this shape; [`Body::Bytes`] are read as JSON text too.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.as_bytes())
+    }
+}
+
+impl From<Value> for Body {
+    fn from(value: Value) -> Self {
+        Self::Json(value.to_string().into())
+    }
+}
+
+impl fmt::Debug for Body {
+    /// What a message carries may be private: its kind and size are shown, its content is not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(text) => write!(f, "Json({} bytes)", text.len()),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// The beginning of a text of any length, for error messages.
+pub(crate) fn shorten(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
+        None => text.escape_debug().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Message {
+        Message::from_json(text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_is_written() {
+        for text in [
+            r#"{"id":1,"type":"read","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#,
+            r#"{"id":"1","type":"ping","from":"hyperty://a.example/1","to":"hyperty://b.example/2","body":{"b":1,"a":[ 2.50 ]}}"#,
+            r#"{"id":7,"type":"update","from":"hyperty://a.example/1","to":"mn:/session","via":["hyperty-runtime://a.example/x"],"headers":{"content-type":"text/plain"},"bytes":"AAEC"}"#,
+        ] {
+            assert_eq!(read(text).to_json().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_wild_is_read_too() {
+        let text = r#"{"type":"READ","from":"a.example","to":["hyperty://b.example/2","hyperty://c.example/3"],"body":{"via":"runtime://x.example/1"}}"#;
+        let messages = Message::from_json(text).unwrap();
+        assert_eq!(messages.len(), 2);
+        assert_eq!(messages[1].to.as_str(), "hyperty://c.example/3");
+        assert_eq!(messages[0].kind, MessageType::Read);
+        assert_eq!(messages[0].via, [Address::parse("runtime://x.example/1").unwrap()]);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_with_the_reason() {
+        let check = |text: &str, expected: &str| {
+            let error = Message::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("", "no message");
+        check("[]", "no message");
+        check(r#"{"type":"read","from":"a.example"}"#, "missing field `to`");
+        check(r#"{"type":"","from":"a.example","to":"b.example"}"#, "type");
+        check(r#"{"type":"read","from":"a b","to":"b.example"}"#, "`from` is no address");
+        check(r#"{"type":"read","from":"a.example","to":[]}"#, "0 addresses");
+        check(
+            &format!(
+                r#"{{"type":"read","from":"a.example","to":"b.example","via":[{}"a.example"]}}"#,
+                r#""a.example","#.repeat(16)
+            ),
+            "circles",
+        );
+    }
+
+    #[test]
+    fn responses_answer_their_request() {
+        let request = read(r#"{"id":"x","type":"update","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#);
+        assert!(!request.expects_response());
+        let response = request.error_response(404, "nobody there");
+        assert_eq!((&response.from, &response.to, &response.id), (&request.to, &request.from, &request.id));
+        assert_eq!(response.code(), Some(404));
+        assert!(!response.is_provisional());
+        assert!(request.response(100, None).is_provisional());
+        assert_eq!(MessageId::Text("7".into()).canonical(), MessageId::Number(7));
+        assert_eq!(MessageId::Text("07".into()).canonical(), MessageId::Text("07".into()));
+    }
+}
