@@ -29,6 +29,14 @@ pub struct AddressError {
     problem: String,
 }
 
+impl AddressError {
+    /// The address is well formed, but names no domain where one is needed.
+    #[must_use]
+    pub fn without_domain(address: &Address) -> Self {
+        Self { text: crate::message::shorten(address.as_str()), problem: "it names no domain".to_owned() }
+    }
+}
+
 impl Address {
     /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
     ///
