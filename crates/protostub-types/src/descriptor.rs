@@ -1,13 +1,541 @@
-//! Written by the catalogue's author.
-/// Placeholder.
-#[derive(Debug, Clone)]
-pub struct Descriptor;
-/// Placeholder.
-#[derive(Debug, Clone)]
-pub struct DescriptorError;
-/// Placeholder.
-#[derive(Debug, Clone)]
-pub struct InlineSource;
-/// Placeholder.
-#[derive(Debug, Clone)]
-pub struct SourceLocation;
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+use url::Url;
+
+use crate::{Sha256Digest, Version, message::shorten};
+
+/// The [`Descriptor::language`] of stubs that are WebAssembly components.
+pub const WASM_COMPONENT: &str = "WASM_COMPONENT";
+
+/// The `sourcePackageURL` that stands for "in this descriptor".
+const INLINE: &str = "/sourcePackage";
+/// How many ports a descriptor may declare.
+const MAX_PORTS: usize = 16;
+/// Padding is read, and its absence is forgiven.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// What a domain publishes about one of its protocol stubs: the `ProtoStubDescriptor` of the reTHINK data model.
+///
+/// It is read liberally ([`Self::parse`]), since those in the wild differ, and written strictly ([`Self::to_json`]). Members that mean
+/// nothing here are kept. Four members are extensions of Protostub: `sha256` and `size`, which bind the code to the descriptor, `ports`
+/// and `overlap`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Descriptor {
+    /// The catalogue's own id of the object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cguid: Option<String>,
+    /// What the object is: `ProtoStubs`, `IDPProxys`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The name of the stub: the last segment of its well-known URL, or the name behind `default`.
+    pub object_name: String,
+    /// Which version of the stub this is; a greater one is an update.
+    pub version: Version,
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What the stub is written in: [`WASM_COMPONENT`], or a language that is not deployed here ([`Self::check_deployable`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Where the code is, as it was written; [`Self::source_location`] resolves it. None means `/sourcePackage`: in this descriptor.
+    #[serde(rename = "sourcePackageURL", skip_serializing_if = "Option::is_none")]
+    pub source_package_url: Option<String>,
+    /// The code itself, or what is stated of code elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_package: Option<SourcePackage>,
+    /// The digest of the code, if it does not stand in [`Self::source_package`]; see [`Self::digest`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256Digest>,
+    /// What the stub's `configuration` import gives it, before the operator's overrides.
+    pub configuration: Map<String, Value>,
+    /// What the stub wants of its runtime (`RuntimeCapabilities`); nothing that a component asks for by its imports.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub constraints: Map<String, Value>,
+    /// URLs of the schemas of its messages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub message_schemas: Vec<String>,
+    /// TLS ports above 1023 that the stub connects to within its domain, beside the usual ones; at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// Whether, in an update, the new instance may be connected while the old one still is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overlap: bool,
+    /// A signature over the object; not verified here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// All other members.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// The code of a stub, or what is stated of it: `SourcePackage` of the reTHINK data model.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SourcePackage {
+    /// How [`Self::source_code`] is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// The code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_code: Option<Arc<str>>,
+    /// What a JavaScript stub exports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_code_classname: Option<String>,
+    /// The digest of the decoded code, in this package or elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256Digest>,
+    /// How long the decoded code is, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// A signature over the code; not verified here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// All other members.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// How [`SourcePackage::source_code`] is written. Read in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Encoding {
+    /// RFC 4648, section 4; padding may be missing, line breaks are allowed.
+    #[serde(rename = "base64")]
+    Base64,
+    /// As it is.
+    #[serde(rename = "utf-8")]
+    Utf8,
+}
+
+/// Where a stub's code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceLocation {
+    /// In the descriptor: [`SourcePackage::decode`].
+    Inline,
+    /// There: `https`, or the scheme that the descriptor itself came by.
+    Url(Url),
+}
+
+/// Why a text is no [`Descriptor`], or not one that can be deployed: what is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct DescriptorError {
+    path: String,
+    problem: String,
+}
+
+impl DescriptorError {
+    fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: problem.into() }
+    }
+
+    /// Where the fault is, from the root `$`: `$.sourcePackage.sha256`, `$.ports[1]`. `$` alone if the text is no JSON object.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl Descriptor {
+    /// The descriptor of a WebAssembly component whose code is still to be stated ([`Self::embed`], [`Self::refer`]).
+    #[must_use]
+    pub fn new(object_name: &str, version: Version) -> Self {
+        Self {
+            cguid: None,
+            kind: Some("ProtoStubs".to_owned()),
+            object_name: object_name.to_owned(),
+            version,
+            description: None,
+            language: Some(WASM_COMPONENT.to_owned()),
+            source_package_url: None,
+            source_package: None,
+            sha256: None,
+            configuration: Map::new(),
+            constraints: Map::new(),
+            message_schemas: Vec::new(),
+            ports: Vec::new(),
+            overlap: false,
+            signature: None,
+            other: Map::new(),
+        }
+    }
+
+    /// Puts a component into the descriptor, with its digest.
+    pub fn embed(&mut self, component: &[u8]) {
+        self.source_package_url = Some(INLINE.to_owned());
+        self.sha256 = None;
+        self.source_package = Some(SourcePackage {
+            encoding: Some(Encoding::Base64),
+            source_code: Some(BASE64.encode(component).into()),
+            ..SourcePackage::stating(component)
+        });
+    }
+
+    /// States where a component is, absolute or relative to the descriptor's URL, and its digest.
+    pub fn refer(&mut self, url: &str, component: &[u8]) {
+        self.source_package_url = Some(url.to_owned());
+        self.sha256 = None;
+        self.source_package = Some(SourcePackage::stating(component));
+    }
+
+    /// Reads a descriptor, as liberally as can be done without guessing: a number for a text, `""`, `[]` or null for what is absent, JSON
+    /// in a text where an object belongs. Unknown members are kept in [`Self::other`].
+    ///
+    /// # Errors
+    /// If it is no JSON object, a member that every descriptor needs (`objectName`, `version`) is missing, or one is not what it should be.
+    /// JSON that is nested more than 128 levels deep is refused.
+    pub fn parse(json: &[u8]) -> Result<Self, DescriptorError> {
+        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+        let mut members = Members::parse(json)?;
+        let version = members.required("version", |value, path| {
+            let text = match (&value, serde_json::from_slice::<RawVersion<'_>>(json)) {
+                // 12.70 is not 12.7.
+                (Value::Number(_), Ok(RawVersion { version })) => version.get().to_owned(),
+                _ => text(value, path)?,
+            };
+            Version::parse(&text)
+                .map_err(|error| DescriptorError::new(path, format!("`{}` is no version: {error}", shorten(&text))))
+        })?;
+        let mut message_schemas = members.optional("messageSchemas", texts)?.unwrap_or_default();
+        message_schemas.extend(members.optional("messageSchema", texts)?.unwrap_or_default());
+        let descriptor = Self {
+            cguid: members.text("cguid")?,
+            kind: members.text("type")?,
+            object_name: members.required("objectName", text)?,
+            version,
+            description: members.text("description")?,
+            language: members.text("language")?,
+            source_package_url: members.text("sourcePackageURL")?,
+            source_package: members.optional("sourcePackage", |value, path| SourcePackage::read(Members::of(value, path)?))?,
+            sha256: members.optional("sha256", digest)?,
+            configuration: members.optional("configuration", object)?.unwrap_or_default(),
+            constraints: members.optional("constraints", object)?.unwrap_or_default(),
+            message_schemas,
+            ports: members.optional("ports", ports)?.unwrap_or_default(),
+            overlap: members.optional("overlap", boolean)?.unwrap_or_default(),
+            signature: members.text("signature")?,
+            other: members.rest,
+        };
+        let stated = descriptor.source_package.as_ref().and_then(|package| package.sha256);
+        match (descriptor.sha256, stated) {
+            (Some(outer), Some(inner)) if outer != inner => {
+                Err(DescriptorError::new("$.sha256", format!("is {outer}, and $.sourcePackage.sha256 is {inner}")))
+            }
+            _ => Ok(descriptor),
+        }
+    }
+
+    /// The JSON text, indented.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Whether a runtime of this project can deploy the stub: it is a WebAssembly component, and says where its code is.
+    ///
+    /// # Errors
+    /// If it is written in another language, or there is no code.
+    pub fn check_deployable(&self) -> Result<(), DescriptorError> {
+        match self.language.as_deref() {
+            Some(language) if language.eq_ignore_ascii_case(WASM_COMPONENT) => {}
+            Some(language) => {
+                return Err(DescriptorError::new(
+                    "$.language",
+                    format!("is `{}`; only stubs in {WASM_COMPONENT} can be deployed", shorten(language)),
+                ));
+            }
+            None => {
+                return Err(DescriptorError::new(
+                    "$.language",
+                    format!("is missing; only stubs in {WASM_COMPONENT} can be deployed"),
+                ));
+            }
+        }
+        if self.is_inline() && self.source_package.as_ref().is_none_or(|package| package.source_code.is_none()) {
+            let problem = match &self.source_package_url {
+                Some(_) => "is missing, and $.sourcePackageURL says that the code is there",
+                None => "is missing, as is $.sourcePackageURL: there is no code",
+            };
+            return Err(DescriptorError::new("$.sourcePackage.sourceCode", problem));
+        }
+        Ok(())
+    }
+
+    /// Where the code is, for a descriptor that was found at `base`. The scheme `hyperty-catalogue` stands for `https`, or for `http` where
+    /// the descriptor itself came from the same host by it.
+    ///
+    /// # Errors
+    /// If `sourcePackageURL` is neither absolute nor relative to `base`, or has another scheme than `https` and `http`.
+    pub fn source_location(&self, base: &Url) -> Result<SourceLocation, DescriptorError> {
+        const PATH: &str = "$.sourcePackageURL";
+        let Some(written) = self.source_package_url.as_deref().filter(|_| !self.is_inline()) else {
+            return Ok(SourceLocation::Inline);
+        };
+        let parse = |text: &str| {
+            base.join(text).map_err(|error| DescriptorError::new(PATH, format!("`{}` is no URL: {error}", shorten(text))))
+        };
+        let scheme_end = "hyperty-catalogue".len();
+        let url = match written.split_at_checked(scheme_end) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("hyperty-catalogue") && rest.starts_with("://") => {
+                let secure = parse(&format!("https{rest}"))?;
+                let plain = parse(&format!("http{rest}"))?;
+                if base.scheme() == "http" && base.origin() == plain.origin() { plain } else { secure }
+            }
+            _ => parse(written)?,
+        };
+        match url.scheme() {
+            "https" | "http" if !url.username().is_empty() || url.password().is_some() => {
+                Err(DescriptorError::new(PATH, "has a user name or a password; a stub's code is public"))
+            }
+            "https" | "http" if url.has_host() => Ok(SourceLocation::Url(url)),
+            scheme => Err(DescriptorError::new(PATH, format!("has the scheme `{}`; https is possible", shorten(scheme)))),
+        }
+    }
+
+    /// The digest that the code must have, wherever it is stated. None if it is not stated at all.
+    #[must_use]
+    pub fn digest(&self) -> Option<Sha256Digest> {
+        self.source_package.as_ref().and_then(|package| package.sha256).or(self.sha256)
+    }
+
+    /// The length that the code must have, in bytes, if it is stated.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.source_package.as_ref().and_then(|package| package.size)
+    }
+
+    fn is_inline(&self) -> bool {
+        self.source_package_url.as_deref().is_none_or(|url| url == INLINE)
+    }
+}
+
+impl SourcePackage {
+    /// What can be stated of a component without holding it.
+    fn stating(component: &[u8]) -> Self {
+        Self {
+            encoding: None,
+            source_code: None,
+            source_code_classname: None,
+            sha256: Some(Sha256Digest::of(component)),
+            size: u64::try_from(component.len()).ok(),
+            signature: None,
+            other: Map::new(),
+        }
+    }
+
+    /// Reads a package that stands alone, as reTHINK catalogues serve it at `/.well-known/sourcepackage/<name>`.
+    ///
+    /// # Errors
+    /// If it is no JSON object, or a member is not what it should be; paths in the error begin at the package.
+    pub fn parse(json: &[u8]) -> Result<Self, DescriptorError> {
+        Self::read(Members::parse(json)?)
+    }
+
+    fn read(mut members: Members) -> Result<Self, DescriptorError> {
+        Ok(Self {
+            encoding: members.optional("encoding", encoding)?,
+            source_code: members.optional("sourceCode", text)?.map(Arc::from),
+            source_code_classname: members.text("sourceCodeClassname")?,
+            sha256: members.optional("sha256", digest)?,
+            size: members.optional("size", size)?,
+            signature: members.text("signature")?,
+            other: members.rest,
+        })
+    }
+
+    /// The code, decoded; without an `encoding` it is taken as it is. Takes at most as much memory as the descriptor itself.
+    ///
+    /// # Errors
+    /// If there is no code, or it is not base64 although the package says so.
+    pub fn decode(&self) -> Result<Vec<u8>, DescriptorError> {
+        const PATH: &str = "$.sourcePackage.sourceCode";
+        let Some(code) = &self.source_code else { return Err(DescriptorError::new(PATH, "is missing")) };
+        match self.encoding {
+            Some(Encoding::Base64) => {
+                let digits: Cow<'_, [u8]> = if code.bytes().any(|b| b.is_ascii_whitespace()) {
+                    code.bytes().filter(|b| !b.is_ascii_whitespace()).collect()
+                } else {
+                    code.as_bytes().into()
+                };
+                BASE64.decode(&*digits).map_err(|error| DescriptorError::new(PATH, format!("is not base64: {error}")))
+            }
+            Some(Encoding::Utf8) | None => Ok(code.as_bytes().to_vec()),
+        }
+    }
+}
+
+impl fmt::Debug for SourcePackage {
+    /// The code is long and says nothing to people: its length is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourcePackage")
+            .field("encoding", &self.encoding)
+            .field("source_code_bytes", &self.source_code.as_ref().map(|code| code.len()))
+            .field("source_code_classname", &self.source_code_classname)
+            .field("sha256", &self.sha256)
+            .field("size", &self.size)
+            .field("signature", &self.signature)
+            .field("other", &self.other)
+            .finish()
+    }
+}
+
+impl FromStr for Descriptor {
+    type Err = DescriptorError;
+    fn from_str(json: &str) -> Result<Self, DescriptorError> {
+        Self::parse(json.as_bytes())
+    }
+}
+
+/// The version as it stands in the text, which a number loses.
+#[derive(Deserialize)]
+struct RawVersion<'a> {
+    #[serde(borrow)]
+    version: &'a RawValue,
+}
+
+/// The members of a JSON object, taken out one by one.
+struct Members {
+    path: String,
+    rest: Map<String, Value>,
+}
+
+impl Members {
+    fn parse(json: &[u8]) -> Result<Self, DescriptorError> {
+        let value = serde_json::from_slice(json).map_err(|error| DescriptorError::new("$", format!("is not JSON: {error}")))?;
+        Self::of(value, "$")
+    }
+
+    fn of(value: Value, path: &str) -> Result<Self, DescriptorError> {
+        match value {
+            Value::Object(rest) => Ok(Self { path: path.to_owned(), rest }),
+            other => Err(wrong(path, &other, "an object")),
+        }
+    }
+
+    /// Null, an empty text and an empty array say the same as an absent member.
+    fn optional<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(Value, &str) -> Result<T, DescriptorError>,
+    ) -> Result<Option<T>, DescriptorError> {
+        match self.rest.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+            Some(Value::Array(items)) if items.is_empty() => Ok(None),
+            Some(value) => read(value, &format!("{}.{name}", self.path)).map(Some),
+        }
+    }
+
+    fn required<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(Value, &str) -> Result<T, DescriptorError>,
+    ) -> Result<T, DescriptorError> {
+        self.optional(name, read)?.ok_or_else(|| DescriptorError::new(format!("{}.{name}", self.path), "is missing or empty"))
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, DescriptorError> {
+        self.optional(name, text)
+    }
+}
+
+/// A text; a number counts as one.
+fn text(value: Value, path: &str) -> Result<String, DescriptorError> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(wrong(path, &other, "a text")),
+    }
+}
+
+/// A text, or an array of them.
+fn texts(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> {
+    match value {
+        Value::Array(items) => items.into_iter().enumerate().map(|(at, item)| text(item, &format!("{path}[{at}]"))).collect(),
+        single => Ok(vec![text(single, path)?]),
+    }
+}
+
+/// An object, or a text that holds one as JSON.
+fn object(value: Value, path: &str) -> Result<Map<String, Value>, DescriptorError> {
+    let held = match value {
+        Value::Object(members) => return Ok(members),
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| DescriptorError::new(path, format!("is a text that holds no JSON: {error}")))?,
+        other => return Err(wrong(path, &other, "an object")),
+    };
+    match held {
+        Value::Object(members) => Ok(members),
+        Value::Null => Ok(Map::new()),
+        Value::Array(items) if items.is_empty() => Ok(Map::new()),
+        other => Err(DescriptorError::new(path, format!("is a text that holds {}; it has to hold an object", kind(&other)))),
+    }
+}
+
+fn boolean(value: Value, path: &str) -> Result<bool, DescriptorError> {
+    match value {
+        Value::Bool(flag) => Ok(flag),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+        other => Err(wrong(path, &other, "true or false")),
+    }
+}
+
+fn digest(value: Value, path: &str) -> Result<Sha256Digest, DescriptorError> {
+    let text = text(value, path)?;
+    text.parse().map_err(|error| DescriptorError::new(path, format!("`{}`: {error}", shorten(&text))))
+}
+
+fn size(value: Value, path: &str) -> Result<u64, DescriptorError> {
+    let text = text(value, path)?;
+    text.parse().map_err(|_| DescriptorError::new(path, format!("`{}` is no number of bytes", shorten(&text))))
+}
+
+fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {
+    let text = text(value, path)?;
+    match text.to_ascii_lowercase().as_str() {
+        "base64" => Ok(Encoding::Base64),
+        "utf-8" | "utf8" => Ok(Encoding::Utf8),
+        _ => Err(DescriptorError::new(path, format!("is `{}`; base64 and utf-8 are possible", shorten(&text)))),
+    }
+}
+
+fn ports(value: Value, path: &str) -> Result<Vec<u16>, DescriptorError> {
+    let Value::Array(items) = value else { return Err(wrong(path, &value, "an array")) };
+    if items.len() > MAX_PORTS {
+        return Err(DescriptorError::new(path, format!("has {} ports; at most {MAX_PORTS} are possible", items.len())));
+    }
+    let port = |(at, item): (usize, Value)| match item.as_u64().and_then(|number| u16::try_from(number).ok()) {
+        Some(port @ 1024..) => Ok(port),
+        _ => {
+            let item = shorten(&item.to_string());
+            Err(DescriptorError::new(format!("{path}[{at}]"), format!("is {item}; a port from 1024 to 65535 is possible")))
+        }
+    };
+    items.into_iter().enumerate().map(port).collect()
+}
+
+fn wrong(path: &str, value: &Value, wanted: &str) -> DescriptorError {
+    DescriptorError::new(path, format!("is {}; it has to be {wanted}", kind(value)))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -14,11 +14,13 @@ mod domain;
 mod key;
 mod message;
 mod status;
+mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
-pub use descriptor::{Descriptor, DescriptorError, InlineSource, SourceLocation};
+pub use descriptor::{Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage, WASM_COMPONENT};
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use status::{StatusReport, StubStatus};
+pub use version::{Version, VersionError};

@@ -25,7 +25,10 @@ impl Version {
     /// If it is longer than 128 bytes, has no letter or digit, or has control characters.
     pub fn parse(text: &str) -> Result<Self, VersionError> {
         let text = text.trim();
-        if text.len() > MAX_VERSION_BYTES || text.contains(char::is_control) || !text.contains(|c: char| c.is_ascii_alphanumeric()) {
+        if text.len() > MAX_VERSION_BYTES
+            || text.contains(char::is_control)
+            || !text.contains(|c: char| c.is_ascii_alphanumeric())
+        {
             return Err(VersionError);
         }
         Ok(Self(text.to_owned()))
@@ -37,59 +40,60 @@ impl Version {
         &self.0
     }
 
-    fn parts(&self) -> Parts<'_> {
+    /// The numbers and words. Zeros before a word, or at the end, say nothing and are left out.
+    fn parts(&self) -> Vec<Part<'_>> {
         // `v1.2` and `1.2` are one version.
-        let text = match self.0.as_bytes() {
+        let mut rest = match self.0.as_bytes() {
             [b'v' | b'V', digit, ..] if digit.is_ascii_digit() => &self.0[1..],
             _ => &self.0,
         };
-        Parts(text)
+        let mut parts = Vec::new();
+        loop {
+            rest = rest.trim_start_matches(|c: char| !c.is_alphanumeric());
+            let is_number = rest.starts_with(|c: char| c.is_ascii_digit());
+            let end = rest.find(|c: char| !c.is_alphanumeric() || c.is_ascii_digit() != is_number).unwrap_or(rest.len());
+            let (part, behind) = rest.split_at(end);
+            if !is_number {
+                while parts.pop_if(|last| *last == Part::Number("")).is_some() {}
+            }
+            match part {
+                "" => return parts,
+                _ if is_number => parts.push(Part::Number(part.trim_start_matches('0'))),
+                _ => parts.push(Part::Word(part)),
+            }
+            rest = behind;
+        }
     }
 }
 
-/// A run of digits without leading zeros, or a run of letters.
+#[derive(PartialEq)]
 enum Part<'a> {
+    /// Digits without leading zeros: zero is empty.
     Number(&'a str),
     Word(&'a str),
 }
 
-struct Parts<'a>(&'a str);
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = Part<'a>;
-
-    fn next(&mut self) -> Option<Part<'a>> {
-        let rest = self.0.trim_start_matches(|c: char| !c.is_alphanumeric());
-        let is_number = rest.starts_with(|c: char| c.is_ascii_digit());
-        let end = rest.find(|c: char| !c.is_alphanumeric() || c.is_ascii_digit() != is_number).unwrap_or(rest.len());
-        let (part, rest) = rest.split_at(end);
-        self.0 = rest;
-        match part {
-            "" => None,
-            _ if is_number => Some(Part::Number(part.trim_start_matches('0'))),
-            _ => Some(Part::Word(part)),
+impl Part<'_> {
+    /// A word marks something before the version proper, a number something after it.
+    fn compare(left: Option<&Self>, right: Option<&Self>) -> Ordering {
+        use Part::{Number, Word};
+        match (left, right) {
+            (Some(Number(a)), Some(Number(b))) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
+            (Some(Word(a)), Some(Word(b))) => a.to_lowercase().cmp(&b.to_lowercase()),
+            (None, None) => Ordering::Equal,
+            (Some(Word(_)), _) | (None, Some(Number(_))) => Ordering::Less,
+            (_, Some(Word(_))) | (Some(Number(_)), None) => Ordering::Greater,
         }
     }
 }
 
 impl Ord for Version {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (mut left, mut right) = (self.parts(), other.parts());
-        loop {
-            let order = match (left.next(), right.next()) {
-                (None, None) => return Ordering::Equal,
-                // What is missing counts as zero; a word marks something before the version proper.
-                (Some(Part::Number(a)), None) => a.len().cmp(&0),
-                (None, Some(Part::Number(b))) => 0.cmp(&b.len()),
-                (Some(Part::Number(_)), Some(Part::Word(_))) | (None, Some(Part::Word(_))) => Ordering::Greater,
-                (Some(Part::Word(_)), Some(Part::Number(_)) | None) => Ordering::Less,
-                (Some(Part::Number(a)), Some(Part::Number(b))) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
-                (Some(Part::Word(a)), Some(Part::Word(b))) => a.to_lowercase().cmp(&b.to_lowercase()),
-            };
-            if order != Ordering::Equal {
-                return order;
-            }
-        }
+        let (left, right) = (self.parts(), other.parts());
+        (0..left.len().max(right.len()))
+            .map(|at| Part::compare(left.get(at), right.get(at)))
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
     }
 }
 
