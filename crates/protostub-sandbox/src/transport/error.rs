@@ -1,0 +1,76 @@
+use std::error::Error as StdError;
+
+/// Why the host did not do what a stub asked of a connection: the variant `error` of `wit/0.1/types.wit`, without wasmtime's types.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// No grant; the text says which.
+    #[error("denied: {0}")]
+    Denied(String),
+    /// The argument cannot be understood; the text says which and why.
+    #[error("invalid: {0}")]
+    Invalid(String),
+    /// Not open yet, or no room now: `ready` follows.
+    #[error("busy")]
+    Busy,
+    /// No connection of this kind has this handle, or it ended in an orderly way.
+    #[error("closed")]
+    Closed,
+    /// A limit is hit; the text says which, and by how much.
+    #[error("limit: {0}")]
+    Limit(String),
+    /// The network or the other side failed; the text says how.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl Error {
+    /// `what` is `size` bytes long and may be `limit` long.
+    pub(super) fn too_long(what: &str, size: usize, limit: usize) -> Self {
+        Self::Limit(too_long(what, size, limit))
+    }
+}
+
+/// The text of what is over a limit of bytes.
+pub(super) fn too_long(what: &str, size: usize, limit: usize) -> String {
+    format!("{what} of {size} bytes is {} bytes over the limit of {limit}", size.saturating_sub(limit))
+}
+
+/// An error with everything that it came from, in one line: `connecting failed: connection refused`. Causes that the text before
+/// them names already are left out.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_say_by_how_much() {
+        assert_eq!(Error::too_long("a frame", 12, 10).to_string(), "limit: a frame of 12 bytes is 2 bytes over the limit of 10");
+    }
+
+    #[test]
+    fn a_chain_names_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("sending failed")]
+        struct Outer(#[source] Middle);
+        #[derive(Debug, thiserror::Error)]
+        #[error("connection lost: reset by peer")]
+        struct Middle(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("reset by peer")]
+        struct Inner;
+        assert_eq!(chain(&Outer(Middle(Inner))), "sending failed: connection lost: reset by peer");
+    }
+}

@@ -1,0 +1,57 @@
+use std::time::Duration;
+
+/// What the connections of one stub may use. The defaults are what the contract (`wit/0.1`) promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransportLimits {
+    /// How many connections and HTTP exchanges a stub may have at a time. 16. As many that it closed may still be saying good-bye; the oldest
+    /// is cut when there would be more.
+    pub(crate) connections: usize,
+    /// How long a connection may take from the stub's call until it is open: DNS, TCP, TLS and handshake. 15 s.
+    pub(crate) open_timeout: Duration,
+    /// How long the head of an HTTP response may take from the stub's call. 30 s.
+    pub(crate) head_timeout: Duration,
+    /// How long the other side is waited for once a connection is being closed. 2 s.
+    pub(crate) close_timeout: Duration,
+    /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
+    pub(crate) frame_bytes: usize,
+    /// How many bytes of WebSocket frames may wait to be sent before a further one is refused, in bytes; each frame counts 64 more. 1 MiB.
+    /// The last frame taken may exceed it.
+    pub(crate) websocket_write_bytes: usize,
+    /// How many bytes may wait to be sent on a TCP connection. 256 KiB.
+    pub(crate) tcp_write_bytes: usize,
+    /// How large the body of an HTTP request may be, in bytes. 1 MiB.
+    pub(crate) request_body_bytes: usize,
+    /// How large the names and values of the headers that a stub sends may be, in all, in bytes. 64 KiB.
+    pub(crate) request_header_bytes: usize,
+    /// How large those of an HTTP response may be. 64 KiB.
+    pub(crate) response_header_bytes: usize,
+    /// How large those of the answer to a WebSocket handshake may be. 16 KiB.
+    pub(crate) handshake_header_bytes: usize,
+    /// How much one call of a `receive` returns at most, whatever the stub asked for, in bytes. 1 MiB. One WebSocket message may exceed it.
+    pub(crate) receive_bytes: usize,
+    /// How many frames one call of `websocket.receive` returns at most. 1 024.
+    pub(crate) receive_frames: usize,
+    /// How long a URL may be, in bytes. 8 KiB.
+    pub(crate) url_bytes: usize,
+}
+
+impl Default for TransportLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            open_timeout: Duration::from_secs(15),
+            head_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(2),
+            frame_bytes: 1 << 20,
+            websocket_write_bytes: 1 << 20,
+            tcp_write_bytes: 256 << 10,
+            request_body_bytes: 1 << 20,
+            request_header_bytes: 64 << 10,
+            response_header_bytes: 64 << 10,
+            handshake_header_bytes: 16 << 10,
+            receive_bytes: 1 << 20,
+            receive_frames: 1_024,
+            url_bytes: 8 << 10,
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The connections of one stub: WebSocket, HTTP and TCP, as `wit/0.1/{websocket,http,tcp}.wit` promise them. Names no wasmtime.
+//!
+//! ```text
+//!   guest call ── websocket_send, tcp_receive, … ──►  Connections ◄── poll_ready ── the sandbox's task, between guest calls
+//!                  (never wait)                        │      ▲                       until it is pending
+//!                                                      ▼      │ wakes: only its own mark is queued
+//!                                                   sockets, timers
+//! ```
+//!
+//! [`Connections`] owns all of it and spawns nothing (reqwest's connection pool does for itself). A function that the stub calls polls its
+//! socket once with the connection's own waker and returns what there is; whatever is left to do, [`Connections::poll_ready`] does from
+//! the sandbox's task. Each connection has a waker of its own ([`news`]), so that a busy one among many costs no look at the others.
+//!
+//! Nothing is read from a connection whose data the stub does not fetch, beyond the one message (or piece) by which it is known that there is
+//! something: back-pressure reaches the server. What waits to be sent is bounded as well; all bounds are in [`TransportLimits`].
+//!
+//! Everything leaves by way of `protostub-egress`, with the grants of the stub.
+
+mod error;
+mod headers;
+mod http;
+mod limits;
+mod news;
+mod tcp;
+mod websocket;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use protostub_egress::{Egress, Grants, HttpClient};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use self::news::{Mark, News, Woken};
+pub(crate) use self::{
+    error::Error,
+    http::{Head, Request},
+    limits::TransportLimits,
+    tcp::State as TcpState,
+    websocket::{CloseReason, Frame, Handshake, State as WebSocketState},
+};
+
+/// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
+pub(crate) struct Connections {
+    egress: Egress,
+    grants: Grants,
+    limits: TransportLimits,
+    /// Made with the first exchange: most stubs have none.
+    http: Option<HttpClient>,
+    /// By handle; also those that the stub closed, as long as they say good-bye.
+    connections: HashMap<u32, Connection>,
+    /// The handles of those that say good-bye, oldest first.
+    closing: VecDeque<u32>,
+    woken: Arc<Woken>,
+}
+
+struct Connection {
+    transport: Transport,
+    /// The stub has closed it: it can no longer ask for it, and hears nothing of it.
+    closing: bool,
+    mark: Arc<Mark>,
+    /// `mark` as a waker.
+    waker: Waker,
+}
+
+enum Transport {
+    WebSocket(Box<websocket::WebSocket>),
+    Http(Box<http::Exchange>),
+    Tcp(Box<tcp::Tcp>),
+}
+
+impl Transport {
+    /// Does what can be done now without waiting. Ready: there is nothing more to do, whatever happens.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::WebSocket(socket) => socket.drive(cx),
+            Self::Http(exchange) => exchange.drive(cx),
+            Self::Tcp(connection) => connection.drive(cx),
+        }
+    }
+
+    fn news(&mut self) -> &mut News {
+        match self {
+            Self::WebSocket(socket) => &mut socket.news,
+            Self::Http(exchange) => &mut exchange.news,
+            Self::Tcp(connection) => &mut connection.news,
+        }
+    }
+}
+
+impl Connections {
+    /// No connection yet; those to come use `egress` with the stub's `grants`.
+    pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
+        Self {
+            egress,
+            grants,
+            limits,
+            http: None,
+            connections: HashMap::new(),
+            closing: VecDeque::new(),
+            woken: Arc::default(),
+        }
+    }
+
+    /// The next handle that has news for the stub (`ready`). To be called from one task, between guest calls, until it is pending; the task is
+    /// woken when it is to be called again. It also sends what waits, answers pings, and finishes what the stub closed.
+    ///
+    /// Never waits, does a bounded piece of work, and names each handle once for each change since the stub last asked.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        self.woken.register(cx.waker());
+        // What wakes itself meanwhile (it has more to do than its share) has its turn after the task has yielded.
+        for _ in 0..self.woken.len() {
+            let Some(handle) = self.woken.pop() else { break };
+            if self.drive(handle) {
+                return Poll::Ready(handle);
+            }
+        }
+        if self.woken.len() > 0 {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Ready when nothing that was closed is left to say good-bye: at the latest [`TransportLimits::close_timeout`] after the last one was closed.
+    /// For the end of the sandbox, instead of [`Self::poll_ready`].
+    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.poll_ready(cx).is_ready() {}
+        if self.closing.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are cancelled.
+    pub(crate) fn close_all(&mut self) {
+        let open: Vec<u32> = self.connections.iter().filter(|(_, connection)| !connection.closing).map(|(handle, _)| *handle).collect();
+        for handle in open {
+            self.http_cancel(handle);
+            self.tcp_close(handle);
+            self.websocket_close_with(handle, CloseCode::Away, "the stub was stopped");
+        }
+    }
+
+    /// How many connections and exchanges the stub has open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.connections.len() - self.closing.len()
+    }
+
+    /// Drives one connection; whether the stub is to be told of it.
+    fn drive(&mut self, handle: u32) -> bool {
+        let Some(connection) = self.connections.get_mut(&handle) else { return false };
+        let finished = connection.transport.drive(&mut Context::from_waker(&connection.waker)).is_ready();
+        if !connection.closing {
+            return connection.transport.news().announce();
+        }
+        if finished {
+            self.connections.remove(&handle);
+            self.closing.retain(|closing| *closing != handle);
+        }
+        false
+    }
+
+    /// Whether one more connection fits.
+    fn check_room(&self) -> Result<(), Error> {
+        let open = self.open_count();
+        if open < self.limits.connections {
+            return Ok(());
+        }
+        Err(Error::Limit(format!(
+            "{open} connections are open, and the limit is {}: close or cancel one first",
+            self.limits.connections
+        )))
+    }
+
+    fn insert(&mut self, handle: u32, transport: Transport) {
+        let mark = Mark::new(handle, &self.woken);
+        let waker = Waker::from(Arc::clone(&mark));
+        // Connecting begins with the first poll.
+        mark.queue();
+        self.connections.insert(handle, Connection { transport, closing: false, mark, waker });
+    }
+
+    /// Does something with a connection that the stub still has, and has it looked at again afterwards.
+    fn with<R>(&mut self, handle: u32, act: impl FnOnce(&mut Transport, &mut Context<'_>) -> Option<R>) -> Option<R> {
+        let connection = self.connections.get_mut(&handle).filter(|connection| !connection.closing)?;
+        let result = act(&mut connection.transport, &mut Context::from_waker(&connection.waker));
+        connection.mark.queue();
+        result
+    }
+
+    /// Ends a handle for the stub; `begin` starts what is left to do with the connection.
+    fn close(&mut self, handle: u32, begin: impl FnOnce(&mut Transport)) {
+        let Some(connection) = self.connections.get_mut(&handle).filter(|connection| !connection.closing) else { return };
+        connection.closing = true;
+        begin(&mut connection.transport);
+        self.closing.push_back(handle);
+        // At once: what fits into the socket's buffer leaves even if nobody polls any more.
+        self.drive(handle);
+        if self.closing.len() > self.limits.connections
+            && let Some(oldest) = self.closing.pop_front()
+        {
+            self.connections.remove(&oldest);
+        }
+    }
+
+    fn is(&self, handle: u32, kind: fn(&Transport) -> bool) -> bool {
+        self.connections.get(&handle).is_some_and(|connection| !connection.closing && kind(&connection.transport))
+    }
+}
+
+/// `websocket` of the contract.
+impl Connections {
+    /// Opens a WebSocket under a handle that was never used before.
+    ///
+    /// # Errors
+    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    pub(crate) fn websocket_open(
+        &mut self,
+        handle: u32,
+        url: &str,
+        protocols: &[String],
+        headers: &[(String, String)],
+    ) -> Result<(), Error> {
+        self.check_room()?;
+        let socket = websocket::WebSocket::open(&self.egress, &self.grants, &self.limits, url, protocols, headers)?;
+        self.insert(handle, Transport::WebSocket(Box::new(socket)));
+        Ok(())
+    }
+
+    /// What the connection is; an unknown one is closed without a code.
+    pub(crate) fn websocket_poll(&mut self, handle: u32) -> WebSocketState {
+        self.websocket(handle, |socket, _| socket.poll()).unwrap_or_else(|| WebSocketState::Closed(CloseReason::default()))
+    }
+
+    /// The next frames, at least one if there is one; empty: nothing yet. A count or size of zero counts as one.
+    ///
+    /// # Errors
+    /// `closed`, `io`.
+    pub(crate) fn websocket_receive(&mut self, handle: u32, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>, Error> {
+        self.websocket(handle, |socket, cx| socket.receive(cx, to_usize(max_frames), to_usize(max_bytes))).ok_or(Error::Closed)?
+    }
+
+    /// Takes frames to send, and says how many.
+    ///
+    /// # Errors
+    /// `busy`, `closed`, `io`; `limit`, for any frame that is too large, and then none is taken.
+    pub(crate) fn websocket_send(&mut self, handle: u32, frames: Vec<Frame>) -> Result<u32, Error> {
+        self.websocket(handle, |socket, cx| socket.send(cx, frames)).ok_or(Error::Closed)?
+    }
+
+    /// Starts the closing handshake and ends the handle. A code that is not a stub's to send is sent as 1000.
+    pub(crate) fn websocket_close(&mut self, handle: u32, code: u16, reason: &str) {
+        self.websocket_close_with(handle, websocket::stub_code(code), reason);
+    }
+
+    fn websocket_close_with(&mut self, handle: u32, code: CloseCode, reason: &str) {
+        if self.is(handle, |transport| matches!(transport, Transport::WebSocket(_))) {
+            self.close(handle, |transport| {
+                if let Transport::WebSocket(socket) = transport {
+                    socket.close(code, reason);
+                }
+            });
+        }
+    }
+
+    fn websocket<R>(&mut self, handle: u32, act: impl FnOnce(&mut websocket::WebSocket, &mut Context<'_>) -> R) -> Option<R> {
+        self.with(handle, |transport, cx| if let Transport::WebSocket(socket) = transport { Some(act(socket, cx)) } else { None })
+    }
+}
+
+/// `http` of the contract.
+impl Connections {
+    /// Sends a request under a handle that was never used before.
+    ///
+    /// # Errors
+    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    pub(crate) fn http_send(&mut self, handle: u32, request: Request) -> Result<(), Error> {
+        self.check_room()?;
+        let client = match &mut self.http {
+            Some(client) => client,
+            none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
+        };
+        let exchange = http::Exchange::send(client, &self.grants, &self.limits, request)?;
+        self.insert(handle, Transport::Http(Box::new(exchange)));
+        Ok(())
+    }
+
+    /// The head of the response; none: not there yet.
+    ///
+    /// # Errors
+    /// `io`, `closed`.
+    pub(crate) fn http_poll(&mut self, handle: u32) -> Result<Option<Head>, Error> {
+        self.exchange(handle, |exchange, _| exchange.poll()).ok_or(Error::Closed)?
+    }
+
+    /// The next bytes of the body; empty: nothing yet; none: that was all, and the handle is closed. A size of zero counts as one.
+    ///
+    /// # Errors
+    /// `io`, `closed`, `busy`.
+    pub(crate) fn http_receive(&mut self, handle: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
+        let received = self.exchange(handle, |exchange, cx| exchange.receive(cx, to_usize(max_bytes))).ok_or(Error::Closed)??;
+        if received.is_none() {
+            self.connections.remove(&handle);
+        }
+        Ok(received)
+    }
+
+    /// Ends the exchange and the handle.
+    pub(crate) fn http_cancel(&mut self, handle: u32) {
+        if self.is(handle, |transport| matches!(transport, Transport::Http(_))) {
+            self.connections.remove(&handle);
+        }
+    }
+
+    fn exchange<R>(&mut self, handle: u32, act: impl FnOnce(&mut http::Exchange, &mut Context<'_>) -> R) -> Option<R> {
+        self.with(handle, |transport, cx| if let Transport::Http(exchange) = transport { Some(act(exchange, cx)) } else { None })
+    }
+}
+
+/// `tcp` of the contract.
+impl Connections {
+    /// Opens a connection under a handle that was never used before.
+    ///
+    /// # Errors
+    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
+        self.check_room()?;
+        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, host, port, tls)?;
+        self.insert(handle, Transport::Tcp(Box::new(connection)));
+        Ok(())
+    }
+
+    /// Begins TLS on an open plain connection.
+    ///
+    /// # Errors
+    /// `denied`, `invalid`, `busy`, `closed`, `io`.
+    pub(crate) fn tcp_start_tls(&mut self, handle: u32, server_name: &str) -> Result<(), Error> {
+        self.tcp(handle, |connection, cx| connection.start_tls(cx, server_name)).ok_or(Error::Closed)?
+    }
+
+    /// What the connection is; an unknown one is closed.
+    pub(crate) fn tcp_poll(&mut self, handle: u32) -> TcpState {
+        self.tcp(handle, |connection, _| connection.poll()).unwrap_or(TcpState::Closed)
+    }
+
+    /// The next bytes; empty: nothing yet; none: the other side ended its half. A size of zero counts as one.
+    ///
+    /// # Errors
+    /// `busy`, `closed`, `io`.
+    pub(crate) fn tcp_receive(&mut self, handle: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
+        self.tcp(handle, |connection, cx| connection.receive(cx, to_usize(max_bytes))).ok_or(Error::Closed)?
+    }
+
+    /// Takes bytes to send, and says how many.
+    ///
+    /// # Errors
+    /// `busy`, `closed`, `io`.
+    pub(crate) fn tcp_send(&mut self, handle: u32, bytes: &[u8]) -> Result<u32, Error> {
+        self.tcp(handle, |connection, cx| connection.send(cx, bytes)).ok_or(Error::Closed)?
+    }
+
+    /// Ends the connection, after what was sent, and the handle.
+    pub(crate) fn tcp_close(&mut self, handle: u32) {
+        if self.is(handle, |transport| matches!(transport, Transport::Tcp(_))) {
+            self.close(handle, |transport| {
+                if let Transport::Tcp(connection) = transport {
+                    connection.close();
+                }
+            });
+        }
+    }
+
+    fn tcp<R>(&mut self, handle: u32, act: impl FnOnce(&mut tcp::Tcp, &mut Context<'_>) -> R) -> Option<R> {
+        self.with(handle, |transport, cx| if let Transport::Tcp(connection) = transport { Some(act(connection, cx)) } else { None })
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("open", &self.open_count()).field("closing", &self.closing.len()).finish_non_exhaustive()
+    }
+}
+
+/// A count of the contract; at least one, since with nothing to be had a stub could not tell "nothing yet" from "nothing asked for".
+fn to_usize(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).max(1)
+}

@@ -1,0 +1,150 @@
+//! Who has to be looked at, and what the stub was told already.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+/// The connections that have to be looked at, oldest wake-up first. Each stands in it at most once, so that it is never longer than there are
+/// connections, and what a quiet connection costs is nothing.
+#[derive(Debug, Default)]
+pub(super) struct Woken {
+    marks: Mutex<VecDeque<Arc<Mark>>>,
+    /// The task that polls the connections.
+    task: AtomicWaker,
+}
+
+impl Woken {
+    /// Who is woken when a connection has to be looked at.
+    pub(super) fn register(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The handle that waited longest. A wake-up from here on puts it into the queue again.
+    pub(super) fn pop(&self) -> Option<u32> {
+        let mark = self.marks.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        mark.queued.store(false, Ordering::Release);
+        Some(mark.handle)
+    }
+}
+
+/// One connection's place in [`Woken`]; as a [`Waker`], what its socket and its timers wake.
+#[derive(Debug)]
+pub(super) struct Mark {
+    handle: u32,
+    queued: AtomicBool,
+    woken: Arc<Woken>,
+}
+
+impl Mark {
+    pub(super) fn new(handle: u32, woken: &Arc<Woken>) -> Arc<Self> {
+        Arc::new(Self { handle, queued: AtomicBool::new(false), woken: Arc::clone(woken) })
+    }
+
+    /// Has the connection looked at the next time that the task polls. Does not wake the task: this is for what the task itself does.
+    pub(super) fn queue(self: &Arc<Self>) -> bool {
+        let new = !self.queued.swap(true, Ordering::AcqRel);
+        if new {
+            self.woken.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
+        }
+        new
+    }
+}
+
+impl Wake for Mark {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.queue() {
+            self.woken.task.wake();
+        }
+    }
+}
+
+/// What a stub can be told of a handle. It asks about each by another function of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Topic {
+    /// Opened, refused, closed, failed, or the head is there: `poll`.
+    State = 1,
+    /// Something can be received, the end included: `receive`.
+    Read = 2,
+    /// There is room again: `send`.
+    Write = 4,
+}
+
+/// What of a handle is new to the stub. One `ready` is owed for each topic that changed since the stub last asked about it, and none twice.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    pending: u8,
+    told: u8,
+}
+
+impl News {
+    pub(super) fn set(&mut self, topic: Topic) {
+        self.pending |= topic as u8;
+    }
+
+    /// The stub asked: the next change is news again.
+    pub(super) fn asked(&mut self, topic: Topic) {
+        self.pending &= !(topic as u8);
+        self.told &= !(topic as u8);
+    }
+
+    /// Whether something changed that the stub has not asked about.
+    pub(super) fn is_pending(&self, topic: Topic) -> bool {
+        self.pending & topic as u8 != 0
+    }
+
+    /// Whether a `ready` is due; if so it counts as told.
+    pub(super) fn announce(&mut self) -> bool {
+        let due = self.pending & !self.told != 0;
+        self.told |= self.pending;
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_stands_in_the_queue_once() {
+        let woken = Arc::new(Woken::default());
+        let (one, two) = (Mark::new(1, &woken), Mark::new(2, &woken));
+        one.wake_by_ref();
+        two.wake_by_ref();
+        one.wake_by_ref();
+        assert_eq!((woken.pop(), woken.len()), (Some(1), 1));
+        one.wake_by_ref();
+        assert_eq!([woken.pop(), woken.pop(), woken.pop()], [Some(2), Some(1), None]);
+    }
+
+    #[test]
+    fn each_topic_is_announced_once_until_it_is_asked() {
+        let mut news = News::default();
+        assert!(!news.announce());
+        news.set(Topic::State);
+        news.set(Topic::Read);
+        assert!(news.announce());
+        assert!(!news.announce());
+        news.set(Topic::Write);
+        assert!(news.announce(), "another topic changed");
+        news.asked(Topic::Read);
+        assert!(!news.announce());
+        news.set(Topic::Read);
+        assert!(news.announce(), "changed again after the stub asked");
+    }
+}

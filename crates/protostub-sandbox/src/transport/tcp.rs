@@ -1,0 +1,412 @@
+//! One TCP connection, plain or over TLS: `wit/0.1/tcp.wit`.
+//!
+//! ```text
+//!   Connecting ──► Open ──► Closed (the other side ended its half; sending goes on)
+//!        ▲  │       │ └───► Failed(how)
+//!        │  └───────┼─────► Failed(how)
+//!        └──────────┘ start_tls
+//! ```
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use futures_util::future::BoxFuture;
+use protostub_egress::{Connection, Egress, Grants, Protection};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    Error, TransportLimits,
+    error::chain,
+    news::{News, Topic},
+};
+
+/// How much is read from the socket at once, and before the stub asks.
+const READ_BYTES: usize = 16 << 10;
+/// How often what comes after the stub closed is read before others have their turn.
+const QUIET_READS: usize = 16;
+/// RFC 1035 section 2.3.4 allows 255 bytes, which are 253 as text.
+const HOST_BYTES: usize = 253;
+
+/// What the connection is for the stub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    Connecting,
+    Open,
+    Closed,
+    Failed(String),
+}
+
+/// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
+pub(super) struct Tcp {
+    pub(super) news: News,
+    state: State,
+    egress: Egress,
+    grants: Grants,
+    /// Where it goes, for the texts of errors: `sp1.example:5222`.
+    target: String,
+    port: u16,
+    tls: bool,
+    /// TCP and TLS from the start, or TLS over a connection that was plain.
+    opening: Option<BoxFuture<'static, Result<Connection, String>>>,
+    stream: Option<Connection>,
+    ending: Option<Ending>,
+    /// What was read before the stub asked.
+    held: BytesMut,
+    outbox: BytesMut,
+    /// What left the outbox may still be in the TLS layer.
+    unflushed: bool,
+    /// The stub was told to wait until no more than this waits to be sent.
+    wants_room: Option<usize>,
+    /// Writing failed. What the other side sent before is still read.
+    write_error: Option<String>,
+    limits: TransportLimits,
+}
+
+/// What is left to do with a connection that the stub closed.
+struct Ending {
+    shut_down: bool,
+    /// How long the other side may neither take more of what waits nor end the connection.
+    limit: Pin<Box<Sleep>>,
+}
+
+impl Tcp {
+    /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
+    pub(super) fn open(
+        egress: &Egress,
+        grants: &Grants,
+        limits: &TransportLimits,
+        host: &str,
+        port: u16,
+        tls: bool,
+    ) -> Result<Self, Error> {
+        check_host(host)?;
+        if port == 0 {
+            return Err(Error::Invalid("the port 0 names no service".to_owned()));
+        }
+        let protection = if tls { Protection::Tls } else { Protection::Plain };
+        grants.check(host, port, protection).map_err(|refused| Error::Denied(chain(&refused)))?;
+
+        let target = format!("{host}:{port}");
+        let (name, host, open_timeout) = (target.clone(), host.to_owned(), limits.open_timeout);
+        let opening = {
+            let (egress, grants) = (egress.clone(), grants.clone());
+            async move {
+                match tokio::time::timeout(open_timeout, egress.connect(&grants, &host, port, tls, &[])).await {
+                    Ok(result) => result.map_err(|error| format!("connecting to {name} failed: {}", chain(&error))),
+                    Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
+                }
+            }
+        };
+        Ok(Self {
+            news: News::default(),
+            state: State::Connecting,
+            egress: egress.clone(),
+            grants: grants.clone(),
+            target,
+            port,
+            tls,
+            opening: Some(Box::pin(opening)),
+            stream: None,
+            ending: None,
+            held: BytesMut::new(),
+            outbox: BytesMut::new(),
+            unflushed: false,
+            wants_room: None,
+            write_error: None,
+            limits: limits.clone(),
+        })
+    }
+
+    pub(super) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), Error> {
+        check_host(server_name)?;
+        self.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(chain(&refused)))?;
+        match &self.state {
+            State::Open => {}
+            State::Connecting => return Err(Error::Busy),
+            State::Closed => return Err(Error::Closed),
+            State::Failed(how) => return Err(Error::Io(how.clone())),
+        }
+        if self.tls {
+            return Err(Error::Invalid(format!("the connection to {} is over TLS already", self.target)));
+        }
+        self.write(cx);
+        if let Some(how) = &self.write_error {
+            return Err(Error::Io(how.clone()));
+        }
+        if self.waits() {
+            self.wants_room = Some(0);
+            return Err(Error::Busy);
+        }
+        self.read_ahead(cx);
+        if !self.held.is_empty() {
+            // What an attacker put before the handshake must not count as said under its protection (CVE-2011-0411 and its like).
+            let how = format!("{} sent {} bytes that were not received before TLS", self.target, self.held.len());
+            self.held.clear();
+            self.fail(how.clone());
+            return Err(Error::Io(how));
+        }
+        match (&self.state, self.stream.take()) {
+            (State::Open, Some(stream)) => {
+                let (egress, grants, open_timeout) = (self.egress.clone(), self.grants.clone(), self.limits.open_timeout);
+                let (name, server_name) = (self.target.clone(), server_name.to_owned());
+                self.opening = Some(Box::pin(async move {
+                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, stream, &server_name)).await {
+                        Ok(result) => result.map_err(|error| format!("starting TLS with {name} failed: {}", chain(&error))),
+                        Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
+                    }
+                }));
+                self.state = State::Connecting;
+                self.tls = true;
+                Ok(())
+            }
+            (State::Failed(how), _) => Err(Error::Io(how.clone())),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    pub(super) fn poll(&mut self) -> State {
+        self.news.asked(Topic::State);
+        self.state.clone()
+    }
+
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, Error> {
+        self.news.asked(Topic::Read);
+        if self.state == State::Connecting {
+            return Err(Error::Busy);
+        }
+        let max_bytes = max_bytes.min(self.limits.receive_bytes);
+        while self.held.len() < max_bytes && self.read(cx) {}
+        if !self.held.is_empty() {
+            let size = self.held.len().min(max_bytes);
+            return Ok(Some(self.held.split_to(size).into()));
+        }
+        match &self.state {
+            State::Connecting => Err(Error::Busy),
+            State::Open => Ok(Some(Vec::new())),
+            State::Closed => Ok(None),
+            State::Failed(how) => Err(Error::Io(how.clone())),
+        }
+    }
+
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, Error> {
+        self.news.asked(Topic::Write);
+        match &self.state {
+            State::Open | State::Closed => {}
+            State::Connecting => return Err(Error::Busy),
+            State::Failed(how) => return Err(Error::Io(how.clone())),
+        }
+        let mut rest = bytes;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(self.limits.tcp_write_bytes.saturating_sub(self.outbox.len())));
+            self.outbox.extend_from_slice(now);
+            rest = later;
+            let waiting = self.outbox.len();
+            self.write(cx);
+            if let Some(how) = &self.write_error {
+                return Err(Error::Io(how.clone()));
+            }
+            if rest.is_empty() || self.outbox.len() == waiting {
+                break;
+            }
+        }
+        self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
+        if rest.len() == bytes.len() && !bytes.is_empty() {
+            return Err(Error::Busy);
+        }
+        Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Begins to end the connection; nobody asks for it any more.
+    pub(super) fn close(&mut self) {
+        self.opening = None;
+        self.held = BytesMut::new();
+        let limit = Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.close_timeout));
+        self.ending = Some(Ending { shut_down: false, limit });
+    }
+
+    /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ending.is_some() {
+            ready!(self.finish(cx));
+            self.stream = None;
+            return Poll::Ready(());
+        }
+        if let Some(opening) = &mut self.opening {
+            let opened = ready!(opening.as_mut().poll(cx));
+            self.opening = None;
+            match opened {
+                Ok(stream) => {
+                    self.stream = Some(stream);
+                    self.state = State::Open;
+                }
+                Err(how) => self.state = State::Failed(how),
+            }
+            self.news.set(Topic::State);
+        }
+        // Reading first: what the other side said before it ended the connection is not to be lost to our failing to write.
+        self.read_ahead(cx);
+        if self.write_error.is_none() {
+            self.write(cx);
+        }
+        if self.write_error.is_some() {
+            self.read_ahead(cx);
+        }
+        if self.wants_room.is_some_and(|room| self.outbox.len() <= room && !(room == 0 && self.waits())) {
+            self.wants_room = None;
+            self.news.set(Topic::Write);
+        }
+        if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Reads once, unless there is something that the stub has not fetched.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.held.is_empty() {
+            self.read(cx);
+        }
+        if !self.held.is_empty() {
+            self.news.set(Topic::Read);
+        }
+    }
+
+    /// Adds to what is held; whether something came. If not, the state says whether it was the end.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.state != State::Open {
+            return false;
+        }
+        let Some(stream) = &mut self.stream else { return false };
+        // On the stack first: what an idle connection holds in memory is nothing.
+        let mut scratch = [0; READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut scratch);
+        match Pin::new(stream).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                self.held.extend_from_slice(buffer.filled());
+                true
+            }
+            Poll::Ready(Ok(())) => {
+                self.state = State::Closed;
+                self.news.set(Topic::State);
+                self.news.set(Topic::Read);
+                if let Some(how) = self.write_error.clone() {
+                    self.fail(how);
+                }
+                false
+            }
+            Poll::Ready(Err(error)) => {
+                let how = match error.kind() {
+                    io::ErrorKind::UnexpectedEof => "it ended without TLS' `close_notify`, so that something may be missing".to_owned(),
+                    _ => chain(&error),
+                };
+                self.fail(format!("the connection to {} broke: {how}", self.target));
+                false
+            }
+            Poll::Pending => {
+                if let Some(how) = self.write_error.clone() {
+                    self.fail(how);
+                }
+                false
+            }
+        }
+    }
+
+    fn fail(&mut self, how: String) {
+        self.stream = None;
+        self.outbox = BytesMut::new();
+        self.unflushed = false;
+        self.wants_room = None;
+        self.state = State::Failed(how);
+        self.news.set(Topic::State);
+        self.news.set(Topic::Read);
+    }
+
+    /// Whether something is still to be sent.
+    fn waits(&self) -> bool {
+        !self.outbox.is_empty() || self.unflushed
+    }
+
+    /// Writes out what waits, as far as the socket takes it.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+            self.outbox = BytesMut::new();
+            self.unflushed = false;
+            let how = format!("sending to {} failed: {}", self.target, chain(&error));
+            // After the other side's end nothing is read any more: there is nobody else to notice.
+            if self.state == State::Closed {
+                self.fail(how.clone());
+            }
+            self.write_error = Some(how);
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
+        while !self.outbox.is_empty() {
+            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.outbox))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbox.advance(written);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what waits, ends our half, and reads until the other side ends its own: unread bytes would reset the connection, and with it what
+    /// was sent last.
+    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
+        if ending.limit.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let waiting = self.outbox.len();
+        let flushed = self.poll_flush(cx);
+        let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
+        if self.outbox.len() < waiting {
+            ending.limit.as_mut().reset(Instant::now() + self.limits.close_timeout);
+            cx.waker().wake_by_ref();
+        }
+        if ready!(flushed).is_err() {
+            return Poll::Ready(());
+        }
+        if !ending.shut_down {
+            if ready!(Pin::new(&mut *stream).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            ending.shut_down = true;
+        }
+        if self.state == State::Closed {
+            return Poll::Ready(());
+        }
+        for _ in 0..QUIET_READS {
+            let mut scratch = [0; READ_BYTES];
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn check_host(host: &str) -> Result<(), Error> {
+    if host.is_empty() || host.len() > HOST_BYTES {
+        return Err(Error::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
+    }
+    if let Some(wrong) = host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character)) {
+        return Err(Error::Invalid(format!("`{}` is no part of a host's name or address", wrong.escape_debug())));
+    }
+    Ok(())
+}
