@@ -1,1 +1,41 @@
-//! The only way out of a Protostub runtime: grants, name resolution, checked dialling, TLS
+//! The only way out of a Protostub runtime: grants, name resolution, checked dialling, TLS.
+//!
+//! Whoever wants to reach something — a stub's transports, the catalogue that downloads stubs — has [`Grants`] and goes through [`Egress`]:
+//!
+//! ```text
+//! host, port ──► grants: is there a rule? ──► resolve ──► judge every address ──► dial those that may be ──► TLS with the name
+//!                       │                                       │
+//!                       └── Refused: which rule is missing      └── Refused: which address, why, what would admit it
+//! ```
+//!
+//! The address that was judged is the one that is dialled: nothing is resolved twice. The same holds for every HTTP request and every hop of
+//! a redirect. With a proxy, the proxy resolves the names; see [`EgressConfig::proxy`].
+//!
+//! Nothing is read from the environment, and there is no global state.
+
+mod grants;
+mod rule;
+
+mod addresses;
+mod host;
+mod resolve;
+
+mod connect;
+mod egress;
+mod http;
+mod proxy;
+mod tls;
+
+mod error;
+
+pub use addresses::{Judged, Scope, judge};
+pub use connect::Connection;
+pub use egress::{Egress, EgressConfig};
+pub use error::{EgressError, Phase};
+pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
+pub use http::{HttpClient, request_headers};
+pub use resolve::{Resolver, SystemResolver};
+pub use rule::{Fit, Ports, Rule, RuleError};
+
+/// The client that requests and responses of [`HttpClient`] are of.
+pub use reqwest;

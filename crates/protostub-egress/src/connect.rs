@@ -1,0 +1,243 @@
+//! Connections: dialling addresses that were judged, and what comes out of it.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{
+    error::{EgressError, Phase},
+    host::Host,
+};
+
+/// How long an address may keep the next one waiting (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A connection to a host that was granted: TCP, or TLS over it.
+///
+/// Dropping it closes it; `shutdown` says goodbye first (`close_notify`, where there is TLS).
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) stream: Stream,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+}
+
+/// What bytes go through: TCP, TLS over TCP, or TLS over a tunnel in TLS to the proxy.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Connection {
+    /// The host that was asked for, as it would stand in a URL.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.host.to_string()
+    }
+
+    /// The port that was asked for.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether there is TLS with the host that was asked for (with a proxy does not count).
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The protocol that the server chose of those offered (ALPN).
+    #[must_use]
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        match &self.stream {
+            Stream::Tls(tls) if self.tls => tls.get_ref().1.alpn_protocol(),
+            _ => None,
+        }
+    }
+
+    /// The address that was dialled: the host's, or the proxy's.
+    ///
+    /// # Errors
+    /// If the connection is broken already.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_address()
+    }
+}
+
+impl Stream {
+    fn peer_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr(),
+            Self::Tls(tls) => tls.get_ref().0.peer_address(),
+        }
+    }
+}
+
+/// The time that there is for reaching something, over all phases.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    pub(crate) target: String,
+    limit: Duration,
+    end: Instant,
+}
+
+impl Deadline {
+    pub(crate) fn new(target: String, limit: Duration) -> Self {
+        Self { target, limit, end: Instant::now() + limit }
+    }
+
+    /// Runs a phase, as long as there is time.
+    pub(crate) async fn within<T>(
+        &self,
+        phase: Phase,
+        work: impl Future<Output = Result<T, EgressError>>,
+    ) -> Result<T, EgressError> {
+        let late = || EgressError::TimedOut { target: self.target.clone(), phase, limit: self.limit };
+        timeout_at(self.end, work).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Opens a TCP connection to one of the addresses.
+    pub(crate) async fn dial(&self, addresses: Vec<SocketAddr>) -> Result<Stream, EgressError> {
+        let dial = |address| async move {
+            let tcp = TcpStream::connect(address).await?;
+            // Messages are small and somebody waits for each.
+            tcp.set_nodelay(true)?;
+            Ok(Stream::Tcp(tcp))
+        };
+        let fail = |attempts| EgressError::Connect { target: self.target.clone(), attempts };
+        race(alternate(addresses), self.end, dial).await.map_err(fail)
+    }
+}
+
+/// Addresses of both families in turn, beginning with that of the first, otherwise in their order (RFC 8305 section 4).
+fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    std::iter::from_fn(|| Some([one.next(), other.next()])).take_while(|pair| pair != &[None, None]).flatten().flatten().collect()
+}
+
+/// Dials addresses in their order; the first that answers wins, the others are dropped. The next one is dialled when one fails, or has not
+/// answered for a while. Whoever has not answered at `end` has failed.
+async fn race<S, F>(
+    addresses: Vec<SocketAddr>,
+    end: Instant,
+    dial: impl Fn(SocketAddr) -> F,
+) -> Result<S, Vec<(SocketAddr, Arc<io::Error>)>>
+where
+    F: Future<Output = io::Result<S>>,
+{
+    let attempt = async |address| {
+        let outcome = timeout_at(end, dial(address)).await;
+        (address, outcome.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))))
+    };
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut failed = Vec::new();
+    loop {
+        running.extend(waiting.next().map(&attempt));
+        let ended = match waiting.len() {
+            0 => running.next().await,
+            _ => match timeout(HEAD_START, running.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            },
+        };
+        match ended {
+            Some((_, Ok(stream))) => return Ok(stream),
+            Some((address, Err(error))) => failed.push((address, Arc::new(error))),
+            None => return Err(failed),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,202 @@
+//! The way out: from a granted host and port to an open connection.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use url::Url;
+
+use crate::{
+    connect::{Connection, Deadline, Stream},
+    error::{EgressError, Phase},
+    grants::{Grants, Protection},
+    host::Host,
+    proxy::Proxy,
+    resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
+    tls,
+};
+
+/// How everybody gets out. Nothing is read from the environment.
+#[derive(Debug, Clone)]
+pub struct EgressConfig {
+    /// Further certificate authorities, each text with one certificate or more in PEM.
+    pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Whether the web's authorities (Mozilla's list) are trusted. Default: yes.
+    pub webpki_roots: bool,
+    /// An HTTP proxy for everything but loopback: `http://` or `https://`, with a user and password if it wants them. It resolves the names, so
+    /// that what they resolve to is not judged here: it has to refuse private addresses itself.
+    pub proxy: Option<Url>,
+    /// For everything from resolving a name to the end of the TLS handshake. Default: 15 s.
+    pub connect_timeout: Duration,
+    /// How long an HTTP server may be silent, before the head of a response or within its body. Default: 60 s.
+    pub read_timeout: Duration,
+    /// Instead of the operating system's resolver.
+    pub resolver: Option<Arc<dyn Resolver>>,
+}
+
+impl Default for EgressConfig {
+    fn default() -> Self {
+        Self {
+            extra_roots_pem: Vec::new(),
+            webpki_roots: true,
+            proxy: None,
+            connect_timeout: Duration::from_secs(15),
+            read_timeout: Duration::from_secs(60),
+            resolver: None,
+        }
+    }
+}
+
+/// The only way out of a runtime. Clones are the same one.
+///
+/// ```no_run
+/// use protostub_egress::{Egress, EgressConfig, Grants};
+/// use protostub_types::Domain;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let egress = Egress::new(EgressConfig::default())?;
+/// let grants = Grants::same_domain(&Domain::parse("sp1.example")?, &[]);
+/// let connection = egress.connect(&grants, "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Egress(pub(crate) Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Without ALPN.
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) read_timeout: Duration,
+    resolver: Arc<dyn Resolver>,
+}
+
+impl Egress {
+    /// Does no I/O.
+    ///
+    /// # Errors
+    /// [`EgressError::Config`], if a root is no certificate or the proxy is none.
+    pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        Ok(Self(Arc::new(Shared {
+            tls: Arc::new(tls::client_config(config.webpki_roots, &config.extra_roots_pem)?),
+            proxy: config.proxy.as_ref().map(Proxy::new).transpose()?,
+            connect_timeout: config.connect_timeout,
+            read_timeout: config.read_timeout,
+            resolver: config.resolver.unwrap_or_else(|| Arc::new(SystemResolver::new())),
+        })))
+    }
+
+    /// Opens a connection to a host (a name, or an address with or without brackets): checks the grants, resolves the name, judges every
+    /// address, dials those that may be, and does the TLS handshake, offering the protocols of `alpn`, if `tls`.
+    ///
+    /// # Errors
+    /// [`Refused`](EgressError::Refused) by the grants, for the name or what it resolves to; [`Invalid`](EgressError::Invalid), if the host is
+    /// none; otherwise what failed.
+    pub async fn connect(
+        &self,
+        grants: &Grants,
+        host: &str,
+        port: u16,
+        tls: bool,
+        alpn: &[&[u8]],
+    ) -> Result<Connection, EgressError> {
+        let protection = if tls { Protection::Tls } else { Protection::Plain };
+        let host = Host::parse(host).map_err(|problem| EgressError::invalid(host, problem))?;
+        grants.check_host(&host, port, protection)?;
+        let deadline = Deadline::new(host.with_port(port), self.0.connect_timeout);
+        let stream = match self.0.proxy_for(&host) {
+            Some(proxy) => self.0.tunnel(proxy, &deadline).await?,
+            None => {
+                let resolve = self.0.addresses(grants, &host, port, protection);
+                let addresses = deadline.within(Phase::Resolving, resolve).await?;
+                deadline.dial(addresses).await?
+            }
+        };
+        let connection = Connection { stream, host: host.clone(), port, tls: false };
+        if tls { self.handshake(&deadline, connection, host, alpn).await } else { Ok(connection) }
+    }
+
+    /// Begins TLS on a plain connection (`STARTTLS`). The server's certificate has to be for `server_name`, which has to be granted on the
+    /// connection's port.
+    ///
+    /// What the server sent in the clear and nobody has read yet is taken as part of its handshake, and fails that. What was read has to be
+    /// thrown away by the caller.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); [`Invalid`](EgressError::Invalid) also if there is TLS already.
+    pub async fn start_tls(&self, grants: &Grants, connection: Connection, server_name: &str) -> Result<Connection, EgressError> {
+        let host = Host::parse(server_name).map_err(|problem| EgressError::invalid(server_name, problem))?;
+        if connection.is_tls() {
+            return Err(EgressError::invalid(connection.host(), "the connection has TLS already"));
+        }
+        grants.check_host(&host, connection.port, Protection::Tls)?;
+        let deadline = Deadline::new(host.with_port(connection.port), self.0.connect_timeout);
+        self.handshake(&deadline, connection, host, &[]).await
+    }
+
+    async fn handshake(
+        &self,
+        deadline: &Deadline,
+        from: Connection,
+        host: Host,
+        alpn: &[&[u8]],
+    ) -> Result<Connection, EgressError> {
+        let handshake = tls::handshake(&self.0.tls, alpn, &host, &deadline.target, from.stream);
+        let stream = Stream::Tls(deadline.within(Phase::Handshaking, handshake).await?);
+        Ok(Connection { stream, host, port: from.port, tls: true })
+    }
+}
+
+impl Shared {
+    /// The proxy that a host is reached through.
+    pub(crate) fn proxy_for(&self, host: &Host) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| !host.is_loopback())
+    }
+
+    /// The addresses of a granted host that may be dialled: at least one.
+    pub(crate) async fn addresses(
+        &self,
+        grants: &Grants,
+        host: &Host,
+        port: u16,
+        protection: Protection,
+    ) -> Result<Vec<SocketAddr>, EgressError> {
+        let addresses = self.resolve(host).await?;
+        let admitted = grants.admit(host, port, protection, addresses)?;
+        Ok(admitted.into_iter().map(|address| (address, port).into()).collect())
+    }
+
+    /// The addresses of a host, whatever they are: at least one.
+    pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<std::net::IpAddr>, EgressError> {
+        if let Some(known) = host.known_addresses() {
+            return Ok(known);
+        }
+        let fail = |problem: String| EgressError::Resolve { host: host.to_string(), problem };
+        let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(|error| fail(error.to_string()))?;
+        addresses.truncate(MAX_ADDRESSES);
+        // What is judged as IPv4 is also dialled as IPv4.
+        addresses.iter_mut().for_each(|address| *address = address.to_canonical());
+        if addresses.is_empty() { Err(fail("the name has no addresses".into())) } else { Ok(addresses) }
+    }
+
+    /// A tunnel through the proxy. Its own address is the operator's choice and not judged.
+    async fn tunnel(&self, proxy: &Proxy, deadline: &Deadline) -> Result<Stream, EgressError> {
+        let to_proxy = Deadline::new(proxy.host.with_port(proxy.port), self.connect_timeout);
+        let connect = async {
+            let addresses = self.resolve(&proxy.host).await?;
+            let stream = to_proxy.dial(addresses.into_iter().map(|address| (address, proxy.port).into()).collect()).await?;
+            match proxy.tls {
+                true => tls::handshake(&self.tls, &[], &proxy.host, &to_proxy.target, stream).await.map(Stream::Tls),
+                false => Ok(stream),
+            }
+        };
+        let wrap = |error: EgressError| proxy.error(&deadline.target, error.to_string());
+        let tunnel = async {
+            let mut stream = connect.await.map_err(wrap)?;
+            proxy.tunnel(&deadline.target, &mut stream).await?;
+            Ok(stream)
+        };
+        deadline.within(Phase::Tunnelling, tunnel).await
+    }
+}

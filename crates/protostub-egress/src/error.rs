@@ -1,0 +1,172 @@
+//! Why something could not be reached.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::grants::Refused;
+
+/// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
+/// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum EgressError {
+    /// Policy refuses it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+
+    /// What was asked for cannot be.
+    #[error("`{what}` is invalid: {problem}")]
+    Invalid {
+        /// The host, URL or header.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The configuration cannot be used.
+    #[error("the egress configuration is invalid: {0}")]
+    Config(String),
+
+    /// The name could not be resolved.
+    #[error("failed to resolve `{host}`: {problem}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        problem: String,
+    },
+
+    /// No address accepted a connection.
+    #[error("failed to connect to `{target}`: {}", Attempts(.attempts))]
+    Connect {
+        /// Host and port.
+        target: String,
+        /// Every address that was dialled, and how it failed.
+        attempts: Vec<(SocketAddr, Arc<io::Error>)>,
+    },
+
+    /// It took too long.
+    #[error("failed to reach `{target}` within {limit:?}: it was still {phase}")]
+    TimedOut {
+        /// Host and port.
+        target: String,
+        /// What was being done when the time was over.
+        phase: Phase,
+        /// The time that there was.
+        limit: Duration,
+    },
+
+    /// TLS could not be established: an unknown authority, a certificate for another name, an expired one, no common version.
+    #[error("failed to establish TLS with `{target}`: {problem}")]
+    Tls {
+        /// Host and port.
+        target: String,
+        /// What rustls said.
+        problem: String,
+    },
+
+    /// The proxy could not be reached, or did not open a tunnel.
+    #[error("failed to reach `{target}` through the proxy {proxy}: {problem}")]
+    Proxy {
+        /// Host and port.
+        target: String,
+        /// The proxy, without its password.
+        proxy: String,
+        /// What happened.
+        problem: String,
+    },
+
+    /// A redirect was not followed.
+    #[error("failed to follow the redirect from `{from}`: {problem}")]
+    Redirect {
+        /// The URL that redirected.
+        from: String,
+        /// Why it was not followed.
+        problem: String,
+    },
+
+    /// An HTTP exchange failed.
+    #[error("failed to exchange HTTP with `{url}`: {problem}")]
+    Http {
+        /// The URL, without its query.
+        url: String,
+        /// What happened.
+        problem: String,
+        /// Whether it was the time limit.
+        timed_out: bool,
+    },
+}
+
+/// What is being done to reach something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Finding its addresses.
+    Resolving,
+    /// Opening a TCP connection.
+    Connecting,
+    /// Asking the proxy for a tunnel.
+    Tunnelling,
+    /// Establishing TLS.
+    Handshaking,
+}
+
+impl EgressError {
+    /// Whether policy refuses it: a repetition is refused too.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
+    /// Whether a later attempt may succeed with nobody changing anything here.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Invalid { .. } | Self::Config(_) | Self::Redirect { .. } => false,
+            Self::Resolve { .. } | Self::Connect { .. } | Self::TimedOut { .. } | Self::Tls { .. } => true,
+            Self::Proxy { .. } | Self::Http { .. } => true,
+        }
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self::Invalid { what: what.into(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolving => "resolving the name",
+            Self::Connecting => "connecting",
+            Self::Tunnelling => "asking the proxy for a tunnel",
+            Self::Handshaking => "establishing TLS",
+        })
+    }
+}
+
+struct Attempts<'a>(&'a [(SocketAddr, Arc<io::Error>)]);
+
+impl fmt::Display for Attempts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("the name has no addresses");
+        }
+        for (n, (address, error)) in self.0.iter().enumerate() {
+            write!(f, "{}{address}: {error}", if n == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// An error and everything beneath it in one line, leaving out what repeats.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,132 @@
+//! A host that somebody wants to reach: a name or an address, read once.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use protostub_types::Domain;
+
+/// A host without a port: a name in lower-case A-labels without a trailing dot, or an address in its canonical form (an IPv4 address that
+/// was written as an IPv6 one is that IPv4 address).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Name(Domain),
+    Address(IpAddr),
+}
+
+impl Host {
+    /// Reads a host as it stands in a URL (an IPv6 address in brackets) or as programs name it (without).
+    ///
+    /// Names that end in a number are refused: `127.1` and `0x7f000001` are addresses to some resolvers and names to others.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Self::Address(address.to_canonical()));
+        }
+        if let Some(strange) = text.chars().find(|c| matches!(c, ':' | '@' | '[' | ']')) {
+            return Err(format!("a host name has no `{strange}`"));
+        }
+        let name = Domain::parse(text).map_err(|error| error.to_string())?;
+        let last = name.host().rsplit('.').next().unwrap_or_default();
+        let hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+        if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err("it ends in a number, but is no address in its usual form".into());
+        }
+        Ok(Self::Name(name))
+    }
+
+    pub(crate) fn of_domain(domain: &Domain) -> Self {
+        match (domain.ip(), domain.port()) {
+            (Some(address), _) => Self::Address(address.to_canonical()),
+            (None, None) => Self::Name(domain.clone()),
+            // The host of a domain is one.
+            (None, Some(_)) => Domain::parse(domain.host()).map_or_else(|_| Self::Name(domain.clone()), Self::Name),
+        }
+    }
+
+    /// The addresses that need no resolver: of an address, and of `localhost` and names below it, which are this host (RFC 6761 section 6.3)
+    /// whatever a resolver says.
+    pub(crate) fn known_addresses(&self) -> Option<Vec<IpAddr>> {
+        match self {
+            Self::Address(address) => Some(vec![*address]),
+            Self::Name(name) if name.host() == "localhost" || name.host().ends_with(".localhost") => {
+                Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+            }
+            Self::Name(_) => None,
+        }
+    }
+
+    /// Whether the host is this host by its name or address alone.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Address(address) => address.is_loopback(),
+            Self::Name(_) => self.known_addresses().is_some(),
+        }
+    }
+
+    /// The name or address as a resolver, a certificate or SNI has it: without brackets.
+    pub(crate) fn bare(&self) -> String {
+        match self {
+            Self::Name(name) => name.host().to_owned(),
+            Self::Address(address) => address.to_string(),
+        }
+    }
+
+    /// `host:port`.
+    pub(crate) fn with_port(&self, port: u16) -> String {
+        format!("{self}:{port}")
+    }
+}
+
+/// As in a URL: an IPv6 address in brackets.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name.host()),
+            Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_in_every_spelling_and_kept_in_one() {
+        let check = |text: &str, expected: &str| assert_eq!(Host::parse(text).unwrap().to_string(), expected, "{text}");
+        check("SP1.Example.", "sp1.example");
+        check("bücher.example", "xn--bcher-kva.example");
+        check("127.0.0.1", "127.0.0.1");
+        check("::1", "[::1]");
+        check("[0:0::1]", "[::1]");
+        check("[::ffff:127.0.0.1]", "127.0.0.1");
+        check("1.example", "1.example");
+        for text in
+            ["", "sp1.example:443", "user@sp1.example", "[sp1.example]", "[::1", "::1]", "[::1]:80", "fe80::1%eth0", "a b"]
+        {
+            assert!(Host::parse(text).is_err(), "{text}");
+        }
+        for text in ["127.1", "2130706433", "0x7f000001", "0x7f.1", "127.0.0.1.", "0177.0.0.1", "example.0x", "sp1.example.1"] {
+            assert!(Host::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn localhost_needs_no_resolver() {
+        for text in ["localhost", "sp1.localhost", "127.0.0.2", "[::1]", "::ffff:127.0.0.1"] {
+            assert!(Host::parse(text).unwrap().is_loopback(), "{text}");
+        }
+        for text in ["notlocalhost", "localhost.example", "0.0.0.0", "10.0.0.1"] {
+            assert!(!Host::parse(text).unwrap().is_loopback(), "{text}");
+        }
+    }
+}

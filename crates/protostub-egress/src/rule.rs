@@ -1,0 +1,271 @@
+//! A rule: which hosts, which ports, and whether without TLS. Its text is what an operator writes and what an error proposes.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Protection, host::Host};
+
+/// One thing that is granted: hosts, ports, and whether a connection may do without TLS.
+///
+/// As text, `hosts:ports`, and ` plain` behind it if TLS may be missing:
+///
+/// * hosts: `mqtt.sp1.example` (that name only), `*.sp1.example` (every name below it, not itself), `*` (every name, no addresses),
+///   `192.0.43.8` and `[2606:4700::1]` (that address only)
+/// * ports: one (`443`), several (`443,8883`), a range (`5000-5999`) or all (`*`)
+///
+/// ```
+/// use protostub_egress::Rule;
+/// let rule: Rule = "*.SP1.example:1883,8883 plain".parse()?;
+/// assert_eq!(rule.to_string(), "*.sp1.example:1883,8883 plain");
+/// # Ok::<(), protostub_egress::RuleError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    hosts: Hosts,
+    ports: Ports,
+    plain: bool,
+}
+
+/// Why a text is no [`Rule`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a rule: {problem}; write `host:port`, `*.host:port` or `host:port plain`")]
+pub struct RuleError {
+    text: String,
+    problem: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Hosts {
+    /// Every name. Addresses are never meant by it.
+    AnyName,
+    Exactly(Host),
+    Below(Host),
+}
+
+/// Ports, as they stand in a [`Rule`]. Port 0 is none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ports(Vec<(u16, u16)>);
+
+impl Rule {
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports, over TLS.
+    ///
+    /// # Errors
+    /// If the hosts cannot be read.
+    pub fn new(hosts: &str, ports: impl Into<Ports>) -> Result<Self, RuleError> {
+        let hosts = Hosts::parse(hosts).map_err(|problem| RuleError { text: hosts.to_owned(), problem })?;
+        Ok(Self { hosts, ports: ports.into(), plain: false })
+    }
+
+    /// Whether a connection may do without TLS too.
+    #[must_use]
+    pub fn plain(self, plain: bool) -> Self {
+        Self { plain, ..self }
+    }
+
+    /// Of exactly this host.
+    pub(crate) fn exactly(host: Host, ports: Ports) -> Self {
+        Self { hosts: Hosts::Exactly(host), ports, plain: false }
+    }
+
+    /// Of every name below this one.
+    pub(crate) fn below(name: Host, ports: Ports) -> Self {
+        Self { hosts: Hosts::Below(name), ports, plain: false }
+    }
+
+    /// How the rule fits what is asked for.
+    pub(crate) fn fit(&self, host: &Host, port: u16, protection: Protection) -> Fit {
+        if !self.hosts.contain(host) {
+            Fit::OtherHosts
+        } else if !self.ports.contain(port) {
+            Fit::OtherPorts
+        } else if protection == Protection::Plain && !(self.plain || host.is_loopback()) {
+            Fit::TlsOnly
+        } else {
+            Fit::Allows
+        }
+    }
+}
+
+/// How a rule fits what is asked for; a later one is nearer to allowing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Fit {
+    /// It is about other hosts.
+    OtherHosts,
+    /// It is about this host, on other ports.
+    OtherPorts,
+    /// It is about this host and port, over TLS only.
+    TlsOnly,
+    /// It allows it.
+    Allows,
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherHosts => "other hosts",
+            Self::OtherPorts => "other ports",
+            Self::TlsOnly => "over TLS only",
+            Self::Allows => "allows it",
+        })
+    }
+}
+
+impl Hosts {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::AnyName);
+        }
+        let Some(parent) = text.strip_prefix("*.") else { return Host::parse(text).map(Self::Exactly) };
+        match Host::parse(parent)? {
+            name @ Host::Name(_) => Ok(Self::Below(name)),
+            Host::Address(_) => Err("nothing is below an address".into()),
+        }
+    }
+
+    fn contain(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::AnyName, host) => matches!(host, Host::Name(_)),
+            (Self::Exactly(granted), host) => granted == host,
+            (Self::Below(Host::Name(parent)), Host::Name(name)) => {
+                name.host().strip_suffix(parent.host()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            (Self::Below(_), _) => false,
+        }
+    }
+}
+
+impl Ports {
+    /// Every port.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec![(1, u16::MAX)])
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::all());
+        }
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(port @ 1..) if !text.starts_with('+') => Ok(port),
+            _ => Err(format!("`{text}` is no port from 1 to 65535")),
+        };
+        let range = |text: &str| match text.split_once('-') {
+            None => port(text).map(|port| (port, port)),
+            Some((first, last)) => match (port(first)?, port(last)?) {
+                (first, last) if first <= last => Ok((first, last)),
+                _ => Err(format!("the range `{text}` is empty")),
+            },
+        };
+        text.split(',').map(|text| range(text.trim())).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn contain(&self, port: u16) -> bool {
+        port != 0 && self.0.iter().any(|&(first, last)| (first..=last).contains(&port))
+    }
+}
+
+impl From<u16> for Ports {
+    fn from(port: u16) -> Self {
+        Self(vec![(port, port)])
+    }
+}
+
+impl From<&[u16]> for Ports {
+    fn from(ports: &[u16]) -> Self {
+        Self(ports.iter().map(|&port| (port, port)).collect())
+    }
+}
+
+impl<const N: usize> From<[u16; N]> for Ports {
+    fn from(ports: [u16; N]) -> Self {
+        Self::from(&ports[..])
+    }
+}
+
+impl From<std::ops::RangeInclusive<u16>> for Ports {
+    fn from(ports: std::ops::RangeInclusive<u16>) -> Self {
+        Self(vec![ports.into_inner()])
+    }
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (what, plain) = match text.trim().split_once(char::is_whitespace) {
+                None => (text.trim(), false),
+                Some((what, rest)) if rest.trim() == "plain" => (what, true),
+                Some((_, rest)) => return Err(format!("only `plain` may follow the ports, not `{}`", rest.trim())),
+            };
+            let (hosts, ports) = what.rsplit_once(':').ok_or("it has no port")?;
+            Ok(Self { hosts: Hosts::parse(hosts)?, ports: Ports::parse(ports)?, plain })
+        };
+        parse().map_err(|problem| RuleError { text: text.to_owned(), problem })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.hosts {
+            Hosts::AnyName => f.write_str("*")?,
+            Hosts::Exactly(host) => write!(f, "{host}")?,
+            Hosts::Below(host) => write!(f, "*.{host}")?,
+        }
+        write!(f, ":{}{}", self.ports, if self.plain { " plain" } else { "" })
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rule({self})")
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, &(first, last)) in self.0.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            match (first, last) {
+                (1, u16::MAX) => write!(f, "{comma}*")?,
+                (first, last) if first == last => write!(f, "{comma}{first}")?,
+                (first, last) => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_are_written() {
+        let check = |text: &str, expected: &str| assert_eq!(text.parse::<Rule>().unwrap().to_string(), expected, "{text}");
+        check("sp1.example:443", "sp1.example:443");
+        check(" SP1.example.:443,8883 ", "sp1.example:443,8883");
+        check("*.sp1.example:5000-5999", "*.sp1.example:5000-5999");
+        check("*:443", "*:443");
+        check("[::1]:*", "[::1]:*");
+        check("::ffff:10.0.0.1:80   plain", "10.0.0.1:80 plain");
+    }
+
+    #[test]
+    fn what_is_no_rule_is_told_apart() {
+        let check = |text: &str, problem: &str| {
+            let error = text.parse::<Rule>().unwrap_err().to_string();
+            assert!(error.contains(problem), "{text}: {error}");
+        };
+        check("", "it has no port");
+        check("sp1.example", "it has no port");
+        check("sp1.example:0", "`0` is no port");
+        check("sp1.example:+1", "`+1` is no port");
+        check("sp1.example:", "`` is no port");
+        check("sp1.example:9-8", "the range `9-8` is empty");
+        check("sp1.example:443 open", "only `plain` may follow");
+        check("*.10.0.0.1:443", "nothing is below an address");
+        check("a.*.example:443", "is not a domain");
+        check("127.1:443", "ends in a number");
+    }
+}
