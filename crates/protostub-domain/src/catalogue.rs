@@ -1,0 +1,258 @@
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use protostub_types::{Domain, Sha256Digest};
+use serde_json::{Map, Value};
+
+/// How long a descriptor may be, in bytes.
+const MAX_DESCRIPTOR_BYTES: u64 = 1024 * 1024;
+/// How long a component may be, in bytes: a Python stub has 18 MiB.
+const MAX_COMPONENT_BYTES: u64 = 128 * 1024 * 1024;
+/// How many stubs a folder may have.
+const MAX_STUBS: usize = 1000;
+
+const DESCRIPTOR_FILE: &str = "descriptor.json";
+const COMPONENT_FILE: &str = "component.wasm";
+
+/// The protocol stubs in a folder, as the well-known catalogue shows them.
+///
+/// ```text
+/// <folder>/<name>/descriptor.json     what is told of the stub; see below for what may be left out
+/// <folder>/<name>/component.wasm      its code
+/// ```
+///
+/// The files are read anew for each request, so that a stub can be replaced while the server runs. In the descriptor
+/// * `objectName` becomes the folder's name if it is missing;
+/// * `sourcePackageURL` becomes `/.well-known/sourcepackage/<name>` if it is missing, and `sourcePackage.sha256` the component's digest;
+/// * a `sourcePackageURL` of `/sourcePackage` without `sourcePackage.sourceCode` gets the component inline, in base64;
+/// * in the texts of `configuration` the placeholders of [`Place`] are filled in.
+#[derive(Debug)]
+pub(crate) struct Catalogue {
+    folder: PathBuf,
+    default: Option<String>,
+    /// The digests of the components, as long as the files stay as they are.
+    digests: Mutex<HashMap<String, (SystemTime, u64, Sha256Digest)>>,
+}
+
+/// The server, as the one who asks reached it: what the placeholders in a descriptor's configuration stand for.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// `${authority}`: host and port.
+    pub(crate) authority: String,
+    /// `${domain}`: what the addresses of the message node belong to.
+    pub(crate) domain: Domain,
+}
+
+/// Why there is no answer from the catalogue.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CatalogueError {
+    #[error("there is no protocol stub `{name}` here; {}", listed(.names))]
+    NotFound { name: String, names: Vec<String> },
+    #[error("no protocol stub is the default one here; {}", listed(.names))]
+    NoDefault { names: Vec<String> },
+    #[error("the protocol stub `{name}` has no {file}")]
+    NoFile { name: String, file: &'static str },
+    #[error("reading {file} of the protocol stub `{name}`: {source}")]
+    Io { name: String, file: &'static str, source: io::Error },
+    #[error("the descriptor of the protocol stub `{name}` is no JSON object: {problem}")]
+    Descriptor { name: String, problem: String },
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "the folder is empty".to_owned() } else { format!("there are: {}", names.join(", ")) }
+}
+
+impl Place {
+    fn fill_in(&self, text: &str) -> String {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            filled.push_str(before);
+            let (value, length) = after
+                .split_once('}')
+                .and_then(|(name, _)| Some((self.value(name)?, name.len() + 1)))
+                // Not one of ours: it stays.
+                .unwrap_or(("${".to_owned(), 0));
+            filled.push_str(&value);
+            rest = &after[length..];
+        }
+        filled + rest
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        let Self { authority, domain } = self;
+        Some(match name {
+            "authority" => authority.clone(),
+            "domain" => domain.to_string(),
+            "http-url" => format!("http://{authority}"),
+            "ws-url" => format!("ws://{authority}/ws"),
+            "nomatrix-url" => format!("ws://{authority}/stub/connect"),
+            _ => return None,
+        })
+    }
+
+    fn fill_in_all(&self, value: &mut Value) {
+        match value {
+            Value::String(text) if text.contains("${") => *text = self.fill_in(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.fill_in_all(value)),
+            Value::Object(members) => members.values_mut().for_each(|value| self.fill_in_all(value)),
+            _ => {}
+        }
+    }
+}
+
+impl Catalogue {
+    pub(crate) fn new(folder: PathBuf, default: Option<String>) -> Self {
+        Self { folder, default, digests: Mutex::default() }
+    }
+
+    /// The folder that it shows.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The names of the stubs, sorted.
+    pub(crate) async fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut entries = tokio::fs::read_dir(&self.folder).await?;
+        while let Some(entry) = entries.next_entry().await? {
+            if let Ok(name) = entry.file_name().into_string()
+                && is_name(&name)
+                && names.len() < MAX_STUBS
+                && tokio::fs::try_exists(entry.path().join(DESCRIPTOR_FILE)).await.unwrap_or(false)
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The name of the default stub: the configured one, a stub of that name, or the only one.
+    pub(crate) async fn default_name(&self) -> Result<String, CatalogueError> {
+        if let Some(default) = &self.default {
+            return Ok(default.clone());
+        }
+        let names = self.names().await.unwrap_or_default();
+        match names.as_slice() {
+            [name] => Ok(name.clone()),
+            names if names.iter().any(|name| name == "default") => Ok("default".to_owned()),
+            _ => Err(CatalogueError::NoDefault { names }),
+        }
+    }
+
+    /// The descriptor of a stub, seen from a place.
+    pub(crate) async fn descriptor(&self, name: &str, place: &Place) -> Result<Map<String, Value>, CatalogueError> {
+        let name = self.resolve(name).await?;
+        let text = self.read(&name, DESCRIPTOR_FILE, MAX_DESCRIPTOR_BYTES).await?;
+        let mut descriptor: Map<String, Value> = serde_json::from_slice(&text)
+            .map_err(|error| CatalogueError::Descriptor { name: name.clone(), problem: error.to_string() })?;
+        descriptor.entry("objectName").or_insert_with(|| name.clone().into());
+        if let Some(configuration) = descriptor.get_mut("configuration") {
+            place.fill_in_all(configuration);
+        }
+        self.complete_source(&name, &mut descriptor).await?;
+        Ok(descriptor)
+    }
+
+    async fn complete_source(&self, name: &str, descriptor: &mut Map<String, Value>) -> Result<(), CatalogueError> {
+        let own_url = format!("/.well-known/sourcepackage/{name}");
+        let url = descriptor.entry("sourcePackageURL").or_insert_with(|| own_url.clone().into()).as_str().unwrap_or_default();
+        let (is_own, is_inline) = (url == own_url, url == "/sourcePackage");
+        let package = descriptor.entry("sourcePackage").or_insert_with(|| Value::Object(Map::new()));
+        let Some(package) = package.as_object_mut() else { return Ok(()) };
+        if is_inline && !package.contains_key("sourceCode") {
+            let (code, digest) = self.component(name).await?;
+            package.insert("sourceCode".into(), BASE64.encode(code).into());
+            package.insert("encoding".into(), "base64".into());
+            package.entry("sha256").or_insert_with(|| digest.to_string().into());
+        } else if is_own && !package.contains_key("sha256") {
+            package.insert("sha256".into(), self.digest(name).await?.to_string().into());
+        }
+        Ok(())
+    }
+
+    /// The code of a stub, and its digest.
+    pub(crate) async fn component(&self, name: &str) -> Result<(Vec<u8>, Sha256Digest), CatalogueError> {
+        let name = self.resolve(name).await?;
+        let path = self.folder.join(&name).join(COMPONENT_FILE);
+        let stamp = tokio::fs::metadata(path).await.ok().and_then(|file| Some((file.modified().ok()?, file.len())));
+        let code = self.read(&name, COMPONENT_FILE, MAX_COMPONENT_BYTES).await?;
+        if let Some((modified, length)) = stamp
+            && let Some(digest) = self.known_digest(&name, modified, length)
+        {
+            return Ok((code, digest));
+        }
+        let hashed = tokio::task::spawn_blocking(move || (Sha256Digest::of(&code), code)).await;
+        let (digest, code) = hashed.map_err(|error| CatalogueError::Io {
+            name: name.clone(),
+            file: COMPONENT_FILE,
+            source: io::Error::other(error),
+        })?;
+        if let Some((modified, length)) = stamp.filter(|(_, length)| *length == code.len() as u64) {
+            self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(name, (modified, length, digest));
+        }
+        Ok((code, digest))
+    }
+
+    async fn digest(&self, name: &str) -> Result<Sha256Digest, CatalogueError> {
+        if let Ok(file) = tokio::fs::metadata(self.folder.join(name).join(COMPONENT_FILE)).await
+            && let Ok(modified) = file.modified()
+            && let Some(digest) = self.known_digest(name, modified, file.len())
+        {
+            return Ok(digest);
+        }
+        self.component(name).await.map(|(_, digest)| digest)
+    }
+
+    fn known_digest(&self, name: &str, modified: SystemTime, length: u64) -> Option<Sha256Digest> {
+        let digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        digests.get(name).filter(|known| (known.0, known.1) == (modified, length)).map(|known| known.2)
+    }
+
+    /// The name of a stub that is there.
+    async fn resolve(&self, name: &str) -> Result<String, CatalogueError> {
+        let is_here = async |name: &str| is_name(name) && tokio::fs::try_exists(self.folder.join(name)).await.unwrap_or(false);
+        let name = match name {
+            "default" if !is_here("default").await || self.default.is_some() => &self.default_name().await?,
+            name => name,
+        };
+        if is_here(name).await {
+            return Ok(name.to_owned());
+        }
+        Err(CatalogueError::NotFound { name: shown(name), names: self.names().await.unwrap_or_default() })
+    }
+
+    async fn read(&self, name: &str, file: &'static str, max_bytes: u64) -> Result<Vec<u8>, CatalogueError> {
+        use tokio::io::AsyncReadExt as _;
+        let fail = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => CatalogueError::NoFile { name: name.to_owned(), file },
+            _ => CatalogueError::Io { name: name.to_owned(), file, source },
+        };
+        let opened = tokio::fs::File::open(self.folder.join(name).join(file)).await.map_err(fail)?;
+        let mut bytes = Vec::new();
+        opened.take(max_bytes + 1).read_to_end(&mut bytes).await.map_err(fail)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(fail(io::Error::other(format!("it is longer than {max_bytes} bytes"))));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Whether a text can be the name of a stub: one path segment that is visible.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.len() <= 255
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
+}
+
+/// The beginning of a name of any length, for error messages.
+fn shown(name: &str) -> String {
+    name.chars().take(80).flat_map(char::escape_debug).collect()
+}

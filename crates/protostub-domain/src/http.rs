@@ -1,0 +1,231 @@
+//! The server's HTTP interface: the well-known catalogue, and the way to the message node.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, State, WebSocketUpgrade},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use protostub_types::{Address, Domain, Sha256Digest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    catalogue::{Catalogue, CatalogueError, Place},
+    node::MessageNode,
+};
+
+/// What the handlers share. A new one for each start of the server.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) catalogue: Option<Arc<Catalogue>>,
+    pub(crate) node: MessageNode,
+    /// The names that the server is known by; the first is the one of its addresses.
+    pub(crate) names: Arc<[Domain]>,
+    /// Host and port for those who do not say how they reached it.
+    pub(crate) authority: Arc<str>,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) served: Arc<Served>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) clients: TaskTracker,
+}
+
+/// What the catalogue has handed out.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    pub(crate) descriptors: AtomicU64,
+    pub(crate) components: AtomicU64,
+}
+
+/// The spellings of one type: the specification's, and the one of the original runtime and catalogue.
+const STUB_TYPES: [&str; 2] = ["protostub", "protocolstub"];
+const PACKAGE_TYPE: &str = "sourcepackage";
+
+pub(crate) fn router(site: Site) -> Router {
+    Router::new()
+        .route("/", get(front_page))
+        .route("/.well-known", get(types))
+        .route("/.well-known/", get(types))
+        .route("/.well-known/{*path}", get(well_known))
+        .route("/ws", get(vertx))
+        .route("/stub/connect", get(nomatrix))
+        .with_state(site)
+}
+
+async fn front_page(State(site): State<Site>) -> Response {
+    text(StatusCode::OK, format!("The domain {}: /.well-known/protostub, /ws, /stub/connect?runtimeURL=\n", site.domain()))
+}
+
+async fn types() -> Response {
+    axum::Json(json!([STUB_TYPES[0], STUB_TYPES[1], PACKAGE_TYPE])).into_response()
+}
+
+/// `<type>`, `<type>/<name>` and `<type>/<name>/<field>`, with or without a slash at the end.
+async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers: HeaderMap) -> Response {
+    let answer = match path.trim_end_matches('/').splitn(3, '/').collect::<Vec<_>>().as_slice() {
+        [kind] if is_type(kind) => site.names().await,
+        [kind, name, field @ ..] if STUB_TYPES.contains(kind) => site.descriptor(name, field.first().copied(), &headers).await,
+        [PACKAGE_TYPE, name] => site.component(name, &headers).await,
+        _ => text(StatusCode::NOT_FOUND, format!("there is nothing here; ask for /.well-known/{}\n", STUB_TYPES[0])),
+    };
+    let everybody = (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    ([everybody], answer).into_response()
+}
+
+fn is_type(kind: &str) -> bool {
+    kind == PACKAGE_TYPE || STUB_TYPES.contains(&kind)
+}
+
+impl Site {
+    fn domain(&self) -> &Domain {
+        &self.names[0]
+    }
+
+    fn catalogue(&self) -> Result<&Catalogue, Box<Response>> {
+        self.catalogue
+            .as_deref()
+            .ok_or_else(|| Box::new(text(StatusCode::NOT_FOUND, "this domain has no catalogue\n".to_owned())))
+    }
+
+    async fn names(&self) -> Response {
+        match self.catalogue() {
+            Ok(catalogue) => match catalogue.names().await {
+                Ok(names) => axum::Json(names).into_response(),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("reading the folder of stubs: {error}\n")),
+            },
+            Err(response) => *response,
+        }
+    }
+
+    async fn descriptor(&self, name: &str, field: Option<&str>, headers: &HeaderMap) -> Response {
+        let descriptor = match self.catalogue() {
+            Ok(catalogue) => catalogue.descriptor(name, &self.place(headers)).await,
+            Err(response) => return *response,
+        };
+        let descriptor = match descriptor {
+            Ok(descriptor) => Value::Object(descriptor),
+            Err(error) => return error.into_response(),
+        };
+        self.served.descriptors.fetch_add(1, Ordering::Relaxed);
+        let Some(field) = field else {
+            return tagged(headers, "application/json", descriptor.to_string().into_bytes(), None);
+        };
+        match descriptor.pointer(&format!("/{}", field.replace('~', "~0"))) {
+            Some(Value::String(value)) => tagged(headers, "text/plain; charset=utf-8", value.clone().into_bytes(), None),
+            Some(value) => tagged(headers, "application/json", value.to_string().into_bytes(), None),
+            None => text(StatusCode::NOT_FOUND, "the descriptor has no such field\n".to_owned()),
+        }
+    }
+
+    async fn component(&self, name: &str, headers: &HeaderMap) -> Response {
+        let component = match self.catalogue() {
+            Ok(catalogue) => catalogue.component(name).await,
+            Err(response) => return *response,
+        };
+        match component {
+            Ok((code, digest)) => {
+                self.served.components.fetch_add(1, Ordering::Relaxed);
+                tagged(headers, "application/wasm", code, Some(digest))
+            }
+            Err(error) => error.into_response(),
+        }
+    }
+
+    /// Where the one who asks believes to be, if that is here.
+    fn place(&self, headers: &HeaderMap) -> Place {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Domain::parse(host).ok());
+        let host = host.filter(|host| self.names.iter().any(|name| name.host() == host.host()));
+        let authority = host.map_or_else(|| self.authority.to_string(), |host| host.to_string());
+        Place { authority, domain: self.domain().clone() }
+    }
+}
+
+async fn vertx(State(site): State<Site>, upgrade: WebSocketUpgrade) -> Response {
+    site.upgrade(upgrade, None)
+}
+
+#[derive(Deserialize)]
+struct Connect {
+    #[serde(rename = "runtimeURL")]
+    runtime: Option<String>,
+}
+
+async fn nomatrix(State(site): State<Site>, Query(connect): Query<Connect>, upgrade: WebSocketUpgrade) -> Response {
+    match connect.runtime.as_deref().map(Address::parse) {
+        Some(Ok(runtime)) => site.upgrade(upgrade, Some(runtime)),
+        Some(Err(error)) => text(StatusCode::FORBIDDEN, format!("the parameter runtimeURL: {error}\n")),
+        None => text(StatusCode::FORBIDDEN, "the parameter runtimeURL is missing\n".to_owned()),
+    }
+}
+
+impl Site {
+    fn upgrade(self, upgrade: WebSocketUpgrade, nomatrix: Option<Address>) -> Response {
+        if !self.node.has_room() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the message node has too many connections\n".to_owned());
+        }
+        let clients = self.clients.clone();
+        upgrade
+            .max_message_size(self.max_message_bytes)
+            .max_frame_size(self.max_message_bytes)
+            .on_upgrade(move |socket| clients.track_future(async move { self.node.serve(socket, nomatrix, &self.stop).await }))
+    }
+}
+
+impl IntoResponse for CatalogueError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::NotFound { .. } | Self::NoDefault { .. } | Self::NoFile { .. } => StatusCode::NOT_FOUND,
+            Self::Io { .. } | Self::Descriptor { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        text(status, format!("{self}\n"))
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    (status, text).into_response()
+}
+
+/// What was asked for with its digest as ETag; or the part of it that was asked for; or that it is still the same (RFC 9110 sections 13
+/// and 14).
+fn tagged(headers: &HeaderMap, kind: &'static str, content: Vec<u8>, digest: Option<Sha256Digest>) -> Response {
+    let tag = format!("\"{}\"", digest.unwrap_or_else(|| Sha256Digest::of(&content)));
+    let asked = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_known = |tags: &str| tags.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag);
+    let common = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    if asked(header::IF_NONE_MATCH).is_some_and(is_known) {
+        return (StatusCode::NOT_MODIFIED, common).into_response();
+    }
+    let common = (common, [(header::CONTENT_TYPE, kind), (header::ACCEPT_RANGES, "bytes")]);
+    let length = content.len();
+    let range = asked(header::RANGE).filter(|_| asked(header::IF_RANGE).is_none_or(|known| known == tag));
+    match range.and_then(|range| part(range, length)) {
+        None => (StatusCode::OK, common, Body::from(content)).into_response(),
+        Some(Some((first, last))) => {
+            let range = [(header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}"))];
+            let content = axum::body::Bytes::from(content).slice(first..=last);
+            (StatusCode::PARTIAL_CONTENT, range, common, Body::from(content)).into_response()
+        }
+        Some(None) => (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, format!("bytes */{length}"))]).into_response(),
+    }
+}
+
+/// The first and last byte of `bytes=<first>-<last>`, `bytes=<first>-` or `bytes=-<length>`; `Some(None)` if there are none, nothing if
+/// the range is of another kind and to be ignored.
+fn part(range: &str, length: usize) -> Option<Option<(usize, usize)>> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let (first, last) = match (first.trim(), last.trim()) {
+        ("", wanted) => (length.saturating_sub(number(wanted)?), length.checked_sub(1)),
+        (first, "") => (number(first)?, length.checked_sub(1)),
+        (first, last) => (number(first)?, length.checked_sub(1).map(|end| end.min(number(last).unwrap_or(end)))),
+    };
+    Some(last.filter(|last| first <= *last).map(|last| (first, last)))
+}

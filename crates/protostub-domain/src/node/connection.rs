@@ -1,0 +1,112 @@
+//! One client's WebSocket: what comes is given to the node, what is queued is written.
+
+use std::{future::pending, ops::ControlFlow};
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    MessageNode,
+    client::{Client, Ending, Queue},
+    state::ConnectionId,
+};
+use crate::Limits;
+
+/// Serves a client until one of the two goes, or `stop`.
+pub(super) async fn serve(
+    node: &MessageNode,
+    id: ConnectionId,
+    client: Client,
+    queue: Queue,
+    socket: WebSocket,
+    limits: &Limits,
+    stop: &CancellationToken,
+) {
+    let mut line = Line { socket, queue, client, limits };
+    let ending = line.run(node, id, stop).await;
+    node.disconnected(id);
+    if let Some(ending) = ending {
+        line.close(ending).await;
+    }
+}
+
+struct Line<'a> {
+    socket: WebSocket,
+    queue: Queue,
+    client: Client,
+    limits: &'a Limits,
+}
+
+impl Line<'_> {
+    /// How the connection is to end; nothing if it has ended already.
+    async fn run(&mut self, node: &MessageNode, id: ConnectionId, stop: &CancellationToken) -> Option<Ending> {
+        let mut heard = Instant::now();
+        let mut ticks = interval_at(heard + self.limits.keep_alive, self.limits.keep_alive);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Some(Ending::with(1001, "the server is going away")),
+                ending = self.client.ended() => return Some(ending),
+                Some(text) = self.queue.next() => {
+                    if self.write(Message::Text(text)).await.is_break() {
+                        return None;
+                    }
+                }
+                _ = ticks.tick() => {
+                    if heard.elapsed() >= self.limits.keep_alive * 2 {
+                        tracing::debug!(?id, "silent for too long");
+                        return Some(Ending::Lost);
+                    }
+                    if self.write(Message::Ping(axum::body::Bytes::new())).await.is_break() {
+                        return None;
+                    }
+                }
+                // Who does not read what it gets is not read from.
+                input = async { if self.client.is_congested() { pending().await } else { self.socket.recv().await } } => {
+                    heard = Instant::now();
+                    match input {
+                        Some(Ok(Message::Text(text))) => node.receive(id, text),
+                        Some(Ok(Message::Binary(_))) => return Some(Ending::with(1003, "messages are text")),
+                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                        // The answer to a close frame is written by the next read.
+                        Some(Ok(Message::Close(_))) => {}
+                        Some(Err(error)) => {
+                            tracing::debug!(?id, "connection lost: {error}");
+                            let too_long = std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("too long"));
+                            return too_long.then(|| Ending::with(1009, "the message is too long"));
+                        }
+                        None => return None,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, message: Message) -> ControlFlow<()> {
+        match timeout(self.limits.write_timeout, self.socket.send(message)).await {
+            Ok(Ok(())) => ControlFlow::Continue(()),
+            Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Writes what is still queued, says goodbye, and waits for the client's goodbye.
+    async fn close(mut self, ending: Ending) {
+        let frame = match ending {
+            Ending::Lost => return,
+            Ending::Closed => None,
+            Ending::ClosedWith { code, reason } => Some(CloseFrame { code, reason: reason.into() }),
+        };
+        let rest: Vec<_> = self.queue.rest().collect();
+        for text in rest {
+            if self.write(Message::Text(text)).await.is_break() {
+                return;
+            }
+        }
+        if self.write(Message::Close(frame)).await.is_continue() {
+            let goodbye = async { while let Some(Ok(_)) = self.socket.recv().await {} };
+            let _ = timeout(self.limits.write_timeout.min(std::time::Duration::from_secs(2)), goodbye).await;
+        }
+    }
+}

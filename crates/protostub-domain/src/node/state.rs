@@ -1,0 +1,396 @@
+//! Who is connected, who has which address, and who subscribed to what. No I/O, and no clock of its own.
+
+use std::collections::{HashMap, HashSet};
+
+use axum::extract::ws::Utf8Bytes;
+use protostub_types::{Address, Domain};
+use tokio::time::Instant;
+
+use super::{
+    Faults,
+    client::{Client, Ending},
+    registry::Registry,
+    wire::{Frame, Input},
+};
+use crate::Limits;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionId(u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SessionId(u64);
+
+/// Everything that the node remembers.
+pub(crate) struct State {
+    /// The names of the domain; the first is the one for what the node makes up itself.
+    pub(super) names: Vec<Domain>,
+    pub(super) limits: Limits,
+    pub(super) faults: Faults,
+    pub(super) connections: HashMap<ConnectionId, Connection>,
+    pub(super) sessions: HashMap<SessionId, Session>,
+    /// The sessions by the URL of the runtime that opened them.
+    pub(super) runtimes: HashMap<Address, SessionId>,
+    pub(super) owners: HashMap<Address, SessionId>,
+    pub(super) topics: HashMap<Address, HashSet<SessionId>>,
+    pub(super) registry: Registry,
+    pub(super) undelivered: u64,
+    next: u64,
+}
+
+pub(crate) struct Connection {
+    pub(super) client: Client,
+    pub(super) session: Option<SessionId>,
+    since: Instant,
+}
+
+pub(crate) struct Session {
+    pub(super) runtime: Address,
+    /// None in the NoMatrix flavour, whose sessions a new connection takes over without one.
+    pub(super) token: Option<String>,
+    pub(super) connection: Option<ConnectionId>,
+    /// When it lost its connection.
+    disconnected: Option<Instant>,
+    /// What it was allocated, under which key, and what was learned from what it sent.
+    pub(super) addresses: HashMap<Address, Option<String>>,
+    pub(super) topics: HashSet<Address>,
+}
+
+/// Why an address cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimError {
+    /// Somebody else has it.
+    Taken,
+    /// The session has as many as it may have.
+    TooMany,
+}
+
+impl State {
+    pub(crate) fn new(names: Vec<Domain>, limits: Limits) -> Self {
+        Self {
+            names,
+            limits,
+            faults: Faults::default(),
+            connections: HashMap::new(),
+            sessions: HashMap::new(),
+            runtimes: HashMap::new(),
+            owners: HashMap::new(),
+            topics: HashMap::new(),
+            registry: Registry::default(),
+            undelivered: 0,
+            next: 0,
+        }
+    }
+
+    /// A new connection, if there is room for one.
+    pub(crate) fn connect(&mut self, client: Client, now: Instant) -> Option<ConnectionId> {
+        if self.connections.len() >= self.limits.max_connections {
+            return None;
+        }
+        let id = ConnectionId(self.next_number());
+        self.connections.insert(id, Connection { client, session: None, since: now });
+        Some(id)
+    }
+
+    /// The connection is no more; its session waits to be opened again.
+    pub(crate) fn disconnected(&mut self, id: ConnectionId, now: Instant) {
+        let Some(session) = self.connections.remove(&id).and_then(|connection| connection.session) else { return };
+        if let Some(session) = self.sessions.get_mut(&session)
+            && session.connection == Some(id)
+        {
+            session.connection = None;
+            session.disconnected = Some(now);
+        }
+    }
+
+    /// Takes what a client sent, and passes it on or answers it.
+    pub(crate) fn receive(&mut self, from: ConnectionId, text: Utf8Bytes, now: Instant) {
+        match Input::parse(text) {
+            Ok(Input::Message(frame)) => self.take(from, &frame, now),
+            Ok(Input::Disconnect) => {
+                if let Some(session) = self.session_of(from) {
+                    self.end_session(session, Ending::with(1000, ""), now);
+                }
+            }
+            Err(invalid) => self.answer(from, invalid.answer()),
+        }
+    }
+
+    fn take(&mut self, from: ConnectionId, frame: &Frame, now: Instant) {
+        if let [to] = frame.to.as_slice()
+            && to.as_str() == super::session::ADDRESS
+        {
+            return self.session_message(from, frame, now);
+        }
+        let Some(session) = self.session_of(from) else {
+            return self.answer(from, frame.error(super::session::ADDRESS, 500, "No session: send 'open' to mn:/session first"));
+        };
+        if let Err(error) = self.learn(session, frame) {
+            return self.answer(
+                from,
+                match error {
+                    ClaimError::Taken => frame.error("mn:/policies", 403, "Message blocked by policy"),
+                    ClaimError::TooMany => frame.error("mn:/policies", 429, "The session has too many addresses"),
+                },
+            );
+        }
+        for to in &frame.to {
+            self.dispatch(from, session, frame, to, now);
+        }
+    }
+
+    /// To the node's own functions, to whoever has the address, to the subscribers, to the runtime that the address is below, in this order.
+    fn dispatch(&mut self, from: ConnectionId, session: SessionId, frame: &Frame, to: &Address, now: Instant) {
+        if let Some((function, domain)) = self.function(to) {
+            let answer = match function {
+                Function::Allocation => self.allocate(session, frame, to, &domain),
+                Function::Subscription => self.subscribe(session, frame, to),
+                Function::Registry => self.registry_message(session, frame, to, now),
+                Function::Unknown => frame.error(to.as_str(), 404, "the message node has no such function"),
+            };
+            return self.answer(from, answer);
+        }
+        if let Some(owner) = self.owners.get(to).or_else(|| self.runtimes.get(to)).copied() {
+            return self.deliver(from, owner, frame, to);
+        }
+        if let Some(subscribers) = self.topics.get(to) {
+            let mut subscribers: Vec<_> = subscribers.iter().copied().collect();
+            subscribers.sort_unstable();
+            for subscriber in subscribers {
+                self.hand_over(subscriber, frame.text_for(to));
+            }
+            return;
+        }
+        match above(to).find_map(|above| self.runtimes.get(above)).copied() {
+            // A runtime's messages to itself have no business here.
+            Some(owner) if owner != session => self.deliver(from, owner, frame, to),
+            _ => self.undelivered(from, frame, to, 404, "nobody has this address, or subscribed to it"),
+        }
+    }
+
+    fn deliver(&mut self, from: ConnectionId, owner: SessionId, frame: &Frame, to: &Address) {
+        let connected = self.sessions.get(&owner).is_some_and(|session| session.connection.is_some());
+        if self.hand_over(owner, frame.text_for(to)) {
+            return;
+        }
+        if connected {
+            self.undelivered(from, frame, to, 429, "the receiver does not read fast enough: its queue is full");
+        } else {
+            self.undelivered(from, frame, to, 503, "the receiver has lost its connection");
+        }
+    }
+
+    fn undelivered(&mut self, from: ConnectionId, frame: &Frame, to: &Address, code: u16, why: &str) {
+        self.undelivered += 1;
+        tracing::debug!(from = %frame.from, %to, kind = frame.kind, code, "not delivered: {why}");
+        if frame.wants_answer() {
+            self.answer(from, frame.error(to.as_str(), code, why));
+        }
+    }
+
+    /// Puts a text into the queue of a session's client, and tells whether it went in.
+    pub(super) fn hand_over(&self, session: SessionId, text: Utf8Bytes) -> bool {
+        let connection = self.sessions.get(&session).and_then(|session| session.connection);
+        connection.and_then(|id| self.connections.get(&id)).is_some_and(|connection| connection.client.push(text))
+    }
+
+    /// Answers a client. One whose queue is full of answers does not read them, and is disconnected.
+    pub(super) fn answer(&self, to: ConnectionId, text: Utf8Bytes) {
+        if let Some(connection) = self.connections.get(&to)
+            && !connection.client.push(text)
+        {
+            connection.client.end(Ending::with(1013, "answers are not read"));
+        }
+    }
+
+    pub(super) fn session_of(&self, connection: ConnectionId) -> Option<SessionId> {
+        self.connections.get(&connection)?.session
+    }
+
+    /// Whether the session may send from this address; if nobody has it, the session has it from now on. What comes as the answer to a
+    /// publication is from an address that its sender need not have.
+    fn learn(&mut self, session: SessionId, frame: &Frame) -> Result<(), ClaimError> {
+        let from = &frame.from;
+        if matches!(from.scheme(), "domain" | "global" | "mn") {
+            return Err(ClaimError::Taken);
+        }
+        let is_of_runtime = |state: &Self| state.sessions.get(&session).is_some_and(|session| from.is_within(&session.runtime));
+        match self.owner(from) {
+            Some(owner) if owner != session => Err(ClaimError::Taken),
+            Some(_) => Ok(()),
+            None if frame.kind == "response" || is_of_runtime(self) => Ok(()),
+            None => self.claim(session, from, None),
+        }
+    }
+
+    /// Gives an address to a session.
+    pub(super) fn claim(&mut self, id: SessionId, address: &Address, key: Option<String>) -> Result<(), ClaimError> {
+        match self.owner(address) {
+            Some(owner) if owner != id => return Err(ClaimError::Taken),
+            _ => {}
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return Err(ClaimError::Taken) };
+        if session.addresses.len() >= self.limits.max_addresses_per_session && !session.addresses.contains_key(address) {
+            return Err(ClaimError::TooMany);
+        }
+        session.addresses.insert(address.clone(), key);
+        self.owners.insert(address.clone(), id);
+        Ok(())
+    }
+
+    /// Who has the address, or one above it.
+    pub(super) fn owner(&self, address: &Address) -> Option<SessionId> {
+        let of = |text: &str| self.owners.get(text).or_else(|| self.runtimes.get(text)).copied();
+        of(address.as_str()).or_else(|| above(address).find_map(of))
+    }
+
+    /// Which of the node's functions has this address, under which of the domain's names.
+    fn function(&self, to: &Address) -> Option<(Function, Domain)> {
+        if to.scheme() != "domain" {
+            return None;
+        }
+        let (function, name) = to.host().split_once('.')?;
+        let domain = self.names.iter().find(|domain| domain.as_str() == name)?;
+        let function = match (function, to.path().trim_end_matches('/')) {
+            ("msg-node", "/address-allocation" | "/hyperty-address-allocation" | "/object-address-allocation") => {
+                Function::Allocation
+            }
+            ("msg-node", "/sm") => Function::Subscription,
+            ("registry", _) => Function::Registry,
+            ("msg-node", _) => Function::Unknown,
+            _ => return None,
+        };
+        Some((function, domain.clone()))
+    }
+
+    /// Opens a session, in the place of one that the same runtime had before.
+    pub(super) fn open_session(
+        &mut self,
+        connection: ConnectionId,
+        runtime: &Address,
+        token: Option<String>,
+        now: Instant,
+    ) -> Result<(), &'static str> {
+        if let Some(earlier) = self.session_of(connection) {
+            // The connection stays: its client starts anew.
+            self.remove_session(earlier, now);
+        }
+        if let Some(earlier) = self.runtimes.get(runtime).copied() {
+            self.end_session(earlier, Ending::with(1008, "the runtime has opened another session"), now);
+        }
+        if self.sessions.len() >= self.limits.max_sessions {
+            return Err("the message node has too many sessions");
+        }
+        if self.owner(runtime).is_some() {
+            return Err("the runtime URL is an address of another session");
+        }
+        let id = SessionId(self.next_number());
+        let session = Session {
+            runtime: runtime.clone(),
+            token,
+            connection: None,
+            disconnected: Some(now),
+            addresses: HashMap::new(),
+            topics: HashSet::new(),
+        };
+        self.sessions.insert(id, session);
+        self.runtimes.insert(runtime.clone(), id);
+        self.bind(connection, id);
+        Ok(())
+    }
+
+    /// Makes this the connection of that session; the one that it had before ends.
+    pub(super) fn bind(&mut self, connection: ConnectionId, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.disconnected = None;
+        if let Some(earlier) = session.connection.replace(connection).filter(|earlier| *earlier != connection)
+            && let Some(earlier) = self.connections.get_mut(&earlier)
+        {
+            earlier.session = None;
+            earlier.client.end(Ending::with(1008, "the session goes on over another connection"));
+        }
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.session = Some(id);
+        }
+    }
+
+    /// Forgets a session, with its addresses and subscriptions, and ends its connection.
+    pub(super) fn end_session(&mut self, id: SessionId, ending: Ending, now: Instant) {
+        let connection = self.sessions.get(&id).and_then(|session| session.connection);
+        self.remove_session(id, now);
+        if let Some(connection) = connection.and_then(|id| self.connections.get(&id)) {
+            connection.client.end(ending);
+        }
+    }
+
+    fn remove_session(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(&id)) {
+            connection.session = None;
+        }
+        self.runtimes.remove(&session.runtime);
+        for address in session.addresses.keys() {
+            self.owners.remove(address);
+        }
+        for topic in &session.topics {
+            self.remove_subscriber(topic, id);
+        }
+        self.registry_session_ended(id, now);
+    }
+
+    pub(super) fn remove_subscriber(&mut self, topic: &Address, id: SessionId) {
+        if let Some(subscribers) = self.topics.get_mut(topic) {
+            subscribers.remove(&id);
+            if subscribers.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+
+    /// Ends what has waited too long: sessions without a connection, connections without a session, and registrations.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let linger = self.limits.session_linger;
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= linger;
+        let over: Vec<_> =
+            self.sessions.iter().filter(|(_, session)| session.disconnected.is_some_and(is_over)).map(|(id, _)| *id).collect();
+        for id in over {
+            self.remove_session(id, now);
+        }
+        for connection in self.connections.values().filter(|connection| connection.session.is_none() && is_over(connection.since))
+        {
+            connection.client.end(Ending::with(1008, "no session was opened"));
+        }
+        self.expire_registrations(now);
+    }
+
+    /// Loses everything but the connections, as a server that starts anew.
+    pub(crate) fn forget(&mut self) {
+        self.sessions.clear();
+        self.runtimes.clear();
+        self.owners.clear();
+        self.topics.clear();
+        self.registry = Registry::default();
+        for connection in self.connections.values_mut() {
+            connection.session = None;
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+enum Function {
+    Allocation,
+    Subscription,
+    Registry,
+    /// Of the message node, but nothing that it knows.
+    Unknown,
+}
+
+/// The addresses above this one, the nearest first, as long as they have a path.
+fn above(address: &Address) -> impl Iterator<Item = &str> {
+    let text = address.as_str();
+    let authority_end = text.len() - address.path().len();
+    text.char_indices().rev().filter(move |&(at, c)| c == '/' && at > authority_end).map(move |(at, _)| &text[..at])
+}

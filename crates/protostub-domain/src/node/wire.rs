@@ -1,0 +1,147 @@
+//! What stands in a frame: one message as JSON text, or one of the NoMatrix flavour's commands.
+
+use axum::extract::ws::Utf8Bytes;
+use protostub_types::Address;
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+/// How many addresses the `to` of one message may list.
+const MAX_RECEIVERS: usize = 256;
+
+/// What a client sent.
+pub(crate) enum Input {
+    Message(Box<Frame>),
+    /// `{"cmd":"disconnect"}`: the client is about to leave.
+    Disconnect,
+}
+
+/// A message that names who sent it and who is to get it. Its text is handed on as it came.
+pub(crate) struct Frame {
+    text: Utf8Bytes,
+    /// A number or a text; answers repeat it as it came.
+    pub(crate) id: Value,
+    /// In lower case.
+    pub(crate) kind: String,
+    pub(crate) from: Address,
+    pub(crate) to: Vec<Address>,
+}
+
+/// Why a text is no message, as the Vert.x message node puts it.
+pub(crate) struct Invalid {
+    id: Value,
+    to: Option<String>,
+    component: &'static str,
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    id: Option<Value>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    from: Option<String>,
+    to: Option<OneOrMany>,
+    cmd: Option<String>,
+    #[serde(borrow, rename = "body")]
+    _body: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct WireBody {
+    body: Option<Value>,
+}
+
+impl Input {
+    pub(crate) fn parse(text: Utf8Bytes) -> Result<Self, Invalid> {
+        let wire: Wire<'_> = serde_json::from_str(text.as_str()).map_err(|error| Invalid {
+            id: Value::Null,
+            to: None,
+            component: "mn:/pipeline",
+            description: format!("the text is no message: {error}"),
+        })?;
+        if wire.cmd.as_deref() == Some("disconnect") {
+            return Ok(Self::Disconnect);
+        }
+        let id = wire.id.filter(|id| id.is_number() || id.is_string());
+        let invalid = |description: String| Invalid {
+            id: id.clone().unwrap_or_default(),
+            to: wire.from.clone(),
+            component: "mn:/validator",
+            description,
+        };
+        let missing = |member: &str| invalid(format!("No mandatory field '{member}'"));
+        let id = id.as_ref().ok_or_else(|| missing("id"))?;
+        let kind = wire.kind.as_deref().filter(|kind| !kind.is_empty()).ok_or_else(|| missing("type"))?;
+        let from = wire.from.as_deref().ok_or_else(|| missing("from"))?;
+        let to = match wire.to.as_ref().ok_or_else(|| missing("to"))? {
+            OneOrMany::One(to) => std::slice::from_ref(to),
+            OneOrMany::Many(to) => to,
+        };
+        if to.is_empty() || to.len() > MAX_RECEIVERS {
+            return Err(invalid(format!("Field 'to' has {} addresses; 1 to {MAX_RECEIVERS} are possible", to.len())));
+        }
+        let address = |text: &str| Address::parse(text).map_err(|error| invalid(error.to_string()));
+        let (from, to) = (address(from)?, to.iter().map(|to| address(to)).collect::<Result<_, _>>()?);
+        Ok(Self::Message(Box::new(Frame { id: id.clone(), kind: kind.to_ascii_lowercase(), from, to, text: text.clone() })))
+    }
+}
+
+impl Invalid {
+    pub(crate) fn answer(self) -> Utf8Bytes {
+        let body = json!({ "code": 500, "desc": self.description, "description": self.description });
+        let mut answer =
+            Map::from_iter([("type".into(), "response".into()), ("from".into(), self.component.into()), ("body".into(), body)]);
+        answer.extend(self.to.map(|to| ("to".into(), to.into())));
+        if !self.id.is_null() {
+            answer.insert("id".into(), self.id);
+        }
+        Value::Object(answer).to_string().into()
+    }
+}
+
+impl Frame {
+    /// The body; empty if there is none.
+    pub(crate) fn body(&self) -> Map<String, Value> {
+        match serde_json::from_str::<WireBody>(self.text.as_str()) {
+            Ok(WireBody { body: Some(Value::Object(body)) }) => body,
+            _ => Map::new(),
+        }
+    }
+
+    /// The text for one of the receivers.
+    pub(crate) fn text_for(&self, to: &Address) -> Utf8Bytes {
+        if self.to.len() == 1 {
+            return self.text.clone();
+        }
+        match serde_json::from_str::<Map<String, Value>>(self.text.as_str()) {
+            Ok(mut message) => {
+                message.insert("to".into(), to.as_str().into());
+                Value::Object(message).to_string().into()
+            }
+            // It was parsed before; should it ever not be, the receiver gets what the sender wrote.
+            Err(_) => self.text.clone(),
+        }
+    }
+
+    /// Whether its sender waits for an answer, as far as its type tells. Updates are publications, which may have no subscriber.
+    pub(crate) fn wants_answer(&self) -> bool {
+        !matches!(self.kind.as_str(), "response" | "update")
+    }
+
+    /// The response from `from`, with this body.
+    pub(crate) fn response(&self, from: &str, body: Value) -> Utf8Bytes {
+        json!({ "id": self.id, "type": "response", "from": from, "to": self.from.as_str(), "body": body }).to_string().into()
+    }
+
+    /// The response from `from` that tells what is wrong. Its text stands under both names that are read in the wild.
+    pub(crate) fn error(&self, from: &str, code: u16, description: &str) -> Utf8Bytes {
+        self.response(from, json!({ "code": code, "desc": description, "description": description }))
+    }
+}
