@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::Method;
-use protostub_egress::{Grants, HttpClient, Protection};
-use url::Url;
+use protostub_egress::{EgressError, HttpClient};
+use url::{Position, Url};
 
 use super::{
     Error, TransportLimits,
@@ -43,7 +43,7 @@ pub(crate) struct Head {
 pub(super) struct Exchange {
     pub(super) news: News,
     phase: Phase,
-    /// What it is, for the texts of errors: `GET https://sp1.example:443`.
+    /// What it is, for the texts of errors; the URL without its query.
     target: String,
     /// What the stub has not fetched of the piece that was read last.
     held: Bytes,
@@ -62,20 +62,20 @@ enum Phase {
 
 impl Exchange {
     /// Checks what can be checked at once, and prepares the request; it is sent when the exchange is first driven.
-    pub(super) fn send(client: &HttpClient, grants: &Grants, limits: &TransportLimits, request: Request) -> Result<Self, Error> {
+    pub(super) fn send(client: &HttpClient, limits: &TransportLimits, request: Request) -> Result<Self, Error> {
         let method = parse_method(&request.method)?;
         let url = parse_url(&request.url, limits)?;
-        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
-        let protection = if url.scheme() == "https" { Protection::Tls } else { Protection::Plain };
-        grants.check(host, port, protection).map_err(|refused| Error::Denied(chain(&refused)))?;
-        let headers = headers::parse(&request.headers, None, limits.request_header_bytes)?;
+        let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
         if request.body.len() > limits.request_body_bytes {
             return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
         }
 
-        // Without the path, which may hold what does not belong into an error.
-        let target = format!("{method} {}://{host}:{port}", url.scheme());
-        let mut builder = client.request(method, url).map_err(|error| Error::Denied(chain(&error)))?.headers(headers);
+        let target = format!("{method} {}", &url[..Position::AfterPath]);
+        let builder = client.request(method, &url).map_err(|error| match error {
+            EgressError::Refused(refused) => Error::Denied(refused.to_string()),
+            error => Error::Invalid(error.to_string()),
+        })?;
+        let mut builder = builder.headers(headers);
         if !request.body.is_empty() {
             builder = builder.body(request.body);
         }
@@ -83,7 +83,7 @@ impl Exchange {
         let exchange = async move {
             let response = match tokio::time::timeout(head_timeout, builder.send()).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(error)) => return Err(format!("{name} failed: {}", chain(&error.without_url()))),
+                Ok(Err(error)) => return Err(EgressError::from(error).to_string()),
                 Err(_) => return Err(format!("{name} got no answer within {head_timeout:?}")),
             };
             let headers = headers::list(response.headers(), header_bytes)
@@ -151,7 +151,7 @@ impl Exchange {
             match Pin::new(body).poll_next(cx) {
                 Poll::Ready(Some(Ok(piece))) => self.held = piece,
                 Poll::Ready(Some(Err(error))) => {
-                    let how = format!("the body of {} broke off: {}", self.target, chain(&error.without_url()));
+                    let how = format!("the answer to {} broke off: {}", self.target, chain(&error.without_url()));
                     self.phase = Phase::Failed(Some(head.clone()), how);
                 }
                 Poll::Ready(None) => self.phase = Phase::Answered(head.clone(), None),
@@ -170,21 +170,12 @@ fn parse_method(method: &str) -> Result<Method, Error> {
     }
 }
 
+/// What else can be wrong with a URL, the egress tells.
 fn parse_url(url: &str, limits: &TransportLimits) -> Result<Url, Error> {
-    let invalid = |why: &str| Error::Invalid(format!("the URL of a request {why}"));
     if url.len() > limits.url_bytes {
         return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
     }
-    let mut url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(invalid(&format!("begins with `http:` or `https:`, not with `{}:`", url.scheme())));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid("has no user or password: send the header `authorization`"));
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err(invalid("has a host"));
-    }
+    let mut url = Url::parse(url).map_err(|error| Error::Invalid(format!("the URL of a request cannot be read: {error}")))?;
     url.set_fragment(None);
     Ok(url)
 }

@@ -280,7 +280,7 @@ impl Connections {
             Some(client) => client,
             none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
         };
-        let exchange = http::Exchange::send(client, &self.grants, &self.limits, request)?;
+        let exchange = http::Exchange::send(client, &self.limits, request)?;
         self.insert(handle, Transport::Http(Box::new(exchange)));
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Tcp {
             return Err(Error::Invalid("the port 0 names no service".to_owned()));
         }
         let protection = if tls { Protection::Tls } else { Protection::Plain };
-        grants.check(host, port, protection).map_err(|refused| Error::Denied(chain(&refused)))?;
+        grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
 
         let target = format!("{host}:{port}");
         let (name, host, open_timeout) = (target.clone(), host.to_owned(), limits.open_timeout);
@@ -100,7 +100,7 @@ impl Tcp {
             let (egress, grants) = (egress.clone(), grants.clone());
             async move {
                 match tokio::time::timeout(open_timeout, egress.connect(&grants, &host, port, tls, &[])).await {
-                    Ok(result) => result.map_err(|error| format!("connecting to {name} failed: {}", chain(&error))),
+                    Ok(result) => result.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
                 }
             }
@@ -127,7 +127,7 @@ impl Tcp {
 
     pub(super) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), Error> {
         check_host(server_name)?;
-        self.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(chain(&refused)))?;
+        self.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
         match &self.state {
             State::Open => {}
             State::Connecting => return Err(Error::Busy),
@@ -159,7 +159,7 @@ impl Tcp {
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
                 self.opening = Some(Box::pin(async move {
                     match tokio::time::timeout(open_timeout, egress.start_tls(&grants, stream, &server_name)).await {
-                        Ok(result) => result.map_err(|error| format!("starting TLS with {name} failed: {}", chain(&error))),
+                        Ok(result) => result.map_err(|error| error.to_string()),
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }
                 }));

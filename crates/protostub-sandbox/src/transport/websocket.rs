@@ -159,7 +159,7 @@ impl WebSocket {
     ) -> Result<Self, Error> {
         let target = Target::parse(url, limits)?;
         let protection = if target.tls { Protection::Tls } else { Protection::Plain };
-        grants.check(&target.host, target.port, protection).map_err(|refused| Error::Denied(chain(&refused)))?;
+        grants.check(&target.host, target.port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
         let request = target.request(protocols, headers, limits)?;
 
         let name = target.to_string();
@@ -174,12 +174,13 @@ impl WebSocket {
         let opening = async move {
             let connect = async {
                 let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-                let connection =
-                    egress.connect(&grants, &target.host, target.port, target.tls, alpn).await.map_err(|error| chain(&error))?;
-                handshake(connection, request, config, header_bytes).await
+                let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
+                let connection = connect.await.map_err(|error| error.to_string())?;
+                let handshake = handshake(connection, request, config, header_bytes);
+                handshake.await.map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
             };
             match tokio::time::timeout(open_timeout, connect).await {
-                Ok(result) => result.map_err(|how| format!("opening {target} failed: {how}")),
+                Ok(result) => result,
                 Err(_) => Err(format!("opening {target} took longer than {open_timeout:?}")),
             }
         };
@@ -377,10 +378,11 @@ impl WebSocket {
 
     fn ended_without_close(&mut self) {
         self.stream = None;
-        self.settle(match self.write_error.take() {
+        let state = match self.write_error.take() {
             Some(how) => State::Failed(how),
             None => State::Closed(CloseReason { code: None, reason: "the server ended the connection without a close frame".to_owned() }),
-        });
+        };
+        self.settle(state);
     }
 
     /// RFC 6455 section 7.1.7: fails the connection, with a close frame if there is a code for it.
@@ -548,7 +550,10 @@ impl Target {
     fn request(&self, protocols: &[String], fields: &[(String, String)], limits: &TransportLimits) -> Result<http::Request<()>, Error> {
         let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
         let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
-        let mut headers: HeaderMap = headers::parse(fields, Some("sec-websocket-"), limits.request_header_bytes)?;
+        let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
+        if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("sec-websocket-")) {
+            return Err(Error::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
+        }
         if let Some(protocols) = join_protocols(protocols, limits)? {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
         }
