@@ -1,0 +1,100 @@
+use std::fmt;
+
+use bytes::Bytes;
+use protostub_types::{Descriptor, DescriptorError, Sha256Digest, SourcePackage};
+
+use crate::{Fault, error::beginning};
+
+/// The bytes of a component that are what the descriptor promised. There is no other way to one than
+/// [`Catalogue::fetch`](crate::Catalogue::fetch). Cloning is cheap.
+#[derive(Clone)]
+pub struct VerifiedComponent {
+    bytes: Bytes,
+    digest: Sha256Digest,
+    pinned: bool,
+    stored: bool,
+}
+
+impl VerifiedComponent {
+    /// Holds what came against the descriptor. Catalogues of reTHINK answer with a source package, a JSON object that holds the code: it is
+    /// taken out if what came is not the code itself. `digest` is that of `bytes`.
+    pub(crate) fn verify(descriptor: &Descriptor, bytes: Bytes, digest: Sha256Digest) -> Result<Self, Fault> {
+        let expected = descriptor.digest();
+        let (bytes, digest) = match expected {
+            Some(expected) if expected == digest => (bytes, digest),
+            _ => match packaged(&bytes)? {
+                Some((bytes, digest)) => (bytes, digest),
+                None => (bytes, digest),
+            },
+        };
+        let received = length(&bytes);
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            let is_text = |start: &[u8]| !start.is_empty() && !start.contains(&0);
+            let beginning = if is_text(&bytes[..bytes.len().min(64)]) { beginning(&bytes) } else { String::new() };
+            return Err(Fault::WrongDigest { expected, actual: digest, received, beginning });
+        }
+        if let Some(expected) = descriptor.size().filter(|expected| *expected != received) {
+            return Err(Fault::WrongSize { expected, received });
+        }
+        Ok(Self { bytes, digest, pinned: expected.is_some(), stored: false })
+    }
+
+    /// A component from the store, whose digest was calculated anew.
+    pub(crate) fn from_store(bytes: Bytes, digest: Sha256Digest) -> Self {
+        Self { bytes, digest, pinned: true, stored: true }
+    }
+
+    /// The component, shared.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The digest of [`Self::bytes`].
+    #[must_use]
+    pub fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// Whether the descriptor stated the digest. If not, the operator waived it, and the bytes are what the domain served.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// Whether it came from the store, without a download.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.stored
+    }
+}
+
+/// The code of a source package, if these bytes are one.
+fn packaged(bytes: &[u8]) -> Result<Option<(Bytes, Sha256Digest)>, DescriptorError> {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Ok(None);
+    }
+    match SourcePackage::parse(bytes) {
+        Ok(package) if package.source_code.is_some() => {
+            let code = package.decode()?;
+            let digest = Sha256Digest::of(&code);
+            Ok(Some((code.into(), digest)))
+        }
+        _ => Ok(None),
+    }
+}
+
+pub(crate) fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for VerifiedComponent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedComponent")
+            .field("digest", &self.digest)
+            .field("bytes", &self.bytes.len())
+            .field("pinned", &self.pinned)
+            .field("stored", &self.stored)
+            .finish()
+    }
+}

@@ -1,0 +1,61 @@
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use protostub_types::Domain;
+
+/// What a [`Catalogue`](crate::Catalogue) may do, and for how long. [`Self::new`] gives the defaults.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CatalogueConfig {
+    /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
+    pub home: Domain,
+    /// Where components are kept, in the folder `components`. None keeps nothing.
+    pub cache_dir: Option<PathBuf>,
+    /// Whether domains are asked over the network at all. Without it, only the sources that were added are asked.
+    pub network: bool,
+    /// How large a descriptor may be, in bytes: 256 KiB. Code inside it counts.
+    pub max_descriptor_bytes: usize,
+    /// How large a component may be, in bytes: 64 MiB.
+    pub max_component_bytes: usize,
+    /// How long one URL may take to give a descriptor, with all retries: 15 s.
+    pub descriptor_timeout: Duration,
+    /// How long a component may take, with all retries: 5 min.
+    pub component_timeout: Duration,
+    /// How long nothing at all may come before an attempt counts as failed: 10 s.
+    pub idle_timeout: Duration,
+    /// How often a failed attempt is repeated, if the fault may pass: 2 times.
+    pub retries: usize,
+    /// How long to wait before the first repetition, 200 ms; doubled for each further one, up to 2 s, and extended by chance to at most
+    /// twice as long.
+    pub retry_delay: Duration,
+    /// Whether domains that are loopback (`localhost`, `127.0.0.1:8080`) are asked; they are asked over plain HTTP. No.
+    pub allow_loopback: bool,
+    /// Whether domains in private networks are asked. No.
+    pub allow_private: bool,
+    /// Whether all domains are asked over plain HTTP instead of HTTPS: for laboratories without certificates. No.
+    pub allow_http: bool,
+    /// The domains whose stubs need no digest, as long as their code comes from the domain itself. None.
+    pub unpinned: BTreeSet<Domain>,
+}
+
+impl CatalogueConfig {
+    /// The defaults, for a runtime of this domain.
+    #[must_use]
+    pub fn new(home: Domain) -> Self {
+        Self {
+            home,
+            cache_dir: None,
+            network: true,
+            max_descriptor_bytes: 256 * 1024,
+            max_component_bytes: 64 * 1024 * 1024,
+            descriptor_timeout: Duration::from_secs(15),
+            component_timeout: Duration::from_secs(5 * 60),
+            idle_timeout: Duration::from_secs(10),
+            retries: 2,
+            retry_delay: Duration::from_millis(200),
+            allow_loopback: false,
+            allow_private: false,
+            allow_http: false,
+            unpinned: BTreeSet::new(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use protostub_types::Domain;
+use tokio::io::AsyncReadExt as _;
+use url::Url;
+
+use crate::{Document, Fault, Request, Source, Subject};
+
+/// How much of a file is read at a time, in bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Stubs in a folder that is laid out like the web servers of their domains:
+///
+/// ```text
+/// <folder>/sp1.example/.well-known/protostub/default          the descriptor; `default.json` is found too
+/// <folder>/sp1.example/.well-known/protostub/echo.wasm        its code, for a sourcePackageURL of `echo.wasm`
+/// ```
+///
+/// A folder that is one domain's alone ([`Self::of_domain`]) begins with `.well-known`. Files are read whenever they are asked for, so they
+/// may be replaced at any time; the folder is trusted like the program itself, symbolic links included.
+#[derive(Debug, Clone)]
+pub struct DirectorySource {
+    folder: PathBuf,
+    domain: Option<Domain>,
+}
+
+impl DirectorySource {
+    /// A folder with a folder for each domain, named like it: `sp1.example`, `127.0.0.1:8080`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), domain: None }
+    }
+
+    /// The folder of one domain.
+    pub fn of_domain(domain: Domain, folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), domain: Some(domain) }
+    }
+
+    /// The file that a URL stands for. None if this folder cannot have it: it is another host's.
+    fn file(&self, request: &Request<'_>) -> Option<PathBuf> {
+        let mut path = self.folder.clone();
+        match &self.domain {
+            Some(domain) if domain == request.domain => {}
+            Some(_) => return None,
+            None => path.push(request.domain.as_str()),
+        }
+        if !is_of(request.url, request.domain) {
+            return None;
+        }
+        for segment in request.url.path_segments()? {
+            path.push(file_name(segment)?);
+        }
+        Some(path)
+    }
+}
+
+/// Whether the URL is on the domain's own host and port.
+fn is_of(url: &Url, domain: &Domain) -> bool {
+    Url::parse(&format!("{}://{domain}/", url.scheme())).is_ok_and(|own| own.origin() == url.origin())
+}
+
+/// A segment of a URL's path as the name of a file. None if it could lead out of the folder, or to nothing.
+fn file_name(segment: &str) -> Option<String> {
+    let name = percent_decoded(segment)?;
+    let is_harmless = !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\\', '\0']);
+    is_harmless.then_some(name)
+}
+
+/// A segment without its percent-encoding (RFC 3986, section 2.1). None if it is not UTF-8.
+fn percent_decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    loop {
+        rest = match rest {
+            [] => return String::from_utf8(bytes).ok(),
+            [b'%', high, low, behind @ ..] => {
+                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                bytes.push(digit(*high)? << 4 | digit(*low)?);
+                behind
+            }
+            [byte, behind @ ..] => {
+                bytes.push(*byte);
+                behind
+            }
+        };
+    }
+}
+
+#[async_trait]
+impl Source for DirectorySource {
+    async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
+        let Some(path) = self.file(request) else {
+            return Err(Fault::NotFound { answer: format!("not a file below {}", self.folder.display()) });
+        };
+        let mut candidates = vec![path.clone()];
+        if request.subject == Subject::Descriptor {
+            let mut with_extension = path.clone().into_os_string();
+            with_extension.push(".json");
+            candidates.push(with_extension.into());
+        }
+        for candidate in candidates {
+            match open_file(&candidate).await {
+                Ok(document) => return Ok(document),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(failed(&candidate, &error)),
+            }
+        }
+        Err(Fault::NotFound { answer: format!("no file {}", path.display()) })
+    }
+}
+
+async fn open_file(path: &Path) -> io::Result<Document> {
+    let file = tokio::fs::File::open(path).await?;
+    let metadata = file.metadata().await?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "not a file"));
+    }
+    let chunks = stream::try_unfold((file, path.to_owned()), async |(mut file, path)| {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        match file.read_buf(&mut chunk).await {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some((Bytes::from(chunk), (file, path)))),
+            Err(error) => Err(failed(&path, &error)),
+        }
+    });
+    Ok(Document::from_stream(Some(metadata.len()), chunks))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Fault {
+    Fault::Source(format!("failed to read {}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_segment_leads_out() {
+        for (segment, expected) in [
+            ("default", Some("default")),
+            ("a%20b", Some("a b")),
+            ("%C3%BC", Some("ü")),
+            ("", None),
+            ("..", None),
+            ("%2e%2E", None),
+            ("a%2Fb", None),
+            ("a%5cb", None),
+            ("%00", None),
+            ("%ff", None),
+            ("%f", Some("%f")),
+            ("%zz", None),
+        ] {
+            assert_eq!(file_name(segment).as_deref(), expected, "{segment}");
+        }
+    }
+}
