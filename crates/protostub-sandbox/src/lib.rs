@@ -1,1 +1,47 @@
-//! One protocol stub, one wasmtime store, one task
+//! One protocol stub, one wasmtime store, one task.
+//!
+//! ```text
+//! Engine ── compile ──► CompiledStub ── Sandbox::new ──► Sandbox ── deploy_component ──► StubHandle   (asked by the runtime)
+//!                                                                                     └► StubTask     (run by the runtime)
+//! ```
+//!
+//! * [`Engine`]: what all stubs of a process share: the compiler with its caches, the pool of memory for instances, the clock by which
+//!   computing time is counted
+//! * [`CompiledStub`]: a component that is known to be a stub: it exports what the contract asks for, and imports nothing that it does not offer
+//! * [`Sandbox`]: the store of one stub, with its [`Limits`]; nothing has run yet
+//! * [`StubTask`]: the running instance. It waits for commands, timers, connections and messages, and hands them to the guest in batches.
+//!   Nobody else enters the store
+//!
+//! A stub can do what the contract (`wit/0.1`) offers it and nothing else: WASI is linked with an empty context, so there are no files, no
+//! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]).
+//!
+//! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
+//! names wasmtime.
+
+mod call;
+mod compile;
+mod contract;
+mod engine;
+mod error;
+mod handle;
+mod host;
+mod limits;
+mod sandbox;
+mod services;
+mod session;
+mod state;
+mod task;
+mod transport;
+mod wasi;
+mod world;
+
+pub use compile::{CompileError, CompiledStub};
+pub use engine::{Engine, EngineConfig, EngineError};
+pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
+pub use handle::{DisconnectReason, InstanceEnded, StubHandle};
+pub use limits::Limits;
+pub use sandbox::Sandbox;
+pub use services::{Credential, CredentialError, CredentialKind, CredentialSource, Presence, SandboxConfig, SandboxServices};
+pub use session::{MAX_SESSION_BYTES, Session, SessionTooLarge};
+pub use task::{Ended, StubTask};
+pub use world::WorldMismatch;

@@ -1,0 +1,191 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use protostub_types::Sha256Digest;
+use tokio::sync::Semaphore;
+use wasmtime::component::{Component, Linker};
+
+use crate::{
+    Engine,
+    contract::{ProtostubPre, TRACK},
+    state::State,
+    world::{self, WorldMismatch},
+};
+
+/// How the header of a core module goes on after `\0asm`.
+const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
+
+/// Why a component is no stub that can run here. None of these goes away by trying again with the same bytes, but [`Self::Compiler`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// The bytes are not WebAssembly.
+    #[error("it is not WebAssembly: it does not begin with `\\0asm`")]
+    NotWasm,
+    /// It is a core module: what compilers make when they are not told to make a component.
+    #[error("it is a core WebAssembly module, and a stub is a component: build it for `wasm32-wasip2`, or convert it")]
+    CoreModule,
+    /// It is native code that somebody compiled beforehand, which is never executed.
+    #[error("it is precompiled native code, which is not accepted: publish the component itself")]
+    Precompiled,
+    /// It is larger than the engine accepts.
+    #[error("it has {bytes} bytes, more than the {limit} that are accepted")]
+    TooLarge {
+        /// How large it is.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// It is a component, but not of the contract's world.
+    #[error("it is a component, but not a protocol stub of track {TRACK}: {0}")]
+    WrongWorld(WorldMismatch),
+    /// It is invalid, or uses a WebAssembly proposal that is off.
+    #[error("it is not valid: {0}")]
+    Invalid(String),
+    /// The compiler itself failed, or was shut down meanwhile.
+    #[error("the compiler failed: {0}")]
+    Compiler(String),
+}
+
+/// A component that is known to be a stub, as native code. Cloning is cheap; when the last clone is dropped, the code is unloaded.
+#[derive(Clone)]
+pub struct CompiledStub {
+    engine: Engine,
+    code: Arc<Code>,
+}
+
+/// What clones share, and the memory cache holds weakly. Does not hold the engine, which holds the cache.
+pub(crate) struct Code {
+    digest: Sha256Digest,
+    pre: ProtostubPre<State>,
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl CompiledStub {
+    /// The digest of the component's bytes, as it was given to [`Engine::compile`].
+    #[must_use]
+    pub fn digest(&self) -> Sha256Digest {
+        self.code.digest
+    }
+
+    /// The contract's track that the stub was built for: `0.1`.
+    #[must_use]
+    pub fn track(&self) -> &str {
+        TRACK
+    }
+
+    /// The interfaces that it imports, with their versions, in the order of their names.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.code.imports
+    }
+
+    /// The interfaces that it exports, with their versions, in the order of their names.
+    #[must_use]
+    pub fn exports(&self) -> &[String] {
+        &self.code.exports
+    }
+
+    /// The engine that it was compiled for, and runs on.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn pre(&self) -> &ProtostubPre<State> {
+        &self.code.pre
+    }
+}
+
+impl fmt::Debug for CompiledStub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompiledStub")
+            .field("digest", &self.code.digest)
+            .field("imports", &self.code.imports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Compiles a component, or takes what was compiled before: from memory while somebody has it, from `cache_dir` otherwise. One
+    /// component is compiled at a time, off the async threads; those who ask for the same digest at the same time share one compilation.
+    ///
+    /// `digest` has to be that of `bytes`: the caller verified it.
+    ///
+    /// # Errors
+    /// If it is no component, or none that the contract allows, with the names of what is missing or too much.
+    pub async fn compile(
+        &self,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        digest: Sha256Digest,
+    ) -> Result<CompiledStub, CompileError> {
+        let code = self.compiler().code(bytes, digest).await?;
+        Ok(CompiledStub { engine: self.clone(), code })
+    }
+}
+
+/// The compiler with its memory cache.
+pub(crate) struct Compiler {
+    linker: Arc<Linker<State>>,
+    max_bytes: usize,
+    /// One compilation at a time: each uses all cores by itself.
+    turn: Arc<Semaphore>,
+    slots: Mutex<HashMap<Sha256Digest, Arc<Slot>>>,
+}
+
+/// Where the code of one digest is, if somebody has it. Locked while it is compiled, so that others wait for the outcome.
+type Slot = tokio::sync::Mutex<Weak<Code>>;
+
+impl Compiler {
+    pub(crate) fn new(linker: Linker<State>, max_bytes: usize) -> Self {
+        Self { linker: Arc::new(linker), max_bytes, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
+    }
+
+    async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
+        let mut slot = self.slot(digest).lock_owned().await;
+        if let Some(code) = slot.upgrade() {
+            return Ok(code);
+        }
+        let stopped = |error: &dyn fmt::Display| CompileError::Compiler(error.to_string());
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
+        let (linker, max_bytes) = (Arc::clone(&self.linker), self.max_bytes);
+        // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
+        let compilation = tokio::task::spawn_blocking(move || {
+            let code = Arc::new(compile(&linker, bytes.as_ref(), digest, max_bytes)?);
+            *slot = Arc::downgrade(&code);
+            drop(turn);
+            Ok(code)
+        });
+        compilation.await.map_err(|error| stopped(&error))?
+    }
+
+    /// The slot of this digest. Those of code that nobody has any more go away.
+    fn slot(&self, digest: Sha256Digest) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|code| code.strong_count() > 0));
+        Arc::clone(slots.entry(digest).or_default())
+    }
+}
+
+fn compile(linker: &Linker<State>, bytes: &[u8], digest: Sha256Digest, max_bytes: usize) -> Result<Code, CompileError> {
+    if bytes.len() > max_bytes {
+        return Err(CompileError::TooLarge { bytes: bytes.len(), limit: max_bytes });
+    }
+    if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        return Err(CompileError::Precompiled);
+    }
+    match bytes.strip_prefix(b"\0asm") {
+        None => return Err(CompileError::NotWasm),
+        Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
+        Some(_) => {}
+    }
+    let invalid = |error: wasmtime::Error| CompileError::Invalid(format!("{error:#}"));
+    let component = Component::from_binary(linker.engine(), bytes).map_err(invalid)?;
+    let pre = world::link(linker, &component).map_err(CompileError::WrongWorld)?;
+    let (imports, exports) = world::names(&component);
+    Ok(Code { digest, pre, imports, exports })
+}

@@ -1,0 +1,132 @@
+//! Between the contract's types and the host's. Text and bytes change hands; only addresses are read anew, since that checks them.
+
+use std::sync::Arc;
+
+use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType};
+
+use super::types;
+use crate::{Credential, CredentialKind, DisconnectReason};
+
+/// How long a message's id or a type of its own may be, in bytes.
+const MAX_WORD_BYTES: usize = 256;
+
+/// Why what a stub posted is no message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("`{member}`: {source}")]
+    Address { member: &'static str, source: AddressError },
+    #[error("`{member}` has {bytes} bytes, more than the {limit} that are possible")]
+    TooLong { member: &'static str, bytes: usize, limit: usize },
+    #[error("the name of the header `{0}` is empty, or has upper-case letters, blanks or control characters")]
+    HeaderName(String),
+    #[error("{0}")]
+    Message(#[from] MessageError),
+}
+
+/// A message of the bus for a guest.
+pub(crate) fn lower(message: Message) -> types::Message {
+    types::Message {
+        id: match message.id {
+            MessageId::Number(number) => types::MessageId::Number(number),
+            MessageId::Text(text) => types::MessageId::Text(text),
+        },
+        kind: match message.kind {
+            MessageType::Create => types::MessageType::Create,
+            MessageType::Read => types::MessageType::Read,
+            MessageType::Update => types::MessageType::Update,
+            MessageType::Delete => types::MessageType::Delete,
+            MessageType::Subscribe => types::MessageType::Subscribe,
+            MessageType::Unsubscribe => types::MessageType::Unsubscribe,
+            MessageType::Response => types::MessageType::Response,
+            MessageType::Forward => types::MessageType::Forward,
+            MessageType::Execute => types::MessageType::Execute,
+            MessageType::Other(name) => types::MessageType::Other(name),
+        },
+        from: message.from.shared(),
+        to: message.to.shared(),
+        via: message.via.iter().map(Address::shared).collect(),
+        headers: message.headers,
+        body: message.body.map(|body| match body {
+            Body::Json(text) => types::Body::Json(text),
+            Body::Bytes(bytes) => types::Body::Bytes(bytes),
+        }),
+    }
+}
+
+/// A guest's message for the bus, with all that holds for every message checked, and the body within `body_bytes`.
+pub(crate) fn lift(message: types::Message, body_bytes: usize) -> Result<Message, Refused> {
+    let address = |member, text: &str| Address::parse(text).map_err(|source| Refused::Address { member, source });
+    let body = message.body.map(|body| match body {
+        types::Body::Json(text) => Body::Json(text),
+        types::Body::Bytes(bytes) => Body::Bytes(bytes),
+    });
+    if let Some(bytes) = body.as_ref().map(|body| body.as_bytes().len()).filter(|bytes| *bytes > body_bytes) {
+        return Err(Refused::TooLong { member: "body", bytes, limit: body_bytes });
+    }
+    if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
+        return Err(Refused::HeaderName(name.chars().take(80).flat_map(char::escape_debug).collect()));
+    }
+    let lifted = Message {
+        id: match message.id {
+            types::MessageId::Number(number) => MessageId::Number(number),
+            types::MessageId::Text(text) => MessageId::Text(word("id", text)?),
+        },
+        kind: match message.kind {
+            types::MessageType::Create => MessageType::Create,
+            types::MessageType::Read => MessageType::Read,
+            types::MessageType::Update => MessageType::Update,
+            types::MessageType::Delete => MessageType::Delete,
+            types::MessageType::Subscribe => MessageType::Subscribe,
+            types::MessageType::Unsubscribe => MessageType::Unsubscribe,
+            types::MessageType::Response => MessageType::Response,
+            types::MessageType::Forward => MessageType::Forward,
+            types::MessageType::Execute => MessageType::Execute,
+            // Also `create`, written as a word of its own, is `create`.
+            types::MessageType::Other(name) => name.parse()?,
+        },
+        from: address("from", &message.from)?,
+        to: address("to", &message.to)?,
+        via: message.via.iter().map(|text| address("via", text)).collect::<Result<_, _>>()?,
+        headers: message.headers,
+        body,
+    };
+    lifted.check_limits()?;
+    Ok(lifted)
+}
+
+fn word(member: &'static str, text: Arc<str>) -> Result<Arc<str>, Refused> {
+    if text.len() > MAX_WORD_BYTES {
+        return Err(Refused::TooLong { member, bytes: text.len(), limit: MAX_WORD_BYTES });
+    }
+    Ok(text)
+}
+
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| !c.is_control() && !c.is_whitespace() && !c.is_uppercase())
+}
+
+impl From<Credential> for types::Credential {
+    fn from(credential: Credential) -> Self {
+        Self {
+            expires: credential.expires_unix(),
+            kind: match credential.kind {
+                CredentialKind::Bearer => types::CredentialKind::Bearer,
+                CredentialKind::Basic => types::CredentialKind::Basic,
+                CredentialKind::Assertion => types::CredentialKind::Assertion,
+                CredentialKind::Other(name) => types::CredentialKind::Other(name),
+            },
+            value: credential.value,
+        }
+    }
+}
+
+impl From<DisconnectReason> for types::DisconnectReason {
+    fn from(reason: DisconnectReason) -> Self {
+        match reason {
+            DisconnectReason::Request => Self::Request,
+            DisconnectReason::Update => Self::Update,
+            DisconnectReason::Idle => Self::Idle,
+            DisconnectReason::Shutdown => Self::Shutdown,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The interface `types`, by hand: the same records and variants as in `wit/0.1/types.wit`, in the same order, with shared text and bytes.
+//! wasmtime checks every component against these shapes when it is linked.
+
+use std::sync::Arc;
+
+use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower};
+
+pub type Address = Arc<str>;
+pub type Json = Arc<str>;
+
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum MessageType {
+    #[component(name = "create")]
+    Create,
+    #[component(name = "read")]
+    Read,
+    #[component(name = "update")]
+    Update,
+    #[component(name = "delete")]
+    Delete,
+    #[component(name = "subscribe")]
+    Subscribe,
+    #[component(name = "unsubscribe")]
+    Unsubscribe,
+    #[component(name = "response")]
+    Response,
+    #[component(name = "forward")]
+    Forward,
+    #[component(name = "execute")]
+    Execute,
+    #[component(name = "other")]
+    Other(Arc<str>),
+}
+
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum MessageId {
+    #[component(name = "number")]
+    Number(u64),
+    #[component(name = "text")]
+    Text(Arc<str>),
+}
+
+#[derive(Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum Body {
+    #[component(name = "json")]
+    Json(Json),
+    #[component(name = "bytes")]
+    Bytes(Arc<[u8]>),
+}
+
+#[derive(Clone, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Message {
+    pub id: MessageId,
+    #[component(name = "type")]
+    pub kind: MessageType,
+    pub from: Address,
+    pub to: Address,
+    pub via: Vec<Address>,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<Body>,
+}
+
+#[derive(Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum CredentialKind {
+    #[component(name = "bearer")]
+    Bearer,
+    #[component(name = "basic")]
+    Basic,
+    #[component(name = "assertion")]
+    Assertion,
+    #[component(name = "other")]
+    Other(String),
+}
+
+#[derive(Clone, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Credential {
+    pub kind: CredentialKind,
+    pub value: String,
+    pub expires: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ComponentType, Lift, Lower)]
+#[component(enum)]
+#[repr(u8)]
+pub enum DisconnectReason {
+    #[component(name = "request")]
+    Request,
+    #[component(name = "update")]
+    Update,
+    #[component(name = "idle")]
+    Idle,
+    #[component(name = "shutdown")]
+    Shutdown,
+}
+
+#[derive(Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum Event {
+    #[component(name = "connect")]
+    Connect(Option<Credential>),
+    #[component(name = "disconnect")]
+    Disconnect(DisconnectReason),
+    #[component(name = "message")]
+    Message(Message),
+    #[component(name = "timer")]
+    Timer(u32),
+    #[component(name = "ready")]
+    Ready(u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+pub enum Error {
+    #[component(name = "denied")]
+    Denied(String),
+    #[component(name = "invalid")]
+    Invalid(String),
+    #[component(name = "busy")]
+    Busy,
+    #[component(name = "closed")]
+    Closed,
+    #[component(name = "limit")]
+    Limit(String),
+    #[component(name = "io")]
+    Io(String),
+}
+
+/// What the generated code of a world expects of each of its interfaces. This one has no functions.
+pub trait Host {}
+
+impl<H: Host + ?Sized> Host for &mut H {}
+
+/// As [`Host`], for functions with the store at hand.
+pub trait HostWithStore<T>: HasData {}
+
+impl<H: HasData + ?Sized, T> HostWithStore<T> for H {}
+
+/// Names the interface in a linker.
+pub fn add_to_linker<T, D>(linker: &mut Linker<T>, _: fn(&mut T) -> D::Data<'_>) -> wasmtime::Result<()>
+where
+    D: HostWithStore<T>,
+    for<'a> D::Data<'a>: Host,
+    T: 'static,
+{
+    linker.instance("rethink:protostub/types@0.1.0").map(drop)
+}

@@ -1,0 +1,331 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
+
+use crate::{compile::Compiler, state::State, wasi};
+
+/// The largest table that a guest may have, in elements: what a slot of the pool holds.
+const POOL_TABLE_ELEMENTS: usize = 20_000;
+/// How many core instances one component may consist of: languages' toolchains make up to about ten (adapters, shims, fix-ups).
+const POOL_INSTANCES: u32 = 16;
+/// How deep a guest may call itself, in bytes of stack. The host's functions get the rest of the fiber's stack.
+pub(crate) const WASM_STACK_BYTES: usize = 512 << 10;
+/// How large a fiber's stack is. Only pages that were touched take memory.
+const FIBER_STACK_BYTES: usize = 1 << 20;
+/// What stays resident of an instance's memory and tables when its slot goes back to the pool; saves page faults for the next one.
+const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+/// How much address space a memory reserves when there is no pool.
+const SMALL_RESERVATION_BYTES: u64 = 64 << 20;
+/// For how many ticks without a guest call the ticker goes on before it parks: waking it costs more than these.
+const TICKS_BEFORE_PARKING: u32 = 16;
+
+/// What all stubs of a process share.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Where compiled code is kept over restarts; none: nowhere. What is in it is executed: the directory is made readable and writable for
+    /// its owner only, and must not be anybody else's.
+    pub cache_dir: Option<PathBuf>,
+    /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them.
+    pub max_sandboxes: usize,
+    /// In what steps computing time is counted. 5 ms. A guest that computes gives way to others as often.
+    pub tick: Duration,
+    /// The most that [`Limits::memory_bytes`](crate::Limits::memory_bytes) may be set to. 1 GiB. What a memory takes is what the guest touched.
+    pub max_memory_bytes: usize,
+    /// How large a component may be, in bytes. 64 MiB.
+    pub max_component_bytes: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            cache_dir: None,
+            max_sandboxes: 1_000,
+            tick: Duration::from_millis(5),
+            max_memory_bytes: 1 << 30,
+            max_component_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The directory for compiled code cannot be used.
+    #[error("the directory {} for compiled code cannot be used", path.display())]
+    Cache {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A setting has a value that it cannot have.
+    #[error("the engine's `{setting}` {problem}")]
+    Setting {
+        /// Its name in [`EngineConfig`].
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// wasmtime cannot work here.
+    #[error("wasmtime cannot work on this system")]
+    Wasmtime(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The thread that counts computing time could not be started.
+    #[error("the thread that counts computing time could not be started")]
+    Ticker(#[source] std::io::Error),
+}
+
+/// What all stubs of a process share: the compiler with its caches, the pool of memory for instances, and the clock by which computing
+/// time is counted. Cloning is cheap; clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    wasm: wasmtime::Engine,
+    compiler: Compiler,
+    config: EngineConfig,
+    pooled: bool,
+    sandboxes: Arc<Semaphore>,
+    ticker: Arc<Ticker>,
+    ticking: thread::Thread,
+}
+
+impl Engine {
+    /// Makes an engine, with a thread of its own for counting computing time, which sleeps while no guest runs and ends with the engine.
+    ///
+    /// # Errors
+    /// If the system cannot run it, or `cache_dir` cannot be used.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        if config.tick.is_zero() {
+            return Err(EngineError::Setting { setting: "tick", problem: "is zero" });
+        }
+        if config.max_sandboxes == 0 {
+            return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
+        }
+        let cache = config.cache_dir.as_deref().map(open_cache).transpose()?;
+        let (wasm, pooled) = wasm_engine(config, cache).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let ticker = Arc::new(Ticker::default());
+        let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                compiler: Compiler::new(linker, config.max_component_bytes),
+                wasm,
+                config: config.clone(),
+                pooled,
+                sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
+                ticker,
+                ticking,
+            }),
+        })
+    }
+
+    /// Whether instances get their memory from a pool that was reserved beforehand. Without one, making an instance takes about three times
+    /// as long, and the system bounds their number.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.inner.pooled
+    }
+
+    /// How many sandboxes there are.
+    #[must_use]
+    pub fn sandboxes(&self) -> usize {
+        self.inner.config.max_sandboxes.saturating_sub(self.inner.sandboxes.available_permits())
+    }
+
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.inner.wasm
+    }
+
+    pub(crate) fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn compiler(&self) -> &Compiler {
+        &self.inner.compiler
+    }
+
+    /// Room for one more sandbox, until the permit is dropped.
+    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.sandboxes).try_acquire_owned().ok()
+    }
+
+    /// How many ticks this much computing time is, at least one.
+    pub(crate) fn ticks(&self, time: Duration) -> u64 {
+        let ticks = time.as_nanos().div_ceil(self.inner.config.tick.as_nanos().max(1));
+        u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Computing time is counted until the guard is dropped.
+    pub(crate) fn running(&self) -> Running {
+        // In this order, and with `SeqCst`: either the ticker sees the call, or the call sees the ticker park.
+        self.inner.ticker.running.fetch_add(1, SeqCst);
+        if self.inner.ticker.parked.load(SeqCst) {
+            self.inner.ticking.unpark();
+        }
+        Running(Arc::clone(&self.inner.ticker))
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("config", &self.inner.config).field("pooled", &self.inner.pooled).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ticker.ended.store(true, SeqCst);
+        self.ticking.unpark();
+    }
+}
+
+/// A guest call in progress.
+pub(crate) struct Running(Arc<Ticker>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The thread that advances the engine's epoch while guests run. It holds the engine weakly, and sleeps while there is nothing to count.
+#[derive(Default)]
+struct Ticker {
+    running: AtomicUsize,
+    parked: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Ticker {
+    fn start(self: &Arc<Self>, engine: &wasmtime::Engine, tick: Duration) -> std::io::Result<thread::Thread> {
+        let ticker = Arc::clone(self);
+        let engine = engine.weak();
+        let thread = thread::Builder::new().name("protostub-ticker".to_owned()).spawn(move || {
+            let mut idle = 0;
+            while !ticker.ended.load(SeqCst) {
+                if ticker.running.load(SeqCst) > 0 {
+                    idle = 0;
+                } else if idle < TICKS_BEFORE_PARKING {
+                    idle += 1;
+                } else {
+                    ticker.parked.store(true, SeqCst);
+                    while ticker.running.load(SeqCst) == 0 && !ticker.ended.load(SeqCst) {
+                        thread::park();
+                    }
+                    ticker.parked.store(false, SeqCst);
+                    idle = 0;
+                }
+                thread::sleep(tick);
+                match engine.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => break,
+                }
+            }
+        })?;
+        Ok(thread.thread().clone())
+    }
+}
+
+/// The engine, and whether it has a pool.
+fn wasm_engine(config: &EngineConfig, cache: Option<Cache>) -> wasmtime::Result<(wasmtime::Engine, bool)> {
+    let mut pooled = recipe(cache.clone());
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
+    match wasmtime::Engine::new(&pooled) {
+        Ok(engine) => Ok((engine, true)),
+        Err(error) => {
+            tracing::warn!(
+                sandboxes = config.max_sandboxes,
+                error = format!("{error:#}"),
+                "no pool of memory for sandboxes can be reserved here (a limit of the address space, perhaps): going on without one"
+            );
+            let mut on_demand = recipe(cache);
+            on_demand.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
+            Ok((wasmtime::Engine::new(&on_demand)?, false))
+        }
+    }
+}
+
+/// What holds for every guest. Proposals that no stub needs are off: each is a surface for untrusted code. (Garbage collection, threads and
+/// asynchronous components are not even compiled in: see the features of the dependency.)
+fn recipe(cache: Option<Cache>) -> Config {
+    let mut config = Config::new();
+    config
+        .cache(cache)
+        .epoch_interruption(true)
+        .concurrency_support(false)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        .shared_memory(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false);
+    config
+}
+
+fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
+    let sandboxes = u32::try_from(config.max_sandboxes).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    // A store keeps its last fiber's stack, so each sandbox takes one.
+    pool.total_stacks(sandboxes)
+        .total_component_instances(sandboxes)
+        .total_core_instances(sandboxes.saturating_mul(8))
+        .total_memories(sandboxes.saturating_mul(2))
+        .total_tables(sandboxes.saturating_mul(8))
+        .max_core_instances_per_component(POOL_INSTANCES)
+        .max_memories_per_component(4)
+        .max_tables_per_component(16)
+        .max_core_instance_size(4 << 20)
+        .max_component_instance_size(4 << 20)
+        .max_memory_size(config.max_memory_bytes)
+        .table_elements(POOL_TABLE_ELEMENTS)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(16 << 10)
+        .decommit_batch_size(16);
+    pool
+}
+
+/// Everything that a stub may import: the contract, and WASI.
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasi::add_to_linker(&mut linker)?;
+    crate::host::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// wasmtime's cache, in a directory that nobody else may write to: what is in it is executed without being checked.
+fn open_cache(path: &Path) -> Result<Cache, EngineError> {
+    let fail = |source: Box<dyn std::error::Error + Send + Sync>| EngineError::Cache { path: path.to_owned(), source };
+    private_directory(path).map_err(|error| fail(error.into()))?;
+    let path = path.canonicalize().map_err(|error| fail(error.into()))?;
+    let mut config = CacheConfig::new();
+    config.with_directory(path);
+    Cache::new(config).map_err(|error| fail(error.into()))
+}
+
+#[cfg(unix)]
+fn private_directory(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)
+}

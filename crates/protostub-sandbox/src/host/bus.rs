@@ -1,0 +1,113 @@
+use protostub_bus::{Origin, PostError};
+use protostub_types::{Address, Domain, Message};
+
+use super::rate::Rate;
+use crate::{
+    SandboxConfig,
+    contract::{
+        bus, lift,
+        types::{self, Error},
+    },
+    state::State,
+};
+
+/// What an instance posts, and whether it wants messages.
+pub(crate) struct Posting {
+    origin: Origin,
+    /// `<stub>/status`: what the host itself publishes.
+    status: Option<Address>,
+    /// What stands before the stub's own id in its URL: the URLs of other stubs of the same domain begin with it too.
+    siblings: String,
+    rate: Rate,
+    paused: bool,
+    /// Whether a forged sender was told of already: the log is not the stub's to fill.
+    warned: bool,
+}
+
+impl Posting {
+    pub(crate) fn new(config: &SandboxConfig) -> Self {
+        let url = config.url.as_str();
+        Self {
+            origin: Origin::Stub(config.url.clone()),
+            status: config.url.join("status").ok(),
+            siblings: url.rfind('/').map_or(url, |end| &url[..=end]).to_owned(),
+            rate: Rate::new(config.limits.posts_per_second),
+            paused: false,
+            warned: false,
+        }
+    }
+
+    /// Whether the stub asked for no messages.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether the stub may send as this address: its URL and what is below, but not its status, which `presence` publishes; and every
+    /// address of exactly its domain, or of one that it relays for, but not other stubs' URLs.
+    fn check_sender(&self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
+        if let Some(status) = &self.status
+            && from.is_within(status)
+        {
+            return Err(format!("`from` is `{from}`: the status is published by `presence.publish`"));
+        }
+        if from.is_within(&config.url) {
+            return Ok(());
+        }
+        if from.as_str().starts_with(&self.siblings) {
+            return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{}`", config.url));
+        }
+        let is_of = |domain: &Domain| from.host() == domain.as_str();
+        if is_of(&config.domain) || config.relays.iter().any(is_of) {
+            return Ok(());
+        }
+        Err(format!(
+            "`from` is `{from}`, and this stub speaks for `{}` and for addresses of exactly `{}`",
+            config.url, config.domain
+        ))
+    }
+}
+
+impl State {
+    fn post_one(&mut self, message: types::Message) -> Result<(), Error> {
+        if !self.posting.rate.admit() {
+            return Err(Error::Limit(self.posting.rate.exceeded("messages")));
+        }
+        let mut message = lift(message, self.config.limits.body_bytes).map_err(|refused| Error::Invalid(refused.to_string()))?;
+        if let Err(problem) = self.posting.check_sender(&message.from, &self.config) {
+            if !self.posting.warned {
+                self.posting.warned = true;
+                tracing::warn!(stub = %self.config.url, domain = %self.config.domain, problem, "the stub forged a sender; this is told once");
+            }
+            return Err(Error::Denied(problem));
+        }
+        self.add_via(&mut message)?;
+        self.services.bus.post(&self.posting.origin, message).map_err(refused)
+    }
+
+    /// A message that came through the stub never comes back to it.
+    fn add_via(&self, message: &mut Message) -> Result<(), Error> {
+        if !message.via.contains(&self.config.url) {
+            message.via.push(self.config.url.clone());
+            message.check_limits().map_err(|error| Error::Invalid(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+impl bus::Host for State {
+    fn post(&mut self, messages: Vec<types::Message>) -> Vec<Result<(), Error>> {
+        messages.into_iter().map(|message| self.post_one(message)).collect()
+    }
+
+    fn pause(&mut self) {
+        self.posting.paused = true;
+    }
+
+    fn resume(&mut self) {
+        self.posting.paused = false;
+    }
+}
+
+fn refused(error: PostError) -> Error {
+    Error::Denied(error.to_string())
+}

@@ -1,0 +1,65 @@
+use std::{
+    collections::HashMap,
+    task::{Context, Poll},
+};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+
+use crate::{
+    Credential, CredentialError,
+    contract::{identity, types},
+    state::State,
+};
+
+type Answer = Result<Option<Credential>, CredentialError>;
+
+/// What an instance asked the Identity Module for.
+#[derive(Default)]
+pub(crate) struct IdentityRequests {
+    /// By handle; none: not answered yet.
+    answers: HashMap<u32, Option<Answer>>,
+    asked: FuturesUnordered<BoxFuture<'static, (u32, Answer)>>,
+}
+
+impl IdentityRequests {
+    /// The next request that was answered.
+    pub(crate) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        match self.asked.poll_next_unpin(cx) {
+            Poll::Ready(Some((handle, answer))) => {
+                self.answers.insert(handle, Some(answer));
+                Poll::Ready(handle)
+            }
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl identity::Host for State {
+    fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
+        let limit = self.config.limits.identity_requests;
+        if self.identity.answers.len() >= limit {
+            return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
+        }
+        let handle = self.handles.next()?;
+        let source = std::sync::Arc::clone(&self.services.credentials);
+        let domain = self.config.domain.clone();
+        self.identity.answers.insert(handle, None);
+        self.identity.asked.push(Box::pin(async move { (handle, source.credential(&domain, scope.as_deref()).await) }));
+        Ok(handle)
+    }
+
+    fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
+        match self.identity.answers.remove(&request) {
+            None => Err(types::Error::Closed),
+            Some(None) => {
+                self.identity.answers.insert(request, None);
+                Err(types::Error::Busy)
+            }
+            Some(Some(Ok(Some(credential)))) => Ok(credential.into()),
+            Some(Some(Ok(None))) => {
+                Err(types::Error::Denied(format!("the Identity Module has no credential for {}", self.config.domain)))
+            }
+            Some(Some(Err(error))) => Err(types::Error::Denied(error.to_string())),
+        }
+    }
+}

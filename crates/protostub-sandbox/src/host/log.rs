@@ -1,0 +1,222 @@
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use protostub_types::{Address, Domain};
+
+use super::rate::Rate;
+use crate::{Limits, contract::log, state::State};
+
+pub(crate) use crate::contract::log::Level;
+
+/// How many lines of standard error are kept, to say why a guest crashed.
+const LAST_WORDS: usize = 24;
+
+/// The log lines of one instance: what it writes with `log.write`, to standard output and to standard error.
+pub(crate) struct LogLines {
+    stub: Address,
+    domain: Domain,
+    line_bytes: usize,
+    lines: Mutex<Lines>,
+}
+
+struct Lines {
+    rate: Rate,
+    dropped: u64,
+    out: Partial,
+    err: Partial,
+    last_words: VecDeque<String>,
+}
+
+/// A line of standard output or error that has not ended yet.
+#[derive(Default)]
+struct Partial {
+    bytes: Vec<u8>,
+}
+
+impl LogLines {
+    pub(crate) fn new(stub: Address, domain: Domain, limits: &Limits) -> Self {
+        Self {
+            stub,
+            domain,
+            line_bytes: limits.log_line_bytes,
+            lines: Mutex::new(Lines {
+                rate: Rate::new(limits.log_lines_per_second),
+                dropped: 0,
+                out: Partial::default(),
+                err: Partial::default(),
+                last_words: VecDeque::new(),
+            }),
+        }
+    }
+
+    /// Writes one line.
+    pub(crate) fn write(&self, level: Level, text: &str) {
+        self.line(&mut self.lines(), level, text);
+    }
+
+    /// Takes what the guest wrote to standard output or error, and writes the lines that ended.
+    pub(crate) fn output(&self, level: Level, bytes: &[u8]) {
+        let is_error = matches!(level, Level::Warn);
+        let mut lines = self.lines();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (piece, ended) = match piece.strip_suffix(b"\n") {
+                Some(piece) => (piece, true),
+                None => (piece, false),
+            };
+            let partial = if is_error { &mut lines.err } else { &mut lines.out };
+            // What is over the length of a line is not kept at all.
+            let room = self.line_bytes.saturating_add(1).saturating_sub(partial.bytes.len());
+            partial.bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+            if ended {
+                let line = mem::take(&mut partial.bytes);
+                self.output_line(&mut lines, level, &line);
+            }
+        }
+    }
+
+    /// Writes what has no line's end yet, and how many lines were dropped: the guest has ended.
+    pub(crate) fn finish(&self) {
+        let mut lines = self.lines();
+        for level in [Level::Info, Level::Warn] {
+            let partial = if matches!(level, Level::Warn) { &mut lines.err } else { &mut lines.out };
+            let line = mem::take(&mut partial.bytes);
+            if !line.is_empty() {
+                self.output_line(&mut lines, level, &line);
+            }
+        }
+        self.tell_dropped(&mut lines);
+    }
+
+    /// Forgets the last words of a call that went well.
+    pub(crate) fn forget_last_words(&self) {
+        self.lines().last_words.clear();
+    }
+
+    /// What the guest wrote to standard error during this call, if anything; in Rust, the panic's message and place.
+    pub(crate) fn take_last_words(&self) -> Option<String> {
+        let words = mem::take(&mut self.lines().last_words);
+        let panic = words.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
+        let text = words
+            .range(panic..)
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE"))
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n");
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn output_line(&self, lines: &mut Lines, level: Level, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        if matches!(level, Level::Warn) {
+            if lines.last_words.len() == LAST_WORDS {
+                lines.last_words.pop_front();
+            }
+            lines.last_words.push_back(printable(&text, self.line_bytes));
+        }
+        self.line(lines, level, &text);
+    }
+
+    fn line(&self, lines: &mut Lines, level: Level, text: &str) {
+        if !lines.rate.admit() {
+            lines.dropped += 1;
+            return;
+        }
+        self.tell_dropped(lines);
+        let text = printable(text, self.line_bytes);
+        let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
+        match level {
+            Level::Trace => tracing::trace!(target: "protostub::stub", stub, domain, "{text}"),
+            Level::Debug => tracing::debug!(target: "protostub::stub", stub, domain, "{text}"),
+            Level::Info => tracing::info!(target: "protostub::stub", stub, domain, "{text}"),
+            Level::Warn => tracing::warn!(target: "protostub::stub", stub, domain, "{text}"),
+            Level::Error => tracing::error!(target: "protostub::stub", stub, domain, "{text}"),
+        }
+    }
+
+    fn tell_dropped(&self, lines: &mut Lines) {
+        let dropped = mem::take(&mut lines.dropped);
+        if dropped > 0 {
+            let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
+            tracing::warn!(
+                target: "protostub::stub",
+                stub,
+                domain,
+                dropped,
+                "log lines of the stub were dropped: {}",
+                lines.rate.exceeded("lines")
+            );
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl log::Host for State {
+    fn write(&mut self, level: Level, text: String) {
+        self.log.write(level, &text);
+    }
+}
+
+/// A text as one line that no terminal takes for anything else: cut, and with control characters escaped.
+fn printable(text: &str, bytes: usize) -> String {
+    let shown = &text[..text.floor_char_boundary(bytes)];
+    let mut line = String::with_capacity(shown.len() + 4);
+    for character in shown.chars() {
+        if character.is_control() && character != '\t' {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    if shown.len() < text.len() {
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(per_second: u32, line_bytes: usize) -> LogLines {
+        let limits = Limits { log_lines_per_second: per_second, log_line_bytes: line_bytes, ..Limits::default() };
+        LogLines::new(
+            Address::parse("hyperty-runtime://a.example/protostub/1").unwrap(),
+            Domain::parse("a.example").unwrap(),
+            &limits,
+        )
+    }
+
+    #[test]
+    fn lines_are_cut_and_made_printable() {
+        assert_eq!(printable("a\u{1b}[2J\r\nb\tc", 100), "a\\u{1b}[2J\\r\\nb\tc");
+        assert_eq!(printable("äöü", 3), "ä…");
+    }
+
+    #[test]
+    fn the_last_words_are_the_panic() {
+        let log = lines(100, 64);
+        log.output(Level::Warn, b"warming up\nthread 'main' panick");
+        log.output(Level::Warn, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
+        assert_eq!(log.take_last_words().as_deref(), Some("thread 'main' panicked at src/lib.rs:3:5:\nno way"));
+        assert_eq!(log.take_last_words(), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_without_bound() {
+        let log = lines(2, 8);
+        log.output(Level::Info, &[b'x'; 1 << 16]);
+        assert_eq!(log.lines().out.bytes.len(), 9);
+        for _ in 0..100 {
+            log.output(Level::Warn, b"again\n");
+        }
+        assert_eq!(log.lines().last_words.len(), LAST_WORDS);
+        assert_eq!(log.lines().dropped, 98);
+        log.finish();
+    }
+}

@@ -1,0 +1,78 @@
+use protostub_types::StubStatus;
+
+use super::rate::Rate;
+use crate::{
+    contract::{
+        presence::{self, Status as Published},
+        types::Error,
+    },
+    state::State,
+};
+
+/// How long a status' reason may be, in bytes; longer ones are cut.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The instance's status, as it was published last.
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// None: `start` has not returned.
+    current: Option<(StubStatus, Option<String>)>,
+    rate: Rate,
+}
+
+impl Status {
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { current: None, rate: Rate::new(per_second) }
+    }
+
+    /// Whether messages may be handed to the guest.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.current, Some((StubStatus::Live, _)))
+    }
+}
+
+impl State {
+    /// `start` has returned: publishes `created`.
+    pub(crate) fn publish_created(&mut self) {
+        if let Err(problem) = self.services.presence.publish(StubStatus::Created, None) {
+            tracing::warn!(stub = %self.config.url, problem, "the status `created` was not taken");
+        }
+        self.status.current = Some((StubStatus::Created, None));
+    }
+}
+
+impl presence::Host for State {
+    fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
+        let status = match status {
+            Published::Created => StubStatus::Created,
+            Published::InProgress => StubStatus::InProgress,
+            Published::Live => StubStatus::Live,
+            Published::Disconnected => StubStatus::Disconnected,
+            Published::Failed => StubStatus::Failed,
+        };
+        let reason = reason.map(|reason| cut(reason, MAX_REASON_BYTES));
+        let Some((current, current_reason)) = &self.status.current else {
+            return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
+        };
+        if (*current, current_reason) == (status, &reason) {
+            return Ok(());
+        }
+        if *current == StubStatus::Failed {
+            return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: that was this instance's last word")));
+        }
+        if !self.status.rate.admit() {
+            return Err(Error::Limit(self.status.rate.exceeded("statuses")));
+        }
+        self.services.presence.publish(status, reason.as_deref()).map_err(Error::Invalid)?;
+        self.status.current = Some((status, reason));
+        Ok(())
+    }
+}
+
+/// The beginning of a text, up to so many bytes.
+pub(crate) fn cut(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+    }
+    text
+}

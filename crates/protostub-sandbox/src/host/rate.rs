@@ -1,0 +1,51 @@
+use std::time::{Duration, Instant};
+
+/// At most so many in each second.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    per_second: u32,
+    since: Instant,
+    admitted: u32,
+}
+
+impl Rate {
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { per_second, since: Instant::now(), admitted: 0 }
+    }
+
+    /// Whether one more is possible now; if so, it counts.
+    pub(crate) fn admit(&mut self) -> bool {
+        self.admit_at(Instant::now())
+    }
+
+    /// The text of the error when it is not.
+    pub(crate) fn exceeded(&self, what: &str) -> String {
+        format!("more than {} {what} a second", self.per_second)
+    }
+
+    fn admit_at(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            self.since = now;
+            self.admitted = 0;
+        }
+        let admit = self.admitted < self.per_second;
+        self.admitted += u32::from(admit);
+        admit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_room_for_so_many() {
+        let mut rate = Rate::new(2);
+        let start = rate.since;
+        assert_eq!(
+            [0, 10, 999, 1_000, 1_001, 1_002].map(|ms| rate.admit_at(start + Duration::from_millis(ms))),
+            [true, true, false, true, true, false]
+        );
+        assert_eq!(rate.exceeded("messages"), "more than 2 messages a second");
+    }
+}

@@ -1,0 +1,64 @@
+use crate::{
+    contract::{
+        types::Error,
+        websocket::{self, CloseReason, Frame, Handshake},
+    },
+    state::State,
+    transport::{self, WebSocketState},
+};
+
+impl websocket::Host for State {
+    fn open(&mut self, url: String, protocols: Vec<String>, headers: Vec<(String, String)>) -> Result<u32, Error> {
+        let handle = self.handles.next()?;
+        self.connections.websocket_open(handle, &url, &protocols, &headers)?;
+        Ok(handle)
+    }
+
+    fn poll(&mut self, socket: u32) -> websocket::State {
+        match self.connections.websocket_poll(socket) {
+            WebSocketState::Connecting => websocket::State::Connecting,
+            WebSocketState::Open(handshake) => websocket::State::Open(handshake.into()),
+            WebSocketState::Refused(handshake) => websocket::State::Refused(handshake.into()),
+            WebSocketState::Closed(reason) => websocket::State::Closed(CloseReason { code: reason.code, reason: reason.reason }),
+            WebSocketState::Failed(text) => websocket::State::Failed(text),
+        }
+    }
+
+    fn receive(&mut self, socket: u32, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>, Error> {
+        let frames = self.connections.websocket_receive(socket, max_frames, max_bytes)?;
+        Ok(frames.into_iter().map(Frame::from).collect())
+    }
+
+    fn send(&mut self, socket: u32, frames: Vec<Frame>) -> Result<u32, Error> {
+        let frames = frames.into_iter().map(transport::Frame::from).collect();
+        Ok(self.connections.websocket_send(socket, frames)?)
+    }
+
+    fn close(&mut self, socket: u32, code: u16, reason: String) {
+        self.connections.websocket_close(socket, code, &reason);
+    }
+}
+
+impl From<transport::Handshake> for Handshake {
+    fn from(handshake: transport::Handshake) -> Self {
+        Self { status: handshake.status, protocol: handshake.protocol, headers: handshake.headers }
+    }
+}
+
+impl From<transport::Frame> for Frame {
+    fn from(frame: transport::Frame) -> Self {
+        match frame {
+            transport::Frame::Text(text) => Self::Text(text),
+            transport::Frame::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+impl From<Frame> for transport::Frame {
+    fn from(frame: Frame) -> Self {
+        match frame {
+            Frame::Text(text) => Self::Text(text),
+            Frame::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}

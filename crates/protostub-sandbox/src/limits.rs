@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+/// What one stub may use. The defaults suit an untrusted stub; the operator changes them for each domain.
+///
+/// What the contract itself promises to a stub (256 timers, 16 connections, 100 log lines a second, a body of 1 MiB …) is a default here too,
+/// so that an operator who trusts a domain can give it more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// How large each linear memory of the instance may grow, in bytes. 64 MiB. Not above
+    /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes).
+    pub memory_bytes: usize,
+    /// How many linear memories the instance may have. 4: one, and those of adapters that some languages' toolchains add.
+    pub memories: usize,
+    /// How many elements each table may have. 20 000: what fits into the pool's slots, and enough for CPython.
+    pub table_elements: usize,
+    /// How many tables the instance may have. 8.
+    pub tables: usize,
+    /// How many core instances the component may consist of. 16.
+    pub instances: usize,
+    /// How long one call of `start` or `handle` may compute, counted in ticks of the engine while it holds a thread. 1 s.
+    pub cpu_per_call: Duration,
+    /// How long one call may take in all, with whatever it waits for through WASI. 10 s.
+    pub time_per_call: Duration,
+    /// How many bytes of strings and lists one call of an import may move into the host. 4 MiB.
+    pub hostcall_bytes: usize,
+    /// How many handles of resources (WASI streams, pollables …) the instance may hold. 1 000.
+    pub resource_handles: usize,
+    /// How many bytes of random numbers one call of `wasi:random` may ask for. 64 KiB.
+    pub random_bytes: u64,
+
+    /// How many events one call of `handle` may carry. 64.
+    pub batch_events: usize,
+    /// How many bytes of messages one call of `handle` may carry; one message may exceed it by itself. 1 MiB.
+    pub batch_bytes: usize,
+    /// How large the body of a posted message may be, in bytes. 1 MiB.
+    pub body_bytes: usize,
+    /// How many messages may be posted in a second. 10 000.
+    pub posts_per_second: u32,
+    /// How often the status may be published in a second. 100.
+    pub publications_per_second: u32,
+
+    /// How many lines may be logged in a second, standard output and error included. 100.
+    pub log_lines_per_second: u32,
+    /// How long a logged line may be, in bytes; longer ones are cut. 8 KiB.
+    pub log_line_bytes: usize,
+
+    /// How many timers may run at a time. 256.
+    pub timers: usize,
+    /// How many requests for a credential may be open at a time. 8.
+    pub identity_requests: usize,
+    /// How many connections and HTTP exchanges may be open at a time. 16.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            memories: 4,
+            table_elements: 20_000,
+            tables: 8,
+            instances: 16,
+            cpu_per_call: Duration::from_secs(1),
+            time_per_call: Duration::from_secs(10),
+            hostcall_bytes: 4 << 20,
+            resource_handles: 1_000,
+            random_bytes: 64 << 10,
+            batch_events: 64,
+            batch_bytes: 1 << 20,
+            body_bytes: 1 << 20,
+            posts_per_second: 10_000,
+            publications_per_second: 100,
+            log_lines_per_second: 100,
+            log_line_bytes: 8 << 10,
+            timers: 256,
+            identity_requests: 8,
+            connections: 16,
+        }
+    }
+}

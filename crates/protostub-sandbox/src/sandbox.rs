@@ -1,0 +1,136 @@
+use std::fmt;
+
+use protostub_bus::Inbox;
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{Store, UpdateDeadline};
+
+use crate::{
+    CompiledStub, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind, StubHandle, StubTask,
+    call::{self, CpuExceeded, Crash},
+    contract::Protostub,
+    engine::EngineConfig,
+    state::State,
+};
+
+/// How large the configuration may be, in bytes.
+const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
+
+/// The store of one stub, with its limits set and its services at hand; nothing of the stub has run yet.
+pub struct Sandbox {
+    compiled: CompiledStub,
+    store: Store<State>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A running instance: the store, and what to call in it. The permit is last, so that its room is free only when the store is gone.
+pub(crate) struct Instance {
+    pub(crate) guest: Protostub,
+    pub(crate) store: Store<State>,
+    pub(crate) compiled: CompiledStub,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Sandbox {
+    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub").
+    ///
+    /// # Errors
+    /// If there are as many sandboxes as there may be, or the limits or the configuration are more than the engine or the contract allows.
+    pub fn new(compiled: &CompiledStub, services: SandboxServices, config: SandboxConfig) -> Result<Self, SandboxError> {
+        let engine = compiled.engine();
+        check(&config, engine.config())?;
+        let permit = engine.admit().ok_or(SandboxError::TooMany { limit: engine.config().max_sandboxes })?;
+        let limits = config.limits.clone();
+        let state = State::new(services, config, engine.ticks(limits.cpu_per_call));
+        let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(limits.hostcall_bytes);
+        store.set_max_component_handles(limits.resource_handles);
+        store.epoch_deadline_callback(move |mut context| {
+            if context.data_mut().cpu.tick() {
+                // One tick more, after everybody else on this thread had a turn.
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            } else {
+                Err(wasmtime::Error::new(CpuExceeded))
+            }
+        });
+        Ok(Self { compiled: compiled.clone(), store, permit })
+    }
+
+    /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each; then publishes `created`
+    /// (steps 16 to 18). The stub may post messages from `start`, so its route has to be attached before.
+    ///
+    /// The task is to be spawned; it is the instance.
+    ///
+    /// # Errors
+    /// If the stub refuses to start or crashes; the inbox comes back.
+    pub async fn deploy_component(self, inbox: Inbox) -> Result<(StubHandle, StubTask), StartError> {
+        match self.start().await {
+            Ok(instance) => {
+                let (handle, commands) = StubHandle::new();
+                Ok((handle, StubTask::new(instance, inbox, commands)))
+            }
+            Err(kind) => Err(StartError { kind, inbox }),
+        }
+    }
+
+    async fn start(self) -> Result<Instance, StartErrorKind> {
+        let Self { compiled, mut store, permit } = self;
+        let limit = store.data().config.limits.time_per_call;
+        call::begin(&mut store);
+        let instantiating = call::bounded(&compiled, limit, compiled.pre().instantiate_async(&mut store));
+        let guest = match instantiating.await {
+            Ok(guest) => guest,
+            Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
+        };
+        call::begin(&mut store);
+        let url = store.data().config.url.shared();
+        let starting = call::bounded(&compiled, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
+        match starting.await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Err(StartErrorKind::Refused(crate::host::cut(reason, MAX_REASON_BYTES))),
+            Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
+        }
+        store.data_mut().publish_created();
+        Ok(Instance { guest, store, compiled, _permit: permit })
+    }
+}
+
+/// How much is kept of the reason why a stub refuses to start, in bytes.
+const MAX_REASON_BYTES: usize = 4 << 10;
+
+fn at_start(crash: Crash) -> StartErrorKind {
+    match crash {
+        Crash::Trapped(trap) => StartErrorKind::Trapped(trap),
+        Crash::Exceeded(exceeded) => StartErrorKind::Exceeded(exceeded),
+        Crash::Host(problem) => StartErrorKind::Instantiate(problem),
+    }
+}
+
+fn check(config: &SandboxConfig, engine: &EngineConfig) -> Result<(), SandboxError> {
+    let fail = |setting, problem| Err(SandboxError::Setting { setting, problem });
+    let Limits { memory_bytes, batch_events, .. } = config.limits;
+    if memory_bytes > engine.max_memory_bytes {
+        let most = engine.max_memory_bytes;
+        return fail(
+            "memory_bytes",
+            format!("is {memory_bytes}, more than the engine's `max_memory_bytes` of {most}: raise that too"),
+        );
+    }
+    if batch_events == 0 {
+        return fail("batch_events", "is zero, and nothing could ever be handed to the stub".to_owned());
+    }
+    let bytes = config.configuration.len();
+    if bytes > MAX_CONFIGURATION_BYTES {
+        return fail(
+            "configuration",
+            format!("has {bytes} bytes, more than the {MAX_CONFIGURATION_BYTES} that the contract allows"),
+        );
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("config", &self.store.data().config).finish_non_exhaustive()
+    }
+}

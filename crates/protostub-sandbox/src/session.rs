@@ -1,0 +1,80 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// How many bytes a stub may save.
+pub const MAX_SESSION_BYTES: usize = 64 << 10;
+
+/// What a stub saved for its next instance (the `session` import). The slot belongs to the runtime and outlives instances; clones are
+/// the same slot.
+#[derive(Clone, Default)]
+pub struct Session(Arc<Mutex<Option<Arc<[u8]>>>>);
+
+/// More was to be saved than [`MAX_SESSION_BYTES`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a session of {bytes} bytes was to be saved; at most {MAX_SESSION_BYTES} are possible")]
+pub struct SessionTooLarge {
+    /// How many bytes it was.
+    pub bytes: usize,
+}
+
+impl Session {
+    /// An empty slot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is saved.
+    #[must_use]
+    pub fn load(&self) -> Option<Arc<[u8]>> {
+        self.slot().clone()
+    }
+
+    /// Replaces what is saved; an empty one forgets it.
+    ///
+    /// # Errors
+    /// If it has more than [`MAX_SESSION_BYTES`]. What was saved before stays.
+    pub fn save(&self, bytes: &[u8]) -> Result<(), SessionTooLarge> {
+        if bytes.len() > MAX_SESSION_BYTES {
+            return Err(SessionTooLarge { bytes: bytes.len() });
+        }
+        *self.slot() = (!bytes.is_empty()).then(|| bytes.into());
+        Ok(())
+    }
+
+    /// Takes what is saved out of the slot: an instance that starts now finds nothing.
+    pub fn take(&self) -> Option<Arc<[u8]>> {
+        self.slot().take()
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<[u8]>>> {
+        // Nothing panics while it is held; a slot that was poisoned all the same holds a whole value.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Session {
+    /// A session is a secret of the stub's: only its size is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({:?} bytes)", self.slot().as_ref().map(|bytes| bytes.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_outlives_who_saved_it() {
+        let session = Session::new();
+        session.clone().save(b"token").unwrap();
+        assert_eq!(session.load().as_deref(), Some(&b"token"[..]));
+        assert_eq!(session.save(&vec![0; MAX_SESSION_BYTES + 1]), Err(SessionTooLarge { bytes: MAX_SESSION_BYTES + 1 }));
+        assert_eq!(session.take().as_deref(), Some(&b"token"[..]));
+        session.save(b"").unwrap();
+        assert_eq!(session.load(), None);
+        assert_eq!(format!("{session:?}"), "Session(None bytes)");
+    }
+}

@@ -1,0 +1,130 @@
+use std::sync::Arc;
+
+use wasmtime::ResourceLimiter;
+
+use crate::{
+    Exceeded, Limits, SandboxConfig, SandboxServices,
+    host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
+    transport::{Connections, TransportLimits},
+    wasi::Wasi,
+};
+
+/// What belongs to one store. Only the sandbox's task, and the imports that the guest calls in it, touch it.
+pub(crate) struct State {
+    pub(crate) config: SandboxConfig,
+    pub(crate) services: SandboxServices,
+    pub(crate) handles: Handles,
+    pub(crate) posting: Posting,
+    pub(crate) status: Status,
+    pub(crate) timers: Timers,
+    pub(crate) identity: IdentityRequests,
+    pub(crate) connections: Connections,
+    pub(crate) log: Arc<LogLines>,
+    pub(crate) wasi: Wasi,
+    pub(crate) memory: MemoryLimiter,
+    pub(crate) cpu: CpuBudget,
+}
+
+impl State {
+    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, ticks_per_call: u64) -> Self {
+        let limits = &config.limits;
+        let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits));
+        let transport = TransportLimits { connections: limits.connections, ..TransportLimits::default() };
+        Self {
+            handles: Handles::default(),
+            posting: Posting::new(&config),
+            status: Status::new(limits.publications_per_second),
+            timers: Timers::default(),
+            identity: IdentityRequests::default(),
+            connections: Connections::new(services.egress.clone(), config.grants.clone(), transport),
+            wasi: Wasi::new(&log, limits),
+            log,
+            memory: MemoryLimiter::new(limits),
+            cpu: CpuBudget { ticks: 0, ticks_per_call },
+            services,
+            config,
+        }
+    }
+}
+
+/// How much one call has computed.
+#[derive(Debug)]
+pub(crate) struct CpuBudget {
+    ticks: u64,
+    ticks_per_call: u64,
+}
+
+impl CpuBudget {
+    pub(crate) fn begin_call(&mut self) {
+        self.ticks = 0;
+    }
+
+    /// Counts a tick; whether the call may go on.
+    pub(crate) fn tick(&mut self) -> bool {
+        self.ticks += 1;
+        // The first tick may come right after the call began.
+        self.ticks <= self.ticks_per_call
+    }
+}
+
+/// How far memories and tables may grow. What was denied during a call is remembered, to say why the guest crashed then.
+#[derive(Debug)]
+pub(crate) struct MemoryLimiter {
+    memory_bytes: usize,
+    memories: usize,
+    table_elements: usize,
+    tables: usize,
+    instances: usize,
+    denied: Option<Exceeded>,
+}
+
+impl MemoryLimiter {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            memory_bytes: limits.memory_bytes,
+            memories: limits.memories,
+            table_elements: limits.table_elements,
+            tables: limits.tables,
+            instances: limits.instances,
+            denied: None,
+        }
+    }
+
+    pub(crate) fn begin_call(&mut self) {
+        self.denied = None;
+    }
+
+    pub(crate) fn take_denied(&mut self) -> Option<Exceeded> {
+        self.denied.take()
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let limit = maximum.map_or(self.memory_bytes, |maximum| maximum.min(self.memory_bytes));
+        if desired > limit {
+            self.denied = Some(Exceeded::Memory { wanted: desired, limit });
+        }
+        Ok(desired <= limit)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let limit = maximum.map_or(self.table_elements, |maximum| maximum.min(self.table_elements));
+        if desired > limit {
+            self.denied = Some(Exceeded::Table { wanted: desired, limit });
+        }
+        Ok(desired <= limit)
+    }
+
+    fn instances(&self) -> usize {
+        self.instances
+    }
+
+    fn tables(&self) -> usize {
+        self.tables
+    }
+
+    fn memories(&self) -> usize {
+        self.memories
+    }
+}

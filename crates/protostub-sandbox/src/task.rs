@@ -1,0 +1,235 @@
+use std::{
+    fmt,
+    future::poll_fn,
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use protostub_bus::{Bus, Inbox, Mailbox};
+use protostub_types::Message;
+use tokio::sync::oneshot;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::{
+    Outcome,
+    call::{self, Crash},
+    contract::{lift, lower, types::Event},
+    handle::{Command, Commands},
+    sandbox::Instance,
+};
+
+/// How long a call in progress may go on after [`StubHandle::stop`](crate::StubHandle::stop).
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// A running instance. Nothing happens unless it is run; when it is dropped, the instance ends.
+///
+/// It waits for commands, timers, answers, connections and, while the stub's status is `live` and it did not pause them, messages; hands
+/// all that is there to the guest as one batch of events, in order; and begins again.
+pub struct StubTask {
+    instance: Instance,
+    inbox: Inbox,
+    taken: Taken,
+    commands: Commands,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    batch: Batch,
+}
+
+/// What is left of an instance.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "callers take it apart to get the inbox")]
+pub struct Ended {
+    /// The inbox that was given to [`Sandbox::deploy_component`](crate::Sandbox::deploy_component), with what is queued in it.
+    pub inbox: Inbox,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What the next call hands to the guest.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    messages: Vec<Message>,
+    /// Who is told that the commands among the events were handled.
+    done: Vec<oneshot::Sender<()>>,
+    disconnects: bool,
+}
+
+/// The requests that the instance took and has not answered: they are when it ends, however it ends.
+struct Taken {
+    bus: Bus,
+    mailbox: Mailbox,
+}
+
+impl Taken {
+    fn fail(&self, reason: &str) {
+        self.bus.fail_taken(&self.mailbox, 502, reason);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.fail("the protocol stub ended before it answered");
+    }
+}
+
+impl StubTask {
+    pub(crate) fn new(instance: Instance, inbox: Inbox, commands: Commands) -> Self {
+        let bus = instance.store.data().services.bus.clone();
+        let taken = Taken { bus, mailbox: inbox.mailbox() };
+        let stopped = Box::pin(commands.stop.clone().cancelled_owned());
+        Self { instance, inbox, taken, commands, stopped, batch: Batch::default() }
+    }
+
+    /// Runs the instance until it is stopped, crashes, or exceeds a limit.
+    ///
+    /// Every request that it took and did not answer then gets a response with code 502, and so does the sender of every other message of
+    /// a batch that crashed it. What was posted before stands.
+    pub async fn run(mut self) -> Ended {
+        let outcome = self.live().await;
+        let state = self.instance.store.data_mut();
+        state.connections.close_all();
+        if outcome.is_orderly() {
+            // Bounded: each connection that is being closed has its own time limit.
+            poll_fn(|cx| state.connections.poll_closed(cx)).await;
+        }
+        state.log.finish();
+        Ended { inbox: self.inbox, outcome }
+    }
+
+    async fn live(&mut self) -> Outcome {
+        while poll_fn(|cx| self.poll_batch(cx)).await {
+            match self.handle().await {
+                None => {}
+                Some(outcome) => return outcome,
+            }
+            // A stub that always has something to do gives way to others all the same.
+            tokio::task::coop::consume_budget().await;
+        }
+        self.taken.fail("the protocol stub was stopped before it answered");
+        Outcome::Stopped
+    }
+
+    /// Hands the batch to the guest; how the instance ended, if it did.
+    async fn handle(&mut self) -> Option<Outcome> {
+        let Self { instance: Instance { guest, store, compiled, .. }, batch, stopped, .. } = self;
+        call::begin(store);
+        let limit = store.data().config.limits.time_per_call;
+        let call = call::bounded(compiled, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
+        let overrun = async {
+            stopped.as_mut().await;
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        let result = tokio::select! {
+            biased;
+            result = call => result,
+            () = overrun => {
+                self.fail_batch("the protocol stub was stopped while it had the message");
+                return Some(Outcome::Stopped);
+            }
+        };
+        let failure = match result {
+            Ok(()) => {
+                self.batch.finish();
+                return None;
+            }
+            Err(failure) => failure,
+        };
+        let outcome = match call::diagnose(&mut self.instance.store, failure) {
+            Crash::Trapped(trap) => Outcome::Trapped(trap),
+            Crash::Exceeded(exceeded) => Outcome::Exceeded(exceeded),
+            Crash::Host(problem) => Outcome::Trapped(crate::Trap { reason: problem, message: None, backtrace: Vec::new() }),
+        };
+        self.fail_batch(&outcome.to_string());
+        Some(outcome)
+    }
+
+    /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here.
+    fn fail_batch(&mut self, reason: &str) {
+        for event in mem::take(&mut self.batch.events) {
+            if let Event::Message(message) = event
+                && let Ok(message) = lift(message, usize::MAX)
+                && !message.expects_response()
+            {
+                self.taken.bus.fail(&message, 502, reason);
+            }
+        }
+        self.taken.fail(reason);
+    }
+
+    /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Self { instance, inbox, commands, stopped, batch, .. } = self;
+        if stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        let state = instance.store.data_mut();
+        let limits = &state.config.limits;
+        let room = |batch: &Batch| batch.events.len() < limits.batch_events;
+        while room(batch)
+            && let Poll::Ready(command) = commands.queue.poll_recv(cx)
+        {
+            match command {
+                Some(command) => batch.command(command),
+                // Nobody is left who could stop it.
+                None => return Poll::Ready(false),
+            }
+        }
+        while room(batch)
+            && let Poll::Ready(handle) = state.timers.poll_expired(cx)
+        {
+            batch.events.push(Event::Timer(handle));
+        }
+        while room(batch)
+            && let Poll::Ready(handle) = state.identity.poll_answered(cx)
+        {
+            batch.events.push(Event::Ready(handle));
+        }
+        while room(batch)
+            && let Poll::Ready(handle) = state.connections.poll_ready(cx)
+        {
+            batch.events.push(Event::Ready(handle));
+        }
+        let wanted = state.status.is_live() && !state.posting.is_paused() && !batch.disconnects;
+        if wanted && room(batch) {
+            let most = limits.batch_events - batch.events.len();
+            if inbox.poll_batch(cx, most, limits.batch_bytes, &mut batch.messages).is_ready() {
+                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(message))));
+            }
+        }
+        if batch.events.is_empty() { Poll::Pending } else { Poll::Ready(true) }
+    }
+}
+
+impl Batch {
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Connect { credential, done } => {
+                self.events.push(Event::Connect(credential.map(Into::into)));
+                self.done.push(done);
+            }
+            Command::Disconnect { reason, done } => {
+                self.events.push(Event::Disconnect(reason.into()));
+                self.done.push(done);
+                self.disconnects = true;
+            }
+        }
+    }
+
+    /// The guest has handled it.
+    fn finish(&mut self) {
+        self.events.clear();
+        self.disconnects = false;
+        for done in self.done.drain(..) {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+}
+
+impl fmt::Debug for StubTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StubTask").field("stub", &self.instance.store.data().config.url).finish_non_exhaustive()
+    }
+}
