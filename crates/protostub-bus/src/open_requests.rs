@@ -1,0 +1,194 @@
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::{DashMap, Entry};
+use foldhash::quality::RandomState;
+use protostub_types::{Address, Message, MessageId, MessageType};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    RequestError,
+    deadlines::{Deadlines, Due},
+    mailbox::Mailbox,
+};
+
+/// What a response names its request by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RequestKey {
+    requester: Address,
+    responder: Address,
+    id: MessageId,
+}
+
+impl RequestKey {
+    pub(crate) fn of_request(request: &Message) -> Self {
+        Self { requester: request.from.clone(), responder: request.to.clone(), id: request.id.canonical() }
+    }
+
+    pub(crate) fn of_response(response: &Message) -> Self {
+        Self { requester: response.to.clone(), responder: response.from.clone(), id: response.id.canonical() }
+    }
+
+    pub(crate) fn responder(&self) -> &Address {
+        &self.responder
+    }
+}
+
+/// Who gets the final response.
+#[derive(Debug)]
+pub(crate) enum Requester {
+    /// [`crate::Bus::request`], which waits.
+    Awaits(oneshot::Sender<Result<Message, RequestError>>),
+    /// The listener of whoever posted it; one place for a response is kept free there.
+    Listens(Mailbox),
+    /// Nobody listens where it came from.
+    Absent,
+}
+
+/// A request that has no final response yet.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    /// Distinguishes it from later requests of the same key.
+    pub(crate) ticket: u64,
+    /// As the requester wrote it.
+    id: MessageId,
+    deadline: Instant,
+    /// Who is to answer.
+    pub(crate) holder: Mailbox,
+    /// Whether the holder's owner has it, or it waits in the holder's inbox.
+    pub(crate) taken: bool,
+    pub(crate) requester: Requester,
+}
+
+impl OpenRequest {
+    /// The final response that the host gives in the responder's place.
+    pub(crate) fn error_response(&self, key: &RequestKey, code: u16, reason: &str) -> Message {
+        let request = Message {
+            id: self.id.clone(),
+            kind: MessageType::Read,
+            from: key.requester.clone(),
+            to: key.responder.clone(),
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+        };
+        request.error_response(code, reason)
+    }
+}
+
+/// Why a request could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotOpened {
+    Full,
+    SameKey,
+}
+
+/// All requests without a final response. Whoever takes one out of here gives it its outcome, and nobody else does.
+#[derive(Debug)]
+pub(crate) struct OpenRequests {
+    requests: DashMap<RequestKey, OpenRequest, RandomState>,
+    count: AtomicUsize,
+    limit: usize,
+    next_number: AtomicU64,
+    deadlines: Deadlines,
+}
+
+impl OpenRequests {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            requests: DashMap::with_hasher(RandomState::default()),
+            count: AtomicUsize::new(0),
+            limit,
+            next_number: AtomicU64::new(1),
+            deadlines: Deadlines::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    /// A number for one more entry of the deadlines.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens a request, and returns its ticket. Nobody can answer it before its holder took it.
+    pub(crate) fn open(
+        &self,
+        key: &RequestKey,
+        id: &MessageId,
+        deadline: Instant,
+        holder: &Mailbox,
+        requester: Requester,
+    ) -> Result<u64, NotOpened> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(NotOpened::Full);
+        }
+        let ticket = self.next_number();
+        match self.requests.entry(key.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(OpenRequest { ticket, id: id.clone(), deadline, holder: holder.clone(), taken: false, requester });
+            }
+            Entry::Occupied(_) => {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                return Err(NotOpened::SameKey);
+            }
+        }
+        self.deadlines.add(deadline, ticket, Due::Request(key.clone()));
+        Ok(ticket)
+    }
+
+    /// Notes that the holder's owner has it now. False: it has its outcome already, and must not be handed out.
+    pub(crate) fn take(&self, key: &RequestKey, ticket: u64) -> bool {
+        match self.requests.get_mut(key) {
+            Some(mut request) if request.ticket == ticket => {
+                request.taken = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The request that a response answers: its ticket, and the mailbox of the requester if it listens. None if there is no such request
+    /// which its responder took.
+    pub(crate) fn answerable(&self, key: &RequestKey) -> Option<(u64, Option<Mailbox>)> {
+        let request = self.requests.get(key).filter(|request| request.taken)?;
+        let mailbox = match &request.requester {
+            Requester::Listens(mailbox) => Some(mailbox.clone()),
+            Requester::Awaits(_) | Requester::Absent => None,
+        };
+        Some((request.ticket, mailbox))
+    }
+
+    /// Takes a request out, to give it its outcome.
+    pub(crate) fn remove(&self, key: &RequestKey, ticket: u64) -> Option<OpenRequest> {
+        self.closed(self.requests.remove_if(key, |_, request| request.ticket == ticket))
+    }
+
+    /// The same, by the key alone.
+    pub(crate) fn remove_key(&self, key: &RequestKey) -> Option<OpenRequest> {
+        self.closed(self.requests.remove(key))
+    }
+
+    fn closed(&self, removed: Option<(RequestKey, OpenRequest)>) -> Option<OpenRequest> {
+        let (_, request) = removed?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.deadlines.cancel(request.deadline, request.ticket);
+        Some(request)
+    }
+
+    /// What the owner of a mailbox took and has not answered. Looks through all requests: for crashes.
+    pub(crate) fn taken_by(&self, mailbox: &Mailbox) -> Vec<(RequestKey, u64)> {
+        let taken = self.requests.iter().filter(|request| request.taken && request.holder.is(mailbox));
+        taken.map(|request| (request.key().clone(), request.ticket)).collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! How accepted messages end. Whoever takes a request out of the open ones, or a message out of a queue, gives it its outcome here.
+
+use protostub_types::Message;
+use tokio::time::Instant;
+
+use crate::{
+    Bus, PostError, RequestError,
+    bus::Inner,
+    deadlines::Due,
+    mailbox::{Class, Mailbox, Queued},
+    open_requests::{OpenRequest, OpenRequests, RequestKey, Requester},
+};
+
+/// How many deadlines are dealt with before other tasks get a turn.
+const EXPIRED_AT_ONCE: usize = 128;
+
+impl Bus {
+    /// Answers 408 whatever runs out: requests without a final response, and messages that wait too long. Never returns; drop it to stop. It has
+    /// to run once, on a tokio runtime with its timer enabled.
+    pub async fn run_deadlines(&self) {
+        loop {
+            let due = self.inner.requests.deadlines().next().await;
+            for (count, (number, due)) in due.into_iter().enumerate() {
+                match due {
+                    Due::Request(key) => self.expire_request(&key, number),
+                    Due::Mailbox(mailbox) => {
+                        if let Some(mailbox) = mailbox.upgrade() {
+                            self.expire_queued(&mailbox);
+                        }
+                    }
+                }
+                if count % EXPIRED_AT_ONCE == EXPIRED_AT_ONCE - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Ends an accepted message that could not be delivered after all: its requester or sender gets one error response. For a request that has
+    /// its final response already, nothing happens. A message that is no request must not be failed twice: nobody remembers that it was.
+    pub fn fail(&self, message: &Message, code: u16, reason: &str) {
+        let Inner { requests, counters, .. } = &*self.inner;
+        if message.expects_response() {
+            let key = RequestKey::of_request(message);
+            if let Some(request) = requests.remove_key(&key) {
+                self.fail_request(&key, request, code, reason);
+            }
+        } else {
+            // It counted as delivered when it was taken out of its inbox.
+            counters.delivered.take_back(1);
+            self.fail_plain(message, code, reason);
+        }
+    }
+
+    /// Ends every request that the mailbox's owner took and has not answered, with this code and reason: 502 after a crash.
+    pub fn fail_taken(&self, mailbox: &Mailbox, code: u16, reason: &str) {
+        let requests = &self.inner.requests;
+        for (key, ticket) in requests.taken_by(mailbox) {
+            if let Some(request) = requests.remove(&key, ticket) {
+                self.fail_request(&key, request, code, reason);
+            }
+        }
+    }
+
+    /// A response came.
+    pub(crate) fn respond(&self, response: Message) -> Result<(), PostError> {
+        let Inner { requests, counters, .. } = &*self.inner;
+        let key = RequestKey::of_response(&response);
+        let Some((ticket, mailbox)) = requests.answerable(&key) else {
+            self.unawaited(&response);
+            return Ok(());
+        };
+        if response.is_provisional() {
+            return match mailbox {
+                // One that has no deadline of its own: it is gone with its request.
+                Some(mailbox) => mailbox.push(response, Class::Provisional).map(drop),
+                None => Ok(()),
+            };
+        }
+        if let Some(mailbox) = mailbox {
+            mailbox.admits_reply(&response)?;
+        }
+        match requests.remove(&key, ticket) {
+            Some(request) => {
+                counters.answered.add(1);
+                self.complete(request.requester, response);
+            }
+            None => self.unawaited(&response),
+        }
+        Ok(())
+    }
+
+    /// The requester does not wait any more.
+    pub(crate) fn abandon(&self, key: &RequestKey, ticket: u64) {
+        let Inner { requests, counters, .. } = &*self.inner;
+        if let Some(request) = requests.remove(key, ticket) {
+            counters.abandoned.add(1);
+            if !request.taken {
+                request.holder.forget(ticket);
+            }
+        }
+    }
+
+    /// Ends what was taken out of a queue, other than by its owner.
+    pub(crate) fn fail_queued(&self, queued: Queued, code: u16, reason: &str) {
+        let Inner { requests, counters, .. } = &*self.inner;
+        match queued.class {
+            Class::Plain { .. } => self.fail_plain(&queued.message, code, reason),
+            Class::Copy { .. } => counters.copies_dropped.add(1),
+            Class::Request { ticket } => {
+                let key = RequestKey::of_request(&queued.message);
+                if let Some(request) = requests.remove(&key, ticket) {
+                    self.fail_request(&key, request, code, reason);
+                }
+            }
+            Class::Provisional => {}
+            Class::Reply | Class::Notice => counters.undeliverable.add(1),
+        }
+    }
+
+    pub(crate) fn count_taken(&self, plain: u64, copies: u64) {
+        let counters = &self.inner.counters;
+        if plain > 0 {
+            counters.delivered.add(plain);
+        }
+        if copies > 0 {
+            counters.copies.add(copies);
+        }
+    }
+
+    pub(crate) fn open_requests(&self) -> &OpenRequests {
+        &self.inner.requests
+    }
+
+    fn expire_request(&self, key: &RequestKey, ticket: u64) {
+        let Some(request) = self.inner.requests.remove(key, ticket) else { return };
+        let responder = key.responder();
+        let reason = if request.taken {
+            format!("{responder} has the request, and did not answer in time")
+        } else {
+            format!("{responder} did not take the request in time: it waited in an inbox, whose owner is not ready for messages")
+        };
+        self.fail_request(key, request, 408, &reason);
+    }
+
+    fn expire_queued(&self, mailbox: &Mailbox) {
+        let timeout = self.config().queue_timeout;
+        let (expired, next) = mailbox.expire(Instant::now(), timeout);
+        for queued in expired {
+            let waited = timeout.as_secs_f32();
+            let reason = format!("{} did not take the message within {waited} s: it waited in an inbox", queued.message.to);
+            self.fail_queued(queued, 408, &reason);
+        }
+        if let Some(next) = next {
+            let requests = &self.inner.requests;
+            requests.deadlines().add(next, requests.next_number(), Due::Mailbox(mailbox.downgrade()));
+        }
+    }
+
+    /// Gives a request, which is not open any more, its outcome.
+    fn fail_request(&self, key: &RequestKey, request: OpenRequest, code: u16, reason: &str) {
+        let counters = &self.inner.counters;
+        counters.failed.add(1);
+        if !request.taken {
+            request.holder.forget(request.ticket);
+        }
+        match request.requester {
+            Requester::Awaits(requester) => {
+                if requester.send(Err(RequestError::new(code, key.responder(), reason))).is_err() {
+                    counters.undeliverable.add(1);
+                }
+            }
+            Requester::Listens(_) | Requester::Absent => {
+                let response = request.error_response(key, code, reason);
+                self.complete(request.requester, response);
+            }
+        }
+    }
+
+    /// Hands a final response to the requester.
+    fn complete(&self, requester: Requester, response: Message) {
+        let delivered = match requester {
+            Requester::Awaits(requester) => requester.send(Ok(response)).is_ok(),
+            Requester::Listens(mailbox) => mailbox.push(response, Class::Reply).is_ok(),
+            Requester::Absent => false,
+        };
+        if !delivered {
+            self.inner.counters.undeliverable.add(1);
+        }
+    }
+
+    /// Tells the sender of a message that was no request.
+    fn fail_plain(&self, message: &Message, code: u16, reason: &str) {
+        let counters = &self.inner.counters;
+        counters.failed.add(1);
+        let told =
+            self.mailbox_of(&message.from).map(|mailbox| mailbox.push(message.error_response(code, reason), Class::Notice));
+        if !matches!(told, Some(Ok(_))) {
+            counters.undeliverable.add(1);
+            tracing::debug!(from = %message.from, to = %message.to, code, reason, "nobody could be told that a message was not delivered");
+        }
+    }
+
+    fn unawaited(&self, response: &Message) {
+        self.inner.counters.unawaited.add(1);
+        tracing::debug!(from = %response.from, to = %response.to, id = %response.id, "nobody waits for this response");
+    }
+}

@@ -1,0 +1,188 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use dashmap::{DashMap, Entry};
+use foldhash::quality::RandomState;
+use protostub_types::{Address, Domain, StubKey};
+
+use crate::{AttachError, mailbox::Mailbox};
+
+/// How many topics one address may be subscribed to.
+pub(crate) const MAX_SUBSCRIPTIONS: usize = 1024;
+
+/// How many beginnings of addresses have their key remembered. More than there are domains in use at once; they are forgotten all together
+/// when there are more, since knowing them only saves time.
+const MAX_PREFIXES: usize = 8192;
+
+/// Who listens where.
+#[derive(Debug)]
+pub(crate) struct Table {
+    places: DashMap<Address, Place, RandomState>,
+    keys: DashMap<StubKey, Listener, RandomState>,
+    /// The keys of addresses by what stands before their path, so that routing a message parses no domain.
+    prefixes: DashMap<Box<str>, StubKey, RandomState>,
+    prefix_count: AtomicUsize,
+    next_listener: AtomicU64,
+}
+
+/// What is known of an address.
+#[derive(Debug, Default)]
+struct Place {
+    listener: Option<Listener>,
+    /// Who gets copies of what is published here.
+    subscribers: Option<Arc<[Address]>>,
+    /// Where this address is a subscriber: what its listener's end has to undo.
+    topics: Vec<Address>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    number: u64,
+    mailbox: Mailbox,
+}
+
+/// Where a message to an address goes.
+#[derive(Debug, Default)]
+pub(crate) struct Destination {
+    pub(crate) listener: Option<Mailbox>,
+    pub(crate) subscribers: Option<Arc<[Address]>>,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: DashMap::with_hasher(RandomState::default()),
+            keys: DashMap::with_hasher(RandomState::default()),
+            prefixes: DashMap::with_hasher(RandomState::default()),
+            prefix_count: AtomicUsize::new(0),
+            next_listener: AtomicU64::new(1),
+        }
+    }
+
+    /// Makes `mailbox` the listener of exactly this address, and returns its number for [`Self::detach`].
+    pub(crate) fn attach(&self, address: &Address, mailbox: &Mailbox) -> Result<u64, AttachError> {
+        let mut place = self.places.entry(address.clone()).or_default();
+        if place.listener.is_some() {
+            return Err(AttachError::AddressTaken { address: address.clone() });
+        }
+        let listener = self.listener(mailbox);
+        let number = listener.number;
+        place.listener = Some(listener);
+        Ok(number)
+    }
+
+    /// Makes `mailbox` the route for addresses of this key that have no listener of their own.
+    pub(crate) fn attach_key(&self, key: &StubKey, mailbox: &Mailbox) -> Result<u64, AttachError> {
+        match self.keys.entry(key.clone()) {
+            Entry::Vacant(vacant) => Ok(vacant.insert(self.listener(mailbox)).number),
+            Entry::Occupied(_) => Err(AttachError::KeyTaken { key: key.clone() }),
+        }
+    }
+
+    fn listener(&self, mailbox: &Mailbox) -> Listener {
+        Listener { number: self.next_listener.fetch_add(1, Ordering::Relaxed), mailbox: mailbox.clone() }
+    }
+
+    /// Ends the listener with this number, and its subscriptions.
+    pub(crate) fn detach(&self, address: &Address, number: u64) {
+        let topics = match self.places.get_mut(address) {
+            Some(mut place) if place.listener.as_ref().is_some_and(|listener| listener.number == number) => {
+                place.listener = None;
+                std::mem::take(&mut place.topics)
+            }
+            _ => return,
+        };
+        for topic in &topics {
+            self.remove_subscriber(topic, address);
+        }
+        self.remove_if_empty(address);
+    }
+
+    pub(crate) fn detach_key(&self, key: &StubKey, number: u64) {
+        self.keys.remove_if(key, |_, listener| listener.number == number);
+    }
+
+    /// The listener of an address, and the subscribers to it.
+    pub(crate) fn lookup(&self, address: &Address) -> Destination {
+        match self.places.get(address) {
+            Some(place) => Destination {
+                listener: place.listener.as_ref().map(|listener| listener.mailbox.clone()),
+                subscribers: place.subscribers.clone(),
+            },
+            None => Destination::default(),
+        }
+    }
+
+    /// The listener of exactly this address.
+    pub(crate) fn listener_of(&self, address: &Address) -> Option<Mailbox> {
+        self.places.get(address)?.listener.as_ref().map(|listener| listener.mailbox.clone())
+    }
+
+    /// The route for the address's key.
+    pub(crate) fn route_of(&self, address: &Address, home: &Domain) -> Option<Mailbox> {
+        let text = address.as_str();
+        let prefix = &text[..text.len() - address.path().len()];
+        let route = |key: &StubKey| self.keys.get(key).map(|listener| listener.mailbox.clone());
+        if let Some(key) = self.prefixes.get(prefix) {
+            return route(&key);
+        }
+        let key = StubKey::of(address, home)?;
+        let mailbox = route(&key)?;
+        if self.prefix_count.fetch_add(1, Ordering::Relaxed) >= MAX_PREFIXES {
+            self.prefixes.clear();
+            self.prefix_count.store(1, Ordering::Relaxed);
+        }
+        self.prefixes.insert(prefix.into(), key);
+        Some(mailbox)
+    }
+
+    /// Whether `subscriber` is one of `topic` now: not if nobody listens there, or it is subscribed to too much.
+    pub(crate) fn subscribe(&self, topic: &Address, subscriber: &Address) -> bool {
+        match self.places.get_mut(subscriber) {
+            Some(mut place) if place.listener.is_some() => {
+                if place.topics.contains(topic) {
+                    return true;
+                }
+                if place.topics.len() >= MAX_SUBSCRIPTIONS {
+                    return false;
+                }
+                place.topics.push(topic.clone());
+            }
+            _ => return false,
+        }
+        {
+            let mut place = self.places.entry(topic.clone()).or_default();
+            let others = place.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber);
+            place.subscribers = Some(others.chain([subscriber]).cloned().collect());
+        }
+        // Its listener may have ended between the two.
+        if self.places.get(subscriber).is_some_and(|place| place.topics.contains(topic)) {
+            return true;
+        }
+        self.remove_subscriber(topic, subscriber);
+        false
+    }
+
+    pub(crate) fn unsubscribe(&self, topic: &Address, subscriber: &Address) {
+        if let Some(mut place) = self.places.get_mut(subscriber) {
+            place.topics.retain(|other| other != topic);
+        }
+        self.remove_subscriber(topic, subscriber);
+    }
+
+    fn remove_subscriber(&self, topic: &Address, subscriber: &Address) {
+        if let Some(mut place) = self.places.get_mut(topic) {
+            let left: Vec<_> =
+                place.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber).cloned().collect();
+            place.subscribers = (!left.is_empty()).then(|| left.into());
+        }
+        self.remove_if_empty(topic);
+    }
+
+    fn remove_if_empty(&self, address: &Address) {
+        self.places
+            .remove_if(address, |_, place| place.listener.is_none() && place.subscribers.is_none() && place.topics.is_empty());
+    }
+}
