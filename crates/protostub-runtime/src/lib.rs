@@ -1,1 +1,71 @@
-//! The core runtime: deploys protocol stubs on demand and connects them to the message bus
+//! The core runtime of Protostub, for host programs to embed.
+//!
+//! A program wants to talk to a domain whose protocol it has never heard of. It posts a message to an address of that domain; the runtime finds
+//! the domain's descriptor at a well-known URL, downloads the protocol stub named there, verifies it, instantiates it in a sandbox of its own,
+//! and connects it to the message bus. From then on messages flow.
+//!
+//! ```no_run
+//! # async fn example(dir: std::path::PathBuf) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use protostub_runtime::{Message, Runtime};
+//!
+//! let runtime = Runtime::builder().home_domain("home.example").cache_dir(dir).build().await?;
+//! let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
+//! let reply = app.request(Message::read("hyperty://sp1.example/alice")).await?; // deploys sp1.example's stub on the way
+//! println!("{}", reply.to_json()?);
+//! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
+//! println!("{}", stub.status().status);
+//! let outcome = runtime.shutdown(Duration::from_secs(5)).await; // what stopped, what did not
+//! println!("{outcome:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A deployment
+//!
+//! `deploy.rs` is the specification's "Deploy Protocol Stub" from top to bottom; [`steps`] names its 22 steps, each of which is a `tracing` span.
+//!
+//! # Status
+//!
+//! A stub's status ([`StubStatus`]) is published on the bus to `<stub>/status` by the stub, and to `<runtime>/status` by the Registry. A hyperty
+//! subscribes with a `subscribe` message to either ([`Hyperty::subscribe`]); what holds at that moment comes at once.
+//!
+//! # Addresses of the runtime
+//!
+//! | address | what it takes |
+//! | --- | --- |
+//! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty: deploys a stub, and answers with its URL |
+//! | `<runtime>/registry` | `read` by a hyperty: the stubs and sandboxes |
+//! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` by a hyperty |
+
+mod config;
+mod core;
+mod deploy;
+mod error;
+mod hyperty;
+mod identity;
+mod presence;
+mod registry;
+mod runtime;
+mod services;
+pub mod steps;
+mod stub;
+mod supervise;
+
+pub use config::{DomainSettings, RuntimeBuilder};
+pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
+pub use hyperty::Hyperty;
+pub use identity::{Credential, CredentialError, CredentialKind, CredentialSource, StaticCredentials};
+pub use presence::{StatusForm, StatusWatch};
+pub use runtime::{Runtime, Shutdown};
+pub use stub::Protostub;
+
+pub use protostub_bus::{BusCounts, InboxLimits, PostError, RequestError};
+pub use protostub_catalogue::{CatalogueError, DirectorySource, MemorySource, Source};
+pub use protostub_egress::{Rule, RuleError};
+pub use protostub_sandbox::Limits;
+pub use protostub_types::{
+    Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
+    StubStatus,
+};

@@ -249,6 +249,18 @@ impl Message {
     /// # Errors
     /// If the body is text that is not JSON.
     pub fn to_json(&self) -> Result<String, MessageError> {
+        self.to_json_of_type(self.kind.as_str())
+    }
+
+    /// The same, with the type in upper case, as the texts of the specification's first phase show it.
+    ///
+    /// # Errors
+    /// As [`Self::to_json`].
+    pub fn to_phase1_json(&self) -> Result<String, MessageError> {
+        self.to_json_of_type(&self.kind.as_str().to_ascii_uppercase())
+    }
+
+    fn to_json_of_type(&self, kind: &str) -> Result<String, MessageError> {
         let (body, bytes) = match &self.body {
             None => (None, None),
             Some(Body::Json(text)) => (Some(serde_json::from_str::<&RawValue>(text)?), None),
@@ -256,7 +268,7 @@ impl Message {
         };
         Ok(serde_json::to_string(&WireOut {
             id: &self.id,
-            kind: self.kind.as_str(),
+            kind,
             from: &self.from,
             to: &self.to,
             via: &self.via,

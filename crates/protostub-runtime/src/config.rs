@@ -1,0 +1,211 @@
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use protostub_bus::InboxLimits;
+use protostub_catalogue::Source;
+use protostub_egress::Rule;
+use protostub_sandbox::{CredentialSource, Limits};
+use protostub_types::Domain;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::{error::BuildError, identity::StaticCredentials, presence::StatusForm, runtime::Runtime};
+
+/// What an operator says about one domain, over what the domain says itself.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct DomainSettings {
+    /// Overrides the descriptor's `configuration`, key by key.
+    pub configuration: Map<String, Value>,
+    /// Where the domain's stub may connect to, beside the domain itself.
+    pub grants: Vec<Rule>,
+    /// Whether names may lead the domain's stub, its descriptor and its component into private networks.
+    pub allow_private: bool,
+    /// The limits of the domain's stub, in place of the runtime's.
+    pub limits: Option<Limits>,
+    /// Other domains in whose name the domain's stub may post messages.
+    pub relays: Vec<Domain>,
+    /// The descriptor need not have a digest of the component.
+    pub waive_digest: bool,
+}
+
+/// Everything that a runtime is told before it starts.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) inbox: InboxLimits,
+    pub(crate) limits: Limits,
+    pub(crate) domains: BTreeMap<Domain, DomainSettings>,
+    pub(crate) allow_loopback: bool,
+    pub(crate) max_stubs: usize,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) status_form: StatusForm,
+}
+
+static NO_SETTINGS: std::sync::LazyLock<DomainSettings> = std::sync::LazyLock::new(DomainSettings::default);
+
+impl Config {
+    pub(crate) fn settings(&self, domain: &Domain) -> &DomainSettings {
+        self.domains.get(domain).unwrap_or(&NO_SETTINGS)
+    }
+}
+
+/// Builds a [`Runtime`]. Only the home domain is required.
+#[must_use]
+pub struct RuntimeBuilder {
+    pub(crate) home_domain: Option<String>,
+    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) sources: Vec<Arc<dyn Source>>,
+    pub(crate) credentials: Arc<dyn CredentialSource>,
+    pub(crate) roots: Vec<Vec<u8>>,
+    pub(crate) proxy: Option<Url>,
+    pub(crate) allow_http: bool,
+    pub(crate) worker_threads: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) config: Config,
+}
+
+impl RuntimeBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            home_domain: None,
+            cache_dir: None,
+            sources: Vec::new(),
+            credentials: Arc::new(StaticCredentials::new()),
+            roots: Vec::new(),
+            proxy: None,
+            allow_http: false,
+            worker_threads: 2,
+            request_timeout: Duration::from_secs(15),
+            config: Config {
+                inbox: InboxLimits::default(),
+                limits: Limits::default(),
+                domains: BTreeMap::new(),
+                allow_loopback: false,
+                max_stubs: 1000,
+                connect_timeout: Duration::from_secs(30),
+                grace: Duration::from_secs(5),
+                status_form: StatusForm::default(),
+            },
+        }
+    }
+
+    /// The domain that the runtime belongs to. Its catalogue is asked for stubs of domains that have none themselves.
+    pub fn home_domain(mut self, domain: impl Into<String>) -> Self {
+        self.home_domain = Some(domain.into());
+        self
+    }
+
+    /// Where components and their compiled forms are kept, for this and other processes. Without it, nothing outlives the process.
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cache_dir = Some(dir.into());
+        self
+    }
+
+    /// Asks this source for descriptors and components, before the network and after the sources that were given before it.
+    pub fn source(mut self, source: impl Source + 'static) -> Self {
+        self.sources.push(Arc::new(source));
+        self
+    }
+
+    /// The Identity Module's source of credentials for domains. Default: none, stubs connect without a credential.
+    pub fn credentials(mut self, credentials: impl CredentialSource + 'static) -> Self {
+        self.credentials = Arc::new(credentials);
+        self
+    }
+
+    /// Trusts these certificates (PEM) as roots too, beside those of the Mozilla root programme: a private CA.
+    pub fn trust_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// Sends every connection through this HTTP proxy. No environment variable is ever read.
+    pub fn proxy(mut self, url: Url) -> Self {
+        self.proxy = Some(url);
+        self
+    }
+
+    /// Grants descriptors, components and stubs of loopback domains (`localhost`, 127/8, ::1) the way to this machine, without TLS too: for
+    /// development and tests. Default: refused.
+    pub fn allow_loopback(mut self, allow: bool) -> Self {
+        self.config.allow_loopback = allow;
+        self
+    }
+
+    /// Asks catalogues over HTTP where HTTPS fails to answer. Default: no, whoever is in between could replace the stub.
+    pub fn allow_http(mut self, allow: bool) -> Self {
+        self.allow_http = allow;
+        self
+    }
+
+    /// Says something about one domain.
+    pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
+        self.config.domains.insert(domain, settings);
+        self
+    }
+
+    /// The limits of every stub whose domain has none of its own.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// How much may wait for a stub, or a hyperty.
+    pub fn inbox(mut self, limits: InboxLimits) -> Self {
+        self.config.inbox = limits;
+        self
+    }
+
+    /// How many stubs may be deployed at a time. Default: 1000.
+    pub fn max_stubs(mut self, stubs: usize) -> Self {
+        self.config.max_stubs = stubs;
+        self
+    }
+
+    /// How many threads run guests and the bus. Default: 2. They are the library's own: a stub that spins takes none of the program's.
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.worker_threads = threads.max(1);
+        self
+    }
+
+    /// How long a stub may take from being told to connect to being live. Default: 30 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a stub may take to say good-bye. Default: 5 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.config.grace = grace;
+        self
+    }
+
+    /// How long a request waits for its response unless it says otherwise. Default: 15 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How statuses look on the bus. Default: as in the specification's first phase.
+    pub fn status_form(mut self, form: StatusForm) -> Self {
+        self.config.status_form = form;
+        self
+    }
+
+    /// Starts the runtime.
+    ///
+    /// # Errors
+    /// If something of what was given cannot be used, or the machine refuses threads or memory.
+    pub async fn build(self) -> Result<Runtime, BuildError> {
+        Runtime::start(self).await
+    }
+}
+
+impl fmt::Debug for RuntimeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeBuilder")
+            .field("home_domain", &self.home_domain)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! What every part of a running runtime shares.
+
+use std::{future::Future, sync::Arc};
+
+use protostub_bus::{Bus, Mailbox, Origin, PostError, Unroutable};
+use protostub_catalogue::Catalogue;
+use protostub_egress::{Egress, Grants};
+use protostub_sandbox::{CredentialSource, Engine};
+use protostub_types::{Address, Domain, Message, StubKey};
+use tokio::{runtime::Handle, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{Config, DomainSettings},
+    deploy::load_stub,
+    error::in_full,
+    registry::Registry,
+};
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) home: Domain,
+    /// `runtime://<home>/<id>`
+    pub(crate) runtime_url: Address,
+    /// `<runtime>/status`
+    pub(crate) status_url: Address,
+    pub(crate) bus: Bus,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) egress: Egress,
+    pub(crate) engine: Engine,
+    pub(crate) registry: Registry,
+    /// Where statuses, and requests to the registry, go.
+    pub(crate) registry_mailbox: Mailbox,
+    pub(crate) credentials: Arc<dyn CredentialSource>,
+    pub(crate) threads: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Core {
+    /// Runs a task on the library's own threads; shutdown waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.tasks.spawn_on(task, &self.threads)
+    }
+
+    /// Where a stub of `domain` may connect to: its own domain, on the usual ports and those of its descriptor, and what the operator grants.
+    pub(crate) fn grants(&self, domain: &Domain, ports: &[u16], settings: &DomainSettings) -> Grants {
+        let own = Grants::same_domain(domain, ports).allow_loopback(self.config.allow_loopback);
+        settings.grants.iter().cloned().fold(own.allow_private(settings.allow_private), Grants::allow)
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("runtime_url", &self.runtime_url).finish_non_exhaustive()
+    }
+}
+
+/// Step 1, triggered by a message to a domain that nobody serves.
+#[derive(Debug)]
+pub(crate) struct DeployOnDemand {
+    pub(crate) core: std::sync::Weak<Core>,
+}
+
+impl Unroutable for DeployOnDemand {
+    fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError> {
+        let Some(core) = self.core.upgrade() else {
+            return Err(PostError::new(503, &message.to, "the runtime is shutting down"));
+        };
+        if let Origin::Stub(stub) = origin {
+            let reason = format!("no stub of {key} is deployed, and a message that a stub posts ({stub}) deploys none");
+            return Err(PostError::new(403, &message.to, reason));
+        }
+        let record = load_stub(&core, key, false).map_err(|error| PostError::new(503, &message.to, in_full(&error)))?;
+        Ok(record.mailbox.clone())
+    }
+}

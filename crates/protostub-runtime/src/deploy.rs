@@ -1,0 +1,233 @@
+//! "Deploy Protocol Stub": the 22 steps, from a domain that nobody serves to a stub that is connected to the bus.
+//!
+//! [`deploy`] is one line of steps, each consuming what the one before it returned. What was done is undone by dropping it: routes detach, a
+//! sandbox goes with its store.
+
+use std::sync::Arc;
+
+use protostub_bus::{Inbox, Origin, Route};
+use protostub_catalogue::Discovered;
+use protostub_sandbox::{Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
+use protostub_types::{Message, StubKey, StubStatus};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use crate::{
+    core::Core,
+    error::{DeployError, DeployErrorKind, Phase, in_full},
+    presence::{StatusForm, StubPresence},
+    registry::{Discovery, Record, Reservation, stopped},
+    supervise::{self, Command},
+};
+
+/// How long a configuration may be, in bytes of JSON text: what the contract promises of `configuration.get`.
+const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
+
+/// A stub after step 20. Dropped, it is gone from the bus.
+pub(crate) struct Deployed {
+    pub(crate) record: Arc<Record>,
+    pub(crate) presence: Arc<StubPresence>,
+    pub(crate) handle: StubHandle,
+    pub(crate) task: StubTask,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// The domain's route, the stub's own, and the registry's listener on its status.
+    pub(crate) routes: [Route; 3],
+}
+
+/// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
+/// future ends it for others. `patient`: a failure of a moment ago is not held against it.
+pub(crate) fn load_stub(core: &Arc<Core>, key: &StubKey, patient: bool) -> Result<Arc<Record>, DeployError> {
+    let open = || {
+        let inbox = core.bus.inbox(core.config.inbox);
+        let route = core.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
+        Ok((inbox, route))
+    };
+    let reservation = match core.registry.discover(key, patient, open)? {
+        Discovery::Available(record) => return Ok(record),
+        Discovery::Reserved(reservation) => reservation,
+    };
+    let record = Arc::clone(&reservation.record);
+    record.steps.mark(1, "");
+    record.steps.mark(2, "");
+    record.steps.mark(3, "");
+    core.spawn(run(Arc::clone(core), reservation));
+    Ok(record)
+}
+
+/// A stub's whole life: its deployment, and its supervision until it ends.
+async fn run(core: Arc<Core>, reservation: Reservation) {
+    let Reservation { record, inbox, commands, key_route } = reservation;
+    core.announce(&record);
+    let outcome = tokio::select! {
+        biased;
+        // The deployment's inbox is dropped with it, and that answers what waits.
+        () = core.stop.cancelled() => Err((None, stopped(&record.key, "the runtime is shutting down"))),
+        outcome = deploy(&core, &record, inbox, commands, key_route) => outcome,
+    };
+    match outcome {
+        Ok(deployed) => supervise::run(core, deployed).await,
+        Err((inbox, error)) => fail(&core, &record, inbox, error),
+    }
+}
+
+/// Everything that is undone already stays undone; what is left is to tell everybody.
+fn fail(core: &Core, record: &Arc<Record>, inbox: Option<Inbox>, error: DeployError) {
+    let reason = in_full(&error);
+    tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
+    let _ = record.status.advance(StubStatus::DeploymentFailed, Some(&reason));
+    core.announce(record);
+    core.registry.remove(record, error);
+    if let Some(inbox) = inbox {
+        inbox.close(503, &reason);
+    }
+}
+
+type Failed = (Option<Inbox>, DeployError);
+
+/// Steps 4 to 20. The inbox comes back with an error, since it may hold messages.
+async fn deploy(
+    core: &Arc<Core>,
+    record: &Arc<Record>,
+    inbox: Inbox,
+    commands: mpsc::Receiver<Command>,
+    key_route: Route,
+) -> Result<Deployed, Failed> {
+    let prepared = match prepare(core, record).await {
+        Ok(prepared) => prepared,
+        Err(error) => return Err((Some(inbox), error)),
+    };
+    let Prepared { presence, sandbox, status_route, stub_route } = prepared;
+    let steps = &record.steps;
+
+    let deploying = steps.open(16, "");
+    let deployed = sandbox.deploy_component(inbox).instrument(deploying).await;
+    let (handle, task) = deployed.map_err(|error| {
+        let kind = DeployErrorKind::Start(Arc::new(error.kind));
+        (Some(error.inbox), DeployError { key: record.key.clone(), phase: Phase::Starting, kind })
+    })?;
+    steps.mark(18, "");
+
+    let _ = record.status.advance(StubStatus::Deployed, None);
+    record.deployed();
+    steps.mark(20, "");
+    let routes = [key_route, stub_route, status_route];
+    Ok(Deployed { record: Arc::clone(record), presence, handle, task, commands, routes })
+}
+
+/// What steps 4 to 15 and 19 leave behind.
+struct Prepared {
+    presence: Arc<StubPresence>,
+    sandbox: Sandbox,
+    status_route: Route,
+    stub_route: Route,
+}
+
+async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, DeployError> {
+    let (key, steps) = (&record.key, &record.steps);
+    let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
+
+    let asking = steps.open(4, &key.descriptor_name());
+    let discovered =
+        core.catalogue.discover(key).instrument(asking).await.map_err(catalogue).map_err(during(Phase::Discovering))?;
+    let _ = record.descriptor_url.set(discovered.url.clone());
+    let _ = record.version.set(discovered.descriptor.version.to_string());
+    steps.mark(5, discovered.url.as_str());
+
+    let fetching = steps.open(6, "");
+    let component =
+        core.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
+    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
+
+    let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
+    let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
+    let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
+
+    let registering = during(Phase::Registering);
+    steps.mark(8, "");
+    let url = core.registry.generate_stub_url(key).map_err(DeployErrorKind::Address).map_err(&registering)?;
+    let _ = record.url.set(url.clone());
+    steps.stub_is(&url);
+    steps.mark(9, url.as_str());
+    let topic = url.join("status").map_err(DeployErrorKind::Address).map_err(&registering)?;
+    let listening = steps.open(10, topic.as_str());
+    let attached = |route: Result<Route, _>| route.map_err(|error| DeployErrorKind::Bus(Arc::new(error)));
+    let status_route = attached(core.bus.attach(&topic, &core.registry_mailbox)).map_err(&registering)?;
+    drop(listening);
+    steps.mark(11, url.as_str());
+
+    let presence = Arc::new(StubPresence {
+        stub: url.clone(),
+        topic,
+        cell: Arc::clone(&record.status),
+        bus: core.bus.clone(),
+        form: core.config.status_form,
+        steps: Arc::clone(steps),
+    });
+    let settings = core.config.settings(key.domain());
+    let config = SandboxConfig {
+        url: url.clone(),
+        domain: key.domain().clone(),
+        configuration: configuration(core, &discovered, &settings.configuration).map_err(&registering)?,
+        limits: settings.limits.clone().unwrap_or_else(|| core.config.limits.clone()),
+        grants: core.grants(key.domain(), &discovered.descriptor.ports, settings),
+        relays: settings.relays.clone(),
+    };
+    let services = SandboxServices {
+        bus: core.bus.clone(),
+        egress: core.egress.clone(),
+        presence: Arc::clone(&presence) as Arc<_>,
+        credentials: Arc::clone(&core.credentials),
+        session: Session::default(),
+    };
+    let making = steps.open(12, "");
+    let sandbox = Sandbox::new(&compiled, services, config);
+    let sandbox = sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error))).map_err(&registering)?;
+    drop(making);
+    steps.mark(13, "");
+    steps.mark(14, "");
+    let sandbox_url = core.registry.register_sandbox(record).map_err(DeployErrorKind::Address).map_err(&registering)?;
+    steps.mark(15, sandbox_url.as_str());
+
+    let attaching = steps.open(19, "");
+    record.mailbox.belongs_to(&url);
+    let stub_route = attached(core.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
+    drop(attaching);
+    Ok(Prepared { presence, sandbox, status_route, stub_route })
+}
+
+fn catalogue(error: protostub_catalogue::CatalogueError) -> DeployErrorKind {
+    DeployErrorKind::Catalogue(Arc::new(error))
+}
+
+/// The descriptor's configuration, overridden key by key by the operator's, with the runtime's URL.
+fn configuration(core: &Core, discovered: &Discovered, overrides: &Map<String, Value>) -> Result<Arc<str>, DeployErrorKind> {
+    let mut configuration = discovered.descriptor.configuration.clone();
+    configuration.extend(overrides.clone());
+    configuration.insert("runtimeURL".to_owned(), Value::from(core.runtime_url.as_str()));
+    let text = Value::Object(configuration).to_string();
+    if text.len() > MAX_CONFIGURATION_BYTES {
+        return Err(DeployErrorKind::Configuration { bytes: text.len(), limit: MAX_CONFIGURATION_BYTES });
+    }
+    Ok(text.into())
+}
+
+impl Core {
+    /// Tells `<runtime>/status` what became of a stub (the second half of step 22).
+    pub(crate) fn announce(&self, record: &Record) {
+        let report = record.status.current();
+        let resource = record.url.get();
+        let mut body = self.config.status_form.body(&report, resource);
+        if resource.is_none() {
+            body["domain"] = Value::from(record.key.domain().as_str());
+        }
+        if let (StatusForm::Phase1, Some(reason)) = (self.config.status_form, &report.reason) {
+            body["desc"] = Value::from(reason.as_str());
+        }
+        let mut message = Message::update(self.status_url.clone()).with_body(body);
+        message.from = self.runtime_url.clone();
+        if let Err(error) = self.bus.post(&Origin::Host, message) {
+            tracing::debug!(target: "protostub", %error, "a status could not be told to the runtime's subscribers");
+        }
+    }
+}

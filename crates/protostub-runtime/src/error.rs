@@ -1,0 +1,192 @@
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use protostub_bus::AttachError;
+use protostub_catalogue::{CatalogueError, StoreError};
+use protostub_egress::EgressError;
+use protostub_sandbox::{CompileError, EngineError, SandboxError, StartErrorKind};
+use protostub_types::{Address, AddressError, DomainError, StubKey};
+
+/// Why a runtime could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The home domain is none.
+    #[error("failed to read the home domain")]
+    HomeDomain(#[source] DomainError),
+    /// No home domain was given.
+    #[error("a runtime needs a home domain: call `home_domain` on the builder")]
+    NoHomeDomain,
+    /// The library's own threads could not be started.
+    #[error("failed to start the runtime's threads")]
+    Threads(#[source] std::io::Error),
+    /// The connection to the outside could not be prepared: a root certificate or the proxy's URL.
+    #[error("failed to prepare the way to the network")]
+    Egress(#[source] EgressError),
+    /// The place of the cache cannot be used.
+    #[error("failed to prepare the catalogue's store")]
+    Catalogue(#[source] StoreError),
+    /// The WebAssembly engine could not be made.
+    #[error("failed to prepare the WebAssembly engine")]
+    Engine(#[source] EngineError),
+    /// One of the runtime's own addresses could not be listened on.
+    #[error("failed to attach the runtime's own address to the bus")]
+    Bus(#[source] AttachError),
+    /// The home domain gives no usable runtime URL.
+    #[error("failed to make the runtime's URL")]
+    Address(#[from] AddressError),
+}
+
+/// Why a stub is not there to be used: which stub, what was being done, and what went wrong.
+#[derive(Debug, Clone)]
+pub struct DeployError {
+    /// Which stub.
+    pub key: StubKey,
+    /// What was being done.
+    pub phase: Phase,
+    /// What went wrong.
+    pub kind: DeployErrorKind,
+}
+
+/// What a deployment is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Steps 1 to 3.
+    Reserving,
+    /// Steps 4 and 5.
+    Discovering,
+    /// Steps 6 and 7.
+    Fetching,
+    /// Between steps 7 and 8.
+    Compiling,
+    /// Steps 8 to 15, and 19.
+    Registering,
+    /// Steps 16 to 18.
+    Starting,
+    /// After step 20.
+    Connecting,
+    /// After its connection was there.
+    Running,
+}
+
+/// What went wrong in a deployment.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeployErrorKind {
+    /// The descriptor or the component could not be had, or not be trusted.
+    #[error(transparent)]
+    Catalogue(Arc<CatalogueError>),
+    /// The component is none of a protocol stub.
+    #[error(transparent)]
+    Compile(Arc<CompileError>),
+    /// The sandbox could not be made.
+    #[error(transparent)]
+    Sandbox(Arc<SandboxError>),
+    /// The stub did not start: it refused its configuration, or crashed.
+    #[error(transparent)]
+    Start(Arc<StartErrorKind>),
+    /// The stub's address could not be attached to the bus.
+    #[error(transparent)]
+    Bus(Arc<AttachError>),
+    /// The configuration is more than a stub may be given.
+    #[error("the configuration has {bytes} bytes, more than the {limit} that a stub is given")]
+    Configuration {
+        /// Its size, in bytes of JSON text.
+        bytes: usize,
+        /// What is possible, in bytes.
+        limit: usize,
+    },
+    /// The stub's address is none: the domain's name is too long for it.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The runtime has as many stubs as it may have.
+    #[error("{limit} stubs are deployed, and no more are allowed: undeploy one, or raise `max_stubs`")]
+    TooMany {
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// It went wrong a moment ago, and is not tried again yet.
+    #[error("it failed a moment ago and is tried again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
+    Remembered {
+        /// What went wrong then.
+        reason: String,
+        /// When the next message for the domain deploys it anew.
+        again_in: Duration,
+    },
+    /// The stub said that it cannot connect, or crashed.
+    #[error("{reason}")]
+    Failed {
+        /// In its own words, or the crash.
+        reason: String,
+    },
+    /// The stub was not `live` in time.
+    #[error("the stub was told to connect and is not live after {} s: is its back-end reachable?", after.as_secs())]
+    ConnectTimeout {
+        /// How long it had.
+        after: Duration,
+    },
+    /// The runtime is shutting down, or the stub was undeployed meanwhile.
+    #[error("{0}")]
+    Stopped(&'static str),
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reserving => "looking for it in the registry",
+            Self::Discovering => "getting its descriptor",
+            Self::Fetching => "getting its component",
+            Self::Compiling => "compiling it",
+            Self::Registering => "registering it",
+            Self::Starting => "starting it",
+            Self::Connecting => "waiting for its connection",
+            Self::Running => "it was running",
+        })
+    }
+}
+
+impl fmt::Display for DeployError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to deploy the protocol stub of {} while {}", self.key, self.phase)
+    }
+}
+
+impl Error for DeployError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.kind)
+    }
+}
+
+/// An error and all its causes in one line, for a response's description or a log.
+pub(crate) fn in_full(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A transparent error says what its cause says.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Why a hyperty could not be registered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The address is none.
+    #[error("failed to register a hyperty")]
+    Address(#[from] AddressError),
+    /// Somebody else has the address.
+    #[error("failed to register the hyperty {address}")]
+    Bus {
+        /// Whose address.
+        address: Address,
+        /// What is in the way.
+        #[source]
+        source: AttachError,
+    },
+}

@@ -1,0 +1,79 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use protostub_bus::{Inbox, Origin, PostError, RequestError, Route};
+use protostub_types::{Address, Message};
+
+use crate::core::Core;
+
+/// A part of the host program with an address on the bus. Dropped, its address is free again.
+pub struct Hyperty {
+    core: Arc<Core>,
+    address: Address,
+    origin: Origin,
+    inbox: Inbox,
+    _route: Route,
+}
+
+impl Hyperty {
+    pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
+        core.registry.add_hyperty(&address);
+        Self { core, origin: Origin::Hyperty(address.clone()), address, inbox, _route: route }
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Posts a message, and returns at once: it is then delivered, or one error response comes back as a message to this hyperty.
+    ///
+    /// # Errors
+    /// If it was refused: nobody is there (404), policy (403), a queue is full (429), or the domain's stub cannot be deployed (503).
+    pub fn post(&self, message: Message) -> Result<(), PostError> {
+        self.core.bus.post(&self.origin, message)
+    }
+
+    /// Posts a request, of any type, and waits for its final response: for as long as its `timeout-ms` header says, or the runtime's request
+    /// time-out (15 s by default).
+    ///
+    /// # Errors
+    /// If the host answers in the receiver's place, since there is none (404), it was refused (403, 429), it had no answer in time (408), or
+    /// the stub crashed with it, or could not be deployed (502, 503).
+    pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
+        self.core.bus.request(&self.origin, message, None).await
+    }
+
+    /// The same, within a time of its own.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
+        self.core.bus.request(&self.origin, message, Some(timeout)).await
+    }
+
+    /// Subscribes to an address: `<stub>/status` or `<runtime>/status`, whose current status comes at once, or whatever a domain offers.
+    ///
+    /// # Errors
+    /// As [`Self::request`]. A refusal by the publisher is a response like any other.
+    pub async fn subscribe(&self, address: Address) -> Result<Message, RequestError> {
+        self.request(Message::subscribe(address)).await
+    }
+
+    /// The next message to this hyperty; none once the runtime has shut down.
+    pub async fn recv(&mut self) -> Option<Message> {
+        self.inbox.recv().await
+    }
+}
+
+impl Drop for Hyperty {
+    fn drop(&mut self) {
+        self.core.registry.remove_hyperty(&self.address);
+    }
+}
+
+impl fmt::Debug for Hyperty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hyperty").field("address", &self.address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,151 @@
+//! A stub's status: one writer, many who watch (steps 21 and 22).
+
+use std::sync::Arc;
+
+use protostub_bus::{Bus, Origin};
+use protostub_sandbox::Presence;
+use protostub_types::{Address, Message, MessageId, StatusReport, StubStatus};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::steps::Steps;
+
+/// How a status looks on the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StatusForm {
+    /// The first phase of the specification: `{"value":"LIVE"}`.
+    #[default]
+    Phase1,
+    /// The second phase: `{"value":"live"}`, with `desc` where there is a reason.
+    Phase2,
+}
+
+impl StatusForm {
+    /// A status message's body. `resource` tells whose status it is where the sender is not the stub.
+    pub(crate) fn body(self, report: &StatusReport, resource: Option<&Address>) -> Value {
+        let mut body = match self {
+            Self::Phase1 => json!({ "value": report.status.as_str().to_ascii_uppercase() }),
+            Self::Phase2 => json!({ "value": report.status.as_str() }),
+        };
+        if let (Self::Phase2, Some(reason)) = (self, &report.reason) {
+            body["desc"] = Value::from(reason.as_str());
+        }
+        if let Some(resource) = resource {
+            body["resource"] = Value::from(resource.as_str());
+        }
+        body
+    }
+}
+
+/// The one writer of a stub's status. It outlives the stub's instances.
+#[derive(Debug)]
+pub(crate) struct StatusCell {
+    current: watch::Sender<StatusReport>,
+}
+
+impl StatusCell {
+    pub(crate) fn new() -> Self {
+        Self { current: watch::Sender::new(StatusReport::first(StubStatus::Deploying)) }
+    }
+
+    pub(crate) fn current(&self) -> StatusReport {
+        self.current.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> StatusWatch {
+        StatusWatch { reports: self.current.subscribe() }
+    }
+
+    /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
+    pub(crate) fn advance(&self, status: StubStatus, reason: Option<&str>) -> Result<Option<StatusReport>, String> {
+        let mut outcome = Ok(None);
+        self.current.send_if_modified(|current| {
+            if current.status == status && current.reason.as_deref() == reason {
+                return false;
+            }
+            if current.status != status && !current.status.may_become(status) {
+                outcome = Err(format!("a stub that is {} cannot become {status}", current.status));
+                return false;
+            }
+            *current = current.then(status, reason.map(str::to_owned));
+            outcome = Ok(Some(current.clone()));
+            true
+        });
+        outcome
+    }
+}
+
+/// A stub's status, now and whenever it changes. Works in any async runtime.
+#[derive(Debug, Clone)]
+pub struct StatusWatch {
+    reports: watch::Receiver<StatusReport>,
+}
+
+impl StatusWatch {
+    /// What holds now.
+    #[must_use]
+    pub fn current(&self) -> StatusReport {
+        self.reports.borrow().clone()
+    }
+
+    /// The next status that was not seen yet: none once the stub is gone and its last status was seen. Quick changes in between may be
+    /// passed over; whoever needs each of them subscribes to `<stub>/status`.
+    pub async fn changed(&mut self) -> Option<StatusReport> {
+        self.reports.changed().await.ok()?;
+        Some(self.reports.borrow_and_update().clone())
+    }
+
+    /// Waits until `done` holds for the status, beginning with the one that holds now, and returns that status; or the last one of a stub that
+    /// is gone.
+    pub async fn until(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
+        match self.reports.wait_for(|report| done(report)).await {
+            Ok(report) => return report.clone(),
+            Err(_gone) => {}
+        }
+        self.current()
+    }
+}
+
+/// What a sandbox publishes its stub's status through.
+pub(crate) struct StubPresence {
+    pub(crate) stub: Address,
+    pub(crate) topic: Address,
+    pub(crate) cell: Arc<StatusCell>,
+    pub(crate) bus: Bus,
+    pub(crate) form: StatusForm,
+    pub(crate) steps: Arc<Steps>,
+}
+
+impl StubPresence {
+    /// Step 21: the stub's status on the bus, to `<stub>/status`.
+    fn post(&self, report: &StatusReport) {
+        let _step = self.steps.open(21, report.status.as_str()).entered();
+        let message = self.message(report);
+        if let Err(error) = self.bus.post(&Origin::Host, message) {
+            tracing::warn!(stub = %self.stub, %error, "the status could not be told to its subscribers");
+        }
+    }
+
+    pub(crate) fn message(&self, report: &StatusReport) -> Message {
+        let mut message = Message::update(self.topic.clone()).with_body(self.form.body(report, None));
+        message.from = self.stub.clone();
+        message.id = MessageId::Text(report.sequence.to_string().into());
+        message
+    }
+}
+
+impl Presence for StubPresence {
+    fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
+        if let Some(report) = self.cell.advance(status, reason)? {
+            self.post(&report);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for StubPresence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StubPresence").field("stub", &self.stub).field("current", &self.cell.current()).finish()
+    }
+}

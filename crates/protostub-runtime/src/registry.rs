@@ -1,0 +1,270 @@
+//! What is deployed, and under which address: one record for each stub key, from its reservation to its end.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use protostub_bus::{Inbox, Mailbox, Route};
+use protostub_types::{Address, AddressError, StubKey};
+use tokio::sync::{mpsc, watch};
+use url::Url;
+use uuid::Uuid;
+
+use crate::{
+    error::{DeployError, DeployErrorKind, Phase, in_full},
+    presence::StatusCell,
+    steps::Steps,
+    supervise::Command,
+};
+
+/// How many failures are remembered. The oldest is forgotten first: a flood of made-up domains costs no more memory than this.
+const MAX_REMEMBERED: usize = 1024;
+/// For how long the first failure of a stub is remembered; each further one doubles it, up to [`LONGEST_MEMORY`].
+const FIRST_MEMORY: Duration = Duration::from_secs(1);
+const LONGEST_MEMORY: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    runtime: Address,
+    max_stubs: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Everything that is deployed, or being deployed.
+    records: HashMap<StubKey, Arc<Record>>,
+    failures: HashMap<StubKey, Failure>,
+    /// Sandboxes by their addresses.
+    sandboxes: BTreeMap<Address, StubKey>,
+    hyperties: HashSet<Address>,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: DeployError,
+    times: u32,
+    at: Instant,
+}
+
+impl Failure {
+    fn memory(&self) -> Duration {
+        FIRST_MEMORY.saturating_mul(1 << self.times.min(8)).min(LONGEST_MEMORY)
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        self.memory().checked_sub(self.at.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
+/// One stub, from its reservation to its end; shared by everybody who waits for it or uses it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) key: StubKey,
+    /// Where the messages for its domain go, also while it is not there yet.
+    pub(crate) mailbox: Mailbox,
+    pub(crate) status: Arc<StatusCell>,
+    pub(crate) steps: Arc<Steps>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Known from step 9 on.
+    pub(crate) url: OnceLock<Address>,
+    /// Known from step 15 on.
+    pub(crate) sandbox_url: OnceLock<Address>,
+    /// Known from step 5 on.
+    pub(crate) descriptor_url: OnceLock<Url>,
+    pub(crate) version: OnceLock<String>,
+    progress: watch::Sender<Progress>,
+}
+
+/// How far a deployment is.
+#[derive(Debug, Clone)]
+pub(crate) enum Progress {
+    Deploying,
+    /// Step 20.
+    Deployed,
+    /// It did not come to be, or it is over.
+    Over(Arc<DeployError>),
+}
+
+impl Record {
+    pub(crate) fn deployed(&self) {
+        self.progress.send_replace(Progress::Deployed);
+    }
+
+    fn over(&self, error: DeployError) {
+        self.progress.send_replace(Progress::Over(Arc::new(error)));
+    }
+
+    /// Waits for step 20.
+    pub(crate) async fn until_deployed(&self) -> Result<(), DeployError> {
+        let mut progress = self.progress.subscribe();
+        let settled = progress.wait_for(|progress| !matches!(progress, Progress::Deploying)).await;
+        match settled.as_deref() {
+            Ok(Progress::Over(error)) => Err(DeployError::clone(error)),
+            Ok(_) => Ok(()),
+            // The sender is in this very record.
+            Err(_) => Err(stopped(&self.key, "the runtime is gone")),
+        }
+    }
+
+    /// Waits until it is over, and tells why.
+    pub(crate) async fn until_over(&self) -> DeployError {
+        let mut progress = self.progress.subscribe();
+        let over = progress.wait_for(|progress| matches!(progress, Progress::Over(_))).await;
+        match over.as_deref() {
+            Ok(Progress::Over(error)) => DeployError::clone(error),
+            _ => stopped(&self.key, "the runtime is gone"),
+        }
+    }
+}
+
+pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
+    DeployError { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::Stopped(why) }
+}
+
+/// What the registry knows of a key (step 3).
+pub(crate) enum Discovery {
+    /// It is there, or will be.
+    Available(Arc<Record>),
+    /// It was not; now it is reserved for whoever asked.
+    Reserved(Reservation),
+}
+
+/// The right, and the duty, to deploy a stub. Dropped without [`Deployed`](crate::deploy::Deployed) having come of it, everything is as before.
+pub(crate) struct Reservation {
+    pub(crate) record: Arc<Record>,
+    pub(crate) inbox: Inbox,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) key_route: Route,
+}
+
+impl Registry {
+    pub(crate) fn new(runtime: Address, max_stubs: usize) -> Self {
+        Self { runtime, max_stubs, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is plain data, whole after every statement.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps 2 and 3: the record of a key, or its reservation, whose inbox and route `open` makes. `patient`: a failure of a moment ago is
+    /// not held against it.
+    pub(crate) fn discover(
+        &self,
+        key: &StubKey,
+        patient: bool,
+        open: impl FnOnce() -> Result<(Inbox, Route), DeployErrorKind>,
+    ) -> Result<Discovery, DeployError> {
+        let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
+        let mut state = self.state();
+        if state.closing {
+            return Err(stopped(key, "the runtime is shutting down"));
+        }
+        if let Some(record) = state.records.get(key) {
+            return Ok(Discovery::Available(Arc::clone(record)));
+        }
+        if let Some(failure) = state.failures.get(key).filter(|_| !patient)
+            && let Some(again_in) = failure.remaining()
+        {
+            return Err(fail(DeployErrorKind::Remembered { reason: in_full(&failure.error), again_in }));
+        }
+        if state.records.len() >= self.max_stubs {
+            return Err(fail(DeployErrorKind::TooMany { limit: self.max_stubs }));
+        }
+        let (inbox, key_route) = open().map_err(fail)?;
+        let (sender, commands) = mpsc::channel(8);
+        let record = Arc::new(Record {
+            key: key.clone(),
+            mailbox: inbox.mailbox(),
+            status: Arc::new(StatusCell::new()),
+            steps: Arc::new(Steps::of(key)),
+            commands: sender,
+            url: OnceLock::new(),
+            sandbox_url: OnceLock::new(),
+            descriptor_url: OnceLock::new(),
+            version: OnceLock::new(),
+            progress: watch::Sender::new(Progress::Deploying),
+        });
+        state.records.insert(key.clone(), Arc::clone(&record));
+        Ok(Discovery::Reserved(Reservation { record, inbox, commands, key_route }))
+    }
+
+    /// Step 9: unique for the whole life of the runtime, and beyond (a UUID).
+    pub(crate) fn generate_stub_url(&self, key: &StubKey) -> Result<Address, AddressError> {
+        Address::parse(&format!("hyperty-runtime://{}/protostub/{}", key.domain(), Uuid::new_v4()))
+    }
+
+    /// Steps 14 and 15.
+    pub(crate) fn register_sandbox(&self, record: &Record) -> Result<Address, AddressError> {
+        let url = self.runtime.join(&format!("sandbox/{}", Uuid::new_v4()))?;
+        self.state().sandboxes.insert(url.clone(), record.key.clone());
+        let _ = record.sandbox_url.set(url.clone());
+        Ok(url)
+    }
+
+    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A failure is remembered for a while.
+    pub(crate) fn remove(&self, record: &Arc<Record>, error: DeployError) {
+        let mut state = self.state();
+        if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
+            state.records.remove(&record.key);
+        }
+        if let Some(url) = record.sandbox_url.get() {
+            state.sandboxes.remove(url);
+        }
+        if matches!(error.kind, DeployErrorKind::Stopped(_)) {
+            state.failures.remove(&record.key);
+        } else {
+            let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
+            if times == 0 && state.failures.len() >= MAX_REMEMBERED {
+                let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
+                oldest.and_then(|key| state.failures.remove(&key));
+            }
+            state.failures.insert(record.key.clone(), Failure { error: error.clone(), times, at: Instant::now() });
+        }
+        drop(state);
+        record.over(error);
+    }
+
+    /// A stub that is live has left its failures behind.
+    pub(crate) fn forgive(&self, key: &StubKey) {
+        self.state().failures.remove(key);
+    }
+
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        self.state().records.values().cloned().collect()
+    }
+
+    pub(crate) fn record(&self, key: &StubKey) -> Option<Arc<Record>> {
+        self.state().records.get(key).cloned()
+    }
+
+    /// The record of the stub with this URL.
+    pub(crate) fn record_of(&self, stub: &Address) -> Option<Arc<Record>> {
+        self.state().records.values().find(|record| record.url.get() == Some(stub)).cloned()
+    }
+
+    pub(crate) fn sandboxes(&self) -> Vec<(Address, StubKey)> {
+        self.state().sandboxes.iter().map(|(url, key)| (url.clone(), key.clone())).collect()
+    }
+
+    pub(crate) fn add_hyperty(&self, address: &Address) {
+        self.state().hyperties.insert(address.clone());
+    }
+
+    pub(crate) fn remove_hyperty(&self, address: &Address) {
+        self.state().hyperties.remove(address);
+    }
+
+    pub(crate) fn is_hyperty(&self, address: &Address) -> bool {
+        self.state().hyperties.contains(address)
+    }
+
+    /// From now on nothing is reserved.
+    pub(crate) fn close(&self) {
+        self.state().closing = true;
+    }
+}

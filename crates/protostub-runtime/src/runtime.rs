@@ -1,0 +1,264 @@
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, RequestError, Route};
+use protostub_catalogue::{Catalogue, CatalogueConfig};
+use protostub_egress::{Egress, EgressConfig};
+use protostub_sandbox::{Engine, EngineConfig};
+use protostub_types::{Address, AddressError, Domain, Message, StubKey};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    config::RuntimeBuilder,
+    core::{Core, DeployOnDemand},
+    deploy::load_stub,
+    error::{BuildError, DeployError, RegisterError},
+    hyperty::Hyperty,
+    registry::Registry,
+    services,
+    stub::Protostub,
+};
+
+/// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
+///
+/// It runs on threads of its own, so its methods can be called from any async runtime. Dropped, it stops at once; [`Runtime::shutdown`] lets
+/// stubs say good-bye.
+pub struct Runtime {
+    core: Arc<Core>,
+    /// Taken by whoever ends it.
+    threads: Mutex<Option<tokio::runtime::Runtime>>,
+    /// The runtime's own addresses.
+    _routes: Vec<Route>,
+}
+
+/// What a shutdown left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// The stubs that ended in time.
+    pub stopped: Vec<StubKey>,
+    /// The stubs that had not when the time was over. Their threads are abandoned, not waited for.
+    pub abandoned: Vec<StubKey>,
+}
+
+impl Runtime {
+    /// Begins to build a runtime.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::new()
+    }
+
+    pub(crate) async fn start(builder: RuntimeBuilder) -> Result<Self, BuildError> {
+        let home = builder.home_domain.as_deref().ok_or(BuildError::NoHomeDomain)?;
+        let home = Domain::parse(home).map_err(BuildError::HomeDomain)?;
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(builder.worker_threads)
+            .thread_name("protostub")
+            .enable_all()
+            .build()
+            .map_err(BuildError::Threads)?;
+        let on_threads = threads.handle().clone();
+        // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
+        let started = on_threads.spawn_blocking(move || start_core(home, builder, threads)).await;
+        started.map_err(|error| BuildError::Threads(std::io::Error::other(error)))?
+    }
+
+    /// The domain that the runtime belongs to.
+    #[must_use]
+    pub fn home_domain(&self) -> &Domain {
+        &self.core.home
+    }
+
+    /// The runtime's own address: `runtime://<home domain>/<id>`.
+    #[must_use]
+    pub fn url(&self) -> &Address {
+        &self.core.runtime_url
+    }
+
+    /// Gives a part of the host program an address on the bus. Its messages may deploy stubs.
+    ///
+    /// # Errors
+    /// If the address is none, or somebody has it already.
+    pub async fn register_hyperty<A>(&self, address: A) -> Result<Hyperty, RegisterError>
+    where
+        A: TryInto<Address>,
+        AddressError: From<A::Error>,
+    {
+        let address = address.try_into().map_err(AddressError::from)?;
+        let inbox = self.core.bus.inbox(self.core.config.inbox);
+        let attached = self.core.bus.attach(&address, &inbox.mailbox());
+        let route = attached.map_err(|source| RegisterError::Bus { address: address.clone(), source })?;
+        Ok(Hyperty::new(Arc::clone(&self.core), address, inbox, route))
+    }
+
+    /// The stub of a domain (`sp1.example`) or an address (`hyperty://sp1.example/alice`), deployed and live: the one that is there, or a new
+    /// one. Steps 1 to 22.
+    ///
+    /// # Errors
+    /// If it cannot be deployed, or does not become live in time. A later call tries again.
+    pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
+        let stub = self.load_stub(target).await?;
+        stub.until_live().await?;
+        Ok(stub)
+    }
+
+    /// The same, but waits only until the stub is deployed (step 20), not until it is live: `loadStub` of the specification's first phase.
+    ///
+    /// # Errors
+    /// If it cannot be deployed.
+    pub async fn load_stub(&self, target: &str) -> Result<Protostub, DeployError> {
+        let key = key_of(target, &self.core.home).map_err(|error| DeployError {
+            key: StubKey::Domain(self.core.home.clone()),
+            phase: crate::error::Phase::Reserving,
+            kind: crate::error::DeployErrorKind::Address(error),
+        })?;
+        let record = load_stub(&self.core, &key, true)?;
+        record.until_deployed().await?;
+        Ok(Protostub { record })
+    }
+
+    /// The stubs that are deployed, or being deployed.
+    #[must_use]
+    pub fn protostubs(&self) -> Vec<Protostub> {
+        let records = self.core.registry.records();
+        records.into_iter().map(|record| Protostub { record }).collect()
+    }
+
+    /// The stub with this key, if it is deployed, or being deployed.
+    #[must_use]
+    pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
+        self.core.registry.record(key).map(|record| Protostub { record })
+    }
+
+    /// Posts a request in the runtime's own name, and waits for its final response.
+    ///
+    /// # Errors
+    /// As [`Hyperty::request`].
+    pub async fn request(&self, mut message: Message) -> Result<Message, RequestError> {
+        if message.from.is_unset() {
+            message.from = self.core.runtime_url.clone();
+        }
+        self.core.bus.request(&Origin::Host, message, None).await
+    }
+
+    /// What the bus has counted since the start.
+    #[must_use]
+    pub fn counts(&self) -> BusCounts {
+        self.core.bus.counts()
+    }
+
+    /// Runs a future on the library's own threads, where a round trip over the bus is quickest: a listener that must not wait to be woken on
+    /// other threads lives here. It is dropped at shutdown.
+    pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.core.stop.clone();
+        self.core.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Ends everything: deployments stop, stubs say good-bye within their grace time, what waits is answered with 503. Returns when all of it is
+    /// done, or `deadline` is over.
+    pub async fn shutdown(self, deadline: Duration) -> Shutdown {
+        let before = self.core.registry.records();
+        self.core.registry.close();
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        let tasks = self.core.tasks.clone();
+        let waiting = self.core.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
+        let _in_time = waiting.await;
+        let left = self.core.registry.records();
+        let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
+        let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
+        Shutdown { stopped, abandoned }
+    }
+}
+
+fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Runtime) -> Result<Runtime, BuildError> {
+    let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
+    let status_url = runtime_url.join("status")?;
+    let egress = Egress::new(EgressConfig { extra_roots_pem: builder.roots, proxy: builder.proxy, ..EgressConfig::default() })
+        .map_err(BuildError::Egress)?;
+    let waived = builder.config.domains.iter().filter(|(_, settings)| settings.waive_digest);
+    let mut catalogue = CatalogueConfig::new(home.clone());
+    catalogue.cache_dir.clone_from(&builder.cache_dir);
+    catalogue.allow_loopback = builder.config.allow_loopback;
+    catalogue.allow_http = builder.allow_http;
+    catalogue.unpinned = waived.map(|(domain, _)| domain.clone()).collect();
+    let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
+    let mut engine = EngineConfig::default();
+    engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
+    engine.max_sandboxes = builder.config.max_stubs;
+    let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
+    let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
+    bus.request_timeout = builder.request_timeout;
+    let bus = Bus::new(bus);
+
+    let registry_inbox = bus.inbox(builder.config.inbox);
+    let ua_inbox = bus.inbox(builder.config.inbox);
+    let listen = |segment: &str, inbox: &Inbox| {
+        let address = runtime_url.join(segment)?;
+        bus.attach(&address, &inbox.mailbox()).map_err(BuildError::Bus)
+    };
+    let routes = vec![listen("status", &registry_inbox)?, listen("registry", &registry_inbox)?, listen("ua", &ua_inbox)?];
+
+    let core = Arc::new(Core {
+        registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
+        registry_mailbox: registry_inbox.mailbox(),
+        config: builder.config,
+        home,
+        runtime_url,
+        status_url,
+        bus,
+        catalogue,
+        egress,
+        engine,
+        credentials: builder.credentials,
+        threads: threads.handle().clone(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    });
+    core.bus.set_unroutable(Arc::new(DeployOnDemand { core: Arc::downgrade(&core) }));
+    core.spawn(services::registry(Arc::clone(&core), registry_inbox));
+    core.spawn(services::runtime_ua(Arc::clone(&core), ua_inbox));
+    let (bus, stop) = (core.bus.clone(), core.stop.clone());
+    core.spawn(async move {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = bus.run_deadlines() => {}
+        }
+    });
+    Ok(Runtime { core, threads: Mutex::new(Some(threads)), _routes: routes })
+}
+
+/// The key of a domain or an address.
+pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressError> {
+    let address = Address::parse(target)?;
+    StubKey::of(&address, home).ok_or_else(|| AddressError::without_domain(&address))
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.core.registry.close();
+        self.core.stop.cancel();
+        // A runtime must not wait for its threads where the host program's async tasks run.
+        if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("url", self.url()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! The runtime's own listeners on the bus: the Registry's (`<stub>/status`, `<runtime>/status`, `<runtime>/registry`) and the Runtime UA's
+//! (`<runtime>/ua`).
+
+use std::sync::Arc;
+
+use protostub_bus::{Inbox, Origin};
+use protostub_types::{Address, Message, MessageType};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::{core::Core, deploy::load_stub, error::in_full, registry::Record, runtime::key_of};
+
+/// How many `loadStub`s of the bus are waited for at a time. More wait in the Runtime UA's inbox.
+const CONCURRENT_LOADS: usize = 64;
+
+/// Listens for the Registry.
+///
+/// | message | to | from | answer |
+/// | --- | --- | --- | --- |
+/// | `update` | `<stub>/status` | the stub | none; `<runtime>/status` re-publishes it (step 22) |
+/// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200; the current status follows at once |
+/// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
+/// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
+///
+/// Anybody else is answered 403, anything else 405.
+pub(crate) async fn registry(core: Arc<Core>, mut inbox: Inbox) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return,
+            message = inbox.recv() => match message { Some(message) => message, None => return },
+        };
+        match &message.kind {
+            MessageType::Update => on_status(&core, &message),
+            MessageType::Subscribe | MessageType::Unsubscribe | MessageType::Read => {
+                let answer = on_request(&core, &message);
+                answer_with(&core, &message, &answer);
+            }
+            _ => answer_with(
+                &core,
+                &message,
+                &Answer::Refused(405, "the Registry knows subscribe, unsubscribe and read".to_owned()),
+            ),
+        }
+    }
+}
+
+enum Answer {
+    Ok(Option<Value>),
+    Refused(u16, String),
+}
+
+fn answer_with(core: &Core, request: &Message, answer: &Answer) {
+    if !request.expects_response() {
+        return;
+    }
+    let response = match answer {
+        Answer::Ok(value) => request.response(200, value.clone()),
+        Answer::Refused(code, reason) => request.error_response(*code, reason),
+    };
+    if let Err(error) = core.bus.post(&Origin::Host, response) {
+        tracing::debug!(target: "protostub", %error, "an answer of the runtime could not be delivered");
+    }
+}
+
+/// Step 22.
+fn on_status(core: &Core, message: &Message) {
+    // The runtime's own announcements come by here too.
+    if let Some(record) = core.registry.record_of(&message.from) {
+        record.steps.mark(22, record.status.current().status.as_str());
+        core.announce(&record);
+    }
+}
+
+fn on_request(core: &Core, message: &Message) -> Answer {
+    let hyperty = core.registry.is_hyperty(&message.from);
+    let stub = (message.to != core.status_url).then(|| status_of(core, &message.to)).flatten();
+    let own = stub.as_ref().is_some_and(|record| record.url.get() == Some(&message.from));
+    if !hyperty && !own {
+        return Answer::Refused(403, format!("{} is neither a hyperty of this runtime nor the stub itself", message.from));
+    }
+    match (&message.kind, &stub) {
+        (MessageType::Read, _) if message.to != core.status_url && stub.is_none() => Answer::Ok(Some(listing(core))),
+        (MessageType::Unsubscribe, _) => {
+            core.bus.unsubscribe(&message.to, &message.from);
+            Answer::Ok(None)
+        }
+        (MessageType::Subscribe, Some(record)) => {
+            core.bus.subscribe(&message.to, &message.from);
+            tell_current(core, record, message);
+            Answer::Ok(None)
+        }
+        (MessageType::Subscribe, None) if message.to == core.status_url => {
+            core.bus.subscribe(&message.to, &message.from);
+            for record in core.registry.records() {
+                tell_current(core, &record, message);
+            }
+            Answer::Ok(None)
+        }
+        _ => Answer::Refused(405, format!("{} cannot be asked for a {}", message.to, message.kind)),
+    }
+}
+
+/// The record of the stub whose status `topic` is.
+fn status_of(core: &Core, topic: &Address) -> Option<Arc<Record>> {
+    let stub = Address::parse(topic.as_str().strip_suffix("/status")?).ok()?;
+    core.registry.record_of(&stub)
+}
+
+/// A late subscriber learns what holds, and nobody else hears it again.
+fn tell_current(core: &Core, record: &Record, subscription: &Message) {
+    let Some(stub) = record.url.get() else { return };
+    let report = record.status.current();
+    let of_runtime = subscription.to == core.status_url;
+    let mut message =
+        Message::update(subscription.from.clone()).with_body(core.config.status_form.body(&report, of_runtime.then_some(stub)));
+    message.from = if of_runtime { core.runtime_url.clone() } else { stub.clone() };
+    message.id = protostub_types::MessageId::Text(report.sequence.to_string().into());
+    core.bus.publish_to(&subscription.from, &subscription.to, message);
+}
+
+fn listing(core: &Core) -> Value {
+    let stubs: Vec<_> = core.registry.records().iter().map(|record| describe(record)).collect();
+    let sandboxes: Vec<_> = core
+        .registry
+        .sandboxes()
+        .into_iter()
+        .map(|(url, key)| json!({ "url": url.as_str(), "domain": key.domain().as_str() }))
+        .collect();
+    json!({ "stubs": stubs, "sandboxes": sandboxes })
+}
+
+/// What the Registry tells of a stub.
+fn describe(record: &Record) -> Value {
+    json!({
+        "url": record.url.get().map(Address::as_str),
+        "status": record.status.current().status.as_str(),
+        "descriptorURL": record.descriptor_url.get().map(url::Url::as_str),
+    })
+}
+
+/// What `execute` to `<runtime>/ua` carries: `{"method": "loadStub", "params": ["sp1.example"]}`; a single text stands for a list of one.
+#[derive(Deserialize)]
+struct Execute {
+    method: String,
+    #[serde(default)]
+    params: Value,
+}
+
+/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty, is step 1. The answer comes when the stub is
+/// deployed: `{"url", "status", "descriptorURL"}`.
+pub(crate) async fn runtime_ua(core: Arc<Core>, mut inbox: Inbox) {
+    let places = Arc::new(Semaphore::new(CONCURRENT_LOADS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let message = tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return,
+            message = inbox.recv() => match message { Some(message) => message, None => return },
+        };
+        let loading = Arc::clone(&core);
+        core.spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                () = loading.stop.cancelled() => Answer::Refused(503, "the runtime is shutting down".to_owned()),
+                answer = execute(&loading, &message) => answer,
+            };
+            answer_with(&loading, &message, &answer);
+            drop(place);
+        });
+    }
+}
+
+async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
+    if !core.registry.is_hyperty(&message.from) {
+        return Answer::Refused(
+            403,
+            format!("{} is no hyperty of this runtime: only they may have stubs deployed", message.from),
+        );
+    }
+    let call = match (&message.kind, message.body.as_ref().map(protostub_types::Body::parse::<Execute>)) {
+        (MessageType::Execute, Some(Ok(call))) if call.method == "loadStub" => call,
+        _ => {
+            let expected = r#"an execute with the body {"method": "loadStub", "params": ["<domain or address>"]}"#;
+            return Answer::Refused(400, format!("the Runtime UA understands {expected}"));
+        }
+    };
+    let target = match &call.params {
+        Value::String(target) => Some(target.as_str()),
+        Value::Array(params) => params.first().and_then(Value::as_str),
+        Value::Object(params) => params.get("domain").or_else(|| params.get("url")).and_then(Value::as_str),
+        _ => None,
+    };
+    let Some(target) = target else {
+        return Answer::Refused(400, "`params` has to begin with a domain or an address".to_owned());
+    };
+    let loaded = async {
+        let key = key_of(target, &core.home).map_err(|error| (400, in_full(&error)))?;
+        let record = load_stub(core, &key, true).map_err(|error| (503, in_full(&error)))?;
+        record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
+        Ok::<_, (u16, String)>(record)
+    };
+    match loaded.await {
+        Ok(record) => Answer::Ok(Some(describe(&record))),
+        Err((code, reason)) => Answer::Refused(code, reason),
+    }
+}
