@@ -1,0 +1,274 @@
+//! What is between the component's two exports and the author's async code: the executor, the queue of events, and who waits for what.
+//!
+//! An instance has one of each, on the one thread that a component has. Nothing here waits: `handle` puts the events in, runs the executor until
+//! every task is stalled, and returns.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use futures_channel::oneshot;
+use futures_executor::{LocalPool, LocalSpawner};
+use futures_util::task::LocalSpawnExt;
+
+use crate::{DisconnectReason, Error, Event, Message, MessageId, MessageType, Result, Status, Stub, host, logging};
+
+/// From how many queued messages on the bus is paused.
+const PAUSE_MESSAGES: usize = 64;
+/// From how many bytes of queued messages on the bus is paused: one batch.
+const PAUSE_BYTES: usize = 1024 * 1024;
+/// At how many queued messages the bus is resumed: early enough that the next batch comes before the last message is taken.
+const RESUME_MESSAGES: usize = 16;
+
+thread_local! {
+    static POOL: RefCell<Option<LocalPool>> = const { RefCell::new(None) };
+    static SPAWNER: RefCell<Option<LocalSpawner>> = const { RefCell::new(None) };
+    static STATE: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
+    static WAITING: RefCell<BTreeMap<u32, Waiting>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// What the host tells the component in one call of `handle`.
+#[derive(Debug)]
+pub(crate) enum HostEvent {
+    Stub(Event),
+    Timer(u32),
+    Ready(u32),
+}
+
+/// What the clones of a [`Stub`] share.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) url: String,
+    pub(crate) configuration: String,
+    pub(crate) status: RefCell<(Status, Option<String>)>,
+    queue: RefCell<Queue>,
+    requests: RefCell<Requests>,
+}
+
+/// What came and was not taken yet. Bounded, since the bus is paused while it is full, and a batch is bounded.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    paused: bool,
+    /// `connect` and `disconnect`. At most a few: of two that cancel each other out, the host sends what it means at the end.
+    control: VecDeque<Event>,
+    /// The connection is to end; who waits for messages is told once they are all taken.
+    ending: Option<DisconnectReason>,
+    wakers: Vec<Waker>,
+}
+
+/// The stub's own requests that are not answered yet.
+#[derive(Debug, Default)]
+struct Requests {
+    count: u64,
+    open: Vec<(MessageId, String, oneshot::Sender<Message>)>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    news: bool,
+    wakers: Vec<Waker>,
+}
+
+/// The component's export `start`: reads the configuration, and begins with `main`.
+pub(crate) fn start<F, Fut>(url: String, main: F) -> Result<(), String>
+where
+    F: FnOnce(Stub) -> Result<Fut, String>,
+    Fut: Future<Output = Result<()>> + 'static,
+{
+    logging::install();
+    let state = Rc::new(State {
+        url,
+        configuration: host::configuration(),
+        status: RefCell::new((Status::Created, None)),
+        queue: RefCell::default(),
+        requests: RefCell::default(),
+    });
+    let stub = Stub::new(Rc::clone(&state));
+    let future = main(stub.clone())?;
+    let pool = LocalPool::new();
+    SPAWNER.set(Some(pool.spawner()));
+    POOL.set(Some(pool));
+    STATE.set(Some(state));
+    spawn(async move {
+        match future.await {
+            Ok(()) => log::debug!("the stub's main function has ended"),
+            Err(error) => stub.failed(&error.to_string()),
+        }
+    });
+    Ok(())
+}
+
+/// The instance's end, in a test: everything that it holds is dropped.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn end() {
+    SPAWNER.set(None);
+    drop(POOL.take());
+    STATE.set(None);
+    WAITING.with_borrow_mut(BTreeMap::clear);
+}
+
+/// Runs a task beside the author's, until it ends or the instance does.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
+    let spawned = SPAWNER.with_borrow(|spawner| spawner.as_ref().map(|spawner| spawner.spawn_local(task)));
+    if !matches!(spawned, Some(Ok(()))) {
+        log::error!("a task was spawned outside of the stub's life, and does not run");
+    }
+}
+
+/// The component's export `handle`: everything that can go on does.
+pub(crate) fn handle(events: impl IntoIterator<Item = HostEvent>) {
+    let Some(state) = STATE.with_borrow(Clone::clone) else { return };
+    for event in events {
+        match event {
+            HostEvent::Stub(Event::Message(message)) => state.receive(message),
+            HostEvent::Stub(control) => state.queue.borrow_mut().control.push_back(control),
+            HostEvent::Timer(handle) | HostEvent::Ready(handle) => tell(handle),
+        }
+    }
+    state.wake();
+    if let Some(mut pool) = POOL.take() {
+        pool.run_until_stalled();
+        POOL.set(Some(pool));
+    }
+}
+
+impl State {
+    /// A response to a request of the stub's own goes to who waits for it; any other message is queued.
+    fn receive(&self, message: Message) {
+        if message.kind == MessageType::Response {
+            let open = &mut self.requests.borrow_mut().open;
+            if let Some(index) =
+                open.iter().position(|(id, to, _)| *id == message.id && *to == message.from && message.to == self.url)
+            {
+                if message.code().is_none_or(|code| code >= 200) {
+                    let _ = open.swap_remove(index).2.send(message); // Who asked may have lost interest.
+                }
+                return;
+            }
+        }
+        let queue = &mut *self.queue.borrow_mut();
+        queue.bytes += message.size();
+        queue.messages.push_back(message);
+        if !queue.paused && (queue.messages.len() >= PAUSE_MESSAGES || queue.bytes >= PAUSE_BYTES) {
+            queue.paused = true;
+            host::pause();
+        }
+    }
+
+    pub(crate) fn take_message(&self) -> Option<Message> {
+        let queue = &mut *self.queue.borrow_mut();
+        let message = queue.messages.pop_front()?;
+        queue.bytes -= message.size();
+        if queue.paused && queue.messages.len() <= RESUME_MESSAGES && queue.bytes < PAUSE_BYTES {
+            queue.paused = false;
+            host::resume();
+        }
+        Some(message)
+    }
+
+    pub(crate) fn take_control(&self) -> Option<Event> {
+        self.queue.borrow_mut().control.pop_front()
+    }
+
+    pub(crate) fn ending(&self) -> Option<DisconnectReason> {
+        self.queue.borrow().ending
+    }
+
+    pub(crate) fn set_ending(&self, ending: Option<DisconnectReason>) {
+        self.queue.borrow_mut().ending = ending;
+        self.wake();
+    }
+
+    /// Who waits for an event is woken when one comes.
+    pub(crate) fn wait(&self, waker: &Waker) {
+        remember(&mut self.queue.borrow_mut().wakers, waker);
+    }
+
+    fn wake(&self) {
+        let wakers = std::mem::take(&mut self.queue.borrow_mut().wakers);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Gives a request its id, and makes room for its response.
+    pub(crate) fn open_request(&self, request: &mut Message) -> oneshot::Receiver<Message> {
+        let requests = &mut *self.requests.borrow_mut();
+        requests.open.retain(|(_, _, sender)| !sender.is_canceled());
+        requests.count += 1;
+        request.id = MessageId::Number(requests.count);
+        let (sender, receiver) = oneshot::channel();
+        requests.open.push((request.id.clone(), request.to.clone(), sender));
+        receiver
+    }
+}
+
+fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
+    if !wakers.iter().any(|known| known.will_wake(waker)) {
+        wakers.push(waker.clone());
+    }
+}
+
+/// Who waits for a handle is woken when the host has news of it.
+fn tell(handle: u32) {
+    let wakers = WAITING.with_borrow_mut(|waiting| match waiting.get_mut(&handle) {
+        Some(entry) => {
+            entry.news = true;
+            std::mem::take(&mut entry.wakers)
+        }
+        None => Vec::new(),
+    });
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// A handle of the host, for as long as somebody is interested in what it does. Its owner closes it at the host.
+#[derive(Debug)]
+pub(crate) struct Handle(u32);
+
+impl Handle {
+    pub(crate) fn new(handle: u32) -> Self {
+        WAITING.with_borrow_mut(|waiting| waiting.insert(handle, Waiting::default()));
+        Self(handle)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0
+    }
+
+    /// `ask` is asked at once, and again whenever there is news, until it has an answer. [`Error::Busy`] is none.
+    pub(crate) fn poll<T>(&self, waker: &Waker, ask: impl FnOnce(u32) -> Result<Option<T>>) -> Poll<Result<T>> {
+        match ask(self.0) {
+            Ok(Some(answer)) => Poll::Ready(Ok(answer)),
+            Ok(None) | Err(Error::Busy) => {
+                WAITING.with_borrow_mut(|waiting| {
+                    if let Some(entry) = waiting.get_mut(&self.0) {
+                        remember(&mut entry.wakers, waker);
+                    }
+                });
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// As [`Self::poll`], for who has nothing else to wait for.
+    pub(crate) async fn ask<T>(&self, mut ask: impl FnMut(u32) -> Result<Option<T>>) -> Result<T> {
+        std::future::poll_fn(|cx| self.poll(cx.waker(), &mut ask)).await
+    }
+
+    /// Whether the host had news of it at all: that is all there is to know of a timer.
+    pub(crate) fn has_news(&self) -> bool {
+        WAITING.with_borrow(|waiting| waiting.get(&self.0).is_some_and(|entry| entry.news))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The thread's own end may have come first.
+        let _ = WAITING.try_with(|waiting| waiting.borrow_mut().remove(&self.0));
+    }
+}

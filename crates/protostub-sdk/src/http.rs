@@ -1,0 +1,171 @@
+//! HTTP exchanges (RFC 9110). The host does DNS, proxies and TLS, and lets a stub speak to its own domain and what the operator granted. Redirects are
+//! not followed.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    Credential, Error, Result,
+    guest::Handle,
+    host::{self, HttpRequest},
+    websocket::authorization,
+};
+
+/// How many bytes are fetched from the host at a time.
+const FETCH_BYTES: u32 = 64 * 1024;
+
+/// A request to be sent.
+#[derive(Debug, Clone)]
+pub struct Request {
+    request: HttpRequest,
+}
+
+impl Request {
+    /// A request of this method for this `https://` or `http://` URL.
+    #[must_use]
+    pub fn new(method: impl Into<String>, url: impl AsRef<str>) -> Self {
+        let (method, url) = (method.into(), url.as_ref().to_owned());
+        Self { request: HttpRequest { method, url, headers: Vec::new(), body: Vec::new() } }
+    }
+
+    /// A `GET` request.
+    #[must_use]
+    pub fn get(url: impl AsRef<str>) -> Self {
+        Self::new("GET", url)
+    }
+
+    /// A `POST` request.
+    #[must_use]
+    pub fn post(url: impl AsRef<str>) -> Self {
+        Self::new("POST", url)
+    }
+
+    /// A `PUT` request.
+    #[must_use]
+    pub fn put(url: impl AsRef<str>) -> Self {
+        Self::new("PUT", url)
+    }
+
+    /// A `DELETE` request.
+    #[must_use]
+    pub fn delete(url: impl AsRef<str>) -> Self {
+        Self::new("DELETE", url)
+    }
+
+    /// One header more. Not `host`, `content-length`, and those of the connection itself: they are the host's.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.request.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With this credential in the header `authorization`, as RFC 6750 or RFC 7617 have it; an assertion goes as a bearer token.
+    #[must_use]
+    pub fn credential(self, credential: &Credential) -> Self {
+        let value = authorization(credential);
+        self.header("authorization", value)
+    }
+
+    /// With this body: at most 1 MiB.
+    #[must_use]
+    pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.request.body = bytes.into();
+        self
+    }
+
+    /// With a value as its body, in JSON.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if the value has no JSON form.
+    pub fn json(self, value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        Ok(self.header("content-type", "application/json").body(serde_json::to_vec(value)?))
+    }
+
+    /// Sends the request, and waits for the head of the response: 30 s, or less with [`time::timeout`](crate::time::timeout).
+    ///
+    /// # Errors
+    /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (URL, method or a header); [`Error::Limit`] (more than 16 connections,
+    /// or a body over 1 MiB); [`Error::Io`] (the network, TLS, a server that does not speak HTTP). A status is no error.
+    pub async fn send(self) -> Result<Response> {
+        let exchange = Exchange(Handle::new(host::http_send(self.request)?));
+        let head = exchange.0.ask(host::http_poll).await?;
+        Ok(Response { exchange, status: head.status, headers: head.headers })
+    }
+}
+
+/// A response whose head is there. Dropped, the exchange ends.
+#[derive(Debug)]
+pub struct Response {
+    exchange: Exchange,
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Exchange(Handle);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        host::http_cancel(self.0.id());
+    }
+}
+
+impl Response {
+    /// The status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether the status is 200 to 299.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The first header of this name, which is in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The headers, names in lower case.
+    #[must_use]
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
+    /// The next bytes of the body; none: that was all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], once the exchange broke; [`Error::Closed`], after the end.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        let fetch = |exchange| match host::http_receive(exchange, FETCH_BYTES)? {
+            Some(bytes) if bytes.is_empty() => Ok(None),
+            some_or_end => Ok(Some(some_or_end)),
+        };
+        self.exchange.0.ask(fetch).await
+    }
+
+    /// The whole body, if it is no longer than `max_bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], if it is longer; and as [`Self::chunk`].
+    pub async fn bytes(mut self, max_bytes: usize) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(bytes) = self.chunk().await? {
+            if body.len() + bytes.len() > max_bytes {
+                return Err(Error::Limit(format!("the response has more than {max_bytes} bytes")));
+            }
+            body.extend(bytes);
+        }
+        Ok(body)
+    }
+
+    /// The whole body as JSON, if it is no longer than `max_bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if it is not JSON, or not of this shape; and as [`Self::bytes`].
+    pub async fn json<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T> {
+        Ok(serde_json::from_slice(&self.bytes(max_bytes).await?)?)
+    }
+}

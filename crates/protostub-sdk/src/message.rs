@@ -1,0 +1,469 @@
+//! The messages of the bus, and their JSON form.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+use crate::{Error, Result};
+
+/// How many addresses one message of a wire may be for.
+const MAX_RECEIVERS: usize = 256;
+
+/// Marks a message of any type as a request.
+const EXPECTS_RESPONSE: &str = "expects-response";
+
+/// One message of the bus.
+///
+/// A response has `from` and `to` of its request swapped, and its request's `id`: [`Message::response`] sees to that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What the sender calls it; unique among its own requests to one receiver.
+    pub id: MessageId,
+    /// What it asks for.
+    pub kind: MessageType,
+    /// Who sent it. Empty: the stub itself, once it is [posted](crate::Stub::post).
+    pub from: String,
+    /// Who is to get it.
+    pub to: String,
+    /// The addresses that it came through, oldest first; at most 16. The host adds the stub's own URL to what it posts.
+    pub via: Vec<String>,
+    /// Metadata beside the body, names in lower case; at most 32, and 8 KiB in all.
+    pub headers: Vec<(String, String)>,
+    /// What it carries.
+    pub body: Option<Body>,
+}
+
+/// What a sender calls a message. A number of a wire stays a number; `7` and `"7"` name the same request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MessageId {
+    /// A JSON number.
+    Number(u64),
+    /// A JSON string.
+    Text(String),
+}
+
+/// What a message asks for. Written in lower case, read in any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
+pub enum MessageType {
+    Create,
+    Read,
+    Update,
+    Delete,
+    Subscribe,
+    Unsubscribe,
+    Response,
+    Forward,
+    Execute,
+    /// A type outside the reTHINK message model, in lower case: `ping`, say.
+    Other(String),
+}
+
+/// What a message carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// RFC 8259 text. Whoever sent it says that it is; whether it is, turns out when it is read ([`Body::parse`]).
+    Json(String),
+    /// Bytes that no JSON wire can hold as they are.
+    Bytes(Vec<u8>),
+}
+
+impl Message {
+    /// A message from the stub itself, without a body and with the id 0.
+    #[must_use]
+    pub fn new(kind: MessageType, to: impl Into<String>) -> Self {
+        Self {
+            id: MessageId::Number(0),
+            kind,
+            from: String::new(),
+            to: to.into(),
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    /// The message, with this id.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<MessageId>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// The message, from this address: the stub's URL, a path below it, or an address of the stub's domain.
+    #[must_use]
+    pub fn with_from(mut self, from: impl Into<String>) -> Self {
+        self.from = from.into();
+        self
+    }
+
+    /// The message, with this body: a [`Body`], or a [`serde_json::Value`].
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Body>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    /// The message, with one header more.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into().to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// The response to this request, final or, with a `code` below 200, provisional. The codes are those of RFC 9110. `value`, if there is
+    /// one, is the `value` of the response's body: a [`Body`] or a [`serde_json::Value`]. A body that is no JSON becomes a JSON string
+    /// (bytes: in base64).
+    #[must_use]
+    pub fn response(&self, code: u16, value: Option<Body>) -> Self {
+        let body = match value.map(Body::into_json) {
+            Some(value) => format!(r#"{{"code":{code},"value":{value}}}"#),
+            None => format!(r#"{{"code":{code}}}"#),
+        };
+        self.answered(Body::Json(body))
+    }
+
+    /// The response that tells why this request was not answered: `code` as in RFC 9110, `reason` for people. Its body has `desc` and
+    /// `description` with the same text, since both are read in the wild.
+    #[must_use]
+    pub fn error_response(&self, code: u16, reason: &str) -> Self {
+        self.answered(serde_json::json!({ "code": code, "desc": reason, "description": reason }).into())
+    }
+
+    fn answered(&self, body: Body) -> Self {
+        Self::new(MessageType::Response, self.from.clone()).with_from(self.to.clone()).with_id(self.id.clone()).with_body(body)
+    }
+
+    /// Whether exactly one final response is due: it is a `create`, `read`, `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the
+    /// header `expects-response: true`.
+    #[must_use]
+    pub fn expects_response(&self) -> bool {
+        use MessageType::{Create, Delete, Execute, Read, Response, Subscribe, Unsubscribe};
+        match self.kind {
+            Create | Read | Delete | Subscribe | Unsubscribe | Execute => true,
+            Response => false,
+            _ => self.header(EXPECTS_RESPONSE) == Some("true"),
+        }
+    }
+
+    /// The first header of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The code of a response, if it has one that is a number.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        #[derive(Deserialize)]
+        struct Coded {
+            code: u16,
+        }
+        self.parse::<Coded>().ok().map(|body| body.code)
+    }
+
+    /// Reads the body as JSON; no body is `null`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if it is not JSON, or not of this shape.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        let body = self.body.as_ref().map_or(b"null".as_slice(), Body::as_bytes);
+        serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("the body of a `{}` message: {error}", self.kind)))
+    }
+
+    /// Roughly how much memory it takes, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let body = self.body.as_ref().map_or(0, |body| body.as_bytes().len());
+        size_of::<Self>() + self.from.len() + self.to.len() + body
+    }
+
+    /// The message as JSON text: `id`, `type`, `from`, `to`, and where there are any, `via`, `headers`, and `body` or, for
+    /// [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if the body is text that is not JSON.
+    pub fn to_json(&self) -> Result<String> {
+        let (body, bytes) = match &self.body {
+            None => (None, None),
+            Some(Body::Json(text)) => (Some(serde_json::from_str::<&RawValue>(text)?), None),
+            Some(Body::Bytes(bytes)) => (None, Some(BASE64.encode(bytes))),
+        };
+        Ok(serde_json::to_string(&WireOut {
+            id: &self.id,
+            kind: self.kind.as_str(),
+            from: &self.from,
+            to: &self.to,
+            via: &self.via,
+            headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            body,
+            bytes,
+        })?)
+    }
+
+    /// Reads what [`Self::to_json`] writes, and what the reTHINK runtimes and message nodes send: types in any case, an `id` that is a number
+    /// or a text (none is 0), and a `to` array, which becomes one message for each address. The single `body.via` of the wild becomes the
+    /// end of `via`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if the text is no JSON object with `type`, `from` and `to`, or one of these is not what it should be.
+    pub fn from_json(text: &str) -> Result<Vec<Self>> {
+        let wire: WireIn<'_> = serde_json::from_str(text)?;
+        let body = match (wire.body, wire.bytes) {
+            (Some(body), _) => Some(Body::Json(body.get().to_owned())),
+            (None, Some(bytes)) => Some(Body::Bytes(
+                BASE64.decode(&*bytes).map_err(|error| Error::Invalid(format!("`bytes` is not base64: {error}")))?,
+            )),
+            (None, None) => None,
+        };
+        let mut via = wire.via;
+        via.extend(body.as_ref().and_then(body_via).filter(|single| !via.contains(single)));
+        let mut message = Self {
+            id: wire.id.unwrap_or(MessageId::Number(0)),
+            kind: MessageType::from(&*wire.kind),
+            from: wire.from,
+            to: String::new(),
+            via,
+            headers: wire.headers.into_iter().collect(),
+            body,
+        };
+        match wire.to {
+            OneOrMany::One(to) => {
+                message.to = to;
+                Ok(vec![message])
+            }
+            OneOrMany::Many(all) if (1..=MAX_RECEIVERS).contains(&all.len()) => {
+                Ok(all.into_iter().map(|to| Self { to, ..message.clone() }).collect())
+            }
+            OneOrMany::Many(all) => {
+                Err(Error::Invalid(format!("`to` has {} addresses; 1 to {MAX_RECEIVERS} are possible", all.len())))
+            }
+        }
+    }
+}
+
+/// The single `body.via` that the original runtimes write.
+fn body_via(body: &Body) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Via {
+        via: String,
+    }
+    serde_json::from_slice::<Via>(body.as_bytes()).ok().map(|body| body.via)
+}
+
+#[derive(Serialize)]
+struct WireOut<'a> {
+    id: &'a MessageId,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    from: &'a str,
+    to: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    via: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireIn<'a> {
+    id: Option<MessageId>,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    from: String,
+    to: OneOrMany,
+    #[serde(default)]
+    via: Vec<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    bytes: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<u64> for MessageId {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for MessageId {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for MessageId {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl MessageType {
+    /// The name on the wire, in lower case.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Response => "response",
+            Self::Forward => "forward",
+            Self::Execute => "execute",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<&str> for MessageType {
+    fn from(text: &str) -> Self {
+        let lower = text.to_ascii_lowercase();
+        match lower.as_str() {
+            "create" => Self::Create,
+            "read" => Self::Read,
+            "update" => Self::Update,
+            "delete" => Self::Delete,
+            "subscribe" => Self::Subscribe,
+            "unsubscribe" => Self::Unsubscribe,
+            "response" => Self::Response,
+            "forward" => Self::Forward,
+            "execute" => Self::Execute,
+            _ => Self::Other(lower),
+        }
+    }
+}
+
+impl Body {
+    /// A JSON body of any value that serde can write.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if the value has no JSON form (a map whose keys are no strings, say).
+    pub fn json(value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        Ok(Self::Json(serde_json::to_string(value)?))
+    }
+
+    /// Reads the JSON text.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], if it is not JSON, or not of this shape; [`Body::Bytes`] are read as JSON text too.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        Ok(serde_json::from_slice(self.as_bytes())?)
+    }
+
+    /// The text or the bytes, as bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Json(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// JSON text, certainly.
+    fn into_json(self) -> String {
+        match self {
+            Self::Json(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text,
+            Self::Json(text) => Value::String(text).to_string(),
+            Self::Bytes(bytes) => Value::String(BASE64.encode(bytes)).to_string(),
+        }
+    }
+}
+
+impl From<Value> for Body {
+    fn from(value: Value) -> Self {
+        Self::Json(value.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Message {
+        Message::from_json(text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_is_written() {
+        for text in [
+            r#"{"id":1,"type":"read","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#,
+            r#"{"id":"1","type":"ping","from":"hyperty://a.example/1","to":"hyperty://b.example/2","body":{"b":1,"a":[ 2.50 ]}}"#,
+            r#"{"id":7,"type":"update","from":"hyperty://a.example/1","to":"mn:/session","via":["runtime://a.example/x"],"headers":{"content-type":"text/plain"},"bytes":"AAEC"}"#,
+        ] {
+            assert_eq!(read(text).to_json().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_wild_is_read_too() {
+        let text = r#"{"type":"READ","from":"a.example","to":["hyperty://b.example/2","hyperty://c.example/3"],"body":{"via":"runtime://x.example/1"}}"#;
+        let messages = Message::from_json(text).unwrap();
+        assert_eq!(
+            messages.iter().map(|message| &*message.to).collect::<Vec<_>>(),
+            ["hyperty://b.example/2", "hyperty://c.example/3"]
+        );
+        assert_eq!(messages[0].kind, MessageType::Read);
+        assert_eq!(messages[1].via, ["runtime://x.example/1"]);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_with_the_reason() {
+        let check = |text: &str, expected: &str| {
+            let error = Message::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("", "EOF");
+        check(r#"{"type":"read","from":"a.example"}"#, "missing field `to`");
+        check(r#"{"type":"read","from":"a.example","to":[]}"#, "0 addresses");
+        check(r#"{"type":"read","from":"a.example","to":"b.example","bytes":"?"}"#, "base64");
+    }
+
+    #[test]
+    fn responses_answer_their_request_whatever_it_carries() {
+        let request = Message::new(MessageType::Read, "hyperty://b.example/2").with_from("hyperty://a.example/1").with_id("x");
+        let check = |value: Option<Body>, expected: &str| {
+            let response = request.response(200, value);
+            assert_eq!((&response.from, &response.to, &response.id), (&request.to, &request.from, &request.id));
+            assert_eq!(response.body, Some(Body::Json(expected.to_owned())));
+            assert_eq!(response.code(), Some(200));
+        };
+        check(None, r#"{"code":200}"#);
+        check(Some(Body::Json(r#"{"a": 1}"#.into())), r#"{"code":200,"value":{"a": 1}}"#);
+        check(Some(Body::Json(r#"1},"code":500"#.into())), r#"{"code":200,"value":"1},\"code\":500"}"#);
+        check(Some(Body::Bytes(vec![0, 1, 2])), r#"{"code":200,"value":"AAEC"}"#);
+        assert_eq!(request.error_response(404, "nobody").code(), Some(404));
+        assert!(request.expects_response() && !request.response(200, None).expects_response());
+        assert!(Message::new(MessageType::from("Ping"), "x").with_header("Expects-Response", "true").expects_response());
+    }
+}

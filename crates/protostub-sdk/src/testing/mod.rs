@@ -1,0 +1,252 @@
+//! A fake host for unit tests: the same code that becomes a component runs natively, in `cargo test`, on one thread and without any network.
+//!
+//! The test is the host and the servers: it says what happens, and looks at what the stub did. Whatever it says is told to the stub at once, and the
+//! stub has done all that it can when the call returns. Time stands still until [`Host::advance`]. Nothing here waits, and nothing is random.
+//!
+//! ```
+//! use protostub_sdk::{Message, MessageType, Result, Stub, testing::Host, websocket};
+//! use serde::Deserialize;
+//! use serde_json::json;
+//!
+//! #[derive(Deserialize)]
+//! struct Config {
+//!     url: String,
+//! }
+//!
+//! async fn run(stub: Stub, config: Config) -> Result<()> {
+//!     let socket = websocket::connect(&config.url).await?;
+//!     stub.live();
+//!     loop {
+//!         socket.send_text(stub.next_message().await?.to_json()?).await?;
+//!     }
+//! }
+//!
+//! let host = Host::new();
+//! host.start(run, json!({ "url": "wss://sp1.example/ws" })).unwrap();
+//! host.connect();
+//! let server = host.websocket();
+//! assert_eq!(server.url(), "wss://sp1.example/ws");
+//! server.accept();
+//! assert_eq!(host.statuses(), ["created", "in-progress", "live"]);
+//!
+//! host.deliver(Message::new(MessageType::Update, "hyperty://sp1.example/bob").with_from("hyperty://home.example/alice").with_id(1));
+//! assert_eq!(server.received_json()[0]["to"], "hyperty://sp1.example/bob");
+//! ```
+
+mod http;
+mod identity;
+pub(crate) mod imports;
+mod tcp;
+mod websocket;
+mod world;
+
+use std::{future::Future, marker::PhantomData, time::Duration};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    Credential, DisconnectReason, Error, Event, Message, Result, Status, Stub, export,
+    guest::{self, HostEvent},
+};
+
+pub use http::Exchange;
+pub use identity::IdentityRequest;
+pub use tcp::ServerConnection;
+pub use websocket::ServerSocket;
+
+use world::{WORLD, World, with};
+
+/// How many events one call of the stub has at most.
+const BATCH: usize = 64;
+/// How often a stub may be called before the test says that it will never come to rest.
+const MANY_CALLS: usize = 100_000;
+
+/// The fake host of one stub. A test has one at a time on its thread.
+#[derive(Debug)]
+pub struct Host {
+    /// It is the thread's: it cannot go to another one.
+    thread: PhantomData<*const ()>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// The domain of the stub under test.
+    pub const DOMAIN: &str = "sp1.example";
+    /// The URL of the stub under test.
+    pub const STUB_URL: &str = "hyperty-runtime://sp1.example/protostub/1";
+    /// The URL of the runtime, which is the `runtimeURL` of the configuration.
+    pub const RUNTIME_URL: &str = "hyperty-runtime://home.example/runtime";
+
+    /// A host without a stub. Its time begins at 0.
+    #[must_use]
+    pub fn new() -> Self {
+        fastrand::seed(0);
+        guest::end();
+        WORLD.set(World::default());
+        Self { thread: PhantomData }
+    }
+
+    /// Starts a stub that is made with `export!(run)`. `configuration` is an object; `runtimeURL` is added. A stub that was started before ends
+    /// first, as if it had crashed; the session stays.
+    ///
+    /// # Errors
+    /// Why the stub refused to start: its configuration.
+    pub fn start<C, F, Fut>(&self, run: F, configuration: Value) -> Result<(), String>
+    where
+        C: DeserializeOwned + 'static,
+        F: Fn(Stub, C) -> Fut + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        self.begin(configuration, |url| export::start_run(url, run))
+    }
+
+    /// Starts a stub that is made with `export!(main: main)`; otherwise as [`Self::start`].
+    ///
+    /// # Errors
+    /// Why the stub refused to start: its configuration.
+    pub fn start_main<C, F, Fut>(&self, main: F, configuration: Value) -> Result<(), String>
+    where
+        C: DeserializeOwned + 'static,
+        F: FnOnce(Stub, C) -> Fut + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        self.begin(configuration, |url| export::start_main(url, main))
+    }
+
+    fn begin(&self, mut configuration: Value, start: impl FnOnce(String) -> Result<(), String>) -> Result<(), String> {
+        guest::end();
+        if let Some(object) = configuration.as_object_mut() {
+            object.entry("runtimeURL").or_insert_with(|| json!(Self::RUNTIME_URL));
+        }
+        with(|world| world.begin(configuration.to_string()));
+        start(Self::STUB_URL.to_owned())?;
+        with(|world| world.statuses.push((Status::Created, None)));
+        Ok(())
+    }
+
+    /// The stub is to connect; there is no credential.
+    pub fn connect(&self) {
+        self.tell(Event::Connect(None));
+    }
+
+    /// The stub is to connect, with this credential.
+    pub fn connect_with(&self, credential: Credential) {
+        self.tell(Event::Connect(Some(credential)));
+    }
+
+    /// The stub is to disconnect.
+    pub fn disconnect(&self, reason: DisconnectReason) {
+        self.tell(Event::Disconnect(reason));
+    }
+
+    /// A message for the stub. It is queued unless the stub is live and takes messages.
+    pub fn deliver(&self, message: Message) {
+        self.deliver_all([message]);
+    }
+
+    /// Messages for the stub, in as few calls as possible.
+    pub fn deliver_all(&self, messages: impl IntoIterator<Item = Message>) {
+        with(|world| world.inbox.extend(messages));
+        run();
+    }
+
+    fn tell(&self, event: Event) {
+        with(|world| world.events.push_back(HostEvent::Stub(event)));
+        run();
+    }
+
+    /// Lets time pass, and every timer run out that does until then, one after the other.
+    pub fn advance(&self, duration: Duration) {
+        let until = with(|world| world.now) + duration;
+        while with(|world| world.next_timer(until)) {
+            run();
+        }
+        with(|world| world.now = until);
+    }
+
+    /// How many messages wait for the stub: since it is not live, or has paused the bus.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        with(|world| world.inbox.len())
+    }
+
+    /// The stub's status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        with(|world| world.status())
+    }
+
+    /// Takes the statuses that were published since this was called last: `disconnected: the reason`, say, or `live`.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<String> {
+        let write = |(status, reason): (Status, Option<String>)| match reason {
+            Some(reason) => format!("{status}: {reason}"),
+            None => status.to_string(),
+        };
+        with(|world| world.take_statuses()).into_iter().map(write).collect()
+    }
+
+    /// Takes the messages that the stub posted since this was called last.
+    #[must_use]
+    pub fn posted(&self) -> Vec<Message> {
+        with(|world| std::mem::take(&mut world.posted))
+    }
+
+    /// The next messages that the stub posts are refused with these errors, one after the other.
+    pub fn refuse_posts(&self, errors: impl IntoIterator<Item = Error>) {
+        with(|world| world.refusals.extend(errors));
+    }
+
+    /// What the stub saved in its session.
+    #[must_use]
+    pub fn session(&self) -> Option<Vec<u8>> {
+        with(|world| world.session.clone())
+    }
+
+    /// What an instance before is to have saved.
+    pub fn set_session(&self, bytes: Option<Vec<u8>>) {
+        with(|world| world.session = bytes);
+    }
+
+    /// Takes the stub's log lines since this was called last: `WARN no echo`, say.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        with(|world| std::mem::take(&mut world.log))
+    }
+
+    /// How many timers are running.
+    #[must_use]
+    pub fn timers(&self) -> usize {
+        with(|world| world.timers.len())
+    }
+
+    /// How many connections the stub holds, of all kinds.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        with(|world| world.connections())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        guest::end();
+    }
+}
+
+/// Tells the stub what there is to tell, until it has nothing more to do.
+fn run() {
+    for _ in 0..MANY_CALLS {
+        let batch = with(|world| world.next_batch(BATCH));
+        if batch.is_empty() {
+            return;
+        }
+        guest::handle(batch);
+    }
+    assert!(with(|world| world.next_batch(BATCH).is_empty()), "the stub never comes to rest");
+}

@@ -1,0 +1,212 @@
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use super::{Host, run, world::with};
+use crate::{
+    Error, Result,
+    host::WebSocketState,
+    websocket::{CloseReason, Frame, Handshake},
+};
+
+/// The server's side of a WebSocket that the stub opened.
+#[derive(Debug)]
+pub struct ServerSocket {
+    handle: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct FakeSocket {
+    url: String,
+    protocols: Vec<String>,
+    headers: Vec<(String, String)>,
+    pub(super) state: WebSocketState,
+    to_stub: VecDeque<Frame>,
+    from_stub: Vec<Frame>,
+    /// How many frames the host takes before it says that there is no room.
+    room: Option<usize>,
+    pub(super) closed_by_stub: Option<(u16, String)>,
+}
+
+impl FakeSocket {
+    pub(super) fn new(url: &str, protocols: &[String], headers: &[(String, String)]) -> Self {
+        Self {
+            url: url.to_owned(),
+            protocols: protocols.to_owned(),
+            headers: headers.to_owned(),
+            state: WebSocketState::Connecting,
+            to_stub: VecDeque::new(),
+            from_stub: Vec::new(),
+            room: None,
+            closed_by_stub: None,
+        }
+    }
+
+    /// Why nothing can be sent or received.
+    fn end(&self) -> Error {
+        match (&self.state, &self.closed_by_stub) {
+            (WebSocketState::Failed(how), None) => Error::Io(how.clone()),
+            _ => Error::Closed,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state, WebSocketState::Open(_)) && self.closed_by_stub.is_none()
+    }
+
+    pub(super) fn receive(&mut self, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>> {
+        if self.closed_by_stub.is_some() || self.to_stub.is_empty() && !self.is_open() {
+            return Err(self.end());
+        }
+        let (mut frames, mut left) = (Vec::new(), max_bytes as usize);
+        while let Some(frame) = self.to_stub.front()
+            && frames.len() < max_frames as usize
+            && (frames.is_empty() || frame.as_bytes().len() <= left)
+        {
+            left = left.saturating_sub(frame.as_bytes().len());
+            frames.extend(self.to_stub.pop_front());
+        }
+        Ok(frames)
+    }
+
+    pub(super) fn send(&mut self, frames: &mut VecDeque<Frame>) -> Result<()> {
+        if matches!(self.state, WebSocketState::Connecting) {
+            return Err(Error::Busy);
+        }
+        if !self.is_open() {
+            return Err(self.end());
+        }
+        let taken = frames.len().min(self.room.unwrap_or(usize::MAX));
+        if taken == 0 && !frames.is_empty() {
+            return Err(Error::Busy);
+        }
+        self.room = self.room.map(|room| room - taken);
+        self.from_stub.extend(frames.drain(..taken));
+        Ok(())
+    }
+}
+
+impl Host {
+    /// The next WebSocket that the stub has opened.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "documented, for tests")]
+    pub fn websocket(&self) -> ServerSocket {
+        self.next_websocket().expect("the stub has opened no WebSocket")
+    }
+
+    /// The next WebSocket that the stub has opened, if there is one.
+    #[must_use]
+    pub fn next_websocket(&self) -> Option<ServerSocket> {
+        with(|world| {
+            let index = world.fresh.iter().position(|handle| world.sockets.contains_key(handle))?;
+            world.fresh.remove(index).map(|handle| ServerSocket { handle })
+        })
+    }
+}
+
+impl ServerSocket {
+    fn with<T>(&self, use_it: impl FnOnce(&mut FakeSocket) -> T) -> T {
+        with(|world| use_it(world.sockets.get_mut(&self.handle).unwrap_or_else(|| panic!("a new host has no old sockets"))))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut FakeSocket)) {
+        self.with(change);
+        with(|world| world.news(self.handle));
+        run();
+    }
+
+    /// The URL that the stub asked for.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.with(|socket| socket.url.clone())
+    }
+
+    /// The subprotocols that the stub asked for.
+    #[must_use]
+    pub fn protocols(&self) -> Vec<String> {
+        self.with(|socket| socket.protocols.clone())
+    }
+
+    /// The value of a header of the stub's opening handshake.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        let is_it = |(key, _): &&(String, String)| key.eq_ignore_ascii_case(name);
+        self.with(|socket| socket.headers.iter().find(is_it).map(|(_, value)| value.clone()))
+    }
+
+    /// Answers the opening handshake with 101.
+    pub fn accept(&self) {
+        self.accept_with(None);
+    }
+
+    /// Answers the opening handshake with 101 and a subprotocol.
+    pub fn accept_with(&self, protocol: Option<&str>) {
+        let handshake = Handshake { status: 101, protocol: protocol.map(str::to_owned), headers: Vec::new() };
+        self.change(|socket| socket.state = WebSocketState::Open(handshake));
+    }
+
+    /// Answers the opening handshake with another status.
+    pub fn refuse(&self, status: u16) {
+        self.change(|socket| socket.state = WebSocketState::Refused(Handshake { status, ..Handshake::default() }));
+    }
+
+    /// Sends a frame.
+    pub fn send(&self, frame: Frame) {
+        self.change(|socket| socket.to_stub.push_back(frame));
+    }
+
+    /// Sends frames that come all at once.
+    pub fn send_all(&self, frames: impl IntoIterator<Item = Frame>) {
+        self.change(|socket| socket.to_stub.extend(frames));
+    }
+
+    /// Sends a text.
+    pub fn send_text(&self, text: impl Into<String>) {
+        self.send(Frame::Text(text.into()));
+    }
+
+    /// Sends a value as JSON text.
+    pub fn send_json(&self, value: &Value) {
+        self.send_text(value.to_string());
+    }
+
+    /// Takes the frames that the stub sent since this was called last.
+    #[must_use]
+    pub fn received(&self) -> Vec<Frame> {
+        self.with(|socket| std::mem::take(&mut socket.from_stub))
+    }
+
+    /// Takes the frames that the stub sent since this was called last, as JSON.
+    ///
+    /// # Panics
+    /// If one is no JSON.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "documented, for tests")]
+    pub fn received_json(&self) -> Vec<Value> {
+        self.received().iter().map(|frame| frame.json().expect("a frame of JSON")).collect()
+    }
+
+    /// From here on the host takes so many frames and no more; none: any number.
+    pub fn set_room(&self, frames: Option<usize>) {
+        self.change(|socket| socket.room = frames);
+    }
+
+    /// Closes the connection; without a code: with an empty close frame.
+    pub fn close(&self, code: Option<u16>, reason: &str) {
+        self.change(|socket| socket.state = WebSocketState::Closed(CloseReason { code, reason: reason.to_owned() }));
+    }
+
+    /// The connection breaks, or does not open.
+    pub fn fail(&self, how: &str) {
+        self.change(|socket| socket.state = WebSocketState::Failed(how.to_owned()));
+    }
+
+    /// With which code and reason the stub closed the connection, if it did.
+    #[must_use]
+    pub fn closed_by_stub(&self) -> Option<(u16, String)> {
+        self.with(|socket| socket.closed_by_stub.clone())
+    }
+}

@@ -1,0 +1,160 @@
+//! Time, on the host's timers: a stub has no thread that could sleep. At most 256 timers at a time.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::future::{self, Either, FusedFuture};
+
+use crate::{Error, Result, guest::Handle, host};
+
+/// The longest that one timer of the host runs.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The time since some moment before. It never goes back.
+#[must_use]
+pub fn now() -> Duration {
+    host::now()
+}
+
+/// Waits for so long.
+pub fn sleep(duration: Duration) -> Sleep {
+    Sleep { until: now().saturating_add(duration), timer: None, done: false }
+}
+
+/// Waits for the future, but no longer than so long; what is left of the future is dropped.
+///
+/// # Errors
+/// [`Error::Timeout`].
+pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output> {
+    match future::select(pin!(future), sleep(duration)).await {
+        Either::Left((output, _)) => Ok(output),
+        Either::Right(_) => Err(Error::Timeout),
+    }
+}
+
+/// See [`sleep`]. Dropped, its timer is cancelled.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Sleep {
+    until: Duration,
+    timer: Option<Timer>,
+    done: bool,
+}
+
+#[derive(Debug)]
+struct Timer(Handle);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if !self.0.has_news() {
+            host::timer_cancel(self.0.id());
+        }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    /// # Panics
+    /// If the host has no timer left. There is no way to wait then, and an instance that cannot is better started again.
+    #[expect(clippy::panic, reason = "documented: more than 256 timers are a bug of the stub")]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.as_ref().is_some_and(|timer| timer.0.has_news()) {
+            self.timer = None;
+            // Timers count in milliseconds and have a longest time: what is left needs another one.
+            if self.until.saturating_sub(now()) < Duration::from_millis(1) {
+                self.done = true;
+                return Poll::Ready(());
+            }
+        }
+        if self.timer.is_none() {
+            let left = self.until.saturating_sub(now()).min(LONGEST);
+            match host::timer_after(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)) {
+                Ok(handle) => self.timer = Some(Timer(Handle::new(handle))),
+                Err(error) => panic!("no timer: {error}"),
+            }
+        }
+        match &self.timer {
+            Some(timer) => timer.0.poll(cx.waker(), |_| Ok(None)).map(|_: Result<()>| ()),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl FusedFuture for Sleep {
+    fn is_terminated(&self) -> bool {
+        self.done
+    }
+}
+
+/// Something to do again and again.
+#[derive(Debug)]
+pub struct Interval {
+    period: Duration,
+    next: Duration,
+}
+
+/// A tick every `period`, the first one after `period`. Ticks that nobody waited for are left out.
+///
+/// # Panics
+/// If `period` is less than a millisecond.
+#[must_use]
+pub fn interval(period: Duration) -> Interval {
+    assert!(period >= Duration::from_millis(1), "an interval of {period:?}");
+    Interval { period, next: now().saturating_add(period) }
+}
+
+impl Interval {
+    /// Waits for the next tick. Dropped before, nothing is lost.
+    pub fn tick(&mut self) -> Sleep {
+        let now = now();
+        while self.next <= now {
+            self.next += self.period;
+        }
+        Sleep { until: self.next, timer: None, done: false }
+    }
+}
+
+/// How long to wait before the next try: 1 s at first, twice as long each time, at most a minute; and each time up to as much again by chance, so
+/// that those who lost the same server do not come back all at once.
+#[derive(Debug)]
+pub struct Backoff {
+    delays: ExponentialBackoff,
+    longest: Duration,
+}
+
+impl Backoff {
+    /// Begins with `shortest`, and waits no longer than twice `longest`.
+    #[must_use]
+    pub fn new(shortest: Duration, longest: Duration) -> Self {
+        let delays = ExponentialBuilder::new()
+            .with_min_delay(shortest)
+            .with_max_delay(longest)
+            .with_jitter()
+            .with_jitter_seed(fastrand::u64(..))
+            .without_max_times()
+            .build();
+        Self { delays, longest }
+    }
+
+    /// How long to wait this time.
+    pub fn next_delay(&mut self) -> Duration {
+        self.delays.next().unwrap_or(self.longest)
+    }
+
+    /// Waits for so long.
+    pub fn sleep(&mut self) -> Sleep {
+        sleep(self.next_delay())
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
