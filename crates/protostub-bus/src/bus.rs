@@ -22,6 +22,9 @@ use crate::{
 /// The longest time that a request may be open, whatever it asks for.
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// The longest time that a message may wait in an inbox.
+pub const MAX_QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long an id that is a text may be, in bytes: twice what a UUID in a URN takes, with room for those who join several.
 pub const MAX_ID_BYTES: usize = 256;
 
@@ -40,7 +43,7 @@ pub struct BusConfig {
     pub runtime: Address,
     /// How long a request is open, unless it says otherwise in its header `timeout-ms`. At most [`MAX_REQUEST_TIMEOUT`].
     pub request_timeout: Duration,
-    /// How long any other message may wait in an inbox.
+    /// How long any other message may wait in an inbox. At most [`MAX_QUEUE_TIMEOUT`].
     pub queue_timeout: Duration,
     /// How many requests may be open at a time.
     pub max_open_requests: usize,
@@ -94,6 +97,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
+    /// Why nothing is accepted any more.
+    shut_down: OnceLock<String>,
 }
 
 /// Keeps a mailbox attached; dropping it detaches. What waits in the mailbox by then stays there.
@@ -113,10 +118,19 @@ enum RoutePlace {
 impl Bus {
     /// A bus without listeners. It spawns nothing: nothing runs out unless [`Self::run_deadlines`] runs.
     #[must_use]
-    pub fn new(config: BusConfig) -> Self {
+    pub fn new(mut config: BusConfig) -> Self {
+        config.queue_timeout = config.queue_timeout.min(MAX_QUEUE_TIMEOUT);
         let requests = OpenRequests::new(config.max_open_requests);
         let (table, counters) = (Table::new(), Counters::default());
-        let inner = Inner { config, table, requests, counters, unroutable: OnceLock::new(), next_id: AtomicU64::new(1) };
+        let inner = Inner {
+            config,
+            table,
+            requests,
+            counters,
+            unroutable: OnceLock::new(),
+            next_id: AtomicU64::new(1),
+            shut_down: OnceLock::new(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -170,6 +184,13 @@ impl Bus {
     #[must_use]
     pub fn counts(&self) -> BusCounts {
         self.inner.counters.snapshot(self.inner.requests.len())
+    }
+
+    /// Refuses whatever is posted from now on with 503, and ends all open requests with it. What else waits in inboxes gets its outcome from
+    /// their owners, by being taken or by [`Inbox::close`]. Only the first call's reason counts.
+    pub fn shut_down(&self, reason: &str) {
+        let reason = self.inner.shut_down.get_or_init(|| reason.to_owned());
+        self.fail_all(503, reason);
     }
 
     /// Posts a message, and returns at once: it is then delivered, or its `from` gets one error response. A request gets its response as a
@@ -239,32 +260,27 @@ impl Bus {
                 Ok(())
             }
             (None, Some(subscribers)) => {
-                self.inner.counters.accepted.add(1);
-                self.inner.counters.published.add(1);
+                self.count_published();
                 self.publish(message, &subscribers);
                 Ok(())
             }
-            // What somebody publishes of its own goes to whoever wants it, if anybody does, and never deploys a stub.
-            (None, None) if message.to.is_within(&message.from) => self.post_publication(&message).unwrap_or_else(|| {
-                let holder = self.holder(origin, &message)?;
-                self.deliver(&holder, message)
-            }),
+            (None, None) if self.is_unheard(&message) => {
+                self.count_published();
+                Ok(())
+            }
             (None, None) => {
-                let holder = self.holder(origin, &message)?;
+                let holder = self.far_holder(origin, &message)?;
                 self.deliver(&holder, message)
             }
         }
     }
 
-    /// A publication for which nobody listens at the topic itself: it goes nowhere, unless its domain's route is somebody else's.
-    fn post_publication(&self, message: &Message) -> Option<Result<(), PostError>> {
-        let route = self.inner.table.route_of(&message.to, &self.inner.config.home);
-        if route.is_some_and(|route| !route.has_seen(message)) {
-            return None;
-        }
-        self.inner.counters.accepted.add(1);
-        self.inner.counters.published.add(1);
-        Some(Ok(()))
+    /// Whether a message, to an address where nobody listens and which nobody is subscribed to, is a publication that may go nowhere: somebody
+    /// tells something of its own, and no route but its own leads there. It is no error, and never deploys a stub.
+    fn is_unheard(&self, message: &Message) -> bool {
+        let Inner { config, table, .. } = &*self.inner;
+        let is_own = message.to != message.from && message.to.is_within(&message.from);
+        is_own && table.route_of(&message.to, &config.home).is_none_or(|route| route.has_seen(message))
     }
 
     fn start_request(
@@ -292,6 +308,7 @@ impl Bus {
 
     /// Checks what holds for every message, and fills in what the sender left open.
     fn prepare(&self, origin: &Origin, message: &mut Message) -> Result<(), PostError> {
+        self.check_open(&message.to)?;
         if let Origin::Stub(url) = origin
             && !message.via.contains(url)
         {
@@ -326,12 +343,17 @@ impl Bus {
         Ok(())
     }
 
-    /// The mailbox that a message goes to: of the address's listener, else of its domain's route, else of whom the hook names.
+    /// The mailbox that a message goes to: of the address's listener, else as [`Self::far_holder`].
     fn holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
-        let Inner { config, table, unroutable, .. } = &*self.inner;
-        if let Some(listener) = table.listener_of(&message.to) {
-            return Ok(listener);
+        match self.inner.table.listener_of(&message.to) {
+            Some(listener) => Ok(listener),
+            None => self.far_holder(origin, message),
         }
+    }
+
+    /// Where a message goes to whose address has no listener: to its domain's route, else to whom the hook names.
+    fn far_holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
+        let Inner { config, table, unroutable, .. } = &*self.inner;
         if message.to.is_within(&config.runtime) {
             return Err(PostError::new(404, &message.to, "the runtime has nothing at this address"));
         }
@@ -408,15 +430,14 @@ impl Bus {
                 return give_back(PostError::new(409, &message.to, reason));
             }
         };
-        match holder.push(message, Class::Request { ticket }) {
-            // A request is watched by its own deadline.
-            Ok(Pushed::Watched | Pushed::Unwatched) => {}
-            Err(error) => match requests.remove(&key, ticket) {
-                Some(_) => return give_back(error),
-                // It ran out of time meanwhile, and its requester was told: that is an outcome, and so it was accepted.
-                None => {}
-            },
+        // Whoever shuts the bus down fails what is open then; what was opened after that is refused here.
+        let pushed = self.check_open(&message.to).and_then(|()| holder.push(message, Class::Request { ticket }));
+        if let Err(error) = pushed
+            && requests.remove(&key, ticket).is_some()
+        {
+            return give_back(error);
         }
+        // Pushed, and watched by its own deadline. Or refused, but its requester was told of an outcome meanwhile: so it was accepted.
         counters.accepted.add(1);
         Ok(ticket)
     }
@@ -460,6 +481,18 @@ impl Bus {
 
     pub(crate) fn config(&self) -> &BusConfig {
         &self.inner.config
+    }
+
+    fn check_open(&self, to: &Address) -> Result<(), PostError> {
+        match self.inner.shut_down.get() {
+            Some(reason) => Err(PostError::new(503, to, reason.as_str())),
+            None => Ok(()),
+        }
+    }
+
+    fn count_published(&self) {
+        self.inner.counters.accepted.add(1);
+        self.inner.counters.published.add(1);
     }
 
     fn count_refused<T>(&self, posted: &Result<T, PostError>) {

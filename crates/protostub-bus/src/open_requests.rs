@@ -186,9 +186,9 @@ impl OpenRequests {
         Some(request)
     }
 
-    /// What the owner of a mailbox took and has not answered. Looks through all requests: for crashes.
-    pub(crate) fn taken_by(&self, mailbox: &Mailbox) -> Vec<(RequestKey, u64)> {
-        let taken = self.requests.iter().filter(|request| request.taken && request.holder.is(mailbox));
-        taken.map(|request| (request.key().clone(), request.ticket)).collect()
+    /// The requests that `which` chooses. Looks at all of them: for crashes and the end.
+    pub(crate) fn select(&self, which: impl Fn(&OpenRequest) -> bool) -> Vec<(RequestKey, u64)> {
+        let chosen = self.requests.iter().filter(|request| which(request));
+        chosen.map(|request| (request.key().clone(), request.ticket)).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! How accepted messages end. Whoever takes a request out of the open ones, or a message out of a queue, gives it its outcome here.
 
-use protostub_types::Message;
+use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
     open_requests::{OpenRequest, OpenRequests, RequestKey, Requester},
+    table::Destination,
 };
 
 /// How many deadlines are dealt with before other tasks get a turn.
@@ -36,15 +37,22 @@ impl Bus {
         }
     }
 
-    /// Ends an accepted message that could not be delivered after all: its requester or sender gets one error response. For a request that has
-    /// its final response already, nothing happens. A message that is no request must not be failed twice: nobody remembers that it was.
+    /// Ends a message that its receiver took and could not handle: its requester or sender gets one error response. Nothing happens for a
+    /// request that has its final response already, and for a response. A message that is no request must not be failed twice: nobody
+    /// remembers that it was. Who publishes is not told what became of a subscriber's copy.
     pub fn fail(&self, message: &Message, code: u16, reason: &str) {
         let Inner { requests, counters, .. } = &*self.inner;
+        if message.kind == MessageType::Response {
+            return;
+        }
         if message.expects_response() {
             let key = RequestKey::of_request(message);
             if let Some(request) = requests.remove_key(&key) {
                 self.fail_request(&key, request, code, reason);
             }
+        } else if self.is_copy(message) {
+            counters.copies.take_back(1);
+            counters.copies_dropped.add(1);
         } else {
             // It counted as delivered when it was taken out of its inbox.
             counters.delivered.take_back(1);
@@ -52,10 +60,24 @@ impl Bus {
         }
     }
 
+    /// Whether a message that a stub took was a copy: it is to a topic, and the topic itself is not a stub's.
+    fn is_copy(&self, message: &Message) -> bool {
+        let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
+        subscribers.is_some() && listener.is_none_or(|listener| listener.owner().is_none())
+    }
+
     /// Ends every request that the mailbox's owner took and has not answered, with this code and reason: 502 after a crash.
     pub fn fail_taken(&self, mailbox: &Mailbox, code: u16, reason: &str) {
+        self.fail_open(|request| request.taken && request.holder.is(mailbox), code, reason);
+    }
+
+    pub(crate) fn fail_all(&self, code: u16, reason: &str) {
+        self.fail_open(|_| true, code, reason);
+    }
+
+    fn fail_open(&self, which: impl Fn(&OpenRequest) -> bool, code: u16, reason: &str) {
         let requests = &self.inner.requests;
-        for (key, ticket) in requests.taken_by(mailbox) {
+        for (key, ticket) in requests.select(which) {
             if let Some(request) = requests.remove(&key, ticket) {
                 self.fail_request(&key, request, code, reason);
             }
@@ -72,7 +94,6 @@ impl Bus {
         };
         if response.is_provisional() {
             return match mailbox {
-                // One that has no deadline of its own: it is gone with its request.
                 Some(mailbox) => mailbox.push(response, Class::Provisional).map(drop),
                 None => Ok(()),
             };
