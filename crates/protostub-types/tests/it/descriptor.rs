@@ -1,0 +1,266 @@
+use protostub_types::{Descriptor, Encoding, Sha256Digest, SourceLocation, SourcePackage, Version};
+use serde_json::{Value, json};
+use url::Url;
+
+fn read(json: &Value) -> Descriptor {
+    Descriptor::parse(json.to_string().as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+/// The least that a descriptor needs, with one more member.
+fn with(name: &str, value: Value) -> Value {
+    let mut json = json!({ "objectName": "echo", "version": "1.0" });
+    json[name] = value;
+    json
+}
+
+/// A stub of the reTHINK project, as its catalogue serves it.
+#[test]
+fn a_descriptor_in_the_wild() {
+    let json = json!({
+        "cguid": "459ddec3",
+        "type": "ProtoStubs",
+        "version": "12.70",
+        "objectName": "default",
+        "description": "Description of Vertx ProtoStub",
+        "language": "javascript",
+        "sourcePackageURL": "/sourcePackage",
+        "sourcePackage": {
+            "encoding": "Base64",
+            "sourceCode": "Y29uc29sZQ==",
+            "sourceCodeClassname": "VertxProtoStub",
+            "signature": "",
+            "md5": "abc",
+        },
+        "signature": "",
+        "messageSchemas": "",
+        "configuration": "{\"url\": \"wss://msg-node.sp1.example/ws\", \"maxBuffer\": 1000000}",
+        "constraints": "",
+        "interworking": false,
+        "accessControlPolicy": "somePolicy",
+    });
+    let descriptor = read(&json);
+    assert_eq!(descriptor.cguid.as_deref(), Some("459ddec3"));
+    assert_eq!(descriptor.kind.as_deref(), Some("ProtoStubs"));
+    assert_eq!(descriptor.object_name, "default");
+    assert_eq!(descriptor.version.as_str(), "12.70");
+    assert_eq!(descriptor.configuration["maxBuffer"], 1_000_000);
+    assert_eq!(descriptor.signature, None);
+    assert!(descriptor.message_schemas.is_empty() && descriptor.constraints.is_empty());
+    assert_eq!(descriptor.other["accessControlPolicy"], "somePolicy");
+    let package = descriptor.source_package.as_ref().unwrap();
+    assert_eq!(package.decode().unwrap(), b"console");
+    assert_eq!(package.other["md5"], "abc");
+    let error = descriptor.check_deployable().unwrap_err();
+    assert_eq!(error.to_string(), "$.language: is `javascript`; only stubs in WASM_COMPONENT can be deployed");
+}
+
+#[test]
+fn irregular_members_are_read() {
+    let check = |name: &str, value: Value, expected: fn(&Descriptor) -> bool| {
+        let json = with(name, value);
+        assert!(expected(&read(&json)), "{json}: {:?}", read(&json));
+    };
+    for absent in [Value::Null, json!(""), json!("  "), json!([])] {
+        for name in ["cguid", "type", "description", "language", "sourcePackageURL", "sourcePackage", "sha256", "signature"] {
+            check(name, absent.clone(), |descriptor| {
+                let texts = [&descriptor.cguid, &descriptor.kind, &descriptor.description, &descriptor.language];
+                texts.into_iter().all(Option::is_none)
+                    && descriptor.source_package_url.is_none()
+                    && descriptor.source_package.is_none()
+                    && descriptor.digest().is_none()
+                    && descriptor.signature.is_none()
+            });
+        }
+        check("configuration", absent.clone(), |descriptor| descriptor.configuration.is_empty());
+        check("constraints", absent.clone(), |descriptor| descriptor.constraints.is_empty());
+        check("messageSchema", absent.clone(), |descriptor| descriptor.message_schemas.is_empty());
+        check("messageSchemas", absent.clone(), |descriptor| descriptor.message_schemas.is_empty());
+        check("ports", absent.clone(), |descriptor| descriptor.ports.is_empty());
+        check("overlap", absent, |descriptor| !descriptor.overlap);
+    }
+    check("cguid", json!(40001), |descriptor| descriptor.cguid.as_deref() == Some("40001"));
+    check("type", json!("0"), |descriptor| descriptor.kind.as_deref() == Some("0"));
+    check("configuration", json!({"a": 1}), |descriptor| descriptor.configuration["a"] == 1);
+    check("configuration", json!("{\"a\": 1}"), |descriptor| descriptor.configuration["a"] == 1);
+    check("configuration", json!("[]"), |descriptor| descriptor.configuration.is_empty());
+    check("configuration", json!("null"), |descriptor| descriptor.configuration.is_empty());
+    check("constraints", json!("{\"browser\": true}"), |descriptor| descriptor.constraints["browser"] == true);
+    check("messageSchema", json!("https://a.example/x"), |descriptor| descriptor.message_schemas == ["https://a.example/x"]);
+    check("messageSchemas", json!(["a", "b"]), |descriptor| descriptor.message_schemas == ["a", "b"]);
+    check("ports", json!([8443, 65535, 1024]), |descriptor| descriptor.ports == [8443, 65535, 1024]);
+    check("overlap", json!(true), |descriptor| descriptor.overlap);
+    check("overlap", json!("True"), |descriptor| descriptor.overlap);
+    check("sha256", json!("AB".repeat(32)), |descriptor| descriptor.digest().is_some());
+    check("sourcePackage", json!({"sha256": format!("sha256:{}", "ab".repeat(32))}), |descriptor| descriptor.digest().is_some());
+    check("sourcePackage", json!({"size": "17"}), |descriptor| descriptor.size() == Some(17));
+    check("sourcePackage", json!({"size": 17, "encoding": "UTF-8"}), |descriptor| {
+        descriptor.source_package.as_ref().and_then(|package| package.encoding) == Some(Encoding::Utf8)
+    });
+    check("anything", json!([{"else": 1.5}]), |descriptor| descriptor.other["anything"][0]["else"] == 1.5);
+}
+
+#[test]
+fn a_version_keeps_its_zeros_and_a_text_its_mark() {
+    for (json, version) in [
+        (r#"{"objectName":"x","version":12.70}"#, "12.70"),
+        (r#"{"objectName":"x","version": 3 }"#, "3"),
+        (r#"{"version":"1","objectName":"x","version":2.10}"#, "2.1"),
+        ("\u{feff}{\"objectName\":\"x\",\"version\":\"1.0-rc1\"}", "1.0-rc1"),
+    ] {
+        assert_eq!(Descriptor::parse(json.as_bytes()).unwrap().version.as_str(), version, "{json}");
+    }
+}
+
+#[test]
+fn errors_name_the_member() {
+    let check = |json: &str, path: &str, problem: &str| {
+        let error = Descriptor::parse(json.as_bytes()).unwrap_err();
+        assert_eq!((error.path(), error.to_string()), (path, format!("{path}: {problem}")), "{json}");
+    };
+    check("", "$", "is not JSON: EOF while parsing a value at line 1 column 0");
+    check("{\"version\":\n 1,}", "$", "is not JSON: trailing comma at line 2 column 4");
+    check("{} {}", "$", "is not JSON: trailing characters at line 1 column 4");
+    check("null", "$", "is null; it has to be an object");
+    check("\"x\"", "$", "is a text; it has to be an object");
+    check("{}", "$.version", "is missing or empty");
+    check(r#"{"version":"1"}"#, "$.objectName", "is missing or empty");
+    check(r#"{"version":"1","objectName":""}"#, "$.objectName", "is missing or empty");
+    check(r#"{"version":"1","objectName":{}}"#, "$.objectName", "is an object; it has to be a text");
+    check(r#"{"version":true}"#, "$.version", "is a truth value; it has to be a text");
+
+    let check = |name: &str, value: Value, path: &str, problem: &str| check(&with(name, value).to_string(), path, problem);
+    let version = "is no version: a version has 1 to 128 bytes, without control characters, and at least one letter or digit";
+    check("version", json!("-"), "$.version", &format!("`-` {version}"));
+    check("language", json!(["x"]), "$.language", "is an array; it has to be a text");
+    check("configuration", json!([1]), "$.configuration", "is an array; it has to be an object");
+    check("configuration", json!(1), "$.configuration", "is a number; it has to be an object");
+    check("configuration", json!("7"), "$.configuration", "is a text that holds a number; it has to hold an object");
+    let problem = "is a text that holds no JSON: expected ident at line 1 column 2";
+    check("configuration", json!("none"), "$.configuration", problem);
+    check("messageSchemas", json!(["a", {}]), "$.messageSchemas[1]", "is an object; it has to be a text");
+    check("ports", json!(8443), "$.ports", "is a number; it has to be an array");
+    check("ports", json!([8443, 443]), "$.ports[1]", "is 443; a port from 1024 to 65535 is possible");
+    check("ports", json!([65536]), "$.ports[0]", "is 65536; a port from 1024 to 65535 is possible");
+    check("ports", json!(["8443"]), "$.ports[0]", "is \\\"8443\\\"; a port from 1024 to 65535 is possible");
+    check("ports", json!(vec![8443; 17]), "$.ports", "has 17 ports; at most 16 are possible");
+    check("overlap", json!("perhaps"), "$.overlap", "is a text; it has to be true or false");
+    let digest = "a SHA-256 digest is 64 hexadecimal digits, with or without `sha256:` before them";
+    check("sha256", json!("12"), "$.sha256", &format!("`12`: {digest}"));
+    check("sourcePackage", json!({"sha256": "12"}), "$.sourcePackage.sha256", &format!("`12`: {digest}"));
+    check("sourcePackage", json!("x"), "$.sourcePackage", "is a text; it has to be an object");
+    check("sourcePackage", json!({"encoding": "hex"}), "$.sourcePackage.encoding", "is `hex`; base64 and utf-8 are possible");
+    check("sourcePackage", json!({"size": -1}), "$.sourcePackage.size", "`-1` is no number of bytes");
+}
+
+#[test]
+fn two_digests_have_to_agree() {
+    let (a, b) = ("a".repeat(64), "b".repeat(64));
+    let mut json = with("sha256", json!(a));
+    json["sourcePackage"] = json!({ "sha256": b });
+    let error = Descriptor::parse(json.to_string().as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), format!("$.sha256: is {a}, and $.sourcePackage.sha256 is {b}"));
+    json["sourcePackage"] = json!({ "sha256": a.to_uppercase() });
+    assert_eq!(read(&json).digest().unwrap().to_string(), a);
+}
+
+#[test]
+fn depth_is_limited() {
+    for deep in ["[", "{\"a\":", "{\"objectName\":\"x\",\"version\":\"1\",\"configuration\":{\"a\":"] {
+        let error = Descriptor::parse(deep.repeat(100_000).as_bytes()).unwrap_err();
+        assert!(error.to_string().starts_with("$: is not JSON: recursion limit exceeded"), "{error}");
+    }
+    // What is as deep as can be is read, written, and dropped.
+    let inner = format!("{}{}", "[".repeat(126), "]".repeat(126));
+    let json = with("configuration", json!(format!("{{\"a\":{inner}}}")));
+    assert_eq!(read(&json).to_json().matches('[').count(), 126);
+}
+
+#[test]
+fn only_components_with_code_can_be_deployed() {
+    let check = |json: Value, expected: &str| {
+        let outcome = read(&json).check_deployable().map_err(|error| error.to_string());
+        assert_eq!(outcome.err().unwrap_or_default(), expected, "{json}");
+    };
+    check(with("cguid", json!(1)), "$.language: is missing; only stubs in WASM_COMPONENT can be deployed");
+    let mut json = with("language", json!("wasm_component"));
+    check(json.clone(), "$.sourcePackage.sourceCode: is missing, as is $.sourcePackageURL: there is no code");
+    json["sourcePackageURL"] = json!("/sourcePackage");
+    check(json.clone(), "$.sourcePackage.sourceCode: is missing, and $.sourcePackageURL says that the code is there");
+    json["sourcePackage"] = json!({ "sourceCode": "AA" });
+    check(json.clone(), "");
+    json["sourcePackageURL"] = json!("x.wasm");
+    json["sourcePackage"] = json!({});
+    check(json, "");
+}
+
+#[test]
+fn code_is_where_the_descriptor_says() {
+    let check = |base: &str, url: &str, expected: &str| {
+        let location = read(&with("sourcePackageURL", json!(url))).source_location(&Url::parse(base).unwrap());
+        let text = match location {
+            Ok(SourceLocation::Inline) => "inline".to_owned(),
+            Ok(SourceLocation::Url(url)) => url.to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(text, expected, "{url}");
+    };
+    const BASE: &str = "https://sp1.example/.well-known/protostub/default";
+    check(BASE, "/sourcePackage", "inline");
+    check(BASE, "", "inline");
+    check(BASE, "echo.wasm", "https://sp1.example/.well-known/protostub/echo.wasm");
+    check(BASE, "/echo.wasm", "https://sp1.example/echo.wasm");
+    check(BASE, "//cdn.example/echo.wasm", "https://cdn.example/echo.wasm");
+    check(BASE, "https://cdn.example:8443/a?b=c", "https://cdn.example:8443/a?b=c");
+    check(BASE, "http://sp1.example/x", "http://sp1.example/x");
+    let path = "/.well-known/sourcepackage/x_sp";
+    check(BASE, &format!("hyperty-catalogue://sp1.example{path}"), &format!("https://sp1.example{path}"));
+    check(BASE, &format!("Hyperty-Catalogue://catalogue.sp1.example{path}"), &format!("https://catalogue.sp1.example{path}"));
+    let local = "http://127.0.0.1:8080/.well-known/protostub/default";
+    check(local, &format!("hyperty-catalogue://127.0.0.1:8080{path}"), &format!("http://127.0.0.1:8080{path}"));
+    check(local, &format!("hyperty-catalogue://127.0.0.1:8081{path}"), &format!("https://127.0.0.1:8081{path}"));
+    check(BASE, "ftp://sp1.example/x", "$.sourcePackageURL: has the scheme `ftp`; https is possible");
+    check(BASE, "data:application/wasm,x", "$.sourcePackageURL: has the scheme `data`; https is possible");
+    check(BASE, "https://", "$.sourcePackageURL: `https://` is no URL: empty host");
+    let password = "$.sourcePackageURL: has a user name or a password; a stub's code is public";
+    check(BASE, "https://me@sp1.example/x", password);
+    check(BASE, "hyperty-catalogue://:pw@sp1.example/x", password);
+}
+
+#[test]
+fn code_is_decoded() {
+    let check = |json: Value, expected: Result<&[u8], &str>| {
+        let decoded = SourcePackage::parse(json.to_string().as_bytes()).unwrap().decode();
+        let decoded = decoded.as_deref().map_err(ToString::to_string);
+        assert_eq!(decoded, expected.map_err(str::to_owned), "{json}");
+    };
+    check(json!({"encoding": "base64", "sourceCode": "AGFzbQ=="}), Ok(b"\0asm"));
+    check(json!({"encoding": "BASE64", "sourceCode": "AGFzbQ"}), Ok(b"\0asm"));
+    check(json!({"encoding": "base64", "sourceCode": "AGFz\r\n bQ==\n"}), Ok(b"\0asm"));
+    check(json!({"encoding": "utf-8", "sourceCode": "AGFzbQ=="}), Ok(b"AGFzbQ=="));
+    check(json!({"sourceCode": "ü"}), Ok("ü".as_bytes()));
+    check(json!({}), Err("$.sourcePackage.sourceCode: is missing"));
+    let problem = "$.sourcePackage.sourceCode: is not base64: Invalid symbol 45, offset 2.";
+    check(json!({"encoding": "base64", "sourceCode": "AG-z"}), Err(problem));
+}
+
+#[test]
+fn what_is_written_is_read_as_it_was() {
+    let component = b"\0asm and so on";
+    let mut descriptor = Descriptor::new("echo", Version::parse("1.2.3").unwrap());
+    descriptor.description = Some("Answers what it is told".to_owned());
+    descriptor.configuration.insert("url".to_owned(), json!("wss://sp1.example"));
+    descriptor.ports = vec![8443];
+    descriptor.overlap = true;
+    descriptor.other.insert("hypertyType".to_owned(), json!(["comm"]));
+    descriptor.embed(component);
+    let read_again = Descriptor::parse(descriptor.to_json().as_bytes()).unwrap();
+    assert_eq!(read_again, descriptor);
+    assert_eq!(read_again.source_package.unwrap().decode().unwrap(), component);
+
+    descriptor.refer("echo.wasm", component);
+    let read_again = Descriptor::parse(descriptor.to_json().as_bytes()).unwrap();
+    assert_eq!(read_again, descriptor);
+    assert_eq!(read_again.digest(), Some(Sha256Digest::of(component)));
+    assert_eq!(read_again.size(), Some(14));
+    assert!(read_again.check_deployable().is_ok());
+}

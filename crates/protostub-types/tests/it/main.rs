@@ -1,0 +1,3 @@
+//! What is read from others, as they write it.
+
+mod descriptor;
