@@ -1,4 +1,89 @@
-//! SDK.
+//! What authors of protocol stubs use: the contract of Protostub (`wit/0.1`) as async Rust.
+//!
+//! A protocol stub stands between the message bus of a runtime and the back-end of one domain. It is a WebAssembly component, made of one async
+//! function that is called whenever a connection to the back-end is wanted:
+//!
+//! ```
+//! use protostub_sdk::{Result, Stub, select, websocket};
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize)]
+//! struct Config {
+//!     url: String,
+//! }
+//!
+//! async fn run(stub: Stub, config: Config) -> Result<()> {
+//!     let socket = websocket::connect(&config.url).await?;
+//!     stub.live();
+//!     loop {
+//!         select! {
+//!             message = stub.next_message() => socket.send_text(message?.to_json()?).await?,
+//!             frame = socket.next() => for message in frame?.messages()? { stub.post(message)? },
+//!         }
+//!     }
+//! }
+//!
+//! protostub_sdk::export!(run);
+//! # fn main() {}
+//! ```
+//!
+//! That is a whole stub. It publishes its status (`in-progress`, `live`, `disconnected`), connects again after a while when the network broke, and
+//! closes its connection when the runtime tells it to: see [`keep_connected`]. Its configuration is what the domain's descriptor and the operator
+//! say; one that does not fit ends the deployment, with the path of the fault (`$.url`).
+//!
+//! # Build
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//! ```
+//!
+//! ```sh
+//! cargo build --release --target wasm32-wasip2
+//! ```
+//!
+//! # What there is
+//!
+//! * [`Stub`]: the bus and the stub's status; [`Message`]: what flows there, and its JSON form
+//! * [`websocket`], [`http`], [`tcp`]: connections to the stub's own domain, and to what the operator granted. Dropped, they are closed
+//! * [`time`]: waiting, deadlines, and [`time::Backoff`]
+//! * [`identity`]: the domain's credentials; [`session`]: a memory that outlives restarts
+//! * [`log`]: its macros write to the host's log, and so does what is printed and what a panic says. Write no secrets
+//! * `testing`: a fake host, for unit tests that run natively in `cargo test` (it is not there in a component)
+//!
+//! # How it runs
+//!
+//! A component has one thread and cannot wait: the host calls it with a batch of events, an executor runs every task until it is stalled, and the
+//! call returns. So
+//!
+//! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
+//! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
+//! * futures that are not from here work, as long as what they wait for is;
+//! * several things at a time are [`select!`], [`join!`], or any other combinator of the `futures` crates. The futures of this crate that are made
+//!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
+//!
+//! Messages that the stub does not take pause the bus, frames and bytes that it does not take stop the host reading: nothing piles up.
+//!
+//! # More control
+//!
+//! `export!(main: main)` calls an async function once, for the whole life of an instance. It sees to connecting and disconnecting itself:
+//!
+//! ```
+//! use protostub_sdk::{Event, Result, Status, Stub};
+//!
+//! async fn main_function(stub: Stub, _: protostub_sdk::Ignored) -> Result<()> {
+//!     loop {
+//!         match stub.next_event().await {
+//!             Event::Connect(_) => stub.publish(Status::Live, None)?,
+//!             Event::Disconnect(_) => stub.publish(Status::Disconnected, None)?,
+//!             Event::Message(message) => stub.post(message.error_response(501, "nothing is implemented"))?,
+//!         }
+//!     }
+//! }
+//!
+//! protostub_sdk::export!(main: main_function);
+//! # fn main() {}
+//! ```
 
 mod connection;
 mod error;
@@ -26,8 +111,9 @@ pub mod testing;
 pub use connection::keep_connected;
 pub use error::{Error, Result};
 pub use event::{Credential, CredentialKind, DisconnectReason, Event, Status};
-pub use futures_util::{join, pin_mut, select, select_biased};
+pub use futures_util::{join, select, select_biased};
 pub use log;
 pub use message::{Body, Message, MessageId, MessageType};
+/// A configuration that is not read: any is accepted.
 pub use serde::de::IgnoredAny as Ignored;
 pub use stub::{NextEvent, NextMessage, Stub};

@@ -204,8 +204,8 @@ impl Message {
     }
 
     /// Reads what [`Self::to_json`] writes, and what the reTHINK runtimes and message nodes send: types in any case, an `id` that is a number
-    /// or a text (none is 0), and a `to` array, which becomes one message for each address. The single `body.via` of the wild becomes the
-    /// end of `via`.
+    /// or a text (none is 0), and a `to` array, which becomes one message for each address. The `body.via` of the wild, one address or a list,
+    /// becomes the end of `via`.
     ///
     /// # Errors
     /// [`Error::Invalid`], if the text is no JSON object with `type`, `from` and `to`, or one of these is not what it should be.
@@ -219,7 +219,11 @@ impl Message {
             (None, None) => None,
         };
         let mut via = wire.via;
-        via.extend(body.as_ref().and_then(body_via).filter(|single| !via.contains(single)));
+        for address in body.as_ref().map(body_via).unwrap_or_default() {
+            if !via.contains(&address) {
+                via.push(address);
+            }
+        }
         let mut message = Self {
             id: wire.id.unwrap_or(MessageId::Number(0)),
             kind: MessageType::from(&*wire.kind),
@@ -244,13 +248,17 @@ impl Message {
     }
 }
 
-/// The single `body.via` that the original runtimes write.
-fn body_via(body: &Body) -> Option<String> {
+/// The `body.via` that the original runtimes write: one address, where their specification has a list.
+fn body_via(body: &Body) -> Vec<String> {
     #[derive(Deserialize)]
     struct Via {
-        via: String,
+        via: OneOrMany,
     }
-    serde_json::from_slice::<Via>(body.as_bytes()).ok().map(|body| body.via)
+    match serde_json::from_slice::<Via>(body.as_bytes()) {
+        Ok(Via { via: OneOrMany::One(address) }) => vec![address],
+        Ok(Via { via: OneOrMany::Many(addresses) }) => addresses,
+        Err(_) => Vec::new(),
+    }
 }
 
 #[derive(Serialize)]
@@ -435,6 +443,8 @@ mod tests {
         );
         assert_eq!(messages[0].kind, MessageType::Read);
         assert_eq!(messages[1].via, ["runtime://x.example/1"]);
+        let text = r#"{"id":1,"type":"ping","from":"a","to":"b","via":["s:1"],"body":{"via":["s:1","s:2"]}}"#;
+        assert_eq!(read(text).via, ["s:1", "s:2"]);
     }
 
     #[test]

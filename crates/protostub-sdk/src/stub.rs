@@ -72,6 +72,12 @@ impl Stub {
         NextMessage { stub: Some(self.clone()) }
     }
 
+    /// A message that has come already, if there is one: to take what [`Self::next_message`] began as a batch.
+    #[must_use]
+    pub fn try_message(&self) -> Option<Message> {
+        self.state.take_message()
+    }
+
     /// For a stub that does without [`keep_connected`](crate::keep_connected): whatever comes next, messages first.
     #[must_use]
     pub fn next_event(&self) -> NextEvent {

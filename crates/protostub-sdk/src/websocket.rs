@@ -133,8 +133,14 @@ impl WebSocket {
         Next { websocket: self, done: false }
     }
 
+    /// A frame that the host has handed over already, if there is one: to take what [`Self::next`] began as a batch.
+    #[must_use]
+    pub fn try_next(&self) -> Option<Frame> {
+        self.fetched.borrow_mut().pop_front()
+    }
+
     fn poll_next(&self, cx: &Context<'_>) -> Poll<Result<Frame>> {
-        if let Some(frame) = self.fetched.borrow_mut().pop_front() {
+        if let Some(frame) = self.try_next() {
             return Poll::Ready(Ok(frame));
         }
         self.socket.0.poll(cx.waker(), |handle| match host::websocket_receive(handle, FETCH_FRAMES, FETCH_BYTES) {

@@ -1,0 +1,202 @@
+//! The life of a usual stub: [`protostub_sdk::keep_connected`].
+
+use std::time::Duration;
+
+use protostub_sdk::{
+    Credential, CredentialKind, DisconnectReason, Error, Message, MessageType, Result, Stub, select, testing::Host, websocket,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+#[derive(Deserialize)]
+struct Config {
+    url: String,
+    #[serde(default)]
+    #[expect(dead_code, reason = "only what is wrong with it matters")]
+    rooms: Vec<Room>,
+}
+
+#[derive(Deserialize)]
+struct Room {
+    #[expect(dead_code, reason = "only its absence matters")]
+    name: String,
+}
+
+async fn run(stub: Stub, config: Config) -> Result<()> {
+    let mut connect = websocket::Connect::new(&config.url);
+    if let Some(credential) = stub.credential() {
+        connect = connect.credential(credential);
+    }
+    let socket = match connect.open().await {
+        Err(Error::Refused(401)) => return Err(Error::failed("wrong password")),
+        opened => opened?,
+    };
+    stub.live();
+    loop {
+        select! {
+            message = stub.next_message() => match message {
+                Ok(message) => socket.send_text(message.to_json()?).await?,
+                Err(told) => {
+                    socket.send_text("bye").await?;
+                    // A stubborn server keeps the connection open.
+                    while config.url.ends_with("stubborn") {
+                        socket.next().await?;
+                    }
+                    return Err(told);
+                }
+            },
+            frame = socket.next() => for message in frame?.messages()? { stub.post(message)? },
+        }
+    }
+}
+
+fn started() -> Host {
+    let host = Host::new();
+    host.start(run, json!({ "url": "wss://sp1.example/ws" })).unwrap();
+    host
+}
+
+fn ping() -> Message {
+    Message::new(MessageType::from("ping"), "hyperty://sp1.example/bob").with_from("hyperty://home.example/alice").with_id(7)
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_ends_the_deployment_with_its_path() {
+    let check = |configuration, expected: &str| {
+        let refused = Host::new().start(run, configuration).unwrap_err();
+        assert!(refused.contains(expected), "{refused}");
+    };
+    check(json!({}), "at $: missing field `url`");
+    check(json!({ "url": 7 }), "at $.url: invalid type");
+    check(json!({ "url": "", "rooms": [{ "name": "a" }, {}] }), "at $.rooms[1]: missing field `name`");
+}
+
+#[test]
+fn it_connects_when_told_and_not_before() {
+    let host = started();
+    host.deliver(ping());
+    assert!(host.next_websocket().is_none());
+    host.connect();
+    let server = host.websocket();
+    assert_eq!((server.url(), host.statuses()), ("wss://sp1.example/ws".into(), vec!["created".into(), "in-progress".into()]));
+    assert_eq!(host.queued(), 1);
+    server.accept();
+    assert_eq!((host.statuses(), host.queued()), (vec!["live".into()], 0));
+    assert_eq!(server.received_json()[0]["id"], 7);
+    // It is connected already.
+    host.connect();
+    assert!(host.next_websocket().is_none() && host.statuses().is_empty());
+}
+
+#[test]
+fn the_credential_goes_where_the_author_puts_it() {
+    let check = |kind, expected: &str| {
+        let host = started();
+        host.connect_with(Credential { kind, value: "alice:open sesame".into(), expires: None });
+        assert_eq!(host.websocket().header("Authorization").unwrap(), expected);
+    };
+    check(CredentialKind::Basic, "Basic YWxpY2U6b3BlbiBzZXNhbWU=");
+    check(CredentialKind::Bearer, "Bearer alice:open sesame");
+}
+
+#[test]
+fn it_says_good_bye_when_told_and_can_connect_again() {
+    let host = started();
+    host.connect();
+    let server = host.websocket();
+    server.accept();
+    host.disconnect(DisconnectReason::Request);
+    assert_eq!(server.received(), [websocket::Frame::Text("bye".into())]);
+    assert_eq!(server.closed_by_stub(), Some((1000, String::new())));
+    assert_eq!(host.statuses(), ["created", "in-progress", "live", "disconnected"]);
+    assert_eq!((host.timers(), host.connections()), (0, 0));
+
+    host.advance(Duration::from_secs(3600));
+    assert!(host.next_websocket().is_none(), "it was not told to");
+    host.connect();
+    host.websocket().accept();
+    assert_eq!(host.statuses(), ["in-progress", "live"]);
+}
+
+#[test]
+fn while_it_is_connecting_it_just_stops() {
+    let host = started();
+    host.connect();
+    let server = host.websocket();
+    host.disconnect(DisconnectReason::Shutdown);
+    assert!(server.closed_by_stub().is_some());
+    assert_eq!(host.statuses(), ["created", "in-progress", "disconnected"]);
+}
+
+#[test]
+fn a_good_bye_has_its_time() {
+    let host = Host::new();
+    host.start(run, json!({ "url": "wss://sp1.example/stubborn" })).unwrap();
+    host.connect();
+    let server = host.websocket();
+    server.accept();
+    host.disconnect(DisconnectReason::Update);
+    assert_eq!((server.received().len(), server.closed_by_stub()), (1, None));
+    host.advance(Duration::from_secs(3));
+    assert!(server.closed_by_stub().is_some());
+    assert_eq!(host.statuses().last().unwrap(), "disconnected");
+}
+
+#[test]
+fn a_broken_connection_is_made_anew_after_a_growing_while() {
+    let host = started();
+    host.connect();
+    for (shortest, longest) in [(1, 2), (2, 4), (4, 8)] {
+        let server = host.websocket();
+        server.accept();
+        server.close(None, "");
+        assert_eq!(host.statuses().last().unwrap(), "disconnected: No status code was actually present.");
+        host.advance(Duration::from_millis(shortest * 1000 - 1));
+        assert!(host.statuses().is_empty(), "not before {shortest} s");
+        host.advance(Duration::from_secs(longest - shortest) + Duration::from_millis(1));
+        assert_eq!(host.statuses(), ["in-progress"]);
+    }
+    // A connection that was good begins from the start.
+    let server = host.websocket();
+    server.accept();
+    host.advance(Duration::from_secs(30));
+    server.fail("connection reset");
+    assert_eq!(host.statuses(), ["live", "disconnected: connection reset"]);
+    host.advance(Duration::from_secs(2));
+    assert_eq!(host.statuses(), ["in-progress"]);
+}
+
+#[test]
+fn while_it_waits_it_can_be_told_otherwise() {
+    let host = started();
+    host.connect();
+    host.websocket().fail("no route");
+    host.connect();
+    let server = host.websocket();
+    assert_eq!(host.statuses(), ["created", "in-progress", "disconnected: no route", "in-progress"]);
+    server.fail("no route");
+    host.disconnect(DisconnectReason::Idle);
+    host.advance(Duration::from_secs(3600));
+    assert!(host.next_websocket().is_none());
+    assert_eq!(host.statuses(), ["disconnected: no route"]);
+}
+
+#[test]
+fn what_will_not_get_better_is_failed() {
+    let host = started();
+    host.connect();
+    host.websocket().refuse(401);
+    assert_eq!(host.statuses(), ["created", "in-progress", "failed: wrong password"]);
+    host.connect();
+    host.advance(Duration::from_secs(3600));
+    assert!(host.next_websocket().is_none() && host.statuses().is_empty());
+}
+
+#[test]
+fn told_to_disconnect_without_a_connection_it_says_so() {
+    let host = started();
+    host.disconnect(DisconnectReason::Request);
+    assert_eq!(host.statuses(), ["created", "disconnected"]);
+    host.disconnect(DisconnectReason::Request);
+    assert!(host.statuses().is_empty());
+}

@@ -1,0 +1,7 @@
+//! What authors rely on, seen from a test of theirs.
+
+mod connection;
+mod main_function;
+mod messages;
+mod streams;
+mod timing;

@@ -1,0 +1,186 @@
+//! Connections: WebSockets, HTTP exchanges, TCP.
+
+use std::time::Duration;
+
+use protostub_sdk::{
+    Error, Ignored, Result, Stub, http, join, log, tcp,
+    testing::Host,
+    time,
+    websocket::{self, CloseReason, Frame},
+};
+use serde_json::json;
+
+fn text(text: &str) -> Frame {
+    Frame::Text(text.into())
+}
+
+#[test]
+fn a_websocket_takes_its_time_when_there_is_no_room() {
+    async fn flood(_: Stub, _: Ignored) -> Result<()> {
+        let socket = websocket::Connect::new("wss://sp1.example/").protocol("rethink").open().await?;
+        log::info!("{:?}", socket.handshake().protocol);
+        let send = async {
+            socket.send_all((0..5).map(|number| text(&number.to_string()))).await?;
+            socket.send_json(&json!({ "last": true })).await
+        };
+        let receive = async {
+            loop {
+                match socket.next().await {
+                    Ok(frame) => log::info!("{frame:?}"),
+                    Err(error) => return error,
+                }
+            }
+        };
+        let (sent, received) = join!(send, receive);
+        log::info!("{sent:?} {received}");
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.start(flood, json!({})).unwrap();
+    host.connect();
+    let server = host.websocket();
+    assert_eq!(server.protocols(), ["rethink"]);
+    server.set_room(Some(2));
+    server.accept_with(Some("rethink"));
+    assert_eq!(server.received(), [text("0"), text("1")]);
+    // What comes meanwhile is received.
+    server.send_all([text("a"), Frame::Binary(vec![1])]);
+    server.set_room(Some(1));
+    assert_eq!(server.received(), [text("2")]);
+    server.set_room(None);
+    assert_eq!(server.received(), [text("3"), text("4"), text(r#"{"last":true}"#)]);
+    server.close(Some(4000), "enough");
+    assert_eq!(host.log(), [r#"INFO Some("rethink")"#, r#"INFO Text("a")"#, "INFO Binary([1])", "INFO Ok(()) enough"]);
+}
+
+#[test]
+fn a_websocket_that_does_not_open_says_why() {
+    async fn open(_: Stub, _: Ignored) -> Result<()> {
+        let error = websocket::connect("wss://sp1.example/").await.unwrap_err();
+        Err(Error::failed(format!("{error:?}")))
+    }
+    let check = |answer: fn(&protostub_sdk::testing::ServerSocket), expected: Error| {
+        let host = Host::new();
+        host.start(open, json!({})).unwrap();
+        host.connect();
+        answer(&host.websocket());
+        assert_eq!(host.statuses().last().unwrap(), &format!("failed: {expected:?}"));
+    };
+    check(|server| server.refuse(403), Error::Refused(403));
+    check(|server| server.fail("no route"), Error::Io("no route".into()));
+    check(|server| server.close(None, ""), Error::WebSocketClosed(CloseReason::default()));
+}
+
+#[test]
+fn http_answers_come_in_parts_and_are_bounded() {
+    async fn exchange(_: Stub, _: Ignored) -> Result<()> {
+        let request = http::Request::post("https://sp1.example/rooms").json(&json!({ "name": "a" }))?;
+        let response = request.send().await?;
+        log::info!("{} {:?}", response.status(), response.header("location"));
+        let body: serde_json::Value = response.json(100).await?;
+        log::info!("{body}");
+        let long = http::Request::get("https://sp1.example/long").send().await?;
+        log::info!("{:?}", long.bytes(100).await);
+        let broken = http::Request::get("https://sp1.example/broken").send().await;
+        log::info!("{:?}", broken.map(|response| response.status()));
+        let late = time::timeout(Duration::from_secs(5), http::Request::get("https://sp1.example/late").send()).await;
+        assert!(matches!(late, Err(Error::Timeout)));
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.start(exchange, json!({})).unwrap();
+    host.connect();
+    let rooms = host.http();
+    assert_eq!((rooms.method(), rooms.url(), rooms.body()), ("POST", "https://sp1.example/rooms", br#"{"name":"a"}"#.as_slice()));
+    assert_eq!(rooms.header("content-type"), Some("application/json"));
+    rooms.head(201, &[("Location", "/rooms/a")]);
+    rooms.send(br#"{"id""#);
+    rooms.send(b":1}");
+    rooms.end();
+    assert_eq!(host.log(), [r#"INFO 201 Some("/rooms/a")"#, r#"INFO {"id":1}"#]);
+    let long = host.http();
+    long.respond(200, &[0; 101]);
+    assert!(long.is_over());
+    host.http().fail("connection reset");
+    assert_eq!(host.log(), [r#"INFO Err(Limit("the response has more than 100 bytes"))"#, r#"INFO Err(Io("connection reset"))"#]);
+    let late = host.http();
+    host.advance(Duration::from_secs(5));
+    assert!(late.is_over());
+    assert_eq!((host.statuses().last().unwrap().as_str(), host.connections()), ("failed: done", 0));
+}
+
+#[test]
+fn tcp_upgrades_to_tls_and_ends() {
+    async fn converse(_: Stub, _: Ignored) -> Result<()> {
+        let stream = tcp::connect_plain("sp1.example", 5222).await?;
+        stream.write_all(b"starttls").await?;
+        assert_eq!(stream.read().await?.as_deref(), Some(b"proceed".as_slice()));
+        let stream = stream.start_tls("sp1.example").await?;
+        stream.write_all(b"a long stanza").await?;
+        while let Some(bytes) = stream.read().await? {
+            log::info!("{}", String::from_utf8_lossy(&bytes));
+        }
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.start(converse, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    assert_eq!((server.address(), server.tls()), (("sp1.example".into(), 5222), None));
+    server.accept();
+    assert_eq!(server.received(), b"starttls");
+    server.send(b"proceed");
+    assert_eq!(server.tls().as_deref(), Some("sp1.example"));
+    server.set_room(Some(6));
+    server.accept();
+    assert_eq!(server.received(), b"a long");
+    server.set_room(None);
+    assert_eq!(server.received(), b" stanza");
+    server.send(b"one");
+    server.send(b"two");
+    server.close();
+    assert_eq!(host.log(), ["INFO one", "INFO two"]);
+    assert!(server.is_closed_by_stub());
+    assert_eq!(host.statuses().last().unwrap(), "failed: done");
+}
+
+#[test]
+fn tcp_is_a_stream_for_others_too() {
+    use futures_util::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    async fn lines(_: Stub, _: Ignored) -> Result<()> {
+        let stream = tcp::connect("sp1.example", 8883).await?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        while stream.read_line(&mut line).await.map_err(Error::other)? > 0 {
+            stream.get_mut().write_all(std::mem::take(&mut line).as_bytes()).await.map_err(Error::other)?;
+        }
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.start(lines, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    assert_eq!(server.tls().as_deref(), Some("sp1.example"));
+    server.accept();
+    server.send(b"one\ntw");
+    assert_eq!(server.received(), b"one\n");
+    server.send(b"o\n");
+    assert_eq!(server.received(), b"two\n");
+    server.close();
+    assert_eq!(host.statuses().last().unwrap(), "failed: done");
+}
+
+#[test]
+fn there_are_no_more_than_16_connections() {
+    async fn open(_: Stub, _: Ignored) -> Result<()> {
+        let opened = (0..17).map(|_| Box::pin(websocket::connect("wss://sp1.example/")));
+        let (error, ..) = futures_util::future::select_all(opened).await;
+        Err(Error::failed(error.unwrap_err()))
+    }
+    let host = Host::new();
+    host.start(open, json!({})).unwrap();
+    host.connect();
+    assert_eq!(host.statuses().last().unwrap(), "failed: over a limit: more than 16 connections");
+    assert_eq!(host.connections(), 0);
+}
