@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use protostub_types::{Domain, Sha256Digest};
+use protostub_types::{Descriptor, Domain, Sha256Digest, WASM_COMPONENT};
 use serde_json::{Map, Value};
 
 /// How long a descriptor may be, in bytes.
@@ -16,6 +16,9 @@ const MAX_DESCRIPTOR_BYTES: u64 = 1024 * 1024;
 const MAX_COMPONENT_BYTES: u64 = 128 * 1024 * 1024;
 /// How many stubs a folder may have.
 const MAX_STUBS: usize = 1000;
+
+/// The well-known type that components are found under.
+pub(crate) const PACKAGE_TYPE: &str = "sourcepackage";
 
 const DESCRIPTOR_FILE: &str = "descriptor.json";
 const COMPONENT_FILE: &str = "component.wasm";
@@ -28,7 +31,7 @@ const COMPONENT_FILE: &str = "component.wasm";
 /// ```
 ///
 /// The files are read anew for each request, so that a stub can be replaced while the server runs. In the descriptor
-/// * `objectName` becomes the folder's name if it is missing;
+/// * `objectName` becomes the folder's name if it is missing, and `language` `WASM_COMPONENT`;
 /// * `sourcePackageURL` becomes `/.well-known/sourcepackage/<name>` if it is missing, and `sourcePackage.sha256` the component's digest;
 /// * a `sourcePackageURL` of `/sourcePackage` without `sourcePackage.sourceCode` gets the component inline, in base64;
 /// * in the texts of `configuration` the placeholders of [`Place`] are filled in.
@@ -47,6 +50,16 @@ pub(crate) struct Place {
     pub(crate) authority: String,
     /// `${domain}`: what the addresses of the message node belong to.
     pub(crate) domain: Domain,
+}
+
+/// A stub in the folder that no runtime could deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StubProblem {
+    /// Its name: that of its folder.
+    pub name: String,
+    /// What is wrong.
+    pub problem: String,
 }
 
 /// Why there is no answer from the catalogue.
@@ -154,6 +167,7 @@ impl Catalogue {
         let mut descriptor: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|error| CatalogueError::Descriptor { name: name.clone(), problem: error.to_string() })?;
         descriptor.entry("objectName").or_insert_with(|| name.clone().into());
+        descriptor.entry("language").or_insert_with(|| WASM_COMPONENT.into());
         if let Some(configuration) = descriptor.get_mut("configuration") {
             place.fill_in_all(configuration);
         }
@@ -162,18 +176,56 @@ impl Catalogue {
     }
 
     async fn complete_source(&self, name: &str, descriptor: &mut Map<String, Value>) -> Result<(), CatalogueError> {
-        let own_url = format!("/.well-known/sourcepackage/{name}");
+        let own_url = format!("/.well-known/{PACKAGE_TYPE}/{name}");
         let url = descriptor.entry("sourcePackageURL").or_insert_with(|| own_url.clone().into()).as_str().unwrap_or_default();
         let (is_own, is_inline) = (url == own_url, url == "/sourcePackage");
-        let package = descriptor.entry("sourcePackage").or_insert_with(|| Value::Object(Map::new()));
+        let is_stated = descriptor.contains_key("sha256");
+        let package = descriptor.entry("sourcePackage").or_insert(Value::Null);
+        if package.is_null() {
+            *package = Value::Object(Map::new());
+        }
         let Some(package) = package.as_object_mut() else { return Ok(()) };
-        if is_inline && !package.contains_key("sourceCode") {
+        let digest = if is_inline && !package.contains_key("sourceCode") {
             let (code, digest) = self.component(name).await?;
             package.insert("sourceCode".into(), BASE64.encode(code).into());
             package.insert("encoding".into(), "base64".into());
+            Some(digest)
+        } else if is_own {
+            Some(self.digest(name).await?)
+        } else {
+            None
+        };
+        if let Some(digest) = digest
+            && !is_stated
+        {
             package.entry("sha256").or_insert_with(|| digest.to_string().into());
-        } else if is_own && !package.contains_key("sha256") {
-            package.insert("sha256".into(), self.digest(name).await?.to_string().into());
+        }
+        Ok(())
+    }
+
+    /// What would keep a runtime from deploying the stubs, as far as their descriptors and the presence of their code tell.
+    pub(crate) async fn problems(&self, place: &Place) -> Vec<StubProblem> {
+        let mut problems = Vec::new();
+        for name in self.names().await.unwrap_or_default() {
+            if let Err(problem) = self.check(&name, place).await {
+                problems.push(StubProblem { name, problem });
+            }
+        }
+        problems
+    }
+
+    async fn check(&self, name: &str, place: &Place) -> Result<(), String> {
+        let descriptor = self.descriptor(name, place).await.map_err(|error| error.to_string())?;
+        let descriptor =
+            Descriptor::parse(Value::Object(descriptor).to_string().as_bytes()).map_err(|error| error.to_string())?;
+        descriptor.check_deployable().map_err(|error| error.to_string())?;
+        let is_own = descriptor.source_package_url.is_some_and(|url| url == format!("/.well-known/{PACKAGE_TYPE}/{name}"));
+        let stated = descriptor.source_package.as_ref().and_then(|package| package.sha256).or(descriptor.sha256);
+        if is_own && let Some(stated) = stated {
+            let digest = self.digest(name).await.map_err(|error| error.to_string())?;
+            if digest != stated {
+                return Err(format!("the descriptor states the digest {stated}, and {COMPONENT_FILE} has {digest}"));
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    catalogue::{Catalogue, CatalogueError, Place},
+    catalogue::{Catalogue, CatalogueError, PACKAGE_TYPE, Place},
     node::MessageNode,
 };
 
@@ -47,7 +47,6 @@ pub(crate) struct Served {
 
 /// The spellings of one type: the specification's, and the one of the original runtime and catalogue.
 const STUB_TYPES: [&str; 2] = ["protostub", "protocolstub"];
-const PACKAGE_TYPE: &str = "sourcepackage";
 
 pub(crate) fn router(site: Site) -> Router {
     Router::new()
@@ -65,7 +64,7 @@ async fn front_page(State(site): State<Site>) -> Response {
 }
 
 async fn types() -> Response {
-    axum::Json(json!([STUB_TYPES[0], STUB_TYPES[1], PACKAGE_TYPE])).into_response()
+    for_everybody(axum::Json(json!([STUB_TYPES[0], STUB_TYPES[1], PACKAGE_TYPE])).into_response())
 }
 
 /// `<type>`, `<type>/<name>` and `<type>/<name>/<field>`, with or without a slash at the end.
@@ -76,8 +75,13 @@ async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers:
         [PACKAGE_TYPE, name] => site.component(name, &headers).await,
         _ => text(StatusCode::NOT_FOUND, format!("there is nothing here; ask for /.well-known/{}\n", STUB_TYPES[0])),
     };
-    let everybody = (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    ([everybody], answer).into_response()
+    for_everybody(answer)
+}
+
+/// Runtimes in browsers read the catalogue too.
+fn for_everybody(mut answer: Response) -> Response {
+    answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer
 }
 
 fn is_type(kind: &str) -> bool {

@@ -13,6 +13,7 @@ mod limits;
 mod node;
 mod server;
 
+pub use catalogue::StubProblem;
 pub use limits::Limits;
 pub use node::{Ending, Faults, MessageNode, NodeCounts, NodeSession};
 pub use server::{CatalogueCounts, DomainServer, DomainServerBuilder, DomainServerError, Memory, Stopped};

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Limits, MessageNode,
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Place, StubProblem},
     http::{self, Served, Site},
 };
 
@@ -167,7 +167,7 @@ impl DomainServerBuilder {
 
     /// Where the stubs are: a folder for each, with `descriptor.json` and `component.wasm`. Without it there is no catalogue.
     ///
-    /// In the descriptor `sourcePackageURL` and `sourcePackage.sha256` are filled in if they are missing, and in the texts of its
+    /// In the descriptor `objectName`, `language`, `sourcePackageURL` and `sourcePackage.sha256` are filled in if they are missing, and in the texts of its
     /// `configuration` these placeholders, so that one template serves any address:
     ///
     /// | placeholder | becomes, for a server that was asked as `127.0.0.1:8080` |
@@ -324,6 +324,17 @@ impl DomainServer {
     /// Which stub `default` is, if there is one.
     pub async fn default_stub(&self) -> Option<String> {
         self.catalogue.as_ref()?.default_name().await.ok()
+    }
+
+    /// The stubs in the folder that no runtime could deploy, as far as their descriptors and digests tell.
+    pub async fn problems(&self) -> Vec<StubProblem> {
+        match &self.catalogue {
+            Some(catalogue) => {
+                let place = Place { authority: self.authority.to_string(), domain: self.domain().clone() };
+                catalogue.problems(&place).await
+            }
+            None => Vec::new(),
+        }
     }
 
     /// The message node.

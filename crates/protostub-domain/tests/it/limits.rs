@@ -1,0 +1,136 @@
+//! Nothing that a client does grows without bound, or keeps others from theirs.
+
+use std::time::Duration;
+
+use protostub_domain::{DomainServer, Limits};
+use serde_json::json;
+use tokio_tungstenite::{connect_async, tungstenite::Error};
+
+use crate::client::{connect, open};
+
+async fn server(change: impl FnOnce(&mut Limits)) -> DomainServer {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    DomainServer::builder().limits(limits).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_and_sessions_are_counted() {
+    let server = server(|limits| {
+        limits.max_connections = 3;
+        limits.max_sessions = 1;
+    })
+    .await;
+    let (_first, _) = open(&server, "1").await;
+    let mut second = connect(&server, "runtime://home.example/2").await;
+    let answer = second.ask(json!({ "id": 1, "type": "open", "from": second.runtime, "to": "mn:/session" })).await;
+    assert_eq!(answer["body"]["code"], 500, "{answer}");
+    let third = connect(&server, "runtime://home.example/3").await;
+    server.node().counts().wait_for(|counts| counts.connections == 3).await.unwrap();
+    match connect_async(format!("ws://{}/ws", server.address())).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("{other:?}"),
+    }
+    drop(third);
+    server.node().counts().wait_for(|counts| counts.connections == 2).await.unwrap();
+    connect(&server, "runtime://home.example/4").await;
+}
+
+#[tokio::test]
+async fn addresses_and_subscriptions_of_a_session_are_counted() {
+    let server = server(|limits| {
+        limits.max_addresses_per_session = 3;
+        limits.max_subscriptions_per_session = 2;
+        limits.max_registrations = 1;
+    })
+    .await;
+    let (mut client, _) = open(&server, "1").await;
+    let wanted = json!({ "value": { "number": 4 } });
+    assert_eq!(client.ask_node("create", "address-allocation", wanted).await["code"], 429);
+    assert_eq!(server.node().counts().borrow().addresses, 0, "all or none");
+    for _ in 0..3 {
+        client.allocate().await;
+    }
+    client.send(json!({ "id": 1, "type": "read", "from": "hyperty://a.example/new", "to": "hyperty://b.example/1" })).await;
+    assert_eq!(client.next().await["body"]["code"], 429);
+    let topics = json!({ "resources": ["a://b/1", "a://b/2", "a://b/3"] });
+    assert_eq!(client.ask_node("subscribe", "sm", topics).await["code"], 429);
+    assert_eq!(server.node().counts().borrow().topics, 0);
+
+    let (mut other, _) = open(&server, "2").await;
+    for (name, code) in [("1", 200), ("2", 429), ("1", 200)] {
+        let value = json!({ "value": { "url": format!("hyperty://b.example/{name}") } });
+        assert_eq!(other.ask_registry("create", value).await["code"], code, "{name}");
+    }
+    // What is not live makes room.
+    let gone = json!({ "resource": "hyperty://b.example/1", "attribute": "status", "value": "disconnected" });
+    assert_eq!(other.ask_registry("update", gone).await["code"], 200);
+    assert_eq!(other.ask_registry("create", json!({ "value": { "url": "hyperty://b.example/2" } })).await["code"], 200);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_ends_the_connection() {
+    let server = server(|limits| limits.max_message_bytes = 1000).await;
+    let (mut client, _) = open(&server, "1").await;
+    client.send_text(&"x".repeat(2000)).await;
+    assert_eq!(client.closed().await.unwrap().unwrap().code, 1009.into());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_the_senders_an_answer_and_nobody_else() {
+    let server = server(|limits| {
+        limits.max_queued_messages = 4;
+        limits.write_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let (mut slow, _) = open(&server, "slow").await;
+    let (mut sender, _) = open(&server, "sender").await;
+    let address = slow.allocate().await;
+    // More than the sockets' buffers hold.
+    let body = "x".repeat(200_000);
+    let mut refused = 0;
+    for id in 0..200 {
+        sender.send(json!({ "id": id, "type": "read", "from": sender.runtime, "to": address, "body": body })).await;
+        sender.send(json!({ "id": "fence", "type": "fence", "from": sender.runtime, "to": "mn:/session" })).await;
+        loop {
+            let answer = sender.next().await;
+            if answer["id"] == "fence" {
+                break;
+            }
+            assert_eq!(answer["body"]["code"], 429);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "everything went somewhere");
+    for _ in refused..200 {
+        assert_eq!(slow.next().await["type"], "read");
+    }
+    slow.nothing_came().await;
+}
+
+#[tokio::test]
+async fn what_stays_idle_expires() {
+    let server = server(|limits| limits.session_linger = Duration::from_millis(10)).await;
+    let idle = connect(&server, "runtime://home.example/idle");
+    let mut idle = idle.await;
+    let (mut client, _) = open(&server, "1").await;
+    client.allocate().await;
+    assert_eq!(idle.closed().await.unwrap().unwrap().reason, "no session was opened");
+    drop(client);
+    let mut counts = server.node().counts();
+    let counts = *counts.wait_for(|counts| counts.sessions == 0).await.unwrap();
+    assert_eq!((counts.addresses, counts.connections), (0, 0));
+}
+
+#[tokio::test]
+async fn a_silent_client_is_pinged_and_then_given_up() {
+    let server = server(|limits| limits.keep_alive = Duration::from_millis(20)).await;
+    let (mut client, _) = open(&server, "1").await;
+    // Whoever reads answers pings too, and stays.
+    for _ in 0..5 {
+        assert!(client.raw().await.unwrap().unwrap().is_ping());
+    }
+    // Whoever does not is given up; the session waits.
+    let mut counts = server.node().counts();
+    counts.wait_for(|counts| counts.connected == 0 && counts.sessions == 1).await.unwrap();
+}
