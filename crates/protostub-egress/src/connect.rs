@@ -241,3 +241,58 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let check = |given: &[&str], expected: &[&str]| assert_eq!(alternate(addresses(given)), addresses(expected));
+        check(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"], &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
+        check(&["1.1.1.1:1", "[::1]:1", "[::2]:1"], &["1.1.1.1:1", "[::1]:1", "[::2]:1"]);
+        check(&["1.1.1.1:1", "1.1.1.2:1"], &["1.1.1.1:1", "1.1.1.2:1"]);
+        check(&[], &[]);
+    }
+
+    /// Answers by the last part of the address: 1 at once, 2 refuses at once, 3 never.
+    async fn dial(address: SocketAddr) -> io::Result<SocketAddr> {
+        match address.to_string().split(['.', ':']).nth(3) {
+            Some("1") => Ok(address),
+            Some("2") => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn raced(texts: &[&str]) -> (Result<SocketAddr, Vec<String>>, Duration) {
+        let start = Instant::now();
+        let outcome = race(addresses(texts), start + Duration::from_secs(15), dial).await;
+        (
+            outcome.map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
+            start.elapsed(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_answer_wins() {
+        let won = |text: &str| Ok(text.parse().unwrap());
+        assert_eq!(raced(&["0.0.0.1:1", "1.0.0.1:1"]).await, (won("0.0.0.1:1"), Duration::ZERO));
+        assert_eq!(raced(&["0.0.0.2:1", "1.0.0.1:1"]).await, (won("1.0.0.1:1"), Duration::ZERO));
+        // One that is silent keeps the next one waiting only for its head start.
+        let (outcome, took) = raced(&["0.0.0.3:1", "1.0.0.3:1", "2.0.0.1:1"]).await;
+        assert_eq!(outcome, won("2.0.0.1:1"));
+        assert!((HEAD_START * 2..HEAD_START * 3).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_time_is_over_every_attempt_has_failed() {
+        let (outcome, took) = raced(&["0.0.0.2:1", "0.0.0.3:1", "1.0.0.3:1"]).await;
+        assert_eq!(outcome.unwrap_err(), ["0.0.0.2:1 ConnectionRefused", "0.0.0.3:1 TimedOut", "1.0.0.3:1 TimedOut"]);
+        assert!((15..16).contains(&took.as_secs()), "{took:?}");
+        assert_eq!(raced(&[]).await, (Err(vec![]), Duration::ZERO));
+    }
+}

@@ -1,6 +1,11 @@
 //! The way out: from a granted host and port to an open connection.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::ClientConfig;
 use url::Url;
@@ -59,10 +64,9 @@ impl Default for EgressConfig {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Egress(pub(crate) Arc<Shared>);
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// Without ALPN.
     pub(crate) tls: Arc<ClientConfig>,
@@ -148,6 +152,25 @@ impl Egress {
     }
 }
 
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Without the TLS configuration, which has every root in it.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tls: _, proxy, connect_timeout, read_timeout, resolver } = self;
+        f.debug_struct("Egress")
+            .field("proxy", proxy)
+            .field("connect_timeout", connect_timeout)
+            .field("read_timeout", read_timeout)
+            .field("resolver", resolver)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// The proxy that a host is reached through.
     pub(crate) fn proxy_for(&self, host: &Host) -> Option<&Proxy> {
@@ -168,7 +191,7 @@ impl Shared {
     }
 
     /// The addresses of a host, whatever they are: at least one.
-    pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<std::net::IpAddr>, EgressError> {
+    pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
         if let Some(known) = host.known_addresses() {
             return Ok(known);
         }

@@ -295,7 +295,12 @@ impl fmt::Display for Refused {
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, protection } = self;
-        write!(f, "`{host}:{port}`{}", if *protection == Protection::Plain { " without TLS" } else { "" })
+        let without_tls = if *protection == Protection::Plain { " without TLS" } else { "" };
+        match port {
+            // A resolver is asked for names only.
+            0 => write!(f, "`{host}`{without_tls}"),
+            port => write!(f, "`{host}:{port}`{without_tls}"),
+        }
     }
 }
 

@@ -1,16 +1,17 @@
 //! HTTP within grants.
 
-use std::{error::Error, net::SocketAddr, sync::Arc};
+use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::Url;
+use url::{Position, Url};
 
 use crate::{
     egress::{Egress, Shared},
     error::{EgressError, chain},
     grants::{Grants, Protection, Refused},
     host::Host,
+    tls,
 };
 
 /// Who we are to HTTP servers.
@@ -171,12 +172,12 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// A URL as errors and logs show it: without user, password, query and fragment, which may be secrets.
 fn shown(url: &Url) -> String {
-    format!("{}{}", &url[..url::Position::BeforeUsername], &url[url::Position::BeforeHost..url::Position::AfterPath])
+    format!("{}{}", &url[..Position::BeforeUsername], &url[Position::BeforeHost..Position::AfterPath])
 }
 
 impl From<reqwest::Error> for EgressError {
     fn from(error: reqwest::Error) -> Self {
-        // Refusals come from within the client, where only boxes get through.
+        // What failed within the client comes out of it in boxes.
         let mut next: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(cause) = next {
             if let Some(ours) = cause.downcast_ref::<Self>() {
@@ -185,9 +186,13 @@ impl From<reqwest::Error> for EgressError {
                     _ => ours.clone(),
                 };
             }
+            if let Some(tls) = cause.downcast_ref::<io::Error>().filter(|cause| tls::is_tls(cause)) {
+                let authority = |url: &Url| url[Position::BeforeHost..Position::AfterPort].to_owned();
+                return Self::Tls { target: error.url().map_or_else(String::new, authority), problem: tls::problem(tls) };
+            }
             next = cause.source();
         }
-        let url = error.url().map_or_else(|| "an unknown URL".to_owned(), shown);
+        let url = error.url().map_or_else(String::new, shown);
         let timed_out = error.is_timeout();
         Self::Http { url, problem: chain(&error.without_url()), timed_out }
     }
@@ -208,7 +213,10 @@ impl Resolve for CheckedResolver {
             // Through a proxy, it is the only one that is resolved besides loopback, and nobody's request can be for it directly.
             let is_proxy = shared.proxy_for(&host).is_some_and(|proxy| proxy.host == host);
             let addresses = shared.resolve(&host).await?;
-            let admitted = if is_proxy { addresses } else { grants.admit(&host, 0, Protection::Tls, addresses)? };
+            let admitted = match is_proxy {
+                true => addresses,
+                false => grants.admit(&host, 0, Protection::Tls, addresses).map_err(EgressError::from)?,
+            };
             Ok(Box::new(admitted.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
     }

@@ -56,14 +56,25 @@ pub(crate) async fn handshake(
     TlsConnector::from(config).connect(name, stream).await.map(Box::new).map_err(fail)
 }
 
+/// Whether an error is one of TLS.
+pub(crate) fn is_tls(error: &io::Error) -> bool {
+    cause(error).is_some()
+}
+
 /// What rustls said, and what to do where that is known.
 pub(crate) fn problem(error: &io::Error) -> String {
     let text = chain(error);
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    match cause(error) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             format!("{text}: no root that is trusted here issued it; if its authority is yours, add that to the extra roots")
         }
         Some(rustls::Error::InvalidMessage(_)) => format!("{text}: the server may not speak TLS on this port"),
         _ => text,
     }
+}
+
+/// What rustls said, also if it was packed into one I/O error after the other.
+fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(cause))
 }

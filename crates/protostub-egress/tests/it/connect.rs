@@ -1,0 +1,257 @@
+use std::{io, net::IpAddr, sync::Arc};
+
+use async_trait::async_trait;
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, Missing, Phase, Resolver};
+use rcgen::{CertificateParams, date_time_ymd};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
+
+use crate::fixture::{Authority, Names, closed_port, config, egress, listen, sp1, sp1_here};
+
+/// A server that sends back what it gets, over TLS if there is an acceptor.
+async fn echo(acceptor: Option<TlsAcceptor>) -> u16 {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            match &acceptor {
+                None => drop(tokio::spawn(async move {
+                    let (mut from, mut to) = tcp.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                })),
+                Some(acceptor) => {
+                    let accept = acceptor.accept(tcp);
+                    drop(tokio::spawn(async move {
+                        let (mut from, mut to) = tokio::io::split(accept.await?);
+                        tokio::io::copy(&mut from, &mut to).await?;
+                        to.shutdown().await
+                    }));
+                }
+            }
+        }
+    });
+    port
+}
+
+async fn assert_echoes(mut connection: Connection) {
+    connection.write_all(b"hello").await.unwrap();
+    connection.flush().await.unwrap();
+    let mut answer = [0; 5];
+    connection.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+async fn refused(addresses: &[&str], grants: Grants) -> String {
+    let names = Names::of([("sp1.example", addresses)]);
+    let error = egress(&names, &[]).connect(&grants, "sp1.example", 8883, true, &[]).await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(!error.is_retryable());
+    error.to_string()
+}
+
+#[tokio::test]
+async fn bytes_flow_over_tls_and_without() {
+    let authority = Authority::new();
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let egress = egress(&names, &[&authority]);
+
+    let port = echo(Some(authority.server(&["sp1.example"]))).await;
+    let connection = egress.connect(&sp1_here(port), "SP1.example.", port, true, &[b"xmpp", b"mqtt"]).await.unwrap();
+    assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
+    assert_eq!((connection.host().as_str(), connection.port(), connection.is_tls()), ("sp1.example", port, true));
+    assert_eq!(connection.peer_address().unwrap(), ([127, 0, 0, 1], port).into());
+    assert_echoes(connection).await;
+
+    let port = echo(None).await;
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let connection = egress.connect(&grants, "sp1.example", port, false, &[]).await.unwrap();
+    assert!(!connection.is_tls());
+    assert_echoes(connection).await;
+}
+
+#[tokio::test]
+async fn without_a_rule_for_the_name_nobody_is_asked_for_addresses() {
+    let names = Names::of([("sp2.example", &["127.0.0.1"])]);
+    let error = egress(&names, &[]).connect(&sp1(8883), "sp2.example", 8883, true, &[]).await.unwrap_err();
+    assert_eq!(error.to_string(), "`sp2.example:8883` is refused: no rule names this host; grant `sp2.example:8883` to allow it");
+    assert_eq!(names.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_granted_name_does_not_open_what_it_resolves_to() {
+    let sp1 = || sp1(8883);
+    assert_eq!(
+        refused(&["127.0.0.1"], sp1()).await,
+        "`sp1.example:8883` is refused: its address 127.0.0.1 is loopback, RFC 1122; grant loopback to allow it"
+    );
+    assert_eq!(
+        refused(&["::ffff:10.0.0.1"], sp1()).await,
+        "`sp1.example:8883` is refused: its address 10.0.0.1 is a private network, RFC 1918; grant private networks to allow it"
+    );
+    assert_eq!(
+        refused(&["169.254.169.254"], sp1().allow_loopback(true).allow_private(true)).await,
+        "`sp1.example:8883` is refused: its address 169.254.169.254 is link-local and the metadata service of most clouds, RFC 3927; \
+         no grant allows it"
+    );
+    let text = refused(&["fe80::1", "64:ff9b::10.0.0.1", "0.0.0.0"], sp1().allow_loopback(true).allow_private(true)).await;
+    assert!(text.contains("fe80::1") && text.contains("64:ff9b::a00:1") && text.contains("0.0.0.0"), "{text}");
+    refused(&["10.0.0.1"], sp1().allow_loopback(true)).await;
+    refused(&["127.0.0.1"], sp1().allow_private(true)).await;
+}
+
+#[tokio::test]
+async fn of_many_addresses_only_the_first_are_looked_at() {
+    let many: Vec<String> = (0..100).map(|n| format!("10.0.0.{n}")).collect();
+    let text = refused(&many.iter().map(String::as_str).collect::<Vec<_>>(), sp1(8883)).await;
+    assert!(text.contains("10.0.0.15 ") && !text.contains("10.0.0.16 "), "{text}");
+}
+
+#[tokio::test]
+async fn addresses_that_may_not_be_dialled_are_left_out() {
+    let authority = Authority::new();
+    let port = echo(Some(authority.server(&["sp1.example"]))).await;
+    let names = Names::of([("sp1.example", &["169.254.169.254", "10.0.0.1", "127.0.0.1"])]);
+    let connection = egress(&names, &[&authority]).connect(&sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+    assert_eq!(connection.peer_address().unwrap().ip().to_string(), "127.0.0.1");
+}
+
+#[tokio::test]
+async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
+    let port = echo(None).await;
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    names.then("sp1.example", &["169.254.169.254"]);
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let egress = egress(&names, &[]);
+
+    let connection = egress.connect(&grants, "sp1.example", port, false, &[]).await.unwrap();
+    assert_eq!(connection.peer_address().unwrap().ip().to_string(), "127.0.0.1");
+    assert_eq!(names.asked(), 1);
+
+    let error = egress.connect(&grants, "sp1.example", port, false, &[]).await.unwrap_err();
+    assert!(error.to_string().contains("169.254.169.254"), "{error}");
+}
+
+#[tokio::test]
+async fn when_an_address_fails_the_next_one_is_dialled() {
+    let port = echo(None).await;
+    let names = Names::of([("sp1.example", &["127.0.0.2", "127.0.0.1"])]);
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    assert_echoes(egress(&names, &[]).connect(&grants, "sp1.example", port, false, &[]).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn when_all_addresses_fail_each_is_named() {
+    let port = closed_port().await;
+    let names = Names::of([("sp1.example", &["127.0.0.1", "127.0.0.2"])]);
+    let error = egress(&names, &[]).connect(&sp1_here(port), "sp1.example", port, true, &[]).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("failed to connect to `sp1.example:{port}`: 127.0.0.1:{port}: ")), "{text}");
+    assert!(text.contains(&format!("; 127.0.0.2:{port}: ")), "{text}");
+    assert!(error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_told_from_one_without_addresses() {
+    let names = Names::of([("sp1.example", &[])]);
+    let egress = egress(&names, &[]);
+    let check = async |host: &str, expected: &str| {
+        let error = egress.connect(&sp1(8883), host, 8883, true, &[]).await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    };
+    check("sp1.example", "failed to resolve `sp1.example`: the name has no addresses").await;
+    check("a.sp1.example", "failed to resolve `a.sp1.example`: no such name").await;
+}
+
+#[tokio::test]
+async fn localhost_is_this_host_whatever_a_resolver_says() {
+    let port = echo(None).await;
+    let names = Names::of([("sp1.localhost", &["10.0.0.1"]), ("localhost", &["10.0.0.1"])]);
+    let egress = egress(&names, &[]);
+    for host in ["sp1.localhost", "localhost", "127.0.0.1", "::ffff:127.0.0.1"] {
+        let grants = Grants::none().allow_host(host, port, false).unwrap();
+        let error = egress.connect(&grants, host, port, false, &[]).await.unwrap_err();
+        assert!(matches!(&error, EgressError::Refused(refused) if refused.missing() == Missing::Loopback), "{error}");
+        // On loopback, a rule that asks for TLS is content without.
+        assert_echoes(egress.connect(&grants.allow_loopback(true), host, port, false, &[]).await.unwrap()).await;
+    }
+    assert_eq!(names.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let check = async |acceptor, roots: &[&Authority], expected: &str| {
+        let port = echo(acceptor).await;
+        let error = egress(&names, roots).connect(&sp1_here(port), "sp1.example", port, true, &[]).await.unwrap_err();
+        assert!(matches!(error, EgressError::Tls { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");
+        assert!(text.contains(expected), "{text}");
+    };
+    check(Some(theirs.server(&["sp1.example"])), &[&ours], "no root that is trusted here issued it").await;
+    check(Some(ours.server(&["sp1.example"])), &[], "add that to the extra roots").await;
+    check(Some(ours.server(&["sp2.example"])), &[&ours], "not valid for name \"sp1.example\"").await;
+    let mut expired = CertificateParams::new(vec!["sp1.example".to_owned()]).unwrap();
+    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
+    check(Some(ours.server_of(expired)), &[&ours], "certificate expired").await;
+    check(None, &[&ours], "").await;
+}
+
+#[tokio::test]
+async fn a_granted_address_needs_a_certificate_for_it() {
+    let authority = Authority::new();
+    let names = Names::of([]);
+    let port = echo(Some(authority.server(&["127.0.0.1"]))).await;
+    let grants = Grants::none().allow_loopback(true).allow_host("127.0.0.1", port, false).unwrap();
+    assert_echoes(egress(&names, &[&authority]).connect(&grants, "127.0.0.1", port, true, &[]).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn hosts_that_are_none_are_invalid_not_refused() {
+    let names = Names::of([]);
+    let egress = egress(&names, &[]);
+    for host in ["", "a b", "sp1.example:443", "127.1", "user@sp1.example", "sp1.example\r\nX: y"] {
+        let error = egress.connect(&sp1(443), host, 443, true, &[]).await.unwrap_err();
+        assert!(matches!(error, EgressError::Invalid { .. }), "{host}: {error}");
+    }
+}
+
+/// A resolver that never answers.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait]
+impl Resolver for Silent {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_is_silent_is_given_up() {
+    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Silent)), ..EgressConfig::default() }).unwrap();
+    let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+    assert!(matches!(error, EgressError::TimedOut { phase: Phase::Resolving, .. }), "{error:?}");
+    assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: it was still resolving the name");
+}
+
+#[tokio::test]
+async fn roots_that_are_none_are_told_by_their_number() {
+    let names = Names::of([]);
+    let check = |pem: &[u8], expected: &str| {
+        let authority = Authority::new();
+        let mut config = config(&names, &[&authority]);
+        config.extra_roots_pem.push(pem.to_vec());
+        let text = Egress::new(config).unwrap_err().to_string();
+        assert!(text.starts_with("the egress configuration is invalid: extra root 2: ") && text.contains(expected), "{text}");
+    };
+    check(b"", "it has no `BEGIN CERTIFICATE` section");
+    check(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", "it is no PEM");
+    check(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "it is no root certificate");
+}
+
+#[tokio::test]
+async fn the_system_resolver_knows_this_host() {
+    let addresses = protostub_egress::SystemResolver::new().resolve("localhost").await.unwrap();
+    assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+}

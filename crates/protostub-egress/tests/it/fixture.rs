@@ -1,0 +1,156 @@
+//! Names, certificates and servers.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use protostub_egress::{Egress, EgressConfig, Grants, Resolver};
+use protostub_types::Domain;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// Answers for names as they were given to it; each name's answers in turn, the last one again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    answers: Mutex<HashMap<String, Vec<Vec<IpAddr>>>>,
+    asked: AtomicUsize,
+}
+
+impl Names {
+    pub(crate) fn of<const N: usize>(names: [(&str, &[&str]); N]) -> Arc<Self> {
+        let this = Self::default();
+        for (name, addresses) in names {
+            this.then(name, addresses);
+        }
+        Arc::new(this)
+    }
+
+    /// The next answer for a name.
+    pub(crate) fn then(&self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.answers.lock().unwrap().entry(name.to_owned()).or_default().push(addresses);
+    }
+
+    /// How often somebody asked.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Resolver for Names {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut answers = self.answers.lock().unwrap();
+        match answers.get_mut(name) {
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
+            Some(answers) if answers.len() > 1 => Ok(answers.remove(0)),
+            Some(answers) => Ok(answers[0].clone()),
+        }
+    }
+}
+
+/// A certificate authority.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Authorities of one name would be one to a client, with a wrong signature.
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> Vec<u8> {
+        self.0.pem().into_bytes()
+    }
+
+    /// A server whose certificate is for these names.
+    pub(crate) fn server(&self, names: &[&str]) -> TlsAcceptor {
+        self.server_of(CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap())
+    }
+
+    pub(crate) fn server_of(&self, params: CertificateParams) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+            .unwrap();
+        config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// A listener on 127.0.0.1 and its port.
+pub(crate) async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// A port on which nobody listens.
+pub(crate) async fn closed_port() -> u16 {
+    listen().await.1
+}
+
+/// Lets axum serve TLS.
+pub(crate) struct Tls {
+    pub(crate) listener: TcpListener,
+    pub(crate) acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (tcp, address) = self.listener.accept().await.unwrap();
+            if let Ok(tls) = self.acceptor.accept(tcp).await {
+                return (tls, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+pub(crate) fn egress(names: &Arc<Names>, roots: &[&Authority]) -> Egress {
+    Egress::new(config(names, roots)).unwrap()
+}
+
+pub(crate) fn config(names: &Arc<Names>, roots: &[&Authority]) -> EgressConfig {
+    EgressConfig {
+        extra_roots_pem: roots.iter().map(|authority| authority.pem()).collect(),
+        webpki_roots: false,
+        resolver: Some(Arc::clone(names) as Arc<dyn Resolver>),
+        ..EgressConfig::default()
+    }
+}
+
+/// The same-domain default of `sp1.example` with a port.
+pub(crate) fn sp1(port: u16) -> Grants {
+    Grants::same_domain(&Domain::parse("sp1.example").unwrap(), &[port])
+}
+
+/// The same, on this host.
+pub(crate) fn sp1_here(port: u16) -> Grants {
+    sp1(port).allow_loopback(true)
+}

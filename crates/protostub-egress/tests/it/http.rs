@@ -1,0 +1,262 @@
+use std::sync::Arc;
+
+use axum::{Router, extract::RawQuery, http::HeaderMap, response::IntoResponse, routing::get};
+use protostub_egress::{
+    Egress, EgressError, Grants, HttpClient, Missing, request_headers,
+    reqwest::{Method, StatusCode, Url},
+};
+
+use crate::fixture::{Authority, Names, Tls, config, egress, listen, sp1, sp1_here};
+
+/// Greets, shows the headers of requests, and redirects to what stands in the query.
+fn router() -> Router {
+    let redirect = |RawQuery(to): RawQuery| async move { (StatusCode::FOUND, [("location", to.unwrap_or_default())]) };
+    let show = |headers: HeaderMap| async move {
+        let lines = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or("?")));
+        lines.collect::<Vec<_>>().join("\n").into_response()
+    };
+    Router::new()
+        .route("/hello", get(|| async { "hello" }))
+        .route("/show", get(show))
+        .route("/redirect", get(redirect))
+        .route("/nowhere", get(|| async { StatusCode::FOUND }))
+        .route("/strange", get(|| async { (StatusCode::FOUND, [("location", "https://[")]) }))
+}
+
+async fn https(authority: &Authority, names: &[&str]) -> u16 {
+    let (listener, port) = listen().await;
+    let acceptor = authority.server(names);
+    tokio::spawn(axum::serve(Tls { listener, acceptor }, router()).into_future());
+    port
+}
+
+async fn plain() -> u16 {
+    let (listener, port) = listen().await;
+    tokio::spawn(axum::serve(listener, router()).into_future());
+    port
+}
+
+fn url(text: &str) -> Url {
+    text.parse().unwrap()
+}
+
+async fn fails(client: &HttpClient, to: &str) -> EgressError {
+    client.get(&url(to), 3).await.unwrap_err()
+}
+
+/// A client of `sp1.example` on this host, its port and resolver.
+async fn client() -> (HttpClient, u16, Arc<Names>) {
+    let authority = Authority::new();
+    let port = https(&authority, &["sp1.example", "*.sp1.example"]).await;
+    let names = Names::of([
+        ("sp1.example", &["127.0.0.1"]),
+        ("other.sp1.example", &["127.0.0.1"]),
+        ("private.sp1.example", &["10.0.0.1"]),
+        ("metadata.sp1.example", &["::ffff:169.254.169.254"]),
+    ]);
+    let client = egress(&names, &[&authority]).http(&sp1_here(port)).unwrap();
+    (client, port, names)
+}
+
+#[tokio::test]
+async fn a_granted_url_is_read() {
+    let (client, port, _) = client().await;
+    let response = client.get(&url(&format!("https://sp1.example:{port}/hello")), 0).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.text().await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn requests_carry_what_they_should_and_no_more() {
+    let (client, port, _) = client().await;
+    let headers = request_headers(&[("X-One".into(), "1".into()), ("x-one".into(), "2".into())]).unwrap();
+    let request = client.request(Method::GET, &url(&format!("https://sp1.example:{port}/show"))).unwrap().headers(headers);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    assert_eq!(
+        text,
+        format!("x-one: 1\nx-one: 2\naccept: */*\nuser-agent: protostub/{}\nhost: sp1.example:{port}", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[tokio::test]
+async fn the_name_and_port_are_checked_before_anything_is_sent() {
+    let (client, port, names) = client().await;
+    let check = |to: String, expected: &str| {
+        let error = client.request(Method::POST, &url(&to)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{to}: {error}");
+    };
+    check(format!("https://sp2.example:{port}/"), "no rule names this host");
+    check("https://sp1.example:22/".into(), "names this host on other ports");
+    check(format!("http://sp1.example:{port}/"), "asks for TLS");
+    check("https://169.254.169.254/".into(), "no rule names this host");
+    check(
+        "https://user:secret@sp1.example/".into(),
+        "`https://sp1.example/` is invalid: a user or password in a URL is not sent",
+    );
+    check("ftp://sp1.example/".into(), "neither https nor http");
+    check("data:,x".into(), "neither https nor http");
+    assert_eq!(names.asked(), 0);
+}
+
+#[tokio::test]
+async fn addresses_in_urls_are_judged_in_every_spelling() {
+    let names = Names::of([]);
+    let mut grants = Grants::none();
+    for address in ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "fd00:ec2::254", "0.0.0.0"] {
+        grants = grants.allow_host(address, 80, true).unwrap();
+    }
+    let client = egress(&names, &[]).http(&grants).unwrap();
+    for host in
+        ["169.254.169.254", "127.0.0.1", "10.0.0.1", "[::1]", "[fd00:ec2::254]", "[::ffff:10.0.0.1]", "2130706433", "0x7f.1", "0"]
+    {
+        let error = fails(&client, &format!("http://{host}/")).await;
+        let EgressError::Refused(refused) = &error else { panic!("{host}: {error}") };
+        assert!(!matches!(refused.missing(), Missing::Rule(_)), "{host}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_name_resolves_to_is_judged() {
+    let (client, port, _) = client().await;
+    assert_eq!(
+        fails(&client, &format!("https://private.sp1.example:{port}/")).await.to_string(),
+        format!(
+            "`private.sp1.example:{port}` is refused: its address 10.0.0.1 is a private network, RFC 1918; grant private networks to allow it"
+        )
+    );
+    let error = fails(&client, &format!("https://metadata.sp1.example:{port}/")).await;
+    assert!(error.is_refused() && error.to_string().contains("metadata service"), "{error}");
+    let error = fails(&client, &format!("https://unknown.sp1.example:{port}/")).await;
+    assert_eq!(error.to_string(), "failed to resolve `unknown.sp1.example`: no such name");
+}
+
+#[tokio::test]
+async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
+    let (client, port, names) = client().await;
+    names.then("sp1.example", &["169.254.169.254"]);
+    let to = url(&format!("https://sp1.example:{port}/hello"));
+    let response = client.get(&to, 0).await.unwrap();
+    assert_eq!(response.remote_addr().unwrap(), ([127, 0, 0, 1], port).into());
+    assert_eq!(names.asked(), 1);
+
+    // A client of its own has no connection yet, and asks again.
+    names.then("sp1.example", &["169.254.169.254"]);
+    let error = client_again(&names, port).get(&to, 0).await.unwrap_err();
+    assert!(error.is_refused() && error.to_string().contains("169.254.169.254"), "{error}");
+}
+
+fn client_again(names: &Arc<Names>, port: u16) -> HttpClient {
+    egress(names, &[]).http(&sp1(port)).unwrap()
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within_the_grants() {
+    let (client, port, _) = client().await;
+    let base = format!("https://sp1.example:{port}");
+    let response = client.get(&url(&format!("{base}/redirect?/hello")), 3).await.unwrap();
+    assert_eq!(response.url().path(), "/hello");
+    let response =
+        client.get(&url(&format!("{base}/redirect?https://other.sp1.example:{port}/redirect?/hello")), 3).await.unwrap();
+    assert_eq!(response.url().as_str(), format!("https://other.sp1.example:{port}/hello"));
+    assert_eq!(response.text().await.unwrap(), "hello");
+    // Without a location there is nothing to follow.
+    let response = client.get(&url(&format!("{base}/nowhere")), 3).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FOUND);
+}
+
+#[tokio::test]
+async fn redirects_lead_nowhere_else() {
+    let (client, port, _) = client().await;
+    let check = async |to: &str, expected: &str| {
+        let error = fails(&client, &format!("https://sp1.example:{port}/redirect?{to}")).await;
+        assert!(error.to_string().contains(expected), "{to}: {error}");
+        assert!(!error.is_retryable(), "{error}");
+    };
+    check("https://sp2.example/", "grant `sp2.example:443` to allow it").await;
+    check("https://10.0.0.1/", "no rule names this host").await;
+    check(&format!("https://private.sp1.example:{port}/"), "grant private networks").await;
+    check("https://metadata.sp1.example/", "no grant allows it").await;
+    check(
+        &format!("http://sp1.example:{port}/?secret"),
+        &format!(
+            "failed to follow the redirect from `https://sp1.example:{port}/redirect`: it leads from https to `http://sp1.example:{port}/`"
+        ),
+    )
+    .await;
+    check("file:///etc/passwd", "it leads from https to `file:///etc/passwd`").await;
+    check("https://user:secret@sp1.example/", "is invalid: a user or password").await;
+    let error = fails(&client, &format!("https://sp1.example:{port}/strange")).await;
+    assert!(error.to_string().ends_with("its location is no URL"), "{error}");
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let (client, port, _) = client().await;
+    let to = |n: usize| url(&format!("https://sp1.example:{port}/{}hello", "redirect?/".repeat(n)));
+    assert_eq!(client.get(&to(3), 3).await.unwrap().status(), StatusCode::OK);
+    let error = client.get(&to(4), 3).await.unwrap_err();
+    assert!(matches!(error, EgressError::Redirect { .. }), "{error:?}");
+    assert!(error.to_string().ends_with(": 3 redirects were followed already"), "{error}");
+    assert!(client.get(&to(1), 0).await.is_err());
+}
+
+#[tokio::test]
+async fn without_tls_only_where_that_is_granted() {
+    let port = plain().await;
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let here = Grants::none().allow_loopback(true);
+    let client = |grants: Grants| egress(&names, &[]).http(&grants).unwrap();
+    let text = async |client: HttpClient, to: String| client.get(&url(&to), 1).await.unwrap().text().await.unwrap();
+
+    let granted = client(here.clone().allow_host("sp1.example", port, true).unwrap());
+    assert_eq!(text(granted, format!("http://sp1.example:{port}/redirect?/hello")).await, "hello");
+    let loopback = client(here.allow_host("*.localhost", port, false).unwrap());
+    assert_eq!(text(loopback, format!("http://sp1.localhost:{port}/hello")).await, "hello");
+}
+
+#[tokio::test]
+async fn certificates_are_verified() {
+    let authority = Authority::new();
+    let port = https(&authority, &["sp2.example"]).await;
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let check = async |roots: &[&Authority], expected: &str| {
+        let client = egress(&names, roots).http(&sp1_here(port)).unwrap();
+        let error = fails(&client, &format!("https://sp1.example:{port}/hello?secret")).await;
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");
+        assert!(text.contains(expected) && !text.contains("secret"), "{text}");
+    };
+    check(&[&authority], "not valid for name \"sp1.example\"").await;
+    check(&[], "add that to the extra roots").await;
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up() {
+    let (_listener, port) = listen().await;
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let mut config = config(&names, &[]);
+    config.read_timeout = std::time::Duration::from_millis(20);
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let client = Egress::new(config).unwrap().http(&grants).unwrap();
+    let error = fails(&client, &format!("http://sp1.example:{port}/")).await;
+    assert!(matches!(error, EgressError::Http { timed_out: true, .. }), "{error:?}");
+    assert!(error.is_retryable());
+}
+
+#[test]
+fn headers_of_the_connection_are_the_hosts() {
+    let check = |name: &str, value: &str, expected: &str| {
+        let error = request_headers(&[(name.into(), value.into())]).unwrap_err().to_string();
+        assert_eq!(error, format!("`{name}` is invalid: {expected}"));
+    };
+    for name in
+        ["Host", "content-length", "Transfer-Encoding", "connection", "Proxy-Authorization", "x-forwarded-for", "te", "Upgrade"]
+    {
+        check(name, "x", "this header is set by the host alone");
+    }
+    check("a b", "x", "it cannot be the name of a header");
+    check("", "x", "it cannot be the name of a header");
+    check("x-one", "a\r\nhost: b", "the value of this header has characters that none has");
+    let headers = request_headers(&[("Authorization".into(), "Bearer x".into())]).unwrap();
+    assert_eq!(headers["authorization"], "Bearer x");
+}

@@ -1,0 +1,8 @@
+//! The way out, against real servers on loopback.
+
+mod connect;
+mod fixture;
+mod grants;
+mod http;
+mod proxy;
+mod starttls;

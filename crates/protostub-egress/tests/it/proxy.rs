@@ -1,0 +1,210 @@
+use std::sync::{Arc, Mutex};
+
+use protostub_egress::{Egress, EgressConfig, EgressError, Grants, reqwest::Url};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+
+use crate::fixture::{Authority, Names, config, listen, sp1};
+
+/// What a proxy does with requests.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Opens every tunnel to this port here.
+    Tunnel(u16),
+    /// Answers with this text.
+    Answer(&'static str),
+}
+
+/// A proxy, and the heads of the requests that it got.
+struct Proxy {
+    port: u16,
+    heads: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl Proxy {
+    async fn start(behaviour: Behaviour) -> Self {
+        let (listener, port) = listen().await;
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let record = Arc::clone(&record);
+                tokio::spawn(async move {
+                    let mut client = BufReader::new(tcp);
+                    let mut head = Vec::new();
+                    loop {
+                        let mut line = String::new();
+                        client.read_line(&mut line).await.unwrap();
+                        if line.trim().is_empty() {
+                            break;
+                        }
+                        head.push(line.trim().to_owned());
+                    }
+                    record.lock().unwrap().push(head);
+                    match behaviour {
+                        Behaviour::Answer(text) => client.write_all(text.as_bytes()).await.unwrap(),
+                        Behaviour::Tunnel(port) => {
+                            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                            client.write_all(b"HTTP/1.1 200 Connection established\r\nServer: x\r\n\r\n").await.unwrap();
+                            // The other side may have gone, which ends the copying.
+                            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, heads }
+    }
+
+    fn url(&self) -> String {
+        format!("http://proxy.internal:{}", self.port)
+    }
+
+    fn heads(&self) -> Vec<Vec<String>> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
+    // The resolver knows the proxy, in a private network of sorts, and no other name.
+    let names = Names::of([("proxy.internal", &["127.0.0.1"])]);
+    EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
+}
+
+/// A server that greets over TLS, as HTTP.
+async fn greeter(authority: &Authority) -> u16 {
+    let (listener, port) = listen().await;
+    let acceptor = authority.server(&["mqtt.sp1.example"]);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let mut tls = acceptor.accept(tcp).await.unwrap();
+            tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
+            tls.shutdown().await.unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_tunnel_is_asked_for_by_name() {
+    let authority = Authority::new();
+    let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
+    let egress = Egress::new(through(&proxy.url(), &[&authority])).unwrap();
+
+    let mut connection = egress.connect(&sp1(443), "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await.unwrap();
+    assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("hello"));
+    assert_eq!(proxy.heads(), [["CONNECT mqtt.sp1.example:8883 HTTP/1.1", "Host: mqtt.sp1.example:8883"]]);
+}
+
+#[tokio::test]
+async fn http_goes_through_the_proxy_as_well() {
+    let authority = Authority::new();
+    let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
+    let url = format!("http://me:p%40ss@proxy.internal:{}", proxy.port);
+    let client = Egress::new(through(&url, &[&authority])).unwrap().http(&sp1(443)).unwrap();
+    let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "hello");
+    let heads = proxy.heads();
+    assert_eq!(heads[0][0], "CONNECT mqtt.sp1.example:443 HTTP/1.1");
+    assert!(heads[0].iter().any(|line| line.eq_ignore_ascii_case("proxy-authorization: Basic bWU6cEBzcw==")), "{heads:?}");
+}
+
+#[tokio::test]
+async fn http_without_tls_is_asked_of_the_proxy() {
+    let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+    let grants = Grants::none().allow_host("sp1.example", 80, true).unwrap();
+    let client = Egress::new(through(&proxy.url(), &[])).unwrap().http(&grants).unwrap();
+    let response = client.get(&"http://sp1.example/x".parse().unwrap(), 0).await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "ok");
+    assert_eq!(proxy.heads()[0][0], "GET http://sp1.example/x HTTP/1.1");
+}
+
+#[tokio::test]
+async fn the_proxy_is_not_asked_for_what_is_not_granted() {
+    let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
+    let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
+    let grants = sp1(443).allow_host("10.0.0.1", 443, false).unwrap().allow_host("localhost", 443, false).unwrap();
+    let client = egress.http(&grants).unwrap();
+    for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
+        assert!(egress.connect(&grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
+        let url: Url = format!("https://{host}/").parse().unwrap();
+        assert!(client.get(&url, 0).await.unwrap_err().is_refused(), "{host}");
+    }
+    assert!(proxy.heads().is_empty());
+}
+
+#[tokio::test]
+async fn this_host_is_not_reached_through_the_proxy() {
+    let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 500 No\r\n\r\n")).await;
+    let direct = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+    let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, true).unwrap();
+    let connection = egress.connect(&grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
+    assert_eq!(connection.peer_address().unwrap().port(), direct.port);
+    let url = format!("http://sp1.localhost:{}/x", direct.port).parse().unwrap();
+    assert_eq!(egress.http(&grants).unwrap().get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
+    assert!(proxy.heads().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_that_opens_no_tunnel_is_quoted() {
+    let check = async |answer: &'static str, expected: &str| {
+        let proxy = Proxy::start(Behaviour::Answer(answer)).await;
+        let url = format!("http://me:secret@proxy.internal:{}", proxy.port);
+        let egress = Egress::new(through(&url, &[])).unwrap();
+        let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+        assert!(matches!(error, EgressError::Proxy { .. }), "{error:?}");
+        let start = format!("failed to reach `sp1.example:443` through the proxy http://proxy.internal:{}: ", proxy.port);
+        assert_eq!(error.to_string().strip_prefix(&start), Some(expected), "{error}");
+        assert!(!format!("{egress:?}").contains("secret"));
+    };
+    check("HTTP/1.1 403 Forbidden\r\n\r\n", "it answered `HTTP/1.1 403 Forbidden` to CONNECT").await;
+    check("HTTP/1.0 407 \x1b[31mWho?\r\n\r\n", "it answered `HTTP/1.0 407 [31mWho?` to CONNECT").await;
+    check("SSH-2.0-x\r\n\r\n", "it answered no HTTP to CONNECT: `SSH-2.0-x`").await;
+    check("HTTP/1.1 20\r\n\r\n", "it answered no HTTP to CONNECT: `HTTP/1.1 20`").await;
+    check("HTTP/1.1 200 OK\r\n", "no complete answer to CONNECT: unexpected end of file").await;
+    let long: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(20_000)).into_boxed_str());
+    check(long, "its answer to CONNECT is longer than 16384 bytes").await;
+}
+
+#[tokio::test]
+async fn a_proxy_over_tls_carries_tls() {
+    let authority = Authority::new();
+    let inner = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
+    // TLS in front of the proxy.
+    let (listener, port) = listen().await;
+    let acceptor = authority.server(&["proxy.internal"]);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let mut tls = acceptor.accept(tcp).await.unwrap();
+            let mut proxy = TcpStream::connect(("127.0.0.1", inner.port)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut tls, &mut proxy).await });
+        }
+    });
+    let egress = Egress::new(through(&format!("https://proxy.internal:{port}"), &[&authority])).unwrap();
+    let mut connection = egress.connect(&sp1(443), "mqtt.sp1.example", 8883, true, &[]).await.unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("hello"));
+    let client = egress.http(&sp1(443)).unwrap();
+    let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "hello");
+}
+
+#[test]
+fn proxies_that_are_none_are_told() {
+    let check = |url: &str, expected: &str| {
+        let error = Egress::new(through(url, &[])).unwrap_err().to_string();
+        assert_eq!(error, format!("the egress configuration is invalid: {expected}"));
+    };
+    check("socks5://me:secret@proxy.internal:1080", "the proxy `socks5://proxy.internal:1080` is neither http nor https");
+    check(
+        "http://proxy.internal/path",
+        "the proxy `http://proxy.internal` has a path, a query or a fragment, which no proxy has",
+    );
+}
