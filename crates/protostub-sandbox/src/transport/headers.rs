@@ -41,7 +41,9 @@ mod tests {
     use super::*;
 
     fn check(fields: &[(&str, &str)], expected: Result<&[(&str, &str)], &str>) {
-        let owned = |fields: &[(&str, &str)]| fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>();
+        let owned = |fields: &[(&str, &str)]| {
+            fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>()
+        };
         let result = parse(&owned(fields), 100).map(|headers| list(&headers, 100).unwrap());
         assert_eq!(result.map_err(|error| error.to_string()), expected.map(owned).map_err(str::to_owned));
     }
@@ -50,7 +52,7 @@ mod tests {
     fn fields_of_stubs() {
         check(&[("Authorization", "Bearer é")], Ok(&[("authorization", "Bearer é")]));
         check(&[("Set-Cookie", "a"), ("set-cookie", "b")], Ok(&[("set-cookie", "a"), ("set-cookie", "b")]));
-        check(&[("Host", "elsewhere")], Err("invalid: `host` is invalid: this header is set by the host alone"));
+        check(&[("Host", "elsewhere")], Err("invalid: `Host` is invalid: this header is set by the host alone"));
         check(&[("a b", "x")], Err("invalid: `a b` is invalid: it cannot be the name of a header"));
         check(&[("x", "a\r\nhost: b")], Err("invalid: `x` is invalid: the value of this header has characters that none has"));
         check(&[("x", &"a".repeat(100))], Err("limit: a request's head of 101 bytes is 1 bytes over the limit of 100"));

@@ -94,15 +94,7 @@ impl Transport {
 impl Connections {
     /// No connection yet; those to come use `egress` with the stub's `grants`.
     pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
-        Self {
-            egress,
-            grants,
-            limits,
-            http: None,
-            connections: HashMap::new(),
-            closing: VecDeque::new(),
-            woken: Arc::default(),
-        }
+        Self { egress, grants, limits, http: None, connections: HashMap::new(), closing: VecDeque::new(), woken: Arc::default() }
     }
 
     /// The next handle that has news for the stub (`ready`). To be called from one task, between guest calls, until it is pending; the task is
@@ -133,7 +125,8 @@ impl Connections {
 
     /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are cancelled.
     pub(crate) fn close_all(&mut self) {
-        let open: Vec<u32> = self.connections.iter().filter(|(_, connection)| !connection.closing).map(|(handle, _)| *handle).collect();
+        let open: Vec<u32> =
+            self.connections.iter().filter(|(_, connection)| !connection.closing).map(|(handle, _)| *handle).collect();
         for handle in open {
             self.http_cancel(handle);
             self.tcp_close(handle);
@@ -151,7 +144,12 @@ impl Connections {
         let Some(connection) = self.connections.get_mut(&handle) else { return false };
         let finished = connection.transport.drive(&mut Context::from_waker(&connection.waker)).is_ready();
         if !connection.closing {
-            return connection.transport.news().announce();
+            let announced = connection.transport.news().announce();
+            if announced {
+                // Another topic may be due.
+                connection.mark.queue();
+            }
+            return announced;
         }
         if finished {
             self.connections.remove(&handle);
@@ -371,13 +369,19 @@ impl Connections {
     }
 
     fn tcp<R>(&mut self, handle: u32, act: impl FnOnce(&mut tcp::Tcp, &mut Context<'_>) -> R) -> Option<R> {
-        self.with(handle, |transport, cx| if let Transport::Tcp(connection) = transport { Some(act(connection, cx)) } else { None })
+        self.with(
+            handle,
+            |transport, cx| if let Transport::Tcp(connection) = transport { Some(act(connection, cx)) } else { None },
+        )
     }
 }
 
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").field("open", &self.open_count()).field("closing", &self.closing.len()).finish_non_exhaustive()
+        f.debug_struct("Connections")
+            .field("open", &self.open_count())
+            .field("closing", &self.closing.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -385,3 +389,6 @@ impl fmt::Debug for Connections {
 fn to_usize(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

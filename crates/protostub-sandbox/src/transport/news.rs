@@ -108,11 +108,11 @@ impl News {
         self.pending & topic as u8 != 0
     }
 
-    /// Whether a `ready` is due; if so it counts as told.
+    /// Whether a `ready` is due; if so, it counts as told for one topic: a stub may look only for what it waits for.
     pub(super) fn announce(&mut self) -> bool {
-        let due = self.pending & !self.told != 0;
-        self.told |= self.pending;
-        due
+        let due = self.pending & !self.told;
+        self.told |= due & due.wrapping_neg();
+        due != 0
     }
 }
 
@@ -138,7 +138,8 @@ mod tests {
         assert!(!news.announce());
         news.set(Topic::State);
         news.set(Topic::Read);
-        assert!(news.announce());
+        assert!(news.announce(), "for the state");
+        assert!(news.announce(), "and for what can be received");
         assert!(!news.announce());
         news.set(Topic::Write);
         assert!(news.announce(), "another topic changed");

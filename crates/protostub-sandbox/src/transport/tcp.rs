@@ -205,7 +205,7 @@ impl Tcp {
         }
         let mut rest = bytes;
         loop {
-            let (now, later) = rest.split_at(rest.len().min(self.limits.tcp_write_bytes.saturating_sub(self.outbox.len())));
+            let (now, later) = rest.split_at(rest.len().min(self.limits.tcp_write_bytes.saturating_sub(self.waiting_bytes())));
             self.outbox.extend_from_slice(now);
             rest = later;
             let waiting = self.outbox.len();
@@ -301,7 +301,9 @@ impl Tcp {
             }
             Poll::Ready(Err(error)) => {
                 let how = match error.kind() {
-                    io::ErrorKind::UnexpectedEof => "it ended without TLS' `close_notify`, so that something may be missing".to_owned(),
+                    io::ErrorKind::UnexpectedEof => {
+                        "it ended without TLS' `close_notify`, so that something may be missing".to_owned()
+                    }
                     _ => chain(&error),
                 };
                 self.fail(format!("the connection to {} broke: {how}", self.target));
@@ -324,6 +326,11 @@ impl Tcp {
         self.state = State::Failed(how);
         self.news.set(Topic::State);
         self.news.set(Topic::Read);
+    }
+
+    /// What counts against the limit.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.outbox.len()
     }
 
     /// Whether something is still to be sent.
@@ -405,7 +412,9 @@ fn check_host(host: &str) -> Result<(), Error> {
     if host.is_empty() || host.len() > HOST_BYTES {
         return Err(Error::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
     }
-    if let Some(wrong) = host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character)) {
+    if let Some(wrong) =
+        host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))
+    {
         return Err(Error::Invalid(format!("`{}` is no part of a host's name or address", wrong.escape_debug())));
     }
     Ok(())

@@ -106,7 +106,7 @@ pub(super) struct WebSocket {
     ending: Option<Ending>,
     /// The one frame that was read before the stub asked, or did not fit what it asked for.
     held: Option<Frame>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     /// The stub was told that there is no room, and is to hear when there is.
     wants_room: bool,
     /// Writing failed. What the server sent before is still read: its close frame may tell why.
@@ -140,7 +140,7 @@ enum Drain {
 
 /// What waits to be sent.
 #[derive(Default)]
-struct Outbox {
+pub(super) struct Outbox {
     queue: VecDeque<Message>,
     queued_bytes: usize,
     /// Given to the WebSocket layer since it was last empty.
@@ -380,7 +380,10 @@ impl WebSocket {
         self.stream = None;
         let state = match self.write_error.take() {
             Some(how) => State::Failed(how),
-            None => State::Closed(CloseReason { code: None, reason: "the server ended the connection without a close frame".to_owned() }),
+            None => State::Closed(CloseReason {
+                code: None,
+                reason: "the server ended the connection without a close frame".to_owned(),
+            }),
         };
         self.settle(state);
     }
@@ -391,7 +394,9 @@ impl WebSocket {
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return self.ended_without_close(),
             // TLS without `close_notify`: nothing is lost that the end without a close frame did not put in doubt already.
             WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.ended_without_close(),
-            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => (CloseCode::Size, too_long("a message", *size, *max_size)),
+            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+                (CloseCode::Size, too_long("a message", *size, *max_size))
+            }
             WsError::Protocol(error) => (CloseCode::Protocol, error.to_string()),
             WsError::Utf8(_) => (CloseCode::Invalid, "a text message is not UTF-8".to_owned()),
             error => {
@@ -400,7 +405,10 @@ impl WebSocket {
                 return self.settle(State::Failed(how));
             }
         };
-        self.end(Some(CloseFrame { code, reason: Utf8Bytes::from(&text[..text.floor_char_boundary(REASON_BYTES)]) }), Drain::Bytes);
+        self.end(
+            Some(CloseFrame { code, reason: Utf8Bytes::from(&text[..text.floor_char_boundary(REASON_BYTES)]) }),
+            Drain::Bytes,
+        );
         self.settle(match code {
             CloseCode::Size => State::Closed(CloseReason { code: Some(code.into()), reason: text }),
             code => State::Failed(format!("{} broke the protocol, and was closed with {code}: {text}", self.target)),
@@ -482,7 +490,7 @@ impl Ending {
 
 impl Outbox {
     /// What counts against the limit.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.queued_bytes + self.unflushed_bytes
     }
 
@@ -547,7 +555,12 @@ impl Target {
     }
 
     /// The opening handshake's request (RFC 6455 section 4.1).
-    fn request(&self, protocols: &[String], fields: &[(String, String)], limits: &TransportLimits) -> Result<http::Request<()>, Error> {
+    fn request(
+        &self,
+        protocols: &[String],
+        fields: &[(String, String)],
+        limits: &TransportLimits,
+    ) -> Result<http::Request<()>, Error> {
         let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
         let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
         let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
@@ -591,7 +604,8 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
     }
     let mut seen = HashSet::with_capacity(protocols.len());
     for protocol in protocols {
-        let is_token = !protocol.is_empty() && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
+        let is_token = !protocol.is_empty()
+            && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
         if !is_token || !seen.insert(protocol) {
             let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
             return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", protocol.escape_debug())));
@@ -609,7 +623,8 @@ async fn handshake(
     header_bytes: usize,
 ) -> Result<Opened, String> {
     let describe = |head: &tungstenite::handshake::client::Response| {
-        let headers = headers::list(head.headers(), header_bytes).map_err(|size| too_long("a handshake's head", size, header_bytes))?;
+        let headers =
+            headers::list(head.headers(), header_bytes).map_err(|size| too_long("a handshake's head", size, header_bytes))?;
         let protocol = headers.iter().find(|(name, _)| name == "sec-websocket-protocol").map(|(_, value)| value.clone());
         Ok::<_, String>(Handshake { status: head.status().as_u16(), protocol, headers })
     };
@@ -622,7 +637,9 @@ async fn handshake(
             Ok(Opened::Open(Box::new(stream), describe(&head)?))
         }
         Err(WsError::Http(head)) => Ok(Opened::Refused(describe(&head)?)),
-        Err(WsError::AttackAttempt) => Err("the head of the server's answer is too large, or comes in too small pieces".to_owned()),
+        Err(WsError::AttackAttempt) => {
+            Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
+        }
         Err(error) => Err(chain(&error)),
     }
 }

@@ -1,0 +1,120 @@
+//! What connections have to do with each other: the limit of their number, and that they cost each other nothing.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{websocket::open_as, *};
+
+#[tokio::test]
+async fn there_are_no_more_connections_than_the_limit() {
+    let limits = TransportLimits { connections: 3, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let port = dead_port().await;
+    let url = format!("ws://127.0.0.1:{port}");
+    let request =
+        Request { method: "GET".to_owned(), url: format!("http://127.0.0.1:{port}"), headers: Vec::new(), body: Vec::new() };
+    connections.websocket_open(1, &url, &[], &[]).unwrap();
+    connections.http_send(2, request.clone()).unwrap();
+    connections.tcp_open(3, "127.0.0.1", port, false).unwrap();
+    let full = Err(Error::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
+    assert_eq!(connections.websocket_open(4, &url, &[], &[]), full);
+    assert_eq!(connections.http_send(4, request.clone()), full);
+    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, false), full);
+
+    // Failed ones are the stub's until it closes them.
+    let mut failed = [next_ready(&mut connections).await, next_ready(&mut connections).await, next_ready(&mut connections).await];
+    failed.sort_unstable();
+    assert_eq!(failed, [1, 2, 3]);
+    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, false), full);
+    connections.http_cancel(2);
+    connections.tcp_open(4, "127.0.0.1", port, false).unwrap();
+    connections.websocket_close(1, 1000, "");
+    connections.tcp_close(3);
+    assert_eq!(connections.connections.len(), 1, "what has no connection has nothing to say at its end");
+}
+
+#[tokio::test]
+async fn handles_are_of_one_interface() {
+    let mut connections = connections();
+    let port = dead_port().await;
+    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    assert_eq!(connections.http_poll(1), Err(Error::Closed));
+    assert_eq!(connections.http_receive(1, 1), Err(Error::Closed));
+    assert_eq!(connections.websocket_poll(1), WebSocketState::Closed(CloseReason::default()));
+    connections.websocket_close(1, 1000, "");
+    connections.http_cancel(1);
+    assert_eq!(connections.tcp_poll(1), TcpState::Connecting);
+
+    // Unknown ones.
+    assert_eq!(connections.tcp_poll(2), TcpState::Closed);
+    assert_eq!(connections.tcp_receive(2, 1), Err(Error::Closed));
+    assert_eq!(connections.tcp_send(2, b"a"), Err(Error::Closed));
+    assert_eq!(connections.tcp_start_tls(2, "sp1.example"), Err(Error::Closed));
+    connections.tcp_close(2);
+}
+
+#[tokio::test]
+async fn connections_that_say_good_bye_are_bounded_too() {
+    let limits = TransportLimits { connections: 2, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let mut servers = Vec::new();
+    for handle in 0..10 {
+        // They never answer a close frame.
+        let server = open_as(&mut connections, handle, async |mut socket| {
+            socket.next().await.unwrap().unwrap();
+            std::future::pending::<()>().await;
+        });
+        servers.push(server.await);
+        connections.websocket_close(handle, 1000, "");
+        assert!(connections.connections.len() <= 2);
+    }
+    assert_eq!((connections.open_count(), connections.closing.len()), (0, 2));
+    servers.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_busy_connection_costs_no_look_at_the_others() {
+    const BUSY: u32 = 11;
+    const FRAMES: usize = 300;
+    let mut connections = connections();
+    let (quiet, _) = tokio::sync::watch::channel(());
+    for handle in 0..16 {
+        if handle == BUSY {
+            continue;
+        }
+        let mut done = quiet.subscribe();
+        open_as(&mut connections, handle, async move |socket| {
+            // Until the test is over.
+            let _ = done.changed().await;
+            drop(socket);
+        })
+        .await;
+    }
+    let (send, mut to_send) = mpsc::channel::<usize>(1);
+    let server = open_as(&mut connections, BUSY, async move |mut socket| {
+        while let Some(n) = to_send.recv().await {
+            socket.send(Message::text(n.to_string())).await.unwrap();
+        }
+    })
+    .await;
+    // What opening them left to do.
+    while poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready() {}
+    while connections.woken.len() > 0 {
+        poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready();
+    }
+
+    for n in 0..FRAMES {
+        send.send(n).await.unwrap();
+        let handle = poll_fn(|cx| {
+            assert!(connections.woken.len() <= 1, "only the busy one is looked at");
+            connections.poll_ready(cx)
+        })
+        .await;
+        assert_eq!(handle, BUSY);
+        assert_eq!(connections.websocket_receive(BUSY, 10, 1_000), Ok(vec![Frame::Text(n.to_string())]));
+        assert_eq!(connections.websocket_receive(BUSY, 10, 1_000), Ok(Vec::new()));
+    }
+    drop(send);
+    server.await.unwrap();
+}

@@ -1,0 +1,112 @@
+//! Against real servers on loopback. Nothing sleeps: [`drive`] polls the connections as the sandbox's task does, until something happened.
+
+mod http;
+mod many;
+mod tcp;
+mod websocket;
+
+use std::{
+    future::{Future, poll_fn},
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use protostub_egress::{Egress, EgressConfig, Grants, Ports, Resolver};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+/// How long a test waits for what has to happen: longer than every limit. Only a failing one waits so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every name is this host, as it is for a stub whose domain's DNS lies.
+#[derive(Debug)]
+struct Here;
+
+#[async_trait]
+impl Resolver for Here {
+    async fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+        Ok(vec![Ipv4Addr::LOCALHOST.into()])
+    }
+}
+
+fn connections() -> Connections {
+    connections_with(TransportLimits::default(), EgressConfig::default())
+}
+
+/// With a grant for loopback, and one for `sp1.example`, which is here.
+fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connections {
+    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..egress }).unwrap();
+    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap();
+    let grants = grants.allow_host("sp1.example", Ports::all(), true).unwrap().allow_loopback(true);
+    Connections::new(egress, grants, limits)
+}
+
+/// Polls the connections until the future is done. Returns its result, and the handles that had news meanwhile.
+async fn drive<T>(connections: &mut Connections, until: impl Future<Output = T>) -> (T, Vec<u32>) {
+    let mut until = pin!(until);
+    let mut ready = Vec::new();
+    let driven = poll_fn(|cx| {
+        while let Poll::Ready(handle) = connections.poll_ready(cx) {
+            ready.push(handle);
+        }
+        until.as_mut().poll(cx)
+    });
+    let result = tokio::time::timeout(PATIENCE, driven).await.expect("it happens in time");
+    (result, ready)
+}
+
+/// The next handle with news.
+async fn next_ready(connections: &mut Connections) -> u32 {
+    tokio::time::timeout(PATIENCE, poll_fn(|cx| connections.poll_ready(cx))).await.expect("a handle has news in time")
+}
+
+/// Asks again after each `ready` of the handle until there is an answer.
+async fn ask<T>(connections: &mut Connections, handle: u32, mut question: impl FnMut(&mut Connections) -> Option<T>) -> T {
+    loop {
+        if let Some(answer) = question(connections) {
+            return answer;
+        }
+        while next_ready(connections).await != handle {}
+    }
+}
+
+/// Serves one connection on loopback; returns its port.
+async fn serve<T, F>(server: impl FnOnce(TcpStream) -> F + Send + 'static) -> (u16, JoinHandle<T>)
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (port, tokio::spawn(async move { server(listener.accept().await.unwrap().0).await }))
+}
+
+/// A port that nobody listens on.
+async fn dead_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
+}
+
+/// A TLS server for `sp1.example`, and the configuration of those who trust it.
+fn tls() -> (TlsAcceptor, EgressConfig) {
+    let certified = rcgen::generate_simple_self_signed(["sp1.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let trusting =
+        EgressConfig { extra_roots_pem: vec![certified.cert.pem().into_bytes()], webpki_roots: false, ..EgressConfig::default() };
+    (TlsAcceptor::from(Arc::new(server)), trusting)
+}
