@@ -1,0 +1,221 @@
+use std::{
+    future,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use protostub_bus::{InboxLimits, Origin};
+use protostub_types::{Message, MessageId};
+use serde_json::json;
+
+use crate::{Listener, STUB, address, bus, check_sum, config, hyperty, numbered, read, timed_bus, update};
+
+#[tokio::test]
+async fn a_request_gets_the_first_final_response_and_no_other() {
+    let bus = bus();
+    let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let answering = async {
+        let request = stub.next().await;
+        assert_eq!(request.from, address("hyperty://home.example/alice"));
+        bus.post(&stub.origin, request.response(100, None)).unwrap();
+        bus.post(&stub.origin, request.response(404, None)).unwrap();
+        bus.post(&stub.origin, request.response(200, None)).unwrap();
+    };
+    let (response, ()) = tokio::join!(bus.request(&alice.origin, read("hyperty://sp1.example/bob"), None), answering);
+    assert_eq!(response.unwrap().code(), Some(404), "what the receiver answers is no error, whatever its code");
+    let counts = bus.counts();
+    assert_eq!((counts.accepted, counts.answered, counts.unawaited, counts.open), (1, 1, 1, 0));
+    assert_eq!(alice.waits(), 0);
+    check_sum(counts, 0);
+}
+
+#[tokio::test]
+async fn a_posted_request_is_answered_by_messages() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    // From an address of its domain, and to a number that comes back as a text.
+    let mut request = numbered(read("hyperty://home.example/alice"), 7);
+    request.from = address("hyperty://sp1.example/bob");
+    bus.post(&stub.origin, request).unwrap();
+    let request = alice.next().await;
+    bus.post(&alice.origin, request.response(180, None)).unwrap();
+    let mut response = request.response(200, Some(json!(1)));
+    response.id = MessageId::Text("7".into());
+    bus.post(&alice.origin, response).unwrap();
+    let provisional = stub.next().await;
+    assert_eq!((provisional.code(), &provisional.to), (Some(180), &address("hyperty://sp1.example/bob")));
+    assert_eq!(stub.next().await.code(), Some(200));
+    assert_eq!(bus.counts().answered, 1);
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn responses_match_on_requester_responder_and_id() {
+    let bus = bus();
+    let (mut alice, bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
+    let mut carol = Listener::hyperty(&bus, "carol");
+    bus.post(&bob.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
+
+    let mut request = numbered(read("hyperty://home.example/alice"), 1);
+    request.from = address("hyperty://home.example/bob");
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    assert_eq!((bob.waits(), bus.counts().unawaited), (0, 1), "alice did not take it yet: she cannot know of it");
+
+    let request = alice.next().await;
+    let wrong = |change: fn(&mut Message)| {
+        let mut response = request.response(200, None);
+        change(&mut response);
+        bus.post(&Origin::Host, response).unwrap();
+    };
+    wrong(|response| response.id = MessageId::Number(2));
+    wrong(|response| response.id = MessageId::Text("01".into()));
+    wrong(|response| response.from = address("hyperty://home.example/carol"));
+    wrong(|response| response.to = address("hyperty://home.example/carol"));
+    assert_eq!((bob.waits(), carol.waits(), bus.counts().unawaited, bus.counts().open), (0, 0, 5, 1));
+    wrong(|_| {});
+    assert_eq!((bob.waits(), bus.counts().open), (1, 0));
+    // The same id again, now that it is free, and from another requester meanwhile.
+    for requester in [&bob, &carol] {
+        bus.post(&requester.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
+    }
+    let error = bus.post(&carol.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap_err();
+    assert_eq!(error.code, 409, "{error}");
+    for _ in 0..2 {
+        let request = alice.next().await;
+        bus.post(&alice.origin, request.response(200, None)).unwrap();
+    }
+    assert_eq!((bob.waits(), carol.next().await.code()), (2, Some(200)));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn any_message_becomes_a_request_where_somebody_waits() {
+    let bus = bus();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    let mut message = update("hyperty://home.example/alice");
+    message.headers.push(("expects-response".to_owned(), "false".to_owned()));
+    let answering = async {
+        let request = alice.next().await;
+        assert!(request.expects_response());
+        bus.post(&alice.origin, request.response(200, None)).unwrap();
+    };
+    let bob = hyperty("bob");
+    let (response, ()) = tokio::join!(bus.request(&bob, message, None), answering);
+    assert_eq!(response.unwrap().code(), Some(200));
+    let error = bus.request(&hyperty("bob"), read("hyperty://home.example/alice").response(200, None), None).await.unwrap_err();
+    assert_eq!(error.code, 400);
+}
+
+#[tokio::test]
+async fn a_batch_is_bounded_and_keeps_the_order() {
+    let bus = bus();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    for id in 1..=10 {
+        bus.post(&Origin::Host, numbered(update("hyperty://home.example/alice"), id)).unwrap();
+    }
+    let size = numbered(update("hyperty://home.example/alice"), 1).size() + 200;
+    let mut take = async |max_messages, max_bytes| {
+        let mut batch = Vec::new();
+        future::poll_fn(|cx| alice.inbox.poll_batch(cx, max_messages, max_bytes, &mut batch)).await;
+        batch.into_iter().map(|message| message.id).collect::<Vec<_>>()
+    };
+    let ids = |ids: &[u64]| ids.iter().map(|&id| MessageId::Number(id)).collect::<Vec<_>>();
+    assert_eq!(take(3, usize::MAX).await, ids(&[1, 2, 3]));
+    assert_eq!(take(0, 0).await, ids(&[4]), "one at least");
+    assert_eq!(take(100, size).await, ids(&[5]));
+    assert_eq!(take(100, usize::MAX).await, ids(&[6, 7, 8, 9, 10]));
+    assert_eq!(bus.counts().delivered, 10);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert_eq!(alice.inbox.poll_batch(&mut cx, 1, 1, &mut Vec::new()), Poll::Pending);
+    alice.inbox.close(503, "over");
+    assert_eq!(alice.inbox.poll_batch(&mut cx, 1, 1, &mut Vec::new()), Poll::Ready(()));
+    assert_eq!(alice.inbox.recv().await, None);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_first_message_does_not_take_it() {
+    let bus = bus();
+    let mut stub = Listener::stub(&bus);
+    let mailbox = stub.inbox.mailbox();
+    let waiting = tokio::spawn({
+        let mailbox = mailbox.clone();
+        async move { mailbox.waiting().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    bus.post(&Origin::Host, update(STUB)).unwrap();
+    waiting.await.unwrap();
+    mailbox.waiting().await;
+    assert_eq!(mailbox.len(), 1);
+    stub.next().await;
+    assert!(mailbox.is_empty());
+}
+
+#[tokio::test]
+async fn a_mailbox_can_refuse_for_a_while_and_still_takes_answers() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let mailbox = stub.inbox.mailbox();
+    bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap();
+    bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
+    mailbox.refuse(Some((503, "it was told to disconnect".to_owned())));
+    let error = bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (503, "it was told to disconnect"));
+    assert_eq!(bus.post(&alice.origin, read("hyperty://sp1.example/bob")).unwrap_err().code, 503);
+    let request = alice.next().await;
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    mailbox.refuse(None);
+    bus.post(&alice.origin, update("hyperty://sp1.example/carol")).unwrap();
+    assert_eq!(stub.next().await.to, address("hyperty://sp1.example/bob"));
+    assert_eq!(stub.next().await.code(), Some(200));
+    assert_eq!(stub.next().await.to, address("hyperty://sp1.example/carol"));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_a_request_up_takes_it_back() {
+    let bus = timed_bus(config());
+    let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let give_up =
+        || tokio::time::timeout(Duration::from_secs(1), bus.request(&alice.origin, read("hyperty://sp1.example/bob"), None));
+    assert!(give_up().await.is_err());
+    assert_eq!((stub.waits(), bus.counts().abandoned, bus.counts().open), (0, 1, 0));
+    let taking = async {
+        let request = stub.next().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        bus.post(&stub.origin, request.response(200, None)).unwrap();
+    };
+    let (gave_up, ()) = tokio::join!(give_up(), taking);
+    assert!(gave_up.is_err());
+    assert_eq!((bus.counts().abandoned, bus.counts().unawaited), (2, 1));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn a_requester_needs_no_tokio() {
+    let bus = bus();
+    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::default());
+    let requester = std::thread::spawn({
+        let bus = bus.clone();
+        move || {
+            struct Unpark(std::thread::Thread);
+            impl std::task::Wake for Unpark {
+                fn wake(self: std::sync::Arc<Self>) {
+                    self.0.unpark();
+                }
+            }
+            let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+            let mut request = Box::pin(bus.request(&Origin::Host, read("hyperty://home.example/alice"), None));
+            loop {
+                match request.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    Poll::Ready(response) => return response,
+                    Poll::Pending => std::thread::park(),
+                }
+            }
+        }
+    });
+    let request = alice.next().await;
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    let response = tokio::task::spawn_blocking(|| requester.join()).await.unwrap().unwrap();
+    assert_eq!(response.unwrap().code(), Some(200));
+}

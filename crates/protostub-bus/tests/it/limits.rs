@@ -1,0 +1,140 @@
+use protostub_bus::{Bus, BusConfig, InboxLimits, MAX_ID_BYTES, Origin};
+use protostub_types::{Body, Message, MessageId, MessageType};
+
+use crate::{Listener, STUB, address, bus, check_sum, config, numbered, read, update};
+
+fn limits(messages: usize, bytes: usize) -> InboxLimits {
+    InboxLimits { messages, bytes }
+}
+
+fn carrying(mut message: Message, bytes: usize) -> Message {
+    message.body = Some(Body::Bytes(vec![0; bytes].into()));
+    message
+}
+
+#[tokio::test]
+async fn a_full_inbox_refuses_and_has_room_again() {
+    let bus = bus();
+    let alice = Listener::hyperty(&bus, "alice");
+    let mut stub = Listener::stub_with(&bus, limits(2, 10_000));
+    bus.post(&alice.origin, update(STUB)).unwrap();
+    bus.post(&alice.origin, read(STUB)).unwrap();
+    for message in [update(STUB), read(STUB)] {
+        let error = bus.post(&alice.origin, message).unwrap_err();
+        assert_eq!((error.code, error.to.as_str()), (429, STUB));
+        assert!(error.reason.contains("2 messages wait"), "{error}");
+    }
+    stub.next().await;
+    bus.post(&alice.origin, carrying(update(STUB), 8_000)).unwrap();
+    stub.next().await;
+    let error = bus.post(&alice.origin, carrying(update(STUB), 4_000)).unwrap_err();
+    assert!(error.code == 429 && error.reason.contains("of at most 10000"), "{error}");
+    let error = bus.post(&alice.origin, carrying(update(STUB), 10_000)).unwrap_err();
+    assert!(error.code == 413 && error.reason.contains("more than its inbox may hold"), "{error}");
+    stub.next().await;
+    assert_eq!(bus.counts().open, 1, "what was refused left nothing behind");
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn a_subscriber_without_room_misses_its_copy() {
+    let bus = bus();
+    let (alice, bob) = (Listener::hyperty_with(&bus, "alice", limits(1, 10_000)), Listener::hyperty(&bus, "bob"));
+    let topic = address("hyperty://home.example/bob/room");
+    bus.subscribe(&topic, &address("hyperty://home.example/alice"));
+    for _ in 0..3 {
+        bus.post(&bob.origin, update(topic.as_str())).unwrap();
+    }
+    assert_eq!((alice.waits(), bob.waits(), bus.counts().copies_dropped), (1, 0, 2));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn there_is_always_room_for_the_response() {
+    let bus = bus();
+    let mut stub = Listener::stub_with(&bus, limits(3, 10_000));
+    let mut alice = Listener::hyperty(&bus, "alice");
+    for id in 1..=3 {
+        bus.post(&alice.origin, update(STUB)).unwrap();
+        bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), id)).unwrap();
+    }
+    // The stub's inbox is full of messages, and still gets its responses.
+    let error = bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 4)).unwrap_err();
+    assert!(error.code == 429 && error.reason.contains("responses waiting or still to come"), "{error}");
+    let requests = [alice.next().await, alice.next().await, alice.next().await];
+    for request in &requests[..2] {
+        bus.post(&alice.origin, carrying(request.response(200, None), 4_000)).unwrap();
+    }
+    let error = bus.post(&alice.origin, carrying(requests[2].response(200, None), 4_000)).unwrap_err();
+    assert_eq!(error.code, 429, "{error}");
+    let error = bus.post(&alice.origin, carrying(requests[2].response(200, None), 14_000)).unwrap_err();
+    assert_eq!(error.code, 413, "{error}");
+    assert_eq!(bus.counts().open, 1, "the responder may try again");
+    for _ in 0..3 {
+        assert_eq!(stub.next().await.kind, MessageType::Update);
+    }
+    assert_eq!(stub.next().await.kind, MessageType::Response);
+    bus.post(&alice.origin, carrying(requests[2].response(200, None), 4_000)).unwrap();
+    assert_eq!(stub.waits(), 2);
+    assert_eq!(bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 5)), Ok(()));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn open_requests_are_bounded() {
+    let bus = Bus::new(BusConfig { max_open_requests: 2, ..config() });
+    let (mut alice, bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
+    let ask = || bus.post(&bob.origin, read("hyperty://home.example/alice"));
+    ask().unwrap();
+    ask().unwrap();
+    let error = ask().unwrap_err();
+    assert!(error.code == 429 && error.reason.contains("2 requests are open"), "{error}");
+    assert_eq!(bus.request(&Origin::Host, read("hyperty://home.example/alice"), None).await.unwrap_err().code, 429);
+    let request = alice.next().await;
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    ask().unwrap();
+    // Refusals gave back the places that were kept for responses.
+    let counts = bus.counts();
+    assert_eq!((counts.open, counts.accepted, counts.refused), (2, 3, 2));
+    check_sum(counts, 0);
+}
+
+#[tokio::test]
+async fn a_refused_request_keeps_no_place() {
+    let bus = bus();
+    let mut stub = Listener::stub_with(&bus, limits(1, 10_000));
+    let full = Listener::hyperty_with(&bus, "full", limits(1, 10_000));
+    let mut alice = Listener::hyperty(&bus, "alice");
+    bus.post(&alice.origin, update("hyperty://home.example/full")).unwrap();
+    for (to, code) in [
+        ("hyperty://home.example/full", 429),
+        ("hyperty://home.example/nobody", 404),
+        ("hyperty://sp1.example/myself", 508),
+        ("hyperty://home.example/full", 429),
+    ] {
+        assert_eq!(bus.post(&stub.origin, numbered(read(to), 1)).unwrap_err().code, code);
+    }
+    bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
+    let request = alice.next().await;
+    assert_eq!(bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap_err().code, 429);
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    assert_eq!(stub.next().await.code(), Some(200));
+    drop(full);
+    check_sum(bus.counts(), 0);
+}
+
+#[test]
+fn what_breaks_a_limit_of_all_messages_is_400() {
+    let bus = bus();
+    let _alice = Listener::hyperty(&bus, "alice");
+    let check = |change: &dyn Fn(&mut Message), expected: &str| {
+        let mut message = update("hyperty://home.example/alice");
+        change(&mut message);
+        let error = bus.post(&Origin::Host, message).unwrap_err();
+        assert!(error.code == 400 && error.reason.contains(expected), "{error}");
+    };
+    check(&|message| message.id = MessageId::Text("x".repeat(MAX_ID_BYTES + 1).into()), "`id` has 257 bytes");
+    check(&|message| message.kind = MessageType::Other("x".repeat(65).into()), "`type` has 65 bytes");
+    check(&|message| message.via = vec![address(STUB); 17], "`via`");
+    check(&|message| message.headers = vec![(String::new(), "x".repeat(9000))], "`headers`");
+}

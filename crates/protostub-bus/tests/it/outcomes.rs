@@ -1,0 +1,141 @@
+use protostub_bus::Origin;
+
+use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, update};
+
+#[tokio::test]
+async fn closing_an_inbox_answers_what_waits_in_it() {
+    let bus = bus();
+    let (stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 1)).unwrap();
+    bus.post(&alice.origin, numbered(update("hyperty://sp1.example/bob"), 2)).unwrap();
+    let mailbox = stub.inbox.mailbox();
+    let close = async {
+        stub.inbox.close(503, "the stub could not be deployed");
+        stub.inbox.close(500, "twice changes nothing");
+    };
+    let (outcome, ()) = tokio::join!(bus.request(&alice.origin, read("hyperty://sp1.example/carol"), None), close);
+    let error = outcome.unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (503, "the stub could not be deployed"));
+    for id in ["1", "2"] {
+        let response = alice.next().await;
+        assert_eq!((response.code(), response.id.to_string().as_str()), (Some(503), id));
+        assert_eq!(response.from, address("hyperty://sp1.example/bob"));
+    }
+    let error = bus.post(&alice.origin, update(STUB)).unwrap_err();
+    assert_eq!((error.code, error.reason.as_str(), mailbox.len()), (503, "the stub could not be deployed", 0));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn dropping_an_inbox_closes_it() {
+    let bus = bus();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    let inbox = bus.inbox(Default::default());
+    let _route = bus.attach(&address("hyperty://home.example/bob"), &inbox.mailbox()).unwrap();
+    bus.post(&alice.origin, numbered(read("hyperty://home.example/bob"), 1)).unwrap();
+    drop(inbox);
+    assert_eq!(alice.next().await.code(), Some(503));
+    assert_eq!(bus.post(&alice.origin, update("hyperty://home.example/bob")).unwrap_err().code, 503);
+}
+
+#[tokio::test]
+async fn a_crash_fails_what_was_taken_and_nothing_else() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let mailbox = stub.inbox.mailbox();
+    let mut other = Listener::hyperty(&bus, "other");
+    bus.post(&alice.origin, numbered(read("hyperty://home.example/other"), 1)).unwrap();
+    other.next().await;
+    for id in 2..=5 {
+        bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), id)).unwrap();
+    }
+    bus.post(&alice.origin, numbered(update("hyperty://sp1.example/bob"), 6)).unwrap();
+    let answered = stub.next().await;
+    let mut taken = vec![stub.next().await, stub.next().await];
+    bus.post(&stub.origin, answered.response(200, None)).unwrap();
+
+    bus.fail_taken(&mailbox, 502, "the stub crashed");
+    assert_eq!(stub.waits(), 2, "what still waits is for the successor");
+    assert_eq!(alice.next().await.code(), Some(200));
+    let mut failed = Vec::new();
+    for _ in 0..2 {
+        let response = alice.next().await;
+        assert_eq!(response.code(), Some(502));
+        failed.push(response.id.to_string());
+    }
+    failed.sort();
+    assert_eq!(failed, ["3", "4"]);
+
+    // The rest of the batch that crashed: requests among it have their outcome already.
+    taken.push(stub.next().await);
+    taken.push(stub.next().await);
+    for message in &taken {
+        bus.fail(message, 502, "the stub crashed");
+    }
+    for id in ["5", "6"] {
+        let response = alice.next().await;
+        assert_eq!((response.code(), response.id.to_string().as_str()), (Some(502), id));
+    }
+    assert_eq!(alice.waits(), 0);
+    bus.post(&stub.origin, taken[0].response(200, None)).unwrap();
+    let counts = bus.counts();
+    assert_eq!((counts.failed, counts.delivered, counts.answered, counts.open, counts.unawaited), (4, 0, 1, 1, 1));
+    check_sum(counts, 0);
+}
+
+#[tokio::test]
+async fn a_crash_with_responses_and_copies_concerns_nobody_else() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let topic = address("hyperty://home.example/alice/room");
+    assert!(bus.subscribe(&topic, &address(STUB)));
+    bus.post(&alice.origin, update(topic.as_str())).unwrap();
+    bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
+    let request = alice.next().await;
+    bus.post(&alice.origin, request.response(200, None)).unwrap();
+    for message in [stub.next().await, stub.next().await] {
+        bus.fail(&message, 502, "the stub crashed");
+    }
+    let counts = bus.counts();
+    assert_eq!((alice.waits(), counts.failed, counts.copies, counts.copies_dropped), (0, 0, 0, 1));
+    check_sum(counts, 0);
+}
+
+#[tokio::test]
+async fn who_is_gone_is_not_told() {
+    let bus = bus();
+    let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 1)).unwrap();
+    bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 2)).unwrap();
+    bus.post(&alice.origin, numbered(update("hyperty://sp1.example/bob"), 3)).unwrap();
+    bus.post(&Origin::Host, numbered(read("hyperty://sp1.example/bob"), 4)).unwrap();
+    let request = stub.next().await;
+    drop(alice);
+    bus.post(&stub.origin, request.response(200, None)).unwrap();
+    stub.inbox.close(503, "over");
+    let counts = bus.counts();
+    assert_eq!((counts.answered, counts.failed, counts.undeliverable), (1, 3, 4));
+    check_sum(counts, 0);
+}
+
+#[tokio::test]
+async fn shutting_down_ends_what_is_open() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    bus.post(&alice.origin, numbered(read(STUB), 1)).unwrap();
+    bus.post(&alice.origin, numbered(update(STUB), 2)).unwrap();
+    stub.next().await;
+    let shut_down = async {
+        stub.next().await;
+        stub.next().await;
+        bus.shut_down("the runtime is shutting down");
+    };
+    let bob = hyperty("bob");
+    let (outcome, ()) = tokio::join!(bus.request(&bob, read(STUB), None), shut_down);
+    assert_eq!(outcome.unwrap_err().code, 503);
+    assert_eq!(alice.next().await.code(), Some(503));
+    let error = bus.post(&alice.origin, update(STUB)).unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (503, "the runtime is shutting down"));
+    assert_eq!(bus.counts().open, 0);
+    check_sum(bus.counts(), 0);
+}
