@@ -1,3 +1,100 @@
-//! Automation.
+//! Automation of the repository: `cargo xtask help`.
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
-fn main() {}
+mod demo;
+mod guests;
+mod stubs;
+mod test;
+mod toolchain;
+mod wit;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+const HELP: &str = "\
+Automation of the Protostub repository
+
+usage: cargo xtask <command>
+
+  demo         two runtimes that have never met talk to each other through a domain: deploys its stub, step by step
+  test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
+  stubs        builds the sample stubs, and a catalogue of them in target/catalogue
+  wit check    checks the contract in wit/: complete, documented, and compatible with what was released
+  wit freeze   records the contract's shape as released, in wit/frozen.toml
+  help         this
+
+`cargo xtask <command> --help` tells more about a command.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(code) => code,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode> {
+    let root = root();
+    let wants_help = args.iter().any(|arg| matches!(*arg, "-h" | "--help"));
+    let (help, command): (&str, &dyn Fn() -> Result<ExitCode>) = match args {
+        [] | ["help" | "-h" | "--help", ..] => {
+            print!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        ["demo", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run(&root))),
+        ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
+        ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
+        ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),
+        ["wit", "freeze", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::freeze(&root))),
+        ["wit", ..] => (wit::HELP, &|| bail!("`cargo xtask wit` wants `check` or `freeze`")),
+        [unknown, ..] => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
+    };
+    if wants_help {
+        print!("{help}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    command()
+}
+
+fn none(args: &[&str]) -> Result<()> {
+    match args {
+        [] => Ok(()),
+        [unexpected, ..] => bail!("`{unexpected}` means nothing here; see --help"),
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The cargo that runs this, in the host's workspace.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+/// Runs a command to its end, with its output shown.
+fn must(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", shown(command));
+    }
+    Ok(())
+}
+
+/// A command as somebody would type it.
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    command.get_args().fold(program.into_owned(), |shown, arg| shown + " " + &arg.to_string_lossy())
+}

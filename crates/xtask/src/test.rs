@@ -1,0 +1,214 @@
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    ops::AddAssign,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{cargo, guests, must, shown, stubs, toolchain, wit};
+
+pub(crate) const HELP: &str = "\
+usage: cargo xtask test [<stage>...]
+
+Runs all stages, or those that are named, whatever became of the ones before:
+
+  fmt             formatting of the host, the stubs and the test programs
+  wit             the contract: see `cargo xtask wit check`
+  stubs           the stubs and the test programs, built; the stubs' sizes
+  clippy          lints of the host, warnings denied
+  clippy-guests   lints of the stubs and the test programs, warnings denied
+  test            unit, integration, end-to-end and documentation tests of the host
+  test-stubs      the stubs' own tests, run natively
+  doc             the documentation, warnings denied
+
+Each check counts as one, each test as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
+";
+
+/// What a stage found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+struct Stage {
+    name: &'static str,
+    run: fn(&Path) -> Result<Tally>,
+}
+
+const STAGES: [Stage; 8] = [
+    Stage { name: "fmt", run: fmt },
+    Stage { name: "wit", run: contract },
+    Stage { name: "stubs", run: build_guests },
+    Stage { name: "clippy", run: clippy },
+    Stage { name: "clippy-guests", run: clippy_guests },
+    Stage { name: "test", run: test },
+    Stage { name: "test-stubs", run: test_stubs },
+    Stage { name: "doc", run: doc },
+];
+
+/// The workspaces of guests.
+const GUESTS: [&str; 2] = ["stubs", "tests/programs"];
+
+pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
+    if let Some(unknown) = wanted.iter().find(|name| !STAGES.iter().any(|stage| stage.name == **name)) {
+        bail!("there is no stage `{unknown}`; see `cargo xtask test --help`");
+    }
+    toolchain::require_components(root)?;
+    toolchain::require_target()?;
+    let begin = Instant::now();
+    let mut total = Tally::default();
+    let mut outcomes = Vec::new();
+    for stage in STAGES.iter().filter(|stage| wanted.is_empty() || wanted.contains(&stage.name)) {
+        println!("\n=== {}", stage.name);
+        let stage_begin = Instant::now();
+        let tally = (stage.run)(root).unwrap_or_else(|error| {
+            println!("error: {error:#}");
+            Tally { passed: 0, failed: 1 }
+        });
+        total += tally;
+        outcomes.push((stage.name, tally, stage_begin.elapsed()));
+    }
+    println!();
+    for (name, tally, took) in outcomes {
+        let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
+        println!("{name:<14} {verdict:<7} {:>5} passed {:>4} failed {:>9}", tally.passed, tally.failed, clock(took));
+    }
+    println!("{:<58}{:>9}\n", "in all", clock(begin.elapsed()));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn fmt(root: &Path) -> Result<Tally> {
+    let host = checked(cargo(root).args(["fmt", "--all", "--check"]));
+    // Not `--all`, which would also format what the guests depend on.
+    let of_guests = GUESTS.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
+    Ok(sum([host].into_iter().chain(of_guests)))
+}
+
+fn contract(root: &Path) -> Result<Tally> {
+    Ok(counted(wit::check(root)? == ExitCode::SUCCESS))
+}
+
+fn build_guests(root: &Path) -> Result<Tally> {
+    let stubs = stubs::build(root)?;
+    let programs = guests::build(root, "tests/programs")?;
+    println!("{} stubs and {} test programs are built.", stubs.len(), programs.len());
+    Ok(counted(true))
+}
+
+fn clippy(root: &Path) -> Result<Tally> {
+    Ok(checked(locked(cargo(root).args(["clippy", "--workspace", "--all-targets"])).args(["--", "--deny", "warnings"])))
+}
+
+fn clippy_guests(root: &Path) -> Result<Tally> {
+    let deny = ["--", "--deny", "warnings"];
+    let as_components = GUESTS.map(|workspace| {
+        checked(guests::cargo(root, workspace, "clippy").args(["--workspace", "--target", guests::TARGET]).args(deny))
+    });
+    let natively = checked(
+        guests::cargo(root, "stubs", "clippy").args(["--workspace", "--all-targets", "--target", "host-tuple"]).args(deny),
+    );
+    Ok(sum(as_components.into_iter().chain([natively])))
+}
+
+fn test(root: &Path) -> Result<Tally> {
+    tests(locked(cargo(root).args(["test", "--workspace", "--no-fail-fast"])))
+}
+
+fn test_stubs(root: &Path) -> Result<Tally> {
+    tests(guests::cargo(root, "stubs", "test").args(["--workspace", "--no-fail-fast", "--target", "host-tuple"]))
+}
+
+fn doc(root: &Path) -> Result<Tally> {
+    Ok(checked(locked(cargo(root).args(["doc", "--workspace", "--no-deps"])).env("RUSTDOCFLAGS", "--deny warnings")))
+}
+
+/// In CI, dependencies are those of the lock file.
+fn locked(command: &mut Command) -> &mut Command {
+    if env::var_os("CI").is_some() { command.arg("--locked") } else { command }
+}
+
+/// A command that is a check by itself.
+fn checked(command: &mut Command) -> Tally {
+    let outcome = must(command);
+    if let Err(error) = &outcome {
+        println!("error: {error:#}");
+    }
+    counted(outcome.is_ok())
+}
+
+fn counted(passed: bool) -> Tally {
+    Tally { passed: passed.into(), failed: (!passed).into() }
+}
+
+fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
+    tallies.into_iter().fold(Tally::default(), |mut sum, tally| {
+        sum += tally;
+        sum
+    })
+}
+
+/// Runs tests, with their output shown, and adds up what each test binary says at its end.
+fn tests(command: &mut Command) -> Result<Tally> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(command)))?;
+    let mut tally = Tally::default();
+    let output = child.stdout.take().context("the tests have no output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let mut line = line?;
+        tally += result_of(&String::from_utf8_lossy(&line)).unwrap_or_default();
+        line.push(b'\n');
+        std::io::stdout().write_all(&line)?;
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        println!("error: {} failed ({status})", shown(command));
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// What libtest says at the end: `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+fn result_of(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |what: &str| {
+        let (number, _) = counts.split("; ").find_map(|part| part.split_once(' ').filter(|(_, name)| *name == what))?;
+        number.parse().ok()
+    };
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 { format!("{:.1} s", duration.as_secs_f64()) } else { format!("{} min {:02} s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tally, result_of};
+
+    #[test]
+    fn reads_what_libtest_says() {
+        let check = |line: &str, expected: Option<(u64, u64)>| {
+            assert_eq!(result_of(line), expected.map(|(passed, failed)| Tally { passed, failed }), "{line}");
+        };
+        check("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", Some((5, 0)));
+        check(
+            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
+            Some((12, 3)),
+        );
+        check("test deploy::steps ... ok", None);
+        check("test result: something else", None);
+    }
+}

@@ -1,0 +1,52 @@
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::guests::TARGET;
+
+/// Makes sure that guests can be built.
+pub(crate) fn require_target() -> Result<()> {
+    let installed = || Ok::<_, anyhow::Error>(sysroot()?.join("lib/rustlib").join(TARGET).join("lib").is_dir());
+    if !installed()? {
+        rustup(&["target", "add", TARGET]);
+        if !installed()? {
+            bail!("the Rust target {TARGET} is missing; run: rustup target add {TARGET}");
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that there are `cargo fmt` and `cargo clippy`.
+pub(crate) fn require_components(root: &Path) -> Result<()> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let runs = || {
+            let mut version = crate::cargo(root);
+            version.args([subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+            version.status().is_ok_and(|status| status.success())
+        };
+        if !runs() {
+            rustup(&["component", "add", component]);
+            if !runs() {
+                bail!("`cargo {subcommand}` is missing; run: rustup component add {component}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sysroot() -> Result<PathBuf> {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output().context("starting rustc")?;
+    let path = String::from_utf8(output.stdout).context("reading rustc's sysroot")?;
+    Ok(PathBuf::from(path.trim()))
+}
+
+/// Whether it worked shows in what is there afterwards: a toolchain may also be complete without rustup.
+fn rustup(args: &[&str]) {
+    println!("rustup {}", args.join(" "));
+    if let Err(error) = Command::new("rustup").args(args).status() {
+        println!("rustup could not be started: {error}");
+    }
+}
