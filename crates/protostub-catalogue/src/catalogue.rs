@@ -28,6 +28,32 @@ const MAX_SERVED: usize = 65_536;
 const MAX_RESERVED: u64 = 1024 * 1024;
 
 /// Finds descriptors and components, and verifies them. Cloning is cheap; all clones share what they know.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use protostub_catalogue::{Catalogue, CatalogueConfig, MemorySource};
+/// use protostub_egress::{Egress, EgressConfig};
+/// use protostub_types::{Descriptor, Domain, StubKey, Version};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (home, sp1) = (Domain::parse("home.example")?, Domain::parse("sp1.example")?);
+/// let component = b"\0asm...";
+/// let mut descriptor = Descriptor::new("echo", Version::parse("1.0")?);
+/// descriptor.refer("echo.wasm", component);
+/// let source = MemorySource::new();
+/// source.insert(&sp1, "default", descriptor.to_json(), component.as_slice());
+///
+/// let egress = Egress::new(EgressConfig::default())?;
+/// let catalogue = Catalogue::new(CatalogueConfig::new(home), egress, vec![Arc::new(source)])?;
+/// let discovered = catalogue.discover(&StubKey::Domain(sp1)).await?;
+/// assert_eq!(discovered.url.as_str(), "https://sp1.example/.well-known/protostub/default");
+/// let verified = catalogue.fetch(&discovered).await?;
+/// assert_eq!(verified.digest(), descriptor.digest().unwrap());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Catalogue {
     inner: Arc<Inner>,
@@ -62,6 +88,7 @@ pub struct Discovered {
 struct Received {
     bytes: Bytes,
     digest: Sha256Digest,
+    url: Option<Url>,
     media_type: Option<String>,
 }
 
@@ -139,16 +166,20 @@ impl Inner {
         for source in self.sources.iter().chain(&self.network) {
             for url in &urls {
                 let fault = match self.descriptor(source.as_ref(), publisher, url).await {
-                    Ok(descriptor) => {
+                    Ok((descriptor, url)) => {
                         debug!(%url, version = %descriptor.version, "found a descriptor");
-                        let (key, url, publisher) = (key.clone(), url.clone(), publisher.clone());
+                        let (key, publisher) = (key.clone(), publisher.clone());
                         return Ok(Some(Discovered { key, descriptor, url, publisher, source: Arc::clone(source) }));
                     }
                     Err(fault) => fault,
                 };
                 debug!(%url, %fault, "found no descriptor");
                 let (is_not_found, is_no_host) = (fault.is_not_found(), matches!(fault, Fault::NoSuchHost { .. }));
-                asked.push(Attempt { url: url.to_string(), fault });
+                // That a local source has nothing is worth telling only where nobody else is asked.
+                let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
+                if is_last || !is_not_found {
+                    asked.push(Attempt { url: url.to_string(), fault });
+                }
                 if !is_not_found {
                     return Err(self.vain(key, std::mem::take(asked)));
                 }
@@ -170,7 +201,7 @@ impl Inner {
         well_known::SPELLINGS.iter().filter_map(|spelling| well_known::url(scheme, publisher, spelling, name)).collect()
     }
 
-    async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url) -> Result<Descriptor, Fault> {
+    async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url) -> Result<(Descriptor, Url), Fault> {
         let limits = Limits {
             bytes: self.config.max_descriptor_bytes,
             setting: "max_descriptor_bytes",
@@ -181,7 +212,7 @@ impl Inner {
         match Descriptor::parse(&received.bytes) {
             Ok(descriptor) => {
                 descriptor.check_deployable()?;
-                Ok(descriptor)
+                Ok((descriptor, received.url.unwrap_or_else(|| url.clone())))
             }
             Err(error) if start.starts_with(b"{") || start.starts_with(b"[") || error.path() != "$" => Err(error.into()),
             Err(_) => Err(Fault::NotJson { what: received.what(), beginning: beginning(&received.bytes) }),
@@ -332,7 +363,7 @@ impl Limits {
 /// One attempt: opens a document and reads it to its end, calculating its digest on the way.
 async fn receive(source: &dyn Source, request: Request<'_>, limits: Limits, idle: Duration) -> Result<Received, Fault> {
     let late = |phase| Fault::TimedOut { limit: idle, phase };
-    let Document { length: stated, media_type, mut body } =
+    let Document { length: stated, url, media_type, mut body } =
         timeout(idle, source.open(&request)).await.map_err(|_| late("waiting for an answer"))??;
     limits.check(stated)?;
     let mut bytes =
@@ -349,20 +380,25 @@ async fn receive(source: &dyn Source, request: Request<'_>, limits: Limits, idle
     if stated.is_some_and(|stated| stated != length(&bytes)) {
         return Err(Fault::Truncated { received: length(&bytes), stated, reason: "the lengths differ".to_owned() });
     }
-    Ok(Received { bytes: bytes.freeze(), digest: Sha256Digest::from_bytes(hash.finalize().into()), media_type })
+    Ok(Received { bytes: bytes.freeze(), digest: Sha256Digest::from_bytes(hash.finalize().into()), url, media_type })
 }
 
 impl Received {
     /// What came, in words.
     fn what(&self) -> String {
         let start: Vec<u8> = self.bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
-        let is_web_page = start.starts_with(b"<!doctype html") || start.starts_with(b"<html");
-        let is_html = |media_type: &str| media_type.to_ascii_lowercase().starts_with("text/html");
-        let what = match &self.media_type {
-            _ if self.bytes.is_empty() => "nothing",
-            Some(media_type) if is_web_page || is_html(media_type) => "a web page",
-            None if is_web_page => "a web page",
-            _ => "something else",
+        let is_html = |media_type: &String| media_type.to_ascii_lowercase().starts_with("text/html");
+        let what = if start.is_empty() {
+            "an empty answer"
+        } else if start.starts_with(b"<!doctype html")
+            || start.starts_with(b"<html")
+            || self.media_type.as_ref().is_some_and(is_html)
+        {
+            "a web page"
+        } else if start.iter().any(u8::is_ascii_control) {
+            "binary data"
+        } else {
+            "a text"
         };
         match &self.media_type {
             Some(media_type) => format!("{what} ({})", beginning(media_type.as_bytes())),

@@ -36,7 +36,7 @@ pub struct CatalogueError {
 #[non_exhaustive]
 pub enum Fault {
     /// The name service knows no such host.
-    #[error("there is no host `{host}`; check the spelling of the domain")]
+    #[error("there is no host `{host}`")]
     NoSuchHost {
         /// As it stands in the URL.
         host: String,
@@ -56,15 +56,13 @@ pub enum Fault {
         beginning: String,
     },
     /// The server wants to be asked elsewhere, and that is not done.
-    #[error("the server redirects to `{location}`, which is not followed: {reason}; publish it at this URL itself")]
+    #[error("the server redirects, and that is not followed: {reason}; publish it at this URL itself")]
     Redirect {
-        /// Where to.
-        location: String,
-        /// The rule.
+        /// Where to, and the rule against it.
         reason: String,
     },
     /// The operator's policy, or the default one, forbids to ask there.
-    #[error("refused before anything was sent: {reason}")]
+    #[error("not allowed: {reason}")]
     Refused {
         /// The rule, and who can change it.
         reason: String,
@@ -100,7 +98,7 @@ pub enum Fault {
         setting: &'static str,
     },
     /// The connection broke before everything had come.
-    #[error("the connection ended after {received} bytes{}: {reason}", Stated(.stated))]
+    #[error("the connection ended after {received}{} bytes: {reason}", Of(.stated))]
     Truncated {
         /// How many bytes came.
         received: u64,
@@ -116,11 +114,14 @@ pub enum Fault {
         encoding: String,
     },
     /// Something else than JSON, a web page mostly.
-    #[error("not JSON but {what} came, beginning with `{beginning}`; the server has to answer with the descriptor, or with 404")]
+    #[error(
+        "{what} came instead of JSON{}; the server has to answer with the descriptor, or with 404",
+        Quoted(", beginning with ", .beginning)
+    )]
     NotJson {
         /// `a web page (text/html)`, say.
         what: String,
-        /// The first characters.
+        /// The first characters; may be empty.
         beginning: String,
     },
     /// JSON, but no descriptor, or none that can be deployed.
@@ -245,10 +246,15 @@ impl fmt::Display for CatalogueError {
             write!(f, "{url}: {fault}; then ")?;
         }
         write!(f, "{}: {}", self.last.url, self.last.fault)?;
-        if self.is_not_found() {
-            write!(f, "; the domain has to publish a stub")?;
+        match self.subject {
+            Subject::Descriptor if self.is_not_found() => {
+                f.write_str("; check the spelling of the domain, or have it publish a stub")
+            }
+            Subject::Component if self.fault().is_not_found() => {
+                f.write_str("; publish the code there, or correct the descriptor's sourcePackageURL")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -285,6 +291,15 @@ struct Stated<'a>(&'a Option<u64>);
 impl fmt::Display for Stated<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |bytes| write!(f, " ({bytes} bytes are stated)"))
+    }
+}
+
+/// How many it should have been, if that is known.
+struct Of<'a>(&'a Option<u64>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |bytes| write!(f, " of {bytes}"))
     }
 }
 

@@ -21,8 +21,10 @@ const BROKER_NOT_FOUND: [&str; 5] = [
 ];
 
 /// What a name service says of a name that does not exist, or has no address.
-const NO_SUCH_HOST: [&str; 5] = [
+const NO_SUCH_HOST: [&str; 7] = [
     "Name or service not known",
+    "Name does not resolve",
+    "Name has no usable address",
     "No address associated with hostname",
     "nodename nor servname provided",
     "No such host is known",
@@ -97,7 +99,7 @@ fn document(response: Response) -> Result<Document, Fault> {
         return Err(Fault::Encoded { encoding: beginning(encoding.as_bytes()) });
     }
     let media_type = header("content-type");
-    let stated = response.content_length();
+    let (url, stated) = (response.url().clone(), response.content_length());
     let body = response.bytes_stream().scan(0, move |received, chunk| {
         let chunk = chunk.inspect(|chunk| *received += length(chunk)).map_err(|error| Fault::Truncated {
             received: *received,
@@ -106,7 +108,7 @@ fn document(response: Response) -> Result<Document, Fault> {
         });
         std::future::ready(Some(chunk))
     });
-    Ok(Document { media_type, ..Document::from_stream(stated, body) })
+    Ok(Document { url: Some(url), media_type, ..Document::from_stream(stated, body) })
 }
 
 /// The beginning of the body that explains a status; what cannot be had of it is left out.
@@ -128,9 +130,9 @@ fn fault(url: &Url, error: EgressError) -> Fault {
     let host = url.host_str().unwrap_or_default();
     match error {
         EgressError::Refused(refused) if refused.host() != host => {
-            Fault::Redirect { location: refused.host().to_owned(), reason: refused.to_string() }
+            Fault::Redirect { reason: format!("`{}:{}` is not of the same domain", refused.host(), refused.port()) }
         }
-        EgressError::Redirect { ref problem, .. } => Fault::Redirect { location: String::new(), reason: problem.clone() },
+        EgressError::Redirect { problem, .. } => Fault::Redirect { reason: problem },
         EgressError::Refused(_) | EgressError::Invalid { .. } | EgressError::Config(_) => {
             Fault::Refused { reason: error.to_string() }
         }

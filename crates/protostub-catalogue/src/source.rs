@@ -38,6 +38,8 @@ pub struct Request<'a> {
 pub struct Document {
     /// How long it says that it is, in bytes. Another length is a fault.
     pub length: Option<u64>,
+    /// Where it came from in the end, if not from where it was asked for; what it says relative, is relative to this.
+    pub url: Option<Url>,
     /// Its media type, for error messages.
     pub media_type: Option<String>,
     /// Its bytes.
@@ -48,12 +50,12 @@ impl Document {
     /// A document that is there already.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self { length: u64::try_from(bytes.len()).ok(), media_type: None, body: stream::iter([Ok(bytes)]).boxed() }
+        Self::from_stream(u64::try_from(bytes.len()).ok(), stream::iter([Ok(bytes)]))
     }
 
     /// A document that comes bit by bit.
     pub fn from_stream(length: Option<u64>, body: impl Stream<Item = Result<Bytes, Fault>> + Send + 'static) -> Self {
-        Self { length, media_type: None, body: body.boxed() }
+        Self { length, url: None, media_type: None, body: body.boxed() }
     }
 }
 

@@ -1,0 +1,230 @@
+//! Where a descriptor is looked for, and where not.
+
+use axum::response::{IntoResponse as _, Redirect};
+use protostub_catalogue::Fault;
+use protostub_types::{Domain, Encoding, SourcePackage, StubKey};
+
+use crate::server::{COMPONENT, OWN, OWN_IN_OTHER_SPELLING, Server, catalogue, config, descriptor};
+
+#[tokio::test]
+async fn a_stub_is_found_and_verified() {
+    let server = Server::start().await;
+    server.publish(OWN, &descriptor()).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
+    let catalogue = catalogue(config());
+    let found = catalogue.discover(&server.key()).await.unwrap();
+    assert_eq!(found.descriptor, descriptor());
+    assert_eq!(found.url.path(), OWN);
+    assert_eq!(found.publisher, server.domain());
+    let component = catalogue.fetch(&found).await.unwrap();
+    assert_eq!(component.bytes(), COMPONENT);
+    assert!(component.is_pinned() && !component.is_stored());
+    assert_eq!(server.asked(), [OWN, "/.well-known/protostub/echo.wasm"]);
+}
+
+#[tokio::test]
+async fn the_other_spelling_is_asked_second() {
+    let server = Server::start().await;
+    server.publish(OWN_IN_OTHER_SPELLING, &descriptor()).bytes("/.well-known/protocolstub/echo.wasm", COMPONENT);
+    // As reTHINK's own broker answers a type that it does not know, and an instance.
+    for (status, text) in [
+        (404, ""),
+        (410, "gone"),
+        (400, "Unknown object type, please use one of: [protocolstub, hyperty] or 'restart'"),
+        (500, "Unknown object type, please use one of: [protocolstub, hyperty] or 'restart'"),
+        (500, "No instance defined as default for type 'protostub'"),
+        (500, "Could not find instance: default"),
+    ] {
+        server.status(OWN, status, text);
+        let catalogue = catalogue(config());
+        let found = catalogue.discover(&server.key()).await.unwrap();
+        assert_eq!(found.url.path(), OWN_IN_OTHER_SPELLING, "{status} {text}");
+        assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
+    }
+}
+
+#[tokio::test]
+async fn names_become_one_segment_of_the_path() {
+    let server = Server::start().await;
+    let check = async |key: &StubKey, path: &str| {
+        let error = catalogue(config()).discover(key).await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+        assert_eq!(server.asked().first().map(String::as_str), Some(path));
+    };
+    let domain = server.domain();
+    let named = |name: &str| StubKey::Named { domain: domain.clone(), name: name.to_owned() };
+    check(&StubKey::Legacy { scheme: "slack".to_owned(), domain: domain.clone() }, "/.well-known/protostub/slack.127.0.0.1")
+        .await;
+    check(&named("VertxProtoStub"), "/.well-known/protostub/VertxProtoStub").await;
+    check(&named("bücher"), "/.well-known/protostub/b%C3%BCcher").await;
+    for name in ["", ".", "..", "../x", "a/b", "a\\b", "a?b", "a#b", "%2e%2e", "a b", &"x".repeat(256)] {
+        let error = catalogue(config()).discover(&named(name)).await.unwrap_err();
+        assert!(error.is_not_found() && error.to_string().contains("the name is not one that a stub can have"), "{error}");
+        assert!(server.asked().is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_home_domain_offers_stubs_for_those_that_publish_none() {
+    let (foreign, home) = (Server::start().await, Server::start().await);
+    let offered = format!("/.well-known/protostub/{}", foreign.domain());
+    home.publish(&offered, &descriptor()).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
+    let mut config = config();
+    config.home = home.domain();
+    let catalogue = catalogue(config);
+
+    let found = catalogue.discover(&foreign.key()).await.unwrap();
+    assert_eq!((found.key.clone(), found.publisher.clone()), (foreign.key(), home.domain()));
+    assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
+    assert_eq!(foreign.asked(), [OWN, OWN_IN_OTHER_SPELLING]);
+    assert_eq!(home.asked(), [offered.as_str(), "/.well-known/protostub/echo.wasm"]);
+
+    let nowhere = StubKey::Domain(Domain::parse("nowhere.example").unwrap());
+    home.publish("/.well-known/protostub/nowhere.example", &descriptor());
+    assert_eq!(catalogue.discover(&nowhere).await.unwrap().publisher, home.domain());
+
+    // A domain's named stubs are the domain's alone.
+    let named = StubKey::Named { domain: foreign.domain(), name: "chat".to_owned() };
+    home.asked();
+    assert!(catalogue.discover(&named).await.unwrap_err().is_not_found());
+    assert!(home.asked().is_empty());
+
+    // Its own stub comes first, and once it had one, nobody speaks for it any more.
+    foreign.publish(OWN, &descriptor());
+    assert_eq!(catalogue.discover(&foreign.key()).await.unwrap().publisher, foreign.domain());
+    foreign.status(OWN, 404, "");
+    assert!(catalogue.discover(&foreign.key()).await.unwrap_err().is_not_found());
+    assert!(home.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_home_domain_is_not_asked_when_it_is_uncertain() {
+    let home = Server::start().await;
+    let mut config = config();
+    config.home = home.domain();
+    config.max_descriptor_bytes = 4096;
+    let catalogue = catalogue(config);
+    let offer = |domain: &Domain| home.publish(&format!("/.well-known/protostub/{domain}"), &descriptor()).clone();
+
+    let foreign = Server::start().await;
+    offer(&foreign.domain());
+    for (status, text) in [(500, "a database is down"), (503, ""), (403, ""), (401, ""), (400, ""), (200, "<html>"), (200, "{}")]
+    {
+        foreign.status(OWN, status, text);
+        let error = catalogue.discover(&foreign.key()).await.unwrap_err();
+        assert!(!error.is_not_found(), "{status} {text}: {error}");
+    }
+    for name in ["far.example", "127.0.0.1:1"] {
+        let domain = Domain::parse(name).unwrap();
+        offer(&domain);
+        let error = catalogue.discover(&StubKey::Domain(domain)).await.unwrap_err();
+        assert!(matches!(error.fault(), Fault::Unreachable { .. }), "{error}");
+        assert!(error.is_retryable() && !error.is_not_found());
+    }
+    assert!(home.asked().is_empty());
+}
+
+#[tokio::test]
+async fn code_may_be_in_the_descriptor_beside_it_or_elsewhere() {
+    let server = Server::start().await;
+    let catalogue = catalogue(config());
+    let check = async |json: String, served_at: &str| {
+        server.bytes(OWN, json.clone());
+        let found = catalogue.discover(&server.key()).await.unwrap();
+        server.asked();
+        let component = catalogue.fetch(&found).await.unwrap_or_else(|error| panic!("{json}: {error}"));
+        assert_eq!(component.bytes(), COMPONENT, "{json}");
+        assert_eq!(server.asked().concat(), served_at, "{json}");
+    };
+    let mut stub = descriptor();
+    stub.embed(COMPONENT);
+    check(stub.to_json(), "").await;
+    check(stub.to_json().replace("\"base64\"", "\"BASE64\""), "").await;
+
+    let at = |url: &str| {
+        let mut stub = descriptor();
+        stub.refer(url, COMPONENT);
+        stub.to_json()
+    };
+    server.bytes("/a/echo.wasm", COMPONENT);
+    check(at("/a/echo.wasm"), "/a/echo.wasm").await;
+    check(at("../../a/echo.wasm"), "/a/echo.wasm").await;
+    check(at(&format!("http://{}/a/echo.wasm", server.domain())), "/a/echo.wasm").await;
+    check(at(&format!("hyperty-catalogue://{}/a/echo.wasm", server.domain())), "/a/echo.wasm").await;
+
+    // As reTHINK's catalogues serve it: a source package by itself.
+    let mut package = descriptor();
+    package.embed(COMPONENT);
+    let package: SourcePackage = package.source_package.unwrap();
+    assert_eq!(package.encoding, Some(Encoding::Base64));
+    let json = format!(r#"{{"encoding":"Base64","sourceCode":"{}"}}"#, package.source_code.unwrap());
+    server.bytes("/.well-known/sourcepackage/echo_sp", json);
+    check(at("/.well-known/sourcepackage/echo_sp"), "/.well-known/sourcepackage/echo_sp").await;
+}
+
+#[tokio::test]
+async fn redirects_within_the_domain_are_followed() {
+    let server = Server::start().await;
+    server.answer(OWN, || Redirect::temporary("/stubs/descriptor.json").into_response());
+    server.publish("/stubs/descriptor.json", &descriptor());
+    server.answer("/stubs/echo.wasm", || Redirect::permanent("/files/1").into_response()).bytes("/files/1", COMPONENT);
+    let catalogue = catalogue(config());
+    let found = catalogue.discover(&server.key()).await.unwrap();
+    assert_eq!(found.url.path(), "/stubs/descriptor.json");
+    assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
+}
+
+#[tokio::test]
+async fn a_digest_is_needed_unless_the_operator_waives_it() {
+    let server = Server::start().await;
+    let mut stub = descriptor();
+    stub.source_package = None;
+    server.publish(OWN, &stub).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
+
+    let mut lenient = config();
+    lenient.unpinned.insert(server.domain());
+    let (strict, lenient) = (catalogue(config()), catalogue(lenient));
+    let found = strict.discover(&server.key()).await.unwrap();
+    let error = strict.fetch(&found).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::NoDigest { .. }), "{error}");
+    let component = lenient.fetch(&found).await.unwrap();
+    assert!(!component.is_pinned());
+
+    // Never for code of somebody else, and code elsewhere is not even asked for.
+    stub.source_package_url = Some("http://localhost:1/echo.wasm".to_owned());
+    server.publish(OWN, &stub);
+    let found = lenient.discover(&server.key()).await.unwrap();
+    let error = lenient.fetch(&found).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::NoDigest { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_not_asked() {
+    let server = Server::start().await;
+    server.publish(OWN, &descriptor());
+    let mut closed = config();
+    closed.allow_loopback = false;
+    let error = catalogue(closed).discover(&server.key()).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
+    let mut silent = config();
+    silent.network = false;
+    assert!(catalogue(silent).discover(&server.key()).await.unwrap_err().is_not_found());
+    for private in ["10.0.0.1", "192.168.0.1:8443", "169.254.169.254", "[fd00::1]", "0.0.0.0"] {
+        let key = StubKey::Domain(Domain::parse(private).unwrap());
+        let error = catalogue(config()).discover(&key).await.unwrap_err();
+        assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
+    }
+    assert!(server.asked().is_empty());
+}
+
+#[tokio::test]
+async fn plain_http_can_be_allowed_for_all() {
+    let server = Server::start().await;
+    server.publish(OWN, &descriptor());
+    let port = server.domain().port().unwrap();
+    let key = StubKey::Domain(Domain::parse(&format!("sp1.example:{port}")).unwrap());
+    let mut plain = config();
+    plain.allow_http = true;
+    assert_eq!(catalogue(plain).discover(&key).await.unwrap().url.scheme(), "http");
+    let error = catalogue(config()).discover(&key).await.unwrap_err();
+    assert!(error.url().starts_with("https://"), "{error}");
+}

@@ -1,0 +1,8 @@
+//! The catalogue against real servers on loopback.
+
+mod faults;
+mod finding;
+mod secure;
+mod server;
+mod sources;
+mod stored;
