@@ -29,7 +29,7 @@ const MEANT_FOR_THE_HOST: [&str; 10] = [
 ];
 
 /// A component that was built.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Guest {
     /// Its package's folder: `message-node`.
     pub(crate) name: String,
