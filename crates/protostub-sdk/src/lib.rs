@@ -59,7 +59,7 @@
 //! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
 //! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
 //! * futures that are not from here work, as long as what they wait for is;
-//! * several things at a time are [`select!`], [`join!`], or any other combinator of the `futures` crates. The futures of this crate that are made
+//! * several things at a time are [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of this crate that are made
 //!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
 //!
 //! Messages that the stub does not take pause the bus, frames and bytes that it does not take stop the host reading: nothing piles up.
@@ -99,6 +99,7 @@ mod stub;
 pub mod tcp;
 pub mod time;
 pub mod websocket;
+mod wire;
 
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -111,6 +112,8 @@ pub mod testing;
 pub use connection::keep_connected;
 pub use error::{Error, Result};
 pub use event::{Credential, CredentialKind, DisconnectReason, Event, Status};
+/// Combinators of futures, streams and sinks, as the `futures` crate has them.
+pub use futures_util as futures;
 pub use futures_util::{join, select, select_biased};
 pub use log;
 pub use message::{Body, Message, MessageId, MessageType};

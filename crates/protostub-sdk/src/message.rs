@@ -1,12 +1,15 @@
 //! The messages of the bus, and their JSON form.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    wire::{Addresses, Headers, write_headers},
+};
 
 /// How many addresses one message of a wire may be for.
 const MAX_RECEIVERS: usize = 256;
@@ -36,8 +39,7 @@ pub struct Message {
 }
 
 /// What a sender calls a message. A number of a wire stays a number; `7` and `"7"` name the same request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MessageId {
     /// A JSON number.
     Number(u64),
@@ -130,7 +132,8 @@ impl Message {
     /// `description` with the same text, since both are read in the wild.
     #[must_use]
     pub fn error_response(&self, code: u16, reason: &str) -> Self {
-        self.answered(serde_json::json!({ "code": code, "desc": reason, "description": reason }).into())
+        let reason = quoted(reason);
+        self.answered(Body::Json(format!(r#"{{"code":{code},"desc":{reason},"description":{reason}}}"#)))
     }
 
     fn answered(&self, body: Body) -> Self {
@@ -197,7 +200,7 @@ impl Message {
             from: &self.from,
             to: &self.to,
             via: &self.via,
-            headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            headers: &self.headers,
             body,
             bytes,
         })?)
@@ -230,21 +233,18 @@ impl Message {
             from: wire.from,
             to: String::new(),
             via,
-            headers: wire.headers.into_iter().collect(),
+            headers: wire.headers.0,
             body,
         };
-        match wire.to {
-            OneOrMany::One(to) => {
-                message.to = to;
-                Ok(vec![message])
-            }
-            OneOrMany::Many(all) if (1..=MAX_RECEIVERS).contains(&all.len()) => {
-                Ok(all.into_iter().map(|to| Self { to, ..message.clone() }).collect())
-            }
-            OneOrMany::Many(all) => {
-                Err(Error::Invalid(format!("`to` has {} addresses; 1 to {MAX_RECEIVERS} are possible", all.len())))
-            }
+        let Addresses(mut to) = wire.to;
+        if !(1..=MAX_RECEIVERS).contains(&to.len()) {
+            return Err(Error::Invalid(format!("`to` has {} addresses; 1 to {MAX_RECEIVERS} are possible", to.len())));
         }
+        let last = to.pop().unwrap_or_default();
+        let mut messages: Vec<_> = to.into_iter().map(|to| Self { to, ..message.clone() }).collect();
+        message.to = last;
+        messages.push(message);
+        Ok(messages)
     }
 }
 
@@ -252,13 +252,9 @@ impl Message {
 fn body_via(body: &Body) -> Vec<String> {
     #[derive(Deserialize)]
     struct Via {
-        via: OneOrMany,
+        via: Addresses,
     }
-    match serde_json::from_slice::<Via>(body.as_bytes()) {
-        Ok(Via { via: OneOrMany::One(address) }) => vec![address],
-        Ok(Via { via: OneOrMany::Many(addresses) }) => addresses,
-        Err(_) => Vec::new(),
-    }
+    serde_json::from_slice::<Via>(body.as_bytes()).map(|body| body.via.0).unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -270,8 +266,8 @@ struct WireOut<'a> {
     to: &'a str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     via: &'a [String],
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    headers: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "write_headers")]
+    headers: &'a Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -284,22 +280,15 @@ struct WireIn<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     from: String,
-    to: OneOrMany,
+    to: Addresses,
     #[serde(default)]
     via: Vec<String>,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: Headers,
     #[serde(borrow)]
     body: Option<&'a RawValue>,
     #[serde(borrow)]
     bytes: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 impl From<u64> for MessageId {
@@ -402,10 +391,16 @@ impl Body {
     fn into_json(self) -> String {
         match self {
             Self::Json(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text,
-            Self::Json(text) => Value::String(text).to_string(),
-            Self::Bytes(bytes) => Value::String(BASE64.encode(bytes)).to_string(),
+            Self::Json(text) => quoted(&text),
+            Self::Bytes(bytes) => quoted(&BASE64.encode(bytes)),
         }
     }
+}
+
+/// The text as a JSON string.
+fn quoted(text: &str) -> String {
+    // A text always has one.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 impl From<Value> for Body {

@@ -23,3 +23,6 @@ fn echo(message: Message) -> Message {
 }
 
 protostub_sdk::export!(run);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! The protocol stub of the reTHINK message nodes: one JSON message per WebSocket frame, in the flavours of Vert.x and NoMatrix.
+//!
+//! ```text
+//! bus ──► Outgoing: via filter, body.via ──► frames ──► message node
+//! bus ◄── Incoming: body.via, `to` arrays ◄── frames ◄── message node
+//! ```
+//!
+//! * [`vertx`], [`nomatrix`]: how a session begins and ends
+//! * [`traffic`]: the messages in between
+//! * [`via`]: the mark against loops in a message's body
+
+mod config;
+mod nomatrix;
+mod traffic;
+mod vertx;
+mod via;
+
+use protostub_sdk::{DisconnectReason, Error, Result, Stub, websocket};
+
+use config::{Config, Flavour};
+
+async fn run(stub: Stub, config: Config) -> Result<()> {
+    match config.flavour {
+        Flavour::Vertx => vertx::run(&stub, &config).await,
+        Flavour::NoMatrix => nomatrix::run(&stub, &config).await,
+    }
+}
+
+protostub_sdk::export!(run);
+
+/// Opens the WebSocket, with the domain's credential if there is one. The message nodes of the reTHINK project ask for none; one behind a gateway does.
+async fn open(stub: &Stub, url: &str) -> Result<websocket::WebSocket> {
+    let mut connect = websocket::Connect::new(url);
+    if let Some(credential) = stub.credential() {
+        connect = connect.credential(credential);
+    }
+    match connect.open().await {
+        Err(Error::Refused(status @ (401 | 403))) => {
+            Err(Error::failed(format!("the message node at {url} answered {status}: is the runtime logged in at its domain?")))
+        }
+        opened => opened,
+    }
+}
+
+/// Whether what the message node keeps for the runtime will be wanted again: by the stub's successor, or by the next message.
+fn is_taken_up_again(reason: DisconnectReason) -> bool {
+    matches!(reason, DisconnectReason::Update | DisconnectReason::Idle)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! The messages between the bus and the message node, once there is a session.
+
+use std::{cell::RefCell, collections::VecDeque, convert::Infallible, pin::pin};
+
+use protostub_sdk::{
+    Body, Error, Message, MessageId, MessageType, Result, Stub,
+    futures::future,
+    log,
+    websocket::{Frame, WebSocket},
+};
+
+use crate::via;
+
+/// How many messages are sent with one call of the host at most.
+const BATCH: usize = 64;
+/// How many of the last requests are remembered, for errors of the message node that do not say whose they are.
+const REMEMBERED: usize = 256;
+
+/// One connection's messages.
+pub(crate) struct Traffic<'a> {
+    stub: &'a Stub,
+    socket: &'a WebSocket,
+    requests: RefCell<VecDeque<Asked>>,
+}
+
+/// A request that went out.
+struct Asked {
+    id: MessageId,
+    from: String,
+    to: String,
+}
+
+impl<'a> Traffic<'a> {
+    pub(crate) fn new(stub: &'a Stub, socket: &'a WebSocket) -> Self {
+        Self { stub, socket, requests: RefCell::default() }
+    }
+
+    /// Lets messages flow in both directions until the stub is told to disconnect, or the connection breaks: returns which.
+    pub(crate) async fn flow(&self) -> Error {
+        let Err(ended) = future::select(pin!(self.send_all()), pin!(self.receive_all())).await.factor_first().0;
+        ended
+    }
+
+    /// Sends what the bus delivers, in order.
+    async fn send_all(&self) -> Result<Infallible> {
+        loop {
+            let first = self.stub.next_message().await?;
+            let rest = std::iter::from_fn(|| self.stub.try_message()).take(BATCH - 1);
+            self.send(std::iter::once(first).chain(rest).collect()).await?;
+        }
+    }
+
+    async fn send(&self, messages: Vec<Message>) -> Result<()> {
+        let mut frames = Vec::with_capacity(messages.len());
+        let mut requests = Vec::new();
+        for message in messages {
+            let Some(text) = self.write(&message) else { continue };
+            frames.push(Frame::Text(text));
+            if message.expects_response() {
+                self.remember(&message);
+                requests.push(message);
+            }
+        }
+        let sent = self.socket.send_all(frames).await;
+        if let Err(error) = &sent {
+            // Some of them may have been sent; whichever answer comes first counts.
+            for request in requests {
+                self.answer(&request, 503, &format!("the connection to the message node broke: {error}"));
+            }
+        }
+        sent
+    }
+
+    /// The message as the message node reads it; nothing, if it does not go there.
+    fn write(&self, message: &Message) -> Option<String> {
+        let url = self.stub.url();
+        if message.via.iter().any(|address| address == url) || via::holds(message.body.as_ref(), url) {
+            log::debug!("a `{}` message to {} came from the message node and does not go back there", message.kind, message.to);
+            self.answer(message, 508, "the message came from this domain's message node and would go round in circles");
+            return None;
+        }
+        let mut out = message.clone();
+        out.via.push(url.to_owned());
+        out.body.get_or_insert_with(|| Body::Json("{}".to_owned()));
+        via::set(&mut out.body, url);
+        match out.to_json() {
+            Ok(text) => Some(text),
+            Err(error) => {
+                log::warn!("a `{}` message from {} is not sent: {error}", message.kind, message.from);
+                self.answer(message, 400, &format!("the message cannot be written: {error}"));
+                None
+            }
+        }
+    }
+
+    fn answer(&self, message: &Message, code: u16, reason: &str) {
+        if message.expects_response()
+            && let Err(error) = self.stub.post(message.error_response(code, reason))
+        {
+            log::warn!("a request of {} could not be answered: {error}", message.from);
+        }
+    }
+
+    fn remember(&self, request: &Message) {
+        let requests = &mut *self.requests.borrow_mut();
+        if requests.len() == REMEMBERED {
+            requests.pop_front();
+        }
+        requests.push_back(Asked { id: request.id.clone(), from: request.from.clone(), to: request.to.clone() });
+    }
+
+    /// Posts what the message node sends, in order, until the connection ends.
+    pub(crate) async fn receive_all(&self) -> Result<Infallible> {
+        loop {
+            let first = self.socket.next().await?;
+            let rest = std::iter::from_fn(|| self.socket.try_next()).take(BATCH - 1);
+            self.post(std::iter::once(first).chain(rest).flat_map(|frame| read(&frame)).collect()).await?;
+        }
+    }
+
+    /// Posts one frame that came while something else was expected.
+    pub(crate) async fn receive(&self, frame: &Frame) -> Result<()> {
+        self.post(read(frame)).await
+    }
+
+    async fn post(&self, mut messages: Vec<Message>) -> Result<()> {
+        for message in &mut messages {
+            via::set(&mut message.body, self.stub.url());
+            self.restore_sender(message);
+        }
+        // Only what expects a response is needed once more, if it is refused.
+        let requests: Vec<_> = messages.iter().map(|message| message.expects_response().then(|| message.clone())).collect();
+        for (posted, request) in self.stub.post_all(messages).into_iter().zip(requests) {
+            let Err(error) = posted else { continue };
+            log::warn!("a message from the message node was refused: {error}");
+            if let Some(request) = request {
+                let code = match error {
+                    Error::Denied(_) => 403,
+                    Error::Invalid(_) => 400,
+                    Error::Busy | Error::Limit(_) => 429,
+                    _ => 500,
+                };
+                self.socket.send_text(request.error_response(code, &error.to_string()).to_json()?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the message node itself has against a request comes from `mn:/policies` and the like. For the bus, the answer to a request comes from where
+    /// that went.
+    fn restore_sender(&self, message: &mut Message) {
+        if message.kind != MessageType::Response || !message.from.starts_with("mn:/") {
+            return;
+        }
+        let requests = self.requests.borrow();
+        if let Some(asked) = requests.iter().rev().find(|asked| asked.id == message.id && asked.from == message.to) {
+            asked.to.clone_into(&mut message.from);
+        }
+    }
+}
+
+/// The messages of a frame: more than one if `to` is an array, none if it is no message.
+fn read(frame: &Frame) -> Vec<Message> {
+    frame.messages().unwrap_or_else(|error| {
+        log::warn!("the message node sent what is no message: {error}");
+        Vec::new()
+    })
+}

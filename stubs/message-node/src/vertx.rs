@@ -1,0 +1,122 @@
+//! `dev-msg-node-vertx`. A runtime opens a session with the message node and gets a token; with `<runtimeURL>/<token>` it takes the session up again,
+//! addresses and subscriptions and all, over another connection.
+
+use std::time::Duration;
+
+use protostub_sdk::{
+    DisconnectReason, Error, Message, MessageType, Result, Stub, log, session,
+    time::timeout,
+    websocket::{CloseReason, WebSocket},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{config::Config, is_taken_up_again, open, traffic::Traffic};
+
+/// Whom the message node's session messages go to and come from.
+const SESSION: &str = "mn:/session";
+/// How long the message node has to answer a session message.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the message node has to close the connection when the session was closed.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// What the next connection, or the next instance, takes up again.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    runtime_url: String,
+    token: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Reply {
+    code: u16,
+    runtime_token: Option<String>,
+    #[serde(alias = "description")]
+    desc: Option<String>,
+}
+
+pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
+    let socket = open(stub, &config.url).await?;
+    let traffic = Traffic::new(stub, &socket);
+    let session_url = begin(&socket, &traffic, config).await?;
+    stub.live();
+    match traffic.flow().await {
+        Error::Disconnect(reason) => {
+            let how = end(reason, &socket, &traffic, &session_url).await;
+            stub.disconnected(how.meaning());
+            Ok(())
+        }
+        broke => Err(broke),
+    }
+}
+
+/// Takes the session up again, or opens one. Its URL.
+async fn begin(socket: &WebSocket, traffic: &Traffic<'_>, config: &Config) -> Result<String> {
+    let runtime_url = &config.runtime_url;
+    if let Some(saved) = session::load_json::<Saved>().filter(|saved| saved.runtime_url == *runtime_url) {
+        let session_url = format!("{runtime_url}/{}", saved.token);
+        let reply = ask(socket, traffic, "re-open", &session_url, 1).await?;
+        if reply.code == 200 {
+            return Ok(session_url);
+        }
+        log::info!("the session is gone ({}); another one is opened", reply.reason());
+        session::forget();
+    }
+    let reply = ask(socket, traffic, "open", runtime_url, 2).await?;
+    match reply.runtime_token {
+        _ if reply.code != 200 => Err(Error::failed(reply.reason())),
+        Some(token) => {
+            let session_url = format!("{runtime_url}/{token}");
+            session::save_json(&Saved { runtime_url: runtime_url.clone(), token })?;
+            Ok(session_url)
+        }
+        // Older message nodes know no tokens: there is nothing to take up again.
+        None => Ok(runtime_url.clone()),
+    }
+}
+
+/// Sends a session message, and waits for its answer. Other messages that come meanwhile go to the bus.
+async fn ask(socket: &WebSocket, traffic: &Traffic<'_>, what: &str, from: &str, id: u64) -> Result<Reply> {
+    let request = Message::new(MessageType::from(what), SESSION).with_from(from).with_id(id);
+    socket.send_text(request.to_json()?).await?;
+    let answer = async {
+        loop {
+            let frame = socket.next().await?;
+            match frame.messages() {
+                Ok(messages) if matches!(&messages[..], [answer] if answer.from == SESSION && answer.id == request.id) => {
+                    return messages[0].parse();
+                }
+                _ => traffic.receive(&frame).await?,
+            }
+        }
+    };
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::other(format!("Timeout from {SESSION}"))),
+    }
+}
+
+/// Ends the connection, and the session unless somebody will take it up again.
+async fn end(reason: DisconnectReason, socket: &WebSocket, traffic: &Traffic<'_>, session_url: &str) -> CloseReason {
+    let normal = CloseReason { code: Some(1000), reason: String::new() };
+    if is_taken_up_again(reason) {
+        return normal;
+    }
+    session::forget();
+    let close = Message::new(MessageType::from("close"), SESSION).with_from(session_url).with_id(3);
+    let closed = async {
+        socket.send_text(close.to_json()?).await?;
+        traffic.receive_all().await
+    };
+    match timeout(CLOSE, closed).await {
+        Ok(Err(Error::WebSocketClosed(reason))) => reason,
+        // It is closed by the stub, then.
+        _ => normal,
+    }
+}
+
+impl Reply {
+    fn reason(&self) -> String {
+        self.desc.clone().unwrap_or_else(|| format!("the message node answered {}", self.code))
+    }
+}

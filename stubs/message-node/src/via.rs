@@ -1,0 +1,84 @@
+//! `body.via`: the address of the stub that a message came through last. The original stubs write one address there, and drop what they find their
+//! own in. The body's text is spliced, never written anew: whatever else it holds stays as it was, to the byte.
+
+use protostub_sdk::Body;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+struct WithVia<'a> {
+    // Also a `null` is one.
+    #[serde(borrow, default, deserialize_with = "some")]
+    via: Option<&'a RawValue>,
+}
+
+fn some<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Whether `body.via` is this address, or has it among others.
+pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
+    let Some(Body::Json(text)) = body else { return false };
+    match object(text).and_then(|object| serde_json::from_str(object.via?.get()).ok()) {
+        Some(OneOrMany::One(via)) => via == address,
+        Some(OneOrMany::Many(all)) => all.iter().any(|via| via == address),
+        None => false,
+    }
+}
+
+/// Sets `body.via` to this address. A body that is no JSON object has no place for it, and stays as it is.
+pub(crate) fn set(body: &mut Option<Body>, address: &str) {
+    let Some(Body::Json(text)) = body else { return };
+    let Ok(value) = serde_json::to_string(address) else { return };
+    let Some(object) = object(text) else { return };
+    if let Some(old) = object.via.map(RawValue::get) {
+        // It is a slice of the text, so that where it begins says where to cut.
+        let begin = old.as_ptr() as usize - text.as_ptr() as usize;
+        text.replace_range(begin..begin + old.len(), &value);
+    } else if let Some(brace) = text.find('{') {
+        let is_empty = text[brace + 1..].trim_start().starts_with('}');
+        text.insert_str(brace + 1, &format!(r#""via":{value}{}"#, if is_empty { "" } else { "," }));
+    }
+}
+
+/// What the text of a JSON object has; nothing, if it is none. (Arrays would do for serde.)
+fn object(text: &str) -> Option<WithVia<'_>> {
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_body_stays_as_it_was() {
+        let check = |before: &str, after: &str| {
+            let mut body = Some(Body::Json(before.into()));
+            set(&mut body, "s:1");
+            assert_eq!(body, Some(Body::Json(after.into())));
+            assert_eq!(holds(body.as_ref(), "s:1"), before != after);
+        };
+        check(r#"{ "b": 1.50, "a": {"via":"x"} }"#, r#"{"via":"s:1", "b": 1.50, "a": {"via":"x"} }"#);
+        check(r#"{"a":1,"via": "s:2" ,"b":2}"#, r#"{"a":1,"via": "s:1" ,"b":2}"#);
+        check(r#"{"via":["s:2","s:3"]}"#, r#"{"via":"s:1"}"#);
+        check(r#"{"via":null,"a":1}"#, r#"{"via":"s:1","a":1}"#);
+        check(" { } ", r#" {"via":"s:1" } "#);
+        check("[1]", "[1]");
+        check("\"{\"", "\"{\"");
+        check("{", "{");
+    }
+
+    #[test]
+    fn it_is_found_alone_and_among_others() {
+        let holds = |text: &str| holds(Some(&Body::Json(text.into())), "s:1");
+        assert!(holds(r#"{"via":"s:1"}"#) && holds(r#"{"via":["s:2","s:1"]}"#));
+        assert!(!holds(r#"{"via":"s:10"}"#) && !holds(r#"{"via":{"s:1":1}}"#) && !holds("7") && !super::holds(None, "s:1"));
+    }
+}
