@@ -1,5 +1,5 @@
 use protostub_bus::{Origin, PostError};
-use protostub_types::{Address, Domain, Message};
+use protostub_types::{Address, Domain};
 
 use super::rate::Rate;
 use crate::{
@@ -72,7 +72,7 @@ impl State {
         if !self.posting.rate.admit() {
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
         }
-        let mut message = lift(message, self.config.limits.body_bytes).map_err(|refused| Error::Invalid(refused.to_string()))?;
+        let message = lift(message, self.config.limits.body_bytes).map_err(|refused| Error::Invalid(refused.to_string()))?;
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config) {
             if !self.posting.warned {
                 self.posting.warned = true;
@@ -80,17 +80,8 @@ impl State {
             }
             return Err(Error::Denied(problem));
         }
-        self.add_via(&mut message)?;
+        // The bus adds the stub's URL to `via`.
         self.services.bus.post(&self.posting.origin, message).map_err(refused)
-    }
-
-    /// A message that came through the stub never comes back to it.
-    fn add_via(&self, message: &mut Message) -> Result<(), Error> {
-        if !message.via.contains(&self.config.url) {
-            message.via.push(self.config.url.clone());
-            message.check_limits().map_err(|error| Error::Invalid(error.to_string()))?;
-        }
-        Ok(())
     }
 }
 
@@ -108,6 +99,13 @@ impl bus::Host for State {
     }
 }
 
+/// Codes as in the bus' documentation. What is none of the stub's doing is `io`: nobody there, or nobody any more.
 fn refused(error: PostError) -> Error {
-    Error::Denied(error.to_string())
+    match error.code {
+        400 | 409 => Error::Invalid(error.reason),
+        403 | 508 => Error::Denied(error.reason),
+        413 => Error::Limit(error.reason),
+        429 => Error::Busy,
+        _ => Error::Io(error.reason),
+    }
 }

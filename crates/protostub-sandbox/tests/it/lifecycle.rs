@@ -1,0 +1,186 @@
+use std::{sync::Arc, time::Duration};
+
+use protostub_bus::{InboxLimits, Origin};
+use protostub_sandbox::{DisconnectReason, Engine, EngineConfig, InstanceEnded, Outcome, SandboxError, StartErrorKind};
+use protostub_types::{Message, Sha256Digest, StubStatus};
+use serde_json::json;
+
+use crate::support::{Stage, address, bearer, observed, program};
+
+#[tokio::test]
+async fn a_stub_starts_connects_disconnects_and_stops() {
+    let (stage, mut listener) = observed(json!({}));
+    let url = stage.url.to_string();
+    let mut play = stage.start().await.unwrap();
+    assert_eq!(*play.statuses.borrow_and_update(), [(StubStatus::Created, None)]);
+
+    play.handle.connect(Some(bearer("token"))).await.unwrap();
+    assert_eq!(play.status(StubStatus::Live).await.as_deref(), Some("token"), "the actor tells its credential as the reason");
+    assert_eq!(play.told(json!({ "do": "url" })).await, json!(url));
+
+    play.handle.disconnect(DisconnectReason::Idle).await.unwrap();
+    assert_eq!(listener.hears().await, json!({ "disconnect": "idle" }));
+    play.status(StubStatus::Disconnected).await;
+    let statuses: Vec<StubStatus> = play.statuses.borrow().iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [StubStatus::Created, StubStatus::InProgress, StubStatus::Live, StubStatus::Disconnected]);
+
+    let handle = play.handle.clone();
+    assert!(!handle.is_ended());
+    handle.stop();
+    let outcome = play.outcome().await;
+    assert!(outcome.is_orderly(), "{outcome}");
+    assert!(handle.is_ended());
+    handle.ended().await;
+    assert_eq!(handle.connect(None).await, Err(InstanceEnded));
+}
+
+#[tokio::test]
+async fn an_instance_ends_when_its_last_handle_is_dropped() {
+    let play = Stage::new(json!({})).live().await;
+    let (task, handle) = (play.task, play.handle);
+    drop(handle);
+    assert!(task.await.unwrap().outcome.is_orderly());
+}
+
+#[tokio::test]
+async fn a_stub_may_refuse_to_start_and_the_inbox_comes_back() {
+    let stage = Stage::new(json!({ "start": { "do": "fail", "reason": "`url` is missing: add it" } }));
+    let bus = stage.bus.clone();
+    let inbox = bus.inbox(InboxLimits::default());
+    let (kind, mut inbox) = stage.start_with(inbox).await.err().unwrap();
+    assert!(matches!(&kind, StartErrorKind::Refused(reason) if reason == "`url` is missing: add it"), "{kind}");
+    assert_eq!(kind.to_string(), "the stub refused to start: `url` is missing: add it");
+
+    let route = bus.attach(&address("hyperty://home.example/x"), &inbox.mailbox()).unwrap();
+    bus.post(&Origin::Host, Message::update("hyperty://home.example/x")).unwrap();
+    assert_eq!(inbox.recv().await.unwrap().to, address("hyperty://home.example/x"));
+    drop(route);
+}
+
+#[tokio::test]
+async fn a_stub_may_crash_while_it_starts() {
+    let check = async |order, expected: &str| {
+        let kind = Stage::new(json!({ "start": order }))
+            .limits(|limits| limits.cpu_per_call = Duration::from_millis(50))
+            .start()
+            .await
+            .err()
+            .unwrap();
+        assert!(kind.to_string().contains(expected), "{kind}");
+    };
+    check(json!({ "do": "panic", "reason": "no idea" }), "the stub crashed while it started: ").await;
+    check(json!({ "do": "panic", "reason": "no idea" }), "no idea").await;
+    check(json!({ "do": "exit", "code": 3 }), "it ended itself with code 1").await;
+    check(json!({ "do": "spin" }), "the stub used more than it may while it started: a call computed for more than 50ms").await;
+}
+
+#[tokio::test]
+async fn nothing_is_published_before_start_has_returned() {
+    let kind = Stage::new(json!({ "start": { "do": "publish", "status": "live" } })).start().await.err().unwrap();
+    assert!(kind.to_string().contains("`live` cannot be published before `start` has returned"), "{kind}");
+}
+
+#[tokio::test]
+async fn a_stub_may_post_from_start() {
+    let (mut stage, mut listener) = observed(json!({}));
+    stage.configuration["start"] = json!({ "do": "post", "to": "hyperty://home.example/listener", "body": "early" });
+    let play = stage.start().await.unwrap();
+    let message = listener.message().await;
+    assert_eq!((message.from, message.via), (play.url.clone(), vec![play.url.clone()]));
+}
+
+#[tokio::test]
+async fn a_crash_tells_the_panic_and_the_functions() {
+    let play = Stage::new(json!({})).live().await;
+    assert_eq!(play.fatal(json!({ "do": "panic", "reason": "out of ideas" })).await, 502);
+    match play.outcome().await {
+        Outcome::Trapped(trap) => {
+            let message = trap.message.as_deref().unwrap_or_default();
+            assert!(message.contains("src/orders.rs") && message.ends_with("out of ideas"), "{message}");
+            assert_eq!(trap.reason, "wasm `unreachable` instruction executed");
+            assert!(trap.backtrace.iter().any(|frame| frame.contains("follow")), "{:?}", trap.backtrace);
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn exit_ends_the_instance() {
+    let play = Stage::new(json!({})).live().await;
+    assert_eq!(play.fatal(json!({ "do": "exit", "code": 3 })).await, 502);
+    assert_eq!(play.outcome().await.to_string(), "the stub crashed: it ended itself with code 1");
+}
+
+#[tokio::test]
+async fn a_stub_that_is_stopped_in_a_call_gets_a_second() {
+    let (stage, mut listener) = observed(json!({}));
+    let play = stage.live().await;
+    let order =
+        json!([{ "do": "post", "to": "hyperty://home.example/listener", "body": "begun" }, { "do": "sleep", "ms": 9_000 }]);
+    let begun = std::time::Instant::now();
+    let (code, _) = tokio::join!(play.fatal(order), async {
+        assert_eq!(listener.hears().await, json!("begun"));
+        play.handle.stop();
+    });
+    assert_eq!(code, 502);
+    assert!(play.outcome().await.is_orderly());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn sandboxes_are_counted() {
+    let mut config = EngineConfig::default();
+    config.max_sandboxes = 1;
+    let engine = Engine::new(&config).unwrap();
+    let bytes = program("actor");
+    let digest = Sha256Digest::of(&bytes);
+    let mut stage = Stage::new(json!({}));
+    stage.program = Some(engine.compile(bytes, digest).await.unwrap());
+    let (first, _statuses) = stage.sandbox().await;
+    assert_eq!(engine.sandboxes(), 1);
+    let (second, _statuses) = stage.sandbox().await;
+    assert!(matches!(second, Err(SandboxError::TooMany { limit: 1 })), "{second:?}");
+    drop(first);
+    assert_eq!(engine.sandboxes(), 0);
+    let (third, _statuses) = stage.sandbox().await;
+    assert!(third.is_ok());
+}
+
+#[tokio::test]
+async fn settings_beyond_the_engine_are_refused_by_name() {
+    let check = async |stage: Stage, expected: &str| {
+        let (sandbox, _statuses) = stage.sandbox().await;
+        let error = sandbox.err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(Stage::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than").await;
+    check(Stage::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch_events` is zero").await;
+    check(Stage::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
+}
+
+#[tokio::test]
+async fn the_same_code_is_compiled_once() {
+    let bytes: Arc<[u8]> = program("actor").into();
+    let digest = Sha256Digest::of(&bytes);
+    let engine = Engine::new(&EngineConfig::default()).unwrap();
+    let begun = std::time::Instant::now();
+    let first = engine.compile(Arc::clone(&bytes), digest).await.unwrap();
+    let once = begun.elapsed();
+    let again = std::time::Instant::now();
+    let second = engine.compile(bytes, digest).await.unwrap();
+    assert!(again.elapsed() < once / 10, "{:?} after {once:?}", again.elapsed());
+    assert_eq!((first.digest(), first.track()), (digest, "0.1"));
+    assert_eq!(first.imports(), second.imports());
+    assert!(first.imports().iter().any(|import| import == "rethink:protostub/bus@0.1.0"), "{:?}", first.imports());
+    assert_eq!(first.exports(), ["rethink:protostub/stub@0.1.0"]);
+}
+
+#[tokio::test]
+async fn a_dropped_task_answers_what_it_took() {
+    let play = Stage::new(json!({})).live().await;
+    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
+        play.told(json!({})).await;
+        play.task.abort();
+    });
+    assert_eq!(response.unwrap_err().code, 502);
+}

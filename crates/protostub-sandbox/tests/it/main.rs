@@ -1,0 +1,9 @@
+//! The sandbox at its boundary: real components on a real bus.
+
+mod imports;
+mod lifecycle;
+mod limits;
+mod messages;
+mod speed;
+mod support;
+mod worlds;

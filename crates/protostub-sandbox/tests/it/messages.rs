@@ -1,0 +1,265 @@
+use std::time::Duration;
+
+use protostub_bus::{InboxLimits, Origin};
+use protostub_types::{Body, Message, MessageId, MessageType, StubStatus};
+use serde_json::{Value, json};
+
+use crate::support::{Listener, Stage, address, domain, observed};
+
+#[tokio::test]
+async fn a_message_is_answered() {
+    let play = Stage::new(json!({})).live().await;
+    let response = play.request(json!({ "do": "echo", "text": "ä\u{0}\"" })).await.unwrap();
+    assert_eq!(response.code(), Some(200));
+    assert_eq!(response.from, address("hyperty://sp1.example/actor"));
+    let body: Value = response.body.unwrap().parse().unwrap();
+    assert_eq!(body["value"], json!({ "do": "echo", "text": "ä\u{0}\"" }));
+}
+
+#[tokio::test]
+async fn everything_of_a_message_crosses_both_ways() {
+    let (stage, mut listener) = observed(json!({}));
+    let play = stage.live().await;
+    let order = json!({
+        "do": "post", "id": "seven", "type": "wave", "from": "hyperty://sp1.example/bob", "to": Listener::ADDRESS,
+        "via": ["hyperty-runtime://other.example/1"], "headers": { "traceparent": "00-ab" }, "bytes": 5,
+    });
+    assert_eq!(play.told(order).await, json!(["ok"]));
+    let message = listener.message().await;
+    assert_eq!(message.id, MessageId::Text("seven".into()));
+    assert_eq!(message.kind, MessageType::Other("wave".into()));
+    assert_eq!(message.from, address("hyperty://sp1.example/bob"));
+    assert_eq!(message.via, [address("hyperty-runtime://other.example/1"), play.url.clone()]);
+    assert_eq!(message.headers, [("traceparent".to_owned(), "00-ab".to_owned())]);
+    assert_eq!(message.body, Some(Body::Bytes(b"bbbbb".as_slice().into())));
+}
+
+#[tokio::test]
+async fn messages_keep_their_order_and_come_in_batches() {
+    let mut stage = Stage::new(json!({}));
+    stage.limits.batch_events = 10;
+    let mut play = stage.start().await.unwrap();
+    for n in 0..35 {
+        play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n }))).unwrap();
+    }
+    play.handle.connect(None).await.unwrap();
+    play.status(StubStatus::Live).await;
+    let calls = play.told(json!({ "do": "calls" })).await;
+    let calls = calls.as_array().unwrap();
+    assert_eq!(calls[0], json!(["connect"]));
+    let messages: Vec<&Value> =
+        calls[1..].iter().flat_map(|call| call.as_array().unwrap()).filter(|event| event.is_number()).collect();
+    assert_eq!(messages, (0..35).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    assert!(calls.iter().all(|call| call.as_array().unwrap().len() <= 10), "{calls:?}");
+    assert!(calls.len() <= 7, "what waits comes together: {calls:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_bounded_in_bytes_too() {
+    let mut stage = Stage::new(json!({}));
+    stage.limits.batch_bytes = 10_000;
+    let play = stage.start().await.unwrap();
+    let text = "x".repeat(4_000);
+    for n in 0..6 {
+        play.bus
+            .post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n, "text": text })))
+            .unwrap();
+    }
+    play.handle.connect(None).await.unwrap();
+    assert_eq!(play.told(json!({ "do": "calls" })).await, json!([["connect"], [0, 1], [2, 3], [4, 5], ["message"]]));
+}
+
+#[tokio::test]
+async fn messages_come_only_while_the_stub_is_live() {
+    let (stage, mut listener) = observed(json!({ "connect": { "do": "publish", "status": "in-progress" } }));
+    let mut play = stage.start().await.unwrap();
+    let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    play.handle.connect(None).await.unwrap();
+    play.status(StubStatus::InProgress).await;
+    // A second command has been handled, and the message has not come.
+    play.handle.connect(None).await.unwrap();
+    assert!(listener.is_quiet());
+    play.handle.disconnect(protostub_sandbox::DisconnectReason::Request).await.unwrap();
+    assert_eq!(listener.hears().await, json!({ "disconnect": "request" }));
+    assert!(listener.is_quiet());
+    let waiting = play.handle.clone();
+    waiting.stop();
+    let ended = play.ended().await;
+    assert_eq!(ended.inbox.mailbox().len(), 1, "it waits for the successor");
+}
+
+#[tokio::test]
+async fn a_paused_stub_gets_no_messages_but_everything_else() {
+    let (stage, mut listener) = observed(json!({}));
+    let play = stage.live().await;
+    play.told(json!([{ "do": "pause" }, { "do": "timer", "ms": 1 }])).await;
+    let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    assert_eq!(listener.hears().await, json!({ "timer": 1 }));
+    play.handle.connect(None).await.unwrap();
+    assert!(listener.is_quiet(), "the message still waits");
+}
+
+#[tokio::test]
+async fn a_stub_that_resumes_gets_what_waited() {
+    let (stage, mut listener) = observed(json!({ "connect": [{ "do": "publish", "status": "live" }, { "do": "resume" }] }));
+    let play = stage.live().await;
+    play.told(json!({ "do": "pause" })).await;
+    let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    play.handle.connect(None).await.unwrap();
+    assert_eq!(listener.hears().await, json!("handled"));
+}
+
+#[tokio::test]
+async fn a_stub_speaks_only_as_itself_and_for_its_domain() {
+    let (mut stage, mut listener) = observed(json!({}));
+    stage.relays = vec![domain("relayed.example")];
+    let play = stage.live().await;
+    let check = async |from: &str, expected: &str| {
+        let result = play.told(json!({ "do": "post", "from": from, "to": Listener::ADDRESS })).await;
+        let result = result[0].as_str().unwrap().to_owned();
+        assert!(result.starts_with(expected), "{from}: {result}");
+    };
+    for from in [
+        "hyperty-runtime://sp1.example/protostub/1",
+        "hyperty-runtime://sp1.example/protostub/1/below",
+        "hyperty://sp1.example/alice",
+        "domain://sp1.example",
+        "hyperty://relayed.example/x",
+    ] {
+        check(from, "ok").await;
+        assert_eq!(listener.message().await.from, address(from));
+    }
+    check("hyperty://sub.sp1.example/x", "denied").await;
+    check("hyperty://sp1.example:8443/x", "denied").await;
+    check("hyperty://other.example/x", "denied").await;
+    check("hyperty://sp1.example.evil/x", "denied").await;
+    check("mn:/session", "denied").await;
+    check("hyperty-runtime://home.example/r", "denied").await;
+    check("hyperty-runtime://sp1.example/protostub/1/status", "denied: `from` is").await;
+    check("hyperty-runtime://sp1.example/protostub/1/status/x", "denied").await;
+    check("hyperty-runtime://sp1.example/protostub/2", "denied").await;
+    check("hyperty-runtime://sp1.example/protostub/2/status", "denied").await;
+    check("HYPERTY-RUNTIME://SP1.example/protostub/2", "denied").await;
+    check("no address", "invalid: `from`: `no address` is not an address").await;
+    check("", "invalid").await;
+    assert!(listener.is_quiet());
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_refused_by_itself() {
+    let (stage, listener) = observed(json!({}));
+    let play = stage.live().await;
+    let check = async |extra: Value, expected: &str| {
+        let mut order = json!({ "do": "post", "to": Listener::ADDRESS });
+        order.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let result = play.told(order).await;
+        let result = result[0].as_str().unwrap().to_owned();
+        assert!(result.starts_with(expected), "{extra}: {result}");
+    };
+    check(json!({ "to": "" }), "invalid: `to`").await;
+    check(json!({ "id": "x".repeat(257) }), "invalid: `id` has 257 bytes").await;
+    check(json!({ "type": "" }), "invalid: the message's `type`").await;
+    check(json!({ "bytes": (1 << 20) + 1 }), "invalid: `body` has 1048577 bytes, more than the 1048576 that are possible").await;
+    check(json!({ "headers": { "Upper": "x" } }), "invalid: the name of the header `Upper`").await;
+    check(json!({ "headers": { "long": "x".repeat(9_000) } }), "invalid: the message's `headers` has 9004 bytes").await;
+    check(json!({ "via": vec!["hyperty://a.example/x"; 17] }), "invalid: the message's `via`").await;
+    check(json!({ "to": "hyperty-runtime://home.example/r/nobody" }), "io: ").await;
+    check(json!({ "to": "hyperty://sp1.example/back" }), "denied: the message came through this stub already").await;
+    assert!(listener.is_quiet());
+}
+
+#[tokio::test]
+async fn a_full_inbox_is_busy() {
+    let stage = Stage::new(json!({}));
+    let small = stage.bus.inbox(InboxLimits { messages: 1, bytes: 1 << 20 });
+    let _route = stage.bus.attach(&address(Listener::ADDRESS), &small.mailbox()).unwrap();
+    let play = stage.live().await;
+    assert_eq!(play.told(json!({ "do": "post", "to": Listener::ADDRESS, "times": 3 })).await, json!(["ok", "busy", "busy"]));
+}
+
+#[tokio::test]
+async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
+    let mut stage = Stage::new(json!({}));
+    stage.limits.batch_events = 3;
+    let bus = stage.bus.clone();
+    let mut sender = Listener::new(&bus);
+    let origin = Origin::Hyperty(address(Listener::ADDRESS));
+    let play = stage.live().await;
+    let post = |kind: MessageType, id: u64, order: Value| {
+        let mut message = Message::new(kind, "hyperty://sp1.example/actor").with_body(order);
+        message.from = address(Listener::ADDRESS);
+        message.id = MessageId::Number(id);
+        bus.post(&origin, message).unwrap();
+    };
+    post(MessageType::Read, 1, json!({ "do": "keep" }));
+    play.told(json!({})).await;
+    // All are there before the actor's task has a turn: one batch of three, and what is left.
+    post(MessageType::Read, 2, json!({ "n": 2 }));
+    post(MessageType::Update, 3, json!({ "n": 3 }));
+    post(MessageType::Update, 4, json!({ "do": "trap" }));
+    post(MessageType::Update, 5, json!({ "n": 5 }));
+    post(MessageType::Read, 6, json!({ "n": 6 }));
+    let ended = play.ended().await;
+    assert_eq!(ended.outcome.to_string(), "the stub crashed: wasm `unreachable` instruction executed");
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let answer = sender.message().await;
+        answers.push((answer.id.to_string(), answer.code().unwrap()));
+    }
+    answers.sort();
+    // The first was kept, the second was answered before the crash, and that stands.
+    let expected = [("1", 502), ("2", 200), ("3", 502), ("4", 502)].map(|(id, code)| (id.to_owned(), code));
+    assert_eq!(answers, expected);
+    assert!(sender.is_quiet());
+    let mut rest = ended.inbox;
+    assert_eq!(rest.mailbox().len(), 2);
+    assert_eq!(rest.recv().await.unwrap().id, MessageId::Number(5));
+    assert_eq!(rest.recv().await.unwrap().id, MessageId::Number(6));
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_the_stub_kept() {
+    let play = Stage::new(json!({})).live().await;
+    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
+        play.told(json!({})).await;
+        play.handle.stop();
+    });
+    assert_eq!(response.unwrap_err().code, 502);
+    assert!(play.outcome().await.is_orderly());
+}
+
+#[tokio::test]
+async fn a_late_answer_is_an_answer() {
+    let play = Stage::new(json!({})).live().await;
+    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
+        play.told(json!({})).await;
+        play.told(json!({ "do": "answer-kept" })).await;
+    });
+    assert_eq!(response.unwrap().code(), Some(200));
+}
+
+#[tokio::test]
+async fn two_stubs_do_not_wait_for_each_other() {
+    let first = Stage::new(json!({}));
+    let mut second = Stage::new(json!({}));
+    second.bus = first.bus.clone();
+    second.domain = domain("sp2.example");
+    second.url = address("hyperty-runtime://sp2.example/protostub/2");
+    second.limits.cpu_per_call = Duration::from_millis(300);
+    let (first, second) = (first.live().await, second.live().await);
+    let spinning = tokio::spawn(async move {
+        assert_eq!(second.fatal(json!({ "do": "spin" })).await, 502);
+        second.outcome().await
+    });
+    let mut answered = 0;
+    while !spinning.is_finished() {
+        first.told(json!({ "n": answered })).await;
+        answered += 1;
+    }
+    let outcome = spinning.await.unwrap();
+    assert_eq!(outcome.to_string(), "the stub used more than it may: a call computed for more than 300ms");
+    assert!(answered > 20, "{answered} answers beside a stub that spins, on one thread");
+}

@@ -1,0 +1,56 @@
+//! Figures, not judgements: `cargo test -p protostub-sandbox --release -- --ignored --nocapture speed`.
+
+use std::time::{Duration, Instant};
+
+use protostub_bus::{InboxLimits, Origin};
+use protostub_types::Message;
+use serde_json::json;
+
+use crate::support::{Stage, engine};
+
+#[tokio::test]
+#[ignore = "measures"]
+async fn speed() {
+    let mut samples = Vec::new();
+    for _ in 0..200 {
+        let stage = Stage::new(json!({}));
+        let (sandbox, _statuses) = stage.sandbox().await;
+        let inbox = stage.bus.inbox(InboxLimits::default());
+        let begun = Instant::now();
+        let (handle, task) = sandbox.unwrap().deploy_component(inbox).await.unwrap();
+        samples.push(begun.elapsed());
+        drop((handle, task));
+    }
+    report("instantiate and start", &mut samples);
+
+    let play = Stage::new(json!({})).live().await;
+    let mut samples = Vec::new();
+    for _ in 0..5_000 {
+        let begun = Instant::now();
+        play.request(json!({ "do": "echo" })).await.unwrap();
+        samples.push(begun.elapsed());
+    }
+    report("request and answer", &mut samples);
+
+    let mut samples = Vec::new();
+    for _ in 0..50 {
+        let begun = Instant::now();
+        for n in 0..500 {
+            play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n }))).unwrap();
+        }
+        play.told(json!({ "do": "calls" })).await;
+        samples.push(begun.elapsed() / 500);
+    }
+    report("an update, of 500", &mut samples);
+    report_line(&format!("pooled: {}", engine().is_pooled()));
+}
+
+fn report(what: &str, samples: &mut [Duration]) {
+    samples.sort();
+    report_line(&format!("{what}: min {:?}, median {:?}", samples[0], samples[samples.len() / 2]));
+}
+
+#[expect(clippy::print_stdout, reason = "it is asked for with --nocapture")]
+fn report_line(line: &str) {
+    println!("{line}");
+}

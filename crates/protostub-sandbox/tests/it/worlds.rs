@@ -1,0 +1,103 @@
+use protostub_sandbox::{CompileError, Engine, EngineConfig, WorldMismatch};
+use protostub_types::Sha256Digest;
+
+use crate::support::{engine, program};
+
+async fn compile(engine: &Engine, bytes: Vec<u8>) -> CompileError {
+    let digest = Sha256Digest::of(&bytes);
+    engine.compile(bytes, digest).await.unwrap_err()
+}
+
+/// How a component, in WebAssembly's text format, differs from a stub.
+async fn mismatch(text: &str) -> WorldMismatch {
+    match compile(engine(), wat::parse_str(text).expect("a component")).await {
+        CompileError::WrongWorld(mismatch) => mismatch,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_called_by_its_name() {
+    assert!(matches!(compile(engine(), b"<html>".to_vec()).await, CompileError::NotWasm));
+    assert!(matches!(compile(engine(), wat::parse_str("(module)").unwrap()).await, CompileError::CoreModule));
+    let mut config = EngineConfig::default();
+    config.max_component_bytes = 10;
+    let small = Engine::new(&config).unwrap();
+    assert!(matches!(compile(&small, vec![0; 11]).await, CompileError::TooLarge { bytes: 11, limit: 10 }));
+    let mut broken = program("actor");
+    broken.truncate(broken.len() / 2);
+    assert!(matches!(compile(engine(), broken).await, CompileError::Invalid(_)));
+}
+
+#[tokio::test]
+async fn native_code_is_refused() {
+    let wasm = wasmtime::Engine::default();
+    let native = wasm.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
+    assert!(matches!(compile(engine(), native).await, CompileError::Precompiled));
+}
+
+#[tokio::test]
+async fn a_component_that_exports_no_stub_is_refused() {
+    let found = mismatch("(component)").await;
+    assert_eq!(found.missing_exports, ["`rethink:protostub/stub@0.1.0`"]);
+    assert_eq!(found.to_string(), "it does not export `rethink:protostub/stub@0.1.0`");
+
+    let found = mismatch(
+        r#"(component
+            (component $c)
+            (instance $i (instantiate $c))
+            (export "rethink:protostub/stub@0.2.0" (instance $i)))"#,
+    )
+    .await;
+    assert_eq!(found.missing_exports, ["`rethink:protostub/stub@0.1.0` (but `rethink:protostub/stub@0.2.0`)"]);
+
+    let found = mismatch(
+        r#"(component
+            (component $c)
+            (instance $i (instantiate $c))
+            (export "rethink:protostub/stub@0.1.0" (instance $i)))"#,
+    )
+    .await;
+    assert_eq!(found.missing_exports, ["rethink:protostub/stub@0.1.0#start", "rethink:protostub/stub@0.1.0#handle"]);
+}
+
+#[tokio::test]
+async fn imports_that_no_stub_may_have_are_named_all() {
+    let found = mismatch(
+        r#"(component
+            (import "wasi:http/outgoing-handler@0.2.0" (instance (export "handle" (func))))
+            (import "rethink:protostub/bus@0.1.0" (instance
+                (export "flood" (func))
+                (export "pause" (func (param "x" u32)))
+                (export "resume" (func))))
+            (import "wasi:clocks/wall-clock@0.2.0" (instance (export "stop" (func))))
+            (import "rethink:protostub/files@0.1.0" (instance (export "read" (func)) (export "write" (func))))
+            (import "plain" (func)))"#,
+    )
+    .await;
+    assert_eq!(
+        found.unknown_imports,
+        [
+            "wasi:http/outgoing-handler@0.2.0",
+            "rethink:protostub/bus@0.1.0#flood",
+            "wasi:clocks/wall-clock@0.2.0#stop",
+            "rethink:protostub/files@0.1.0",
+            "plain",
+        ]
+    );
+    assert_eq!(found.mismatches.len(), 1, "{:?}", found.mismatches);
+    assert!(found.mismatches[0].starts_with("`rethink:protostub/bus@0.1.0#pause`: "), "{:?}", found.mismatches);
+    let text = found.to_string();
+    assert!(text.contains("it imports what no stub may: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
+}
+
+#[tokio::test]
+async fn later_versions_of_a_track_are_the_same_track() {
+    let found = mismatch(
+        r#"(component
+            (import "rethink:protostub/bus@0.1.7" (instance (export "resume" (func))))
+            (import "wasi:clocks/monotonic-clock@0.2.3" (instance (export "now" (func (result u64))))))"#,
+    )
+    .await;
+    assert!(found.unknown_imports.is_empty() && found.mismatches.is_empty(), "{found}");
+}
