@@ -13,7 +13,7 @@ use url::Url;
 use crate::{
     connect::{Connection, Deadline, Stream},
     error::{EgressError, Phase},
-    grants::{Grants, Protection},
+    grants::{Explanation, Grants, Protection},
     host::Host,
     proxy::Proxy,
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
@@ -137,6 +137,24 @@ impl Egress {
         grants.check_host(&host, connection.port, Protection::Tls)?;
         let deadline = Deadline::new(host.with_port(connection.port), self.0.connect_timeout);
         self.handshake(&deadline, connection, host, &[]).await
+    }
+
+    /// Why [`connect`](Self::connect) would be allowed or refused, rule by rule and address by address. Resolves the name, if a rule allows it
+    /// and no proxy does that, and connects to nothing.
+    pub async fn explain(&self, grants: &Grants, host: &str, port: u16, protection: Protection) -> Explanation {
+        let explanation = grants.explain(host, port, protection);
+        let Ok(host) = Host::parse(host) else { return explanation };
+        if explanation.verdict().is_err() {
+            return explanation;
+        }
+        if let Some(proxy) = self.0.proxy_for(&host) {
+            return explanation.with_remark(format!("the proxy {proxy} resolves the name, and has to judge its addresses"));
+        }
+        let deadline = Deadline::new(host.with_port(port), self.0.connect_timeout);
+        match deadline.within(Phase::Resolving, self.0.resolve(&host)).await {
+            Ok(addresses) => explanation.with_addresses(grants, &host, addresses),
+            Err(error) => explanation.with_remark(error.to_string()),
+        }
     }
 
     async fn handshake(

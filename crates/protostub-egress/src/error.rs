@@ -4,6 +4,9 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::grants::Refused;
 
+/// How much of a text is quoted in an error: more than a host name or a URL of usual length.
+const MAX_QUOTED_CHARS: usize = 300;
+
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -128,7 +131,7 @@ impl EgressError {
     }
 
     pub(crate) fn invalid(what: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Self::Invalid { what: what.into(), problem: problem.to_string() }
+        Self::Invalid { what: printable(&what.into()), problem: problem.to_string() }
     }
 }
 
@@ -155,6 +158,13 @@ impl fmt::Display for Attempts<'_> {
         }
         Ok(())
     }
+}
+
+/// The beginning of a text that anybody may have written, without what moves cursors or breaks lines.
+pub(crate) fn printable(text: &str) -> String {
+    let beginning: String =
+        text.chars().take(MAX_QUOTED_CHARS).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    if text.chars().nth(MAX_QUOTED_CHARS).is_some() { format!("{beginning}…") } else { beginning }
 }
 
 /// An error and everything beneath it in one line, leaving out what repeats.

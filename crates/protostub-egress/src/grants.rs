@@ -6,6 +6,7 @@ use protostub_types::Domain;
 
 use crate::{
     addresses::{Judged, Scope, judge},
+    error::printable,
     host::Host,
     rule::{Fit, Ports, Rule, RuleError},
 };
@@ -107,7 +108,7 @@ impl Grants {
     /// # Errors
     /// If no rule allows it, or the host is an address (or `localhost`) that may not be dialled.
     pub fn check(&self, host: &str, port: u16, protection: Protection) -> Result<(), Refused> {
-        let refused = |problem| Refused::new(host.to_owned(), port, protection, Reason::Unreadable(problem));
+        let refused = |problem| Refused::new(printable(host), port, protection, Reason::Unreadable(problem));
         let host = Host::parse(host).map_err(refused)?;
         self.check_host(&host, port, protection)
     }
@@ -118,9 +119,21 @@ impl Grants {
         let parsed = Host::parse(host).ok();
         let fit = |rule: &Rule| parsed.as_ref().map_or(Fit::OtherHosts, |host| rule.fit(host, port, protection));
         Explanation {
-            asked: Asked { host: parsed.as_ref().map_or_else(|| host.to_owned(), Host::to_string), port, protection },
+            asked: Asked { host: parsed.as_ref().map_or_else(|| printable(host), Host::to_string), port, protection },
             rules: self.rules.iter().map(|(rule, by)| (rule.clone(), *by, fit(rule))).collect(),
+            addresses: Vec::new(),
+            remark: None,
             verdict: self.check(host, port, protection),
+        }
+    }
+
+    /// Whether an address that is judged so may be dialled for a host that a rule names.
+    fn admits(&self, judged: Judged) -> bool {
+        match judged.scope() {
+            Scope::Public => true,
+            Scope::Loopback => self.loopback,
+            Scope::Private => self.private,
+            Scope::Special => false,
         }
     }
 
@@ -153,12 +166,7 @@ impl Grants {
         addresses: Vec<IpAddr>,
     ) -> Result<Vec<IpAddr>, Refused> {
         let (admitted, refused): (Vec<_>, Vec<_>) =
-            addresses.into_iter().map(|address| (address, judge(address))).partition(|&(_, judged)| match judged.scope() {
-                Scope::Public => true,
-                Scope::Loopback => self.loopback,
-                Scope::Private => self.private,
-                Scope::Special => false,
-            });
+            addresses.into_iter().map(|address| (address, judge(address))).partition(|&(_, judged)| self.admits(judged));
         if admitted.is_empty() && !refused.is_empty() {
             return Err(Refused::new(host.to_string(), port, protection, Reason::Addresses(refused)));
         }
@@ -324,11 +332,13 @@ impl fmt::Display for GrantedBy {
     }
 }
 
-/// Why a connection is allowed or refused, rule by rule. Its text has a line for the verdict and one for every rule.
+/// Why a connection is allowed or refused: the verdict, every rule, and every address if they were looked for. Its text has a line for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     asked: Asked,
     rules: Vec<(Rule, GrantedBy, Fit)>,
+    addresses: Vec<(IpAddr, Judged, bool)>,
+    remark: Option<String>,
     verdict: Result<(), Refused>,
 }
 
@@ -338,12 +348,31 @@ impl Explanation {
         self.rules.iter().map(|(rule, by, fit)| (rule, *by, *fit))
     }
 
+    /// What the host resolves to, what that is, and whether it may be dialled. None, if it was not looked for: see
+    /// [`Egress::explain`](crate::Egress::explain).
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Judged, bool)> {
+        self.addresses.iter().copied()
+    }
+
     /// Whether it is allowed.
     ///
     /// # Errors
     /// If it is refused.
     pub fn verdict(&self) -> Result<(), &Refused> {
         self.verdict.as_ref().copied()
+    }
+
+    /// Adds what the host resolves to.
+    pub(crate) fn with_addresses(mut self, grants: &Grants, host: &Host, addresses: Vec<IpAddr>) -> Self {
+        let judged = |address| (address, judge(address), grants.admits(judge(address)));
+        self.addresses = addresses.iter().copied().map(judged).collect();
+        self.verdict = grants.admit(host, self.asked.port, self.asked.protection, addresses).map(drop);
+        self
+    }
+
+    /// Adds why there are no addresses.
+    pub(crate) fn with_remark(self, remark: String) -> Self {
+        Self { remark: Some(remark), ..self }
     }
 }
 
@@ -355,6 +384,12 @@ impl fmt::Display for Explanation {
         }
         for (rule, by, fit) in &self.rules {
             write!(f, "\n  rule `{rule}` ({by}): {fit}")?;
+        }
+        for (address, judged, admitted) in &self.addresses {
+            write!(f, "\n  address {address} ({judged}): {}", if *admitted { "may be dialled" } else { "is left out" })?;
+        }
+        if let Some(remark) = &self.remark {
+            write!(f, "\n  {remark}")?;
         }
         Ok(())
     }

@@ -7,6 +7,9 @@ use std::{
 
 use protostub_types::Domain;
 
+/// More than any host has: 253 bytes in A-labels, fewer characters in Unicode. What is longer is not looked at.
+const MAX_HOST_BYTES: usize = 1024;
+
 /// A host without a port: a name in lower-case A-labels without a trailing dot, or an address in its canonical form (an IPv4 address that
 /// was written as an IPv6 one is that IPv4 address).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -20,6 +23,9 @@ impl Host {
     ///
     /// Names that end in a number are refused: `127.1` and `0x7f000001` are addresses to some resolvers and names to others.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_HOST_BYTES {
+            return Err("it is too long for a host".into());
+        }
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
@@ -118,6 +124,12 @@ mod tests {
         for text in ["127.1", "2130706433", "0x7f000001", "0x7f.1", "127.0.0.1.", "0177.0.0.1", "example.0x", "sp1.example.1"] {
             assert!(Host::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_not_looked_at() {
+        assert!(Host::parse(&"ü".repeat(100_000)).unwrap_err().contains("too long"));
+        assert!(Host::parse(&"a.".repeat(200)).is_err());
     }
 
     #[test]

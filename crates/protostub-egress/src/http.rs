@@ -210,8 +210,9 @@ impl Resolve for CheckedResolver {
         let (shared, grants) = (Arc::clone(&self.shared), Arc::clone(&self.grants));
         Box::pin(async move {
             let host = Host::parse(name.as_str()).map_err(|problem| EgressError::invalid(name.as_str(), problem))?;
-            // Through a proxy, it is the only one that is resolved besides loopback, and nobody's request can be for it directly.
-            let is_proxy = shared.proxy_for(&host).is_some_and(|proxy| proxy.host == host);
+            // The proxy's address is the operator's choice. Whoever asks for the proxy's name as a server gets there through the proxy; and if
+            // that name is `localhost`, it was judged before the request began.
+            let is_proxy = shared.proxy.as_ref().is_some_and(|proxy| proxy.host == host);
             let addresses = shared.resolve(&host).await?;
             let admitted = match is_proxy {
                 true => addresses,

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Protection, host::Host};
 
 /// One thing that is granted: hosts, ports, and whether a connection may do without TLS.
@@ -18,7 +20,8 @@ use crate::{Protection, host::Host};
 /// assert_eq!(rule.to_string(), "*.sp1.example:1883,8883 plain");
 /// # Ok::<(), protostub_egress::RuleError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     hosts: Hosts,
     ports: Ports,
@@ -202,6 +205,20 @@ impl FromStr for Rule {
             Ok(Self { hosts: Hosts::parse(hosts)?, ports: Ports::parse(ports)?, plain })
         };
         parse().map_err(|problem| RuleError { text: text.to_owned(), problem })
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> Self {
+        rule.to_string()
     }
 }
 

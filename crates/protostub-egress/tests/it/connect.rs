@@ -85,7 +85,7 @@ async fn a_granted_name_does_not_open_what_it_resolves_to() {
     );
     assert_eq!(
         refused(&["::ffff:10.0.0.1"], sp1()).await,
-        "`sp1.example:8883` is refused: its address 10.0.0.1 is a private network, RFC 1918; grant private networks to allow it"
+        "`sp1.example:8883` is refused: its address 10.0.0.1 is private, RFC 1918; grant private networks to allow it"
     );
     assert_eq!(
         refused(&["169.254.169.254"], sp1().allow_loopback(true).allow_private(true)).await,

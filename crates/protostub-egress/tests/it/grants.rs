@@ -1,6 +1,8 @@
 use protostub_egress::{Grants, Missing, Protection, Protection::Plain, Protection::Tls, Rule};
 use protostub_types::Domain;
 
+use crate::fixture::{Names, egress};
+
 fn of(domain: &str, ports: &[u16]) -> Grants {
     Grants::same_domain(&Domain::parse(domain).unwrap(), ports)
 }
@@ -122,6 +124,41 @@ fn an_explanation_goes_through_the_rules() {
     );
     assert_eq!(grants.explain("a b", 443, Tls).rules().count(), 3);
     assert_eq!(Grants::none().explain("sp1.example", 443, Tls).to_string().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn an_explanation_goes_through_the_addresses() {
+    let names = Names::of([("sp1.example", &["192.0.43.8", "10.0.0.1", "::1"]), ("private.sp1.example", &["10.0.0.1"])]);
+    let egress = egress(&names, &[]);
+    let grants = of("sp1.example", &[]).allow_loopback(true);
+    let explain = async |host: &str| egress.explain(&grants, host, 443, Tls).await;
+    let rules = "
+  rule `sp1.example:443,5223,8883` (same domain): allows it
+  rule `*.sp1.example:443,5223,8883` (same domain): other hosts";
+    assert_eq!(
+        explain("sp1.example").await.to_string(),
+        format!(
+            "`sp1.example:443` is allowed{rules}
+  address 192.0.43.8 (public): may be dialled
+  address 10.0.0.1 (private, RFC 1918): is left out
+  address ::1 (loopback, RFC 4291): may be dialled"
+        )
+    );
+    let private = explain("private.sp1.example").await;
+    assert_eq!(private.verdict().unwrap_err().missing(), Missing::Private);
+    assert_eq!(private.addresses().count(), 1);
+    let unknown = explain("unknown.sp1.example").await.to_string();
+    assert!(unknown.ends_with("\n  failed to resolve `unknown.sp1.example`: no such name"), "{unknown}");
+    // What is refused by name is not resolved.
+    let asked = names.asked();
+    assert!(explain("sp2.example").await.verdict().is_err());
+    assert_eq!(names.asked(), asked);
+}
+
+#[test]
+fn what_anybody_wrote_is_quoted_without_harm() {
+    let refused = of("sp1.example", &[]).check(&format!("a\x1b[2J\n{}", "b".repeat(100_000)), 443, Tls).unwrap_err().to_string();
+    assert!(refused.len() < 1000 && !refused.contains(char::is_control), "{refused}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 use std::sync::{Arc, Mutex};
 
-use protostub_egress::{Egress, EgressConfig, EgressError, Grants, reqwest::Url};
+use protostub_egress::{Egress, EgressConfig, EgressError, Grants, Protection, reqwest::Url};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 
-use crate::fixture::{Authority, Names, config, listen, sp1};
+use crate::fixture::{Authority, Names, closed_port, config, listen, sp1};
 
 /// What a proxy does with requests.
 #[derive(Clone, Copy)]
@@ -170,6 +170,39 @@ async fn a_proxy_that_opens_no_tunnel_is_quoted() {
     check("HTTP/1.1 200 OK\r\n", "no complete answer to CONNECT: unexpected end of file").await;
     let long: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(20_000)).into_boxed_str());
     check(long, "its answer to CONNECT is longer than 16384 bytes").await;
+}
+
+#[tokio::test]
+async fn the_proxy_may_be_on_this_host() {
+    let authority = Authority::new();
+    let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
+    for host in ["localhost", "127.0.0.1"] {
+        let egress = Egress::new(through(&format!("http://{host}:{}", proxy.port), &[&authority])).unwrap();
+        egress.connect(&sp1(443), "mqtt.sp1.example", 443, true, &[]).await.unwrap();
+        let client = egress.http(&sp1(443)).unwrap();
+        let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
+        assert_eq!(response.text().await.unwrap(), "hello");
+        // That it is there opens nothing.
+        let to_proxy = sp1(443).allow_host(host, proxy.port, true).unwrap();
+        let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
+        assert!(egress.connect(&to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
+        assert!(egress.http(&to_proxy).unwrap().get(&url, 0).await.unwrap_err().is_refused());
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_told_from_the_host() {
+    let port = closed_port().await;
+    let egress = Egress::new(through(&format!("http://proxy.internal:{port}"), &[])).unwrap();
+    let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err().to_string();
+    let expected = format!(
+        "failed to reach `sp1.example:443` through the proxy http://proxy.internal:{port}: failed to connect to `proxy.internal:{port}`: \
+         127.0.0.1:{port}: "
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    let explanation = egress.explain(&sp1(443), "sp1.example", 443, Protection::Tls).await.to_string();
+    let remark = format!("\n  the proxy http://proxy.internal:{port} resolves the name, and has to judge its addresses");
+    assert!(explanation.ends_with(&remark), "{explanation}");
 }
 
 #[tokio::test]
