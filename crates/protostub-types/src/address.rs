@@ -37,6 +37,13 @@ impl AddressError {
     }
 }
 
+impl From<std::convert::Infallible> for AddressError {
+    /// So that what takes an address in any form takes an [`Address`] too.
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl Address {
     /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
     ///
