@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     target: String,
     /// What the stub has not fetched of the piece that was read last.
     held: Bytes,
+    /// The stub was given the error that the exchange ended with: nothing is new any more.
+    end_told: bool,
     receive_bytes: usize,
 }
 
@@ -95,6 +97,7 @@ impl Exchange {
             phase: Phase::Sending(Box::pin(exchange)),
             target,
             held: Bytes::new(),
+            end_told: false,
             receive_bytes: limits.receive_bytes,
         })
     }
@@ -105,7 +108,10 @@ impl Exchange {
         match &self.phase {
             Phase::Sending(_) => Ok(None),
             Phase::Answered(head, _) | Phase::Failed(Some(head), _) => Ok(Some(head.clone())),
-            Phase::Failed(None, how) => Err(Error::Io(how.clone())),
+            Phase::Failed(None, how) => {
+                self.end_told = true;
+                Err(Error::Io(how.clone()))
+            }
         }
     }
 
@@ -121,7 +127,10 @@ impl Exchange {
             Phase::Sending(_) => Err(Error::Busy),
             Phase::Answered(_, Some(_)) => Ok(Some(Vec::new())),
             Phase::Answered(_, None) => Ok(None),
-            Phase::Failed(_, how) => Err(Error::Io(how.clone())),
+            Phase::Failed(_, how) => {
+                self.end_told = true;
+                Err(Error::Io(how.clone()))
+            }
         }
     }
 
@@ -137,7 +146,7 @@ impl Exchange {
         }
         self.read_ahead(cx);
         let has_body = matches!(self.phase, Phase::Answered(_, Some(_)));
-        if !self.held.is_empty() || !has_body {
+        if !self.held.is_empty() || !(has_body || self.end_told) {
             self.news.set(Topic::Read);
         }
         if has_body { Poll::Pending } else { Poll::Ready(()) }

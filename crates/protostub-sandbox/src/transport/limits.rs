@@ -10,8 +10,10 @@ pub(crate) struct TransportLimits {
     pub(crate) open_timeout: Duration,
     /// How long the head of an HTTP response may take from the stub's call. 30 s.
     pub(crate) head_timeout: Duration,
-    /// How long the other side is waited for once a connection is being closed. 2 s.
+    /// How long the other side is waited for once a connection is being closed: to take more of what waits, and then to answer. 2 s.
     pub(crate) close_timeout: Duration,
+    /// How long the closing of a connection takes at most, as long as the other side takes what waits. 10 s.
+    pub(crate) flush_timeout: Duration,
     /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
     pub(crate) frame_bytes: usize,
     /// How many bytes of WebSocket frames may wait to be sent before a further one is refused, in bytes; each frame counts 64 more. 1 MiB.
@@ -42,6 +44,7 @@ impl Default for TransportLimits {
             open_timeout: Duration::from_secs(15),
             head_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(2),
+            flush_timeout: Duration::from_secs(10),
             frame_bytes: 1 << 20,
             websocket_write_bytes: 1 << 20,
             tcp_write_bytes: 256 << 10,

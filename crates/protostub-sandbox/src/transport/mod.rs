@@ -17,6 +17,7 @@
 //! Everything leaves by way of `protostub-egress`, with the grants of the stub.
 
 mod error;
+mod farewell;
 mod headers;
 mod http;
 mod limits;
@@ -116,14 +117,15 @@ impl Connections {
         Poll::Pending
     }
 
-    /// Ready when nothing that was closed is left to say good-bye: at the latest [`TransportLimits::close_timeout`] after the last one was closed.
+    /// Ready when nothing that was closed is left to say good-bye: after [`Self::close_all`] no later than [`TransportLimits::close_timeout`].
     /// For the end of the sandbox, instead of [`Self::poll_ready`].
     pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.poll_ready(cx).is_ready() {}
         if self.closing.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are cancelled.
+    /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are
+    /// cancelled. What is closed already, too, now has no more time than for the other side's answer.
     pub(crate) fn close_all(&mut self) {
         let open: Vec<u32> =
             self.connections.iter().filter(|(_, connection)| !connection.closing).map(|(handle, _)| *handle).collect();
@@ -131,6 +133,14 @@ impl Connections {
             self.http_cancel(handle);
             self.tcp_close(handle);
             self.websocket_close_with(handle, CloseCode::Away, "the stub was stopped");
+        }
+        for connection in self.connections.values_mut() {
+            let cx = &mut Context::from_waker(&connection.waker);
+            match &mut connection.transport {
+                Transport::WebSocket(socket) => socket.hurry(cx),
+                Transport::Http(_) => {}
+                Transport::Tcp(connection) => connection.hurry(cx),
+            }
         }
     }
 

@@ -103,11 +103,6 @@ impl News {
         self.told &= !(topic as u8);
     }
 
-    /// Whether something changed that the stub has not asked about.
-    pub(super) fn is_pending(&self, topic: Topic) -> bool {
-        self.pending & topic as u8 != 0
-    }
-
     /// Whether a `ready` is due; if so, it counts as told for one topic: a stub may look only for what it waits for.
     pub(super) fn announce(&mut self) -> bool {
         let due = self.pending & !self.told;

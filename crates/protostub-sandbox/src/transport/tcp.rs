@@ -8,7 +8,6 @@
 //! ```
 
 use std::{
-    future::Future as _,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -17,14 +16,12 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use futures_util::future::BoxFuture;
 use protostub_egress::{Connection, Egress, Grants, Protection};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
     Error, TransportLimits,
     error::chain,
+    farewell::Farewell,
     news::{News, Topic},
 };
 
@@ -73,8 +70,7 @@ pub(super) struct Tcp {
 /// What is left to do with a connection that the stub closed.
 struct Ending {
     shut_down: bool,
-    /// How long the other side may neither take more of what waits nor end the connection.
-    limit: Pin<Box<Sleep>>,
+    farewell: Farewell,
 }
 
 impl Tcp {
@@ -217,8 +213,12 @@ impl Tcp {
                 break;
             }
         }
+        if bytes.is_empty() {
+            // Sending nothing does not withdraw the wish for room.
+            return Ok(0);
+        }
         self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
-        if rest.len() == bytes.len() && !bytes.is_empty() {
+        if rest.len() == bytes.len() {
             return Err(Error::Busy);
         }
         Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))
@@ -228,8 +228,14 @@ impl Tcp {
     pub(super) fn close(&mut self) {
         self.opening = None;
         self.held = BytesMut::new();
-        let limit = Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.close_timeout));
-        self.ending = Some(Ending { shut_down: false, limit });
+        self.ending = Some(Ending { shut_down: false, farewell: Farewell::new(&self.limits) });
+    }
+
+    /// Says good-bye in no more time than the other side has for its answer.
+    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
+        if let Some(ending) = &mut self.ending {
+            ending.farewell.hurry(cx);
+        }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
@@ -373,15 +379,14 @@ impl Tcp {
     /// was sent last.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
-        if ending.limit.as_mut().poll(cx).is_ready() {
+        if ending.farewell.poll_over(cx).is_ready() {
             return Poll::Ready(());
         }
         let waiting = self.outbox.len();
         let flushed = self.poll_flush(cx);
         let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
         if self.outbox.len() < waiting {
-            ending.limit.as_mut().reset(Instant::now() + self.limits.close_timeout);
-            cx.waker().wake_by_ref();
+            ending.farewell.progress(cx);
         }
         if ready!(flushed).is_err() {
             return Poll::Ready(());

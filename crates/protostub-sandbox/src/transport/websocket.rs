@@ -11,7 +11,6 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    future::Future as _,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -21,10 +20,7 @@ use bytes::Bytes;
 use futures_util::{Sink, Stream, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use protostub_egress::{Connection, Egress, Grants, Protection};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -39,6 +35,7 @@ use url::Url;
 use super::{
     Error, TransportLimits,
     error::{chain, too_long},
+    farewell::Farewell,
     headers,
     news::{News, Topic},
 };
@@ -126,8 +123,7 @@ struct Ending {
     close: Option<CloseFrame>,
     /// Where to wait for the other side to end the connection. A server's unread bytes would reset it, and our close frame with it.
     drain: Drain,
-    /// How long the server may neither take more of what waits nor end the connection.
-    limit: Pin<Box<Sleep>>,
+    farewell: Farewell,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -260,7 +256,8 @@ impl WebSocket {
                 break;
             }
         }
-        self.wants_room = taken < count;
+        // Sending nothing does not withdraw the wish for room.
+        self.wants_room = taken < count || (count == 0 && self.wants_room);
         if taken == 0 && count > 0 {
             return Err(Error::Busy);
         }
@@ -276,6 +273,13 @@ impl WebSocket {
             self.end(Some(CloseFrame { code, reason }), Drain::Handshake);
         }
         self.state = State::Closed(CloseReason::default());
+    }
+
+    /// Says good-bye in no more time than the other side has for its answer.
+    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
+        if let Some(ending) = &mut self.ending {
+            ending.farewell.hurry(cx);
+        }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
@@ -372,8 +376,7 @@ impl WebSocket {
     }
 
     fn end(&mut self, close: Option<CloseFrame>, drain: Drain) {
-        let limit = Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.close_timeout));
-        self.ending = Some(Ending { close, drain, limit });
+        self.ending = Some(Ending { close, drain, farewell: Farewell::new(&self.limits) });
     }
 
     fn ended_without_close(&mut self) {
@@ -427,12 +430,11 @@ impl WebSocket {
     /// Says good-bye; ready, and without a stream, when that is done or took too long.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
-        if ending.limit.as_mut().poll(cx).is_pending() {
+        if ending.farewell.poll_over(cx).is_pending() {
             let waiting = self.outbox.bytes();
             let done = ending.poll(stream, &mut self.outbox, cx).is_ready();
             if !done && self.outbox.bytes() < waiting {
-                ending.limit.as_mut().reset(Instant::now() + self.limits.close_timeout);
-                cx.waker().wake_by_ref();
+                ending.farewell.progress(cx);
             }
             if !done {
                 return Poll::Pending;

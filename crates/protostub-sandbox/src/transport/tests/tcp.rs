@@ -366,11 +366,10 @@ async fn tls_waits_until_everything_plain_is_sent() {
     }
     assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
     go.send(()).unwrap();
-    ask(&mut connections, HANDLE, |connections| match connections.tcp_start_tls(HANDLE, "sp1.example") {
-        Err(Error::Busy) => None,
-        result => Some(result.unwrap()),
-    })
-    .await;
+    let start_tls = |connections: &mut Connections| {
+        Some(connections.tcp_start_tls(HANDLE, "sp1.example")).filter(|result| *result != Err(Error::Busy))
+    };
+    assert_eq!(ask(&mut connections, HANDLE, start_tls).await, Ok(()));
     assert_eq!(drive(&mut connections, server).await.0.unwrap(), taken);
 }
 

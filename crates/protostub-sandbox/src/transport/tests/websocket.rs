@@ -41,7 +41,7 @@ where
     connections.websocket_open(handle, &format!("ws://127.0.0.1:{port}/chat?token=secret"), &[], &[]).unwrap();
     assert_eq!(connections.websocket_poll(handle), WebSocketState::Connecting);
     assert_eq!(next_ready(connections).await, handle);
-    assert!(matches!(connections.websocket_poll(handle), WebSocketState::Open(_)));
+    assert_ne!(connections.websocket_poll(handle), WebSocketState::Connecting);
     task
 }
 
@@ -364,7 +364,6 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
     let mut connections = connections();
     let server = open(&mut connections, async move |mut socket| {
         let mut blocked = Some(blocked);
-        let mut sent = 0;
         for n in 0..FRAMES {
             let mut send = pin!(socket.send(Message::binary(vec![n as u8; FRAME])));
             let mut tries = 0;
@@ -375,7 +374,7 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
                 if tries > 50
                     && let Some(blocked) = blocked.take()
                 {
-                    blocked.send(sent).unwrap();
+                    blocked.send(n).unwrap();
                 } else if result.is_pending() && blocked.is_some() {
                     cx.waker().wake_by_ref();
                 }
@@ -383,7 +382,6 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
             })
             .await
             .unwrap();
-            sent += 1;
         }
         socket.close(None).await.unwrap();
     })
@@ -709,4 +707,38 @@ async fn the_end_of_the_sandbox_closes_what_is_open() {
     poll_fn(|cx| connections.poll_closed(cx)).await;
     let frame = CloseFrame { code: 1001.into(), reason: "the stub was stopped".into() };
     assert_eq!(server.await.unwrap(), Message::Close(Some(frame)));
+}
+
+#[tokio::test]
+async fn whatever_a_server_sends_there_is_an_end() {
+    // Frames of every kind, mostly with a plausible header, from a fixed sequence (xorshift).
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 32) as u8
+    };
+    for round in 0..200 {
+        let mut bytes = Vec::new();
+        for _ in 0..next() % 20 {
+            let length = next() % if round % 4 == 0 { 128 } else { 10 };
+            bytes.extend([if round % 3 == 0 { next() } else { 0x80 | (next() % 3) }, length]);
+            bytes.extend((0..length).map(|_| if round % 2 == 0 { next() } else { b'a' }));
+        }
+        let mut connections = connections();
+        let server = open(&mut connections, async move |socket| {
+            let (mut tcp, mut bytes) = (socket.into_inner(), bytes);
+            tcp.write_all(&bytes).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            let _ = tcp.read_to_end(&mut bytes).await;
+        })
+        .await;
+        let (_, end) = receive_all(&mut connections, 3, 1_000).await;
+        assert!(matches!(end, Error::Closed | Error::Io(_)));
+        connections.websocket_close(HANDLE, 1000, "");
+        poll_fn(|cx| connections.poll_closed(cx)).await;
+        drop(connections);
+        server.await.unwrap();
+    }
 }

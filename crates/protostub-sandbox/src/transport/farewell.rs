@@ -1,0 +1,91 @@
+use std::{
+    future::Future as _,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::TransportLimits;
+
+/// How long a connection that is being closed may still take.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    /// Runs out when the other side neither takes more of what waits nor ends the connection.
+    idle: Pin<Box<Sleep>>,
+    idle_limit: Duration,
+    /// Nothing takes longer, however slowly it goes on.
+    end: Instant,
+}
+
+impl Farewell {
+    pub(super) fn new(limits: &TransportLimits) -> Self {
+        Self {
+            idle: Box::pin(sleep(limits.close_timeout)),
+            idle_limit: limits.close_timeout,
+            end: Instant::now() + limits.flush_timeout,
+        }
+    }
+
+    /// The other side took something of what waits.
+    pub(super) fn progress(&mut self, cx: &mut Context<'_>) {
+        self.reset(cx, self.end);
+    }
+
+    /// From now on there is no more time than for the other side's answer.
+    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
+        self.end = self.end.min(Instant::now() + self.idle_limit);
+        self.reset(cx, self.end);
+    }
+
+    /// Ready when the time is over.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.idle.as_mut().poll(cx)
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>, end: Instant) {
+        self.idle.as_mut().reset(end.min(Instant::now() + self.idle_limit));
+        if self.poll_over(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// After how many seconds it is over, if the other side takes something every `step`, and if the sandbox ends after so many of them.
+    async fn check(step: Duration, sandbox_ends_after: usize, expected_seconds: u64) {
+        let start = Instant::now();
+        let mut farewell = Farewell::new(&TransportLimits::default());
+        for steps in 1.. {
+            if steps > sandbox_ends_after {
+                poll_fn(|cx| Poll::Ready(farewell.hurry(cx))).await;
+            }
+            if tokio::time::timeout(step, poll_fn(|cx| farewell.poll_over(cx))).await.is_ok() {
+                break;
+            }
+            poll_fn(|cx| Poll::Ready(farewell.progress(cx))).await;
+        }
+        assert_eq!(start.elapsed().as_secs(), expected_seconds);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_other_side_has_its_time_and_no_more() {
+        check(3 * SECOND, usize::MAX, 2).await;
+        check(SECOND, usize::MAX, 10).await;
+        check(SECOND / 100, usize::MAX, 10).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_the_sandbox_it_has_less() {
+        check(SECOND, 0, 2).await;
+        check(SECOND, 5, 7).await;
+    }
+}
