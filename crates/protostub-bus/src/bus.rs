@@ -7,16 +7,11 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey};
-use tokio::{sync::oneshot, time::Instant};
+use protostub_types::{Address, Domain, Message, MessageId, StubKey};
 
 use crate::{
-    AttachError, BusCounts, Inbox, InboxLimits, PostError, RequestError,
-    counts::Counters,
-    deadlines::Due,
-    mailbox::{Class, Mailbox, Pushed},
-    open_requests::{NotOpened, OpenRequests, RequestKey, Requester},
-    table::{Destination, Table},
+    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError, counts::Counters, open_requests::OpenRequests,
+    table::Table,
 };
 
 /// The longest time that a request may be open, whatever it asks for.
@@ -27,12 +22,6 @@ pub const MAX_QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an id that is a text may be, in bytes: twice what a UUID in a URN takes, with room for those who join several.
 pub const MAX_ID_BYTES: usize = 256;
-
-/// How long a message's type may be, in bytes; as when it is read from JSON.
-const MAX_TYPE_BYTES: usize = 64;
-
-/// How long a request waits for its response, in milliseconds, if not as long as all others.
-const TIMEOUT_HEADER: &str = "timeout-ms";
 
 /// What a bus has to know.
 #[derive(Debug, Clone)]
@@ -91,14 +80,14 @@ pub struct Bus {
 }
 
 pub(crate) struct Inner {
-    config: BusConfig,
+    pub(crate) config: BusConfig,
     pub(crate) table: Table,
     pub(crate) requests: OpenRequests,
     pub(crate) counters: Counters,
-    unroutable: OnceLock<Arc<dyn Unroutable>>,
+    pub(crate) unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
     /// Why nothing is accepted any more.
-    shut_down: OnceLock<String>,
+    pub(crate) shut_down: OnceLock<String>,
 }
 
 /// Keeps a mailbox attached; dropping it detaches. What waits in the mailbox by then stays there.
@@ -233,296 +222,8 @@ impl Bus {
         self.send_copy(message, subscriber);
     }
 
-    fn post_message(&self, origin: &Origin, mut message: Message) -> Result<(), PostError> {
-        self.prepare(origin, &mut message)?;
-        if message.kind == MessageType::Response {
-            return self.respond(message);
-        }
-        if message.expects_response() {
-            let holder = self.holder(origin, &message)?;
-            let requester = match self.reply_mailbox(origin, &message.from) {
-                Some(mailbox) => {
-                    mailbox.keep_place(&message.to)?;
-                    Requester::Listens(mailbox)
-                }
-                None => Requester::Absent,
-            };
-            let timeout = self.request_timeout(&message, None);
-            return self.open_request(message, &holder, requester, timeout).map(drop);
-        }
-        let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
-        match (listener, subscribers) {
-            (Some(listener), None) => self.deliver(&listener, message),
-            (Some(listener), Some(subscribers)) => {
-                let copy = message.clone();
-                self.deliver(&listener, message)?;
-                self.publish(copy, &subscribers);
-                Ok(())
-            }
-            (None, Some(subscribers)) => {
-                self.count_published();
-                self.publish(message, &subscribers);
-                Ok(())
-            }
-            (None, None) if self.is_unheard(&message) => {
-                self.count_published();
-                Ok(())
-            }
-            (None, None) => {
-                let holder = self.far_holder(origin, &message)?;
-                self.deliver(&holder, message)
-            }
-        }
-    }
-
-    /// Whether a message, to an address where nobody listens and which nobody is subscribed to, is a publication that may go nowhere: somebody
-    /// tells something of its own, and no route but its own leads there. It is no error, and never deploys a stub.
-    fn is_unheard(&self, message: &Message) -> bool {
-        let Inner { config, table, .. } = &*self.inner;
-        let is_own = message.to != message.from && message.to.is_within(&message.from);
-        is_own && table.route_of(&message.to, &config.home).is_none_or(|route| route.has_seen(message))
-    }
-
-    fn start_request(
-        &self,
-        origin: &Origin,
-        mut message: Message,
-        timeout: Option<Duration>,
-    ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
-        if message.kind == MessageType::Response {
-            return Err(PostError::new(400, &message.to, "a response is no request: post it"));
-        }
-        if !message.expects_response() {
-            // It may say that it is none.
-            message.headers.retain(|(name, _)| name != "expects-response");
-            message.expect_response();
-        }
-        self.prepare(origin, &mut message)?;
-        let holder = self.holder(origin, &message)?;
-        let key = RequestKey::of_request(&message);
-        let (answer, response) = oneshot::channel();
-        let timeout = self.request_timeout(&message, timeout);
-        let ticket = self.open_request(message, &holder, Requester::Awaits(answer), timeout)?;
-        Ok((response, Waiting { bus: self, key, ticket, ended: false }))
-    }
-
-    /// Checks what holds for every message, and fills in what the sender left open.
-    fn prepare(&self, origin: &Origin, message: &mut Message) -> Result<(), PostError> {
-        self.check_open(&message.to)?;
-        if let Origin::Stub(url) = origin
-            && !message.via.contains(url)
-        {
-            message.via.push(url.clone());
-        }
-        if let Err(error) = message.check_limits() {
-            return Err(PostError::new(400, &message.to, error.to_string()));
-        }
-        if let MessageId::Text(id) = &message.id
-            && id.len() > MAX_ID_BYTES
-        {
-            let reason = format!("the message's `id` has {} bytes, more than {MAX_ID_BYTES}", id.len());
-            return Err(PostError::new(400, &message.to, reason));
-        }
-        if let MessageType::Other(name) = &message.kind
-            && name.len() > MAX_TYPE_BYTES
-        {
-            let reason = format!("the message's `type` has {} bytes, more than {MAX_TYPE_BYTES}", name.len());
-            return Err(PostError::new(400, &message.to, reason));
-        }
-        if message.from.is_unset() {
-            message.from = match origin {
-                Origin::Host => self.inner.config.runtime.clone(),
-                Origin::Hyperty(address) | Origin::Stub(address) => address.clone(),
-            };
-        }
-        // A response has its request's id, whatever that is.
-        let may_lack_id = !matches!(origin, Origin::Stub(_)) && message.kind != MessageType::Response;
-        if may_lack_id && message.id == MessageId::Number(0) {
-            message.id = self.next_id();
-        }
-        Ok(())
-    }
-
-    /// The mailbox that a message goes to: of the address's listener, else as [`Self::far_holder`].
-    fn holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
-        match self.inner.table.listener_of(&message.to) {
-            Some(listener) => Ok(listener),
-            None => self.far_holder(origin, message),
-        }
-    }
-
-    /// Where a message goes to whose address has no listener: to its domain's route, else to whom the hook names.
-    fn far_holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
-        let Inner { config, table, unroutable, .. } = &*self.inner;
-        if message.to.is_within(&config.runtime) {
-            return Err(PostError::new(404, &message.to, "the runtime has nothing at this address"));
-        }
-        if let Some(route) = table.route_of(&message.to, &config.home) {
-            return Ok(route);
-        }
-        let Some(key) = StubKey::of(&message.to, &config.home) else {
-            return Err(PostError::new(
-                404,
-                &message.to,
-                "nobody listens there, and it names no domain whose stub could be deployed",
-            ));
-        };
-        match unroutable.get() {
-            Some(hook) => hook.unroutable(origin, &key, message),
-            None => Err(PostError::new(404, &message.to, format!("nobody listens there, and no stub serves {key}"))),
-        }
-    }
-
-    /// Where the responses to what an origin posts go.
-    fn reply_mailbox(&self, origin: &Origin, from: &Address) -> Option<Mailbox> {
-        let own = match origin {
-            Origin::Host => None,
-            Origin::Hyperty(address) | Origin::Stub(address) => self.inner.table.listener_of(address),
-        };
-        own.or_else(|| self.mailbox_of(from))
-    }
-
-    /// The mailbox of an address that a message came from.
-    pub(crate) fn mailbox_of(&self, address: &Address) -> Option<Mailbox> {
-        let Inner { config, table, .. } = &*self.inner;
-        table.listener_of(address).or_else(|| table.route_of(address, &config.home))
-    }
-
-    /// Puts a message that is no request into a mailbox.
-    fn deliver(&self, mailbox: &Mailbox, message: Message) -> Result<(), PostError> {
-        check_loop(mailbox, &message)?;
-        let since = Instant::now();
-        let pushed = mailbox.push(message, Class::Plain { since })?;
-        self.inner.counters.accepted.add(1);
-        self.watch(mailbox, pushed, since);
-        Ok(())
-    }
-
-    /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
-    fn open_request(
-        &self,
-        message: Message,
-        holder: &Mailbox,
-        requester: Requester,
-        timeout: Duration,
-    ) -> Result<u64, PostError> {
-        let Inner { requests, counters, .. } = &*self.inner;
-        let kept = match &requester {
-            Requester::Listens(mailbox) => Some(mailbox.clone()),
-            Requester::Awaits(_) | Requester::Absent => None,
-        };
-        let give_back = |error| {
-            kept.iter().for_each(Mailbox::give_place_back);
-            Err(error)
-        };
-        if let Err(error) = check_loop(holder, &message) {
-            return give_back(error);
-        }
-        let key = RequestKey::of_request(&message);
-        let ticket = match requests.open(&key, &message.id, Instant::now() + timeout, holder, requester) {
-            Ok(ticket) => ticket,
-            Err(NotOpened::Full) => {
-                let reason = format!("{} requests are open, as many as may be: try again later", requests.limit());
-                return give_back(PostError::new(429, &message.to, reason));
-            }
-            Err(NotOpened::SameKey) => {
-                let reason = format!("a request of {} with the id {} is still open: use another id", message.from, message.id);
-                return give_back(PostError::new(409, &message.to, reason));
-            }
-        };
-        // Whoever shuts the bus down fails what is open then; what was opened after that is refused here.
-        let pushed = self.check_open(&message.to).and_then(|()| holder.push(message, Class::Request { ticket }));
-        if let Err(error) = pushed
-            && requests.remove(&key, ticket).is_some()
-        {
-            return give_back(error);
-        }
-        // Pushed, and watched by its own deadline. Or refused, but its requester was told of an outcome meanwhile: so it was accepted.
-        counters.accepted.add(1);
-        Ok(ticket)
-    }
-
-    fn request_timeout(&self, message: &Message, timeout: Option<Duration>) -> Duration {
-        let asked = || message.header(TIMEOUT_HEADER)?.parse().ok().map(Duration::from_millis);
-        timeout.or_else(asked).unwrap_or(self.inner.config.request_timeout).min(MAX_REQUEST_TIMEOUT)
-    }
-
-    /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn publish(&self, message: Message, subscribers: &[Address]) {
-        if let Some((last, others)) = subscribers.split_last() {
-            for subscriber in others {
-                self.send_copy(message.clone(), subscriber);
-            }
-            self.send_copy(message, last);
-        }
-    }
-
-    fn send_copy(&self, message: Message, subscriber: &Address) {
-        let since = Instant::now();
-        let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
-        // Who has just ended, or what would come back to where it came from: there is nobody to miss it.
-        let Some(mailbox) = mailbox else { return };
-        match mailbox.push(message, Class::Copy { since }) {
-            Ok(pushed) => self.watch(&mailbox, pushed, since),
-            Err(error) => {
-                self.inner.counters.copies_dropped.add(1);
-                tracing::debug!(%subscriber, %error, "a subscriber misses a publication");
-            }
-        }
-    }
-
-    /// Sees to it that messages do not wait in a mailbox for ever.
-    pub(crate) fn watch(&self, mailbox: &Mailbox, pushed: Pushed, since: Instant) {
-        if pushed == Pushed::Unwatched {
-            let Inner { config, requests, .. } = &*self.inner;
-            requests.deadlines().add(since + config.queue_timeout, requests.next_number(), Due::Mailbox(mailbox.downgrade()));
-        }
-    }
-
     pub(crate) fn config(&self) -> &BusConfig {
         &self.inner.config
-    }
-
-    fn check_open(&self, to: &Address) -> Result<(), PostError> {
-        match self.inner.shut_down.get() {
-            Some(reason) => Err(PostError::new(503, to, reason.as_str())),
-            None => Ok(()),
-        }
-    }
-
-    fn count_published(&self) {
-        self.inner.counters.accepted.add(1);
-        self.inner.counters.published.add(1);
-    }
-
-    fn count_refused<T>(&self, posted: &Result<T, PostError>) {
-        if posted.is_err() {
-            self.inner.counters.refused.add(1);
-        }
-    }
-}
-
-fn check_loop(mailbox: &Mailbox, message: &Message) -> Result<(), PostError> {
-    if mailbox.has_seen(message) {
-        let reason = "the message came through this stub already, and would go round in circles: its domain has to deliver it";
-        return Err(PostError::new(508, &message.to, reason));
-    }
-    Ok(())
-}
-
-/// Whoever waits for the response of a request. If it stops waiting, the request is given up.
-struct Waiting<'a> {
-    bus: &'a Bus,
-    key: RequestKey,
-    ticket: u64,
-    ended: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.bus.abandon(&self.key, self.ticket);
-        }
     }
 }
 

@@ -50,7 +50,7 @@
 //! # What it does not do
 //!
 //! It does no I/O, spawns nothing and names no sandbox. It does not check whether an origin may speak as a message's `from`: whoever gives
-//! origins their access to the bus does. It never holds a lock while it calls a hook or wakes a task, and never two locks of different tables at once.
+//! origins their access to the bus does. It never holds a lock while it calls a hook or wakes a task.
 //!
 //! # Examples
 //!
@@ -94,6 +94,7 @@ mod inbox;
 mod mailbox;
 mod open_requests;
 mod outcomes;
+mod post;
 mod table;
 
 pub use bus::{Bus, BusConfig, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT, Origin, Route, Unroutable};

@@ -311,9 +311,13 @@ impl Mailbox {
         if state.closed.is_some() {
             return Taken::Closed;
         }
-        if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-            state.reader = Some(cx.waker().clone());
-        }
+        let replaced = match &state.reader {
+            Some(reader) if reader.will_wake(cx.waker()) => None,
+            _ => state.reader.replace(cx.waker().clone()),
+        };
+        // A waker may be the last to hold a task, and with it an inbox: never dropped under the lock.
+        drop(state);
+        drop(replaced);
         Taken::None
     }
 

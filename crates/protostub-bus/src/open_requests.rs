@@ -147,6 +147,10 @@ impl OpenRequests {
         Ok(ticket)
     }
 
+    pub(crate) fn is_open(&self, key: &RequestKey, ticket: u64) -> bool {
+        self.requests.get(key).is_some_and(|request| request.ticket == ticket)
+    }
+
     /// Notes that the holder's owner has it now. False: it has its outcome already, and must not be handed out.
     pub(crate) fn take(&self, key: &RequestKey, ticket: u64) -> bool {
         match self.requests.get_mut(key) {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{STUB, address, check_sum, config, numbered, read, stub, timed_bus, update};
+use crate::{Listener, STUB, address, check_sum, config, hyperty, numbered, read, stub, timed_bus, update};
 
 const SENDERS: u64 = 4;
 const ROUNDS: u64 = 4_000;
@@ -116,6 +116,38 @@ async fn every_accepted_message_has_one_outcome() {
     }
 }
 
+/// Whoever asks while the bus shuts down is refused or gets its outcome, and nothing stays open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_outlives_the_bus() {
+    for _ in 0..50 {
+        let bus = Bus::new(config());
+        let mut alice = Listener::hyperty(&bus, "alice");
+        let mut askers = JoinSet::new();
+        for number in 0..SENDERS {
+            let bus = bus.clone();
+            askers.spawn(async move {
+                let origin = hyperty(&format!("sender{number}"));
+                loop {
+                    match bus.request(&origin, read("hyperty://home.example/alice"), None).await {
+                        Ok(_) => {}
+                        Err(error) => break error.code,
+                    }
+                }
+            });
+        }
+        for _ in 0..20 {
+            let request = alice.next().await;
+            bus.post(&alice.origin, request.response(200, None)).unwrap();
+        }
+        bus.shut_down("it is over");
+        // No deadlines run here: what is open stays open.
+        let codes = timeout(Duration::from_secs(20), askers.join_all()).await.unwrap();
+        assert_eq!(codes, vec![503; SENDERS as usize]);
+        assert_eq!((bus.counts().open, alice.waits()), (0, 0));
+        check_sum(bus.counts(), 0);
+    }
+}
+
 /// Posts, and returns the inbox where responses may still come in.
 async fn send(bus: Bus, seen: Arc<Seen>, number: u64) -> (Inbox, protostub_bus::Route) {
     let own = address(&format!("hyperty://home.example/sender{number}"));
@@ -201,11 +233,11 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
 }
 
 async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: Vec<Message>, turn: u64) {
-    if turn % 7 == 0 {
+    if turn.is_multiple_of(7) {
         // Longer than requests are open.
         tokio::time::sleep(Duration::from_millis(35)).await;
     }
-    if turn % 11 == 0 {
+    if turn.is_multiple_of(11) {
         bus.fail_taken(mailbox, 502, "it crashed");
         for message in batch {
             bus.fail(&message, 502, "it crashed");
