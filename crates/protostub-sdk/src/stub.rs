@@ -67,7 +67,6 @@ impl Stub {
     /// # Errors
     /// [`Error::Disconnect`], once the stub was told to disconnect and all messages are taken. Say good-bye to the server then, and return:
     /// `?` does.
-    #[must_use]
     pub fn next_message(&self) -> NextMessage {
         NextMessage { stub: Some(self.clone()) }
     }
@@ -79,7 +78,6 @@ impl Stub {
     }
 
     /// For a stub that does without [`keep_connected`](crate::keep_connected): whatever comes next, messages first.
-    #[must_use]
     pub fn next_event(&self) -> NextEvent {
         NextEvent { stub: self.clone() }
     }

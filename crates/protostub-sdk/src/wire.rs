@@ -104,7 +104,6 @@ impl<'de> Deserialize<'de> for Headers {
 }
 
 /// Writes what [`Headers`] reads.
-#[expect(clippy::ptr_arg, reason = "serde passes the member as it is")]
 pub(crate) fn write_headers<S: Serializer>(headers: &&Vec<(String, String)>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(headers.len()))?;
     for (name, value) in *headers {
