@@ -12,18 +12,16 @@ use crate::{
 pub(crate) const HELP: &str = "\
 usage: cargo xtask stubs
 
-Builds the sample stubs, and lays them out for those who serve or deploy them:
+Builds the sample stubs, and a catalogue of them, which `protostub serve` and the demo publish as a domain's:
 
-  target/catalogue/<name>/descriptor.json, component.wasm    what `protostub serve` and the demo show as a domain's catalogue
-  target/catalogue/sp1.example/.well-known/protostub/        the echo stub as the web server of sp1.example would have it
+  target/catalogue/<name>/descriptor.json    stubs/<name>/descriptor.json, with the component's size and digest
+  target/catalogue/<name>/component.wasm     the component
 
 Fails if a stub is larger than 300 KB: stubs travel.
 ";
 
 /// How large a Rust stub may be, in bytes.
 const MAX_STUB_BYTES: usize = 300_000;
-/// A domain that does not exist, and the stub that its catalogue has.
-const EXAMPLE: (&str, &str) = ("sp1.example", "echo");
 
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     catalogue(root)?;
@@ -65,23 +63,12 @@ fn publish(root: &Path, catalogue: &Path, stub: &Guest) -> Result<()> {
     let text = fs::read(root.join(&source)).with_context(|| format!("reading {}", source.display()))?;
     let mut descriptor: Map<String, Value> =
         serde_json::from_slice(&text).with_context(|| format!("{} is no JSON object", source.display()))?;
-    descriptor.insert("objectName".into(), name.as_str().into());
-    descriptor.insert("language".into(), "WASM_COMPONENT".into());
     descriptor.insert("sourcePackage".into(), json!({ "sha256": sha256(&component), "size": component.len() }));
 
-    let mut write = |folder: &Path, url: String, descriptor_name: &str, component_name: &str| -> Result<()> {
-        fs::create_dir_all(folder)?;
-        descriptor.insert("sourcePackageURL".into(), url.into());
-        fs::write(folder.join(descriptor_name), serde_json::to_string_pretty(&descriptor)? + "\n")?;
-        fs::write(folder.join(component_name), &component)?;
-        Ok(())
-    };
-    write(&catalogue.join(name), format!("/.well-known/sourcepackage/{name}"), "descriptor.json", "component.wasm")?;
-    let (domain, its_stub) = EXAMPLE;
-    if name == its_stub {
-        let file = format!("{name}.wasm");
-        write(&catalogue.join(domain).join(".well-known/protostub"), file.clone(), "default", &file)?;
-    }
+    let folder = catalogue.join(name);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("descriptor.json"), serde_json::to_string_pretty(&descriptor)? + "\n")?;
+    fs::write(folder.join("component.wasm"), component)?;
     Ok(())
 }
 
