@@ -74,7 +74,7 @@ pub enum Fault {
         reason: String,
     },
     /// The server could not prove who it is, or does not speak TLS.
-    #[error("no secure connection: {reason}; check the server's certificate, or add its authority to the trusted ones")]
+    #[error("no secure connection: {reason}; the server's certificate has to be valid for this host")]
     Tls {
         /// What is wrong with it.
         reason: String,

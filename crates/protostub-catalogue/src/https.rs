@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use protostub_egress::{Egress, EgressError, Grants, HttpClient, reqwest::Response};
+use protostub_egress::{Egress, EgressError, Grants, HttpClient, Protection, reqwest::Response};
 use protostub_types::Domain;
 use url::Url;
 
@@ -49,23 +49,26 @@ impl HttpsSource {
     /// A client for this URL alone: its host, and what is below it, over TLS. Another host than the publisher's is never on loopback, unless
     /// the publisher is: a domain cannot make this machine ask itself.
     fn client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
-        let unreadable = |reason: String| Fault::Refused { reason };
+        let refused = |reason: String| Fault::Refused { reason };
         let host = url.host_str().unwrap_or_default();
-        let domain = Domain::parse(host).map_err(|error| unreadable(error.to_string()))?;
+        let domain = Domain::parse(host).map_err(|error| refused(error.to_string()))?;
         let grants = if domain.is_within(publisher) {
             // A redirect may lead elsewhere within the domain.
             Grants::same_domain(publisher, url.port().as_slice())
         } else {
             Grants::same_domain(&domain, url.port().as_slice())
         };
-        let grants = if url.scheme() == "http" {
-            let port = url.port_or_known_default().unwrap_or(80);
-            grants.allow_host(host, port, true).map_err(|error| unreadable(error.to_string()))?
-        } else {
-            grants
+        let port = url.port_or_known_default().unwrap_or_default();
+        let (protection, grants) = match url.scheme() {
+            "http" => {
+                let grants = grants.allow_host(host, port, true).map_err(|error| refused(error.to_string()))?;
+                (Protection::Plain, grants)
+            }
+            _ => (Protection::Tls, grants),
         };
         let may_be_loopback = domain.is_within(publisher) || well_known::is_loopback(publisher);
         let grants = grants.allow_loopback(self.allow_loopback && may_be_loopback).allow_private(self.allow_private);
+        grants.check(host, port, protection).map_err(|error| refused(error.to_string()))?;
         self.egress.http(&grants).map_err(|error| fault(url, error))
     }
 }
@@ -127,9 +130,10 @@ async fn explanation(response: Response) -> Vec<u8> {
 
 /// What an error on the way out means for what was asked.
 fn fault(url: &Url, error: EgressError) -> Fault {
-    let host = url.host_str().unwrap_or_default();
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
     match error {
-        EgressError::Refused(refused) if refused.host() != host => {
+        // This URL itself was checked before, but for what its name resolves to.
+        EgressError::Refused(refused) if refused.host() != host || ![0, port].contains(&refused.port()) => {
             Fault::Redirect { reason: format!("`{}:{}` is not of the same domain", refused.host(), refused.port()) }
         }
         EgressError::Redirect { problem, .. } => Fault::Redirect { reason: problem },
@@ -140,13 +144,8 @@ fn fault(url: &Url, error: EgressError) -> Fault {
             Fault::NoSuchHost { host }
         }
         EgressError::Tls { problem, .. } => Fault::Tls { reason: problem },
-        EgressError::Http { ref problem, .. } if is_tls(problem) => Fault::Tls { reason: problem.clone() },
         _ => Fault::Unreachable { reason: reason(error) },
     }
-}
-
-fn is_tls(problem: &str) -> bool {
-    ["invalid peer certificate", "InvalidContentType", "received fatal alert"].iter().any(|known| problem.contains(known))
 }
 
 /// What happened, without the URL, which stands beside it.

@@ -13,10 +13,10 @@ use axum::{
     response::{Html, IntoResponse as _, Redirect},
 };
 use futures_util::{StreamExt as _, stream};
-use protostub_catalogue::{CatalogueConfig, CatalogueError, Fault};
+use protostub_catalogue::{CatalogueConfig, CatalogueError, Fault, MemorySource};
 use protostub_types::{Domain, StubKey};
 
-use crate::server::{COMPONENT, OWN, Server, catalogue, config, descriptor, raw};
+use crate::server::{COMPONENT, OWN, Server, catalogue, catalogue_with, config, descriptor, raw};
 
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 
@@ -105,6 +105,8 @@ async fn descriptors() {
     report.add("redirected to another host", &domain, &discover(&server, config()).await);
     server.answer(OWN, || Redirect::temporary("http://10.0.0.1/").into_response());
     report.add("redirected to a private network", &domain, &discover(&server, config()).await);
+    server.answer(OWN, || Redirect::temporary("http://127.0.0.1:1/").into_response());
+    report.add("redirected to another port", &domain, &discover(&server, config()).await);
     server.answer(OWN, || Redirect::permanent(OWN).into_response());
     report.add("redirected in a circle", &domain, &discover(&server, config()).await);
 
@@ -190,8 +192,6 @@ async fn components() {
     for (case, url) in [
         ("elsewhere, on a host that does not exist", "https://cdn.example/echo.wasm"),
         ("elsewhere, without TLS", "http://sp1.example/echo.wasm"),
-        ("elsewhere, in a private network", "https://10.0.0.1/echo.wasm"),
-        ("elsewhere, at another protocol's port", "https://mail.sp1.example:25/echo.wasm"),
     ] {
         stub = descriptor();
         stub.refer(url, COMPONENT);
@@ -199,6 +199,43 @@ async fn components() {
         report.add(case, &domain, &fetch(&server, config()).await);
     }
     insta::assert_snapshot!(report.0);
+}
+
+#[tokio::test]
+async fn no_descriptor_makes_the_host_ask_around() {
+    let server = Server::start().await;
+    for url in [
+        "https://10.0.0.1/echo.wasm",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::ffff:169.254.169.254]/",
+        "https://mail.sp1.example:25/echo.wasm",
+        "https://2852039166/",
+    ] {
+        let mut stub = descriptor();
+        stub.refer(url, COMPONENT);
+        server.publish(OWN, &stub);
+        let error = fetch(&server, config()).await;
+        assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
+    }
+    // A domain that is not on loopback cannot send this host to its own services.
+    let memory = Arc::new(MemorySource::new());
+    let domain = Domain::parse("sp2.example").unwrap();
+    let mut config = config();
+    config.allow_http = true;
+    let catalogue = catalogue_with(config, vec![memory.clone()]);
+    let port = server.domain().port().unwrap();
+    for host in ["http://127.0.0.1", "https://localhost", "https://a.localhost", "http://0x7f.1", "http://[::ffff:127.0.0.1]"] {
+        let url = format!("{host}:{port}/x");
+        let mut stub = descriptor();
+        stub.refer(&url, COMPONENT);
+        memory.insert(&domain, "other", stub.to_json(), COMPONENT);
+        let key = StubKey::Named { domain: domain.clone(), name: "other".to_owned() };
+        let found = catalogue.discover(&key).await.unwrap();
+        memory.remove(&domain, "other");
+        let error = catalogue.fetch(&found).await.unwrap_err();
+        assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
+    }
+    assert!(!server.asked().contains(&"/x".to_owned()));
 }
 
 fn descriptor_of(component: &[u8]) -> protostub_types::Descriptor {
