@@ -51,6 +51,7 @@ where
             let began = time::now();
             let ended = one_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
             if let Err(error @ Error::Failed(_)) = ended.result {
+                answer_what_is_left(&stub, "the protocol stub cannot connect to its domain");
                 return Err(error);
             }
             if stub.status() != Status::Disconnected {
@@ -69,7 +70,7 @@ where
                 Either::Right(_) => {}
             }
         }
-        answer_what_is_left(&stub);
+        answer_what_is_left(&stub, "the protocol stub was told to disconnect");
     }
 }
 
@@ -102,17 +103,16 @@ async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> E
     let mut was_live = false;
     let mut grace: Option<Sleep> = None;
     let result = poll_fn(|cx| {
-        while let Some(event) = stub.state().take_control() {
-            match event {
-                Event::Disconnect(reason) if grace.is_none() => {
-                    grace = Some(time::sleep(GRACE));
-                    stub.state().set_ending(Some(reason));
-                    if stub.status() != Status::Live {
-                        return Poll::Ready(Err(Error::Disconnect(reason)));
-                    }
+        // What comes after `disconnect` is about the next connection; `connect` before it has been done already.
+        while grace.is_none()
+            && let Some(event) = stub.state().take_control()
+        {
+            if let Event::Disconnect(reason) = event {
+                grace = Some(time::sleep(GRACE));
+                stub.state().set_ending(Some(reason));
+                if stub.status() != Status::Live {
+                    return Poll::Ready(Err(Error::Disconnect(reason)));
                 }
-                // It is connected, or about to; and it ends but once.
-                _ => {}
             }
         }
         let polled = run.poll_unpin(cx);
@@ -135,11 +135,11 @@ async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> E
     Ended { result, told, was_live }
 }
 
-/// What was delivered before `disconnect` and not taken is not lost without a word.
-fn answer_what_is_left(stub: &Stub) {
+/// What was delivered before the end and not taken is not lost without a word.
+fn answer_what_is_left(stub: &Stub, reason: &str) {
     while let Some(message) = stub.state().take_message() {
         if message.expects_response() {
-            let response = message.error_response(503, "the protocol stub was told to disconnect");
+            let response = message.error_response(503, reason);
             if let Err(error) = stub.post(response) {
                 log::warn!("a request could not be answered: {error}");
             }

@@ -66,15 +66,17 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.timer.as_ref().is_some_and(|timer| timer.0.has_news()) {
             self.timer = None;
-            // Timers count in milliseconds and have a longest time: what is left needs another one.
-            if self.until.saturating_sub(now()) < Duration::from_millis(1) {
+            // A timer of the host has a longest time: what is left needs another one.
+            if now() >= self.until {
                 self.done = true;
                 return Poll::Ready(());
             }
         }
         if self.timer.is_none() {
             let left = self.until.saturating_sub(now()).min(LONGEST);
-            match host::timer_after(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)) {
+            // It counts in milliseconds, and a sleep is never shorter than was said.
+            let milliseconds = left.as_nanos().div_ceil(1_000_000);
+            match host::timer_after(u64::try_from(milliseconds).unwrap_or(u64::MAX)) {
                 Ok(handle) => self.timer = Some(Timer(Handle::new(handle))),
                 Err(error) => panic!("no timer: {error}"),
             }
@@ -112,9 +114,9 @@ pub fn interval(period: Duration) -> Interval {
 impl Interval {
     /// Waits for the next tick. Dropped before, nothing is lost.
     pub fn tick(&mut self) -> Sleep {
-        let now = now();
-        while self.next <= now {
-            self.next += self.period;
+        if let Some(late) = now().checked_sub(self.next) {
+            let missed = late.as_nanos() / self.period.as_nanos() + 1;
+            self.next = self.next.saturating_add(self.period.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX)));
         }
         Sleep { until: self.next, timer: None, done: false }
     }

@@ -311,12 +311,13 @@ fn a_message_that_cannot_be_written_hurts_nobody_else() {
     let (host, server) = live();
     host.deliver_all([
         Message { kind: MessageType::Read, body: Some(Body::Json("{".into())), ..ping() },
+        Message { kind: MessageType::Read, body: Some(json!("x".repeat(1024 * 1024)).into()), ..ping() },
         Message { body: Some(Body::Bytes(vec![0, 1, 2])), ..ping() },
         Message { body: None, ..ping() },
     ]);
     let sent = server.received_json();
     assert_eq!((sent.len(), &sent[0]["bytes"], &sent[1]["body"]), (2, &json!("AAEC"), &json!({ "via": Host::STUB_URL })));
-    assert_eq!(host.posted()[0].code(), Some(400));
+    assert_eq!(host.posted().iter().map(Message::code).collect::<Vec<_>>(), [Some(400), Some(413)]);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::via;
 
 /// How many messages are sent with one call of the host at most.
 const BATCH: usize = 64;
+/// How long a frame may be; a longer one would end the connection (1009).
+const MAX_FRAME_BYTES: usize = 1024 * 1024;
 /// How many of the last requests are remembered, for errors of the message node that do not say whose they are.
 const REMEMBERED: usize = 256;
 
@@ -83,14 +85,14 @@ impl<'a> Traffic<'a> {
         out.via.push(url.to_owned());
         out.body.get_or_insert_with(|| Body::Json("{}".to_owned()));
         via::set(&mut out.body, url);
-        match out.to_json() {
-            Ok(text) => Some(text),
-            Err(error) => {
-                log::warn!("a `{}` message from {} is not sent: {error}", message.kind, message.from);
-                self.answer(message, 400, &format!("the message cannot be written: {error}"));
-                None
-            }
-        }
+        let (code, problem) = match out.to_json() {
+            Ok(text) if text.len() <= MAX_FRAME_BYTES => return Some(text),
+            Ok(text) => (413, format!("it has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
+            Err(error) => (400, error.to_string()),
+        };
+        log::warn!("a `{}` message from {} is not sent: {problem}", message.kind, message.from);
+        self.answer(message, code, &format!("the message is not sent: {problem}"));
+        None
     }
 
     fn answer(&self, message: &Message, code: u16, reason: &str) {

@@ -34,8 +34,7 @@ impl World {
         if let Some(error) = self.refusals.pop_front() {
             return Err(error);
         }
-        let own = message.from == Host::STUB_URL || message.from.starts_with(&format!("{}/", Host::STUB_URL));
-        if !own && domain(&message.from) != Host::DOMAIN {
+        if !may_send_as(&message.from) {
             return Err(Error::Denied(format!("`from` is {:?}, which is not the stub's to say", message.from)));
         }
         if message.to.is_empty() || message.to.contains(char::is_control) {
@@ -52,6 +51,14 @@ impl World {
         let handle = self.next_handle();
         self.fresh.push_back(handle);
         Ok(handle)
+    }
+}
+
+/// Whether it is the stub's URL or below, but not its status, which the host publishes; or an address of its domain, but not another stub's.
+fn may_send_as(from: &str) -> bool {
+    match from.strip_prefix(Host::STUB_URL).map(|path| path.split('/').collect::<Vec<_>>()) {
+        Some(path) if path[0].is_empty() => path.get(1) != Some(&"status"),
+        _ => domain(from) == Host::DOMAIN && !from.starts_with("hyperty-runtime://sp1.example/protostub/"),
     }
 }
 

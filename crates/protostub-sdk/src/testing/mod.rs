@@ -132,17 +132,17 @@ impl Host {
 
     /// The stub is to connect; there is no credential.
     pub fn connect(&self) {
-        self.tell(Event::Connect(None));
+        self.tell([Event::Connect(None)]);
     }
 
     /// The stub is to connect, with this credential.
     pub fn connect_with(&self, credential: Credential) {
-        self.tell(Event::Connect(Some(credential)));
+        self.tell([Event::Connect(Some(credential))]);
     }
 
     /// The stub is to disconnect.
     pub fn disconnect(&self, reason: DisconnectReason) {
-        self.tell(Event::Disconnect(reason));
+        self.tell([Event::Disconnect(reason)]);
     }
 
     /// A message for the stub. It is queued unless the stub is live and takes messages.
@@ -156,8 +156,9 @@ impl Host {
         run();
     }
 
-    fn tell(&self, event: Event) {
-        with(|world| world.events.push_back(HostEvent::Stub(event)));
+    /// What the stub is told in one call, whatever its status is.
+    pub fn tell(&self, events: impl IntoIterator<Item = Event>) {
+        with(|world| world.events.extend(events.into_iter().map(HostEvent::Stub)));
         run();
     }
 

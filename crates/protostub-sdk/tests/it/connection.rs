@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use protostub_sdk::{
-    Credential, CredentialKind, DisconnectReason, Error, Message, MessageType, Result, Stub, select, testing::Host, websocket,
+    Credential, CredentialKind, DisconnectReason, Error, Event, Message, MessageType, Result, Stub, select, testing::Host,
+    websocket,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -116,6 +117,18 @@ fn it_says_good_bye_when_told_and_can_connect_again() {
     host.connect();
     host.websocket().accept();
     assert_eq!(host.statuses(), ["in-progress", "live"]);
+}
+
+#[test]
+fn told_two_things_at_once_it_does_both() {
+    let host = started();
+    host.connect();
+    let server = host.websocket();
+    server.accept();
+    host.tell([Event::Disconnect(DisconnectReason::Request), Event::Connect(None)]);
+    assert!(server.closed_by_stub().is_some());
+    host.websocket().accept();
+    assert_eq!(host.statuses(), ["created", "in-progress", "live", "disconnected", "in-progress", "live"]);
 }
 
 #[test]
