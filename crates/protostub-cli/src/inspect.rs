@@ -1,0 +1,171 @@
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Args;
+use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered};
+use protostub_egress::{Egress, EgressConfig};
+use protostub_sandbox::{CompiledStub, Engine, EngineConfig};
+use protostub_types::{Address, Sha256Digest, StubKey};
+use serde_json::{Value, json};
+
+use crate::{
+    output::{Output, Usage, table},
+    settings::{RuntimeFlags, Settings, is_loopback},
+};
+
+/// Show what a component, or the stub of a domain, is
+///
+/// A file is compiled and held against the contract. Of a domain, the descriptor is looked up and the
+/// component downloaded and verified first, as for a deployment. Nothing is run. The exit code is 1 if
+/// it could not be deployed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  protostub inspect target/stubs/wasm32-wasip2/release/echo.wasm
+  protostub inspect sp1.example
+  protostub inspect slack://user@slack.com --home sp1.example --json")]
+pub(crate) struct Inspect {
+    /// A component's file, a domain, or an address of a domain
+    #[arg(value_name = "FILE|DOMAIN")]
+    target: String,
+
+    #[command(flatten)]
+    runtime: RuntimeFlags,
+}
+
+/// A component, as far as it could be understood.
+struct Findings {
+    bytes: usize,
+    digest: Sha256Digest,
+    compiled: Result<CompiledStub, String>,
+}
+
+impl Inspect {
+    pub(crate) async fn run(self, output: Output) -> anyhow::Result<ExitCode> {
+        let settings = Settings::default().overlay(self.runtime);
+        let path = Path::new(&self.target);
+        if path.is_file() || path.extension().is_some_and(|extension| extension == "wasm") {
+            let code = tokio::fs::read(path).await.map_err(|error| Usage::file(path, error))?;
+            let digest = Sha256Digest::of(&code);
+            let findings = Findings::of(code, digest, &settings).await?;
+            output.print(
+                || format!("{}\n\n{}", path.display(), table(&findings.rows())),
+                || json!({ "file": path.to_string_lossy(), "component": findings.to_json() }),
+            )?;
+            return Ok(findings.exit_code());
+        }
+        let address = Address::parse(&self.target);
+        let address =
+            address.map_err(|error| Usage::of(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
+        let (discovered, findings) = look_up(&address, &settings).await?;
+        output.print(
+            || {
+                let mut rows = rows_of(&discovered);
+                rows.extend(findings.rows());
+                format!("{}\n\n{}", discovered.key, table(&rows))
+            },
+            || {
+                json!({
+                    "domain": discovered.key.domain(),
+                    "url": discovered.url.as_str(),
+                    "publisher": discovered.publisher,
+                    "descriptor": without_code(&discovered),
+                    "component": findings.to_json(),
+                })
+            },
+        )?;
+        Ok(findings.exit_code())
+    }
+}
+
+/// Steps 4 to 7.
+async fn look_up(address: &Address, settings: &Settings) -> anyhow::Result<(Discovered, Findings)> {
+    let domain = address.domain().ok_or_else(|| Usage::of(format_args!("{address} has no domain")))?;
+    let home = settings.home.clone().unwrap_or_else(|| domain.clone());
+    let key = StubKey::of(address, &home).ok_or_else(|| Usage::of(format_args!("{address} has no domain")))?;
+    let egress = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
+    let mut config = CatalogueConfig::new(home.clone());
+    config.cache_dir = settings.cache_dir().map(Path::to_path_buf);
+    config.allow_loopback = settings.allow_loopback || is_loopback(&domain) || is_loopback(&home);
+    config.allow_http = settings.allow_http();
+    let catalogue = Catalogue::new(config, Egress::new(egress)?, Vec::new())?;
+    let discovered = catalogue.discover(&key).await?;
+    let component = catalogue.fetch(&discovered).await?;
+    let findings = Findings::of(component.bytes().to_vec(), component.digest(), settings).await?;
+    Ok((discovered, findings))
+}
+
+fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
+    let descriptor = &discovered.descriptor;
+    let mut rows = vec![("descriptor", discovered.url.to_string())];
+    if discovered.publisher != *discovered.key.domain() {
+        rows.push(("published by", discovered.publisher.to_string()));
+    }
+    rows.push(("name", descriptor.object_name.clone()));
+    rows.push(("version", descriptor.version.to_string()));
+    rows.extend(descriptor.description.clone().map(|description| ("description", description)));
+    rows.push(("source", descriptor.source_package_url.clone().unwrap_or_else(|| "in the descriptor".to_owned())));
+    if !descriptor.ports.is_empty() {
+        rows.push(("ports", descriptor.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")));
+    }
+    if !descriptor.configuration.is_empty() {
+        let members = descriptor.configuration.iter().map(|(name, value)| format!("{name} = {value}"));
+        rows.push(("configuration", members.collect::<Vec<_>>().join("\n")));
+    }
+    rows
+}
+
+/// The descriptor, without the code that may stand in it.
+fn without_code(discovered: &Discovered) -> Value {
+    let mut descriptor = serde_json::to_value(&discovered.descriptor).unwrap_or_default();
+    if let Some(package) = descriptor.get_mut("sourcePackage").and_then(Value::as_object_mut) {
+        package.remove("sourceCode");
+    }
+    descriptor
+}
+
+impl Findings {
+    async fn of(code: Vec<u8>, digest: Sha256Digest, settings: &Settings) -> anyhow::Result<Self> {
+        let mut config = EngineConfig::default();
+        config.cache_dir = settings.cache_dir().map(|folder| folder.join("compiled"));
+        config.max_sandboxes = 1;
+        let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;
+        let bytes = code.len();
+        let compiled = engine.compile(code, digest).await;
+        Ok(Self { bytes, digest, compiled: compiled.map_err(|error| error.to_string()) })
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("size", format!("{} bytes", self.bytes)), ("sha256", self.digest.to_string())];
+        match &self.compiled {
+            Ok(stub) => {
+                rows.push(("contract", stub.track().to_owned()));
+                rows.push(("exports", stub.exports().join("\n")));
+                let (wasi, own): (Vec<_>, Vec<_>) = stub.imports().iter().partition(|import| import.starts_with("wasi:"));
+                let mut imports: Vec<_> = own.into_iter().map(String::as_str).collect();
+                let of_wasi = format!("{} interfaces of WASI, whose context is empty", wasi.len());
+                imports.extend((!wasi.is_empty()).then_some(of_wasi.as_str()));
+                rows.push(("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join("\n") }));
+            }
+            Err(problem) => rows.push(("problem", problem.clone())),
+        }
+        rows
+    }
+
+    fn to_json(&self) -> Value {
+        let mut json = json!({ "bytes": self.bytes, "sha256": self.digest });
+        match &self.compiled {
+            Ok(stub) => {
+                json["contract"] = stub.track().into();
+                json["exports"] = stub.exports().into();
+                json["imports"] = stub.imports().into();
+            }
+            Err(problem) => json["problem"] = problem.as_str().into(),
+        }
+        json
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.compiled.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
