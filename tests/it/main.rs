@@ -1,1 +1,9 @@
-//! End-to-end tests.
+//! End-to-end tests: the library's front door, with real components in real sandboxes, and servers on loopback.
+
+mod deploy;
+mod embed;
+mod faults;
+mod status;
+mod steps;
+mod support;
+mod two_runtimes;

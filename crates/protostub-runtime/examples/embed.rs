@@ -1,19 +1,24 @@
-//! A host program that embeds the library. It takes descriptors and components from a folder that is laid out like a domain's well-known
-//! catalogue (`cargo xtask stubs` makes one in `target/catalogue`), and asks an address of a domain that it has never heard of.
+//! A host program that embeds the library, with the stub of a domain from a folder (`descriptor.json`, `component.wasm`) rather than from the
+//! domain itself, so that it runs without a network.
 //!
 //! ```text
-//! cargo run -p protostub-runtime --example embed -- target/catalogue
+//! cargo xtask stubs
+//! cargo run -p protostub-runtime --example embed -- target/catalogue/echo
 //! ```
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, fs, path::PathBuf, time::Duration};
 
-use protostub_runtime::{DirectorySource, Message, Runtime};
+use protostub_runtime::{Domain, MemorySource, Message, Runtime};
 use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let catalogue = env::args().nth(1).ok_or("usage: embed <catalogue folder>")?;
-    let runtime = Runtime::builder().home_domain("home.example").source(DirectorySource::new(catalogue)).build().await?;
+    let folder = PathBuf::from(env::args().nth(1).ok_or("usage: embed <folder of a stub>")?);
+    let source = MemorySource::new();
+    let (descriptor, component) = (fs::read(folder.join("descriptor.json"))?, fs::read(folder.join("component.wasm"))?);
+    source.insert(&Domain::parse("sp1.example")?, "default", descriptor, component);
+
+    let runtime = Runtime::builder().home_domain("home.example").source(source).build().await?;
     let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
 
     let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "question": "who is there?" }));

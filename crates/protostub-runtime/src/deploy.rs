@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
-    presence::{StatusForm, StubPresence},
+    presence::StubPresence,
     registry::{Discovery, Record, Reservation, stopped},
     supervise::{self, Command},
 };
@@ -213,17 +213,16 @@ fn configuration(core: &Core, discovered: &Discovered, overrides: &Map<String, V
 }
 
 impl Core {
-    /// Tells `<runtime>/status` what became of a stub (the second half of step 22).
-    pub(crate) fn announce(&self, record: &Record) {
+    /// Tells `<runtime>/status` about a stub that cannot speak for itself: before it runs, or when it never did.
+    fn announce(&self, record: &Record) {
         let report = record.status.current();
-        let resource = record.url.get();
-        let mut body = self.config.status_form.body(&report, resource);
-        if resource.is_none() {
-            body["domain"] = Value::from(record.key.domain().as_str());
-        }
-        if let (StatusForm::Phase1, Some(reason)) = (self.config.status_form, &report.reason) {
-            body["desc"] = Value::from(reason.as_str());
-        }
+        let mut body = self.config.status_form.body(&report, record.url.get());
+        body["domain"] = Value::from(record.key.domain().as_str());
+        self.publish_status(body);
+    }
+
+    /// The second half of step 22: `<runtime>/status` tells what `<stub>/status` told.
+    pub(crate) fn publish_status(&self, body: Value) {
         let mut message = Message::update(self.status_url.clone()).with_body(body);
         message.from = self.runtime_url.clone();
         if let Err(error) = self.bus.post(&Origin::Host, message) {

@@ -147,7 +147,10 @@ impl fmt::Display for Phase {
 
 impl fmt::Display for DeployError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "failed to deploy the protocol stub of {} while {}", self.key, self.phase)
+        match self.phase {
+            Phase::Running => write!(f, "the protocol stub of {} has ended", self.key),
+            phase => write!(f, "failed to deploy the protocol stub of {} while {phase}", self.key),
+        }
     }
 }
 

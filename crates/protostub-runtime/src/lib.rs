@@ -62,7 +62,9 @@ pub use runtime::{Runtime, Shutdown};
 pub use stub::Protostub;
 
 pub use protostub_bus::{BusCounts, InboxLimits, PostError, RequestError};
-pub use protostub_catalogue::{CatalogueError, DirectorySource, MemorySource, Source};
+pub use protostub_catalogue::{
+    CatalogueError, DirectorySource, Document, Fault, MemorySource, Request as SourceRequest, Source, Subject,
+};
 pub use protostub_egress::{Rule, RuleError};
 pub use protostub_sandbox::Limits;
 pub use protostub_types::{

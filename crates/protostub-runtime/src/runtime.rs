@@ -175,6 +175,8 @@ impl Runtime {
         let tasks = self.core.tasks.clone();
         let waiting = self.core.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
         let _in_time = waiting.await;
+        // Stubs have said good-bye over it. What hyperties still hold open ends here.
+        self.core.bus.shut_down("the runtime is shutting down");
         let left = self.core.registry.records();
         let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
@@ -250,6 +252,7 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         self.core.registry.close();
         self.core.stop.cancel();
+        self.core.bus.shut_down("the runtime is gone");
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             threads.shutdown_background();

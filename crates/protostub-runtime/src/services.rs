@@ -6,7 +6,7 @@ use std::sync::Arc;
 use protostub_bus::{Inbox, Origin};
 use protostub_types::{Address, Message, MessageType};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{core::Core, deploy::load_stub, error::in_full, registry::Record, runtime::key_of};
@@ -64,13 +64,19 @@ fn answer_with(core: &Core, request: &Message, answer: &Answer) {
     }
 }
 
-/// Step 22.
+/// Step 22. What the stub said is told on, not what holds by now: the last status of a stub is heard of when its record is gone.
 fn on_status(core: &Core, message: &Message) {
+    let Some(mut body) = message.body.as_ref().and_then(|body| body.parse::<Map<String, Value>>().ok()) else { return };
     // The runtime's own announcements come by here too.
-    if let Some(record) = core.registry.record_of(&message.from) {
-        record.steps.mark(22, record.status.current().status.as_str());
-        core.announce(&record);
+    if message.to == core.status_url {
+        return;
     }
+    if let Some(record) = core.registry.record_of(&message.from) {
+        let value = body.get("value").and_then(Value::as_str).unwrap_or_default();
+        record.steps.mark(22, &value.to_ascii_lowercase());
+    }
+    body.insert("resource".to_owned(), Value::from(message.from.as_str()));
+    core.publish_status(Value::Object(body));
 }
 
 fn on_request(core: &Core, message: &Message) -> Answer {

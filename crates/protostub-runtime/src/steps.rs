@@ -4,7 +4,7 @@
 //! `call` (the step's text in the specification), `domain`, `stub` (the stub's URL, from step 9 on) and `detail`. A step that calls somebody is
 //! open until the answer is there; a step that is an answer is opened and closed at once.
 //!
-//! They happen in the order of [`ORDER`]: as in the specification, but that the bus listener of step 19 is attached before the stub's code
+//! The sandbox opens the span of step 17, the runtime all others. They happen in the order of [`ORDER`]: as in the specification, but that the bus listener of step 19 is attached before the stub's code
 //! runs for the first time (16 to 18), since a stub may post a message from its first call, and the answer must find somebody.
 
 use std::sync::OnceLock;

@@ -81,8 +81,23 @@ impl StubKey {
     }
 }
 
+/// What stands before a domain where one of its functions is meant.
+const FUNCTIONS: &[&str] = &["msg-node.", "registry."];
+
+impl Address {
+    /// Whether this is an address of exactly `domain`, or of one of its functions (`domain://msg-node.sp1.example`), rather than of a
+    /// subdomain that may be somebody else's. The stub of a domain may speak for these.
+    #[must_use]
+    pub fn is_of(&self, domain: &Domain) -> bool {
+        let host = self.host();
+        host == domain.as_str()
+            || FUNCTIONS.iter().any(|function| host.strip_prefix(function) == Some(domain.as_str()))
+                && self.domain().is_some_and(|own| function_stripped(own) == *domain)
+    }
+}
+
 fn function_stripped(domain: Domain) -> Domain {
-    ["msg-node.", "registry."]
+    FUNCTIONS
         .iter()
         .find_map(|function| domain.as_str().strip_prefix(function))
         .and_then(|rest| Domain::parse(rest).ok())
@@ -120,5 +135,19 @@ mod tests {
         check("slack://user@slack.com", "slack.com (scheme slack)");
         check("hyperty://localhost:9090/x", "localhost:9090");
         assert_eq!(StubKey::of(&Address::parse("mn:/session").unwrap(), &home), None);
+    }
+
+    #[test]
+    fn functions_are_of_their_domain_and_subdomains_are_not() {
+        let check = |text: &str, domain: &str, expected: bool| {
+            assert_eq!(Address::parse(text).unwrap().is_of(&Domain::parse(domain).unwrap()), expected, "{text}");
+        };
+        check("hyperty://foo.com/alice", "foo.com", true);
+        check("domain://msg-node.foo.com/sm", "foo.com", true);
+        check("domain://registry.127.0.0.1:8080/x", "127.0.0.1:8080", true);
+        check("hyperty://bar.foo.com/alice", "foo.com", false);
+        check("domain://registry.co.uk", "co.uk", false);
+        check("hyperty://foo.com:8080/alice", "foo.com", false);
+        check("mn:/session", "foo.com", false);
     }
 }

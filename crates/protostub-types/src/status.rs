@@ -64,8 +64,8 @@ impl StubStatus {
         use StubStatus::{Created, Dead, Deployed, Deploying, DeploymentFailed, Disconnected, Failed, InProgress, Live};
         match self {
             Dead => false,
-            Deploying => matches!(next, Deployed | Created | DeploymentFailed | Failed | Dead),
-            // Some stubs are live, or out of luck, without a word in between.
+            // Some stubs are live, or out of luck, without a word in between, or with one from their first call already.
+            Deploying => matches!(next, Deployed | Created | InProgress | Live | DeploymentFailed | Failed | Dead),
             Deployed => matches!(next, Created | InProgress | Live | Disconnected | Failed | Dead),
             Created => matches!(next, InProgress | Live | Disconnected | Failed | Dead),
             InProgress => matches!(next, Live | Disconnected | Failed | Dead),

@@ -1,0 +1,119 @@
+//! Steps 1 to 22, from the outside.
+
+use std::time::Duration;
+
+use protostub_runtime::{Message, StubStatus, steps as spec};
+use serde_json::json;
+
+use crate::{
+    steps,
+    support::{builder, component, source},
+};
+
+#[tokio::test]
+async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
+    steps::record();
+    let source = source(&["steps.example"], &component("echo"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/steps").await.expect("a hyperty");
+    let reply = app.request(Message::read("hyperty://steps.example/alice").with_body(json!("hello"))).await.expect("a reply");
+    assert_eq!(reply.code(), Some(200));
+    let stub = runtime.deploy_protostub("steps.example").await.expect("the same stub");
+    let url = stub.url().expect("a URL").to_string();
+    // The Registry's last notification is behind this answer in its inbox.
+    app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("an answer");
+
+    let recorded = steps::of("steps.example");
+    let numbers: Vec<_> = recorded.iter().map(|step| step.number).collect();
+    let (deployment, statuses) = numbers.split_at(20);
+    let expected: Vec<_> = spec::ORDER.iter().copied().map(u64::from).collect();
+    assert_eq!(deployment, &expected[..20]);
+    // `created`, `in-progress` and `live`: each is posted (21) and then heard of (22).
+    for status in ["created", "in-progress", "live"] {
+        let at = |number| recorded.iter().position(|step| step.number == number && step.detail == status);
+        assert!(at(21) < at(22) && at(21).is_some(), "{status}: {recorded:#?}");
+    }
+    assert_eq!(statuses.len(), 6);
+    assert!(
+        recorded
+            .iter()
+            .all(|step| step.domain == "steps.example" && step.call == spec::call(u8::try_from(step.number).expect("a step")))
+    );
+    let from_9 = recorded.iter().skip_while(|step| step.number != 9);
+    assert!(from_9.clone().count() > 10 && from_9.clone().all(|step| step.stub == url), "{recorded:#?}");
+}
+
+#[tokio::test]
+async fn one_stub_serves_all_who_ask_at_once() {
+    let source = source(&["sp1.example"], &component("echo"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let ask = |to: &'static str| app.request(Message::read(to));
+    let (a, b, c, d, e) = tokio::join!(
+        ask("hyperty://sp1.example/alice"),
+        ask("domain://msg-node.sp1.example/sm"),
+        ask("domain://registry.sp1.example"),
+        runtime.deploy_protostub("sp1.example"),
+        runtime.load_stub("hyperty://SP1.example/bob"),
+    );
+    for reply in [a, b, c] {
+        assert_eq!(reply.expect("a reply").code(), Some(200));
+    }
+    let (d, e) = (d.expect("a stub"), e.expect("a stub"));
+    assert_eq!(d.url(), e.url());
+    assert_eq!(runtime.protostubs().len(), 1);
+    assert_eq!(d.status().status, StubStatus::Live);
+}
+
+#[tokio::test]
+async fn the_runtime_ua_deploys_for_hyperties_and_for_nobody_else() {
+    let source = source(&["sp1.example"], &component("echo"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let ua = runtime.url().join("ua").expect("an address");
+    let load = || {
+        Message::new(protostub_runtime::MessageType::Execute, ua.clone())
+            .with_body(json!({ "method": "loadStub", "params": ["sp1.example"] }))
+    };
+    let refused = runtime.request(load()).await.expect("an answer");
+    assert_eq!(refused.code(), Some(403), "{:?}", refused.body);
+    let reply = app.request(load()).await.expect("an answer");
+    let body: serde_json::Value = reply.body.as_ref().expect("a body").parse().expect("JSON");
+    let stub = runtime.protostubs().remove(0);
+    assert_eq!(body["value"]["url"], stub.url().expect("a URL").as_str());
+    assert_eq!(body["value"]["descriptorURL"], stub.descriptor_url().expect("a URL").as_str());
+    assert_eq!(body["value"].as_object().expect("an object").len(), 3);
+}
+
+#[tokio::test]
+async fn undeployment_is_real_and_the_next_message_deploys_anew() {
+    let source = source(&["sp1.example"], &component("echo"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let first = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let mut status = first.watch();
+    first.undeploy().await.expect("undeployed");
+    assert_eq!(status.until(|report| report.status == StubStatus::Dead).await.status, StubStatus::Dead);
+    assert!(runtime.protostubs().is_empty());
+    let gone = app.request(Message::read(first.url().expect("a URL").clone())).await;
+    assert_ne!(gone.map(|reply| reply.from), Ok(first.url().expect("a URL").clone()), "the old URL is served by nobody");
+    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply of the new one");
+    assert_ne!(runtime.protostubs()[0].url(), first.url());
+    let outcome = runtime.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((outcome.stopped.len(), outcome.abandoned.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_stub_that_was_told_to_disconnect_answers_503_until_it_is_told_to_connect() {
+    let source = source(&["sp1.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    stub.disconnect().await.expect("disconnected");
+    assert_eq!(stub.status().status, StubStatus::Disconnected);
+    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    assert_eq!(refused.code, 503);
+    stub.connect().await.expect("connected");
+    stub.until_live().await.expect("live");
+    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply");
+}

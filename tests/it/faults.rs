@@ -1,0 +1,140 @@
+//! What can be wrong with a domain, and what the one who asked is told. Nothing is lost, and nothing is left behind.
+
+use std::{fmt::Write as _, time::Duration};
+
+use protostub_runtime::{Domain, Message, MessageType, Runtime};
+use serde_json::{Value, json};
+
+use crate::support::{answer, builder, component, descriptor, ok, serve};
+
+const DESCRIPTOR: &str = "/.well-known/protostub/default";
+const PACKAGE: &str = "/.well-known/protostub/component.wasm";
+
+/// A domain that publishes this component, and this configuration for it.
+async fn publishes(component: &[u8], configuration: Value) -> Domain {
+    let descriptor = descriptor(component, configuration).to_json();
+    serve(vec![(DESCRIPTOR, ok("application/json", descriptor.as_bytes())), (PACKAGE, ok("application/wasm", component))]).await
+}
+
+/// A domain whose descriptor is this text.
+async fn describes(text: &str) -> Domain {
+    serve(vec![(DESCRIPTOR, ok("application/json", text.as_bytes()))]).await
+}
+
+fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("a text that is WebAssembly")
+}
+
+async fn cases() -> Vec<(&'static str, Domain)> {
+    let echo = component("echo");
+    let actor = component("actor");
+    let domain = |text: &str| Domain::parse(text).expect("a domain");
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        domain(&listener.local_addr().expect("an address").to_string())
+    };
+    let described = descriptor(&echo, json!({})).to_json();
+    let described = described.as_bytes();
+    let mut truncated = ok("application/wasm", &echo);
+    truncated.truncate(truncated.len() / 2);
+    let in_other_world = r#"(component (import "evil:host/shell" (instance (export "run" (func)))))"#;
+    vec![
+        ("a domain that does not exist", domain("nosuch.invalid")),
+        ("a server that is not there", nobody),
+        ("a private address that is not granted", domain("10.0.0.1")),
+        ("404", serve(vec![]).await),
+        ("500", serve(vec![(DESCRIPTOR, answer("500 Internal Server Error", "text/plain", b"out of order"))]).await),
+        ("HTML instead of JSON", serve(vec![(DESCRIPTOR, ok("text/html", b"<!DOCTYPE html><html><body>Welcome</body></html>"))]).await),
+        ("a descriptor that is no JSON", describes("{\"objectName\": ").await),
+        (
+            "a descriptor with a wrong member",
+            describes(r#"{"objectName":"default","version":"1","language":"WASM_COMPONENT","sourcePackageURL":"x.wasm","sourcePackage":{"sha256":"abc"}}"#).await,
+        ),
+        (
+            "a stub in another language",
+            describes(r#"{"objectName":"default","version":"1","language":"javascript","sourcePackageURL":"/sourcePackage"}"#).await,
+        ),
+        (
+            "a component without a digest",
+            describes(r#"{"objectName":"default","version":"1","language":"WASM_COMPONENT","sourcePackageURL":"component.wasm"}"#).await,
+        ),
+        (
+            "a wrong digest",
+            serve(vec![(DESCRIPTOR, ok("application/json", described)), (PACKAGE, ok("application/wasm", b"something else"))]).await,
+        ),
+        ("a truncated download", serve(vec![(DESCRIPTOR, ok("application/json", described)), (PACKAGE, truncated)]).await),
+        ("a component that is not there", serve(vec![(DESCRIPTOR, ok("application/json", described))]).await),
+        ("no WebAssembly", publishes(b"#!/bin/sh", json!({})).await),
+        ("a core module", publishes(&wat("(module)"), json!({})).await),
+        ("a component without the export", publishes(&wat("(component)"), json!({})).await),
+        ("a component of another world", publishes(&wat(in_other_world), json!({})).await),
+        ("start refuses", publishes(&actor, json!({ "start": { "do": "fail", "reason": "the configuration has no `url`" } })).await),
+        ("a trap in start", publishes(&actor, json!({ "start": { "do": "panic", "reason": "index out of bounds" } })).await),
+        ("a trap at once", publishes(&actor, json!({ "connect": { "do": "panic", "reason": "no more bytes" } })).await),
+        (
+            "it says that it failed",
+            publishes(&actor, json!({ "connect": { "do": "publish", "status": "failed", "reason": "wrong password" } })).await,
+        ),
+        ("it is never live", publishes(&actor, json!({ "connect": { "do": "publish", "status": "in-progress" } })).await),
+    ]
+}
+
+/// What is different in every run.
+fn redact(text: &str, domain: &Domain) -> String {
+    let text = if domain.port().is_some() { text.replace(domain.as_str(), "[domain]") } else { text.to_owned() };
+    let mut redacted = String::new();
+    for word in text.split_inclusive([' ', '/', ':', ',', '`']) {
+        let core = word.trim_end_matches([' ', '/', ':', ',', '`']);
+        let hex = core.len() >= 32 && core.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+        redacted.push_str(if hex { "[id]" } else { core });
+        redacted.push_str(&word[core.len()..]);
+    }
+    redacted
+}
+
+async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
+    let address = format!("hyperty://home.example/{domain}").replace(':', "-").replacen("hyperty-", "hyperty:", 1);
+    let mut app = runtime.register_hyperty(address).await.expect("a hyperty");
+    let to = format!("hyperty://{domain}/alice");
+    // Three messages that want no answer, and a request: each has one outcome.
+    let ping = || Message::new(MessageType::Other("ping".into()), to.as_str());
+    let outcomes = [(); 3].map(|()| app.post(ping()));
+    let error = app.request(Message::read(to.as_str())).await.expect_err("no stub can be deployed");
+    for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        // The deployment had failed before the next message was posted.
+        assert!(refused.reason.ends_with(&error.reason) || error.reason.ends_with(&refused.reason), "{refused}");
+    }
+    for _accepted in outcomes.iter().filter(|outcome| outcome.is_ok()) {
+        let response = app.recv().await.expect("an error response");
+        let body: Value = response.body.as_ref().expect("a body").parse().expect("JSON");
+        assert_eq!((response.code(), body["desc"].as_str()), (Some(error.code), Some(error.reason.as_str())), "{domain}");
+    }
+    // A moment later nothing is fetched again, and the reason is the same.
+    let again = app.request(Message::read(to.as_str())).await.expect_err("still not");
+    assert!(again.reason.contains("a moment ago"), "{again}");
+    // A fault that is found at once is one of "a moment ago" already.
+    let reason = error
+        .reason
+        .split_once(" s: ")
+        .filter(|(before, _)| before.contains("a moment ago"))
+        .map_or(&*error.reason, |(_, reason)| reason);
+    format!("{} {}", error.code, redact(reason, domain))
+}
+
+#[tokio::test]
+async fn every_fault_is_told_clearly_and_nothing_is_lost() {
+    let runtime = builder()
+        .connect_timeout(Duration::from_secs(2))
+        .request_timeout(Duration::from_secs(120))
+        .build()
+        .await
+        .expect("a runtime");
+    let mut told = String::new();
+    for (name, domain) in cases().await {
+        let _ = writeln!(told, "{name}\n    {}", what_is_told(&runtime, &domain).await);
+    }
+    assert!(runtime.protostubs().is_empty());
+    let counts = runtime.counts();
+    assert_eq!(counts.open, 0, "{counts:?}");
+    insta::assert_snapshot!(told);
+}

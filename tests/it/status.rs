@@ -1,0 +1,82 @@
+//! The status of a stub, as subscribers get it (steps 21 and 22).
+
+use protostub_runtime::{Message, StatusForm, StubStatus};
+use serde_json::{Value, json};
+
+use crate::support::{builder, component, source};
+
+fn body(message: &Message) -> Value {
+    message.body.as_ref().expect("a body").parse().expect("JSON")
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_the_exact_json_of_the_specification() {
+    let source = source(&["sp1.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let url = stub.url().expect("a URL").clone();
+    let topic = url.join("status").expect("an address");
+    let answer = app.subscribe(topic.clone()).await.expect("an answer");
+    assert_eq!(answer.code(), Some(200));
+
+    // What holds comes at once.
+    let live = app.recv().await.expect("a status");
+    let id = &live.id;
+    let exact = format!(r#"{{"id":"{id}","type":"UPDATE","from":"{url}","to":"{topic}","body":{{"value":"LIVE"}}}}"#);
+    assert_eq!(live.to_phase1_json().expect("JSON"), exact);
+
+    // And what follows, in order.
+    stub.disconnect().await.expect("disconnected");
+    let disconnected = app.recv().await.expect("a status");
+    assert_eq!(body(&disconnected), json!({ "value": "DISCONNECTED" }));
+    assert_eq!(disconnected.from, url);
+    stub.connect().await.expect("connected");
+    assert_eq!(body(&app.recv().await.expect("a status")), json!({ "value": "IN-PROGRESS" }));
+    assert_eq!(body(&app.recv().await.expect("a status")), json!({ "value": "LIVE" }));
+
+    assert_eq!(
+        app.request(Message::new(protostub_runtime::MessageType::Unsubscribe, topic)).await.expect("an answer").code(),
+        Some(200)
+    );
+    stub.undeploy().await.expect("undeployed");
+}
+
+#[tokio::test]
+async fn the_runtime_tells_of_all_stubs_in_the_form_of_the_second_phase() {
+    let source = source(&["sp1.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).status_form(StatusForm::Phase2).build().await.expect("a runtime");
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let topic = runtime.url().join("status").expect("an address");
+    assert_eq!(app.subscribe(topic).await.expect("an answer").code(), Some(200));
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let url = stub.url().expect("a URL").to_string();
+    stub.undeploy().await.expect("undeployed");
+    let mut seen = Vec::new();
+    loop {
+        let update = app.recv().await.expect("a status");
+        let body = body(&update);
+        assert_eq!(&update.from, runtime.url());
+        if body["resource"] == url.as_str() {
+            seen.push(body["value"].as_str().expect("a value").to_owned());
+        } else {
+            assert_eq!(body["domain"], "sp1.example");
+        }
+        if body["value"] == "dead" {
+            break;
+        }
+    }
+    assert_eq!(seen.last().map(String::as_str), Some("dead"));
+    assert!(seen.contains(&"live".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn only_hyperties_of_the_runtime_may_subscribe() {
+    let source = source(&["sp1.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let topic = stub.url().expect("a URL").join("status").expect("an address");
+    let answer = runtime.request(Message::subscribe(topic)).await.expect("an answer");
+    assert_eq!(answer.code(), Some(403));
+    assert_eq!(stub.status().status, StubStatus::Live);
+}
