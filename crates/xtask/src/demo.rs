@@ -15,16 +15,7 @@ runtimes. An app on one posts a message to an app on the other; both stubs are d
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     stubs::catalogue(root)?;
     println!("Building the demo; the first time takes some minutes.");
-    must(cargo(root).args([
-        "run",
-        "--quiet",
-        "--package",
-        "protostub-runtime",
-        "--example",
-        "demo",
-        "--",
-        "--catalogue",
-        "target/catalogue",
-    ]))?;
+    // No `--package`: for the whole workspace, dependencies have the features that `cargo test --workspace` gives them, and are compiled once.
+    must(cargo(root).args(["run", "--quiet", "--example", "demo", "--", "--catalogue", "target/catalogue"]))?;
     Ok(ExitCode::SUCCESS)
 }

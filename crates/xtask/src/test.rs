@@ -132,7 +132,11 @@ fn test_stubs(root: &Path) -> Result<Tally> {
 }
 
 fn doc(root: &Path) -> Result<Tally> {
-    Ok(checked(locked(cargo(root).args(["doc", "--workspace", "--no-deps"])).env("RUSTDOCFLAGS", "--deny warnings")))
+    // With `--examples`, dependencies have the features that they have for `clippy --all-targets`, and are not checked once more.
+    let targets = ["--lib", "--bins", "--examples"];
+    Ok(checked(
+        locked(cargo(root).args(["doc", "--workspace", "--no-deps"]).args(targets)).env("RUSTDOCFLAGS", "--deny warnings"),
+    ))
 }
 
 /// In CI, dependencies are those of the lock file.
