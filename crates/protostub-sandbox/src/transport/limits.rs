@@ -14,6 +14,8 @@ pub(crate) struct TransportLimits {
     pub(crate) close_timeout: Duration,
     /// How long the closing of a connection takes at most, as long as the other side takes what waits. 10 s.
     pub(crate) flush_timeout: Duration,
+    /// How long a WebSocket server may be silent before it is pinged, and then before it counts as gone. 30 s.
+    pub(crate) ping_interval: Duration,
     /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
     pub(crate) frame_bytes: usize,
     /// How many bytes of WebSocket frames may wait to be sent before a further one is refused, in bytes; each frame counts 64 more. 1 MiB.
@@ -45,6 +47,7 @@ impl Default for TransportLimits {
             head_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(2),
             flush_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(30),
             frame_bytes: 1 << 20,
             websocket_write_bytes: 1 << 20,
             tcp_write_bytes: 256 << 10,

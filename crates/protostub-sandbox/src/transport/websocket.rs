@@ -9,43 +9,42 @@
 //!
 //! The stream outlives `Open`: what is to be said at the end is said after the stub knows the result ([`Ending`]).
 
+mod handshake;
+mod heartbeat;
+mod outbox;
+
 use std::{
-    collections::{HashSet, VecDeque},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use futures_util::{Sink, Stream, future::BoxFuture};
-use http::{HeaderMap, HeaderValue, Uri, header};
-use protostub_egress::{Connection, Egress, Grants, Protection};
+use futures_util::{Stream as _, future::BoxFuture};
+use protostub_egress::{Egress, Grants};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
+    WebSocketStream,
     tungstenite::{
-        self, Error as WsError, Message, Utf8Bytes,
+        Error as WsError, Message, Utf8Bytes,
         error::{CapacityError, ProtocolError},
-        handshake::client::generate_key,
-        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+        protocol::{CloseFrame, frame::coding::CloseCode},
     },
 };
-use url::Url;
 
+use self::{
+    handshake::{Opened, Target},
+    heartbeat::{Heard, Heartbeat, Silence},
+    outbox::Outbox,
+};
 use super::{
     Error, TransportLimits,
     error::{chain, too_long},
     farewell::Farewell,
-    headers,
     news::{News, Topic},
 };
 
-/// How much is read from the socket at once, and how large the buffer of an idle connection is.
-const READ_AHEAD_BYTES: usize = 16 << 10;
-/// How much is given to the WebSocket layer before it has written out what it has. It holds this and one message more.
-const WRITE_AHEAD_BYTES: usize = 32 << 10;
-/// What a waiting frame counts beside its payload: its place in the queue and its header. Without it, empty frames would cost nothing.
-const FRAME_OVERHEAD_BYTES: usize = 64;
+type Stream = WebSocketStream<Heard>;
+
 /// How many messages without news for the stub (pings, or what comes after it closed) are read before others have their turn.
 const QUIET_MESSAGES: usize = 64;
 /// RFC 6455 section 5.5: a control frame's payload is at most 125 bytes, two of which are the code.
@@ -99,7 +98,9 @@ pub(super) struct WebSocket {
     /// Where it goes, for the texts of errors: `wss://sp1.example:443`.
     target: String,
     opening: Option<BoxFuture<'static, Result<Opened, String>>>,
-    stream: Option<WebSocketStream<Connection>>,
+    stream: Option<Stream>,
+    /// As long as it is open.
+    heartbeat: Option<Heartbeat>,
     ending: Option<Ending>,
     /// The one frame that was read before the stub asked, or did not fit what it asked for.
     held: Option<Frame>,
@@ -111,16 +112,8 @@ pub(super) struct WebSocket {
     limits: TransportLimits,
 }
 
-/// How the opening ended, if not by a failure.
-enum Opened {
-    Open(Box<WebSocketStream<Connection>>, Handshake),
-    Refused(Handshake),
-}
-
 /// What is left to do with a stream whose state is settled.
 struct Ending {
-    /// The close frame that is sent after what waits; none: sent, or the WebSocket layer answers the server's.
-    close: Option<CloseFrame>,
     /// Where to wait for the other side to end the connection. A server's unread bytes would reset it, and our close frame with it.
     drain: Drain,
     farewell: Farewell,
@@ -134,15 +127,6 @@ enum Drain {
     Bytes,
 }
 
-/// What waits to be sent.
-#[derive(Default)]
-pub(super) struct Outbox {
-    queue: VecDeque<Message>,
-    queued_bytes: usize,
-    /// Given to the WebSocket layer since it was last empty.
-    unflushed_bytes: usize,
-}
-
 impl WebSocket {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
     pub(super) fn open(
@@ -154,38 +138,17 @@ impl WebSocket {
         headers: &[(String, String)],
     ) -> Result<Self, Error> {
         let target = Target::parse(url, limits)?;
-        let protection = if target.tls { Protection::Tls } else { Protection::Plain };
-        grants.check(&target.host, target.port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
+        target.check(grants)?;
         let request = target.request(protocols, headers, limits)?;
-
         let name = target.to_string();
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_AHEAD_BYTES)
-            .write_buffer_size(WRITE_AHEAD_BYTES)
-            .max_write_buffer_size(WRITE_AHEAD_BYTES + limits.frame_bytes + (4 << 10))
-            .max_message_size(Some(limits.frame_bytes))
-            .max_frame_size(Some(limits.frame_bytes));
-        let (egress, grants) = (egress.clone(), grants.clone());
-        let (header_bytes, open_timeout) = (limits.handshake_header_bytes, limits.open_timeout);
-        let opening = async move {
-            let connect = async {
-                let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-                let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
-                let connection = connect.await.map_err(|error| error.to_string())?;
-                let handshake = handshake(connection, request, config, header_bytes);
-                handshake.await.map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
-            };
-            match tokio::time::timeout(open_timeout, connect).await {
-                Ok(result) => result,
-                Err(_) => Err(format!("opening {target} took longer than {open_timeout:?}")),
-            }
-        };
+        let opening = handshake::open(egress.clone(), grants.clone(), limits.clone(), target, request);
         Ok(Self {
             news: News::default(),
             state: State::Connecting,
             target: name,
             opening: Some(Box::pin(opening)),
             stream: None,
+            heartbeat: None,
             ending: None,
             held: None,
             outbox: Outbox::default(),
@@ -244,7 +207,7 @@ impl WebSocket {
             while self.outbox.bytes() < self.limits.websocket_write_bytes
                 && let Some(frame) = frames.next()
             {
-                self.outbox.push(frame);
+                self.outbox.push(frame.into());
                 taken += 1;
             }
             let waiting = self.outbox.bytes();
@@ -269,8 +232,8 @@ impl WebSocket {
         self.opening = None;
         self.held = None;
         if matches!(self.state, State::Open(_)) {
-            let reason = Utf8Bytes::from(&reason[..reason.floor_char_boundary(REASON_BYTES)]);
-            self.end(Some(CloseFrame { code, reason }), Drain::Handshake);
+            self.outbox.push(close_frame(code, reason));
+            self.end(Drain::Handshake);
         }
         self.state = State::Closed(CloseReason::default());
     }
@@ -290,6 +253,7 @@ impl WebSocket {
             self.state = match opened {
                 Ok(Opened::Open(stream, handshake)) => {
                     self.stream = Some(*stream);
+                    self.heartbeat = Some(Heartbeat::new(self.limits.ping_interval));
                     State::Open(handshake)
                 }
                 Ok(Opened::Refused(handshake)) => State::Refused(handshake),
@@ -300,6 +264,7 @@ impl WebSocket {
         if self.ending.is_none() {
             // Reading first: a server that closed has often said why, and writing would only say that it did.
             self.read_ahead(cx);
+            self.listen(cx);
             if self.write_error.is_none() {
                 self.write(cx);
             }
@@ -342,8 +307,8 @@ impl WebSocket {
                 // Reading on sends the pong.
                 Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
                 Poll::Ready(Some(Ok(Message::Close(frame)))) => {
-                    self.end(None, Drain::Handshake);
                     self.settle(State::Closed(close_reason(frame)));
+                    self.end(Drain::Handshake);
                     return None;
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -371,12 +336,15 @@ impl WebSocket {
     fn settle(&mut self, state: State) {
         self.outbox = Outbox::default();
         self.wants_room = false;
+        self.heartbeat = None;
         self.state = state;
         self.news.set(Topic::State);
     }
 
-    fn end(&mut self, close: Option<CloseFrame>, drain: Drain) {
-        self.ending = Some(Ending { close, drain, farewell: Farewell::new(&self.limits) });
+    /// What waits is sent still, and the other side waited for.
+    fn end(&mut self, drain: Drain) {
+        self.heartbeat = None;
+        self.ending = Some(Ending { drain, farewell: Farewell::new(&self.limits) });
     }
 
     fn ended_without_close(&mut self) {
@@ -408,14 +376,33 @@ impl WebSocket {
                 return self.settle(State::Failed(how));
             }
         };
-        self.end(
-            Some(CloseFrame { code, reason: Utf8Bytes::from(&text[..text.floor_char_boundary(REASON_BYTES)]) }),
-            Drain::Bytes,
-        );
+        let close = close_frame(code, &text);
         self.settle(match code {
             CloseCode::Size => State::Closed(CloseReason { code: Some(code.into()), reason: text }),
             code => State::Failed(format!("{} broke the protocol, and was closed with {code}: {text}", self.target)),
         });
+        self.outbox.push(close);
+        self.end(Drain::Bytes);
+    }
+
+    /// Pings a server that says nothing, and gives up one that says nothing to that either. While the stub does not receive, nothing is heard,
+    /// and while something waits to be sent, TCP itself finds out.
+    fn listen(&mut self, cx: &mut Context<'_>) {
+        let (Some(heartbeat), Some(stream)) = (&mut self.heartbeat, &mut self.stream) else { return };
+        let deaf = self.held.is_some() || self.outbox.bytes() > 0;
+        match heartbeat.poll_silence(cx, || stream.get_mut().take() || deaf) {
+            Poll::Pending => {}
+            Poll::Ready(Silence::Ping) => self.outbox.push(Message::Ping(bytes::Bytes::new())),
+            Poll::Ready(Silence::Dead) => {
+                self.stream = None;
+                let interval = self.limits.ping_interval;
+                self.settle(State::Failed(format!(
+                    "{} said nothing for {:?}, and did not answer a ping",
+                    self.target,
+                    2 * interval
+                )));
+            }
+        }
     }
 
     /// Writes out what waits, as far as the socket takes it.
@@ -448,21 +435,15 @@ impl WebSocket {
 
 impl Ending {
     /// Ready when the connection can be dropped.
-    fn poll(&mut self, stream: &mut WebSocketStream<Connection>, outbox: &mut Outbox, cx: &mut Context<'_>) -> Poll<()> {
-        if ready!(outbox.poll_flush(stream, cx)).is_err() {
-            return Poll::Ready(());
-        }
-        if let Some(close) = self.close.take() {
-            if Pin::new(&mut *stream).start_send(Message::Close(Some(close))).is_err() {
-                return Poll::Ready(());
-            }
-            outbox.unflushed_bytes += FRAME_OVERHEAD_BYTES + REASON_BYTES;
-            if ready!(outbox.poll_flush(stream, cx)).is_err() {
-                return Poll::Ready(());
-            }
-        }
+    fn poll(&mut self, stream: &mut Stream, outbox: &mut Outbox, cx: &mut Context<'_>) -> Poll<()> {
+        let flushed = outbox.poll_flush(stream, cx);
         match self.drain {
             Drain::Handshake => {
+                if let Poll::Ready(Err(_)) = flushed {
+                    // What the server said last may still be there, and have to be answered.
+                    *outbox = Outbox::default();
+                }
+                // Also while something waits: a server that waits for us to read would never take it.
                 for _ in 0..QUIET_MESSAGES {
                     match ready!(Pin::new(&mut *stream).poll_next(cx)) {
                         Some(Ok(_)) => {}
@@ -472,7 +453,7 @@ impl Ending {
             }
             Drain::Bytes => {
                 let connection = stream.get_mut();
-                if ready!(Pin::new(&mut *connection).poll_shutdown(cx)).is_err() {
+                if ready!(flushed).is_err() || ready!(Pin::new(&mut *connection).poll_shutdown(cx)).is_err() {
                     return Poll::Ready(());
                 }
                 for _ in 0..QUIET_MESSAGES {
@@ -490,160 +471,18 @@ impl Ending {
     }
 }
 
-impl Outbox {
-    /// What counts against the limit.
-    pub(super) fn bytes(&self) -> usize {
-        self.queued_bytes + self.unflushed_bytes
-    }
-
-    fn push(&mut self, frame: Frame) {
-        self.queued_bytes += frame.len() + FRAME_OVERHEAD_BYTES;
-        self.queue.push_back(match frame {
-            Frame::Text(text) => Message::Text(text.into()),
-            Frame::Binary(bytes) => Message::Binary(Bytes::from(bytes)),
-        });
-    }
-
-    /// Moves frames into the WebSocket layer and from there into the socket; ready when nothing waits any more.
-    fn poll_flush(&mut self, stream: &mut WebSocketStream<Connection>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
-        loop {
-            while self.unflushed_bytes < WRITE_AHEAD_BYTES
-                && let Some(message) = self.queue.pop_front()
-            {
-                let bytes = message.len() + FRAME_OVERHEAD_BYTES;
-                self.queued_bytes -= bytes;
-                self.unflushed_bytes += bytes;
-                Pin::new(&mut *stream).start_send(message)?;
-            }
-            if self.unflushed_bytes == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(Pin::new(&mut *stream).poll_flush(cx))?;
-            self.unflushed_bytes = 0;
+impl From<Frame> for Message {
+    fn from(frame: Frame) -> Self {
+        match frame {
+            Frame::Text(text) => Self::Text(text.into()),
+            Frame::Binary(bytes) => Self::Binary(bytes.into()),
         }
     }
 }
 
-/// Where a URL leads.
-struct Target {
-    url: Url,
-    tls: bool,
-    /// As a URL has it: an IPv6 address stands in brackets.
-    host: String,
-    port: u16,
-}
-
-impl Target {
-    fn parse(url: &str, limits: &TransportLimits) -> Result<Self, Error> {
-        let invalid = |why: &str| Error::Invalid(format!("the URL of a WebSocket {why}"));
-        if url.len() > limits.url_bytes {
-            return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
-        }
-        let url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
-        let tls = match url.scheme() {
-            "wss" => true,
-            "ws" => false,
-            scheme => return Err(invalid(&format!("begins with `ws:` or `wss:`, not with `{scheme}:`"))),
-        };
-        if url.fragment().is_some() {
-            return Err(invalid("has no fragment (RFC 6455 section 3)"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("has no user or password: send the header `authorization`"));
-        }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("has a host"))?.to_owned();
-        let port = url.port_or_known_default().ok_or_else(|| invalid("has a port"))?;
-        Ok(Self { url, tls, host, port })
-    }
-
-    /// The opening handshake's request (RFC 6455 section 4.1).
-    fn request(
-        &self,
-        protocols: &[String],
-        fields: &[(String, String)],
-        limits: &TransportLimits,
-    ) -> Result<http::Request<()>, Error> {
-        let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
-        let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
-        let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
-        if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("sec-websocket-")) {
-            return Err(Error::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
-        }
-        if let Some(protocols) = join_protocols(protocols, limits)? {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
-        }
-        let host = match self.url.port() {
-            Some(port) => format!("{}:{port}", self.host),
-            None => self.host.clone(),
-        };
-        headers.insert(header::HOST, HeaderValue::from_str(&host).map_err(|error| invalid(&error))?);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_str(&generate_key()).map_err(|error| invalid(&error))?);
-        let mut request = http::Request::new(());
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-}
-
-/// Scheme, host and port: the path may hold what does not belong into an error.
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}:{}", self.url.scheme(), self.host, self.port)
-    }
-}
-
-/// `Sec-WebSocket-Protocol`: tokens, each once (RFC 6455 section 4.1, item 10).
-fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, Error> {
-    if protocols.is_empty() {
-        return Ok(None);
-    }
-    let size = protocols.iter().map(|protocol| protocol.len() + 2).sum();
-    if size > limits.request_header_bytes {
-        return Err(Error::too_long("a list of subprotocols", size, limits.request_header_bytes));
-    }
-    let mut seen = HashSet::with_capacity(protocols.len());
-    for protocol in protocols {
-        let is_token = !protocol.is_empty()
-            && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
-        if !is_token || !seen.insert(protocol) {
-            let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
-            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", protocol.escape_debug())));
-        }
-    }
-    let value = HeaderValue::from_str(&protocols.join(", "));
-    value.map(Some).map_err(|_| Error::Invalid("the subprotocols cannot be sent".to_owned()))
-}
-
-/// The opening handshake, over a connection that is there.
-async fn handshake(
-    connection: Connection,
-    request: http::Request<()>,
-    config: WebSocketConfig,
-    header_bytes: usize,
-) -> Result<Opened, String> {
-    let describe = |head: &tungstenite::handshake::client::Response| {
-        let headers =
-            headers::list(head.headers(), header_bytes).map_err(|size| too_long("a handshake's head", size, header_bytes))?;
-        let protocol = headers.iter().find(|(name, _)| name == "sec-websocket-protocol").map(|(_, value)| value.clone());
-        Ok::<_, String>(Handshake { status: head.status().as_u16(), protocol, headers })
-    };
-    match client_async_with_config(request, connection, Some(config)).await {
-        Ok((stream, head)) => {
-            // Section 4.1, item 5: none was offered. tungstenite does not look.
-            if head.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-                return Err("the server uses a WebSocket extension that was not offered".to_owned());
-            }
-            Ok(Opened::Open(Box::new(stream), describe(&head)?))
-        }
-        Err(WsError::Http(head)) => Ok(Opened::Refused(describe(&head)?)),
-        Err(WsError::AttackAttempt) => {
-            Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
-        }
-        Err(error) => Err(chain(&error)),
-    }
+fn close_frame(code: CloseCode, reason: &str) -> Message {
+    let reason = Utf8Bytes::from(&reason[..reason.floor_char_boundary(REASON_BYTES)]);
+    Message::Close(Some(CloseFrame { code, reason }))
 }
 
 /// The codes that a stub may send (RFC 6455 section 7.4, as browsers have it); others become 1000.

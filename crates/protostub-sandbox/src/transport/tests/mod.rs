@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 /// How long a test waits for what has to happen: longer than every limit. Only a failing one waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Every name is this host, as it is for a stub whose domain's DNS lies.
 #[derive(Debug)]

@@ -618,6 +618,55 @@ async fn pings_are_answered_without_the_stub() {
     assert!(ready.len() <= 1, "{ready:?}");
 }
 
+fn every_second() -> TransportLimits {
+    TransportLimits { ping_interval: Duration::from_secs(1), ..TransportLimits::default() }
+}
+
+#[tokio::test]
+async fn a_silent_server_is_pinged_and_given_up_when_it_does_not_answer() {
+    let (go, gone) = oneshot::channel();
+    let mut connections = connections_with(every_second(), EgressConfig::default());
+    let server = open(&mut connections, async |mut socket| {
+        // Reading answers the pings.
+        tokio::select! {
+            () = async { while socket.next().await.is_some_and(|message| message.unwrap().is_ping()) {} } => panic!("only pings come"),
+            _ = gone => {}
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    tokio::time::pause();
+    let start = Instant::now();
+    let (_, ready) = drive(&mut connections, tokio::time::sleep(Duration::from_secs(61))).await;
+    assert_eq!(ready, Vec::<u32>::new(), "neither pings nor pongs are news");
+    assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Open(_)), "after {:?}", start.elapsed());
+
+    go.send(()).unwrap();
+    let start = Instant::now();
+    assert_eq!(next_ready(&mut connections).await, HANDLE);
+    assert!((1..=3).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
+    assert!(how.ends_with(" said nothing for 2s, and did not answer a ping"), "{how}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_stub_that_does_not_receive_is_no_sign_of_a_dead_server() {
+    let mut connections = connections_with(every_second(), EgressConfig::default());
+    let server = open(&mut connections, async |mut socket| {
+        socket.send(Message::text("news")).await.unwrap();
+        socket.send(Message::text("more")).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    assert_eq!(next_ready(&mut connections).await, HANDLE);
+    tokio::time::pause();
+    drive(&mut connections, tokio::time::sleep(Duration::from_secs(61))).await;
+    assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Open(_)));
+    assert_eq!(connections.websocket_receive(HANDLE, 10, 100), Ok(vec![text("news"), text("more")]));
+    server.abort();
+}
+
 #[tokio::test]
 async fn closing_sends_what_was_sent_and_says_why() {
     async fn check(code: u16, reason: &str, expected: (u16, &str)) {

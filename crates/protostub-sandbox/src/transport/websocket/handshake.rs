@@ -1,0 +1,187 @@
+//! Where a WebSocket URL leads, and the opening handshake with it (RFC 6455 section 4).
+
+use std::{collections::HashSet, fmt};
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use protostub_egress::{Connection, Egress, Grants, Protection};
+use tokio_tungstenite::{
+    client_async_with_config,
+    tungstenite::{
+        Error as WsError,
+        handshake::client::{Response, generate_key},
+        protocol::WebSocketConfig,
+    },
+};
+use url::Url;
+
+use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
+use crate::transport::{
+    Error, TransportLimits,
+    error::{chain, too_long},
+    headers,
+};
+
+/// How much is read from the socket at once, and how large the buffer of an idle connection is.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+
+/// Where a URL leads.
+#[derive(Debug)]
+pub(super) struct Target {
+    url: Url,
+    tls: bool,
+    /// As a URL has it: an IPv6 address stands in brackets.
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    pub(super) fn parse(url: &str, limits: &TransportLimits) -> Result<Self, Error> {
+        let invalid = |why: &str| Error::Invalid(format!("the URL of a WebSocket {why}"));
+        if url.len() > limits.url_bytes {
+            return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
+        }
+        let url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
+        let tls = match url.scheme() {
+            "wss" => true,
+            "ws" => false,
+            scheme => return Err(invalid(&format!("begins with `ws:` or `wss:`, not with `{scheme}:`"))),
+        };
+        if url.fragment().is_some() {
+            return Err(invalid("has no fragment (RFC 6455 section 3)"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("has no user or password: send the header `authorization`"));
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("has a host"))?.to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| invalid("has a port"))?;
+        Ok(Self { url, tls, host, port })
+    }
+
+    /// Whether the grants allow it, as far as the name tells.
+    pub(super) fn check(&self, grants: &Grants) -> Result<(), Error> {
+        let protection = if self.tls { Protection::Tls } else { Protection::Plain };
+        grants.check(&self.host, self.port, protection).map_err(|refused| Error::Denied(refused.to_string()))
+    }
+
+    /// The opening handshake's request (RFC 6455 section 4.1).
+    pub(super) fn request(
+        &self,
+        protocols: &[String],
+        fields: &[(String, String)],
+        limits: &TransportLimits,
+    ) -> Result<http::Request<()>, Error> {
+        let invalid = |error: &dyn fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
+        let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
+        let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
+        if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("sec-websocket-")) {
+            return Err(Error::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
+        }
+        if let Some(protocols) = join_protocols(protocols, limits)? {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+        }
+        let host = match self.url.port() {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.clone(),
+        };
+        headers.insert(header::HOST, HeaderValue::from_str(&host).map_err(|error| invalid(&error))?);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_str(&generate_key()).map_err(|error| invalid(&error))?);
+        let mut request = http::Request::new(());
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// Scheme, host and port: the path may hold what does not belong into an error.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.url.scheme(), self.host, self.port)
+    }
+}
+
+/// `Sec-WebSocket-Protocol`: tokens, each once (RFC 6455 section 4.1, item 10).
+fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, Error> {
+    if protocols.is_empty() {
+        return Ok(None);
+    }
+    let size = protocols.iter().map(|protocol| protocol.len() + 2).sum();
+    if size > limits.request_header_bytes {
+        return Err(Error::too_long("a list of subprotocols", size, limits.request_header_bytes));
+    }
+    let mut seen = HashSet::with_capacity(protocols.len());
+    for protocol in protocols {
+        let is_token = !protocol.is_empty()
+            && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
+        if !is_token || !seen.insert(protocol) {
+            let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
+            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", protocol.escape_debug())));
+        }
+    }
+    let value = HeaderValue::from_str(&protocols.join(", "));
+    value.map(Some).map_err(|_| Error::Invalid("the subprotocols cannot be sent".to_owned()))
+}
+
+/// How the opening ended, if not by a failure.
+pub(super) enum Opened {
+    Open(Box<Stream>, Handshake),
+    Refused(Handshake),
+}
+
+/// Connects, and does the handshake.
+///
+/// # Errors
+/// A text that says with whom what failed.
+pub(super) async fn open(
+    egress: Egress,
+    grants: Grants,
+    limits: TransportLimits,
+    target: Target,
+    request: http::Request<()>,
+) -> Result<Opened, String> {
+    let open = async {
+        let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
+        let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
+        let connection = connect.await.map_err(|error| error.to_string())?;
+        shake_hands(connection, request, &limits)
+            .await
+            .map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
+    };
+    match tokio::time::timeout(limits.open_timeout, open).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("opening {target} took longer than {:?}", limits.open_timeout)),
+    }
+}
+
+async fn shake_hands(connection: Connection, request: http::Request<()>, limits: &TransportLimits) -> Result<Opened, String> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_AHEAD_BYTES)
+        .write_buffer_size(WRITE_AHEAD_BYTES)
+        // Beside what is written ahead, and a message: headers of small ones, a pong, a close frame.
+        .max_write_buffer_size(WRITE_AHEAD_BYTES + limits.frame_bytes + (4 << 10))
+        .max_message_size(Some(limits.frame_bytes))
+        .max_frame_size(Some(limits.frame_bytes));
+    match client_async_with_config(request, Heard::new(connection), Some(config)).await {
+        Ok((stream, head)) => {
+            // Section 4.1, item 5: none was offered. tungstenite does not look.
+            if head.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+                return Err("the server uses a WebSocket extension that was not offered".to_owned());
+            }
+            Ok(Opened::Open(Box::new(stream), describe(&head, limits)?))
+        }
+        Err(WsError::Http(head)) => Ok(Opened::Refused(describe(&head, limits)?)),
+        Err(WsError::AttackAttempt) => {
+            Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
+        }
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+fn describe(head: &Response, limits: &TransportLimits) -> Result<Handshake, String> {
+    let limit = limits.handshake_header_bytes;
+    let headers = headers::list(head.headers(), limit).map_err(|size| too_long("a handshake's head", size, limit))?;
+    let protocol = headers.iter().find(|(name, _)| name == "sec-websocket-protocol").map(|(_, value)| value.clone());
+    Ok(Handshake { status: head.status().as_u16(), protocol, headers })
+}

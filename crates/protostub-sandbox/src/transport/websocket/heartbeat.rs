@@ -1,0 +1,94 @@
+//! Whether a server that says nothing is still there.
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use protostub_egress::Connection;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+
+/// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
+#[derive(Debug)]
+pub(in crate::transport) struct Heard {
+    connection: Connection,
+    heard: bool,
+}
+
+impl Heard {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, heard: false }
+    }
+
+    /// Whether something came since this was asked last.
+    pub(super) fn take(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.connection).poll_read(cx, buffer))?;
+        self.heard |= buffer.filled().len() > before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+}
+
+/// The clock of an open connection: an interval in which nothing came is followed by a ping, and one more by the end.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    interval: Duration,
+    timer: Pin<Box<Sleep>>,
+    /// A ping was sent, and nothing came since.
+    pinged: bool,
+}
+
+/// What an interval without a sign of life asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    Ping,
+    Dead,
+}
+
+impl Heartbeat {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, timer: Box::pin(sleep(interval)), pinged: false }
+    }
+
+    /// Ready when an interval passed in silence. `sign_of_life` is asked at the end of each: something came, or nothing could be heard.
+    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>, sign_of_life: impl FnOnce() -> bool) -> Poll<Silence> {
+        ready!(self.timer.as_mut().poll(cx));
+        self.timer.as_mut().reset(Instant::now() + self.interval);
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        let silent = !sign_of_life();
+        let pinged = std::mem::replace(&mut self.pinged, silent);
+        match (silent, pinged) {
+            (false, _) => Poll::Pending,
+            (true, false) => Poll::Ready(Silence::Ping),
+            (true, true) => Poll::Ready(Silence::Dead),
+        }
+    }
+}
