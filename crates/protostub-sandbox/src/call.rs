@@ -28,8 +28,6 @@ pub(crate) enum Failure {
 pub(crate) enum Crash {
     Trapped(Trap),
     Exceeded(Exceeded),
-    /// Not the guest's fault: no room in the pool, say.
-    Host(String),
 }
 
 /// To be called before each guest call: it has its whole budget, and what is said of a crash is of this call.
@@ -81,11 +79,14 @@ pub(crate) fn diagnose(store: &mut Store<State>, failure: Failure) -> Crash {
         return Crash::Exceeded(Exceeded::Hostcall { limit: limits.hostcall_bytes });
     }
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-    if backtrace.is_empty() && trap.is_none() && error.downcast_ref::<I32Exit>().is_none() {
-        return Crash::Host(format!("{error:#}"));
-    }
+    // A line that has no end yet is a last word, too.
     state.log.finish();
     Crash::Trapped(Trap { reason, message: state.log.take_last_words(), backtrace })
+}
+
+/// Whether an instantiation failed before any of the guest's code ran: there is no room in the pool, say.
+pub(crate) fn is_hosts_fault(error: &wasmtime::Error) -> bool {
+    !error.is::<CpuExceeded>() && !error.is::<wasmtime::Trap>() && !error.is::<I32Exit>() && !error.is::<WasmBacktrace>()
 }
 
 fn frames(backtrace: &WasmBacktrace) -> Vec<String> {

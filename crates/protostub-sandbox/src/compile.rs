@@ -42,6 +42,9 @@ pub enum CompileError {
     /// It is a component, but not of the contract's world.
     #[error("it is a component, but not a protocol stub of track {TRACK}: {0}")]
     WrongWorld(WorldMismatch),
+    /// It consists of more parts than the host has room for, or has larger ones.
+    #[error("it needs more than the host has room for: {0}")]
+    TooComplex(String),
     /// It is invalid, or uses a WebAssembly proposal that is off.
     #[error("it is not valid: {0}")]
     Invalid(String),
@@ -183,9 +186,17 @@ fn compile(linker: &Linker<State>, bytes: &[u8], digest: Sha256Digest, max_bytes
         Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
         Some(_) => {}
     }
-    let invalid = |error: wasmtime::Error| CompileError::Invalid(format!("{error:#}"));
     let component = Component::from_binary(linker.engine(), bytes).map_err(invalid)?;
     let pre = world::link(linker, &component).map_err(CompileError::WrongWorld)?;
     let (imports, exports) = world::names(&component);
     Ok(Code { digest, pre, imports, exports })
+}
+
+/// wasmtime's error has no type that tells what the pool has no room for.
+fn invalid(error: wasmtime::Error) -> CompileError {
+    let text = format!("{error:#}");
+    if text.contains("exceeds the configured maximum") {
+        return CompileError::TooComplex(text);
+    }
+    CompileError::Invalid(text)
 }

@@ -16,8 +16,11 @@ use crate::{compile::Compiler, state::State, wasi};
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
-/// How many core instances one component may consist of: languages' toolchains make up to about ten (adapters, shims, fix-ups).
-const POOL_INSTANCES: u32 = 16;
+/// How many core instances one component may consist of, and how many tables it may have. Rust's have about four; Python's libraries are
+/// linked together from about forty.
+const POOL_INSTANCES: u32 = 64;
+/// How many tables there are in the pool for each sandbox. Most components have two or three.
+const POOL_TABLES: u32 = 8;
 /// How deep a guest may call itself, in bytes of stack. The host's functions get the rest of the fiber's stack.
 pub(crate) const WASM_STACK_BYTES: usize = 512 << 10;
 /// How large a fiber's stack is. Only pages that were touched take memory.
@@ -96,6 +99,7 @@ pub struct Engine {
 
 struct Inner {
     wasm: wasmtime::Engine,
+    cache: Option<Cache>,
     compiler: Compiler,
     config: EngineConfig,
     pooled: bool,
@@ -117,7 +121,7 @@ impl Engine {
             return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
         }
         let cache = config.cache_dir.as_deref().map(open_cache).transpose()?;
-        let (wasm, pooled) = wasm_engine(config, cache).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let (wasm, pooled) = wasm_engine(config, cache.clone()).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let ticker = Arc::new(Ticker::default());
         let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
@@ -125,6 +129,7 @@ impl Engine {
             inner: Arc::new(Inner {
                 compiler: Compiler::new(linker, config.max_component_bytes),
                 wasm,
+                cache,
                 config: config.clone(),
                 pooled,
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
@@ -145,6 +150,13 @@ impl Engine {
     #[must_use]
     pub fn sandboxes(&self) -> usize {
         self.inner.config.max_sandboxes.saturating_sub(self.inner.sandboxes.available_permits())
+    }
+
+    /// How many components were loaded from [`EngineConfig::cache_dir`], and how many were compiled since they were not there; none: there is
+    /// no such directory.
+    #[must_use]
+    pub fn disk_cache(&self) -> Option<(usize, usize)> {
+        self.inner.cache.as_ref().map(|cache| (cache.cache_hits(), cache.cache_misses()))
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
@@ -284,12 +296,12 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
     // A store keeps its last fiber's stack, so each sandbox takes one.
     pool.total_stacks(sandboxes)
         .total_component_instances(sandboxes)
-        .total_core_instances(sandboxes.saturating_mul(8))
+        .total_core_instances(sandboxes.saturating_mul(POOL_INSTANCES))
         .total_memories(sandboxes.saturating_mul(2))
-        .total_tables(sandboxes.saturating_mul(8))
+        .total_tables(sandboxes.saturating_mul(POOL_TABLES).max(POOL_INSTANCES))
         .max_core_instances_per_component(POOL_INSTANCES)
         .max_memories_per_component(4)
-        .max_tables_per_component(16)
+        .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)
         .max_memory_size(config.max_memory_bytes)

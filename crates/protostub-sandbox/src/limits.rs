@@ -16,13 +16,14 @@ pub struct Limits {
     pub table_elements: usize,
     /// How many tables the instance may have. 8.
     pub tables: usize,
-    /// How many core instances the component may consist of. 16.
+    /// How many core instances the component may consist of. 64: what is written in Python has about forty.
     pub instances: usize,
     /// How long one call of `start` or `handle` may compute, counted in ticks of the engine while it holds a thread. 1 s.
     pub cpu_per_call: Duration,
     /// How long one call may take in all, with whatever it waits for through WASI. 10 s.
     pub time_per_call: Duration,
-    /// How many bytes of strings and lists one call of an import may move into the host. 4 MiB.
+    /// How many bytes of strings and lists one call of an import may move into the host. 16 MiB: what is over the limit of a frame or a body
+    /// is an error to the guest, and only what is far over all of them ends it.
     pub hostcall_bytes: usize,
     /// How many handles of resources (WASI streams, pollables …) the instance may hold. 1 000.
     pub resource_handles: usize,
@@ -60,10 +61,10 @@ impl Default for Limits {
             memories: 4,
             table_elements: 20_000,
             tables: 8,
-            instances: 16,
+            instances: 64,
             cpu_per_call: Duration::from_secs(1),
             time_per_call: Duration::from_secs(10),
-            hostcall_bytes: 4 << 20,
+            hostcall_bytes: 16 << 20,
             resource_handles: 1_000,
             random_bytes: 64 << 10,
             batch_events: 64,

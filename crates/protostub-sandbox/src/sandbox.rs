@@ -2,11 +2,12 @@ use std::fmt;
 
 use protostub_bus::Inbox;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::{
     CompiledStub, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind, StubHandle, StubTask,
-    call::{self, CpuExceeded, Crash},
+    call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::EngineConfig,
     state::State,
@@ -56,10 +57,10 @@ impl Sandbox {
         Ok(Self { compiled: compiled.clone(), store, permit })
     }
 
-    /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each; then publishes `created`
-    /// (steps 16 to 18). The stub may post messages from `start`, so its route has to be attached before.
+    /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each (steps 16 to 18). The stub may
+    /// post messages from `start`, so its route has to be attached before.
     ///
-    /// The task is to be spawned; it is the instance.
+    /// The task is to be spawned; it is the instance. It publishes `created` first.
     ///
     /// # Errors
     /// If the stub refuses to start or crashes; the inbox comes back.
@@ -79,9 +80,12 @@ impl Sandbox {
         let Self { compiled, mut store, permit } = self;
         let limit = store.data().config.limits.time_per_call;
         call::begin(&mut store);
+        let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
+        let step = tracing::info_span!(target: "protostub", "step", step = 17_u64, call = "Sandbox → protostub: new", %domain, %stub, detail = "");
         let instantiating = call::bounded(&compiled, limit, compiled.pre().instantiate_async(&mut store));
-        let guest = match instantiating.await {
+        let guest = match instantiating.instrument(step).await {
             Ok(guest) => guest,
+            Err(Failure::Guest(error)) if call::is_hosts_fault(&error) => return Err(not_instantiated(&mut store, &error)),
             Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
         };
         call::begin(&mut store);
@@ -92,7 +96,6 @@ impl Sandbox {
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(crate::host::cut(reason, MAX_REASON_BYTES))),
             Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
         }
-        store.data_mut().publish_created();
         Ok(Instance { guest, store, compiled, _permit: permit })
     }
 }
@@ -100,11 +103,18 @@ impl Sandbox {
 /// How much is kept of the reason why a stub refuses to start, in bytes.
 const MAX_REASON_BYTES: usize = 4 << 10;
 
+/// What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
+fn not_instantiated(store: &mut Store<State>, error: &wasmtime::Error) -> StartErrorKind {
+    match store.data_mut().memory.take_denied() {
+        Some(exceeded) => StartErrorKind::Exceeded(exceeded),
+        None => StartErrorKind::Instantiate(format!("{error:#}")),
+    }
+}
+
 fn at_start(crash: Crash) -> StartErrorKind {
     match crash {
         Crash::Trapped(trap) => StartErrorKind::Trapped(trap),
         Crash::Exceeded(exceeded) => StartErrorKind::Exceeded(exceeded),
-        Crash::Host(problem) => StartErrorKind::Instantiate(problem),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use protostub_bus::{Bus, Inbox, Mailbox};
-use protostub_types::Message;
+use protostub_types::{Message, MessageType};
 use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -82,11 +82,12 @@ impl StubTask {
         Self { instance, inbox, taken, commands, stopped, batch: Batch::default() }
     }
 
-    /// Runs the instance until it is stopped, crashes, or exceeds a limit.
+    /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
     ///
     /// Every request that it took and did not answer then gets a response with code 502, and so does the sender of every other message of
     /// a batch that crashed it. What was posted before stands.
     pub async fn run(mut self) -> Ended {
+        self.instance.store.data_mut().publish_created();
         let outcome = self.live().await;
         let state = self.instance.store.data_mut();
         state.connections.close_all();
@@ -139,18 +140,24 @@ impl StubTask {
         let outcome = match call::diagnose(&mut self.instance.store, failure) {
             Crash::Trapped(trap) => Outcome::Trapped(trap),
             Crash::Exceeded(exceeded) => Outcome::Exceeded(exceeded),
-            Crash::Host(problem) => Outcome::Trapped(crate::Trap { reason: problem, message: None, backtrace: Vec::new() }),
         };
-        self.fail_batch(&outcome.to_string());
+        // What exactly, is between the stub and the host.
+        self.fail_batch(match &outcome {
+            Outcome::Exceeded(_) => "the protocol stub used more than it may while it had the message, and was ended",
+            _ => "the protocol stub crashed while it had the message",
+        });
         Some(outcome)
     }
 
-    /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here.
+    /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here. A response
+    /// or somebody's publication is nobody's loss.
     fn fail_batch(&mut self, reason: &str) {
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
                 && let Ok(message) = lift(message, usize::MAX)
                 && !message.expects_response()
+                && message.kind != MessageType::Response
+                && !message.to.is_within(&message.from)
             {
                 self.taken.bus.fail(&message, 502, reason);
             }

@@ -1,5 +1,6 @@
 use protostub_bus::{Origin, PostError};
-use protostub_types::{Address, Domain};
+use protostub_types::Address;
+use serde::Deserialize;
 
 use super::rate::Rate;
 use crate::{
@@ -18,6 +19,8 @@ pub(crate) struct Posting {
     status: Option<Address>,
     /// What stands before the stub's own id in its URL: the URLs of other stubs of the same domain begin with it too.
     siblings: String,
+    /// The runtime's own address, which is of the stub's domain if that is the runtime's home.
+    runtime: Option<Address>,
     rate: Rate,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
@@ -31,6 +34,7 @@ impl Posting {
             origin: Origin::Stub(config.url.clone()),
             status: config.url.join("status").ok(),
             siblings: url.rfind('/').map_or(url, |end| &url[..=end]).to_owned(),
+            runtime: runtime_url(&config.configuration),
             rate: Rate::new(config.limits.posts_per_second),
             paused: false,
             warned: false,
@@ -43,7 +47,7 @@ impl Posting {
     }
 
     /// Whether the stub may send as this address: its URL and what is below, but not its status, which `presence` publishes; and every
-    /// address of exactly its domain, or of one that it relays for, but not other stubs' URLs.
+    /// address of exactly its domain, or of one that it relays for, but not other stubs' URLs and not the runtime's.
     fn check_sender(&self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
         if let Some(status) = &self.status
             && from.is_within(status)
@@ -56,8 +60,12 @@ impl Posting {
         if from.as_str().starts_with(&self.siblings) {
             return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{}`", config.url));
         }
-        let is_of = |domain: &Domain| from.host() == domain.as_str();
-        if is_of(&config.domain) || config.relays.iter().any(is_of) {
+        if let Some(runtime) = &self.runtime
+            && from.is_within(runtime)
+        {
+            return Err(format!("`from` is `{from}`, an address of the runtime itself"));
+        }
+        if from.is_of(&config.domain) || config.relays.iter().any(|relayed| from.is_of(relayed)) {
             return Ok(());
         }
         Err(format!(
@@ -65,6 +73,16 @@ impl Posting {
             config.url, config.domain
         ))
     }
+}
+
+/// The runtime's address, which the contract puts into every configuration.
+fn runtime_url(configuration: &str) -> Option<Address> {
+    #[derive(Deserialize)]
+    struct Configuration {
+        #[serde(rename = "runtimeURL")]
+        runtime: Address,
+    }
+    serde_json::from_str(configuration).ok().map(|Configuration { runtime }| runtime)
 }
 
 impl State {

@@ -32,7 +32,7 @@ impl Status {
 }
 
 impl State {
-    /// `start` has returned: publishes `created`.
+    /// The instance begins to run: publishes `created`. Until then the guest cannot publish anything.
     pub(crate) fn publish_created(&mut self) {
         if let Err(problem) = self.services.presence.publish(StubStatus::Created, None) {
             tracing::warn!(stub = %self.config.url, problem, "the status `created` was not taken");

@@ -12,7 +12,7 @@ async fn a_stub_starts_connects_disconnects_and_stops() {
     let (stage, mut listener) = observed(json!({}));
     let url = stage.url.to_string();
     let mut play = stage.start().await.unwrap();
-    assert_eq!(*play.statuses.borrow_and_update(), [(StubStatus::Created, None)]);
+    assert_eq!(play.status(StubStatus::Created).await, None);
 
     play.handle.connect(Some(bearer("token"))).await.unwrap();
     assert_eq!(play.status(StubStatus::Live).await.as_deref(), Some("token"), "the actor tells its credential as the reason");
@@ -183,4 +183,49 @@ async fn a_dropped_task_answers_what_it_took() {
         play.task.abort();
     });
     assert_eq!(response.unwrap_err().code, 502);
+}
+
+#[tokio::test]
+async fn without_a_pool_stubs_run_too() {
+    let mut config = EngineConfig::default();
+    // More address space than there is.
+    config.max_sandboxes = 1_000_000;
+    let engine = Engine::new(&config).unwrap();
+    assert!(!engine.is_pooled());
+    let bytes = program("actor");
+    let digest = Sha256Digest::of(&bytes);
+    let mut stage = Stage::new(json!({ "n": 1 }));
+    stage.program = Some(engine.compile(bytes, digest).await.unwrap());
+    let play = stage.live().await;
+    assert_eq!(play.told(json!({ "do": "configuration" })).await["n"], json!(1));
+}
+
+#[tokio::test]
+async fn compiled_code_outlives_its_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = EngineConfig::default();
+    config.cache_dir = Some(folder.path().join("code"));
+    let bytes: Arc<[u8]> = program("actor").into();
+    let digest = Sha256Digest::of(&bytes);
+    let first = Engine::new(&config).unwrap();
+    first.compile(Arc::clone(&bytes), digest).await.unwrap();
+    assert_eq!(first.disk_cache(), Some((0, 1)));
+    let second = Engine::new(&config).unwrap();
+    second.compile(bytes, digest).await.unwrap();
+    assert_eq!(second.disk_cache(), Some((1, 0)));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(folder.path().join("code")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_used_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut config = EngineConfig::default();
+    config.cache_dir = Some(file.path().join("below"));
+    let error = Engine::new(&config).unwrap_err().to_string();
+    assert!(error.contains("below for compiled code cannot be used"), "{error}");
 }

@@ -66,7 +66,15 @@ async fn a_batch_is_bounded_in_bytes_too() {
             .unwrap();
     }
     play.handle.connect(None).await.unwrap();
-    assert_eq!(play.told(json!({ "do": "calls" })).await, json!([["connect"], [0, 1], [2, 3], [4, 5], ["message"]]));
+    let calls = play.told(json!({ "do": "calls" })).await;
+    let sizes: Vec<usize> = calls
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| call.as_array().unwrap().iter().filter(|event| event.is_number()).count())
+        .collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 6, "{calls}");
+    assert!(sizes.iter().all(|size| *size <= 2), "two messages have more than 8 000 bytes, and three more than 10 000: {calls}");
 }
 
 #[tokio::test]
@@ -146,6 +154,21 @@ async fn a_stub_speaks_only_as_itself_and_for_its_domain() {
     check("no address", "invalid: `from`: `no address` is not an address").await;
     check("", "invalid").await;
     assert!(listener.is_quiet());
+}
+
+#[tokio::test]
+async fn the_home_domains_stub_is_not_the_runtime() {
+    let (mut stage, mut listener) = observed(json!({ "runtimeURL": "hyperty-runtime://home.example/r" }));
+    stage.domain = domain("home.example");
+    stage.url = address("hyperty-runtime://home.example/protostub/1");
+    let play = stage.live().await;
+    let post = |from: &str| json!({ "do": "post", "from": from, "to": Listener::ADDRESS });
+    for from in ["hyperty-runtime://home.example/r", "hyperty-runtime://home.example/r/ua"] {
+        let result = play.told(post(from)).await;
+        assert!(result[0].as_str().unwrap().contains("an address of the runtime itself"), "{from}: {result}");
+    }
+    assert_eq!(play.told(post("hyperty-runtime://home.example/other")).await, json!(["ok"]));
+    assert_eq!(listener.message().await.from, address("hyperty-runtime://home.example/other"));
 }
 
 #[tokio::test]

@@ -1,0 +1,175 @@
+//! Components that no compiler would make: core modules by hand, made into stubs.
+
+use std::time::Duration;
+
+use protostub_sandbox::{CompiledStub, Exceeded, Outcome, StartErrorKind};
+use protostub_types::Sha256Digest;
+use serde_json::json;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+use crate::support::{Stage, engine};
+
+/// The parts of a stub's core module. What is not given does nothing, well.
+#[derive(Default)]
+struct Parts {
+    /// Imports of the contract's functions, in their core form.
+    imports: &'static str,
+    memory: Option<&'static str>,
+    realloc: Option<&'static str>,
+    /// Returns where the result is: zeros are `ok`.
+    start: Option<&'static str>,
+    handle: Option<&'static str>,
+    rest: &'static str,
+}
+
+impl Parts {
+    async fn compile(&self) -> CompiledStub {
+        let text = format!(
+            r#"(module
+                {imports}
+                {memory}
+                (global $top (mut i32) (i32.const 4096))
+                (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})
+                (func (export "rethink:protostub/stub@0.1.0#start") (param i32 i32) (result i32) {start})
+                (func (export "rethink:protostub/stub@0.1.0#handle") (param i32 i32) {handle})
+                {rest})"#,
+            imports = self.imports,
+            memory = self.memory.unwrap_or(r#"(memory (export "memory") 2)"#),
+            realloc = self.realloc.unwrap_or(
+                "(global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+                 (global.get $top)
+                 (global.set $top (i32.add (global.get $top) (local.get 3)))",
+            ),
+            start = self.start.unwrap_or("(i32.const 16)"),
+            handle = self.handle.unwrap_or(""),
+            rest = self.rest,
+        );
+        let mut module = wat::parse_str(text).expect("a core module");
+        let mut resolve = Resolve::default();
+        let (package, _) = resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/0.1")).expect("the contract");
+        let world = resolve.select_world(&[package], Some("protostub")).expect("its world");
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+        let bytes = ComponentEncoder::default().module(&module).expect("a module").encode().expect("a component");
+        let digest = Sha256Digest::of(&bytes);
+        engine().compile(bytes, digest).await.expect("a stub")
+    }
+
+    async fn stage(&self) -> Stage {
+        let mut stage = Stage::new(json!({}));
+        stage.limits.cpu_per_call = Duration::from_millis(50);
+        stage.program = Some(self.compile().await);
+        stage
+    }
+
+    /// Why it does not start.
+    async fn refused(self) -> StartErrorKind {
+        self.stage().await.start().await.err().expect("it does not start")
+    }
+
+    /// How it ends when it is told to connect.
+    async fn ended(self) -> Outcome {
+        let play = self.stage().await.start().await.expect("it starts");
+        play.handle.connect(None).await.expect_err("it ends meanwhile");
+        play.outcome().await
+    }
+}
+
+const SPIN: &str = "(loop $again (br $again)) (unreachable)";
+
+#[tokio::test]
+async fn the_hand_made_stub_is_a_stub() {
+    let play = Parts::default().stage().await.start().await.unwrap();
+    play.handle.connect(None).await.unwrap();
+    play.handle.stop();
+    assert!(play.outcome().await.is_orderly());
+}
+
+#[tokio::test]
+async fn code_that_spins_before_start_is_ended() {
+    for parts in [
+        Parts { rest: "(func $spin (loop $again (br $again))) (start $spin)", ..Parts::default() },
+        Parts { realloc: Some(SPIN), ..Parts::default() },
+    ] {
+        let kind = parts.refused().await;
+        assert!(matches!(kind, StartErrorKind::Exceeded(Exceeded::Cpu { .. })), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn code_that_traps_before_start_is_told_as_a_crash() {
+    let kind = Parts { rest: "(func $trap (unreachable)) (start $trap)", ..Parts::default() }.refused().await;
+    assert!(matches!(&kind, StartErrorKind::Trapped(trap) if trap.reason.contains("unreachable")), "{kind}");
+}
+
+#[tokio::test]
+async fn pointers_that_lie_end_the_instance_only() {
+    let check = async |parts: Parts, expected: &str| {
+        let kind = parts.refused().await;
+        assert!(matches!(kind, StartErrorKind::Trapped(_)), "{kind:?}");
+        assert!(kind.to_string().contains(expected), "{kind}");
+    };
+    check(Parts { realloc: Some("(i32.const -16)"), ..Parts::default() }, "beyond end of memory").await;
+    check(Parts { start: Some("(i32.const -16)"), ..Parts::default() }, "pointer out of bounds").await;
+    check(Parts { start: Some("(i32.const 17)"), ..Parts::default() }, "aligned").await;
+    // An error whose text is beyond the memory, and one whose text is no UTF-8.
+    let lies = "(i32.store (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const -1)) (i32.const 16)";
+    check(Parts { start: Some(lies), ..Parts::default() }, "out of bounds").await;
+    let noise = "(i32.store (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const 4))
+        (i32.store (i32.const 64) (i32.const -1)) (i32.const 16)";
+    check(Parts { start: Some(noise), ..Parts::default() }, "utf-8").await;
+    // A result that is neither `ok` nor `err`.
+    check(Parts { start: Some("(i32.store (i32.const 16) (i32.const 7)) (i32.const 16)"), ..Parts::default() }, "discriminant")
+        .await;
+}
+
+const POST: &str = r#"(import "rethink:protostub/bus@0.1.0" "post" (func $post (param i32 i32 i32)))"#;
+const LOG: &str = r#"(import "rethink:protostub/log@0.1.0" "write" (func $write (param i32 i32 i32)))"#;
+const SAVE: &str = r#"(import "rethink:protostub/session@0.1.0" "save" (func $save (param i32 i32 i32)))"#;
+
+#[tokio::test]
+async fn arguments_that_lie_end_the_instance_only() {
+    let check = async |imports: &'static str, handle: &'static str| {
+        let outcome = Parts { imports, handle: Some(handle), ..Parts::default() }.ended().await;
+        assert!(matches!(outcome, Outcome::Trapped(_) | Outcome::Exceeded(Exceeded::Hostcall { .. })), "{outcome}");
+    };
+    check(POST, "(call $post (i32.const 0) (i32.const -1) (i32.const 16))").await;
+    check(POST, "(call $post (i32.const -8) (i32.const 1) (i32.const 16))").await;
+    check(POST, "(call $post (i32.const 4) (i32.const 1) (i32.const 16))").await;
+    check(LOG, "(call $write (i32.const 99) (i32.const 0) (i32.const 0))").await;
+    check(LOG, "(call $write (i32.const 1) (i32.const 0) (i32.const -1))").await;
+    check(LOG, "(i32.store (i32.const 0) (i32.const -1)) (call $write (i32.const 1) (i32.const 0) (i32.const 4))").await;
+    check(SAVE, "(call $save (i32.const 0) (i32.const -1) (i32.const 16))").await;
+    check(SAVE, "(call $save (i32.const 0) (i32.const 0) (i32.const -1))").await;
+}
+
+#[tokio::test]
+async fn a_list_as_large_as_the_memory_is_too_much() {
+    // 60 MiB of zeros are some 800 000 messages without anything.
+    let memory = Some(r#"(memory (export "memory") 1000)"#);
+    let handle = Some("(call $post (i32.const 65536) (i32.const 800000) (i32.const 16))");
+    let outcome = Parts { imports: POST, memory, handle, ..Parts::default() }.ended().await;
+    assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Hostcall { .. })), "{outcome}");
+}
+
+#[tokio::test]
+async fn memory_that_is_wanted_from_the_start_counts() {
+    let memory = Some(r#"(memory (export "memory") 1025)"#);
+    let kind = Parts { memory, ..Parts::default() }.refused().await;
+    let StartErrorKind::Exceeded(Exceeded::Memory { wanted, limit }) = kind else { panic!("{kind}") };
+    assert_eq!((wanted, limit), (1025 << 16, 64 << 20));
+}
+
+#[tokio::test]
+async fn tables_are_bounded() {
+    let handle = Some("(if (i32.eq (table.grow $t (ref.null func) (i32.const 1000000)) (i32.const -1)) (then (unreachable)))");
+    let outcome = Parts { handle, rest: "(table $t 1 funcref)", ..Parts::default() }.ended().await;
+    assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Table { wanted: 1_000_001, limit: 20_000 })), "{outcome}");
+}
+
+#[tokio::test]
+async fn calls_without_end_run_out_of_stack() {
+    let outcome =
+        Parts { handle: Some("(call $deep)"), rest: "(func $deep (call $deep) (call $deep))", ..Parts::default() }.ended().await;
+    assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Stack { .. })), "{outcome}");
+}
