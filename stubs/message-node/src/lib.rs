@@ -1,13 +1,13 @@
 //! The protocol stub of the reTHINK message nodes: one JSON message per WebSocket frame, in the flavours of Vert.x and NoMatrix.
 //!
 //! ```text
-//! bus ──► Outgoing: via filter, body.via ──► frames ──► message node
-//! bus ◄── Incoming: body.via, `to` arrays ◄── frames ◄── message node
+//! bus ──► via filter, body.via ──► text frames ──► message node
+//! bus ◄── body.via, `to` arrays ◄── text frames ◄── message node
 //! ```
 //!
-//! * [`vertx`], [`nomatrix`]: how a session begins and ends
-//! * [`traffic`]: the messages in between
-//! * [`via`]: the mark against loops in a message's body
+//! * `vertx`, `nomatrix`: how a session begins and ends
+//! * `traffic`: the messages in between
+//! * `via`: the mark against loops in a message's body
 
 mod config;
 mod nomatrix;
