@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
     )?;
     let took = sent.elapsed();
     let value: Value = reply.body.as_ref().context("the reply is empty")?.parse()?;
-    println!("Alice's app has the reply: {value}\n");
+    println!("Alice's app has the reply: {}\n", value["value"]);
     let steps = watch.steps();
 
     let stub = alice.deploy_protostub(domain.as_str()).await?;
@@ -112,10 +112,13 @@ impl Stopwatch {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Some(Instant::now()), BTreeSet::new());
     }
 
-    fn step(&self, number: u64) -> Duration {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.1.insert(number);
-        state.0.map_or(Duration::ZERO, |start| start.elapsed())
+    fn step(&self, number: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.insert(number);
+    }
+
+    fn milliseconds(&self) -> f64 {
+        let start = self.0.lock().unwrap_or_else(PoisonError::into_inner).0;
+        start.map_or(0.0, |start| start.elapsed().as_secs_f64() * 1000.0)
     }
 
     fn steps(&self) -> BTreeSet<u64> {
@@ -130,11 +133,16 @@ struct Show {
 
 impl<S: Subscriber> Layer<S> for Show {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, _id: &span::Id, _context: Context<'_, S>) {
-        if (attributes.metadata().target(), attributes.metadata().name()) == ("protostub", "step") {
+        let metadata = attributes.metadata();
+        if (metadata.target(), metadata.name()) == ("protostub", "compile") {
+            println!("  {:8.1} ms           Runtime UA: the component is compiled", self.watch.milliseconds());
+        }
+        if (metadata.target(), metadata.name()) == ("protostub", "step") {
             let mut step = Step::default();
             attributes.record(&mut step);
-            let after = self.watch.step(step.number).as_secs_f64() * 1000.0;
-            println!("  {after:8.1} ms  step {:2}  {}  {}", step.number, step.call, step.detail);
+            self.watch.step(step.number);
+            let after = self.watch.milliseconds();
+            println!("{}", format!("  {after:8.1} ms  step {:2}  {}  {}", step.number, step.call, step.detail).trim_end());
         }
     }
 }

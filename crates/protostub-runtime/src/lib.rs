@@ -4,20 +4,36 @@
 //! the domain's descriptor at a well-known URL, downloads the protocol stub named there, verifies it, instantiates it in a sandbox of its own,
 //! and connects it to the message bus. From then on messages flow.
 //!
-//! ```no_run
-//! # async fn example(dir: std::path::PathBuf) -> Result<(), Box<dyn std::error::Error>> {
+//! ```
+//! # use protostub_runtime::{Domain, MemorySource};
+//! # fn stubs() -> Result<MemorySource, Box<dyn std::error::Error>> {
+//! #     // `cargo xtask stubs` makes it; `cargo xtask test` calls that first.
+//! #     let echo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/catalogue/echo");
+//! #     let (descriptor, component) = (std::fs::read(echo.join("descriptor.json"))?, std::fs::read(echo.join("component.wasm"))?);
+//! #     let source = MemorySource::new();
+//! #     source.insert(&Domain::parse("sp1.example")?, "default", descriptor, component);
+//! #     Ok(source)
+//! # }
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (folder, stubs) = (tempfile::tempdir()?, stubs()?);
+//! # let dir = folder.path();
 //! use std::time::Duration;
 //!
 //! use protostub_runtime::{Message, Runtime};
 //!
-//! let runtime = Runtime::builder().home_domain("home.example").cache_dir(dir).build().await?;
+//! let runtime = Runtime::builder().home_domain("home.example").cache_dir(dir)
+//! #   .source(stubs)
+//!     .build().await?;
 //! let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
 //! let reply = app.request(Message::read("hyperty://sp1.example/alice")).await?; // deploys sp1.example's stub on the way
 //! println!("{}", reply.to_json()?);
 //! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
-//! println!("{}", stub.status().status);
+//! println!("{}", stub.status().status); // live; `stub.watch()` tells of changes
+//! # assert_eq!((reply.code(), stub.status().status, runtime.protostubs().len()), (Some(200), protostub_runtime::StubStatus::Live, 1));
 //! let outcome = runtime.shutdown(Duration::from_secs(5)).await; // what stopped, what did not
 //! println!("{outcome:?}");
+//! # assert!(outcome.abandoned.is_empty());
 //! # Ok(())
 //! # }
 //! ```
