@@ -38,7 +38,9 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         "compute" => Ok(Value::from(compute(number("rounds")))),
         "overflow" => Ok(Value::from(overflow(1))),
         "allocate" => Ok(Value::from(allocate(number("bytes")))),
-        "grow" => Ok(Value::from(core::arch::wasm32::memory_grow::<0>(usize::try_from(number("pages")).unwrap_or(usize::MAX)) != usize::MAX)),
+        "grow" => Ok(Value::from(
+            core::arch::wasm32::memory_grow::<0>(usize::try_from(number("pages")).unwrap_or(usize::MAX)) != usize::MAX,
+        )),
         "sleep" => {
             std::thread::sleep(Duration::from_millis(number("ms")));
             Ok(Value::Null)
@@ -60,8 +62,14 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             Ok(Value::Null)
         }
         "post" => post(order),
-        "pause" => Ok(done(bus::pause())),
-        "resume" => Ok(done(bus::resume())),
+        "pause" => {
+            bus::pause();
+            Ok(done(()))
+        }
+        "resume" => {
+            bus::resume();
+            Ok(done(()))
+        }
         "publish" => {
             let status = match order["status"].as_str() {
                 Some("created") => presence::Status::Created,
@@ -76,7 +84,10 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             let timers: Result<Vec<u32>, Error> = (0..number("times").max(1)).map(|_| timers::after(number("ms"))).collect();
             timers.map(Value::from).map_err(told)
         }
-        "cancel-timer" => Ok(done(timers::cancel(handle()))),
+        "cancel-timer" => {
+            timers::cancel(handle());
+            Ok(done(()))
+        }
         "save" => session::save(&vec![b's'; usize::try_from(number("bytes")).unwrap_or_default()]).map(done).map_err(told),
         "load" => Ok(session::load().map_or(Value::Null, |bytes| Value::from(bytes.len()))),
         "ask" => identity::request(order["scope"].as_str()).map(Value::from).map_err(told),
@@ -117,7 +128,10 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         "tcp-receive" => tcp::receive(handle(), 1 << 16)
             .map(|bytes| bytes.map_or(Value::Null, |bytes| Value::from(String::from_utf8_lossy(&bytes))))
             .map_err(told),
-        "tcp-close" => Ok(done(tcp::close(handle()))),
+        "tcp-close" => {
+            tcp::close(handle());
+            Ok(done(()))
+        }
         other => Err(format!("nobody taught me to `{other}`")),
     }
 }
@@ -155,7 +169,9 @@ fn post(order: &Value) -> Result<Value, String> {
         body => Some(Body::Json(body.to_string())),
     };
     let message = Message {
-        id: order["id"].as_str().map_or_else(|| MessageId::Number(order["id"].as_u64().unwrap_or(1)), |id| MessageId::Text(id.to_owned())),
+        id: order["id"]
+            .as_str()
+            .map_or_else(|| MessageId::Number(order["id"].as_u64().unwrap_or(1)), |id| MessageId::Text(id.to_owned())),
         type_: match order["type"].as_str() {
             Some("read") => MessageType::Read,
             Some("response") => MessageType::Response,
