@@ -65,6 +65,8 @@ enum Event {
     Message { hyperty: Address, message: Message },
     /// A stub has another status.
     Status(Message),
+    /// A hyperty's domain knows where it is.
+    Registered { hyperty: Address },
     /// A stub that was asked for is live.
     Deployed { target: String, stub: Option<Address> },
     /// Something that was asked for could not be done.
@@ -161,8 +163,14 @@ async fn watch(mut monitor: Hyperty, events: mpsc::Sender<Event>) {
 
 /// Tells of what comes for a hyperty, and answers it.
 async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, events: mpsc::Sender<Event>) {
-    if register && let Err(error) = announce(&hyperty).await {
-        let _ = events.send(Event::problem(format!("registering {}", hyperty.address()), error)).await;
+    if register {
+        let event = match announce(&hyperty).await {
+            Ok(()) => Event::Registered { hyperty: hyperty.address().clone() },
+            Err(error) => Event::problem(format!("registering {}", hyperty.address()), error),
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
     }
     while let Some(message) = hyperty.recv().await {
         let response = message.expects_response().then(|| message.response(200, answer.clone()));
@@ -226,6 +234,9 @@ impl Event {
                     },
                     || json!({ "event": "status", "stub": stub, "status": status, "reason": reason }),
                 )?;
+            }
+            Self::Registered { hyperty } => {
+                output.print(|| format!("{hyperty} is registered."), || json!({ "event": "registered", "hyperty": hyperty }))?;
             }
             Self::Deployed { target, stub } => output.print(
                 || format!("The stub of {target} is live."),

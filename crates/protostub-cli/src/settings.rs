@@ -223,3 +223,35 @@ impl CredentialFile {
 pub(crate) fn is_loopback(domain: &Domain) -> bool {
     domain.host() == "localhost" || domain.ip().is_some_and(|address| address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_a_settings_file() {
+        let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
+        assert_eq!(settings.home.as_ref().map(Domain::as_str), Some("home.example"));
+        assert_eq!(settings.domains.len(), 1);
+        let _builder = settings.builder().unwrap();
+    }
+
+    #[test]
+    fn every_key_stands_in_the_example() {
+        // What serde expects, from its own mouth.
+        let error = toml::from_str::<Settings>("unknown = 1").unwrap_err().to_string();
+        let of_domain = toml::from_str::<OfDomain>("unknown = 1").unwrap_err().to_string();
+        let example = fs::read_to_string("protostub.example.toml").unwrap();
+        let expected = |error: &str| error.split("one of").nth(1).unwrap_or_default().to_owned();
+        let keys = expected(&error) + &expected(&of_domain);
+        let keys: Vec<_> = keys.split('`').skip(1).step_by(2).collect();
+        assert!(keys.len() > 15, "{keys:?}");
+        for key in keys {
+            let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
+            assert!(
+                example.lines().any(stands) || example.contains(&format!("[{key}.")) || example.contains(&format!(".{key}]")),
+                "{key}"
+            );
+        }
+    }
+}

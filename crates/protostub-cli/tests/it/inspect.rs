@@ -1,0 +1,63 @@
+//! `protostub inspect`.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::command::{Running, catalogue, component, protostub, protostub_json};
+
+#[test]
+fn a_stub_is_shown_with_its_contract() {
+    let file = component("echo");
+    let file = file.to_str().expect("UTF-8");
+    let (code, json) = protostub_json(&["inspect", file]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!((&json["file"], &json["component"]["contract"]), (&json!(file), &json!("0.1")));
+    assert_eq!(json["component"]["exports"], json!(["rethink:protostub/stub@0.1.0"]));
+    assert_eq!(json["component"]["bytes"], fs::metadata(file).expect("a file").len());
+    let (code, text, _) = protostub(&["inspect", file]);
+    assert_eq!(code, 0);
+    for line in ["contract  0.1", "exports   rethink:protostub/stub@0.1.0", "rethink:protostub/bus@0.1.0"] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_stub_is_shown_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes, problem) in [
+        ("page.wasm", b"<html>".as_slice(), "it is not WebAssembly"),
+        ("core.wasm", b"\0asm\x01\0\0\0", "it is a core WebAssembly module"),
+        ("empty.wasm", b"\0asm\x0d\0\x01\0", "it is a component, but not a protocol stub"),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, bytes).expect("written");
+        let (code, json) = protostub_json(&["inspect", file.to_str().expect("UTF-8")]);
+        assert_eq!(code, 1, "{json}");
+        assert!(json["component"]["problem"].as_str().expect("a text").starts_with(problem), "{json}");
+        assert_eq!(json["component"]["sha256"].as_str().expect("a text").len(), 64);
+    }
+}
+
+#[test]
+fn a_domains_stub_is_looked_up_verified_and_shown() {
+    let mut server =
+        Running::start(&["serve", catalogue().to_str().expect("UTF-8"), "--bind", "127.0.0.1:0", "--default", "echo"]);
+    let serving = server.event("serving");
+    assert_eq!(
+        (&serving["stubs"], &serving["default"], &serving["problems"]),
+        (&json!(["echo", "message-node"]), &json!("echo"), &json!([]))
+    );
+    let domain = serving["domain"].as_str().expect("a text");
+    let (code, json) = protostub_json(&["inspect", domain]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!((&json["domain"], &json["publisher"]), (&json!(domain), &json!(domain)));
+    assert_eq!(json["url"], format!("http://{domain}/.well-known/protostub/default"));
+    assert_eq!((&json["descriptor"]["objectName"], &json["component"]["contract"]), (&json!("echo"), &json!("0.1")));
+    assert_eq!(json["descriptor"]["sourcePackage"]["sha256"], json["component"]["sha256"]);
+    let (code, text, _) = protostub(&["inspect", &format!("hyperty://{domain}/alice")]);
+    assert_eq!(code, 0);
+    assert!(text.contains("name         echo\n"), "{text}");
+    let (last, code) = server.stop();
+    assert_eq!((last, code), (json!({ "event": "stopped", "clients": 0, "unfinished": 0 }), 0));
+}
