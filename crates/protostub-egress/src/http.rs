@@ -1,6 +1,6 @@
 //! HTTP within grants.
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -13,6 +13,10 @@ use crate::{
     host::Host,
     tls,
 };
+
+/// How many connections to one host may wait for the next request, and for how long: a party that may reach many hosts leaves few behind.
+const MAX_IDLE_CONNECTIONS: usize = 2;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who we are to HTTP servers.
 const USER_AGENT: &str = concat!("protostub/", env!("CARGO_PKG_VERSION"));
@@ -65,6 +69,8 @@ impl Egress {
             .dns_resolver(CheckedResolver { shared: Arc::clone(&self.0), grants: Arc::clone(&grants) })
             .connect_timeout(self.0.connect_timeout)
             .read_timeout(self.0.read_timeout)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .user_agent(USER_AGENT)
             .no_proxy();
         if let Some(proxy) = &self.0.proxy {
@@ -145,7 +151,7 @@ impl HttpClient {
 /// [`EgressError::Invalid`], if a name or value cannot be one, or belongs to the connection and is the host's: `host`, `content-length`,
 /// `connection`, `proxy-…`, `x-forwarded-…` and the like.
 pub fn request_headers(headers: &[(String, String)]) -> Result<HeaderMap, EgressError> {
-    let mut map = HeaderMap::with_capacity(headers.len());
+    let mut map = HeaderMap::new();
     for (name, value) in headers {
         let invalid = |problem: &str| EgressError::invalid(name.as_str(), problem);
         let name = HeaderName::try_from(name).map_err(|_| invalid("it cannot be the name of a header"))?;
@@ -153,7 +159,7 @@ pub fn request_headers(headers: &[(String, String)]) -> Result<HeaderMap, Egress
             return Err(invalid("this header is set by the host alone"));
         }
         let value = HeaderValue::try_from(value).map_err(|_| invalid("the value of this header has characters that none has"))?;
-        map.append(name, value);
+        map.try_append(name, value).map_err(|_| invalid("it is one header too many"))?;
     }
     Ok(map)
 }
