@@ -123,7 +123,7 @@ async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Se
         };
         codec.connect(&Connect {
             client_id: session.client_id(),
-            clean_start: config.clean_start || !session.is_known,
+            clean_start: config.clean_start,
             keep_alive: config.keep_alive,
             user_name,
             password,

