@@ -3,6 +3,8 @@
 mod deploy;
 mod embed;
 mod faults;
+mod mosquitto;
+mod mqtt;
 mod status;
 mod steps;
 mod support;

@@ -1,0 +1,129 @@
+//! A real broker for one run: Debian's Mosquitto, on free ports of loopback, with a folder of its own.
+#![allow(dead_code, reason = "the tests and the demo need different parts of it")]
+
+use std::{
+    ffi::OsStr,
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
+
+/// How the broker is called.
+pub(crate) const HOST: &str = "localhost";
+
+/// A broker. Dropped, it is killed, and its folder removed.
+pub(crate) struct Mosquitto {
+    folder: tempfile::TempDir,
+    config: PathBuf,
+    /// Plain TCP.
+    pub(crate) tcp: u16,
+    /// TCP with TLS.
+    pub(crate) tls: u16,
+    /// WebSocket, plain.
+    pub(crate) websocket: u16,
+    /// The certificate of its TLS port, as PEM.
+    pub(crate) certificate: String,
+    running: Option<Child>,
+}
+
+impl Mosquitto {
+    /// A broker for anybody.
+    pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// A broker for this user name and password only, or for anybody.
+    pub(crate) async fn start_with(user: Option<(&str, &str)>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path();
+        let (tcp, tls, websocket) = free_ports()?;
+        let key = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
+        let certificate = key.cert.pem();
+        fs::write(path.join("certificate.pem"), &certificate)?;
+        fs::write(path.join("key.pem"), key.signing_key.serialize_pem())?;
+        // `user`: started by root, it would go on as another one, who cannot write here.
+        let mut config = format!("user root\nlog_dest stderr\npersistence true\npersistence_location {}/\n", path.display());
+        match user {
+            None => config.push_str("allow_anonymous true\n"),
+            Some((name, password)) => {
+                let passwords = path.join("passwords");
+                let args = [OsStr::new("-b"), OsStr::new("-c"), passwords.as_os_str(), OsStr::new(name), OsStr::new(password)];
+                let made = Command::new(program("mosquitto_passwd")?).args(args).output().await?;
+                if !made.status.success() {
+                    bail!("mosquitto_passwd: {}", String::from_utf8_lossy(&made.stderr));
+                }
+                writeln!(config, "allow_anonymous false\npassword_file {}", passwords.display())?;
+            }
+        }
+        writeln!(config, "listener {tcp} 127.0.0.1\nlistener {tls} 127.0.0.1")?;
+        writeln!(config, "certfile {0}/certificate.pem\nkeyfile {0}/key.pem", path.display())?;
+        writeln!(config, "listener {websocket} 127.0.0.1\nprotocol websockets")?;
+        let config_path = path.join("mosquitto.conf");
+        fs::write(&config_path, config)?;
+        let mut broker = Self { config: config_path, folder, tcp, tls, websocket, certificate, running: None };
+        broker.resume().await?;
+        Ok(broker)
+    }
+
+    /// Starts it again, with what it had written down.
+    pub(crate) async fn resume(&mut self) -> Result<()> {
+        let mut command = Command::new(program("mosquitto")?);
+        command.arg("-c").arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("starting mosquitto")?;
+        let mut log = BufReader::new(child.stderr.take().context("mosquitto has no log")?).lines();
+        let mut said = String::new();
+        loop {
+            let Some(line) = log.next_line().await? else { bail!("mosquitto has ended: {said}") };
+            if line.ends_with(" running") {
+                break;
+            }
+            said = line;
+        }
+        tokio::spawn(read_on(log));
+        self.running = Some(child);
+        Ok(())
+    }
+
+    /// Ends it as a restart of its machine would: it writes down what it has.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        let mut child = self.running.take().context("it is not running")?;
+        let id = child.id().context("it has ended")?.to_string();
+        Command::new("kill").args(["-TERM", &id]).status().await?;
+        child.wait().await?;
+        Ok(())
+    }
+
+    /// Where a file of this run may be.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Its log is read, so that it never waits for somebody who reads it.
+async fn read_on(mut log: Lines<BufReader<ChildStderr>>) {
+    while let Ok(Some(_)) = log.next_line().await {}
+}
+
+fn free_ports() -> Result<(u16, u16, u16)> {
+    let free = || TcpListener::bind("127.0.0.1:0");
+    let listeners = [free()?, free()?, free()?];
+    Ok((listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port(), listeners[2].local_addr()?.port()))
+}
+
+/// A program of Debian's packages `mosquitto` and `mosquitto-clients`. `/usr/sbin` is not in everybody's `PATH`.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/sbin".into()]);
+    let mut programs = folders.map(|folder| folder.join(name));
+    programs
+        .find(|program| program.is_file())
+        .with_context(|| format!("{name} is missing: apt-get install mosquitto mosquitto-clients"))
+}
