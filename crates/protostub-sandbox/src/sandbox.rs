@@ -10,6 +10,7 @@ use crate::{
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::EngineConfig,
+    host,
     state::State,
 };
 
@@ -93,7 +94,7 @@ impl Sandbox {
         let starting = call::bounded(&compiled, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
         match starting.await {
             Ok(Ok(())) => {}
-            Ok(Err(reason)) => return Err(StartErrorKind::Refused(crate::host::cut(reason, MAX_REASON_BYTES))),
+            Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES))),
             Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
         }
         Ok(Instance { guest, store, compiled, _permit: permit })

@@ -18,7 +18,7 @@ use wasmtime_wasi::{
 
 use crate::{
     Limits,
-    host::log::{Level, LogLines},
+    host::log::{LogLines, Output},
     state::State,
 };
 
@@ -68,10 +68,10 @@ pub(crate) struct Wasi {
 
 impl Wasi {
     pub(crate) fn new(log: &Arc<LogLines>, limits: &Limits) -> Self {
-        let stream = |level| LogStream { log: Arc::clone(log), level };
+        let stream = |output| LogStream { log: Arc::clone(log), output };
         let context = WasiCtx::builder()
-            .stdout(stream(Level::Info))
-            .stderr(stream(Level::Warn))
+            .stdout(stream(Output::Standard))
+            .stderr(stream(Output::Error))
             .max_random_size(limits.random_bytes)
             .allow_tcp(false)
             .allow_udp(false)
@@ -89,11 +89,11 @@ impl WasiView for State {
     }
 }
 
-/// Standard output or standard error: its lines are log lines of this level.
+/// Standard output or standard error.
 #[derive(Clone)]
 struct LogStream {
     log: Arc<LogLines>,
-    level: Level,
+    output: Output,
 }
 
 impl IsTerminal for LogStream {
@@ -114,7 +114,7 @@ impl StdoutStream for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.log.output(self.level, &bytes);
+        self.log.output(self.output, &bytes);
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Pollable for LogStream {
 
 impl AsyncWrite for LogStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.log.output(self.level, bytes);
+        self.log.output(self.output, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -11,6 +11,9 @@ use crate::{
     state::State,
 };
 
+/// How long a scope may be, in bytes.
+const MAX_SCOPE_BYTES: usize = 4096;
+
 type Answer = Result<Option<Credential>, CredentialError>;
 
 /// What an instance asked the Identity Module for.
@@ -39,6 +42,11 @@ impl identity::Host for State {
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
             return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
+        }
+        if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {
+            return Err(types::Error::Limit(format!(
+                "a scope of {bytes} bytes was asked for; at most {MAX_SCOPE_BYTES} are possible"
+            )));
         }
         let handle = self.handles.next()?;
         let source = std::sync::Arc::clone(&self.services.credentials);

@@ -6,10 +6,12 @@ use std::{
 
 use protostub_types::{Address, Domain};
 
-use super::rate::Rate;
-use crate::{Limits, contract::log, state::State};
-
-pub(crate) use crate::contract::log::Level;
+use super::{rate::Rate, text::printable};
+use crate::{
+    Limits,
+    contract::log::{self, Level},
+    state::State,
+};
 
 /// How many lines of standard error are kept, to say why a guest crashed.
 const LAST_WORDS: usize = 24;
@@ -25,15 +27,26 @@ pub(crate) struct LogLines {
 struct Lines {
     rate: Rate,
     dropped: u64,
-    out: Partial,
-    err: Partial,
+    /// What has no line's end yet.
+    standard: Vec<u8>,
+    error: Vec<u8>,
     last_words: VecDeque<String>,
 }
 
-/// A line of standard output or error that has not ended yet.
-#[derive(Default)]
-struct Partial {
-    bytes: Vec<u8>,
+/// Where a program writes lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Standard,
+    Error,
+}
+
+impl Output {
+    fn level(self) -> Level {
+        match self {
+            Self::Standard => Level::Info,
+            Self::Error => Level::Warn,
+        }
+    }
 }
 
 impl LogLines {
@@ -45,8 +58,8 @@ impl LogLines {
             lines: Mutex::new(Lines {
                 rate: Rate::new(limits.log_lines_per_second),
                 dropped: 0,
-                out: Partial::default(),
-                err: Partial::default(),
+                standard: Vec::new(),
+                error: Vec::new(),
                 last_words: VecDeque::new(),
             }),
         }
@@ -58,21 +71,20 @@ impl LogLines {
     }
 
     /// Takes what the guest wrote to standard output or error, and writes the lines that ended.
-    pub(crate) fn output(&self, level: Level, bytes: &[u8]) {
-        let is_error = matches!(level, Level::Warn);
+    pub(crate) fn output(&self, output: Output, bytes: &[u8]) {
         let mut lines = self.lines();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ended) = match piece.strip_suffix(b"\n") {
                 Some(piece) => (piece, true),
                 None => (piece, false),
             };
-            let partial = if is_error { &mut lines.err } else { &mut lines.out };
+            let line = lines.of(output);
             // What is over the length of a line is not kept at all.
-            let room = self.line_bytes.saturating_add(1).saturating_sub(partial.bytes.len());
-            partial.bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+            let room = self.line_bytes.saturating_add(1).saturating_sub(line.len());
+            line.extend_from_slice(&piece[..piece.len().min(room)]);
             if ended {
-                let line = mem::take(&mut partial.bytes);
-                self.output_line(&mut lines, level, &line);
+                let line = mem::take(line);
+                self.output_line(&mut lines, output, &line);
             }
         }
     }
@@ -80,11 +92,10 @@ impl LogLines {
     /// Writes what has no line's end yet, and how many lines were dropped: the guest has ended.
     pub(crate) fn finish(&self) {
         let mut lines = self.lines();
-        for level in [Level::Info, Level::Warn] {
-            let partial = if matches!(level, Level::Warn) { &mut lines.err } else { &mut lines.out };
-            let line = mem::take(&mut partial.bytes);
+        for output in [Output::Standard, Output::Error] {
+            let line = mem::take(lines.of(output));
             if !line.is_empty() {
-                self.output_line(&mut lines, level, &line);
+                self.output_line(&mut lines, output, &line);
             }
         }
         self.tell_dropped(&mut lines);
@@ -108,15 +119,15 @@ impl LogLines {
         (!text.is_empty()).then_some(text)
     }
 
-    fn output_line(&self, lines: &mut Lines, level: Level, line: &[u8]) {
+    fn output_line(&self, lines: &mut Lines, output: Output, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
-        if matches!(level, Level::Warn) {
+        if output == Output::Error {
             if lines.last_words.len() == LAST_WORDS {
                 lines.last_words.pop_front();
             }
             lines.last_words.push_back(printable(&text, self.line_bytes));
         }
-        self.line(lines, level, &text);
+        self.line(lines, output.level(), &text);
     }
 
     fn line(&self, lines: &mut Lines, level: Level, text: &str) {
@@ -156,27 +167,19 @@ impl LogLines {
     }
 }
 
+impl Lines {
+    fn of(&mut self, output: Output) -> &mut Vec<u8> {
+        match output {
+            Output::Standard => &mut self.standard,
+            Output::Error => &mut self.error,
+        }
+    }
+}
+
 impl log::Host for State {
     fn write(&mut self, level: Level, text: String) {
         self.log.write(level, &text);
     }
-}
-
-/// A text as one line that no terminal takes for anything else: cut, and with control characters escaped.
-fn printable(text: &str, bytes: usize) -> String {
-    let shown = &text[..text.floor_char_boundary(bytes)];
-    let mut line = String::with_capacity(shown.len() + 4);
-    for character in shown.chars() {
-        if character.is_control() && character != '\t' {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    if shown.len() < text.len() {
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]
@@ -193,16 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_cut_and_made_printable() {
-        assert_eq!(printable("a\u{1b}[2J\r\nb\tc", 100), "a\\u{1b}[2J\\r\\nb\tc");
-        assert_eq!(printable("äöü", 3), "ä…");
-    }
-
-    #[test]
     fn the_last_words_are_the_panic() {
         let log = lines(100, 64);
-        log.output(Level::Warn, b"warming up\nthread 'main' panick");
-        log.output(Level::Warn, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
+        log.output(Output::Error, b"warming up\nthread 'main' panick");
+        log.output(Output::Error, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
         assert_eq!(log.take_last_words().as_deref(), Some("thread 'main' panicked at src/lib.rs:3:5:\nno way"));
         assert_eq!(log.take_last_words(), None);
     }
@@ -210,10 +207,10 @@ mod tests {
     #[test]
     fn nothing_is_kept_without_bound() {
         let log = lines(2, 8);
-        log.output(Level::Info, &[b'x'; 1 << 16]);
-        assert_eq!(log.lines().out.bytes.len(), 9);
+        log.output(Output::Standard, &[b'x'; 1 << 16]);
+        assert_eq!(log.lines().standard.len(), 9);
         for _ in 0..100 {
-            log.output(Level::Warn, b"again\n");
+            log.output(Output::Error, b"again\n");
         }
         assert_eq!(log.lines().last_words.len(), LAST_WORDS);
         assert_eq!(log.lines().dropped, 98);

@@ -10,17 +10,13 @@ mod presence;
 mod rate;
 mod session;
 mod tcp;
+mod text;
 mod timers;
 mod websocket;
 
 use wasmtime::component::{HasSelf, Linker};
 
-pub(crate) use self::{
-    bus::Posting,
-    identity::IdentityRequests,
-    presence::{Status, cut},
-    timers::Timers,
-};
+pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, text::readable, timers::Timers};
 use crate::{
     contract::{self, types::Error},
     state::State,

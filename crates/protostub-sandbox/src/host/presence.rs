@@ -1,6 +1,6 @@
 use protostub_types::StubStatus;
 
-use super::rate::Rate;
+use super::{rate::Rate, text::readable};
 use crate::{
     contract::{
         presence::{self, Status as Published},
@@ -50,7 +50,7 @@ impl presence::Host for State {
             Published::Disconnected => StubStatus::Disconnected,
             Published::Failed => StubStatus::Failed,
         };
-        let reason = reason.map(|reason| cut(reason, MAX_REASON_BYTES));
+        let reason = reason.map(|reason| readable(&reason, MAX_REASON_BYTES));
         let Some((current, current_reason)) = &self.status.current else {
             return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
         };
@@ -67,12 +67,4 @@ impl presence::Host for State {
         self.status.current = Some((status, reason));
         Ok(())
     }
-}
-
-/// The beginning of a text, up to so many bytes.
-pub(crate) fn cut(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-    }
-    text
 }

@@ -12,6 +12,8 @@ use crate::{
     state::State,
 };
 
+/// The shortest time that a timer runs: a stub that always has one at hand still waits.
+const MIN_AFTER: Duration = Duration::from_millis(1);
 /// The longest time that a timer runs.
 const MAX_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -61,7 +63,7 @@ impl timers::Host for State {
             return Err(Error::Limit(format!("{limit} timers are running, and no more may: cancel one first")));
         }
         let handle = self.handles.next()?;
-        self.timers.start(handle, Duration::from_millis(milliseconds).min(MAX_AFTER));
+        self.timers.start(handle, Duration::from_millis(milliseconds).clamp(MIN_AFTER, MAX_AFTER));
         Ok(handle)
     }
 

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod imports;
+mod languages;
 mod lifecycle;
 mod limits;
 mod messages;
