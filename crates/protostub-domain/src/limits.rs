@@ -26,7 +26,7 @@ pub struct Limits {
     pub max_queued_bytes: usize,
     /// How long a session is kept for a client that has lost its connection, and how long a connection may stay without a session.
     pub session_linger: Duration,
-    /// How often a silent client is pinged; one that stays silent for twice as long has lost its connection.
+    /// How often a client is pinged; one that leaves two pings without an answer has lost its connection.
     pub keep_alive: Duration,
     /// How long a client may take to read what is written to it.
     pub write_timeout: Duration,

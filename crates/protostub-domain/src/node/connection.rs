@@ -1,6 +1,6 @@
 //! One client's WebSocket: what comes is given to the node, what is queued is written.
 
-use std::{future::pending, ops::ControlFlow};
+use std::{future::pending, ops::ControlFlow, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -12,6 +12,9 @@ use super::{
     state::ConnectionId,
 };
 use crate::Limits;
+
+/// How many pings a client may leave without an answer.
+const SILENT_TICKS: u32 = 2;
 
 /// Serves a client until one of the two goes, or `stop`.
 pub(super) async fn serve(
@@ -41,8 +44,11 @@ struct Line<'a> {
 impl Line<'_> {
     /// How the connection is to end; nothing if it has ended already.
     async fn run(&mut self, node: &MessageNode, id: ConnectionId, stop: &CancellationToken) -> Option<Ending> {
-        let mut heard = Instant::now();
-        let mut ticks = interval_at(heard + self.limits.keep_alive, self.limits.keep_alive);
+        // A period of nothing would be no period.
+        let keep_alive = self.limits.keep_alive.max(Duration::from_millis(1));
+        let mut ticks = interval_at(Instant::now() + keep_alive, keep_alive);
+        // Counted rather than timed: a machine that was busy elsewhere must not take a client for silent that it did not listen to.
+        let mut silent_ticks = 0;
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -55,7 +61,8 @@ impl Line<'_> {
                     }
                 }
                 _ = ticks.tick() => {
-                    if heard.elapsed() >= self.limits.keep_alive * 2 {
+                    silent_ticks += u32::from(!self.client.is_congested());
+                    if silent_ticks > SILENT_TICKS {
                         tracing::debug!(?id, "silent for too long");
                         return Some(Ending::Lost);
                     }
@@ -65,7 +72,7 @@ impl Line<'_> {
                 }
                 // Who does not read what it gets is not read from.
                 input = async { if self.client.is_congested() { pending().await } else { self.socket.recv().await } } => {
-                    heard = Instant::now();
+                    silent_ticks = 0;
                     match input {
                         Some(Ok(Message::Text(text))) => node.receive(id, text),
                         Some(Ok(Message::Binary(_))) => return Some(Ending::with(1003, "messages are text")),
@@ -106,7 +113,7 @@ impl Line<'_> {
         }
         if self.write(Message::Close(frame)).await.is_continue() {
             let goodbye = async { while let Some(Ok(_)) = self.socket.recv().await {} };
-            let _ = timeout(self.limits.write_timeout.min(std::time::Duration::from_secs(2)), goodbye).await;
+            let _ = timeout(self.limits.write_timeout.min(Duration::from_secs(2)), goodbye).await;
         }
     }
 }

@@ -5,8 +5,10 @@ use protostub_types::Address;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-/// How many addresses the `to` of one message may list.
-const MAX_RECEIVERS: usize = 256;
+/// How many addresses the `to` of one message may list: as many answers as it may get have to find room in its sender's queue.
+const MAX_RECEIVERS: usize = 64;
+/// How long the copies for the receivers of one message may be together, in bytes: a frame must not become a flood.
+const MAX_COPIES_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a client sent.
 pub(crate) enum Input {
@@ -86,6 +88,9 @@ impl Input {
         };
         if to.is_empty() || to.len() > MAX_RECEIVERS {
             return Err(invalid(format!("Field 'to' has {} addresses; 1 to {MAX_RECEIVERS} are possible", to.len())));
+        }
+        if to.len() > 1 && to.len().saturating_mul(text.as_str().len()) > MAX_COPIES_BYTES {
+            return Err(invalid(format!("Field 'to' has {} addresses, too many for a message of this length", to.len())));
         }
         let address = |text: &str| Address::parse(text).map_err(|error| invalid(error.to_string()));
         let (from, to) = (address(from)?, to.iter().map(|to| address(to)).collect::<Result<_, _>>()?);

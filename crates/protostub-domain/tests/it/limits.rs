@@ -77,6 +77,25 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_message_to_many_is_not_multiplied_without_bound() {
+    let server = server(|_| {}).await;
+    let (mut client, _) = open(&server, "1").await;
+    let to = |count| vec!["hyperty://nobody.example/1"; count];
+    client.send(json!({ "id": 1, "type": "read", "from": client.runtime, "to": to(64) })).await;
+    for _ in 0..64 {
+        assert_eq!(client.next().await["body"]["code"], 404);
+    }
+    let body = "x".repeat(200_000);
+    for (to, description) in
+        [(to(65), "Field 'to' has 65 addresses; 1 to 64 are possible"), (to(64), "Field 'to' has 64 addresses, too many")]
+    {
+        client.send(json!({ "id": 2, "type": "read", "from": client.runtime, "to": to, "body": body })).await;
+        let answer = client.next().await;
+        assert!(answer["body"]["desc"].as_str().unwrap().starts_with(description), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_costs_the_senders_an_answer_and_nobody_else() {
     let server = server(|limits| {
         limits.max_queued_messages = 4;
