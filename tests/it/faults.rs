@@ -35,8 +35,10 @@ async fn cases() -> Vec<(&'static str, Domain)> {
     };
     let described = descriptor(&echo, json!({})).to_json();
     let described = described.as_bytes();
-    let mut truncated = ok("application/wasm", &echo);
-    truncated.truncate(truncated.len() / 2);
+    let thousand = [0; 1000];
+    let for_thousand = descriptor(&thousand, json!({})).to_json();
+    let mut truncated = ok("application/wasm", &thousand);
+    truncated.truncate(truncated.len() - 400);
     let in_other_world = r#"(component (import "evil:host/shell" (instance (export "run" (func)))))"#;
     vec![
         ("a domain that does not exist", domain("nosuch.invalid")),
@@ -62,7 +64,7 @@ async fn cases() -> Vec<(&'static str, Domain)> {
             "a wrong digest",
             serve(vec![(DESCRIPTOR, ok("application/json", described)), (PACKAGE, ok("application/wasm", b"something else"))]).await,
         ),
-        ("a truncated download", serve(vec![(DESCRIPTOR, ok("application/json", described)), (PACKAGE, truncated)]).await),
+        ("a truncated download", serve(vec![(DESCRIPTOR, ok("application/json", for_thousand.as_bytes())), (PACKAGE, truncated)]).await),
         ("a component that is not there", serve(vec![(DESCRIPTOR, ok("application/json", described))]).await),
         ("no WebAssembly", publishes(b"#!/bin/sh", json!({})).await),
         ("a core module", publishes(&wat("(module)"), json!({})).await),
