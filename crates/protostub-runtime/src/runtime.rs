@@ -229,7 +229,8 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
         stop: CancellationToken::new(),
     });
     core.bus.set_unroutable(Arc::new(DeployOnDemand { core: Arc::downgrade(&core) }));
-    core.spawn(services::registry(Arc::clone(&core), registry_inbox));
+    // Shutdown does not wait for it: it ends with the threads, after the last stub.
+    core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
     core.spawn(services::runtime_ua(Arc::clone(&core), ua_inbox));
     let (bus, stop) = (core.bus.clone(), core.stop.clone());
     core.spawn(async move {

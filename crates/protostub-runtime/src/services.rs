@@ -23,14 +23,9 @@ const CONCURRENT_LOADS: usize = 64;
 /// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
 ///
-/// Anybody else is answered 403, anything else 405.
+/// Anybody else is answered 403, anything else 405. It listens to the end of the runtime: stubs that say good-bye publish their last statuses.
 pub(crate) async fn registry(core: Arc<Core>, mut inbox: Inbox) {
-    loop {
-        let message = tokio::select! {
-            biased;
-            () = core.stop.cancelled() => return,
-            message = inbox.recv() => match message { Some(message) => message, None => return },
-        };
+    while let Some(message) = inbox.recv().await {
         match &message.kind {
             MessageType::Update => on_status(&core, &message),
             MessageType::Subscribe | MessageType::Unsubscribe | MessageType::Read => {
