@@ -1,6 +1,7 @@
 //! Automation of the repository: `cargo xtask help`.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
+mod debian;
 mod demo;
 mod guests;
 mod stubs;
@@ -22,6 +23,7 @@ Automation of the Protostub repository
 usage: cargo xtask <command>
 
   demo         two runtimes that have never met talk to each other through a domain: deploys its stub, step by step
+               (--mqtt: an app and things that speak MQTT, with a real broker between them)
   test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
@@ -50,6 +52,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
             print!("{HELP}");
             return Ok(ExitCode::SUCCESS);
         }
+        ["demo", "--mqtt", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run_mqtt(&root))),
         ["demo", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run(&root))),
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),

@@ -17,11 +17,11 @@ Builds the sample stubs, and a catalogue of them, which `protostub serve` and th
   target/catalogue/<name>/descriptor.json    stubs/<name>/descriptor.json, with the component's size and digest
   target/catalogue/<name>/component.wasm     the component
 
-Fails if a stub is larger than 300 KB: stubs travel.
+Fails if a stub is larger than 350 KB: stubs travel.
 ";
 
 /// How large a Rust stub may be, in bytes.
-const MAX_STUB_BYTES: u64 = 300_000;
+const MAX_STUB_BYTES: u64 = 350_000;
 
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     check_sizes(&catalogue(root)?)?;

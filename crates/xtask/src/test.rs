@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, guests, must, shown, stubs, toolchain, wit};
+use crate::{cargo, debian, guests, must, shown, stubs, toolchain, wit};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
@@ -124,6 +124,7 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 }
 
 fn test(root: &Path) -> Result<Tally> {
+    debian::packages(debian::MOSQUITTO)?;
     tests(locked(cargo(root).args(["test", "--workspace", "--no-fail-fast"])))
 }
 
