@@ -14,7 +14,7 @@ fn a_host_program_of_30_lines_embeds_the_library() {
     std::fs::write(folder.path().join("component.wasm"), &echo).expect("written");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = Command::new(cargo)
-        .args(["run", "--quiet", "--package", "protostub-runtime", "--example", "embed", "--"])
+        .args(["run", "--quiet", "--example", "embed", "--"])
         .arg(folder.path())
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
