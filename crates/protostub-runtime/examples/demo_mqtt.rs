@@ -6,6 +6,7 @@
 //! ```text
 //! cargo xtask demo --mqtt
 //! ```
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 #[path = "../../../tests/it/mosquitto.rs"]
 mod mosquitto;
