@@ -85,7 +85,7 @@ async fn both_versions_pass_messages_over_every_transport() {
         assert_eq!(ask(&app, create("room/1", json!({ "n": version }).into())).await, 200);
         let (from, body) = update(&mut app).await;
         assert_eq!((from, body.parse::<Value>().expect("JSON")), (topic("room/1"), json!({ "n": version })));
-        assert!(runtime.shutdown(Duration::from_secs(5)).await.abandoned.is_empty());
+        let outcome = runtime.shutdown(Duration::from_secs(5)).await;
         assert!(outcome.abandoned.is_empty(), "{outcome:?}");
     }
 }
