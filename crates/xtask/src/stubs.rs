@@ -17,11 +17,14 @@ Builds the sample stubs, and a catalogue of them, which `protostub serve` and th
   target/catalogue/<name>/descriptor.json    stubs/<name>/descriptor.json, with the component's size and digest
   target/catalogue/<name>/component.wasm     the component
 
-Fails if a stub is larger than 350 KB: stubs travel.
+Fails if a stub is larger than 300 KB, or than what it was granted beyond that: stubs travel.
 ";
 
 /// How large a Rust stub may be, in bytes.
-const MAX_STUB_BYTES: u64 = 350_000;
+const MAX_STUB_BYTES: u64 = 300_000;
+
+/// Stubs that may be larger, in bytes: `mqtt` has the packets of two versions of MQTT in it.
+const LARGER: [(&str, u64); 1] = [("mqtt", 350_000)];
 
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     check_sizes(&catalogue(root)?)?;
@@ -50,12 +53,13 @@ pub(crate) fn check_sizes(stubs: &[Guest]) -> Result<()> {
     for Guest { name, component } in stubs {
         let bytes = fs::metadata(component)?.len();
         println!("  {name}: {} KB", bytes / 1000);
-        if bytes > MAX_STUB_BYTES {
-            too_large.push(format!("{name} has {bytes} bytes"));
+        let limit = LARGER.iter().find(|(larger, _)| larger == name).map_or(MAX_STUB_BYTES, |(_, limit)| *limit);
+        if bytes > limit {
+            too_large.push(format!("{name} has {bytes} bytes of {limit}"));
         }
     }
     if !too_large.is_empty() {
-        bail!("a stub may have {MAX_STUB_BYTES} bytes: {}; what is linked that is not needed?", too_large.join(", "));
+        bail!("too large: {}; what is linked that is not needed?", too_large.join(", "));
     }
     Ok(())
 }
