@@ -6,6 +6,7 @@
 //! ```text
 //! cargo xtask demo
 //! ```
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::{
     collections::BTreeSet,

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! cargo xtask stubs
-//! cargo run -p protostub-runtime --example embed -- target/catalogue/echo
+//! cargo run --example embed -- target/catalogue/echo
 //! ```
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::{env, error::Error, fs, path::PathBuf, time::Duration};
 
