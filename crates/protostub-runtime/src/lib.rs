@@ -5,13 +5,14 @@
 //! and connects it to the message bus. From then on messages flow.
 //!
 //! ```
-//! # use protostub_runtime::{Domain, MemorySource};
+//! # use protostub_runtime::{Descriptor, Domain, MemorySource, Version};
 //! # fn stubs() -> Result<MemorySource, Box<dyn std::error::Error>> {
-//! #     // `cargo xtask stubs` makes it; `cargo xtask test` calls that first.
-//! #     let echo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/catalogue/echo");
-//! #     let (descriptor, component) = (std::fs::read(echo.join("descriptor.json"))?, std::fs::read(echo.join("component.wasm"))?);
+//! #     // The workspace's tests build it, and so does `cargo xtask stubs`.
+//! #     let component = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/stubs/wasm32-wasip2/release/echo.wasm"))?;
+//! #     let mut descriptor = Descriptor::new("default", Version::parse("1.0")?);
+//! #     descriptor.refer("component.wasm", &component);
 //! #     let source = MemorySource::new();
-//! #     source.insert(&Domain::parse("sp1.example")?, "default", descriptor, component);
+//! #     source.insert(&Domain::parse("sp1.example")?, "default", descriptor.to_json(), component);
 //! #     Ok(source)
 //! # }
 //! # #[tokio::main]
@@ -85,5 +86,5 @@ pub use protostub_egress::{Rule, RuleError};
 pub use protostub_sandbox::Limits;
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
-    StubStatus,
+    StubStatus, Version,
 };
