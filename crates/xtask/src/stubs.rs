@@ -35,11 +35,11 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
 pub(crate) fn catalogue(root: &Path) -> Result<Vec<Guest>> {
     toolchain::require_target()?;
     let catalogue = root.join("target/catalogue");
+    println!("Building the stubs.");
+    let stubs = guests::build(root, "stubs")?;
     if catalogue.exists() {
         fs::remove_dir_all(&catalogue).context("removing the old target/catalogue")?;
     }
-    println!("Building the stubs.");
-    let stubs = guests::build(root, "stubs")?;
     for stub in &stubs {
         publish(root, &catalogue, stub).with_context(|| format!("publishing the stub {}", stub.name))?;
     }
