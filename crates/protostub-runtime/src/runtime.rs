@@ -38,7 +38,6 @@ pub struct Runtime {
 
 /// What a shutdown left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
 #[non_exhaustive]
 pub struct Shutdown {
     /// The stubs that ended in time.
