@@ -137,8 +137,9 @@ pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
     if let Err(error) = presence.publish(status, Some(&reason)) {
         tracing::debug!(target: "protostub", %error, "the last status could not be published");
     }
-    core.registry.remove(&record, error);
+    // In this order: whoever learns that it is over may deploy it anew at once, and needs its key's route.
     drop(routes);
+    core.registry.remove(&record, error);
     if let Ok(ended) = ended {
         ended.inbox.close(503, &reason);
     }
