@@ -1,8 +1,11 @@
 //! Steps 1 to 22, from the outside.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use protostub_runtime::{Message, StubStatus, steps as spec};
+use protostub_runtime::{Download, Message, Progress, StubStatus, steps as spec};
 use serde_json::json;
 
 use crate::{
@@ -116,4 +119,23 @@ async fn a_stub_that_was_told_to_disconnect_answers_503_until_it_is_told_to_conn
     stub.connect().await.expect("connected");
     stub.until_live().await.expect("live");
     app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply");
+}
+
+#[tokio::test]
+async fn the_host_program_is_told_how_a_deployment_goes_on() {
+    let component = component("echo");
+    let source = source(&["sp1.example"], &component, &json!({}));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let note = move |key: &protostub_runtime::StubKey, progress| notes.lock().expect("notes").push((key.to_string(), progress));
+    let runtime = builder().source(source).progress(note).build().await.expect("a runtime");
+    runtime.load_stub("sp1.example").await.expect("a stub");
+    let bytes = u64::try_from(component.len()).expect("a length");
+    let told = told.lock().expect("notes");
+    assert!(told.iter().all(|(key, _)| key == "sp1.example"));
+    let told: Vec<_> = told.iter().map(|(_, progress)| *progress).collect();
+    let received = Progress::Download(Download::Received { bytes });
+    assert_eq!(told[told.len() - 3..], [received, Progress::Compiling, Progress::CompilingEnded]);
+    let beginning = Download::Receiving { bytes: 0, total: Some(bytes) };
+    assert_eq!(told.first(), Some(&Progress::Download(beginning)));
 }

@@ -16,7 +16,7 @@ use tracing::debug;
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, Document, Fault, HttpsSource, Request, Source, StoreError, Subject,
+    Attempt, CatalogueConfig, CatalogueError, Document, Download, Fault, HttpsSource, Request, Source, StoreError, Subject,
     VerifiedComponent, component::length, error::beginning, store::Store, well_known,
 };
 
@@ -91,6 +91,9 @@ struct Received {
     url: Option<Url>,
     media_type: Option<String>,
 }
+
+/// Who is told how far a document is.
+type Tell<'a> = dyn Fn(Download) + Sync + 'a;
 
 /// What a document may be like.
 #[derive(Clone, Copy)]
@@ -207,7 +210,7 @@ impl Inner {
             setting: "max_descriptor_bytes",
             total: self.config.descriptor_timeout,
         };
-        let received = self.read(source, Request { subject: Subject::Descriptor, domain, url }, limits).await?;
+        let received = self.read(source, Request { subject: Subject::Descriptor, domain, url }, limits, &|_| ()).await?;
         let start = received.bytes.trim_ascii_start();
         match Descriptor::parse(&received.bytes) {
             Ok(descriptor) => {
@@ -230,7 +233,7 @@ impl Inner {
 
     /// `url` becomes what was asked last.
     async fn fetch_from(&self, discovered: &Discovered, url: &mut Url) -> Result<VerifiedComponent, Fault> {
-        let Discovered { descriptor, publisher, .. } = discovered;
+        let descriptor = &discovered.descriptor;
         let limit = Limits {
             bytes: self.config.max_component_bytes,
             setting: "max_component_bytes",
@@ -256,17 +259,7 @@ impl Inner {
                 (bytes.into(), digest)
             }
             SourceLocation::Url(url) => {
-                let request = Request { subject: Subject::Component, domain: publisher, url };
-                let received = match self.read(discovered.source.as_ref(), request, limit).await {
-                    // A local descriptor may name code elsewhere.
-                    Err(fault) if fault.is_not_found() => match &self.network {
-                        Some(network) if !Arc::ptr_eq(network, &discovered.source) => {
-                            self.read(network.as_ref(), request, limit).await?
-                        }
-                        _ => return Err(fault),
-                    },
-                    outcome => outcome?,
-                };
+                let received = self.download(discovered, url, limit).await?;
                 (received.bytes, received.digest)
             }
         };
@@ -275,6 +268,26 @@ impl Inner {
             store.save(component.digest(), component.bytes().clone()).await;
         }
         Ok(component)
+    }
+
+    /// What is at this URL, if the source of the descriptor has it, or else the network: a local descriptor may name code elsewhere.
+    async fn download(&self, discovered: &Discovered, url: &Url, limits: Limits) -> Result<Received, Fault> {
+        let Discovered { key, publisher, source, .. } = discovered;
+        let tell = |download| {
+            if let Some(progress) = &self.config.progress {
+                progress.download(key, download);
+            }
+        };
+        let request = Request { subject: Subject::Component, domain: publisher, url };
+        let mut outcome = self.read(source.as_ref(), request, limits, &tell).await;
+        let network = self.network.as_ref().filter(|network| !Arc::ptr_eq(network, source));
+        if let (Err(fault), Some(network)) = (&outcome, network)
+            && fault.is_not_found()
+        {
+            outcome = self.read(network.as_ref(), request, limits, &tell).await;
+        }
+        tell(outcome.as_ref().map_or(Download::Failed, |received| Download::Received { bytes: length(&received.bytes) }));
+        outcome
     }
 
     /// Whether the code may come from there: what a digest does not bind has to come from the domain itself, and nothing that was described
@@ -309,14 +322,14 @@ impl Inner {
     }
 
     /// Reads a document whole, within limits of size and time, again if the fault may pass.
-    async fn read(&self, source: &dyn Source, request: Request<'_>, limits: Limits) -> Result<Received, Fault> {
+    async fn read(&self, source: &dyn Source, request: Request<'_>, limits: Limits, tell: &Tell<'_>) -> Result<Received, Fault> {
         let config = &self.config;
         let backoff = ExponentialBuilder::default()
             .with_min_delay(config.retry_delay)
             .with_max_delay(MAX_RETRY_DELAY)
             .with_max_times(config.retries)
             .with_jitter();
-        let attempts = (|| receive(source, request, limits, config.idle_timeout))
+        let attempts = (|| receive(source, request, limits, config.idle_timeout, tell))
             .retry(backoff)
             .when(Fault::is_retryable)
             .notify(|fault, delay| debug!(url = %request.url, %fault, ?delay, "trying again"));
@@ -361,7 +374,13 @@ impl Limits {
 }
 
 /// One attempt: opens a document and reads it to its end, calculating its digest on the way.
-async fn receive(source: &dyn Source, request: Request<'_>, limits: Limits, idle: Duration) -> Result<Received, Fault> {
+async fn receive(
+    source: &dyn Source,
+    request: Request<'_>,
+    limits: Limits,
+    idle: Duration,
+    tell: &Tell<'_>,
+) -> Result<Received, Fault> {
     let late = |phase| Fault::TimedOut { limit: idle, phase };
     let Document { length: stated, url, media_type, mut body } =
         timeout(idle, source.open(&request)).await.map_err(|_| late("waiting for an answer"))??;
@@ -369,6 +388,7 @@ async fn receive(source: &dyn Source, request: Request<'_>, limits: Limits, idle
     let mut bytes =
         BytesMut::with_capacity(stated.and_then(|stated| usize::try_from(stated.min(MAX_RESERVED)).ok()).unwrap_or(0));
     let mut hash = Sha256::new();
+    tell(Download::Receiving { bytes: 0, total: stated });
     while let Some(chunk) = timeout(idle, body.next()).await.map_err(|_| late("waiting for more of the answer"))? {
         let chunk = chunk?;
         if bytes.len() + chunk.len() > limits.bytes {
@@ -376,6 +396,7 @@ async fn receive(source: &dyn Source, request: Request<'_>, limits: Limits, idle
         }
         hash.update(&chunk);
         bytes.extend_from_slice(&chunk);
+        tell(Download::Receiving { bytes: length(&bytes), total: stated });
     }
     if stated.is_some_and(|stated| stated != length(&bytes)) {
         return Err(Fault::Truncated { received: length(&bytes), stated, reason: "the lengths differ".to_owned() });

@@ -1,6 +1,8 @@
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use protostub_types::Domain;
+
+use crate::DownloadProgress;
 
 /// What a [`Catalogue`](crate::Catalogue) may do, and for how long. [`Self::new`] gives the defaults.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct CatalogueConfig {
     pub allow_http: bool,
     /// The domains whose stubs need no digest, as long as their code comes from the domain itself. None.
     pub unpinned: BTreeSet<Domain>,
+    /// Who is told how downloads of components go on. Nobody.
+    pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
 impl CatalogueConfig {
@@ -56,6 +60,7 @@ impl CatalogueConfig {
             allow_private: false,
             allow_http: false,
             unpinned: BTreeSet::new(),
+            progress: None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! * [`Catalogue`] asks its [`Source`]s in order and the network last, keeps the limits of its [`CatalogueConfig`], and verifies.
 //! * [`MemorySource`] and [`DirectorySource`] stand in front of the network; [`HttpsSource`] is the network. Embedders can add their own.
 //! * A component that was verified once is kept in a store that is addressed by content and shared by processes.
+//! * Whoever wants to show how downloads go on gives a [`DownloadProgress`].
 //! * [`CatalogueError`] tells what was asked, what came, and what to do about it.
 //!
 //! This crate names no WebAssembly engine: whether the bytes are a component turns out when they are compiled. It reaches the network by
@@ -21,6 +22,7 @@ mod directory;
 mod error;
 mod https;
 mod memory;
+mod progress;
 mod source;
 mod store;
 mod well_known;
@@ -32,4 +34,5 @@ pub use directory::DirectorySource;
 pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
 pub use https::HttpsSource;
 pub use memory::MemorySource;
+pub use progress::{Download, DownloadProgress};
 pub use source::{Document, Request, Source};

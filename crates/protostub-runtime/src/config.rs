@@ -4,11 +4,17 @@ use protostub_bus::InboxLimits;
 use protostub_catalogue::Source;
 use protostub_egress::Rule;
 use protostub_sandbox::{CredentialSource, Limits};
-use protostub_types::Domain;
+use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::{error::BuildError, identity::StaticCredentials, presence::StatusForm, runtime::Runtime};
+use crate::{
+    error::BuildError,
+    identity::StaticCredentials,
+    presence::StatusForm,
+    progress::{Progress, ProgressHook},
+    runtime::Runtime,
+};
 
 /// What an operator says about one domain, over what the domain says itself.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) connect_timeout: Duration,
     pub(crate) grace: Duration,
     pub(crate) status_form: StatusForm,
+    pub(crate) progress: ProgressHook,
 }
 
 static NO_SETTINGS: std::sync::LazyLock<DomainSettings> = std::sync::LazyLock::new(DomainSettings::default);
@@ -85,6 +92,7 @@ impl RuntimeBuilder {
                 connect_timeout: Duration::from_secs(30),
                 grace: Duration::from_secs(5),
                 status_form: StatusForm::default(),
+                progress: ProgressHook::default(),
             },
         }
     }
@@ -189,6 +197,13 @@ impl RuntimeBuilder {
     /// How statuses look on the bus. Default: as in the specification's first phase.
     pub fn status_form(mut self, form: StatusForm) -> Self {
         self.config.status_form = form;
+        self
+    }
+
+    /// Calls this while a component is downloaded or compiled, for a progress bar. It is called in the task of the deployment: it must not block,
+    /// and should not take long.
+    pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
+        self.config.progress = ProgressHook::new(hook);
         self
     }
 

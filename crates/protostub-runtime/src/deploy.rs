@@ -17,6 +17,7 @@ use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     presence::StubPresence,
+    progress::Progress,
     registry::{Discovery, Record, Reservation, stopped},
     supervise::{self, Command},
 };
@@ -140,7 +141,9 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
+    core.config.progress.tell(key, Progress::Compiling);
     let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
+    core.config.progress.tell(key, Progress::CompilingEnded);
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
 
     let registering = during(Phase::Registering);

@@ -63,6 +63,7 @@ mod error;
 mod hyperty;
 mod identity;
 mod presence;
+mod progress;
 mod registry;
 mod runtime;
 mod services;
@@ -75,12 +76,13 @@ pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
 pub use hyperty::Hyperty;
 pub use identity::{Credential, CredentialError, CredentialKind, CredentialSource, StaticCredentials};
 pub use presence::{StatusForm, StatusWatch};
+pub use progress::Progress;
 pub use runtime::{Runtime, Shutdown};
 pub use stub::Protostub;
 
 pub use protostub_bus::{BusCounts, InboxLimits, PostError, RequestError};
 pub use protostub_catalogue::{
-    CatalogueError, DirectorySource, Document, Fault, MemorySource, Request as SourceRequest, Source, Subject,
+    CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
 };
 pub use protostub_egress::{Rule, RuleError};
 pub use protostub_sandbox::Limits;

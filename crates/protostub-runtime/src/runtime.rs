@@ -193,6 +193,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
     catalogue.cache_dir.clone_from(&builder.cache_dir);
     catalogue.allow_loopback = builder.config.allow_loopback;
     catalogue.allow_http = builder.allow_http;
+    catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
     catalogue.unpinned = waived.map(|(domain, _)| domain.clone()).collect();
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
     let mut engine = EngineConfig::default();

@@ -2,6 +2,7 @@
 
 mod faults;
 mod finding;
+mod progress;
 mod secure;
 mod server;
 mod sources;

@@ -118,6 +118,10 @@ pub(crate) async fn read_head(connection: &mut (impl tokio::io::AsyncRead + Unpi
     }
 }
 
+pub(crate) fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap()
+}
+
 /// The descriptor of [`COMPONENT`] at `echo.wasm` beside it.
 pub(crate) fn descriptor() -> Descriptor {
     let mut descriptor = Descriptor::new("echo", Version::parse("1.0").unwrap());
