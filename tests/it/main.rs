@@ -5,6 +5,7 @@ mod embed;
 mod faults;
 mod mosquitto;
 mod mqtt;
+mod probes;
 mod status;
 mod steps;
 mod support;

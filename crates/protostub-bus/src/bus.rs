@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::{Address, Domain, Message, MessageId, StubKey};
+use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey};
 
 use crate::{
-    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError, counts::Counters, open_requests::OpenRequests,
+    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
+    counts::Counters,
+    open_requests::{OpenRequests, RequestKey},
     table::Table,
 };
 
@@ -156,6 +158,13 @@ impl Bus {
     /// Ends [`Self::subscribe`].
     pub fn unsubscribe(&self, topic: &Address, subscriber: &Address) {
         self.inner.table.unsubscribe(topic, subscriber);
+    }
+
+    /// Whether a response answers a request that `origin` was given and has not answered: it may then, whatever address was asked.
+    #[must_use]
+    pub fn answers(&self, origin: &Origin, response: &Message) -> bool {
+        response.kind == MessageType::Response
+            && self.inner.requests.answerable(&RequestKey::of_response(response), origin).is_some()
     }
 
     /// Whom to ask about messages to domains that nobody serves. Only the first call has an effect.

@@ -20,7 +20,7 @@
 //!
 //! * A **request** ([`Message::expects_response`](protostub_types::Message::expects_response), or anything given to [`Bus::request`]) gets exactly
 //!   one final response: from its receiver, or from the host in its place. Responses match on requester, responder and id, and count only
-//!   once the receiver took the request. Provisional ones (below 200) go to a requester that listens, as far as its inbox has room, and leave the
+//!   once the receiver took the request; those of a stub, only if it was this stub that took it. Provisional ones (below 200) go to a requester that listens, as far as its inbox has room, and leave the
 //!   request open. Responses that match nothing are counted ([`BusCounts::unawaited`]), traced at debug level, and dropped. A requester that
 //!   drops the future of [`Bus::request`] gives its request up: if it was not taken yet, it never will be.
 //! * **Any other message** is delivered, which means that its receiver took it, or its `from` gets one error response.

@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    RequestError,
+    Origin, RequestError,
     deadlines::{Deadlines, Due},
     mailbox::Mailbox,
 };
@@ -163,9 +163,13 @@ impl OpenRequests {
     }
 
     /// The request that a response answers: its ticket, and the mailbox of the requester if it listens. None if there is no such request
-    /// which its responder took.
-    pub(crate) fn answerable(&self, key: &RequestKey) -> Option<(u64, Option<Mailbox>)> {
-        let request = self.requests.get(key).filter(|request| request.taken)?;
+    /// which its responder took, or a stub answers that was not asked.
+    pub(crate) fn answerable(&self, key: &RequestKey, origin: &Origin) -> Option<(u64, Option<Mailbox>)> {
+        let was_asked = |request: &OpenRequest| match origin {
+            Origin::Stub(stub) => request.holder.owner() == Some(stub),
+            Origin::Host | Origin::Hyperty(_) => true,
+        };
+        let request = self.requests.get(key).filter(|request| request.taken && was_asked(request))?;
         let mailbox = match &request.requester {
             Requester::Listens(mailbox) => Some(mailbox.clone()),
             Requester::Awaits(_) | Requester::Absent => None,

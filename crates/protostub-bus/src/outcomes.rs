@@ -4,7 +4,7 @@ use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, PostError, RequestError,
+    Bus, Origin, PostError, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
@@ -85,10 +85,10 @@ impl Bus {
     }
 
     /// A response came.
-    pub(crate) fn respond(&self, response: Message) -> Result<(), PostError> {
+    pub(crate) fn respond(&self, origin: &Origin, response: Message) -> Result<(), PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let key = RequestKey::of_response(&response);
-        let Some((ticket, mailbox)) = requests.answerable(&key) else {
+        let Some((ticket, mailbox)) = requests.answerable(&key, origin) else {
             self.unawaited(&response);
             return Ok(());
         };

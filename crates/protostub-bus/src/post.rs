@@ -24,7 +24,7 @@ impl Bus {
     pub(crate) fn post_message(&self, origin: &Origin, mut message: Message) -> Result<(), PostError> {
         self.prepare(origin, &mut message)?;
         if message.kind == MessageType::Response {
-            return self.respond(message);
+            return self.respond(origin, message);
         }
         if message.expects_response() {
             let holder = self.holder(origin, &message)?;

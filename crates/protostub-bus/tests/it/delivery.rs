@@ -50,6 +50,34 @@ async fn a_posted_request_is_answered_by_messages() {
 }
 
 #[tokio::test]
+async fn a_stub_answers_what_it_was_asked_and_nothing_else() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let other = Origin::Stub(address("hyperty-runtime://sp2.example/protostub/1"));
+    let answering = async {
+        // An address where nobody else listens: what was asked there is the stub's to answer, and no other stub's.
+        let request = stub.next().await;
+        let response = request.response(200, None);
+        assert!(!bus.answers(&stub.origin, &request) && !bus.answers(&other, &response) && bus.answers(&stub.origin, &response));
+        bus.post(&other, request.response(403, None)).unwrap();
+        bus.post(&stub.origin, response).unwrap();
+    };
+    let bob = hyperty("bob");
+    let (response, ()) = tokio::join!(bus.request(&bob, read("hyperty://sp1.example/bob"), None), answering);
+    assert_eq!(response.unwrap().code(), Some(200));
+    let answering = async {
+        // What somebody else was asked, is not.
+        let request = alice.next().await;
+        bus.post(&stub.origin, request.response(403, None)).unwrap();
+        bus.post(&alice.origin, request.response(200, None)).unwrap();
+    };
+    let (response, ()) = tokio::join!(bus.request(&bob, read("hyperty://home.example/alice"), None), answering);
+    assert_eq!(response.unwrap().code(), Some(200));
+    assert_eq!((bus.counts().answered, bus.counts().unawaited), (2, 2));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
 async fn responses_match_on_requester_responder_and_id() {
     let bus = bus();
     let (mut alice, bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));

@@ -1,6 +1,6 @@
 //! A stub that does what the test tells it.
 //!
-//! Its configuration may hold orders for `start` and `connect`; a message's body is an order too. An order is a JSON object
+//! Its configuration may hold orders for `start`, `connect` and `timer`; a message's body is an order too. An order is a JSON object
 //! `{"do": "<what>", …}`, or a list of them. A request is answered with `{"code": 200, "value": <what came of it>}`; an order that fails
 //! answers `{"code": 400, "value": "<error>"}`. Whatever else happens (`timer`, `ready`, `disconnect`) is posted as an `update` to the
 //! address `observer` of the configuration, if there is one.
@@ -62,7 +62,13 @@ impl Guest for Actor {
                     presence::publish(presence::Status::Disconnected, None).expect("disconnected follows everything");
                 }
                 Event::Message(message) => receive(message),
-                Event::Timer(handle) => observe(json!({ "timer": handle })),
+                Event::Timer(handle) => {
+                    observe(json!({ "timer": handle }));
+                    let order = memory(|memory| memory.configuration["timer"].clone());
+                    if !order.is_null() {
+                        orders::follow(&order).expect("the order for `timer`");
+                    }
+                }
                 Event::Ready(handle) => observe(json!({ "ready": handle })),
             }
         }
