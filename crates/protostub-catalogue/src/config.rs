@@ -31,8 +31,8 @@ pub struct CatalogueConfig {
     pub retry_delay: Duration,
     /// Whether domains that are loopback (`localhost`, `127.0.0.1:8080`) are asked; they are asked over plain HTTP. No.
     pub allow_loopback: bool,
-    /// Whether domains in private networks are asked. No.
-    pub allow_private: bool,
+    /// The domains that may be in private networks, and their code too. None.
+    pub private: BTreeSet<Domain>,
     /// Whether all domains are asked over plain HTTP instead of HTTPS: for laboratories without certificates. No.
     pub allow_http: bool,
     /// The domains whose stubs need no digest, as long as their code comes from the domain itself. None.
@@ -57,7 +57,7 @@ impl CatalogueConfig {
             retries: 2,
             retry_delay: Duration::from_millis(200),
             allow_loopback: false,
-            allow_private: false,
+            private: BTreeSet::new(),
             allow_http: false,
             unpinned: BTreeSet::new(),
             progress: None,

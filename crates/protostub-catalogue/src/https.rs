@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use protostub_egress::{Egress, EgressError, Grants, HttpClient, Protection, reqwest::Response};
@@ -20,30 +22,19 @@ const BROKER_NOT_FOUND: [&str; 5] = [
     "Unknown resource type",
 ];
 
-/// What a name service says of a name that does not exist, or has no address.
-const NO_SUCH_HOST: [&str; 7] = [
-    "Name or service not known",
-    "Name does not resolve",
-    "Name has no usable address",
-    "No address associated with hostname",
-    "nodename nor servname provided",
-    "No such host is known",
-    "the name has no addresses",
-];
-
 /// The web: asks the host of a URL for it, within the grants of the domain that publishes there.
 #[derive(Debug, Clone)]
 pub struct HttpsSource {
     egress: Egress,
     allow_loopback: bool,
-    allow_private: bool,
+    private: BTreeSet<Domain>,
 }
 
 impl HttpsSource {
-    /// Goes out by `egress`, to loopback and private networks if the configuration allows that.
+    /// Goes out by `egress`, to loopback, and into private networks, as far as the configuration allows that.
     #[must_use]
     pub fn new(egress: Egress, config: &CatalogueConfig) -> Self {
-        Self { egress, allow_loopback: config.allow_loopback, allow_private: config.allow_private }
+        Self { egress, allow_loopback: config.allow_loopback, private: config.private.clone() }
     }
 
     /// A client for this URL alone: its host, and what is below it, over TLS. Another host than the publisher's is never on loopback, unless
@@ -67,7 +58,8 @@ impl HttpsSource {
             _ => (Protection::Tls, grants),
         };
         let may_be_loopback = domain.is_within(publisher) || well_known::is_loopback(publisher);
-        let grants = grants.allow_loopback(self.allow_loopback && may_be_loopback).allow_private(self.allow_private);
+        let grants =
+            grants.allow_loopback(self.allow_loopback && may_be_loopback).allow_private(self.private.contains(publisher));
         grants.check(host, port, protection).map_err(|error| refused(error.to_string()))?;
         self.egress.http(&grants).map_err(|error| fault(url, error))
     }
@@ -140,9 +132,7 @@ fn fault(url: &Url, error: EgressError) -> Fault {
         EgressError::Refused(_) | EgressError::Invalid { .. } | EgressError::Config(_) => {
             Fault::Refused { reason: error.to_string() }
         }
-        EgressError::Resolve { host, problem } if NO_SUCH_HOST.iter().any(|known| problem.contains(known)) => {
-            Fault::NoSuchHost { host }
-        }
+        EgressError::NoSuchHost { host, .. } => Fault::NoSuchHost { host },
         EgressError::Tls { problem, .. } => Fault::Tls { reason: problem },
         _ => Fault::Unreachable { reason: reason(error) },
     }

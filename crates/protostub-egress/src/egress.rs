@@ -1,7 +1,7 @@
 //! The way out: from a granted host and port to an open connection.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -213,12 +213,16 @@ impl Shared {
         if let Some(known) = host.known_addresses() {
             return Ok(known);
         }
-        let fail = |problem: String| EgressError::Resolve { host: host.to_string(), problem };
-        let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(|error| fail(error.to_string()))?;
+        let no_such_host = |problem: String| EgressError::NoSuchHost { host: host.to_string(), problem };
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => no_such_host(error.to_string()),
+            _ => EgressError::Resolve { host: host.to_string(), problem: error.to_string() },
+        };
+        let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(fail)?;
         addresses.truncate(MAX_ADDRESSES);
         // What is judged as IPv4 is also dialled as IPv4.
         addresses.iter_mut().for_each(|address| *address = address.to_canonical());
-        if addresses.is_empty() { Err(fail("the name has no addresses".into())) } else { Ok(addresses) }
+        if addresses.is_empty() { Err(no_such_host("the name has no addresses".into())) } else { Ok(addresses) }
     }
 
     /// A tunnel through the proxy. Its own address is the operator's choice and not judged.

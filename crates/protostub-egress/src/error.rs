@@ -29,7 +29,16 @@ pub enum EgressError {
     #[error("the egress configuration is invalid: {0}")]
     Config(String),
 
-    /// The name could not be resolved.
+    /// There is no such name, or it has no address: the name service says so.
+    #[error("there is no host `{host}`: {problem}")]
+    NoSuchHost {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        problem: String,
+    },
+
+    /// The name could not be resolved now: whether it exists is not known.
     #[error("failed to resolve `{host}`: {problem}")]
     Resolve {
         /// The name.
@@ -124,7 +133,7 @@ impl EgressError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Invalid { .. } | Self::Config(_) | Self::Redirect { .. } => false,
+            Self::Refused(_) | Self::Invalid { .. } | Self::Config(_) | Self::NoSuchHost { .. } | Self::Redirect { .. } => false,
             Self::Resolve { .. } | Self::Connect { .. } | Self::TimedOut { .. } | Self::Tls { .. } => true,
             Self::Proxy { .. } | Self::Http { .. } => true,
         }

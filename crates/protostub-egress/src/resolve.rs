@@ -1,12 +1,9 @@
 //! From names to addresses.
 
-use std::{
-    fmt, io,
-    net::{IpAddr, ToSocketAddrs},
-    sync::Arc,
-};
+use std::{fmt, io, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
+use dns_lookup::LookupErrorKind;
 use tokio::sync::Semaphore;
 
 /// How many addresses of a name are looked at; the others are left out. A name with more is either a mistake or an attempt to keep
@@ -24,7 +21,8 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     /// It is never asked for addresses, `localhost` or names below it, and need not limit its time.
     ///
     /// # Errors
-    /// If the name does not exist, or could not be resolved now.
+    /// Of the kind [`io::ErrorKind::NotFound`], if the name service says that the name does not exist or has no address; of any other, if it
+    /// could not be resolved now.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
@@ -56,8 +54,11 @@ impl Resolver for SystemResolver {
         let lookup = move || {
             // The lookup cannot be cancelled: it keeps its permit until it is over, so that abandoned ones count.
             let _permit = permit;
-            let addresses = (name.as_str(), 0).to_socket_addrs()?;
-            Ok(addresses.map(|address| address.ip()).take(MAX_ADDRESSES).collect())
+            let addresses = dns_lookup::lookup_host(&name).map_err(|error| match error.kind() {
+                LookupErrorKind::NoName | LookupErrorKind::NoData => io::Error::new(io::ErrorKind::NotFound, error),
+                _ => error.into(),
+            })?;
+            Ok(addresses.take(MAX_ADDRESSES).collect())
         };
         tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
     }

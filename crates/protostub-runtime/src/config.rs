@@ -140,7 +140,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Asks catalogues over HTTP where HTTPS fails to answer. Default: no, whoever is in between could replace the stub.
+    /// Asks all catalogues over plain HTTP instead of HTTPS: for laboratories without certificates. Default: no, whoever is in between could replace the stub.
     pub fn allow_http(mut self, allow: bool) -> Self {
         self.allow_http = allow;
         self

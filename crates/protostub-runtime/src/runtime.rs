@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    config::RuntimeBuilder,
+    config::{DomainSettings, RuntimeBuilder},
     core::{Core, DeployOnDemand},
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
@@ -188,13 +188,17 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
     let status_url = runtime_url.join("status")?;
     let egress = Egress::new(EgressConfig { extra_roots_pem: builder.roots, proxy: builder.proxy, ..EgressConfig::default() })
         .map_err(BuildError::Egress)?;
-    let waived = builder.config.domains.iter().filter(|(_, settings)| settings.waive_digest);
+    let domains_where = |says: fn(&DomainSettings) -> bool| {
+        let domains = builder.config.domains.iter().filter(|(_, settings)| says(settings));
+        domains.map(|(domain, _)| domain.clone()).collect()
+    };
     let mut catalogue = CatalogueConfig::new(home.clone());
     catalogue.cache_dir.clone_from(&builder.cache_dir);
     catalogue.allow_loopback = builder.config.allow_loopback;
     catalogue.allow_http = builder.allow_http;
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
-    catalogue.unpinned = waived.map(|(domain, _)| domain.clone()).collect();
+    catalogue.private = domains_where(|settings| settings.allow_private);
+    catalogue.unpinned = domains_where(|settings| settings.waive_digest);
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
     let mut engine = EngineConfig::default();
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));

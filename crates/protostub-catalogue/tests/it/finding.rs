@@ -1,5 +1,7 @@
 //! Where a descriptor is looked for, and where not.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse as _, Redirect};
 use protostub_catalogue::Fault;
 use protostub_types::{Domain, Encoding, SourcePackage, StubKey};
@@ -214,6 +216,21 @@ async fn what_is_not_allowed_is_not_asked() {
         assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
     }
     assert!(server.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_domain_may_be_in_a_private_network_if_the_operator_says_so() {
+    let (inside, other) = (Domain::parse("10.0.0.1:9").unwrap(), Domain::parse("10.0.0.2:9").unwrap());
+    let mut config = config();
+    config.retries = 0;
+    config.idle_timeout = Duration::from_millis(50);
+    config.private.insert(inside.clone());
+    let catalogue = catalogue(config);
+    // Whoever is there or not there: it is tried.
+    let error = catalogue.discover(&StubKey::Domain(inside)).await.unwrap_err();
+    assert!(!matches!(error.fault(), Fault::Refused { .. }), "{error}");
+    let error = catalogue.discover(&StubKey::Domain(other)).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -155,10 +155,11 @@ async fn a_name_that_does_not_exist_is_told_from_one_without_addresses() {
     let egress = egress(&names, &[]);
     let check = async |host: &str, expected: &str| {
         let error = egress.connect(&sp1(8883), host, 8883, true, &[]).await.unwrap_err();
+        assert!(matches!(error, EgressError::NoSuchHost { .. }) && !error.is_retryable());
         assert_eq!(error.to_string(), expected);
     };
-    check("sp1.example", "failed to resolve `sp1.example`: the name has no addresses").await;
-    check("a.sp1.example", "failed to resolve `a.sp1.example`: no such name").await;
+    check("sp1.example", "there is no host `sp1.example`: the name has no addresses").await;
+    check("a.sp1.example", "there is no host `a.sp1.example`: no such name").await;
 }
 
 #[tokio::test]
@@ -227,6 +228,25 @@ impl Resolver for Silent {
     }
 }
 
+/// A resolver that can reach no name service.
+#[derive(Debug)]
+struct CutOff;
+
+#[async_trait]
+impl Resolver for CutOff {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        Err(io::Error::other("try again later"))
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_resolved_now_may_exist() {
+    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(CutOff)), ..EgressConfig::default() }).unwrap();
+    let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+    assert!(matches!(error, EgressError::Resolve { .. }) && error.is_retryable());
+    assert_eq!(error.to_string(), "failed to resolve `sp1.example`: try again later");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_silent_is_given_up() {
     let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Silent)), ..EgressConfig::default() }).unwrap();
@@ -254,4 +274,11 @@ async fn roots_that_are_none_are_told_by_their_number() {
 async fn the_system_resolver_knows_this_host() {
     let addresses = protostub_egress::SystemResolver::new().resolve("localhost").await.unwrap();
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+}
+
+#[tokio::test]
+async fn the_system_resolver_says_that_a_name_does_not_exist() {
+    // It knows this without asking a name service, which may be out of reach here.
+    let error = protostub_egress::SystemResolver::new().resolve("no host").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
 }

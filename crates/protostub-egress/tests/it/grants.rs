@@ -148,7 +148,7 @@ async fn an_explanation_goes_through_the_addresses() {
     assert_eq!(private.verdict().unwrap_err().missing(), Missing::Private);
     assert_eq!(private.addresses().count(), 1);
     let unknown = explain("unknown.sp1.example").await.to_string();
-    assert!(unknown.ends_with("\n  failed to resolve `unknown.sp1.example`: no such name"), "{unknown}");
+    assert!(unknown.ends_with("\n  there is no host `unknown.sp1.example`: no such name"), "{unknown}");
     // What is refused by name is not resolved.
     let asked = names.asked();
     assert!(explain("sp2.example").await.verdict().is_err());

@@ -127,7 +127,7 @@ async fn what_a_name_resolves_to_is_judged() {
     let error = fails(&client, &format!("https://metadata.sp1.example:{port}/")).await;
     assert!(error.is_refused() && error.to_string().contains("metadata service"), "{error}");
     let error = fails(&client, &format!("https://unknown.sp1.example:{port}/")).await;
-    assert_eq!(error.to_string(), "failed to resolve `unknown.sp1.example`: no such name");
+    assert_eq!(error.to_string(), "there is no host `unknown.sp1.example`: no such name");
 }
 
 #[tokio::test]
