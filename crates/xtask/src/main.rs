@@ -4,6 +4,8 @@
 mod debian;
 mod demo;
 mod guests;
+mod new_user;
+mod readme;
 mod stubs;
 mod test;
 mod toolchain;
@@ -28,6 +30,7 @@ usage: cargo xtask <command>
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
+  new-user     does what the READMEs say, command by command, with an empty home
   help         this
 
 `cargo xtask <command> --help` tells more about a command.
@@ -55,6 +58,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo", "--mqtt", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run_mqtt(&root))),
         ["demo", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run(&root))),
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
+        ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),
         ["wit", "freeze", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::freeze(&root))),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, debian, guests, must, shown, stubs, toolchain, wit};
+use crate::{cargo, debian, guests, must, new_user, shown, stubs, toolchain, wit};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
@@ -24,6 +24,7 @@ Runs all stages, or those that are named, whatever became of the ones before:
   test            unit, integration, end-to-end and documentation tests of the host
   test-stubs      the stubs' own tests, run natively
   doc             the documentation, warnings denied
+  new-user        every command of every README: see `cargo xtask new-user --help`
 
 Each check counts as one, each test as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
 ";
@@ -47,7 +48,7 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage { name: "fmt", run: fmt },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
@@ -56,6 +57,7 @@ const STAGES: [Stage; 8] = [
     Stage { name: "test", run: test },
     Stage { name: "test-stubs", run: test_stubs },
     Stage { name: "doc", run: doc },
+    Stage { name: "new-user", run: follow_readmes },
 ];
 
 /// The workspaces of guests.
@@ -138,6 +140,11 @@ fn doc(root: &Path) -> Result<Tally> {
     Ok(checked(
         locked(cargo(root).args(["doc", "--workspace", "--no-deps"]).args(targets)).env("RUSTDOCFLAGS", "--deny warnings"),
     ))
+}
+
+fn follow_readmes(root: &Path) -> Result<Tally> {
+    let new_user::Followed { passed, failed, .. } = new_user::follow_all(root, &[])?;
+    Ok(Tally { passed, failed })
 }
 
 /// In CI, dependencies are those of the lock file.
