@@ -5,6 +5,7 @@ mod embed;
 mod faults;
 mod mosquitto;
 mod mqtt;
+mod offline;
 mod probes;
 mod status;
 mod steps;

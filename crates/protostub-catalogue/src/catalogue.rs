@@ -2,30 +2,27 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use backon::{ExponentialBuilder, Retryable as _};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
 use protostub_egress::Egress;
 use protostub_types::{Descriptor, Domain, Sha256Digest, SourceLocation, StubKey};
-use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, Document, Download, Fault, HttpsSource, Request, Source, StoreError, Subject,
-    VerifiedComponent, component::length, error::beginning, store::Store, well_known,
+    Attempt, CatalogueConfig, CatalogueError, Download, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
+    Validators, VerifiedComponent,
+    component::length,
+    copies::{Copies, Copy, Kept},
+    error::beginning,
+    receive::{Limits, Received, Tell, receive},
+    store::Store,
+    well_known,
 };
 
-/// The longest time between two attempts, before chance extends it.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How many domains are remembered for having served a descriptor of their own.
 const MAX_SERVED: usize = 65_536;
-/// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
-const MAX_RESERVED: u64 = 1024 * 1024;
 
 /// Finds descriptors and components, and verifies them. Cloning is cheap; all clones share what they know.
 ///
@@ -65,6 +62,8 @@ struct Inner {
     sources: Vec<Arc<dyn Source>>,
     network: Option<Arc<dyn Source>>,
     store: Option<Store>,
+    /// Of what the network has answered.
+    copies: Option<Copies>,
     /// Domains that have served a descriptor of their own: the home domain is not asked for theirs any more.
     served: Mutex<HashSet<Domain>>,
 }
@@ -81,26 +80,48 @@ pub struct Discovered {
     pub url: Url,
     /// Who published it: the domain of the key, or the home domain for one that publishes none.
     pub publisher: Domain,
+    /// Whether the publisher has said so just now.
+    pub provenance: Provenance,
     source: Arc<dyn Source>,
+    /// What was asked; another URL than `url` after a redirect.
+    asked: Url,
+    /// The digest of the code that came with it when the publisher could be asked, where the descriptor states none.
+    component: Option<Sha256Digest>,
 }
 
-/// A document that came whole.
-struct Received {
-    bytes: Bytes,
-    digest: Sha256Digest,
-    url: Option<Url>,
-    media_type: Option<String>,
+/// How a descriptor was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Provenance {
+    /// The publisher, or a source that stands in front of the network, was asked and this is its answer; or it has confirmed a copy.
+    Asked,
+    /// It is a copy, and the publisher had said that it may be used for longer than that without asking.
+    Fresh {
+        /// How long ago the publisher confirmed it last.
+        age: Duration,
+    },
+    /// It is a copy, because the publisher cannot be reached.
+    Offline {
+        /// How long ago the publisher confirmed it last.
+        age: Duration,
+    },
 }
 
-/// Who is told how far a document is.
-type Tell<'a> = dyn Fn(Download) + Sync + 'a;
+/// What the copies in the cache may be used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    /// Not to ask, and to do without an answer.
+    Usual,
+    /// Only to be confirmed.
+    Confirmed,
+}
 
-/// What a document may be like.
-#[derive(Clone, Copy)]
-struct Limits {
-    bytes: usize,
-    setting: &'static str,
-    total: Duration,
+/// A descriptor as a source gave it.
+struct Given {
+    descriptor: Descriptor,
+    url: Url,
+    component: Option<Sha256Digest>,
+    provenance: Provenance,
 }
 
 impl Catalogue {
@@ -109,9 +130,11 @@ impl Catalogue {
     /// # Errors
     /// If the folder for components cannot be made.
     pub fn new(config: CatalogueConfig, egress: Egress, sources: Vec<Arc<dyn Source>>) -> Result<Self, StoreError> {
-        let store = config.cache_dir.as_deref().map(Store::open).transpose()?;
+        let dir = config.cache_dir.as_deref();
+        let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
+        let copies = dir.map(|dir| Copies::open(dir, config.max_descriptor_bytes)).transpose()?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
-        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, served: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, served: Mutex::default() }) })
     }
 
     /// What it was made with.
@@ -125,10 +148,21 @@ impl Catalogue {
     /// If the domain does not exist, or has no such stub, the home domain is asked for one that is named after the domain; never after
     /// another fault, and never if the domain has served its own before.
     ///
+    /// With a [cache](CatalogueConfig::cache_dir), a copy may be the answer: see [`Discovered::provenance`] and [the crate](crate#copies).
+    ///
     /// # Errors
     /// If there is none ([`CatalogueError::is_not_found`]), it could not be had, or it is not one that can be deployed.
     pub async fn discover(&self, key: &StubKey) -> Result<Discovered, CatalogueError> {
-        self.inner.discover(key).await
+        self.inner.discover(key, Copying::Usual).await
+    }
+
+    /// The same, but the publisher is asked in any case, and has to answer: for whoever wants to know what is published now. That nothing has
+    /// changed is an answer.
+    ///
+    /// # Errors
+    /// As [`Self::discover`].
+    pub async fn revalidate(&self, key: &StubKey) -> Result<Discovered, CatalogueError> {
+        self.inner.discover(key, Copying::Confirmed).await
     }
 
     /// Steps 6 and 7: the component that a descriptor names. One that is in the store is not downloaded again.
@@ -141,16 +175,18 @@ impl Catalogue {
 }
 
 impl Inner {
-    async fn discover(&self, key: &StubKey) -> Result<Discovered, CatalogueError> {
+    async fn discover(&self, key: &StubKey, copying: Copying) -> Result<Discovered, CatalogueError> {
         let domain = key.domain();
         let mut asked = Vec::new();
-        if let Some(found) = self.ask(key, domain, &key.descriptor_name(), &mut asked).await? {
+        if let Some(found) = self.ask(key, domain, &key.descriptor_name(), copying, &mut asked).await? {
             self.remember_served(domain);
             return Ok(found);
         }
-        if let Some(name) = well_known::fallback_name(key).filter(|_| *domain != self.config.home && !self.has_served(domain)) {
+        if let Some(name) = well_known::fallback_name(key).filter(|_| *domain != self.config.home)
+            && !self.has_served(key).await
+        {
             debug!(%domain, home = %self.config.home, "the domain publishes no stub; asking the home domain for one");
-            if let Some(found) = self.ask(key, &self.config.home, &name, &mut asked).await? {
+            if let Some(found) = self.ask(key, &self.config.home, &name, copying, &mut asked).await? {
                 return Ok(found);
             }
         }
@@ -163,23 +199,37 @@ impl Inner {
         key: &StubKey,
         publisher: &Domain,
         name: &str,
+        copying: Copying,
         asked: &mut Vec<Attempt>,
     ) -> Result<Option<Discovered>, CatalogueError> {
         let urls = self.well_known_urls(publisher, name);
         for source in self.sources.iter().chain(&self.network) {
+            let found = |asked: &Url, given: Given| {
+                let Given { descriptor, url, component, provenance } = given;
+                debug!(%url, version = %descriptor.version, ?provenance, "found a descriptor");
+                let (key, publisher, source) = (key.clone(), publisher.clone(), Arc::clone(source));
+                Some(Discovered { key, descriptor, url, publisher, provenance, source, asked: asked.clone(), component })
+            };
+            let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
+            let copies = self.copies.as_ref().filter(|_| is_last && self.network.is_some());
+            let usable = copies.filter(|_| copying == Copying::Usual);
+            if let Some((url, given)) = self.copy(usable, &urls, fresh).await {
+                return Ok(found(url, given));
+            }
             for url in &urls {
-                let fault = match self.descriptor(source.as_ref(), publisher, url).await {
-                    Ok((descriptor, url)) => {
-                        debug!(%url, version = %descriptor.version, "found a descriptor");
-                        let (key, publisher) = (key.clone(), publisher.clone());
-                        return Ok(Some(Discovered { key, descriptor, url, publisher, source: Arc::clone(source) }));
-                    }
+                let fault = match self.descriptor(source.as_ref(), publisher, url, copies).await {
+                    Ok(given) => return Ok(found(url, given)),
                     Err(fault) => fault,
                 };
                 debug!(%url, %fault, "found no descriptor");
+                if fault.is_unreachable()
+                    && let Some((url, given)) = self.copy(usable, &urls, |kept| self.offline(kept)).await
+                {
+                    warn!(%url, %fault, provenance = ?given.provenance, "a domain cannot be asked for its descriptor; a copy is used");
+                    return Ok(found(url, given));
+                }
                 let (is_not_found, is_no_host) = (fault.is_not_found(), matches!(fault, Fault::NoSuchHost { .. }));
                 // That a local source has nothing is worth telling only where nobody else is asked.
-                let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
                 if is_last || !is_not_found {
                     asked.push(Attempt { url: url.to_string(), fault });
                 }
@@ -194,6 +244,29 @@ impl Inner {
         Ok(None)
     }
 
+    /// The first copy that is kept for one of these URLs, if it may be used: `judge` says as what.
+    async fn copy<'a>(
+        &self,
+        copies: Option<&Copies>,
+        urls: &'a [Url],
+        judge: impl Fn(&Kept) -> Option<Provenance>,
+    ) -> Option<(&'a Url, Given)> {
+        for url in urls {
+            if let Some(Copy::Kept(kept)) = copies?.load(url).await
+                && let Some(provenance) = judge(&kept)
+            {
+                return Some((url, kept.give(provenance)));
+            }
+        }
+        None
+    }
+
+    /// Whether a copy may be used since the publisher cannot be reached.
+    fn offline(&self, kept: &Kept) -> Option<Provenance> {
+        let age = kept.age(SystemTime::now());
+        (age < self.config.max_offline_age).then_some(Provenance::Offline { age })
+    }
+
     /// Both spellings; none if there can be no stub of this name.
     fn well_known_urls(&self, publisher: &Domain, name: &str) -> Vec<Url> {
         if !well_known::is_name(name) {
@@ -204,21 +277,69 @@ impl Inner {
         well_known::SPELLINGS.iter().filter_map(|spelling| well_known::url(scheme, publisher, spelling, name)).collect()
     }
 
-    async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url) -> Result<(Descriptor, Url), Fault> {
+    /// Asks a source for the descriptor at a URL, and keeps what it answers in `copies`.
+    async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url, copies: Option<&Copies>) -> Result<Given, Fault> {
         let limits = Limits {
             bytes: self.config.max_descriptor_bytes,
             setting: "max_descriptor_bytes",
             total: self.config.descriptor_timeout,
         };
-        let received = self.read(source, Request { subject: Subject::Descriptor, domain, url }, limits, &|_| ()).await?;
-        let start = received.bytes.trim_ascii_start();
-        match Descriptor::parse(&received.bytes) {
-            Ok(descriptor) => {
-                descriptor.check_deployable()?;
-                Ok((descriptor, received.url.unwrap_or_else(|| url.clone())))
+        let ask = async |held| {
+            receive(source, Request { subject: Subject::Descriptor, domain, url, held }, &self.config, limits, &|_| ()).await
+        };
+        let Some(copies) = copies else {
+            let received = ask(Held::Nothing).await?;
+            return Ok(Given::new(read(&received)?, received.url.unwrap_or_else(|| url.clone())));
+        };
+        let kept = match copies.load(url).await {
+            Some(Copy::Kept(kept)) => Some(kept),
+            Some(Copy::Withdrawn) | None => None,
+        };
+        let outcome = match &kept {
+            Some(kept) => match ask(Held::Whole(&kept.validators)).await {
+                // It is about what another redirect led to.
+                Ok(received) if received.unchanged && received.url.as_ref() != Some(&kept.url) => ask(Held::Nothing).await,
+                outcome => outcome,
+            },
+            None => ask(Held::Nothing).await,
+        };
+        let received = match outcome {
+            Err(fault) => {
+                if matches!(fault, Fault::NotFound { .. }) {
+                    copies.withdraw(url).await;
+                }
+                return Err(fault);
             }
-            Err(error) if start.starts_with(b"{") || start.starts_with(b"[") || error.path() != "$" => Err(error.into()),
-            Err(_) => Err(Fault::NotJson { what: received.what(), beginning: beginning(&received.bytes) }),
+            Ok(received) => received,
+        };
+        let Received { unchanged, validators, keep, .. } = &received;
+        let now = match kept {
+            Some(kept) if *unchanged => {
+                // What is not said again stays as it was.
+                let etag = validators.etag.clone().or(kept.validators.etag);
+                let last_modified = validators.last_modified.clone().or(kept.validators.last_modified);
+                Kept { validators: Validators { etag, last_modified }, ..*kept }
+            }
+            kept => Kept {
+                descriptor: read(&received)?,
+                url: received.url.clone().unwrap_or_else(|| url.clone()),
+                validators: validators.clone(),
+                component: kept.filter(|kept| kept.json == received.bytes).and_then(|kept| kept.component),
+                json: received.bytes.clone(),
+                confirmed: SystemTime::UNIX_EPOCH,
+                keep: Duration::ZERO,
+            },
+        };
+        match *keep {
+            Some(keep) => {
+                let now = Kept { confirmed: SystemTime::now(), keep, ..now };
+                copies.save(url, &now).await;
+                Ok(now.give(Provenance::Asked))
+            }
+            None => {
+                copies.remove(url).await;
+                Ok(now.give(Provenance::Asked))
+            }
         }
     }
 
@@ -245,11 +366,12 @@ impl Inner {
         }
         self.check_source(discovered, &location)?;
         limit.check(descriptor.size())?;
-        if let (Some(store), Some(digest)) = (&self.store, descriptor.digest())
+        let known = descriptor.digest().or(discovered.component.filter(|_| discovered.provenance != Provenance::Asked));
+        if let (Some(store), Some(digest)) = (&self.store, known)
             && let Some(bytes) = store.load(digest, limit.bytes).await
         {
             debug!(%digest, "the component is in the store");
-            return Ok(VerifiedComponent::from_store(bytes, digest));
+            return Ok(VerifiedComponent::from_store(bytes, digest, descriptor.digest().is_some()));
         }
         let (bytes, digest) = match &location {
             SourceLocation::Inline => {
@@ -266,6 +388,9 @@ impl Inner {
         let component = VerifiedComponent::verify(descriptor, bytes, digest)?;
         if let Some(store) = &self.store {
             store.save(component.digest(), component.bytes().clone()).await;
+            if let Some(copies) = self.copies.as_ref().filter(|_| !component.is_pinned()) {
+                copies.came_with(&discovered.asked, descriptor, component.digest()).await;
+            }
         }
         Ok(component)
     }
@@ -278,13 +403,14 @@ impl Inner {
                 progress.download(key, download);
             }
         };
-        let request = Request { subject: Subject::Component, domain: publisher, url };
-        let mut outcome = self.read(source.as_ref(), request, limits, &tell).await;
+        let tell: &Tell<'_> = &tell;
+        let request = Request { subject: Subject::Component, domain: publisher, url, held: Held::Nothing };
+        let mut outcome = receive(source.as_ref(), request, &self.config, limits, tell).await;
         let network = self.network.as_ref().filter(|network| !Arc::ptr_eq(network, source));
         if let (Err(fault), Some(network)) = (&outcome, network)
             && fault.is_not_found()
         {
-            outcome = self.read(network.as_ref(), request, limits, &tell).await;
+            outcome = receive(network.as_ref(), request, &self.config, limits, tell).await;
         }
         tell(outcome.as_ref().map_or(Download::Failed, |received| Download::Received { bytes: length(&received.bytes) }));
         outcome
@@ -321,22 +447,6 @@ impl Inner {
         }
     }
 
-    /// Reads a document whole, within limits of size and time, again if the fault may pass.
-    async fn read(&self, source: &dyn Source, request: Request<'_>, limits: Limits, tell: &Tell<'_>) -> Result<Received, Fault> {
-        let config = &self.config;
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(config.retry_delay)
-            .with_max_delay(MAX_RETRY_DELAY)
-            .with_max_times(config.retries)
-            .with_jitter();
-        let attempts = (|| receive(source, request, limits, config.idle_timeout, tell))
-            .retry(backoff)
-            .when(Fault::is_retryable)
-            .notify(|fault, delay| debug!(url = %request.url, %fault, ?delay, "trying again"));
-        let limit = limits.total;
-        timeout(limit, attempts).await.unwrap_or(Err(Fault::TimedOut { limit, phase: "in all, repetitions included" }))
-    }
-
     fn vain(&self, key: &StubKey, mut asked: Vec<Attempt>) -> CatalogueError {
         let last = asked.pop().unwrap_or_else(|| {
             let name = key.descriptor_name();
@@ -355,76 +465,51 @@ impl Inner {
         }
     }
 
-    fn has_served(&self, domain: &Domain) -> bool {
-        self.served.lock().unwrap_or_else(|error| error.into_inner()).contains(domain)
+    /// Whether the domain has served a descriptor of its own, now or before this process was started.
+    async fn has_served(&self, key: &StubKey) -> bool {
+        if self.served.lock().unwrap_or_else(|error| error.into_inner()).contains(key.domain()) {
+            return true;
+        }
+        let Some(copies) = &self.copies else { return false };
+        for name in ["default", &key.descriptor_name()] {
+            for url in self.well_known_urls(key.domain(), name) {
+                if copies.load(&url).await.is_some() {
+                    return true;
+                }
+            }
+        }
+        false
     }
 }
 
-impl Limits {
-    fn check(&self, stated: Option<u64>) -> Result<(), Fault> {
-        match stated {
-            Some(bytes) if usize::try_from(bytes).map_or(true, |bytes| bytes > self.bytes) => self.exceeded(stated),
-            _ => Ok(()),
-        }
-    }
-
-    fn exceeded<T>(&self, stated: Option<u64>) -> Result<T, Fault> {
-        Err(Fault::TooLarge { limit: self.bytes, stated, setting: self.setting })
+impl Given {
+    fn new(descriptor: Descriptor, url: Url) -> Self {
+        Self { descriptor, url, component: None, provenance: Provenance::Asked }
     }
 }
 
-/// One attempt: opens a document and reads it to its end, calculating its digest on the way.
-async fn receive(
-    source: &dyn Source,
-    request: Request<'_>,
-    limits: Limits,
-    idle: Duration,
-    tell: &Tell<'_>,
-) -> Result<Received, Fault> {
-    let late = |phase| Fault::TimedOut { limit: idle, phase };
-    let Document { length: stated, url, media_type, mut body } =
-        timeout(idle, source.open(&request)).await.map_err(|_| late("waiting for an answer"))??;
-    limits.check(stated)?;
-    let mut bytes =
-        BytesMut::with_capacity(stated.and_then(|stated| usize::try_from(stated.min(MAX_RESERVED)).ok()).unwrap_or(0));
-    let mut hash = Sha256::new();
-    tell(Download::Receiving { bytes: 0, total: stated });
-    while let Some(chunk) = timeout(idle, body.next()).await.map_err(|_| late("waiting for more of the answer"))? {
-        let chunk = chunk?;
-        if bytes.len() + chunk.len() > limits.bytes {
-            return limits.exceeded(stated);
-        }
-        hash.update(&chunk);
-        bytes.extend_from_slice(&chunk);
-        tell(Download::Receiving { bytes: length(&bytes), total: stated });
+impl Kept {
+    fn give(self, provenance: Provenance) -> Given {
+        Given { descriptor: self.descriptor, url: self.url, component: self.component, provenance }
     }
-    if stated.is_some_and(|stated| stated != length(&bytes)) {
-        return Err(Fault::Truncated { received: length(&bytes), stated, reason: "the lengths differ".to_owned() });
-    }
-    Ok(Received { bytes: bytes.freeze(), digest: Sha256Digest::from_bytes(hash.finalize().into()), url, media_type })
 }
 
-impl Received {
-    /// What came, in words.
-    fn what(&self) -> String {
-        let start: Vec<u8> = self.bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
-        let is_html = |media_type: &String| media_type.to_ascii_lowercase().starts_with("text/html");
-        let what = if start.is_empty() {
-            "an empty answer"
-        } else if start.starts_with(b"<!doctype html")
-            || start.starts_with(b"<html")
-            || self.media_type.as_ref().is_some_and(is_html)
-        {
-            "a web page"
-        } else if start.iter().any(u8::is_ascii_control) {
-            "binary data"
-        } else {
-            "a text"
-        };
-        match &self.media_type {
-            Some(media_type) => format!("{what} ({})", beginning(media_type.as_bytes())),
-            None => what.to_owned(),
+/// Whether a copy may be used without asking.
+fn fresh(kept: &Kept) -> Option<Provenance> {
+    let now = SystemTime::now();
+    kept.is_fresh(now).then(|| Provenance::Fresh { age: kept.age(now) })
+}
+
+/// Reads a descriptor that can be deployed.
+fn read(received: &Received) -> Result<Descriptor, Fault> {
+    let start = received.bytes.trim_ascii_start();
+    match Descriptor::parse(&received.bytes) {
+        Ok(descriptor) => {
+            descriptor.check_deployable()?;
+            Ok(descriptor)
         }
+        Err(error) if start.starts_with(b"{") || start.starts_with(b"[") || error.path() != "$" => Err(error.into()),
+        Err(_) => Err(Fault::NotJson { what: received.what(), beginning: beginning(&received.bytes) }),
     }
 }
 
@@ -444,6 +529,7 @@ impl fmt::Debug for Discovered {
             .field("key", &self.key)
             .field("url", &self.url.as_str())
             .field("publisher", &self.publisher)
+            .field("provenance", &self.provenance)
             .field("descriptor", &self.descriptor)
             .finish_non_exhaustive()
     }

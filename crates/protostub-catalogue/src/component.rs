@@ -40,8 +40,8 @@ impl VerifiedComponent {
     }
 
     /// A component from the store, whose digest was calculated anew.
-    pub(crate) fn from_store(bytes: Bytes, digest: Sha256Digest) -> Self {
-        Self { bytes, digest, pinned: true, stored: true }
+    pub(crate) fn from_store(bytes: Bytes, digest: Sha256Digest, pinned: bool) -> Self {
+        Self { bytes, digest, pinned, stored: true }
     }
 
     /// The component, shared.

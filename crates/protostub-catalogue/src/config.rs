@@ -10,8 +10,14 @@ use crate::DownloadProgress;
 pub struct CatalogueConfig {
     /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
-    /// Where components are kept, in the folder `components`. None keeps nothing.
+    /// Where components and copies of descriptors are kept, in the folders `components` and `descriptors`. None keeps nothing. Any number of
+    /// processes may share it; they trust each other with the descriptors, so it has to be one user's own.
     pub cache_dir: Option<PathBuf>,
+    /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
+    pub max_store_bytes: u64,
+    /// How long ago a domain may have confirmed its descriptor for the copy to be used while the domain cannot be reached: 30 days. Zero: such
+    /// copies are not used at all.
+    pub max_offline_age: Duration,
     /// Whether domains are asked over the network at all. Without it, only the sources that were added are asked.
     pub network: bool,
     /// How large a descriptor may be, in bytes: 256 KiB. Code inside it counts.
@@ -48,6 +54,8 @@ impl CatalogueConfig {
         Self {
             home,
             cache_dir: None,
+            max_store_bytes: 1024 * 1024 * 1024,
+            max_offline_age: Duration::from_secs(30 * 24 * 60 * 60),
             network: true,
             max_descriptor_bytes: 256 * 1024,
             max_component_bytes: 64 * 1024 * 1024,

@@ -164,9 +164,9 @@ pub enum Fault {
     Source(Box<dyn Error + Send + Sync>),
 }
 
-/// The store for components cannot be used.
+/// The cache cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to use {} for components; check that it is a folder that can be written to", path.display())]
+#[error("failed to use {} as a cache; check that it is a folder that can be written to", path.display())]
 pub struct StoreError {
     pub(crate) path: PathBuf,
     #[source]
@@ -178,6 +178,14 @@ impl Fault {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NoSuchHost { .. } | Self::NotFound { .. })
+    }
+
+    /// Whether nobody could be asked, or nobody was able to answer. A name that does not exist counts: some systems say so when they are offline.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 || self.is_retryable(),
+            _ => self.is_retryable() || matches!(self, Self::NoSuchHost { .. }),
+        }
     }
 
     /// Whether the same may succeed in a while, with nothing changed by anybody.

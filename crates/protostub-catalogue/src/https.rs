@@ -1,17 +1,31 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use protostub_egress::{Egress, EgressError, Grants, HttpClient, Protection, reqwest::Response};
+use protostub_egress::{
+    Egress, EgressError, Grants, HttpClient, Protection,
+    reqwest::{
+        Response, StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+};
 use protostub_types::Domain;
 use url::Url;
 
-use crate::{CatalogueConfig, Document, Fault, Request, Source, Subject, component::length, error::beginning, well_known};
+use crate::{
+    CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators, component::length, error::beginning,
+    well_known,
+};
 
 /// How many redirects are followed, within the domain and never from HTTPS to HTTP.
 const MAX_REDIRECTS: usize = 3;
 /// How much of an error's explanation is read, in bytes.
 const MAX_EXPLANATION_BYTES: usize = 2048;
+
+/// How long a header may be that is kept, in bytes.
+const MAX_HEADER_BYTES: usize = 1024;
+/// For how long a descriptor is used without asking, whatever its server says: nobody can bind this host to a version for longer.
+const MAX_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// With which of these texts reTHINK's catalogue broker answers 500 (or 400) where others answer 404.
 const BROKER_NOT_FOUND: [&str; 5] = [
@@ -69,12 +83,24 @@ impl HttpsSource {
 impl Source for HttpsSource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
         let client = self.client(request.domain, request.url)?;
-        let response = client.get(request.url, MAX_REDIRECTS).await.map_err(|error| fault(request.url, error))?;
+        let ask = async |held| {
+            client.get_with(request.url, conditions(held), MAX_REDIRECTS).await.map_err(|error| fault(request.url, error))
+        };
+        let mut response = ask(request.held).await?;
+        if let Held::Beginning { bytes, .. } = request.held
+            && (response.status() == StatusCode::RANGE_NOT_SATISFIABLE
+                || response.status() == StatusCode::PARTIAL_CONTENT && !is_rest(&response, bytes))
+        {
+            // It is another document by now, or not the part that was asked for.
+            response = ask(Held::Nothing).await?;
+        }
         let status = response.status();
-        match status.as_u16() {
-            200 => document(response),
-            404 | 410 => Err(Fault::NotFound { answer: status.to_string() }),
-            code => {
+        match (status.as_u16(), request.held) {
+            (200, _) => document(response, Extent::Whole),
+            (206, Held::Beginning { .. }) => document(response, Extent::Rest),
+            (304, Held::Whole(_)) => document(response, Extent::Unchanged),
+            (404 | 410, _) => Err(Fault::NotFound { answer: status.to_string() }),
+            (code, _) => {
                 let explanation = explanation(response).await;
                 let text = String::from_utf8_lossy(&explanation);
                 let is_broker = matches!(code, 400 | 500) && BROKER_NOT_FOUND.iter().any(|known| text.contains(known));
@@ -88,13 +114,90 @@ impl Source for HttpsSource {
     }
 }
 
-fn document(response: Response) -> Result<Document, Fault> {
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    if let Some(encoding) = header("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        return Err(Fault::Encoded { encoding: beginning(encoding.as_bytes()) });
+/// What tells a server that it need not send everything (RFC 9110, sections 13.1 and 14.2).
+fn conditions(held: Held<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut insert = |name: HeaderName, value: &str| {
+        // What a server wrote in a header can be written in one.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    };
+    match held {
+        Held::Nothing => {}
+        Held::Whole(Validators { etag, last_modified }) => {
+            if let Some(etag) = etag {
+                insert(header::IF_NONE_MATCH, etag);
+            }
+            if let Some(date) = last_modified {
+                insert(header::IF_MODIFIED_SINCE, date);
+            }
+        }
+        Held::Beginning { bytes, resumption } => {
+            insert(header::RANGE, &format!("bytes={bytes}-"));
+            insert(header::IF_RANGE, resumption);
+        }
     }
-    let media_type = header("content-type");
-    let (url, stated) = (response.url().clone(), response.content_length());
+    headers
+}
+
+/// Whether a partial answer begins where what is there ends (RFC 9110, section 14.4).
+fn is_rest(response: &Response, from: u64) -> bool {
+    let range = text_header(response, header::CONTENT_RANGE);
+    let start = range.as_deref().and_then(|range| range.trim().strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
+    start == Some(from)
+}
+
+fn text_header(response: &Response, name: HeaderName) -> Option<String> {
+    let value = response.headers().get(name)?.to_str().ok()?.trim();
+    (!value.is_empty() && value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
+}
+
+/// For how long a server lets its answer be used without being asked again (RFC 9111, section 5.2.2): `max-age`, less the time that it spent
+/// in caches on the way, and at most a day. None if it forbids that it be kept.
+fn keep(response: &Response) -> Option<Duration> {
+    let (mut max_age, mut is_asked_always) = (0, false);
+    for value in response.headers().get_all(header::CACHE_CONTROL) {
+        for directive in value.to_str().unwrap_or_default().split(',') {
+            let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "no-store" => return None,
+                "no-cache" => is_asked_always = true,
+                "max-age" => max_age = argument.trim().trim_matches('"').parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+    let age = text_header(response, header::AGE).and_then(|age| age.parse().ok()).unwrap_or(0);
+    let left = Duration::from_secs(u64::saturating_sub(max_age, age));
+    Some(if is_asked_always { Duration::ZERO } else { left.min(MAX_KEPT) })
+}
+
+/// With what a download can be continued (RFC 9110, section 13.1.5): a strong `ETag`, or a date that is older than the answer.
+fn resumption(response: &Response, validators: &Validators) -> Option<String> {
+    if text_header(response, header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("none")) {
+        return None;
+    }
+    match &validators.etag {
+        Some(etag) => Some(etag.clone()).filter(|etag| !etag.starts_with("W/")),
+        // What was changed within the second of the answer may have been changed once more since.
+        None => {
+            validators.last_modified.clone().filter(|date| text_header(response, header::DATE).is_some_and(|now| now != *date))
+        }
+    }
+}
+
+fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
+    if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes)
+        && !encoding.eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Fault::Encoded { encoding: beginning(encoding) });
+    }
+    let media_type = text_header(&response, header::CONTENT_TYPE);
+    let validators =
+        Validators { etag: text_header(&response, header::ETAG), last_modified: text_header(&response, header::LAST_MODIFIED) };
+    let (keep, resumption) = (keep(&response), resumption(&response, &validators));
+    let (url, stated) = (response.url().clone(), response.content_length().filter(|_| extent != Extent::Unchanged));
     let body = response.bytes_stream().scan(0, move |received, chunk| {
         let chunk = chunk.inspect(|chunk| *received += length(chunk)).map_err(|error| Fault::Truncated {
             received: *received,
@@ -103,7 +206,8 @@ fn document(response: Response) -> Result<Document, Fault> {
         });
         std::future::ready(Some(chunk))
     });
-    Ok(Document { url: Some(url), media_type, ..Document::from_stream(stated, body) })
+    let document = Document::from_stream(stated, body);
+    Ok(Document { url: Some(url), media_type, extent, validators, keep, resumption, ..document })
 }
 
 /// The beginning of the body that explains a status; what cannot be had of it is left out.

@@ -12,22 +12,59 @@
 //! * Whoever wants to show how downloads go on gives a [`DownloadProgress`].
 //! * [`CatalogueError`] tells what was asked, what came, and what to do about it.
 //!
+//! # Copies
+//!
+//! With a [cache folder](CatalogueConfig::cache_dir), what domains answer over the network is kept by its URL, for all processes that share the
+//! folder. A copy is used
+//!
+//! | when | [`Discovered::provenance`] |
+//! | --- | --- |
+//! | the domain confirms it: it was asked with `If-None-Match` and `If-Modified-Since`, and answered 304 | [`Asked`](Provenance::Asked) |
+//! | the domain need not be asked yet | [`Fresh`](Provenance::Fresh) |
+//! | the domain, or its catalogue, cannot be reached | [`Offline`](Provenance::Offline), with a warning in the log |
+//!
+//! * *Need not be asked yet*: its answer said `Cache-Control: max-age`, and that time, less the answer's `Age`, is not over. A day is the most that
+//!   is believed. Without `max-age`, and with `no-cache`, a domain is asked each time; `Expires` and guesses from `Last-Modified` do not count.
+//! * *Cannot be reached*: no connection, time over, a connection that broke, a host that does not exist (what some systems say when they are
+//!   offline), 408, 425, 429 and 5xx. Never after 404 or 410, a faulty certificate, a redirect that is not followed, or a descriptor that is none.
+//!   The copy must not be older than [`CatalogueConfig::max_offline_age`], counted from when the domain last sent or confirmed it.
+//! * `Cache-Control: no-store` forbids any copy. `no-cache` and `must-revalidate` do not forbid one while the domain cannot be reached (RFC 9111
+//!   would): whoever sets `max_offline_age` wants stubs that work offline, and a domain that does not want that says `no-store`.
+//! * When a domain answers that it has no such stub any more, the copy goes. That it had one is remembered: the home domain does not speak for it.
+//! * [`Catalogue::revalidate`] asks in any case.
+//! * Of stubs in memory and in folders there are no copies. A file that is damaged is ignored, and replaced.
+//!
+//! Code is stored by its digest, so an unchanged descriptor means no download. Where the operator [waived](CatalogueConfig::unpinned) the digest,
+//! code is downloaded whenever the domain was asked, and taken from the store otherwise.
+//!
+//! # Faults that may pass
+//!
+//! What may pass is tried again, with growing, random delays, within the time limit for the document. A component whose download broke off is asked
+//! for from there on (`Range`), if the server can tell whether it is still the same one (`If-Range`, by a strong `ETag`, or a `Last-Modified` from
+//! before the answer); the digest is that of the whole in any case.
+//!
+//! That a domain has no stub, or that it failed in any other way, is *not* remembered here: the runtime's Registry remembers the failure of a
+//! deployment, whatever its reason, for a growing time.
+//!
 //! This crate names no WebAssembly engine: whether the bytes are a component turns out when they are compiled. It reaches the network by
 //! `protostub-egress` only.
 
 mod catalogue;
 mod component;
 mod config;
+mod copies;
 mod directory;
 mod error;
+mod folder;
 mod https;
 mod memory;
 mod progress;
+mod receive;
 mod source;
 mod store;
 mod well_known;
 
-pub use catalogue::{Catalogue, Discovered};
+pub use catalogue::{Catalogue, Discovered, Provenance};
 pub use component::VerifiedComponent;
 pub use config::CatalogueConfig;
 pub use directory::DirectorySource;
@@ -35,4 +72,4 @@ pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
 pub use https::HttpsSource;
 pub use memory::MemorySource;
 pub use progress::{Download, DownloadProgress};
-pub use source::{Document, Request, Source};
+pub use source::{Document, Extent, Held, Request, Source, Validators};

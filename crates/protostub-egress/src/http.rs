@@ -121,10 +121,18 @@ impl HttpClient {
     /// # Errors
     /// As [`request`](Self::request); [`Redirect`](EgressError::Redirect), if there are too many or one leads nowhere; otherwise what failed.
     pub async fn get(&self, url: &Url, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
+        self.get_with(url, HeaderMap::new(), max_redirects).await
+    }
+
+    /// The same, sending these headers with every request: conditions and ranges. They are no place for secrets, since redirects get them too.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_with(&self, url: &Url, headers: HeaderMap, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
         let mut url = url.clone();
         let mut followed = 0;
         loop {
-            let response = self.request(Method::GET, &url)?.send().await?;
+            let response = self.request(Method::GET, &url)?.headers(headers.clone()).send().await?;
             if !is_redirect(response.status()) {
                 return Ok(response);
             }

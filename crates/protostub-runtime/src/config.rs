@@ -61,6 +61,7 @@ impl Config {
 pub struct RuntimeBuilder {
     pub(crate) home_domain: Option<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) max_offline_age: Option<Duration>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) credentials: Arc<dyn CredentialSource>,
     pub(crate) roots: Vec<Vec<u8>>,
@@ -76,6 +77,7 @@ impl RuntimeBuilder {
         Self {
             home_domain: None,
             cache_dir: None,
+            max_offline_age: None,
             sources: Vec::new(),
             credentials: Arc::new(StaticCredentials::new()),
             roots: Vec::new(),
@@ -103,9 +105,17 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Where components and their compiled forms are kept, for this and other processes. Without it, nothing outlives the process.
+    /// Where descriptors, components and their compiled forms are kept, for this and other processes of the same user. Without it, nothing
+    /// outlives the process.
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(dir.into());
+        self
+    }
+
+    /// How old a domain's last answer may be for its stub to be deployed from the cache while the domain's catalogue cannot be reached. Default:
+    /// 30 days. Zero: then it is not deployed.
+    pub fn max_offline_age(mut self, age: Duration) -> Self {
+        self.max_offline_age = Some(age);
         self
     }
 

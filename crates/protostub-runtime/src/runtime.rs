@@ -194,6 +194,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
     };
     let mut catalogue = CatalogueConfig::new(home.clone());
     catalogue.cache_dir.clone_from(&builder.cache_dir);
+    catalogue.max_offline_age = builder.max_offline_age.unwrap_or(catalogue.max_offline_age);
     catalogue.allow_loopback = builder.config.allow_loopback;
     catalogue.allow_http = builder.allow_http;
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));

@@ -1,8 +1,10 @@
 //! The catalogue against real servers on loopback.
 
+mod copies;
 mod faults;
 mod finding;
 mod progress;
+mod resumed;
 mod secure;
 mod server;
 mod sources;

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use axum::{
     Router,
     body::Body,
-    http::Uri,
+    http::{HeaderMap, Uri},
     response::{IntoResponse as _, Response},
 };
 use protostub_catalogue::{Catalogue, CatalogueConfig, Source};
@@ -24,6 +24,7 @@ use protostub_types::{Descriptor, Domain, StubKey, Version};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    task::AbortHandle,
 };
 
 /// What stands for a component here: the catalogue does not look inside.
@@ -32,7 +33,7 @@ pub(crate) const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0 and so on";
 pub(crate) const OWN: &str = "/.well-known/protostub/default";
 pub(crate) const OWN_IN_OTHER_SPELLING: &str = "/.well-known/protocolstub/default";
 
-type Answer = Arc<dyn Fn() -> Response + Send + Sync>;
+type Answer = Arc<dyn Fn(&HeaderMap) -> Response + Send + Sync>;
 
 /// A domain with a web server. What is not answered is 404.
 #[derive(Clone, Default)]
@@ -40,22 +41,34 @@ pub(crate) struct Server {
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
     port: u16,
+    task: Option<AbortHandle>,
 }
 
 impl Server {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let server = Self { port: listener.local_addr().unwrap().port(), ..Self::default() };
+        let mut server = Self { port: listener.local_addr().unwrap().port(), ..Self::default() };
         let this = server.clone();
-        let handler = move |uri: Uri| {
-            this.asked.lock().unwrap().push(uri.path().to_owned());
-            let answer = this.answers.lock().unwrap().get(uri.path()).cloned();
-            std::future::ready(
-                answer.map_or_else(|| (axum::http::StatusCode::NOT_FOUND, "nothing here").into_response(), |answer| answer()),
-            )
-        };
-        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+        let handler =
+            move |uri: Uri, headers: HeaderMap| {
+                this.asked.lock().unwrap().push(uri.path().to_owned());
+                let answer = this.answers.lock().unwrap().get(uri.path()).cloned();
+                std::future::ready(answer.map_or_else(
+                    || (axum::http::StatusCode::NOT_FOUND, "nothing here").into_response(),
+                    |answer| answer(&headers),
+                ))
+            };
+        let task = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+        server.task = Some(task.abort_handle());
         server
+    }
+
+    /// Nobody listens any more.
+    pub(crate) async fn stop(&self) {
+        self.task.as_ref().unwrap().abort();
+        while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(crate) fn domain(&self) -> Domain {
@@ -67,6 +80,11 @@ impl Server {
     }
 
     pub(crate) fn answer(&self, path: &str, answer: impl Fn() -> Response + Send + Sync + 'static) -> &Self {
+        self.answer_to(path, move |_| answer())
+    }
+
+    /// The answer depends on the headers of the request.
+    pub(crate) fn answer_to(&self, path: &str, answer: impl Fn(&HeaderMap) -> Response + Send + Sync + 'static) -> &Self {
         self.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
         self
     }

@@ -81,6 +81,24 @@ async fn a_stored_component_obeys_todays_limits() {
     assert!(matches!(error.fault(), Fault::TooLarge { .. }), "{error}");
 }
 
+#[tokio::test]
+async fn the_store_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    let mut small = storing(&dir);
+    small.max_store_bytes = 250;
+    let catalogue = catalogue(small);
+    for n in 0..4 {
+        let mut stub = descriptor();
+        stub.refer("echo.wasm", &[n; 100]);
+        server.publish(OWN, &stub).bytes(CODE, [n; 100]);
+        let found = catalogue.discover(&server.key()).await.unwrap();
+        catalogue.fetch(&found).await.unwrap();
+        assert!(catalogue.fetch(&found).await.unwrap().is_stored());
+    }
+    assert_eq!(fs::read_dir(dir.path().join("components")).unwrap().count(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_do_not_disturb_each_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,196 @@
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use protostub_types::{Descriptor, Sha256Digest};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{StoreError, folder::Folder, source::Validators};
+
+/// How many descriptors are kept, and how much they may be together, in bytes.
+const MAX_FILES: usize = 1024;
+const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
+/// How long the first line of a file may be, in bytes: URLs and validators.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Copies of descriptors in the folder `descriptors`, each in a file that is named by the digest of its URL: a line of JSON about the copy, and
+/// then the descriptor as it came. Unlike components, they are believed, so the folder has to be the user's own.
+#[derive(Debug, Clone)]
+pub(crate) struct Copies {
+    folder: Folder,
+    max_descriptor_bytes: usize,
+}
+
+/// What is known of the descriptor at a URL.
+pub(crate) enum Copy {
+    /// It was this when it was last heard of.
+    Kept(Box<Kept>),
+    /// There was one, and the domain has withdrawn it.
+    Withdrawn,
+}
+
+/// A descriptor that the domain has sent before.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    /// As it came.
+    pub(crate) json: Bytes,
+    /// The same, read.
+    pub(crate) descriptor: Descriptor,
+    /// Where it came from in the end.
+    pub(crate) url: Url,
+    pub(crate) validators: Validators,
+    /// When the domain last said that this is it.
+    pub(crate) confirmed: SystemTime,
+    /// For how long since then it may be used without asking.
+    pub(crate) keep: Duration,
+    /// The digest of the code that came with it, where it states none itself.
+    pub(crate) component: Option<Sha256Digest>,
+}
+
+impl Kept {
+    /// How long ago the domain confirmed it: no time, if the clock says that it will do so in future.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.confirmed).unwrap_or_default()
+    }
+
+    /// Whether the domain need not be asked yet. Not if the clock was set back meanwhile.
+    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
+        now.duration_since(self.confirmed).is_ok_and(|age| age < self.keep)
+    }
+}
+
+/// The first line of a file.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// What was asked: the name of the file is its digest.
+    asked: String,
+    /// None if the descriptor was withdrawn.
+    copy: Option<CopyHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CopyHeader {
+    url: String,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    /// In seconds since the Unix epoch.
+    confirmed: u64,
+    keep_seconds: u64,
+    /// Of what follows after the line.
+    sha256: Sha256Digest,
+    component: Option<Sha256Digest>,
+}
+
+impl Copies {
+    pub(crate) fn open(cache_dir: &Path, max_descriptor_bytes: usize) -> Result<Self, StoreError> {
+        Ok(Self { folder: Folder::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?, max_descriptor_bytes })
+    }
+
+    /// What is known of this URL. A file that cannot be used is removed, and nothing is known.
+    pub(crate) async fn load(&self, asked: &Url) -> Option<Copy> {
+        let (this, asked) = (self.clone(), asked.clone());
+        let read = move || {
+            let name = file_name(&asked);
+            let problem = match this.folder.read(&name, this.max_descriptor_bytes.saturating_add(MAX_HEADER_BYTES)) {
+                Ok(None) => return None,
+                Ok(Some(file)) => match parse(Bytes::from(file), &asked) {
+                    Ok(copy) => return Some(copy),
+                    Err(problem) => problem,
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used and is removed");
+            this.folder.remove(&name);
+            None
+        };
+        tokio::task::spawn_blocking(read).await.ok().flatten()
+    }
+
+    /// Keeps a copy in place of what is there. That it could not be kept is traced.
+    pub(crate) async fn save(&self, asked: &Url, kept: &Kept) {
+        let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let copy = CopyHeader {
+            url: kept.url.to_string(),
+            etag: kept.validators.etag.clone(),
+            last_modified: kept.validators.last_modified.clone(),
+            confirmed: seconds(kept.confirmed),
+            keep_seconds: kept.keep.as_secs(),
+            sha256: Sha256Digest::of(&kept.json),
+            component: kept.component,
+        };
+        self.write(asked, Some(copy), kept.json.clone()).await;
+    }
+
+    /// Remembers which code came with a descriptor that does not state its digest itself, as long as the descriptor stays the same.
+    pub(crate) async fn came_with(&self, asked: &Url, descriptor: &Descriptor, component: Sha256Digest) {
+        if let Some(Copy::Kept(kept)) = self.load(asked).await
+            && kept.descriptor == *descriptor
+            && kept.component != Some(component)
+        {
+            self.save(asked, &Kept { component: Some(component), ..*kept }).await;
+        }
+    }
+
+    /// Remembers that there was a descriptor, if there was, and is none any more.
+    pub(crate) async fn withdraw(&self, asked: &Url) {
+        if let Some(Copy::Kept(_)) = self.load(asked).await {
+            self.write(asked, None, Bytes::new()).await;
+        }
+    }
+
+    /// Forgets the URL.
+    pub(crate) async fn remove(&self, asked: &Url) {
+        let (folder, name) = (self.folder.clone(), file_name(asked));
+        let _ = tokio::task::spawn_blocking(move || folder.remove(&name)).await;
+    }
+
+    async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) {
+        let (folder, asked) = (self.folder.clone(), asked.clone());
+        let write = move || {
+            let header = Header { asked: asked.to_string(), copy };
+            let mut file = serde_json::to_vec(&header)?;
+            file.push(b'\n');
+            file.extend_from_slice(&json);
+            folder.write(&file_name(&asked), &file)
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, folder = %self.folder.path().display(), "the copy of a descriptor could not be kept");
+            }
+            Err(error) => tracing::warn!(%error, "the copy of a descriptor could not be kept"),
+        }
+    }
+}
+
+fn file_name(asked: &Url) -> String {
+    Sha256Digest::of(asked.as_str().as_bytes()).to_string()
+}
+
+fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
+    let end = file.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
+    let header: Header = serde_json::from_slice(&file[..end]).map_err(|error| error.to_string())?;
+    if header.asked != asked.as_str() {
+        return Err("it is of another URL".to_owned());
+    }
+    let Some(copy) = header.copy else { return Ok(Copy::Withdrawn) };
+    let json = file.slice(end + 1..);
+    if Sha256Digest::of(&json) != copy.sha256 {
+        return Err("it is damaged".to_owned());
+    }
+    let descriptor = Descriptor::parse(&json).map_err(|error| error.to_string())?;
+    descriptor.check_deployable().map_err(|error| error.to_string())?;
+    let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(copy.confirmed)).ok_or("its time is none")?;
+    Ok(Copy::Kept(Box::new(Kept {
+        json,
+        descriptor,
+        url: Url::parse(&copy.url).map_err(|error| error.to_string())?,
+        validators: Validators { etag: copy.etag, last_modified: copy.last_modified },
+        confirmed,
+        keep: Duration::from_secs(copy.keep_seconds),
+        component: copy.component,
+    })))
+}

@@ -1,0 +1,195 @@
+use std::{mem, time::Duration};
+
+use backon::{ExponentialBuilder, RetryableWithContext as _};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use protostub_types::Sha256Digest;
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+use tracing::debug;
+use url::Url;
+
+use crate::{
+    CatalogueConfig, Document, Download, Extent, Fault, Held, Request, Source, Subject, Validators, component::length,
+    error::beginning,
+};
+
+/// The longest time between two attempts, before chance extends it.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
+const MAX_RESERVED: u64 = 1024 * 1024;
+
+/// A document that came whole; or, if that was asked for with [`Held::Whole`], one that need not come.
+pub(crate) struct Received {
+    /// Empty if it is unchanged.
+    pub(crate) bytes: Bytes,
+    pub(crate) digest: Sha256Digest,
+    pub(crate) unchanged: bool,
+    pub(crate) url: Option<Url>,
+    pub(crate) media_type: Option<String>,
+    pub(crate) validators: Validators,
+    pub(crate) keep: Option<Duration>,
+}
+
+/// Who is told how far a document is.
+pub(crate) type Tell<'a> = dyn Fn(Download) + Sync + 'a;
+
+/// What a document may be like.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) bytes: usize,
+    pub(crate) setting: &'static str,
+    pub(crate) total: Duration,
+}
+
+impl Limits {
+    pub(crate) fn check(&self, stated: Option<u64>) -> Result<(), Fault> {
+        match stated {
+            Some(bytes) if usize::try_from(bytes).map_or(true, |bytes| bytes > self.bytes) => self.exceeded(stated),
+            _ => Ok(()),
+        }
+    }
+
+    fn exceeded<T>(&self, stated: Option<u64>) -> Result<T, Fault> {
+        Err(Fault::TooLarge { limit: self.bytes, stated, setting: self.setting })
+    }
+}
+
+/// Reads a document whole, within limits of size and time, again if the fault may pass. What came of a component is not asked for again, if the
+/// server can tell that it is still the same one.
+pub(crate) async fn receive(
+    source: &dyn Source,
+    request: Request<'_>,
+    config: &CatalogueConfig,
+    limits: Limits,
+    tell: &Tell<'_>,
+) -> Result<Received, Fault> {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(config.retry_delay)
+        .with_max_delay(MAX_RETRY_DELAY)
+        .with_max_times(config.retries)
+        .with_jitter();
+    let attempt = |mut transfer: Transfer| async move {
+        let outcome = transfer.attempt(source, request, limits, config.idle_timeout, tell).await;
+        (transfer, outcome)
+    };
+    let attempts = attempt
+        .retry(backoff)
+        .context(Transfer::default())
+        .when(Fault::is_retryable)
+        .notify(|fault, delay| debug!(url = %request.url, %fault, ?delay, "trying again"));
+    let limit = limits.total;
+    match timeout(limit, attempts).await {
+        Ok((_, outcome)) => outcome,
+        Err(_) => Err(Fault::TimedOut { limit, phase: "in all, repetitions included" }),
+    }
+}
+
+/// What came of a document so far, over all attempts.
+#[derive(Default)]
+struct Transfer {
+    bytes: BytesMut,
+    hash: Sha256,
+    /// With what it can be continued.
+    resumption: Option<String>,
+}
+
+impl Transfer {
+    /// Opens the document and reads it to its end, calculating its digest on the way.
+    async fn attempt(
+        &mut self,
+        source: &dyn Source,
+        request: Request<'_>,
+        limits: Limits,
+        idle: Duration,
+        tell: &Tell<'_>,
+    ) -> Result<Received, Fault> {
+        let late = |phase| Fault::TimedOut { limit: idle, phase };
+        let resumption = self.resumption.take();
+        let held = match &resumption {
+            Some(resumption) if !self.bytes.is_empty() => Held::Beginning { bytes: length(&self.bytes), resumption },
+            _ => request.held,
+        };
+        let request = Request { held, ..request };
+        let opened = timeout(idle, source.open(&request)).await.unwrap_or_else(|_| Err(late("waiting for an answer")));
+        if opened.is_err() {
+            self.resumption.clone_from(&resumption);
+        }
+        let document = opened?;
+        let Document { length: stated, url, media_type, extent, validators, keep, mut body, .. } = document;
+        let before = match (extent, held) {
+            (Extent::Whole, _) => {
+                *self = Self::default();
+                // A descriptor is small.
+                self.resumption = document.resumption.filter(|_| request.subject == Subject::Component);
+                0
+            }
+            (Extent::Rest, Held::Beginning { bytes, .. }) => {
+                self.resumption = resumption;
+                bytes
+            }
+            (Extent::Unchanged, Held::Whole(_)) => {
+                let digest = Sha256Digest::of(&[]);
+                return Ok(Received { bytes: Bytes::new(), digest, unchanged: true, url, media_type, validators, keep });
+            }
+            _ => return Err(Fault::Source("it leaves out what nobody has".into())),
+        };
+        let total = stated.map(|stated| stated.saturating_add(before));
+        limits.check(total)?;
+        let expected = stated.unwrap_or_default().min(MAX_RESERVED);
+        self.bytes.reserve(usize::try_from(expected).unwrap_or_default());
+        tell(Download::Receiving { bytes: before, total });
+        while let Some(chunk) = timeout(idle, body.next()).await.map_err(|_| late("waiting for more of the answer"))? {
+            let chunk = chunk.map_err(|fault| behind(before, fault))?;
+            if self.bytes.len() + chunk.len() > limits.bytes {
+                return limits.exceeded(total);
+            }
+            self.hash.update(&chunk);
+            self.bytes.extend_from_slice(&chunk);
+            tell(Download::Receiving { bytes: length(&self.bytes), total });
+        }
+        let received = length(&self.bytes);
+        if let Some(total) = total.filter(|total| *total != received) {
+            // What is too long does not become right by more of it.
+            self.resumption = self.resumption.take().filter(|_| received < total);
+            return Err(Fault::Truncated { received, stated: Some(total), reason: "the lengths differ".to_owned() });
+        }
+        let Self { bytes, hash, .. } = mem::take(self);
+        let digest = Sha256Digest::from_bytes(hash.finalize().into());
+        Ok(Received { bytes: bytes.freeze(), digest, unchanged: false, url, media_type, validators, keep })
+    }
+}
+
+/// A fault of a part, with the lengths of the whole.
+fn behind(before: u64, fault: Fault) -> Fault {
+    match fault {
+        Fault::Truncated { received, stated, reason } => {
+            Fault::Truncated { received: received + before, stated: stated.map(|stated| stated.saturating_add(before)), reason }
+        }
+        other => other,
+    }
+}
+
+impl Received {
+    /// What came, in words.
+    pub(crate) fn what(&self) -> String {
+        let start: Vec<u8> = self.bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
+        let is_html = |media_type: &String| media_type.to_ascii_lowercase().starts_with("text/html");
+        let what = if start.is_empty() {
+            "an empty answer"
+        } else if start.starts_with(b"<!doctype html")
+            || start.starts_with(b"<html")
+            || self.media_type.as_ref().is_some_and(is_html)
+        {
+            "a web page"
+        } else if start.iter().any(u8::is_ascii_control) {
+            "binary data"
+        } else {
+            "a text"
+        };
+        match &self.media_type {
+            Some(media_type) => format!("{what} ({})", beginning(media_type.as_bytes())),
+            None => what.to_owned(),
+        }
+    }
+}
