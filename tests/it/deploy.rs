@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     steps,
-    support::{builder, component, source},
+    support::{builder, component, descriptor, domain, source},
 };
 
 #[tokio::test]
@@ -138,4 +138,23 @@ async fn the_host_program_is_told_how_a_deployment_goes_on() {
     assert_eq!(told[told.len() - 3..], [received, Progress::Compiling, Progress::CompilingEnded]);
     let beginning = Download::Receiving { bytes: 0, total: Some(bytes) };
     assert_eq!(told.first(), Some(&Progress::Download(beginning)));
+}
+
+#[tokio::test]
+async fn a_domains_other_stubs_are_deployed_by_their_urls() {
+    let echo = component("echo");
+    let source = source(&["sp1.example"], &echo, &json!({}));
+    source.insert(&domain("sp1.example"), "chat", descriptor(&echo, json!({})).to_json(), echo.clone());
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let default = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let at = async |url: &str| runtime.deploy_protostub(url).await.expect("a stub");
+    let chat = at("https://sp1.example/.well-known/protostub/chat").await;
+    assert_ne!(chat.url(), default.url());
+    assert_eq!(at("hyperty-catalogue://sp1.example/.well-known/protocolstub/chat").await.url(), chat.url());
+    assert_eq!(at("hyperty-catalogue://sp1.example/.well-known/protocolstub/default").await.url(), default.url());
+    assert_eq!(runtime.protostubs().len(), 2);
+    // Whoever has its address can speak to it.
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let reply = app.request(Message::read(chat.url().expect("a URL").clone())).await.expect("a reply");
+    assert_eq!(reply.code(), Some(200));
 }

@@ -95,8 +95,9 @@ impl Runtime {
         Ok(Hyperty::new(Arc::clone(&self.core), address, inbox, route))
     }
 
-    /// The stub of a domain (`sp1.example`) or an address (`hyperty://sp1.example/alice`), deployed and live: the one that is there, or a new
-    /// one. Steps 1 to 22.
+    /// The stub of a domain (`sp1.example`) or an address (`hyperty://sp1.example/alice`), or the one that a catalogue publishes at a URL
+    /// (`https://sp1.example/.well-known/protostub/chat`, `hyperty-catalogue://…`), deployed and live: the one that is there, or a new one. Steps 1
+    /// to 22.
     ///
     /// # Errors
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
@@ -248,8 +249,11 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
     Ok(Runtime { core, threads: Mutex::new(Some(threads)), _routes: routes })
 }
 
-/// The key of a domain or an address.
+/// The key of a domain, an address, or the URL of a stub in a catalogue.
 pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressError> {
+    if let Some(key) = StubKey::of_catalogue_url(target) {
+        return Ok(key);
+    }
     let address = Address::parse(target)?;
     StubKey::of(&address, home).ok_or_else(|| AddressError::without_domain(&address))
 }

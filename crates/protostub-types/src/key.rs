@@ -1,5 +1,7 @@
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use crate::{Address, Domain};
 
 /// Which stub serves an address. At most one stub is deployed for each key.
@@ -60,6 +62,36 @@ impl StubKey {
             return Some(Self::Domain(domain));
         }
         Some(Self::Legacy { scheme: address.scheme().to_owned(), domain })
+    }
+
+    /// The key of the stub that a catalogue publishes at this URL: `https://sp1.example/.well-known/protostub/<name>`, in either spelling
+    /// (`protostub`, `protocolstub`), and also as `hyperty-catalogue://…`, which means the same. None if the text is no such URL.
+    ///
+    /// ```
+    /// use protostub_types::{Domain, StubKey};
+    /// let domain = Domain::parse("sp1.example")?;
+    /// let key = StubKey::of_catalogue_url("hyperty-catalogue://sp1.example/.well-known/protocolstub/chat");
+    /// assert_eq!(key, Some(StubKey::Named { domain, name: "chat".to_owned() }));
+    /// # Ok::<(), protostub_types::DomainError>(())
+    /// ```
+    #[must_use]
+    pub fn of_catalogue_url(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.trim().split_once("://")?;
+        let (authority, path) = rest.split_once('/')?;
+        let own_port = match scheme.to_ascii_lowercase().as_str() {
+            "https" | "hyperty-catalogue" => ":443",
+            "http" => ":80",
+            _ => return None,
+        };
+        let (spelling, name) = path.strip_prefix(".well-known/")?.split_once('/')?;
+        if !matches!(spelling, "protostub" | "protocolstub") || name.is_empty() || name.contains(['/', '?', '#']) {
+            return None;
+        }
+        let domain = Domain::parse(authority.strip_suffix(own_port).unwrap_or(authority)).ok()?;
+        match percent_decode_str(name).decode_utf8().ok()? {
+            name if name == "default" => Some(Self::Domain(domain)),
+            name => Some(Self::Named { domain, name: name.into_owned() }),
+        }
     }
 
     /// The domain that publishes the stub, and that the stub speaks for.
@@ -135,6 +167,35 @@ mod tests {
         check("slack://user@slack.com", "slack.com (scheme slack)");
         check("hyperty://localhost:9090/x", "localhost:9090");
         assert_eq!(StubKey::of(&Address::parse("mn:/session").unwrap(), &home), None);
+    }
+
+    #[test]
+    fn catalogues_name_stubs_by_their_urls() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(StubKey::of_catalogue_url(text).map(|key| key.to_string()).as_deref(), expected, "{text}");
+        };
+        check("https://sp1.example/.well-known/protostub/default", Some("sp1.example"));
+        check("HTTPS://SP1.example.:443/.well-known/protocolstub/default", Some("sp1.example"));
+        check(
+            "hyperty-catalogue://catalogue.sp1.example/.well-known/protocolstub/chat",
+            Some("catalogue.sp1.example (stub chat)"),
+        );
+        check("hyperty-catalogue://sp1.example:8443/.well-known/protostub/chat", Some("sp1.example:8443 (stub chat)"));
+        check("http://127.0.0.1:8080/.well-known/protostub/slack.slack.com", Some("127.0.0.1:8080 (stub slack.slack.com)"));
+        check("https://sp1.example/.well-known/protostub/b%C3%BCcher", Some("sp1.example (stub bücher)"));
+        for other in [
+            "sp1.example",
+            "hyperty://sp1.example/.well-known/protostub/default",
+            "https://sp1.example/.well-known/hyperty/default",
+            "https://sp1.example/.well-known/protostub/",
+            "https://sp1.example/.well-known/protostub/a/version",
+            "https://sp1.example/.well-known/protostub/a?b",
+            "https://sp1.example/.well-known/protostub/%ff",
+            "https:///.well-known/protostub/default",
+            "https://sp1.example",
+        ] {
+            check(other, None);
+        }
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use axum::response::{IntoResponse as _, Redirect};
+use axum::{
+    body::{Body, Bytes},
+    response::{IntoResponse as _, Redirect},
+};
+use futures_util::stream;
 use protostub_catalogue::Fault;
 use protostub_types::{Domain, Encoding, SourcePackage, StubKey};
 
@@ -95,6 +99,51 @@ async fn the_home_domain_offers_stubs_for_those_that_publish_none() {
     assert_eq!(catalogue.discover(&foreign.key()).await.unwrap().publisher, foreign.domain());
     foreign.status(OWN, 404, "");
     assert!(catalogue.discover(&foreign.key()).await.unwrap_err().is_not_found());
+    assert!(home.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_home_domain_is_asked_after_every_definite_no() {
+    let home = Server::start().await;
+    let mut config = config();
+    config.home = home.domain();
+    for (status, text) in [
+        (404, ""),
+        (410, "gone"),
+        (400, "Unknown object type, please use one of: [hyperty] or 'restart'"),
+        (500, "Could not find instance: default"),
+        (500, "No instance defined as default for type 'protocolstub'"),
+    ] {
+        let foreign = Server::start().await;
+        foreign.status(OWN, status, text).status(OWN_IN_OTHER_SPELLING, status, text);
+        home.publish(&format!("/.well-known/protostub/{}", foreign.domain()), &descriptor());
+        let found = catalogue(config.clone()).discover(&foreign.key()).await.unwrap();
+        assert_eq!(found.publisher, home.domain(), "{status} {text}");
+    }
+    // One for a protocol of the domain's own has its scheme before the host.
+    let nowhere = StubKey::Legacy { scheme: "slack".to_owned(), domain: Domain::parse("nowhere.example").unwrap() };
+    home.publish("/.well-known/protocolstub/slack.nowhere.example", &descriptor());
+    assert_eq!(catalogue(config).discover(&nowhere).await.unwrap().url.path(), "/.well-known/protocolstub/slack.nowhere.example");
+}
+
+#[tokio::test]
+async fn the_home_domain_is_not_asked_after_a_time_out() {
+    let (foreign, home) = (Server::start().await, Server::start().await);
+    home.publish(&format!("/.well-known/protostub/{}", foreign.domain()), &descriptor());
+    let silence = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()).into_response();
+    let mut config = config();
+    config.home = home.domain();
+    config.retries = 0;
+    config.idle_timeout = Duration::from_millis(100);
+    // Silent at once, and silent when it is asked in the other spelling.
+    foreign.answer(OWN_IN_OTHER_SPELLING, silence);
+    for answered in [true, false] {
+        if !answered {
+            foreign.answer(OWN, silence);
+        }
+        let error = catalogue(config.clone()).discover(&foreign.key()).await.unwrap_err();
+        assert!(matches!(error.fault(), Fault::TimedOut { .. }), "{error}");
+    }
     assert!(home.asked().is_empty());
 }
 
