@@ -11,8 +11,9 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, Download, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
-    Validators, VerifiedComponent,
+    Attempt, CatalogueConfig, CatalogueError, Committed, Download, Fault, Held, HttpsSource, Request, Source, StoreError,
+    Subject, Validators, VerifiedComponent,
+    committed::Commits,
     component::length,
     copies::{Copies, Copy, Kept},
     error::beginning,
@@ -64,6 +65,7 @@ struct Inner {
     store: Option<Store>,
     /// Of what the network has answered.
     copies: Option<Copies>,
+    commits: Option<Commits>,
     /// Domains that have served a descriptor of their own: the home domain is not asked for theirs any more.
     served: Mutex<HashSet<Domain>>,
 }
@@ -133,8 +135,9 @@ impl Catalogue {
         let dir = config.cache_dir.as_deref();
         let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
         let copies = dir.map(|dir| Copies::open(dir, config.max_descriptor_bytes)).transpose()?;
+        let commits = dir.map(Commits::open).transpose()?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
-        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, served: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, served: Mutex::default() }) })
     }
 
     /// What it was made with.
@@ -171,6 +174,20 @@ impl Catalogue {
     /// If it could not be had, or is not what the descriptor promises.
     pub async fn fetch(&self, discovered: &Discovered) -> Result<VerifiedComponent, CatalogueError> {
         self.inner.fetch(discovered).await
+    }
+
+    /// Remembers the version of a stub that was accepted: it became live. With a [cache](CatalogueConfig::cache_dir) the next process knows it
+    /// too; without one, nothing is remembered. The catalogue itself draws no conclusions: whether an older version may be deployed later is for
+    /// whoever deploys. That it could not be remembered is traced.
+    pub async fn commit(&self, key: &StubKey, committed: &Committed) {
+        if let Some(commits) = &self.inner.commits {
+            commits.save(key, committed).await;
+        }
+    }
+
+    /// The version of a stub that was accepted last, if that is remembered.
+    pub async fn committed(&self, key: &StubKey) -> Option<Committed> {
+        self.inner.commits.as_ref()?.load(key).await
     }
 }
 

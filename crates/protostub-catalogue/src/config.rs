@@ -10,8 +10,8 @@ use crate::DownloadProgress;
 pub struct CatalogueConfig {
     /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
-    /// Where components and copies of descriptors are kept, in the folders `components` and `descriptors`. None keeps nothing. Any number of
-    /// processes may share it; they trust each other with the descriptors, so it has to be one user's own.
+    /// Where components, copies of descriptors and accepted versions are kept, in the folders `components`, `descriptors` and `committed`. None
+    /// keeps nothing. Any number of processes may share it; they trust each other with the descriptors, so it has to be one user's own.
     pub cache_dir: Option<PathBuf>,
     /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
     pub max_store_bytes: u64,

@@ -50,6 +50,7 @@
 //! `protostub-egress` only.
 
 mod catalogue;
+mod committed;
 mod component;
 mod config;
 mod copies;
@@ -65,6 +66,7 @@ mod store;
 mod well_known;
 
 pub use catalogue::{Catalogue, Discovered, Provenance};
+pub use committed::Committed;
 pub use component::VerifiedComponent;
 pub use config::CatalogueConfig;
 pub use directory::DirectorySource;

@@ -1,5 +1,6 @@
 //! The catalogue against real servers on loopback.
 
+mod committed;
 mod copies;
 mod faults;
 mod finding;

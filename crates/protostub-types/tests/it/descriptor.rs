@@ -54,15 +54,16 @@ fn a_descriptor_in_the_wild() {
     assert_eq!(error.to_string(), "$.language: is `javascript`; only stubs in WASM_COMPONENT can be deployed");
 }
 
+/// Null, an empty text, blanks and an empty array all say that there is nothing.
 #[test]
-fn irregular_members_are_read() {
-    let check = |name: &str, value: Value, expected: fn(&Descriptor) -> bool| {
-        let json = with(name, value);
-        assert!(expected(&read(&json)), "{json}: {:?}", read(&json));
+fn what_is_empty_is_absent() {
+    let check = |name: &str, value: &Value, expected: fn(&Descriptor) -> bool| {
+        let descriptor = read(&with(name, value.clone()));
+        assert!(expected(&descriptor), "{name} = {value}: {descriptor:?}");
     };
     for absent in [Value::Null, json!(""), json!("  "), json!([])] {
         for name in ["cguid", "type", "description", "language", "sourcePackageURL", "sourcePackage", "sha256", "signature"] {
-            check(name, absent.clone(), |descriptor| {
+            check(name, &absent, |descriptor| {
                 let texts = [&descriptor.cguid, &descriptor.kind, &descriptor.description, &descriptor.language];
                 texts.into_iter().all(Option::is_none)
                     && descriptor.source_package_url.is_none()
@@ -71,32 +72,135 @@ fn irregular_members_are_read() {
                     && descriptor.signature.is_none()
             });
         }
-        check("configuration", absent.clone(), |descriptor| descriptor.configuration.is_empty());
-        check("constraints", absent.clone(), |descriptor| descriptor.constraints.is_empty());
-        check("messageSchema", absent.clone(), |descriptor| descriptor.message_schemas.is_empty());
-        check("messageSchemas", absent.clone(), |descriptor| descriptor.message_schemas.is_empty());
-        check("ports", absent.clone(), |descriptor| descriptor.ports.is_empty());
-        check("overlap", absent, |descriptor| !descriptor.overlap);
+        check("configuration", &absent, |descriptor| descriptor.configuration.is_empty());
+        check("constraints", &absent, |descriptor| descriptor.constraints.is_empty());
+        check("messageSchema", &absent, |descriptor| descriptor.message_schemas.is_empty());
+        check("messageSchemas", &absent, |descriptor| descriptor.message_schemas.is_empty());
+        check("ports", &absent, |descriptor| descriptor.ports.is_empty());
+        check("overlap", &absent, |descriptor| !descriptor.overlap);
     }
-    check("cguid", json!(40001), |descriptor| descriptor.cguid.as_deref() == Some("40001"));
-    check("type", json!("0"), |descriptor| descriptor.kind.as_deref() == Some("0"));
-    check("configuration", json!({"a": 1}), |descriptor| descriptor.configuration["a"] == 1);
-    check("configuration", json!("{\"a\": 1}"), |descriptor| descriptor.configuration["a"] == 1);
-    check("configuration", json!("[]"), |descriptor| descriptor.configuration.is_empty());
-    check("configuration", json!("null"), |descriptor| descriptor.configuration.is_empty());
-    check("constraints", json!("{\"browser\": true}"), |descriptor| descriptor.constraints["browser"] == true);
-    check("messageSchema", json!("https://a.example/x"), |descriptor| descriptor.message_schemas == ["https://a.example/x"]);
-    check("messageSchemas", json!(["a", "b"]), |descriptor| descriptor.message_schemas == ["a", "b"]);
-    check("ports", json!([8443, 65535, 1024]), |descriptor| descriptor.ports == [8443, 65535, 1024]);
-    check("overlap", json!(true), |descriptor| descriptor.overlap);
-    check("overlap", json!("True"), |descriptor| descriptor.overlap);
-    check("sha256", json!("AB".repeat(32)), |descriptor| descriptor.digest().is_some());
-    check("sourcePackage", json!({"sha256": format!("sha256:{}", "ab".repeat(32))}), |descriptor| descriptor.digest().is_some());
-    check("sourcePackage", json!({"size": "17"}), |descriptor| descriptor.size() == Some(17));
-    check("sourcePackage", json!({"size": 17, "encoding": "UTF-8"}), |descriptor| {
-        descriptor.source_package.as_ref().and_then(|package| package.encoding) == Some(Encoding::Utf8)
-    });
-    check("anything", json!([{"else": 1.5}]), |descriptor| descriptor.other["anything"][0]["else"] == 1.5);
+}
+
+/// What descriptors in the wild do in different ways: one test for each, which reads the least that a descriptor needs with one more member.
+mod irregularities {
+    use super::{Descriptor, Encoding, Value, json, read, with};
+
+    fn encoding(descriptor: &Descriptor) -> Option<Encoding> {
+        descriptor.source_package.as_ref().and_then(|package| package.encoding)
+    }
+
+    fn code(descriptor: &Descriptor) -> Vec<u8> {
+        descriptor.source_package.as_ref().unwrap().decode().unwrap()
+    }
+
+    macro_rules! irregularities {
+        ($($name:ident: $member:literal = $json:tt, |$descriptor:ident| $got:expr => $expected:expr;)*) => {
+            $(
+                #[test]
+                fn $name() {
+                    let value: Value = json!($json);
+                    let $descriptor = read(&with($member, value));
+                    assert_eq!($got, $expected);
+                    // What is written is regular, and means the same.
+                    assert_eq!(Descriptor::parse($descriptor.to_json().as_bytes()), Ok($descriptor));
+                }
+            )*
+        };
+    }
+
+    irregularities! {
+        cguid_is_a_number: "cguid" = 40001, |d| d.cguid.as_deref() => Some("40001");
+        cguid_is_a_number_in_a_text: "cguid" = "44001", |d| d.cguid.as_deref() => Some("44001");
+        type_is_a_digit: "type" = "0", |d| d.kind.as_deref() => Some("0");
+        type_is_a_number: "type" = 0, |d| d.kind.as_deref() => Some("0");
+        type_is_that_of_an_idp_proxy: "type" = "IDPProxys", |d| d.kind.as_deref() => Some("IDPProxys");
+        type_is_of_the_first_phase: "type" = "HYPERTY_INTERCEPTOR", |d| d.kind.as_deref() => Some("HYPERTY_INTERCEPTOR");
+        version_is_a_number: "version" = 3, |d| d.version.as_str() => "3";
+        version_has_blanks: "version" = " 12.70 ", |d| d.version.as_str() => "12.70";
+        object_name_is_default: "objectName" = "default", |d| d.object_name.as_str() => "default";
+        object_name_is_that_of_a_legacy_domain: "objectName" = "slack.slack.com", |d| d.object_name.as_str() => "slack.slack.com";
+        object_name_is_a_number: "objectName" = 7, |d| d.object_name.as_str() => "7";
+        language_is_in_lower_case: "language" = "wasm_component", |d| d.language.as_deref() => Some("wasm_component");
+        signature_is_empty: "signature" = "", |d| d.signature.as_deref() => None;
+
+        configuration_is_an_object: "configuration" = {"url": "wss://sp1.example/ws"}, |d| d.configuration["url"].as_str() =>
+            Some("wss://sp1.example/ws");
+        configuration_is_json_in_a_text: "configuration" = "{\"maxBuffer\": 1000000}", |d| d.configuration["maxBuffer"].as_u64() =>
+            Some(1_000_000);
+        configuration_is_an_array_in_a_text: "configuration" = "[]", |d| d.configuration.len() => 0;
+        configuration_is_null_in_a_text: "configuration" = "null", |d| d.configuration.len() => 0;
+        configuration_is_an_empty_array: "configuration" = [], |d| d.configuration.len() => 0;
+        configuration_is_an_empty_text: "configuration" = "", |d| d.configuration.len() => 0;
+        configuration_holds_anything: "configuration" = {"iceServers": [{"urls": ["stun:a"]}], "p": null}, |d| d.configuration.len() => 2;
+
+        constraints_are_an_empty_object: "constraints" = {}, |d| d.constraints.len() => 0;
+        constraints_are_an_empty_array: "constraints" = [], |d| d.constraints.len() => 0;
+        constraints_are_an_empty_text: "constraints" = "", |d| d.constraints.len() => 0;
+        constraints_are_json_in_a_text: "constraints" = "{\"browser\": true}", |d| d.constraints["browser"].as_bool() => Some(true);
+        constraints_are_capabilities: "constraints" = {"browser": false, "wss": true}, |d| d.constraints["wss"].as_bool() => Some(true);
+
+        message_schema_is_a_url: "messageSchema" = "https://a.example/x", |d| d.message_schemas.concat() => "https://a.example/x";
+        message_schema_is_empty: "messageSchema" = "", |d| d.message_schemas.len() => 0;
+        message_schemas_are_one_url: "messageSchemas" = "https://a.example/x", |d| d.message_schemas.len() => 1;
+        message_schemas_are_urls: "messageSchemas" = ["a", "b"], |d| d.message_schemas.join(" ") => "a b";
+        message_schemas_are_empty: "messageSchemas" = [], |d| d.message_schemas.len() => 0;
+
+        encoding_is_base64: "sourcePackage" = {"encoding": "base64", "sourceCode": "AGFzbQ=="}, |d| code(&d) => b"\0asm";
+        encoding_has_a_capital: "sourcePackage" = {"encoding": "Base64", "sourceCode": "AGFzbQ=="}, |d| code(&d) => b"\0asm";
+        encoding_is_utf_8: "sourcePackage" = {"encoding": "utf-8"}, |d| encoding(&d) => Some(Encoding::Utf8);
+        encoding_is_utf_8_in_capitals: "sourcePackage" = {"encoding": "UTF-8"}, |d| encoding(&d) => Some(Encoding::Utf8);
+        encoding_is_missing: "sourcePackage" = {"sourceCode": "x"}, |d| code(&d) => b"x";
+        padding_is_missing: "sourcePackage" = {"encoding": "base64", "sourceCode": "AGFzbQ"}, |d| code(&d) => b"\0asm";
+        base64_has_line_breaks: "sourcePackage" = {"encoding": "base64", "sourceCode": "AGFz\r\nbQ==\n"}, |d| code(&d) => b"\0asm";
+        source_package_has_an_md5: "sourcePackage" = {"md5": "abc"}, |d| d.source_package.as_ref().unwrap().other["md5"] == "abc" => true;
+        source_package_is_empty: "sourcePackage" = "", |d| d.source_package.is_none() => true;
+        source_package_url_is_empty: "sourcePackageURL" = "", |d| d.source_package_url.is_none() => true;
+        size_is_a_text: "sourcePackage" = {"size": "17"}, |d| d.size() => Some(17);
+        digest_is_in_capitals: "sha256" = "ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB", |d| d.digest().is_some() => true;
+        digest_names_its_kind: "sourcePackage" = {"sha256": "sha256:abababababababababababababababababababababababababababababababab"},
+            |d| d.digest().is_some() => true;
+        ports_are_at_their_bounds: "ports" = [8443, 65535, 1024], |d| d.ports => [8443, 65535, 1024];
+        overlap_is_a_text: "overlap" = "True", |d| d.overlap => true;
+
+        hyperty_types_are_kept: "hypertyType" = ["comm"], |d| d.other["hypertyType"][0] == "comm" => true;
+        data_objects_are_kept: "dataObjects" = [], |d| d.other.contains_key("dataObjects") => true;
+        interworking_is_kept: "interworking" = "true", |d| d.other["interworking"] == "true" => true;
+        idp_proxy_is_kept: "idpProxy" = false, |d| d.other["idpProxy"] == false => true;
+        mutual_authentication_is_kept: "mutualAuthentication" = "oidc-rethink", |d| d.other["mutualAuthentication"] == "oidc-rethink" => true;
+        hyperty_capabilities_are_kept: "hypertyCapabilities" = {"mic": false}, |d| d.other["hypertyCapabilities"]["mic"] == false => true;
+        protocol_capabilities_are_kept: "protocolCapabilities" = {"http": true}, |d| d.other["protocolCapabilities"]["http"] == true => true;
+        policies_are_kept: "policies" = [], |d| d.other.contains_key("policies") => true;
+        access_control_policy_is_kept: "accessControlPolicy" = "somePolicy", |d| d.other["accessControlPolicy"] == "somePolicy" => true;
+    }
+
+    /// The JSON schema requires `messageSchema`, `configuration` and `constraints`, the model does not, nor do those in the wild.
+    #[test]
+    fn members_of_the_schema_are_missing() {
+        let descriptor = read(&json!({ "objectName": "echo", "version": "1" }));
+        assert!(
+            descriptor.configuration.is_empty() && descriptor.constraints.is_empty() && descriptor.message_schemas.is_empty()
+        );
+    }
+
+    #[test]
+    fn languages_of_other_runtimes_are_read_and_not_deployed() {
+        for language in
+            ["javascript", "Javascript ECMA6", "JAVASCRIPT_ECMA6", "JAVASCRIPT_ECMA5", "PYTHON", "TYPE_SCRIPT", "JSON_SCHEMA_V4"]
+        {
+            let error = read(&with("language", json!(language))).check_deployable().unwrap_err();
+            assert_eq!(error.to_string(), format!("$.language: is `{language}`; only stubs in WASM_COMPONENT can be deployed"));
+        }
+    }
+
+    /// As catalogues of reTHINK write it into every descriptor, with the host that they were asked by.
+    #[test]
+    fn source_package_url_has_the_scheme_of_catalogues() {
+        let url = "hyperty-catalogue://sp1.example/.well-known/sourcepackage/echo_sp";
+        let base = "https://sp1.example/.well-known/protocolstub/echo".parse().unwrap();
+        let location = read(&with("sourcePackageURL", json!(url))).source_location(&base).unwrap();
+        let expected = "https://sp1.example/.well-known/sourcepackage/echo_sp".parse().unwrap();
+        assert_eq!(location, super::SourceLocation::Url(expected));
+    }
 }
 
 #[test]
