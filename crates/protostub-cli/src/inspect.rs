@@ -9,7 +9,7 @@ use protostub_types::{Address, Sha256Digest, StubKey};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{Output, Usage, table},
+    output::{Output, Failure, table},
     settings::{RuntimeFlags, Settings, is_loopback},
 };
 
@@ -41,11 +41,11 @@ struct Findings {
 }
 
 impl Inspect {
-    pub(crate) async fn run(self, output: Output) -> anyhow::Result<ExitCode> {
-        let settings = Settings::default().overlay(self.runtime);
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let settings = Settings::load(self.runtime)?;
         let path = Path::new(&self.target);
         if path.is_file() || path.extension().is_some_and(|extension| extension == "wasm") {
-            let code = tokio::fs::read(path).await.map_err(|error| Usage::file(path, error))?;
+            let code = tokio::fs::read(path).await.map_err(|error| Failure::file(path, error))?;
             let digest = Sha256Digest::of(&code);
             let findings = Findings::of(code, digest, &settings).await?;
             output.print(
@@ -56,7 +56,7 @@ impl Inspect {
         }
         let address = Address::parse(&self.target);
         let address =
-            address.map_err(|error| Usage::of(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
+            address.map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
         let (discovered, findings) = look_up(&address, &settings).await?;
         output.print(
             || {
@@ -80,9 +80,9 @@ impl Inspect {
 
 /// Steps 4 to 7.
 async fn look_up(address: &Address, settings: &Settings) -> anyhow::Result<(Discovered, Findings)> {
-    let domain = address.domain().ok_or_else(|| Usage::of(format_args!("{address} has no domain")))?;
+    let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
     let home = settings.home.clone().unwrap_or_else(|| domain.clone());
-    let key = StubKey::of(address, &home).ok_or_else(|| Usage::of(format_args!("{address} has no domain")))?;
+    let key = StubKey::of(address, &home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
     let egress = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
     let mut config = CatalogueConfig::new(home.clone());
     config.cache_dir = settings.cache_dir().map(Path::to_path_buf);

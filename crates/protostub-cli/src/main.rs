@@ -1,29 +1,45 @@
-//! The `protostub` command: a domain server, and runtimes for trying things out.
+//! The `protostub` command: a domain server, and runtimes to run and to try things out with.
 //!
 //! * [`serve`]: a domain, on this machine
 //! * [`inspect`]: what a component, or a domain's stub, is
-//! * [`send`]: one message, and its reply
 //! * [`run`]: a runtime, until it is told to stop
-//! * [`settings`]: what the runtimes of the last two are told, in flags and in a file
-//! * [`output`]: how all of them talk to people and programs
+//! * [`deploy`], [`undeploy`], [`list`], [`send`], [`status`]: what can be had of a runtime
+//! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
+//! * [`settings`]: what runtimes are told, in flags and in a file
+//! * [`output`]: how all of them talk to people and programs; [`bars`]: what goes on meanwhile
+//!
+//! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket.
 
+mod bars;
+mod control;
+mod deploy;
 mod inspect;
+mod list;
 mod output;
+mod reach;
 mod run;
 mod send;
 mod serve;
 mod settings;
+mod status;
+mod undeploy;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{env, io, io::IsTerminal as _, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::FmtSpan},
+};
 
-use crate::output::{Output, Usage};
+use crate::{
+    bars::Bars,
+    output::{Failure, Output},
+};
 
-/// Protocol stubs in WebAssembly sandboxes: serve them, look at them, talk through them
+/// Protocol stubs in WebAssembly sandboxes: serve them, look at them, run them, talk through them
 #[derive(Debug, Parser)]
-#[command(name = "protostub", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "protostub", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,57 +48,114 @@ struct Cli {
     #[arg(long, global = true, display_order = 1000)]
     json: bool,
 
+    /// Show no progress bars, and log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 1001)]
+    quiet: bool,
+
     /// Log to stderr: -v what happens (each of the 22 steps), -vv why, -vvv everything. PROTOSTUB_LOG takes
     /// tracing filters, such as `protostub_bus=trace`
-    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1001)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1002)]
     verbose: u8,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 it worked; 1 it did not; 2 the command line, or a file that it names, is wrong";
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  it worked
+  1  it did not, or was refused
+  2  the command line, or a file that it names, is wrong
+  3  no runtime is running that could be asked
+  4  no such stub is deployed
+
+Examples:
+  protostub serve target/catalogue --default echo
+  protostub run --home 127.0.0.1:8080
+  protostub deploy 127.0.0.1:8080
+  protostub send --to hyperty://127.0.0.1:8080/alice --body '\"hello\"'
+  protostub status --follow";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
     Inspect(inspect::Inspect),
-    Send(Box<send::Send>),
     Run(Box<run::Run>),
+    Deploy(Box<deploy::Deploy>),
+    Undeploy(undeploy::Undeploy),
+    List(list::List),
+    Send(Box<send::Send>),
+    Status(status::ShowStatus),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log(cli.verbose);
-    let output = Output::new(cli.json);
-    let outcome = match cli.command {
-        Command::Serve(serve) => serve.run(output).await,
-        Command::Inspect(inspect) => inspect.run(output).await,
-        Command::Send(send) => send.run(output).await,
-        Command::Run(run) => run.run(output).await,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && env::args_os().any(|arg| arg == "--json") => {
+            let failure = Failure::wrong(error.to_string().trim_end());
+            Output::new(true, Bars::new(false)).error(&failure);
+            return failure.exit_code();
+        }
+        Err(error) => error.exit(),
     };
+    let output = Output::new(cli.json, Bars::new(!cli.json && !cli.quiet));
+    log(if cli.quiet { None } else { Some(cli.verbose) }, output.bars.clone());
+    let outcome = match cli.command {
+        Command::Serve(serve) => serve.run(&output).await,
+        Command::Inspect(inspect) => inspect.run(&output).await,
+        Command::Run(run) => run.run(&output).await,
+        Command::Deploy(deploy) => deploy.run(&output).await,
+        Command::Undeploy(undeploy) => undeploy.run(&output).await,
+        Command::List(list) => list.run(&output).await,
+        Command::Send(send) => send.run(&output).await,
+        Command::Status(status) => status.run(&output).await,
+    };
+    output.bars.clear();
     match outcome {
         Ok(code) => code,
         // Whoever reads has read enough.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output.error(&error);
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+            let failure = Failure::of(&error);
+            output.error(&failure);
+            failure.exit_code()
         }
     }
 }
 
-/// Logs go to stderr, so that stdout is the command's alone.
-fn log(verbose: u8) {
+/// Logs go to stderr, so that stdout is the command's alone. `verbose` is none if nothing but errors is wanted.
+fn log(verbose: Option<u8>, bars: Bars) {
     let (level, spans) = match verbose {
-        0 => ("warn", FmtSpan::NONE),
-        1 => ("warn,protostub=info", FmtSpan::CLOSE),
-        2 => ("info,protostub=debug", FmtSpan::CLOSE),
-        _ => ("trace", FmtSpan::NEW | FmtSpan::CLOSE),
+        None => ("error", FmtSpan::NONE),
+        Some(0) => ("warn", FmtSpan::NONE),
+        Some(1) => ("warn,protostub=info", FmtSpan::CLOSE),
+        Some(2) => ("info,protostub=debug", FmtSpan::CLOSE),
+        Some(_) => ("trace", FmtSpan::NEW | FmtSpan::CLOSE),
     };
     let filter = EnvFilter::try_from_env("PROTOSTUB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(Stderr(bars))
+        .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
         .with_span_events(spans)
         .init();
+}
+
+/// Stderr, with the progress bars out of the way.
+struct Stderr(Bars);
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+impl io::Write for &Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.aside(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }

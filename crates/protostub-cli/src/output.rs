@@ -2,68 +2,132 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     path::Path,
+    process::ExitCode,
 };
 
 use protostub_runtime::RequestError;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::signal;
 
+use crate::bars::Bars;
+
 /// How a command talks: in text for people, or in JSON for programs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Output {
     json: bool,
+    pub(crate) bars: Bars,
 }
 
-/// What was given to the command cannot be used: the exit code is 2.
-#[derive(Debug)]
-pub(crate) struct Usage(String);
+/// Why a command ends without having done what it was to do. Any other error is a [`Kind::Failed`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    #[serde(rename = "error")]
+    problem: String,
+    kind: Kind,
+    /// Of a request that has no reply: as in RFC 9110.
+    code: Option<u16>,
+}
 
-impl Usage {
-    pub(crate) fn of(problem: impl Display) -> anyhow::Error {
-        anyhow::Error::new(Self(problem.to_string()))
+/// What scripts may want to tell apart, by its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// It could not be done, or was refused.
+    Failed = 1,
+    /// What was given to the command cannot be used.
+    Usage = 2,
+    /// There is no runtime to do it.
+    NoRuntime = 3,
+    /// There is no such stub in the runtime.
+    NotDeployed = 4,
+}
+
+impl Failure {
+    fn new(kind: Kind, problem: impl Display) -> Self {
+        Self { problem: problem.to_string(), kind, code: None }
+    }
+
+    pub(crate) fn failed(problem: impl Display) -> Self {
+        Self::new(Kind::Failed, problem)
+    }
+
+    pub(crate) fn wrong(problem: impl Display) -> Self {
+        Self::new(Kind::Usage, problem)
+    }
+
+    /// What was given to the command cannot be used.
+    pub(crate) fn usage(problem: impl Display) -> anyhow::Error {
+        Self::wrong(problem).into()
     }
 
     /// A file that was named on the command line, and what is wrong with it.
     pub(crate) fn file(path: &Path, problem: impl Display) -> anyhow::Error {
-        Self::of(format_args!("{}: {problem}", path.display()))
+        Self::usage(format_args!("{}: {problem}", path.display()))
+    }
+
+    pub(crate) fn no_runtime(problem: impl Display) -> anyhow::Error {
+        Self::new(Kind::NoRuntime, problem).into()
+    }
+
+    pub(crate) fn not_deployed(problem: impl Display) -> anyhow::Error {
+        Self::new(Kind::NotDeployed, problem).into()
+    }
+
+    /// What an error comes down to.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        if let Some(failure) = error.downcast_ref::<Self>() {
+            return failure.clone();
+        }
+        let code = error.downcast_ref::<RequestError>().map(|error| error.code);
+        Self { problem: format!("{error:#}"), kind: Kind::Failed, code }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
     }
 }
 
-impl Display for Usage {
+impl Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.problem)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for Failure {}
 
 impl Output {
-    pub(crate) const fn new(json: bool) -> Self {
-        Self { json }
+    pub(crate) const fn new(json: bool, bars: Bars) -> Self {
+        Self { json, bars }
     }
 
     /// Prints the one or the other.
-    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        if self.json {
-            writeln!(stdout, "{}", json())?
-        } else {
-            writeln!(stdout, "{}", text())?
+    pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
+        let line = if self.json { json().to_string() } else { text() };
+        self.bars.aside(|| {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{line}")?;
+            stdout.flush()
+        })
+    }
+
+    /// Prints one text for all of them, or the JSON of each in a line of its own.
+    pub(crate) fn print_each<T: Serialize>(&self, all: &[T], text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        if !self.json {
+            return Ok(self.print(text, || Value::Null)?);
         }
-        stdout.flush()
+        for one in all {
+            let json = serde_json::to_value(one)?;
+            self.print(String::new, || json)?;
+        }
+        Ok(())
     }
 
     /// Says why the command failed, on stderr in any case.
-    pub(crate) fn error(self, error: &anyhow::Error) {
-        let mut stderr = io::stderr().lock();
-        let line = if self.json {
-            let code = error.downcast_ref::<RequestError>().map(|error| error.code);
-            json!({ "error": format!("{error:#}"), "code": code }).to_string()
-        } else {
-            format!("protostub: {error:#}")
-        };
-        // There is nobody left to tell.
-        let _ = writeln!(stderr, "{line}");
+    pub(crate) fn error(&self, failure: &Failure) {
+        let line = if self.json { json!(failure).to_string() } else { format!("protostub: {failure}") };
+        // If it cannot be said, there is nobody left to tell.
+        let _ = self.bars.aside(|| writeln!(io::stderr().lock(), "{line}"));
     }
 }
 

@@ -1,13 +1,24 @@
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use protostub_runtime::{Hyperty, Message, Runtime, StubKey};
+use protostub_runtime::{Hyperty, Message, Runtime, StatusForm, StubKey};
 use protostub_types::Address;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    control::{
+        protocol::{Change, Doing, utc},
+        server::{self, Served},
+        socket::Socket,
+    },
     output::{Output, Stop},
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
@@ -18,23 +29,22 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 const REGISTERED: Duration = Duration::from_secs(24 * 3600);
 /// How many messages may wait to be printed.
 const QUEUED: usize = 64;
+/// How many changes, and how much progress, a client of the control socket may be behind.
+const REMEMBERED: usize = 256;
 
 /// Run a runtime until Ctrl-C, and print what arrives
 ///
 /// The hyperties that are named have addresses on its message bus. What comes for them is printed; requests are
-/// answered with code 200. The exit code is 1 if a stub could not be deployed at the start, or had to be abandoned
+/// answered with code 200. `protostub deploy`, `undeploy`, `list`, `send`, `status` and `update` talk to it
+/// through its control socket. The exit code is 1 if a stub could not be deployed at the start, or had to be abandoned
 /// at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   protostub run --home home.example --hyperty hyperty://home.example/me
   protostub run --home 127.0.0.1:8080 --hyperty hyperty://127.0.0.1:8080/bob --register
-  protostub run --config protostub.toml --json")]
+  protostub run --config protostub.toml --socket /run/protostub/control.sock --json")]
 pub(crate) struct Run {
-    /// Settings in a TOML file; what flags say comes on top
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
     /// An address that messages are printed for; can be repeated
     #[arg(long = "hyperty", value_name = "ADDRESS")]
     hyperties: Vec<Address>,
@@ -52,6 +62,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "JSON", value_parser = |text: &str| serde_json::from_str::<Value>(text))]
     answer: Option<Value>,
 
+    /// Listen for `protostub deploy`, `list`, `send` and the like at this socket [default: one in
+    /// $XDG_RUNTIME_DIR/protostub]
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+
     #[command(flatten)]
     runtime: RuntimeFlags,
 
@@ -64,7 +79,7 @@ enum Event {
     /// Something came for a hyperty.
     Message { hyperty: Address, message: Message },
     /// A stub has another status.
-    Status(Message),
+    Status(Change),
     /// A hyperty's domain knows where it is.
     Registered { hyperty: Address },
     /// A stub that was asked for is live.
@@ -74,32 +89,53 @@ enum Event {
 }
 
 impl Run {
-    pub(crate) async fn run(self, output: Output) -> anyhow::Result<ExitCode> {
-        let settings = match &self.config {
-            Some(file) => Settings::read(file)?,
-            None => Settings::default(),
-        };
-        let mut settings = settings.overlay(self.runtime).grant(self.grants);
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let mut settings = Settings::load(self.runtime)?.grant(self.grants);
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
         let stop = Stop::listen()?;
-        let runtime = settings.builder()?.build().await?;
-        output.print(
-            || format!("The runtime is {}. Ctrl-C stops it.", runtime.url()),
-            || json!({ "event": "started", "runtime": runtime.url(), "home": runtime.home_domain() }),
-        )?;
+        let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
+        let (changes, progress) = (broadcast::Sender::new(REMEMBERED), broadcast::Sender::new(REMEMBERED));
+        let (bars, told) = (output.bars.clone(), progress.clone());
+        let show = move |key: &StubKey, progress| {
+            if let Some(doing) = Doing::of(key, progress) {
+                bars.show(&doing);
+                // Without a client there is nobody to tell.
+                let _ = told.send(doing);
+            }
+        };
+        let since = SystemTime::now();
+        let runtime = settings.builder()?.progress(show).status_form(StatusForm::Phase2).build().await?;
+        let runtime = Arc::new(runtime);
 
         let (events, printed) = mpsc::channel(QUEUED);
         let monitor = runtime.register_hyperty(runtime.url().join("monitor")?).await?;
         monitor.subscribe(runtime.url().join("status")?).await?;
-        runtime.spawn_inside(watch(monitor, events.clone()));
+        runtime.spawn_inside(watch(monitor, events.clone(), changes.clone()));
+        let path = socket.as_ref().map(|socket| socket.path.clone());
+        let (stop_serving, served) = (CancellationToken::new(), Served { runtime: Arc::clone(&runtime), since, changes, progress });
+        let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
+        output.print(
+            || {
+                let socket = path.as_ref().map_or_else(String::new, |path| format!(" Its control socket is {}.", path.display()));
+                format!("The runtime is {}. Ctrl-C stops it.{socket}", runtime.url())
+            },
+            || json!({ "event": "started", "runtime": runtime.url(), "home": runtime.home_domain(), "socket": path }),
+        )?;
         for address in &settings.hyperties {
             let hyperty = runtime.register_hyperty(address.clone()).await?;
             output.print(|| format!("Listening as {address}."), || json!({ "event": "listening", "hyperty": address }))?;
             runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), events.clone()));
         }
-        let in_order = print_until_stopped(output, stop, deploy(&runtime, &settings.deploy, &events), printed).await?;
+        let outcome = print_until_stopped(output, stop, deploy(&runtime, &settings.deploy, &events), printed).await;
 
+        stop_serving.cancel();
+        if let Some(serving) = serving {
+            serving.await?;
+        }
+        let in_order = outcome?;
+        // Whoever had it has ended.
+        let Some(runtime) = Arc::into_inner(runtime) else { bail!("the runtime is still in use") };
         let outcome = runtime.shutdown(SHUTDOWN).await;
         let names = |keys: &[StubKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (stopped, abandoned) = (names(&outcome.stopped), names(&outcome.abandoned));
@@ -114,9 +150,20 @@ impl Run {
     }
 }
 
+/// Listens where it was told, or else where it can: a runtime is of use without a control socket too.
+async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Socket>> {
+    match path {
+        Some(path) => Ok(Some(Socket::listen(&path).await?)),
+        None => {
+            let socket = Socket::listen_by_default().await;
+            Ok(socket.inspect_err(|error| tracing::warn!("there is no control socket: {error:#}")).ok())
+        }
+    }
+}
+
 /// Prints what happens, and tells in the end whether all went well.
 async fn print_until_stopped(
-    output: Output,
+    output: &Output,
     mut stop: Stop,
     deployments: impl Future<Output = ()>,
     mut events: mpsc::Receiver<Event>,
@@ -153,12 +200,29 @@ async fn deploy(runtime: &Runtime, targets: &[String], events: &mpsc::Sender<Eve
 }
 
 /// Tells of the statuses of all stubs.
-async fn watch(mut monitor: Hyperty, events: mpsc::Sender<Event>) {
+async fn watch(mut monitor: Hyperty, events: mpsc::Sender<Event>, changes: broadcast::Sender<Change>) {
     while let Some(message) = monitor.recv().await {
-        if events.send(Event::Status(message)).await.is_err() {
+        let Some(change) = read_change(&message) else { continue };
+        // Without a client there is nobody to tell.
+        let _ = changes.send(change.clone());
+        if events.send(Event::Status(change)).await.is_err() {
             return;
         }
     }
+}
+
+/// What the Registry tells of a stub: `{"value": "live", "resource": <stub>, "desc": <reason>}`, with the domain in place of the resource
+/// where the stub has no address yet.
+fn read_change(message: &Message) -> Option<Change> {
+    let body: Value = message.body.as_ref()?.parse().ok()?;
+    let text = |member: &str| body.get(member).and_then(Value::as_str);
+    let stub = text("resource").and_then(|stub| Address::parse(stub).ok());
+    let domain = match text("domain") {
+        Some(domain) => domain.parse().ok()?,
+        None => stub.as_ref()?.domain()?,
+    };
+    let (status, reason) = (text("value")?.parse().ok()?, text("desc").map(str::to_owned));
+    Some(Change { domain, stub, status, reason, at: utc(SystemTime::now()) })
 }
 
 /// Tells of what comes for a hyperty, and answers it.
@@ -210,7 +274,7 @@ impl Event {
         Self::Problem { what, error: format!("{:#}", error.into()) }
     }
 
-    fn print(self, output: Output) -> anyhow::Result<()> {
+    fn print(self, output: &Output) -> anyhow::Result<()> {
         match self {
             Self::Message { hyperty, message } => {
                 let whole: Value = serde_json::from_str(&message.to_json()?)?;
@@ -222,19 +286,7 @@ impl Event {
                     || json!({ "event": "message", "hyperty": hyperty, "message": whole }),
                 )?;
             }
-            Self::Status(message) => {
-                let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
-                let text = |member: &str| body.get(member).and_then(Value::as_str).map(str::to_owned);
-                let status = text("value").unwrap_or_default().to_ascii_lowercase();
-                let (stub, reason) = (text("resource"), text("desc"));
-                output.print(
-                    || {
-                        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-                        format!("{} is {status}{reason}", stub.as_deref().unwrap_or("a stub"))
-                    },
-                    || json!({ "event": "status", "stub": stub, "status": status, "reason": reason }),
-                )?;
-            }
+            Self::Status(change) => output.print(|| change.text(), || change.event())?,
             Self::Registered { hyperty } => {
                 output.print(|| format!("{hyperty} is registered."), || json!({ "event": "registered", "hyperty": hyperty }))?;
             }

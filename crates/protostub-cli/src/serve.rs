@@ -5,7 +5,7 @@ use protostub_domain::{DomainServer, DomainServerError};
 use protostub_types::Domain;
 use serde_json::json;
 
-use crate::output::{Output, Stop, Usage, table};
+use crate::output::{Output, Stop, Failure, table};
 
 /// How long clients may take to say goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    pub(crate) async fn run(self, output: Output) -> anyhow::Result<ExitCode> {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut stop = Stop::listen()?;
         let mut server = DomainServer::builder().bind(self.bind);
         if let Some(folder) = self.folder {
@@ -55,7 +55,7 @@ impl Serve {
         }
         let server = server.start().await.map_err(|error| match error {
             DomainServerError::Listen { .. } => error.into(),
-            _ => Usage::of(format_args!("{:#}", anyhow::Error::new(error))),
+            _ => Failure::usage(format_args!("{:#}", anyhow::Error::new(error))),
         })?;
         announce(output, &server).await?;
         stop.told().await?;
@@ -68,7 +68,7 @@ impl Serve {
     }
 }
 
-async fn announce(output: Output, server: &DomainServer) -> anyhow::Result<()> {
+async fn announce(output: &Output, server: &DomainServer) -> anyhow::Result<()> {
     let (authority, domain) = (server.authority(), server.domain());
     let (stubs, default) = (server.stubs().await?, server.default_stub().await);
     let problems = server.problems().await;

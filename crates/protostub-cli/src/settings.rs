@@ -14,12 +14,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::output::Usage;
+use crate::output::Failure;
 
 /// The flags of commands that look for stubs.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct RuntimeFlags {
+    /// Settings in a TOML file, as protostub.example.toml explains them; what flags say comes on top
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// The runtime's home domain
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) home: Option<Domain>,
@@ -46,7 +50,7 @@ pub(crate) struct RuntimeFlags {
 }
 
 /// The flag of commands that run stubs.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct GrantFlags {
     /// Let the stub of DOMAIN connect to a host beside its own: `sp1.example=*.cdn.example:443`, or with
@@ -61,6 +65,7 @@ pub(crate) struct GrantFlags {
 pub(crate) struct Settings {
     pub(crate) home: Option<Domain>,
     cache_dir: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     pub(crate) hyperties: Vec<Address>,
     pub(crate) deploy: Vec<String>,
     pub(crate) allow_loopback: bool,
@@ -101,21 +106,30 @@ fn grant(text: &str) -> Result<(Domain, Rule), String> {
 }
 
 impl Settings {
+    /// What the flags say, in place of, or beside, what their file says.
+    pub(crate) fn load(flags: RuntimeFlags) -> anyhow::Result<Self> {
+        let settings = match &flags.config {
+            Some(file) => Self::read(file)?,
+            None => Self::default(),
+        };
+        Ok(settings.overlay(flags))
+    }
+
     /// Reads a file. Paths in it are relative to its folder.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(path).map_err(|error| Usage::file(path, error))?;
-        let mut settings: Self = toml::from_str(&text).map_err(|error| Usage::file(path, error))?;
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let mut settings: Self = toml::from_str(&text).map_err(|error| Failure::file(path, error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let credentials = settings.domains.values_mut().filter_map(|domain| domain.credential.as_mut());
         let files = credentials.map(|credential| &mut credential.file);
-        for file in settings.cache_dir.iter_mut().chain(&mut settings.trust_roots).chain(files) {
+        let folders = settings.cache_dir.iter_mut().chain(&mut settings.socket);
+        for file in folders.chain(&mut settings.trust_roots).chain(files) {
             *file = folder.join(&*file);
         }
         Ok(settings)
     }
 
-    /// With what the flags say in place of, or beside, what the file says.
-    pub(crate) fn overlay(mut self, flags: RuntimeFlags) -> Self {
+    fn overlay(mut self, flags: RuntimeFlags) -> Self {
         self.home = flags.home.or(self.home);
         self.cache_dir = flags.cache_dir.or(self.cache_dir);
         self.proxy = flags.proxy.or(self.proxy);
@@ -135,7 +149,7 @@ impl Settings {
 
     /// The builder of the runtime.
     pub(crate) fn builder(&self) -> anyhow::Result<RuntimeBuilder> {
-        let home = self.home.as_ref().ok_or_else(|| Usage::of("the runtime needs a home domain: give --home"))?;
+        let home = self.home.as_ref().ok_or_else(|| Failure::usage("the runtime needs a home domain: give --home"))?;
         let mut builder = Runtime::builder()
             .home_domain(home.as_str())
             .allow_loopback(self.allow_loopback || is_loopback(home))
@@ -176,7 +190,7 @@ impl Settings {
 
     /// The certificates of `trust-roots`.
     pub(crate) fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
-        self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Usage::file(path, error))).collect()
+        self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
     }
 
     pub(crate) fn cache_dir(&self) -> Option<&Path> {
@@ -201,14 +215,14 @@ impl OfDomain {
         settings.waive_digest = self.waive_digest;
         let rules = self.grants.iter().map(|rule| rule.parse::<Rule>());
         settings.grants =
-            rules.collect::<Result<_, _>>().map_err(|error| Usage::of(format_args!("a grant of {domain}: {error}")))?;
+            rules.collect::<Result<_, _>>().map_err(|error| Failure::usage(format_args!("a grant of {domain}: {error}")))?;
         Ok(settings)
     }
 }
 
 impl CredentialFile {
     fn read(&self) -> anyhow::Result<Credential> {
-        let value = fs::read_to_string(&self.file).map_err(|error| Usage::file(&self.file, error))?;
+        let value = fs::read_to_string(&self.file).map_err(|error| Failure::file(&self.file, error))?;
         let kind = match self.kind.as_str() {
             "bearer" => CredentialKind::Bearer,
             "basic" => CredentialKind::Basic,

@@ -1,0 +1,145 @@
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal as _},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use protostub_runtime::{Download, Progress, StubKey};
+
+use crate::control::protocol::{Doing, What};
+
+/// How often the sign moves that something goes on.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A progress bar on stderr for each stub that is downloaded or compiled; what else is printed stands above them.
+#[derive(Debug, Clone)]
+pub(crate) struct Bars {
+    all: MultiProgress,
+    /// Whether there is anybody to see them.
+    shown: bool,
+    of_stubs: Arc<Mutex<HashMap<String, ProgressBar>>>,
+}
+
+impl Bars {
+    /// Bars for people who look at a terminal, if they are `wanted`.
+    pub(crate) fn new(wanted: bool) -> Self {
+        let shown = wanted && io::stderr().is_terminal();
+        Self::on(if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }, shown)
+    }
+
+    fn on(target: ProgressDrawTarget, shown: bool) -> Self {
+        Self { all: MultiProgress::with_draw_target(target), shown, of_stubs: Arc::default() }
+    }
+
+    /// Whether there is anybody to see them.
+    pub(crate) const fn shown(&self) -> bool {
+        self.shown
+    }
+
+    /// Prints something while the bars are out of the way.
+    pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        if self.shown { self.all.suspend(print) } else { print() }
+    }
+
+    /// Shows how a deployment goes on.
+    pub(crate) fn show(&self, doing: &Doing) {
+        if !self.shown {
+            return;
+        }
+        let mut bars = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
+        match doing.what {
+            What::Ready => {
+                if let Some(bar) = bars.remove(&doing.key) {
+                    bar.finish_and_clear();
+                    self.all.remove(&bar);
+                }
+            }
+            What::Downloading { bytes, total } => {
+                let bar = bars.entry(doing.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
+                bar.set_style(style(total.is_some()));
+                if let Some(total) = total {
+                    bar.set_length(total);
+                }
+                bar.set_message(format!("Downloading the stub of {}", doing.key));
+                bar.set_position(bytes);
+            }
+            What::Compiling => {
+                let bar = bars.entry(doing.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
+                bar.set_style(spinner("{spinner} {msg}"));
+                bar.set_message(format!("Compiling the stub of {}", doing.key));
+                bar.enable_steady_tick(TICK);
+            }
+        }
+    }
+
+    /// What tells them how deployments go on.
+    pub(crate) fn hook(&self) -> impl Fn(&StubKey, Progress) + Send + Sync + 'static {
+        let bars = self.clone();
+        move |key, progress| {
+            if let Some(doing) = Doing::of(key, progress) {
+                bars.show(&doing);
+            }
+        }
+    }
+
+    /// Clears what deployments that were given up left behind.
+    pub(crate) fn clear(&self) {
+        self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if self.shown {
+            let _ = self.all.clear();
+        }
+    }
+}
+
+impl Doing {
+    /// What the library tells, if it is anything to show.
+    pub(crate) fn of(key: &StubKey, progress: Progress) -> Option<Self> {
+        let what = match progress {
+            Progress::Download(Download::Receiving { bytes, total }) => What::Downloading { bytes, total },
+            Progress::Compiling => What::Compiling,
+            Progress::Download(Download::Received { .. } | Download::Failed) | Progress::CompilingEnded => What::Ready,
+            _ => return None,
+        };
+        Some(Self { key: key.to_string(), what })
+    }
+}
+
+fn style(whole_is_known: bool) -> ProgressStyle {
+    if whole_is_known {
+        spinner("{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}")
+    } else {
+        spinner("{msg} {bytes}, {bytes_per_sec}")
+    }
+}
+
+fn spinner(template: &str) -> ProgressStyle {
+    // A template that cannot be read would be no reason not to show anything.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+#[cfg(test)]
+mod tests {
+    use indicatif::InMemoryTerm;
+
+    use super::*;
+
+    #[test]
+    fn a_deployment_is_shown_while_it_goes_on_and_leaves_nothing() {
+        let terminal = InMemoryTerm::new(10, 80);
+        let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), true);
+        let show = |what| bars.show(&Doing { key: "sp1.example".to_owned(), what });
+        show(What::Downloading { bytes: 0, total: Some(2048) });
+        bars.all.suspend(|| {});
+        assert!(terminal.contents().starts_with("Downloading the stub of sp1.example"), "{}", terminal.contents());
+        assert!(terminal.contents().contains("0 B of 2.00 KiB"), "{}", terminal.contents());
+        show(What::Ready);
+        assert_eq!(terminal.contents(), "");
+        show(What::Compiling);
+        bars.all.suspend(|| {});
+        assert!(terminal.contents().contains("Compiling the stub of sp1.example"), "{}", terminal.contents());
+        bars.clear();
+        assert_eq!(terminal.contents(), "");
+    }
+}

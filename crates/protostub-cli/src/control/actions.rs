@@ -1,0 +1,60 @@
+use std::time::{Duration, Instant};
+
+use protostub_runtime::{Address, Message, Protostub, Runtime, StubKey};
+use uuid::Uuid;
+
+use super::protocol::{Letter, Sent, Stub};
+use crate::output::Failure;
+
+/// Times to wait for a reply that are possible, in seconds.
+pub(crate) const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.001..=600.0;
+
+/// Deploys a stub, or finds the one that is there, and waits until it is live.
+pub(crate) async fn deploy(runtime: &Runtime, target: &str) -> anyhow::Result<Stub> {
+    key_of(runtime, target)?;
+    Ok(Stub::of(&runtime.deploy_protostub(target).await?))
+}
+
+/// Undeploys a stub.
+pub(crate) async fn undeploy(runtime: &Runtime, target: &str) -> anyhow::Result<Stub> {
+    let stub = find(runtime, target)?;
+    stub.undeploy().await?;
+    Ok(Stub::of(&stub))
+}
+
+/// The stub that is there for a domain or an address, or an error that tells what to do.
+pub(crate) fn find(runtime: &Runtime, target: &str) -> anyhow::Result<Protostub> {
+    let key = key_of(runtime, target)?;
+    let stub = runtime.protostub(&key);
+    stub.ok_or_else(|| Failure::not_deployed(format!("no stub of {key} is deployed: `protostub list` shows those that are")))
+}
+
+fn key_of(runtime: &Runtime, target: &str) -> anyhow::Result<StubKey> {
+    let address = Address::parse(target).map_err(Failure::usage)?;
+    StubKey::of(&address, runtime.home_domain())
+        .ok_or_else(|| Failure::usage(format!("{address} has no domain whose stub it could be")))
+}
+
+/// Sends a message from somewhere, and waits for the reply.
+pub(crate) async fn send(runtime: &Runtime, letter: Letter) -> anyhow::Result<Sent> {
+    if !TIMEOUTS.contains(&letter.timeout) {
+        return Err(Failure::usage("a time-out is 0.001 to 600 seconds"));
+    }
+    if letter.to.domain().is_none() {
+        return Err(Failure::usage(format!("{} has no domain that it could be sent to", letter.to)));
+    }
+    let kind = letter.r#type.parse().map_err(Failure::usage)?;
+    let from = match letter.from {
+        Some(from) => from,
+        None => Address::parse(&format!("hyperty://{}/{}", runtime.home_domain(), Uuid::new_v4()))?,
+    };
+    let sender = runtime.register_hyperty(from).await?;
+    let mut message = Message::new(kind, letter.to);
+    if let Some(body) = letter.body {
+        message = message.with_body(body);
+    }
+    let sent = Instant::now();
+    let reply = sender.request_within(message, Duration::from_secs_f64(letter.timeout)).await?;
+    let milliseconds = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Sent { reply: serde_json::from_str(&reply.to_json()?)?, milliseconds })
+}

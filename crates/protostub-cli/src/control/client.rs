@@ -1,0 +1,97 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+};
+
+use super::{
+    protocol::{Change, Doing, Request, Response, Status},
+    socket,
+};
+use crate::output::Failure;
+
+/// How long an answer may be, in bytes.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A connection to a running runtime.
+pub(crate) struct Client {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+impl Client {
+    /// Connects to the runtime that listens at `path`.
+    pub(crate) async fn connect(path: &Path) -> anyhow::Result<Self> {
+        let stream = UnixStream::connect(path).await.map_err(|error| {
+            let path = path.display();
+            Failure::no_runtime(format!("no runtime listens at {path}: {error}; start one with `protostub run --socket {path}`"))
+        })?;
+        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
+    }
+
+    /// Connects to the one runtime of this user that was not told to listen elsewhere; there may be none.
+    pub(crate) async fn find() -> anyhow::Result<Option<Self>> {
+        let mut found = socket::listening().await?;
+        match found.len() {
+            0 => Ok(None),
+            1 => Ok(found.pop().map(|(path, stream)| Self { stream: BufReader::new(stream), path })),
+            several => {
+                let paths: Vec<_> = found.iter().map(|(path, _)| path.display().to_string()).collect();
+                let paths = paths.join(", ");
+                Err(Failure::usage(format!("{several} runtimes are running: say which one with --socket, one of {paths}")))
+            }
+        }
+    }
+
+    /// Asks for something, is told how it goes on, and waits for the answer.
+    pub(crate) async fn ask<T: DeserializeOwned>(&mut self, request: &Request, mut progress: impl FnMut(Doing)) -> anyhow::Result<T> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        // If it cannot be written, the runtime may have said why.
+        let _told = self.stream.write_all(&line).await;
+        loop {
+            match self.hear().await? {
+                Some(Response::Result { result }) => return serde_json::from_value(result).with_context(|| self.garbled()),
+                Some(Response::Error(failure)) => return Err(failure.into()),
+                Some(Response::Progress { progress: doing }) => progress(doing),
+                Some(Response::Status { .. }) => {}
+                None => return Err(Failure::no_runtime(format!("the runtime at {} ended before it answered", self.path.display()))),
+            }
+        }
+    }
+
+    /// Begins to follow what becomes of stubs.
+    pub(crate) async fn follow(&mut self, target: Option<String>) -> anyhow::Result<Status> {
+        self.ask(&Request::Follow { target }, |_| {}).await
+    }
+
+    /// What becomes of the stubs that are followed; none when the runtime has ended.
+    pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Change>> {
+        loop {
+            match self.hear().await? {
+                Some(Response::Status { status: change }) => return Ok(Some(change)),
+                Some(Response::Error(failure)) => return Err(failure.into()),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn hear(&mut self) -> anyhow::Result<Option<Response>> {
+        let mut line = Vec::new();
+        let read = (&mut self.stream).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).await;
+        match read {
+            Ok(0) | Err(_) => Ok(None),
+            // The runtime was killed while it wrote.
+            Ok(_) if !line.ends_with(b"\n") => Ok(None),
+            Ok(_) => serde_json::from_slice(&line).map(Some).with_context(|| self.garbled()),
+        }
+    }
+
+    fn garbled(&self) -> String {
+        format!("failed to understand the runtime at {}: is it another version of protostub?", self.path.display())
+    }
+}

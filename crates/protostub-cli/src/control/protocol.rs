@@ -1,0 +1,224 @@
+use std::{collections::BTreeMap, time::SystemTime};
+
+use protostub_runtime::{Address, BusCounts, Domain, Protostub, Runtime, StubStatus};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::output::Failure;
+
+/// What a client asks for: a line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Answered with a [`Stub`] when it is live.
+    Deploy {
+        target: String,
+        /// Whether to be told how the download and the compilation go on.
+        #[serde(default)]
+        progress: bool,
+    },
+    /// Answered with the last that is known of the [`Stub`] when it is gone.
+    Undeploy { target: String },
+    /// Answered with [`Stubs`].
+    List {},
+    /// Answered with [`Sent`] when there is a reply.
+    Send(Letter),
+    /// Answered with a [`Status`], or if there is a target, with its [`Stub`].
+    Status {
+        #[serde(default)]
+        target: Option<String>,
+    },
+    /// Answered with a [`Status`]; then each [`Change`] is told, until the client sends something or goes.
+    Follow {
+        #[serde(default)]
+        target: Option<String>,
+    },
+}
+
+/// What a client is told: a line. A request has exactly one `result` or `error`. `progress` comes before it, `status` after that of `follow`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Response {
+    Result { result: Value },
+    Error(Failure),
+    Progress { progress: Doing },
+    Status { status: Change },
+}
+
+/// A message that is to be sent, from somewhere in the runtime.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Letter {
+    pub(crate) to: Address,
+    #[serde(default = "read")]
+    pub(crate) r#type: String,
+    #[serde(default)]
+    pub(crate) from: Option<Address>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<Value>,
+    /// In seconds.
+    #[serde(default = "half_a_minute")]
+    pub(crate) timeout: f64,
+    /// As for `deploy`.
+    #[serde(default)]
+    pub(crate) progress: bool,
+}
+
+fn read() -> String {
+    "read".to_owned()
+}
+
+fn half_a_minute() -> f64 {
+    30.0
+}
+
+/// A `null` that is there is a body too.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// A stub, as it is at the moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stub {
+    /// Its key: its domain, or what tells it from the domain's other stubs.
+    pub(crate) key: String,
+    pub(crate) domain: Domain,
+    /// Its address. It has none before step 9.
+    pub(crate) stub: Option<Address>,
+    pub(crate) status: StubStatus,
+    pub(crate) reason: Option<String>,
+    /// Since when it has the status.
+    pub(crate) since: String,
+    /// What its descriptor says.
+    pub(crate) version: Option<String>,
+    /// Where its descriptor was found.
+    pub(crate) descriptor: Option<String>,
+    /// The address of its sandbox.
+    pub(crate) sandbox: Option<Address>,
+}
+
+/// All stubs, in the order of their keys.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stubs {
+    pub(crate) stubs: Vec<Stub>,
+}
+
+/// A reply, and how long it took.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) reply: Value,
+    pub(crate) milliseconds: u64,
+}
+
+/// A runtime.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) runtime: Address,
+    pub(crate) home: Domain,
+    /// Of the `protostub` that runs it.
+    pub(crate) version: String,
+    /// Of the process.
+    pub(crate) pid: u32,
+    /// Since when it runs.
+    pub(crate) since: String,
+    pub(crate) stubs: Vec<Stub>,
+    /// What the bus has counted.
+    pub(crate) messages: BTreeMap<String, u64>,
+}
+
+/// A stub's new status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) domain: Domain,
+    pub(crate) stub: Option<Address>,
+    pub(crate) status: StubStatus,
+    pub(crate) reason: Option<String>,
+    /// When it was heard of.
+    pub(crate) at: String,
+}
+
+/// How a deployment goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Doing {
+    /// Of which stub.
+    pub(crate) key: String,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What a deployment is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "doing", rename_all = "lowercase")]
+pub(crate) enum What {
+    Downloading { bytes: u64, total: Option<u64> },
+    Compiling,
+    /// Neither of the two, for now.
+    Ready,
+}
+
+impl Stub {
+    pub(crate) fn of(stub: &Protostub) -> Self {
+        let report = stub.status();
+        Self {
+            key: stub.key().to_string(),
+            domain: stub.domain().clone(),
+            stub: stub.url().cloned(),
+            status: report.status,
+            reason: report.reason,
+            since: utc(report.since),
+            version: stub.version().map(str::to_owned),
+            descriptor: stub.descriptor_url().map(ToString::to_string),
+            sandbox: stub.sandbox_url().cloned(),
+        }
+    }
+
+    /// Those of a runtime, in the order of their keys.
+    pub(crate) fn all(runtime: &Runtime) -> Vec<Self> {
+        let mut stubs: Vec<_> = runtime.protostubs().iter().map(Self::of).collect();
+        stubs.sort_by(|one, other| one.key.cmp(&other.key));
+        stubs
+    }
+}
+
+impl From<Stub> for Change {
+    fn from(stub: Stub) -> Self {
+        Self { domain: stub.domain, stub: stub.stub, status: stub.status, reason: stub.reason, at: stub.since }
+    }
+}
+
+impl Status {
+    pub(crate) fn of(runtime: &Runtime, since: SystemTime) -> Self {
+        Self {
+            runtime: runtime.url().clone(),
+            home: runtime.home_domain().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since: utc(since),
+            stubs: Stub::all(runtime),
+            messages: counted(runtime.counts()),
+        }
+    }
+}
+
+fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
+    let counts = [
+        ("accepted", counts.accepted),
+        ("refused", counts.refused),
+        ("delivered", counts.delivered),
+        ("published", counts.published),
+        ("answered", counts.answered),
+        ("failed", counts.failed),
+        ("abandoned", counts.abandoned),
+        ("open", counts.open),
+    ];
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+/// A time as in RFC 3339, in UTC, to the millisecond.
+pub(crate) fn utc(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let whole = time.replace_nanosecond(time.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(time);
+    // The years that RFC 3339 cannot write are none that a clock shows.
+    whole.format(&Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,56 @@
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use protostub_types::Address;
+use serde_json::json;
+
+use crate::{
+    control::{
+        actions,
+        protocol::{Request, Stub},
+    },
+    output::{Failure, Output},
+    reach::{self, ReachFlags, Reached},
+};
+
+/// How long the stub may take to say goodbye.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Deploy the stub of a domain, and wait until it is live
+///
+/// A stub that is there already is live at once. In a runtime of its own (--here) this is a rehearsal: the
+/// stub is found, verified, compiled, started and connected, and goes again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  protostub deploy sp1.example
+  protostub deploy slack://user@slack.com --json
+  protostub deploy sp1.example --here --home home.example   # does it work?")]
+pub(crate) struct Deploy {
+    /// The domain, or an address of the domain
+    #[arg(value_name = "DOMAIN")]
+    target: String,
+
+    #[command(flatten)]
+    reach: ReachFlags,
+}
+
+impl Deploy {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let (stub, is_over) = match self.reach.reach(false).await? {
+            Reached::Running(mut client) => {
+                let request = Request::Deploy { target: self.target, progress: output.bars.shown() };
+                (client.ask::<Stub>(&request, |doing| output.bars.show(&doing)).await?, "")
+            }
+            Reached::Own(settings) => {
+                let target = Address::parse(&self.target).map_err(Failure::usage)?;
+                let runtime = reach::start(*settings, &target, &output.bars).await?;
+                let deployed = actions::deploy(&runtime, &self.target).await;
+                let _outcome = runtime.shutdown(SHUTDOWN).await;
+                (deployed?, " It was undeployed again.")
+            }
+        };
+        output.print(|| format!("{}{is_over}", stub.sentence()), || json!(stub))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,140 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    control::{
+        client::Client,
+        protocol::{Change, Request, Status, Stub, Stubs},
+    },
+    output::{Output, Stop, table},
+    reach::SocketFlag,
+};
+
+/// Show how a runtime, or one stub in it, is
+///
+/// With --follow, what becomes of the stubs is shown as it happens, until Ctrl-C, or the end of the runtime.
+/// Quick changes of many stubs may be passed over.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  protostub status
+  protostub status sp1.example
+  protostub status --follow
+  protostub status sp1.example --follow --json | jq -r .status")]
+pub(crate) struct ShowStatus {
+    /// A domain, or an address of a domain, whose stub is shown; without it, the runtime and all stubs are
+    #[arg(value_name = "DOMAIN")]
+    target: Option<String>,
+
+    /// Go on and show what changes
+    #[arg(short, long)]
+    follow: bool,
+
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+impl ShowStatus {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let mut client = self.socket.connect().await?;
+        if self.follow {
+            follow(&mut client, self.target, output).await?;
+        } else if self.target.is_some() {
+            let stub: Stub = client.ask(&Request::Status { target: self.target }, |_| {}).await?;
+            output.print(|| stub.text(), || json!(stub))?;
+        } else {
+            let status: Status = client.ask(&Request::Status { target: None }, |_| {}).await?;
+            output.print(|| status.text(), || json!(status))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn follow(client: &mut Client, target: Option<String>, output: &Output) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    let status = client.follow(target).await?;
+    output.print(
+        || format!("Following the runtime {}. Ctrl-C ends it.", status.runtime),
+        || json!({ "event": "following", "runtime": status.runtime, "home": status.home }),
+    )?;
+    loop {
+        let change = tokio::select! {
+            told = stop.told() => return Ok(told?),
+            change = client.change() => change?,
+        };
+        let Some(change) = change else {
+            output.print(|| "The runtime has ended.".to_owned(), || json!({ "event": "ended" }))?;
+            return Ok(());
+        };
+        output.print(|| change.text(), || change.event())?;
+    }
+}
+
+impl Change {
+    /// A line for people.
+    pub(crate) fn text(&self) -> String {
+        let Self { domain, status, reason, at, .. } = self;
+        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        format!("{at} The stub of {domain} is {status}{reason}.")
+    }
+
+    /// An object among others.
+    pub(crate) fn event(&self) -> Value {
+        let mut event = json!(self);
+        event["event"] = "status".into();
+        event
+    }
+}
+
+impl Stub {
+    /// A sentence for people.
+    pub(crate) fn sentence(&self) -> String {
+        let version = self.version.as_ref().map_or_else(String::new, |version| format!(", version {version},"));
+        format!("The stub of {}{version} is {}.", self.key, self.status)
+    }
+
+    fn text(&self) -> String {
+        let mut rows = vec![("status", format!("{} since {}", self.status, self.since))];
+        rows.extend(self.reason.clone().map(|reason| ("reason", reason)));
+        rows.extend(self.version.clone().map(|version| ("version", version)));
+        rows.extend(self.stub.as_ref().map(|address| ("address", address.to_string())));
+        rows.extend(self.sandbox.as_ref().map(|address| ("sandbox", address.to_string())));
+        rows.extend(self.descriptor.clone().map(|url| ("descriptor", url)));
+        format!("{}\n\n{}", self.key, table(&rows))
+    }
+}
+
+impl Stubs {
+    /// A table for people.
+    pub(crate) fn table(stubs: &[Stub]) -> String {
+        if stubs.is_empty() {
+            return "No stub is deployed.".to_owned();
+        }
+        let heads = ["STUB", "STATUS", "VERSION", "SINCE"].map(str::to_owned);
+        let row = |stub: &Stub| {
+            [stub.key.clone(), stub.status.to_string(), stub.version.clone().unwrap_or_default(), stub.since.clone()]
+        };
+        let rows: Vec<_> = std::iter::once(heads).chain(stubs.iter().map(row)).collect();
+        let widths = [0, 1, 2, 3].map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+        let line = |row: &[String; 4]| {
+            let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            cells.join("  ").trim_end().to_owned()
+        };
+        rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let counts: Vec<_> = self.messages.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let rows = [
+            ("home domain", self.home.to_string()),
+            ("since", self.since.clone()),
+            ("process", format!("{} (protostub {})", self.pid, self.version)),
+            ("messages", counts.join(", ")),
+        ];
+        format!("{}\n\n{}\n\n{}", self.runtime, table(&rows), Stubs::table(&self.stubs))
+    }
+}

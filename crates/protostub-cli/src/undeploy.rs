@@ -1,0 +1,37 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    control::protocol::{Request, Stub},
+    output::Output,
+    reach::SocketFlag,
+};
+
+/// Undeploy the stub of a domain
+///
+/// It says goodbye to its domain first, for as long as it may. The next message for the domain deploys it
+/// anew. The exit code is 4 if no such stub is deployed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  protostub undeploy sp1.example
+  protostub undeploy slack://slack.com --socket /run/protostub/control.sock")]
+pub(crate) struct Undeploy {
+    /// The domain, or an address of the domain
+    #[arg(value_name = "DOMAIN")]
+    target: String,
+
+    #[command(flatten)]
+    socket: SocketFlag,
+}
+
+impl Undeploy {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let mut client = self.socket.connect().await?;
+        let stub: Stub = client.ask(&Request::Undeploy { target: self.target }, |_| {}).await?;
+        output.print(|| stub.sentence(), || json!(stub))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
