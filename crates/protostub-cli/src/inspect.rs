@@ -9,7 +9,7 @@ use protostub_types::{Address, Sha256Digest, StubKey};
 use serde_json::{Value, json};
 
 use crate::{
-    output::{Output, Failure, table},
+    output::{Failure, Output, table},
     settings::{RuntimeFlags, Settings, is_loopback},
 };
 

@@ -74,7 +74,8 @@ impl ReachFlags {
     pub(crate) async fn reach(self, alone: bool) -> anyhow::Result<Reached> {
         let own = self.here || self.runtime != RuntimeFlags::default() || self.grants != GrantFlags::default();
         if own && self.socket.socket.is_some() {
-            let problem = "--socket asks a runtime that is running, and --here and flags of a runtime start another one: leave out either";
+            let problem =
+                "--socket asks a runtime that is running, and --here and flags of a runtime start another one: leave out either";
             return Err(Failure::usage(problem));
         }
         let settings = |runtime, grants| Ok(Reached::Own(Box::new(Settings::load(runtime)?.grant(grants))));
@@ -93,7 +94,8 @@ impl ReachFlags {
 
 /// A runtime for a command alone, which is about `target`.
 pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars) -> anyhow::Result<Runtime> {
-    let domain = target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain that could be asked for its stub")))?;
+    let domain =
+        target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain that could be asked for its stub")))?;
     settings.allow_loopback |= is_loopback(&domain);
     // Without a home of its own, the runtime is one of the target's domain.
     settings.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));

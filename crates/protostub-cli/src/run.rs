@@ -113,7 +113,8 @@ impl Run {
         monitor.subscribe(runtime.url().join("status")?).await?;
         runtime.spawn_inside(watch(monitor, events.clone(), changes.clone()));
         let path = socket.as_ref().map(|socket| socket.path.clone());
-        let (stop_serving, served) = (CancellationToken::new(), Served { runtime: Arc::clone(&runtime), since, changes, progress });
+        let (stop_serving, served) =
+            (CancellationToken::new(), Served { runtime: Arc::clone(&runtime), since, changes, progress });
         let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
         output.print(
             || {

@@ -5,7 +5,7 @@ use protostub_domain::{DomainServer, DomainServerError};
 use protostub_types::Domain;
 use serde_json::json;
 
-use crate::output::{Output, Stop, Failure, table};
+use crate::output::{Failure, Output, Stop, table};
 
 /// How long clients may take to say goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(5);

@@ -8,13 +8,18 @@ use std::{
 };
 
 use clap::Args;
-use protostub_runtime::{Credential, CredentialKind, DomainSettings, Rule, Runtime, RuntimeBuilder, StaticCredentials};
+use protostub_runtime::{
+    Credential, CredentialKind, DomainSettings, Rule, RuleError, Runtime, RuntimeBuilder, StaticCredentials,
+};
 use protostub_types::{Address, Domain};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
 use crate::output::Failure;
+
+/// How alike two keys are if one of them may be meant by the other, from 0 to 1: as clap judges flags.
+const NEAR: f64 = 0.7;
 
 /// The flags of commands that look for stubs.
 #[derive(Debug, Default, PartialEq, Args)]
@@ -85,16 +90,29 @@ pub(crate) struct Settings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct OfDomain {
     configuration: Map<String, Value>,
-    grants: Vec<String>,
+    grants: Vec<Grant>,
     relays: Vec<Domain>,
     allow_private: bool,
     waive_digest: bool,
     credential: Option<CredentialFile>,
 }
 
+/// A [`Rule`], as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Grant(Rule);
+
+impl TryFrom<String> for Grant {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Self, RuleError> {
+        text.parse().map(Self)
+    }
+}
+
 /// A secret, which stands in a file of its own.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`{ kind = \"…\", file = \"…\" }`")]
 struct CredentialFile {
     kind: String,
     file: PathBuf,
@@ -118,7 +136,7 @@ impl Settings {
     /// Reads a file. Paths in it are relative to its folder.
     fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-        let mut settings: Self = toml::from_str(&text).map_err(|error| Failure::file(path, error))?;
+        let mut settings: Self = toml::from_str(&text).map_err(|error| Failure::usage(in_words(path, &text, &error)))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let credentials = settings.domains.values_mut().filter_map(|domain| domain.credential.as_mut());
         let files = credentials.map(|credential| &mut credential.file);
@@ -142,7 +160,7 @@ impl Settings {
     /// With these grants beside those of the file.
     pub(crate) fn grant(mut self, flags: GrantFlags) -> Self {
         for (domain, rule) in flags.grants {
-            self.domains.entry(domain).or_default().grants.push(rule.to_string());
+            self.domains.entry(domain).or_default().grants.push(Grant(rule));
         }
         self
     }
@@ -183,7 +201,7 @@ impl Settings {
             if let Some(credential) = &of_domain.credential {
                 credentials = credentials.with(domain.clone(), credential.read()?);
             }
-            builder = builder.domain(domain.clone(), of_domain.settings(domain)?);
+            builder = builder.domain(domain.clone(), of_domain.settings());
         }
         Ok(builder.credentials(credentials))
     }
@@ -207,16 +225,14 @@ impl Settings {
 }
 
 impl OfDomain {
-    fn settings(&self, domain: &Domain) -> anyhow::Result<DomainSettings> {
+    fn settings(&self) -> DomainSettings {
         let mut settings = DomainSettings::default();
         settings.configuration.clone_from(&self.configuration);
         settings.relays.clone_from(&self.relays);
         settings.allow_private = self.allow_private;
         settings.waive_digest = self.waive_digest;
-        let rules = self.grants.iter().map(|rule| rule.parse::<Rule>());
-        settings.grants =
-            rules.collect::<Result<_, _>>().map_err(|error| Failure::usage(format_args!("a grant of {domain}: {error}")))?;
-        Ok(settings)
+        settings.grants = self.grants.iter().map(|Grant(rule)| rule.clone()).collect();
+        settings
     }
 }
 
@@ -230,6 +246,37 @@ impl CredentialFile {
             other => CredentialKind::Other(other.to_owned()),
         };
         Ok(Credential { kind, value: value.trim_end_matches(['\r', '\n']).to_owned(), expires: None })
+    }
+}
+
+/// What is wrong with a file, and where. No line of it is shown: there are people who write secrets into such files.
+fn in_words(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[line_start..].chars().count() + 1;
+    let problem = unknown_key(error.message()).unwrap_or_else(|| without_value(error.message()));
+    format!("{}:{line}:{column}: {problem}", path.display())
+}
+
+/// Of a key that nobody knows, serde says the name, and those that there are.
+fn unknown_key(message: &str) -> Option<String> {
+    let (key, known) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    let nearest = known.iter().max_by(|one, other| strsim::jaro_winkler(one, key).total_cmp(&strsim::jaro_winkler(other, key)));
+    Some(match nearest.filter(|nearest| strsim::jaro_winkler(nearest, key) >= NEAR) {
+        Some(nearest) => format!("there is no key `{key}`; did you mean `{nearest}`?"),
+        None => format!("there is no key `{key}` here; there are {}", known.join(", ")),
+    })
+}
+
+/// `invalid type: string "…", expected …`, without the string.
+fn without_value(message: &str) -> String {
+    let message = message.trim_end().replace('\n', " ");
+    match message.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected ")) {
+        Some((_, expected)) => format!("a text stands where {expected} is expected"),
+        None => message,
     }
 }
 
@@ -253,19 +300,41 @@ mod tests {
     #[test]
     fn every_key_stands_in_the_example() {
         // What serde expects, from its own mouth.
-        let error = toml::from_str::<Settings>("unknown = 1").unwrap_err().to_string();
-        let of_domain = toml::from_str::<OfDomain>("unknown = 1").unwrap_err().to_string();
+        fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+            let error = toml::from_str::<T>("unknown = 1").unwrap_err();
+            let expected = error.message().split(", expected").nth(1).unwrap_or_default().to_owned();
+            expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        }
         let example = fs::read_to_string("protostub.example.toml").unwrap();
-        let expected = |error: &str| error.split("one of").nth(1).unwrap_or_default().to_owned();
-        let keys = expected(&error) + &expected(&of_domain);
-        let keys: Vec<_> = keys.split('`').skip(1).step_by(2).collect();
-        assert!(keys.len() > 15, "{keys:?}");
+        let keys: Vec<_> = [keys::<Settings>(), keys::<OfDomain>(), keys::<CredentialFile>()].concat();
+        assert!(keys.len() > 22, "{keys:?}");
         for key in keys {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
-            assert!(
-                example.lines().any(stands) || example.contains(&format!("[{key}.")) || example.contains(&format!(".{key}]")),
-                "{key}"
-            );
+            let in_line = [format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
+            assert!(example.lines().any(stands) || in_line.iter().any(|form| example.contains(form)), "{key}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place_and_without_secrets() {
+        let check = |text: &str, expected: &str| {
+            let error = toml::from_str::<Settings>(text).unwrap_err();
+            assert_eq!(in_words(Path::new("protostub.toml"), text, &error), format!("protostub.toml:{expected}"));
+        };
+        check("hom = 'home.example'", "1:1: there is no key `hom`; did you mean `home`?");
+        check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
+        check(
+            "[domains.'sp1.example']\npassword = 'hunter2'",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, allow-private, waive-digest, credential",
+        );
+        check(
+            "[domains.'sp1.example']\ncredential = 'hunter2'",
+            "2:14: a text stands where `{ kind = \"…\", file = \"…\" }` is expected",
+        );
+        check("max-stubs = 'many'", "1:13: a text stands where usize is expected");
+        check(
+            "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
+            "2:10: `everything` is not a rule: it has no port; write `host:port`, `*.host:port` or `host:port plain`",
+        );
     }
 }

@@ -285,6 +285,8 @@ impl Reader {
             }
         }
         command.env("HOME", &self.home.0);
+        // Runtimes that run elsewhere on this machine are not this one's.
+        command.env("XDG_RUNTIME_DIR", &self.home.0);
         command
     }
 

@@ -47,7 +47,11 @@ impl Client {
     }
 
     /// Asks for something, is told how it goes on, and waits for the answer.
-    pub(crate) async fn ask<T: DeserializeOwned>(&mut self, request: &Request, mut progress: impl FnMut(Doing)) -> anyhow::Result<T> {
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        mut progress: impl FnMut(Doing),
+    ) -> anyhow::Result<T> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         // If it cannot be written, the runtime may have said why.
@@ -58,7 +62,9 @@ impl Client {
                 Some(Response::Error(failure)) => return Err(failure.into()),
                 Some(Response::Progress { progress: doing }) => progress(doing),
                 Some(Response::Status { .. }) => {}
-                None => return Err(Failure::no_runtime(format!("the runtime at {} ended before it answered", self.path.display()))),
+                None => {
+                    return Err(Failure::no_runtime(format!("the runtime at {} ended before it answered", self.path.display())));
+                }
             }
         }
     }

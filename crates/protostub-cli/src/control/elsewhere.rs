@@ -70,7 +70,11 @@ pub(crate) mod client {
             Ok(None)
         }
 
-        pub(crate) async fn ask<T: DeserializeOwned>(&mut self, _request: &Request, _progress: impl FnMut(Doing)) -> anyhow::Result<T> {
+        pub(crate) async fn ask<T: DeserializeOwned>(
+            &mut self,
+            _request: &Request,
+            _progress: impl FnMut(Doing),
+        ) -> anyhow::Result<T> {
             match *self {}
         }
 

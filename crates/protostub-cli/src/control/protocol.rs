@@ -151,7 +151,10 @@ pub(crate) struct Doing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "doing", rename_all = "lowercase")]
 pub(crate) enum What {
-    Downloading { bytes: u64, total: Option<u64> },
+    Downloading {
+        bytes: u64,
+        total: Option<u64>,
+    },
     Compiling,
     /// Neither of the two, for now.
     Ready,
@@ -215,10 +218,10 @@ fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
     counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// A time as in RFC 3339, in UTC, to the millisecond.
+/// A time as in RFC 3339, in UTC, with three digits of the second's fraction.
 pub(crate) fn utc(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
-    let whole = time.replace_nanosecond(time.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(time);
+    let second = time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339);
     // The years that RFC 3339 cannot write are none that a clock shows.
-    whole.format(&Rfc3339).unwrap_or_default()
+    format!("{}.{:03}Z", second.unwrap_or_default().trim_end_matches('Z'), time.millisecond())
 }

@@ -144,7 +144,9 @@ impl Client {
             Request::Undeploy { target } => actions::undeploy(runtime, &target).await.and_then(to_json),
             Request::List {} => to_json(Stubs { stubs: Stub::all(runtime) }),
             Request::Status { target: None } => to_json(Status::of(runtime, served.since)),
-            Request::Status { target: Some(target) } => actions::find(runtime, &target).map(|stub| Stub::of(&stub)).and_then(to_json),
+            Request::Status { target: Some(target) } => {
+                actions::find(runtime, &target).map(|stub| Stub::of(&stub)).and_then(to_json)
+            }
             // Taken care of before.
             Request::Follow { .. } => Ok(Value::Null),
         };

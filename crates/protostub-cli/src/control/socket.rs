@@ -109,7 +109,10 @@ fn private_folder(folder: &Path) -> io::Result<()> {
 fn check_private(folder: &Path) -> anyhow::Result<()> {
     let metadata = fs::symlink_metadata(folder).with_context(|| format!("failed to look at {}", folder.display()))?;
     if !metadata.is_dir() || metadata.uid() != own_uid()? || metadata.mode() & 0o077 != 0 {
-        bail!("{} is not a folder that only this user can use: remove it, or choose another socket with --socket", folder.display());
+        bail!(
+            "{} is not a folder that only this user can use: remove it, or choose another socket with --socket",
+            folder.display()
+        );
     }
     Ok(())
 }

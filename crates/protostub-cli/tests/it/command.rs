@@ -10,43 +10,103 @@ use std::{
 
 use serde_json::Value;
 
-fn command(args: &[&str]) -> Command {
+use crate::shapes;
+
+/// Whose sockets are in `session`.
+fn command(args: &[&str], session: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_protostub"));
-    command.args(args).env_remove("PROTOSTUB_LOG").env_remove("COLUMNS");
+    command.args(args).env("XDG_RUNTIME_DIR", session);
+    command.env_remove("PROTOSTUB_LOG").env_remove("PROTOSTUB_SOCKET").env_remove("COLUMNS");
     command
+}
+
+/// A session in which nothing runs.
+fn empty_session() -> &'static Path {
+    static SESSION: OnceLock<tempfile::TempDir> = OnceLock::new();
+    SESSION.get_or_init(|| tempfile::tempdir().expect("a folder")).path()
 }
 
 /// Exit code, stdout and stderr.
 pub(crate) fn protostub(args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command(args).output().expect("the command starts");
+    protostub_in(empty_session(), args)
+}
+
+/// The same, where the sockets of running runtimes are in `session`.
+pub(crate) fn protostub_in(session: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command(args, session).output().expect("the command starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (status.code().expect("an exit code"), text(stdout), text(stderr))
 }
 
-/// Exit code, and the JSON on stdout.
+/// Exit code, and the JSON on stdout, which is as the README says.
 pub(crate) fn protostub_json(args: &[&str]) -> (i32, Value) {
-    let (code, stdout, stderr) = protostub(&[args, &["--json"]].concat());
-    (code, serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}")))
+    let (code, mut lines) = protostub_json_in(empty_session(), args);
+    assert_eq!(lines.len(), 1, "{args:?}: {lines:?}");
+    (code, lines.remove(0))
+}
+
+/// The same with as many objects as there are, or the error on stderr.
+pub(crate) fn protostub_json_in(session: &Path, args: &[&str]) -> (i32, Vec<Value>) {
+    let (code, stdout, stderr) = protostub_in(session, &[args, &["--json"]].concat());
+    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}"));
+    let lines: Vec<Value> = stdout.lines().map(read).collect();
+    if code >= 2 || (code == 1 && lines.is_empty()) {
+        let error = read(stderr.lines().last().unwrap_or_default());
+        shapes::check("Errors", &error);
+        return (code, vec![error]);
+    }
+    let documented = match (args[0], args.get(1).is_some_and(|arg| !arg.starts_with("--"))) {
+        ("status", true) => "status DOMAIN",
+        ("inspect", true) if lines.iter().any(|line| line.get("domain").is_some()) => "inspect DOMAIN",
+        (command, _) => command,
+    };
+    lines.iter().for_each(|line| shapes::check(documented, line));
+    (code, lines)
 }
 
 /// A command that runs until it is told to stop, and prints JSON. Killed when it is dropped.
 pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// As the README calls what it prints.
+    documented: String,
+    /// Where its socket is, if it has one.
+    session: Option<tempfile::TempDir>,
 }
 
 impl Running {
+    /// In a session of its own.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = command(args).arg("--json").stdout(Stdio::piped()).spawn().expect("the command starts");
+        let session = tempfile::tempdir().expect("a folder");
+        let mut running = Self::start_in(session.path(), args);
+        running.session = Some(session);
+        running
+    }
+
+    pub(crate) fn start_in(session: &Path, args: &[&str]) -> Self {
+        let mut child = command(args, session).arg("--json").stdout(Stdio::piped()).spawn().expect("the command starts");
         let stdout = child.stdout.take().expect("a pipe");
-        Self { child, lines: BufReader::new(stdout).lines() }
+        let documented = if args[0] == "status" { "status --follow" } else { args[0] };
+        Self { child, lines: BufReader::new(stdout).lines(), documented: documented.to_owned(), session: None }
+    }
+
+    /// Its session, for the commands that are to find it.
+    pub(crate) fn session(&self) -> &Path {
+        self.session.as_ref().expect("a session of its own").path()
+    }
+
+    /// The next line, as the README says.
+    pub(crate) fn line(&mut self) -> Value {
+        let line = self.lines.next().expect("the command has ended").expect("UTF-8");
+        let json: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        shapes::check(&self.documented, &json);
+        json
     }
 
     /// The next event of this kind; those before it are passed over.
     pub(crate) fn event(&mut self, event: &str) -> Value {
         loop {
-            let line = self.lines.next().unwrap_or_else(|| panic!("the command ended without `{event}`")).expect("UTF-8");
-            let json: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let json = self.line();
             if json["event"] == event {
                 return json;
             }
@@ -54,11 +114,38 @@ impl Running {
         }
     }
 
+    /// The next change to this status.
+    pub(crate) fn status(&mut self, status: &str) -> Value {
+        loop {
+            let json = self.event("status");
+            if json["status"] == status {
+                return json;
+            }
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(mut self) -> i32 {
+        self.child.wait().expect("it ends").code().expect("an exit code")
+    }
+
+    /// Ends it without a chance to clear up.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is killed");
+        let _status = self.child.wait().expect("it ends");
+    }
+
+    /// Tells it to stop.
+    #[cfg(unix)]
+    pub(crate) fn interrupt(&self) {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill starts");
+        assert!(told.success());
+    }
+
     /// Tells it to stop, and returns its last event and its exit code.
     #[cfg(unix)]
     pub(crate) fn stop(mut self) -> (Value, i32) {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill starts");
-        assert!(told.success());
+        self.interrupt();
         let last = self.event("stopped");
         (last, self.child.wait().expect("it ends").code().expect("an exit code"))
     }

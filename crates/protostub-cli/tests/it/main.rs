@@ -1,7 +1,10 @@
 //! The command, as people and scripts see it: its help, its outputs and its exit codes.
 
 mod command;
+#[cfg(unix)]
+mod control;
 mod help;
 mod inspect;
 mod refusals;
+mod shapes;
 mod talk;

@@ -17,6 +17,13 @@ fn a_wrong_command_line_has_exit_code_2() {
         &["send", "--to", "hyperty://a.example/1", "--grant", "b.example:1"],
         &["send", "--to", "hyperty://a.example/1", "--trust-root", "/nothing/here.pem"],
         &["run"],
+        &["send", "--to", "hyperty://a.example/1", "--socket", "s", "--here"],
+        &["deploy"],
+        &["deploy", "a b", "--here"],
+        &["deploy", "sp1.example", "--socket", "s", "--home", "home.example"],
+        &["undeploy"],
+        &["list", "--follow"],
+        &["list", "--quiet", "--verbose"],
         &["run", "--home", "home.example", "--config", "/nothing/here.toml"],
         &["serve", "/nothing/here"],
         &["serve", "--bind", "nowhere"],
@@ -39,9 +46,9 @@ fn a_settings_file_is_checked() {
         let (code, _, stderr) = protostub(&["run", "--config", file.to_str().expect("UTF-8")]);
         assert!(code == 2 && stderr.contains(expected), "{text}: {code} {stderr}");
     };
-    check("hom = 'home.example'", "unknown field `hom`");
+    check("hom = 'home.example'", "protostub.toml:1:1: there is no key `hom`; did you mean `home`?");
     check("home = 'a b'", "is not a domain");
-    check("home =", "TOML parse error at line 1");
+    check("home =", "protostub.toml:1:7: ");
     check("home = 'home.example'\n[domains.'sp1.example']\ngrants = ['everything']", "is not a rule");
     check(
         "home = 'home.example'\n[domains.'sp1.example']\ncredential = { kind = 'bearer', file = 'none' }",
@@ -66,4 +73,31 @@ fn what_does_not_work_has_exit_code_1() {
     let (code, _, stderr) = protostub(&["inspect", &address]);
     assert_eq!(code, 1);
     assert!(stderr.contains("/.well-known/protostub/default"), "{stderr}");
+}
+
+#[test]
+fn errors_say_what_and_why_and_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("protostub.toml");
+    fs::write(&file, "home = 'home.example'\nconect-timeout-seconds = 3\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let socket = folder.path().join("socket");
+    let socket = socket.to_str().expect("UTF-8");
+    let commands: [&[&str]; 8] = [
+        &["list"],
+        &["undeploy", "sp1.example", "--socket", socket],
+        &["deploy", "sp1.example"],
+        &["deploy", "sp1.example", "--socket", socket, "--here"],
+        &["run"],
+        &["run", "--config", file],
+        &["inspect", "a b"],
+        &["list", "--json"],
+    ];
+    let outputs = commands.map(|args| {
+        let (code, stdout, stderr) = protostub(args);
+        assert_eq!(stdout, "");
+        format!("$ protostub {}\n{stderr}exit code {code}\n", args.join(" "))
+    });
+    let folder = folder.path().to_str().expect("UTF-8");
+    insta::assert_snapshot!("errors", outputs.join("\n").replace(folder, "FOLDER"));
 }

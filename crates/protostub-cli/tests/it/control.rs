@@ -1,0 +1,367 @@
+//! `protostub deploy`, `undeploy`, `list`, `send` and `status`, asking a `protostub run` through its control socket.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    command::{Running, catalogue, protostub, protostub_in, protostub_json_in},
+    shapes,
+};
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+fn serve() -> (Running, String) {
+    let folder = catalogue().to_str().expect("UTF-8");
+    let mut server = Running::start(&["serve", folder, "--bind", "127.0.0.1:0", "--default", "echo"]);
+    let domain = text(&server.event("serving")["domain"]).to_owned();
+    (server, domain)
+}
+
+fn run(home: &str) -> (Running, Value) {
+    let mut run = Running::start(&["run", "--home", home]);
+    let started = run.event("started");
+    (run, started)
+}
+
+/// Texts that differ from run to run, with names in their place.
+fn named(text: &str, names: &[(&str, &str)]) -> String {
+    let text = names.iter().fold(text.to_owned(), |text, (value, name)| text.replace(value, name));
+    // Times have one length.
+    let is_time = |word: &&str| word.len() == 24 && word.ends_with('Z') && word.starts_with("20");
+    let times: BTreeSet<_> = text.split_whitespace().filter(is_time).map(str::to_owned).collect();
+    times.iter().fold(text, |text, time| text.replace(time, "2026-11-23T03:00:00.000Z"))
+}
+
+#[test]
+fn a_runtime_is_asked_through_its_socket() {
+    let (_server, domain) = serve();
+    let (run, started) = run(&domain);
+    let ask = |args: &[&str]| protostub_json_in(run.session(), args);
+    assert_eq!(ask(&["list"]), (0, vec![]));
+
+    let mut follow = Running::start_in(run.session(), &["status", "--follow"]);
+    assert_eq!(follow.event("following")["runtime"], started["runtime"]);
+    let mut of_another = Running::start_in(run.session(), &["status", "sp2.example", "-f"]);
+    of_another.event("following");
+
+    let (code, deployed) = ask(&["deploy", &domain]);
+    assert_eq!((code, &deployed[0]["status"], &deployed[0]["key"]), (0, &json!("live"), &json!(domain)), "{deployed:?}");
+    assert_eq!(follow.status("live")["stub"], deployed[0]["stub"]);
+
+    // Again is no second one, and an address will do.
+    let (code, again) = ask(&["deploy", &format!("hyperty://{domain}/alice")]);
+    assert_eq!((code, &again), (0, &deployed));
+    assert_eq!(ask(&["list"]), (0, deployed.clone()));
+    assert_eq!(ask(&["status", &domain]), (0, deployed.clone()));
+    let (code, status) = ask(&["status"]);
+    assert_eq!((code, &status[0]["stubs"], &status[0]["runtime"]), (0, &json!(deployed), &started["runtime"]));
+    assert!(status[0]["messages"]["accepted"].as_u64() > Some(0), "{status:?}");
+
+    let (code, sent) = ask(&["send", "--to", &format!("hyperty://{domain}/alice"), "--body", r#"{"text":"é"}"#]);
+    assert_eq!((code, &sent[0]["reply"]["body"]["value"]), (0, &json!({ "text": "é" })), "{sent:?}");
+    assert!(text(&sent[0]["reply"]["to"]).starts_with(&format!("hyperty://{domain}/")), "{sent:?}");
+
+    let (code, gone) = ask(&["undeploy", &domain]);
+    assert_eq!((code, &gone[0]["status"], &gone[0]["stub"]), (0, &json!("dead"), &deployed[0]["stub"]), "{gone:?}");
+    let dead = follow.status("dead");
+    assert_eq!((&dead["domain"], &dead["reason"]), (&json!(domain), &gone[0]["reason"]));
+    assert_eq!(ask(&["list"]), (0, vec![]));
+
+    let (code, error) = ask(&["undeploy", &domain]);
+    assert_eq!((code, &error[0]["kind"]), (4, &json!("not-deployed")), "{error:?}");
+    assert_eq!(ask(&["status", &domain]).0, 4);
+    // What cannot be deployed is told to who asked, and to who follows.
+    let (code, error) = ask(&["deploy", "127.0.0.1:1"]);
+    assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")), "{error:?}");
+    let failed = follow.status("deployment-failed");
+    assert_eq!((&failed["domain"], &failed["reason"]), (&json!("127.0.0.1:1"), &error[0]["error"]));
+    assert_eq!(ask(&["deploy", "a b"]).0, 2);
+    // Somebody has this address.
+    let as_monitor = format!("{}/monitor", text(&started["runtime"]));
+    assert_eq!(ask(&["send", "--to", &format!("hyperty://{domain}/alice"), "--from", &as_monitor]).0, 1);
+
+    let (last, code) = run.stop();
+    assert_eq!((code, last), (0, json!({ "event": "stopped", "stopped": [], "abandoned": [] })));
+    follow.event("ended");
+    assert_eq!(follow.wait(), 0);
+    // Of the others it has heard nothing.
+    assert_eq!(of_another.line(), json!({ "event": "ended" }));
+}
+
+#[test]
+fn people_are_told_in_sentences_and_tables() {
+    let (_server, domain) = serve();
+    let (run, started) = run(&domain);
+    let ask = |args: &[&str]| {
+        let (code, stdout, stderr) = protostub_in(run.session(), args);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+        stdout
+    };
+    let mut outputs = vec![("list of nothing", ask(&["list"])), ("deploy", ask(&["deploy", &domain]))];
+    let (_, status) = protostub_json_in(run.session(), &["status"]);
+    let (status, stub) = (&status[0], &status[0]["stubs"][0]);
+    outputs.extend([("list", ask(&["list"])), ("status of a stub", ask(&["status", &domain])), ("status", ask(&["status"]))]);
+    outputs.push(("undeploy", ask(&["undeploy", &domain])));
+    let pid = status["pid"].to_string();
+    let names = [
+        (text(&stub["sandbox"]), "runtime://127.0.0.1:49152/RUNTIME/sandbox/SANDBOX"),
+        (text(&started["runtime"]), "runtime://127.0.0.1:49152/RUNTIME"),
+        (text(&stub["stub"]), "hyperty-runtime://127.0.0.1:49152/protostub/STUB"),
+        (&domain, "127.0.0.1:49152"),
+        (&pid, "PID"),
+    ];
+    let counts = outputs.iter().flat_map(|(_, text)| text.lines()).filter(|line| line.contains("messages")).collect::<Vec<_>>();
+    assert_eq!(counts.len(), 1);
+    assert!(counts[0].contains(" accepted, "), "{counts:?}");
+    let all: Vec<_> = outputs.iter().map(|(name, text)| format!("# {name}\n\n{text}")).collect();
+    let without_counts = all.join("\n").replace(counts[0], "  messages     (counts)");
+    insta::assert_snapshot!("people", named(&without_counts, &names));
+}
+
+#[test]
+fn a_stub_can_be_rehearsed_in_a_runtime_of_its_own() {
+    let (_server, domain) = serve();
+    let nowhere = tempfile::tempdir().expect("a folder");
+    let (code, stub) = protostub_json_in(nowhere.path(), &["deploy", &domain, "--here"]);
+    assert_eq!((code, &stub[0]["status"]), (0, &json!("live")), "{stub:?}");
+    let (code, text, _) = protostub(&["deploy", &domain, "--home", &domain]);
+    assert_eq!((code, text.as_str()), (0, &*format!("The stub of {domain}, version 0.1.0, is live. It was undeployed again.\n")));
+    // Without a word about a runtime, one that is running is asked; only `send` can do without.
+    let (code, error) = protostub_json_in(nowhere.path(), &["deploy", &domain]);
+    assert_eq!((code, &error[0]["kind"]), (3, &json!("no-runtime")), "{error:?}");
+    let (code, _) = protostub_json_in(nowhere.path(), &["send", "--to", &format!("hyperty://{domain}/alice")]);
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn a_runtime_is_found_by_its_user_only_if_it_is_the_only_one() {
+    let (first, started) = run("one.example");
+    let socket = PathBuf::from(text(&started["socket"]));
+    let folder = socket.parent().expect("a folder");
+    assert_eq!(folder, first.session().join("protostub"));
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&socket), mode(folder)), (0o600, 0o700));
+
+    let mut second = Running::start_in(first.session(), &["run", "--home", "two.example"]);
+    let other = PathBuf::from(text(&second.event("started")["socket"]));
+    let (code, error) = protostub_json_in(first.session(), &["status"]);
+    assert_eq!(code, 2);
+    for path in [&socket, &other] {
+        assert!(text(&error[0]["error"]).contains(path.to_str().expect("UTF-8")), "{error:?}");
+    }
+    let (code, status) = protostub_json_in(first.session(), &["status", "--socket", other.to_str().expect("UTF-8")]);
+    assert_eq!((code, &status[0]["home"]), (0, &json!("two.example")));
+
+    // One that was killed leaves its file, which is in nobody's way.
+    second.kill();
+    assert!(other.exists());
+    let (code, status) = protostub_json_in(first.session(), &["status"]);
+    assert_eq!((code, &status[0]["home"]), (0, &json!("one.example")));
+    let mut third = Running::start_in(first.session(), &["run", "--home", "three.example"]);
+    third.event("started");
+    assert!(!other.exists());
+
+    assert_eq!((first.stop().1, third.stop().1), (0, 0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_is_only_put_where_nobody_elses_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let refused = |socket: &str, expected: &str| {
+        let (code, stdout, stderr) = protostub(&["run", "--home", "home.example", "--socket", socket]);
+        assert_eq!((code, stdout.as_str()), (1, ""));
+        assert!(stderr.contains(&format!("failed to listen for commands at {socket}: {expected}")), "{stderr}");
+    };
+    fs::write(path("file"), "precious").expect("written");
+    refused(&path("file"), "there is a file that is no socket");
+    assert_eq!(fs::read_to_string(path("file")).expect("it is there"), "precious");
+    let taken = UnixListener::bind(path("taken")).expect("a socket");
+    refused(&path("taken"), "another runtime listens there");
+    refused("/nothing/here/socket", "");
+
+    // Nobody listens any more: it is replaced. A folder that is not there is made, for this user alone.
+    drop(taken);
+    for name in ["taken", "new/socket"] {
+        let mut run = Running::start(&["run", "--home", "home.example", "--socket", &path(name)]);
+        assert_eq!(run.event("started")["socket"], path(name));
+        let (code, status) = protostub_json_in(run.session(), &["status", "--socket", &path(name)]);
+        assert_eq!((code, &status[0]["home"]), (0, &json!("home.example")));
+        // The default is not there beside it.
+        assert_eq!(protostub_json_in(run.session(), &["status"]).0, 3);
+        run.stop();
+    }
+    assert_eq!(fs::metadata(path("new")).expect("a folder").mode() & 0o777, 0o700);
+
+    // What others may write to is not trusted.
+    let session = tempfile::tempdir().expect("a folder");
+    fs::create_dir(session.path().join("protostub")).expect("a folder");
+    fs::set_permissions(session.path().join("protostub"), fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let (code, _, stderr) = protostub_in(session.path(), &["list"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("is not a folder that only this user can use"), "{stderr}");
+    let mut run = Running::start_in(session.path(), &["run", "--home", "home.example"]);
+    assert_eq!(run.event("started")["socket"], Value::Null);
+}
+
+/// A client that speaks for itself.
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    fn connect(socket: &Value) -> Self {
+        Self(BufReader::new(UnixStream::connect(text(socket)).expect("it listens")))
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        // If the runtime does not listen any more, what it says tells.
+        let _ = self.0.get_mut().write_all(line);
+    }
+
+    fn read(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).expect("a line");
+        let answer = (read > 0).then(|| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
+        answer.inspect(|answer| shapes::check("answer", answer))
+    }
+}
+
+#[test]
+fn scripts_can_speak_to_the_socket_as_the_readme_says() {
+    let (_server, domain) = serve();
+    let (_run, started) = run(&domain);
+    let mut client = Raw::connect(&started["socket"]);
+    let mut seen = BTreeSet::new();
+    for request in shapes::examples("request") {
+        let mut request = request.clone();
+        // It is the same request for a domain that is there.
+        for member in ["target", "to"] {
+            if let Some(value) = request.get_mut(member).filter(|value| value.is_string()) {
+                *value = text(value).replace("sp1.example", &domain).into();
+            }
+        }
+        if let Some(progress) = request.get_mut("progress") {
+            *progress = true.into();
+        }
+        client.write(format!("{request}\n").as_bytes());
+        loop {
+            let answer = client.read().expect("an answer");
+            seen.insert(shapes::kind(&answer));
+            assert!(answer.get("error").is_none(), "{request}: {answer}");
+            if let Some(result) = answer.get("result") {
+                let status = |name, result| shapes::check(name, result);
+                match (text(&request["command"]), request["target"].is_string()) {
+                    ("deploy" | "undeploy", _) | ("status", true) => status("status DOMAIN", result),
+                    ("status" | "follow", _) => status("status", result),
+                    ("send", _) => status("send", result),
+                    (_, _) => result["stubs"].as_array().expect("a list").iter().for_each(|stub| status("list", stub)),
+                }
+                break;
+            }
+        }
+    }
+    // The last one follows.
+    let mut other = Raw::connect(&started["socket"]);
+    other.write(format!("{}\n", json!({ "command": "deploy", "target": domain })).as_bytes());
+    while let Some(answer) = client.read() {
+        seen.insert(shapes::kind(&answer));
+        if answer["status"]["status"] == "live" {
+            break;
+        }
+    }
+    client.write(b"enough\n");
+    while client.read().is_some() {}
+    other.write(b"\n");
+    seen.insert(shapes::kind(&other.read().expect("the stub")));
+    seen.insert(shapes::kind(&other.read().expect("an error")));
+    assert_eq!(seen, shapes::kinds("answer"));
+}
+
+#[test]
+fn nothing_that_a_client_sends_ends_the_runtime() {
+    let (run, started) = run("home.example");
+    let refused = |line: &[u8], problem: &str| {
+        let mut client = Raw::connect(&started["socket"]);
+        client.write(line);
+        let answer = client.read().expect("an answer");
+        assert_eq!(answer["kind"], "usage", "{answer}");
+        assert!(text(&answer["error"]).contains(problem), "{answer}");
+        client
+    };
+    refused(b"\n", "it is no request");
+    refused(b"\xff\xfe\n", "it is no request");
+    refused(b"[]\n", "it is no request");
+    refused(b"{\"command\":\"fly\"}\n", "unknown variant `fly`");
+    refused(b"{\"command\":\"list\",\"all\":true}\n", "it is no request");
+    refused(b"{\"command\":\"deploy\"}\n", "missing field `target`");
+    refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"timeout\":1e300}\n", "0.001 to 600 seconds");
+    refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"bdy\":1}\n", "unknown field `bdy`");
+    let deep = format!("{{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"body\":{}\n", "[".repeat(100_000));
+    refused(deep.as_bytes(), "recursion limit");
+    // The connection is of use after a request that was none.
+    let mut client = refused(b"nothing\n", "it is no request");
+    client.write(b"{\"command\":\"list\"}\n{\"command\":\"list\"}");
+    assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
+    client.0.get_mut().shutdown(std::net::Shutdown::Write).expect("half of it");
+    assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
+    assert_eq!(client.read(), None);
+
+    // A line that never ends is not kept.
+    let mut client = Raw::connect(&started["socket"]);
+    client.write(&vec![b' '; 4 * 1024 * 1024]);
+    assert!(text(&client.read().expect("an answer")["error"]).contains("at most 4194304 bytes"));
+    assert_eq!(client.read(), None);
+
+    // Many at a time have to wait for others to go.
+    let list = |client: &mut Raw| {
+        client.write(b"{\"command\":\"list\"}\n");
+        client.read().expect("an answer")
+    };
+    let mut clients: Vec<_> = (0..32).map(|_| Raw::connect(&started["socket"])).collect();
+    // The server has seen those that it has answered.
+    while let Some(error) = clients.iter_mut().map(list).find(|answer| answer.get("error").is_some()) {
+        // Those of before are still being taken leave of.
+        assert!(text(&error["error"]).contains("32 clients"), "{error}");
+        clients = (0..32).map(|_| Raw::connect(&started["socket"])).collect();
+    }
+    let mut one_more = Raw::connect(&started["socket"]);
+    assert!(text(&one_more.read().expect("an answer")["error"]).contains("32 clients"));
+    assert_eq!(one_more.read(), None);
+    drop(clients);
+    assert_eq!(run.stop().1, 0);
+}
+
+#[test]
+fn every_documented_event_of_a_runtime_is_one() {
+    let (server, domain) = serve();
+    let me = format!("hyperty://{domain}/me");
+    let run = ["run", "--home", &domain, "--hyperty", &me, "--register", "--deploy", &domain, "--deploy", "127.0.0.1:1"];
+    let mut run = Running::start(&run);
+    let mut seen = BTreeSet::new();
+    let expected = shapes::kinds("run");
+    // The echo stub has a registry that knows nobody: it answers what it is sent.
+    while seen.len() + 2 < expected.len() {
+        seen.insert(shapes::kind(&run.line()));
+    }
+    let (code, _) = protostub_json_in(run.session(), &["send", "--to", &me]);
+    assert_eq!(code, 0);
+    run.event("message");
+    seen.insert("message".to_owned());
+    let (_, code) = run.stop();
+    assert_eq!(code, 1, "one stub could not be deployed");
+    seen.insert("stopped".to_owned());
+    assert_eq!(seen, expected);
+    drop(server);
+}
