@@ -1,8 +1,16 @@
 //! What can be wrong with a domain, and what the one who asked is told. Nothing is lost, and nothing is left behind.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use protostub_runtime::{Domain, Message, MessageType, Runtime};
+use async_trait::async_trait;
+use protostub_runtime::{Document, Domain, Fault, Message, MessageType, Runtime, Source, SourceRequest};
 use serde_json::{Value, json};
 
 use crate::support::{answer, builder, component, descriptor, ok, serve};
@@ -139,4 +147,46 @@ async fn every_fault_is_told_clearly_and_nothing_is_lost() {
     let counts = runtime.counts();
     assert_eq!(counts.open, 0, "{counts:?}");
     insta::assert_snapshot!(told);
+}
+
+/// Fails, and counts how often it is asked.
+#[derive(Debug, Clone, Default)]
+struct OutOfOrder(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Source for OutOfOrder {
+    async fn open(&self, _: &SourceRequest<'_>) -> Result<Document, Fault> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(Fault::Source("out of order".into()))
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_remembered_for_a_growing_time_and_not_held_against_who_insists() {
+    let source = OutOfOrder::default();
+    let runtime = builder().source(source.clone()).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let seconds_left = async || {
+        let asked = source.0.load(Ordering::Relaxed);
+        let error = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("no stub");
+        assert_eq!((error.code, source.0.load(Ordering::Relaxed)), (503, asked), "{error}");
+        let (_, left) = error.reason.split_once("is tried again in ").unwrap_or_else(|| panic!("{error}"));
+        left.split_once(" s: ").and_then(|(left, _)| left.parse::<f64>().ok()).unwrap_or_else(|| panic!("{error}"))
+    };
+    let fail = async |times: usize| {
+        for _ in 0..times {
+            let before = source.0.load(Ordering::Relaxed);
+            runtime.load_stub("sp1.example").await.expect_err("no stub");
+            assert_eq!(source.0.load(Ordering::Relaxed), before + 1, "who asks for the stub itself is not put off");
+        }
+    };
+    fail(4).await;
+    let after_4 = seconds_left().await;
+    assert!(after_4 <= 8.0, "{after_4}");
+    fail(2).await;
+    let after_6 = seconds_left().await;
+    assert!(after_6 > 16.0 && after_6 <= 32.0, "{after_6}");
+    fail(4).await;
+    let after_10 = seconds_left().await;
+    assert!(after_10 > 32.0 && after_10 <= 60.0, "{after_10}");
 }

@@ -30,7 +30,8 @@ pub struct CatalogueConfig {
     pub component_timeout: Duration,
     /// How long nothing at all may come before an attempt counts as failed: 10 s.
     pub idle_timeout: Duration,
-    /// How often a failed attempt is repeated, if the fault may pass: 2 times.
+    /// How often a failed attempt is repeated, if the fault may pass: 2 times. Counted anew after an attempt that brought 64 KiB of a download
+    /// which can be resumed.
     pub retries: usize,
     /// How long to wait before the first repetition, 200 ms; doubled for each further one, up to 2 s, and extended by chance to at most
     /// twice as long.

@@ -27,6 +27,7 @@
 //!   is believed. Without `max-age`, and with `no-cache`, a domain is asked each time; `Expires` and guesses from `Last-Modified` do not count.
 //! * *Cannot be reached*: no connection, time over, a connection that broke, a host that does not exist (what some systems say when they are
 //!   offline), 408, 425, 429 and 5xx. Never after 404 or 410, a faulty certificate, a redirect that is not followed, or a descriptor that is none.
+//!   Nor is the home domain's offer for another domain used while that domain cannot be reached: it may have its own by now.
 //!   The copy must not be older than [`CatalogueConfig::max_offline_age`], counted from when the domain last sent or confirmed it.
 //! * `Cache-Control: no-store` forbids any copy. `no-cache` and `must-revalidate` do not forbid one while the domain cannot be reached (RFC 9111
 //!   would): whoever sets `max_offline_age` wants stubs that work offline, and a domain that does not want that says `no-store`.

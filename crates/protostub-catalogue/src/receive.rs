@@ -1,11 +1,11 @@
 use std::{mem, time::Duration};
 
-use backon::{ExponentialBuilder, RetryableWithContext as _};
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use protostub_types::Sha256Digest;
 use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 use url::Url;
 
@@ -16,6 +16,9 @@ use crate::{
 
 /// The longest time between two attempts, before chance extends it.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
+/// this host ask without end.
+const MIN_PROGRESS_BYTES: usize = 64 * 1024;
 /// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
 const MAX_RESERVED: u64 = 1024 * 1024;
 
@@ -69,20 +72,25 @@ pub(crate) async fn receive(
         .with_max_delay(MAX_RETRY_DELAY)
         .with_max_times(config.retries)
         .with_jitter();
-    let attempt = |mut transfer: Transfer| async move {
-        let outcome = transfer.attempt(source, request, limits, config.idle_timeout, tell).await;
-        (transfer, outcome)
+    let attempts = async {
+        let mut transfer = Transfer::default();
+        let mut delays = backoff.build();
+        loop {
+            let before = transfer.resumable_bytes();
+            let fault = match transfer.attempt(source, request, limits, config.idle_timeout, tell).await {
+                Err(fault) if fault.is_retryable() => fault,
+                outcome => return outcome,
+            };
+            if transfer.resumable_bytes() >= before.saturating_add(MIN_PROGRESS_BYTES) {
+                delays = backoff.build();
+            }
+            let Some(delay) = delays.next() else { return Err(fault) };
+            debug!(url = %request.url, %fault, ?delay, "trying again");
+            sleep(delay).await;
+        }
     };
-    let attempts = attempt
-        .retry(backoff)
-        .context(Transfer::default())
-        .when(Fault::is_retryable)
-        .notify(|fault, delay| debug!(url = %request.url, %fault, ?delay, "trying again"));
     let limit = limits.total;
-    match timeout(limit, attempts).await {
-        Ok((_, outcome)) => outcome,
-        Err(_) => Err(Fault::TimedOut { limit, phase: "in all, repetitions included" }),
-    }
+    timeout(limit, attempts).await.unwrap_or(Err(Fault::TimedOut { limit, phase: "in all, repetitions included" }))
 }
 
 /// What came of a document so far, over all attempts.
@@ -95,6 +103,11 @@ struct Transfer {
 }
 
 impl Transfer {
+    /// How much need not come again.
+    fn resumable_bytes(&self) -> usize {
+        if self.resumption.is_some() { self.bytes.len() } else { 0 }
+    }
+
     /// Opens the document and reads it to its end, calculating its digest on the way.
     async fn attempt(
         &mut self,

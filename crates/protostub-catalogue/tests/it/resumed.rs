@@ -179,3 +179,35 @@ async fn a_rest_obeys_the_limits_of_the_whole() {
     let error = fetch(&server, small).await.unwrap_err();
     assert!(matches!(error.fault(), Fault::TooLarge { limit: 2000, stated: Some(10000), .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_line_that_breaks_again_and_again_brings_it_in_the_end() {
+    const LARGE: &[u8] = &[7; 500_000];
+    const PART: usize = 100_000;
+    let check = async |part: usize, requests: usize, arrives: bool| {
+        let server = Server::start().await;
+        let mut stub = descriptor();
+        stub.refer("echo.wasm", LARGE);
+        let count = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&count);
+        server.publish(OWN, &stub).answer_to(CODE, move |asked: &HeaderMap| {
+            *counted.lock().unwrap() += 1;
+            let range = asked.get(header::RANGE).map(|range| range.to_str().unwrap());
+            let from = range.map_or(0, |range| range["bytes=".len()..range.len() - 1].parse().unwrap());
+            let rest = &LARGE[from..];
+            let status = if from == 0 { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+            let headers = [
+                (header::CONTENT_RANGE, format!("bytes {from}-{}/{}", LARGE.len() - 1, LARGE.len())),
+                (header::CONTENT_LENGTH, rest.len().to_string()),
+                (header::ETAG, TAG.to_owned()),
+            ];
+            let body = if rest.len() > part { cut_off(&rest[..part]) } else { Body::from(rest) };
+            (status, headers, body).into_response()
+        });
+        let outcome = fetch(&server, config()).await;
+        assert_eq!((outcome.is_ok(), *count.lock().unwrap()), (arrives, requests), "{part}");
+    };
+    check(PART, 5, true).await;
+    // Too little to go on for.
+    check(1000, 2, false).await;
+}

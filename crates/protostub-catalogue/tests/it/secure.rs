@@ -1,6 +1,6 @@
 //! The same over TLS, with a certificate authority of our own.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{fs, net::Ipv4Addr, sync::Arc};
 
 use protostub_catalogue::{Catalogue, Fault};
 use protostub_egress::EgressConfig;
@@ -62,6 +62,25 @@ async fn domains_are_asked_over_tls() {
         assert!(!error.is_not_found() && !error.is_retryable());
     }
     assert!(home.asked().is_empty());
+}
+
+#[tokio::test]
+async fn no_copy_stands_in_for_a_server_that_cannot_prove_who_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stub = descriptor();
+    stub.embed(COMPONENT);
+    let (port, root) = start(stub.to_json()).await;
+    let mut config = config();
+    config.cache_dir = Some(dir.path().to_owned());
+    let catalogue = |roots: Vec<Vec<u8>>| {
+        let egress = egress(EgressConfig { extra_roots_pem: roots, ..EgressConfig::default() });
+        Catalogue::new(config.clone(), egress, Vec::new()).unwrap()
+    };
+    let key = StubKey::Domain(Domain::parse(&format!("sp1.example:{port}")).unwrap());
+    catalogue(vec![root]).discover(&key).await.unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("descriptors")).unwrap().count(), 1);
+    let error = catalogue(Vec::new()).discover(&key).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Tls { .. }), "{error}");
 }
 
 #[tokio::test]
