@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{Download, Message, Progress, StubStatus, steps as spec};
-use serde_json::json;
+use protostub_runtime::{Download, MemorySource, Message, Progress, StubStatus, steps as spec};
+use serde_json::{Value, json};
 
 use crate::{
     steps,
-    support::{builder, component, descriptor, domain, source},
+    support::{builder, component, descriptor, domain, serve, source},
 };
 
 #[tokio::test]
@@ -158,4 +158,24 @@ async fn a_domains_other_stubs_are_deployed_by_their_urls() {
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let reply = app.request(Message::read(chat.url().expect("a URL").clone())).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
+}
+
+#[tokio::test]
+async fn a_stub_that_the_home_domain_offers_may_connect_to_its_own_domain_and_not_to_the_home() {
+    let foreign = serve(vec![]).await;
+    let actor = component("actor");
+    let source = MemorySource::new();
+    let home = domain("home.example");
+    source.insert(&home, foreign.as_str(), descriptor(&actor, json!({})).to_json(), actor);
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let order = async |url: String| {
+        let order = Message::read(format!("hyperty://{foreign}/alice")).with_body(json!({ "do": "websocket", "url": url }));
+        app.request(order).await.expect("a reply")
+    };
+    assert_eq!(order(format!("ws://{foreign}/ws")).await.code(), Some(200));
+    let refused = order("wss://home.example/ws".to_owned()).await;
+    assert_eq!(refused.code(), Some(400));
+    let body: Value = refused.body.expect("a body").parse().expect("JSON");
+    assert!(body["value"].as_str().is_some_and(|error| error.starts_with("denied: ")), "{body}");
 }

@@ -54,6 +54,8 @@ pub enum Fault {
         status: u16,
         /// The first characters of its explanation; may be empty.
         beginning: String,
+        /// For how long it wants to be left alone, if it says so in seconds (`Retry-After`).
+        retry_after: Option<Duration>,
     },
     /// The server wants to be asked elsewhere, and that is not done.
     #[error("the server redirects, and that is not followed: {reason}; publish it at this URL itself")]

@@ -101,6 +101,8 @@ impl Source for HttpsSource {
             (304, Held::Whole(_)) => document(response, Extent::Unchanged),
             (404 | 410, _) => Err(Fault::NotFound { answer: status.to_string() }),
             (code, _) => {
+                let retry_after = text_header(&response, header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+                let retry_after = retry_after.map(Duration::from_secs);
                 let explanation = explanation(response).await;
                 let text = String::from_utf8_lossy(&explanation);
                 let is_broker = matches!(code, 400 | 500) && BROKER_NOT_FOUND.iter().any(|known| text.contains(known));
@@ -108,7 +110,7 @@ impl Source for HttpsSource {
                 if is_broker && request.subject == Subject::Descriptor {
                     return Err(Fault::NotFound { answer: format!("{code} `{beginning}`") });
                 }
-                Err(Fault::Status { status: code, beginning })
+                Err(Fault::Status { status: code, beginning, retry_after })
             }
         }
     }

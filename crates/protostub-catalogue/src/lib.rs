@@ -40,7 +40,8 @@
 //!
 //! # Faults that may pass
 //!
-//! What may pass is tried again, with growing, random delays, within the time limit for the document. A component whose download broke off is asked
+//! What may pass is tried again, with growing, random delays, within the time limit for the document; a server that wants to be left alone for more
+//! than two seconds (`Retry-After`) is not asked again. A component whose download broke off is asked
 //! for from there on (`Range`), if the server can tell whether it is still the same one (`If-Range`, by a strong `ETag`, or a `Last-Modified` from
 //! before the answer); the digest is that of the whole in any case.
 //!

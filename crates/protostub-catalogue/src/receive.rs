@@ -14,7 +14,7 @@ use crate::{
     error::beginning,
 };
 
-/// The longest time between two attempts, before chance extends it.
+/// The longest time between two attempts, before chance extends it. Whoever wants to be left alone for longer is left alone.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
 /// this host ask without end.
@@ -85,6 +85,14 @@ pub(crate) async fn receive(
                 delays = backoff.build();
             }
             let Some(delay) = delays.next() else { return Err(fault) };
+            let wanted = match &fault {
+                Fault::Status { retry_after: Some(wanted), .. } => *wanted,
+                _ => Duration::ZERO,
+            };
+            if wanted > MAX_RETRY_DELAY {
+                return Err(fault);
+            }
+            let delay = delay.max(wanted);
             debug!(url = %request.url, %fault, ?delay, "trying again");
             sleep(delay).await;
         }

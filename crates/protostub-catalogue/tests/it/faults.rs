@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::header,
+    http::{StatusCode, header},
     response::{Html, IntoResponse as _, Redirect},
 };
 use futures_util::{StreamExt as _, stream};
@@ -251,8 +251,8 @@ async fn what_may_pass_is_tried_again() {
     let counted = Arc::clone(&count);
     let json = descriptor().to_json();
     server.answer(OWN, move || match counted.fetch_add(1, Ordering::Relaxed) {
-        0 => axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        1 => axum::http::StatusCode::TOO_MANY_REQUESTS.into_response(),
+        0 => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        1 => StatusCode::TOO_MANY_REQUESTS.into_response(),
         _ => json.clone().into_response(),
     });
     let mut patient = config();
@@ -266,6 +266,13 @@ async fn what_may_pass_is_tried_again() {
         discover(&server, config()).await;
         let asked = server.asked().iter().filter(|path| *path == OWN).count();
         assert_eq!(asked, times, "{status}");
+    }
+    // Whoever wants to be left alone is.
+    for (retry_after, times) in [("0", 2), ("3", 1), ("86400", 1), ("Sun, 22 Nov 2026 10:00:00 GMT", 2), ("soon", 2)] {
+        server.answer(OWN, move || (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, retry_after)]).into_response());
+        server.asked();
+        discover(&server, config()).await;
+        assert_eq!(server.asked().len(), times, "{retry_after}");
     }
     let (domain, count) = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
     assert!(catalogue(config()).discover(&StubKey::Domain(domain)).await.is_err());
