@@ -6,6 +6,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use protostub_catalogue::DownloadProgress;
 use protostub_runtime::{Download, Progress, StubKey};
 
 use crate::control::protocol::{Doing, What};
@@ -90,6 +91,12 @@ impl Bars {
         if self.shown {
             let _ = self.all.clear();
         }
+    }
+}
+
+impl DownloadProgress for Bars {
+    fn download(&self, key: &StubKey, download: Download) {
+        (self.hook())(key, Progress::Download(download));
     }
 }
 

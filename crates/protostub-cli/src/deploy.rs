@@ -27,7 +27,7 @@ Examples:
   protostub deploy slack://user@slack.com --json
   protostub deploy sp1.example --here --home home.example   # does it work?")]
 pub(crate) struct Deploy {
-    /// The domain, or an address of the domain
+    /// The domain, an address of the domain, or the URL of a stub in a catalogue
     #[arg(value_name = "DOMAIN")]
     target: String,
 

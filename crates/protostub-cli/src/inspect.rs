@@ -1,4 +1,4 @@
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -9,6 +9,8 @@ use protostub_types::{Address, Sha256Digest, StubKey};
 use serde_json::{Value, json};
 
 use crate::{
+    bars::Bars,
+    control::protocol::{Doing, What},
     output::{Failure, Output, table},
     settings::{RuntimeFlags, Settings, is_loopback},
 };
@@ -57,7 +59,7 @@ impl Inspect {
         let address = Address::parse(&self.target);
         let address =
             address.map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
-        let (discovered, findings) = look_up(&address, &settings).await?;
+        let (discovered, findings) = look_up(&address, &settings, &output.bars).await?;
         output.print(
             || {
                 let mut rows = rows_of(&discovered);
@@ -79,7 +81,7 @@ impl Inspect {
 }
 
 /// Steps 4 to 7.
-async fn look_up(address: &Address, settings: &Settings) -> anyhow::Result<(Discovered, Findings)> {
+async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow::Result<(Discovered, Findings)> {
     let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
     let home = settings.home.clone().unwrap_or_else(|| domain.clone());
     let key = StubKey::of(address, &home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
@@ -88,10 +90,15 @@ async fn look_up(address: &Address, settings: &Settings) -> anyhow::Result<(Disc
     config.cache_dir = settings.cache_dir().map(Path::to_path_buf);
     config.allow_loopback = settings.allow_loopback || is_loopback(&domain) || is_loopback(&home);
     config.allow_http = settings.allow_http();
+    config.progress = Some(Arc::new(bars.clone()));
     let catalogue = Catalogue::new(config, Egress::new(egress)?, Vec::new())?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
-    let findings = Findings::of(component.bytes().to_vec(), component.digest(), settings).await?;
+    let compiling = |what| bars.show(&Doing { key: key.to_string(), what });
+    compiling(What::Compiling);
+    let findings = Findings::of(component.bytes().to_vec(), component.digest(), settings).await;
+    compiling(What::Ready);
+    let findings = findings?;
     Ok((discovered, findings))
 }
 

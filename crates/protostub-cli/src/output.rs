@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     NotDeployed = 4,
 }
 
+#[cfg_attr(not(unix), allow(dead_code, reason = "only a control socket needs all of them"))]
 impl Failure {
     fn new(kind: Kind, problem: impl Display) -> Self {
         Self { problem: problem.to_string(), kind, code: None }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use protostub_runtime::{
-    Credential, CredentialKind, DomainSettings, Rule, RuleError, Runtime, RuntimeBuilder, StaticCredentials,
+    Credential, CredentialKind, DomainSettings, Limits, Rule, RuleError, Runtime, RuntimeBuilder, StaticCredentials,
 };
 use protostub_types::{Address, Domain};
 use serde::Deserialize;
@@ -82,6 +82,8 @@ pub(crate) struct Settings {
     request_timeout_seconds: Option<u64>,
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
+    max_offline_seconds: Option<u64>,
+    limits: LimitsOfStub,
     domains: BTreeMap<Domain, OfDomain>,
 }
 
@@ -94,7 +96,22 @@ struct OfDomain {
     relays: Vec<Domain>,
     allow_private: bool,
     waive_digest: bool,
+    limits: LimitsOfStub,
     credential: Option<CredentialFile>,
+}
+
+/// What a stub may use, where that is not the default.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct LimitsOfStub {
+    memory_bytes: Option<usize>,
+    cpu_per_call_milliseconds: Option<u64>,
+    time_per_call_milliseconds: Option<u64>,
+    body_bytes: Option<usize>,
+    posts_per_second: Option<u32>,
+    log_lines_per_second: Option<u32>,
+    timers: Option<usize>,
+    connections: Option<usize>,
 }
 
 /// A [`Rule`], as it is written.
@@ -193,6 +210,11 @@ impl Settings {
         if let Some(seconds) = self.grace_seconds {
             builder = builder.grace(Duration::from_secs(seconds));
         }
+        if let Some(seconds) = self.max_offline_seconds {
+            builder = builder.max_offline_age(Duration::from_secs(seconds));
+        }
+        let limits = self.limits.over(Limits::default());
+        builder = builder.limits(limits.clone());
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
@@ -201,7 +223,7 @@ impl Settings {
             if let Some(credential) = &of_domain.credential {
                 credentials = credentials.with(domain.clone(), credential.read()?);
             }
-            builder = builder.domain(domain.clone(), of_domain.settings());
+            builder = builder.domain(domain.clone(), of_domain.settings(&limits));
         }
         Ok(builder.credentials(credentials))
     }
@@ -225,14 +247,31 @@ impl Settings {
 }
 
 impl OfDomain {
-    fn settings(&self) -> DomainSettings {
+    fn settings(&self, limits: &Limits) -> DomainSettings {
         let mut settings = DomainSettings::default();
         settings.configuration.clone_from(&self.configuration);
         settings.relays.clone_from(&self.relays);
         settings.allow_private = self.allow_private;
         settings.waive_digest = self.waive_digest;
+        settings.limits = (self.limits != LimitsOfStub::default()).then(|| self.limits.over(limits.clone()));
         settings.grants = self.grants.iter().map(|Grant(rule)| rule.clone()).collect();
         settings
+    }
+}
+
+impl LimitsOfStub {
+    /// These, and for the rest, `limits`.
+    fn over(&self, mut limits: Limits) -> Limits {
+        let milliseconds = |value: Option<u64>, or: Duration| value.map_or(or, Duration::from_millis);
+        limits.memory_bytes = self.memory_bytes.unwrap_or(limits.memory_bytes);
+        limits.cpu_per_call = milliseconds(self.cpu_per_call_milliseconds, limits.cpu_per_call);
+        limits.time_per_call = milliseconds(self.time_per_call_milliseconds, limits.time_per_call);
+        limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
+        limits.posts_per_second = self.posts_per_second.unwrap_or(limits.posts_per_second);
+        limits.log_lines_per_second = self.log_lines_per_second.unwrap_or(limits.log_lines_per_second);
+        limits.timers = self.timers.unwrap_or(limits.timers);
+        limits.connections = self.connections.unwrap_or(limits.connections);
+        limits
     }
 }
 
@@ -294,6 +333,8 @@ mod tests {
         let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
         assert_eq!(settings.home.as_ref().map(Domain::as_str), Some("home.example"));
         assert_eq!(settings.domains.len(), 1);
+        // What it says of limits is what holds without it.
+        assert_eq!(settings.limits.over(Limits::default()), Limits::default());
         let _builder = settings.builder().unwrap();
     }
 
@@ -306,8 +347,8 @@ mod tests {
             expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
         }
         let example = fs::read_to_string("protostub.example.toml").unwrap();
-        let keys: Vec<_> = [keys::<Settings>(), keys::<OfDomain>(), keys::<CredentialFile>()].concat();
-        assert!(keys.len() > 22, "{keys:?}");
+        let keys: Vec<_> = [keys::<Settings>(), keys::<OfDomain>(), keys::<LimitsOfStub>(), keys::<CredentialFile>()].concat();
+        assert!(keys.len() > 30, "{keys:?}");
         for key in keys {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             let in_line = [format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
@@ -325,7 +366,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, allow-private, waive-digest, credential",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, allow-private, waive-digest, limits, credential",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",

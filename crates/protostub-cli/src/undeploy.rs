@@ -19,7 +19,7 @@ Examples:
   protostub undeploy sp1.example
   protostub undeploy slack://slack.com --socket /run/protostub/control.sock")]
 pub(crate) struct Undeploy {
-    /// The domain, or an address of the domain
+    /// The domain, an address of the domain, or the URL of a stub in a catalogue
     #[arg(value_name = "DOMAIN")]
     target: String,
 

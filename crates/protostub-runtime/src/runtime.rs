@@ -129,6 +129,14 @@ impl Runtime {
         records.into_iter().map(|record| Protostub { record }).collect()
     }
 
+    /// The key of the stub for a domain, an address, or the URL of a stub in a catalogue: whatever [`Self::deploy_protostub`] takes.
+    ///
+    /// # Errors
+    /// If it is none of these, or has no domain.
+    pub fn stub_key(&self, target: &str) -> Result<StubKey, AddressError> {
+        key_of(target, &self.core.home)
+    }
+
     /// The stub with this key, if it is deployed, or being deployed.
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {

@@ -30,9 +30,7 @@ pub(crate) fn find(runtime: &Runtime, target: &str) -> anyhow::Result<Protostub>
 }
 
 fn key_of(runtime: &Runtime, target: &str) -> anyhow::Result<StubKey> {
-    let address = Address::parse(target).map_err(Failure::usage)?;
-    StubKey::of(&address, runtime.home_domain())
-        .ok_or_else(|| Failure::usage(format!("{address} has no domain whose stub it could be")))
+    runtime.stub_key(target).map_err(Failure::usage)
 }
 
 /// Sends a message from somewhere, and waits for the reply.

@@ -6,6 +6,8 @@
 //! * [`client`]: in the other commands, asks
 //! * [`socket`]: where the socket is, and whose
 
+#![cfg_attr(not(unix), allow(dead_code, reason = "only a server needs it"))]
+
 pub(crate) mod actions;
 pub(crate) mod protocol;
 

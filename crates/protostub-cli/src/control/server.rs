@@ -135,10 +135,10 @@ impl Client {
         let outcome = match request {
             Request::Deploy { target, progress } => {
                 let deployment = actions::deploy(runtime, &target);
-                self.with_progress(key_of(runtime, &target).filter(|_| progress), deployment).await?.and_then(to_json)
+                self.with_progress(runtime.stub_key(&target).ok().filter(|_| progress), deployment).await?.and_then(to_json)
             }
             Request::Send(letter) => {
-                let key = key_of(runtime, letter.to.as_str()).filter(|_| letter.progress);
+                let key = runtime.stub_key(letter.to.as_str()).ok().filter(|_| letter.progress);
                 self.with_progress(key, actions::send(runtime, letter)).await?.and_then(to_json)
             }
             Request::Undeploy { target } => actions::undeploy(runtime, &target).await.and_then(to_json),
@@ -158,8 +158,8 @@ impl Client {
     }
 
     /// Tells how the deployment of `key` goes on while `action` does.
-    async fn with_progress<T>(&mut self, key: Option<String>, action: impl Future<Output = T>) -> Result<T, Gone> {
-        let Some(key) = key else { return Ok(action.await) };
+    async fn with_progress<T>(&mut self, key: Option<StubKey>, action: impl Future<Output = T>) -> Result<T, Gone> {
+        let Some(key) = key.map(|key| key.to_string()) else { return Ok(action.await) };
         let mut progress = self.served.progress.subscribe();
         let mut action = pin!(action);
         loop {
@@ -178,10 +178,11 @@ impl Client {
     async fn follow(&mut self, target: Option<String>) -> Result<(), Gone> {
         let served = Arc::clone(&self.served);
         let mut changes = served.changes.subscribe();
-        let domain = match target.map(|target| domain_of(&served.runtime, &target)).transpose() {
-            Ok(domain) => domain,
-            Err(problem) => return self.tell(&Response::Error(problem)).await,
+        let key = match target.map(|target| served.runtime.stub_key(&target)).transpose() {
+            Ok(key) => key,
+            Err(problem) => return self.tell(&Response::Error(Failure::wrong(problem))).await,
         };
+        let domain = key.as_ref().map(StubKey::domain);
         let status = match to_json(Status::of(&served.runtime, served.since)) {
             Ok(status) => status,
             Err(error) => return self.tell(&Response::Error(Failure::of(&error))).await,
@@ -190,7 +191,7 @@ impl Client {
         // What was told of each stub: a change may be in the first listing, and be heard of once more.
         let mut told = HashMap::new();
         for stub in Stub::all(&served.runtime) {
-            self.tell_change(stub.into(), domain.as_ref(), &mut told).await?;
+            self.tell_change(stub.into(), domain, &mut told).await?;
         }
         loop {
             let change = tokio::select! {
@@ -199,11 +200,11 @@ impl Client {
                 change = changes.recv() => change,
             };
             match change {
-                Ok(change) => self.tell_change(change, domain.as_ref(), &mut told).await?,
+                Ok(change) => self.tell_change(change, domain, &mut told).await?,
                 // Too slow for each of them: what holds now is told instead.
                 Err(RecvError::Lagged(_)) => {
                     for stub in Stub::all(&served.runtime) {
-                        self.tell_change(stub.into(), domain.as_ref(), &mut told).await?;
+                        self.tell_change(stub.into(), domain, &mut told).await?;
                     }
                 }
                 Err(RecvError::Closed) => return Ok(()),
@@ -238,14 +239,4 @@ impl Request {
 
 fn to_json(value: impl Serialize) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(value)?)
-}
-
-fn key_of(runtime: &Runtime, target: &str) -> Option<String> {
-    Some(StubKey::of(&Address::parse(target).ok()?, runtime.home_domain())?.to_string())
-}
-
-fn domain_of(runtime: &Runtime, target: &str) -> Result<Domain, Failure> {
-    let address = Address::parse(target).map_err(|error| Failure::wrong(error.to_string()))?;
-    let key = StubKey::of(&address, runtime.home_domain());
-    key.map(|key| key.domain().clone()).ok_or_else(|| Failure::wrong(format!("{address} has no domain")))
 }

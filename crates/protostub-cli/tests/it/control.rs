@@ -60,9 +60,10 @@ fn a_runtime_is_asked_through_its_socket() {
     assert_eq!((code, &deployed[0]["status"], &deployed[0]["key"]), (0, &json!("live"), &json!(domain)), "{deployed:?}");
     assert_eq!(follow.status("live")["stub"], deployed[0]["stub"]);
 
-    // Again is no second one, and an address will do.
-    let (code, again) = ask(&["deploy", &format!("hyperty://{domain}/alice")]);
-    assert_eq!((code, &again), (0, &deployed));
+    // Again is no second one, and an address will do, or where it is published.
+    for target in [format!("hyperty://{domain}/alice"), format!("http://{domain}/.well-known/protostub/default")] {
+        assert_eq!(ask(&["deploy", &target]), (0, deployed.clone()));
+    }
     assert_eq!(ask(&["list"]), (0, deployed.clone()));
     assert_eq!(ask(&["status", &domain]), (0, deployed.clone()));
     let (code, status) = ask(&["status"]);
