@@ -1,13 +1,9 @@
 //! The status of a stub, as subscribers get it (steps 21 and 22).
 
 use protostub_runtime::{Message, StatusForm, StubStatus};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{builder, component, source};
-
-fn body(message: &Message) -> Value {
-    message.body.as_ref().expect("a body").parse().expect("JSON")
-}
+use crate::support::{body, builder, component, source};
 
 #[tokio::test]
 async fn a_subscriber_gets_the_exact_json_of_the_specification() {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use protostub_runtime::{Descriptor, Domain, MemorySource, Runtime, RuntimeBuilder};
+use protostub_runtime::{Descriptor, Domain, MemorySource, Message, Runtime, RuntimeBuilder};
 use protostub_types::Version;
 use serde_json::{Map, Value};
 use tokio::{
@@ -20,7 +20,7 @@ pub(crate) fn domain(text: &str) -> Domain {
     Domain::parse(text).expect("a domain")
 }
 
-/// A descriptor of a component that stands beside it as `component.wasm`.
+/// A descriptor of a component that stands beside it as `component.wasm`, with version 1.0.
 pub(crate) fn descriptor(component: &[u8], configuration: Value) -> Descriptor {
     let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
     descriptor.refer("component.wasm", component);
@@ -38,6 +38,23 @@ pub(crate) fn source(domains: &[&str], component: &[u8], configuration: &Value) 
         source.insert(&domain(name), "default", descriptor(component, configuration.clone()).to_json(), component.to_vec());
     }
     source
+}
+
+/// Puts this version of a component into a source, in the place of what was there.
+pub(crate) fn publish(source: &MemorySource, name: &str, version: &str, component: &[u8], configuration: Value) {
+    let mut descriptor = descriptor(component, configuration);
+    descriptor.version = Version::parse(version).expect("a version");
+    source.insert(&domain(name), "default", descriptor.to_json(), component.to_vec());
+}
+
+/// The JSON of a message's body.
+pub(crate) fn body(message: &Message) -> Value {
+    message.body.as_ref().expect("a body").parse().expect("JSON")
+}
+
+/// A request for a stub of `tests/programs/actor`, which follows the order.
+pub(crate) fn order(to: &str, order: Value) -> Message {
+    Message::read(to).with_body(order)
 }
 
 pub(crate) fn builder() -> RuntimeBuilder {

@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, fmt, sync::RwLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, RwLock},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -7,7 +11,7 @@ use url::Url;
 
 use crate::{Document, Fault, Request, Source, Subject, well_known};
 
-/// Stubs that the embedding program brings along. Contents may change while it is in use: an update, say.
+/// Stubs that the embedding program brings along. Clones have the same stubs, which may change while a runtime uses them: an update, say.
 ///
 /// ```
 /// use protostub_catalogue::MemorySource;
@@ -22,9 +26,9 @@ use crate::{Document, Fault, Request, Source, Subject, well_known};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct MemorySource {
-    stubs: RwLock<BTreeMap<(Domain, String), Stub>>,
+    stubs: Arc<RwLock<BTreeMap<(Domain, String), Stub>>>,
 }
 
 struct Stub {

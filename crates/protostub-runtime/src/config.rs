@@ -13,6 +13,7 @@ use crate::{
     identity::StaticCredentials,
     presence::StatusForm,
     progress::{Progress, ProgressHook},
+    restart::RestartPolicy,
     runtime::Runtime,
 };
 
@@ -32,6 +33,10 @@ pub struct DomainSettings {
     pub relays: Vec<Domain>,
     /// The descriptor need not have a digest of the component.
     pub waive_digest: bool,
+    /// A version may be followed by an older one, which is refused otherwise: in an update, and in a deployment after a newer one was live.
+    pub allow_older: bool,
+    /// When the domain's stub gets a new instance after it broke, in place of the runtime's policy.
+    pub restart: Option<RestartPolicy>,
 }
 
 /// Everything that a runtime is told before it starts.
@@ -44,6 +49,7 @@ pub(crate) struct Config {
     pub(crate) max_stubs: usize,
     pub(crate) connect_timeout: Duration,
     pub(crate) grace: Duration,
+    pub(crate) restart: RestartPolicy,
     pub(crate) status_form: StatusForm,
     pub(crate) progress: ProgressHook,
 }
@@ -93,6 +99,7 @@ impl RuntimeBuilder {
                 max_stubs: 1000,
                 connect_timeout: Duration::from_secs(30),
                 grace: Duration::from_secs(5),
+                restart: RestartPolicy::default(),
                 status_form: StatusForm::default(),
                 progress: ProgressHook::default(),
             },
@@ -195,6 +202,12 @@ impl RuntimeBuilder {
     /// How long a stub may take to say good-bye. Default: 5 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
+        self
+    }
+
+    /// When a stub gets a new instance after it broke. Default: see [`RestartPolicy`].
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.config.restart = policy;
         self
     }
 

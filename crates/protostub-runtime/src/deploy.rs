@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use protostub_bus::{Inbox, Origin, Route};
-use protostub_catalogue::Discovered;
-use protostub_sandbox::{Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
-use protostub_types::{Message, StubKey, StubStatus};
+use protostub_catalogue::{Committed, Discovered};
+use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, StubHandle, StubTask};
+use protostub_types::{Message, Sha256Digest, StubKey, StubStatus};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
@@ -18,7 +18,7 @@ use crate::{
     error::{DeployError, DeployErrorKind, Phase, in_full},
     presence::StubPresence,
     progress::Progress,
-    registry::{Discovery, Record, Reservation, stopped},
+    registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{self, Command},
 };
 
@@ -29,11 +29,35 @@ const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
 pub(crate) struct Deployed {
     pub(crate) record: Arc<Record>,
     pub(crate) presence: Arc<StubPresence>,
+    pub(crate) artifact: Artifact,
     pub(crate) handle: StubHandle,
     pub(crate) task: StubTask,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// The domain's route, the stub's own, and the registry's listener on its status.
     pub(crate) routes: [Route; 3],
+}
+
+/// What a stub's instances are made of: what steps 4 to 7 found, verified and compiled.
+#[derive(Debug)]
+pub(crate) struct Artifact {
+    pub(crate) discovered: Discovered,
+    pub(crate) digest: Sha256Digest,
+    pub(crate) compiled: CompiledStub,
+}
+
+impl Artifact {
+    pub(crate) fn published(&self) -> Published {
+        Published { digest: Some(self.digest), ..published(&self.discovered) }
+    }
+
+    pub(crate) fn committed(&self) -> Committed {
+        Committed { version: self.discovered.descriptor.version.clone(), digest: self.digest }
+    }
+}
+
+fn published(discovered: &Discovered) -> Published {
+    let descriptor = &discovered.descriptor;
+    Published { descriptor_url: discovered.url.clone(), version: descriptor.version.clone(), digest: descriptor.digest() }
 }
 
 /// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
@@ -98,7 +122,7 @@ async fn deploy(
         Ok(prepared) => prepared,
         Err(error) => return Err((Some(inbox), error)),
     };
-    let Prepared { presence, sandbox, status_route, stub_route } = prepared;
+    let Prepared { presence, artifact, sandbox, status_route, stub_route } = prepared;
     let steps = &record.steps;
 
     let deploying = steps.open(16, "");
@@ -113,12 +137,13 @@ async fn deploy(
     record.deployed();
     steps.mark(20, "");
     let routes = [key_route, stub_route, status_route];
-    Ok(Deployed { record: Arc::clone(record), presence, handle, task, commands, routes })
+    Ok(Deployed { record: Arc::clone(record), presence, artifact, handle, task, commands, routes })
 }
 
 /// What steps 4 to 15 and 19 leave behind.
 struct Prepared {
     presence: Arc<StubPresence>,
+    artifact: Artifact,
     sandbox: Sandbox,
     status_route: Route,
     stub_route: Route,
@@ -131,20 +156,11 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let asking = steps.open(4, &key.descriptor_name());
     let discovered =
         core.catalogue.discover(key).instrument(asking).await.map_err(catalogue).map_err(during(Phase::Discovering))?;
-    let _ = record.descriptor_url.set(discovered.url.clone());
-    let _ = record.version.set(discovered.descriptor.version.to_string());
+    record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
-
-    let fetching = steps.open(6, "");
-    let component =
-        core.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
-    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
-
-    let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
-    core.config.progress.tell(key, Progress::Compiling);
-    let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
-    core.config.progress.tell(key, Progress::CompilingEnded);
-    let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
+    refuse_older(core, key, &discovered).await.map_err(during(Phase::Discovering))?;
+    let artifact = obtain(core, record, discovered).await?;
+    record.publish(artifact.published());
 
     let registering = during(Phase::Registering);
     steps.mark(8, "");
@@ -167,25 +183,8 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
         form: core.config.status_form,
         steps: Arc::clone(steps),
     });
-    let settings = core.config.settings(key.domain());
-    let config = SandboxConfig {
-        url: url.clone(),
-        domain: key.domain().clone(),
-        configuration: configuration(core, &discovered, &settings.configuration).map_err(&registering)?,
-        limits: settings.limits.clone().unwrap_or_else(|| core.config.limits.clone()),
-        grants: core.grants(key.domain(), &discovered.descriptor.ports, settings),
-        relays: settings.relays.clone(),
-    };
-    let services = SandboxServices {
-        bus: core.bus.clone(),
-        egress: core.egress.clone(),
-        presence: Arc::clone(&presence) as Arc<_>,
-        credentials: Arc::clone(&core.credentials),
-        session: Session::default(),
-    };
     let making = steps.open(12, "");
-    let sandbox = Sandbox::new(&compiled, services, config);
-    let sandbox = sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error))).map_err(&registering)?;
+    let sandbox = sandbox(core, record, &presence, &artifact).map_err(&registering)?;
     drop(making);
     steps.mark(13, "");
     steps.mark(14, "");
@@ -196,7 +195,65 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     record.mailbox.belongs_to(&url);
     let stub_route = attached(core.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
     drop(attaching);
-    Ok(Prepared { presence, sandbox, status_route, stub_route })
+    Ok(Prepared { presence, artifact, sandbox, status_route, stub_route })
+}
+
+/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it.
+async fn refuse_older(core: &Core, key: &StubKey, discovered: &Discovered) -> Result<(), DeployErrorKind> {
+    if core.config.settings(key.domain()).allow_older {
+        return Ok(());
+    }
+    match core.catalogue.committed(key).await {
+        Some(Committed { version: committed, .. }) if discovered.descriptor.version < committed => {
+            Err(DeployErrorKind::Older { published: discovered.descriptor.version.clone(), committed })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Steps 6 and 7, and the compilation, of the first version or of an update.
+pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered) -> Result<Artifact, DeployError> {
+    let (key, steps) = (&record.key, &record.steps);
+    let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
+
+    let fetching = steps.open(6, "");
+    let component =
+        core.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
+    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
+
+    let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
+    core.config.progress.tell(key, Progress::Compiling);
+    let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
+    core.config.progress.tell(key, Progress::CompilingEnded);
+    let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
+    Ok(Artifact { discovered, digest: component.digest(), compiled })
+}
+
+/// A sandbox for one instance of a stub that has its URL.
+pub(crate) fn sandbox(
+    core: &Core,
+    record: &Record,
+    presence: &Arc<StubPresence>,
+    artifact: &Artifact,
+) -> Result<Sandbox, DeployErrorKind> {
+    let (domain, discovered) = (record.key.domain(), &artifact.discovered);
+    let settings = core.config.settings(domain);
+    let config = SandboxConfig {
+        url: presence.stub.clone(),
+        domain: domain.clone(),
+        configuration: configuration(core, discovered, &settings.configuration)?,
+        limits: settings.limits.clone().unwrap_or_else(|| core.config.limits.clone()),
+        grants: core.grants(domain, &discovered.descriptor.ports, settings),
+        relays: settings.relays.clone(),
+    };
+    let services = SandboxServices {
+        bus: core.bus.clone(),
+        egress: core.egress.clone(),
+        presence: Arc::clone(presence) as Arc<_>,
+        credentials: Arc::clone(&core.credentials),
+        session: record.session.clone(),
+    };
+    Sandbox::new(&artifact.compiled, services, config).map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 
 fn catalogue(error: protostub_catalogue::CatalogueError) -> DeployErrorKind {

@@ -4,7 +4,7 @@ use protostub_bus::AttachError;
 use protostub_catalogue::{CatalogueError, StoreError};
 use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, EngineError, SandboxError, StartErrorKind};
-use protostub_types::{Address, AddressError, DomainError, StubKey};
+use protostub_types::{Address, AddressError, DomainError, StubKey, Version};
 
 /// Why a runtime could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,26 @@ pub enum DeployErrorKind {
         reason: String,
         /// When the next message for the domain deploys it anew.
         again_in: Duration,
+    },
+    /// The domain publishes an older version than the one that was live here last.
+    #[error(
+        "the domain publishes version {published}, and the newer {committed} was live here before: set `allow_older` for the domain to go back"
+    )]
+    Older {
+        /// The version that is published.
+        published: Version,
+        /// The version that was accepted last.
+        committed: Version,
+    },
+    /// It broke too often.
+    #[error("it broke again after {restarts} new instances, as many as there may be within {} s; the last time: {last}", within.as_secs())]
+    RestartsSpent {
+        /// How many there may be.
+        restarts: u32,
+        /// Within which time.
+        within: Duration,
+        /// What happened to the last one.
+        last: String,
     },
     /// The stub said that it cannot connect, or crashed.
     #[error("{reason}")]

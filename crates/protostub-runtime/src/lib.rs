@@ -65,11 +65,13 @@ mod identity;
 mod presence;
 mod progress;
 mod registry;
+mod restart;
 mod runtime;
 mod services;
 pub mod steps;
 mod stub;
 mod supervise;
+mod update;
 
 pub use config::{DomainSettings, RuntimeBuilder};
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
@@ -77,8 +79,10 @@ pub use hyperty::Hyperty;
 pub use identity::{Credential, CredentialError, CredentialKind, CredentialSource, StaticCredentials};
 pub use presence::{StatusForm, StatusWatch};
 pub use progress::Progress;
+pub use restart::RestartPolicy;
 pub use runtime::{Runtime, Shutdown};
 pub use stub::Protostub;
+pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{BusCounts, InboxLimits, PostError, RequestError};
 pub use protostub_catalogue::{

@@ -1,6 +1,9 @@
 //! A stub's status: one writer, many who watch (steps 21 and 22).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use protostub_bus::{Bus, Origin};
 use protostub_sandbox::Presence;
@@ -42,11 +45,17 @@ impl StatusForm {
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     current: watch::Sender<StatusReport>,
+    was_live: AtomicBool,
 }
 
 impl StatusCell {
     pub(crate) fn new() -> Self {
-        Self { current: watch::Sender::new(StatusReport::first(StubStatus::Deploying)) }
+        Self { current: watch::Sender::new(StatusReport::first(StubStatus::Deploying)), was_live: AtomicBool::new(false) }
+    }
+
+    /// Whether the stub has ever been live, however shortly.
+    pub(crate) fn was_live(&self) -> bool {
+        self.was_live.load(Ordering::Acquire)
     }
 
     pub(crate) fn current(&self) -> StatusReport {
@@ -68,6 +77,7 @@ impl StatusCell {
                 outcome = Err(format!("a stub that is {} cannot become {status}", current.status));
                 return false;
             }
+            self.was_live.fetch_or(status == StubStatus::Live, Ordering::AcqRel);
             *current = current.then(status, reason.map(str::to_owned));
             outcome = Ok(Some(current.clone()));
             true

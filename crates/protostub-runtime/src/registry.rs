@@ -2,12 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use protostub_bus::{Inbox, Mailbox, Route};
-use protostub_types::{Address, AddressError, StubKey};
+use protostub_sandbox::Session;
+use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 use uuid::Uuid;
@@ -73,10 +77,21 @@ pub(crate) struct Record {
     pub(crate) url: OnceLock<Address>,
     /// Known from step 15 on.
     pub(crate) sandbox_url: OnceLock<Address>,
+    /// What its instances save for one another.
+    pub(crate) session: Session,
     /// Known from step 5 on.
-    pub(crate) descriptor_url: OnceLock<Url>,
-    pub(crate) version: OnceLock<String>,
+    published: Mutex<Option<Published>>,
+    restarts: AtomicU64,
     progress: watch::Sender<Progress>,
+}
+
+/// What the stub is made of, as its domain publishes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) descriptor_url: Url,
+    pub(crate) version: Version,
+    /// Of the component: known from step 7 on, if the descriptor does not state it.
+    pub(crate) digest: Option<Sha256Digest>,
 }
 
 /// How far a deployment is.
@@ -90,6 +105,23 @@ pub(crate) enum Progress {
 }
 
 impl Record {
+    pub(crate) fn published(&self) -> Option<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn publish(&self, published: Published) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+    }
+
+    /// How many instances followed the first one.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn restarted(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn deployed(&self) {
         self.progress.send_replace(Progress::Deployed);
     }
@@ -185,8 +217,9 @@ impl Registry {
             commands: sender,
             url: OnceLock::new(),
             sandbox_url: OnceLock::new(),
-            descriptor_url: OnceLock::new(),
-            version: OnceLock::new(),
+            session: Session::new(),
+            published: Mutex::default(),
+            restarts: AtomicU64::new(0),
             progress: watch::Sender::new(Progress::Deploying),
         });
         state.records.insert(key.clone(), Arc::clone(&record));

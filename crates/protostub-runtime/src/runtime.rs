@@ -119,14 +119,14 @@ impl Runtime {
         })?;
         let record = load_stub(&self.core, &key, true)?;
         record.until_deployed().await?;
-        Ok(Protostub { record })
+        Ok(Protostub::new(&self.core, record))
     }
 
     /// The stubs that are deployed, or being deployed.
     #[must_use]
     pub fn protostubs(&self) -> Vec<Protostub> {
         let records = self.core.registry.records();
-        records.into_iter().map(|record| Protostub { record }).collect()
+        records.into_iter().map(|record| Protostub::new(&self.core, record)).collect()
     }
 
     /// The key of the stub for a domain, an address, or the URL of a stub in a catalogue: whatever [`Self::deploy_protostub`] takes.
@@ -140,7 +140,7 @@ impl Runtime {
     /// The stub with this key, if it is deployed, or being deployed.
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
-        self.core.registry.record(key).map(|record| Protostub { record })
+        self.core.registry.record(key).map(|record| Protostub::new(&self.core, record))
     }
 
     /// Posts a request in the runtime's own name, and waits for its final response.

@@ -137,7 +137,7 @@ fn describe(record: &Record) -> Value {
     json!({
         "url": record.url.get().map(Address::as_str),
         "status": record.status.current().status.as_str(),
-        "descriptorURL": record.descriptor_url.get().map(url::Url::as_str),
+        "descriptorURL": record.published().map(|published| String::from(published.descriptor_url)),
     })
 }
 

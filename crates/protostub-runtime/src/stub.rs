@@ -1,23 +1,30 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
-use protostub_types::{Address, Domain, StatusReport, StubKey, StubStatus};
+use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, StubStatus, Version};
 use tokio::sync::oneshot;
 use url::Url;
 
 use crate::{
+    core::Core,
     error::DeployError,
     presence::StatusWatch,
     registry::{Record, stopped},
     supervise::Command,
+    update::{self, AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
 
 /// A deployed protocol stub. A cloneable handle: the stub lives on without it, until it is undeployed or the runtime shuts down.
 #[derive(Clone)]
 pub struct Protostub {
-    pub(crate) record: Arc<Record>,
+    core: Arc<Core>,
+    record: Arc<Record>,
 }
 
 impl Protostub {
+    pub(crate) fn new(core: &Arc<Core>, record: Arc<Record>) -> Self {
+        Self { core: Arc::clone(core), record }
+    }
+
     /// Which stub it is.
     #[must_use]
     pub fn key(&self) -> &StubKey {
@@ -44,14 +51,27 @@ impl Protostub {
 
     /// Where its descriptor was found (step 5). None before step 5.
     #[must_use]
-    pub fn descriptor_url(&self) -> Option<&Url> {
-        self.record.descriptor_url.get()
+    pub fn descriptor_url(&self) -> Option<Url> {
+        self.record.published().map(|published| published.descriptor_url)
     }
 
     /// The descriptor's version. None before step 5.
     #[must_use]
-    pub fn version(&self) -> Option<&str> {
-        self.record.version.get().map(String::as_str)
+    pub fn version(&self) -> Option<Version> {
+        self.record.published().map(|published| published.version)
+    }
+
+    /// The digest of its component. None before step 5, or before step 7 if the descriptor does not state it.
+    #[must_use]
+    pub fn digest(&self) -> Option<Sha256Digest> {
+        self.record.published()?.digest
+    }
+
+    /// How many instances it had after its first one: restarts, updates, and updates that were taken back. Its address and what waits for it
+    /// are the same through all of them.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.record.restarts()
     }
 
     /// What it is going through now.
@@ -72,11 +92,14 @@ impl Protostub {
     /// If it comes to its end instead.
     pub async fn until_live(&self) -> Result<(), DeployError> {
         let mut status = self.watch();
-        let over = |report: &StatusReport| matches!(report.status, StubStatus::Live) || !report.status.is_available();
-        if status.until(over).await.status == StubStatus::Live {
-            return Ok(());
+        tokio::select! {
+            biased;
+            report = status.until(|report| report.status == StubStatus::Live) => match report.status {
+                StubStatus::Live => Ok(()),
+                _ => Err(self.record.until_over().await),
+            },
+            error = self.record.until_over() => Err(error),
         }
-        Err(self.record.until_over().await)
     }
 
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
@@ -103,6 +126,44 @@ impl Protostub {
     /// If it is no longer there.
     pub async fn undeploy(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Undeploy { done }).await
+    }
+
+    /// Whether its domain publishes something else by now: another version, or another component under the same one. The domain has to answer;
+    /// nothing is downloaded but the descriptor.
+    ///
+    /// # Errors
+    /// If the stub is no longer there, or the domain publishes none that can be deployed.
+    pub async fn check_for_update(&self) -> Result<Option<AvailableUpdate>, UpdateError> {
+        let (core, record) = (Arc::clone(&self.core), Arc::clone(&self.record));
+        self.on_threads(async move { update::check(&core, &record).await }).await
+    }
+
+    /// Replaces it by what its domain publishes now, if that is something else.
+    ///
+    /// The new version is downloaded, verified and compiled while the old one runs. Then the old instance is told to disconnect and ends, and an
+    /// instance of the new version takes over its address, its subscribers, its session and its queue. Messages wait meanwhile; a request that
+    /// the old instance has taken and not answered by then is answered with 502. Once the new instance is live, the update is committed; if it
+    /// does not start, breaks, or is not live within the connect time-out, the old version takes over again.
+    ///
+    /// It goes on if the future is dropped.
+    ///
+    /// # Errors
+    /// If there is no update to be had, it is older, or it did not become live. Only if the stub is [no longer there](UpdateErrorKind::Gone), it does
+    /// not run on.
+    pub async fn update(&self) -> Result<Updated, UpdateError> {
+        let (core, record) = (Arc::clone(&self.core), Arc::clone(&self.record));
+        self.on_threads(async move { update::update(&core, &record).await }).await
+    }
+
+    /// Runs what connects to somewhere on the library's own threads.
+    async fn on_threads<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, UpdateError>> + Send + 'static,
+    ) -> Result<T, UpdateError> {
+        let gone = || UpdateError { key: self.key().clone(), kind: UpdateErrorKind::Gone };
+        let stop = self.core.stop.clone();
+        let ended = self.core.spawn(async move { stop.run_until_cancelled(task).await }).await;
+        ended.ok().flatten().unwrap_or_else(|| Err(gone()))
     }
 
     async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), DeployError> {

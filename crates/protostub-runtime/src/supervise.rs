@@ -1,21 +1,35 @@
-//! A stub after its deployment: its login, its commands, its end.
+//! A stub after its deployment: its login, its commands, the instances that follow one another, its end.
+//!
+//! An instance is a sandbox with the component in it. The stub is what outlives it: the record, with the mailbox, the URL, the status, the
+//! session and the subscribers. [`run`] watches over one instance after another:
+//!
+//! ```text
+//! watch ──► it broke ──────────────► pause ──► start ──► watch …
+//!   │                                  │ budget spent, or it was never live
+//!   ├──► update: good-bye, start the new version ──► live: committed
+//!   │                                             └► it broke: start the old one again
+//!   └──► undeploy, shutdown: good-bye ──► the end
+//! ```
 
 use std::{future, sync::Arc};
 
-use protostub_sandbox::{DisconnectReason, Ended, Presence as _, StubHandle};
-use protostub_types::{StatusReport, StubKey, StubStatus};
+use protostub_bus::{Inbox, Route};
+use protostub_sandbox::{DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
+use protostub_types::StubStatus;
 use tokio::{
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
     core::Core,
-    deploy::Deployed,
+    deploy::{self, Artifact, Deployed},
     error::{DeployError, DeployErrorKind, Phase, in_full},
-    presence::StatusWatch,
-    registry::stopped,
+    presence::{StatusWatch, StubPresence},
+    registry::{Record, stopped},
+    restart::Restarts,
+    update::{Trial, UpdateErrorKind},
 };
 
 /// What the host program asks of a deployed stub. The answer comes when it is done.
@@ -23,139 +37,431 @@ use crate::{
 pub(crate) enum Command {
     Connect { done: oneshot::Sender<()> },
     Disconnect { done: oneshot::Sender<()> },
+    Update { artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>> },
     Undeploy { done: oneshot::Sender<()> },
 }
 
-/// Why a stub ends.
-enum End {
-    /// Its instance is no more: it crashed, or hit a limit.
+/// A stub with its sandbox, and how far it is.
+struct Instance {
+    handle: StubHandle,
+    task: JoinHandle<Ended>,
+    login: Option<Login>,
+    /// Until when it has to be live.
+    connect_by: Option<Instant>,
+    is_live: bool,
+}
+
+/// A domain login under way, and who waits for it.
+struct Login {
+    task: JoinHandle<()>,
+    done: Vec<oneshot::Sender<()>>,
+}
+
+/// What happened to an instance, or is to happen.
+enum Turn {
     Ended(Result<Ended, JoinError>),
-    /// It said that it cannot connect.
-    Failed(StatusReport),
+    Failed(Option<String>),
     ConnectTimeout,
+    Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
+    Over(End),
+}
+
+/// How a stub's life ends.
+enum End {
+    Broken(DeployError),
     Undeployed(Option<oneshot::Sender<()>>),
     Shutdown,
 }
 
+struct Supervisor {
+    core: Arc<Core>,
+    record: Arc<Record>,
+    presence: Arc<StubPresence>,
+    status: StatusWatch,
+    commands: mpsc::Receiver<Command>,
+    /// What the next instance is made of.
+    artifact: Arc<Artifact>,
+    /// An update that is not committed yet.
+    trial: Option<Trial>,
+    restarts: Restarts,
+    /// Nobody asked it to stay disconnected.
+    may_connect: bool,
+}
+
 /// Watches over a stub until it ends, and clears up behind it.
 pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
-    let Deployed { record, presence, handle, task, mut commands, routes } = deployed;
-    let key = &record.key;
-    let mut instance: JoinHandle<Ended> = core.spawn(task.run());
-    let mut status = record.status.watch();
-    let mut ended_by_request = false;
-    let mut connect_by = login(&core, &record.key, &handle).await;
+    let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
+    let policy = core.config.settings(record.key.domain()).restart.clone().unwrap_or_else(|| core.config.restart.clone());
+    let mut supervisor = Supervisor {
+        status: record.status.watch(),
+        core,
+        record,
+        presence,
+        commands,
+        artifact: Arc::new(artifact),
+        trial: None,
+        restarts: Restarts::new(policy),
+        may_connect: true,
+    };
+    let (end, inbox) = supervisor.supervise(handle, task).await;
+    supervisor.clear_up(end, inbox, routes);
+}
 
-    let end = loop {
-        let report = status.current();
-        match report.status {
-            StubStatus::Live => {
-                connect_by = None;
-                core.registry.forgive(key);
-            }
-            StubStatus::Failed => break End::Failed(report),
-            _ => {}
+impl Supervisor {
+    /// Returns how it ended, with what is left in its inbox.
+    async fn supervise(&mut self, handle: StubHandle, task: StubTask) -> (End, Option<Inbox>) {
+        let mut instance = self.begin(handle, task);
+        loop {
+            let (fault, inbox) = match self.watch(&mut instance).await {
+                Turn::Ended(Ok(Ended { inbox, outcome })) => {
+                    self.crashed();
+                    (self.failed(Phase::Running, outcome.to_string()), Some(inbox))
+                }
+                Turn::Ended(Err(error)) => (self.failed(Phase::Running, format!("its task ended without a word: {error}")), None),
+                Turn::Failed(reason) => {
+                    let reason = reason.unwrap_or_else(|| "the stub said `failed` and gave no reason".to_owned());
+                    (self.failed(Phase::Connecting, reason), instance.stop().await)
+                }
+                Turn::ConnectTimeout => {
+                    let kind = DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout };
+                    (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, instance.stop().await)
+                }
+                Turn::Update(artifact, done) => {
+                    let to = artifact.discovered.descriptor.version.clone();
+                    self.say_goodbye(&instance, DisconnectReason::Update).await;
+                    let inbox = instance.stop().await;
+                    self.try_out(artifact, done);
+                    self.disconnected(&format!("version {to} takes over"));
+                    let Some(inbox) = inbox else { return (self.lost(), None) };
+                    match self.start(inbox).await {
+                        Ok(started) => {
+                            instance = started;
+                            continue;
+                        }
+                        Err((error, inbox)) => (error, Some(inbox)),
+                    }
+                }
+                Turn::Over(end) => {
+                    let (reason, why) = match &end {
+                        End::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
+                        End::Undeployed(_) | End::Broken(_) => (DisconnectReason::Request, UNDEPLOYED),
+                    };
+                    // Nothing new comes in, and the stub says good-bye while it still can.
+                    self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
+                    self.say_goodbye(&instance, reason).await;
+                    return (end, instance.stop().await);
+                }
+            };
+            // Its queue went with the task.
+            let Some(inbox) = inbox else { return (End::Broken(fault), None) };
+            instance = match self.follow(fault, inbox).await {
+                Ok(next) => next,
+                Err((end, inbox)) => return (end, Some(inbox)),
+            };
         }
-        // A new stub connects at once; one whose network broke, when there is a message for it.
-        let may_login = connect_by.is_none() && !ended_by_request && report.status == StubStatus::Disconnected;
-        let out_of_time = async {
-            match connect_by {
-                Some(instant) => sleep_until(instant).await,
-                None => future::pending().await,
+    }
+
+    /// An instance that was started begins to run, and logs in.
+    fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
+        let task = self.core.spawn(task.run());
+        let mut instance = Instance { handle, task, login: None, connect_by: None, is_live: false };
+        if self.may_connect {
+            self.log_in(&mut instance, None);
+        }
+        instance
+    }
+
+    /// Waits until something happens to the instance, and does what can be done with it as it is.
+    async fn watch(&mut self, instance: &mut Instance) -> Turn {
+        loop {
+            let report = self.status.current();
+            match report.status {
+                StubStatus::Live => {
+                    instance.connect_by = None;
+                    if !instance.is_live {
+                        instance.is_live = true;
+                        self.is_live().await;
+                    }
+                }
+                StubStatus::Failed => return Turn::Failed(report.reason),
+                _ => {}
+            }
+            // A new stub connects at once; one whose network broke, when there is a message for it.
+            let may_login = instance.connect_by.is_none() && self.may_connect && report.status == StubStatus::Disconnected;
+            tokio::select! {
+                biased;
+                ended = &mut instance.task => return Turn::Ended(ended),
+                () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
+                command = self.commands.recv() => match command {
+                    Some(Command::Connect { done }) => {
+                        self.record.mailbox.refuse(None);
+                        self.may_connect = true;
+                        if self.status.current().status == StubStatus::Live {
+                            let _ = done.send(());
+                        } else {
+                            self.log_in(instance, Some(done));
+                        }
+                    }
+                    Some(Command::Disconnect { done }) => {
+                        self.stay_disconnected();
+                        instance.connect_by = None;
+                        instance.login = None;
+                        self.say_goodbye(instance, DisconnectReason::Request).await;
+                        let _ = done.send(());
+                    }
+                    Some(Command::Update { done, .. }) if self.trial.is_some() => {
+                        let _ = done.send(Err(UpdateErrorKind::UnderWay));
+                    }
+                    Some(Command::Update { artifact, done }) => return Turn::Update(artifact, done),
+                    Some(Command::Undeploy { done }) => return Turn::Over(End::Undeployed(Some(done))),
+                    None => return Turn::Over(End::Undeployed(None)),
+                },
+                changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
+                () = Login::ended(&mut instance.login) => {}
+                () = self.record.mailbox.waiting(), if may_login => self.log_in(instance, None),
+                () = until(instance.connect_by) => return Turn::ConnectTimeout,
+            }
+        }
+    }
+
+    /// What follows an instance that broke: another one, with the same inbox, or the stub's end.
+    async fn follow(&mut self, mut fault: DeployError, mut inbox: Inbox) -> Result<Instance, (End, Inbox)> {
+        loop {
+            if let Some(trial) = self.trial.take() {
+                self.disconnected(&format!("the update failed, the version before it takes over again: {}", in_full(&fault)));
+                self.artifact = trial.roll_back(&self.record, fault);
+            } else {
+                if !self.record.status.was_live() {
+                    return Err((End::Broken(fault), inbox));
+                }
+                let Some(pause) = self.restarts.next(Instant::now()) else {
+                    return Err((End::Broken(self.spent(fault)), inbox));
+                };
+                self.disconnected(&format!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
+                if let Err(end) = self.pause(Instant::now() + pause).await {
+                    return Err((end, inbox));
+                }
+            }
+            self.record.restarted();
+            match self.start(inbox).await {
+                Ok(instance) => return Ok(instance),
+                Err((error, back)) => (fault, inbox) = (error, back),
+            }
+        }
+    }
+
+    /// Waits before a new instance starts: until then, or until somebody asks for it; the queue goes on filling. An instance that is to stay
+    /// disconnected is none yet.
+    async fn pause(&mut self, end: Instant) -> Result<(), End> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.core.stop.cancelled() => return Err(End::Shutdown),
+                command = self.commands.recv() => match command {
+                    Some(Command::Connect { done }) => {
+                        self.record.mailbox.refuse(None);
+                        self.may_connect = true;
+                        let _ = done.send(());
+                        return Ok(());
+                    }
+                    Some(Command::Disconnect { done }) => {
+                        self.stay_disconnected();
+                        let _ = done.send(());
+                    }
+                    Some(Command::Update { artifact, done }) => {
+                        self.try_out(artifact, done);
+                        return Ok(());
+                    }
+                    Some(Command::Undeploy { done }) => return Err(End::Undeployed(Some(done))),
+                    None => return Err(End::Undeployed(None)),
+                },
+                () = sleep_until(end), if self.may_connect => return Ok(()),
+            }
+        }
+    }
+
+    /// Starts an instance: steps 12 to 18 again, in the place of the one before it.
+    async fn start(&mut self, inbox: Inbox) -> Result<Instance, (DeployError, Inbox)> {
+        let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
+        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact) {
+            Ok(sandbox) => sandbox,
+            Err(kind) => return Err((during(kind), inbox)),
+        };
+        match sandbox.deploy_component(inbox).await {
+            Ok((handle, task)) => {
+                let instance = self.begin(handle, task);
+                // One that is to stay disconnected cannot show more than that it starts.
+                if !self.may_connect {
+                    self.accept().await;
+                }
+                Ok(instance)
+            }
+            Err(error) => Err((during(DeployErrorKind::Start(Arc::new(error.kind))), error.inbox)),
+        }
+    }
+
+    /// The instance is live for the first time.
+    async fn is_live(&mut self) {
+        self.restarts.live();
+        self.core.registry.forgive(&self.record.key);
+        self.accept().await;
+    }
+
+    /// This version is the stub's from now on.
+    async fn accept(&mut self) {
+        self.record.publish(self.artifact.published());
+        self.core.catalogue.commit(&self.record.key, &self.artifact.committed()).await;
+        if let Some(trial) = self.trial.take() {
+            trial.commit();
+        }
+    }
+
+    /// The next instance is made of a new version, until that has shown that it works.
+    fn try_out(&mut self, artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>>) {
+        let old = std::mem::replace(&mut self.artifact, Arc::from(artifact));
+        let session = self.record.session.load();
+        self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, session, done });
+    }
+
+    /// A session may be what crashes an instance: the one after the second crash begins without.
+    fn crashed(&mut self) {
+        if self.record.session.load().is_some() && self.restarts.blames_session(Instant::now()) {
+            tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with what it had saved, which is dropped");
+            let _ = self.record.session.take();
+        }
+    }
+
+    fn stay_disconnected(&mut self) {
+        self.may_connect = false;
+        self.record.mailbox.refuse(Some((503, format!("the protocol stub of {} was told to disconnect", self.record.key))));
+    }
+
+    /// Says in the name of an instance that is no more that the stub is not connected.
+    fn disconnected(&self, reason: &str) {
+        tracing::warn!(target: "protostub", domain = %self.record.key, reason, "the protocol stub has lost its instance");
+        self.publish(StubStatus::Disconnected, reason);
+    }
+
+    fn publish(&self, status: StubStatus, reason: &str) {
+        if let Err(error) = self.presence.publish(status, Some(reason)) {
+            tracing::debug!(target: "protostub", %error, "a status could not be published");
+        }
+    }
+
+    /// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. From now on it has to be live in time.
+    fn log_in(&self, instance: &mut Instance, done: Option<oneshot::Sender<()>>) {
+        instance.connect_by = Some(Instant::now() + self.core.config.connect_timeout);
+        if let Some(login) = &mut instance.login {
+            login.done.extend(done);
+            return;
+        }
+        let (core, record, handle) = (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone());
+        let task = self.core.spawn(async move { log_in(&core, &record, &handle).await });
+        instance.login = Some(Login { task, done: done.into_iter().collect() });
+    }
+
+    /// Lets the stub say good-bye, for as long as it may.
+    async fn say_goodbye(&self, instance: &Instance, reason: DisconnectReason) {
+        let mut status = self.status.clone();
+        let goodbye = async {
+            let was = status.current().status;
+            if instance.handle.disconnect(reason).await.is_ok() && matches!(was, StubStatus::Live | StubStatus::InProgress) {
+                status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
             }
         };
-        tokio::select! {
-            biased;
-            ended = &mut instance => break End::Ended(ended),
-            () = core.stop.cancelled() => break End::Shutdown,
-            command = commands.recv() => match command {
-                Some(Command::Connect { done }) => {
-                    record.mailbox.refuse(None);
-                    ended_by_request = false;
-                    if status.current().status != StubStatus::Live {
-                        connect_by = login(&core, key, &handle).await;
-                    }
-                    let _ = done.send(());
-                }
-                Some(Command::Disconnect { done }) => {
-                    ended_by_request = true;
-                    connect_by = None;
-                    record.mailbox.refuse(Some((503, format!("the protocol stub of {key} was told to disconnect"))));
-                    disconnect(&core, &status, &handle, DisconnectReason::Request).await;
-                    let _ = done.send(());
-                }
-                Some(Command::Undeploy { done }) => break End::Undeployed(Some(done)),
-                None => break End::Undeployed(None),
-            },
-            changed = status.changed() => if changed.is_none() { break End::Undeployed(None) },
-            () = record.mailbox.waiting(), if may_login => connect_by = login(&core, key, &handle).await,
-            () = out_of_time => break End::ConnectTimeout,
+        if timeout(self.core.config.grace, goodbye).await.is_err() {
+            tracing::debug!(target: "protostub", domain = %self.record.key, "the stub did not disconnect within its grace time");
         }
-    };
+    }
 
-    // Nothing new comes in, and the stub says good-bye while it still can.
-    let goodbye = match &end {
-        End::Undeployed(_) => Some(DisconnectReason::Request),
-        End::Shutdown => Some(DisconnectReason::Shutdown),
-        _ => None,
-    };
-    let error = match &end {
-        End::Ended(Ok(ended)) => failed(key, Phase::Running, ended.outcome.to_string()),
-        End::Ended(Err(error)) => failed(key, Phase::Running, format!("its task ended without a word: {error}")),
-        End::Failed(report) => {
-            let reason = report.reason.clone().unwrap_or_else(|| "the stub said `failed` and gave no reason".to_owned());
-            failed(key, Phase::Connecting, reason)
+    fn failed(&self, phase: Phase, reason: String) -> DeployError {
+        DeployError { key: self.record.key.clone(), phase, kind: DeployErrorKind::Failed { reason } }
+    }
+
+    fn lost(&self) -> End {
+        End::Broken(self.failed(Phase::Running, "its task ended without a word".to_owned()))
+    }
+
+    fn spent(&self, fault: DeployError) -> DeployError {
+        let policy = self.restarts.policy();
+        if policy.restarts == 0 {
+            return fault;
         }
-        End::ConnectTimeout => DeployError {
-            key: key.clone(),
-            phase: Phase::Connecting,
-            kind: DeployErrorKind::ConnectTimeout { after: core.config.connect_timeout },
-        },
-        End::Undeployed(_) => stopped(key, "it was undeployed"),
-        End::Shutdown => stopped(key, "the runtime is shutting down"),
-    };
-    let reason = in_full(&error);
-    record.mailbox.refuse(Some((503, reason.clone())));
-    if let Some(goodbye) = goodbye {
-        disconnect(&core, &status, &handle, goodbye).await;
+        let kind =
+            DeployErrorKind::RestartsSpent { restarts: policy.restarts, within: policy.within, last: fault.kind.to_string() };
+        DeployError { kind, ..fault }
     }
-    let (done, ended) = match end {
-        End::Ended(ended) => (None, ended),
-        End::Undeployed(done) => {
-            handle.stop();
-            (done, instance.await)
+
+    /// The last words, and nothing is left: who waits is answered, the addresses are free.
+    fn clear_up(self, end: End, inbox: Option<Inbox>, routes: [Route; 3]) {
+        let key = &self.record.key;
+        let (status, error, done) = match end {
+            End::Broken(error) => (StubStatus::Failed, error, None),
+            End::Undeployed(done) => (StubStatus::Dead, stopped(key, UNDEPLOYED), done),
+            End::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN), None),
+        };
+        let reason = in_full(&error);
+        self.record.mailbox.refuse(Some((503, reason.clone())));
+        if status == StubStatus::Failed {
+            let stub = self.record.url.get();
+            tracing::warn!(target: "protostub", domain = %key, ?stub, error = %reason, "the protocol stub has ended");
         }
-        End::Failed(_) | End::ConnectTimeout | End::Shutdown => {
-            handle.stop();
-            (None, instance.await)
+        self.publish(status, &reason);
+        // In this order: whoever learns that it is over may deploy it anew at once, and needs its key's route.
+        drop(routes);
+        self.core.registry.remove(&self.record, error);
+        if let Some(inbox) = inbox {
+            inbox.close(503, &reason);
         }
-    };
-    let status = if goodbye.is_some() { StubStatus::Dead } else { StubStatus::Failed };
-    if status == StubStatus::Failed {
-        tracing::warn!(target: "protostub", domain = %key, stub = ?record.url.get(), error = %reason, "the protocol stub has ended");
-    }
-    if let Err(error) = presence.publish(status, Some(&reason)) {
-        tracing::debug!(target: "protostub", %error, "the last status could not be published");
-    }
-    // In this order: whoever learns that it is over may deploy it anew at once, and needs its key's route.
-    drop(routes);
-    core.registry.remove(&record, error);
-    if let Ok(ended) = ended {
-        ended.inbox.close(503, &reason);
-    }
-    if let Some(done) = done {
-        let _ = done.send(());
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
     }
 }
 
-fn failed(key: &StubKey, phase: Phase, reason: String) -> DeployError {
-    DeployError { key: key.clone(), phase, kind: DeployErrorKind::Failed { reason } }
+const UNDEPLOYED: &str = "it was undeployed";
+const SHUTTING_DOWN: &str = "the runtime is shutting down";
+
+impl Instance {
+    /// Ends it. Its inbox comes back, unless the task was lost with it.
+    async fn stop(&mut self) -> Option<Inbox> {
+        self.login = None;
+        self.handle.stop();
+        (&mut self.task).await.ok().map(|ended| ended.inbox)
+    }
 }
 
-/// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. Returns until when it has to be live.
-async fn login(core: &Core, key: &StubKey, handle: &StubHandle) -> Option<Instant> {
-    let connect_by = Instant::now() + core.config.connect_timeout;
-    let credential = match timeout(core.config.connect_timeout, core.credentials.credential(key.domain(), None)).await {
+impl Login {
+    /// Waits for the end of a login, if there is one, and tells those who wait for it.
+    async fn ended(login: &mut Option<Self>) {
+        match login {
+            Some(Self { task, .. }) => {
+                let _ = task.await;
+            }
+            None => future::pending().await,
+        }
+        for done in login.take().into_iter().flat_map(|mut login| std::mem::take(&mut login.done)) {
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => future::pending().await,
+    }
+}
+
+async fn log_in(core: &Core, record: &Record, handle: &StubHandle) {
+    let (domain, key) = (record.key.domain(), &record.key);
+    let credential = match timeout(core.config.connect_timeout, core.credentials.credential(domain, None)).await {
         Ok(Ok(credential)) => credential,
         Ok(Err(error)) => {
             tracing::warn!(target: "protostub", domain = %key, %error, "no credential: the stub connects without one");
@@ -167,20 +473,5 @@ async fn login(core: &Core, key: &StubKey, handle: &StubHandle) -> Option<Instan
         }
     };
     // If the instance has ended, its end is told by its task.
-    let _ = timeout(core.config.connect_timeout, handle.connect(credential)).await;
-    Some(connect_by)
-}
-
-/// Lets the stub say good-bye, for as long as it may.
-async fn disconnect(core: &Core, deployed: &StatusWatch, handle: &StubHandle, reason: DisconnectReason) {
-    let mut status = deployed.clone();
-    let goodbye = async {
-        let was = status.current().status;
-        if handle.disconnect(reason).await.is_ok() && matches!(was, StubStatus::Live | StubStatus::InProgress) {
-            status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
-        }
-    };
-    if timeout(core.config.grace, goodbye).await.is_err() {
-        tracing::debug!(target: "protostub", "the stub did not disconnect within its grace time");
-    }
+    let _ = handle.connect(credential).await;
 }

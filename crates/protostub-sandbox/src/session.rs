@@ -49,6 +49,11 @@ impl Session {
         self.slot().take()
     }
 
+    /// Puts back what was saved before.
+    pub fn restore(&self, saved: Option<Arc<[u8]>>) {
+        *self.slot() = saved;
+    }
+
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<[u8]>>> {
         // Nothing panics while it is held; a slot that was poisoned all the same holds a whole value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

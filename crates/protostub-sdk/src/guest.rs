@@ -199,6 +199,10 @@ impl State {
     pub(crate) fn open_request(&self, request: &mut Message) -> oneshot::Receiver<Message> {
         let requests = &mut *self.requests.borrow_mut();
         requests.open.retain(|(_, _, sender)| !sender.is_canceled());
+        if requests.count == 0 {
+            // Requests of an instance before this one may still be open.
+            requests.count = fastrand::u64(..1 << 52);
+        }
         requests.count += 1;
         request.id = MessageId::Number(requests.count);
         let (sender, receiver) = oneshot::channel();

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 /// What a protocol stub goes through, from the first message for its domain to its end.
 ///
 /// ```text
-/// deploying ──► deployed ──► created ──► in-progress ──► live ◄──► disconnected
-///     │                                       │                         │
-///     └──► deployment-failed                  └──► failed               └──► in-progress …
+/// deploying ──► deployed ──► created ──► in-progress ──► live ◄──► disconnected ──► in-progress …
+///     │                         ▲             │            │             │
+///     └──► deployment-failed    │             └────────────┴──► failed   │
+///                               │                                 │      │ the instance broke, or is replaced:
+///                               └─────────────────────────────────┴──────┘ the next one takes over
 ///
 /// every status but `dead` ──► dead (undeployed)
 /// ```
@@ -21,15 +23,15 @@ pub enum StubStatus {
     Deployed,
     /// It could not be deployed.
     DeploymentFailed,
-    /// It has started.
+    /// It has started: its first instance, or one that takes over from another.
     Created,
     /// It is connecting to its domain.
     InProgress,
     /// Messages flow.
     Live,
-    /// It has lost, or ended, its connection.
+    /// It has lost, or ended, its connection; or its instance, and another one takes over.
     Disconnected,
-    /// It cannot connect, or it crashed.
+    /// It cannot connect, or it crashed too often.
     Failed,
     /// It was undeployed.
     Dead,
@@ -70,9 +72,11 @@ impl StubStatus {
             Created => matches!(next, InProgress | Live | Disconnected | Failed | Dead),
             InProgress => matches!(next, Live | Disconnected | Failed | Dead),
             Live => matches!(next, InProgress | Disconnected | Failed | Dead),
-            Disconnected => matches!(next, InProgress | Live | Failed | Dead),
-            // A new deployment, or the supervisor's new instance.
-            DeploymentFailed | Failed => matches!(next, Deploying | Created | Dead),
+            // `created`: the next instance, of which only the runtime speaks.
+            Disconnected => matches!(next, Created | InProgress | Live | Failed | Dead),
+            Failed => matches!(next, Deploying | Created | Disconnected | Dead),
+            // A new deployment.
+            DeploymentFailed => matches!(next, Deploying | Dead),
         }
     }
 }

@@ -170,8 +170,8 @@ impl Stub {
             status: report.status,
             reason: report.reason,
             since: utc(report.since),
-            version: stub.version().map(str::to_owned),
-            descriptor: stub.descriptor_url().map(ToString::to_string),
+            version: stub.version().map(|version| version.to_string()),
+            descriptor: stub.descriptor_url().map(String::from),
             sandbox: stub.sandbox_url().cloned(),
         }
     }

@@ -57,6 +57,10 @@ impl presence::Host for State {
         if (*current, current_reason) == (status, &reason) {
             return Ok(());
         }
+        // An instance begins with it, and the host says so.
+        if status == StubStatus::Created {
+            return Err(Error::Invalid(format!("`{status}` cannot follow `{current}`")));
+        }
         if *current == StubStatus::Failed {
             return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: that was this instance's last word")));
         }

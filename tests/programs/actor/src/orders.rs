@@ -90,6 +90,10 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         }
         "save" => session::save(&vec![b's'; usize::try_from(number("bytes")).unwrap_or_default()]).map(done).map_err(told),
         "load" => Ok(session::load().map_or(Value::Null, |bytes| Value::from(bytes.len()))),
+        "panic-if-saved" => match session::load() {
+            Some(bytes) => panic!("{} bytes are saved", bytes.len()),
+            None => Ok(Value::Null),
+        },
         "ask" => identity::request(order["scope"].as_str()).map(Value::from).map_err(told),
         "take" => identity::take(handle())
             .map(|credential| {

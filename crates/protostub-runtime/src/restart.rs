@@ -1,0 +1,148 @@
+//! Whether, and after which pause, a stub whose instance broke gets a new one.
+
+use std::{collections::VecDeque, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::time::Instant;
+
+/// When a stub gets a new instance: it crashed, exceeded a limit, said `failed`, or could not connect again in time, after it had been live.
+///
+/// A stub that was never live gets none: its deployment has failed, and a later message tries again. The pause before a new instance begins with
+/// [`Self::first_pause`] and doubles with each one that the budget still counts, up to [`Self::longest_pause`]; up to as much again is added at
+/// random, so that stubs that broke together do not come back together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestartPolicy {
+    /// How many new instances there may be [`within`](Self::within) a time, and without any being live in between. Beyond that, the stub is
+    /// `failed`. 0: none at all. Default: 5.
+    pub restarts: u32,
+    /// The time for which a new instance counts. Default: 60 s.
+    pub within: Duration,
+    /// The pause before the first new instance. Default: 100 ms.
+    pub first_pause: Duration,
+    /// The longest pause. Default: 10 s.
+    pub longest_pause: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            restarts: 5,
+            within: Duration::from_secs(60),
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(10),
+        }
+    }
+}
+
+impl RestartPolicy {
+    /// The pause after so many new instances that count.
+    fn pause(&self, counted: usize) -> Duration {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(self.first_pause)
+            .with_max_delay(self.longest_pause)
+            .with_max_times(counted + 1)
+            .with_jitter();
+        pauses.build().nth(counted).unwrap_or(self.longest_pause)
+    }
+}
+
+/// The new instances of one stub so far, and what they may find saved.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    policy: RestartPolicy,
+    recent: VecDeque<Instant>,
+    since_live: usize,
+    /// When an instance crashed last that had a session to begin with.
+    with_session: Option<Instant>,
+}
+
+impl Restarts {
+    pub(crate) fn new(policy: RestartPolicy) -> Self {
+        Self { policy, recent: VecDeque::new(), since_live: 0, with_session: None }
+    }
+
+    pub(crate) fn policy(&self) -> &RestartPolicy {
+        &self.policy
+    }
+
+    /// Counts one more new instance, and tells the pause before it; none if the budget is spent.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Duration> {
+        while self.recent.front().is_some_and(|at| now.saturating_duration_since(*at) > self.policy.within) {
+            self.recent.pop_front();
+        }
+        let counted = self.recent.len().max(self.since_live);
+        if counted >= usize::try_from(self.policy.restarts).unwrap_or(usize::MAX) {
+            return None;
+        }
+        self.recent.push_back(now);
+        self.since_live += 1;
+        Some(self.policy.pause(counted))
+    }
+
+    /// An instance is live.
+    pub(crate) fn live(&mut self) {
+        self.since_live = 0;
+    }
+
+    /// An instance has crashed while a session was saved. Whether the next one had better do without: the second time within the time that counts.
+    pub(crate) fn blames_session(&mut self, now: Instant) -> bool {
+        let counts = |at: Instant| now.saturating_duration_since(at) <= self.policy.within;
+        let again = self.with_session.take().is_some_and(counts);
+        if !again {
+            self.with_session = Some(now);
+        }
+        again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn pauses_grow_and_the_budget_ends() {
+        let policy = RestartPolicy { longest_pause: Duration::from_millis(350), ..RestartPolicy::default() };
+        let mut restarts = Restarts::new(policy);
+        let start = Instant::now();
+        for shortest in [100, 200, 350, 350, 350] {
+            restarts.live();
+            let pause = restarts.next(start).expect("one of five");
+            assert!(pause >= Duration::from_millis(shortest) && pause <= Duration::from_millis(2 * shortest), "{pause:?}");
+        }
+        restarts.live();
+        assert_eq!(restarts.next(at(start, 60)), None, "five within a minute");
+        // What is longer ago does not count.
+        assert!(restarts.next(at(start, 61)).is_some_and(|pause| pause <= Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn instances_that_are_never_live_count_however_long_ago_they_were() {
+        let mut restarts = Restarts::new(RestartPolicy::default());
+        let start = Instant::now();
+        assert!((0..5).all(|n| restarts.next(at(start, 100 * n)).is_some()));
+        assert_eq!(restarts.next(at(start, 1000)), None);
+        restarts.live();
+        assert!(restarts.next(at(start, 1000)).is_some());
+    }
+
+    #[test]
+    fn no_restarts_means_none() {
+        let mut restarts = Restarts::new(RestartPolicy { restarts: 0, ..RestartPolicy::default() });
+        assert_eq!(restarts.next(Instant::now()), None);
+    }
+
+    #[test]
+    fn a_session_is_blamed_for_the_second_crash_in_a_row() {
+        let mut restarts = Restarts::new(RestartPolicy::default());
+        let start = Instant::now();
+        assert!(!restarts.blames_session(start));
+        assert!(restarts.blames_session(at(start, 60)));
+        assert!(!restarts.blames_session(at(start, 61)));
+        assert!(!restarts.blames_session(at(start, 200)), "that is long ago");
+    }
+}

@@ -1,0 +1,167 @@
+//! Updates: what a domain publishes now takes the place of what runs, or what runs stays.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use protostub_catalogue::Discovered;
+use protostub_types::{Sha256Digest, StubKey, Version};
+use tokio::sync::oneshot;
+
+use crate::{
+    core::Core,
+    deploy::{self, Artifact},
+    error::{DeployError, DeployErrorKind},
+    registry::Record,
+    supervise::Command,
+};
+
+/// What a domain publishes that is not what runs: [`Protostub::check_for_update`](crate::Protostub::check_for_update).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AvailableUpdate {
+    /// The version that is published.
+    pub version: Version,
+    /// The digest of its component, if the descriptor states it.
+    pub digest: Option<Sha256Digest>,
+    /// The version that runs.
+    pub running: Version,
+}
+
+impl AvailableUpdate {
+    /// Whether what is published is older than what runs. Such an update is refused, unless
+    /// [`DomainSettings::allow_older`](crate::DomainSettings::allow_older) is set for the domain.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        self.version < self.running
+    }
+}
+
+/// What came of an update: [`Protostub::update`](crate::Protostub::update).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Updated {
+    /// What runs is what is published.
+    UpToDate {
+        /// Which version that is.
+        version: Version,
+    },
+    /// What is published runs now.
+    Updated {
+        /// The version that ran before.
+        from: Version,
+        /// The version that runs now.
+        to: Version,
+    },
+}
+
+/// Why a stub was not updated: which one, and what went wrong. Unless it is [`UpdateErrorKind::Gone`], the stub goes on as it was.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("failed to update the protocol stub of {key}")]
+#[non_exhaustive]
+pub struct UpdateError {
+    /// Which stub.
+    pub key: StubKey,
+    /// What went wrong.
+    #[source]
+    pub kind: UpdateErrorKind,
+}
+
+/// What went wrong in an update.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateErrorKind {
+    /// What is published could not be had, or not be trusted, or is no protocol stub.
+    #[error(transparent)]
+    Obtain(Box<DeployErrorKind>),
+    /// What is published is older than what runs.
+    #[error("{running} runs, and the older {published} is published: set `allow_older` for the domain to go back")]
+    Older {
+        /// The version that is published.
+        published: Version,
+        /// The version that runs.
+        running: Version,
+    },
+    /// The new version did not start, or was not live in time. The one before it runs again.
+    #[error("version {version} did not become live, and the one before it takes over again")]
+    RolledBack {
+        /// The version that did not work.
+        version: Version,
+        /// What it did.
+        #[source]
+        error: Box<DeployErrorKind>,
+    },
+    /// Another update of the stub is under way.
+    #[error("another update is under way: wait for it")]
+    UnderWay,
+    /// The stub is not deployed any more, or came to its end meanwhile.
+    #[error("it is no longer there")]
+    Gone,
+}
+
+/// An update whose new version has not been live yet.
+pub(crate) struct Trial {
+    pub(crate) to: Version,
+    /// What ran before, and will again if this fails.
+    pub(crate) old: Arc<Artifact>,
+    /// What that had saved.
+    pub(crate) session: Option<Arc<[u8]>>,
+    pub(crate) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
+}
+
+impl Trial {
+    /// The new version is live.
+    pub(crate) fn commit(self) {
+        let _ = self.done.send(Ok(()));
+    }
+
+    /// The new version is of no use: what ran before it comes back, as it was.
+    pub(crate) fn roll_back(self, record: &Record, fault: DeployError) -> Arc<Artifact> {
+        record.session.restore(self.session);
+        let _ = self.done.send(Err(UpdateErrorKind::RolledBack { version: self.to, error: Box::new(fault.kind) }));
+        self.old
+    }
+}
+
+/// Whether what is published is something else than what runs.
+pub(crate) async fn check(core: &Core, record: &Record) -> Result<Option<AvailableUpdate>, UpdateError> {
+    let (available, _) = ask(core, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })?;
+    Ok(available)
+}
+
+/// Gets what is published, and has the stub's supervisor put it in the place of what runs.
+pub(crate) async fn update(core: &Core, record: &Record) -> Result<Updated, UpdateError> {
+    obtain_and_replace(core, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
+}
+
+async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, UpdateErrorKind> {
+    let (available, discovered) = ask(core, record).await?;
+    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let up_to_date = || Ok(Updated::UpToDate { version: running.version.clone() });
+    let Some(available) = available else { return up_to_date() };
+    if available.is_older() && !core.config.settings(record.key.domain()).allow_older {
+        return Err(UpdateErrorKind::Older { published: available.version, running: running.version });
+    }
+    // What runs goes on meanwhile.
+    let obtained = deploy::obtain(core, record, discovered).await;
+    let artifact = obtained.map_err(|error: DeployError| UpdateErrorKind::Obtain(Box::new(error.kind)))?;
+    if artifact.published() == running {
+        return up_to_date();
+    }
+    let (done, is_done) = oneshot::channel();
+    let command = Command::Update { artifact: Box::new(artifact), done };
+    record.commands.send(command).await.map_err(|_| UpdateErrorKind::Gone)?;
+    is_done.await.map_err(|_| UpdateErrorKind::Gone)??;
+    Ok(Updated::Updated { from: running.version, to: available.version })
+}
+
+/// Asks the domain, which has to answer itself.
+async fn ask(core: &Core, record: &Record) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
+    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let discovered = core.catalogue.revalidate(&record.key).await;
+    let discovered =
+        discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;
+    let (version, digest) = (discovered.descriptor.version.clone(), discovered.descriptor.digest());
+    // Without a digest, only the component itself could tell.
+    let is_other = version.cmp(&running.version) != Ordering::Equal || (digest.is_some() && digest != running.digest);
+    let available = AvailableUpdate { version, digest, running: running.version };
+    Ok((is_other.then_some(available), discovered))
+}

@@ -1,0 +1,181 @@
+//! A stub that breaks gets a new instance, and nobody who talks to it has to know.
+
+use std::time::Duration;
+
+use protostub_runtime::{Hyperty, MessageType, RestartPolicy, Runtime, RuntimeBuilder, StubStatus};
+use serde_json::{Value, json};
+
+use crate::support::{body, builder, component, order, source};
+
+const ALICE: &str = "hyperty://sp1.example/alice";
+
+/// A policy whose pauses take no time.
+fn restarts(restarts: u32) -> RestartPolicy {
+    let mut policy = RestartPolicy::default();
+    policy.restarts = restarts;
+    policy.first_pause = Duration::from_millis(1);
+    policy.longest_pause = Duration::from_millis(1);
+    policy
+}
+
+/// A policy under which nothing happens by itself while a test runs.
+fn in_an_hour() -> RestartPolicy {
+    let mut policy = RestartPolicy::default();
+    policy.first_pause = Duration::from_secs(3600);
+    policy.longest_pause = Duration::from_secs(3600);
+    policy
+}
+
+async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyperty) {
+    let source = source(&["sp1.example"], &component("actor"), &configuration);
+    let runtime = builder.source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    (runtime, app)
+}
+
+/// Has the stub crash, and returns when that is known.
+async fn crash(app: &Hyperty) {
+    let error = app.request(order(ALICE, json!({ "do": "panic", "reason": "no more bytes" }))).await;
+    let response = error.expect_err("it crashed");
+    assert_eq!((response.code, &*response.reason), (502, "the protocol stub crashed while it had the message"));
+}
+
+async fn value(app: &Hyperty, what: Value) -> Value {
+    let response = app.request(order(ALICE, what)).await.expect("a response");
+    assert_eq!(response.code(), Some(200), "{response:?}");
+    body(&response)["value"].clone()
+}
+
+#[tokio::test]
+async fn a_crash_costs_what_the_stub_had_taken_and_nothing_else() {
+    let (runtime, mut app) = runtime(builder().restart(restarts(5)), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let (url, sandbox) = (stub.url().cloned(), stub.sandbox_url().cloned());
+    let topic = url.as_ref().expect("a URL").join("status").expect("an address");
+    app.subscribe(topic.clone()).await.expect("an answer");
+    value(&app, json!({ "do": "save", "bytes": 3 })).await;
+
+    crash(&app).await;
+    // Whatever comes now waits for the next instance.
+    assert_eq!(value(&app, json!({ "do": "load" })).await, json!(3));
+    assert_eq!((stub.url().cloned(), stub.sandbox_url().cloned(), stub.restarts()), (url, sandbox, 1));
+    assert_eq!(runtime.protostubs().len(), 1);
+
+    let mut statuses = Vec::new();
+    while statuses.last().map(String::as_str) != Some("LIVE") || statuses.len() < 2 {
+        let message = app.recv().await.expect("a status");
+        assert_eq!(message.to, topic);
+        statuses.push(body(&message)["value"].as_str().expect("a value").to_owned());
+    }
+    assert_eq!(statuses, ["LIVE", "DISCONNECTED", "CREATED", "IN-PROGRESS", "LIVE"]);
+    stub.undeploy().await.expect("undeployed");
+    let counts = runtime.counts();
+    assert_eq!(counts.open, 0, "{counts:?}");
+}
+
+#[tokio::test]
+async fn messages_wait_for_the_next_instance_in_their_order() {
+    let (runtime, app) = runtime(builder().restart(in_an_hour()), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    crash(&app).await;
+    let mut status = stub.watch();
+    let report = status.until(|report| report.status == StubStatus::Disconnected).await;
+    let reason = report.reason.expect("a reason");
+    assert!(reason.starts_with("a new instance starts in ") && reason.contains("no more bytes"), "{reason}");
+
+    for n in 0..100 {
+        app.post(protostub_runtime::Message::new(MessageType::Update, ALICE).with_body(json!({ "do": "echo", "n": n })))
+            .expect("a place in the queue");
+    }
+    // Who tells it to connect need not wait for the pause to end.
+    stub.connect().await.expect("a new instance");
+    let calls = value(&app, json!({ "do": "calls" })).await;
+    let events = calls.as_array().expect("calls").iter().flat_map(|call| call.as_array().expect("events"));
+    let numbers: Vec<_> = events.filter_map(Value::as_u64).collect();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stub_that_breaks_again_and_again_has_failed() {
+    let (runtime, app) = runtime(builder().restart(restarts(3)), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let mut status = stub.watch();
+    for _ in 0..4 {
+        crash(&app).await;
+    }
+    let report = status.until(|report| !report.status.is_available()).await;
+    assert_eq!((report.status, stub.restarts()), (StubStatus::Failed, 3));
+    let reason = report.reason.expect("a reason");
+    assert!(reason.contains("it broke again after 3 new instances") && reason.contains("no more bytes"), "{reason}");
+    // It is over, and its domain can have another one at once if somebody insists.
+    stub.until_live().await.expect_err("it is over");
+    let again = runtime.deploy_protostub("sp1.example").await.expect("another stub");
+    assert_ne!(again.url(), stub.url());
+    assert_eq!(runtime.counts().open, 0);
+}
+
+#[tokio::test]
+async fn what_crashes_an_instance_twice_is_not_given_to_the_third() {
+    let (runtime, app) = runtime(builder().restart(restarts(5)), json!({ "start": { "do": "load" } })).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    value(&app, json!({ "do": "save", "bytes": 7 })).await;
+    let relapse = || order(ALICE, json!({ "do": "panic-if-saved" }));
+    for _ in 0..2 {
+        assert_eq!(app.request(relapse()).await.expect_err("it crashed").code, 502);
+    }
+    assert_eq!(app.request(relapse()).await.expect("an answer").code(), Some(200));
+    assert_eq!(stub.restarts(), 2);
+}
+
+#[tokio::test]
+async fn a_stub_that_says_that_it_failed_is_tried_again_once_it_was_live() {
+    let (runtime, app) = runtime(builder().restart(restarts(5)), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    value(&app, json!({ "do": "publish", "status": "failed", "reason": "the server is gone" })).await;
+    assert_eq!(value(&app, json!({ "do": "load" })).await, Value::Null);
+    assert_eq!((stub.status().status, stub.restarts()), (StubStatus::Live, 1));
+}
+
+#[tokio::test]
+async fn a_policy_of_none_ends_the_stub_with_its_first_crash() {
+    let (runtime, app) = runtime(builder().restart(restarts(0)), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    crash(&app).await;
+    let report = stub.watch().until(|report| !report.status.is_available()).await;
+    let reason = report.reason.expect("a reason");
+    assert!(reason.contains("no more bytes") && !reason.contains("new instances"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_pause_ends_with_the_stub_or_the_runtime() {
+    let (runtime, app) = runtime(builder().restart(in_an_hour()), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    crash(&app).await;
+    stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
+    // One that is told to disconnect meanwhile does not come back by itself, and takes nothing.
+    stub.disconnect().await.expect("disconnected");
+    let refused = app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected");
+    assert!(refused.code == 503 && refused.reason.contains("told to disconnect"), "{refused}");
+    stub.connect().await.expect("a new instance");
+    stub.until_live().await.expect("live");
+
+    crash(&app).await;
+    stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
+    let waiting = app.request(order(ALICE, json!({ "do": "load" })));
+    let (undeployed, answer) = tokio::join!(biased_after(stub.undeploy()), waiting);
+    undeployed.expect("undeployed");
+    assert_eq!(answer.expect_err("it is gone").code, 503);
+
+    runtime.deploy_protostub("sp1.example").await.expect("another stub");
+    crash(&app).await;
+    let stub = &runtime.protostubs()[0];
+    stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
+    let shutdown = runtime.shutdown(Duration::from_secs(60)).await;
+    assert_eq!((shutdown.stopped.len(), shutdown.abandoned.len()), (1, 0));
+}
+
+/// Polls the future only after what stands beside it has been polled once.
+async fn biased_after<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::yield_now().await;
+    future.await
+}

@@ -1,0 +1,223 @@
+//! Another version takes over, and nobody who talks to the stub has to know; or the one before it stays.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use protostub_runtime::{
+    DomainSettings, Hyperty, MemorySource, Runtime, RuntimeBuilder, StubStatus, UpdateErrorKind, Updated, Version,
+};
+use serde_json::{Value, json};
+
+use crate::support::{body, builder, component, domain, order, publish};
+
+const ALICE: &str = "hyperty://sp1.example/alice";
+
+/// A runtime, with a stub of version 1.0 that is live.
+async fn live(builder: RuntimeBuilder) -> (MemorySource, Runtime, Hyperty) {
+    let source = MemorySource::new();
+    publish(&source, "sp1.example", "1.0", &component("actor"), json!({ "is": "1.0", "observer": "hyperty://home.example/app" }));
+    let runtime = builder.source(source.clone()).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    (source, runtime, app)
+}
+
+async fn value(app: &Hyperty, what: Value) -> Value {
+    let response = app.request(order(ALICE, what)).await.expect("a response");
+    assert_eq!(response.code(), Some(200), "{response:?}");
+    body(&response)["value"].clone()
+}
+
+async fn runs(app: &Hyperty) -> String {
+    value(app, json!({ "do": "configuration" })).await["is"].as_str().expect("which it is").to_owned()
+}
+
+fn version(text: &str) -> Version {
+    Version::parse(text).expect("a version")
+}
+
+#[tokio::test]
+async fn a_new_version_takes_over_the_address_the_session_and_the_subscribers() {
+    let (source, runtime, mut app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    let url = stub.url().expect("a URL").clone();
+    value(&app, json!({ "do": "save", "bytes": 5 })).await;
+    assert_eq!(stub.check_for_update().await.expect("an answer"), None);
+    let up_to_date = Updated::UpToDate { version: version("1.0") };
+    assert_eq!(stub.update().await.expect("nothing to do"), up_to_date);
+    assert_eq!(stub.restarts(), 0);
+
+    publish(&source, "sp1.example", "1.1", &component("actor"), json!({ "is": "1.1" }));
+    let available = stub.check_for_update().await.expect("an answer").expect("an update");
+    assert_eq!((available.version.as_str(), available.running.as_str(), available.is_older()), ("1.1", "1.0", false));
+    let updated = stub.update().await.expect("updated");
+    assert_eq!(updated, Updated::Updated { from: version("1.0"), to: version("1.1") });
+    assert_eq!(body(&app.recv().await.expect("its last words")), json!({ "disconnect": "update" }));
+    assert_eq!((runs(&app).await, value(&app, json!({ "do": "load" })).await), ("1.1".to_owned(), json!(5)));
+    let again = &runtime.protostubs()[0];
+    assert_eq!((again.url(), again.version()), (Some(&url), Some(version("1.1"))));
+    assert_eq!(stub.check_for_update().await.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn other_code_under_the_same_version_is_an_update_too() {
+    let (source, runtime, app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    let digest = stub.digest();
+    publish(&source, "sp1.example", "1.0", &component("echo"), json!({}));
+    let available = stub.check_for_update().await.expect("an answer").expect("an update");
+    assert!(available.version == available.running && available.digest.is_some() && available.digest != digest);
+    stub.update().await.expect("updated");
+    assert_eq!(stub.digest(), available.digest);
+    let echo = app.request(order(ALICE, json!({ "do": "fail" }))).await.expect("an echo");
+    assert_eq!(echo.code(), Some(200));
+}
+
+/// Asks which version runs, over and over: how many answers and errors came, and the versions in their order.
+async fn ask_until(asker: Hyperty, done: Arc<AtomicBool>) -> (u64, u64, Vec<Version>) {
+    let (mut answered, mut failed, mut seen) = (0, 0, Vec::new());
+    while !done.load(Ordering::Relaxed) {
+        match asker.request(order(ALICE, json!({ "do": "configuration" }))).await {
+            Ok(response) => {
+                answered += 1;
+                seen.push(version(body(&response)["value"]["is"].as_str().expect("which it is")));
+            }
+            // An instance had it that was replaced.
+            Err(error) => {
+                assert_eq!(error.code, 502, "{error}");
+                failed += 1;
+            }
+        }
+    }
+    (answered, failed, seen)
+}
+
+#[tokio::test]
+async fn no_message_is_lost_to_an_update() {
+    let (source, runtime, app) = live(builder()).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut asking = Vec::new();
+    for n in 0..8 {
+        let asker = runtime.register_hyperty(format!("hyperty://home.example/asker-{n}")).await.expect("a hyperty");
+        asking.push(tokio::spawn(ask_until(asker, Arc::clone(&done))));
+    }
+    let stub = &runtime.protostubs()[0];
+    for number in 1..=10 {
+        let version = format!("1.{number}");
+        publish(&source, "sp1.example", &version, &component("actor"), json!({ "is": version }));
+        stub.update().await.expect("updated");
+        assert_eq!(runs(&app).await, version);
+    }
+    done.store(true, Ordering::Relaxed);
+    let (mut answered, mut failed) = (0, 0);
+    for asker in asking {
+        let (ok, not, seen) = asker.await.expect("an asker");
+        assert!(seen.is_sorted(), "an older one answers again: {seen:?}");
+        answered += ok;
+        failed += not;
+    }
+    let counts = runtime.counts();
+    assert_eq!((counts.open, counts.failed), (0, failed), "{counts:?}");
+    // Besides, `runs` asked ten times.
+    assert_eq!(counts.answered, answered + 10, "{counts:?}");
+    assert!(answered > 10);
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_work_is_taken_back() {
+    let (source, runtime, app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    let url = stub.url().expect("a URL").clone();
+    value(&app, json!({ "do": "save", "bytes": 5 })).await;
+    let broken = [
+        (json!({ "start": { "do": "fail", "reason": "no `url`" } }), "no `url`"),
+        (json!({ "start": { "do": "panic", "reason": "out of order" } }), "out of order"),
+        (json!({ "connect": { "do": "panic", "reason": "no such server" } }), "no such server"),
+        (
+            json!({ "connect": [{ "do": "save", "bytes": 9 }, { "do": "publish", "status": "failed", "reason": "wrong password" }] }),
+            "wrong password",
+        ),
+    ];
+    for (number, (configuration, why)) in broken.into_iter().enumerate() {
+        publish(&source, "sp1.example", &format!("2.{number}"), &component("actor"), configuration);
+        let error = stub.update().await.expect_err("it does not work");
+        let UpdateErrorKind::RolledBack { version: tried, error } = &error.kind else { panic!("{error:?}") };
+        assert_eq!(tried, &version(&format!("2.{number}")));
+        assert!(error.to_string().contains(why), "{error}");
+        // What ran before runs again, with what it had saved.
+        assert_eq!((runs(&app).await, value(&app, json!({ "do": "load" })).await), ("1.0".to_owned(), json!(5)));
+        assert_eq!((stub.url(), stub.version()), (Some(&url), Some(version("1.0"))));
+    }
+    // What cannot even be had costs the running one nothing.
+    source.insert(&domain("sp1.example"), "default", r#"{"objectName":"default","version":"3.0"}"#, Vec::new());
+    let before = stub.restarts();
+    let error = stub.update().await.expect_err("nothing to deploy");
+    assert!(matches!(error.kind, UpdateErrorKind::Obtain(_)), "{error:?}");
+    assert_eq!((stub.restarts(), stub.status().status), (before, StubStatus::Live));
+}
+
+#[tokio::test]
+async fn an_older_version_is_refused_also_after_a_restart_unless_it_is_allowed() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let (source, runtime, app) = live(builder().cache_dir(cache.path())).await;
+    publish(&source, "sp1.example", "0.9", &component("actor"), json!({ "is": "0.9" }));
+    let error = runtime.protostubs()[0].update().await.expect_err("older");
+    assert!(matches!(error.kind, UpdateErrorKind::Older { .. }), "{error:?}");
+    assert_eq!(runs(&app).await, "1.0");
+    drop(app);
+    runtime.shutdown(Duration::from_secs(60)).await;
+
+    let runtime = builder().cache_dir(cache.path()).source(source.clone()).build().await.expect("a runtime");
+    let error = runtime.deploy_protostub("sp1.example").await.expect_err("older than what was live before");
+    let reason = error.kind.to_string();
+    assert!(reason.contains("version 0.9") && reason.contains("the newer 1.0") && reason.contains("allow_older"), "{reason}");
+    drop(runtime);
+
+    let mut settings = DomainSettings::default();
+    settings.allow_older = true;
+    let builder = builder().cache_dir(cache.path()).domain(domain("sp1.example"), settings);
+    let runtime = builder.source(source.clone()).build().await.expect("a runtime");
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    publish(&source, "sp1.example", "0.8", &component("actor"), json!({ "is": "0.8" }));
+    assert!(stub.check_for_update().await.expect("an answer").expect("an update").is_older());
+    assert_eq!(stub.update().await.expect("back"), Updated::Updated { from: version("0.9"), to: version("0.8") });
+}
+
+#[tokio::test]
+async fn one_update_at_a_time_and_none_of_a_stub_that_is_gone() {
+    let (source, runtime, _app) = live(builder()).await;
+    let stub = runtime.protostubs()[0].clone();
+    // It starts, and is never live.
+    let never = json!({ "is": "2.0", "connect": { "do": "publish", "status": "in-progress" } });
+    publish(&source, "sp1.example", "2.0", &component("actor"), never);
+    let first = tokio::spawn({
+        let stub = stub.clone();
+        async move { stub.update().await }
+    });
+    stub.watch().until(|report| report.status == StubStatus::InProgress).await;
+    let second = stub.update().await.expect_err("there is one already");
+    assert!(matches!(second.kind, UpdateErrorKind::UnderWay), "{second:?}");
+    stub.undeploy().await.expect("undeployed");
+    let first = first.await.expect("a task").expect_err("undeployed meanwhile");
+    assert!(matches!(first.kind, UpdateErrorKind::Gone), "{first:?}");
+    let third = stub.update().await.expect_err("it is gone");
+    assert!(matches!(third.kind, UpdateErrorKind::Gone), "{third:?}");
+}
+
+#[tokio::test]
+async fn a_stub_that_is_to_stay_disconnected_does_so_in_its_new_version() {
+    let (source, runtime, app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    stub.disconnect().await.expect("disconnected");
+    publish(&source, "sp1.example", "1.1", &component("actor"), json!({ "is": "1.1" }));
+    stub.update().await.expect("updated");
+    assert_eq!(stub.status().status, StubStatus::Created);
+    assert_eq!(app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected").code, 503);
+    stub.connect().await.expect("connected");
+    assert_eq!(runs(&app).await, "1.1");
+}
