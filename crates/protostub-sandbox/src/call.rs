@@ -1,14 +1,21 @@
 //! One guest call within its limits, and what became of it.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use wasmtime::{Store, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::{CompiledStub, Exceeded, Trap, engine::WASM_STACK_BYTES, state::State};
+use crate::{
+    CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, host::printable,
+    state::State,
+};
 
-/// How many frames of a crash are told.
-const MAX_FRAMES: usize = 20;
+/// How long a function's or a module's name may be that is told of a crash, in bytes.
+const MAX_NAME_BYTES: usize = 512;
 
 /// How wasmtime's error begins when a call of an import carried too much; the error has no type of its own.
 const HOSTCALL_FUEL: &str = "too much data is being copied between the host and the guest";
@@ -36,6 +43,7 @@ pub(crate) fn begin(store: &mut Store<State>) {
     state.cpu.begin_call();
     state.memory.begin_call();
     state.log.forget_last_words();
+    state.recorder.begin_call();
     store.set_epoch_deadline(1);
 }
 
@@ -53,22 +61,71 @@ pub(crate) async fn bounded<T>(
 }
 
 /// What a failed call tells about its guest. The store is of no use afterwards.
-pub(crate) fn diagnose(store: &mut Store<State>, failure: Failure) -> Crash {
+pub(crate) fn diagnose(
+    compiled: &CompiledStub,
+    store: &mut Store<State>,
+    during: GuestCall,
+    failure: Failure,
+) -> (Crash, Arc<CrashReport>) {
     let state = store.data_mut();
+    let (uptime, call) = state.recorder.ages();
+    let backtrace = match &failure {
+        Failure::Guest(error) => error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default(),
+        Failure::TimedOut => Vec::new(),
+    };
+    // A line that has no end yet is a last word, too.
+    state.log.finish();
+    let message = state.log.take_last_words();
+    let (crash, kind, limit, reason) = match cause(state, failure) {
+        Cause::Limit(exceeded) => {
+            let reason = exceeded.to_string();
+            (Crash::Exceeded(exceeded.clone()), CrashKind::Limit, Some(exceeded.setting()), reason)
+        }
+        Cause::Trap(reason) => {
+            (Crash::Trapped(Trap { reason: reason.clone(), message: message.clone() }), CrashKind::Trap, None, reason)
+        }
+    };
+    let (activities, lost_events, lost_calls) = state.recorder.take(uptime);
+    let report = CrashReport {
+        stub: state.config.url.clone(),
+        domain: state.config.domain.clone(),
+        component: compiled.digest(),
+        time: SystemTime::now(),
+        during,
+        kind,
+        limit,
+        reason,
+        message,
+        backtrace,
+        uptime,
+        call,
+        activities,
+        lost_events,
+        lost_calls,
+    };
+    (crash, Arc::new(report))
+}
+
+enum Cause {
+    Trap(String),
+    Limit(Exceeded),
+}
+
+fn cause(state: &mut State, failure: Failure) -> Cause {
     let limits = &state.config.limits;
     let error = match failure {
-        Failure::TimedOut => return Crash::Exceeded(Exceeded::Time { limit: limits.time_per_call }),
+        Failure::TimedOut => return Cause::Limit(Exceeded::Time { limit: limits.time_per_call }),
         Failure::Guest(error) => error,
     };
     if error.downcast_ref::<CpuExceeded>().is_some() {
-        return Crash::Exceeded(Exceeded::Cpu { limit: limits.cpu_per_call });
+        return Cause::Limit(Exceeded::Cpu { limit: limits.cpu_per_call });
     }
     let trap = error.downcast_ref::<wasmtime::Trap>().copied();
     if trap == Some(wasmtime::Trap::StackOverflow) {
-        return Crash::Exceeded(Exceeded::Stack { limit: WASM_STACK_BYTES });
+        return Cause::Limit(Exceeded::Stack { limit: WASM_STACK_BYTES });
     }
     if let Some(denied) = state.memory.take_denied() {
-        return Crash::Exceeded(denied);
+        return Cause::Limit(denied);
     }
     let reason = match (error.downcast_ref::<I32Exit>(), trap) {
         (Some(exit), _) => format!("it ended itself with code {}", exit.0),
@@ -76,12 +133,9 @@ pub(crate) fn diagnose(store: &mut Store<State>, failure: Failure) -> Crash {
         (None, None) => error.root_cause().to_string(),
     };
     if reason.starts_with(HOSTCALL_FUEL) {
-        return Crash::Exceeded(Exceeded::Hostcall { limit: limits.hostcall_bytes });
+        return Cause::Limit(Exceeded::Hostcall { limit: limits.hostcall_bytes });
     }
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-    // A line that has no end yet is a last word, too.
-    state.log.finish();
-    Crash::Trapped(Trap { reason, message: state.log.take_last_words(), backtrace })
+    Cause::Trap(reason)
 }
 
 /// Whether an instantiation failed before any of the guest's code ran: there is no room in the pool, say.
@@ -89,11 +143,15 @@ pub(crate) fn is_hosts_fault(error: &wasmtime::Error) -> bool {
     !error.is::<CpuExceeded>() && !error.is::<wasmtime::Trap>() && !error.is::<I32Exit>() && !error.is::<WasmBacktrace>()
 }
 
-fn frames(backtrace: &WasmBacktrace) -> Vec<String> {
-    backtrace
-        .to_string()
-        .lines()
-        .filter_map(|line| line.trim().split_once(": ").map(|(_, frame)| frame.to_owned()))
-        .take(MAX_FRAMES)
-        .collect()
+/// Names come from the component: anything may stand in them.
+fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
+    let frame = |frame: &wasmtime::FrameInfo| Frame {
+        function: match frame.func_name() {
+            Some(name) => printable(&format!("{:#}", rustc_demangle::demangle(name)), MAX_NAME_BYTES),
+            None => format!("function {}", frame.func_index()),
+        },
+        module: frame.module().name().map(|name| printable(name, MAX_NAME_BYTES)),
+        offset: frame.module_offset(),
+    };
+    backtrace.frames().iter().map(frame).collect()
 }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
+use wasmtime::{
+    Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker,
+};
 
 use crate::{compile::Compiler, state::State, wasi};
 
@@ -280,6 +282,8 @@ fn recipe(cache: Option<Cache>) -> Config {
         .cache(cache)
         .epoch_interruption(true)
         .concurrency_support(false)
+        // Where a component's debugging information is read: it is a stranger's, and the environment is not for libraries to read.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
         .shared_memory(false)

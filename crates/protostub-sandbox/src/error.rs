@@ -1,6 +1,8 @@
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use protostub_bus::Inbox;
+
+use crate::CrashReport;
 
 /// Why a sandbox could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,8 @@ pub enum SandboxError {
 pub struct StartError {
     /// What happened.
     pub kind: StartErrorKind,
+    /// What is known of it, if the stub's code crashed or ran into a limit.
+    pub crash: Option<Arc<CrashReport>>,
     /// The inbox that was given to the stub.
     pub inbox: Inbox,
 }
@@ -84,7 +88,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A guest's crash.
+/// A guest's crash, in short; a [`CrashReport`] has the rest.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Trap {
@@ -92,8 +96,6 @@ pub struct Trap {
     pub reason: String,
     /// What the guest wrote to standard error last; in Rust, the panic's message and place.
     pub message: Option<String>,
-    /// The functions that were being executed, innermost first, if the component has their names.
-    pub backtrace: Vec<String>,
 }
 
 impl fmt::Display for Trap {
@@ -143,6 +145,21 @@ pub enum Exceeded {
         /// How many bytes it may.
         limit: usize,
     },
+}
+
+impl Exceeded {
+    /// The setting of [`Limits`](crate::Limits) that is the limit; `stack` for the engine's.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::Cpu { .. } => "cpu_per_call",
+            Self::Time { .. } => "time_per_call",
+            Self::Memory { .. } => "memory_bytes",
+            Self::Table { .. } => "table_elements",
+            Self::Stack { .. } => "stack",
+            Self::Hostcall { .. } => "hostcall_bytes",
+        }
+    }
 }
 
 impl fmt::Display for Exceeded {

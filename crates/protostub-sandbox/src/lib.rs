@@ -13,7 +13,8 @@
 //!   Nobody else enters the store
 //!
 //! A stub can do what the contract (`wit/0.1`) offers it and nothing else: WASI is linked with an empty context, so there are no files, no
-//! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]).
+//! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]), and a
+//! [`CrashReport`] is left of it.
 //!
 //! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
 //! names wasmtime.
@@ -21,11 +22,13 @@
 mod call;
 mod compile;
 mod contract;
+mod crash;
 mod engine;
 mod error;
 mod handle;
 mod host;
 mod limits;
+mod recorder;
 mod sandbox;
 mod services;
 mod session;
@@ -36,6 +39,7 @@ mod wasi;
 mod world;
 
 pub use compile::{CompileError, CompiledStub};
+pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, InstanceEnded, StubHandle};

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use protostub_bus::Inbox;
 use tokio::sync::OwnedSemaphorePermit;
@@ -6,7 +6,8 @@ use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::{
-    CompiledStub, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind, StubHandle, StubTask,
+    CompiledStub, CrashReport, GuestCall, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind,
+    StubHandle, StubTask,
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::EngineConfig,
@@ -73,11 +74,11 @@ impl Sandbox {
                 let (handle, commands) = StubHandle::new();
                 Ok((handle, StubTask::new(instance, inbox, commands)))
             }
-            Err(kind) => Err(StartError { kind, inbox }),
+            Err(NotStarted { kind, crash }) => Err(StartError { kind, crash, inbox }),
         }
     }
 
-    async fn start(self) -> Result<Instance, StartErrorKind> {
+    async fn start(self) -> Result<Instance, NotStarted> {
         let Self { compiled, mut store, permit } = self;
         let limit = store.data().config.limits.time_per_call;
         call::begin(&mut store);
@@ -86,16 +87,19 @@ impl Sandbox {
         let instantiating = call::bounded(&compiled, limit, compiled.pre().instantiate_async(&mut store));
         let guest = match instantiating.instrument(step).await {
             Ok(guest) => guest,
-            Err(Failure::Guest(error)) if call::is_hosts_fault(&error) => return Err(not_instantiated(&mut store, &error)),
-            Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
+            // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
+            Err(Failure::Guest(error)) if call::is_hosts_fault(&error) && !store.data().memory.has_denied() => {
+                return Err(StartErrorKind::Instantiate(format!("{error:#}")).into());
+            }
+            Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Instantiate, failure).into()),
         };
         call::begin(&mut store);
         let url = store.data().config.url.shared();
         let starting = call::bounded(&compiled, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
         match starting.await {
             Ok(Ok(())) => {}
-            Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES))),
-            Err(failure) => return Err(at_start(call::diagnose(&mut store, failure))),
+            Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES)).into()),
+            Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
         Ok(Instance { guest, store, compiled, _permit: permit })
     }
@@ -104,18 +108,25 @@ impl Sandbox {
 /// How much is kept of the reason why a stub refuses to start, in bytes.
 const MAX_REASON_BYTES: usize = 4 << 10;
 
-/// What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
-fn not_instantiated(store: &mut Store<State>, error: &wasmtime::Error) -> StartErrorKind {
-    match store.data_mut().memory.take_denied() {
-        Some(exceeded) => StartErrorKind::Exceeded(exceeded),
-        None => StartErrorKind::Instantiate(format!("{error:#}")),
+/// A [`StartError`] without the inbox.
+struct NotStarted {
+    kind: StartErrorKind,
+    crash: Option<Arc<CrashReport>>,
+}
+
+impl From<StartErrorKind> for NotStarted {
+    fn from(kind: StartErrorKind) -> Self {
+        Self { kind, crash: None }
     }
 }
 
-fn at_start(crash: Crash) -> StartErrorKind {
-    match crash {
-        Crash::Trapped(trap) => StartErrorKind::Trapped(trap),
-        Crash::Exceeded(exceeded) => StartErrorKind::Exceeded(exceeded),
+impl From<(Crash, Arc<CrashReport>)> for NotStarted {
+    fn from((crash, report): (Crash, Arc<CrashReport>)) -> Self {
+        let kind = match crash {
+            Crash::Trapped(trap) => StartErrorKind::Trapped(trap),
+            Crash::Exceeded(exceeded) => StartErrorKind::Exceeded(exceeded),
+        };
+        Self { kind, crash: Some(report) }
     }
 }
 

@@ -5,6 +5,7 @@ use wasmtime::ResourceLimiter;
 use crate::{
     Exceeded, Limits, SandboxConfig, SandboxServices,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
+    recorder::Recorder,
     transport::{Connections, TransportLimits},
     wasi::Wasi,
 };
@@ -23,6 +24,7 @@ pub(crate) struct State {
     pub(crate) wasi: Wasi,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
+    pub(crate) recorder: Recorder,
 }
 
 impl State {
@@ -41,6 +43,7 @@ impl State {
             log,
             memory: MemoryLimiter::new(limits),
             cpu: CpuBudget { ticks: 0, ticks_per_call },
+            recorder: Recorder::new(),
             services,
             config,
         }
@@ -92,6 +95,10 @@ impl MemoryLimiter {
 
     pub(crate) fn begin_call(&mut self) {
         self.denied = None;
+    }
+
+    pub(crate) fn has_denied(&self) -> bool {
+        self.denied.is_some()
     }
 
     pub(crate) fn take_denied(&mut self) -> Option<Exceeded> {

@@ -3,6 +3,7 @@ use std::{
     future::poll_fn,
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    Outcome,
+    CrashReport, GuestCall, Outcome,
     call::{self, Crash},
     contract::{lift, lower, types::Event},
     handle::{Command, Commands},
@@ -44,6 +45,8 @@ pub struct Ended {
     pub inbox: Inbox,
     /// How it ended.
     pub outcome: Outcome,
+    /// What is known of its end, if that was not an orderly one.
+    pub crash: Option<Arc<CrashReport>>,
 }
 
 /// What the next call hands to the guest.
@@ -88,7 +91,7 @@ impl StubTask {
     /// a batch that crashed it. What was posted before stands.
     pub async fn run(mut self) -> Ended {
         self.instance.store.data_mut().publish_created();
-        let outcome = self.live().await;
+        let (outcome, crash) = self.live().await;
         let state = self.instance.store.data_mut();
         state.connections.close_all();
         if outcome.is_orderly() {
@@ -96,26 +99,27 @@ impl StubTask {
             poll_fn(|cx| state.connections.poll_closed(cx)).await;
         }
         state.log.finish();
-        Ended { inbox: self.inbox, outcome }
+        Ended { inbox: self.inbox, outcome, crash }
     }
 
-    async fn live(&mut self) -> Outcome {
+    async fn live(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
         while poll_fn(|cx| self.poll_batch(cx)).await {
             match self.handle().await {
                 None => {}
-                Some(outcome) => return outcome,
+                Some(end) => return end,
             }
             // A stub that always has something to do gives way to others all the same.
             tokio::task::coop::consume_budget().await;
         }
         self.taken.fail("the protocol stub was stopped before it answered");
-        Outcome::Stopped
+        (Outcome::Stopped, None)
     }
 
     /// Hands the batch to the guest; how the instance ended, if it did.
-    async fn handle(&mut self) -> Option<Outcome> {
+    async fn handle(&mut self) -> Option<(Outcome, Option<Arc<CrashReport>>)> {
         let Self { instance: Instance { guest, store, compiled, .. }, batch, stopped, .. } = self;
         call::begin(store);
+        store.data_mut().recorder.events(&batch.events);
         let limit = store.data().config.limits.time_per_call;
         let call = call::bounded(compiled, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
         let overrun = async {
@@ -127,7 +131,7 @@ impl StubTask {
             result = call => result,
             () = overrun => {
                 self.fail_batch("the protocol stub was stopped while it had the message");
-                return Some(Outcome::Stopped);
+                return Some((Outcome::Stopped, None));
             }
         };
         let failure = match result {
@@ -137,7 +141,9 @@ impl StubTask {
             }
             Err(failure) => failure,
         };
-        let outcome = match call::diagnose(&mut self.instance.store, failure) {
+        let Instance { store, compiled, .. } = &mut self.instance;
+        let (crash, report) = call::diagnose(compiled, store, GuestCall::Handle, failure);
+        let outcome = match crash {
             Crash::Trapped(trap) => Outcome::Trapped(trap),
             Crash::Exceeded(exceeded) => Outcome::Exceeded(exceeded),
         };
@@ -146,7 +152,7 @@ impl StubTask {
             Outcome::Exceeded(_) => "the protocol stub used more than it may while it had the message, and was ended",
             _ => "the protocol stub crashed while it had the message",
         });
-        Some(outcome)
+        Some((outcome, Some(report)))
     }
 
     /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here. A response

@@ -33,6 +33,24 @@ pub enum MessageType {
     Other(Arc<str>),
 }
 
+impl MessageType {
+    /// Its name; `other` for one of its own.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Response => "response",
+            Self::Forward => "forward",
+            Self::Execute => "execute",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
 pub enum MessageId {
@@ -49,6 +67,15 @@ pub enum Body {
     Json(Json),
     #[component(name = "bytes")]
     Bytes(Arc<[u8]>),
+}
+
+impl Body {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
 }
 
 #[derive(Clone, ComponentType, Lift, Lower)]

@@ -9,6 +9,7 @@ use crate::{
         bus, lift,
         types::{self, Error},
     },
+    recorder::Entry,
     state::State,
 };
 
@@ -86,6 +87,14 @@ fn runtime_url(configuration: &str) -> Option<Address> {
 }
 
 impl State {
+    fn post_recorded(&mut self, message: types::Message) -> Result<(), Error> {
+        let bytes = message.body.as_ref().map_or(0, types::Body::len);
+        let call = Entry::call("bus.post").message(&message.kind, &message.from, &message.to).bytes(bytes);
+        let posted = self.post_one(message);
+        self.recorder.call(call.result(&posted));
+        posted
+    }
+
     fn post_one(&mut self, message: types::Message) -> Result<(), Error> {
         if !self.posting.rate.admit() {
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
@@ -108,15 +117,17 @@ impl State {
 
 impl bus::Host for State {
     fn post(&mut self, messages: Vec<types::Message>) -> Vec<Result<(), Error>> {
-        messages.into_iter().map(|message| self.post_one(message)).collect()
+        messages.into_iter().map(|message| self.post_recorded(message)).collect()
     }
 
     fn pause(&mut self) {
         self.posting.paused = true;
+        self.recorder.call(Entry::call("bus.pause"));
     }
 
     fn resume(&mut self) {
         self.posting.paused = false;
+        self.recorder.call(Entry::call("bus.resume"));
     }
 }
 

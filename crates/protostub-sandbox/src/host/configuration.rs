@@ -2,11 +2,13 @@ use std::sync::Arc;
 
 use crate::{
     contract::{configuration, types::Json},
+    recorder::Entry,
     state::State,
 };
 
 impl configuration::Host for State {
     fn get(&mut self) -> Json {
+        self.recorder.call(Entry::call("configuration.get"));
         Arc::clone(&self.config.configuration)
     }
 }

@@ -3,28 +3,38 @@ use crate::{
         http::{self, Head, Request},
         types::Error,
     },
+    recorder::Entry,
     state::State,
     transport,
 };
 
 impl http::Host for State {
     fn send(&mut self, request: Request) -> Result<u32, Error> {
-        let handle = self.handles.next()?;
         let Request { method, url, headers, body } = request;
-        self.connections.http_send(handle, transport::Request { method, url, headers, body })?;
-        Ok(handle)
+        let call = Entry::call("http.send").server(&url).bytes(body.len());
+        let sent = self.handles.next().and_then(|handle| {
+            self.connections.http_send(handle, transport::Request { method, url, headers, body })?;
+            Ok(handle)
+        });
+        self.recorder.call(call.opened(&sent));
+        sent
     }
 
     fn poll(&mut self, exchange: u32) -> Result<Option<Head>, Error> {
-        let head = self.connections.http_poll(exchange)?;
-        Ok(head.map(|head| Head { status: head.status, headers: head.headers }))
+        let head = self.connections.http_poll(exchange).map_err(Error::from);
+        self.recorder.call(Entry::call("http.poll").handle(exchange).result(&head));
+        Ok(head?.map(|head| Head { status: head.status, headers: head.headers }))
     }
 
     fn receive(&mut self, exchange: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.connections.http_receive(exchange, max_bytes)?)
+        let received = self.connections.http_receive(exchange, max_bytes).map_err(Error::from);
+        let bytes = received.iter().flatten().map(Vec::len).sum();
+        self.recorder.call(Entry::call("http.receive").handle(exchange).bytes(bytes).result(&received));
+        received
     }
 
     fn cancel(&mut self, exchange: u32) {
         self.connections.http_cancel(exchange);
+        self.recorder.call(Entry::call("http.cancel").handle(exchange));
     }
 }

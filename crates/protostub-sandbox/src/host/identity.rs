@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use crate::{
     Credential, CredentialError,
     contract::{identity, types},
+    recorder::Entry,
     state::State,
 };
 
@@ -37,8 +38,8 @@ impl IdentityRequests {
     }
 }
 
-impl identity::Host for State {
-    fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
+impl State {
+    fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
             return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
@@ -56,7 +57,7 @@ impl identity::Host for State {
         Ok(handle)
     }
 
-    fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
+    fn take_credential(&mut self, request: u32) -> Result<types::Credential, types::Error> {
         match self.identity.answers.remove(&request) {
             None => Err(types::Error::Closed),
             Some(None) => {
@@ -69,5 +70,19 @@ impl identity::Host for State {
             }
             Some(Some(Err(error))) => Err(types::Error::Denied(error.to_string())),
         }
+    }
+}
+
+impl identity::Host for State {
+    fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
+        let requested = self.request_credential(scope);
+        self.recorder.call(Entry::call("identity.request").opened(&requested));
+        requested
+    }
+
+    fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
+        let taken = self.take_credential(request);
+        self.recorder.call(Entry::call("identity.take").handle(request).result(&taken));
+        taken
     }
 }

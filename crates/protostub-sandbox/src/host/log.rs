@@ -10,6 +10,7 @@ use super::{rate::Rate, text::printable};
 use crate::{
     Limits,
     contract::log::{self, Level},
+    recorder::Entry,
     state::State,
 };
 
@@ -178,6 +179,14 @@ impl Lines {
 
 impl log::Host for State {
     fn write(&mut self, level: Level, text: String) {
+        let name = match level {
+            Level::Trace => "trace",
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        self.recorder.call(Entry::call("log.write").detail(name).bytes(text.len()));
         self.log.write(level, &text);
     }
 }

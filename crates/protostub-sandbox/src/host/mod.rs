@@ -16,7 +16,9 @@ mod websocket;
 
 use wasmtime::component::{HasSelf, Linker};
 
-pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, text::readable, timers::Timers};
+pub(crate) use self::{
+    bus::Posting, identity::IdentityRequests, presence::Status, text::printable, text::readable, timers::Timers,
+};
 use crate::{
     contract::{self, types::Error},
     state::State,

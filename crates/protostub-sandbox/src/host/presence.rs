@@ -6,6 +6,7 @@ use crate::{
         presence::{self, Status as Published},
         types::Error,
     },
+    recorder::Entry,
     state::State,
 };
 
@@ -41,15 +42,8 @@ impl State {
     }
 }
 
-impl presence::Host for State {
-    fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
-        let status = match status {
-            Published::Created => StubStatus::Created,
-            Published::InProgress => StubStatus::InProgress,
-            Published::Live => StubStatus::Live,
-            Published::Disconnected => StubStatus::Disconnected,
-            Published::Failed => StubStatus::Failed,
-        };
+impl State {
+    fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
         let reason = reason.map(|reason| readable(&reason, MAX_REASON_BYTES));
         let Some((current, current_reason)) = &self.status.current else {
             return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
@@ -70,5 +64,20 @@ impl presence::Host for State {
         self.services.presence.publish(status, reason.as_deref()).map_err(Error::Invalid)?;
         self.status.current = Some((status, reason));
         Ok(())
+    }
+}
+
+impl presence::Host for State {
+    fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
+        let status = match status {
+            Published::Created => StubStatus::Created,
+            Published::InProgress => StubStatus::InProgress,
+            Published::Live => StubStatus::Live,
+            Published::Disconnected => StubStatus::Disconnected,
+            Published::Failed => StubStatus::Failed,
+        };
+        let published = self.publish_status(status, reason);
+        self.recorder.call(Entry::call("presence.publish").detail(status.as_str()).result(&published));
+        published
     }
 }

@@ -1,14 +1,19 @@
 use crate::{
     contract::{session, types::Error},
+    recorder::Entry,
     state::State,
 };
 
 impl session::Host for State {
     fn load(&mut self) -> Option<Vec<u8>> {
-        self.services.session.load().map(|bytes| bytes.to_vec())
+        let saved = self.services.session.load().map(|bytes| bytes.to_vec());
+        self.recorder.call(Entry::call("session.load").bytes(saved.as_ref().map_or(0, Vec::len)));
+        saved
     }
 
     fn save(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        self.services.session.save(&bytes).map_err(|error| Error::Limit(error.to_string()))
+        let saved = self.services.session.save(&bytes).map_err(|error| Error::Limit(error.to_string()));
+        self.recorder.call(Entry::call("session.save").bytes(bytes.len()).result(&saved));
+        saved
     }
 }

@@ -1,21 +1,28 @@
 use crate::{
     contract::{tcp, types::Error},
+    recorder::Entry,
     state::State,
     transport::TcpState,
 };
 
 impl tcp::Host for State {
     fn open(&mut self, host: String, port: u16, tls: bool) -> Result<u32, Error> {
-        let handle = self.handles.next()?;
-        self.connections.tcp_open(handle, &host, port, tls)?;
-        Ok(handle)
+        let opened = self.handles.next().and_then(|handle| {
+            self.connections.tcp_open(handle, &host, port, tls)?;
+            Ok(handle)
+        });
+        self.recorder.call(Entry::call("tcp.open").host(&host, port).opened(&opened));
+        opened
     }
 
     fn start_tls(&mut self, connection: u32, server_name: String) -> Result<(), Error> {
-        Ok(self.connections.tcp_start_tls(connection, &server_name)?)
+        let started = self.connections.tcp_start_tls(connection, &server_name).map_err(Error::from);
+        self.recorder.call(Entry::call("tcp.start-tls").handle(connection).result(&started));
+        started
     }
 
     fn poll(&mut self, connection: u32) -> tcp::State {
+        self.recorder.call(Entry::call("tcp.poll").handle(connection));
         match self.connections.tcp_poll(connection) {
             TcpState::Connecting => tcp::State::Connecting,
             TcpState::Open => tcp::State::Open,
@@ -25,14 +32,20 @@ impl tcp::Host for State {
     }
 
     fn receive(&mut self, connection: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.connections.tcp_receive(connection, max_bytes)?)
+        let received = self.connections.tcp_receive(connection, max_bytes).map_err(Error::from);
+        let bytes = received.iter().flatten().map(Vec::len).sum();
+        self.recorder.call(Entry::call("tcp.receive").handle(connection).bytes(bytes).result(&received));
+        received
     }
 
     fn send(&mut self, connection: u32, bytes: Vec<u8>) -> Result<u32, Error> {
-        Ok(self.connections.tcp_send(connection, &bytes)?)
+        let sent = self.connections.tcp_send(connection, &bytes).map_err(Error::from);
+        self.recorder.call(Entry::call("tcp.send").handle(connection).bytes(bytes.len()).result(&sent));
+        sent
     }
 
     fn close(&mut self, connection: u32) {
         self.connections.tcp_close(connection);
+        self.recorder.call(Entry::call("tcp.close").handle(connection));
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     contract::{timers, types::Error},
+    recorder::Entry,
     state::State,
 };
 
@@ -56,8 +57,8 @@ impl Timers {
     }
 }
 
-impl timers::Host for State {
-    fn after(&mut self, milliseconds: u64) -> Result<u32, Error> {
+impl State {
+    fn start_timer(&mut self, milliseconds: u64) -> Result<u32, Error> {
         let limit = self.config.limits.timers;
         if self.timers.by_handle.len() >= limit {
             return Err(Error::Limit(format!("{limit} timers are running, and no more may: cancel one first")));
@@ -66,8 +67,17 @@ impl timers::Host for State {
         self.timers.start(handle, Duration::from_millis(milliseconds).clamp(MIN_AFTER, MAX_AFTER));
         Ok(handle)
     }
+}
+
+impl timers::Host for State {
+    fn after(&mut self, milliseconds: u64) -> Result<u32, Error> {
+        let started = self.start_timer(milliseconds);
+        self.recorder.call(Entry::call("timers.after").opened(&started));
+        started
+    }
 
     fn cancel(&mut self, timer: u32) {
+        self.recorder.call(Entry::call("timers.cancel").handle(timer));
         self.timers.cancel(timer);
     }
 }

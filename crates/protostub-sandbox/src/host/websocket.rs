@@ -3,18 +3,23 @@ use crate::{
         types::Error,
         websocket::{self, CloseReason, Frame, Handshake},
     },
+    recorder::Entry,
     state::State,
     transport::{self, WebSocketState},
 };
 
 impl websocket::Host for State {
     fn open(&mut self, url: String, protocols: Vec<String>, headers: Vec<(String, String)>) -> Result<u32, Error> {
-        let handle = self.handles.next()?;
-        self.connections.websocket_open(handle, &url, &protocols, &headers)?;
-        Ok(handle)
+        let opened = self.handles.next().and_then(|handle| {
+            self.connections.websocket_open(handle, &url, &protocols, &headers)?;
+            Ok(handle)
+        });
+        self.recorder.call(Entry::call("websocket.open").server(&url).opened(&opened));
+        opened
     }
 
     fn poll(&mut self, socket: u32) -> websocket::State {
+        self.recorder.call(Entry::call("websocket.poll").handle(socket));
         match self.connections.websocket_poll(socket) {
             WebSocketState::Connecting => websocket::State::Connecting,
             WebSocketState::Open(handshake) => websocket::State::Open(handshake.into()),
@@ -25,17 +30,23 @@ impl websocket::Host for State {
     }
 
     fn receive(&mut self, socket: u32, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>, Error> {
-        let frames = self.connections.websocket_receive(socket, max_frames, max_bytes)?;
-        Ok(frames.into_iter().map(Frame::from).collect())
+        let received = self.connections.websocket_receive(socket, max_frames, max_bytes).map_err(Error::from);
+        let bytes = received.iter().flatten().map(transport::Frame::len).sum();
+        self.recorder.call(Entry::call("websocket.receive").handle(socket).bytes(bytes).result(&received));
+        Ok(received?.into_iter().map(Frame::from).collect())
     }
 
     fn send(&mut self, socket: u32, frames: Vec<Frame>) -> Result<u32, Error> {
-        let frames = frames.into_iter().map(transport::Frame::from).collect();
-        Ok(self.connections.websocket_send(socket, frames)?)
+        let frames: Vec<_> = frames.into_iter().map(transport::Frame::from).collect();
+        let bytes = frames.iter().map(transport::Frame::len).sum();
+        let sent = self.connections.websocket_send(socket, frames).map_err(Error::from);
+        self.recorder.call(Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
+        sent
     }
 
     fn close(&mut self, socket: u32, code: u16, reason: String) {
         self.connections.websocket_close(socket, code, &reason);
+        self.recorder.call(Entry::call("websocket.close").handle(socket));
     }
 }
 

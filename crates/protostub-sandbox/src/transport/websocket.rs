@@ -66,7 +66,7 @@ pub(crate) enum Frame {
 }
 
 impl Frame {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),

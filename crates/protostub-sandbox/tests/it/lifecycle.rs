@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protostub_bus::{InboxLimits, Origin};
-use protostub_sandbox::{DisconnectReason, Engine, EngineConfig, InstanceEnded, Outcome, SandboxError, StartErrorKind};
+use protostub_sandbox::{DisconnectReason, Engine, EngineConfig, InstanceEnded, SandboxError, StartErrorKind};
 use protostub_types::{Message, Sha256Digest, StubStatus};
 use serde_json::json;
 
@@ -87,21 +87,6 @@ async fn a_stub_may_post_from_start() {
     let play = stage.start().await.unwrap();
     let message = listener.message().await;
     assert_eq!((message.from, message.via), (play.url.clone(), vec![play.url.clone()]));
-}
-
-#[tokio::test]
-async fn a_crash_tells_the_panic_and_the_functions() {
-    let play = Stage::new(json!({})).live().await;
-    assert_eq!(play.fatal(json!({ "do": "panic", "reason": "out of ideas" })).await, 502);
-    match play.outcome().await {
-        Outcome::Trapped(trap) => {
-            let message = trap.message.as_deref().unwrap_or_default();
-            assert!(message.contains("src/orders.rs") && message.ends_with("out of ideas"), "{message}");
-            assert_eq!(trap.reason, "wasm `unreachable` instruction executed");
-            assert!(trap.backtrace.iter().any(|frame| frame.contains("follow")), "{:?}", trap.backtrace);
-        }
-        other => panic!("{other}"),
-    }
 }
 
 #[tokio::test]

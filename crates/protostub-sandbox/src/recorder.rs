@@ -1,0 +1,259 @@
+//! The flight recorder of one instance: what it was handed last, and what it called last.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    contract::types::{DisconnectReason, Error, Event, MessageType},
+    crash::{Activity, ActivityKind, CallError},
+};
+
+/// How many events, and how many calls, are remembered.
+const ENTRIES: usize = 64;
+
+/// How much of a server's name is kept, in bytes.
+const MAX_SERVER_BYTES: usize = 300;
+
+/// Remembers the last events and calls, in rings of their own: a batch of events does not push the calls out, nor a flood of calls the events.
+/// Recording reads the clock and writes some ninety bytes; addresses are shared with the message. Nothing is made readable before a crash.
+pub(crate) struct Recorder {
+    origin: Instant,
+    call_began: Duration,
+    events: Ring,
+    calls: Ring,
+}
+
+#[derive(Default)]
+struct Ring {
+    entries: Vec<Entry>,
+    /// Where the next one goes once the ring is full: where the oldest one is.
+    next: usize,
+    lost: u64,
+}
+
+/// One event or call.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    /// Since the recorder's origin.
+    at: Duration,
+    name: &'static str,
+    detail: Option<&'static str>,
+    from: Option<Arc<str>>,
+    to: Option<Arc<str>>,
+    handle: Option<NonZeroU32>,
+    bytes: u32,
+    times: u32,
+    error: Option<CallError>,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        Self { origin: Instant::now(), call_began: Duration::ZERO, events: Ring::default(), calls: Ring::default() }
+    }
+
+    /// A guest call begins.
+    pub(crate) fn begin_call(&mut self) {
+        self.call_began = self.origin.elapsed();
+    }
+
+    /// These are handed to the guest with the call that has just begun.
+    pub(crate) fn events(&mut self, events: &[Event]) {
+        for event in events {
+            self.events.push(Entry { at: self.call_began, ..Entry::event(event) });
+        }
+    }
+
+    /// The guest called the host. What it repeats becomes one entry.
+    pub(crate) fn call(&mut self, mut call: Entry) {
+        call.at = self.origin.elapsed();
+        match self.calls.last() {
+            Some(last) if last.is_same(&call) => {
+                last.at = call.at;
+                last.times = last.times.saturating_add(1);
+                last.bytes = last.bytes.saturating_add(call.bytes);
+            }
+            _ => self.calls.push(call),
+        }
+    }
+
+    /// How long the instance has been there, and how long the guest call that ended it went on.
+    pub(crate) fn ages(&self) -> (Duration, Duration) {
+        let age = self.origin.elapsed();
+        (age, age.saturating_sub(self.call_began))
+    }
+
+    /// What is remembered, oldest first, and how many events and calls are not any more. `age` is the instance's at its end.
+    pub(crate) fn take(&mut self, age: Duration) -> (Vec<Activity>, u64, u64) {
+        let (events, lost_events) = self.events.take();
+        let (calls, lost_calls) = self.calls.take();
+        let events = events.into_iter().map(|event| (event.at, event.activity(ActivityKind::Event, age)));
+        let calls = calls.into_iter().map(|call| (call.at, call.activity(ActivityKind::Call, age)));
+        let mut all: Vec<_> = events.chain(calls).collect();
+        // Stable: what a call was handed stands before what it did.
+        all.sort_by_key(|(at, _)| *at);
+        (all.into_iter().map(|(_, activity)| activity).collect(), lost_events, lost_calls)
+    }
+}
+
+impl Ring {
+    fn push(&mut self, entry: Entry) {
+        if self.entries.len() < ENTRIES {
+            self.entries.push(entry);
+            return;
+        }
+        self.entries[self.next] = entry;
+        self.next = (self.next + 1) % ENTRIES;
+        self.lost += 1;
+    }
+
+    fn last(&mut self) -> Option<&mut Entry> {
+        let last = self.next.checked_sub(1).or_else(|| self.entries.len().checked_sub(1))?;
+        self.entries.get_mut(last)
+    }
+
+    /// Oldest first.
+    fn take(&mut self) -> (Vec<Entry>, u64) {
+        let Self { mut entries, next, lost } = std::mem::take(self);
+        entries.rotate_left(next);
+        (entries, lost)
+    }
+}
+
+impl Entry {
+    const fn new(name: &'static str) -> Self {
+        Self { at: Duration::ZERO, name, detail: None, from: None, to: None, handle: None, bytes: 0, times: 1, error: None }
+    }
+
+    fn event(event: &Event) -> Self {
+        match event {
+            Event::Connect(credential) => {
+                Self { detail: credential.as_ref().map(|_| "with a credential"), ..Self::new("connect") }
+            }
+            Event::Disconnect(reason) => Self {
+                detail: Some(match reason {
+                    DisconnectReason::Request => "request",
+                    DisconnectReason::Update => "update",
+                    DisconnectReason::Idle => "idle",
+                    DisconnectReason::Shutdown => "shutdown",
+                }),
+                ..Self::new("disconnect")
+            },
+            Event::Message(message) => {
+                let bytes = message.body.as_ref().map_or(0, |body| body.len());
+                Self::new("message").message(&message.kind, &message.from, &message.to).bytes(bytes)
+            }
+            Event::Timer(handle) => Self::new("timer").handle(*handle),
+            Event::Ready(handle) => Self::new("ready").handle(*handle),
+        }
+    }
+
+    /// A call of a function of the contract, as `interface.function`.
+    pub(crate) const fn call(name: &'static str) -> Self {
+        Self::new(name)
+    }
+
+    pub(crate) fn detail(self, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    pub(crate) fn message(self, kind: &MessageType, from: &Arc<str>, to: &Arc<str>) -> Self {
+        Self { detail: Some(kind.name()), from: Some(Arc::clone(from)), to: Some(Arc::clone(to)), ..self }
+    }
+
+    /// The server that a URL leads to. The rest of it, and a name and password in it, may be secrets.
+    pub(crate) fn server(self, url: &str) -> Self {
+        let server = url.split_once("://").map_or("", |(_, rest)| rest.split(['/', '\\', '?', '#']).next().unwrap_or_default());
+        let server = server.rsplit_once('@').map_or(server, |(_, server)| server);
+        Self { to: Some(server[..server.floor_char_boundary(MAX_SERVER_BYTES)].into()), ..self }
+    }
+
+    pub(crate) fn host(self, host: &str, port: u16) -> Self {
+        let host = &host[..host.floor_char_boundary(MAX_SERVER_BYTES)];
+        Self { to: Some(format!("{host}:{port}").into()), ..self }
+    }
+
+    pub(crate) fn handle(self, handle: u32) -> Self {
+        Self { handle: NonZeroU32::new(handle), ..self }
+    }
+
+    pub(crate) fn bytes(self, bytes: usize) -> Self {
+        Self { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), ..self }
+    }
+
+    /// What the host answered.
+    pub(crate) fn result<T>(self, result: &Result<T, Error>) -> Self {
+        Self { error: result.as_ref().err().map(CallError::from), ..self }
+    }
+
+    /// What the host answered, with a new handle.
+    pub(crate) fn opened(self, result: &Result<u32, Error>) -> Self {
+        self.handle(*result.as_ref().unwrap_or(&0)).result(result)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.name, self.detail, self.handle, self.error) == (other.name, other.detail, other.handle, other.error)
+            && (&self.from, &self.to) == (&other.from, &other.to)
+    }
+
+    fn activity(self, kind: ActivityKind, age: Duration) -> Activity {
+        let Self { at, name, detail, from, to, handle, bytes, times, error } = self;
+        Activity {
+            before: age.saturating_sub(at),
+            kind,
+            name,
+            detail,
+            from,
+            to,
+            handle: handle.map(NonZeroU32::get),
+            bytes,
+            times,
+            error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_keep_what_was_last() {
+        let mut recorder = Recorder::new();
+        for handle in 1..=200 {
+            recorder.events(&[Event::Timer(handle)]);
+            recorder.call(Entry::call("timers.cancel").handle(handle));
+            recorder.call(Entry::call("bus.pause"));
+            recorder.call(Entry::call("bus.pause"));
+        }
+        let (activities, lost_events, lost_calls) = recorder.take(Duration::from_secs(1));
+        assert_eq!((activities.len(), lost_events, lost_calls), (2 * ENTRIES, 136, 336));
+        let handles = |name| activities.iter().filter(|one| one.name == name).map(|one| one.handle).collect::<Vec<_>>();
+        assert_eq!(handles("timer"), (137..=200).map(Some).collect::<Vec<_>>());
+        assert_eq!(handles("timers.cancel"), (169..=200).map(Some).collect::<Vec<_>>());
+        assert!(activities.iter().all(|one| one.times == if one.name == "bus.pause" { 2 } else { 1 }));
+    }
+
+    #[test]
+    fn what_is_not_full_is_whole() {
+        let mut recorder = Recorder::new();
+        recorder.call(Entry::call("session.save").bytes(3));
+        recorder.call(Entry::call("session.save").bytes(4));
+        recorder.call(Entry::call("session.load"));
+        let (activities, ..) = recorder.take(Duration::from_secs(1));
+        let told: Vec<_> = activities.iter().map(|one| (one.name, one.bytes, one.times)).collect();
+        assert_eq!(told, [("session.save", 7, 2), ("session.load", 0, 1)]);
+    }
+
+    #[test]
+    fn of_a_url_only_the_server_is_kept() {
+        let server = |url| Entry::call("http.send").server(url).to.unwrap().to_string();
+        assert_eq!(server("https://name:secret@sp1.example:8443/secret?token=secret#secret"), "sp1.example:8443");
+        assert_eq!(server("wss://sp1.example?token=secret"), "sp1.example");
+        assert_eq!(server("wss://secret\\@sp1.example"), "secret");
+        assert_eq!(server("secret@sp1.example"), "");
+        assert_eq!(server(&format!("wss://{}", "ä".repeat(1_000))).len(), MAX_SERVER_BYTES);
+    }
+}
