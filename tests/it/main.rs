@@ -6,6 +6,7 @@ mod faults;
 mod mosquitto;
 mod mqtt;
 mod offline;
+mod outage;
 mod probes;
 mod restart;
 mod status;

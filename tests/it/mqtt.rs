@@ -15,11 +15,11 @@ use crate::{
 
 const DOMAIN: &str = "sp1.example";
 
-fn tcp(broker: &Mosquitto) -> Value {
+pub(crate) fn tcp(broker: &Mosquitto) -> Value {
     json!({ "url": format!("mqtt://{HOST}:{}", broker.tcp) })
 }
 
-fn tls(broker: &Mosquitto) -> Value {
+pub(crate) fn tls(broker: &Mosquitto) -> Value {
     json!({ "url": format!("mqtts://{HOST}:{}", broker.tls) })
 }
 
@@ -39,7 +39,7 @@ fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
 }
 
 /// A runtime with one app.
-async fn app(broker: &Mosquitto, configuration: Value) -> (Runtime, Hyperty) {
+pub(crate) async fn mqtt_app(broker: &Mosquitto, configuration: Value) -> (Runtime, Hyperty) {
     let runtime = runtime_of(broker, configuration).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     (runtime, app)
@@ -49,7 +49,7 @@ fn topic(name: &str) -> String {
     format!("mqtt://{DOMAIN}/{name}")
 }
 
-fn create(name: &str, body: Body) -> Message {
+pub(crate) fn create(name: &str, body: Body) -> Message {
     let mut message = Message::create(topic(name));
     message.body = Some(body);
     message.headers.push(("timeout-ms".into(), "60000".into()));
@@ -63,7 +63,7 @@ async fn ask(app: &Hyperty, message: Message) -> u16 {
     code
 }
 
-async fn subscribe(app: &Hyperty, name: &str) {
+pub(crate) async fn subscribe(app: &Hyperty, name: &str) {
     assert_eq!(ask(app, Message::subscribe(topic(name))).await, 200);
 }
 
@@ -80,7 +80,7 @@ async fn both_versions_pass_messages_over_every_transport() {
     for (transport, version) in [(tcp(&broker), 4), (tls(&broker), 5), (websocket(&broker), 4), (websocket(&broker), 5)] {
         let mut configuration = transport;
         configuration["version"] = json!(version);
-        let (runtime, mut app) = app(&broker, configuration).await;
+        let (runtime, mut app) = mqtt_app(&broker, configuration).await;
         subscribe(&app, "room/1").await;
         assert_eq!(ask(&app, create("room/1", json!({ "n": version }).into())).await, 200);
         let (from, body) = update(&mut app).await;
@@ -93,7 +93,7 @@ async fn both_versions_pass_messages_over_every_transport() {
 #[tokio::test]
 async fn wildcards_match_in_the_address_and_in_the_body() {
     let broker = Mosquitto::start().await.expect("a broker");
-    let (_runtime, mut app) = app(&broker, tcp(&broker)).await;
+    let (_runtime, mut app) = mqtt_app(&broker, tcp(&broker)).await;
     subscribe(&app, "sensors/+/temperature").await;
     let below = Message::subscribe(topic("")).with_body(json!({ "topic": "doors/#" }));
     assert_eq!(ask(&app, below).await, 200);
@@ -111,7 +111,7 @@ async fn wildcards_match_in_the_address_and_in_the_body() {
 #[tokio::test]
 async fn what_is_retained_comes_to_who_subscribes_later() {
     let broker = Mosquitto::start().await.expect("a broker");
-    let (_runtime, mut app) = app(&broker, tls(&broker)).await;
+    let (_runtime, mut app) = mqtt_app(&broker, tls(&broker)).await;
     let mut kept = create("state", json!("open").into());
     kept.headers.push(("retain".into(), "true".into()));
     assert_eq!(ask(&app, kept).await, 200);
@@ -134,8 +134,8 @@ async fn what_is_retained_comes_to_who_subscribes_later() {
 async fn payloads_of_1_mib_pass() {
     let broker = Mosquitto::start().await.expect("a broker");
     let bytes = |length: usize| Body::Bytes((0..length).map(|n| (n % 251) as u8).collect());
-    let (_tcp, mut by_tcp) = app(&broker, tcp(&broker)).await;
-    let (_websocket, mut by_websocket) = app(&broker, websocket(&broker)).await;
+    let (_tcp, mut by_tcp) = mqtt_app(&broker, tcp(&broker)).await;
+    let (_websocket, mut by_websocket) = mqtt_app(&broker, websocket(&broker)).await;
     subscribe(&by_tcp, "large").await;
     let whole = bytes(1 << 20);
     for publisher in [&by_tcp, &by_websocket] {
@@ -189,8 +189,8 @@ async fn a_wrong_password_fails_with_the_reason_of_the_broker() {
 #[tokio::test]
 async fn qos_1_holds_across_a_restart_of_the_broker() {
     let mut broker = Mosquitto::start().await.expect("a broker");
-    let (_alice, alice) = app(&broker, tcp(&broker)).await;
-    let (bob, mut bob_app) = app(&broker, tls(&broker)).await;
+    let (_alice, alice) = mqtt_app(&broker, tcp(&broker)).await;
+    let (bob, mut bob_app) = mqtt_app(&broker, tls(&broker)).await;
     subscribe(&bob_app, "orders/#").await;
     let order = |n: u64| ask(&alice, create("orders/new", json!(n).into()));
     assert_eq!(order(0).await, 200);

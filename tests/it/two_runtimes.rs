@@ -1,6 +1,6 @@
 //! Two runtimes that never met, and the message node between them.
 
-use protostub_domain::DomainServer;
+use protostub_domain::{DomainServer, Limits};
 use protostub_runtime::{Hyperty, Message, MessageType, Runtime};
 use serde_json::{Value, json};
 
@@ -8,21 +8,26 @@ use crate::support::component;
 
 /// A domain server whose default stub is the message node's.
 async fn server() -> (DomainServer, tempfile::TempDir) {
+    server_with(Limits::default()).await
+}
+
+pub(crate) async fn server_with(limits: Limits) -> (DomainServer, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let stub = folder.path().join("message-node");
     std::fs::create_dir(&stub).expect("a folder");
     let descriptor = include_str!("../../stubs/message-node/descriptor.json");
     std::fs::write(stub.join("descriptor.json"), descriptor).expect("written");
     std::fs::write(stub.join("component.wasm"), component("message-node")).expect("written");
-    let server = DomainServer::builder().folder(folder.path()).default_stub("message-node").start().await.expect("a server");
+    let builder = DomainServer::builder().folder(folder.path()).default_stub("message-node").limits(limits);
+    let server = builder.start().await.expect("a server");
     (server, folder)
 }
 
-async fn runtime(server: &DomainServer) -> Runtime {
+pub(crate) async fn runtime(server: &DomainServer) -> Runtime {
     Runtime::builder().home_domain(server.domain().as_str()).allow_loopback(true).build().await.expect("a runtime")
 }
 
-async fn app(runtime: &Runtime, server: &DomainServer) -> Hyperty {
+pub(crate) async fn app(runtime: &Runtime, server: &DomainServer) -> Hyperty {
     let node = format!("domain://msg-node.{}/address-allocation", server.domain());
     let request = Message::create(node.as_str()).with_body(json!({ "value": { "number": 1 } }));
     let allocation = runtime.request(request).await.expect("an allocation");

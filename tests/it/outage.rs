@@ -1,0 +1,234 @@
+//! A server is gone for ten seconds, and comes back. Everything that was accepted meanwhile arrives, or its sender is told; both sides count.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use protostub_domain::{Limits, Memory};
+use protostub_runtime::{Hyperty, Message, MessageType, Protostub, StatusReport, StubStatus};
+use serde_json::{Value, json};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, sleep},
+};
+
+use crate::{
+    mosquitto::Mosquitto,
+    mqtt::{create, mqtt_app, subscribe, tcp, tls},
+    support::body,
+    two_runtimes::{app, runtime, server_with},
+};
+
+/// How long the server is gone.
+const OUTAGE: Duration = Duration::from_secs(10);
+/// How often something is sent, before, meanwhile and afterwards.
+const EVERY: Duration = Duration::from_millis(50);
+/// Longer than anything takes here: nothing ends because its time is over.
+const PATIENCE: &str = "30000";
+
+fn patient(mut message: Message) -> Message {
+    message.headers.push(("timeout-ms".into(), PATIENCE.into()));
+    message
+}
+
+async fn until(stub: &Protostub, status: StubStatus) -> StatusReport {
+    stub.watch().until(|report| report.status == status).await
+}
+
+/// What bob saw.
+#[derive(Debug, Default)]
+struct Seen {
+    requests: BTreeMap<u64, u32>,
+    pings: BTreeMap<u64, u32>,
+}
+
+/// Answers requests with their number, and counts everything, until `enough` says so.
+async fn bob_answers(mut bob: Hyperty, mut enough: mpsc::Receiver<()>) -> Seen {
+    let mut seen = Seen::default();
+    loop {
+        let message = tokio::select! {
+            message = bob.recv() => message.expect("a message"),
+            _ = enough.recv() => return seen,
+        };
+        let n = body(&message)["n"].as_u64().expect("a number");
+        if message.kind == MessageType::Read {
+            *seen.requests.entry(n).or_default() += 1;
+            bob.post(message.response(200, Some(json!(n)))).expect("accepted");
+        } else {
+            *seen.pings.entry(n).or_default() += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_message_node_is_gone_for_ten_seconds() {
+    // What waits comes all at once, once it comes: a queue of the server must not be what loses it.
+    let mut limits = Limits::default();
+    limits.max_queued_messages = 4096;
+    let (server, _folder) = server_with(limits).await;
+    let (alice, bob) = (runtime(&server).await, runtime(&server).await);
+    let (mut alice_app, bob_app) = tokio::join!(app(&alice, &server), app(&bob, &server));
+    let (alice_stub, bob_stub) = (alice.protostubs().remove(0), bob.protostubs().remove(0));
+    let to = bob_app.address().clone();
+    let (enough, is_enough) = mpsc::channel(1);
+    let bob_sees = tokio::spawn(bob_answers(bob_app, is_enough));
+
+    // Requests all the time. Those that are posted while the server is gone are told apart.
+    let asker = alice.register_hyperty(format!("hyperty://{}/asker", server.domain())).await.expect("a hyperty");
+    let asker = std::sync::Arc::new(asker);
+    let mut outcomes = JoinSet::new();
+    let mut next = 0_u64;
+    let mut ask = |outcomes: &mut JoinSet<(u64, Result<u64, u16>)>| {
+        let (n, asker) = (next, std::sync::Arc::clone(&asker));
+        next += 1;
+        let question = patient(Message::read(to.clone()).with_body(json!({ "n": n })));
+        outcomes.spawn(async move {
+            match asker.request(question).await {
+                Ok(reply) if reply.code() == Some(200) => (n, Ok(body(&reply)["value"].as_u64().expect("a number"))),
+                Ok(reply) => (n, Err(reply.code().expect("a code"))),
+                Err(error) => (n, Err(error.code)),
+            }
+        });
+        n
+    };
+    let mut clock = interval(EVERY);
+    for _ in 0..50 {
+        clock.tick().await;
+        ask(&mut outcomes);
+    }
+    server.stop().await.expect("stopped");
+    tokio::join!(until(&alice_stub, StubStatus::Disconnected), until(&bob_stub, StubStatus::Disconnected));
+    let first_queued = ask(&mut outcomes);
+    let mut pings = BTreeSet::new();
+    let outage = sleep(OUTAGE);
+    tokio::pin!(outage);
+    loop {
+        tokio::select! {
+            () = &mut outage => break,
+            _ = clock.tick() => {
+                let n = ask(&mut outcomes);
+                let ping = Message::new(MessageType::Other("ping".into()), to.clone()).with_body(json!({ "n": n }));
+                if alice_app.post(ping).is_ok() {
+                    pings.insert(n);
+                }
+            }
+        }
+    }
+    assert_ne!(alice_stub.status().status, StubStatus::Live);
+    server.start_again(Memory::Kept).await.expect("started again");
+    tokio::join!(until(&alice_stub, StubStatus::Live), until(&bob_stub, StubStatus::Live));
+    for _ in 0..50 {
+        clock.tick().await;
+        ask(&mut outcomes);
+    }
+
+    let (mut answered, mut refused) = (BTreeSet::new(), BTreeMap::new());
+    while let Some(outcome) = outcomes.join_next().await {
+        match outcome.expect("a task") {
+            (n, Ok(reply)) => {
+                assert_eq!(reply, n, "somebody else's answer");
+                answered.insert(n);
+            }
+            (n, Err(code)) => {
+                refused.insert(n, code);
+            }
+        }
+    }
+    // A ping behind all others, and its outcome: bob has it, and everything before it, or alice is told.
+    let last = asker.request(patient(Message::read(to.clone()).with_body(json!({ "n": u64::MAX })))).await.expect("an answer");
+    assert_eq!(last.code(), Some(200));
+    enough.send(()).await.expect("bob listens");
+    let seen = bob_sees.await.expect("a task");
+    let mut told = 0;
+    while told + seen.pings.len() < pings.len() {
+        let message = alice_app.recv().await.expect("an error response");
+        assert_eq!(message.kind, MessageType::Response, "{message:?}");
+        told += 1;
+    }
+
+    println!(
+        "{next} requests: {} answered, {refused:?} refused; {} pings: {} arrived, {told} refused",
+        answered.len(),
+        pings.len(),
+        seen.pings.len()
+    );
+    assert_eq!(answered.len() + refused.len(), usize::try_from(next).expect("few"));
+    // What waited here while the server was gone was taken nowhere else, and nothing went wrong with it.
+    assert!(refused.keys().all(|n| *n < first_queued), "{first_queued}: {refused:?}");
+    assert!(answered.iter().all(|n| seen.requests.contains_key(n)));
+    assert!(seen.requests.values().chain(seen.pings.values()).all(|times| *times == 1), "something came twice: {seen:?}");
+    assert!(seen.pings.keys().all(|n| pings.contains(n)));
+    assert!(pings.len() > 100 && seen.pings.len() == pings.len());
+    for runtime in [alice, bob] {
+        assert_eq!(runtime.counts().open, 0, "{:?}", runtime.counts());
+    }
+    assert_eq!((alice_stub.restarts(), bob_stub.restarts()), (0, 0));
+}
+
+#[tokio::test]
+async fn the_broker_is_gone_for_ten_seconds() {
+    let mut broker = Mosquitto::start().await.expect("a broker");
+    let (alice, alice_app) = mqtt_app(&broker, tcp(&broker)).await;
+    let (bob, mut bob_app) = mqtt_app(&broker, tls(&broker)).await;
+    subscribe(&bob_app, "orders/#").await;
+    let alice_app = std::sync::Arc::new(alice_app);
+    let mut outcomes = JoinSet::new();
+    let mut next = 0_u64;
+    let mut publish = |outcomes: &mut JoinSet<(u64, u16)>| {
+        let (n, app) = (next, std::sync::Arc::clone(&alice_app));
+        next += 1;
+        outcomes.spawn(async move {
+            match app.request(patient(create("orders/new", json!(n).into()))).await {
+                Ok(answer) => (n, answer.code().expect("a code")),
+                Err(error) => (n, error.code),
+            }
+        });
+    };
+    publish(&mut outcomes);
+    assert_eq!(outcomes.join_next().await.expect("one").expect("a task"), (0, 200));
+    let (alice_stub, bob_stub) = (alice.protostubs().remove(0), bob.protostubs().remove(0));
+    let mut clock = interval(EVERY);
+    for _ in 0..50 {
+        clock.tick().await;
+        publish(&mut outcomes);
+    }
+    broker.stop().await.expect("stopped");
+    let outage = sleep(OUTAGE);
+    tokio::pin!(outage);
+    loop {
+        tokio::select! {
+            () = &mut outage => break,
+            _ = clock.tick() => publish(&mut outcomes),
+        }
+    }
+    assert_ne!(alice_stub.status().status, StubStatus::Live);
+    broker.resume().await.expect("started again");
+    tokio::join!(until(&alice_stub, StubStatus::Live), until(&bob_stub, StubStatus::Live));
+    for _ in 0..50 {
+        clock.tick().await;
+        publish(&mut outcomes);
+    }
+    let mut acknowledged = BTreeSet::from([0]);
+    let mut refused = BTreeMap::new();
+    while let Some(outcome) = outcomes.join_next().await {
+        match outcome.expect("a task") {
+            (n, 200) => drop(acknowledged.insert(n)),
+            (n, code) => drop(refused.insert(n, code)),
+        }
+    }
+    assert_eq!(acknowledged.len() + refused.len(), usize::try_from(next).expect("few"));
+    assert!(refused.is_empty(), "{refused:?}");
+    // At least once: what the broker acknowledged comes to who subscribed.
+    let mut arrived = BTreeSet::new();
+    while !acknowledged.is_subset(&arrived) {
+        let message = bob_app.recv().await.expect("an update");
+        let n: Value = body(&message);
+        arrived.insert(n.as_u64().expect("a number"));
+    }
+    println!("{next} published: {} acknowledged, {} arrived", acknowledged.len(), arrived.len());
+    for runtime in [alice, bob] {
+        assert_eq!(runtime.counts().open, 0, "{:?}", runtime.counts());
+    }
+}
