@@ -60,6 +60,8 @@ async fn a_crash_costs_what_the_stub_had_taken_and_nothing_else() {
     assert_eq!(value(&app, json!({ "do": "load" })).await, json!(3));
     assert_eq!((stub.url().cloned(), stub.sandbox_url().cloned(), stub.restarts()), (url, sandbox, 1));
     assert_eq!(runtime.protostubs().len(), 1);
+    let crash = stub.last_crash().expect("a report");
+    assert!(crash.message.as_ref().is_some_and(|message| message.contains("no more bytes")), "{crash:?}");
 
     let mut statuses = Vec::new();
     while statuses.last().map(String::as_str) != Some("LIVE") || statuses.len() < 2 {

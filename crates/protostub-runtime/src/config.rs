@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use protostub_bus::InboxLimits;
 use protostub_catalogue::Source;
 use protostub_egress::Rule;
-use protostub_sandbox::{CredentialSource, Limits};
+use protostub_sandbox::{CrashReport, CredentialSource, Limits};
 use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
 use url::Url;
@@ -12,7 +12,7 @@ use crate::{
     error::BuildError,
     identity::StaticCredentials,
     presence::StatusForm,
-    progress::{Progress, ProgressHook},
+    progress::{Hook, Progress},
     restart::RestartPolicy,
     runtime::Runtime,
 };
@@ -51,7 +51,8 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     pub(crate) restart: RestartPolicy,
     pub(crate) status_form: StatusForm,
-    pub(crate) progress: ProgressHook,
+    pub(crate) progress: Hook<Progress>,
+    pub(crate) crashes: Hook<CrashReport>,
 }
 
 static NO_SETTINGS: std::sync::LazyLock<DomainSettings> = std::sync::LazyLock::new(DomainSettings::default);
@@ -101,7 +102,8 @@ impl RuntimeBuilder {
                 grace: Duration::from_secs(5),
                 restart: RestartPolicy::default(),
                 status_form: StatusForm::default(),
-                progress: ProgressHook::default(),
+                progress: Hook::default(),
+                crashes: Hook::default(),
             },
         }
     }
@@ -226,7 +228,14 @@ impl RuntimeBuilder {
     /// Calls this while a component is downloaded or compiled, for a progress bar. It is called in the task of the deployment: it must not block,
     /// and should not take long.
     pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
-        self.config.progress = ProgressHook::new(hook);
+        self.config.progress = Hook::new(move |key, progress: &Progress| hook(key, *progress));
+        self
+    }
+
+    /// Calls this with the report of every instance that crashed or ran into a limit, also while it was starting. It is called in the task of the
+    /// stub: it must not block, and should not take long. A deployed stub's last one is [`Protostub::last_crash`](crate::Protostub::last_crash).
+    pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
+        self.config.crashes = Hook::new(hook);
         self
     }
 

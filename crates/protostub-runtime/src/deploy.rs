@@ -128,6 +128,7 @@ async fn deploy(
     let deploying = steps.open(16, "");
     let deployed = sandbox.deploy_component(inbox).instrument(deploying).await;
     let (handle, task) = deployed.map_err(|error| {
+        core.report(record, error.crash);
         let kind = DeployErrorKind::Start(Arc::new(error.kind));
         (Some(error.inbox), DeployError { key: record.key.clone(), phase: Phase::Starting, kind })
     })?;
@@ -222,9 +223,9 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
     steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
-    core.config.progress.tell(key, Progress::Compiling);
+    core.config.progress.tell(key, &Progress::Compiling);
     let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
-    core.config.progress.tell(key, Progress::CompilingEnded);
+    core.config.progress.tell(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
     Ok(Artifact { discovered, digest: component.digest(), compiled })
 }

@@ -89,7 +89,7 @@ pub use protostub_catalogue::{
     CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
 };
 pub use protostub_egress::{Rule, RuleError};
-pub use protostub_sandbox::Limits;
+pub use protostub_sandbox::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall, Limits};
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
     StubStatus, Version,

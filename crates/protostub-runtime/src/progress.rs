@@ -17,32 +17,41 @@ pub enum Progress {
     CompilingEnded,
 }
 
-type Hook = dyn Fn(&StubKey, Progress) + Send + Sync;
-
 /// Whoever wants to know, if anybody.
-#[derive(Clone, Default)]
-pub(crate) struct ProgressHook(Option<Arc<Hook>>);
+pub(crate) struct Hook<T: ?Sized>(Option<Arc<dyn Fn(&StubKey, &T) + Send + Sync>>);
 
-impl ProgressHook {
-    pub(crate) fn new(hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
+impl<T: ?Sized> Hook<T> {
+    pub(crate) fn new(hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
 
-    pub(crate) fn tell(&self, key: &StubKey, progress: Progress) {
+    pub(crate) fn tell(&self, key: &StubKey, what: &T) {
         if let Some(hook) = &self.0 {
-            hook(key, progress);
+            hook(key, what);
         }
     }
 }
 
-impl DownloadProgress for ProgressHook {
-    fn download(&self, key: &StubKey, download: Download) {
-        self.tell(key, Progress::Download(download));
+impl<T: ?Sized> Clone for Hook<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
-impl fmt::Debug for ProgressHook {
+impl<T: ?Sized> Default for Hook<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl DownloadProgress for Hook<Progress> {
+    fn download(&self, key: &StubKey, download: Download) {
+        self.tell(key, &Progress::Download(download));
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Hook<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "ProgressHook(set)" } else { "ProgressHook(none)" })
+        f.write_str(if self.0.is_some() { "Hook(set)" } else { "Hook(none)" })
     }
 }

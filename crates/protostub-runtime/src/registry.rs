@@ -10,13 +10,14 @@ use std::{
 };
 
 use protostub_bus::{Inbox, Mailbox, Route};
-use protostub_sandbox::Session;
+use protostub_sandbox::{CrashReport, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 use uuid::Uuid;
 
 use crate::{
+    core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     presence::StatusCell,
     steps::Steps,
@@ -82,6 +83,7 @@ pub(crate) struct Record {
     /// Known from step 5 on.
     published: Mutex<Option<Published>>,
     restarts: AtomicU64,
+    last_crash: Mutex<Option<Arc<CrashReport>>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -120,6 +122,10 @@ impl Record {
 
     pub(crate) fn restarted(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_crash(&self) -> Option<Arc<CrashReport>> {
+        self.last_crash.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn deployed(&self) {
@@ -173,6 +179,15 @@ pub(crate) struct Reservation {
     pub(crate) key_route: Route,
 }
 
+impl Core {
+    /// An instance crashed or ran into a limit, if there is a report of it.
+    pub(crate) fn report(&self, record: &Record, crash: Option<Arc<CrashReport>>) {
+        let Some(crash) = crash else { return };
+        *record.last_crash.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&crash));
+        self.config.crashes.tell(&record.key, &crash);
+    }
+}
+
 impl Registry {
     pub(crate) fn new(runtime: Address, max_stubs: usize) -> Self {
         Self { runtime, max_stubs, state: Mutex::default() }
@@ -220,6 +235,7 @@ impl Registry {
             session: Session::new(),
             published: Mutex::default(),
             restarts: AtomicU64::new(0),
+            last_crash: Mutex::default(),
             progress: watch::Sender::new(Progress::Deploying),
         });
         state.records.insert(key.clone(), Arc::clone(&record));

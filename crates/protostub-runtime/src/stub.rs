@@ -1,5 +1,6 @@
 use std::{fmt, future::Future, sync::Arc};
 
+use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, StubStatus, Version};
 use tokio::sync::oneshot;
 use url::Url;
@@ -72,6 +73,12 @@ impl Protostub {
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.record.restarts()
+    }
+
+    /// What is known of its last crash, or of the last limit that it ran into: [`CrashReport`] says what that looks like as JSON.
+    #[must_use]
+    pub fn last_crash(&self) -> Option<Arc<CrashReport>> {
+        self.record.last_crash()
     }
 
     /// What it is going through now.

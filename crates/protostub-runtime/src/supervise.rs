@@ -14,7 +14,7 @@
 use std::{future, sync::Arc};
 
 use protostub_bus::{Inbox, Route};
-use protostub_sandbox::{DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
+use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
 use protostub_types::StubStatus;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -113,23 +113,23 @@ impl Supervisor {
         let mut instance = self.begin(handle, task);
         loop {
             let (fault, inbox) = match self.watch(&mut instance).await {
-                Turn::Ended(Ok(Ended { inbox, outcome, .. })) => {
-                    self.crashed();
+                Turn::Ended(Ok(Ended { inbox, outcome, crash })) => {
+                    self.crashed(crash);
                     (self.failed(Phase::Running, outcome.to_string()), Some(inbox))
                 }
                 Turn::Ended(Err(error)) => (self.failed(Phase::Running, format!("its task ended without a word: {error}")), None),
                 Turn::Failed(reason) => {
                     let reason = reason.unwrap_or_else(|| "the stub said `failed` and gave no reason".to_owned());
-                    (self.failed(Phase::Connecting, reason), instance.stop().await)
+                    (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
                 Turn::ConnectTimeout => {
                     let kind = DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout };
-                    (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, instance.stop().await)
+                    (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
                 Turn::Update(artifact, done) => {
                     let to = artifact.discovered.descriptor.version.clone();
                     self.say_goodbye(&instance, DisconnectReason::Update).await;
-                    let inbox = instance.stop().await;
+                    let inbox = self.stop(&mut instance).await;
                     self.try_out(artifact, done);
                     self.disconnected(&format!("version {to} takes over"));
                     let Some(inbox) = inbox else { return (self.lost(), None) };
@@ -149,7 +149,7 @@ impl Supervisor {
                     // Nothing new comes in, and the stub says good-bye while it still can.
                     self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
                     self.say_goodbye(&instance, reason).await;
-                    return (end, instance.stop().await);
+                    return (end, self.stop(&mut instance).await);
                 }
             };
             // Its queue went with the task.
@@ -296,7 +296,10 @@ impl Supervisor {
                 }
                 Ok(instance)
             }
-            Err(error) => Err((during(DeployErrorKind::Start(Arc::new(error.kind))), error.inbox)),
+            Err(error) => {
+                self.core.report(&self.record, error.crash);
+                Err((during(DeployErrorKind::Start(Arc::new(error.kind))), error.inbox))
+            }
         }
     }
 
@@ -323,8 +326,18 @@ impl Supervisor {
         self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, session, done });
     }
 
+    /// Ends an instance. Its inbox comes back, unless the task was lost with it.
+    async fn stop(&self, instance: &mut Instance) -> Option<Inbox> {
+        instance.login = None;
+        instance.handle.stop();
+        let Ended { inbox, crash, .. } = (&mut instance.task).await.ok()?;
+        self.core.report(&self.record, crash);
+        Some(inbox)
+    }
+
     /// A session may be what crashes an instance: the one after the second crash begins without.
-    fn crashed(&mut self) {
+    fn crashed(&mut self, crash: Option<Arc<CrashReport>>) {
+        self.core.report(&self.record, crash);
         if self.record.session.load().is_some() && self.restarts.blames_session(Instant::now()) {
             tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with what it had saved, which is dropped");
             let _ = self.record.session.take();
@@ -421,15 +434,6 @@ impl Supervisor {
 
 const UNDEPLOYED: &str = "it was undeployed";
 const SHUTTING_DOWN: &str = "the runtime is shutting down";
-
-impl Instance {
-    /// Ends it. Its inbox comes back, unless the task was lost with it.
-    async fn stop(&mut self) -> Option<Inbox> {
-        self.login = None;
-        self.handle.stop();
-        (&mut self.task).await.ok().map(|ended| ended.inbox)
-    }
-}
 
 impl Login {
     /// Waits for the end of a login, if there is one, and tells those who wait for it.
