@@ -148,19 +148,18 @@ async fn the_message_node_is_gone_for_ten_seconds() {
         told += 1;
     }
 
-    println!(
-        "{next} requests: {} answered, {refused:?} refused; {} pings: {} arrived, {told} refused",
-        answered.len(),
-        pings.len(),
-        seen.pings.len()
-    );
     assert_eq!(answered.len() + refused.len(), usize::try_from(next).expect("few"));
     // What waited here while the server was gone was taken nowhere else, and nothing went wrong with it.
     assert!(refused.keys().all(|n| *n < first_queued), "{first_queued}: {refused:?}");
     assert!(answered.iter().all(|n| seen.requests.contains_key(n)));
     assert!(seen.requests.values().chain(seen.pings.values()).all(|times| *times == 1), "something came twice: {seen:?}");
     assert!(seen.pings.keys().all(|n| pings.contains(n)));
-    assert!(pings.len() > 100 && seen.pings.len() == pings.len());
+    assert!(
+        pings.len() > 100 && seen.pings.len() == pings.len(),
+        "{} of {} pings, {told} refused",
+        seen.pings.len(),
+        pings.len()
+    );
     for runtime in [alice, bob] {
         assert_eq!(runtime.counts().open, 0, "{:?}", runtime.counts());
     }
@@ -227,7 +226,6 @@ async fn the_broker_is_gone_for_ten_seconds() {
         let n: Value = body(&message);
         arrived.insert(n.as_u64().expect("a number"));
     }
-    println!("{next} published: {} acknowledged, {} arrived", acknowledged.len(), arrived.len());
     for runtime in [alice, bob] {
         assert_eq!(runtime.counts().open, 0, "{:?}", runtime.counts());
     }

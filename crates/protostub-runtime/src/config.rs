@@ -10,9 +10,9 @@ use url::Url;
 
 use crate::{
     error::BuildError,
+    hook::{Hook, Progress},
     identity::StaticCredentials,
     presence::StatusForm,
-    progress::{Hook, Progress},
     restart::RestartPolicy,
     runtime::Runtime,
 };

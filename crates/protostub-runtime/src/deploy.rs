@@ -16,8 +16,8 @@ use tracing::Instrument as _;
 use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
+    hook::Progress,
     presence::StubPresence,
-    progress::Progress,
     registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{self, Command},
 };

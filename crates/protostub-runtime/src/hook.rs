@@ -17,10 +17,12 @@ pub enum Progress {
     CompilingEnded,
 }
 
-/// Whoever wants to know, if anybody.
-pub(crate) struct Hook<T: ?Sized>(Option<Arc<dyn Fn(&StubKey, &T) + Send + Sync>>);
+type Tell<T> = dyn Fn(&StubKey, &T) + Send + Sync;
 
-impl<T: ?Sized> Hook<T> {
+/// Whoever wants to know something of stubs, if anybody.
+pub(crate) struct Hook<T>(Option<Arc<Tell<T>>>);
+
+impl<T> Hook<T> {
     pub(crate) fn new(hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
@@ -32,13 +34,13 @@ impl<T: ?Sized> Hook<T> {
     }
 }
 
-impl<T: ?Sized> Clone for Hook<T> {
+impl<T> Clone for Hook<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: ?Sized> Default for Hook<T> {
+impl<T> Default for Hook<T> {
     fn default() -> Self {
         Self(None)
     }
@@ -50,7 +52,7 @@ impl DownloadProgress for Hook<Progress> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Hook<T> {
+impl<T> fmt::Debug for Hook<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Hook(set)" } else { "Hook(none)" })
     }
