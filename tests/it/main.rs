@@ -3,6 +3,7 @@
 mod deploy;
 mod embed;
 mod faults;
+mod imports;
 mod mosquitto;
 mod mqtt;
 mod offline;

@@ -1,9 +1,15 @@
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use protostub_bus::InboxLimits;
 use protostub_catalogue::Source;
 use protostub_egress::Rule;
-use protostub_sandbox::{CrashReport, CredentialSource, Limits};
+use protostub_sandbox::{CrashReport, CredentialSource, HostImport, Import, Limits};
 use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
 use url::Url;
@@ -29,6 +35,8 @@ pub struct DomainSettings {
     pub allow_private: bool,
     /// The limits of the domain's stub, in place of the runtime's.
     pub limits: Option<Limits>,
+    /// The host program's own interfaces that the domain's stub may import, by name: `acme:store/kv@1.0.0`. See [`imports`](crate::imports).
+    pub imports: BTreeSet<String>,
     /// Other domains in whose name the domain's stub may post messages.
     pub relays: Vec<Domain>,
     /// The descriptor need not have a digest of the component.
@@ -76,6 +84,7 @@ pub struct RuntimeBuilder {
     pub(crate) allow_http: bool,
     pub(crate) worker_threads: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) imports: Vec<Import>,
     pub(crate) config: Config,
 }
 
@@ -92,6 +101,7 @@ impl RuntimeBuilder {
             allow_http: false,
             worker_threads: 2,
             request_timeout: Duration::from_secs(15),
+            imports: Vec::new(),
             config: Config {
                 inbox: InboxLimits::default(),
                 limits: Limits::default(),
@@ -168,6 +178,13 @@ impl RuntimeBuilder {
     /// Says something about one domain.
     pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
         self.config.domains.insert(domain, settings);
+        self
+    }
+
+    /// Offers an interface of the program's own to the stubs of those domains to whom it is granted ([`DomainSettings::imports`]). See
+    /// [`imports`](crate::imports).
+    pub fn host_import(mut self, import: impl HostImport) -> Self {
+        self.imports.push(Import::new(import));
         self
     }
 

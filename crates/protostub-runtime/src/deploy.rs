@@ -224,7 +224,8 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
     core.config.progress.tell(key, &Progress::Compiling);
-    let compiled = core.engine.compile(component.bytes().clone(), component.digest()).instrument(compiling).await;
+    let (bytes, granted) = (component.bytes().clone(), &core.config.settings(key.domain()).imports);
+    let compiled = core.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling).await;
     core.config.progress.tell(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
     Ok(Artifact { discovered, digest: component.digest(), compiled })

@@ -4,7 +4,7 @@ use protostub_bus::AttachError;
 use protostub_catalogue::{CatalogueError, StoreError};
 use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, EngineError, SandboxError, StartErrorKind};
-use protostub_types::{Address, AddressError, DomainError, StubKey, Version};
+use protostub_types::{Address, AddressError, Domain, DomainError, StubKey, Version};
 
 /// Why a runtime could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,14 @@ pub enum BuildError {
     /// The WebAssembly engine could not be made.
     #[error("failed to prepare the WebAssembly engine")]
     Engine(#[source] EngineError),
+    /// A domain is granted an interface that the host program does not offer.
+    #[error("`{domain}` is granted the import `{interface}`, which no `host_import` of the builder offers")]
+    UnknownImport {
+        /// The domain.
+        domain: Domain,
+        /// The interface.
+        interface: String,
+    },
     /// One of the runtime's own addresses could not be listened on.
     #[error("failed to attach the runtime's own address to the bus")]
     Bus(#[source] AttachError),

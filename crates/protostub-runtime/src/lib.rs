@@ -63,6 +63,7 @@ mod error;
 mod hook;
 mod hyperty;
 mod identity;
+pub mod imports;
 mod presence;
 mod registry;
 mod restart;

@@ -10,6 +10,7 @@ use protostub_catalogue::{Catalogue, CatalogueConfig};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{Engine, EngineConfig};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -63,7 +64,15 @@ impl Runtime {
             .map_err(BuildError::Threads)?;
         let on_threads = threads.handle().clone();
         // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
-        let started = on_threads.spawn_blocking(move || start_core(home, builder, threads)).await;
+        let starting = on_threads.spawn_blocking(move || match start_core(home, builder, threads.handle()) {
+            Ok((core, routes)) => Ok(Self { core, threads: Mutex::new(Some(threads)), _routes: routes }),
+            Err(error) => {
+                // This is one of the threads: it must not wait for itself.
+                threads.shutdown_background();
+                Err(error)
+            }
+        });
+        let started = starting.await;
         started.map_err(|error| BuildError::Threads(std::io::Error::other(error)))?
     }
 
@@ -192,7 +201,8 @@ impl Runtime {
     }
 }
 
-fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Runtime) -> Result<Runtime, BuildError> {
+/// The core, and the routes of the runtime's own addresses.
+fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<(Arc<Core>, Vec<Route>), BuildError> {
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
     let egress = Egress::new(EgressConfig { extra_roots_pem: builder.roots, proxy: builder.proxy, ..EgressConfig::default() })
@@ -210,7 +220,14 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
     catalogue.private = domains_where(|settings| settings.allow_private);
     catalogue.unpinned = domains_where(|settings| settings.waive_digest);
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
+    for (domain, settings) in &builder.config.domains {
+        let offered = |interface: &&String| builder.imports.iter().any(|import| import.interface() == interface.as_str());
+        if let Some(interface) = settings.imports.iter().find(|interface| !offered(interface)) {
+            return Err(BuildError::UnknownImport { domain: domain.clone(), interface: interface.clone() });
+        }
+    }
     let mut engine = EngineConfig::default();
+    engine.imports = builder.imports;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
     engine.max_sandboxes = builder.config.max_stubs;
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
@@ -238,7 +255,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
         egress,
         engine,
         credentials: builder.credentials,
-        threads: threads.handle().clone(),
+        threads: threads.clone(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -254,7 +271,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: tokio::runtime::Ru
             () = bus.run_deadlines() => {}
         }
     });
-    Ok(Runtime { core, threads: Mutex::new(Some(threads)), _routes: routes })
+    Ok((core, routes))
 }
 
 /// The key of a domain, an address, or the URL of a stub in a catalogue.

@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::{
     CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, host::printable,
-    state::State,
+    state::StubState,
 };
 
 /// How long a function's or a module's name may be that is told of a crash, in bytes.
@@ -38,7 +38,7 @@ pub(crate) enum Crash {
 }
 
 /// To be called before each guest call: it has its whole budget, and what is said of a crash is of this call.
-pub(crate) fn begin(store: &mut Store<State>) {
+pub(crate) fn begin(store: &mut Store<StubState>) {
     let state = store.data_mut();
     state.cpu.begin_call();
     state.memory.begin_call();
@@ -63,7 +63,7 @@ pub(crate) async fn bounded<T>(
 /// What a failed call tells about its guest. The store is of no use afterwards.
 pub(crate) fn diagnose(
     compiled: &CompiledStub,
-    store: &mut Store<State>,
+    store: &mut Store<StubState>,
     during: GuestCall,
     failure: Failure,
 ) -> (Crash, Arc<CrashReport>) {
@@ -111,7 +111,7 @@ enum Cause {
     Limit(Exceeded),
 }
 
-fn cause(state: &mut State, failure: Failure) -> Cause {
+fn cause(state: &mut StubState, failure: Failure) -> Cause {
     let limits = &state.config.limits;
     let error = match failure {
         Failure::TimedOut => return Cause::Limit(Exceeded::Time { limit: limits.time_per_call }),

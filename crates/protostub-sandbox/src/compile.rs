@@ -1,17 +1,18 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use protostub_types::Sha256Digest;
 use tokio::sync::Semaphore;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 
 use crate::{
     Engine,
     contract::{ProtostubPre, TRACK},
-    state::State,
+    imports::{Import, Imports},
+    state::StubState,
     world::{self, WorldMismatch},
 };
 
@@ -58,14 +59,21 @@ pub enum CompileError {
 pub struct CompiledStub {
     engine: Engine,
     code: Arc<Code>,
+    linked: Arc<Linked>,
 }
 
-/// What clones share, and the memory cache holds weakly. Does not hold the engine, which holds the cache.
+/// What is the same for everybody who runs a component, and the memory cache holds weakly. Does not hold the engine, which holds the cache.
 pub(crate) struct Code {
     digest: Sha256Digest,
-    pre: ProtostubPre<State>,
+    component: Component,
     imports: Vec<String>,
     exports: Vec<String>,
+}
+
+/// The component with what it is granted.
+struct Linked {
+    pre: ProtostubPre<StubState>,
+    own: Vec<Import>,
 }
 
 impl CompiledStub {
@@ -99,8 +107,13 @@ impl CompiledStub {
         &self.engine
     }
 
-    pub(crate) fn pre(&self) -> &ProtostubPre<State> {
-        &self.code.pre
+    pub(crate) fn pre(&self) -> &ProtostubPre<StubState> {
+        &self.linked.pre
+    }
+
+    /// The host program's own interfaces that it is linked with.
+    pub(crate) fn own_imports(&self) -> &[Import] {
+        &self.linked.own
     }
 }
 
@@ -126,14 +139,30 @@ impl Engine {
         bytes: impl AsRef<[u8]> + Send + 'static,
         digest: Sha256Digest,
     ) -> Result<CompiledStub, CompileError> {
-        let code = self.compiler().code(bytes, digest).await?;
-        Ok(CompiledStub { engine: self.clone(), code })
+        self.compile_with_imports(bytes, digest, &BTreeSet::new()).await
+    }
+
+    /// The same, for a stub that may also import these of [`EngineConfig::imports`](crate::EngineConfig::imports), by the names of their
+    /// interfaces. The code is shared with those to whom others are granted.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`]; names of interfaces that the engine does not have are ignored.
+    pub async fn compile_with_imports(
+        &self,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        digest: Sha256Digest,
+        granted: &BTreeSet<String>,
+    ) -> Result<CompiledStub, CompileError> {
+        let compiler = self.compiler();
+        let code = compiler.code(bytes, digest).await?;
+        let linked = compiler.link(Arc::clone(&code), granted.clone()).await?;
+        Ok(CompiledStub { engine: self.clone(), code, linked: Arc::new(linked) })
     }
 }
 
 /// The compiler with its memory cache.
 pub(crate) struct Compiler {
-    linker: Arc<Linker<State>>,
+    imports: Arc<Imports>,
     max_bytes: usize,
     /// One compilation at a time: each uses all cores by itself.
     turn: Arc<Semaphore>,
@@ -144,8 +173,8 @@ pub(crate) struct Compiler {
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
-    pub(crate) fn new(linker: Linker<State>, max_bytes: usize) -> Self {
-        Self { linker: Arc::new(linker), max_bytes, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
+    pub(crate) fn new(imports: Imports, max_bytes: usize) -> Self {
+        Self { imports: Arc::new(imports), max_bytes, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
     }
 
     async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
@@ -153,17 +182,27 @@ impl Compiler {
         if let Some(code) = slot.upgrade() {
             return Ok(code);
         }
-        let stopped = |error: &dyn fmt::Display| CompileError::Compiler(error.to_string());
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
-        let (linker, max_bytes) = (Arc::clone(&self.linker), self.max_bytes);
+        let (imports, max_bytes) = (Arc::clone(&self.imports), self.max_bytes);
         // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
         let compilation = tokio::task::spawn_blocking(move || {
-            let code = Arc::new(compile(&linker, bytes.as_ref(), digest, max_bytes)?);
+            let code = Arc::new(compile(imports.engine(), bytes.as_ref(), digest, max_bytes)?);
             *slot = Arc::downgrade(&code);
             drop(turn);
             Ok(code)
         });
         compilation.await.map_err(|error| stopped(&error))?
+    }
+
+    /// Off the async threads: to say what does not fit takes a while.
+    async fn link(&self, code: Arc<Code>, granted: BTreeSet<String>) -> Result<Linked, CompileError> {
+        let imports = Arc::clone(&self.imports);
+        let linking = tokio::task::spawn_blocking(move || {
+            let granted = imports.granted(&granted).map_err(|error| CompileError::Compiler(format!("{error:#}")))?;
+            let pre = world::link(&granted, &code.component).map_err(CompileError::WrongWorld)?;
+            Ok(Linked { pre, own: granted.own })
+        });
+        linking.await.map_err(|error| stopped(&error))?
     }
 
     /// The slot of this digest. Those of code that nobody has any more go away.
@@ -174,7 +213,11 @@ impl Compiler {
     }
 }
 
-fn compile(linker: &Linker<State>, bytes: &[u8], digest: Sha256Digest, max_bytes: usize) -> Result<Code, CompileError> {
+fn stopped(error: &dyn fmt::Display) -> CompileError {
+    CompileError::Compiler(error.to_string())
+}
+
+fn compile(engine: &wasmtime::Engine, bytes: &[u8], digest: Sha256Digest, max_bytes: usize) -> Result<Code, CompileError> {
     if bytes.len() > max_bytes {
         return Err(CompileError::TooLarge { bytes: bytes.len(), limit: max_bytes });
     }
@@ -186,10 +229,9 @@ fn compile(linker: &Linker<State>, bytes: &[u8], digest: Sha256Digest, max_bytes
         Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
         Some(_) => {}
     }
-    let component = Component::from_binary(linker.engine(), bytes).map_err(invalid)?;
-    let pre = world::link(linker, &component).map_err(CompileError::WrongWorld)?;
+    let component = Component::from_binary(engine, bytes).map_err(invalid)?;
     let (imports, exports) = world::names(&component);
-    Ok(Code { digest, pre, imports, exports })
+    Ok(Code { digest, component, imports, exports })
 }
 
 /// wasmtime's error has no type that tells what the pool has no room for.

@@ -14,7 +14,7 @@ use wasmtime::{
     Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker,
 };
 
-use crate::{compile::Compiler, state::State, wasi};
+use crate::{Import, compile::Compiler, imports::Imports, state::StubState, wasi};
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub max_memory_bytes: usize,
     /// How large a component may be, in bytes. 64 MiB.
     pub max_component_bytes: usize,
+    /// The host program's own interfaces, for those to whom they are granted. None.
+    pub imports: Vec<Import>,
 }
 
 impl Default for EngineConfig {
@@ -59,6 +61,7 @@ impl Default for EngineConfig {
             tick: Duration::from_millis(5),
             max_memory_bytes: 1 << 30,
             max_component_bytes: 64 << 20,
+            imports: Vec::new(),
         }
     }
 }
@@ -83,6 +86,15 @@ pub enum EngineError {
         setting: &'static str,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// One of the host program's own interfaces cannot be offered.
+    #[error("the interface `{interface}` of the host program cannot be offered to stubs")]
+    Import {
+        /// Its name.
+        interface: &'static str,
+        /// Why: wasmtime's error, mostly.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// wasmtime cannot work here.
     #[error("wasmtime cannot work on this system")]
@@ -125,11 +137,12 @@ impl Engine {
         let cache = config.cache_dir.as_deref().map(open_cache).transpose()?;
         let (wasm, pooled) = wasm_engine(config, cache.clone()).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let imports = Imports::new(linker, config.imports.clone())?;
         let ticker = Arc::new(Ticker::default());
         let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                compiler: Compiler::new(linker, config.max_component_bytes),
+                compiler: Compiler::new(imports, config.max_component_bytes),
                 wasm,
                 cache,
                 config: config.clone(),
@@ -317,7 +330,7 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
 }
 
 /// Everything that a stub may import: the contract, and WASI.
-fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<StubState>> {
     let mut linker = Linker::new(engine);
     wasi::add_to_linker(&mut linker)?;
     crate::host::add_to_linker(&mut linker)?;

@@ -27,6 +27,7 @@ mod engine;
 mod error;
 mod handle;
 mod host;
+mod imports;
 mod limits;
 mod recorder;
 mod sandbox;
@@ -43,9 +44,14 @@ pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, InstanceEnded, StubHandle};
+pub use imports::{HostImport, Import, StubInfo};
 pub use limits::Limits;
 pub use sandbox::Sandbox;
 pub use services::{Credential, CredentialError, CredentialKind, CredentialSource, Presence, SandboxConfig, SandboxServices};
 pub use session::{MAX_SESSION_BYTES, Session, SessionTooLarge};
+pub use state::StubState;
 pub use task::{Ended, StubTask};
 pub use world::WorldMismatch;
+
+/// For [`HostImport`]s: what `bindgen!` generates names wasmtime, in the version that the engine is of.
+pub use wasmtime;

@@ -7,12 +7,13 @@ use wasmtime::{Store, UpdateDeadline};
 
 use crate::{
     CompiledStub, CrashReport, GuestCall, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind,
-    StubHandle, StubTask,
+    StubHandle, StubInfo, StubTask,
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::EngineConfig,
     host,
-    state::State,
+    imports::ImportData,
+    state::StubState,
 };
 
 /// How large the configuration may be, in bytes.
@@ -21,14 +22,14 @@ const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 /// The store of one stub, with its limits set and its services at hand; nothing of the stub has run yet.
 pub struct Sandbox {
     compiled: CompiledStub,
-    store: Store<State>,
+    store: Store<StubState>,
     permit: OwnedSemaphorePermit,
 }
 
 /// A running instance: the store, and what to call in it. The permit is last, so that its room is free only when the store is gone.
 pub(crate) struct Instance {
     pub(crate) guest: Protostub,
-    pub(crate) store: Store<State>,
+    pub(crate) store: Store<StubState>,
     pub(crate) compiled: CompiledStub,
     _permit: OwnedSemaphorePermit,
 }
@@ -43,7 +44,9 @@ impl Sandbox {
         check(&config, engine.config())?;
         let permit = engine.admit().ok_or(SandboxError::TooMany { limit: engine.config().max_sandboxes })?;
         let limits = config.limits.clone();
-        let state = State::new(services, config, engine.ticks(limits.cpu_per_call));
+        let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
+        let import_data = ImportData::new(compiled.own_imports(), &stub);
+        let state = StubState::new(services, config, engine.ticks(limits.cpu_per_call), import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits.hostcall_bytes);

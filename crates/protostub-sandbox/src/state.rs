@@ -1,17 +1,20 @@
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
+use protostub_types::{Address, Domain};
 use wasmtime::ResourceLimiter;
 
 use crate::{
     Exceeded, Limits, SandboxConfig, SandboxServices,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
+    imports::ImportData,
     recorder::Recorder,
     transport::{Connections, TransportLimits},
     wasi::Wasi,
 };
 
-/// What belongs to one store. Only the sandbox's task, and the imports that the guest calls in it, touch it.
-pub(crate) struct State {
+/// What belongs to one instance of a stub: what the functions that it imports have at hand. Of interest to [`HostImport`](crate::HostImport)s only.
+// Only the sandbox's task, and the imports that the guest calls in it, touch it.
+pub struct StubState {
     pub(crate) config: SandboxConfig,
     pub(crate) services: SandboxServices,
     pub(crate) handles: Handles,
@@ -25,10 +28,23 @@ pub(crate) struct State {
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
     pub(crate) recorder: Recorder,
+    pub(crate) import_data: ImportData,
 }
 
-impl State {
-    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, ticks_per_call: u64) -> Self {
+impl StubState {
+    /// The stub's own address.
+    #[must_use]
+    pub fn url(&self) -> &Address {
+        &self.config.url
+    }
+
+    /// The stub's domain.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        &self.config.domain
+    }
+
+    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, ticks_per_call: u64, import_data: ImportData) -> Self {
         let limits = &config.limits;
         let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits));
         let transport = TransportLimits { connections: limits.connections, ..TransportLimits::default() };
@@ -44,9 +60,16 @@ impl State {
             memory: MemoryLimiter::new(limits),
             cpu: CpuBudget { ticks: 0, ticks_per_call },
             recorder: Recorder::new(),
+            import_data,
             services,
             config,
         }
+    }
+}
+
+impl fmt::Debug for StubState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StubState").field("url", &self.config.url).finish_non_exhaustive()
     }
 }
 

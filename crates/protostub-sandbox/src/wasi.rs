@@ -19,7 +19,7 @@ use wasmtime_wasi::{
 use crate::{
     Limits,
     host::log::{LogLines, Output},
-    state::State,
+    state::StubState,
 };
 
 /// How many bytes a guest may write to standard output or error at once.
@@ -56,7 +56,7 @@ pub(crate) const INTERFACES: &[&str] = &[
     "wasi:sockets/udp@0.2.12",
 ];
 
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }
 
@@ -83,7 +83,7 @@ impl Wasi {
     }
 }
 
-impl WasiView for State {
+impl WasiView for StubState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
     }

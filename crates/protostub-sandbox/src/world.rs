@@ -1,10 +1,11 @@
 use std::fmt;
 
-use wasmtime::component::{Component, Linker, types::ComponentItem};
+use wasmtime::component::{Component, types::ComponentItem};
 
 use crate::{
     contract::{self, ProtostubPre, STUB_EXPORT, TRACK},
-    state::State,
+    imports::{Granted, Import},
+    state::StubState,
     wasi,
 };
 
@@ -16,13 +17,18 @@ pub struct WorldMismatch {
     pub missing_exports: Vec<String>,
     /// What it imports, and no stub may: whole interfaces, or functions as `interface#function`.
     pub unknown_imports: Vec<String>,
+    /// The host program's own interfaces that it imports, and that are not granted to it.
+    pub not_granted: Vec<String>,
     /// What it imports or exports with other parameters or results than the contract's, with the difference.
     pub mismatches: Vec<String>,
 }
 
 impl WorldMismatch {
     fn is_empty(&self) -> bool {
-        self.missing_exports.is_empty() && self.unknown_imports.is_empty() && self.mismatches.is_empty()
+        self.missing_exports.is_empty()
+            && self.unknown_imports.is_empty()
+            && self.not_granted.is_empty()
+            && self.mismatches.is_empty()
     }
 }
 
@@ -31,6 +37,7 @@ impl fmt::Display for WorldMismatch {
         let parts = [
             ("it does not export ", &self.missing_exports, ", "),
             ("it imports what no stub may: ", &self.unknown_imports, ", "),
+            ("it imports what is not granted to its domain: ", &self.not_granted, ", "),
             ("it has other types than the contract: ", &self.mismatches, "; "),
         ];
         let mut first = true;
@@ -43,17 +50,15 @@ impl fmt::Display for WorldMismatch {
 }
 
 /// Links a component to the contract, or says what does not fit.
-pub(crate) fn link(linker: &Linker<State>, component: &Component) -> Result<ProtostubPre<State>, WorldMismatch> {
+pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, WorldMismatch> {
     let missing_exports = missing_exports(component);
-    let linked = linker.instantiate_pre(component).and_then(ProtostubPre::new);
+    let linked = granted.linker.instantiate_pre(component).and_then(ProtostubPre::new);
     match linked {
         Ok(pre) if missing_exports.is_empty() => Ok(pre),
         linked => {
-            let mut mismatch = WorldMismatch {
-                missing_exports,
-                unknown_imports: unknown_imports(linker, component),
-                mismatches: mismatching_imports(linker, component),
-            };
+            let (unknown_imports, not_granted) = missing_imports(granted, component);
+            let mismatches = mismatching_imports(granted, component);
+            let mut mismatch = WorldMismatch { missing_exports, unknown_imports, not_granted, mismatches };
             if let Err(error) = linked
                 && mismatch.is_empty()
             {
@@ -115,12 +120,18 @@ fn imported_functions(component: &Component) -> Vec<(String, Option<String>)> {
     functions
 }
 
-/// The interfaces and functions that the linker does not have.
-fn unknown_imports(linker: &Linker<State>, component: &Component) -> Vec<String> {
-    let mut unknown: Vec<String> = Vec::new();
-    let mut probe = linker.clone();
+/// The interfaces and functions that the linker does not have: those that nobody may import, and those that others may.
+fn missing_imports(granted: &Granted, component: &Component) -> (Vec<String>, Vec<String>) {
+    let (mut unknown, mut not_granted) = (Vec::new(), Vec::new());
+    let mut probe = granted.linker.clone();
     for (interface, function) in imported_functions(component) {
-        let name = match (offered(&interface), function) {
+        let name = match (offered(granted, &interface), function) {
+            (None, _) if find(&interface, granted.others.iter().map(Import::interface)).is_some() => {
+                if !not_granted.contains(&interface) {
+                    not_granted.push(interface);
+                }
+                continue;
+            }
             (None, _) => interface,
             (Some(_), None) => continue,
             (Some(offered), Some(function)) => {
@@ -136,13 +147,13 @@ fn unknown_imports(linker: &Linker<State>, component: &Component) -> Vec<String>
             unknown.push(name);
         }
     }
-    unknown
+    (unknown, not_granted)
 }
 
-/// The contract's functions that a component imports with other types, found by replacing all others with ones that take anything.
-fn mismatching_imports(linker: &Linker<State>, component: &Component) -> Vec<String> {
+/// The functions of the contract, and of the host program's own interfaces, that a component imports with other types, found by replacing all others with ones that take anything.
+fn mismatching_imports(granted: &Granted, component: &Component) -> Vec<String> {
     let mut mismatches = Vec::new();
-    let mut complete = linker.clone();
+    let mut complete = granted.linker.clone();
     if complete.define_unknown_imports_as_traps(component).is_err() || complete.substituted_component_type(component).is_ok() {
         return mismatches;
     }
@@ -150,7 +161,7 @@ fn mismatching_imports(linker: &Linker<State>, component: &Component) -> Vec<Str
     let functions: Vec<(String, &str, String)> = imported_functions(component)
         .into_iter()
         .filter_map(|(interface, function)| {
-            let offered = offered(&interface).filter(|name| contract::IMPORTS.contains(name))?;
+            let offered = offered(granted, &interface).filter(|name| !wasi::INTERFACES.contains(name))?;
             Some((interface, offered, function?))
         })
         .collect();
@@ -168,10 +179,17 @@ fn mismatching_imports(linker: &Linker<State>, component: &Component) -> Vec<Str
 }
 
 /// The name under which the linker has an interface: the same, or one of a compatible version.
-fn offered(interface: &str) -> Option<&'static str> {
-    let (path, version) = interface.rsplit_once('@')?;
-    contract::IMPORTS.iter().chain(wasi::INTERFACES).copied().find(|offered| {
-        offered.rsplit_once('@').is_some_and(|(offered, has)| offered == path && compatible(has) == compatible(version))
+fn offered(granted: &Granted, interface: &str) -> Option<&'static str> {
+    let fixed = contract::IMPORTS.iter().chain(wasi::INTERFACES).copied();
+    find(interface, fixed.chain(granted.own.iter().map(Import::interface)))
+}
+
+fn find(interface: &str, mut names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let split = |name| str::rsplit_once(name, '@').unwrap_or((name, ""));
+    let (path, version) = split(interface);
+    names.find(|name| {
+        let (other, has) = split(name);
+        other == path && compatible(has) == compatible(version)
     })
 }
 
@@ -184,7 +202,7 @@ fn compatible(version: &str) -> &str {
 }
 
 fn never(
-    _: wasmtime::StoreContextMut<'_, State>,
+    _: wasmtime::StoreContextMut<'_, StubState>,
     _: wasmtime::component::types::ComponentFunc,
     _: &[wasmtime::component::Val],
     _: &mut [wasmtime::component::Val],

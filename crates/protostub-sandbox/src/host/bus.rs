@@ -10,7 +10,7 @@ use crate::{
         types::{self, Error},
     },
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
 /// What an instance posts, and whether it wants messages.
@@ -86,7 +86,7 @@ fn runtime_url(configuration: &str) -> Option<Address> {
     serde_json::from_str(configuration).ok().map(|Configuration { runtime }| runtime)
 }
 
-impl State {
+impl StubState {
     fn post_recorded(&mut self, message: types::Message) -> Result<(), Error> {
         let bytes = message.body.as_ref().map_or(0, types::Body::len);
         let call = Entry::call("bus.post").message(&message.kind, &message.from, &message.to).bytes(bytes);
@@ -115,7 +115,7 @@ impl State {
     }
 }
 
-impl bus::Host for State {
+impl bus::Host for StubState {
     fn post(&mut self, messages: Vec<types::Message>) -> Vec<Result<(), Error>> {
         messages.into_iter().map(|message| self.post_recorded(message)).collect()
     }

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use crate::{
     contract::{configuration, types::Json},
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
-impl configuration::Host for State {
+impl configuration::Host for StubState {
     fn get(&mut self) -> Json {
         self.recorder.call(Entry::call("configuration.get"));
         Arc::clone(&self.config.configuration)

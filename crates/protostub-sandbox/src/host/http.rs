@@ -4,11 +4,11 @@ use crate::{
         types::Error,
     },
     recorder::Entry,
-    state::State,
+    state::StubState,
     transport,
 };
 
-impl http::Host for State {
+impl http::Host for StubState {
     fn send(&mut self, request: Request) -> Result<u32, Error> {
         let Request { method, url, headers, body } = request;
         let call = Entry::call("http.send").server(&url).bytes(body.len());

@@ -9,7 +9,7 @@ use crate::{
     Credential, CredentialError,
     contract::{identity, types},
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
 /// How long a scope may be, in bytes.
@@ -38,7 +38,7 @@ impl IdentityRequests {
     }
 }
 
-impl State {
+impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-impl identity::Host for State {
+impl identity::Host for StubState {
     fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let requested = self.request_credential(scope);
         self.recorder.call(Entry::call("identity.request").opened(&requested));

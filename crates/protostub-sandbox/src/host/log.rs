@@ -11,7 +11,7 @@ use crate::{
     Limits,
     contract::log::{self, Level},
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
 /// How many lines of standard error are kept, to say why a guest crashed.
@@ -177,7 +177,7 @@ impl Lines {
     }
 }
 
-impl log::Host for State {
+impl log::Host for StubState {
     fn write(&mut self, level: Level, text: String) {
         let name = match level {
             Level::Trace => "trace",

@@ -21,16 +21,16 @@ pub(crate) use self::{
 };
 use crate::{
     contract::{self, types::Error},
-    state::State,
+    state::StubState,
     transport,
 };
 
 /// Adds the contract's interfaces to a linker.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    contract::Protostub::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
+pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
+    contract::Protostub::add_to_linker::<_, HasSelf<StubState>>(linker, |state| state)
 }
 
-impl contract::types::Host for State {}
+impl contract::types::Host for StubState {}
 
 impl From<transport::Error> for Error {
     fn from(error: transport::Error) -> Self {

@@ -7,7 +7,7 @@ use crate::{
         types::Error,
     },
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
 /// How long a status' reason may be, in bytes; longer ones are cut.
@@ -32,7 +32,7 @@ impl Status {
     }
 }
 
-impl State {
+impl StubState {
     /// The instance begins to run: publishes `created`. Until then the guest cannot publish anything.
     pub(crate) fn publish_created(&mut self) {
         if let Err(problem) = self.services.presence.publish(StubStatus::Created, None) {
@@ -42,7 +42,7 @@ impl State {
     }
 }
 
-impl State {
+impl StubState {
     fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
         let reason = reason.map(|reason| readable(&reason, MAX_REASON_BYTES));
         let Some((current, current_reason)) = &self.status.current else {
@@ -67,7 +67,7 @@ impl State {
     }
 }
 
-impl presence::Host for State {
+impl presence::Host for StubState {
     fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
         let status = match status {
             Published::Created => StubStatus::Created,

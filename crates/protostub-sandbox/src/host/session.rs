@@ -1,10 +1,10 @@
 use crate::{
     contract::{session, types::Error},
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
-impl session::Host for State {
+impl session::Host for StubState {
     fn load(&mut self) -> Option<Vec<u8>> {
         let saved = self.services.session.load().map(|bytes| bytes.to_vec());
         self.recorder.call(Entry::call("session.load").bytes(saved.as_ref().map_or(0, Vec::len)));

@@ -1,11 +1,11 @@
 use crate::{
     contract::{tcp, types::Error},
     recorder::Entry,
-    state::State,
+    state::StubState,
     transport::TcpState,
 };
 
-impl tcp::Host for State {
+impl tcp::Host for StubState {
     fn open(&mut self, host: String, port: u16, tls: bool) -> Result<u32, Error> {
         let opened = self.handles.next().and_then(|handle| {
             self.connections.tcp_open(handle, &host, port, tls)?;

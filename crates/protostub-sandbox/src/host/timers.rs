@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     contract::{timers, types::Error},
     recorder::Entry,
-    state::State,
+    state::StubState,
 };
 
 /// The shortest time that a timer runs: a stub that always has one at hand still waits.
@@ -57,7 +57,7 @@ impl Timers {
     }
 }
 
-impl State {
+impl StubState {
     fn start_timer(&mut self, milliseconds: u64) -> Result<u32, Error> {
         let limit = self.config.limits.timers;
         if self.timers.by_handle.len() >= limit {
@@ -69,7 +69,7 @@ impl State {
     }
 }
 
-impl timers::Host for State {
+impl timers::Host for StubState {
     fn after(&mut self, milliseconds: u64) -> Result<u32, Error> {
         let started = self.start_timer(milliseconds);
         self.recorder.call(Entry::call("timers.after").opened(&started));

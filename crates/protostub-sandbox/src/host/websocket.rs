@@ -4,11 +4,11 @@ use crate::{
         websocket::{self, CloseReason, Frame, Handshake},
     },
     recorder::Entry,
-    state::State,
+    state::StubState,
     transport::{self, WebSocketState},
 };
 
-impl websocket::Host for State {
+impl websocket::Host for StubState {
     fn open(&mut self, url: String, protocols: Vec<String>, headers: Vec<(String, String)>) -> Result<u32, Error> {
         let opened = self.handles.next().and_then(|handle| {
             self.connections.websocket_open(handle, &url, &protocols, &headers)?;

@@ -7,6 +7,7 @@ mod languages;
 mod lifecycle;
 mod limits;
 mod messages;
+mod own_imports;
 mod speed;
 mod support;
 mod worlds;
