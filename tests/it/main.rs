@@ -8,6 +8,7 @@ mod mosquitto;
 mod mqtt;
 mod offline;
 mod outage;
+mod policy;
 mod probes;
 mod restart;
 mod status;

@@ -13,6 +13,7 @@ use crate::{
     AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
     counts::Counters,
     open_requests::{OpenRequests, RequestKey},
+    policy::InForce,
     table::Table,
 };
 
@@ -86,6 +87,7 @@ pub(crate) struct Inner {
     pub(crate) table: Table,
     pub(crate) requests: OpenRequests,
     pub(crate) counters: Counters,
+    pub(crate) policy: InForce,
     pub(crate) unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
     /// Why nothing is accepted any more.
@@ -118,6 +120,7 @@ impl Bus {
             table,
             requests,
             counters,
+            policy: InForce::default(),
             unroutable: OnceLock::new(),
             next_id: AtomicU64::new(1),
             shut_down: OnceLock::new(),
@@ -210,7 +213,7 @@ impl Bus {
     /// runtime.
     ///
     /// # Errors
-    /// If the request was refused, or the host answers in the receiver's place: 408, 502 or 503. What the receiver answers, whatever its code,
+    /// If the request was refused, or the host answers in the receiver's place: 403, 408, 502 or 503. What the receiver answers, whatever its code,
     /// is no error.
     pub async fn request(&self, origin: &Origin, message: Message, timeout: Option<Duration>) -> Result<Message, RequestError> {
         let to = message.to.clone();
@@ -228,7 +231,7 @@ impl Bus {
         if message.id == MessageId::Number(0) {
             message.id = self.next_id();
         }
-        self.send_copy(message, subscriber);
+        self.send_copy(&Origin::Host, message, subscriber);
     }
 
     pub(crate) fn config(&self) -> &BusConfig {

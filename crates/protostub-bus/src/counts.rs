@@ -19,6 +19,8 @@ pub struct BusCounts {
     pub accepted: u64,
     /// Messages that were refused, responses included.
     pub refused: u64,
+    /// Of those, what the [policy](crate::Policy) refused; and copies of publications that it kept from a subscriber.
+    pub denied: u64,
     /// Messages other than requests that their listener took.
     pub delivered: u64,
     /// Publications without a listener of their own: their copies went to the subscribers, of which there may have been none.
@@ -37,7 +39,7 @@ pub struct BusCounts {
     pub undeliverable: u64,
     /// Copies of publications that a subscriber took.
     pub copies: u64,
-    /// Copies of publications that a subscriber had no room for, did not take in time, or never took.
+    /// Copies of publications that a subscriber had no room for, did not take in time, or never took, or that the policy kept from it.
     pub copies_dropped: u64,
 }
 
@@ -46,6 +48,7 @@ pub struct BusCounts {
 pub(crate) struct Counters {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
+    pub(crate) denied: Counter,
     pub(crate) delivered: Counter,
     pub(crate) published: Counter,
     pub(crate) answered: Counter,
@@ -62,6 +65,7 @@ impl Counters {
         BusCounts {
             accepted: self.accepted.sum(),
             refused: self.refused.sum(),
+            denied: self.denied.sum(),
             delivered: self.delivered.sum(),
             published: self.published.sum(),
             answered: self.answered.sum(),

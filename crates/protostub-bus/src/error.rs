@@ -5,7 +5,7 @@ use protostub_types::{Address, StubKey};
 /// | code | what it means |
 /// | --- | --- |
 /// | 400 | the message breaks a limit that holds for all messages |
-/// | 403 | policy refuses it |
+/// | 403 | the [policy](crate::Policy) refuses it |
 /// | 404 | nobody is there |
 /// | 409 | a request with this id, from the same sender to the same receiver, is still open |
 /// | 413 | the message alone is larger than the receiver's inbox |
@@ -39,6 +39,7 @@ impl PostError {
 ///
 /// | code | what it means |
 /// | --- | --- |
+/// | 403 | the [policy](crate::Policy) refused the answer |
 /// | 408 | no answer came in time |
 /// | 502 | the stub crashed while it had the request |
 /// | 503 | the receiver, or the bus, is gone |

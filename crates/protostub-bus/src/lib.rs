@@ -1,9 +1,9 @@
 //! The message bus of Protostub: who listens where, bounded inboxes, requests and their responses.
 //!
 //! ```text
-//!            post ──► checks ──► table ──► mailbox ═ queue ═ inbox ──► its owner
-//!                                  │          ▲                          │
-//!  no listener, no route: hook ◄───┘          └── response, matched ◄────┘ post
+//!            post ──► checks ──► table, policy ──► mailbox ═ queue ═ inbox ──► its owner
+//!                                  │                  ▲                          │
+//!  no listener, no route: hook ◄───┘                  └── response, matched ◄────┘ post
 //! ```
 //!
 //! A [`Bus`] routes by address. A [`Mailbox`] that is attached to an address gets what is posted to exactly that address; one that is attached to
@@ -11,7 +11,8 @@
 //! name a mailbox: that is how the first message to a domain deploys its stub. The owner of the [`Inbox`] behind a mailbox takes the messages
 //! out, one by one or in batches.
 //!
-//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused.
+//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. An operator's rules are a [`Policy`], which is asked
+//! before every hop.
 //!
 //! # Delivery contract
 //!
@@ -32,6 +33,7 @@
 //!
 //! | code | what happened |
 //! | --- | --- |
+//! | 403 | the [`Policy`] refused the final response |
 //! | 408 | the request had no final response in its time (header `timeout-ms`, else [`BusConfig::request_timeout`]); any other message waited in an inbox for [`BusConfig::queue_timeout`] |
 //! | 502 | the receiver's owner ended with it: [`Bus::fail_taken`] for requests, [`Bus::fail`] for all else |
 //! | 503, or as its owner says | the inbox was closed while it waited there ([`Inbox::close`]), or the bus was shut down ([`Bus::shut_down`]) |
@@ -94,6 +96,7 @@ mod inbox;
 mod mailbox;
 mod open_requests;
 mod outcomes;
+mod policy;
 mod post;
 mod table;
 
@@ -102,3 +105,4 @@ pub use counts::BusCounts;
 pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;
 pub use mailbox::{InboxLimits, Mailbox};
+pub use policy::{Decision, Hop, Policy, Receiver};

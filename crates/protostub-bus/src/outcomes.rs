@@ -4,7 +4,7 @@ use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, Origin, PostError, RequestError,
+    Bus, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
@@ -92,6 +92,15 @@ impl Bus {
             self.unawaited(&response);
             return Ok(());
         };
+        if let Err(refused) = self.ask_policy(origin, &response, || mailbox.as_ref().map_or(Receiver::Listener, Receiver::of)) {
+            // The requester is not to wait for what will not come.
+            if !response.is_provisional()
+                && let Some(request) = requests.remove(&key, ticket)
+            {
+                self.fail_request(&key, request, refused.code, &format!("the response was refused: {}", refused.reason));
+            }
+            return Err(refused);
+        }
         if response.is_provisional() {
             return match mailbox {
                 Some(mailbox) => mailbox.push(response, Class::Provisional).map(drop),

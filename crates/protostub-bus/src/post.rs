@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, RequestError,
+    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Pushed},
@@ -27,7 +27,8 @@ impl Bus {
             return self.respond(origin, message);
         }
         if message.expects_response() {
-            let holder = self.holder(origin, &message)?;
+            let listener = self.inner.table.listener_of(&message.to);
+            let holder = self.holder(origin, &message, listener)?;
             let requester = match self.reply_mailbox(origin, &message.from) {
                 Some(mailbox) => {
                     mailbox.keep_place(&message.to)?;
@@ -39,28 +40,18 @@ impl Bus {
             return self.open_request(message, &holder, requester, timeout).map(drop);
         }
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
-        match (listener, subscribers) {
-            (Some(listener), None) => self.deliver(&listener, message),
-            (Some(listener), Some(subscribers)) => {
-                let copy = message.clone();
-                self.deliver(&listener, message)?;
-                self.publish(copy, &subscribers);
-                Ok(())
-            }
-            (None, Some(subscribers)) => {
-                self.count_published();
-                self.publish(message, &subscribers);
-                Ok(())
-            }
-            (None, None) if self.is_unheard(&message) => {
-                self.count_published();
-                Ok(())
-            }
-            (None, None) => {
-                let holder = self.far_holder(origin, &message)?;
-                self.deliver(&holder, message)
-            }
+        if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
+            self.ask_policy(origin, &message, || Receiver::Nobody)?;
+            self.count_published();
+            self.publish(origin, message, subscribers.as_deref().unwrap_or_default());
+            return Ok(());
         }
+        let holder = self.holder(origin, &message, listener)?;
+        let Some(subscribers) = subscribers else { return self.deliver(&holder, message) };
+        let copy = message.clone();
+        self.deliver(&holder, message)?;
+        self.publish(origin, copy, &subscribers);
+        Ok(())
     }
 
     /// Whether a message, to an address where nobody listens and which nobody is subscribed to, is a publication that may go nowhere: somebody
@@ -86,7 +77,8 @@ impl Bus {
             message.expect_response();
         }
         self.prepare(origin, &mut message)?;
-        let holder = self.holder(origin, &message)?;
+        let listener = self.inner.table.listener_of(&message.to);
+        let holder = self.holder(origin, &message, listener)?;
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
         let timeout = self.request_timeout(&message, timeout);
@@ -131,9 +123,10 @@ impl Bus {
         Ok(())
     }
 
-    /// The mailbox that a message goes to: of the address's listener, else as [`Self::far_holder`].
-    fn holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
-        match self.inner.table.listener_of(&message.to) {
+    /// The mailbox that a message goes to, if the policy lets it: of the address's listener, else as [`Self::far_holder`].
+    fn holder(&self, origin: &Origin, message: &Message, listener: Option<Mailbox>) -> Result<Mailbox, PostError> {
+        self.ask_policy(origin, message, || self.receiver(message, listener.as_ref()))?;
+        match listener {
             Some(listener) => Ok(listener),
             None => self.far_holder(origin, message),
         }
@@ -238,21 +231,24 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn publish(&self, message: Message, subscribers: &[Address]) {
+    fn publish(&self, origin: &Origin, message: Message, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
-                self.send_copy(message.clone(), subscriber);
+                self.send_copy(origin, message.clone(), subscriber);
             }
-            self.send_copy(message, last);
+            self.send_copy(origin, message, last);
         }
     }
 
-    pub(crate) fn send_copy(&self, message: Message, subscriber: &Address) {
+    pub(crate) fn send_copy(&self, origin: &Origin, message: Message, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // Who has just ended, or what would come back to where it came from: there is nobody to miss it.
         let Some(mailbox) = mailbox else { return };
-        match mailbox.push(message, Class::Copy { since }) {
+        let receiver =
+            || mailbox.owner().map_or_else(|| Receiver::Subscriber(subscriber.clone()), |stub| Receiver::Stub(stub.clone()));
+        let permitted = self.ask_policy(origin, &message, receiver);
+        match permitted.and_then(|()| mailbox.push(message, Class::Copy { since })) {
             Ok(pushed) => self.watch(&mailbox, pushed, since),
             Err(error) => {
                 self.inner.counters.copies_dropped.add(1);

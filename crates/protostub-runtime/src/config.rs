@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::InboxLimits;
+use protostub_bus::{InboxLimits, Policy};
 use protostub_catalogue::Source;
 use protostub_egress::Rule;
 use protostub_sandbox::{CrashReport, CredentialSource, HostImport, Import, Limits};
@@ -84,6 +84,7 @@ pub struct RuntimeBuilder {
     pub(crate) allow_http: bool,
     pub(crate) worker_threads: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) policy: Option<Arc<dyn Policy>>,
     pub(crate) imports: Vec<Import>,
     pub(crate) config: Config,
 }
@@ -101,6 +102,7 @@ impl RuntimeBuilder {
             allow_http: false,
             worker_threads: 2,
             request_timeout: Duration::from_secs(15),
+            policy: None,
             imports: Vec::new(),
             config: Config {
                 inbox: InboxLimits::default(),
@@ -233,6 +235,13 @@ impl RuntimeBuilder {
     /// How long a request waits for its response unless it says otherwise. Default: 15 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
+        self
+    }
+
+    /// The operator's rules: asked before every hop of every message, the runtime's own included. Default: none, everything that may be said by the
+    /// rules that always hold is let pass. [`Runtime::set_policy`] replaces it later.
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policy = Some(Arc::new(policy));
         self
     }
 

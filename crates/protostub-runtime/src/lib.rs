@@ -48,6 +48,12 @@
 //! A stub's status ([`StubStatus`]) is published on the bus to `<stub>/status` by the stub, and to `<runtime>/status` by the Registry. A hyperty
 //! subscribes with a `subscribe` message to either ([`Hyperty::subscribe`]); what holds at that moment comes at once.
 //!
+//! # Policy
+//!
+//! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot have another stub deployed, unless the operator
+//! says so ([`DomainSettings`]). Rules of the operator's own are a [`Policy`] ([`RuntimeBuilder::policy`], [`Runtime::set_policy`]): it is asked before
+//! every hop of every message, and what it refuses is answered with 403 and its reason.
+//!
 //! # Addresses of the runtime
 //!
 //! | address | what it takes |
@@ -85,7 +91,7 @@ pub use runtime::{Runtime, Shutdown};
 pub use stub::Protostub;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
-pub use protostub_bus::{BusCounts, InboxLimits, PostError, RequestError};
+pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
     CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
 };

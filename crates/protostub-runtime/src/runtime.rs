@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, RequestError, Route};
+use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, Policy, RequestError, Route};
 use protostub_catalogue::{Catalogue, CatalogueConfig};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{Engine, EngineConfig};
@@ -163,6 +163,12 @@ impl Runtime {
         self.core.bus.request(&Origin::Host, message, None).await
     }
 
+    /// Puts other rules of the operator's in force, for whatever is posted from now on; none: whatever the rules that always hold let pass. Nothing has to
+    /// stop for it.
+    pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
+        self.core.bus.set_policy(policy);
+    }
+
     /// What the bus has counted since the start.
     #[must_use]
     pub fn counts(&self) -> BusCounts {
@@ -234,6 +240,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = builder.request_timeout;
     let bus = Bus::new(bus);
+    bus.set_policy(builder.policy);
 
     let registry_inbox = bus.inbox(builder.config.inbox);
     let ua_inbox = bus.inbox(builder.config.inbox);

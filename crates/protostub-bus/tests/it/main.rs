@@ -4,6 +4,7 @@ mod deadlines;
 mod delivery;
 mod limits;
 mod outcomes;
+mod policy;
 mod routing;
 mod stress;
 

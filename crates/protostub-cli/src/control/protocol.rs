@@ -208,6 +208,7 @@ fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
     let counts = [
         ("accepted", counts.accepted),
         ("refused", counts.refused),
+        ("denied", counts.denied),
         ("delivered", counts.delivered),
         ("published", counts.published),
         ("answered", counts.answered),

@@ -1,0 +1,98 @@
+//! An operator's rules, on every hop.
+
+use std::sync::Arc;
+
+use protostub_runtime::{Decision, Hop, Message, MessageType, Origin, Policy, Receiver, Runtime};
+use serde_json::{Value, json};
+
+use crate::support::{body, builder, component, order, source};
+
+/// A policy in Rust: what it returns is the reason of a refusal.
+struct Rule<F>(F);
+
+impl<F: Fn(&Hop<'_>) -> Option<&'static str> + Send + Sync> Policy for Rule<F> {
+    fn decide(&self, hop: &Hop<'_>) -> Decision {
+        (self.0)(hop).map_or(Decision::Permit, |reason| Decision::Refuse(reason.to_owned()))
+    }
+}
+
+fn rule(rule: impl Fn(&Hop<'_>) -> Option<&'static str> + Send + Sync + 'static) -> Option<Arc<dyn Policy>> {
+    Some(Arc::new(Rule(rule)))
+}
+
+async fn runtime() -> Runtime {
+    let source = source(&["sp1.example", "sp2.example"], &component("actor"), &json!({}));
+    builder().source(source).build().await.expect("a runtime")
+}
+
+/// What a stub heard when it posted a message.
+fn heard(reply: &Message) -> Value {
+    body(reply)["value"][0].clone()
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_403_and_the_reason_and_deploys_nothing() {
+    let to_sp2 = |hop: &Hop<'_>| hop.domain_of(&hop.message.to).is_some_and(|domain| domain.as_str() == "sp2.example");
+    let source = source(&["sp1.example", "sp2.example"], &component("actor"), &json!({}));
+    let policy = Rule(move |hop: &Hop<'_>| to_sp2(hop).then_some("sp2.example is not to be talked to"));
+    let runtime = builder().source(source).policy(policy).build().await.expect("a runtime");
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let refused = app.request(Message::read("hyperty://sp2.example/alice")).await.expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
+    let refused = app.post(Message::update("domain://registry.sp2.example")).expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
+    assert!(runtime.protostubs().is_empty());
+    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply");
+    assert_eq!(runtime.counts().denied, 2);
+
+    // Nothing has to stop for other rules.
+    runtime.set_policy(rule(|hop| matches!(hop.receiver, Receiver::Stub(_)).then_some("no stub is to be talked to")));
+    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "no stub is to be talked to"));
+    runtime.set_policy(None);
+    app.request(Message::read("hyperty://sp2.example/alice")).await.expect("a reply");
+    let received = app.recv();
+    tokio::pin!(received);
+    assert!(futures_util::poll!(&mut received).is_pending(), "a refusal is told once");
+}
+
+#[tokio::test]
+async fn what_a_stub_posts_and_answers_is_asked_about_too() {
+    let runtime = runtime().await;
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let from_stub = |hop: &Hop<'_>| matches!(hop.origin, Origin::Stub(_));
+    runtime
+        .set_policy(rule(move |hop| (from_stub(hop) && hop.message.kind != MessageType::Response).then_some("it only answers")));
+    for kind in ["update", "read"] {
+        let post = json!({ "do": "post", "type": kind, "to": "hyperty://home.example/app" });
+        let reply = app.request(order("hyperty://sp1.example/alice", post)).await.expect("a reply");
+        assert_eq!(heard(&reply), "denied: it only answers");
+    }
+    // From one stub to another.
+    runtime.deploy_protostub("sp2.example").await.expect("a stub");
+    let post = json!({ "do": "post", "type": "update", "to": "hyperty://sp2.example/bob" });
+    let reply = app.request(order("hyperty://sp1.example/alice", post)).await.expect("a reply");
+    assert_eq!(heard(&reply), "denied: it only answers");
+
+    runtime
+        .set_policy(rule(move |hop| (from_stub(hop) && hop.message.kind == MessageType::Response).then_some("it never answers")));
+    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "the response was refused: it never answers"));
+    let post = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
+    app.request(order("hyperty://sp1.example/alice", post)).await.expect_err("refused");
+    assert_eq!(app.recv().await.expect("a message").kind, MessageType::Update);
+}
+
+#[tokio::test]
+async fn the_runtimes_own_messages_are_asked_about_too() {
+    let runtime = runtime().await;
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    runtime.set_policy(rule(|hop| (*hop.origin == Origin::Host).then_some("the runtime is silent")));
+    let refused = app.subscribe(runtime.url().join("status").expect("an address")).await.expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "the response was refused: the runtime is silent"));
+    let refused = runtime.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    assert_eq!(refused.code, 403);
+    // A stub's life does not hang on who is told of it.
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    assert!(runtime.counts().denied > 2);
+}
