@@ -2,6 +2,7 @@
 //!
 //! * [`serve`]: a domain, on this machine
 //! * [`inspect`]: what a component, or a domain's stub, is
+//! * [`conformance`]: whether a component is a good stub
 //! * [`run`]: a runtime, until it is told to stop
 //! * [`deploy`], [`undeploy`], [`list`], [`send`], [`status`]: what can be had of a runtime
 //! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
@@ -11,6 +12,7 @@
 //! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket.
 
 mod bars;
+mod conformance;
 mod control;
 mod deploy;
 mod inspect;
@@ -77,6 +79,7 @@ Examples:
 enum Command {
     Serve(serve::Serve),
     Inspect(inspect::Inspect),
+    Conformance(Box<conformance::Conformance>),
     Run(Box<run::Run>),
     Deploy(Box<deploy::Deploy>),
     Undeploy(undeploy::Undeploy),
@@ -101,6 +104,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(serve) => serve.run(&output).await,
         Command::Inspect(inspect) => inspect.run(&output).await,
+        Command::Conformance(conformance) => conformance.run(&output).await,
         Command::Run(run) => run.run(&output).await,
         Command::Deploy(deploy) => deploy.run(&output).await,
         Command::Undeploy(undeploy) => undeploy.run(&output).await,

@@ -102,6 +102,15 @@ impl Output {
         Self { json, bars }
     }
 
+    /// The same, in JSON in any case.
+    pub(crate) fn in_json(&self) -> Self {
+        Self { json: true, ..self.clone() }
+    }
+
+    pub(crate) const fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints the one or the other.
     pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
         let line = if self.json { json().to_string() } else { text() };

@@ -113,7 +113,7 @@ impl Supervisor {
         let mut instance = self.begin(handle, task);
         loop {
             let (fault, inbox) = match self.watch(&mut instance).await {
-                Turn::Ended(Ok(Ended { inbox, outcome, crash })) => {
+                Turn::Ended(Ok(Ended { inbox, outcome, crash, .. })) => {
                     self.crashed(crash);
                     (self.failed(Phase::Running, outcome.to_string()), Some(inbox))
                 }

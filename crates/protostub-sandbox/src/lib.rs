@@ -49,7 +49,7 @@ pub use limits::Limits;
 pub use sandbox::Sandbox;
 pub use services::{Credential, CredentialError, CredentialKind, CredentialSource, Presence, SandboxConfig, SandboxServices};
 pub use session::{MAX_SESSION_BYTES, Session, SessionTooLarge};
-pub use state::StubState;
+pub use state::{StubState, Usage};
 pub use task::{Ended, StubTask};
 pub use world::WorldMismatch;
 

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use protostub_types::{Address, Domain};
 use wasmtime::ResourceLimiter;
@@ -58,7 +58,7 @@ impl StubState {
             wasi: Wasi::new(&log, limits),
             log,
             memory: MemoryLimiter::new(limits),
-            cpu: CpuBudget { ticks: 0, ticks_per_call },
+            cpu: CpuBudget { ticks: 0, ticks_per_call, most_ticks: 0 },
             recorder: Recorder::new(),
             import_data,
             services,
@@ -73,11 +73,24 @@ impl fmt::Debug for StubState {
     }
 }
 
+/// What an instance has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// How large its linear memories were together when they were largest, in bytes.
+    pub memory_bytes: usize,
+    /// How often `handle` was called.
+    pub calls: u64,
+    /// How long its longest call computed, counted in [ticks](crate::EngineConfig::tick), the first of which may be shorter.
+    pub longest_call: Duration,
+}
+
 /// How much one call has computed.
 #[derive(Debug)]
 pub(crate) struct CpuBudget {
     ticks: u64,
     ticks_per_call: u64,
+    most_ticks: u64,
 }
 
 impl CpuBudget {
@@ -85,9 +98,15 @@ impl CpuBudget {
         self.ticks = 0;
     }
 
+    /// The ticks of the call that took most.
+    pub(crate) fn most_ticks(&self) -> u64 {
+        self.most_ticks
+    }
+
     /// Counts a tick; whether the call may go on.
     pub(crate) fn tick(&mut self) -> bool {
         self.ticks += 1;
+        self.most_ticks = self.most_ticks.max(self.ticks);
         // The first tick may come right after the call began.
         self.ticks <= self.ticks_per_call
     }
@@ -102,6 +121,8 @@ pub(crate) struct MemoryLimiter {
     tables: usize,
     instances: usize,
     denied: Option<Exceeded>,
+    /// Of all memories together. None of them ever shrinks.
+    grown_bytes: usize,
 }
 
 impl MemoryLimiter {
@@ -113,7 +134,13 @@ impl MemoryLimiter {
             tables: limits.tables,
             instances: limits.instances,
             denied: None,
+            grown_bytes: 0,
         }
+    }
+
+    /// How large the memories are together, in bytes.
+    pub(crate) fn grown_bytes(&self) -> usize {
+        self.grown_bytes
     }
 
     pub(crate) fn begin_call(&mut self) {
@@ -130,12 +157,14 @@ impl MemoryLimiter {
 }
 
 impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let limit = maximum.map_or(self.memory_bytes, |maximum| maximum.min(self.memory_bytes));
         if desired > limit {
             self.denied = Some(Exceeded::Memory { wanted: desired, limit });
+            return Ok(false);
         }
-        Ok(desired <= limit)
+        self.grown_bytes += desired.saturating_sub(current);
+        Ok(true)
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {

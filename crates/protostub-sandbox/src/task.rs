@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    CrashReport, GuestCall, Outcome,
+    CrashReport, GuestCall, Outcome, Usage,
     call::{self, Crash},
     contract::{lift, lower, types::Event},
     handle::{Command, Commands},
@@ -35,6 +35,7 @@ pub struct StubTask {
     commands: Commands,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     batch: Batch,
+    calls: u64,
 }
 
 /// What is left of an instance.
@@ -47,6 +48,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// What is known of its end, if that was not an orderly one.
     pub crash: Option<Arc<CrashReport>>,
+    /// What it has used.
+    pub usage: Usage,
 }
 
 /// What the next call hands to the guest.
@@ -82,7 +85,7 @@ impl StubTask {
         let bus = instance.store.data().services.bus.clone();
         let taken = Taken { bus, mailbox: inbox.mailbox() };
         let stopped = Box::pin(commands.stop.clone().cancelled_owned());
-        Self { instance, inbox, taken, commands, stopped, batch: Batch::default() }
+        Self { instance, inbox, taken, commands, stopped, batch: Batch::default(), calls: 0 }
     }
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
@@ -99,7 +102,16 @@ impl StubTask {
             poll_fn(|cx| state.connections.poll_closed(cx)).await;
         }
         state.log.finish();
-        Ended { inbox: self.inbox, outcome, crash }
+        let usage = self.usage();
+        Ended { inbox: self.inbox, outcome, crash, usage }
+    }
+
+    fn usage(&self) -> Usage {
+        let Instance { store, compiled, .. } = &self.instance;
+        let state = store.data();
+        let ticks = u32::try_from(state.cpu.most_ticks()).unwrap_or(u32::MAX);
+        let longest_call = compiled.engine().config().tick.saturating_mul(ticks);
+        Usage { memory_bytes: state.memory.grown_bytes(), calls: self.calls, longest_call }
     }
 
     async fn live(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
@@ -119,6 +131,7 @@ impl StubTask {
     async fn handle(&mut self) -> Option<(Outcome, Option<Arc<CrashReport>>)> {
         let Self { instance: Instance { guest, store, compiled, .. }, batch, stopped, .. } = self;
         call::begin(store);
+        self.calls += 1;
         store.data_mut().recorder.events(&batch.events);
         let limit = store.data().config.limits.time_per_call;
         let call = call::bounded(compiled, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));

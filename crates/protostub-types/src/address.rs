@@ -111,7 +111,8 @@ impl Address {
     }
 
     /// What a message that was not posted yet has as its sender.
-    pub(crate) fn unset() -> Self {
+    #[must_use]
+    pub fn unset() -> Self {
         static UNSET: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "unset:/".into());
         Self { text: Arc::clone(&UNSET), scheme: 5, host: (0, 0) }
     }

@@ -1,24 +1,26 @@
 //! A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender.
 
-use protostub_sdk::{Error, Ignored, Message, Result, Stub, log};
+use protostub_sdk::{Ignored, Message, Result, Stub, log};
 
 async fn run(stub: Stub, _: Ignored) -> Result<()> {
     stub.live();
     loop {
         let message = stub.next_message().await?;
-        match stub.post(echo(message)) {
-            // Who sent more than it can take has itself to blame.
-            Err(error @ Error::Busy) => log::warn!("no echo: {error}"),
-            posted => posted?,
+        if let Err(error) = stub.post(echo(&message)) {
+            log::warn!("no echo: {error}");
+            // It is too large with what stands around it, say. Who takes no echo may take no error either, and has itself to blame.
+            if message.expects_response() {
+                let _ = stub.post(message.error_response(413, &error.to_string()));
+            }
         }
     }
 }
 
-fn echo(message: Message) -> Message {
+fn echo(message: &Message) -> Message {
     if message.expects_response() {
         message.response(200, message.body.clone())
     } else {
-        Message { from: message.to, to: message.from, via: Vec::new(), ..message }
+        Message { from: message.to.clone(), to: message.from.clone(), via: Vec::new(), ..message.clone() }
     }
 }
 

@@ -44,3 +44,12 @@ fn who_does_not_take_its_echo_ends_nothing() {
     assert_eq!(host.posted().len(), 1);
     assert!(host.statuses().is_empty());
 }
+
+#[test]
+fn a_request_whose_echo_is_refused_gets_an_error() {
+    let host = live();
+    host.refuse_posts([Error::Limit("the body has 1048600 bytes".into())]);
+    host.deliver(message("read"));
+    assert_eq!(host.posted().iter().map(Message::code).collect::<Vec<_>>(), [Some(413)]);
+    assert!(host.statuses().is_empty());
+}

@@ -171,7 +171,7 @@ fn c12_a_refused_session_is_failed() {
     let host = started("vertx");
     host.connect();
     let (server, open) = accept(&host);
-    answer(&server, &open, json!({ "code": 500, "desc": "No more sessions" }));
+    answer(&server, &open, json!({ "code": 500, "desc": "No more sessions", "description": "No more sessions" }));
     assert_eq!(host.statuses(), ["created", "in-progress", "failed: No more sessions"]);
     assert!(server.closed_by_stub().is_some());
 }

@@ -31,8 +31,9 @@ struct Saved {
 struct Reply {
     code: u16,
     runtime_token: Option<String>,
-    #[serde(alias = "description")]
     desc: Option<String>,
+    /// The same text, as later message nodes call it; some send both.
+    description: Option<String>,
 }
 
 pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
@@ -117,6 +118,10 @@ async fn end(reason: DisconnectReason, socket: &WebSocket, traffic: &Traffic<'_>
 
 impl Reply {
     fn reason(&self) -> String {
-        self.desc.clone().unwrap_or_else(|| format!("the message node answered {}", self.code))
+        self.desc
+            .as_ref()
+            .or(self.description.as_ref())
+            .cloned()
+            .unwrap_or_else(|| format!("the message node answered {}", self.code))
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn protostub_json_in(session: &Path, args: &[&str]) -> (i32, Vec<Valu
     let documented = match (args[0], args.get(1).is_some_and(|arg| !arg.starts_with("--"))) {
         ("status", true) => "status DOMAIN",
         ("inspect", true) if lines.iter().any(|line| line.get("domain").is_some()) => "inspect DOMAIN",
+        ("conformance", false) => "conformance --list",
         (command, _) => command,
     };
     lines.iter().for_each(|line| shapes::check(documented, line));

@@ -1,6 +1,7 @@
 //! The command, as people and scripts see it: its help, its outputs and its exit codes.
 
 mod command;
+mod conformance;
 #[cfg(unix)]
 mod control;
 mod help;

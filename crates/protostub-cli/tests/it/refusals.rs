@@ -29,6 +29,9 @@ fn a_wrong_command_line_has_exit_code_2() {
         &["serve", "--bind", "nowhere"],
         &["serve", "--default", "echo"],
         &["inspect", "nothing.wasm"],
+        &["conformance"],
+        &["conformance", "nothing.wasm"],
+        &["conformance", "nothing.wasm", "--configuration", "[]"],
         &["inspect", "a b"],
     ] {
         let (code, stdout, stderr) = protostub(args);

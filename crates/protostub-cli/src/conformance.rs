@@ -1,0 +1,172 @@
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use protostub_conformance::{
+    Case, Report,
+    stub::{Request, Server, Subject, Suite},
+};
+use serde_json::{Map, Value};
+
+use crate::output::{Failure, Output};
+
+/// Try a stub out against the contract, case by case
+///
+/// The stub runs in a sandbox as in a runtime, with a scripted host around it, and a link to its server on which
+/// bytes are passed on, held up, or replaced. Each case passes, fails with what was expected and what was seen, or
+/// does not apply. The exit code is 1 if one fails.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What each case holds is said by --list; what to do about a verdict, in stubs/README.md.
+
+In the texts of the configuration, ${authority}, ${domain}, ${http-url}, ${ws-url} and
+${nomatrix-url} become those of the link to the server.
+
+Examples:
+  protostub conformance target/catalogue/echo/component.wasm
+  protostub conformance mine.wasm --descriptor descriptor.json --server localhost:9000
+  protostub conformance mine.wasm --format junit > conformance.xml")]
+pub(crate) struct Conformance {
+    /// The component's file
+    #[arg(value_name = "FILE", required_unless_present = "list")]
+    stub: Option<PathBuf>,
+
+    /// The descriptor, for its `configuration` [default: the descriptor.json beside the component, if there is one]
+    #[arg(long, value_name = "FILE")]
+    descriptor: Option<PathBuf>,
+
+    /// Configuration over that of the descriptor, key by key
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    configuration: Option<Map<String, Value>>,
+
+    /// Whom the stub speaks to: `none`, `message-node` (there is one in this command), or the host:port of a server
+    /// that is running [default: what the configuration's placeholders ask for]
+    #[arg(long, value_name = "SERVER")]
+    server: Option<String>,
+
+    /// A request that somebody behind the stub answers, with `type`, `to` and `body`, as JSON
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    request: Option<Map<String, Value>>,
+
+    /// Only the cases whose ids begin so; may be repeated
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+
+    /// How to print the report
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    format: Format,
+
+    /// Print what each case holds, and try none
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line for each case
+    Text,
+    /// One object, as with --json
+    Json,
+    /// XML for CI systems
+    Junit,
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is no JSON object ({error})"))
+}
+
+impl Conformance {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        if self.list {
+            list(output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let format = self.format;
+        let output = &if format == Format::Json { output.in_json() } else { output.clone() };
+        let only = self.only.clone();
+        let subject = self.subject().await?;
+        let unknown = only.iter().find(|beginning| !Suite::cases().any(|case| case.id.starts_with(beginning.as_str())));
+        if let Some(unknown) = unknown {
+            return Err(Failure::usage(format_args!("no case begins with `{unknown}`: --list shows all of them")));
+        }
+        let suite = Suite::new(None).context("preparing the WebAssembly engine")?.only(only);
+        let in_text = format == Format::Text && !output.is_json();
+        if in_text {
+            output.print(|| format!("suite stub: {}\n", subject.name), || Value::Null)?;
+        }
+        let mut closed = Ok(());
+        let report = suite
+            .run_with(&subject, |outcome| {
+                if in_text && closed.is_ok() {
+                    closed = output.print(|| outcome.to_text(), || Value::Null);
+                }
+            })
+            .await;
+        closed?;
+        finish(output, format, &report)
+    }
+
+    async fn subject(self) -> anyhow::Result<Subject> {
+        let path = self.stub.unwrap_or_default();
+        let component = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
+        let mut configuration = match &self.descriptor {
+            Some(descriptor) => configuration_of(descriptor).await?,
+            None => {
+                let beside = path.with_file_name("descriptor.json");
+                if beside.is_file() { configuration_of(&beside).await? } else { Map::new() }
+            }
+        };
+        configuration.extend(self.configuration.unwrap_or_default());
+        let mut subject = Subject::new(path.to_string_lossy(), component, configuration);
+        if let Some(server) = self.server {
+            subject.server = match server.as_str() {
+                "none" => Server::None,
+                "message-node" => Server::MessageNode,
+                _ if server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => Server::At(server),
+                _ => {
+                    return Err(Failure::usage(format_args!(
+                        "--server {server}: it is neither `none`, `message-node`, nor a host:port"
+                    )));
+                }
+            };
+        }
+        if let Some(request) = self.request {
+            let request = Request::from_json(&Value::Object(request));
+            subject.request =
+                Some(request.map_err(|error| Failure::usage(format_args!("--request: {:#}", anyhow::Error::new(error))))?);
+        }
+        Ok(subject)
+    }
+}
+
+/// What a descriptor says of the configuration; its other members are of no interest here.
+async fn configuration_of(path: &Path) -> anyhow::Result<Map<String, Value>> {
+    let text = tokio::fs::read(path).await.map_err(|error| Failure::file(path, error))?;
+    let descriptor: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| Failure::file(path, error))?;
+    match descriptor.get("configuration") {
+        None => Ok(Map::new()),
+        Some(Value::Object(configuration)) => Ok(configuration.clone()),
+        Some(_) => Err(Failure::file(path, "its `configuration` is no object")),
+    }
+}
+
+fn list(output: &Output) -> anyhow::Result<()> {
+    let cases: Vec<Case> = Suite::cases().collect();
+    let text = || {
+        let lines = cases.iter().map(|Case { id, holds, source, .. }| format!("{id}\n    {holds}\n    ({source})"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    output.print_each(&cases, text)
+}
+
+fn finish(output: &Output, format: Format, report: &Report) -> anyhow::Result<ExitCode> {
+    let text = || match format {
+        Format::Junit => report.to_junit().trim_end().to_owned(),
+        _ => format!("\n{}", report.tally()),
+    };
+    output.print(text, || report.to_json())?;
+    Ok(if report.tally().failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

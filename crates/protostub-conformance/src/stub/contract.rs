@@ -1,0 +1,78 @@
+//! What the component is, before anything of it runs.
+
+use protostub_sandbox::{CompileError, WorldMismatch};
+
+use super::Bench;
+use crate::{
+    Case, Verdict,
+    case::{Course, Script},
+};
+
+pub(super) const CASES: &[Script<Bench>] = &[
+    Script {
+        case: Case::new(
+            "stub/contract/component",
+            "A protocol stub is a WebAssembly component (WASI 0.2) of the world `protostub`.",
+            "wit/README.md",
+        ),
+        run: |bench| Box::pin(component(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/contract/exports",
+            "The host finds a component's track by the name of its export, `rethink:protostub/stub@0.1.0`.",
+            "wit/README.md",
+        ),
+        run: |bench| Box::pin(exports(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/contract/imports",
+            "Its imports are all that it can do, beside WASI 0.2 with an empty context. A component that imports anything else is refused by name.",
+            "wit/0.1/world.wit, wit/README.md",
+        ),
+        run: |bench| Box::pin(imports(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/contract/types",
+            "One more case of a variant changes the type, and a component that was compiled with the old type is refused.",
+            "wit/README.md",
+        ),
+        run: |bench| Box::pin(types(bench)),
+    },
+];
+
+async fn component(bench: &Bench) -> Course {
+    match &bench.compiled {
+        Ok(_) | Err(CompileError::WrongWorld(_)) => Ok(None),
+        Err(error) => Err(Verdict::fail("a component that can be compiled", error.to_string())),
+    }
+}
+
+async fn exports(bench: &Bench) -> Course {
+    let track = bench.compiled.as_ref().ok().map(|stub| format!("track {}", stub.track()));
+    without(bench, "an export `rethink:protostub/stub@0.1.*` with `start` and `handle`", |mismatch| &mismatch.missing_exports)?;
+    Ok(track)
+}
+
+async fn imports(bench: &Bench) -> Course {
+    without(bench, "no import of what is not in the contract", |mismatch| &mismatch.unknown_imports)?;
+    without(bench, "no import that only some host programs have", |mismatch| &mismatch.not_granted)?;
+    Ok(None)
+}
+
+async fn types(bench: &Bench) -> Course {
+    without(bench, "functions with the contract's parameters and results", |mismatch| &mismatch.mismatches)?;
+    Ok(None)
+}
+
+/// Passes if nothing of the component is on this list.
+fn without(bench: &Bench, expected: &str, list: fn(&WorldMismatch) -> &Vec<String>) -> Course<()> {
+    match &bench.compiled {
+        Ok(_) => Ok(()),
+        Err(CompileError::WrongWorld(mismatch)) if list(mismatch).is_empty() => Ok(()),
+        Err(CompileError::WrongWorld(mismatch)) => Err(Verdict::fail(expected, list(mismatch).join(", "))),
+        Err(_) => Err(Verdict::not_applicable("it is no component: see stub/contract/component")),
+    }
+}

@@ -1,0 +1,213 @@
+//! What stands between a stub and its server: passes bytes on, whatever the protocol, and does to them what a case wants.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Mutex, broadcast, watch},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 64;
+/// How many bytes are read at a time.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// What becomes of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// They are passed on.
+    PassOn,
+    /// Nobody reads, nobody writes, and nobody closes.
+    Stall,
+    /// New connections get these bytes, and nothing else.
+    Say(&'static [u8]),
+}
+
+/// The way to the server.
+pub(crate) struct Link {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    /// The port, while connections to it are refused.
+    closed: Mutex<Option<TcpSocket>>,
+    listening: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct Shared {
+    server: watch::Sender<Option<SocketAddr>>,
+    manner: watch::Sender<Manner>,
+    /// Raised when all connections are to end.
+    cut: watch::Sender<u64>,
+    /// What is slipped in between the server's bytes.
+    slipped: broadcast::Sender<Vec<u8>>,
+    byte_by_byte: AtomicBool,
+    open: watch::Sender<usize>,
+    accepted: AtomicUsize,
+}
+
+impl Link {
+    /// A port of loopback where connections are refused until it is opened.
+    pub(crate) fn new() -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let shared = Shared {
+            server: watch::Sender::new(None),
+            manner: watch::Sender::new(Manner::PassOn),
+            cut: watch::Sender::new(0),
+            slipped: broadcast::Sender::new(16),
+            byte_by_byte: AtomicBool::new(false),
+            open: watch::Sender::new(0),
+            accepted: AtomicUsize::new(0),
+        };
+        Ok(Self {
+            address: socket.local_addr()?,
+            shared: Arc::new(shared),
+            closed: Mutex::new(Some(socket)),
+            listening: Mutex::default(),
+        })
+    }
+
+    /// Where stubs connect to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it leads to.
+    pub(crate) fn leads_to(&self, server: SocketAddr) {
+        self.shared.server.send_replace(Some(server));
+    }
+
+    /// Accepts connections from now on.
+    pub(crate) async fn open(&self) -> io::Result<()> {
+        let Some(socket) = self.closed.lock().await.take() else { return Ok(()) };
+        let listener = socket.listen(BACKLOG)?;
+        let shared = Arc::clone(&self.shared);
+        let accepting = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stub, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                shared.accepted.fetch_add(1, Ordering::SeqCst);
+                connections.spawn(async move { shared.serve(stub).await });
+            }
+        });
+        *self.listening.lock().await = Some(AbortOnDropHandle::new(accepting));
+        Ok(())
+    }
+
+    /// What becomes of the bytes from now on.
+    pub(crate) fn set(&self, manner: Manner) {
+        self.shared.manner.send_replace(manner);
+    }
+
+    /// Whether what the server says reaches the stub one byte at a time.
+    pub(crate) fn byte_by_byte(&self, is: bool) {
+        self.shared.byte_by_byte.store(is, Ordering::SeqCst);
+    }
+
+    /// Slips bytes in between those of the server, on every connection.
+    pub(crate) fn slip_in(&self, bytes: Vec<u8>) {
+        // Without a connection there is nobody who could get them.
+        let _ = self.shared.slipped.send(bytes);
+    }
+
+    /// Ends all connections, without a word of the protocol's.
+    pub(crate) fn cut(&self) {
+        self.shared.cut.send_modify(|times| *times += 1);
+    }
+
+    /// How many connections there were.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no connection is open any more.
+    pub(crate) async fn all_closed(&self) {
+        let _ = self.shared.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+}
+
+impl Shared {
+    async fn serve(&self, stub: TcpStream) {
+        self.open.send_modify(|open| *open += 1);
+        let mut cut = self.cut.subscribe();
+        tokio::select! {
+            _ = cut.changed() => {}
+            _ = self.connection(stub) => {}
+        }
+        self.open.send_modify(|open| *open -= 1);
+    }
+
+    async fn connection(&self, mut stub: TcpStream) -> io::Result<()> {
+        stub.set_nodelay(true)?;
+        let manner = *self.manner.borrow();
+        if let Manner::Say(bytes) = manner {
+            stub.write_all(bytes).await?;
+            // Whatever it answers, nobody listens.
+            let mut nobody = [0; 1024];
+            while stub.read(&mut nobody).await? > 0 {}
+            return Ok(());
+        }
+        self.passes_on().await;
+        let Some(server) = *self.server.borrow() else { return Ok(()) };
+        let server = TcpStream::connect(server).await?;
+        server.set_nodelay(true)?;
+        let ((from_stub, to_stub), (from_server, to_server)) = (stub.into_split(), server.into_split());
+        tokio::try_join!(self.upwards(from_stub, to_server), self.downwards(from_server, to_stub))?;
+        Ok(())
+    }
+
+    async fn passes_on(&self) {
+        let _ = self.manner.subscribe().wait_for(|manner| *manner == Manner::PassOn).await;
+    }
+
+    async fn upwards(&self, mut stub: OwnedReadHalf, mut server: OwnedWriteHalf) -> io::Result<()> {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            self.passes_on().await;
+            let length = stub.read(&mut piece).await?;
+            self.passes_on().await;
+            server.write_all(&piece[..length]).await?;
+            if length == 0 {
+                return server.shutdown().await;
+            }
+        }
+    }
+
+    async fn downwards(&self, mut server: OwnedReadHalf, mut stub: OwnedWriteHalf) -> io::Result<()> {
+        let mut slipped = self.slipped.subscribe();
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            self.passes_on().await;
+            let length = tokio::select! {
+                Ok(bytes) = slipped.recv() => {
+                    stub.write_all(&bytes).await?;
+                    continue;
+                }
+                length = server.read(&mut piece) => length?,
+            };
+            self.passes_on().await;
+            if self.byte_by_byte.load(Ordering::SeqCst) {
+                for byte in &piece[..length] {
+                    stub.write_u8(*byte).await?;
+                    tokio::task::yield_now().await;
+                }
+            } else {
+                stub.write_all(&piece[..length]).await?;
+            }
+            if length == 0 {
+                return stub.shutdown().await;
+            }
+        }
+    }
+}

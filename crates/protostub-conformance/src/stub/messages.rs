@@ -1,0 +1,262 @@
+//! Messages, in both directions.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use protostub_types::{Body, Message, MessageId, MessageType};
+use serde_json::{Value, json};
+
+use super::{
+    Bench, Server,
+    stage::{ANSWER, Stage, shown},
+};
+use crate::{
+    Case, Verdict,
+    case::{Course, Script, expect},
+};
+
+/// How many messages are sent to look at their order.
+const MANY: u64 = 100;
+/// How long a response that should not come has to come.
+const WHILE: Duration = Duration::from_millis(300);
+
+pub(super) const CASES: &[Script<Bench>] = &[
+    Script {
+        case: Case::new(
+            "stub/messages/answered",
+            "`create`, `read`, `delete`, `subscribe`, `unsubscribe` and `execute` are requests: they get exactly one final `response`.",
+            "wit/0.1/types.wit",
+        ),
+        run: |bench| Box::pin(answered(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/messages/one-response",
+            "They get exactly one final `response`. So does any message that carries the header `expects-response: true`.",
+            "wit/0.1/types.wit",
+        ),
+        run: |bench| Box::pin(one_response(bench)),
+    },
+    Script {
+        case: Case::new("stub/messages/no-response", "All others get none.", "wit/0.1/types.wit"),
+        run: |bench| Box::pin(no_response(bench)),
+    },
+    Script {
+        case: Case::new("stub/messages/order", "Everything that happens to the stub, in order.", "wit/0.1/stub.wit"),
+        run: |bench| Box::pin(order(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/messages/any-body",
+            "What a message carries: JSON text, or bytes that no JSON wire can hold as they are. At most 1 MiB. A request that cannot be passed on gets an error response.",
+            "wit/0.1/types.wit, stubs/README.md",
+        ),
+        run: |bench| Box::pin(any_body(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/messages/sender",
+            "`from` must be the stub's URL, a path below it, or an address whose domain is exactly the stub's: otherwise `denied`.",
+            "wit/0.1/bus.wit",
+        ),
+        run: |bench| Box::pin(sender(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/messages/incoming",
+            "A message from the domain's server reaches its receiver, in order, from whom it was sent.",
+            "conformance cases C7, C15",
+        ),
+        run: |bench| Box::pin(incoming(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/messages/via",
+            "An outgoing message with its own URL in `body.via` is dropped; an incoming one is delivered with `via` = itself.",
+            "conformance case C14",
+        ),
+        run: |bench| Box::pin(via(bench)),
+    },
+];
+
+async fn answered(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    let request = stage.request(7);
+    let (from, to) = (request.to.clone(), request.from.clone());
+    let answer = play.meanwhile("an answer", ANSWER + WHILE, stage.ask(request)).await?;
+    let expected = format!("a response from {from} with a code below 400");
+    let Ok(response) = &answer else { return Err(Verdict::fail(expected, shown(&answer))) };
+    let is_good =
+        response.kind == MessageType::Response && response.from == from && response.code().is_none_or(|code| code < 400);
+    expect(is_good && (to.is_unset() || response.to == to), &expected, || shown(&answer))?;
+    Ok(None)
+}
+
+async fn one_response(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    for number in 1..=10 {
+        let answer = play.meanwhile("an answer", ANSWER, stage.ask(stage.request(number))).await?;
+        expect(answer.is_ok(), "an answer to each of ten requests", || shown(&answer))?;
+    }
+    tokio::time::sleep(WHILE).await;
+    let unawaited = stage.bus.counts().unawaited;
+    expect(unawaited == 0, "one response to each request", || format!("{unawaited} more than that"))?;
+    Ok(None)
+}
+
+async fn no_response(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let before = stage.bus.counts().unawaited;
+    for kind in [MessageType::Update, MessageType::Forward, MessageType::Other("ping".into())] {
+        let message = Message { kind: kind.clone(), headers: Vec::new(), ..stage.request(1) };
+        stage.bus.post(&stage.app, message).map_err(super::stage::unprepared)?;
+    }
+    // Behind them.
+    stage.answers(&mut play).await?;
+    tokio::time::sleep(WHILE).await;
+    let unawaited = stage.bus.counts().unawaited - before;
+    expect(unawaited == 0, "no response to `update`, `forward` and `ping`", || format!("{unawaited} responses"))?;
+    play.still_runs().await?;
+    Ok(None)
+}
+
+async fn order(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    if matches!(bench.server, Server::At(_)) {
+        return Err(Verdict::not_applicable("only of a message node it can be seen what reaches it"));
+    }
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let already = stage.node.as_ref().map_or(0, |(_, peer)| peer.heard_so_far().len());
+    for number in 0..MANY {
+        stage.bus.post(&stage.app, stage.request(number)).map_err(super::stage::unprepared)?;
+    }
+    let wanted: Vec<u64> = (0..MANY).collect();
+    let came: Vec<u64> = if let Some((_, peer)) = &stage.node {
+        let all = play.meanwhile("all messages at the server", ANSWER, peer.heard(already + wanted.len())).await?;
+        all[already..].iter().filter_map(|message| message["body"]["n"].as_u64()).collect()
+    } else {
+        let mut inbox = stage.answers.lock().await;
+        let mut ids = Vec::new();
+        let all = async {
+            while ids.len() < wanted.len() {
+                let Some(message) = inbox.recv().await else { break };
+                if let (MessageType::Response, MessageId::Number(id)) = (&message.kind, &message.id.canonical()) {
+                    ids.push(id - 1);
+                }
+            }
+        };
+        play.meanwhile("an answer to each of a hundred requests", ANSWER, all).await?;
+        ids
+    };
+    expect(came == wanted, "a hundred messages in their order", || {
+        let first = came.iter().zip(&wanted).position(|(came, wanted)| came != wanted).unwrap_or(came.len());
+        format!("{} messages; at place {first} there is {:?}", came.len(), came.get(first))
+    })?;
+    Ok(None)
+}
+
+async fn any_body(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let text = |text: &str| Some(Body::Json(text.into()));
+    let long = format!("\"{}\"", "x".repeat((1 << 20) - 2));
+    let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
+    let bodies = [
+        ("no body", None),
+        ("a number", text("7")),
+        ("a list", text("[1,{}]")),
+        ("an object with a `code`", text(r#"{"code":"x","value":null}"#)),
+        ("an empty text", text("")),
+        ("a text that is no JSON", text("{\"a\":")),
+        ("a list in five thousand others", text(&deep)),
+        ("no bytes", Some(Body::Bytes(Arc::from([])))),
+        ("bytes that are no text", Some(Body::Bytes(Arc::from([0xff, 0xfe, 0, 0x80])))),
+        ("1 MiB of JSON", text(&long)),
+    ];
+    let mut codes = BTreeSet::new();
+    for (number, (what, body)) in (1..).zip(bodies) {
+        let request = Message { body, ..stage.request(number) };
+        let expected = format!("a response to a request with {what}");
+        let answer = play.meanwhile(&expected, ANSWER + WHILE, stage.ask(request)).await?;
+        expect(answer.is_ok(), &expected, || shown(&answer))?;
+        codes.extend(answer.ok().and_then(|answer| answer.code()));
+    }
+    stage.must_answer(&mut play, "an answer afterwards").await?;
+    let codes: Vec<_> = codes.iter().map(u16::to_string).collect();
+    Ok((!codes.is_empty()).then(|| format!("codes {}", codes.join(", "))))
+}
+
+async fn sender(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let ping = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..stage.request(1) };
+    stage.bus.post(&stage.app, ping).map_err(super::stage::unprepared)?;
+    if let Some((_, peer)) = &stage.node {
+        peer.send(1, "ping", "hyperty://home.example/conformance", json!({ "n": 1 })).await;
+    }
+    stage.answers(&mut play).await?;
+    let forged = stage.log.lines().into_iter().find(|line| line.contains("forged a sender"));
+    expect(forged.is_none(), "no message with a sender that is not the stub's", || forged.unwrap_or_default())?;
+    Ok(None)
+}
+
+async fn incoming(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let (_, peer) = stage.node()?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let came = pings(&stage, &mut play, async {
+        for number in 0..MANY {
+            peer.send(number, "ping", "hyperty://home.example/conformance", json!({ "n": number })).await;
+        }
+    });
+    came.await?;
+    Ok(None)
+}
+
+/// Waits for a hundred pings of the peer, in their order.
+pub(super) async fn pings(stage: &Stage, play: &mut super::stage::Play, sending: impl Future<Output = ()>) -> Course<()> {
+    let (_, peer) = stage.node()?;
+    sending.await;
+    let mut inbox = stage.answers.lock().await;
+    for number in 0..MANY {
+        let expected = format!("message {number} of {MANY} from {}", peer.address);
+        let message = play.meanwhile(&expected, ANSWER, inbox.recv()).await?;
+        let Some(message) = message else { return Err(Verdict::fail(expected, "nothing")) };
+        let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
+        expect(message.from.as_str() == peer.address && body["n"] == number, &expected, || shown(&Ok(message.clone())))?;
+    }
+    Ok(())
+}
+
+async fn via(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let (_, peer) = stage.node()?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let already = peer.heard_so_far().len();
+    let around = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..stage.request(1) };
+    let around = around.with_body(json!({ "n": 99, "via": stage.url.as_str() }));
+    stage.bus.post(&stage.app, around).map_err(super::stage::unprepared)?;
+    stage.answers(&mut play).await?;
+    let heard = peer.heard_so_far();
+    let round = heard[already.min(heard.len())..].iter().find(|message| message["body"]["n"] == 99);
+    expect(round.is_none(), "a message that came through the stub does not go back", || {
+        round.map(Value::to_string).unwrap_or_default()
+    })?;
+    peer.send(1, "ping", "hyperty://home.example/conformance", json!({ "n": 1 })).await;
+    let mut inbox = stage.answers.lock().await;
+    let message = play.meanwhile("a message of the server", ANSWER, inbox.recv()).await?;
+    let via = message.as_ref().and_then(|message| message.body.as_ref()?.parse::<Value>().ok()).map(|body| body["via"].clone());
+    expect(via == Some(json!(stage.url.as_str())), "the stub's URL in `body.via` of what comes from the server", || {
+        format!("{via:?}")
+    })?;
+    Ok(None)
+}

@@ -1,0 +1,223 @@
+//! The suite for a component: whether it is a protocol stub, and a good one.
+//!
+//! The host is scripted: a sandbox as in the runtime, a bus with one other party on it, and a link to the stub's server on which bytes are passed on,
+//! held up, or replaced. What the server says is never understood here, so that the suite serves stubs of every protocol; a message node is the one
+//! server that is looked into.
+//!
+//! ```no_run
+//! # async fn example(component: Vec<u8>, configuration: serde_json::Map<String, serde_json::Value>) -> Result<(), Box<dyn std::error::Error>> {
+//! use protostub_conformance::stub::{Subject, Suite};
+//!
+//! let report = Suite::new(None)?.run(&Subject::new("mine.wasm", component, configuration)).await;
+//! println!("{}", report.to_text());
+//! # Ok(())
+//! # }
+//! ```
+
+mod contract;
+mod credential;
+mod disconnect;
+mod link;
+mod messages;
+mod peer;
+mod pressure;
+mod resources;
+mod server;
+mod session;
+mod stage;
+mod start;
+mod status;
+
+use std::{path::Path, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use protostub_sandbox::{CompileError, CompiledStub, Engine, EngineConfig, EngineError};
+use protostub_types::{Address, AddressError, MessageType, Sha256Digest};
+use serde_json::{Map, Value};
+
+use crate::{
+    Case, Outcome, Report, Verdict,
+    case::{Course, Script},
+};
+
+/// What a suite is tried on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Subject {
+    /// What it is called in the report: its file, say.
+    pub name: String,
+    /// The component.
+    pub component: Vec<u8>,
+    /// Its configuration. In the texts of it, `${authority}`, `${domain}`, `${http-url}`, `${ws-url}` and `${nomatrix-url}` become those of the
+    /// link to its server.
+    pub configuration: Map<String, Value>,
+    /// Whom it speaks to.
+    pub server: Server,
+    /// What somebody behind it answers.
+    pub request: Option<Request>,
+}
+
+/// Whom a stub speaks to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Server {
+    /// Nobody: it answers by itself.
+    #[default]
+    None,
+    /// A reTHINK message node, which the suite has itself.
+    MessageNode,
+    /// A server that is running already, as `host:port`. The configuration has to lead the stub to `${authority}` without TLS: what is between the
+    /// two passes the bytes on.
+    At(String),
+}
+
+/// A request that is answered with a code below 400.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Request {
+    /// What it asks for. None: `read`.
+    pub kind: Option<MessageType>,
+    /// To whom, with `${domain}` for the stub's domain. None: `hyperty://${domain}/conformance`, or somebody at the message node.
+    pub to: Option<String>,
+    /// What it carries. None: an object with a number.
+    pub body: Option<Value>,
+}
+
+/// The suite, with the engine that the stubs run on.
+#[derive(Debug)]
+pub struct Suite {
+    engine: Engine,
+    only: Vec<String>,
+}
+
+/// How many cases are tried at a time.
+const AT_A_TIME: usize = 6;
+/// How long a case may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A subject with its component compiled.
+pub(crate) struct Bench {
+    compiled: Result<CompiledStub, CompileError>,
+    configuration: Map<String, Value>,
+    server: Server,
+    request: Option<Request>,
+}
+
+impl Subject {
+    /// A component with its configuration. Its server is a message node if the configuration has a placeholder for the URL of one, and nobody
+    /// otherwise.
+    #[must_use]
+    pub fn new(name: impl Into<String>, component: Vec<u8>, configuration: Map<String, Value>) -> Self {
+        let text = Value::Object(configuration.clone()).to_string();
+        let is_node = ["${ws-url}", "${nomatrix-url}"].iter().any(|url| text.contains(url));
+        let server = if is_node { Server::MessageNode } else { Server::None };
+        Self { name: name.into(), component, configuration, server, request: None }
+    }
+}
+
+impl Request {
+    /// Reads a JSON object with `type`, `to` and `body`, each of which may be missing.
+    ///
+    /// # Errors
+    /// If `to` is no address, or `type` no text.
+    pub fn from_json(json: &Value) -> Result<Self, RequestError> {
+        let text = |name: &'static str| match &json[name] {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.clone())),
+            _ => Err(RequestError::Member(name)),
+        };
+        let to = text("to")?;
+        if let Some(to) = &to {
+            Address::parse(&to.replace("${domain}", "sp1.example"))?;
+        }
+        let kind = text("type")?.map(|kind| kind.parse().map_err(|_| RequestError::Member("type"))).transpose()?;
+        Ok(Self { kind, to, body: json.get("body").cloned() })
+    }
+}
+
+/// Why a text is no [`Request`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A member is something else than it should be.
+    #[error("`{0}` is not a text that a message may have there")]
+    Member(&'static str),
+    /// It goes to nobody.
+    #[error("`to` is no address")]
+    To(#[from] AddressError),
+}
+
+impl Suite {
+    /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one, and used again.
+    ///
+    /// # Errors
+    /// If the engine cannot run here, or `cache_dir` cannot be used.
+    pub fn new(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
+        let mut config = EngineConfig::default();
+        config.cache_dir = cache_dir.map(Path::to_owned);
+        config.max_sandboxes = 4 * AT_A_TIME;
+        Ok(Self { engine: Engine::new(&config)?, only: Vec::new() })
+    }
+
+    /// Restricts it to the cases whose ids begin so.
+    #[must_use]
+    pub fn only(mut self, beginnings: impl IntoIterator<Item = String>) -> Self {
+        self.only.extend(beginnings);
+        self
+    }
+
+    /// All cases, in their order.
+    pub fn cases() -> impl Iterator<Item = Case> {
+        scripts().map(|script| script.case)
+    }
+
+    /// Tries the cases on a subject.
+    pub async fn run(&self, subject: &Subject) -> Report {
+        self.run_with(subject, |_| {}).await
+    }
+
+    /// The same, and calls `seen` with each outcome, in the order of the cases.
+    pub async fn run_with(&self, subject: &Subject, seen: impl FnMut(&Outcome)) -> Report {
+        let digest = Sha256Digest::of(&subject.component);
+        let bench = Bench {
+            compiled: self.engine.compile(subject.component.clone(), digest).await,
+            configuration: subject.configuration.clone(),
+            server: subject.server.clone(),
+            request: subject.request.clone(),
+        };
+        let wanted = |script: &&Script<Bench>| {
+            self.only.is_empty() || self.only.iter().any(|beginning| script.case.id.starts_with(beginning.as_str()))
+        };
+        let outcomes: Vec<Outcome> = stream::iter(scripts().filter(wanted))
+            .map(|script| script.try_on(&bench, PATIENCE))
+            .buffered(AT_A_TIME)
+            .inspect(seen)
+            .collect()
+            .await;
+        Report::new("stub", &subject.name, outcomes)
+    }
+}
+
+fn scripts() -> impl Iterator<Item = &'static Script<Bench>> {
+    [
+        contract::CASES,
+        start::CASES,
+        status::CASES,
+        credential::CASES,
+        messages::CASES,
+        pressure::CASES,
+        disconnect::CASES,
+        session::CASES,
+        server::CASES,
+        resources::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+impl Bench {
+    /// The component; what it is not is the business of the cases about the contract.
+    fn compiled(&self) -> Course<&CompiledStub> {
+        self.compiled.as_ref().map_err(|_| Verdict::not_applicable("the component is no protocol stub: see stub/contract"))
+    }
+}

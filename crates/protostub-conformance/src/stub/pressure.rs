@@ -1,0 +1,170 @@
+//! Too much at once, too little at a time, and nothing at all.
+
+use std::time::Duration;
+
+use protostub_types::Message;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{
+    Bench,
+    link::Manner,
+    messages::pings,
+    stage::{ANSWER, LIVE, Stage, shown},
+};
+use crate::{
+    Case, Verdict,
+    case::{Course, Script, expect},
+};
+
+/// How many requests are a flood.
+const FLOOD: u64 = 1000;
+/// How many bytes each message has that is sent while the server does not read, and how many there are: more than a stub may have memory.
+const LARGE_BYTES: usize = 100_000;
+const LARGE: u64 = 1000;
+/// How long the server does not read.
+const STALLED: Duration = Duration::from_secs(3);
+/// How long nothing happens, and how often a stub may be called meanwhile, its connecting included.
+const IDLE: Duration = Duration::from_millis(1500);
+const IDLE_CALLS: u64 = 50;
+
+pub(super) const CASES: &[Script<Bench>] = &[
+    Script {
+        case: Case::new(
+            "stub/pressure/flood",
+            "Nothing is lost without a word: a request that cannot be passed on gets an error response.",
+            "stubs/README.md",
+        ),
+        run: |bench| Box::pin(flood(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/pressure/stalled-server",
+            "`pause` stops `message` events, while everything else keeps coming; the host queues the messages meanwhile. Nothing piles up.",
+            "wit/0.1/bus.wit, wit/README.md",
+        ),
+        run: |bench| Box::pin(stalled_server(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/ready/byte-by-byte",
+            "`receive` takes the next bytes, at most so many. An empty list: nothing yet, `ready` follows.",
+            "wit/0.1/tcp.wit",
+        ),
+        run: |bench| Box::pin(byte_by_byte(bench)),
+    },
+    Script {
+        case: Case::new(
+            "stub/ready/burst",
+            "`ready` comes once for each change since the handle was last asked.",
+            "wit/0.1/types.wit",
+        ),
+        run: |bench| Box::pin(burst(bench)),
+    },
+    Script {
+        case: Case::new("stub/ready/idle", "Return when there is nothing more to do without waiting.", "wit/0.1/stub.wit"),
+        run: |bench| Box::pin(idle(bench)),
+    },
+];
+
+async fn flood(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let mut requests = JoinSet::new();
+    for number in 0..FLOOD {
+        let (bus, app, request) = (stage.bus.clone(), stage.app.clone(), stage.request(number));
+        requests.spawn(async move { bus.request(&app, request, Some(ANSWER)).await });
+    }
+    let mut errors = Vec::new();
+    let all = async {
+        while let Some(answer) = requests.join_next().await {
+            if let Ok(Err(error)) = answer {
+                errors.push(Err(format!("{} {}", error.code, error.reason)));
+            }
+        }
+    };
+    play.meanwhile("an answer to each of a thousand requests", ANSWER + STALLED, all).await?;
+    expect(errors.is_empty(), "an answer of the stub to each of a thousand requests", || {
+        format!("{} without one, the first: {}", errors.len(), shown(&errors[0]))
+    })?;
+    Ok(None)
+}
+
+async fn stalled_server(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let link = stage.link()?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    link.set(Manner::Stall);
+    let large = json!({ "text": "x".repeat(LARGE_BYTES) });
+    let body = Message::read("a.example").with_body(large).body;
+    let deadline = tokio::time::Instant::now() + STALLED;
+    let mut posted = 0;
+    while posted < LARGE && tokio::time::Instant::now() < deadline {
+        let request = Message { body: body.clone(), ..stage.request(posted) };
+        match stage.bus.post(&stage.app, request) {
+            Ok(()) => posted += 1,
+            // There is no room: the stub takes no more.
+            Err(_full) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    tokio::time::sleep_until(deadline).await;
+    play.still_runs().await?;
+    link.set(Manner::PassOn);
+    let stopped = play.handle.clone();
+    drop(stopped);
+    let ended = play.stop().await?;
+    Ok(Some(format!("{} of memory, with {posted} large messages posted", mib(ended.usage.memory_bytes))))
+}
+
+async fn byte_by_byte(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    stage.link()?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    play.stop().await?;
+    stage.link()?.byte_by_byte(true);
+    let mut play = stage.started().await?;
+    play.connect(None).await?;
+    play.status(protostub_types::StubStatus::Live, LIVE).await?;
+    stage.must_answer(&mut play, "an answer that comes byte by byte").await?;
+    Ok(None)
+}
+
+async fn burst(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let (_, peer) = stage.node()?;
+    let mut play = stage.live().await?;
+    stage.answers(&mut play).await?;
+    let link = stage.link()?;
+    let sending = async {
+        link.set(Manner::Stall);
+        for number in 0..100 {
+            peer.send(number, "ping", "hyperty://home.example/conformance", json!({ "n": number })).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        link.set(Manner::PassOn);
+    };
+    pings(&stage, &mut play, sending).await?;
+    Ok(None)
+}
+
+async fn idle(bench: &Bench) -> Course {
+    let stage = Stage::ready(bench).await?;
+    let play = stage.live().await?;
+    tokio::time::sleep(IDLE).await;
+    let ended = play.stop().await?;
+    if !ended.outcome.is_orderly() {
+        return Err(Verdict::fail("an instance that goes on while nothing happens", ended.outcome.to_string()));
+    }
+    let calls = ended.usage.calls;
+    expect(calls <= IDLE_CALLS, &format!("at most {IDLE_CALLS} calls of `handle` while nothing happens"), || {
+        format!("{calls} calls in {} s", IDLE.as_secs_f64())
+    })?;
+    Ok(Some(format!("{calls} calls of `handle`")))
+}
+
+pub(super) fn mib(bytes: usize) -> String {
+    format!("{}.{} MiB", bytes >> 20, ((bytes & ((1 << 20) - 1)) * 10) >> 20)
+}
