@@ -14,5 +14,6 @@ mod restart;
 mod status;
 mod steps;
 mod support;
+mod triggers;
 mod two_runtimes;
 mod update;

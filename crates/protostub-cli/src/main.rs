@@ -4,7 +4,7 @@
 //! * [`inspect`]: what a component, or a domain's stub, is
 //! * [`conformance`]: whether a component is a good stub
 //! * [`run`]: a runtime, until it is told to stop
-//! * [`deploy`], [`undeploy`], [`list`], [`send`], [`status`]: what can be had of a runtime
+//! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`status`]: what can be had of a runtime
 //! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
 //! * [`settings`]: what runtimes are told, in flags and in a file
 //! * [`output`]: how all of them talk to people and programs; [`bars`]: what goes on meanwhile
@@ -25,6 +25,7 @@ mod serve;
 mod settings;
 mod status;
 mod undeploy;
+mod update;
 
 use std::{env, io, io::IsTerminal as _, process::ExitCode};
 
@@ -83,6 +84,7 @@ enum Command {
     Run(Box<run::Run>),
     Deploy(Box<deploy::Deploy>),
     Undeploy(undeploy::Undeploy),
+    Update(update::UpdateStub),
     List(list::List),
     Send(Box<send::Send>),
     Status(status::ShowStatus),
@@ -108,6 +110,7 @@ async fn main() -> ExitCode {
         Command::Run(run) => run.run(&output).await,
         Command::Deploy(deploy) => deploy.run(&output).await,
         Command::Undeploy(undeploy) => undeploy.run(&output).await,
+        Command::Update(update) => update.run(&output).await,
         Command::List(list) => list.run(&output).await,
         Command::Send(send) => send.run(&output).await,
         Command::Status(status) => status.run(&output).await,

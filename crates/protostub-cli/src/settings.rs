@@ -9,7 +9,8 @@ use std::{
 
 use clap::Args;
 use protostub_runtime::{
-    Credential, CredentialKind, DomainSettings, Limits, Rule, RuleError, Runtime, RuntimeBuilder, StaticCredentials,
+    Credential, CredentialKind, DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError,
+    Runtime, RuntimeBuilder, StaticCredentials,
 };
 use protostub_types::{Address, Domain};
 use serde::Deserialize;
@@ -78,11 +79,13 @@ pub(crate) struct Settings {
     trust_roots: Vec<PathBuf>,
     proxy: Option<Url>,
     max_stubs: Option<usize>,
+    deployments_per_minute: Option<u32>,
     worker_threads: Option<usize>,
     request_timeout_seconds: Option<u64>,
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
+    restart: RestartOfStub,
     limits: LimitsOfStub,
     domains: BTreeMap<Domain, OfDomain>,
 }
@@ -94,8 +97,12 @@ struct OfDomain {
     configuration: Map<String, Value>,
     grants: Vec<Grant>,
     relays: Vec<Domain>,
+    may_deploy: Vec<Domains>,
     allow_private: bool,
     waive_digest: bool,
+    allow_older: bool,
+    register: bool,
+    restart: RestartOfStub,
     limits: LimitsOfStub,
     credential: Option<CredentialFile>,
 }
@@ -112,6 +119,29 @@ struct LimitsOfStub {
     log_lines_per_second: Option<u32>,
     timers: Option<usize>,
     connections: Option<usize>,
+}
+
+/// When a stub gets a new instance, where that is not the default.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct RestartOfStub {
+    times: Option<u32>,
+    within_seconds: Option<u64>,
+    first_pause_milliseconds: Option<u64>,
+    longest_pause_milliseconds: Option<u64>,
+}
+
+/// A [`DomainPattern`], as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Domains(DomainPattern);
+
+impl TryFrom<String> for Domains {
+    type Error = DomainPatternError;
+
+    fn try_from(text: String) -> Result<Self, DomainPatternError> {
+        text.parse().map(Self)
+    }
 }
 
 /// A [`Rule`], as it is written.
@@ -198,6 +228,9 @@ impl Settings {
         if let Some(stubs) = self.max_stubs {
             builder = builder.max_stubs(stubs);
         }
+        if let Some(deployments) = self.deployments_per_minute {
+            builder = builder.deployments_per_minute(deployments);
+        }
         if let Some(threads) = self.worker_threads {
             builder = builder.worker_threads(threads);
         }
@@ -214,7 +247,8 @@ impl Settings {
             builder = builder.max_offline_age(Duration::from_secs(seconds));
         }
         let limits = self.limits.over(Limits::default());
-        builder = builder.limits(limits.clone());
+        let restart = self.restart.over(RestartPolicy::default());
+        builder = builder.limits(limits.clone()).restart(restart.clone());
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
@@ -223,7 +257,7 @@ impl Settings {
             if let Some(credential) = &of_domain.credential {
                 credentials = credentials.with(domain.clone(), credential.read()?);
             }
-            builder = builder.domain(domain.clone(), of_domain.settings(&limits));
+            builder = builder.domain(domain.clone(), of_domain.settings(&limits, &restart));
         }
         Ok(builder.credentials(credentials))
     }
@@ -247,15 +281,30 @@ impl Settings {
 }
 
 impl OfDomain {
-    fn settings(&self, limits: &Limits) -> DomainSettings {
+    fn settings(&self, limits: &Limits, restart: &RestartPolicy) -> DomainSettings {
         let mut settings = DomainSettings::default();
         settings.configuration.clone_from(&self.configuration);
         settings.relays.clone_from(&self.relays);
         settings.allow_private = self.allow_private;
         settings.waive_digest = self.waive_digest;
+        settings.allow_older = self.allow_older;
+        settings.register = self.register;
+        settings.may_deploy = self.may_deploy.iter().map(|Domains(pattern)| pattern.clone()).collect();
+        settings.restart = (self.restart != RestartOfStub::default()).then(|| self.restart.over(restart.clone()));
         settings.limits = (self.limits != LimitsOfStub::default()).then(|| self.limits.over(limits.clone()));
         settings.grants = self.grants.iter().map(|Grant(rule)| rule.clone()).collect();
         settings
+    }
+}
+
+impl RestartOfStub {
+    /// This, and for the rest, `policy`.
+    fn over(&self, mut policy: RestartPolicy) -> RestartPolicy {
+        policy.restarts = self.times.unwrap_or(policy.restarts);
+        policy.within = self.within_seconds.map_or(policy.within, Duration::from_secs);
+        policy.first_pause = self.first_pause_milliseconds.map_or(policy.first_pause, Duration::from_millis);
+        policy.longest_pause = self.longest_pause_milliseconds.map_or(policy.longest_pause, Duration::from_millis);
+        policy
     }
 }
 
@@ -335,6 +384,7 @@ mod tests {
         assert_eq!(settings.domains.len(), 1);
         // What it says of limits is what holds without it.
         assert_eq!(settings.limits.over(Limits::default()), Limits::default());
+        assert_eq!(settings.restart.over(RestartPolicy::default()), RestartPolicy::default());
         let _builder = settings.builder().unwrap();
     }
 
@@ -347,7 +397,9 @@ mod tests {
             expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
         }
         let example = fs::read_to_string("protostub.example.toml").unwrap();
-        let keys: Vec<_> = [keys::<Settings>(), keys::<OfDomain>(), keys::<LimitsOfStub>(), keys::<CredentialFile>()].concat();
+        let keys: Vec<_> =
+            [keys::<Settings>(), keys::<OfDomain>(), keys::<LimitsOfStub>(), keys::<RestartOfStub>(), keys::<CredentialFile>()]
+                .concat();
         assert!(keys.len() > 30, "{keys:?}");
         for key in keys {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
@@ -366,7 +418,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, allow-private, waive-digest, limits, credential",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, restart, limits, credential",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
@@ -376,6 +428,10 @@ mod tests {
         check(
             "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
             "2:10: `everything` is not a rule: it has no port; write `host:port`, `*.host:port` or `host:port plain`",
+        );
+        check(
+            "[domains.'sp1.example']\nmay-deploy = ['*.com']",
+            "2:14: `*.com` is no domain pattern: the domains below `com` belong to many people; write `sp1.example`, `*.sp1.example` or `*`",
         );
     }
 }

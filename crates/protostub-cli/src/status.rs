@@ -102,6 +102,8 @@ impl Stub {
         rows.extend(self.stub.as_ref().map(|address| ("address", address.to_string())));
         rows.extend(self.sandbox.as_ref().map(|address| ("sandbox", address.to_string())));
         rows.extend(self.descriptor.clone().map(|url| ("descriptor", url)));
+        rows.extend(self.digest.clone().map(|digest| ("sha256", digest)));
+        rows.extend((self.restarts > 0).then(|| ("restarts", self.restarts.to_string())));
         format!("{}\n\n{}", self.key, table(&rows))
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     presence::StatusForm,
     restart::RestartPolicy,
     runtime::Runtime,
+    triggers::DomainPattern,
 };
 
 /// What an operator says about one domain, over what the domain says itself.
@@ -39,6 +40,10 @@ pub struct DomainSettings {
     pub imports: BTreeSet<String>,
     /// Other domains in whose name the domain's stub may post messages.
     pub relays: Vec<Domain>,
+    /// The domains whose stubs the domain's own may have deployed, by posting to their addresses or with `loadStub`. Default: none.
+    pub may_deploy: Vec<DomainPattern>,
+    /// The domain's own Registry is told of its stub while that is deployed (steps 8 and 9).
+    pub register: bool,
     /// The descriptor need not have a digest of the component.
     pub waive_digest: bool,
     /// A version may be followed by an older one, which is refused otherwise: in an update, and in a deployment after a newer one was live.
@@ -55,6 +60,7 @@ pub(crate) struct Config {
     pub(crate) domains: BTreeMap<Domain, DomainSettings>,
     pub(crate) allow_loopback: bool,
     pub(crate) max_stubs: usize,
+    pub(crate) deployments_per_minute: u32,
     pub(crate) connect_timeout: Duration,
     pub(crate) grace: Duration,
     pub(crate) restart: RestartPolicy,
@@ -110,6 +116,7 @@ impl RuntimeBuilder {
                 domains: BTreeMap::new(),
                 allow_loopback: false,
                 max_stubs: 1000,
+                deployments_per_minute: 60,
                 connect_timeout: Duration::from_secs(30),
                 grace: Duration::from_secs(5),
                 restart: RestartPolicy::default(),
@@ -205,6 +212,13 @@ impl RuntimeBuilder {
     /// How many stubs may be deployed at a time. Default: 1000.
     pub fn max_stubs(mut self, stubs: usize) -> Self {
         self.config.max_stubs = stubs;
+        self
+    }
+
+    /// How many deployments each hyperty, and each stub that is granted any, may trigger in a minute. What is beyond is refused with 429. Default:
+    /// 60. The host program's own calls are not counted.
+    pub fn deployments_per_minute(mut self, deployments: u32) -> Self {
+        self.config.deployments_per_minute = deployments;
         self
     }
 

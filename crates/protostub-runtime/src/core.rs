@@ -15,6 +15,7 @@ use crate::{
     deploy::load_stub,
     error::in_full,
     registry::Registry,
+    triggers::Triggers,
 };
 
 pub(crate) struct Core {
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) egress: Egress,
     pub(crate) engine: Engine,
     pub(crate) registry: Registry,
+    pub(crate) triggers: Triggers,
     /// Where statuses, and requests to the registry, go.
     pub(crate) registry_mailbox: Mailbox,
     pub(crate) credentials: Arc<dyn CredentialSource>,
@@ -67,11 +69,8 @@ impl Unroutable for DeployOnDemand {
         let Some(core) = self.core.upgrade() else {
             return Err(PostError::new(503, &message.to, "the runtime is shutting down"));
         };
-        if let Origin::Stub(stub) = origin {
-            let reason = format!("no stub of {key} is deployed, and a message that a stub posts ({stub}) deploys none");
-            return Err(PostError::new(403, &message.to, reason));
-        }
-        let record = load_stub(&core, key, false).map_err(|error| PostError::new(503, &message.to, in_full(&error)))?;
+        let loaded = load_stub(&core, key, origin, false);
+        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error)))?;
         Ok(record.mailbox.clone())
     }
 }

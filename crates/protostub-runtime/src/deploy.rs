@@ -20,6 +20,7 @@ use crate::{
     presence::StubPresence,
     registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{self, Command},
+    triggers,
 };
 
 /// How long a configuration may be, in bytes of JSON text: what the contract promises of `configuration.get`.
@@ -61,9 +62,12 @@ fn published(discovered: &Discovered) -> Published {
 }
 
 /// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
-/// future ends it for others. `patient`: a failure of a moment ago is not held against it.
-pub(crate) fn load_stub(core: &Arc<Core>, key: &StubKey, patient: bool) -> Result<Arc<Record>, DeployError> {
+/// future ends it for others. `origin` is who triggers that. A failure of a moment ago is held against it, unless it is `patient`.
+pub(crate) fn load_stub(core: &Arc<Core>, key: &StubKey, origin: &Origin, patient: bool) -> Result<Arc<Record>, DeployError> {
+    let reserving = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
+    triggers::authorise(&core.config, origin, key).map_err(reserving)?;
     let open = || {
+        core.triggers.count(origin)?;
         let inbox = core.bus.inbox(core.config.inbox);
         let route = core.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
         Ok((inbox, route))

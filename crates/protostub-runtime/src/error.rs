@@ -113,6 +113,22 @@ pub enum DeployErrorKind {
         /// How many are allowed.
         limit: usize,
     },
+    /// A stub posted to a domain that nobody serves, or asked for its stub, and may not have it deployed.
+    #[error("the stub {stub} may not have stubs of {domain} deployed: add {domain} to what the stub's domain `may_deploy`")]
+    NotGranted {
+        /// Who posted.
+        stub: Address,
+        /// To which domain.
+        domain: Domain,
+    },
+    /// Somebody triggers more deployments than are allowed.
+    #[error("{who} has triggered {per_minute} deployments within a minute, and no more are allowed: try again later")]
+    TooOften {
+        /// The hyperty, or the stub.
+        who: Address,
+        /// How many are allowed in a minute.
+        per_minute: u32,
+    },
     /// It went wrong a moment ago, and is not tried again yet.
     #[error("it failed a moment ago and is tried again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
     Remembered {
@@ -188,6 +204,17 @@ impl Error for DeployError {
     }
 }
 
+impl DeployErrorKind {
+    /// The code of the response to a message that cannot be delivered for this reason, as in RFC 9110.
+    pub(crate) fn code(&self) -> u16 {
+        match self {
+            Self::NotGranted { .. } => 403,
+            Self::TooOften { .. } => 429,
+            _ => 503,
+        }
+    }
+}
+
 /// An error and all its causes in one line, for a response's description or a log.
 pub(crate) fn in_full(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -211,6 +238,15 @@ pub enum RegisterError {
     /// The address is none.
     #[error("failed to register a hyperty")]
     Address(#[from] AddressError),
+    /// The stub of its domain cannot be deployed now.
+    #[error("failed to register the hyperty {address}")]
+    Deploy {
+        /// Whose address.
+        address: Address,
+        /// What is in the way.
+        #[source]
+        source: Box<DeployError>,
+    },
     /// Somebody else has the address.
     #[error("failed to register the hyperty {address}")]
     Bus {

@@ -3,21 +3,48 @@ use std::{fmt, sync::Arc, time::Duration};
 use protostub_bus::{Inbox, Origin, PostError, RequestError, Route};
 use protostub_types::{Address, Message};
 
-use crate::core::Core;
+use crate::{
+    core::Core,
+    error::RegisterError,
+    registration::{Entry, HypertyDescriptor, Kept, Registration},
+};
 
-/// A part of the host program with an address on the bus. Dropped, its address is free again.
+/// A part of the host program with an address on the bus. Dropped, its address is free again, and its domain's Registry is told that it has gone.
 pub struct Hyperty {
     core: Arc<Core>,
     address: Address,
     origin: Origin,
     inbox: Inbox,
+    registration: Option<Kept>,
     _route: Route,
 }
 
 impl Hyperty {
     pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
         core.registry.add_hyperty(&address);
-        Self { core, origin: Origin::Hyperty(address.clone()), address, inbox, _route: route }
+        Self { core, origin: Origin::Hyperty(address.clone()), address, inbox, registration: None, _route: route }
+    }
+
+    /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
+    pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
+        let address = &self.address;
+        let entry = Entry::of_hyperty(&self.core, address, descriptor).map_err(RegisterError::Address)?;
+        let deployed = entry.deploy(&self.core);
+        deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
+        self.registration = descriptor.register.then(|| Kept::keep(&self.core, entry));
+        Ok(self)
+    }
+
+    /// What has become of its registration at its domain's Registry. None unless it was registered
+    /// [with a descriptor](crate::Runtime::register_hyperty_with) that says so.
+    #[must_use]
+    pub fn registration(&self) -> Option<Registration> {
+        self.registration.as_ref().map(Kept::status)
+    }
+
+    /// Waits until its domain's Registry has answered, and tells what.
+    pub async fn until_registered(&self) -> Option<Registration> {
+        Some(self.registration.as_ref()?.settled().await)
     }
 
     /// Its address.

@@ -43,6 +43,19 @@
 //!
 //! `deploy.rs` is the specification's "Deploy Protocol Stub" from top to bottom; [`steps`] names its 22 steps, each of which is a `tracing` span.
 //!
+//! # What triggers a deployment
+//!
+//! The host program's call ([`Runtime::deploy_protostub`]), `loadStub` over the bus, a hyperty that is registered with a descriptor
+//! ([`Runtime::register_hyperty_with`]), and a message to a domain that nobody serves. What a stub posts triggers none unless the operator grants it
+//! ([`DomainSettings::may_deploy`]), a response never does. [`RuntimeBuilder::max_stubs`] and [`RuntimeBuilder::deployments_per_minute`] bound
+//! them.
+//!
+//! # Registration
+//!
+//! A domain's own Registry (`domain://registry.<domain>`) is told of a hyperty that has a [`HypertyDescriptor`], and of a stub whose
+//! domain has [`DomainSettings::register`], with a `create` message; again when half of its time is over and after each new connection; and with
+//! `delete` that it has gone. [`Registration`] is what has become of it.
+//!
 //! # Status
 //!
 //! A stub's status ([`StubStatus`]) is published on the bus to `<stub>/status` by the stub, and to `<runtime>/status` by the Registry. A hyperty
@@ -58,7 +71,7 @@
 //!
 //! | address | what it takes |
 //! | --- | --- |
-//! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty: deploys a stub, and answers with its URL |
+//! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty, or by a stub that is granted it ([`DomainSettings::may_deploy`]): deploys a stub, and answers with its URL |
 //! | `<runtime>/registry` | `read` by a hyperty: the stubs and sandboxes |
 //! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` by a hyperty |
 
@@ -71,6 +84,7 @@ mod hyperty;
 mod identity;
 pub mod imports;
 mod presence;
+mod registration;
 mod registry;
 mod restart;
 mod runtime;
@@ -78,6 +92,7 @@ mod services;
 pub mod steps;
 mod stub;
 mod supervise;
+mod triggers;
 mod update;
 
 pub use config::{DomainSettings, RuntimeBuilder};
@@ -86,9 +101,11 @@ pub use hook::Progress;
 pub use hyperty::Hyperty;
 pub use identity::{Credential, CredentialError, CredentialKind, CredentialSource, StaticCredentials};
 pub use presence::{StatusForm, StatusWatch};
+pub use registration::{HypertyDescriptor, Registration};
 pub use restart::RestartPolicy;
 pub use runtime::{Runtime, Shutdown};
 pub use stub::Protostub;
+pub use triggers::{DomainPattern, DomainPatternError};
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};

@@ -13,6 +13,7 @@ use protostub_bus::{Inbox, Mailbox, Route};
 use protostub_sandbox::{CrashReport, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
 use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     presence::StatusCell,
+    registration::Kept,
     steps::Steps,
     supervise::Command,
 };
@@ -35,6 +37,8 @@ pub(crate) struct Registry {
     runtime: Address,
     max_stubs: usize,
     state: Mutex<State>,
+    /// Changes whenever a deployment begins.
+    deployments: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +88,12 @@ pub(crate) struct Record {
     published: Mutex<Option<Published>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
+    /// Its own registration at its domain's Registry, if the operator wants it.
+    pub(crate) registration: OnceLock<Kept>,
+    /// What is registered through it.
+    pub(crate) registrations: TaskTracker,
+    /// It is about to end: whoever has registered something through it has a moment to remove it.
+    pub(crate) leaving: CancellationToken,
     progress: watch::Sender<Progress>,
 }
 
@@ -190,7 +200,7 @@ impl Core {
 
 impl Registry {
     pub(crate) fn new(runtime: Address, max_stubs: usize) -> Self {
-        Self { runtime, max_stubs, state: Mutex::default() }
+        Self { runtime, max_stubs, state: Mutex::default(), deployments: watch::Sender::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -236,9 +246,13 @@ impl Registry {
             published: Mutex::default(),
             restarts: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            registration: OnceLock::new(),
+            registrations: TaskTracker::new(),
+            leaving: CancellationToken::new(),
             progress: watch::Sender::new(Progress::Deploying),
         });
         state.records.insert(key.clone(), Arc::clone(&record));
+        self.deployments.send_replace(());
         Ok(Discovery::Reserved(Reservation { record, inbox, commands, key_route }))
     }
 
@@ -281,6 +295,11 @@ impl Registry {
     /// A stub that is live has left its failures behind.
     pub(crate) fn forgive(&self, key: &StubKey) {
         self.state().failures.remove(key);
+    }
+
+    /// Changes whenever a deployment begins.
+    pub(crate) fn deployments(&self) -> watch::Receiver<()> {
+        self.deployments.subscribe()
     }
 
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {

@@ -20,9 +20,11 @@ use crate::{
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
     hyperty::Hyperty,
+    registration::HypertyDescriptor,
     registry::Registry,
     services,
     stub::Protostub,
+    triggers::Triggers,
 };
 
 /// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
@@ -104,6 +106,21 @@ impl Runtime {
         Ok(Hyperty::new(Arc::clone(&self.core), address, inbox, route))
     }
 
+    /// The same, for a hyperty that says what it is: the stub of its domain is deployed at once, if it is not there (step 1), and the domain's
+    /// Registry is told where the hyperty is for as long as it is there, unless the descriptor says otherwise.
+    /// [`Hyperty::until_registered`] waits for that; until then the domain may not know where messages to the hyperty go.
+    ///
+    /// # Errors
+    /// If the address is none, has no domain, or somebody has it already; or if a deployment is refused at once: too many stubs, too many
+    /// deployments within a minute, or one that failed a moment ago.
+    pub async fn register_hyperty_with<A>(&self, address: A, descriptor: HypertyDescriptor) -> Result<Hyperty, RegisterError>
+    where
+        A: TryInto<Address>,
+        AddressError: From<A::Error>,
+    {
+        self.register_hyperty(address).await?.describe(&descriptor)
+    }
+
     /// The stub of a domain (`sp1.example`) or an address (`hyperty://sp1.example/alice`), or the one that a catalogue publishes at a URL
     /// (`https://sp1.example/.well-known/protostub/chat`, `hyperty-catalogue://…`), deployed and live: the one that is there, or a new one. Steps 1
     /// to 22.
@@ -126,7 +143,7 @@ impl Runtime {
             phase: crate::error::Phase::Reserving,
             kind: crate::error::DeployErrorKind::Address(error),
         })?;
-        let record = load_stub(&self.core, &key, true)?;
+        let record = load_stub(&self.core, &key, &Origin::Host, true)?;
         record.until_deployed().await?;
         Ok(Protostub::new(&self.core, record))
     }
@@ -252,6 +269,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
 
     let core = Arc::new(Core {
         registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
+        triggers: Triggers::new(builder.config.deployments_per_minute),
         registry_mailbox: registry_inbox.mailbox(),
         config: builder.config,
         home,

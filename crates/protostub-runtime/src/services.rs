@@ -149,7 +149,7 @@ struct Execute {
     params: Value,
 }
 
-/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty, is step 1. The answer comes when the stub is
+/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty or by a stub that is granted it, is step 1. The answer comes when the stub is
 /// deployed: `{"url", "status", "descriptorURL"}`.
 pub(crate) async fn runtime_ua(core: Arc<Core>, mut inbox: Inbox) {
     let places = Arc::new(Semaphore::new(CONCURRENT_LOADS));
@@ -174,12 +174,15 @@ pub(crate) async fn runtime_ua(core: Arc<Core>, mut inbox: Inbox) {
 }
 
 async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
-    if !core.registry.is_hyperty(&message.from) {
-        return Answer::Refused(
-            403,
-            format!("{} is no hyperty of this runtime: only they may have stubs deployed", message.from),
-        );
-    }
+    // What came through a stub has the stub in `via`: it is the stub that asks, whoever it says it is.
+    let origin = match message.via.last() {
+        Some(stub) => Origin::Stub(stub.clone()),
+        None if core.registry.is_hyperty(&message.from) => Origin::Hyperty(message.from.clone()),
+        None => {
+            let reason = format!("{} is neither a hyperty nor a stub of this runtime", message.from);
+            return Answer::Refused(403, reason);
+        }
+    };
     let call = match (&message.kind, message.body.as_ref().map(protostub_types::Body::parse::<Execute>)) {
         (MessageType::Execute, Some(Ok(call))) if call.method == "loadStub" => call,
         _ => {
@@ -198,7 +201,8 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
     };
     let loaded = async {
         let key = key_of(target, &core.home).map_err(|error| (400, in_full(&error)))?;
-        let record = load_stub(core, &key, true).map_err(|error| (503, in_full(&error)))?;
+        let record = load_stub(core, &key, &origin, !matches!(origin, Origin::Stub(_)))
+            .map_err(|error| (error.kind.code(), in_full(&error)))?;
         record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
         Ok::<_, (u16, String)>(record)
     };

@@ -9,6 +9,7 @@ use crate::{
     core::Core,
     error::DeployError,
     presence::StatusWatch,
+    registration::{Kept, Registration},
     registry::{Record, stopped},
     supervise::Command,
     update::{self, AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
@@ -79,6 +80,13 @@ impl Protostub {
     #[must_use]
     pub fn last_crash(&self) -> Option<Arc<CrashReport>> {
         self.record.last_crash()
+    }
+
+    /// What has become of its registration at its domain's Registry. None unless [`DomainSettings::register`](crate::DomainSettings::register) is
+    /// set for the domain.
+    #[must_use]
+    pub fn registration(&self) -> Option<Registration> {
+        self.record.registration.get().map(Kept::status)
     }
 
     /// What it is going through now.

@@ -27,6 +27,7 @@ use crate::{
     deploy::{self, Artifact, Deployed},
     error::{DeployError, DeployErrorKind, Phase, in_full},
     presence::{StatusWatch, StubPresence},
+    registration::{Entry, Kept},
     registry::{Record, stopped},
     restart::Restarts,
     update::{Trial, UpdateErrorKind},
@@ -91,7 +92,13 @@ struct Supervisor {
 /// Watches over a stub until it ends, and clears up behind it.
 pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
     let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
-    let policy = core.config.settings(record.key.domain()).restart.clone().unwrap_or_else(|| core.config.restart.clone());
+    let settings = core.config.settings(record.key.domain());
+    let policy = settings.restart.clone().unwrap_or_else(|| core.config.restart.clone());
+    if settings.register
+        && let Some(Ok(entry)) = record.url.get().map(|url| Entry::of_stub(&core, &record, url))
+    {
+        let _ = record.registration.set(Kept::keep(&core, entry));
+    }
     let mut supervisor = Supervisor {
         status: record.status.watch(),
         core,
@@ -131,7 +138,8 @@ impl Supervisor {
                     self.say_goodbye(&instance, DisconnectReason::Update).await;
                     let inbox = self.stop(&mut instance).await;
                     self.try_out(artifact, done);
-                    self.disconnected(&format!("version {to} takes over"));
+                    tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
+                    self.publish(StubStatus::Disconnected, &format!("version {to} takes over"));
                     let Some(inbox) = inbox else { return (self.lost(), None) };
                     match self.start(inbox).await {
                         Ok(started) => {
@@ -146,6 +154,7 @@ impl Supervisor {
                         End::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
                         End::Undeployed(_) | End::Broken(_) => (DisconnectReason::Request, UNDEPLOYED),
                     };
+                    self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
                     self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
                     self.say_goodbye(&instance, reason).await;
@@ -384,6 +393,19 @@ impl Supervisor {
         };
         if timeout(self.core.config.grace, goodbye).await.is_err() {
             tracing::debug!(target: "protostub", domain = %self.record.key, "the stub did not disconnect within its grace time");
+        }
+    }
+
+    /// Has everything that is registered through the stub removed, while it can still tell its domain.
+    async fn remove_registrations(&self) {
+        let Record { registration, registrations, leaving, .. } = &*self.record;
+        registration.get().inspect(|own| own.end());
+        leaving.cancel();
+        registrations.close();
+        if self.status.current().status == StubStatus::Live
+            && timeout(self.core.config.grace, registrations.wait()).await.is_err()
+        {
+            tracing::debug!(target: "protostub", domain = %self.record.key, "what was registered was not removed within the grace time");
         }
     }
 

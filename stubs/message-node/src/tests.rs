@@ -182,7 +182,8 @@ fn c13_a_session_that_is_gone_is_opened_anew() {
     server.close(None, "");
     host.connect();
     let (server, reopen) = accept(&host);
-    answer(&server, &reopen, json!({ "code": 500, "desc": "Reconnection fail. Incorrect runtime token!" }));
+    let gone = "Reconnection fail. Incorrect runtime token!";
+    answer(&server, &reopen, json!({ "code": 500, "desc": gone, "description": gone }));
     let open = server.received_json().remove(0);
     assert_eq!((&open["type"], &open["from"]), (&json!("open"), &json!(Host::RUNTIME_URL)));
     answer(&server, &open, json!({ "code": 200, "runtimeToken": "u" }));

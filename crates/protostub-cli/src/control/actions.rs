@@ -1,9 +1,10 @@
 use std::time::{Duration, Instant};
 
-use protostub_runtime::{Address, Message, Protostub, Runtime, StubKey};
+use anyhow::{Context as _, bail};
+use protostub_runtime::{Address, Message, Protostub, Runtime, StubKey, Updated};
 use uuid::Uuid;
 
-use super::protocol::{Letter, Sent, Stub};
+use super::protocol::{Letter, Outcome, Sent, Stub, Update};
 use crate::output::Failure;
 
 /// Times to wait for a reply that are possible, in seconds.
@@ -20,6 +21,27 @@ pub(crate) async fn undeploy(runtime: &Runtime, target: &str) -> anyhow::Result<
     let stub = find(runtime, target)?;
     stub.undeploy().await?;
     Ok(Stub::of(&stub))
+}
+
+/// Updates a stub, or only tells what there is.
+pub(crate) async fn update(runtime: &Runtime, target: &str, check: bool) -> anyhow::Result<Update> {
+    let stub = find(runtime, target)?;
+    let (outcome, from, to) = if check {
+        match stub.check_for_update().await? {
+            Some(update) => (Outcome::Available, update.running, update.version),
+            None => {
+                let runs = stub.version().context("its version is not known yet")?;
+                (Outcome::UpToDate, runs.clone(), runs)
+            }
+        }
+    } else {
+        match stub.update().await? {
+            Updated::UpToDate { version } => (Outcome::UpToDate, version.clone(), version),
+            Updated::Updated { from, to } => (Outcome::Updated, from, to),
+            other => bail!("the update ended in a way that this program does not know: {other:?}"),
+        }
+    };
+    Ok(Update { key: stub.key().to_string(), outcome, from: from.to_string(), to: to.to_string() })
 }
 
 /// The stub that is there for a domain or an address, or an error that tells what to do.

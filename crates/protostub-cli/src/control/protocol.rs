@@ -20,6 +20,16 @@ pub(crate) enum Request {
     },
     /// Answered with the last that is known of the [`Stub`] when it is gone.
     Undeploy { target: String },
+    /// Answered with an [`Update`] when the new version is live, or there is none.
+    Update {
+        target: String,
+        /// Whether to tell only what there is.
+        #[serde(default)]
+        check: bool,
+        /// As for `deploy`.
+        #[serde(default)]
+        progress: bool,
+    },
     /// Answered with [`Stubs`].
     List {},
     /// Answered with [`Sent`] when there is a reply.
@@ -94,8 +104,37 @@ pub(crate) struct Stub {
     pub(crate) version: Option<String>,
     /// Where its descriptor was found.
     pub(crate) descriptor: Option<String>,
+    /// The SHA-256 of its component, in hexadecimal digits.
+    pub(crate) digest: Option<String>,
     /// The address of its sandbox.
     pub(crate) sandbox: Option<Address>,
+    /// How many instances followed its first one.
+    pub(crate) restarts: u64,
+    /// The report of its last crash.
+    pub(crate) crash: Option<Value>,
+}
+
+/// What came of an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Update {
+    /// Of which stub.
+    pub(crate) key: String,
+    pub(crate) outcome: Outcome,
+    /// The version that ran before.
+    pub(crate) from: String,
+    /// The version that the domain publishes.
+    pub(crate) to: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// What runs is what is published.
+    UpToDate,
+    /// Something else is published. It may be older.
+    Available,
+    /// What is published runs now.
+    Updated,
 }
 
 /// All stubs, in the order of their keys.
@@ -172,7 +211,10 @@ impl Stub {
             since: utc(report.since),
             version: stub.version().map(|version| version.to_string()),
             descriptor: stub.descriptor_url().map(String::from),
+            digest: stub.digest().map(|digest| digest.to_string()),
             sandbox: stub.sandbox_url().cloned(),
+            restarts: stub.restarts(),
+            crash: stub.last_crash().and_then(|crash| serde_json::to_value(&*crash).ok()),
         }
     }
 

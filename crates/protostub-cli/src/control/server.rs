@@ -95,7 +95,7 @@ impl Client {
                     let _gone = self.follow(target).await;
                     return;
                 }
-                Ok(request) => self.answer(request).await,
+                Ok(request) => Box::pin(self.answer(request)).await,
                 Err(problem) => self.tell(&Response::Error(problem)).await,
             };
             if told.is_err() {
@@ -142,6 +142,10 @@ impl Client {
                 self.with_progress(key, actions::send(runtime, letter)).await?.and_then(to_json)
             }
             Request::Undeploy { target } => actions::undeploy(runtime, &target).await.and_then(to_json),
+            Request::Update { target, check, progress } => {
+                let key = runtime.stub_key(&target).ok().filter(|_| progress);
+                self.with_progress(key, Box::pin(actions::update(runtime, &target, check))).await?.and_then(to_json)
+            }
             Request::List {} => to_json(Stubs { stubs: Stub::all(runtime) }),
             Request::Status { target: None } => to_json(Status::of(runtime, served.since)),
             Request::Status { target: Some(target) } => {

@@ -1,4 +1,4 @@
-//! `protostub deploy`, `undeploy`, `list`, `send` and `status`, asking a `protostub run` through its control socket.
+//! `protostub deploy`, `undeploy`, `update`, `list`, `send` and `status`, asking a `protostub run` through its control socket.
 
 use std::{
     collections::BTreeSet,
@@ -114,12 +114,14 @@ fn people_are_told_in_sentences_and_tables() {
     let (_, status) = protostub_json_in(run.session(), &["status"]);
     let (status, stub) = (&status[0], &status[0]["stubs"][0]);
     outputs.extend([("list", ask(&["list"])), ("status of a stub", ask(&["status", &domain])), ("status", ask(&["status"]))]);
+    outputs.push(("update", ask(&["update", &domain])));
     outputs.push(("undeploy", ask(&["undeploy", &domain])));
     let pid = status["pid"].to_string();
     let names = [
         (text(&stub["sandbox"]), "runtime://127.0.0.1:49152/RUNTIME/sandbox/SANDBOX"),
         (text(&started["runtime"]), "runtime://127.0.0.1:49152/RUNTIME"),
         (text(&stub["stub"]), "hyperty-runtime://127.0.0.1:49152/protostub/STUB"),
+        (text(&stub["digest"]), "DIGEST"),
         (&domain, "127.0.0.1:49152"),
         (&pid, "PID"),
     ];
@@ -129,6 +131,49 @@ fn people_are_told_in_sentences_and_tables() {
     let all: Vec<_> = outputs.iter().map(|(name, text)| format!("# {name}\n\n{text}")).collect();
     let without_counts = all.join("\n").replace(counts[0], "  messages     (counts)");
     insta::assert_snapshot!("people", named(&without_counts, &names));
+}
+
+#[test]
+fn a_stub_is_updated_to_what_its_domain_publishes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (from, to) = (catalogue().join("echo"), folder.path().join("echo"));
+    fs::create_dir(&to).expect("a folder");
+    for file in fs::read_dir(&from).expect("the stub's files") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    }
+    let publish = |version: &str| {
+        let text = fs::read_to_string(from.join("descriptor.json")).expect("a descriptor");
+        let mut descriptor: Value = serde_json::from_str(&text).expect("JSON");
+        descriptor["version"] = version.into();
+        fs::write(to.join("descriptor.json"), descriptor.to_string()).expect("written");
+    };
+    publish("1.0");
+    let folder = folder.path().to_str().expect("UTF-8");
+    let mut server = Running::start(&["serve", folder, "--bind", "127.0.0.1:0", "--default", "echo"]);
+    let domain = text(&server.event("serving")["domain"]).to_owned();
+    let (run, _) = run(&domain);
+    let ask = |args: &[&str]| protostub_json_in(run.session(), args);
+    let told =
+        |outcome: &str, from: &str, to: &str| (0, vec![json!({ "key": domain, "outcome": outcome, "from": from, "to": to })]);
+    let (code, error) = ask(&["update", &domain]);
+    assert_eq!((code, &error[0]["kind"]), (4, &json!("not-deployed")), "{error:?}");
+    let (_, deployed) = ask(&["deploy", &domain]);
+    assert_eq!(ask(&["update", &domain]), told("up-to-date", "1.0", "1.0"));
+
+    publish("1.1");
+    assert_eq!(ask(&["update", &domain, "--check"]), told("available", "1.0", "1.1"));
+    assert_eq!(ask(&["list"]).1[0]["version"], "1.0");
+    assert_eq!(ask(&["update", &domain]), told("updated", "1.0", "1.1"));
+    let (_, stubs) = ask(&["list"]);
+    assert_eq!((&stubs[0]["version"], &stubs[0]["stub"]), (&json!("1.1"), &deployed[0]["stub"]));
+    assert_eq!(ask(&["update", &domain, "--check"]), told("up-to-date", "1.1", "1.1"));
+
+    publish("1.0");
+    assert_eq!(ask(&["update", &domain, "--check"]), told("available", "1.1", "1.0"));
+    let (code, error) = ask(&["update", &domain]);
+    assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")));
+    assert!(text(&error[0]["error"]).contains("allow_older"), "{error:?}");
 }
 
 #[test]
@@ -267,6 +312,7 @@ fn scripts_can_speak_to_the_socket_as_the_readme_says() {
                     ("deploy" | "undeploy", _) | ("status", true) => status("status DOMAIN", result),
                     ("status" | "follow", _) => status("status", result),
                     ("send", _) => status("send", result),
+                    ("update", _) => status("update", result),
                     (_, _) => result["stubs"].as_array().expect("a list").iter().for_each(|stub| status("list", stub)),
                 }
                 break;

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// Members whose insides are not the command's: messages as they are on the wire, descriptors as they were published.
-const OPEN: [&str; 4] = ["reply", "message", "descriptor", "result"];
+const OPEN: [&str; 5] = ["reply", "message", "descriptor", "result", "crash"];
 
 /// The README's blocks of JSON, by what stands before them: a heading's commands, or the block's second word.
 static DOCUMENTED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {

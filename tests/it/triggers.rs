@@ -1,0 +1,174 @@
+//! Step 1: who has a stub deployed, and what is registered at its domain.
+
+use std::time::Duration;
+
+use protostub_domain::{DomainServer, Limits, Memory};
+use protostub_runtime::{
+    Domain, DomainPattern, DomainSettings, HypertyDescriptor, Message, MessageType, Registration, Runtime, StubStatus,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    support::{body, builder, component, domain, order, source},
+    two_runtimes::{runtime, server_with},
+};
+
+fn execute(runtime: &Runtime, target: &str) -> Value {
+    json!({ "do": "post", "type": "read", "to": runtime.url().join("ua").expect("an address").as_str(), "body": { "method": "loadStub", "params": [target] } })
+}
+
+/// What the stub of `one.example` is told when it posts this.
+async fn told(runtime: &Runtime, post: Value) -> String {
+    let reply = runtime.request(order("hyperty://one.example/x", post)).await.expect("an answer");
+    body(&reply)["value"][0].as_str().unwrap_or_else(|| panic!("{reply:?}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_stub_deploys_others_only_as_it_is_granted() {
+    let observer = json!({ "observer": "hyperty://home.example/observer" });
+    let domains = ["one.example", "two.example", "chat.two.example", "three.example"];
+    let mut settings = DomainSettings::default();
+    settings.may_deploy = vec!["two.example".parse::<DomainPattern>().expect("a pattern")];
+    let runtime = builder().source(source(&domains, &component("actor"), &observer)).domain(domain("one.example"), settings);
+    let runtime = runtime.build().await.expect("a runtime");
+    let mut observer = runtime.register_hyperty("hyperty://home.example/observer").await.expect("a hyperty");
+    let post = |to: &str| json!({ "do": "post", "to": to, "body": { "do": "echo" } });
+
+    for refused in ["hyperty://three.example/x", "hyperty://chat.two.example/x"] {
+        let reason = told(&runtime, post(refused)).await;
+        assert!(reason.starts_with("denied: ") && reason.contains("may_deploy"), "{reason}");
+    }
+    // `loadStub` is no way round, whoever it says it is; nor for a stub that somebody else has had deployed.
+    runtime.deploy_protostub("three.example").await.expect("live");
+    for target in ["chat.two.example", "three.example"] {
+        let mut load = execute(&runtime, target);
+        load["type"] = "execute".into();
+        load["headers"] = json!({ "expects-response": "true" });
+        assert_eq!(told(&runtime, load).await, "ok");
+        let response = body(&observer.recv().await.expect("a response"));
+        assert_eq!(response["response"]["code"], 403, "{response}");
+    }
+    assert_eq!(runtime.protostubs().len(), 2);
+
+    assert_eq!(told(&runtime, post("hyperty://two.example/x")).await, "ok");
+    let two = runtime.deploy_protostub("two.example").await.expect("live");
+    assert_eq!(two.status().status, StubStatus::Live);
+    assert_eq!(runtime.protostubs().len(), 3);
+}
+
+#[tokio::test]
+async fn nobody_but_the_program_triggers_deployments_without_bound() {
+    let domains = ["one.example", "two.example", "three.example", "four.example"];
+    let runtime = builder().source(source(&domains, &component("actor"), &Value::Null)).deployments_per_minute(2);
+    let runtime = runtime.build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let ask = |domain: &str| Message::read(format!("hyperty://{domain}/x"));
+    for domain in &domains[..2] {
+        assert_eq!(app.request(ask(domain)).await.expect("an answer").code(), Some(200));
+    }
+    let error = app.request(ask("three.example")).await.expect_err("a third one");
+    assert_eq!(error.code, 429);
+    assert!(error.reason.contains("2 deployments within a minute"), "{}", error.reason);
+    // Those that are there are there, and others have a count of their own.
+    assert_eq!(app.request(ask("one.example")).await.expect("an answer").code(), Some(200));
+    let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");
+    assert_eq!(other.request(ask("three.example")).await.expect("an answer").code(), Some(200));
+    runtime.deploy_protostub("four.example").await.expect("live");
+}
+
+/// What the Registry of a domain says of an address.
+async fn looked_up(runtime: &Runtime, domain: &Domain, url: &str) -> Value {
+    let registry = format!("domain://registry.{domain}");
+    let reply = runtime.request(Message::read(registry).with_body(json!({ "resource": url }))).await.expect("an answer");
+    body(&reply)
+}
+
+async fn registrations(server: &DomainServer, expected: usize) {
+    server.node().counts().wait_for(|counts| counts.registrations == expected).await.expect("the node is there");
+}
+
+#[tokio::test]
+async fn a_hyperty_with_a_descriptor_deploys_its_domains_stub_and_is_found_by_others() {
+    let (server, _folder) = server_with(Limits::default()).await;
+    let (alice, bob) = (runtime(&server).await, runtime(&server).await);
+    let address = format!("hyperty://{}/bob", server.domain());
+    let mut descriptor = HypertyDescriptor::default();
+    descriptor.resources = vec!["chat".to_owned()];
+    let mut hyperty = bob.register_hyperty_with(address.as_str(), descriptor).await.expect("a hyperty");
+    assert_eq!(bob.protostubs().len(), 1, "its domain's stub is there, or will be");
+    assert_eq!(hyperty.until_registered().await, Some(Registration::Registered));
+
+    let found = looked_up(&alice, server.domain(), &address).await;
+    assert_eq!(
+        (&found["value"]["status"], &found["value"]["resources"], &found["value"]["runtime"]),
+        (&json!("live"), &json!(["chat"]), &json!(bob.url().as_str())),
+        "{found}"
+    );
+    let (reply, ()) = tokio::join!(alice.request(Message::read(address.as_str())), async {
+        let question = hyperty.recv().await.expect("a message");
+        hyperty.post(question.response(200, None)).expect("accepted");
+    });
+    assert_eq!(reply.expect("an answer").code(), Some(200));
+
+    // A server that has forgotten everybody is told again.
+    server.stop().await.expect("stopped");
+    bob.protostubs()[0].watch().until(|report| report.status == StubStatus::Disconnected).await;
+    server.start_again(Memory::Lost).await.expect("started again");
+    registrations(&server, 1).await;
+
+    drop(hyperty);
+    registrations(&server, 0).await;
+    assert_eq!(looked_up(&alice, server.domain(), &address).await["code"], 404);
+}
+
+#[tokio::test]
+async fn a_hyperty_that_cannot_be_registered_is_told_why_and_works_here() {
+    let (server, _folder) = server_with(Limits::default()).await;
+    let (alice, bob) = (runtime(&server).await, runtime(&server).await);
+    let address = format!("hyperty://{}/bob", server.domain());
+    let first = bob.register_hyperty_with(address.as_str(), HypertyDescriptor::default()).await.expect("a hyperty");
+    assert_eq!(first.until_registered().await, Some(Registration::Registered));
+    let second = alice.register_hyperty_with(address.as_str(), HypertyDescriptor::default()).await.expect("it is nobody's here");
+    let Some(Registration::Failed { reason }) = second.until_registered().await else { panic!("{second:?}") };
+    assert!(reason.contains("answers with code 403"), "{reason}");
+
+    let nowhere = alice.register_hyperty_with("mn:/x", HypertyDescriptor::default()).await.expect_err("it has no domain");
+    assert!(format!("{nowhere:?}").contains("mn:/x"), "{nowhere:?}");
+    let mut local = HypertyDescriptor::default();
+    local.register = false;
+    let local = bob.register_hyperty_with(format!("hyperty://{}/local", server.domain()), local).await.expect("a hyperty");
+    assert_eq!((local.registration(), local.until_registered().await), (None, None));
+}
+
+#[tokio::test]
+async fn a_stub_is_registered_at_its_domain_while_it_is_deployed() {
+    let (server, _folder) = server_with(Limits::default()).await;
+    let mut settings = DomainSettings::default();
+    settings.register = true;
+    let bob = Runtime::builder().home_domain(server.domain().as_str()).allow_loopback(true);
+    let bob = bob.domain(server.domain().clone(), settings).build().await.expect("a runtime");
+    let alice = runtime(&server).await;
+    for ends_by_shutdown in [false, true] {
+        let stub = bob.deploy_protostub(server.domain().as_str()).await.expect("live");
+        registrations(&server, 1).await;
+        let found = looked_up(&alice, server.domain(), stub.url().expect("an address").as_str()).await;
+        assert_eq!(found["value"]["descriptor"], json!(stub.descriptor_url().expect("a URL").as_str()), "{found}");
+        if ends_by_shutdown {
+            break;
+        }
+        stub.undeploy().await.expect("undeployed");
+        assert_eq!(stub.registration(), Some(Registration::Removed));
+        registrations(&server, 0).await;
+    }
+    let outcome = bob.shutdown(Duration::from_secs(10)).await;
+    assert_eq!((outcome.stopped.len(), outcome.abandoned.len()), (1, 0));
+    registrations(&server, 0).await;
+}
+
+#[tokio::test]
+async fn a_response_deploys_nothing() {
+    let runtime = builder().source(source(&["one.example"], &component("actor"), &Value::Null)).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    app.post(Message::new(MessageType::Response, "hyperty://one.example/x")).expect("counted and dropped");
+    assert_eq!(runtime.protostubs().len(), 0);
+}
