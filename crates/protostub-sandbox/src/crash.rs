@@ -12,7 +12,7 @@ use crate::contract::types;
 /// What is known of an instance that crashed or ran into a limit: for the stub's author.
 ///
 /// It holds no body of a message, no frame, no credential, and of a URL only the server. [`Self::message`], though, is what the stub itself
-/// wrote to standard error.
+/// wrote to standard error, without the [`Secrets`](crate::Secrets) that it was handed.
 ///
 /// # As JSON
 ///

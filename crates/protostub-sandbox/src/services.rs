@@ -97,7 +97,26 @@ pub struct Credential {
     pub expires: Option<SystemTime>,
 }
 
+impl CredentialKind {
+    /// The kind with this name; what is none of the contract's own is something else.
+    #[must_use]
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "bearer" => Self::Bearer,
+            "basic" => Self::Basic,
+            "assertion" => Self::Assertion,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
 impl Credential {
+    /// Whether it has run out.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= SystemTime::now())
+    }
+
     /// When it runs out, in seconds since the Unix epoch.
     pub(crate) fn expires_unix(&self) -> Option<u64> {
         self.expires.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())
@@ -111,7 +130,17 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Why a credential could not be had. The text is for people, and the stub is given it too.
+/// Why a credential could not be had. The texts are for people, and never hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct CredentialError(pub String);
+#[non_exhaustive]
+pub enum CredentialError {
+    /// It is not for whoever asked, and asking again will not help.
+    #[error("{0}")]
+    Refused(String),
+    /// Asking again after a while may help: a server did not answer.
+    #[error("{0}")]
+    Temporary(String),
+    /// It cannot be had until somebody changes something: a file cannot be read, a server does not know the client.
+    #[error("{0}")]
+    Failed(String),
+}

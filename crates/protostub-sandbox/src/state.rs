@@ -4,7 +4,7 @@ use protostub_types::{Address, Domain};
 use wasmtime::ResourceLimiter;
 
 use crate::{
-    Exceeded, Limits, SandboxConfig, SandboxServices,
+    Exceeded, Limits, SandboxConfig, SandboxServices, Secrets,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
     imports::ImportData,
     recorder::Recorder,
@@ -24,6 +24,8 @@ pub struct StubState {
     pub(crate) identity: IdentityRequests,
     pub(crate) connections: Connections,
     pub(crate) log: Arc<LogLines>,
+    /// What it was handed, and what must not be read in what it says.
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) wasi: Wasi,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
@@ -46,7 +48,8 @@ impl StubState {
 
     pub(crate) fn new(services: SandboxServices, config: SandboxConfig, ticks_per_call: u64, import_data: ImportData) -> Self {
         let limits = &config.limits;
-        let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits));
+        let secrets = Arc::new(Secrets::new());
+        let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
         let transport = TransportLimits { connections: limits.connections, ..TransportLimits::default() };
         Self {
             handles: Handles::default(),
@@ -57,6 +60,7 @@ impl StubState {
             connections: Connections::new(services.egress.clone(), config.grants.clone(), transport),
             wasi: Wasi::new(&log, limits),
             log,
+            secrets,
             memory: MemoryLimiter::new(limits),
             cpu: CpuBudget { ticks: 0, ticks_per_call, most_ticks: 0 },
             recorder: Recorder::new(),

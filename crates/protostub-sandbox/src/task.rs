@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    CrashReport, GuestCall, Outcome, Usage,
+    CrashReport, GuestCall, Outcome, Secrets, Usage,
     call::{self, Crash},
     contract::{lift, lower, types::Event},
     handle::{Command, Commands},
@@ -197,7 +197,7 @@ impl StubTask {
             && let Poll::Ready(command) = commands.queue.poll_recv(cx)
         {
             match command {
-                Some(command) => batch.command(command),
+                Some(command) => batch.command(command, &state.secrets),
                 // Nobody is left who could stop it.
                 None => return Poll::Ready(false),
             }
@@ -229,9 +229,12 @@ impl StubTask {
 }
 
 impl Batch {
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command, secrets: &Secrets) {
         match command {
             Command::Connect { credential, done } => {
+                if let Some(credential) = &credential {
+                    secrets.hold(credential);
+                }
                 self.events.push(Event::Connect(credential.map(Into::into)));
                 self.done.push(done);
             }

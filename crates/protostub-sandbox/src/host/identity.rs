@@ -64,7 +64,13 @@ impl StubState {
                 self.identity.answers.insert(request, None);
                 Err(types::Error::Busy)
             }
-            Some(Some(Ok(Some(credential)))) => Ok(credential.into()),
+            Some(Some(Ok(Some(credential)))) if credential.is_expired() => {
+                Err(types::Error::Denied(format!("the credential for {} ran out before it was taken: ask again", self.config.domain)))
+            }
+            Some(Some(Ok(Some(credential)))) => {
+                self.secrets.hold(&credential);
+                Ok(credential.into())
+            }
             Some(Some(Ok(None))) => {
                 Err(types::Error::Denied(format!("the Identity Module has no credential for {}", self.config.domain)))
             }

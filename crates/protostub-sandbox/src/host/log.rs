@@ -1,14 +1,14 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use protostub_types::{Address, Domain};
 
 use super::{rate::Rate, text::printable};
 use crate::{
-    Limits,
+    Limits, Secrets,
     contract::log::{self, Level},
     recorder::Entry,
     state::StubState,
@@ -22,6 +22,7 @@ pub(crate) struct LogLines {
     stub: Address,
     domain: Domain,
     line_bytes: usize,
+    secrets: Arc<Secrets>,
     lines: Mutex<Lines>,
 }
 
@@ -51,11 +52,12 @@ impl Output {
 }
 
 impl LogLines {
-    pub(crate) fn new(stub: Address, domain: Domain, limits: &Limits) -> Self {
+    pub(crate) fn new(stub: Address, domain: Domain, limits: &Limits, secrets: Arc<Secrets>) -> Self {
         Self {
             stub,
             domain,
             line_bytes: limits.log_line_bytes,
+            secrets,
             lines: Mutex::new(Lines {
                 rate: Rate::new(limits.log_lines_per_second),
                 dropped: 0,
@@ -74,14 +76,15 @@ impl LogLines {
     /// Takes what the guest wrote to standard output or error, and writes the lines that ended.
     pub(crate) fn output(&self, output: Output, bytes: &[u8]) {
         let mut lines = self.lines();
+        // What is over the length of a line is not kept, but for a secret that begins within it.
+        let most = self.line_bytes.saturating_add(1).saturating_add(self.secrets.longest());
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ended) = match piece.strip_suffix(b"\n") {
                 Some(piece) => (piece, true),
                 None => (piece, false),
             };
             let line = lines.of(output);
-            // What is over the length of a line is not kept at all.
-            let room = self.line_bytes.saturating_add(1).saturating_sub(line.len());
+            let room = most.saturating_sub(line.len());
             line.extend_from_slice(&piece[..piece.len().min(room)]);
             if ended {
                 let line = mem::take(line);
@@ -126,7 +129,7 @@ impl LogLines {
             if lines.last_words.len() == LAST_WORDS {
                 lines.last_words.pop_front();
             }
-            lines.last_words.push_back(printable(&text, self.line_bytes));
+            lines.last_words.push_back(printable(&self.secrets.redact(&text), self.line_bytes));
         }
         self.line(lines, output.level(), &text);
     }
@@ -137,7 +140,7 @@ impl LogLines {
             return;
         }
         self.tell_dropped(lines);
-        let text = printable(text, self.line_bytes);
+        let text = printable(&self.secrets.redact(text), self.line_bytes);
         let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
         match level {
             Level::Trace => tracing::trace!(target: "protostub::stub", stub, domain, "{text}"),
@@ -201,6 +204,7 @@ mod tests {
             Address::parse("hyperty-runtime://a.example/protostub/1").unwrap(),
             Domain::parse("a.example").unwrap(),
             &limits,
+            Arc::new(Secrets::new()),
         )
     }
 

@@ -44,7 +44,7 @@ impl StubState {
 
 impl StubState {
     fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
-        let reason = reason.map(|reason| readable(&reason, MAX_REASON_BYTES));
+        let reason = reason.map(|reason| readable(&self.secrets.redact(&reason), MAX_REASON_BYTES));
         let Some((current, current_reason)) = &self.status.current else {
             return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
         };

@@ -15,7 +15,8 @@ async fn a_stub_starts_connects_disconnects_and_stops() {
     assert_eq!(play.status(StubStatus::Created).await, None);
 
     play.handle.connect(Some(bearer("token"))).await.unwrap();
-    assert_eq!(play.status(StubStatus::Live).await.as_deref(), Some("token"), "the actor tells its credential as the reason");
+    assert_eq!(play.status(StubStatus::Live).await.as_deref(), Some("[secret]"), "the actor tells its credential as the reason");
+    assert_eq!(play.told(json!({ "do": "credential" })).await, json!({ "kind": "bearer", "value": "token", "expires": null }));
     assert_eq!(play.told(json!({ "do": "url" })).await, json!(url));
 
     play.handle.disconnect(DisconnectReason::Idle).await.unwrap();

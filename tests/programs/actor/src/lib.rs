@@ -27,6 +27,8 @@ struct Actor;
 struct Memory {
     url: String,
     configuration: Value,
+    /// What the last `connect` came with.
+    credential: Option<Credential>,
     /// One entry for each call of `handle`: what was in it.
     calls: Vec<Value>,
     /// Requests that were not answered yet.
@@ -76,6 +78,7 @@ impl Guest for Actor {
 }
 
 fn connect(credential: Option<Credential>) {
+    memory(|memory| memory.credential.clone_from(&credential));
     let order = memory(|memory| memory.configuration["connect"].clone());
     if !order.is_null() {
         orders::follow(&order).expect("the order for `connect`");

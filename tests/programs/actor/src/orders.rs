@@ -6,7 +6,7 @@ use crate::{
     memory, observe,
     rethink::protostub::{
         bus, configuration, http, identity, log, presence, session, tcp, timers,
-        types::{Body, CredentialKind, Error, Message, MessageId, MessageType},
+        types::{Body, Credential, CredentialKind, Error, Message, MessageId, MessageType},
         websocket,
     },
 };
@@ -95,17 +95,10 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             None => Ok(Value::Null),
         },
         "ask" => identity::request(order["scope"].as_str()).map(Value::from).map_err(told),
-        "take" => identity::take(handle())
-            .map(|credential| {
-                let kind = match credential.kind {
-                    CredentialKind::Bearer => "bearer".to_owned(),
-                    CredentialKind::Basic => "basic".to_owned(),
-                    CredentialKind::Assertion => "assertion".to_owned(),
-                    CredentialKind::Other(name) => name,
-                };
-                json!({ "kind": kind, "value": credential.value, "expires": credential.expires })
-            })
-            .map_err(told),
+        "take" => identity::take(handle()).map(shown).map_err(told),
+        "credential" => Ok(memory(|memory| memory.credential.clone()).map_or(Value::Null, shown)),
+        // Gives away what it connected with.
+        "leak" => leak(order),
 
         "websocket" => websocket::open(&text("url"), &[], &[]).map(Value::from).map_err(told),
         "websocket-state" => Ok(match websocket::poll(handle()) {
@@ -137,6 +130,36 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             Ok(done(()))
         }
         other => Err(format!("nobody taught me to `{other}`")),
+    }
+}
+
+fn shown(credential: Credential) -> Value {
+    let kind = match credential.kind {
+        CredentialKind::Bearer => "bearer".to_owned(),
+        CredentialKind::Basic => "basic".to_owned(),
+        CredentialKind::Assertion => "assertion".to_owned(),
+        CredentialKind::Other(name) => name,
+    };
+    json!({ "kind": kind, "value": credential.value, "expires": credential.expires })
+}
+
+/// Says its credential wherever people read: in log lines, on its outputs, as the reason of a status, in a URL and, last, in a panic.
+fn leak(order: &Value) -> Result<Value, String> {
+    let secret = memory(|memory| memory.credential.clone()).map_or_else(String::new, |credential| credential.value);
+    log::write(log::Level::Error, &format!("my credential is {secret}"));
+    println!("my credential is {secret}");
+    eprintln!("my credential is {secret}");
+    presence::publish(presence::Status::Live, Some(&format!("connected with {secret}"))).map_err(told)?;
+    if let Some(url) = order["url"].as_str() {
+        let headers = [("authorization".to_owned(), format!("Bearer {secret}"))];
+        websocket::open(&format!("ws://{url}/?token={secret}"), &[], &headers).map_err(told)?;
+        let url = format!("http://{url}/?token={secret}");
+        let request = http::Request { method: "GET".to_owned(), url, headers: headers.to_vec(), body: Vec::new() };
+        http::send(&request).map_err(told)?;
+    }
+    match order["panic"] == true {
+        true => panic!("my credential was {secret}"),
+        false => Ok(Value::Null),
     }
 }
 
