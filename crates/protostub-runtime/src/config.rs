@@ -9,7 +9,7 @@ use std::{
 use protostub_bus::{InboxLimits, Policy};
 use protostub_catalogue::Source;
 use protostub_egress::Rule;
-use protostub_sandbox::{CrashReport, CredentialSource, HostImport, Import, Limits};
+use protostub_sandbox::{CrashReport, HostImport, Import, Limits};
 use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
 use url::Url;
@@ -17,7 +17,7 @@ use url::Url;
 use crate::{
     error::BuildError,
     hook::{Hook, Progress},
-    identity::StaticCredentials,
+    identity::CredentialProvider,
     presence::StatusForm,
     restart::RestartPolicy,
     runtime::Runtime,
@@ -84,7 +84,7 @@ pub struct RuntimeBuilder {
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) max_offline_age: Option<Duration>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
-    pub(crate) credentials: Arc<dyn CredentialSource>,
+    pub(crate) credentials: Vec<Arc<dyn CredentialProvider>>,
     pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) proxy: Option<Url>,
     pub(crate) allow_http: bool,
@@ -102,7 +102,7 @@ impl RuntimeBuilder {
             cache_dir: None,
             max_offline_age: None,
             sources: Vec::new(),
-            credentials: Arc::new(StaticCredentials::new()),
+            credentials: Vec::new(),
             roots: Vec::new(),
             proxy: None,
             allow_http: false,
@@ -153,9 +153,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// The Identity Module's source of credentials for domains. Default: none, stubs connect without a credential.
-    pub fn credentials(mut self, credentials: impl CredentialSource + 'static) -> Self {
-        self.credentials = Arc::new(credentials);
+    /// Asks this provider for credentials of domains, after those that were given before it: the first that knows the domain answers. Default: none,
+    /// stubs connect without a credential.
+    pub fn credentials(mut self, provider: impl CredentialProvider) -> Self {
+        self.credentials.push(Arc::new(provider));
         self
     }
 

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use protostub_bus::{Bus, Mailbox, Origin, PostError, Unroutable};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
-use protostub_sandbox::{CredentialSource, Engine};
+use protostub_sandbox::Engine;
 use protostub_types::{Address, Domain, Message, StubKey};
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,6 +14,7 @@ use crate::{
     config::{Config, DomainSettings},
     deploy::load_stub,
     error::in_full,
+    identity::IdentityModule,
     registry::Registry,
     triggers::Triggers,
 };
@@ -33,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) triggers: Triggers,
     /// Where statuses, and requests to the registry, go.
     pub(crate) registry_mailbox: Mailbox,
-    pub(crate) credentials: Arc<dyn CredentialSource>,
+    pub(crate) identity: Arc<IdentityModule>,
     pub(crate) threads: Handle,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,

@@ -17,6 +17,7 @@ use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     hook::Progress,
+    identity::StubCredentials,
     presence::StubPresence,
     registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{self, Command},
@@ -256,7 +257,7 @@ pub(crate) fn sandbox(
         bus: core.bus.clone(),
         egress: core.egress.clone(),
         presence: Arc::clone(presence) as Arc<_>,
-        credentials: Arc::clone(&core.credentials),
+        credentials: Arc::new(StubCredentials { module: Arc::clone(&core.identity), login: Arc::clone(&record.login) }),
         session: record.session.clone(),
     };
     Sandbox::new(&artifact.compiled, services, config).map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))

@@ -3,7 +3,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 use protostub_bus::AttachError;
 use protostub_catalogue::{CatalogueError, StoreError};
 use protostub_egress::EgressError;
-use protostub_sandbox::{CompileError, EngineError, SandboxError, StartErrorKind};
+use protostub_sandbox::{CompileError, CredentialError, EngineError, SandboxError, StartErrorKind};
 use protostub_types::{Address, AddressError, Domain, DomainError, StubKey, Version};
 
 /// Why a runtime could not be built.
@@ -163,6 +163,9 @@ pub enum DeployErrorKind {
         /// In its own words, or the crash.
         reason: String,
     },
+    /// The Identity Module has no credential for a domain that should have one.
+    #[error("there is no credential to connect with: {0}")]
+    Credential(CredentialError),
     /// The stub was not `live` in time.
     #[error("the stub was told to connect and is not live after {} s: is its back-end reachable?", after.as_secs())]
     ConnectTimeout {

@@ -73,7 +73,46 @@
 //! | --- | --- |
 //! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty, or by a stub that is granted it ([`DomainSettings::may_deploy`]): deploys a stub, and answers with its URL |
 //! | `<runtime>/registry` | `read` by a hyperty: the stubs and sandboxes |
+//! | `<runtime>/identity` | `execute` of `login` and `logout` by a hyperty: see [below](#domain-login) |
 //! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` by a hyperty |
+//!
+//! # Domain login
+//!
+//! A stub is told to connect with the credential that the Identity Module has for its domain, when it is deployed, and again when a message waits
+//! for a stub whose connection broke: the *implicit* login. The Identity Module asks its [`CredentialProvider`]s, in the order in which
+//! [`RuntimeBuilder::credentials`] was called; the first that knows the domain answers.
+//!
+//! | provider | where the credentials are |
+//! | --- | --- |
+//! | [`StaticCredentials`] | in the program |
+//! | [`FileCredentials`] | in a file for each domain, or a JSON file for many |
+//! | [`EnvironmentCredentials`] | in environment variables |
+//! | [`OAuth2Credentials`] | at an OAuth 2.0 token endpoint, for client credentials or a refresh token |
+//!
+//! No provider knows the domain: the stub connects without a credential. One does and fails: the stub does not connect, and the deployment fails
+//! with [`DeployErrorKind::Credential`]. What has run out is not handed out. A stub that holds a credential with `expires` asks for the next one with
+//! `identity.request`, which answers with another one from a minute before `expires` on.
+//!
+//! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to `<runtime>/identity`:
+//!
+//! ```json
+//! { "type": "execute", "to": "<runtime>/identity", "id": 1, "from": "hyperty://home.example/chat",
+//!   "body": { "method": "login",
+//!             "params": { "domain": "sp1.example",
+//!                         "credential": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA", "expires": 1795424400 } } } }
+//! ```
+//!
+//! * `domain`: a domain, an address, or the URL of a stub in a catalogue. The stub is deployed if it is not.
+//! * `credential`: may be missing, and the stub then logs in with what the providers have. `kind` is `bearer`, `basic` (`user:password`), `assertion`, or
+//!   one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
+//!
+//! The response comes when the stub is live, `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or cannot be: 400 (the message is none of
+//! these), 401 (it did not connect with this credential), 403 (not by a hyperty), 503 (it could not be deployed). A stub that is live as somebody else is told to disconnect first. The
+//! credential is this stub's until it runs out, the stub cannot connect with it, somebody logs in again, or it is undeployed.
+//! `{"method": "logout", "params": {"domain": "sp1.example"}}` disconnects the stub and forgets the credential.
+//!
+//! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`. What a stub says to people is searched for the secrets that it was handed, and
+//! `[secret]` stands in their place.
 
 mod config;
 mod core;
@@ -99,7 +138,10 @@ pub use config::{DomainSettings, RuntimeBuilder};
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
 pub use hook::Progress;
 pub use hyperty::Hyperty;
-pub use identity::{Credential, CredentialError, CredentialKind, CredentialSource, StaticCredentials};
+pub use identity::{
+    Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, EnvironmentCredentials, FileCredentials,
+    OAuth2Client, OAuth2Credentials, Secret, StaticCredentials,
+};
 pub use presence::{StatusForm, StatusWatch};
 pub use registration::{HypertyDescriptor, Registration};
 pub use restart::RestartPolicy;

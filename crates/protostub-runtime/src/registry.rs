@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
+    identity::ExplicitLogin,
     presence::StatusCell,
     registration::Kept,
     steps::Steps,
@@ -84,6 +85,8 @@ pub(crate) struct Record {
     pub(crate) sandbox_url: OnceLock<Address>,
     /// What its instances save for one another.
     pub(crate) session: Session,
+    /// What it was explicitly logged in with.
+    pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
     published: Mutex<Option<Published>>,
     restarts: AtomicU64,
@@ -243,6 +246,7 @@ impl Registry {
             url: OnceLock::new(),
             sandbox_url: OnceLock::new(),
             session: Session::new(),
+            login: Arc::default(),
             published: Mutex::default(),
             restarts: AtomicU64::new(0),
             last_crash: Mutex::default(),

@@ -20,6 +20,7 @@ use crate::{
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
     hyperty::Hyperty,
+    identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
     registry::Registry,
     services,
@@ -261,11 +262,20 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
 
     let registry_inbox = bus.inbox(builder.config.inbox);
     let ua_inbox = bus.inbox(builder.config.inbox);
+    let identity_inbox = bus.inbox(builder.config.inbox);
     let listen = |segment: &str, inbox: &Inbox| {
         let address = runtime_url.join(segment)?;
         bus.attach(&address, &inbox.mailbox()).map_err(BuildError::Bus)
     };
-    let routes = vec![listen("status", &registry_inbox)?, listen("registry", &registry_inbox)?, listen("ua", &ua_inbox)?];
+    let routes = vec![
+        listen("status", &registry_inbox)?,
+        listen("registry", &registry_inbox)?,
+        listen("ua", &ua_inbox)?,
+        listen("identity", &identity_inbox)?,
+    ];
+    let network = Network { egress: egress.clone(), allow_loopback: builder.config.allow_loopback };
+    // What is left of the time in which a stub has to be live is for its connection.
+    let identity = IdentityModule::new(builder.credentials, network, builder.config.connect_timeout / 2);
 
     let core = Arc::new(Core {
         registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
@@ -279,7 +289,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         catalogue,
         egress,
         engine,
-        credentials: builder.credentials,
+        identity: Arc::new(identity),
         threads: threads.clone(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -288,6 +298,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     // Shutdown does not wait for it: it ends with the threads, after the last stub.
     core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
     core.spawn(services::runtime_ua(Arc::clone(&core), ua_inbox));
+    core.spawn(identity::identity(Arc::clone(&core), identity_inbox));
     let (bus, stop) = (core.bus.clone(), core.stop.clone());
     core.spawn(async move {
         tokio::select! {

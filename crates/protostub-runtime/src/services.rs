@@ -1,7 +1,7 @@
 //! The runtime's own listeners on the bus: the Registry's (`<stub>/status`, `<runtime>/status`, `<runtime>/registry`) and the Runtime UA's
-//! (`<runtime>/ua`).
+//! (`<runtime>/ua`). The Identity Module's is in [`identity`](crate::identity).
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use protostub_bus::{Inbox, Origin};
 use protostub_types::{Address, Message, MessageType};
@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::{core::Core, deploy::load_stub, error::in_full, registry::Record, runtime::key_of};
 
-/// How many `loadStub`s of the bus are waited for at a time. More wait in the Runtime UA's inbox.
-const CONCURRENT_LOADS: usize = 64;
+/// How many requests of a listener that take their time are waited for at once. More wait in its inbox.
+const CONCURRENT_REQUESTS: usize = 64;
 
 /// Listens for the Registry.
 ///
@@ -41,7 +41,7 @@ pub(crate) async fn registry(core: Arc<Core>, mut inbox: Inbox) {
     }
 }
 
-enum Answer {
+pub(crate) enum Answer {
     Ok(Option<Value>),
     Refused(u16, String),
 }
@@ -133,7 +133,7 @@ fn listing(core: &Core) -> Value {
 }
 
 /// What the Registry tells of a stub.
-fn describe(record: &Record) -> Value {
+pub(crate) fn describe(record: &Record) -> Value {
     json!({
         "url": record.url.get().map(Address::as_str),
         "status": record.status.current().status.as_str(),
@@ -151,23 +151,31 @@ struct Execute {
 
 /// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty or by a stub that is granted it, is step 1. The answer comes when the stub is
 /// deployed: `{"url", "status", "descriptorURL"}`.
-pub(crate) async fn runtime_ua(core: Arc<Core>, mut inbox: Inbox) {
-    let places = Arc::new(Semaphore::new(CONCURRENT_LOADS));
+pub(crate) async fn runtime_ua(core: Arc<Core>, inbox: Inbox) {
+    serve(core, inbox, |core, message| async move { execute(&core, &message).await }).await;
+}
+
+/// Answers one request after the other, many at a time, until the runtime shuts down.
+pub(crate) async fn serve<F>(core: Arc<Core>, mut inbox: Inbox, answer: impl Fn(Arc<Core>, Arc<Message>) -> F)
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONCURRENT_REQUESTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let message = tokio::select! {
             biased;
             () = core.stop.cancelled() => return,
-            message = inbox.recv() => match message { Some(message) => message, None => return },
+            message = inbox.recv() => match message { Some(message) => Arc::new(message), None => return },
         };
-        let loading = Arc::clone(&core);
+        let (serving, answering) = (Arc::clone(&core), answer(Arc::clone(&core), Arc::clone(&message)));
         core.spawn(async move {
             let answer = tokio::select! {
                 biased;
-                () = loading.stop.cancelled() => Answer::Refused(503, "the runtime is shutting down".to_owned()),
-                answer = execute(&loading, &message) => answer,
+                () = serving.stop.cancelled() => Answer::Refused(503, "the runtime is shutting down".to_owned()),
+                answer = answering => answer,
             };
-            answer_with(&loading, &message, &answer);
+            answer_with(&serving, &message, &answer);
             drop(place);
         });
     }

@@ -7,7 +7,8 @@ use url::Url;
 
 use crate::{
     core::Core,
-    error::DeployError,
+    error::{DeployError, DeployErrorKind, Phase},
+    identity::{Credential, CredentialError},
     presence::StatusWatch,
     registration::{Kept, Registration},
     registry::{Record, stopped},
@@ -122,7 +123,23 @@ impl Protostub {
     /// # Errors
     /// If it is no longer there.
     pub async fn connect(&self) -> Result<(), DeployError> {
-        self.command(|done| Command::Connect { done }).await
+        self.command(|done| Command::Connect { credential: None, done }).await
+    }
+
+    /// The explicit domain login: tells it to connect with this credential. A stub that is connected otherwise is told to disconnect first; messages wait
+    /// meanwhile. Wait with [`Self::until_live`] for what comes of it.
+    ///
+    /// The credential is the stub's from then on, through reconnections and new instances, until it has run out, the stub cannot connect with it, the next
+    /// login, or its end. Then, what the Identity Module's providers have is its credential again.
+    ///
+    /// # Errors
+    /// If the stub is no longer there, or the credential has run out.
+    pub async fn connect_with(&self, credential: Credential) -> Result<(), DeployError> {
+        if credential.is_expired() {
+            let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
+            return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
+        }
+        self.command(|done| Command::Connect { credential: Some(credential), done }).await
     }
 
     /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,

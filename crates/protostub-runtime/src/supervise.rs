@@ -26,6 +26,7 @@ use crate::{
     core::Core,
     deploy::{self, Artifact, Deployed},
     error::{DeployError, DeployErrorKind, Phase, in_full},
+    identity::{Credential, CredentialError},
     presence::{StatusWatch, StubPresence},
     registration::{Entry, Kept},
     registry::{Record, stopped},
@@ -36,7 +37,8 @@ use crate::{
 /// What the host program asks of a deployed stub. The answer comes when it is done.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Connect { done: oneshot::Sender<()> },
+    /// Explicitly, if with a credential.
+    Connect { credential: Option<Credential>, done: oneshot::Sender<()> },
     Disconnect { done: oneshot::Sender<()> },
     Update { artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>> },
     Undeploy { done: oneshot::Sender<()> },
@@ -47,6 +49,8 @@ struct Instance {
     handle: StubHandle,
     task: JoinHandle<Ended>,
     login: Option<Login>,
+    /// What it was last told to connect with explicitly.
+    told: Option<Credential>,
     /// Until when it has to be live.
     connect_by: Option<Instant>,
     is_live: bool,
@@ -54,7 +58,7 @@ struct Instance {
 
 /// A domain login under way, and who waits for it.
 struct Login {
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), CredentialError>>,
     done: Vec<oneshot::Sender<()>>,
 }
 
@@ -63,6 +67,7 @@ enum Turn {
     Ended(Result<Ended, JoinError>),
     Failed(Option<String>),
     ConnectTimeout,
+    NoCredential(CredentialError),
     Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
     Over(End),
 }
@@ -127,10 +132,16 @@ impl Supervisor {
                 Turn::Ended(Err(error)) => (self.failed(Phase::Running, format!("its task ended without a word: {error}")), None),
                 Turn::Failed(reason) => {
                     let reason = reason.unwrap_or_else(|| "the stub said `failed` and gave no reason".to_owned());
+                    self.forget_credentials();
                     (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
                 Turn::ConnectTimeout => {
                     let kind = DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout };
+                    self.forget_credentials();
+                    (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
+                }
+                Turn::NoCredential(error) => {
+                    let kind = DeployErrorKind::Credential(error);
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
                 Turn::Update(artifact, done) => {
@@ -173,7 +184,7 @@ impl Supervisor {
     /// An instance that was started begins to run, and logs in.
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
         let task = self.core.spawn(task.run());
-        let mut instance = Instance { handle, task, login: None, connect_by: None, is_live: false };
+        let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false };
         if self.may_connect {
             self.log_in(&mut instance, None);
         }
@@ -202,14 +213,10 @@ impl Supervisor {
                 ended = &mut instance.task => return Turn::Ended(ended),
                 () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
                 command = self.commands.recv() => match command {
-                    Some(Command::Connect { done }) => {
+                    Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
-                        if self.status.current().status == StubStatus::Live {
-                            let _ = done.send(());
-                        } else {
-                            self.log_in(instance, Some(done));
-                        }
+                        self.connect(instance, credential, done).await;
                     }
                     Some(Command::Disconnect { done }) => {
                         self.stay_disconnected();
@@ -226,7 +233,7 @@ impl Supervisor {
                     None => return Turn::Over(End::Undeployed(None)),
                 },
                 changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
-                () = Login::ended(&mut instance.login) => {}
+                Err(error) = Login::ended(&mut instance.login) => return Turn::NoCredential(error),
                 () = self.record.mailbox.waiting(), if may_login => self.log_in(instance, None),
                 () = until(instance.connect_by) => return Turn::ConnectTimeout,
             }
@@ -267,9 +274,12 @@ impl Supervisor {
                 biased;
                 () = self.core.stop.cancelled() => return Err(End::Shutdown),
                 command = self.commands.recv() => match command {
-                    Some(Command::Connect { done }) => {
+                    Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
+                        if let Some(credential) = credential {
+                            self.record.login.hold(credential);
+                        }
                         let _ = done.send(());
                         return Ok(());
                     }
@@ -370,6 +380,35 @@ impl Supervisor {
         }
     }
 
+    /// The stub is to connect, if it is not connected, or not with this credential.
+    async fn connect(&self, instance: &mut Instance, credential: Option<Credential>, done: oneshot::Sender<()>) {
+        let status = self.status.current().status;
+        let other = credential.is_some() && credential != instance.told;
+        if let Some(credential) = credential {
+            self.record.login.hold(credential);
+        }
+        if other {
+            // Whoever waits for the login before this one has what it asked for.
+            let before = instance.login.take().map(|mut login| std::mem::take(&mut login.done));
+            for done in before.into_iter().flatten() {
+                let _ = done.send(());
+            }
+            if matches!(status, StubStatus::Live | StubStatus::InProgress) {
+                self.say_goodbye(instance, DisconnectReason::Request).await;
+            }
+        } else if status == StubStatus::Live {
+            let _ = done.send(());
+            return;
+        }
+        self.log_in(instance, Some(done));
+    }
+
+    /// With what it has, the stub could not connect: next time, something else is tried.
+    fn forget_credentials(&self) {
+        self.record.login.forget();
+        self.core.identity.forget(self.record.key.domain());
+    }
+
     /// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. From now on it has to be live in time.
     fn log_in(&self, instance: &mut Instance, done: Option<oneshot::Sender<()>>) {
         instance.connect_by = Some(Instant::now() + self.core.config.connect_timeout);
@@ -377,8 +416,10 @@ impl Supervisor {
             login.done.extend(done);
             return;
         }
-        let (core, record, handle) = (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone());
-        let task = self.core.spawn(async move { log_in(&core, &record, &handle).await });
+        instance.told = self.record.login.credential();
+        let (core, record, handle, explicit) =
+            (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone(), instance.told.clone());
+        let task = self.core.spawn(async move { log_in(&core, &record, &handle, explicit).await });
         instance.login = Some(Login { task, done: done.into_iter().collect() });
     }
 
@@ -459,16 +500,15 @@ const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
 impl Login {
     /// Waits for the end of a login, if there is one, and tells those who wait for it.
-    async fn ended(login: &mut Option<Self>) {
-        match login {
-            Some(Self { task, .. }) => {
-                let _ = task.await;
-            }
+    async fn ended(login: &mut Option<Self>) -> Result<(), CredentialError> {
+        let ended = match login {
+            Some(Self { task, .. }) => task.await.unwrap_or(Ok(())),
             None => future::pending().await,
-        }
+        };
         for done in login.take().into_iter().flat_map(|mut login| std::mem::take(&mut login.done)) {
             let _ = done.send(());
         }
+        ended
     }
 }
 
@@ -485,19 +525,17 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-async fn log_in(core: &Core, record: &Record, handle: &StubHandle) {
-    let (domain, key) = (record.key.domain(), &record.key);
-    let credential = match timeout(core.config.connect_timeout, core.credentials.credential(domain, None)).await {
-        Ok(Ok(credential)) => credential,
-        Ok(Err(error)) => {
-            tracing::warn!(target: "protostub", domain = %key, %error, "no credential: the stub connects without one");
-            None
-        }
-        Err(_elapsed) => {
-            tracing::warn!(target: "protostub", domain = %key, "the Identity Module did not answer: the stub connects without a credential");
-            None
-        }
+async fn log_in(
+    core: &Core,
+    record: &Record,
+    handle: &StubHandle,
+    explicit: Option<Credential>,
+) -> Result<(), CredentialError> {
+    let credential = match explicit {
+        Some(explicit) => Some(explicit),
+        None => core.identity.credential(record.key.domain(), None).await?,
     };
     // If the instance has ended, its end is told by its task.
     let _ = handle.connect(credential).await;
+    Ok(())
 }

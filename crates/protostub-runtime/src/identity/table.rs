@@ -1,10 +1,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
-pub use protostub_sandbox::{Credential, CredentialError, CredentialKind, CredentialSource};
 use protostub_types::Domain;
 
-/// Credentials that the host program knows already, one a domain: the simplest Identity Module.
+use super::{Credential, CredentialError, CredentialProvider, CredentialRequest};
+
+/// Credentials that the host program knows already, one a domain.
 #[derive(Default)]
 pub struct StaticCredentials {
     by_domain: BTreeMap<Domain, Credential>,
@@ -32,8 +33,8 @@ impl fmt::Debug for StaticCredentials {
 }
 
 #[async_trait]
-impl CredentialSource for StaticCredentials {
-    async fn credential(&self, domain: &Domain, _scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
-        Ok(self.by_domain.get(domain).cloned())
+impl CredentialProvider for StaticCredentials {
+    async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
+        Ok(self.by_domain.get(request.domain).cloned())
     }
 }

@@ -1,0 +1,104 @@
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use protostub_types::Domain;
+use serde::Deserialize;
+
+use super::{
+    Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest,
+    secret::{Secret, read_private},
+};
+
+/// How large a file with many credentials may be, in bytes.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// Credentials that stand in files: one file a domain with the secret alone, or JSON files with those of many domains.
+///
+/// ```json
+/// {
+///   "sp1.example": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA", "expires": 1795424400 },
+///   "mqtt.sp2.example": { "kind": "basic", "value": "alice:open sesame" }
+/// }
+/// ```
+///
+/// `kind` is `bearer`, `basic` (`user:password`), `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
+///
+/// A file is read whenever a credential is needed, so that whoever replaces it renews the credential. On Unix, a file that everybody may open is
+/// refused.
+#[derive(Debug, Default)]
+pub struct FileCredentials {
+    by_domain: BTreeMap<Domain, (CredentialKind, Secret)>,
+    many: Vec<PathBuf>,
+}
+
+/// A credential as JSON: of a file, or of a login message.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialJson {
+    kind: String,
+    value: String,
+    #[serde(default)]
+    expires: Option<u64>,
+}
+
+impl From<CredentialJson> for Credential {
+    fn from(json: CredentialJson) -> Self {
+        let expires = json.expires.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        Self { kind: CredentialKind::from_name(&json.kind), value: json.value, expires }
+    }
+}
+
+impl FileCredentials {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same, with a file that holds the secret of exactly this domain, and nothing else but a line's end.
+    #[must_use]
+    pub fn with(mut self, domain: Domain, kind: CredentialKind, path: impl Into<PathBuf>) -> Self {
+        self.by_domain.insert(domain, (kind, Secret::file(path)));
+        self
+    }
+
+    /// The same, with a JSON file that holds the credentials of many domains. It is looked into after those before it, and for domains that have
+    /// no file of their own.
+    #[must_use]
+    pub fn with_json(mut self, path: impl Into<PathBuf>) -> Self {
+        self.many.push(path.into());
+        self
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for FileCredentials {
+    async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
+        if let Some((kind, secret)) = self.by_domain.get(request.domain) {
+            return Ok(Some(Credential { kind: kind.clone(), value: secret.read().await?, expires: None }));
+        }
+        for path in &self.many {
+            let text = read_private(path, MAX_FILE_BYTES).await?;
+            if let Some(credential) = parse(path, &text)?.remove(request.domain) {
+                return Ok(Some(credential.into()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What serde says of what is wrong may quote a secret: the place has to do.
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<Domain, CredentialJson>, CredentialError> {
+    serde_json::from_str(text).map_err(|error| {
+        CredentialError::Failed(format!(
+            r#"`{}` holds no credentials, at line {}, column {}: write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
+            path.display(),
+            error.line(),
+            error.column()
+        ))
+    })
+}

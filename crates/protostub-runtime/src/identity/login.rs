@@ -1,0 +1,161 @@
+//! Explicit logins, and what a stub is told of credentials.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use protostub_bus::Inbox;
+use protostub_sandbox::CredentialSource;
+use protostub_types::{Body, Domain, Message, MessageType, StubKey, StubStatus};
+use serde::Deserialize;
+
+use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
+use crate::{
+    core::Core,
+    deploy::load_stub,
+    error::in_full,
+    registry::Record,
+    runtime::key_of,
+    services::{Answer, describe, serve},
+    stub::Protostub,
+};
+
+/// What a stub was explicitly logged in with: its own until it runs out, the stub cannot connect with it, or is undeployed.
+#[derive(Debug, Default)]
+pub(crate) struct ExplicitLogin(Mutex<Option<Credential>>);
+
+impl ExplicitLogin {
+    pub(crate) fn hold(&self, credential: Credential) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(credential);
+    }
+
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The credential, if there is one that has not run out.
+    pub(crate) fn credential(&self) -> Option<Credential> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take_if(|credential| credential.is_expired());
+        held.clone()
+    }
+}
+
+/// The Identity Module, as the stub of one record sees it.
+pub(crate) struct StubCredentials {
+    pub(crate) module: Arc<IdentityModule>,
+    pub(crate) login: Arc<ExplicitLogin>,
+}
+
+#[async_trait]
+impl CredentialSource for StubCredentials {
+    async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
+        if scope.is_none()
+            && let Some(credential) = self.login.credential()
+        {
+            return Ok(Some(credential));
+        }
+        self.module.credential(domain, scope).await.map_err(|error| match error {
+            refused @ CredentialError::Refused(_) => refused,
+            // Where the operator keeps secrets is nothing for a stub.
+            _ => CredentialError::Failed(format!("the Identity Module could not get the credential for {domain}: the runtime's log says why")),
+        })
+    }
+}
+
+/// What `execute` to `<runtime>/identity` carries. The crate's documentation shows it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", tag = "method", content = "params")]
+enum Execute {
+    Login(Login),
+    Logout(Logout),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Login {
+    domain: String,
+    #[serde(default)]
+    credential: Option<CredentialJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Logout {
+    domain: String,
+}
+
+/// Listens for the Identity Module: `execute` of `login` and `logout`, by a hyperty.
+pub(crate) async fn identity(core: Arc<Core>, inbox: Inbox) {
+    serve(core, inbox, |core, message| async move { execute(&core, &message).await }).await;
+}
+
+async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
+    // What came through a stub has the stub in `via`, whoever it says it is.
+    if !message.via.is_empty() || !core.registry.is_hyperty(&message.from) {
+        return Answer::Refused(403, format!("{} is no hyperty of this runtime: only they may log in", message.from));
+    }
+    let call = match (&message.kind, message.body.as_ref().map(Body::parse)) {
+        (MessageType::Execute, Some(Ok(call))) => call,
+        // What serde says of it may quote the secret.
+        _ => {
+            let login = r#"{"method": "login", "params": {"domain": "<domain or address>", "credential": {"kind": "bearer", "value": "<secret>", "expires": <seconds since 1970>}}}"#;
+            let reason = format!("the Identity Module understands an execute with the body {login}, where `credential` and `expires` may be missing, and `logout` with `domain` alone");
+            return Answer::Refused(400, reason);
+        }
+    };
+    let target = match &call {
+        Execute::Login(Login { domain, .. }) | Execute::Logout(Logout { domain }) => domain,
+    };
+    let key = match key_of(target, &core.home) {
+        Ok(key) => key,
+        Err(error) => return Answer::Refused(400, in_full(&error)),
+    };
+    let done = match call {
+        Execute::Login(Login { credential, .. }) => log_in(core, &key, credential.map(Credential::from)).await,
+        Execute::Logout(_) => log_out(core, &key).await,
+    };
+    match done {
+        Ok(record) => Answer::Ok(Some(describe(&record))),
+        Err((code, reason)) => Answer::Refused(code, reason),
+    }
+}
+
+type Refusal = (u16, String);
+
+/// Has the stub deployed, if it is not, and waits until it is live with this credential; without one, with what the providers have.
+async fn log_in(core: &Arc<Core>, key: &StubKey, credential: Option<Credential>) -> Result<Arc<Record>, Refusal> {
+    let unavailable = |error| (503, in_full(&error));
+    let record = load_stub(core, key, true).map_err(|error| unavailable(error))?;
+    let stub = Protostub::new(core, Arc::clone(&record));
+    match credential.clone() {
+        Some(credential) => {
+            // One that is being deployed has it from its first login on.
+            if record.url.get().is_none() {
+                record.login.hold(credential.clone());
+            }
+            record.until_deployed().await.map_err(unavailable)?;
+            stub.connect_with(credential).await.map_err(unavailable)?;
+        }
+        None => {
+            record.until_deployed().await.map_err(unavailable)?;
+            stub.connect().await.map_err(unavailable)?;
+        }
+    }
+    stub.until_live().await.map_err(unavailable)?;
+    match credential.is_some() && record.login.credential() != credential {
+        true => Err((401, format!("the protocol stub of {key} could not connect with the credential"))),
+        false => Ok(record),
+    }
+}
+
+/// Forgets what the stub was logged in with, and disconnects it.
+async fn log_out(core: &Arc<Core>, key: &StubKey) -> Result<Arc<Record>, Refusal> {
+    let record = core.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
+    record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
+    record.login.forget();
+    let stub = Protostub::new(core, Arc::clone(&record));
+    if record.status.current().status != StubStatus::Disconnected {
+        stub.disconnect().await.map_err(|error| (503, in_full(&error)))?;
+    }
+    Ok(record)
+}

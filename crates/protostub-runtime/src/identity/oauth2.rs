@@ -1,0 +1,491 @@
+//! OAuth 2.0 (RFC 6749): access tokens for client credentials (section 4.4) and for a refresh token (section 6).
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    future::Future,
+    io::Write as _,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_trait::async_trait;
+use oauth2::{
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope, TokenResponse as _,
+    TokenUrl,
+    basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse, BasicTokenType},
+};
+use protostub_egress::{EgressError, HttpClient};
+use protostub_sandbox::Secrets;
+use protostub_types::Domain;
+use tokio::{sync::Semaphore, time::timeout};
+use url::Url;
+
+use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Network, Secret};
+
+/// How long a token request may take, from resolving the server's name to the end of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How much a token endpoint may answer, in bytes: tokens have to fit into headers.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+/// A token is renewed this long before it runs out, or after half of its life if that is shorter.
+const RENEW_BEFORE: Duration = Duration::from_secs(60);
+
+/// For how long a token is kept that nobody knows the life of.
+const UNKNOWN_LIFE: Duration = Duration::from_secs(60);
+
+/// For how long the first failure is remembered, during which the server is left alone; each further one doubles it, up to the longest.
+const FIRST_MEMORY: Duration = Duration::from_millis(500);
+const LONGEST_MEMORY: Duration = Duration::from_secs(30);
+
+/// How many tokens of different scopes are kept for a domain.
+const MAX_TOKENS: usize = 32;
+
+/// How much of what a token endpoint says of an error is told, in characters.
+const MAX_DESCRIPTION_CHARS: usize = 300;
+
+/// Access tokens from OAuth 2.0 token endpoints.
+///
+/// There is one token request at a time for a domain, whoever waits for it. A token is renewed a minute before it runs out, or after half of its life if
+/// that is shorter; while that fails, the old one is handed out until it has run out. Requests leave the way that everything of the runtime leaves: with
+/// its roots and its proxy, over TLS unless the endpoint is this machine, and to nobody but the endpoint.
+#[derive(Debug, Default)]
+pub struct OAuth2Credentials {
+    by_domain: BTreeMap<Domain, Arc<Account>>,
+}
+
+impl OAuth2Credentials {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same, with what this client is granted as the credential of exactly this domain.
+    #[must_use]
+    pub fn with(mut self, domain: Domain, client: OAuth2Client) -> Self {
+        let account = Account { domain: domain.clone(), client, turn: Semaphore::new(1), state: Mutex::default() };
+        self.by_domain.insert(domain, Arc::new(account));
+        self
+    }
+}
+
+/// What the host program is to the authorization server of a domain. `Debug` shows no secret.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct OAuth2Client {
+    token_endpoint: Url,
+    client_id: String,
+    client_secret: Option<Secret>,
+    refresh_token: Option<Secret>,
+    scopes: BTreeSet<String>,
+    parameters: Vec<(String, String)>,
+    secret_in_body: bool,
+    allow_private: bool,
+}
+
+impl OAuth2Client {
+    /// A client that gets tokens for itself: the grant `client_credentials`.
+    pub fn client_credentials(token_endpoint: Url, client_id: impl Into<String>, client_secret: Secret) -> Self {
+        Self {
+            token_endpoint,
+            client_id: client_id.into(),
+            client_secret: Some(client_secret),
+            refresh_token: None,
+            scopes: BTreeSet::new(),
+            parameters: Vec::new(),
+            secret_in_body: false,
+            allow_private: false,
+        }
+    }
+
+    /// A client that gets tokens for somebody who allowed it once: the grant `refresh_token`. A new refresh token that the server sends takes the
+    /// place of this one; if this one stands in a file, the file is replaced.
+    pub fn refresh_token(token_endpoint: Url, client_id: impl Into<String>, refresh_token: Secret) -> Self {
+        let client = Self::client_credentials(token_endpoint, client_id, Secret::text(""));
+        Self { client_secret: None, refresh_token: Some(refresh_token), ..client }
+    }
+
+    /// The client's own secret, where one that has a refresh token has one too.
+    pub fn client_secret(self, secret: Secret) -> Self {
+        Self { client_secret: Some(secret), ..self }
+    }
+
+    /// What tokens are to be good for. A stub gets other scopes than all of these only if they are among these. Default: none is asked for, which
+    /// leaves it to the server.
+    pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
+        Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// A further parameter of every token request: `audience`, or `resource` (RFC 8707). Not a place for secrets.
+    pub fn parameter(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.parameters.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sends the client's secret in the body rather than in a header, for servers that know no better. Default: in the header.
+    pub fn secret_in_body(self, secret_in_body: bool) -> Self {
+        Self { secret_in_body, ..self }
+    }
+
+    /// Whether the token endpoint may be in a private network. Default: no.
+    pub fn allow_private(self, allow_private: bool) -> Self {
+        Self { allow_private, ..self }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for OAuth2Credentials {
+    async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
+        let Some(account) = self.by_domain.get(request.domain) else { return Ok(None) };
+        let scopes = account.scopes(request.scope)?;
+        if let Some(answer) = account.kept(&scopes) {
+            return answer.map(Some);
+        }
+        let (account, network) = (Arc::clone(account), request.network.clone());
+        // Whoever asked may go, and a refresh token that was changed for a new one must not be lost with that.
+        let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
+        let gone = |_| Err(CredentialError::Temporary("the runtime is shutting down".to_owned()));
+        asking.await.unwrap_or_else(gone).map(Some)
+    }
+
+    fn forget(&self, domain: &Domain) {
+        if let Some(account) = self.by_domain.get(domain) {
+            account.state().kept.values_mut().for_each(|kept| kept.token = None);
+        }
+    }
+}
+
+type Scopes = BTreeSet<String>;
+
+/// What is known of a domain's tokens.
+struct Account {
+    domain: Domain,
+    client: OAuth2Client,
+    /// One token request at a time: a refresh token may be good for one alone.
+    turn: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    kept: HashMap<Scopes, Kept>,
+    /// The refresh token that came in the place of the one that stands where the settings say.
+    rotated: Option<Rotated>,
+}
+
+#[derive(Default)]
+struct Kept {
+    token: Option<Token>,
+    failure: Option<Failure>,
+}
+
+struct Token {
+    credential: Credential,
+    renew_at: SystemTime,
+}
+
+struct Failure {
+    error: CredentialError,
+    times: u32,
+    until: Instant,
+}
+
+struct Rotated {
+    from: String,
+    to: String,
+}
+
+impl Account {
+    /// What to ask for: what the stub asks for, if it may, or all that the operator says.
+    fn scopes(&self, asked: Option<&str>) -> Result<Scopes, CredentialError> {
+        let Some(asked) = asked else {
+            // A refresh token is good for what it was issued for.
+            return Ok(if self.client.refresh_token.is_some() { Scopes::new() } else { self.client.scopes.clone() });
+        };
+        let asked: Scopes = asked.split_ascii_whitespace().map(str::to_owned).collect();
+        match asked.difference(&self.client.scopes).next() {
+            Some(_) => Err(CredentialError::Refused(format!(
+                "a scope was asked for that the runtime's settings do not grant to {}",
+                self.domain
+            ))),
+            None => Ok(asked),
+        }
+    }
+
+    /// What needs no request: a token that lasts, or a failure of a moment ago.
+    fn kept(&self, scopes: &Scopes) -> Option<Result<Credential, CredentialError>> {
+        let state = self.state();
+        let Kept { token, failure } = state.kept.get(scopes)?;
+        let token = token.as_ref().filter(|token| !token.credential.is_expired());
+        let failure = failure.as_ref().filter(|failure| Instant::now() < failure.until);
+        match (token, failure) {
+            (Some(token), _) if SystemTime::now() < token.renew_at => Some(Ok(token.credential.clone())),
+            // It could not be renewed just now.
+            (Some(token), Some(_)) => Some(Ok(token.credential.clone())),
+            (None, Some(failure)) => Some(Err(failure.error.clone())),
+            (_, None) => None,
+        }
+    }
+
+    async fn obtain(&self, scopes: Scopes, network: &Network) -> Result<Credential, CredentialError> {
+        let Ok(_turn) = self.turn.acquire().await else {
+            return Err(CredentialError::Temporary("the runtime is shutting down".to_owned()));
+        };
+        // Whoever had the turn before may have got it.
+        if let Some(answer) = self.kept(&scopes) {
+            return answer;
+        }
+        let asked_at = SystemTime::now();
+        let answer = timeout(REQUEST_TIMEOUT, self.request(&scopes, network)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
+            Err(CredentialError::Temporary(self.in_words(&reason)))
+        });
+        let token = answer.and_then(|answer| self.token(&answer, asked_at));
+        self.keep(scopes, token)
+    }
+
+    /// The token of an answer. Its life is counted from the request on.
+    fn token(&self, answer: &BasicTokenResponse, asked_at: SystemTime) -> Result<Token, CredentialError> {
+        let kind = match answer.token_type() {
+            BasicTokenType::Bearer => CredentialKind::Bearer,
+            other => CredentialKind::Other(other.as_ref().to_owned()),
+        };
+        let life = answer.expires_in();
+        let expires = life.and_then(|life| asked_at.checked_add(life));
+        let fresh = life.map_or(UNKNOWN_LIFE, |life| life - RENEW_BEFORE.min(life / 2));
+        let credential = Credential { kind, value: answer.access_token().secret().clone(), expires };
+        if credential.is_expired() {
+            return Err(CredentialError::Failed(self.in_words("its token had run out before it came")));
+        }
+        let renew_at = asked_at.checked_add(fresh).unwrap_or(asked_at + UNKNOWN_LIFE);
+        tracing::debug!(target: "protostub", domain = %self.domain, expires_in = ?life, "a token endpoint has issued a token");
+        Ok(Token { credential, renew_at })
+    }
+
+    fn keep(&self, scopes: Scopes, answer: Result<Token, CredentialError>) -> Result<Credential, CredentialError> {
+        let mut state = self.state();
+        if state.kept.len() >= MAX_TOKENS && !state.kept.contains_key(&scopes) {
+            state.kept.clear();
+        }
+        let kept = state.kept.entry(scopes).or_default();
+        match answer {
+            Ok(token) => {
+                let credential = token.credential.clone();
+                *kept = Kept { token: Some(token), failure: None };
+                Ok(credential)
+            }
+            Err(error) => {
+                let times = kept.failure.as_ref().map_or(0, |failure| failure.times + 1);
+                let memory = FIRST_MEMORY.saturating_mul(1 << times.min(8)).min(LONGEST_MEMORY);
+                kept.failure = Some(Failure { error: error.clone(), times, until: Instant::now() + memory });
+                match kept.token.as_ref().filter(|token| !token.credential.is_expired()) {
+                    Some(token) => {
+                        tracing::warn!(target: "protostub", domain = %self.domain, %error, "a token could not be renewed yet");
+                        Ok(token.credential.clone())
+                    }
+                    None => Err(error),
+                }
+            }
+        }
+    }
+
+    /// One token request.
+    async fn request(&self, scopes: &Scopes, network: &Network) -> Result<BasicTokenResponse, CredentialError> {
+        let OAuth2Client { token_endpoint, client_id, parameters, .. } = &self.client;
+        let secret = match &self.client.client_secret {
+            Some(secret) => Some(secret.read().await?),
+            None => None,
+        };
+        let refresh_token = match &self.client.refresh_token {
+            Some(secret) => Some(self.current(secret.read().await?)),
+            None => None,
+        };
+        // A server might tell what it was sent.
+        let secrets = Secrets::new();
+        secret.iter().chain(&refresh_token).for_each(|secret| secrets.hold_text(secret));
+
+        let http = network.http(token_endpoint, self.client.allow_private).map_err(|error| self.unreachable(&error))?;
+        let client = BasicClient::new(ClientId::new(client_id.clone()))
+            .set_token_uri(TokenUrl::from_url(token_endpoint.clone()))
+            .set_auth_type(if self.client.secret_in_body { AuthType::RequestBody } else { AuthType::BasicAuth });
+        let client = match secret {
+            Some(secret) => client.set_client_secret(ClientSecret::new(secret)),
+            None => client,
+        };
+        let scopes = scopes.iter().cloned().map(Scope::new);
+        let parameters = parameters.iter().map(|(name, value)| (Cow::from(name.as_str()), Cow::from(value.as_str())));
+        let http = TokenEndpoint(http);
+        let answer = match &refresh_token {
+            None => {
+                let request = client.exchange_client_credentials().add_scopes(scopes);
+                let request = parameters.fold(request, |request, (name, value)| request.add_extra_param(name, value));
+                request.request_async(&http).await
+            }
+            Some(token) => {
+                let token = RefreshToken::new(token.clone());
+                let request = client.exchange_refresh_token(&token).add_scopes(scopes);
+                let request = parameters.fold(request, |request, (name, value)| request.add_extra_param(name, value));
+                request.request_async(&http).await
+            }
+        };
+        let answer = answer.map_err(|error| self.refused(error, &secrets))?;
+        if let (Some(from), Some(to)) = (refresh_token, answer.refresh_token()) {
+            self.rotate(from, to.secret().clone()).await;
+        }
+        Ok(answer)
+    }
+
+    /// The refresh token that is good now, where the settings lead to this one.
+    fn current(&self, settings: String) -> String {
+        match &self.state().rotated {
+            Some(rotated) if rotated.from == settings => rotated.to.clone(),
+            _ => settings,
+        }
+    }
+
+    /// The server sent a new refresh token in the place of this one.
+    async fn rotate(&self, used: String, to: String) {
+        if used == to {
+            return;
+        }
+        let path = self.client.refresh_token.as_ref().and_then(Secret::path);
+        if let Some(path) = path {
+            match replace_file(path, &to).await {
+                Ok(()) => {
+                    self.state().rotated = None;
+                    return;
+                }
+                Err(error) => tracing::warn!(
+                    target: "protostub",
+                    domain = %self.domain,
+                    file = %path.display(),
+                    %error,
+                    "the new refresh token could not be written, and is lost when the runtime ends: let the runtime write to the folder"
+                ),
+            }
+        }
+        let mut state = self.state();
+        let from = state.rotated.take().filter(|rotated| rotated.to == used).map_or(used, |rotated| rotated.from);
+        state.rotated = Some(Rotated { from, to });
+    }
+
+    fn refused(&self, error: RequestTokenError<ExchangeError, BasicErrorResponse>, secrets: &Secrets) -> CredentialError {
+        match error {
+            RequestTokenError::Request(ExchangeError::Egress(error)) => self.unreachable(&error),
+            RequestTokenError::Request(ExchangeError::Unavailable(problem)) => CredentialError::Temporary(self.in_words(&problem)),
+            RequestTokenError::Request(ExchangeError::TooLarge) => {
+                CredentialError::Failed(self.in_words(&format!("its answer has more than {MAX_ANSWER_BYTES} bytes")))
+            }
+            RequestTokenError::ServerResponse(response) => {
+                let description = response.error_description().map_or("", String::as_str);
+                let description = secrets.redact(description);
+                let description: String = description.chars().take(MAX_DESCRIPTION_CHARS).flat_map(char::escape_debug).collect();
+                let code = response.error().as_ref();
+                let code: String = secrets.redact(code).chars().take(MAX_DESCRIPTION_CHARS).flat_map(char::escape_debug).collect();
+                let advice = match response.error() {
+                    BasicErrorResponseType::InvalidClient => "; is the client's secret right?",
+                    BasicErrorResponseType::InvalidGrant => "; a new refresh token is needed",
+                    _ => "",
+                };
+                let colon = if description.is_empty() { "" } else { ": " };
+                CredentialError::Failed(self.in_words(&format!("it refused: {code}{colon}{description}{advice}")))
+            }
+            // What it says may quote the token.
+            RequestTokenError::Parse(error, _) => {
+                CredentialError::Failed(self.in_words(&format!("its answer cannot be read, at `{}`", error.path())))
+            }
+            RequestTokenError::Other(_) => CredentialError::Failed(self.in_words("its answer is no JSON, or empty")),
+        }
+    }
+
+    fn unreachable(&self, error: &EgressError) -> CredentialError {
+        let reason = self.in_words(&error.to_string());
+        match error {
+            EgressError::Refused(_) | EgressError::Invalid { .. } | EgressError::Config(_) => CredentialError::Failed(reason),
+            _ => CredentialError::Temporary(reason),
+        }
+    }
+
+    /// What is wrong, and with whom.
+    fn in_words(&self, problem: &str) -> String {
+        let Self { domain, client: OAuth2Client { token_endpoint, .. }, .. } = self;
+        let server = &token_endpoint[url::Position::BeforeHost..url::Position::AfterPath];
+        format!("failed to get a token for {domain} from the token endpoint {server}: {problem}")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain data, whole after every statement.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client.fmt(f)
+    }
+}
+
+/// Why there is no answer of a token endpoint.
+#[derive(Debug, thiserror::Error)]
+enum ExchangeError {
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("the answer is too large")]
+    TooLarge,
+}
+
+/// The only server that a token request goes to.
+struct TokenEndpoint(HttpClient);
+
+impl<'c> AsyncHttpClient<'c> for TokenEndpoint {
+    type Error = ExchangeError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, ExchangeError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(exchange(&self.0, request))
+    }
+}
+
+/// Sends a token request, and takes an answer of bounded size.
+async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpResponse, ExchangeError> {
+    let (head, body) = request.into_parts();
+    let url = Url::parse(&head.uri.to_string()).map_err(|error| ExchangeError::Unavailable(error.to_string()))?;
+    let request = http.request(head.method, &url)?.headers(head.headers).body(body);
+    let mut response = request.send().await.map_err(EgressError::from)?;
+    let status = response.status();
+    if status.is_server_error() || status.as_u16() == 429 {
+        return Err(ExchangeError::Unavailable(format!("it answers {status}")));
+    }
+    let mut answer = HttpResponse::new(Vec::new());
+    *answer.status_mut() = status;
+    *answer.headers_mut() = std::mem::take(response.headers_mut());
+    while let Some(piece) = response.chunk().await.map_err(EgressError::from)? {
+        if answer.body().len() + piece.len() > MAX_ANSWER_BYTES {
+            return Err(ExchangeError::TooLarge);
+        }
+        answer.body_mut().extend_from_slice(&piece);
+    }
+    Ok(answer)
+}
+
+/// Puts a secret in the place of what a file holds, whole or not at all, for nobody else to read.
+async fn replace_file(path: &Path, secret: &str) -> std::io::Result<()> {
+    let (path, text) = (path.to_owned(), format!("{secret}\n"));
+    let write = move || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}

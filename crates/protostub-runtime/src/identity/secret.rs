@@ -1,0 +1,115 @@
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use super::CredentialError;
+
+/// How long a secret may be, in bytes: more than any token that fits into a header.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+
+/// Where a secret stands. `Debug` does not show the secret.
+#[derive(Clone)]
+pub struct Secret(Place);
+
+#[derive(Clone)]
+enum Place {
+    Here(String),
+    File(PathBuf),
+    Environment(String),
+}
+
+impl Secret {
+    /// It is this text.
+    pub fn text(secret: impl Into<String>) -> Self {
+        Self(Place::Here(secret.into()))
+    }
+
+    /// It stands in this file, alone; a line's end behind it is not part of it. The file is read whenever the secret is needed. On Unix, it is
+    /// refused if everybody may read it.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self(Place::File(path.into()))
+    }
+
+    /// It is the value of this environment variable.
+    pub fn environment(variable: impl Into<String>) -> Self {
+        Self(Place::Environment(variable.into()))
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::File(path) => Some(path),
+            Place::Here(_) | Place::Environment(_) => None,
+        }
+    }
+
+    pub(super) async fn read(&self) -> Result<String, CredentialError> {
+        let secret = match &self.0 {
+            Place::Here(secret) => secret.clone(),
+            Place::File(path) => read_private(path, MAX_SECRET_BYTES).await?.trim_end_matches(['\r', '\n']).to_owned(),
+            Place::Environment(variable) => std::env::var(variable).map_err(|error| {
+                let problem = match error {
+                    std::env::VarError::NotPresent => "is not set",
+                    std::env::VarError::NotUnicode(_) => "is not UTF-8 text",
+                };
+                CredentialError::Failed(format!("the environment variable `{variable}` {problem}"))
+            })?,
+        };
+        match secret.is_empty() {
+            true => Err(CredentialError::Failed(format!("{self:?} is empty"))),
+            false => Ok(secret),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    /// Where it stands.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Here(_) => f.write_str("the secret"),
+            Place::File(path) => write!(f, "the secret in `{}`", path.display()),
+            Place::Environment(variable) => write!(f, "the secret in the environment variable `{variable}`"),
+        }
+    }
+}
+
+/// The text of a file with secrets, which others must not be able to read.
+pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, CredentialError> {
+    let path = path.to_owned();
+    let read = move || {
+        let fail = |problem: String| CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()));
+        let io = |error: io::Error| fail(error.to_string());
+        // To open a pipe would wait for whoever writes to it.
+        if !fs::metadata(&path).map_err(io)?.is_file() {
+            return Err(fail("it is no file".to_owned()));
+        }
+        let file = File::open(&path).map_err(io)?;
+        check_mode(&file.metadata().map_err(io)?).map_err(fail)?;
+        let mut bytes = Vec::new();
+        file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(fail(format!("it has more than {max_bytes} bytes")));
+        }
+        String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".to_owned()))
+    };
+    let reading = tokio::task::spawn_blocking(read).await;
+    reading.unwrap_or_else(|_| Err(CredentialError::Temporary("the runtime is shutting down".to_owned())))
+}
+
+#[cfg(unix)]
+fn check_mode(metadata: &fs::Metadata) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o007 {
+        0 => Ok(()),
+        _ => Err(format!("everybody on this machine may open it (its mode is {mode:03o}): `chmod o=` it")),
+    }
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "on Unix there is something to check")]
+fn check_mode(_: &fs::Metadata) -> Result<(), String> {
+    Ok(())
+}
