@@ -3,7 +3,9 @@
 mod deploy;
 mod embed;
 mod faults;
+mod identity;
 mod imports;
+mod leaks;
 mod mosquitto;
 mod mqtt;
 mod offline;
@@ -14,6 +16,7 @@ mod restart;
 mod status;
 mod steps;
 mod support;
+mod token_server;
 mod triggers;
 mod two_runtimes;
 mod update;

@@ -7,11 +7,13 @@ use std::{
 };
 
 use tracing::{
-    Subscriber,
+    Level, Subscriber,
     field::{Field, Visit},
     span,
 };
-use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::leaks::Leaks;
 
 /// One step, as its span told it.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +30,10 @@ static RECORDED: LazyLock<Mutex<HashMap<String, Vec<Step>>>> = LazyLock::new(Mut
 /// Begins to record, once for the whole test binary.
 pub(crate) fn record() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing_subscriber::registry().with(Recorder).init());
+    ONCE.call_once(|| {
+        let steps = Recorder.with_filter(Targets::new().with_target("protostub", Level::INFO));
+        tracing_subscriber::registry().with(steps).with(Leaks::layer()).init();
+    });
 }
 
 /// The steps that a domain's deployments took so far.

@@ -38,10 +38,20 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Explicitly, if with a credential.
-    Connect { credential: Option<Credential>, done: oneshot::Sender<()> },
-    Disconnect { done: oneshot::Sender<()> },
-    Update { artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>> },
-    Undeploy { done: oneshot::Sender<()> },
+    Connect {
+        credential: Option<Credential>,
+        done: oneshot::Sender<()>,
+    },
+    Disconnect {
+        done: oneshot::Sender<()>,
+    },
+    Update {
+        artifact: Box<Artifact>,
+        done: oneshot::Sender<Result<(), UpdateErrorKind>>,
+    },
+    Undeploy {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A stub with its sandbox, and how far it is.
@@ -388,11 +398,7 @@ impl Supervisor {
             self.record.login.hold(credential);
         }
         if other {
-            // Whoever waits for the login before this one has what it asked for.
-            let before = instance.login.take().map(|mut login| std::mem::take(&mut login.done));
-            for done in before.into_iter().flatten() {
-                let _ = done.send(());
-            }
+            instance.login = None;
             if matches!(status, StubStatus::Live | StubStatus::InProgress) {
                 self.say_goodbye(instance, DisconnectReason::Request).await;
             }
@@ -499,15 +505,13 @@ const UNDEPLOYED: &str = "it was undeployed";
 const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
 impl Login {
-    /// Waits for the end of a login, if there is one, and tells those who wait for it.
+    /// Waits for the end of a login, if there is one. Dropped, it tells those who wait for it.
     async fn ended(login: &mut Option<Self>) -> Result<(), CredentialError> {
         let ended = match login {
             Some(Self { task, .. }) => task.await.unwrap_or(Ok(())),
             None => future::pending().await,
         };
-        for done in login.take().into_iter().flat_map(|mut login| std::mem::take(&mut login.done)) {
-            let _ = done.send(());
-        }
+        *login = None;
         ended
     }
 }
@@ -515,6 +519,10 @@ impl Login {
 impl Drop for Login {
     fn drop(&mut self) {
         self.task.abort();
+        // The stub was told, or something else came of it that its status tells.
+        for done in self.done.drain(..) {
+            let _ = done.send(());
+        }
     }
 }
 
@@ -525,12 +533,7 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-async fn log_in(
-    core: &Core,
-    record: &Record,
-    handle: &StubHandle,
-    explicit: Option<Credential>,
-) -> Result<(), CredentialError> {
+async fn log_in(core: &Core, record: &Record, handle: &StubHandle, explicit: Option<Credential>) -> Result<(), CredentialError> {
     let credential = match explicit {
         Some(explicit) => Some(explicit),
         None => core.identity.credential(record.key.domain(), None).await?,

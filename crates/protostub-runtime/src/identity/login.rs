@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use protostub_bus::Inbox;
+use protostub_bus::{Inbox, Origin};
 use protostub_sandbox::CredentialSource;
-use protostub_types::{Body, Domain, Message, MessageType, StubKey, StubStatus};
+use protostub_types::{Address, Body, Domain, Message, MessageType, StubKey, StubStatus};
 use serde::Deserialize;
 
 use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
 use crate::{
     core::Core,
     deploy::load_stub,
-    error::in_full,
+    error::{DeployError, in_full},
     registry::Record,
     runtime::key_of,
     services::{Answer, describe, serve},
@@ -57,7 +57,9 @@ impl CredentialSource for StubCredentials {
         self.module.credential(domain, scope).await.map_err(|error| match error {
             refused @ CredentialError::Refused(_) => refused,
             // Where the operator keeps secrets is nothing for a stub.
-            _ => CredentialError::Failed(format!("the Identity Module could not get the credential for {domain}: the runtime's log says why")),
+            _ => CredentialError::Failed(format!(
+                "the Identity Module could not get the credential for {domain}: the runtime's log says why"
+            )),
         })
     }
 }
@@ -99,7 +101,9 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         // What serde says of it may quote the secret.
         _ => {
             let login = r#"{"method": "login", "params": {"domain": "<domain or address>", "credential": {"kind": "bearer", "value": "<secret>", "expires": <seconds since 1970>}}}"#;
-            let reason = format!("the Identity Module understands an execute with the body {login}, where `credential` and `expires` may be missing, and `logout` with `domain` alone");
+            let reason = format!(
+                "the Identity Module understands an execute with the body {login}, where `credential` and `expires` may be missing, and `logout` with `domain` alone"
+            );
             return Answer::Refused(400, reason);
         }
     };
@@ -111,7 +115,7 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         Err(error) => return Answer::Refused(400, in_full(&error)),
     };
     let done = match call {
-        Execute::Login(Login { credential, .. }) => log_in(core, &key, credential.map(Credential::from)).await,
+        Execute::Login(Login { credential, .. }) => log_in(core, &key, &message.from, credential.map(Credential::from)).await,
         Execute::Logout(_) => log_out(core, &key).await,
     };
     match done {
@@ -123,9 +127,14 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
 type Refusal = (u16, String);
 
 /// Has the stub deployed, if it is not, and waits until it is live with this credential; without one, with what the providers have.
-async fn log_in(core: &Arc<Core>, key: &StubKey, credential: Option<Credential>) -> Result<Arc<Record>, Refusal> {
-    let unavailable = |error| (503, in_full(&error));
-    let record = load_stub(core, key, true).map_err(|error| unavailable(error))?;
+async fn log_in(
+    core: &Arc<Core>,
+    key: &StubKey,
+    hyperty: &Address,
+    credential: Option<Credential>,
+) -> Result<Arc<Record>, Refusal> {
+    let unavailable = |error: DeployError| (error.kind.code(), in_full(&error));
+    let record = load_stub(core, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
     let stub = Protostub::new(core, Arc::clone(&record));
     match credential.clone() {
         Some(credential) => {

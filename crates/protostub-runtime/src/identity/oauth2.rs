@@ -14,8 +14,8 @@ use std::{
 
 use async_trait::async_trait;
 use oauth2::{
-    AsyncHttpClient, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope, TokenResponse as _,
-    TokenUrl,
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, Scope,
+    TokenResponse as _, TokenUrl,
     basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse, BasicTokenType},
 };
 use protostub_egress::{EgressError, HttpClient};
@@ -378,16 +378,16 @@ impl Account {
     fn refused(&self, error: RequestTokenError<ExchangeError, BasicErrorResponse>, secrets: &Secrets) -> CredentialError {
         match error {
             RequestTokenError::Request(ExchangeError::Egress(error)) => self.unreachable(&error),
-            RequestTokenError::Request(ExchangeError::Unavailable(problem)) => CredentialError::Temporary(self.in_words(&problem)),
+            RequestTokenError::Request(ExchangeError::Unavailable(problem)) => {
+                CredentialError::Temporary(self.in_words(&problem))
+            }
             RequestTokenError::Request(ExchangeError::TooLarge) => {
                 CredentialError::Failed(self.in_words(&format!("its answer has more than {MAX_ANSWER_BYTES} bytes")))
             }
             RequestTokenError::ServerResponse(response) => {
                 let description = response.error_description().map_or("", String::as_str);
-                let description = secrets.redact(description);
-                let description: String = description.chars().take(MAX_DESCRIPTION_CHARS).flat_map(char::escape_debug).collect();
-                let code = response.error().as_ref();
-                let code: String = secrets.redact(code).chars().take(MAX_DESCRIPTION_CHARS).flat_map(char::escape_debug).collect();
+                let description = printable(&secrets.redact(description));
+                let code = printable(&secrets.redact(response.error().as_ref()));
                 let advice = match response.error() {
                     BasicErrorResponseType::InvalidClient => "; is the client's secret right?",
                     BasicErrorResponseType::InvalidGrant => "; a new refresh token is needed",
@@ -429,6 +429,11 @@ impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.client.fmt(f)
     }
+}
+
+/// What a server says, bounded, and without what a terminal would take for something else.
+fn printable(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(MAX_DESCRIPTION_CHARS).collect()
 }
 
 /// Why there is no answer of a token endpoint.

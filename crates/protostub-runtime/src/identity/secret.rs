@@ -79,7 +79,8 @@ impl fmt::Debug for Secret {
 pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, CredentialError> {
     let path = path.to_owned();
     let read = move || {
-        let fail = |problem: String| CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()));
+        let fail =
+            |problem: String| CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()));
         let io = |error: io::Error| fail(error.to_string());
         // To open a pipe would wait for whoever writes to it.
         if !fs::metadata(&path).map_err(io)?.is_file() {

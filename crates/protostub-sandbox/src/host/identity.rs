@@ -64,9 +64,10 @@ impl StubState {
                 self.identity.answers.insert(request, None);
                 Err(types::Error::Busy)
             }
-            Some(Some(Ok(Some(credential)))) if credential.is_expired() => {
-                Err(types::Error::Denied(format!("the credential for {} ran out before it was taken: ask again", self.config.domain)))
-            }
+            Some(Some(Ok(Some(credential)))) if credential.is_expired() => Err(types::Error::Denied(format!(
+                "the credential for {} ran out before it was taken: ask again",
+                self.config.domain
+            ))),
             Some(Some(Ok(Some(credential)))) => {
                 self.secrets.hold(&credential);
                 Ok(credential.into())

@@ -1,6 +1,6 @@
 //! A stub that does what the test tells it.
 //!
-//! Its configuration may hold orders for `start`, `connect` and `timer`; a message's body is an order too. An order is a JSON object
+//! Its configuration may hold orders for `start`, `connect` and `timer`, and a credential that it `refuses`; a message's body is an order too. An order is a JSON object
 //! `{"do": "<what>", …}`, or a list of them. A request is answered with `{"code": 200, "value": <what came of it>}`; an order that fails
 //! answers `{"code": 400, "value": "<error>"}`. Whatever else happens (`timer`, `ready`, `disconnect`) is posted as an `update` to the
 //! address `observer` of the configuration, if there is one.
@@ -79,6 +79,13 @@ impl Guest for Actor {
 
 fn connect(credential: Option<Credential>) {
     memory(|memory| memory.credential.clone_from(&credential));
+    let refuses = memory(|memory| memory.configuration["refuses"].clone());
+    if let Some(credential) = credential.as_ref().filter(|credential| refuses == *credential.value) {
+        presence::publish(presence::Status::InProgress, None).expect("in-progress");
+        let reason = format!("the server does not know {}", credential.value);
+        presence::publish(presence::Status::Failed, Some(&reason)).expect("failed");
+        return;
+    }
     let order = memory(|memory| memory.configuration["connect"].clone());
     if !order.is_null() {
         orders::follow(&order).expect("the order for `connect`");

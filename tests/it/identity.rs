@@ -1,0 +1,575 @@
+//! The Identity Module: providers, logins, and secrets that nobody reads.
+
+use std::{
+    fs,
+    future::Future,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use protostub_runtime::{
+    Credential, CredentialKind, DomainSettings, EnvironmentCredentials, FileCredentials, Hyperty, Message, MessageType,
+    OAuth2Client, OAuth2Credentials, RestartPolicy, Runtime, RuntimeBuilder, Secret, StaticCredentials, StatusForm, StubStatus,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    leaks::{self, MARK},
+    steps,
+    support::{body, builder, component, domain, ok, order, serve, source},
+    token_server::TokenServer,
+};
+
+const ALICE: &str = "hyperty://sp1.example/alice";
+
+fn credential(kind: CredentialKind, value: &str, expires: Option<SystemTime>) -> Credential {
+    Credential { kind, value: value.to_owned(), expires }
+}
+
+fn bearer(value: &str) -> Credential {
+    credential(CredentialKind::Bearer, value, None)
+}
+
+async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyperty) {
+    let source = source(&["sp1.example", "sp2.example"], &component("actor"), &configuration);
+    let runtime = builder.source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    (runtime, app)
+}
+
+/// What the stub of a domain answers to an order.
+async fn told(app: &Hyperty, to: &str, what: Value) -> Result<Value, Value> {
+    let response = app.request(order(to, what)).await.expect("a response");
+    let value = body(&response)["value"].clone();
+    if response.code() == Some(200) { Ok(value) } else { Err(value) }
+}
+
+/// What the stub was told to connect with.
+async fn connected_with(app: &Hyperty) -> Value {
+    told(app, ALICE, json!({ "do": "credential" })).await.expect("an answer")
+}
+
+/// What the stub gets when it asks for a credential.
+async fn asked(app: &Hyperty, scope: Option<&str>) -> Result<Value, Value> {
+    let handle = told(app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect("a handle");
+    loop {
+        match told(app, ALICE, json!({ "do": "take", "handle": handle })).await {
+            Err(busy) if busy == "busy" => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// Waits for what has to come soon.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("within 30 s")
+}
+
+fn oauth2(client: OAuth2Client) -> OAuth2Credentials {
+    OAuth2Credentials::new().with(domain("sp1.example"), client)
+}
+
+fn client(server: &TokenServer, secret: &str) -> OAuth2Client {
+    OAuth2Client::client_credentials(server.endpoint.clone(), "runtime", Secret::text(secret))
+}
+
+/// Writes a file that others cannot read.
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).expect("written");
+    set_mode(path, 0o600);
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode is set");
+}
+
+#[cfg(not(unix))]
+fn set_mode(_: &Path, _: u32) {}
+
+/// Why the stub of a domain cannot be deployed.
+async fn refused(builder: RuntimeBuilder) -> String {
+    let (runtime, _app) = runtime(builder, json!({})).await;
+    let error = runtime.deploy_protostub("sp1.example").await.expect_err("no credential");
+    error.kind.to_string()
+}
+
+#[tokio::test]
+async fn the_first_provider_that_knows_the_domain_answers() {
+    let (sp1, sp2) = (domain("sp1.example"), domain("sp2.example"));
+    let table = StaticCredentials::new().with(sp2.clone(), credential(CredentialKind::Basic, "bob:open sesame", None));
+    // Cargo sets it for the test.
+    let environment = EnvironmentCredentials::new().with_variable(sp1.clone(), CredentialKind::Assertion, "CARGO_PKG_NAME");
+    let last = StaticCredentials::new().with(sp1, bearer("never")).with(sp2, bearer("never"));
+    let providers = builder().credentials(table).credentials(environment).credentials(last);
+    let (_runtime, app) = runtime(providers, json!({})).await;
+    assert_eq!(connected_with(&app).await, json!({ "kind": "assertion", "value": "tests", "expires": null }));
+    let other = told(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
+    assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": null })));
+
+    // Nobody knows the domain.
+    let (_runtime, app) = runtime(builder(), json!({})).await;
+    assert_eq!(connected_with(&app).await, Value::Null);
+}
+
+#[tokio::test]
+async fn a_variable_that_is_missing_is_named() {
+    let environment = EnvironmentCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer);
+    let reason = refused(builder().credentials(environment)).await;
+    let expected = "the environment variable `PROTOSTUB_CREDENTIAL_SP1_EXAMPLE` is not set";
+    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+}
+
+#[tokio::test]
+async fn files_are_read_when_a_credential_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (secret, many) = (folder.path().join("sp1.token"), folder.path().join("credentials.json"));
+    write_private(&secret, "from a file\n");
+    write_private(&many, r#"{"SP2.example": {"kind": "basic", "value": "bob:open sesame", "expires": 4000000000}}"#);
+    let files = FileCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer, &secret).with_json(&many);
+    let (runtime, app) = runtime(builder().credentials(files), json!({})).await;
+    assert_eq!(connected_with(&app).await["value"], "from a file");
+    let other = told(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
+    assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": 4_000_000_000_u64 })));
+
+    // Whoever replaces the file has renewed the credential.
+    write_private(&secret, "another");
+    assert_eq!(asked(&app, None).await.expect("a credential")["value"], "another");
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    stub.disconnect().await.expect("disconnected");
+    stub.connect().await.expect("told");
+    stub.until_live().await.expect("live");
+    assert_eq!(connected_with(&app).await["value"], "another");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_trusted_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("secret");
+    let of = |path: &Path| FileCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer, path);
+    let check = async |files: FileCredentials, expected: &str| {
+        let reason = refused(builder().credentials(files)).await;
+        assert!(reason.contains(expected) && !reason.contains("sesame"), "{reason}");
+    };
+    check(of(&file), "secret`: No such file").await;
+    write_private(&file, "\n");
+    check(of(&file), "is empty").await;
+    write_private(&file, &"open sesame".repeat(10_000));
+    check(of(&file), "it has more than 65536 bytes").await;
+    check(of(folder.path()), "it is no file").await;
+    write_private(&file, r#"{"sp1.example": {"kind": "bearer", "value": "open sesame", "expires": "open sesame"}}"#);
+    check(FileCredentials::new().with_json(&file), "holds no credentials, at line 1, column 83: write {").await;
+    #[cfg(unix)]
+    {
+        set_mode(&file, 0o604);
+        check(of(&file), "everybody on this machine may open it (its mode is 604): `chmod o=` it").await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_run_out_is_never_handed_out() {
+    let past = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let table = StaticCredentials::new().with(domain("sp1.example"), credential(CredentialKind::Bearer, "old", Some(past)));
+    let reason = refused(builder().credentials(table)).await;
+    let expected = "the credential for sp1.example has run out: renew it where it stands";
+    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+
+    let server = TokenServer::start().await;
+    server.state().expires_in = Some(0);
+    let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
+    assert!(reason.ends_with("/token: its token had run out before it came"), "{reason}");
+
+    let (runtime, _app) = runtime(builder(), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let error = stub.connect_with(credential(CredentialKind::Bearer, "old", Some(past))).await.expect_err("it has run out");
+    assert_eq!(error.kind.to_string(), "there is no credential to connect with: it has run out");
+}
+
+#[tokio::test]
+async fn tokens_come_from_a_token_endpoint_and_are_renewed_before_they_run_out() {
+    let server = TokenServer::start().await;
+    server.state().expires_in = Some(3);
+    let client = client(&server, "open sesame").scopes(["mail", "chat"]).parameter("audience", "https://sp1.example");
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client)), json!({})).await;
+    let first = connected_with(&app).await;
+    assert_eq!((&first["kind"], &first["value"]), (&json!("bearer"), &json!("token-1")));
+    let request = server.state().requests[0].clone();
+    let parameter = |name: &str| request.get(name).map(String::as_str);
+    assert_eq!(parameter("grant_type"), Some("client_credentials"));
+    assert_eq!((parameter("scope"), parameter("audience")), (Some("chat mail"), Some("https://sp1.example")));
+    assert_eq!((parameter("client_id"), parameter("client_secret")), (None, None), "they are in the header");
+
+    // In the second half of its life there is another one.
+    let renewed = soon(async {
+        loop {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+            let token = asked(&app, None).await.expect("a token");
+            assert!(token["expires"].as_u64().is_some_and(|expires| expires >= now), "{token} at {now}");
+            if token != first {
+                break token;
+            }
+        }
+    });
+    assert_eq!(renewed.await["value"], "token-2");
+    assert_eq!(server.state().requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_stub_gets_no_scope_that_the_operator_does_not_grant() {
+    let server = TokenServer::start().await;
+    let client = client(&server, "open sesame").scopes(["mail", "chat"]).secret_in_body(true);
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client)), json!({})).await;
+    assert_eq!(asked(&app, Some("chat")).await.expect("a token")["value"], "token-2");
+    let request = server.state().requests[1].clone();
+    assert_eq!((request["scope"].as_str(), request["client_secret"].as_str()), ("chat", "open sesame"));
+    let refused = asked(&app, Some("chat admin")).await.expect_err("it is not granted");
+    assert_eq!(refused, "denied: a scope was asked for that the runtime's settings do not grant to sp1.example");
+    assert_eq!(server.state().requests.len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_needs_a_token_at_once_waits_for_one_request() {
+    let server = TokenServer::start().await;
+    let (runtime, app) =
+        runtime(builder().credentials(oauth2(client(&server, "open sesame").scopes(["chat", "mail"]))), json!({})).await;
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let closed = server.close().await;
+    let mut handles = Vec::new();
+    for _ in 0..8 {
+        handles.push(told(&app, ALICE, json!({ "do": "ask", "scope": "chat" })).await.expect("a handle"));
+    }
+    soon(async {
+        while server.state().requests.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(closed);
+    for handle in handles {
+        let token = loop {
+            match told(&app, ALICE, json!({ "do": "take", "handle": handle })).await {
+                Err(busy) if busy == "busy" => {}
+                answer => break answer.expect("a token"),
+            }
+        };
+        assert_eq!(token["value"], "token-2");
+    }
+    assert_eq!(server.state().requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_changed_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("refresh");
+    write_private(&file, "refresh-0\n");
+    let server = TokenServer::start().await;
+    let client = || {
+        let client = OAuth2Client::refresh_token(server.endpoint.clone(), "runtime", Secret::file(&file));
+        oauth2(client.client_secret(Secret::text("open sesame")).scopes(["chat"]))
+    };
+    let (_runtime, app) = runtime(builder().credentials(client()), json!({})).await;
+    assert_eq!(connected_with(&app).await["value"], "token-1");
+    assert_eq!(fs::read_to_string(&file).expect("a file"), "refresh-0+\n");
+    assert_eq!(asked(&app, Some("chat")).await.expect("a token")["value"], "token-2");
+    // The next process goes on from there.
+    let (_runtime, app) = runtime(builder().credentials(client()), json!({})).await;
+    assert_eq!(connected_with(&app).await["value"], "token-3");
+
+    // A client without a secret; its refresh token stands nowhere but in memory.
+    let start = server.state().refresh_token.clone();
+    let public = OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::text(start)).scopes(["chat"]);
+    let (_runtime, app) = runtime(builder().credentials(oauth2(public)), json!({})).await;
+    assert_eq!(connected_with(&app).await["value"], "token-4");
+    assert_eq!(asked(&app, Some("chat")).await.expect("a token")["value"], "token-5");
+
+    write_private(&file, "refresh-0");
+    let reason = refused(builder().credentials(client())).await;
+    assert!(
+        reason.contains("it refused: invalid_grant: Some(") && reason.ends_with("; a new refresh token is needed"),
+        "{reason}"
+    );
+    assert!(!reason.contains("refresh-0"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_is_down_for_a_moment_is_asked_again() {
+    let server = TokenServer::start().await;
+    server.state().failures.extend([(503, json!({})), (429, json!({}))]);
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server, "open sesame"))), json!({})).await;
+    assert_eq!(connected_with(&app).await["value"], "token-1");
+    assert_eq!(server.state().requests.len(), 3);
+
+    // Whoever is refused is not.
+    let reason = refused(builder().credentials(oauth2(client(&server, "guess")))).await;
+    assert!(
+        reason.contains("/token: it refused: invalid_client: nobody has the secret Some((\"runtime\", \"[secret]\"))"),
+        "{reason}"
+    );
+    assert!(reason.ends_with("; is the client's secret right?"), "{reason}");
+    assert_eq!(server.state().requests.len(), 4);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_is_reached_by_the_rules_of_the_network() {
+    let server = TokenServer::start().await;
+    let check = async |endpoint: &str, loopback: bool, expected: &str| {
+        let endpoint = endpoint.parse().expect("a URL");
+        let client = OAuth2Client::client_credentials(endpoint, "runtime", Secret::text("open sesame"));
+        let reason = refused(builder().allow_loopback(loopback).credentials(oauth2(client))).await;
+        assert!(reason.contains(expected), "{reason}");
+    };
+    check(server.endpoint.as_str(), false, "loopback").await;
+    check("http://idp.example/token", true, "TLS").await;
+    check("https://10.0.0.1/token", true, "private").await;
+    check("https://169.254.169.254/token", true, "169.254.169.254").await;
+    assert_eq!(server.state().requests.len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_with_which_nobody_can_connect_is_not_tried_again() {
+    let server = TokenServer::start().await;
+    let providers = builder().credentials(oauth2(client(&server, "open sesame")));
+    let (runtime, app) = runtime(providers, json!({ "refuses": "token-1" })).await;
+    let error = runtime.deploy_protostub("sp1.example").await.expect_err("the server does not know the token");
+    assert_eq!(error.kind.to_string(), "the server does not know [secret]");
+    // It would last for an hour.
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    assert_eq!(connected_with(&app).await["value"], "token-2");
+}
+
+#[tokio::test]
+async fn the_host_program_logs_a_stub_in() {
+    let mut policy = RestartPolicy::default();
+    policy.first_pause = Duration::from_millis(1);
+    let table = StaticCredentials::new().with(domain("sp1.example"), bearer("of the domain"));
+    let (runtime, app) = runtime(builder().restart(policy).credentials(table), json!({ "refuses": "guess" })).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    assert_eq!(connected_with(&app).await["value"], "of the domain");
+
+    let topic = stub.url().expect("a URL").join("status").expect("an address");
+    let mut watcher = runtime.register_hyperty("hyperty://home.example/watcher").await.expect("a hyperty");
+    watcher.subscribe(topic).await.expect("an answer");
+    let alice = credential(CredentialKind::Basic, "alice:open sesame", None);
+    stub.connect_with(alice.clone()).await.expect("told");
+    stub.until_live().await.expect("live");
+    assert_eq!(connected_with(&app).await["value"], "alice:open sesame");
+    assert_eq!(asked(&app, None).await.expect("a credential")["kind"], "basic");
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(body(&watcher.recv().await.expect("a status"))["value"].clone());
+    }
+    assert_eq!(seen, ["LIVE", "DISCONNECTED", "IN-PROGRESS", "LIVE"], "it said good-bye first");
+
+    // The same again is nothing new, and it outlives an instance.
+    stub.connect_with(alice).await.expect("told");
+    assert!(app.request(order(ALICE, json!({ "do": "panic" }))).await.is_err());
+    assert_eq!(connected_with(&app).await["value"], "alice:open sesame");
+    assert_eq!(stub.restarts(), 1);
+
+    // With what is of no use, it connects no second time.
+    stub.connect_with(bearer("guess")).await.expect("told");
+    let connected = soon(async {
+        loop {
+            // It is told to connect when it is the next instance.
+            match connected_with(&app).await {
+                guess if guess["value"] == "guess" => {}
+                other => break other,
+            }
+        }
+    });
+    assert_eq!(connected.await["value"], "of the domain");
+}
+
+fn execute(runtime: &Runtime, body: Value) -> Message {
+    let address = runtime.url().join("identity").expect("an address");
+    Message::new(MessageType::Execute, address).with_body(body)
+}
+
+fn login(runtime: &Runtime, params: Value) -> Message {
+    execute(runtime, json!({ "method": "login", "params": params }))
+}
+
+#[tokio::test]
+async fn a_hyperty_logs_a_stub_in_and_out() {
+    let (runtime, app) = runtime(builder(), json!({ "refuses": "guess" })).await;
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 3600;
+    let credential = json!({ "kind": "basic", "value": "alice:open sesame", "expires": expires });
+    // The stub is deployed by it, and connects no other way.
+    let answer =
+        app.request(login(&runtime, json!({ "domain": "sp1.example", "credential": credential }))).await.expect("an answer");
+    assert_eq!(answer.code(), Some(200), "{:?}", answer.body);
+    let stub = runtime.protostubs().remove(0);
+    let told = body(&answer)["value"].clone();
+    let url = stub.url().expect("a URL").as_str();
+    assert_eq!((&told["url"], &told["status"]), (&json!(url), &json!("live")));
+    assert_eq!(connected_with(&app).await, credential);
+    assert!(!answer.to_json().expect("JSON").contains("sesame"));
+
+    let logout = json!({ "method": "logout", "params": { "domain": ALICE } });
+    assert_eq!(app.request(execute(&runtime, logout)).await.expect("an answer").code(), Some(200));
+    assert_eq!(stub.status().status, StubStatus::Disconnected);
+    assert_eq!(app.request(order(ALICE, json!({}))).await.expect_err("it was logged out").code, 503);
+    // Without a credential: with what there is.
+    let answer = app.request(login(&runtime, json!({ "domain": ALICE }))).await.expect("an answer");
+    assert_eq!(answer.code(), Some(200));
+    assert_eq!(connected_with(&app).await, Value::Null);
+}
+
+#[tokio::test]
+async fn a_login_that_is_none_is_told_apart() {
+    let (runtime, app) = runtime(builder(), json!({ "refuses": "guess" })).await;
+    let check = async |message: Message, code: u16, expected: &str| {
+        let answer = app.request(message).await.expect("an answer");
+        let description = body(&answer)["description"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.code() == Some(code) && description.contains(expected), "{:?} {description}", answer.code());
+        assert!(!description.contains("guess"), "{description}");
+    };
+    let guess = json!({ "kind": "bearer", "value": "guess" });
+    let understands = "the Identity Module understands an execute with the body";
+    check(login(&runtime, json!({ "domain": "sp1.example", "credential": "guess" })), 400, understands).await;
+    check(login(&runtime, json!({ "domain": "sp1.example", "guess": "guess" })), 400, understands).await;
+    check(execute(&runtime, json!({ "method": "guess" })), 400, understands).await;
+    check(login(&runtime, json!({ "domain": "a b" })), 400, "a b").await;
+    check(execute(&runtime, json!({ "method": "logout", "params": { "domain": "sp2.example" } })), 404, "no stub of sp2.example")
+        .await;
+    // Never live: the deployment has failed.
+    let params = json!({ "domain": "sp1.example", "credential": guess });
+    check(login(&runtime, params.clone()), 503, "the server does not know [secret]").await;
+
+    // Nobody else may: neither the runtime's own voice, nor a stub.
+    let answer = runtime.request(login(&runtime, params.clone())).await.expect("an answer");
+    assert_eq!(answer.code(), Some(403));
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let identity = runtime.url().join("identity").expect("an address");
+    let body = json!({ "method": "login", "params": params });
+    let post = json!({ "do": "post", "type": "execute", "to": identity.as_str(), "from": app.address().as_str(), "body": body });
+    let posted = told(&app, ALICE, post).await.expect("what came of it");
+    assert!(posted[0].as_str().is_some_and(|posted| posted.starts_with("denied")), "{posted}");
+    assert_eq!(connected_with(&app).await, Value::Null);
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_leaves_the_one_before() {
+    let mut policy = RestartPolicy::default();
+    policy.first_pause = Duration::from_millis(1);
+    let table = StaticCredentials::new().with(domain("sp1.example"), bearer("of the domain"));
+    let (runtime, app) = runtime(builder().restart(policy).credentials(table), json!({ "refuses": "guess" })).await;
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let params = json!({ "domain": "sp1.example", "credential": { "kind": "bearer", "value": "guess" } });
+    let answer = app.request(login(&runtime, params)).await.expect("an answer");
+    let description = body(&answer)["description"].clone();
+    assert_eq!(
+        (answer.code(), description),
+        (Some(401), json!("the protocol stub of sp1.example could not connect with the credential"))
+    );
+    assert_eq!(connected_with(&app).await["value"], "of the domain");
+}
+
+/// Drives a stub with marked secrets through whatever can go wrong, and looks at everything that is said meanwhile.
+#[tokio::test]
+async fn no_secret_is_ever_said() {
+    steps::record();
+    let mut said: Vec<String> = Vec::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("refresh");
+    let server = TokenServer::start().await;
+    {
+        let mut state = server.state();
+        state.prefix = format!("{MARK}-token");
+        state.secret = format!("{MARK}-secret");
+        state.refresh_token = format!("{MARK}-refresh");
+    }
+    let other = serve(vec![("/", ok("text/plain", b"hello"))]).await;
+    let mut settings = DomainSettings::default();
+    settings.grants = vec![format!("{other} plain").parse().expect("a rule")];
+
+    // Providers that fail.
+    let wrong = client(&server, &format!("{MARK}-guess"));
+    said.push(format!("{wrong:?}"));
+    said.push(refused(builder().credentials(oauth2(wrong))).await);
+    write_private(&file, &format!("{MARK}-another"));
+    let wrong = OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::file(&file));
+    said.push(refused(builder().credentials(oauth2(wrong))).await);
+    write_private(&file, &format!(r#"{{"sp1.example": {{"kind": "bearer", "value": {{"{MARK}": 1}} }} }}"#));
+    said.push(refused(builder().credentials(FileCredentials::new().with_json(&file))).await);
+    let past = Some(UNIX_EPOCH);
+    let table = StaticCredentials::new().with(domain("sp1.example"), credential(CredentialKind::Basic, MARK, past));
+    said.push(format!("{table:?}"));
+    said.push(refused(builder().credentials(table)).await);
+    server.state().failures.push_back((200, json!({ "access_token": MARK, "token_type": 7, "expires_in": MARK })));
+    said.push(refused(builder().credentials(oauth2(client(&server, &format!("{MARK}-secret"))))).await);
+
+    // A stub that says what it should not, breaks, and is refused.
+    write_private(&file, &format!("{MARK}-refresh\n"));
+    let refresh = OAuth2Client::refresh_token(server.endpoint.clone(), "runtime", Secret::file(&file));
+    let refresh = refresh.client_secret(Secret::text(format!("{MARK}-secret")));
+    said.push(format!("{refresh:?}"));
+    let (crashed, mut crashes) = tokio::sync::mpsc::unbounded_channel();
+    let mut policy = RestartPolicy::default();
+    policy.first_pause = Duration::from_millis(1);
+    let builder = builder()
+        .credentials(oauth2(refresh))
+        .domain(domain("sp1.example"), settings)
+        .status_form(StatusForm::Phase2)
+        .restart(policy)
+        .on_crash(move |key, report| {
+            let _ = crashed.send(format!("{key} {report:?} {}", serde_json::to_string(report).expect("JSON")));
+        });
+    said.push(format!("{builder:?}"));
+    let (runtime, mut app) = runtime(builder, json!({ "refuses": format!("alice:{MARK}") })).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    for topic in [stub.url().expect("a URL").join("status"), runtime.url().join("status")] {
+        app.subscribe(topic.expect("an address")).await.expect("an answer");
+    }
+    told(&app, ALICE, json!({ "do": "leak", "url": other.as_str() })).await.expect("it leaks");
+    said.push(format!("{stub:?} {runtime:?} {:?}", stub.status()));
+    let error = app.request(order(ALICE, json!({ "do": "leak", "url": other.as_str(), "panic": true }))).await;
+    said.push(format!("{:?}", error.expect_err("it crashed")));
+    said.push(soon(crashes.recv()).await.expect("a report"));
+    said.push(format!("{:?}", stub.last_crash()));
+
+    // Logins, good and bad, by message and by the host program.
+    let read = runtime.url().join("registry").expect("an address");
+    let basic = json!({ "kind": "basic", "value": format!("alice:{MARK}"), "expires": 4_000_000_000_u64 });
+    for message in [
+        login(&runtime, json!({ "domain": "sp1.example", "credential": basic })),
+        login(&runtime, json!({ "domain": "sp1.example", "credential": { "kind": "bearer", "value": [MARK] } })),
+        login(&runtime, json!({ "domain": "sp1.example", MARK: MARK })),
+        login(
+            &runtime,
+            json!({ "domain": "sp1.example", "credential": { "kind": "bearer", "value": format!("{MARK}-explicit") } }),
+        ),
+        Message::read(read),
+    ] {
+        said.push(format!("{message:?}"));
+        let answer = app.request(message).await;
+        said.push(match &answer {
+            Ok(answer) => answer.to_json().expect("JSON"),
+            Err(error) => format!("{error} {error:?}"),
+        });
+    }
+    let alice = credential(CredentialKind::Basic, &format!("alice:{MARK}"), Some(SystemTime::now() + Duration::from_secs(3600)));
+    said.push(format!("{alice:?}"));
+    told(&app, ALICE, json!({ "do": "leak" })).await.expect("it leaks");
+    let outcome = runtime.shutdown(Duration::from_secs(10)).await;
+    said.push(format!("{outcome:?}"));
+    // What it was told of statuses, to the end: by the stub and by the runtime.
+    let mut dead = 0;
+    while dead < 2 {
+        let status = soon(app.recv()).await.expect("a status");
+        dead += usize::from(body(&status)["value"] == "dead");
+        said.push(status.to_json().expect("JSON"));
+    }
+
+    let in_header = BASE64_STANDARD.encode(format!("alice:{MARK}"));
+    let marked = |text: &String| text.contains(MARK) || text.contains(&in_header);
+    let leaked: Vec<_> = said.iter().filter(|text| marked(text)).collect();
+    assert!(leaked.is_empty(), "{leaked:#?}");
+    assert!(said.iter().any(|text| text.contains("connected with [secret]")), "{said:#?}");
+    assert!(said.iter().any(|text| text.contains("my credential was [secret]")), "{said:#?}");
+    let (leaked, looked_at): (Vec<_>, Vec<_>) = leaks::found().into_iter().partition(marked);
+    assert!(leaked.is_empty(), "{leaked:#?}");
+    assert!(looked_at.iter().any(|line| line.contains("my credential is [secret]")), "{looked_at:#?}");
+}
