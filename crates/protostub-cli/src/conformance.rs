@@ -6,16 +6,18 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use protostub_conformance::{
-    Case, Report,
-    stub::{Request, Server, Subject, Suite},
+    Case, Outcome, Report, node,
+    stub::{self, Request, Server, Subject},
 };
+use protostub_types::Domain;
 use serde_json::{Map, Value};
+use url::Url;
 
 use crate::output::{Failure, Output};
 
-/// Try a stub out against the contract, case by case
+/// Try a stub, or a message node, out against what is specified, case by case
 ///
-/// The stub runs in a sandbox as in a runtime, with a scripted host around it, and a link to its server on which
+/// A stub runs in a sandbox as in a runtime, with a scripted host around it, and a link to its server on which
 /// bytes are passed on, held up, or replaced. Each case passes, fails with what was expected and what was seen, or
 /// does not apply. The exit code is 1 if one fails.
 #[derive(Debug, Args)]
@@ -28,11 +30,20 @@ ${nomatrix-url} become those of the link to the server.
 Examples:
   protostub conformance target/catalogue/echo/component.wasm
   protostub conformance mine.wasm --descriptor descriptor.json --server localhost:9000
-  protostub conformance mine.wasm --format junit > conformance.xml")]
+  protostub conformance mine.wasm --format junit > conformance.xml
+  protostub conformance --message-node ws://127.0.0.1:8080/ws")]
 pub(crate) struct Conformance {
     /// The component's file
-    #[arg(value_name = "FILE", required_unless_present = "list")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["list", "message_node"])]
     stub: Option<PathBuf>,
+
+    /// Try out the message node at this ws:// URL, in place of a stub: that of `protostub serve`, say
+    #[arg(long, value_name = "URL", conflicts_with_all = ["stub", "descriptor", "configuration", "server", "request"])]
+    message_node: Option<Url>,
+
+    /// The domain of the message node's addresses [default: the URL's host and port]
+    #[arg(long, value_name = "DOMAIN", requires = "message_node")]
+    domain: Option<Domain>,
 
     /// The descriptor, for its `configuration` [default: the descriptor.json beside the component, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -87,24 +98,30 @@ impl Conformance {
         let format = self.format;
         let output = &if format == Format::Json { output.in_json() } else { output.clone() };
         let only = self.only.clone();
-        let subject = self.subject().await?;
-        let unknown = only.iter().find(|beginning| !Suite::cases().any(|case| case.id.starts_with(beginning.as_str())));
-        if let Some(unknown) = unknown {
+        if let Some(unknown) = only.iter().find(|beginning| !cases().any(|case| case.id.starts_with(beginning.as_str()))) {
             return Err(Failure::usage(format_args!("no case begins with `{unknown}`: --list shows all of them")));
         }
-        let suite = Suite::new(None).context("preparing the WebAssembly engine")?.only(only);
         let in_text = format == Format::Text && !output.is_json();
-        if in_text {
-            output.print(|| format!("suite stub: {}\n", subject.name), || Value::Null)?;
-        }
+        let begin = |suite: &str, subject: &str| match in_text {
+            true => output.print(|| format!("suite {suite}: {subject}\n"), || Value::Null),
+            false => Ok(()),
+        };
         let mut closed = Ok(());
-        let report = suite
-            .run_with(&subject, |outcome| {
-                if in_text && closed.is_ok() {
-                    closed = output.print(|| outcome.to_text(), || Value::Null);
-                }
-            })
-            .await;
+        let seen = |outcome: &Outcome| {
+            if in_text && closed.is_ok() {
+                closed = output.print(|| outcome.to_text(), || Value::Null);
+            }
+        };
+        let report = if let Some(url) = &self.message_node {
+            begin("node", url.as_str())?;
+            let node = node::Node::new(url.as_str(), self.domain.as_ref().map(ToString::to_string));
+            node::Suite::new().only(only).run_with(&node, seen).await
+        } else {
+            let subject = self.subject().await?;
+            let suite = stub::Suite::new(None).context("preparing the WebAssembly engine")?.only(only);
+            begin("stub", &subject.name)?;
+            suite.run_with(&subject, seen).await
+        };
         closed?;
         finish(output, format, &report)
     }
@@ -153,8 +170,13 @@ async fn configuration_of(path: &Path) -> anyhow::Result<Map<String, Value>> {
     }
 }
 
+/// The cases of all suites.
+fn cases() -> impl Iterator<Item = Case> {
+    stub::Suite::cases().chain(node::Suite::cases())
+}
+
 fn list(output: &Output) -> anyhow::Result<()> {
-    let cases: Vec<Case> = Suite::cases().collect();
+    let cases: Vec<Case> = cases().collect();
     let text = || {
         let lines = cases.iter().map(|Case { id, holds, source, .. }| format!("{id}\n    {holds}\n    ({source})"));
         lines.collect::<Vec<_>>().join("\n")

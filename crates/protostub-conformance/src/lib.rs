@@ -4,11 +4,13 @@
 //! * [`Verdict`]: what became of a case: it passed, it failed (what was expected, what was seen), or it does not apply (why)
 //! * [`Report`]: the verdicts of a suite about one subject, as text, JSON or JUnit's XML
 //! * [`stub`]: the suite for a component. It has a sandbox and a bus of its own, and stands between the stub and its server
+//! * [`node`]: the suite for a message node, at any URL
 //!
 //! A case never waits for longer than a fixed time, and one that cannot be decided since another one failed does not apply, so that a report names what
 //! is wrong once.
 
 mod case;
+pub mod node;
 mod report;
 pub mod stub;
 

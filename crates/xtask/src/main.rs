@@ -1,6 +1,7 @@
 //! Automation of the repository: `cargo xtask help`.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
+mod conformance;
 mod debian;
 mod demo;
 mod guests;
@@ -27,6 +28,7 @@ usage: cargo xtask <command>
   demo         two runtimes that have never met talk to each other through a domain: deploys its stub, step by step
                (--mqtt: an app and things that speak MQTT, with a real broker between them)
   test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
+  conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -58,6 +60,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo", "--mqtt", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run_mqtt(&root))),
         ["demo", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run(&root))),
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
+        ["conformance", rest @ ..] => (conformance::HELP, &|| none(rest).and_then(|()| conformance::run(&root))),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),

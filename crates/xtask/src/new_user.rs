@@ -39,16 +39,18 @@ const PATIENCE: Duration = Duration::from_secs(30 * 60);
 const GOODBYE: Duration = Duration::from_secs(20);
 
 /// Commands that are run, but not here.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 4] = [
     ("cargo xtask test", "this is a part of it"),
     ("cargo xtask new-user", "this is it"),
+    ("cargo xtask conformance", "the stage `conformance` of `cargo xtask test`"),
     ("cargo test --workspace", "the stage `test` of `cargo xtask test`"),
 ];
 
 /// Commands of running text that nobody runs.
-const NOT_RUN: [(&str, &str); 3] = [
+const NOT_RUN: [(&str, &str); 4] = [
     ("--open", "it opens a browser on what the stage `doc` has built"),
     ("INSTA_UPDATE", "it rewrites what tests compare with"),
+    ("exactly_the_case", "it takes minutes"),
     ("wit freeze", "it records a release"),
 ];
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, debian, guests, must, new_user, shown, stubs, toolchain, wit};
+use crate::{cargo, conformance, debian, guests, must, new_user, shown, stubs, toolchain, wit};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
@@ -23,6 +23,7 @@ Runs all stages, or those that are named, whatever became of the ones before:
   clippy-guests   lints of the stubs and the test programs, warnings denied
   test            unit, integration, end-to-end and documentation tests of the host
   test-stubs      the stubs' own tests, run natively
+  conformance     the conformance kit over the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
   new-user        every command of every README: see `cargo xtask new-user --help`
 
@@ -48,7 +49,7 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     Stage { name: "fmt", run: fmt },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
@@ -56,6 +57,7 @@ const STAGES: [Stage; 9] = [
     Stage { name: "clippy-guests", run: clippy_guests },
     Stage { name: "test", run: test },
     Stage { name: "test-stubs", run: test_stubs },
+    Stage { name: "conformance", run: try_conformance },
     Stage { name: "doc", run: doc },
     Stage { name: "new-user", run: follow_readmes },
 ];
@@ -132,6 +134,11 @@ fn test(root: &Path) -> Result<Tally> {
 
 fn test_stubs(root: &Path) -> Result<Tally> {
     tests(guests::cargo(root, "stubs", "test").args(["--workspace", "--no-fail-fast", "--target", "host-tuple"]))
+}
+
+fn try_conformance(root: &Path) -> Result<Tally> {
+    let conformance::Cases { passed, failed, .. } = conformance::run_all(root)?;
+    Ok(Tally { passed, failed })
 }
 
 fn doc(root: &Path) -> Result<Tally> {

@@ -8,7 +8,7 @@ use super::{
     stage::{NEWS, Stage},
 };
 use crate::{
-    Case,
+    Case, Verdict,
     case::{Course, Script, expect},
 };
 
@@ -32,6 +32,11 @@ pub(super) const CASES: &[Script<Bench>] = &[
 
 fn credential(kind: CredentialKind, value: &str) -> Credential {
     Credential { kind, value: value.to_owned(), expires: None }
+}
+
+/// Whether the stub gave the secret away: where it would be read by people, the sandbox has put something else in its place.
+fn tells(text: &str) -> bool {
+    text.contains(SECRET) || text.contains("[secret]")
 }
 
 /// The kinds that there are, with values as they may be.
@@ -76,17 +81,22 @@ async fn secret(bench: &Bench) -> Course {
     for credential in all() {
         stage.credentials.set(Some(credential.clone()));
         let mut play = stage.started().await?;
-        play.connect(Some(credential)).await?;
-        let (status, _) = play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], NEWS).await?;
+        let connected = async {
+            play.connect(Some(credential)).await?;
+            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], NEWS).await
+        };
+        let Ok((status, _)) = connected.await else {
+            return Err(Verdict::not_applicable("it has no good word for each kind of credential: see stub/credential/kinds"));
+        };
         if status == StubStatus::Live {
             let answer = play.meanwhile("an answer", NEWS, stage.ask(stage.request(0))).await?;
             let text = answer.ok().and_then(|answer| answer.to_json().ok()).unwrap_or_default();
             expect(!text.contains(SECRET), "a response without the credential", || text.clone())?;
         }
-        expect(!play.history().contains(SECRET), "a status without the credential", || play.history())?;
+        expect(!tells(&play.history()), "a status without the credential", || play.history())?;
         play.stop().await?;
     }
-    let line = stage.log.lines().into_iter().find(|line| line.contains(SECRET));
+    let line = stage.log.lines().into_iter().find(|line| tells(line));
     expect(line.is_none(), "a log without the credential", || line.unwrap_or_default())?;
     Ok(None)
 }

@@ -31,7 +31,7 @@ pub(crate) enum Manner {
     PassOn,
     /// Nobody reads, nobody writes, and nobody closes.
     Stall,
-    /// New connections get these bytes, and nothing else.
+    /// New connections get these bytes, and the end.
     Say(&'static [u8]),
 }
 
@@ -153,6 +153,7 @@ impl Shared {
         let manner = *self.manner.borrow();
         if let Manner::Say(bytes) = manner {
             stub.write_all(bytes).await?;
+            stub.shutdown().await?;
             // Whatever it answers, nobody listens.
             let mut nobody = [0; 1024];
             while stub.read(&mut nobody).await? > 0 {}

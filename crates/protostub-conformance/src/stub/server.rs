@@ -212,7 +212,7 @@ async fn refuses_session(bench: &Bench) -> Course {
     Ok(None)
 }
 
-/// Bytes without a meaning: the same ones every time.
+/// Bytes without a meaning: the same ones every time. At their end there is one of a line, so that where there are lines the next one is itself.
 static NOISE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
     let mut state = 0x9e37_79b9_u32;
     let mut next = move || {
@@ -222,7 +222,7 @@ static NOISE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
         state ^= state << 5;
         state.to_le_bytes()
     };
-    (0..4096).flat_map(|_| next()).collect()
+    (0..4096).flat_map(|_| next()).chain(*b"\r\n").collect()
 });
 
 /// What no message is, or none that the stub could do anything with.

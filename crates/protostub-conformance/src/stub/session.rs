@@ -5,7 +5,7 @@ use protostub_types::StubStatus;
 
 use super::{
     Bench,
-    stage::{GRACE, LIVE, Stage},
+    stage::{GRACE, LIVE, Play, Stage},
 };
 use crate::{
     Case,
@@ -45,15 +45,21 @@ pub(super) const CASES: &[Script<Bench>] = &[
 
 async fn update(bench: &Bench) -> Course {
     let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
+    let play = stage.live().await?;
+    leave(&stage, play, DisconnectReason::Update).await?;
+    successor(&stage).await
+}
+
+/// It is told to disconnect, and ends.
+async fn leave(stage: &Stage, mut play: Play, reason: DisconnectReason) -> Course<()> {
     stage.answers(&mut play).await?;
     let handle = play.handle.clone();
     // Whether it manages to say good-bye is another case's business.
-    let goodbye = async move { handle.disconnect(DisconnectReason::Update).await };
+    let goodbye = async move { handle.disconnect(reason).await };
     let _ = tokio::time::timeout(GRACE, goodbye).await;
     let _ = play.status(StubStatus::Disconnected, GRACE).await;
-    play.stop().await?;
-    successor(&stage).await
+    let _ = play.stop().await;
+    Ok(())
 }
 
 async fn crash(bench: &Bench) -> Course {
@@ -96,9 +102,8 @@ async fn nonsense(bench: &Bench) -> Course {
 async fn forgotten(bench: &Bench) -> Course {
     let stage = Stage::ready(bench).await?;
     let (server, _) = stage.node()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    play.stop().await?;
+    let play = stage.live().await?;
+    leave(&stage, play, DisconnectReason::Idle).await?;
     // All but the stub's own session would do; whoever answers has lost its address, too.
     server.node().forget();
     let mut play = stage.start().await?.map_err(|error| crate::Verdict::fail("another instance starts", error.to_string()))?;

@@ -41,6 +41,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long it may take to say that its server is not well: the host's own time-out of a connection is 15 s.
 pub(crate) const NEWS: Duration = Duration::from_secs(20);
 
+/// Who asks, and whom the server's messages are for.
+pub(crate) const APP: &str = "hyperty://home.example/conformance";
 /// How much may wait in an inbox.
 const INBOX: InboxLimits = InboxLimits { messages: 2000, bytes: 64 << 20 };
 /// How much the message node keeps for a client: it is not to be what loses messages.
@@ -77,6 +79,8 @@ pub(crate) struct Play {
     pub(crate) handle: StubHandle,
     pub(crate) statuses: watch::Receiver<Vec<(StubStatus, Option<String>)>>,
     task: JoinHandle<Ended>,
+    /// How it has ended, once that was seen.
+    ended: Option<String>,
     _routes: Vec<Route>,
 }
 
@@ -115,7 +119,7 @@ impl Stage {
         configuration.insert("runtimeURL".to_owned(), runtime.clone().into());
         let home = Domain::parse("home.example").map_err(unprepared)?;
         let bus = Bus::new(BusConfig { request_timeout: REQUEST, ..BusConfig::new(home, address(&runtime)?) });
-        let app = address("hyperty://home.example/conformance")?;
+        let app = address(APP)?;
         let answers = bus.inbox(INBOX);
         let route = bus.attach(&app, &answers.mailbox()).map_err(unprepared)?;
         let deadlines = bus.clone();
@@ -199,12 +203,13 @@ impl Stage {
         let started = sandbox.deploy_component(inbox).with_subscriber(dispatch.clone()).await;
         Ok(started.map_err(|error| error.kind).map(|(handle, task)| {
             let task = tokio::spawn(task.run().with_subscriber(dispatch));
-            Play { handle, statuses, task, _routes: routes }
+            Play { handle, statuses, task, ended: None, _routes: routes }
         }))
     }
 
-    /// The same, where it is another case's business whether it starts.
+    /// The same without a predecessor, where it is another case's business whether it starts.
     pub(crate) async fn started(&self) -> Course<Play> {
+        let _ = self.session.take();
         self.start()
             .await?
             .map_err(|error| Verdict::not_applicable(format!("the stub does not start ({error}): see stub/start/accepts")))
@@ -248,14 +253,13 @@ impl Stage {
 
     /// Asks, where it is another case's business whether an answer comes.
     pub(crate) async fn answers(&self, play: &mut Play) -> Course<()> {
-        let answer = play.meanwhile("an answer", ANSWER, self.ask(self.request(0))).await?;
-        match answer {
-            Ok(answer) if answer.code().is_none_or(|code| code < 400) => Ok(()),
-            other => Err(Verdict::not_applicable(format!(
-                "a request is not answered as it should be ({}): see stub/messages/answered",
-                shown(&other)
-            ))),
-        }
+        let seen = match play.meanwhile("an answer", ANSWER + GRACE, self.ask(self.request(0))).await {
+            Ok(Ok(answer)) if answer.code().is_none_or(|code| code < 400) => return Ok(()),
+            Ok(other) => shown(&other),
+            Err(Verdict::Fail { observed, .. }) => observed,
+            Err(other) => return Err(other),
+        };
+        Err(Verdict::not_applicable(format!("a request is not answered as it should be ({seen}): see stub/messages/answered")))
     }
 
     /// Asks, and it is this case's business that an answer comes.
@@ -307,6 +311,9 @@ impl Play {
 
     /// Waits for something that should happen while it runs.
     pub(crate) async fn meanwhile<T>(&mut self, expected: &str, within: Duration, happens: impl Future<Output = T>) -> Course<T> {
+        if let Some(ended) = &self.ended {
+            return Err(Verdict::fail(expected, ended));
+        }
         let seconds = within.as_secs_f64();
         let observed = tokio::select! {
             biased;
@@ -314,7 +321,7 @@ impl Play {
                 Ok(happened) => return Ok(happened),
                 Err(_elapsed) => format!("not within {seconds} s; its statuses: {}", self.history()),
             },
-            ended = &mut self.task => told(&ended),
+            ended = &mut self.task => self.ended.insert(told(&ended)).clone(),
         };
         Err(Verdict::fail(expected, observed))
     }
@@ -343,6 +350,9 @@ impl Play {
 
     /// Ends it without a word.
     pub(crate) async fn stop(self) -> Course<Ended> {
+        if let Some(ended) = self.ended {
+            return Err(Verdict::fail("an instance that goes on until it is stopped", ended));
+        }
         self.handle.stop();
         self.task.await.map_err(|error| Verdict::not_applicable(format!("the host has a bug: {error}")))
     }

@@ -1,0 +1,123 @@
+//! Addresses of hyperties and of objects: single ones, blocks, and blocks with a key, allocated and released.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    Node,
+    client::{Client, is_ok},
+};
+use crate::{
+    Case, Verdict,
+    case::{Course, Script, expect},
+};
+
+const ALLOCATED: &str = "`create` to `…/address-allocation` is answered with code 200 and as many addresses of the domain and scheme as were asked for.";
+const RELEASED: &str = "`delete` of the addresses is answered with code 200.";
+const HYPERTIES: &str = "conformance case C4, hyperty-allocation.spec";
+const OBJECTS: &str = "conformance case C5, object-allocation.spec";
+const RELEASES: &str = "conformance case C6, hyperty-allocation.spec, object-allocation.spec";
+
+pub(super) const CASES: &[Script<Node>] = &[
+    Script {
+        case: Case::new("node/allocation/hyperty-single", ALLOCATED, HYPERTIES),
+        run: |node| Box::pin(allocates(node, "hyperty", 1, false)),
+    },
+    Script {
+        case: Case::new("node/allocation/hyperty-block", ALLOCATED, HYPERTIES),
+        run: |node| Box::pin(allocates(node, "hyperty", 3, false)),
+    },
+    Script {
+        case: Case::new("node/allocation/hyperty-key", ALLOCATED, HYPERTIES),
+        run: |node| Box::pin(allocates(node, "hyperty", 3, true)),
+    },
+    Script {
+        case: Case::new("node/allocation/object-single", ALLOCATED, OBJECTS),
+        run: |node| Box::pin(allocates(node, "fake", 1, false)),
+    },
+    Script {
+        case: Case::new("node/allocation/object-block", ALLOCATED, OBJECTS),
+        run: |node| Box::pin(allocates(node, "fake", 3, false)),
+    },
+    Script {
+        case: Case::new("node/allocation/object-key", ALLOCATED, OBJECTS),
+        run: |node| Box::pin(allocates(node, "fake", 3, true)),
+    },
+    Script {
+        case: Case::new("node/release/hyperty-single", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "hyperty", 1, false)),
+    },
+    Script {
+        case: Case::new("node/release/hyperty-block", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "hyperty", 3, false)),
+    },
+    Script {
+        case: Case::new("node/release/hyperty-key", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "hyperty", 3, true)),
+    },
+    Script {
+        case: Case::new("node/release/object-single", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "fake", 1, false)),
+    },
+    Script {
+        case: Case::new("node/release/object-block", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "fake", 3, false)),
+    },
+    Script {
+        case: Case::new("node/release/object-key", RELEASED, RELEASES),
+        run: |node| Box::pin(releases(node, "fake", 3, true)),
+    },
+];
+
+/// Asks for addresses; the answer, and the key of the block.
+async fn ask(client: &mut Client<'_>, scheme: &str, number: usize, with_key: bool) -> Course<(Value, Option<String>)> {
+    let key = with_key.then(|| Uuid::new_v4().to_string());
+    let mut value = json!({ "number": number });
+    if let Some(key) = &key {
+        value["allocationKey"] = key.as_str().into();
+    }
+    let answer = client.ask_node("create", "address-allocation", json!({ "scheme": scheme, "value": value })).await?;
+    Ok((answer, key))
+}
+
+fn addresses(answer: &Value) -> Vec<&str> {
+    answer["value"]["allocated"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+async fn allocates(node: &Node, scheme: &str, number: usize, with_key: bool) -> Course {
+    let mut client = Client::open(node).await?;
+    let (answer, _) = ask(&mut client, scheme, number, with_key).await?;
+    let beginning = format!("{scheme}://{}/", node.domain);
+    let expected = format!("code 200 and {number} addresses that begin with {beginning}");
+    is_ok(&answer, &expected)?;
+    let mut all = addresses(&answer);
+    let fit = all.iter().all(|address| address.starts_with(&beginning) && address.len() > beginning.len());
+    expect(fit && all.len() == number, &expected, || answer.to_string())?;
+    all.sort_unstable();
+    all.dedup();
+    expect(all.len() == number, "different addresses", || answer.to_string())?;
+    Ok(None)
+}
+
+async fn releases(node: &Node, scheme: &str, number: usize, with_key: bool) -> Course {
+    let (mut client, mut other) = (Client::open(node).await?, Client::open(node).await?);
+    let (answer, key) = ask(&mut client, scheme, number, with_key).await?;
+    let all = addresses(&answer);
+    if all.len() != number {
+        return Err(Verdict::not_applicable(format!("no addresses are allocated ({answer}): see node/allocation")));
+    }
+    let body = match &key {
+        Some(key) => json!({ "resource": key }),
+        None if number == 1 => json!({ "resource": all[0] }),
+        None => json!({ "childrenResources": all }),
+    };
+    let released = client.ask_node("delete", "address-allocation", body).await?;
+    is_ok(&released, "code 200")?;
+    for address in &all {
+        other.send(json!({ "id": "late", "type": "ping", "from": other.runtime, "to": address })).await?;
+    }
+    // Whatever the node says of it to the sender, the one who had the addresses gets nothing any more.
+    other.session("re-open", &other.runtime.clone()).await?;
+    client.nothing_came("nothing of what is sent to released addresses").await?;
+    Ok(None)
+}

@@ -1,0 +1,288 @@
+//! The conformance kit: the sample stubs pass it, and there is no case that is passed by accident, since for each of them something fails it.
+
+use std::{fs, path::PathBuf};
+
+use futures_util::{SinkExt as _, StreamExt as _, stream};
+use protostub_conformance::{
+    Report, Verdict, node,
+    stub::{Server, Subject, Suite},
+};
+use protostub_domain::DomainServer;
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+};
+use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message as Frame};
+
+use crate::support::component;
+
+/// How many subjects are tried at a time.
+const AT_A_TIME: usize = 6;
+
+fn suite() -> Suite {
+    Suite::new(None).expect("an engine")
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().cloned().expect("an object")
+}
+
+/// The stub that does one thing wrong: what this case is to find.
+async fn misfit(case: &str) -> Subject {
+    if case == "stub/ready/byte-by-byte" {
+        return misfit_of_lines(case).await;
+    }
+    Subject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
+}
+
+/// The same, of a server of its own, where more can be done wrong.
+async fn misfit_of_lines(case: &str) -> Subject {
+    let mut subject = Subject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
+    subject.server = Server::At(lines().await);
+    subject
+}
+
+/// A server on loopback that says `hello`, and sends each line back.
+async fn lines() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (reader, mut writer) = stream.into_split();
+                let mut lines = BufReader::new(reader).split(b'\n');
+                let mut line = b"hello".to_vec();
+                loop {
+                    line.push(b'\n');
+                    if writer.write_all(&line).await.is_err() {
+                        return;
+                    }
+                    match lines.next_segment().await {
+                        Ok(Some(next)) => line = next,
+                        _ => return,
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// What fails a case before anything of it runs.
+fn no_stub(case: &str) -> Option<Subject> {
+    let of_other_types = r#"(component
+        (import "rethink:protostub/log@0.1.0" (instance (export "write" (func (param "text" string)))))
+        (core module $code (func (export "f")))
+        (core instance $instance (instantiate $code))
+        (func $f (canon lift (core func $instance "f")))
+        (instance $stub (export "start" (func $f)) (export "handle" (func $f)))
+        (export "rethink:protostub/stub@0.1.0" (instance $stub)))"#;
+    let component = match case {
+        "stub/contract/component" => b"<html>".to_vec(),
+        "stub/contract/exports" => wat::parse_str("(component)").expect("a component"),
+        "stub/contract/imports" => component("key-value"),
+        "stub/contract/types" => wat::parse_str(of_other_types).expect("a component"),
+        _ => return None,
+    };
+    Some(Subject::new(case, component, Map::new()))
+}
+
+async fn subject_that_fails(case: &str) -> Subject {
+    match no_stub(case) {
+        Some(subject) => subject,
+        None => misfit(case).await,
+    }
+}
+
+fn failed(report: &Report) -> Vec<&'static str> {
+    let failed = report.outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Fail { .. }));
+    failed.map(|outcome| outcome.case.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_stubs_pass() {
+    let suite = suite();
+    let subjects = [
+        Subject::new("echo", component("echo"), Map::new()),
+        Subject::new("message-node", component("message-node"), object(json!({ "url": "${ws-url}" }))),
+        Subject::new(
+            "message-node, NoMatrix",
+            component("message-node"),
+            object(json!({ "url": "${nomatrix-url}", "flavour": "nomatrix" })),
+        ),
+        misfit("").await,
+        misfit_of_lines("").await,
+    ];
+    for subject in subjects {
+        let report = suite.run(&subject).await;
+        assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_every_case_there_is_a_stub_that_fails_it() {
+    let suites = Suite::cases().map(|case| async move {
+        let report = suite_of(case.id).run(&subject_that_fails(case.id).await).await;
+        assert_eq!(failed(&report), [case.id], "{}", report.to_text());
+    });
+    stream::iter(suites).buffer_unordered(AT_A_TIME).collect::<()>().await;
+}
+
+fn suite_of(case: &str) -> Suite {
+    suite().only([case.to_owned()])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it takes minutes"]
+async fn every_misfit_fails_exactly_the_case_that_it_was_made_for() {
+    let suite = &suite();
+    let suites = Suite::cases().map(|case| async move {
+        let report = suite.run(&subject_that_fails(case.id).await).await;
+        assert_eq!(failed(&report), [case.id], "{}", report.to_text());
+    });
+    stream::iter(suites).buffer_unordered(AT_A_TIME).collect::<()>().await;
+}
+
+/// Those whose toolchains are not in the repository, where somebody has built them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stubs_in_other_languages_pass_the_same_suite() {
+    let folder = PathBuf::from(env!("PROTOSTUB_COMPONENTS")).join("../..");
+    for name in ["echo-python", "echo-js", "echo-c"] {
+        let Ok(component) = fs::read(folder.join(format!("{name}.wasm"))) else { continue };
+        let report = suite().run(&Subject::new(name, component, Map::new())).await;
+        assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_node_of_the_development_domain_passes() {
+    let server = DomainServer::builder().start().await.expect("a server");
+    let node = node::Node::new(format!("ws://{}/ws", server.address()), Some(server.domain().to_string()));
+    let report = node::Suite::new().run(&node).await;
+    assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
+    assert_eq!(report.tally().skipped, 0, "{}", report.to_text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_every_case_there_is_a_message_node_that_fails_it() {
+    let suites = node::Suite::cases().map(|case| async move {
+        let server = DomainServer::builder().start().await.expect("a server");
+        let url = bad_node(&server, case.id).await;
+        let node = node::Node::new(url, Some(server.domain().to_string()));
+        let report = node::Suite::new().only([case.id.to_owned()]).run(&node).await;
+        assert_eq!(failed(&report), [case.id], "{}", report.to_text());
+    });
+    stream::iter(suites).buffer_unordered(AT_A_TIME).collect::<()>().await;
+}
+
+/// What a bad message node does with a client's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    /// Lets it through, and its answer.
+    Good,
+    /// Answers that it does not work.
+    Refuses,
+    /// Answers that it works, whether it does or not.
+    Affirms,
+    /// Answers that it works, and does nothing.
+    Pretends,
+    /// Loses it.
+    Loses,
+}
+
+/// How a message node treats messages that does wrong what this case is to find.
+fn treatment(case: &str, message: &Value) -> Treatment {
+    use Treatment::{Affirms, Good, Loses, Pretends, Refuses};
+    let (kind, body) = (message["type"].as_str().unwrap_or_default(), &message["body"]);
+    let to = message["to"].as_str().unwrap_or_default();
+    let is_allocation = to.ends_with("/address-allocation");
+    let of_object = body["scheme"] == "fake";
+    let (block, keyed) = (body["value"]["number"] == 3, body["value"].get("allocationKey").is_some());
+    let (of_registry, has) = (to.starts_with("domain://registry."), |name: &str| body["criteria"].get(name).is_some());
+    let by_user = body["resource"].as_str().is_some_and(|resource| resource.starts_with("user:"));
+    let read = of_registry && kind == "read";
+    let (matches, how) = match case {
+        "node/connect/open" => (kind == "open", Refuses),
+        "node/connect/re-open" => (kind == "re-open", Refuses),
+        "node/connect/wrong-token" => (kind == "re-open", Affirms),
+        "node/connect/close" => (kind == "close", Loses),
+        "node/connect/ping" => (kind == "ping", Loses),
+        "node/allocation/hyperty-single" => (is_allocation && kind == "create" && !of_object && !block, Refuses),
+        "node/allocation/hyperty-block" => (is_allocation && kind == "create" && !of_object && block && !keyed, Refuses),
+        "node/allocation/hyperty-key" => (is_allocation && kind == "create" && !of_object && keyed, Refuses),
+        "node/allocation/object-single" => (is_allocation && kind == "create" && of_object && !block, Refuses),
+        "node/allocation/object-block" => (is_allocation && kind == "create" && of_object && block && !keyed, Refuses),
+        "node/allocation/object-key" => (is_allocation && kind == "create" && of_object && keyed, Refuses),
+        "node/release/hyperty-single" => (is_allocation && kind == "delete", Refuses),
+        case if case.starts_with("node/release/") => (is_allocation && kind == "delete", Pretends),
+        "node/subscription/subscribe" => (kind == "subscribe" && body.get("source").is_none(), Refuses),
+        "node/subscription/source" => (kind == "subscribe" && body.get("source").is_some(), Refuses),
+        "node/subscription/fan-out" => (kind == "update", Loses),
+        "node/subscription/subscriber-only" => (kind == "ping" && !to.ends_with("/fence"), Loses),
+        "node/subscription/unsubscribe" => (kind == "unsubscribe", Refuses),
+        "node/subscription/no-more" => (kind == "unsubscribe", Pretends),
+        "node/registration/register" => (of_registry && kind == "create", Refuses),
+        "node/registration/by-user" => (read && by_user && body.get("criteria").is_none(), Refuses),
+        "node/registration/by-scheme" => (read && has("dataSchemes") && !has("resources"), Refuses),
+        "node/registration/by-resources" => (read && has("resources") && !has("dataSchemes"), Refuses),
+        "node/registration/by-both" => (read && has("resources") && has("dataSchemes"), Refuses),
+        "node/registration/by-url" => (read && !by_user, Refuses),
+        "node/registration/missing" => (read, Affirms),
+        "node/registration/keep-alive" => (of_registry && kind == "update" && body.get("value").is_none(), Refuses),
+        "node/registration/status" => (of_registry && kind == "update" && body.get("value").is_some(), Pretends),
+        "node/registration/unregister" => (of_registry && kind == "delete", Pretends),
+        _ => (false, Good),
+    };
+    if matches { how } else { Good }
+}
+
+/// Stands before a message node, and does wrong what this case is to find. Its URL.
+async fn bad_node(server: &DomainServer, case: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("an address"));
+    let good = format!("ws://{}/ws", server.address());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(treat(client, good.clone(), case));
+        }
+    });
+    url
+}
+
+async fn treat(client: TcpStream, good: String, case: &'static str) {
+    let mut client = accept_async(client).await.expect("a WebSocket");
+    let (mut node, _) = connect_async(good).await.expect("the message node");
+    // The ids of requests whose answers are not told as they are, and the code that is told.
+    let mut changed = Vec::<(Value, u16)>::new();
+    loop {
+        let done = tokio::select! {
+            Some(Ok(frame)) = client.next() => {
+                let message: Value = frame.to_text().ok().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+                let answer = |code: u16| {
+                    let body = json!({ "code": code });
+                    json!({ "id": message["id"], "type": "response", "from": message["to"], "to": message["from"], "body": body })
+                };
+                match treatment(case, &message) {
+                    Treatment::Good => node.send(frame).await,
+                    Treatment::Refuses => { changed.push((message["id"].clone(), 500)); node.send(frame).await }
+                    Treatment::Affirms => { changed.push((message["id"].clone(), 200)); node.send(frame).await }
+                    Treatment::Pretends => client.send(Frame::text(answer(200).to_string())).await,
+                    Treatment::Loses => Ok(()),
+                }
+            }
+            Some(Ok(frame)) = node.next() => {
+                let mut message: Value = frame.to_text().ok().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+                let code = changed.iter().find(|(id, _)| *id == message["id"] && message["type"] == "response").map(|(_, code)| *code);
+                match code {
+                    Some(code) => { message["body"]["code"] = code.into(); client.send(Frame::text(message.to_string())).await }
+                    None => client.send(frame).await,
+                }
+            }
+            else => return,
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! A stub that does one thing wrong: what the conformance case finds whose id is `fault` in its configuration. Without a fault it is a good one.
+//!
+//! * [`node`]: of a message node, for a `url` that begins with `ws://`
+//! * [`lines`]: of a server that says `hello` and sends each line back, for a `url` that begins with `tcp://`
+
+mod config;
+mod lines;
+mod node;
+
+use std::{cell::Cell, future::pending, mem, pin::pin, time::Duration};
+
+use protostub_sdk::{Result, Stub, futures::future, keep_connected, time, websocket};
+
+use config::Config;
+
+thread_local! {
+    /// Whether it was told to disconnect.
+    static TOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+async fn main_function(stub: Stub, config: Config) -> Result<()> {
+    future::select(pin!(keep_connected(stub, run)), pin!(beside(config))).await.factor_first().0
+}
+
+async fn run(stub: Stub, config: Config) -> Result<()> {
+    match config.url.strip_prefix("tcp://") {
+        Some(server) => lines::run(&stub, &config, server).await,
+        None => node::run(&stub, &config).await,
+    }
+}
+
+/// What goes on whether it is connected or not.
+async fn beside(config: Config) -> Result<()> {
+    if config.is("stub/ready/idle") {
+        loop {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    if config.is("stub/disconnect/stays") {
+        while !TOLD.get() {
+            time::sleep(Duration::from_millis(300)).await;
+        }
+        mem::forget(websocket::connect(&config.url).await);
+    }
+    pending().await
+}
+
+protostub_sdk::export!(main: main_function);
