@@ -6,6 +6,7 @@ mod embed;
 mod faults;
 mod identity;
 mod imports;
+mod interleavings;
 mod leaks;
 mod mosquitto;
 mod mqtt;

@@ -335,6 +335,19 @@ impl Mailbox {
         queue
     }
 
+    /// Takes out what was posted here and waits: everything but the answers to its owner's own messages.
+    pub(crate) fn take_posted(&self) -> VecDeque<Queued> {
+        let mut state = self.state();
+        let is_posted =
+            |queued: &Queued| matches!(queued.class, Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. });
+        let (posted, kept) = mem::take(&mut state.queue).into_iter().partition(is_posted);
+        state.queue = kept;
+        for queued in &posted {
+            state.uncount(queued);
+        }
+        posted
+    }
+
     /// Takes out the request with this ticket, if it still waits.
     pub(crate) fn forget(&self, ticket: u64) {
         let mut state = self.state();

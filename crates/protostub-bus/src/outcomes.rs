@@ -71,6 +71,13 @@ impl Bus {
         self.fail_open(|request| request.taken && request.holder.is(mailbox), code, reason);
     }
 
+    /// Ends everything that was posted to this mailbox and still waits there, with this code and reason. Answers to its owner's own messages stay.
+    pub fn fail_waiting(&self, mailbox: &Mailbox, code: u16, reason: &str) {
+        for queued in mailbox.take_posted() {
+            self.fail_queued(queued, code, reason);
+        }
+    }
+
     pub(crate) fn fail_all(&self, code: u16, reason: &str) {
         self.fail_open(|_| true, code, reason);
     }

@@ -37,7 +37,12 @@ pub(crate) struct Core {
     pub(crate) identity: Arc<IdentityModule>,
     pub(crate) threads: Handle,
     pub(crate) tasks: TaskTracker,
+    /// Everything is to end.
     pub(crate) stop: CancellationToken,
+    /// No stub is left: what the Registry has not heard by then, it never will.
+    pub(crate) stubs_ended: CancellationToken,
+    /// Everything has ended: nothing is posted any more.
+    pub(crate) ended: CancellationToken,
 }
 
 impl Core {

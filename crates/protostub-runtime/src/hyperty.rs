@@ -87,9 +87,13 @@ impl Hyperty {
         self.request(Message::subscribe(address)).await
     }
 
-    /// The next message to this hyperty; none once the runtime has shut down.
+    /// The next message to this hyperty; none once the runtime has shut down and everything that came before was taken.
     pub async fn recv(&mut self) -> Option<Message> {
-        self.inbox.recv().await
+        tokio::select! {
+            biased;
+            message = self.inbox.recv() => message,
+            () = self.core.ended.cancelled() => None,
+        }
     }
 }
 

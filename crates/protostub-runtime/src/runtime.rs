@@ -10,7 +10,7 @@ use protostub_catalogue::{Catalogue, CatalogueConfig};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{Engine, EngineConfig};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub struct Runtime {
     core: Arc<Core>,
     /// Taken by whoever ends it.
     threads: Mutex<Option<tokio::runtime::Runtime>>,
+    /// It listens until the last stub has ended.
+    registry: JoinHandle<()>,
     /// The runtime's own addresses.
     _routes: Vec<Route>,
 }
@@ -68,7 +70,9 @@ impl Runtime {
         let on_threads = threads.handle().clone();
         // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
         let starting = on_threads.spawn_blocking(move || match start_core(home, builder, threads.handle()) {
-            Ok((core, routes)) => Ok(Self { core, threads: Mutex::new(Some(threads)), _routes: routes }),
+            Ok(Started { core, registry, routes }) => {
+                Ok(Self { core, threads: Mutex::new(Some(threads)), registry, _routes: routes })
+            }
             Err(error) => {
                 // This is one of the threads: it must not wait for itself.
                 threads.shutdown_background();
@@ -208,7 +212,7 @@ impl Runtime {
 
     /// Ends everything: deployments stop, stubs say good-bye within their grace time, what waits is answered with 503. Returns when all of it is
     /// done, or `deadline` is over.
-    pub async fn shutdown(self, deadline: Duration) -> Shutdown {
+    pub async fn shutdown(mut self, deadline: Duration) -> Shutdown {
         let before = self.core.registry.records();
         self.core.registry.close();
         self.core.stop.cancel();
@@ -216,8 +220,11 @@ impl Runtime {
         let tasks = self.core.tasks.clone();
         let waiting = self.core.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
         let _in_time = waiting.await;
+        self.core.stubs_ended.cancel();
+        let _heard_all = (&mut self.registry).await;
         // Stubs have said good-bye over it. What hyperties still hold open ends here.
         self.core.bus.shut_down("the runtime is shutting down");
+        self.core.ended.cancel();
         let left = self.core.registry.records();
         let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
@@ -225,8 +232,16 @@ impl Runtime {
     }
 }
 
-/// The core, and the routes of the runtime's own addresses.
-fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<(Arc<Core>, Vec<Route>), BuildError> {
+/// What runs of a runtime.
+struct Started {
+    core: Arc<Core>,
+    /// The Registry's task.
+    registry: JoinHandle<()>,
+    /// The runtime's own addresses.
+    routes: Vec<Route>,
+}
+
+fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
     let egress = Egress::new(EgressConfig { extra_roots_pem: builder.roots, proxy: builder.proxy, ..EgressConfig::default() })
@@ -293,10 +308,11 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         threads: threads.clone(),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
+        stubs_ended: CancellationToken::new(),
+        ended: CancellationToken::new(),
     });
     core.bus.set_unroutable(Arc::new(DeployOnDemand { core: Arc::downgrade(&core) }));
-    // Shutdown does not wait for it: it ends with the threads, after the last stub.
-    core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
+    let registry = core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
     core.spawn(services::runtime_ua(Arc::clone(&core), ua_inbox));
     core.spawn(identity::identity(Arc::clone(&core), identity_inbox));
     let (bus, stop) = (core.bus.clone(), core.stop.clone());
@@ -307,7 +323,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
             () = bus.run_deadlines() => {}
         }
     });
-    Ok((core, routes))
+    Ok(Started { core, registry, routes })
 }
 
 /// The key of a domain, an address, or the URL of a stub in a catalogue.
@@ -324,6 +340,7 @@ impl Drop for Runtime {
         self.core.registry.close();
         self.core.stop.cancel();
         self.core.bus.shut_down("the runtime is gone");
+        self.core.ended.cancel();
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             threads.shutdown_background();

@@ -23,9 +23,15 @@ const CONCURRENT_REQUESTS: usize = 64;
 /// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
 ///
-/// Anybody else is answered 403, anything else 405. It listens to the end of the runtime: stubs that say good-bye publish their last statuses.
+/// Anybody else is answered 403, anything else 405. It listens until the last stub has ended: those that say good-bye publish their last statuses.
 pub(crate) async fn registry(core: Arc<Core>, mut inbox: Inbox) {
-    while let Some(message) = inbox.recv().await {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = inbox.recv() => message,
+            () = core.stubs_ended.cancelled() => None,
+        };
+        let Some(message) = message else { return };
         match &message.kind {
             MessageType::Update => on_status(&core, &message),
             MessageType::Subscribe | MessageType::Unsubscribe | MessageType::Read => {

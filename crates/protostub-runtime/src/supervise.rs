@@ -220,7 +220,10 @@ impl Supervisor {
             let may_login = instance.connect_by.is_none() && self.may_connect && report.status == StubStatus::Disconnected;
             tokio::select! {
                 biased;
-                ended = &mut instance.task => return Turn::Ended(ended),
+                ended = &mut instance.task => {
+                    instance.login = None;
+                    return Turn::Ended(ended);
+                }
                 () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
                 command = self.commands.recv() => match command {
                     Some(Command::Connect { credential, done }) => {
@@ -233,6 +236,10 @@ impl Supervisor {
                         instance.connect_by = None;
                         instance.login = None;
                         self.say_goodbye(instance, DisconnectReason::Request).await;
+                        self.fail_waiting();
+                        if self.trial.is_some() {
+                            self.accept().await;
+                        }
                         let _ = done.send(());
                     }
                     Some(Command::Update { done, .. }) if self.trial.is_some() => {
@@ -295,6 +302,7 @@ impl Supervisor {
                     }
                     Some(Command::Disconnect { done }) => {
                         self.stay_disconnected();
+                        self.fail_waiting();
                         let _ = done.send(());
                     }
                     Some(Command::Update { artifact, done }) => {
@@ -375,7 +383,16 @@ impl Supervisor {
 
     fn stay_disconnected(&mut self) {
         self.may_connect = false;
-        self.record.mailbox.refuse(Some((503, format!("the protocol stub of {} was told to disconnect", self.record.key))));
+        self.record.mailbox.refuse(Some((503, self.told_to_disconnect())));
+    }
+
+    /// What the stub has not taken by then, nobody will until somebody connects it: that may be never.
+    fn fail_waiting(&self) {
+        self.core.bus.fail_waiting(&self.record.mailbox, 503, &self.told_to_disconnect());
+    }
+
+    fn told_to_disconnect(&self) -> String {
+        format!("the protocol stub of {} was told to disconnect", self.record.key)
     }
 
     /// Says in the name of an instance that is no more that the stub is not connected.

@@ -1,0 +1,376 @@
+//! Random interleavings of everything that can be done to stubs at once, against a model of the delivery contract.
+//!
+//! The model is what must hold whatever happens, in whatever order:
+//!
+//! * a request has one outcome: its own answer, or an error that is none of "no answer in time"
+//! * a post that was accepted reaches the stub, or its sender is told, once; what arrives keeps its order
+//! * a stub's statuses follow one another as they may
+//! * a stub that was undeployed leaves nothing behind that is in the way of the next one
+//! * in the end the bus has an outcome for each message that it accepted, and the runtime ends with all of its stubs
+//!
+//! `PROPTEST_CASES` says how many interleavings there are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use protostub_runtime::{
+    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Runtime, StubStatus,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet, yield_now},
+    time::timeout,
+};
+
+use crate::support::{body, builder, component, domain, order, publish};
+
+const DOMAINS: [&str; 3] = ["one.example", "two.example", "three.example"];
+/// How long anything may take that is no hang.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something that is done to a domain's stub.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Load,
+    Request,
+    Post,
+    Crash,
+    Disconnect,
+    Connect,
+    Update,
+    Undeploy,
+    /// Others have a turn.
+    Yield(usize),
+}
+
+#[derive(Debug, Clone)]
+struct Plan {
+    acts: Vec<(usize, Act)>,
+    /// Whether the runtime shuts down with all of it under way.
+    ends_early: bool,
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    let act = prop_oneof![
+        2 => Just(Act::Load),
+        6 => Just(Act::Request),
+        6 => Just(Act::Post),
+        1 => Just(Act::Crash),
+        1 => Just(Act::Disconnect),
+        2 => Just(Act::Connect),
+        1 => Just(Act::Update),
+        1 => Just(Act::Undeploy),
+        3 => (1..200_usize).prop_map(Act::Yield),
+    ];
+    let acts = prop::collection::vec((0..DOMAINS.len(), act), 1..80);
+    (acts, any::<bool>()).prop_map(|(acts, ends_early)| Plan { acts, ends_early })
+}
+
+#[test]
+fn no_interleaving_loses_a_message_or_leaves_anything_behind() {
+    let threads = tokio::runtime::Runtime::new().expect("threads");
+    let cache = tempfile::tempdir().expect("a folder");
+    let cases = std::env::var("PROPTEST_CASES").map_or(32, |cases| cases.parse().expect("a number"));
+    let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 64, ..Config::with_cases(cases) });
+    let outcome = runner.run(&plans(), |plan| {
+        let play = async { timeout(6 * PATIENCE, Stage::play(&plan, cache.path())).await };
+        threads.block_on(play).map_err(|_| TestCaseError::fail("it hangs"))?
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What came of a request.
+#[derive(Debug)]
+struct Asked {
+    n: u64,
+    outcome: Result<(Option<u16>, Value), u16>,
+}
+
+struct Stage {
+    /// Until it shuts down.
+    runtime: Mutex<Option<Runtime>>,
+    asker: Arc<Hyperty>,
+    posts: mpsc::Sender<(Message, oneshot::Sender<bool>)>,
+    stubs: MemorySource,
+    requests: JoinSet<Asked>,
+    others: JoinSet<u64>,
+    /// The others that have not ended.
+    begun: BTreeMap<u64, (String, Act)>,
+    next: u64,
+}
+
+impl Stage {
+    async fn play(plan: &Plan, cache: &std::path::Path) -> Result<(), TestCaseError> {
+        let (mut stage, heard) = Self::set_up(cache).await;
+        for (which, act) in &plan.acts {
+            stage.act(DOMAINS[*which], *act).await;
+        }
+        if !plan.ends_early {
+            stage.settle().await?;
+            stage.leaves_nothing_behind().await?;
+            stage.until_balanced().await?;
+        }
+        let runtime = stage.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ending = runtime.expect("nobody else ends it").shutdown(PATIENCE);
+        let ended = timeout(2 * PATIENCE, ending).await.map_err(|_| TestCaseError::fail("the runtime does not end"))?;
+        prop_assert_eq!(&ended.abandoned, &vec![]);
+        stage.settle().await?;
+        heard.check().await
+    }
+
+    async fn set_up(cache: &std::path::Path) -> (Self, Hearing) {
+        let stubs = MemorySource::new();
+        let mut restart = RestartPolicy::default();
+        (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
+        let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
+        let actor = component("actor");
+        for name in DOMAINS {
+            publish(&stubs, name, "1.0", &actor, observed_by(name));
+            let mut settings = DomainSettings::default();
+            settings.allow_older = true;
+            built = built.domain(domain(name), settings);
+        }
+        let runtime = built.deployments_per_minute(u32::MAX).build().await.expect("a runtime");
+        let hyperty = |name: &str| runtime.register_hyperty(format!("hyperty://home.example/{name}"));
+        let (asker, poster) = (hyperty("asker").await.expect("a hyperty"), hyperty("poster").await.expect("a hyperty"));
+        let (observer, monitor) = (hyperty("observer").await.expect("a hyperty"), hyperty("monitor").await.expect("a hyperty"));
+        monitor.subscribe(runtime.url().join("status").expect("an address")).await.expect("subscribed");
+        let (posts, to_post) = mpsc::channel(1);
+        let hearing = Hearing {
+            posted: tokio::spawn(post(poster, to_post)),
+            observed: tokio::spawn(observe(observer)),
+            statuses: tokio::spawn(statuses(monitor)),
+        };
+        let stage = Self {
+            runtime: Mutex::new(Some(runtime)),
+            asker: Arc::new(asker),
+            posts,
+            stubs,
+            requests: JoinSet::new(),
+            others: JoinSet::new(),
+            begun: BTreeMap::new(),
+            next: 1,
+        };
+        (stage, hearing)
+    }
+
+    fn stub(&self, name: &str) -> Option<Protostub> {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = runtime.as_ref()?;
+        runtime.protostub(&runtime.stub_key(name).ok()?)
+    }
+
+    fn ask(&mut self, message: Message) {
+        let (n, asker) = (self.next, Arc::clone(&self.asker));
+        self.next += 1;
+        self.requests.spawn(async move {
+            let outcome = asker.request_within(message, PATIENCE).await;
+            Asked { n, outcome: outcome.map(|reply| (reply.code(), body(&reply))).map_err(|error| error.code) }
+        });
+    }
+
+    async fn act(&mut self, name: &str, act: Act) {
+        let to = format!("hyperty://{name}/x");
+        let n = self.next;
+        match act {
+            Act::Load => {
+                let ua = self.part_of_runtime("ua");
+                self.ask(Message::new(MessageType::Execute, ua).with_body(json!({ "method": "loadStub", "params": [name] })));
+            }
+            Act::Request => self.ask(order(&to, json!({ "n": n }))),
+            Act::Crash => self.ask(order(&to, json!({ "do": "trap" }))),
+            Act::Post => {
+                self.next += 1;
+                let told = json!({ "do": "post", "to": "hyperty://home.example/observer", "body": { "n": n, "of": name } });
+                let mut message = Message::new(MessageType::Update, to).with_body(told);
+                message.id = MessageId::Number(n);
+                let (done, is_done) = oneshot::channel();
+                self.posts.send((message, done)).await.expect("the poster is there");
+                is_done.await.expect("it was posted, or refused");
+            }
+            Act::Yield(times) => {
+                for _ in 0..times {
+                    yield_now().await;
+                }
+            }
+            Act::Disconnect | Act::Connect | Act::Update | Act::Undeploy => {
+                let Some(stub) = self.stub(name) else { return };
+                if matches!(act, Act::Update) {
+                    publish(&self.stubs, name, &format!("1.{n}"), &component("actor"), observed_by(name));
+                }
+                self.next += 1;
+                self.begun.insert(n, (name.to_owned(), act));
+                self.others.spawn(async move {
+                    // Whether it could be done depends on what else is going on; that it ends does not.
+                    match act {
+                        Act::Disconnect => drop(stub.disconnect().await),
+                        Act::Connect => drop(stub.connect().await),
+                        Act::Update => drop(stub.update().await),
+                        _ => drop(stub.undeploy().await),
+                    }
+                    n
+                });
+            }
+        }
+    }
+
+    fn part_of_runtime(&self, part: &str) -> protostub_runtime::Address {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        runtime.as_ref().expect("it runs").url().join(part).expect("an address")
+    }
+
+    /// Everything that was begun has ended, as it may.
+    async fn settle(&mut self) -> Result<(), TestCaseError> {
+        while let Some(asked) = self.requests.join_next().await {
+            let Asked { n, outcome } = asked.expect("a task");
+            match outcome {
+                Ok((Some(200), body)) => {
+                    let echoed = &body["value"]["n"];
+                    prop_assert!(echoed.is_null() || *echoed == json!(n), "request {} has the answer {}", n, body);
+                }
+                // A refusal of the Runtime UA, or of the stub.
+                Ok((code, _)) => prop_assert!(matches!(code, Some(400 | 503)), "request {} has the answer {:?}", n, code),
+                Err(code) => prop_assert!(matches!(code, 404 | 429 | 502 | 503), "request {} failed with {}", n, code),
+            }
+        }
+        let others = async {
+            while let Some(other) = self.others.join_next().await {
+                self.begun.remove(&other.expect("a task"));
+            }
+        };
+        let ended = timeout(PATIENCE, others).await;
+        prop_assert!(ended.is_ok(), "these do not end: {:?}", self.begun);
+        Ok(())
+    }
+
+    /// Waits until every message that the bus accepted has its outcome.
+    async fn until_balanced(&self) -> Result<(), TestCaseError> {
+        let balanced = || {
+            let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            let counts = runtime.as_ref().expect("it runs").counts();
+            let outcomes = counts.delivered + counts.published + counts.answered + counts.failed + counts.abandoned;
+            counts.open == 0 && counts.accepted == outcomes
+        };
+        let waiting = async {
+            while !balanced() {
+                yield_now().await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.map_err(|_| TestCaseError::fail("a message has no outcome"))
+    }
+
+    /// Every stub can go, and then there is room for every stub.
+    async fn leaves_nothing_behind(&mut self) -> Result<(), TestCaseError> {
+        for name in DOMAINS {
+            if let Some(stub) = self.stub(name) {
+                let _ = stub.undeploy().await;
+            }
+        }
+        let registry = self.part_of_runtime("registry");
+        let listing = self.asker.request_within(Message::read(registry), PATIENCE).await.expect("an answer");
+        prop_assert_eq!(&body(&listing)["value"], &json!({ "stubs": [], "sandboxes": [] }));
+        for name in DOMAINS {
+            self.act(name, Act::Load).await;
+        }
+        while let Some(asked) = self.requests.join_next().await {
+            let Asked { outcome, .. } = asked.expect("a task");
+            prop_assert!(matches!(outcome, Ok((Some(200), _))), "{:?}", outcome);
+        }
+        for name in DOMAINS {
+            let reply = self.asker.request_within(order(&format!("hyperty://{name}/x"), json!({ "n": 0 })), PATIENCE).await;
+            prop_assert_eq!(reply.as_ref().ok().and_then(Message::code), Some(200), "{:?}", reply);
+        }
+        Ok(())
+    }
+}
+
+fn observed_by(name: &str) -> Value {
+    json!({ "of": name })
+}
+
+/// What the hyperties have heard, in tasks that end with the runtime.
+struct Hearing {
+    posted: JoinHandle<Posted>,
+    observed: JoinHandle<BTreeMap<String, Vec<u64>>>,
+    statuses: JoinHandle<BTreeMap<String, Vec<StubStatus>>>,
+}
+
+#[derive(Debug, Default)]
+struct Posted {
+    accepted: BTreeSet<u64>,
+    /// Those that came back with an error.
+    returned: Vec<u64>,
+}
+
+/// Posts what it is given, and hears what comes back.
+async fn post(mut poster: Hyperty, mut posts: mpsc::Receiver<(Message, oneshot::Sender<bool>)>) -> Posted {
+    let mut posted = Posted::default();
+    loop {
+        tokio::select! {
+            message = poster.recv() => {
+                let Some(message) = message else { return posted };
+                let MessageId::Number(n) = message.id else { panic!("{message:?}") };
+                posted.returned.push(n);
+            }
+            Some((message, done)) = posts.recv() => {
+                let MessageId::Number(n) = message.id else { panic!("{message:?}") };
+                let accepted = poster.post(message).is_ok();
+                if accepted {
+                    posted.accepted.insert(n);
+                }
+                let _ = done.send(accepted);
+            }
+        }
+    }
+}
+
+/// What the stub of each domain was posted, in the order in which it told of that.
+async fn observe(mut observer: Hyperty) -> BTreeMap<String, Vec<u64>> {
+    let mut observed: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    while let Some(message) = observer.recv().await {
+        let body = body(&message);
+        let (of, n) = (body["of"].as_str().expect("a domain"), body["n"].as_u64().expect("a number"));
+        observed.entry(of.to_owned()).or_default().push(n);
+    }
+    observed
+}
+
+/// The statuses of each stub that has an address.
+async fn statuses(mut monitor: Hyperty) -> BTreeMap<String, Vec<StubStatus>> {
+    let mut statuses: BTreeMap<String, Vec<StubStatus>> = BTreeMap::new();
+    while let Some(message) = monitor.recv().await {
+        let body = body(&message);
+        let Some(stub) = body["resource"].as_str() else { continue };
+        let status = body["value"].as_str().and_then(|status| status.parse().ok()).expect("a status");
+        statuses.entry(stub.to_owned()).or_default().push(status);
+    }
+    statuses
+}
+
+impl Hearing {
+    async fn check(self) -> Result<(), TestCaseError> {
+        let (posted, observed) = (self.posted.await.expect("a task"), self.observed.await.expect("a task"));
+        for (name, observed) in &observed {
+            prop_assert!(observed.is_sorted_by(|one, next| one < next), "the stub of {} was posted {:?}", name, observed);
+        }
+        let mut returned = posted.returned.clone();
+        returned.sort_unstable();
+        prop_assert!(returned.is_sorted_by(|one, next| one < next), "an error came twice: {:?}", returned);
+        let heard: BTreeSet<u64> = observed.into_values().flatten().chain(returned).collect();
+        prop_assert_eq!(heard, posted.accepted);
+        for (stub, statuses) in self.statuses.await.expect("a task") {
+            let legal = |pair: &[StubStatus]| pair[0] == pair[1] || pair[0].may_become(pair[1]);
+            prop_assert!(statuses.windows(2).all(legal), "{} was {:?}", stub, statuses);
+            prop_assert!(statuses.last().is_some_and(|last| !last.is_available()), "{} was {:?} in the end", stub, statuses);
+        }
+        Ok(())
+    }
+}
