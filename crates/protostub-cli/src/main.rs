@@ -14,6 +14,7 @@
 mod bars;
 mod conformance;
 mod control;
+mod credentials;
 mod deploy;
 mod inspect;
 mod list;
@@ -138,6 +139,11 @@ fn log(verbose: Option<u8>, bars: Bars) {
         Some(_) => ("trace", FmtSpan::NEW | FmtSpan::CLOSE),
     };
     let filter = EnvFilter::try_from_env("PROTOSTUB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // At `trace`, it writes the headers of its requests, and credentials with them.
+    let filter = match "tungstenite=debug".parse() {
+        Ok(quieter) => filter.add_directive(quieter),
+        Err(_) => filter,
+    };
     tracing_subscriber::fmt()
         .with_writer(Stderr(bars))
         .with_ansi(io::stderr().is_terminal())

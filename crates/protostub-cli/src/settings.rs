@@ -9,15 +9,17 @@ use std::{
 
 use clap::Args;
 use protostub_runtime::{
-    Credential, CredentialKind, DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError,
-    Runtime, RuntimeBuilder, StaticCredentials,
+    DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
 };
 use protostub_types::{Address, Domain};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::output::Failure;
+use crate::{
+    credentials::{Credential, OAuth2, Providers},
+    output::Failure,
+};
 
 /// How alike two keys are if one of them may be meant by the other, from 0 to 1: as clap judges flags.
 const NEAR: f64 = 0.7;
@@ -85,6 +87,7 @@ pub(crate) struct Settings {
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
+    credentials: Vec<PathBuf>,
     restart: RestartOfStub,
     limits: LimitsOfStub,
     domains: BTreeMap<Domain, OfDomain>,
@@ -104,7 +107,8 @@ struct OfDomain {
     register: bool,
     restart: RestartOfStub,
     limits: LimitsOfStub,
-    credential: Option<CredentialFile>,
+    credential: Option<Credential>,
+    oauth2: Option<OAuth2>,
 }
 
 /// What a stub may use, where that is not the default.
@@ -157,14 +161,6 @@ impl TryFrom<String> for Grant {
     }
 }
 
-/// A secret, which stands in a file of its own.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "`{ kind = \"…\", file = \"…\" }`")]
-struct CredentialFile {
-    kind: String,
-    file: PathBuf,
-}
-
 fn grant(text: &str) -> Result<(Domain, Rule), String> {
     let (domain, rule) = text.split_once('=').ok_or("write `domain=host:port`")?;
     Ok((domain.parse().map_err(|error| format!("{error}"))?, rule.parse().map_err(|error| format!("{error}"))?))
@@ -185,10 +181,12 @@ impl Settings {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
         let mut settings: Self = toml::from_str(&text).map_err(|error| Failure::usage(in_words(path, &text, &error)))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let credentials = settings.domains.values_mut().filter_map(|domain| domain.credential.as_mut());
-        let files = credentials.map(|credential| &mut credential.file);
+        let secrets = settings.domains.values_mut().flat_map(|domain| {
+            let credential = domain.credential.as_mut().and_then(Credential::file_mut);
+            credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut))
+        });
         let folders = settings.cache_dir.iter_mut().chain(&mut settings.socket);
-        for file in folders.chain(&mut settings.trust_roots).chain(files) {
+        for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(secrets) {
             *file = folder.join(&*file);
         }
         Ok(settings)
@@ -252,14 +250,20 @@ impl Settings {
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
-        let mut credentials = StaticCredentials::new();
+        let mut providers = Providers::default();
         for (domain, of_domain) in &self.domains {
-            if let Some(credential) = &of_domain.credential {
-                credentials = credentials.with(domain.clone(), credential.read()?);
-            }
+            providers = match (&of_domain.credential, &of_domain.oauth2) {
+                (Some(_), Some(_)) => {
+                    let problem = format!("the domain `{domain}` has both `credential` and `oauth2`: leave one of them out");
+                    return Err(Failure::usage(problem));
+                }
+                (Some(credential), None) => providers.with(domain, credential)?,
+                (None, Some(oauth2)) => providers.with_oauth2(domain, oauth2)?,
+                (None, None) => providers,
+            };
             builder = builder.domain(domain.clone(), of_domain.settings(&limits, &restart));
         }
-        Ok(builder.credentials(credentials))
+        providers.of(builder, &self.credentials)
     }
 
     /// The certificates of `trust-roots`.
@@ -324,19 +328,6 @@ impl LimitsOfStub {
     }
 }
 
-impl CredentialFile {
-    fn read(&self) -> anyhow::Result<Credential> {
-        let value = fs::read_to_string(&self.file).map_err(|error| Failure::file(&self.file, error))?;
-        let kind = match self.kind.as_str() {
-            "bearer" => CredentialKind::Bearer,
-            "basic" => CredentialKind::Basic,
-            "assertion" => CredentialKind::Assertion,
-            other => CredentialKind::Other(other.to_owned()),
-        };
-        Ok(Credential { kind, value: value.trim_end_matches(['\r', '\n']).to_owned(), expires: None })
-    }
-}
-
 /// What is wrong with a file, and where. No line of it is shown: there are people who write secrets into such files.
 fn in_words(path: &Path, text: &str, error: &toml::de::Error) -> String {
     let start = error.span().map_or(0, |span| span.start);
@@ -376,6 +367,7 @@ pub(crate) fn is_loopback(domain: &Domain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::Place;
 
     #[test]
     fn the_example_is_a_settings_file() {
@@ -389,6 +381,36 @@ mod tests {
     }
 
     #[test]
+    fn credentials_stand_in_one_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("protostub.toml");
+        fs::write(folder.path().join("secret"), "open sesame").unwrap();
+        let check = |text: &str, expected: &str| {
+            fs::write(&file, format!("home = 'home.example'\n[domains.'sp1.example']\n{text}")).unwrap();
+            let error = Settings::read(&file).and_then(|settings| settings.builder()).err();
+            let error = error.map_or_else(|| "fine".to_owned(), |error| error.to_string());
+            assert!(error.contains(expected) && !error.contains("sesame"), "{text}: {error}");
+        };
+        check("credential = { kind = 'bearer', file = 'secret' }", "fine");
+        check("credential = { kind = 'bearer', env = 'SP1_TOKEN' }", "fine");
+        check("credential = { kind = 'bearer' }", "fine");
+        check("credential = { kind = 'bearer', file = 'secret', env = 'SP1_TOKEN' }", "`credential` has both `file` and `env`");
+        check("credential = { file = 'secret' }", "missing field `kind`");
+        let oauth2 = |rest: &str| format!("oauth2 = {{ token-endpoint = 'https://sp1.example/token', client-id = 'a'{rest} }}");
+        check(&oauth2(", client-secret = { file = 'secret' }"), "fine");
+        check(&oauth2(", refresh-token = { env = 'SP1_REFRESH' }, scopes = ['chat'], parameters = { audience = 'b' }"), "fine");
+        check(&oauth2(""), "`oauth2` needs a `client-secret`, a `refresh-token`, or both");
+        check(&oauth2(", client-secret = {}"), "`client-secret` needs `file` or `env`");
+        check(
+            &oauth2(", client-secret = 'open sesame'"),
+            "a text stands where `{ file = \"…\" }` or `{ env = \"…\" }` is expected",
+        );
+        check(&oauth2(", refresh-token = { file = 'none' }"), "none: No such file");
+        let both = format!("credential = {{ kind = 'bearer' }}\n{}", oauth2(", client-secret = { file = 'secret' }"));
+        check(&both, "has both `credential` and `oauth2`");
+    }
+
+    #[test]
     fn every_key_stands_in_the_example() {
         // What serde expects, from its own mouth.
         fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
@@ -397,9 +419,16 @@ mod tests {
             expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
         }
         let example = fs::read_to_string("protostub.example.toml").unwrap();
-        let keys: Vec<_> =
-            [keys::<Settings>(), keys::<OfDomain>(), keys::<LimitsOfStub>(), keys::<RestartOfStub>(), keys::<CredentialFile>()]
-                .concat();
+        let keys: Vec<_> = [
+            keys::<Settings>(),
+            keys::<OfDomain>(),
+            keys::<LimitsOfStub>(),
+            keys::<RestartOfStub>(),
+            keys::<Credential>(),
+            keys::<OAuth2>(),
+            keys::<Place>(),
+        ]
+        .concat();
         assert!(keys.len() > 30, "{keys:?}");
         for key in keys {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
@@ -418,7 +447,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, restart, limits, credential",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, restart, limits, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
