@@ -4,19 +4,21 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future::{self, Either, FutureExt};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Error, Event, Result, Status, Stub,
+    Error, Event, Result, Status, Stub, identity,
     time::{self, Backoff, Sleep},
 };
 
 /// How long `run` has to say good-bye: less than the host's grace time, which is 5 s by default.
 const GRACE: Duration = Duration::from_secs(3);
+/// A credential that runs out within this time is asked for anew before it is used again.
+const SOON: Duration = Duration::from_secs(30);
 /// A connection that was live for so long was good: the next break is a new one, and waits no longer than the first.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -26,7 +28,8 @@ const GOOD: Duration = Duration::from_secs(30);
 /// * At `disconnect`, [`Stub::next_message`] ends with [`Error::Disconnect`] once all messages are taken, and `run` has 3 s to return; while it is
 ///   not live yet, it is dropped at once. Then `disconnected` is published, unless `run` did, and requests that nobody took are answered 503.
 /// * When `run` returns otherwise, the connection broke: `disconnected` is published, with the error as its reason, and after a while (see
-///   [`Backoff`]; or at the next `connect`, if that comes first) `run` is called again.
+///   [`Backoff`]; or at the next `connect`, if that comes first) `run` is called again. A credential that has run out meanwhile, or is about to, is
+///   [asked for](identity::request) anew.
 /// * When `run` returns [`Error::Failed`], `failed` is published, and that is the end.
 ///
 /// # Errors
@@ -69,9 +72,25 @@ where
                 Either::Left((Control::Disconnect, _)) => break,
                 Either::Right(_) => {}
             }
+            if runs_out(&connection) {
+                match future::select(pin!(next_control(&stub)), pin!(identity::request(None))).await {
+                    Either::Left((Control::Connect(wanted), _)) => connection = wanted,
+                    Either::Left((Control::Disconnect, _)) => break,
+                    Either::Right((Ok(fresh), _)) => connection = stub.with_credential(Some(fresh)),
+                    // The server has the last word.
+                    Either::Right((Err(error), _)) => log::warn!("the credential runs out, and there is no other one: {error}"),
+                }
+            }
         }
         answer_what_is_left(&stub, "the protocol stub was told to disconnect");
     }
+}
+
+/// Whether the credential of a connection is of no use any more, or soon will not be.
+fn runs_out(connection: &Stub) -> bool {
+    let Some(expires) = connection.credential().and_then(|credential| credential.expires) else { return false };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(expires) <= now.saturating_add(SOON)
 }
 
 enum Control {

@@ -180,6 +180,27 @@ fn a_broken_connection_is_made_anew_after_a_growing_while() {
 }
 
 #[test]
+fn a_credential_that_has_run_out_is_asked_for_anew() {
+    let host = started();
+    let credential = |value: &str, expires| Credential { kind: CredentialKind::Bearer, value: value.into(), expires };
+    host.connect_with(credential("old", Some(1)));
+    let server = host.websocket();
+    assert_eq!(server.header("Authorization").unwrap(), "Bearer old");
+    server.fail("no route");
+    host.advance(Duration::from_secs(2));
+    assert!(host.next_websocket().is_none(), "first it gets another one");
+    let request = host.identity_request();
+    assert_eq!(request.scope(), None);
+    request.grant(credential("new", None));
+    let server = host.websocket();
+    assert_eq!(server.header("Authorization").unwrap(), "Bearer new");
+    server.fail("no route");
+    // One that lasts is used again.
+    host.advance(Duration::from_secs(4));
+    assert_eq!(host.websocket().header("Authorization").unwrap(), "Bearer new");
+}
+
+#[test]
 fn while_it_waits_it_can_be_told_otherwise() {
     let host = started();
     host.connect();
