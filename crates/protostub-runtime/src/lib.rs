@@ -103,16 +103,17 @@
 //! ```
 //!
 //! * `domain`: a domain, an address, or the URL of a stub in a catalogue. The stub is deployed if it is not.
-//! * `credential`: may be missing, and the stub then logs in with what the providers have. `kind` is `bearer`, `basic` (`user:password`), `assertion`, or
-//!   one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
+//! * `credential`: may be missing, and the stub then logs in with what the providers have. `kind` is `bearer`, `basic` (`user:password`),
+//!   `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
 //!
-//! The response comes when the stub is live, `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or cannot be: 400 (the message is none of
-//! these), 401 (it did not connect with this credential), 403 (not by a hyperty), 503 (it could not be deployed). A stub that is live as somebody else is told to disconnect first. The
-//! credential is this stub's until it runs out, the stub cannot connect with it, somebody logs in again, or it is undeployed.
+//! The response comes when the stub is live, `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or cannot be: 400 (the message is
+//! none of these), 401 (it did not connect with this credential), 403 (not by a hyperty), 503 (it could not be deployed). A stub that is live as
+//! somebody else is told to disconnect first. The credential is this stub's until it runs out, the stub cannot connect with it, somebody logs in
+//! again, or it is undeployed.
 //! `{"method": "logout", "params": {"domain": "sp1.example"}}` disconnects the stub and forgets the credential.
 //!
-//! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`. What a stub says to people is searched for the secrets that it was handed, and
-//! `[secret]` stands in their place.
+//! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`; only at `trace` do libraries below this one log
+//! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
 
 mod config;
 mod core;

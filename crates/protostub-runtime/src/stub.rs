@@ -126,11 +126,11 @@ impl Protostub {
         self.command(|done| Command::Connect { credential: None, done }).await
     }
 
-    /// The explicit domain login: tells it to connect with this credential. A stub that is connected otherwise is told to disconnect first; messages wait
-    /// meanwhile. Wait with [`Self::until_live`] for what comes of it.
+    /// The explicit domain login: tells it to connect with this credential. A stub that is connected otherwise is told to disconnect first;
+    /// messages wait meanwhile. Wait with [`Self::until_live`] for what comes of it.
     ///
-    /// The credential is the stub's from then on, through reconnections and new instances, until it has run out, the stub cannot connect with it, the next
-    /// login, or its end. Then, what the Identity Module's providers have is its credential again.
+    /// The credential is the stub's from then on, through reconnections and new instances, until it has run out, the stub cannot connect with
+    /// it, the next login, or its end. Then, what the Identity Module's providers have is its credential again.
     ///
     /// # Errors
     /// If the stub is no longer there, or the credential has run out.

@@ -8,8 +8,8 @@ use crate::{
     host,
 };
 
-/// Asks for a credential, with a scope as the domain understands it (RFC 6749 section 3.3; none: the default): a fresh access token, say. From a minute before
-/// [`Credential::expires`] on (or, of a shorter life, from its middle on), it is another one than before.
+/// Asks for a credential, with a scope as the domain understands it (RFC 6749 section 3.3; none: the default): a fresh access token, say. From a
+/// minute before [`Credential::expires`] on (or, of a shorter life, from its middle on), it is another one than before.
 ///
 /// # Errors
 /// [`Error::Denied`]: the Identity Module has none, or refused; the text says why. [`Error::Limit`]: more than 8 requests at a time.

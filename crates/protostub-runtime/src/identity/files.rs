@@ -25,7 +25,8 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// }
 /// ```
 ///
-/// `kind` is `bearer`, `basic` (`user:password`), `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
+/// `kind` is `bearer`, `basic` (`user:password`), `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be
+/// missing.
 ///
 /// A file is read whenever a credential is needed, so that whoever replaces it renews the credential. On Unix, a file that everybody may open is
 /// refused.

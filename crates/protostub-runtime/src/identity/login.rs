@@ -100,9 +100,8 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         (MessageType::Execute, Some(Ok(call))) => call,
         // What serde says of it may quote the secret.
         _ => {
-            let login = r#"{"method": "login", "params": {"domain": "<domain or address>", "credential": {"kind": "bearer", "value": "<secret>", "expires": <seconds since 1970>}}}"#;
             let reason = format!(
-                "the Identity Module understands an execute with the body {login}, where `credential` and `expires` may be missing, and `logout` with `domain` alone"
+                "the Identity Module understands an execute with the body {LOGIN} (`credential` may be missing) or {LOGOUT}"
             );
             return Answer::Refused(400, reason);
         }
@@ -123,6 +122,11 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         Err((code, reason)) => Answer::Refused(code, reason),
     }
 }
+
+/// What is understood.
+const LOGIN: &str =
+    r#"{"method": "login", "params": {"domain": "<domain>", "credential": {"kind": "bearer", "value": "<secret>"}}}"#;
+const LOGOUT: &str = r#"{"method": "logout", "params": {"domain": "<domain>"}}"#;
 
 type Refusal = (u16, String);
 

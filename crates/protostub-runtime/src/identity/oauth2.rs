@@ -50,9 +50,9 @@ const MAX_DESCRIPTION_CHARS: usize = 300;
 
 /// Access tokens from OAuth 2.0 token endpoints.
 ///
-/// There is one token request at a time for a domain, whoever waits for it. A token is renewed a minute before it runs out, or after half of its life if
-/// that is shorter; while that fails, the old one is handed out until it has run out. Requests leave the way that everything of the runtime leaves: with
-/// its roots and its proxy, over TLS unless the endpoint is this machine, and to nobody but the endpoint.
+/// There is one token request at a time for a domain, whoever waits for it. A token is renewed a minute before it runs out, or after half of its
+/// life if that is shorter; while that fails, the old one is handed out until it has run out. Requests leave the way that everything of the
+/// runtime leaves: with its roots and its proxy, over TLS unless the endpoint is this machine, and to nobody but the endpoint.
 #[derive(Debug, Default)]
 pub struct OAuth2Credentials {
     by_domain: BTreeMap<Domain, Arc<Account>>,

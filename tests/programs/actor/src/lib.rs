@@ -1,9 +1,9 @@
 //! A stub that does what the test tells it.
 //!
-//! Its configuration may hold orders for `start`, `connect` and `timer`, and a credential that it `refuses`; a message's body is an order too. An order is a JSON object
-//! `{"do": "<what>", …}`, or a list of them. A request is answered with `{"code": 200, "value": <what came of it>}`; an order that fails
-//! answers `{"code": 400, "value": "<error>"}`. Whatever else happens (`timer`, `ready`, `disconnect`) is posted as an `update` to the
-//! address `observer` of the configuration, if there is one.
+//! Its configuration may hold orders for `start`, `connect` and `timer`, and a credential that it `refuses`; a message's body is an order too.
+//! An order is a JSON object `{"do": "<what>", …}`, or a list of them. A request is answered with `{"code": 200, "value": <what came of it>}`;
+//! an order that fails answers `{"code": 400, "value": "<error>"}`. Whatever else happens (`timer`, `ready`, `disconnect`) is posted as an
+//! `update` to the address `observer` of the configuration, if there is one.
 
 mod orders;
 
