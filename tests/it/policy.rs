@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protostub_runtime::{Decision, Hop, Message, MessageType, Origin, Policy, Receiver, Runtime};
+use protostub_runtime::{CedarPolicy, Decision, Hop, Message, MessageType, Origin, Policy, Receiver, Runtime};
 use serde_json::{Value, json};
 
 use crate::support::{body, builder, component, order, source};
@@ -95,4 +95,54 @@ async fn the_runtimes_own_messages_are_asked_about_too() {
     // A stub's life does not hang on who is told of it.
     runtime.deploy_protostub("sp1.example").await.expect("a stub");
     assert!(runtime.counts().denied > 2);
+}
+
+#[tokio::test]
+async fn rules_in_cedar_are_reloaded_while_messages_flow() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("rules.cedar");
+    let rules = |text: &str| {
+        std::fs::write(&file, text).expect("written");
+        CedarPolicy::load(&file)
+    };
+    let policy = rules(
+        r#"
+        permit (principal is Hyperty in Domain::"home.example", action, resource);
+        permit (principal is Stub, action, resource) when { context.receiver == "stub" };
+        @reason("sp2.example is served by hyperties only")
+        forbid (principal is Stub, action, resource in Domain::"sp2.example");
+        "#,
+    );
+    let source = source(&["sp1.example", "sp2.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).policy(policy.expect("policies")).build().await.expect("a runtime");
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    // Deployment, status and answers need no word in the file.
+    let stub = runtime.deploy_protostub("sp2.example").await.expect("a stub");
+    app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("an answer");
+    assert_eq!(app.recv().await.expect("the status").from, *stub.url().expect("a URL"));
+
+    let post = |to: &str| order("hyperty://sp1.example/alice", json!({ "do": "post", "type": "update", "to": to }));
+    let reply = app.request(post("hyperty://sp2.example/bob")).await.expect("a reply");
+    assert_eq!(heard(&reply), "denied: sp2.example is served by hyperties only");
+    let reply = app.request(post("hyperty://home.example/app")).await.expect("a reply");
+    let heard_by_stub = heard(&reply);
+    let told = heard_by_stub.as_str().expect("a text");
+    assert!(
+        told.starts_with("denied: no policy permits `update` from ") && told.ends_with("to hyperty://home.example/app"),
+        "{told}"
+    );
+
+    // A fault leaves in force what was.
+    let fault = rules("permit (principal, action, ressource);").expect_err("a fault").to_string();
+    assert!(fault.contains("rules.cedar:1:28: "), "{fault}");
+    assert_eq!(heard(&app.request(post("hyperty://home.example/app")).await.expect("a reply")), heard_by_stub);
+
+    let all_but_alice =
+        r#"permit (principal, action, resource); forbid (principal, action, resource) when { resource.path == "/alice" };"#;
+    runtime.set_policy(Some(Arc::new(rules(all_but_alice).expect("policies"))));
+    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids it"));
+    let say = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
+    assert_eq!(heard(&app.request(order("hyperty://sp1.example/bob", say)).await.expect("a reply")), "ok");
+    assert_eq!(app.recv().await.expect("a message").kind, MessageType::Update);
 }

@@ -76,6 +76,12 @@ impl<'a> Hop<'a> {
         Self { origin, message, receiver, home }
     }
 
+    /// The runtime's home domain.
+    #[must_use]
+    pub fn home(&self) -> &'a Domain {
+        self.home
+    }
+
     /// The domain whose stub serves an address: `sp1.example` for `domain://registry.sp1.example`, the home domain for `global://registry`. None for
     /// addresses without a domain.
     #[must_use]

@@ -4,7 +4,7 @@
 //! * [`inspect`]: what a component, or a domain's stub, is
 //! * [`conformance`]: whether a component is a good stub
 //! * [`run`]: a runtime, until it is told to stop
-//! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`status`]: what can be had of a runtime
+//! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`reload`], [`status`]: what can be had of a runtime
 //! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
 //! * [`settings`]: what runtimes are told, in flags and in a file
 //! * [`output`]: how all of them talk to people and programs; [`bars`]: what goes on meanwhile
@@ -20,6 +20,7 @@ mod inspect;
 mod list;
 mod output;
 mod reach;
+mod reload;
 mod run;
 mod send;
 mod serve;
@@ -89,6 +90,7 @@ enum Command {
     List(list::List),
     Send(Box<send::Send>),
     Status(status::ShowStatus),
+    Reload(reload::Reload),
 }
 
 #[tokio::main]
@@ -115,6 +117,7 @@ async fn main() -> ExitCode {
         Command::List(list) => list.run(&output).await,
         Command::Send(send) => send.run(&output).await,
         Command::Status(status) => status.run(&output).await,
+        Command::Reload(reload) => reload.run(&output).await,
     };
     output.bars.clear();
     match outcome {

@@ -156,6 +156,39 @@ pub(crate) fn table(rows: &[(&str, String)]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// SIGHUP, where there is one; from when it is made, that does not end the process by itself.
+pub(crate) struct Hangup {
+    #[cfg(unix)]
+    signal: Option<signal::unix::Signal>,
+}
+
+impl Hangup {
+    /// `wanted`: else it is never told, and ends the process as before.
+    pub(crate) fn listen(wanted: bool) -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use signal::unix::{SignalKind, signal};
+            Ok(Self { signal: wanted.then(|| signal(SignalKind::hangup())).transpose()? })
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = wanted;
+            Ok(Self {})
+        }
+    }
+
+    /// Waits for it.
+    pub(crate) async fn told(&mut self) {
+        #[cfg(unix)]
+        if let Some(signal) = &mut self.signal
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 /// Ctrl-C, and where there is one, SIGTERM; from when it is made, neither ends the process by itself.
 pub(crate) struct Stop {
     #[cfg(unix)]

@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{
-        protocol::{Change, Doing, utc},
+        actions,
+        protocol::{Change, Doing, Reloaded, utc},
         server::{self, Served},
         socket::Socket,
     },
-    output::{Output, Stop},
+    output::{Hangup, Output, Stop},
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
 
@@ -35,8 +36,8 @@ const REMEMBERED: usize = 256;
 /// Run a runtime until Ctrl-C, and print what arrives
 ///
 /// The hyperties that are named have addresses on its message bus. What comes for them is printed; requests are
-/// answered with code 200. `protostub deploy`, `undeploy`, `list`, `send`, `status` and `update` talk to it
-/// through its control socket. The exit code is 1 if a stub could not be deployed at the start, or had to be abandoned
+/// answered with code 200. `protostub deploy`, `undeploy`, `list`, `send`, `status`, `update` and `reload` talk
+/// to it through its control socket. The exit code is 1 if a stub could not be deployed at the start, or had to be abandoned
 /// at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -84,6 +85,8 @@ enum Event {
     Registered { hyperty: Address },
     /// A stub that was asked for is live.
     Deployed { target: String, stub: Option<Address> },
+    /// The policies were read anew.
+    Reloaded { policy: Option<PathBuf>, error: Option<String> },
     /// Something that was asked for could not be done.
     Problem { what: String, error: String },
 }
@@ -94,6 +97,7 @@ impl Run {
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
         let stop = Stop::listen()?;
+        let hangup = Hangup::listen(settings.policy.is_some())?;
         let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
         let (changes, progress) = (broadcast::Sender::new(REMEMBERED), broadcast::Sender::new(REMEMBERED));
         let (bars, told) = (output.bars.clone(), progress.clone());
@@ -113,8 +117,10 @@ impl Run {
         monitor.subscribe(runtime.url().join("status")?).await?;
         runtime.spawn_inside(watch(monitor, events.clone(), changes.clone()));
         let path = socket.as_ref().map(|socket| socket.path.clone());
-        let (stop_serving, served) =
-            (CancellationToken::new(), Served { runtime: Arc::clone(&runtime), since, changes, progress });
+        let (stop_serving, served) = (
+            CancellationToken::new(),
+            Served { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress },
+        );
         let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
         output.print(
             || {
@@ -128,7 +134,9 @@ impl Run {
             output.print(|| format!("Listening as {address}."), || json!({ "event": "listening", "hyperty": address }))?;
             runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), events.clone()));
         }
-        let outcome = print_until_stopped(output, stop, deploy(&runtime, &settings.deploy, &events), printed).await;
+        let reload = || Event::reloaded(actions::reload(&runtime, settings.policy.as_deref()));
+        let deploying = deploy(&runtime, &settings.deploy, &events);
+        let outcome = print_until_stopped(output, stop, (hangup, reload), deploying, printed).await;
 
         stop_serving.cancel();
         if let Some(serving) = serving {
@@ -166,6 +174,7 @@ async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Soc
 async fn print_until_stopped(
     output: &Output,
     mut stop: Stop,
+    (mut hangup, reload): (Hangup, impl Fn() -> Event),
     deployments: impl Future<Output = ()>,
     mut events: mpsc::Receiver<Event>,
 ) -> anyhow::Result<bool> {
@@ -178,6 +187,7 @@ async fn print_until_stopped(
                 outcome?;
                 return Ok(in_order);
             }
+            () = hangup.told() => reload().print(output)?,
             Some(event) = events.recv() => {
                 in_order &= !matches!(event, Event::Problem { .. });
                 event.print(output)?;
@@ -275,6 +285,13 @@ impl Event {
         Self::Problem { what, error: format!("{:#}", error.into()) }
     }
 
+    fn reloaded(outcome: anyhow::Result<Reloaded>) -> Self {
+        match outcome {
+            Ok(Reloaded { policy }) => Self::Reloaded { policy: Some(policy), error: None },
+            Err(error) => Self::Reloaded { policy: None, error: Some(format!("{error:#}")) },
+        }
+    }
+
     fn print(self, output: &Output) -> anyhow::Result<()> {
         match self {
             Self::Message { hyperty, message } => {
@@ -294,6 +311,13 @@ impl Event {
             Self::Deployed { target, stub } => output.print(
                 || format!("The stub of {target} is live."),
                 || json!({ "event": "deployed", "target": target, "stub": stub }),
+            )?,
+            Self::Reloaded { policy, error } => output.print(
+                || match (&policy, &error) {
+                    (Some(policy), _) => format!("The policies in {} are in force.", policy.display()),
+                    (None, error) => format!("Problem: reading the policies anew: {}", error.as_deref().unwrap_or_default()),
+                },
+                || json!({ "event": "reloaded", "policy": policy, "error": error }),
             )?,
             Self::Problem { what, error } => {
                 output.print(

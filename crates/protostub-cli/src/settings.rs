@@ -9,7 +9,8 @@ use std::{
 
 use clap::Args;
 use protostub_runtime::{
-    DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
+    CedarPolicy, DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError, Runtime,
+    RuntimeBuilder,
 };
 use protostub_types::{Address, Domain};
 use serde::Deserialize;
@@ -79,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) allow_loopback: bool,
     allow_http: bool,
     trust_roots: Vec<PathBuf>,
+    pub(crate) policy: Option<PathBuf>,
     proxy: Option<Url>,
     max_stubs: Option<usize>,
     deployments_per_minute: Option<u32>,
@@ -185,7 +187,7 @@ impl Settings {
             let credential = domain.credential.as_mut().and_then(Credential::file_mut);
             credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut))
         });
-        let folders = settings.cache_dir.iter_mut().chain(&mut settings.socket);
+        let folders = settings.cache_dir.iter_mut().chain(&mut settings.socket).chain(&mut settings.policy);
         for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(secrets) {
             *file = folder.join(&*file);
         }
@@ -219,6 +221,10 @@ impl Settings {
             .allow_http(self.allow_http);
         if let Some(folder) = &self.cache_dir {
             builder = builder.cache_dir(folder);
+        }
+        if let Some(file) = &self.policy {
+            let policy = read_policy(file).map_err(|error| Failure::usage(format_args!("{error:#}")))?;
+            builder = builder.policy(policy);
         }
         if let Some(proxy) = &self.proxy {
             builder = builder.proxy(proxy.clone());
@@ -326,6 +332,15 @@ impl LimitsOfStub {
         limits.connections = self.connections.unwrap_or(limits.connections);
         limits
     }
+}
+
+/// The operator's rules. The error says where in the file it is.
+pub(crate) fn read_policy(file: &Path) -> anyhow::Result<CedarPolicy> {
+    let policy = CedarPolicy::load(file)?;
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(policy)
 }
 
 /// What is wrong with a file, and where. No line of it is shown: there are people who write secrets into such files.

@@ -65,7 +65,8 @@
 //!
 //! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot have another stub deployed, unless the operator
 //! says so ([`DomainSettings`]). Rules of the operator's own are a [`Policy`] ([`RuntimeBuilder::policy`], [`Runtime::set_policy`]): it is asked before
-//! every hop of every message, and what it refuses is answered with 403 and its reason.
+//! every hop of every message, and what it refuses is answered with 403 and its reason. With the feature `cedar`, `CedarPolicy` is one that reads
+//! the rules from a file, in the language [Cedar](https://docs.cedarpolicy.com).
 //!
 //! # Addresses of the runtime
 //!
@@ -156,6 +157,8 @@ pub use protostub_catalogue::{
     CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
 };
 pub use protostub_egress::{Rule, RuleError};
+#[cfg(feature = "cedar")]
+pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall, Limits};
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,

@@ -1,11 +1,15 @@
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use protostub_runtime::{Address, Message, Protostub, Runtime, StubKey, Updated};
 use uuid::Uuid;
 
-use super::protocol::{Letter, Outcome, Sent, Stub, Update};
-use crate::output::Failure;
+use super::protocol::{Letter, Outcome, Reloaded, Sent, Stub, Update};
+use crate::{output::Failure, settings::read_policy};
 
 /// Times to wait for a reply that are possible, in seconds.
 pub(crate) const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.001..=600.0;
@@ -53,6 +57,17 @@ pub(crate) fn find(runtime: &Runtime, target: &str) -> anyhow::Result<Protostub>
 
 fn key_of(runtime: &Runtime, target: &str) -> anyhow::Result<StubKey> {
     runtime.stub_key(target).map_err(Failure::usage)
+}
+
+/// Reads the policies anew. If they have a fault, those from before stay in force.
+pub(crate) fn reload(runtime: &Runtime, policy: Option<&Path>) -> anyhow::Result<Reloaded> {
+    let file = policy.ok_or_else(|| {
+        Failure::failed("the runtime has no policies: name their file in `policy` in its settings, and start it with these")
+    })?;
+    let policy =
+        read_policy(file).map_err(|error| Failure::failed(format_args!("{error:#}; the policies from before stay in force")))?;
+    runtime.set_policy(Some(Arc::new(policy)));
+    Ok(Reloaded { policy: file.to_owned() })
 }
 
 /// Sends a message from somewhere, and waits for the reply.

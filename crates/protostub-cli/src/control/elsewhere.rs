@@ -27,7 +27,7 @@ pub(crate) mod socket {
 }
 
 pub(crate) mod server {
-    use std::{sync::Arc, time::SystemTime};
+    use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
     use protostub_runtime::Runtime;
     use tokio::sync::broadcast;
@@ -40,6 +40,7 @@ pub(crate) mod server {
     pub(crate) struct Served {
         pub(crate) runtime: Arc<Runtime>,
         pub(crate) since: SystemTime,
+        pub(crate) policy: Option<PathBuf>,
         pub(crate) changes: broadcast::Sender<Change>,
         pub(crate) progress: broadcast::Sender<Doing>,
     }

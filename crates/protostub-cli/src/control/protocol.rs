@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use protostub_runtime::{Address, BusCounts, Domain, Protostub, Runtime, StubStatus};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -32,6 +32,8 @@ pub(crate) enum Request {
     },
     /// Answered with [`Stubs`].
     List {},
+    /// Answered with [`Reloaded`].
+    Reload {},
     /// Answered with [`Sent`] when there is a reply.
     Send(Letter),
     /// Answered with a [`Status`], or if there is a target, with its [`Stub`].
@@ -141,6 +143,13 @@ pub(crate) enum Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stubs {
     pub(crate) stubs: Vec<Stub>,
+}
+
+/// The policies that are in force now.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    /// Their file.
+    pub(crate) policy: PathBuf,
 }
 
 /// A reply, and how long it took.

@@ -1,4 +1,11 @@
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    collections::HashMap,
+    future::Future,
+    path::PathBuf,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use protostub_runtime::{Address, Domain, Runtime, StubKey};
 use serde::Serialize;
@@ -37,6 +44,8 @@ const NO_ROOM: Duration = Duration::from_millis(100);
 pub(crate) struct Served {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) since: SystemTime,
+    /// The file of its policies.
+    pub(crate) policy: Option<PathBuf>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) progress: broadcast::Sender<Doing>,
 }
@@ -146,6 +155,7 @@ impl Client {
                 let key = runtime.stub_key(&target).ok().filter(|_| progress);
                 self.with_progress(key, Box::pin(actions::update(runtime, &target, check))).await?.and_then(to_json)
             }
+            Request::Reload {} => actions::reload(runtime, served.policy.as_deref()).and_then(to_json),
             Request::List {} => to_json(Stubs { stubs: Stub::all(runtime) }),
             Request::Status { target: None } => to_json(Status::of(runtime, served.since)),
             Request::Status { target: Some(target) } => {

@@ -139,7 +139,18 @@ impl Running {
     /// Tells it to stop.
     #[cfg(unix)]
     pub(crate) fn interrupt(&self) {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill starts");
+        self.signal("-TERM");
+    }
+
+    /// Sends it SIGHUP.
+    #[cfg(unix)]
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
+        let told = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill starts");
         assert!(told.success());
     }
 

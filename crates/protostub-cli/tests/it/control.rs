@@ -35,6 +35,22 @@ fn run(home: &str) -> (Running, Value) {
     (run, started)
 }
 
+/// The same with rules for messages, and the folder in which they stand as `rules.cedar`.
+fn run_with_rules(home: &str, rules: &str) -> (Running, Value, tempfile::TempDir) {
+    let (mut run, folder) = start_with_rules(home, rules, &[]);
+    let started = run.event("started");
+    (run, started, folder)
+}
+
+fn start_with_rules(home: &str, rules: &str, flags: &[&str]) -> (Running, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = folder.path().join("protostub.toml");
+    fs::write(folder.path().join("rules.cedar"), rules).expect("written");
+    fs::write(&settings, "policy = 'rules.cedar'").expect("written");
+    let run = ["run", "--home", home, "--config", settings.to_str().expect("UTF-8")];
+    (Running::start(&[&run, flags].concat()), folder)
+}
+
 /// Texts that differ from run to run, with names in their place.
 fn named(text: &str, names: &[(&str, &str)]) -> String {
     let text = names.iter().fold(text.to_owned(), |text, (value, name)| text.replace(value, name));
@@ -99,6 +115,50 @@ fn a_runtime_is_asked_through_its_socket() {
     assert_eq!(follow.wait(), 0);
     // Of the others it has heard nothing.
     assert_eq!(of_another.line(), json!({ "event": "ended" }));
+}
+
+#[test]
+fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
+    let (_server, domain) = serve();
+    let (mut run, _, folder) = run_with_rules(&domain, "permit (principal, action, resource);");
+    let session = run.session().to_owned();
+    let (rules, to) = (folder.path().join("rules.cedar"), format!("hyperty://{domain}/alice"));
+    let write = |text: &str| fs::write(&rules, text).expect("written");
+    let send = || protostub_json_in(&session, &["send", "--to", &to]);
+    let reload = || protostub_json_in(&session, &["reload"]);
+    let in_force = json!(rules);
+    assert_eq!(send().0, 0);
+
+    write("permit (principal, action, resource); @reason('no') forbid (principal, action, resource);");
+    let (code, error) = reload();
+    assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")), "{error:?}");
+    let told = text(&error[0]["error"]);
+    assert!(told.contains("rules.cedar:1:47: "), "{told}");
+    assert!(told.ends_with("; the policies from before stay in force"), "{told}");
+    assert_eq!(send().0, 0);
+
+    write("permit (principal, action, resource); @reason(\"no\") forbid (principal, action == Action::\"read\", resource);");
+    assert_eq!(reload(), (0, vec![json!({ "policy": in_force })]));
+    let (code, error) = send();
+    assert_eq!((code, &error[0]["code"]), (1, &json!(403)), "{error:?}");
+    assert_eq!(error[0]["error"], format!("request to {to} failed with code 403: no"));
+
+    // The signal does the same.
+    write("permit (principal, action, resource);");
+    run.hang_up();
+    assert_eq!(run.event("reloaded"), json!({ "event": "reloaded", "policy": in_force, "error": null }));
+    assert_eq!(send().0, 0);
+    write("permit (principal, action);");
+    run.hang_up();
+    let reloaded = run.event("reloaded");
+    assert!(text(&reloaded["error"]).contains("rules.cedar:1:"), "{reloaded}");
+    assert_eq!(send().0, 0);
+    assert_eq!(run.stop().1, 0);
+
+    let (without, _) = crate::control::run("home.example");
+    let (code, error) = protostub_json_in(without.session(), &["reload"]);
+    assert_eq!(code, 1);
+    assert!(text(&error[0]["error"]).contains("the runtime has no policies: name their file"), "{error:?}");
 }
 
 #[test]
@@ -287,7 +347,7 @@ impl Raw {
 #[test]
 fn scripts_can_speak_to_the_socket_as_the_readme_says() {
     let (_server, domain) = serve();
-    let (_run, started) = run(&domain);
+    let (_run, started, _rules) = run_with_rules(&domain, "permit (principal, action, resource);");
     let mut client = Raw::connect(&started["socket"]);
     let mut seen = BTreeSet::new();
     for request in shapes::examples("request") {
@@ -313,6 +373,7 @@ fn scripts_can_speak_to_the_socket_as_the_readme_says() {
                     ("status" | "follow", _) => status("status", result),
                     ("send", _) => status("send", result),
                     ("update", _) => status("update", result),
+                    ("reload", _) => status("reload", result),
                     (_, _) => result["stubs"].as_array().expect("a list").iter().for_each(|stub| status("list", stub)),
                 }
                 break;
@@ -394,18 +455,20 @@ fn nothing_that_a_client_sends_ends_the_runtime() {
 fn every_documented_event_of_a_runtime_is_one() {
     let (server, domain) = serve();
     let me = format!("hyperty://{domain}/me");
-    let run = ["run", "--home", &domain, "--hyperty", &me, "--register", "--deploy", &domain, "--deploy", "127.0.0.1:1"];
-    let mut run = Running::start(&run);
+    let flags = ["--hyperty", &me, "--register", "--deploy", &domain, "--deploy", "127.0.0.1:1"];
+    let (mut run, _folder) = start_with_rules(&domain, "permit (principal, action, resource);", &flags);
     let mut seen = BTreeSet::new();
     let expected = shapes::kinds("run");
     // The echo stub has a registry that knows nobody: it answers what it is sent.
-    while seen.len() + 2 < expected.len() {
+    while seen.len() + 3 < expected.len() {
         seen.insert(shapes::kind(&run.line()));
     }
     let (code, _) = protostub_json_in(run.session(), &["send", "--to", &me]);
     assert_eq!(code, 0);
     run.event("message");
-    seen.insert("message".to_owned());
+    run.hang_up();
+    run.event("reloaded");
+    seen.extend(["message".to_owned(), "reloaded".to_owned()]);
     let (_, code) = run.stop();
     assert_eq!(code, 1, "one stub could not be deployed");
     seen.insert("stopped".to_owned());

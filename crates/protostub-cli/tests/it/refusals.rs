@@ -58,6 +58,10 @@ fn a_settings_file_is_checked() {
         "none: No such file",
     );
     check("allow-loopback = true", "needs a home domain");
+    check("home = 'home.example'\npolicy = 'none.cedar'", "failed to read the policies in ");
+    fs::write(folder.path().join("rules.cedar"), "permit (principal is Stab, action, resource);").expect("written");
+    let expected = "rules.cedar:1:22: unrecognized entity type `Stab`: did you mean `Stub`?";
+    check("home = 'home.example'\npolicy = 'rules.cedar'", expected);
 }
 
 #[test]

@@ -61,22 +61,18 @@ struct WireBody {
 }
 
 impl Input {
-    pub(crate) fn parse(text: Utf8Bytes) -> Result<Self, Invalid> {
-        let wire: Wire<'_> = serde_json::from_str(text.as_str()).map_err(|error| Invalid {
-            id: Value::Null,
-            to: None,
-            component: "mn:/pipeline",
-            description: format!("the text is no message: {error}"),
+    pub(crate) fn parse(text: Utf8Bytes) -> Result<Self, Box<Invalid>> {
+        let wire: Wire<'_> = serde_json::from_str(text.as_str()).map_err(|error| {
+            let description = format!("the text is no message: {error}");
+            Box::new(Invalid { id: Value::Null, to: None, component: "mn:/pipeline", description })
         })?;
         if wire.cmd.as_deref() == Some("disconnect") {
             return Ok(Self::Disconnect);
         }
         let id = wire.id.filter(|id| id.is_number() || id.is_string());
-        let invalid = |description: String| Invalid {
-            id: id.clone().unwrap_or_default(),
-            to: wire.from.clone(),
-            component: "mn:/validator",
-            description,
+        let invalid = |description: String| {
+            let (id, to) = (id.clone().unwrap_or_default(), wire.from.clone());
+            Box::new(Invalid { id, to, component: "mn:/validator", description })
         };
         let missing = |member: &str| invalid(format!("No mandatory field '{member}'"));
         let id = id.as_ref().ok_or_else(|| missing("id"))?;

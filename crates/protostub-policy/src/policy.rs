@@ -1,0 +1,158 @@
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use cedar_policy::{Authorizer, Effect, Policy, PolicyId, PolicySet, Response, Schema, ValidationMode, Validator};
+use protostub_bus::{Decision, Hop};
+
+use crate::{
+    PolicyError,
+    error::{PolicyFault, in_order},
+    request::{Names, Question},
+};
+
+const SCHEMA: &str = include_str!("protostub.cedarschema");
+const BUILT_IN: &str = include_str!("built_in.cedar");
+
+/// Cedar looks how much of its stack is left, and gives up if that seems too little. What a stub posts is decided on the stack of a fiber, of which Cedar
+/// cannot know: so it gets a stack of its own. As large as a main thread's, which is reserved rather than used: without optimisation, Cedar's frames
+/// take many kilobytes each.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Policies that were found good. What they decide, and about what, stands in the [crate's documentation](crate).
+///
+/// They do not change: for others, [load](Self::load) them, and put them in force in the place of these (`Runtime::set_policy`,
+/// [`Bus::set_policy`](protostub_bus::Bus::set_policy)). If they have a fault, these stay in force.
+pub struct CedarPolicy {
+    file: PathBuf,
+    policies: PolicySet,
+    authorizer: Authorizer,
+    names: Names,
+    warnings: Vec<PolicyFault>,
+}
+
+impl CedarPolicy {
+    /// Reads a file of policies, and checks them against the schema.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has a fault: every one that was found is named, with its place.
+    pub fn load(file: impl Into<PathBuf>) -> Result<Self, PolicyError> {
+        let file = file.into();
+        match fs::read_to_string(&file) {
+            Ok(text) => Self::parse(file, &text),
+            Err(source) => Err(PolicyError::Read { file, source }),
+        }
+    }
+
+    /// The same with a text, and the name of its file for errors and reasons.
+    ///
+    /// # Errors
+    /// If the text has a fault.
+    pub fn parse(file: impl Into<PathBuf>, text: &str) -> Result<Self, PolicyError> {
+        let file = file.into();
+        let one = |found: &dyn miette::Diagnostic| PolicyError::Faults { faults: vec![PolicyFault::new(&file, text, found)] };
+        let own = match text.parse::<PolicySet>() {
+            Ok(policies) => policies,
+            Err(errors) => return Err(PolicyError::Faults { faults: in_order(&file, text, errors.iter()) }),
+        };
+        if let Some(template) = own.templates().next() {
+            let problem = format!(
+                "policy {} is a template: write an address or a domain in place of `?principal` and `?resource`",
+                number(template.id())
+            );
+            return Err(PolicyError::Faults { faults: vec![PolicyFault { file, line: 0, column: 0, problem, advice: None }] });
+        }
+        let (schema, _warnings) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| one(&error))?;
+        let found = Validator::new(schema).validate(&own, ValidationMode::Strict);
+        let faults = in_order(&file, text, found.validation_errors());
+        if !faults.is_empty() {
+            return Err(PolicyError::Faults { faults });
+        }
+        let warnings = in_order(&file, text, found.validation_warnings());
+        let mut policies = own;
+        let built_in: PolicySet = BUILT_IN.parse().map_err(|error: cedar_policy::ParseErrors| one(&error))?;
+        for (index, policy) in built_in.policies().enumerate() {
+            policies.add(policy.new_id(PolicyId::new(format!("built in {index}")))).map_err(|error| one(&error))?;
+        }
+        let names = Names::new().map_err(|error| one(&*error))?;
+        Ok(Self { file, policies, authorizer: Authorizer::new(), names, warnings })
+    }
+
+    /// The file that they were read from.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What may not be meant: policies that never hold, say.
+    #[must_use]
+    pub fn warnings(&self) -> &[PolicyFault] {
+        &self.warnings
+    }
+
+    /// Why a message is refused, for people.
+    fn reason(&self, response: &Response, hop: &Hop<'_>) -> String {
+        let mut failed = response.diagnostics().errors().map(|error| format!("a policy cannot be evaluated: {error}"));
+        if let Some(failed) = failed.next() {
+            return failed;
+        }
+        let forbidding = response.diagnostics().reason().filter_map(|id| self.policies.policy(id));
+        let mut reasons: Vec<_> =
+            forbidding.filter(|policy| policy.effect() == Effect::Forbid).map(|policy| self.told(policy)).collect();
+        if reasons.is_empty() {
+            let message = hop.message;
+            return format!("no policy permits `{}` from {} to {}", message.kind, message.from, message.to);
+        }
+        reasons.sort();
+        reasons.dedup();
+        reasons.join("; ")
+    }
+
+    fn told(&self, policy: &Policy) -> String {
+        if let Some(reason) = policy.annotation("reason") {
+            return reason.to_owned();
+        }
+        match policy.annotation("id") {
+            Some(name) => format!("the policy `{name}` forbids it"),
+            None => {
+                let file = self.file.file_name().unwrap_or(self.file.as_os_str());
+                format!("policy {} of {} forbids it", number(policy.id()), Path::new(file).display())
+            }
+        }
+    }
+}
+
+/// Cedar calls policies `policy0`, `policy1` and so on, in their order; people count from 1.
+fn number(id: &PolicyId) -> String {
+    let text = id.to_string();
+    let index = text.strip_prefix("policy").and_then(|index| index.parse::<usize>().ok());
+    index.map_or(text, |index| (index + 1).to_string())
+}
+
+impl protostub_bus::Policy for CedarPolicy {
+    fn decide(&self, hop: &Hop<'_>) -> Decision {
+        stacker::grow(STACK_BYTES, || self.judge(hop))
+    }
+}
+
+impl CedarPolicy {
+    fn judge(&self, hop: &Hop<'_>) -> Decision {
+        let question = match Question::about(hop, &self.names) {
+            Ok(question) => question,
+            Err(error) => return Decision::Refuse(format!("the policies cannot be asked about it: {error}")),
+        };
+        let response = self.authorizer.is_authorized(&question.request, &self.policies, &question.entities);
+        let failed = response.diagnostics().errors().next().is_some();
+        match response.decision() {
+            cedar_policy::Decision::Allow if !failed => Decision::Permit,
+            _ => Decision::Refuse(self.reason(&response, hop)),
+        }
+    }
+}
+
+impl fmt::Debug for CedarPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CedarPolicy").field("file", &self.file).finish_non_exhaustive()
+    }
+}
