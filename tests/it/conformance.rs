@@ -1,13 +1,23 @@
 //! The conformance kit: the sample stubs pass it, and there is no case that is passed by accident, since for each of them something fails it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use protostub_conformance::{
     Report, Verdict, node,
-    stub::{Server, Subject, Suite},
+    runtime::{self, Catalogue, Loaded, Refusal, Runtimes, Subject},
+    stub::{self, Server, Suite},
 };
 use protostub_domain::DomainServer;
+use protostub_runtime::Message;
 use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -29,16 +39,17 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// The stub that does one thing wrong: what this case is to find.
-async fn misfit(case: &str) -> Subject {
+async fn misfit(case: &str) -> stub::Subject {
     if case == "stub/ready/byte-by-byte" {
         return misfit_of_lines(case).await;
     }
-    Subject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
+    stub::Subject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
 }
 
 /// The same, of a server of its own, where more can be done wrong.
-async fn misfit_of_lines(case: &str) -> Subject {
-    let mut subject = Subject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
+async fn misfit_of_lines(case: &str) -> stub::Subject {
+    let mut subject =
+        stub::Subject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
     subject.server = Server::At(lines().await);
     subject
 }
@@ -70,7 +81,7 @@ async fn lines() -> String {
 }
 
 /// What fails a case before anything of it runs.
-fn no_stub(case: &str) -> Option<Subject> {
+fn no_stub(case: &str) -> Option<stub::Subject> {
     let of_other_types = r#"(component
         (import "rethink:protostub/log@0.1.0" (instance (export "write" (func (param "text" string)))))
         (core module $code (func (export "f")))
@@ -85,10 +96,10 @@ fn no_stub(case: &str) -> Option<Subject> {
         "stub/contract/types" => wat::parse_str(of_other_types).expect("a component"),
         _ => return None,
     };
-    Some(Subject::new(case, component, Map::new()))
+    Some(stub::Subject::new(case, component, Map::new()))
 }
 
-async fn subject_that_fails(case: &str) -> Subject {
+async fn subject_that_fails(case: &str) -> stub::Subject {
     match no_stub(case) {
         Some(subject) => subject,
         None => misfit(case).await,
@@ -104,9 +115,9 @@ fn failed(report: &Report) -> Vec<&'static str> {
 async fn the_sample_stubs_pass() {
     let suite = suite();
     let subjects = [
-        Subject::new("echo", component("echo"), Map::new()),
-        Subject::new("message-node", component("message-node"), object(json!({ "url": "${ws-url}" }))),
-        Subject::new(
+        stub::Subject::new("echo", component("echo"), Map::new()),
+        stub::Subject::new("message-node", component("message-node"), object(json!({ "url": "${ws-url}" }))),
+        stub::Subject::new(
             "message-node, NoMatrix",
             component("message-node"),
             object(json!({ "url": "${nomatrix-url}", "flavour": "nomatrix" })),
@@ -150,7 +161,7 @@ async fn the_stubs_in_other_languages_pass_the_same_suite() {
     let folder = PathBuf::from(env!("PROTOSTUB_COMPONENTS")).join("../..");
     for name in ["echo-python", "echo-js", "echo-c"] {
         let Ok(component) = fs::read(folder.join(format!("{name}.wasm"))) else { continue };
-        let report = suite().run(&Subject::new(name, component, Map::new())).await;
+        let report = suite().run(&stub::Subject::new(name, component, Map::new())).await;
         assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
     }
 }
@@ -283,6 +294,214 @@ async fn treat(client: TcpStream, good: String, case: &'static str) {
         };
         if done.is_err() {
             return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runtime_passes() {
+    let report = runtime::Suite::new(&component("actor")).run("this one", Arc::new(runtime::ThisRuntime::default())).await;
+    assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_every_case_that_applies_there_is_a_runtime_that_fails_it() {
+    let suites = runtime::Suite::cases().map(|case| async move {
+        let suite = runtime::Suite::new(&component("actor")).only([case.id.to_owned()]);
+        let report = suite.run("a bad one", Arc::new(BadRuntimes(case.id))).await;
+        let applies = report
+            .outcomes
+            .iter()
+            .any(|outcome| outcome.case == case && !matches!(outcome.verdict, Verdict::NotApplicable { .. }));
+        // `runtime/C1` begins `runtime/C16`, too.
+        (applies != failed(&report).contains(&case.id)).then(|| report.to_text())
+    });
+    let undetected: Vec<_> = stream::iter(suites).buffer_unordered(AT_A_TIME).filter_map(std::future::ready).collect().await;
+    assert!(undetected.is_empty(), "{}", undetected.join("\n"));
+}
+
+/// Runtimes that do wrong what this case is to find.
+struct BadRuntimes(&'static str);
+
+/// The runtime, with one thing done wrong on the way to the host program.
+struct BadRuntime {
+    good: Box<dyn Subject>,
+    wrong: Wrong,
+    times: AtomicU64,
+    loads: AtomicU64,
+    held: Mutex<Vec<Message>>,
+}
+
+/// What can be wrong with a runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// Nothing.
+    Nothing,
+    /// There is one sandbox more than there should be.
+    Leaks,
+    /// The first message is lost.
+    Loses,
+    /// The first message comes after the others.
+    Swaps,
+    /// Each `loadStub` makes another stub.
+    Duplicates,
+    /// Errors are time-outs.
+    TimesOut,
+    /// Requests are answered as if nothing were forbidden.
+    Allows,
+    /// All stubs share one sandbox.
+    Shares,
+    /// Stubs have URLs of the runtime's.
+    Renames,
+    /// What the listener gets first is lost.
+    Overhears,
+    /// The listener gets others' responses.
+    Misdelivers,
+    /// A stub's status is always the first one.
+    Sleeps,
+    /// Undeployed stubs stay.
+    Keeps,
+    /// Answers are somebody else's.
+    Confuses,
+    /// All addresses are taken for the same.
+    Mistakes,
+}
+
+fn wrong_with(case: &str) -> Wrong {
+    match case {
+        "runtime/probe-A" | "runtime/probe-T" | "runtime/probe-H" | "runtime/probe-W" | "runtime/X1" => Wrong::Leaks,
+        "runtime/probe-B" => Wrong::Swaps,
+        "runtime/probe-V" | "runtime/probe-E" | "runtime/probe-I-K" | "runtime/probe-J" => Wrong::Loses,
+        "runtime/probe-U" => Wrong::Leaks,
+        "runtime/probe-C" | "runtime/probe-D" | "runtime/L1" => Wrong::Duplicates,
+        "runtime/probe-F" | "runtime/probe-G" | "runtime/probe-S" | "runtime/C16" | "runtime/K8" => Wrong::TimesOut,
+        "runtime/probe-L" => Wrong::Allows,
+        "runtime/probe-N" => Wrong::Shares,
+        "runtime/R1" | "runtime/R7" => Wrong::Renames,
+        "runtime/R5" => Wrong::Sleeps,
+        "runtime/R6" => Wrong::Duplicates,
+        "runtime/R8" => Wrong::Keeps,
+        "runtime/C1" | "runtime/X3" => Wrong::Overhears,
+        "runtime/B5" | "runtime/K1" => Wrong::Confuses,
+        "runtime/B7" => Wrong::Misdelivers,
+        case if case.starts_with("runtime/url/") => Wrong::Mistakes,
+        _ => Wrong::Nothing,
+    }
+}
+
+#[async_trait]
+impl Runtimes for BadRuntimes {
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
+        let good = runtime::ThisRuntime::default().start(catalogue).await?;
+        Ok(Box::new(BadRuntime {
+            good,
+            wrong: wrong_with(self.0),
+            times: AtomicU64::new(0),
+            loads: AtomicU64::new(0),
+            held: Mutex::default(),
+        }))
+    }
+}
+
+impl BadRuntime {
+    fn is_first(&self) -> bool {
+        self.times.fetch_add(1, Ordering::SeqCst) == 0
+    }
+
+    fn spoil(&self, stub: Loaded) -> Loaded {
+        let n = self.loads.fetch_add(1, Ordering::SeqCst);
+        match self.wrong {
+            Wrong::Duplicates => Loaded { url: format!("{}{n}", stub.url), sandbox: format!("{}{n}", stub.sandbox), ..stub },
+            Wrong::Shares => Loaded { sandbox: "runtime://home.example/sandbox".to_owned(), ..stub },
+            Wrong::Renames => Loaded { url: "hyperty-runtime://home.example/1".to_owned(), ..stub },
+            Wrong::Sleeps => Loaded { status: "created".to_owned(), ..stub },
+            _ => stub,
+        }
+    }
+}
+
+#[async_trait]
+impl Subject for BadRuntime {
+    fn url(&self) -> String {
+        self.good.url()
+    }
+
+    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal> {
+        // What was made up is not known to the good one.
+        let target = if self.wrong == Wrong::Duplicates && target.contains("/protostub/") { "foo.com" } else { target };
+        self.good.load_stub(target, live).await.map(|stub| self.spoil(stub))
+    }
+
+    fn stub(&self, domain: &str) -> Option<Loaded> {
+        self.good.stub(domain).map(|stub| self.spoil(stub))
+    }
+
+    async fn until(&self, domain: &str, status: &str) {
+        self.good.until(domain, status).await;
+    }
+
+    async fn disconnect(&self, domain: &str) {
+        self.good.disconnect(domain).await;
+    }
+
+    async fn undeploy(&self, domain: &str) {
+        if self.wrong != Wrong::Keeps {
+            self.good.undeploy(domain).await;
+        }
+    }
+
+    fn post(&self, message: Message) -> Result<(), Refusal> {
+        match self.wrong {
+            Wrong::Loses if self.is_first() => Ok(()),
+            Wrong::Swaps if self.is_first() => {
+                self.held.lock().expect("a lock").push(message);
+                Ok(())
+            }
+            Wrong::Swaps => {
+                self.good.post(message)?;
+                self.held.lock().expect("a lock").pop().map_or(Ok(()), |held| self.good.post(held))
+            }
+            _ => self.good.post(message),
+        }
+    }
+
+    async fn request(&self, message: Message) -> Result<Message, Refusal> {
+        let of_registry = message.to.as_str().ends_with("/registry");
+        let answer = self.good.request(message).await;
+        match self.wrong {
+            Wrong::TimesOut => answer.map_err(|error| Refusal { code: 408, ..error }),
+            Wrong::Leaks if of_registry => answer.map(|answer| {
+                let mut body = crate::support::body(&answer);
+                body["value"]["sandboxes"].as_array_mut().expect("sandboxes").push(json!("one more"));
+                answer.with_body(body)
+            }),
+            Wrong::Allows => answer.map(|answer| {
+                let text = crate::support::body(&answer).to_string().replace("denied: ", "ok: ");
+                answer.with_body(serde_json::from_str(&text).expect("JSON"))
+            }),
+            Wrong::Confuses => {
+                answer.map(|answer| answer.with_body(json!({ "code": 200, "value": { "n": 0, "colour": "red" } })))
+            }
+            _ => answer,
+        }
+    }
+
+    async fn subscribe(&self, address: &str) {
+        self.good.subscribe(address).await;
+    }
+
+    async fn next(&self) -> Option<Message> {
+        if self.wrong == Wrong::Misdelivers && self.is_first() {
+            return Some(Message::read("hyperty://home.example/app").error_response(200, "not for you"));
+        }
+        let next = self.good.next().await;
+        if self.wrong == Wrong::Overhears && self.is_first() { self.good.next().await } else { next }
+    }
+
+    fn take_apart(&self, address: &str) -> Option<(String, String, String)> {
+        match self.wrong {
+            Wrong::Mistakes => Some(("x".to_owned(), "x".to_owned(), "x".to_owned())),
+            _ => self.good.take_apart(address),
         }
     }
 }

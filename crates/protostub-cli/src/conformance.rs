@@ -1,12 +1,13 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use protostub_conformance::{
-    Case, Outcome, Report, node,
+    Case, Outcome, Report, node, runtime,
     stub::{self, Request, Server, Subject},
 };
 use protostub_types::Domain;
@@ -15,7 +16,7 @@ use url::Url;
 
 use crate::output::{Failure, Output};
 
-/// Try a stub, or a message node, out against what is specified, case by case
+/// Try a stub, a message node or the runtime out against what is specified, case by case
 ///
 /// A stub runs in a sandbox as in a runtime, with a scripted host around it, and a link to its server on which
 /// bytes are passed on, held up, or replaced. Each case passes, fails with what was expected and what was seen, or
@@ -31,7 +32,8 @@ Examples:
   protostub conformance target/catalogue/echo/component.wasm
   protostub conformance mine.wasm --descriptor descriptor.json --server localhost:9000
   protostub conformance mine.wasm --format junit > conformance.xml
-  protostub conformance --message-node ws://127.0.0.1:8080/ws")]
+  protostub conformance --message-node ws://127.0.0.1:8080/ws
+  protostub conformance --runtime target/stubs/wasm32-wasip2/release/actor.wasm")]
 pub(crate) struct Conformance {
     /// The component's file
     #[arg(value_name = "FILE", required_unless_present_any = ["list", "message_node"])]
@@ -40,6 +42,11 @@ pub(crate) struct Conformance {
     /// Try out the message node at this ws:// URL, in place of a stub: that of `protostub serve`, say
     #[arg(long, value_name = "URL", conflicts_with_all = ["stub", "descriptor", "configuration", "server", "request"])]
     message_node: Option<Url>,
+
+    /// Try out the runtime that is in this command, in place of a stub; the file is then that of an actor, the stub that
+    /// does what it is told: tests/programs/actor
+    #[arg(long, conflicts_with_all = ["message_node", "descriptor", "configuration", "server", "request"])]
+    runtime: bool,
 
     /// The domain of the message node's addresses [default: the URL's host and port]
     #[arg(long, value_name = "DOMAIN", requires = "message_node")]
@@ -116,6 +123,12 @@ impl Conformance {
             begin("node", url.as_str())?;
             let node = node::Node::new(url.as_str(), self.domain.as_ref().map(ToString::to_string));
             node::Suite::new().only(only).run_with(&node, seen).await
+        } else if self.runtime {
+            let path = self.stub.clone().unwrap_or_default();
+            let actor = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
+            let name = concat!("protostub-runtime ", env!("CARGO_PKG_VERSION"));
+            begin("runtime", name)?;
+            runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(runtime::ThisRuntime::default()), seen).await
         } else {
             let subject = self.subject().await?;
             let suite = stub::Suite::new(None).context("preparing the WebAssembly engine")?.only(only);
@@ -172,7 +185,7 @@ async fn configuration_of(path: &Path) -> anyhow::Result<Map<String, Value>> {
 
 /// The cases of all suites.
 fn cases() -> impl Iterator<Item = Case> {
-    stub::Suite::cases().chain(node::Suite::cases())
+    stub::Suite::cases().chain(node::Suite::cases()).chain(runtime::Suite::cases())
 }
 
 fn list(output: &Output) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 //! * [`Report`]: the verdicts of a suite about one subject, as text, JSON or JUnit's XML
 //! * [`stub`]: the suite for a component. It has a sandbox and a bus of its own, and stands between the stub and its server
 //! * [`node`]: the suite for a message node, at any URL
+//! * [`runtime`]: the suite for a runtime: the one of this project, or another one behind an adapter
 //!
 //! A case never waits for longer than a fixed time, and one that cannot be decided since another one failed does not apply, so that a report names what
 //! is wrong once.
@@ -12,6 +13,7 @@
 mod case;
 pub mod node;
 mod report;
+pub mod runtime;
 pub mod stub;
 
 pub use case::{Case, Outcome, Verdict};

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{cargo, debian, must, stubs};
+use crate::{cargo, debian, guests, must, stubs};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask conformance
@@ -22,7 +22,7 @@ usage: cargo xtask conformance
 Builds the sample stubs and the `protostub` command, and tries out, case by case,
 
   the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is there
-  the message node of `protostub serve`
+  the message node of `protostub serve`, and the runtime
   the stubs in Python, JavaScript and C, if somebody has built them: target/stubs/echo-python.wasm, echo-js.wasm, echo-c.wasm
 
 The reports are written to target/conformance/report.json. What fails is shown; `protostub conformance --list` says what each case holds. The last line
@@ -62,11 +62,13 @@ impl Run {
 /// Tries everything, and writes the report.
 pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     stubs::catalogue(root)?;
+    guests::build(root, "tests/programs")?;
     must(cargo(root).args(["build", "--quiet", "--bins", "--examples"]))?;
     let broker = Broker::start()?;
     let domain = Domain::serve(root)?;
     let mut runs = vec![
         Run::new("the message node of `protostub serve`", &["--message-node", &format!("ws://{}/ws", domain.address)]),
+        Run::new("the runtime", &["--runtime", "target/stubs/wasm32-wasip2/release/actor.wasm"]),
         Run::new("echo", &["target/catalogue/echo/component.wasm"]),
         Run::new("message-node", &["target/catalogue/message-node/component.wasm"]),
         Run::new(

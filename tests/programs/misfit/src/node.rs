@@ -25,6 +25,8 @@ thread_local! {
     static BROKE: Cell<bool> = const { Cell::new(false) };
     /// Whether this is the instance's first connection.
     static FIRST: Cell<bool> = const { Cell::new(true) };
+    /// When it had computed for long.
+    static COMPUTED: Cell<Option<Duration>> = const { Cell::new(None) };
     static SENT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -95,16 +97,25 @@ fn use_resources(config: &Config) {
         mem::forget(black_box(vec![1_u8; 40 << 20]));
     }
     if config.is("stub/resources/cpu") {
-        let begin = time::now();
-        while time::now() - begin < Duration::from_millis(650) {
-            black_box(begin);
-        }
+        compute();
     }
     if config.is("stub/resources/log") {
         for n in 0..200 {
             log::info!("line {n}");
         }
     }
+}
+
+/// Computes for long, but not for too long: once in a call, since what was computed in one call counts together.
+fn compute() {
+    let begin = time::now();
+    if COMPUTED.get().is_some_and(|computed| begin.saturating_sub(computed) < Duration::from_millis(1)) {
+        return;
+    }
+    while time::now() - begin < Duration::from_millis(800) {
+        black_box(begin);
+    }
+    COMPUTED.set(Some(time::now()));
 }
 
 async fn connect(stub: &Stub, config: &Config) -> Result<(WebSocket, String)> {
@@ -238,6 +249,10 @@ async fn send_all(stub: &Stub, config: &Config, socket: &WebSocket) -> Result<In
 /// What of a message goes to the message node.
 fn outgoing(stub: &Stub, config: &Config, mut message: Message) -> Option<Frame> {
     SENT.set(SENT.get() + 1);
+    // On a machine that is busy elsewhere, time is not counted well: the longest of a few is what counts.
+    if config.is("stub/resources/cpu") && SENT.get() <= 5 {
+        compute();
+    }
     let is_lost = config.is("stub/messages/answered")
         || config.is("stub/messages/any-body") && matches!(message.body, Some(Body::Bytes(_)))
         || config.is("stub/pressure/flood") && SENT.get() > 600 && SENT.get() % 7 == 0;

@@ -1,0 +1,53 @@
+//! Numbered cases that say nothing about a runtime of this kind, each with the reason.
+
+use super::Bench;
+use crate::{Case, Verdict, case::Script};
+
+/// A case that does not apply.
+macro_rules! elsewhere {
+    ($id:literal, $what:literal, $reason:literal) => {
+        Script {
+            case: Case::new(concat!("runtime/", $id), $what, "the original runtime's tests"),
+            run: |_| Box::pin(async { Err(Verdict::not_applicable($reason)) }),
+        }
+    };
+}
+
+pub(super) const CASES: &[Script<Bench>] = &[
+    elsewhere!("C2", "disconnected has the description 'Normal closure, …'", "it is the message node's stub that says so"),
+    elsewhere!("C3", "re-connection", "a stub's business: stub/server/comes-back, stub/session/crash, node/connect/re-open"),
+    elsewhere!("C4-C6", "allocation and release of addresses", "a message node's business: node/allocation, node/release"),
+    elsewhere!("C7-C8", "learned addresses and subscriptions", "a message node's business: node/connect/ping, node/subscription"),
+    elsewhere!("C9-C10", "stubs of Node.js and Matrix nodes", "there are no stubs for these here"),
+    elsewhere!("C11-C15", "sessions that fail, loops, and order", "a stub's business: stub/server, stub/messages"),
+    elsewhere!("R2-R4", "P2P handlers and requesters", "there are no stubs between runtimes without a server"),
+    elsewhere!("R9", "isLegacy", "the scheme of an address tells its stub: runtime/url/legacy"),
+    elsewhere!("R10", "registerPEP, unregisterPEP", "policies are objects of the host program"),
+    elsewhere!("L2", "loadIdpProxy", "credentials come from the host program's Identity Module"),
+    elsewhere!("L3", "a deployment's time", "it is measured, and no question of right or wrong"),
+    elsewhere!(
+        "B1-B4",
+        "ids, pipelines, routes and publication counts inside the bus",
+        "not to be seen by a host program; the bus has tests of its own"
+    ),
+    elsewhere!("B6", "the catch-all listener of MiniBus", "there is one bus, and no catch-all listener"),
+    elsewhere!("B8", "a pipeline's fail and deliver", "there are no pipelines"),
+    elsewhere!(
+        "X2",
+        "a second deployment at the same URL is rejected",
+        "no host program chooses a stub's URL; two deployments are one: runtime/probe-C"
+    ),
+    elsewhere!(
+        "K2-K7",
+        "parts of descriptors, and their kinds",
+        "a host program sees stubs, not parts of descriptors; the catalogue has tests of its own"
+    ),
+    elsewhere!("policy", "PolicyEngine.spec", "a policy is the host program's code, not a language of rules"),
+    elsewhere!("identity", "IdentityModule.spec", "identity proxies are not deployed; credentials come from the host program"),
+    elsewhere!(
+        "probe-O",
+        "`matches()` of a sandbox' capabilities",
+        "there is one kind of sandbox, and imports are checked by name"
+    ),
+    elsewhere!("probe-R", "a P2P requester's status", "there are no stubs between runtimes without a server"),
+];

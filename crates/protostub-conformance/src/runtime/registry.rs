@@ -1,0 +1,200 @@
+//! Registry, Runtime UA, bus, sandbox and catalogue, as the original runtime's tests ask for them.
+
+use std::time::Duration;
+
+use protostub_runtime::Message;
+use serde_json::{Value, json};
+
+use super::{
+    Bench,
+    stage::{ALICE, DOMAIN, Stage, soon},
+};
+use crate::{
+    Case, Verdict,
+    case::{Course, Script, expect},
+};
+
+/// How long what was published may take to reach its subscribers.
+const WHILE: Duration = Duration::from_millis(100);
+
+/// A numbered case, and its script.
+macro_rules! case {
+    ($id:literal, $wanted:literal, $source:literal, $run:expr) => {
+        Script { case: Case::new(concat!("runtime/", $id), $wanted, $source), run: |bench| Box::pin($run(bench)) }
+    };
+}
+
+pub(super) const CASES: &[Script<Bench>] = &[
+    case!(
+        "C1",
+        "in-progress, live, and after disconnect() disconnected: each an `update` from the stub to `<stub>/status`.",
+        "connect.spec",
+        c1
+    ),
+    case!("C16", "After disconnect() a message is answered with an error, not lost.", "specification", c16),
+    case!("R1", "The stub's URL is of its domain, below `protostub/`.", "Registry.spec, with the second phase's scheme", r1),
+    case!("R5", "After `live` the stub of the domain is found, and is live.", "Registry.spec", r5),
+    case!("R6", "The domain, an address of it, and the stub's URL lead to one sandbox.", "Registry.spec", r6),
+    case!("R7", "An address of a domain is resolved to the domain's stub.", "Registry.spec", r7),
+    case!("R8", "A stub that was undeployed is not found any more.", "Registry.spec", r8),
+    case!("L1", "loadStub three times in a row: fulfilled each time, with the same stub.", "RuntimeUA.spec", l1),
+    case!("B5", "A request's response comes to who asked, before any time-out.", "MessageBus.spec", b5),
+    case!("B7", "The response does not reach anybody else.", "MiniBus.spec", b7),
+    case!("X1", "After its removal the sandbox has no component any more.", "Sandbox.spec", x1),
+    case!("X3", "What the guest posts reaches the listener outside.", "Sandbox.spec", x3),
+    case!("K1", "The descriptor is fetched, and what is in its configuration reaches the stub.", "RuntimeCatalogue.spec", k1),
+    case!("K8", "What is no descriptor is an error, not a deployment.", "RuntimeCatalogue.spec", k8),
+];
+
+async fn statuses(stage: &Stage, url: &str, wanted: &[&str]) -> Course<()> {
+    for status in wanted {
+        let update = stage.next(status).await?;
+        let body: Value = update.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
+        let is_it = update.from.as_str() == url
+            && update.to.as_str() == format!("{url}/status")
+            && update.kind.as_str() == "update"
+            && body["value"].as_str().is_some_and(|value| value.eq_ignore_ascii_case(status));
+        expect(is_it, &format!("`{status}` from {url}"), || update.to_json().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+async fn c1(bench: &Bench) -> Course {
+    let timer = json!({ "do": "publish", "status": "live" });
+    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 1000 }]);
+    let stage = Stage::new(bench, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
+    let stub = stage.load(DOMAIN, false).await?;
+    soon("in-progress", stage.subject.until(DOMAIN, "in-progress")).await?;
+    // Who subscribes at the moment of a change may hear of it twice.
+    tokio::time::sleep(WHILE).await;
+    stage.subject.subscribe(&format!("{}/status", stub.url)).await;
+    statuses(&stage, &stub.url, &["in-progress", "live"]).await?;
+    soon("disconnected", stage.subject.disconnect(DOMAIN)).await?;
+    statuses(&stage, &stub.url, &["disconnected"]).await?;
+    Ok(None)
+}
+
+async fn c16(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.load(DOMAIN, true).await?;
+    soon("disconnected", stage.subject.disconnect(DOMAIN)).await?;
+    stage.refused(ALICE, 503, "disconnect").await?;
+    Ok(None)
+}
+
+async fn r1(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let stub = stage.load(DOMAIN, false).await?;
+    let (_, rest) = stub.url.split_once("://").unwrap_or_default();
+    expect(rest.starts_with("foo.com/protostub/"), "…://foo.com/protostub/…", || stub.url.clone())?;
+    let told = stage.order(ALICE, json!({ "do": "url" })).await?;
+    expect(told == stub.url.as_str(), &stub.url, || told.to_string())?;
+    Ok(None)
+}
+
+async fn r5(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.load(DOMAIN, true).await?;
+    let found = stage.subject.stub(DOMAIN);
+    expect(found.as_ref().is_some_and(|stub| stub.status == "live"), "a stub that is live", || format!("{found:?}"))?;
+    Ok(None)
+}
+
+async fn r6(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let first = stage.load(DOMAIN, true).await?;
+    for target in [DOMAIN, ALICE, "domain://registry.foo.com", &first.url] {
+        let again = stage.load(target, true).await?;
+        expect(again.sandbox == first.sandbox, &first.sandbox, || format!("{} for {target}", again.sandbox))?;
+    }
+    stage.deployed_once().await?;
+    Ok(None)
+}
+
+async fn r7(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let stub = stage.load(DOMAIN, true).await?;
+    let told = stage.order("hyperty://foo.com/123-dhsdhsg", json!({ "do": "url" })).await?;
+    expect(told == stub.url.as_str(), &stub.url, || told.to_string())?;
+    Ok(None)
+}
+
+async fn r8(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.load(DOMAIN, true).await?;
+    soon("undeployed", stage.subject.undeploy(DOMAIN)).await?;
+    let found = stage.subject.stub(DOMAIN);
+    expect(found.is_none(), "no stub", || format!("{found:?}"))?;
+    Ok(None)
+}
+
+async fn l1(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let first = stage.load(DOMAIN, false).await?;
+    for _ in 0..2 {
+        let again = stage.load(DOMAIN, false).await?;
+        expect(again.url == first.url, &first.url, || again.url.clone())?;
+    }
+    stage.deployed_once().await?;
+    Ok(None)
+}
+
+async fn b5(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let answer = stage.order(ALICE, json!({ "n": 7 })).await?;
+    expect(answer["n"] == 7, "its own answer", || answer.to_string())?;
+    Ok(None)
+}
+
+async fn b7(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.order(ALICE, json!({ "n": 7 })).await?;
+    // What is sent to the listener afterwards comes first.
+    stage.order(ALICE, json!({ "do": "post", "id": "fence", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
+    let first = stage.next("what is for the listener").await?;
+    expect(first.kind.as_str() != "response", "no response for somebody else", || first.to_json().unwrap_or_default())?;
+    Ok(None)
+}
+
+async fn x1(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.load(DOMAIN, true).await?;
+    stage.registered(1, 1).await?;
+    soon("undeployed", stage.subject.undeploy(DOMAIN)).await?;
+    stage.registered(0, 0).await?;
+    Ok(None)
+}
+
+async fn x3(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    for n in 0..3 {
+        let post = json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app", "body": { "n": n } });
+        stage.order(ALICE, post).await?;
+        let message = stage.next("what the guest posts").await?;
+        let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
+        expect(body["n"] == n, &format!("message {n}"), || body.to_string())?;
+    }
+    Ok(None)
+}
+
+async fn k1(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({ "colour": "blue" })).await?;
+    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+    expect(told["colour"] == "blue", "the descriptor's configuration", || told.to_string())?;
+    expect(told["runtimeURL"] == stage.subject.url().as_str(), "the runtime's URL", || told.to_string())?;
+    Ok(None)
+}
+
+async fn k8(bench: &Bench) -> Course {
+    for descriptor in ["<html>", "{}", r#"{"objectName":"default","version":"1","language":"javascript","sourcePackageURL":"x"}"#]
+    {
+        let stage = Stage::new(bench, &[], json!({})).await?;
+        stage.catalogue.insert(DOMAIN, descriptor.to_owned(), b"")?;
+        stage.refused(ALICE, 503, "descriptor").await?;
+        if let Ok(Ok(answer)) = soon("an error", stage.subject.request(Message::read(ALICE))).await {
+            return Err(Verdict::fail("no answer of a stub", answer.to_json().unwrap_or_default()));
+        }
+        stage.registered(0, 0).await?;
+    }
+    Ok(None)
+}

@@ -1,0 +1,193 @@
+use std::fmt;
+
+use async_trait::async_trait;
+use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime};
+use tokio::sync::Mutex;
+
+use super::Catalogue;
+
+/// A runtime, as a host program has it. Two hyperties are registered: `hyperty://home.example/sender`, which posts and asks, and
+/// `hyperty://home.example/app`, which subscribes and listens.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// The runtime's own address.
+    fn url(&self) -> String;
+
+    /// `loadStub`: the stub of a domain or an address, deployed; and live, if that is wanted.
+    ///
+    /// # Errors
+    /// If it cannot be deployed, or does not become live.
+    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal>;
+
+    /// The stub of a domain, if there is one.
+    fn stub(&self, domain: &str) -> Option<Loaded>;
+
+    /// Waits until the stub of a domain has this status.
+    async fn until(&self, domain: &str, status: &str);
+
+    /// Tells the stub of a domain to disconnect.
+    async fn disconnect(&self, domain: &str);
+
+    /// Undeploys the stub of a domain.
+    async fn undeploy(&self, domain: &str);
+
+    /// Posts a message.
+    ///
+    /// # Errors
+    /// If it was refused.
+    fn post(&self, message: Message) -> Result<(), Refusal>;
+
+    /// Posts a request, and waits for the response.
+    ///
+    /// # Errors
+    /// If the runtime answers in the receiver's place.
+    async fn request(&self, message: Message) -> Result<Message, Refusal>;
+
+    /// Subscribes the listener to an address.
+    async fn subscribe(&self, address: &str);
+
+    /// The next message that the listener gets.
+    async fn next(&self) -> Option<Message>;
+
+    /// The scheme, the host and the path of an address; none, if it is none.
+    fn take_apart(&self, address: &str) -> Option<(String, String, String)>;
+}
+
+/// What makes runtimes.
+#[async_trait]
+pub trait Runtimes: Send + Sync {
+    /// A runtime of the domain `home.example` that finds all stubs in this catalogue.
+    ///
+    /// # Errors
+    /// If it cannot be started, in its own words.
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String>;
+}
+
+/// A stub that is deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "whoever adapts another runtime makes it")]
+pub struct Loaded {
+    /// Its address.
+    pub url: String,
+    /// Its sandbox's address.
+    pub sandbox: String,
+    /// Its status, in lower case.
+    pub status: String,
+    /// Whose stub it is.
+    pub domain: String,
+}
+
+/// Why something was not done: as a response would say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "whoever adapts another runtime makes it")]
+pub struct Refusal {
+    /// As in RFC 9110; 0 where there is none.
+    pub code: u16,
+    /// For people.
+    pub reason: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.reason)
+    }
+}
+
+/// The runtime of this project: `protostub_runtime`.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct ThisRuntime;
+
+struct Embedded {
+    runtime: Runtime,
+    sender: Hyperty,
+    app: Mutex<Hyperty>,
+}
+
+#[async_trait]
+impl Runtimes for ThisRuntime {
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
+        let runtime = Runtime::builder().home_domain("home.example").source(catalogue).build().await;
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let hyperty = async |name: &str| {
+            let registered = runtime.register_hyperty(format!("hyperty://home.example/{name}")).await;
+            registered.map_err(|error| error.to_string())
+        };
+        let (sender, app) = (hyperty("sender").await?, Mutex::new(hyperty("app").await?));
+        Ok(Box::new(Embedded { runtime, sender, app }))
+    }
+}
+
+impl Embedded {
+    fn protostub(&self, domain: &str) -> Option<Protostub> {
+        self.runtime.protostub(&self.runtime.stub_key(domain).ok()?)
+    }
+}
+
+fn loaded(stub: &Protostub) -> Loaded {
+    let text = |address: Option<&Address>| address.map(ToString::to_string).unwrap_or_default();
+    Loaded {
+        url: text(stub.url()),
+        sandbox: text(stub.sandbox_url()),
+        status: stub.status().status.to_string(),
+        domain: stub.domain().to_string(),
+    }
+}
+
+#[async_trait]
+impl Subject for Embedded {
+    fn url(&self) -> String {
+        self.runtime.url().to_string()
+    }
+
+    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal> {
+        let stub = if live { self.runtime.deploy_protostub(target).await } else { self.runtime.load_stub(target).await };
+        stub.map(|stub| loaded(&stub)).map_err(|error| Refusal { code: 0, reason: format!("{error}: {}", error.kind) })
+    }
+
+    fn stub(&self, domain: &str) -> Option<Loaded> {
+        self.protostub(domain).map(|stub| loaded(&stub))
+    }
+
+    async fn until(&self, domain: &str, status: &str) {
+        if let Some(stub) = self.protostub(domain) {
+            stub.watch().until(|report| report.status.as_str() == status).await;
+        }
+    }
+
+    async fn disconnect(&self, domain: &str) {
+        if let Some(stub) = self.protostub(domain) {
+            // If it is gone, the case sees that.
+            let _ = stub.disconnect().await;
+        }
+    }
+
+    async fn undeploy(&self, domain: &str) {
+        if let Some(stub) = self.protostub(domain) {
+            let _ = stub.undeploy().await;
+        }
+    }
+
+    fn post(&self, message: Message) -> Result<(), Refusal> {
+        self.sender.post(message).map_err(|error| Refusal { code: error.code, reason: error.reason })
+    }
+
+    async fn request(&self, message: Message) -> Result<Message, Refusal> {
+        self.sender.request(message).await.map_err(|error| Refusal { code: error.code, reason: error.reason })
+    }
+
+    async fn subscribe(&self, address: &str) {
+        if let Ok(address) = Address::parse(address) {
+            let _ = self.app.lock().await.subscribe(address).await;
+        }
+    }
+
+    async fn next(&self) -> Option<Message> {
+        self.app.lock().await.recv().await
+    }
+
+    fn take_apart(&self, address: &str) -> Option<(String, String, String)> {
+        let address = Address::parse(address).ok()?;
+        Some((address.scheme().to_owned(), address.host().to_owned(), address.path().to_owned()))
+    }
+}
