@@ -22,6 +22,7 @@ use proptest::{
 };
 use protostub_runtime::{
     DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Runtime, StubStatus,
+    Version,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -30,7 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{body, builder, component, domain, order, publish};
+use crate::support::{body, builder, component, descriptor, domain, order};
 
 const DOMAINS: [&str; 3] = ["one.example", "two.example", "three.example"];
 /// How long anything may take that is no hang.
@@ -46,6 +47,8 @@ enum Act {
     Disconnect,
     Connect,
     Update,
+    /// With a version that runs beside the one before it.
+    Overlap,
     Undeploy,
     /// Others have a turn.
     Yield(usize),
@@ -67,6 +70,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         1 => Just(Act::Disconnect),
         2 => Just(Act::Connect),
         1 => Just(Act::Update),
+        1 => Just(Act::Overlap),
         1 => Just(Act::Undeploy),
         3 => (1..200_usize).prop_map(Act::Yield),
     ];
@@ -131,9 +135,8 @@ impl Stage {
         let mut restart = RestartPolicy::default();
         (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
         let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
-        let actor = component("actor");
         for name in DOMAINS {
-            publish(&stubs, name, "1.0", &actor, observed_by(name));
+            publish(&stubs, name, "1.0", false);
             let mut settings = DomainSettings::default();
             settings.allow_older = true;
             built = built.domain(domain(name), settings);
@@ -201,10 +204,10 @@ impl Stage {
                     yield_now().await;
                 }
             }
-            Act::Disconnect | Act::Connect | Act::Update | Act::Undeploy => {
+            Act::Disconnect | Act::Connect | Act::Update | Act::Overlap | Act::Undeploy => {
                 let Some(stub) = self.stub(name) else { return };
-                if matches!(act, Act::Update) {
-                    publish(&self.stubs, name, &format!("1.{n}"), &component("actor"), observed_by(name));
+                if matches!(act, Act::Update | Act::Overlap) {
+                    publish(&self.stubs, name, &format!("1.{n}"), matches!(act, Act::Overlap));
                 }
                 self.next += 1;
                 self.begun.insert(n, (name.to_owned(), act));
@@ -213,7 +216,7 @@ impl Stage {
                     match act {
                         Act::Disconnect => drop(stub.disconnect().await),
                         Act::Connect => drop(stub.connect().await),
-                        Act::Update => drop(stub.update().await),
+                        Act::Update | Act::Overlap => drop(stub.update().await),
                         _ => drop(stub.undeploy().await),
                     }
                     n
@@ -292,8 +295,12 @@ impl Stage {
     }
 }
 
-fn observed_by(name: &str) -> Value {
-    json!({ "of": name })
+fn publish(stubs: &MemorySource, name: &str, version: &str, overlap: bool) {
+    let actor = component("actor");
+    let mut descriptor = descriptor(&actor, Value::Null);
+    descriptor.version = Version::parse(version).expect("a version");
+    descriptor.overlap = overlap;
+    stubs.insert(&domain(name), "default", descriptor.to_json(), actor);
 }
 
 /// What the hyperties have heard, in tasks that end with the runtime.

@@ -9,11 +9,11 @@ use std::{
 };
 
 use protostub_runtime::{
-    DomainSettings, Hyperty, MemorySource, Runtime, RuntimeBuilder, StubStatus, UpdateErrorKind, Updated, Version,
+    DomainSettings, Hyperty, MemorySource, RestartPolicy, Runtime, RuntimeBuilder, StubStatus, UpdateErrorKind, Updated, Version,
 };
 use serde_json::{Value, json};
 
-use crate::support::{body, builder, component, domain, order, publish};
+use crate::support::{body, builder, component, descriptor, domain, order, publish};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
@@ -220,4 +220,82 @@ async fn a_stub_that_is_to_stay_disconnected_does_so_in_its_new_version() {
     assert_eq!(app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected").code, 503);
     stub.connect().await.expect("connected");
     assert_eq!(runs(&app).await, "1.1");
+}
+
+/// Publishes a version that may run beside the one before it.
+fn publish_overlapping(source: &MemorySource, version: &str, configuration: Value) {
+    let actor = component("actor");
+    let mut descriptor = descriptor(&actor, configuration);
+    descriptor.version = Version::parse(version).expect("a version");
+    descriptor.overlap = true;
+    source.insert(&domain("sp1.example"), "default", descriptor.to_json(), actor);
+}
+
+#[tokio::test]
+async fn a_version_that_may_overlap_takes_over_while_the_stub_stays_live() {
+    let (source, runtime, mut app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    let asker = runtime.register_hyperty("hyperty://home.example/asker").await.expect("a hyperty");
+    app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("subscribed");
+    value(&asker, json!({ "do": "save", "bytes": 5 })).await;
+
+    // It finds no session, which is the other's, and what it saves is the stub's afterwards.
+    let connect = json!([
+        { "do": "panic-if-saved" },
+        { "do": "save", "bytes": 7 },
+        { "do": "publish", "status": "in-progress" },
+        { "do": "publish", "status": "live" },
+    ]);
+    publish_overlapping(&source, "1.1", json!({ "is": "1.1", "connect": connect }));
+    let over = AtomicBool::new(false);
+    let asking = async {
+        let mut seen = Vec::new();
+        while !over.load(Ordering::SeqCst) {
+            seen.push(runs(&asker).await);
+        }
+        seen
+    };
+    let (updated, seen) = tokio::join!(
+        async {
+            let updated = stub.update().await.expect("updated");
+            over.store(true, Ordering::SeqCst);
+            updated
+        },
+        asking
+    );
+    assert_eq!(updated, Updated::Updated { from: version("1.0"), to: version("1.1") });
+    assert!(seen.is_sorted(), "each request was answered, by the one and then by the other: {seen:?}");
+    assert_eq!(runs(&asker).await, "1.1");
+    assert_eq!(value(&asker, json!({ "do": "load" })).await, 7);
+    assert_eq!((stub.status().status, stub.restarts()), (StubStatus::Live, 1));
+    // Of all that, subscribers heard nothing but what held when they came; the observer, the old one's last words.
+    assert_eq!(body(&app.recv().await.expect("what holds"))["value"], "LIVE");
+    assert_eq!(body(&app.recv().await.expect("last words")), json!({ "disconnect": "update" }));
+    stub.undeploy().await.expect("undeployed");
+    let disconnected = body(&app.recv().await.expect("a status"));
+    assert_eq!(disconnected["value"], "DISCONNECTED", "{disconnected}");
+}
+
+#[tokio::test]
+async fn an_overlapping_version_that_fails_disturbs_nobody() {
+    let mut quick = RestartPolicy::default();
+    quick.restarts = 0;
+    let (source, runtime, app) = live(builder().connect_timeout(Duration::from_millis(500)).restart(quick)).await;
+    let stub = &runtime.protostubs()[0];
+    let before = stub.status();
+    value(&app, json!({ "do": "save", "bytes": 5 })).await;
+    for (configuration, reason) in [
+        (json!({ "start": { "do": "fail", "reason": "no" } }), "no"),
+        (json!({ "connect": { "do": "trap" } }), "unreachable"),
+        (json!({ "connect": { "do": "publish", "status": "failed", "reason": "never" } }), "never"),
+        (json!({ "connect": { "do": "echo" } }), "not live after"),
+    ] {
+        publish_overlapping(&source, "1.1", configuration);
+        let error = stub.update().await.expect_err("it does not work");
+        let UpdateErrorKind::RolledBack { error, .. } = &error.kind else { panic!("{error:?}") };
+        assert!(error.to_string().contains(reason), "{error}");
+        assert_eq!((stub.status(), runs(&app).await.as_str()), (before.clone(), "1.0"));
+    }
+    assert_eq!(value(&app, json!({ "do": "load" })).await, 5);
+    assert_eq!(stub.version(), Some(version("1.0")));
 }

@@ -3,11 +3,11 @@
 //! [`deploy`] is one line of steps, each consuming what the one before it returned. What was done is undone by dropping it: routes detach, a
 //! sandbox goes with its store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use protostub_bus::{Inbox, Origin, Route};
 use protostub_catalogue::{Committed, Discovered};
-use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, StubHandle, StubTask};
+use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
 use protostub_types::{Message, Sha256Digest, StubKey, StubStatus};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::{
     error::{DeployError, DeployErrorKind, Phase, in_full},
     hook::Progress,
     identity::StubCredentials,
-    presence::StubPresence,
+    presence::{Place, StubPresence},
     registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{self, Command},
     triggers,
@@ -184,13 +184,13 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let presence = Arc::new(StubPresence {
         stub: url.clone(),
         topic,
-        cell: Arc::clone(&record.status),
+        place: Mutex::new(Place::public(Arc::clone(&record.status))),
         bus: core.bus.clone(),
         form: core.config.status_form,
         steps: Arc::clone(steps),
     });
     let making = steps.open(12, "");
-    let sandbox = sandbox(core, record, &presence, &artifact).map_err(&registering)?;
+    let sandbox = sandbox(core, record, &presence, &artifact, record.session.clone()).map_err(&registering)?;
     drop(making);
     steps.mark(13, "");
     steps.mark(14, "");
@@ -242,6 +242,7 @@ pub(crate) fn sandbox(
     record: &Record,
     presence: &Arc<StubPresence>,
     artifact: &Artifact,
+    session: Session,
 ) -> Result<Sandbox, DeployErrorKind> {
     let (domain, discovered) = (record.key.domain(), &artifact.discovered);
     let settings = core.config.settings(domain);
@@ -258,7 +259,7 @@ pub(crate) fn sandbox(
         egress: core.egress.clone(),
         presence: Arc::clone(presence) as Arc<_>,
         credentials: Arc::new(StubCredentials { module: Arc::clone(&core.identity), login: Arc::clone(&record.login) }),
-        session: record.session.clone(),
+        session,
     };
     Sandbox::new(&artifact.compiled, services, config).map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }

@@ -1,7 +1,7 @@
 //! A stub's status: one writer, many who watch (steps 21 and 22).
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -50,7 +50,12 @@ pub(crate) struct StatusCell {
 
 impl StatusCell {
     pub(crate) fn new() -> Self {
-        Self { current: watch::Sender::new(StatusReport::first(StubStatus::Deploying)), was_live: AtomicBool::new(false) }
+        Self::at(StubStatus::Deploying)
+    }
+
+    /// Beginning with this status.
+    fn at(status: StubStatus) -> Self {
+        Self { current: watch::Sender::new(StatusReport::first(status)), was_live: AtomicBool::new(false) }
     }
 
     /// Whether the stub has ever been live, however shortly.
@@ -117,17 +122,64 @@ impl StatusWatch {
     }
 }
 
+/// Where what an instance says of its status goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) cell: Arc<StatusCell>,
+    /// Whether subscribers are told. Beside the instance that is the stub, another one may be trying, or on its way out.
+    pub(crate) is_public: bool,
+}
+
+impl Place {
+    pub(crate) const fn public(cell: Arc<StatusCell>) -> Self {
+        Self { cell, is_public: true }
+    }
+
+    fn private(status: StubStatus) -> Self {
+        Self { cell: Arc::new(StatusCell::at(status)), is_public: false }
+    }
+}
+
 /// What a sandbox publishes its stub's status through.
 pub(crate) struct StubPresence {
     pub(crate) stub: Address,
     pub(crate) topic: Address,
-    pub(crate) cell: Arc<StatusCell>,
+    pub(crate) place: Mutex<Place>,
     pub(crate) bus: Bus,
     pub(crate) form: StatusForm,
     pub(crate) steps: Arc<Steps>,
 }
 
 impl StubPresence {
+    fn place(&self) -> MutexGuard<'_, Place> {
+        // It is whole after every statement.
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The presence of an instance that is not the stub yet.
+    pub(crate) fn beside(&self) -> Self {
+        let Self { stub, topic, bus, form, steps, .. } = self;
+        let place = Mutex::new(Place::private(StubStatus::Deployed));
+        Self { stub: stub.clone(), topic: topic.clone(), place, bus: bus.clone(), form: *form, steps: Arc::clone(steps) }
+    }
+
+    /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
+    pub(crate) fn step_aside(&self) -> StatusWatch {
+        let mut place = self.place();
+        *place = Place::private(place.cell.current().status);
+        place.cell.watch()
+    }
+
+    /// From now on the instance is the stub.
+    pub(crate) fn step_forward(&self, cell: &Arc<StatusCell>) {
+        *self.place() = Place::public(Arc::clone(cell));
+    }
+
+    /// The status of this instance.
+    pub(crate) fn watch(&self) -> StatusWatch {
+        self.place().cell.watch()
+    }
+
     /// Step 21: the stub's status on the bus, to `<stub>/status`.
     fn post(&self, report: &StatusReport) {
         let _step = self.steps.open(21, report.status.as_str()).entered();
@@ -147,7 +199,10 @@ impl StubPresence {
 
 impl Presence for StubPresence {
     fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
-        if let Some(report) = self.cell.advance(status, reason)? {
+        let Place { cell, is_public } = self.place().clone();
+        if let Some(report) = cell.advance(status, reason)?
+            && is_public
+        {
             self.post(&report);
         }
         Ok(())
@@ -156,6 +211,6 @@ impl Presence for StubPresence {
 
 impl std::fmt::Debug for StubPresence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StubPresence").field("stub", &self.stub).field("current", &self.cell.current()).finish()
+        f.debug_struct("StubPresence").field("stub", &self.stub).field("current", &self.place().cell.current()).finish()
     }
 }

@@ -268,7 +268,8 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     let mut engine = EngineConfig::default();
     engine.imports = builder.imports;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
-    engine.max_sandboxes = builder.config.max_stubs;
+    // In an update that overlaps, a stub has two for a while.
+    engine.max_sandboxes = builder.config.max_stubs.saturating_add(1);
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = builder.request_timeout;

@@ -177,6 +177,10 @@ impl Protostub {
     /// the old instance has taken and not answered by then is answered with 502. Once the new instance is live, the update is committed; if it
     /// does not start, breaks, or is not live within the connect time-out, the old version takes over again.
     ///
+    /// If the new version's descriptor says that it may [overlap](protostub_types::Descriptor::overlap), it starts beside the old one, with a
+    /// session of its own, and nothing is seen of it until it is live: only then the old one is told to disconnect, and it takes over. If it is
+    /// not live in time, nothing has happened.
+    ///
     /// It goes on if the future is dropped.
     ///
     /// # Errors

@@ -7,14 +7,16 @@
 //! watch ──► it broke ──────────────► pause ──► start ──► watch …
 //!   │                                  │ budget spent, or it was never live
 //!   ├──► update: good-bye, start the new version ──► live: committed
-//!   │                                             └► it broke: start the old one again
+//!   │      │                                      └► it broke: start the old one again
+//!   │      └ may overlap: start the new version ──► live: the old one's good-bye, the new one takes over
+//!   │                                            └► it broke: nothing has happened
 //!   └──► undeploy, shutdown: good-bye ──► the end
 //! ```
 
 use std::{future, sync::Arc};
 
 use protostub_bus::{Inbox, Route};
-use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
+use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, Session, StubHandle, StubTask};
 use protostub_types::StubStatus;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -141,7 +143,7 @@ impl Supervisor {
                 }
                 Turn::Ended(Err(error)) => (self.failed(Phase::Running, format!("its task ended without a word: {error}")), None),
                 Turn::Failed(reason) => {
-                    let reason = reason.unwrap_or_else(|| "the stub said `failed` and gave no reason".to_owned());
+                    let reason = reason.unwrap_or_else(|| NO_REASON.to_owned());
                     self.forget_credentials();
                     (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
@@ -153,6 +155,12 @@ impl Supervisor {
                 Turn::NoCredential(error) => {
                     let kind = DeployErrorKind::Credential(error);
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
+                }
+                Turn::Update(artifact, done) if instance.is_live && artifact.discovered.descriptor.overlap => {
+                    match self.overlap(&mut instance, artifact, done).await {
+                        Ok(()) => continue,
+                        Err(lost) => return (lost, None),
+                    }
                 }
                 Turn::Update(artifact, done) => {
                     let to = artifact.discovered.descriptor.version.clone();
@@ -320,7 +328,8 @@ impl Supervisor {
     /// Starts an instance: steps 12 to 18 again, in the place of the one before it.
     async fn start(&mut self, inbox: Inbox) -> Result<Instance, (DeployError, Inbox)> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact) {
+        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact, self.record.session.clone())
+        {
             Ok(sandbox) => sandbox,
             Err(kind) => return Err((during(kind), inbox)),
         };
@@ -361,6 +370,82 @@ impl Supervisor {
         let old = std::mem::replace(&mut self.artifact, Arc::from(artifact));
         let session = self.record.session.load();
         self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, session, done });
+    }
+
+    /// Starts an instance of a version that may run beside the one before it, and when it is live, has it take over. Until then nothing of it
+    /// is seen, and if it fails, nothing has happened.
+    async fn overlap(
+        &mut self,
+        instance: &mut Instance,
+        artifact: Box<Artifact>,
+        done: oneshot::Sender<Result<(), UpdateErrorKind>>,
+    ) -> Result<(), End> {
+        let to = artifact.discovered.descriptor.version.clone();
+        let presence = Arc::new(self.presence.beside());
+        let next = tokio::select! {
+            biased;
+            () = self.core.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
+            () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".to_owned())),
+            next = self.try_beside(&presence, &artifact) => next,
+        };
+        let mut next = match next {
+            Ok(next) => next,
+            Err(fault) => {
+                let _ = done.send(Err(UpdateErrorKind::RolledBack { version: to, error: Box::new(fault.kind) }));
+                return Ok(());
+            }
+        };
+        tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
+        let leaving = self.presence.step_aside();
+        self.bid_goodbye(instance, DisconnectReason::Update, leaving).await;
+        let Some(inbox) = self.stop(instance).await else { return Err(self.lost()) };
+        if next.handle.take_over(inbox, self.record.session.clone()).await.is_err() {
+            return Err(self.lost());
+        }
+        presence.step_forward(&self.record.status);
+        (self.presence, self.artifact) = (presence, Arc::from(artifact));
+        next.is_live = true;
+        *instance = next;
+        self.record.restarted();
+        self.is_live().await;
+        let _ = done.send(Ok(()));
+        Ok(())
+    }
+
+    /// An instance beside the one that is the stub, once it is live.
+    async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
+        let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
+        let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).map_err(during)?;
+        let inbox = self.core.bus.inbox(self.core.config.inbox);
+        let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
+            self.core.report(&self.record, error.crash);
+            during(DeployErrorKind::Start(Arc::new(error.kind)))
+        })?;
+        let mut status = presence.watch();
+        let mut next = self.begin(handle, task);
+        let connecting = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind };
+        let settled = status.until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed));
+        tokio::select! {
+            biased;
+            ended = &mut next.task => {
+                let reason = match ended {
+                    Ok(Ended { outcome, crash, .. }) => {
+                        self.core.report(&self.record, crash);
+                        outcome.to_string()
+                    }
+                    Err(error) => format!("its task ended without a word: {error}"),
+                };
+                Err(self.failed(Phase::Running, reason))
+            }
+            report = settled => match report.status {
+                StubStatus::Live => Ok(next),
+                _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.to_owned()))),
+            },
+            Err(error) = Login::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
+            () = until(next.connect_by) => {
+                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout }))
+            }
+        }
     }
 
     /// Ends an instance. Its inbox comes back, unless the task was lost with it.
@@ -448,7 +533,11 @@ impl Supervisor {
 
     /// Lets the stub say good-bye, for as long as it may.
     async fn say_goodbye(&self, instance: &Instance, reason: DisconnectReason) {
-        let mut status = self.status.clone();
+        self.bid_goodbye(instance, reason, self.status.clone()).await;
+    }
+
+    /// The same, of an instance with this status.
+    async fn bid_goodbye(&self, instance: &Instance, reason: DisconnectReason, mut status: StatusWatch) {
         let goodbye = async {
             let was = status.current().status;
             if instance.handle.disconnect(reason).await.is_ok() && matches!(was, StubStatus::Live | StubStatus::InProgress) {
@@ -518,6 +607,7 @@ impl Supervisor {
     }
 }
 
+const NO_REASON: &str = "the stub said `failed` and gave no reason";
 const UNDEPLOYED: &str = "it was undeployed";
 const SHUTTING_DOWN: &str = "the runtime is shutting down";
 

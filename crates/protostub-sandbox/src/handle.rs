@@ -1,7 +1,9 @@
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::Credential;
+use protostub_bus::Inbox;
+
+use crate::{Credential, Session};
 
 /// How many commands may wait for an instance: a runtime has one or two under way.
 const COMMANDS: usize = 16;
@@ -37,6 +39,7 @@ pub struct StubHandle {
 pub(crate) enum Command {
     Connect { credential: Option<Credential>, done: oneshot::Sender<()> },
     Disconnect { reason: DisconnectReason, done: oneshot::Sender<()> },
+    TakeOver { inbox: Inbox, session: Session, done: oneshot::Sender<()> },
 }
 
 /// The task's side of a [`StubHandle`].
@@ -69,6 +72,15 @@ impl StubHandle {
     /// If the instance ended before.
     pub async fn disconnect(&self, reason: DisconnectReason) -> Result<(), InstanceEnded> {
         self.ask(|done| Command::Disconnect { reason, done }).await
+    }
+
+    /// Gives the instance the inbox and the session slot of the one before it, in the place of its own: what it has saved goes into that slot, and
+    /// its own inbox, which nobody may post to, is closed.
+    ///
+    /// # Errors
+    /// If the instance ended before. The inbox is closed, then.
+    pub async fn take_over(&self, inbox: Inbox, session: Session) -> Result<(), InstanceEnded> {
+        self.ask(|done| Command::TakeOver { inbox, session, done }).await
     }
 
     /// Ends the instance. A call in progress may return first, for up to a second; the guest is not told.

@@ -186,7 +186,7 @@ impl StubTask {
 
     /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self { instance, inbox, commands, stopped, batch, .. } = self;
+        let Self { instance, inbox, taken, commands, stopped, batch, .. } = self;
         if stopped.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
         }
@@ -197,6 +197,13 @@ impl StubTask {
             && let Poll::Ready(command) = commands.queue.poll_recv(cx)
         {
             match command {
+                Some(Command::TakeOver { inbox: next, session, done }) => {
+                    session.restore(state.services.session.load());
+                    state.services.session = session;
+                    *taken = Taken { bus: taken.bus.clone(), mailbox: next.mailbox() };
+                    *inbox = next;
+                    let _ = done.send(());
+                }
                 Some(command) => batch.command(command, &state.secrets),
                 // Nobody is left who could stop it.
                 None => return Poll::Ready(false),
@@ -243,6 +250,8 @@ impl Batch {
                 self.done.push(done);
                 self.disconnects = true;
             }
+            // It is nothing to tell the guest of.
+            Command::TakeOver { .. } => {}
         }
     }
 
