@@ -27,7 +27,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
     Script {
         case: Case::new(
             "stub/resources/cpu",
-            "A call that computes for longer than its budget (1 s of CPU by default) ends this instance. Half of it has to be enough for an ordinary life.",
+            "A call that computes for longer than its budget (1 s of CPU by default) ends this instance. A fifth of it has to be enough for an ordinary life.",
             "wit/0.1/stub.wit",
         ),
         run: |bench| Box::pin(cpu(bench)),
@@ -69,7 +69,7 @@ async fn cpu(bench: &Bench) -> Course {
     let used = life(&stage).await?.usage.longest_call;
     let limit = Limits::default().cpu_per_call;
     let shown = format!("{} ms of {} ms in the longest call", used.as_millis(), limit.as_millis());
-    expect(used <= limit / 2, "at most half of the time that a call may compute", || shown.clone())?;
+    expect(used <= limit / 5, "at most a fifth of the time that a call may compute", || shown.clone())?;
     Ok(Some(shown))
 }
 

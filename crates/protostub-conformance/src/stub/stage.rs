@@ -459,11 +459,11 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
                 let _ = write!(self.0, "{}={value:?} ", field.name());
             }
         }
-        if self.outer.enabled(event.metadata()) {
-            self.outer.event(event);
-        }
         if !event.metadata().target().starts_with("protostub") {
             return;
+        }
+        if self.outer.enabled(event.metadata()) {
+            self.outer.event(event);
         }
         let mut text = Text(String::new());
         event.record(&mut text);

@@ -112,7 +112,7 @@ fn compute() {
     if COMPUTED.get().is_some_and(|computed| begin.saturating_sub(computed) < Duration::from_millis(1)) {
         return;
     }
-    while time::now() - begin < Duration::from_millis(800) {
+    while time::now() - begin < Duration::from_millis(900) {
         black_box(begin);
     }
     COMPUTED.set(Some(time::now()));
