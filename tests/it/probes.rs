@@ -17,12 +17,14 @@
 //! | J | a stub that says everything in one call | works |
 //! | L | a stub posts as another domain's stub | refused |
 //! | N | `evilfoo.com`, then `foo.com` | two stubs, two sandboxes |
+//! | O | a component with two needs that no sandbox meets | refused for both, and not tried |
+//! | R | two stubs of one domain, each for another peer | two stubs, told apart by what they are for; both live |
 //! | S | an address of the runtime itself where nobody listens | 404 |
 //! | W | undeployment, then a message | all of the old one is gone; a new one |
 //!
-//! Two of the original's probes have no counterpart. O asks whether a sandbox that meets some of a descriptor's `constraints` is taken for one that
-//! meets all: there is one kind of sandbox here, and what it offers a component is what the component imports, checked by name (see the fault
-//! "a component of another world" in `faults.rs`). R is about stubs between two runtimes without a server (P2P), which there are none of.
+//! Two of them are about parts of the original that have another form here. O asked whether a sandbox that meets some of a descriptor's `constraints`
+//! is taken for one that meets all: here what a component needs is what it imports. R asked whether stubs between runtimes without a server are
+//! listed by the peer that they are for: here a domain's stubs have names.
 
 use std::{
     sync::{
@@ -38,7 +40,7 @@ use protostub_runtime::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{builder, component, descriptor, domain};
+use crate::support::{builder, component, descriptor, domain, order};
 
 const DOMAIN: &str = "foo.com";
 const ALICE: &str = "hyperty://foo.com/alice";
@@ -347,6 +349,43 @@ async fn probe_n_a_domain_whose_name_ends_like_another_shares_nothing_with_it() 
     let evil = stage.runtime.deploy_protostub("evilfoo.com").await.expect("a stub");
     let good = stage.runtime.deploy_protostub(DOMAIN).await.expect("a stub");
     assert!(evil.url() != good.url() && evil.sandbox_url() != good.sandbox_url());
+    assert_eq!(stage.registered().await, (2, 2));
+}
+
+#[tokio::test]
+async fn probe_o_a_component_whose_needs_are_not_met_is_refused_for_each_of_them() {
+    let stage = Stage::new(&[], json!({})).await;
+    let needs = r#"(component (import "acme:radio/tuner@1.0.0" (instance)) (import "acme:radio/speaker@1.0.0" (instance)))"#;
+    let needs = wat::parse_str(needs).expect("a component");
+    stage.catalogue.0.stubs.insert(&domain(DOMAIN), "default", descriptor(&needs, json!({})).to_json(), needs);
+    let error = stage.runtime.deploy_protostub(DOMAIN).await.expect_err("nobody has a radio");
+    let reason = error.kind.to_string();
+    assert!(reason.contains("acme:radio/tuner@1.0.0") && reason.contains("acme:radio/speaker@1.0.0"), "{reason}");
+    assert_eq!(stage.registered().await, (0, 0));
+}
+
+#[tokio::test]
+async fn probe_r_stubs_of_one_domain_for_different_peers_are_told_apart_and_all_are_live() {
+    let stage = Stage::new(&[], json!({})).await;
+    let actor = component("actor");
+    let mut stubs = Vec::new();
+    for peer in ["alice", "bob"] {
+        stage.catalogue.0.stubs.insert(
+            &domain(DOMAIN),
+            peer,
+            descriptor(&actor, json!({ "peer": peer })).to_json(),
+            actor.clone(),
+        );
+        let url = format!("https://{DOMAIN}/.well-known/protostub/{peer}");
+        let stub = stage.runtime.deploy_protostub(&url).await.expect("live");
+        let own = stub.url().expect("an address").clone();
+        let configuration =
+            value(&stage.app.request(order(own.as_str(), json!({ "do": "configuration" }))).await.expect("a reply"));
+        assert_eq!(configuration["peer"], peer);
+        stubs.push(stub);
+    }
+    assert_ne!(stubs[0].url(), stubs[1].url());
+    assert!(stubs.iter().all(|stub| stub.status().status == StubStatus::Live));
     assert_eq!(stage.registered().await, (2, 2));
 }
 
