@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -23,6 +24,10 @@ use tokio_util::task::AbortOnDropHandle;
 const BACKLOG: u32 = 64;
 /// How many bytes are read at a time.
 const PIECE_BYTES: usize = 16 << 10;
+
+/// How many bytes of each piece come alone, and how far apart.
+const ALONE: usize = 16;
+const APART: Duration = Duration::from_millis(5);
 
 /// What becomes of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,9 +204,12 @@ impl Shared {
             };
             self.passes_on().await;
             if self.byte_by_byte.load(Ordering::SeqCst) {
-                for byte in &piece[..length] {
+                for (number, byte) in piece[..length].iter().enumerate() {
                     stub.write_u8(*byte).await?;
-                    tokio::task::yield_now().await;
+                    // What is written at once is read at once, but for a few bytes that surely come alone.
+                    if number < ALONE {
+                        tokio::time::sleep(APART).await;
+                    }
                 }
             } else {
                 stub.write_all(&piece[..length]).await?;
