@@ -20,15 +20,14 @@ fn command(args: &[&str], session: &Path) -> Command {
     command
 }
 
-/// A session in which nothing runs.
-fn empty_session() -> &'static Path {
-    static SESSION: OnceLock<tempfile::TempDir> = OnceLock::new();
-    SESSION.get_or_init(|| tempfile::tempdir().expect("a folder")).path()
+/// A session in which nothing runs, not even what another test has started.
+fn empty_session() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
 }
 
 /// Exit code, stdout and stderr.
 pub(crate) fn protostub(args: &[&str]) -> (i32, String, String) {
-    protostub_in(empty_session(), args)
+    protostub_in(empty_session().path(), args)
 }
 
 /// The same, where the sockets of running runtimes are in `session`.
@@ -40,7 +39,7 @@ pub(crate) fn protostub_in(session: &Path, args: &[&str]) -> (i32, String, Strin
 
 /// Exit code, and the JSON on stdout, which is as the README says.
 pub(crate) fn protostub_json(args: &[&str]) -> (i32, Value) {
-    let (code, mut lines) = protostub_json_in(empty_session(), args);
+    let (code, mut lines) = protostub_json_in(empty_session().path(), args);
     assert_eq!(lines.len(), 1, "{args:?}: {lines:?}");
     (code, lines.remove(0))
 }
