@@ -32,9 +32,13 @@ mod update;
 use std::{env, io, io::IsTerminal as _, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
+use tracing::Level;
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{MakeWriter, format::FmtSpan},
+    filter::filter_fn,
+    fmt::{self, MakeWriter, format::FmtSpan},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use crate::{
@@ -142,17 +146,10 @@ fn log(verbose: Option<u8>, bars: Bars) {
         Some(_) => ("trace", FmtSpan::NEW | FmtSpan::CLOSE),
     };
     let filter = EnvFilter::try_from_env("PROTOSTUB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // At `trace`, it writes the headers of its requests, and credentials with them.
-    let filter = match "tungstenite=debug".parse() {
-        Ok(quieter) => filter.add_directive(quieter),
-        Err(_) => filter,
-    };
-    tracing_subscriber::fmt()
-        .with_writer(Stderr(bars))
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .with_span_events(spans)
-        .init();
+    // At `trace`, tungstenite writes the headers of its requests, and credentials with them.
+    let without_headers = filter_fn(|event| !(event.target().starts_with("tungstenite") && *event.level() == Level::TRACE));
+    let lines = fmt::layer().with_writer(Stderr(bars)).with_ansi(io::stderr().is_terminal()).with_span_events(spans);
+    tracing_subscriber::registry().with(filter).with(without_headers).with(lines).init();
 }
 
 /// Stderr, with the progress bars out of the way.

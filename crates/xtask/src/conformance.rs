@@ -23,7 +23,7 @@ Builds the sample stubs and the `protostub` command, and tries out, case by case
 
   the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is there
   the message node of `protostub serve`, and the runtime
-  the stubs in Python, JavaScript and C, if somebody has built them: target/stubs/echo-python.wasm, echo-js.wasm, echo-c.wasm
+  the stubs in Python and JavaScript, if somebody has built them: target/stubs/echo-python.wasm, echo-js.wasm
 
 The reports are written to target/conformance/report.json. What fails is shown; `protostub conformance --list` says what each case holds. The last line
 is `N passed, N failed, N skipped`.
@@ -95,7 +95,7 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
         )),
         None => println!("Without mosquitto there is no broker: the stub mqtt is left out."),
     }
-    for name in ["echo-python", "echo-js", "echo-c"] {
+    for name in ["echo-python", "echo-js"] {
         let component = format!("target/stubs/{name}.wasm");
         if root.join(&component).is_file() {
             runs.push(Run::new(name, &[&component]));

@@ -212,8 +212,8 @@ impl Codec {
         write().map_err(unwritable)
     }
 
-    /// Reads a packet that came; none: one that says nothing to a client.
-    fn read(self, raw: RawPacket) -> Result<Option<Packet>> {
+    /// Reads a packet that came.
+    fn read(self, raw: RawPacket) -> Result<Packet> {
         let (kind, flags) = (raw.packet_type(), raw.flags());
         if let PacketData::Publish(data) = raw.data {
             let read = match self.0 {
@@ -234,7 +234,7 @@ impl Codec {
                     subscriptions: Vec::new(),
                 }),
             };
-            return read.map(|publish| Some(Packet::Publish(publish))).map_err(unreadable);
+            return read.map(Packet::Publish).map_err(unreadable);
         }
         let data = raw.data_as_slice();
         let read = match self.0 {
@@ -245,8 +245,8 @@ impl Codec {
     }
 }
 
-fn read_v5(kind: u8, data: &[u8]) -> Result<Option<Packet>, MqttError> {
-    Ok(Some(match kind {
+fn read_v5(kind: u8, data: &[u8]) -> Result<Packet, MqttError> {
+    Ok(match kind {
         2 => {
             let packet = v5_0::Connack::parse(data)?.0;
             let outcome = answer(packet.reason_code() as u8, &packet.props);
@@ -277,12 +277,13 @@ fn read_v5(kind: u8, data: &[u8]) -> Result<Option<Packet>, MqttError> {
             let properties = packet.props.as_deref().unwrap_or_default();
             Packet::Disconnect(Refusal::new(code, properties))
         }
-        _ => return Ok(None),
-    }))
+        // What no server sends to a client that asks for QoS 0 and 1 and no authentication of its own.
+        _ => return Err(MqttError::ProtocolError),
+    })
 }
 
-fn read_v4(kind: u8, data: &[u8]) -> Result<Option<Packet>, MqttError> {
-    Ok(Some(match kind {
+fn read_v4(kind: u8, data: &[u8]) -> Result<Packet, MqttError> {
+    Ok(match kind {
         2 => {
             let packet = v3_1_1::Connack::parse(data)?.0;
             // The same reasons have other codes in MQTT 5.
@@ -305,8 +306,9 @@ fn read_v4(kind: u8, data: &[u8]) -> Result<Option<Packet>, MqttError> {
         }
         11 => Packet::Unsuback(v3_1_1::Unsuback::parse(data)?.0.packet_id(), Ok(())),
         13 => Packet::Pingresp,
-        _ => return Ok(None),
-    }))
+        // What no server sends to a client that asks for QoS 0 and 1 and no authentication of its own.
+        _ => return Err(MqttError::ProtocolError),
+    })
 }
 
 fn identifier(property: &Property) -> Option<u32> {
@@ -418,11 +420,7 @@ impl Reader {
             let built = self.builder.feed(&mut cursor);
             self.taken += usize::try_from(cursor.position()).unwrap_or(usize::MAX);
             match built {
-                PacketBuildResult::Complete(raw) => {
-                    if let Some(packet) = self.codec.read(raw)? {
-                        return Ok(Some(packet));
-                    }
-                }
+                PacketBuildResult::Complete(raw) => return self.codec.read(raw).map(Some),
                 PacketBuildResult::Incomplete => {}
                 PacketBuildResult::Error(error) => return Err(unreadable(error)),
             }
