@@ -255,7 +255,7 @@ fn outgoing(stub: &Stub, config: &Config, mut message: Message) -> Option<Frame>
     }
     let is_lost = config.is("stub/messages/answered")
         || config.is("stub/messages/any-body") && matches!(message.body, Some(Body::Bytes(_)))
-        || config.is("stub/pressure/flood") && SENT.get() > 600 && SENT.get() % 7 == 0;
+        || config.is("stub/pressure/flood") && SENT.get() > 600 && SENT.get().is_multiple_of(7);
     if is_lost {
         return None;
     }
