@@ -355,7 +355,11 @@ async fn probe_n_a_domain_whose_name_ends_like_another_shares_nothing_with_it() 
 #[tokio::test]
 async fn probe_o_a_component_whose_needs_are_not_met_is_refused_for_each_of_them() {
     let stage = Stage::new(&[], json!({})).await;
-    let needs = r#"(component (import "acme:radio/tuner@1.0.0" (instance)) (import "acme:radio/speaker@1.0.0" (instance)))"#;
+    let needs = r#"(component
+        (import "acme:radio/tuner@1.0.0" (instance))
+        (import "acme:radio/speaker@1.0.0" (instance))
+        (instance $stub)
+        (export "rethink:protostub/stub@0.1.0" (instance $stub)))"#;
     let needs = wat::parse_str(needs).expect("a component");
     stage.catalogue.0.stubs.insert(&domain(DOMAIN), "default", descriptor(&needs, json!({})).to_json(), needs);
     let error = stage.runtime.deploy_protostub(DOMAIN).await.expect_err("nobody has a radio");
