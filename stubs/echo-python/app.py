@@ -1,4 +1,4 @@
-"""A protocol stub that answers every message with its own body."""
+"""A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender."""
 
 from dataclasses import replace
 from typing import List
@@ -6,7 +6,12 @@ from typing import List
 from wit_world import exports
 from wit_world.imports import bus, presence
 from wit_world.imports.types import (
-    Event, Event_Connect, Event_Disconnect, Event_Message, Message, MessageType_Response,
+    Event, Event_Connect, Event_Disconnect, Event_Message, Message, MessageType_Create, MessageType_Delete,
+    MessageType_Execute, MessageType_Read, MessageType_Response, MessageType_Subscribe, MessageType_Unsubscribe,
+)
+
+REQUESTS = (
+    MessageType_Create, MessageType_Read, MessageType_Delete, MessageType_Subscribe, MessageType_Unsubscribe, MessageType_Execute,
 )
 
 
@@ -15,7 +20,7 @@ class Stub(exports.Stub):
         """Nothing to prepare. To refuse the deployment: `raise componentize_py_types.Err("why, and what to do")`."""
 
     def handle(self, events: List[Event]) -> None:
-        replies = []
+        echoes = []
         for event in events:
             match event:
                 case Event_Connect():
@@ -23,11 +28,18 @@ class Stub(exports.Stub):
                     presence.publish(presence.Status.LIVE, None)
                 case Event_Disconnect():
                     presence.publish(presence.Status.DISCONNECTED, None)
-                case Event_Message(message) if not isinstance(message.type, MessageType_Response):
-                    replies.append(reply_to(message))
-        if replies:
-            bus.post(replies)
+                case Event_Message(message):
+                    echoes.append(echo(message))
+        if echoes:
+            bus.post(echoes)
 
 
-def reply_to(message: Message) -> Message:
-    return replace(message, type=MessageType_Response(), from_=message.to, to=message.from_, via=[], headers=[])
+def expects_response(message: Message) -> bool:
+    if isinstance(message.type, MessageType_Response):
+        return False
+    return isinstance(message.type, REQUESTS) or ("expects-response", "true") in message.headers
+
+
+def echo(message: Message) -> Message:
+    back = replace(message, from_=message.to, to=message.from_, via=[])
+    return replace(back, type=MessageType_Response(), headers=[]) if expects_response(message) else back

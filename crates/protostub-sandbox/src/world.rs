@@ -1,13 +1,20 @@
 use std::fmt;
 
-use wasmtime::component::{Component, types::ComponentItem};
+use wasmtime::component::{
+    Component, ComponentNamedList, InstancePre, Lift, Lower,
+    types::{ComponentFunc, ComponentItem},
+};
 
 use crate::{
-    contract::{self, ProtostubPre, STUB_EXPORT, TRACK},
+    contract::{self, ProtostubPre, STUB_EXPORT, TRACK, types::Event},
     imports::{Granted, Import},
     state::StubState,
     wasi,
 };
+
+/// The functions of a stub.
+const START: &str = "start";
+const HANDLE: &str = "handle";
 
 /// How a component differs from what the contract asks for, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,11 +60,12 @@ impl fmt::Display for WorldMismatch {
 pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, WorldMismatch> {
     let missing_exports = missing_exports(component);
     let linked = granted.linker.instantiate_pre(component).and_then(ProtostubPre::new);
+    let mut mismatches = linked.as_ref().map_or_else(|_| Vec::new(), |pre| mismatching_exports(pre.instance_pre()));
     match linked {
-        Ok(pre) if missing_exports.is_empty() => Ok(pre),
+        Ok(pre) if missing_exports.is_empty() && mismatches.is_empty() => Ok(pre),
         linked => {
             let (unknown_imports, not_granted) = missing_imports(granted, component);
-            let mismatches = mismatching_imports(granted, component);
+            mismatches.extend(mismatching_imports(granted, component));
             let mut mismatch = WorldMismatch { missing_exports, unknown_imports, not_granted, mismatches };
             if let Err(error) = linked
                 && mismatch.is_empty()
@@ -80,14 +88,19 @@ pub(crate) fn names(component: &Component) -> (Vec<String>, Vec<String>) {
     (imports, exports)
 }
 
+/// What the export of this track begins with.
+fn wanted_export() -> String {
+    format!("{STUB_EXPORT}@{TRACK}.")
+}
+
 fn missing_exports(component: &Component) -> Vec<String> {
     let engine = component.engine();
     let ty = component.component_type();
-    let wanted = format!("{STUB_EXPORT}@{TRACK}.");
+    let wanted = wanted_export();
     let mut others = Vec::new();
     for (name, export) in ty.exports(engine) {
         if let (true, ComponentItem::ComponentInstance(instance)) = (name.starts_with(&wanted), &export.ty) {
-            return ["start", "handle"]
+            return [START, HANDLE]
                 .iter()
                 .filter(|function| instance.get_export(engine, function).is_none())
                 .map(|function| format!("{name}#{function}"))
@@ -99,6 +112,37 @@ fn missing_exports(component: &Component) -> Vec<String> {
     }
     let wanted = format!("`{wanted}0`");
     vec![if others.is_empty() { wanted } else { format!("{wanted} (but {})", others.join(", ")) }]
+}
+
+/// The functions that a component exports with other types than the contract's. Its instances would be refused for that, only later.
+fn mismatching_exports(pre: &InstancePre<StubState>) -> Vec<String> {
+    let engine = pre.engine();
+    let ty = pre.component().component_type();
+    let mut mismatches = Vec::new();
+    for (name, export) in ty.exports(engine).filter(|(name, _)| name.starts_with(&wanted_export())) {
+        let ComponentItem::ComponentInstance(instance) = export.ty else { continue };
+        for (function, export) in instance.exports(engine) {
+            let checked = match (function, export.ty) {
+                (START, ComponentItem::ComponentFunc(start)) => check::<(&str,), (Result<(), String>,)>(&start, pre),
+                (HANDLE, ComponentItem::ComponentFunc(handle)) => check::<(&[Event],), ()>(&handle, pre),
+                (START | HANDLE, _) => Err(wasmtime::format_err!("it is no function")),
+                _ => Ok(()),
+            };
+            if let Err(error) = checked {
+                mismatches.push(format!("`{name}#{function}`: {}", error.root_cause()));
+            }
+        }
+    }
+    mismatches
+}
+
+/// Whether a function has these parameters and results: what `bindgen!` asks of a world's own functions, before they are instantiated.
+fn check<Parameters, Results>(function: &ComponentFunc, pre: &InstancePre<StubState>) -> wasmtime::Result<()>
+where
+    Parameters: ComponentNamedList + Lower,
+    Results: ComponentNamedList + Lift,
+{
+    function.typecheck::<Parameters, Results>(&pre.instance_type())
 }
 
 /// Everything that a component imports, as interface and function; none for what is imported as a whole.

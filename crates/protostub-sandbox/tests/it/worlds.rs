@@ -62,6 +62,32 @@ async fn a_component_that_exports_no_stub_is_refused() {
 }
 
 #[tokio::test]
+async fn a_component_that_exports_other_types_is_refused() {
+    let component = |exports: &str| {
+        format!(
+            r#"(component
+                (core module $code
+                    (memory (export "memory") 1)
+                    (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0)
+                    (func (export "start") (param i32 i32) (result i32) i32.const 0)
+                    (func (export "nothing")))
+                (core instance $code (instantiate $code))
+                (func $start (param "url" string) (result (result (error string)))
+                    (canon lift (core func $code "start") (memory (core memory $code "memory")) (realloc (core func $code "realloc"))))
+                (func $nothing (canon lift (core func $code "nothing")))
+                (instance $stub {exports})
+                (export "rethink:protostub/stub@0.1.0" (instance $stub)))"#
+        )
+    };
+    let found = mismatch(&component(r#"(export "start" (func $start)) (export "handle" (func $nothing))"#)).await;
+    assert_eq!((found.mismatches.len(), found.missing_exports.len()), (1, 0), "{found}");
+    assert!(found.mismatches[0].starts_with("`rethink:protostub/stub@0.1.0#handle`: "), "{found}");
+
+    let found = mismatch(&component(r#"(export "start" (func $nothing)) (export "handle" (func $start))"#)).await;
+    assert_eq!(found.mismatches.len(), 2, "{found}");
+}
+
+#[tokio::test]
 async fn imports_that_no_stub_may_have_are_named_all() {
     let found = mismatch(
         r#"(component
