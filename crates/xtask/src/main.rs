@@ -4,6 +4,8 @@
 mod conformance;
 mod debian;
 mod demo;
+#[cfg(test)]
+mod dependencies;
 mod guests;
 mod new_user;
 mod readme;
