@@ -134,7 +134,7 @@ impl Catalogue {
     pub fn new(config: CatalogueConfig, egress: Egress, sources: Vec<Arc<dyn Source>>) -> Result<Self, StoreError> {
         let dir = config.cache_dir.as_deref();
         let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
-        let copies = dir.map(|dir| Copies::open(dir, config.max_descriptor_bytes)).transpose()?;
+        let copies = dir.map(|dir| Copies::open(dir, config.most_descriptor_bytes())).transpose()?;
         let commits = dir.map(Commits::open).transpose()?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
         Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, served: Mutex::default() }) })
@@ -297,7 +297,7 @@ impl Inner {
     /// Asks a source for the descriptor at a URL, and keeps what it answers in `copies`.
     async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url, copies: Option<&Copies>) -> Result<Given, Fault> {
         let limits = Limits {
-            bytes: self.config.max_descriptor_bytes,
+            bytes: self.config.descriptor_bytes(domain),
             setting: "max_descriptor_bytes",
             total: self.config.descriptor_timeout,
         };
@@ -373,7 +373,7 @@ impl Inner {
     async fn fetch_from(&self, discovered: &Discovered, url: &mut Url) -> Result<VerifiedComponent, Fault> {
         let descriptor = &discovered.descriptor;
         let limit = Limits {
-            bytes: self.config.max_component_bytes,
+            bytes: self.config.component_bytes(discovered.key.domain()),
             setting: "max_component_bytes",
             total: self.config.component_timeout,
         };

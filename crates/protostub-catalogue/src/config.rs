@@ -1,4 +1,9 @@
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use protostub_types::Domain;
 
@@ -24,6 +29,8 @@ pub struct CatalogueConfig {
     pub max_descriptor_bytes: usize,
     /// How large a component may be, in bytes: 64 MiB.
     pub max_component_bytes: usize,
+    /// The same, where it is another for a domain.
+    pub sizes: BTreeMap<Domain, Sizes>,
     /// How long one URL may take to give a descriptor, with all retries: 15 s.
     pub descriptor_timeout: Duration,
     /// How long a component may take, with all retries: 5 min.
@@ -48,7 +55,30 @@ pub struct CatalogueConfig {
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
+/// How large what a domain publishes may be, where that is not what holds for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "there are a descriptor and a component, and nothing else")]
+pub struct Sizes {
+    /// Its descriptors, in bytes, in place of [`CatalogueConfig::max_descriptor_bytes`].
+    pub descriptor_bytes: Option<usize>,
+    /// The component of its stub, in bytes, in place of [`CatalogueConfig::max_component_bytes`].
+    pub component_bytes: Option<usize>,
+}
+
 impl CatalogueConfig {
+    pub(crate) fn descriptor_bytes(&self, domain: &Domain) -> usize {
+        self.sizes.get(domain).and_then(|sizes| sizes.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
+    }
+
+    /// Of all domains.
+    pub(crate) fn most_descriptor_bytes(&self) -> usize {
+        self.sizes.values().filter_map(|sizes| sizes.descriptor_bytes).fold(self.max_descriptor_bytes, usize::max)
+    }
+
+    pub(crate) fn component_bytes(&self, domain: &Domain) -> usize {
+        self.sizes.get(domain).and_then(|sizes| sizes.component_bytes).unwrap_or(self.max_component_bytes)
+    }
+
     /// The defaults, for a runtime of this domain.
     #[must_use]
     pub fn new(home: Domain) -> Self {
@@ -60,6 +90,7 @@ impl CatalogueConfig {
             network: true,
             max_descriptor_bytes: 256 * 1024,
             max_component_bytes: 64 * 1024 * 1024,
+            sizes: BTreeMap::new(),
             descriptor_timeout: Duration::from_secs(15),
             component_timeout: Duration::from_secs(5 * 60),
             idle_timeout: Duration::from_secs(10),

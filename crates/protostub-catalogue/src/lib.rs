@@ -70,7 +70,7 @@ mod well_known;
 pub use catalogue::{Catalogue, Discovered, Provenance};
 pub use committed::Committed;
 pub use component::VerifiedComponent;
-pub use config::CatalogueConfig;
+pub use config::{CatalogueConfig, Sizes};
 pub use directory::DirectorySource;
 pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
 pub use https::HttpsSource;

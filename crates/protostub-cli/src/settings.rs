@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use protostub_runtime::{
-    CedarPolicy, DomainPattern, DomainPatternError, DomainSettings, Limits, RestartPolicy, Rule, RuleError, Runtime,
+    CedarPolicy, DomainPattern, DomainPatternError, DomainSettings, InboxLimits, Limits, RestartPolicy, Rule, RuleError, Runtime,
     RuntimeBuilder,
 };
 use protostub_types::{Address, Domain};
@@ -86,6 +86,7 @@ pub(crate) struct Settings {
     deployments_per_minute: Option<u32>,
     worker_threads: Option<usize>,
     request_timeout_seconds: Option<u64>,
+    compile_timeout_seconds: Option<u64>,
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
@@ -118,13 +119,33 @@ struct OfDomain {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct LimitsOfStub {
     memory_bytes: Option<usize>,
+    memories: Option<usize>,
+    table_elements: Option<usize>,
+    tables: Option<usize>,
+    instances: Option<usize>,
     cpu_per_call_milliseconds: Option<u64>,
+    cpu_per_second_milliseconds: Option<u64>,
     time_per_call_milliseconds: Option<u64>,
+    hostcall_bytes: Option<usize>,
+    resource_handles: Option<usize>,
+    random_bytes: Option<u64>,
+    batch_events: Option<usize>,
+    batch_bytes: Option<usize>,
     body_bytes: Option<usize>,
     posts_per_second: Option<u32>,
+    publications_per_second: Option<u32>,
     log_lines_per_second: Option<u32>,
+    log_line_bytes: Option<usize>,
     timers: Option<usize>,
+    identity_requests: Option<usize>,
     connections: Option<usize>,
+    frame_bytes: Option<usize>,
+    bytes_in_per_second: Option<u64>,
+    bytes_out_per_second: Option<u64>,
+    inbox_messages: Option<usize>,
+    inbox_bytes: Option<usize>,
+    descriptor_bytes: Option<usize>,
+    component_bytes: Option<usize>,
 }
 
 /// When a stub gets a new instance, where that is not the default.
@@ -252,7 +273,17 @@ impl Settings {
         }
         let limits = self.limits.over(Limits::default());
         let restart = self.restart.over(RestartPolicy::default());
-        builder = builder.limits(limits.clone()).restart(restart.clone());
+        let inbox = self.limits.inbox_over(InboxLimits::default());
+        builder = builder.limits(limits.clone()).inbox(inbox).restart(restart.clone());
+        if let Some(bytes) = self.limits.descriptor_bytes {
+            builder = builder.max_descriptor_bytes(bytes);
+        }
+        if let Some(bytes) = self.limits.component_bytes {
+            builder = builder.max_component_bytes(bytes);
+        }
+        if let Some(seconds) = self.compile_timeout_seconds {
+            builder = builder.compile_timeout(Duration::from_secs(seconds));
+        }
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
@@ -267,7 +298,7 @@ impl Settings {
                 (None, Some(oauth2)) => providers.with_oauth2(domain, oauth2)?,
                 (None, None) => providers,
             };
-            builder = builder.domain(domain.clone(), of_domain.settings(&limits, &restart));
+            builder = builder.domain(domain.clone(), of_domain.settings(&limits, inbox, &restart));
         }
         providers.of(builder, &self.credentials)
     }
@@ -291,7 +322,7 @@ impl Settings {
 }
 
 impl OfDomain {
-    fn settings(&self, limits: &Limits, restart: &RestartPolicy) -> DomainSettings {
+    fn settings(&self, limits: &Limits, inbox: InboxLimits, restart: &RestartPolicy) -> DomainSettings {
         let mut settings = DomainSettings::default();
         settings.configuration.clone_from(&self.configuration);
         settings.relays.clone_from(&self.relays);
@@ -302,6 +333,9 @@ impl OfDomain {
         settings.may_deploy = self.may_deploy.iter().map(|Domains(pattern)| pattern.clone()).collect();
         settings.restart = (self.restart != RestartOfStub::default()).then(|| self.restart.over(restart.clone()));
         settings.limits = (self.limits != LimitsOfStub::default()).then(|| self.limits.over(limits.clone()));
+        settings.inbox = (self.limits != LimitsOfStub::default()).then(|| self.limits.inbox_over(inbox));
+        settings.max_descriptor_bytes = self.limits.descriptor_bytes;
+        settings.max_component_bytes = self.limits.component_bytes;
         settings.grants = self.grants.iter().map(|Grant(rule)| rule.clone()).collect();
         settings
     }
@@ -323,14 +357,37 @@ impl LimitsOfStub {
     fn over(&self, mut limits: Limits) -> Limits {
         let milliseconds = |value: Option<u64>, or: Duration| value.map_or(or, Duration::from_millis);
         limits.memory_bytes = self.memory_bytes.unwrap_or(limits.memory_bytes);
+        limits.memories = self.memories.unwrap_or(limits.memories);
+        limits.table_elements = self.table_elements.unwrap_or(limits.table_elements);
+        limits.tables = self.tables.unwrap_or(limits.tables);
+        limits.instances = self.instances.unwrap_or(limits.instances);
         limits.cpu_per_call = milliseconds(self.cpu_per_call_milliseconds, limits.cpu_per_call);
+        limits.cpu_per_second = milliseconds(self.cpu_per_second_milliseconds, limits.cpu_per_second);
         limits.time_per_call = milliseconds(self.time_per_call_milliseconds, limits.time_per_call);
+        limits.hostcall_bytes = self.hostcall_bytes.unwrap_or(limits.hostcall_bytes);
+        limits.resource_handles = self.resource_handles.unwrap_or(limits.resource_handles);
+        limits.random_bytes = self.random_bytes.unwrap_or(limits.random_bytes);
+        limits.batch_events = self.batch_events.unwrap_or(limits.batch_events);
+        limits.batch_bytes = self.batch_bytes.unwrap_or(limits.batch_bytes);
         limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
         limits.posts_per_second = self.posts_per_second.unwrap_or(limits.posts_per_second);
+        limits.publications_per_second = self.publications_per_second.unwrap_or(limits.publications_per_second);
         limits.log_lines_per_second = self.log_lines_per_second.unwrap_or(limits.log_lines_per_second);
+        limits.log_line_bytes = self.log_line_bytes.unwrap_or(limits.log_line_bytes);
         limits.timers = self.timers.unwrap_or(limits.timers);
+        limits.identity_requests = self.identity_requests.unwrap_or(limits.identity_requests);
         limits.connections = self.connections.unwrap_or(limits.connections);
+        limits.frame_bytes = self.frame_bytes.unwrap_or(limits.frame_bytes);
+        limits.bytes_in_per_second = self.bytes_in_per_second.unwrap_or(limits.bytes_in_per_second);
+        limits.bytes_out_per_second = self.bytes_out_per_second.unwrap_or(limits.bytes_out_per_second);
         limits
+    }
+
+    /// What may wait for a stub: this, and for the rest, `inbox`.
+    fn inbox_over(&self, mut inbox: InboxLimits) -> InboxLimits {
+        inbox.messages = self.inbox_messages.unwrap_or(inbox.messages);
+        inbox.bytes = self.inbox_bytes.unwrap_or(inbox.bytes);
+        inbox
     }
 }
 
@@ -391,6 +448,7 @@ mod tests {
         assert_eq!(settings.domains.len(), 1);
         // What it says of limits is what holds without it.
         assert_eq!(settings.limits.over(Limits::default()), Limits::default());
+        assert_eq!(settings.limits.inbox_over(InboxLimits::default()), InboxLimits::default());
         assert_eq!(settings.restart.over(RestartPolicy::default()), RestartPolicy::default());
         let _builder = settings.builder().unwrap();
     }
@@ -449,6 +507,23 @@ mod tests {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             let in_line = [format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
             assert!(example.lines().any(stands) || in_line.iter().any(|form| example.contains(form)), "{key}");
+        }
+    }
+
+    /// The rows of the table, by the setting's key: `| \`timers\` | 256 | … |`.
+    #[test]
+    fn the_security_document_has_every_limit_and_its_default() {
+        let text = fs::read_to_string("../../SECURITY.md").unwrap();
+        let rows: BTreeMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .filter_map(|(key, rest)| Some((key, rest.split_once(" | ")?.0)))
+            .collect();
+        let example: toml::Table = toml::from_str(&fs::read_to_string("protostub.example.toml").unwrap()).unwrap();
+        let limits = example["limits"].as_table().unwrap();
+        let documented = |key: &str| rows.get(key).map(|default| default.replace(' ', ""));
+        for (key, default) in limits {
+            assert_eq!(documented(key), Some(default.to_string()), "{key}");
         }
     }
 

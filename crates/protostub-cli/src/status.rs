@@ -104,6 +104,8 @@ impl Stub {
         rows.extend(self.descriptor.clone().map(|url| ("descriptor", url)));
         rows.extend(self.digest.clone().map(|digest| ("sha256", digest)));
         rows.extend((self.restarts > 0).then(|| ("restarts", self.restarts.to_string())));
+        let limits: Vec<_> = self.limits.iter().map(|(setting, times)| format!("{setting} ({times})")).collect();
+        rows.extend((!limits.is_empty()).then(|| ("limits hit", limits.join(", "))));
         format!("{}\n\n{}", self.key, table(&rows))
     }
 }

@@ -36,6 +36,12 @@ pub struct DomainSettings {
     pub allow_private: bool,
     /// The limits of the domain's stub, in place of the runtime's.
     pub limits: Option<Limits>,
+    /// How much may wait for the domain's stub, in place of what the runtime says.
+    pub inbox: Option<InboxLimits>,
+    /// How large the domain's descriptors may be, in bytes, in place of what the runtime says.
+    pub max_descriptor_bytes: Option<usize>,
+    /// How large the component of the domain's stub may be, in bytes, in place of what the runtime says.
+    pub max_component_bytes: Option<usize>,
     /// The host program's own interfaces that the domain's stub may import, by name: `acme:store/kv@1.0.0`. See [`imports`](crate::imports).
     pub imports: BTreeSet<String>,
     /// Other domains in whose name the domain's stub may post messages.
@@ -61,6 +67,7 @@ pub(crate) struct Config {
     pub(crate) allow_loopback: bool,
     pub(crate) max_stubs: usize,
     pub(crate) deployments_per_minute: u32,
+    pub(crate) compile_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) grace: Duration,
     pub(crate) restart: RestartPolicy,
@@ -75,6 +82,10 @@ impl Config {
     pub(crate) fn settings(&self, domain: &Domain) -> &DomainSettings {
         self.domains.get(domain).unwrap_or(&NO_SETTINGS)
     }
+
+    pub(crate) fn inbox_of(&self, domain: &Domain) -> InboxLimits {
+        self.settings(domain).inbox.unwrap_or(self.inbox)
+    }
 }
 
 /// Builds a [`Runtime`]. Only the home domain is required.
@@ -83,6 +94,8 @@ pub struct RuntimeBuilder {
     pub(crate) home_domain: Option<String>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) max_offline_age: Option<Duration>,
+    pub(crate) max_descriptor_bytes: Option<usize>,
+    pub(crate) max_component_bytes: Option<usize>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) credentials: Vec<Arc<dyn CredentialProvider>>,
     pub(crate) roots: Vec<Vec<u8>>,
@@ -101,6 +114,8 @@ impl RuntimeBuilder {
             home_domain: None,
             cache_dir: None,
             max_offline_age: None,
+            max_descriptor_bytes: None,
+            max_component_bytes: None,
             sources: Vec::new(),
             credentials: Vec::new(),
             roots: Vec::new(),
@@ -117,6 +132,7 @@ impl RuntimeBuilder {
                 allow_loopback: false,
                 max_stubs: 1000,
                 deployments_per_minute: 60,
+                compile_timeout: Duration::from_secs(60),
                 connect_timeout: Duration::from_secs(30),
                 grace: Duration::from_secs(5),
                 restart: RestartPolicy::default(),
@@ -207,6 +223,25 @@ impl RuntimeBuilder {
     /// How much may wait for a stub, or a hyperty.
     pub fn inbox(mut self, limits: InboxLimits) -> Self {
         self.config.inbox = limits;
+        self
+    }
+
+    /// How large descriptors may be, in bytes; code inside them counts. Default: 256 KiB.
+    pub fn max_descriptor_bytes(mut self, bytes: usize) -> Self {
+        self.max_descriptor_bytes = Some(bytes);
+        self
+    }
+
+    /// How large components may be, in bytes. Default: 64 MiB.
+    pub fn max_component_bytes(mut self, bytes: usize) -> Self {
+        self.max_component_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a component may take to be compiled, the turns of those before it included: one is compiled after the other, in one thread. Default:
+    /// 60 s. The compiler cannot be interrupted, and goes on with what took too long.
+    pub fn compile_timeout(mut self, timeout: Duration) -> Self {
+        self.config.compile_timeout = timeout;
         self
     }
 

@@ -69,7 +69,7 @@ pub(crate) fn load_stub(core: &Arc<Core>, key: &StubKey, origin: &Origin, patien
     triggers::authorise(&core.config, origin, key).map_err(reserving)?;
     let open = || {
         core.triggers.count(origin)?;
-        let inbox = core.bus.inbox(core.config.inbox);
+        let inbox = core.bus.inbox(core.config.inbox_of(key.domain()));
         let route = core.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
         Ok((inbox, route))
     };
@@ -188,6 +188,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
         bus: core.bus.clone(),
         form: core.config.status_form,
         steps: Arc::clone(steps),
+        limits_hit: Arc::clone(&record.limits_hit),
     });
     let making = steps.open(12, "");
     let sandbox = sandbox(core, record, &presence, &artifact, record.session.clone()).map_err(&registering)?;
@@ -230,8 +231,11 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
     core.config.progress.tell(key, &Progress::Compiling);
     let (bytes, granted) = (component.bytes().clone(), &core.config.settings(key.domain()).imports);
-    let compiled = core.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling).await;
+    let compilation = core.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
+    let after = core.config.compile_timeout;
+    let compiled = tokio::time::timeout(after, compilation).await;
     core.config.progress.tell(key, &Progress::CompilingEnded);
+    let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
     Ok(Artifact { discovered, digest: component.digest(), compiled })
 }

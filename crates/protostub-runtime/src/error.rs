@@ -87,6 +87,12 @@ pub enum DeployErrorKind {
     /// The component is none of a protocol stub.
     #[error(transparent)]
     Compile(Arc<CompileError>),
+    /// The component was not compiled in time: it is made to take long, or others were before it.
+    #[error("the component was not compiled within {} s, in which one after another is: raise `compile_timeout` if it is meant to be so large", after.as_secs())]
+    CompileTimeout {
+        /// How long there was, the turns of others included.
+        after: Duration,
+    },
     /// The sandbox could not be made.
     #[error(transparent)]
     Sandbox(Arc<SandboxError>),

@@ -1,8 +1,11 @@
 //! A stub's status: one writer, many who watch (steps 21 and 22).
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use protostub_bus::{Bus, Origin};
@@ -140,6 +143,20 @@ impl Place {
     }
 }
 
+/// How often a stub ran into each limit, by the setting's name; it outlives the stub's instances.
+#[derive(Debug, Default)]
+pub(crate) struct LimitsHit(Mutex<BTreeMap<&'static str, u64>>);
+
+impl LimitsHit {
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn count(&self, setting: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(setting).or_default() += 1;
+    }
+}
+
 /// What a sandbox publishes its stub's status through.
 pub(crate) struct StubPresence {
     pub(crate) stub: Address,
@@ -148,6 +165,7 @@ pub(crate) struct StubPresence {
     pub(crate) bus: Bus,
     pub(crate) form: StatusForm,
     pub(crate) steps: Arc<Steps>,
+    pub(crate) limits_hit: Arc<LimitsHit>,
 }
 
 impl StubPresence {
@@ -158,9 +176,17 @@ impl StubPresence {
 
     /// The presence of an instance that is not the stub yet.
     pub(crate) fn beside(&self) -> Self {
-        let Self { stub, topic, bus, form, steps, .. } = self;
+        let Self { stub, topic, bus, form, steps, limits_hit, .. } = self;
         let place = Mutex::new(Place::private(StubStatus::Deployed));
-        Self { stub: stub.clone(), topic: topic.clone(), place, bus: bus.clone(), form: *form, steps: Arc::clone(steps) }
+        Self {
+            stub: stub.clone(),
+            topic: topic.clone(),
+            place,
+            bus: bus.clone(),
+            form: *form,
+            steps: Arc::clone(steps),
+            limits_hit: Arc::clone(limits_hit),
+        }
     }
 
     /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
@@ -206,6 +232,10 @@ impl Presence for StubPresence {
             self.post(&report);
         }
         Ok(())
+    }
+
+    fn limited(&self, setting: &'static str) {
+        self.limits_hit.count(setting);
     }
 }
 

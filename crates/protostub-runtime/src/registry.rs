@@ -21,7 +21,7 @@ use crate::{
     core::Core,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     identity::ExplicitLogin,
-    presence::StatusCell,
+    presence::{LimitsHit, StatusCell},
     registration::Kept,
     steps::Steps,
     supervise::Command,
@@ -91,6 +91,7 @@ pub(crate) struct Record {
     published: Mutex<Option<Published>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
+    pub(crate) limits_hit: Arc<LimitsHit>,
     /// Its own registration at its domain's Registry, if the operator wants it.
     pub(crate) registration: OnceLock<Kept>,
     /// What is registered through it.
@@ -250,6 +251,7 @@ impl Registry {
             published: Mutex::default(),
             restarts: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            limits_hit: Arc::default(),
             registration: OnceLock::new(),
             registrations: TaskTracker::new(),
             leaving: CancellationToken::new(),

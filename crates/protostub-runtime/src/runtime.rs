@@ -6,7 +6,7 @@ use std::{
 };
 
 use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, Policy, RequestError, Route};
-use protostub_catalogue::{Catalogue, CatalogueConfig};
+use protostub_catalogue::{Catalogue, CatalogueConfig, Sizes};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{Engine, EngineConfig};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey};
@@ -241,6 +241,10 @@ struct Started {
     routes: Vec<Route>,
 }
 
+fn sizes(settings: &DomainSettings) -> Sizes {
+    Sizes { descriptor_bytes: settings.max_descriptor_bytes, component_bytes: settings.max_component_bytes }
+}
+
 fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
@@ -258,6 +262,11 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
     catalogue.private = domains_where(|settings| settings.allow_private);
     catalogue.unpinned = domains_where(|settings| settings.waive_digest);
+    catalogue.max_descriptor_bytes = builder.max_descriptor_bytes.unwrap_or(catalogue.max_descriptor_bytes);
+    catalogue.max_component_bytes = builder.max_component_bytes.unwrap_or(catalogue.max_component_bytes);
+    catalogue.sizes = builder.config.domains.iter().map(|(domain, settings)| (domain.clone(), sizes(settings))).collect();
+    let of_domains = builder.config.domains.values().filter_map(|settings| settings.max_component_bytes);
+    let max_component_bytes = of_domains.fold(catalogue.max_component_bytes, usize::max);
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
     for (domain, settings) in &builder.config.domains {
         let offered = |interface: &&String| builder.imports.iter().any(|import| import.interface() == interface.as_str());
@@ -267,6 +276,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     }
     let mut engine = EngineConfig::default();
     engine.imports = builder.imports;
+    engine.max_component_bytes = max_component_bytes;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
     // In an update that overlaps, a stub has two for a while.
     engine.max_sandboxes = builder.config.max_stubs.saturating_add(1);

@@ -1,4 +1,4 @@
-use std::{fmt, future::Future, sync::Arc};
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, StubStatus, Version};
@@ -81,6 +81,13 @@ impl Protostub {
     #[must_use]
     pub fn last_crash(&self) -> Option<Arc<CrashReport>> {
         self.record.last_crash()
+    }
+
+    /// How often it ran into each limit, in all of its instances: by the name of the setting in [`Limits`](crate::Limits), or `stack`. Each is an event of
+    /// the target `protostub::limits` too, the first time, the tenth, the hundredth and so on.
+    #[must_use]
+    pub fn limits_hit(&self) -> BTreeMap<&'static str, u64> {
+        self.record.limits_hit.counts()
     }
 
     /// What has become of its registration at its domain's Registry. None unless [`DomainSettings::register`](crate::DomainSettings::register) is

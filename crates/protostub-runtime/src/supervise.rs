@@ -416,7 +416,7 @@ impl Supervisor {
     async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
         let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).map_err(during)?;
-        let inbox = self.core.bus.inbox(self.core.config.inbox);
+        let inbox = self.core.bus.inbox(self.core.config.inbox_of(self.record.key.domain()));
         let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
             self.core.report(&self.record, error.crash);
             during(DeployErrorKind::Start(Arc::new(error.kind)))

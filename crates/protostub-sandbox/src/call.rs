@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::{
     CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, host::printable,
-    state::StubState,
+    meter::Meter, state::StubState,
 };
 
 /// How long a function's or a module's name may be that is told of a crash, in bytes.
@@ -50,14 +50,12 @@ pub(crate) fn begin(store: &mut Store<StubState>) {
 /// Waits for a guest call, while its computing time is counted and its time is limited.
 pub(crate) async fn bounded<T>(
     compiled: &CompiledStub,
+    meter: &mut Meter,
     limit: Duration,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Failure> {
     let _running = compiled.engine().running();
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result.map_err(Failure::Guest),
-        Err(_) => Err(Failure::TimedOut),
-    }
+    meter.run(limit, call).await
 }
 
 /// What a failed call tells about its guest. The store is of no use afterwards.
@@ -78,6 +76,7 @@ pub(crate) fn diagnose(
     let message = state.log.take_last_words();
     let (crash, kind, limit, reason) = match cause(state, failure) {
         Cause::Limit(exceeded) => {
+            state.limited(exceeded.setting());
             let reason = exceeded.to_string();
             (Crash::Exceeded(exceeded.clone()), CrashKind::Limit, Some(exceeded.setting()), reason)
         }

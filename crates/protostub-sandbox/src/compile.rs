@@ -164,7 +164,7 @@ impl Engine {
 pub(crate) struct Compiler {
     imports: Arc<Imports>,
     max_bytes: usize,
-    /// One compilation at a time: each uses all cores by itself.
+    /// One compilation at a time, in one thread.
     turn: Arc<Semaphore>,
     slots: Mutex<HashMap<Sha256Digest, Arc<Slot>>>,
 }

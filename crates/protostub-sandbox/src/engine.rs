@@ -295,6 +295,8 @@ fn recipe(cache: Option<Cache>) -> Config {
         .cache(cache)
         .epoch_interruption(true)
         .concurrency_support(false)
+        // One thread, however large the component is: the cores are for those that run.
+        .parallel_compilation(false)
         // Where a component's debugging information is read: it is a stranger's, and the environment is not for libraries to read.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .max_wasm_stack(WASM_STACK_BYTES)

@@ -19,6 +19,7 @@
 //! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
 //! names wasmtime.
 
+mod bucket;
 mod call;
 mod compile;
 mod contract;
@@ -26,9 +27,11 @@ mod crash;
 mod engine;
 mod error;
 mod handle;
+mod hits;
 mod host;
 mod imports;
 mod limits;
+mod meter;
 mod recorder;
 mod sandbox;
 mod secrets;

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// How large each linear memory of the instance may grow, in bytes. 64 MiB. Not above
+    /// How large the linear memories of the instance may grow together, in bytes. 64 MiB. Not above
     /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes).
     pub memory_bytes: usize,
     /// How many linear memories the instance may have. 4: one, and those of adapters that some languages' toolchains add.
@@ -19,8 +19,14 @@ pub struct Limits {
     /// How many core instances the component may consist of. 64: what is written in Python has about forty.
     pub instances: usize,
     /// How long one call of `start` or `handle` may compute, counted in ticks of the engine while it holds a thread. 1 s.
+    ///
+    /// After its first ticks, a call is made to pause, for longer and longer, until it has a quarter of the time: others come first.
     pub cpu_per_call: Duration,
-    /// How long one call may take in all, with whatever it waits for through WASI. 10 s.
+    /// How long all calls of a second may compute together. 900 ms. Beyond that the instance is made to wait, and is not ended. As much as in one
+    /// second may be computed at once.
+    pub cpu_per_second: Duration,
+    /// How long one call may take in all, with whatever it waits for through WASI. 10 s. That others have their turn, or that it is made to wait,
+    /// does not count.
     pub time_per_call: Duration,
     /// How many bytes of strings and lists one call of an import may move into the host. 16 MiB: what is over the limit of a frame or a body
     /// is an error to the guest, and only what is far over all of them ends it.
@@ -52,6 +58,13 @@ pub struct Limits {
     pub identity_requests: usize,
     /// How many connections and HTTP exchanges may be open at a time. 16.
     pub connections: usize,
+    /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
+    pub frame_bytes: usize,
+    /// How many bytes all connections may receive in a second. 64 MiB. Beyond that, nothing is read for a while. A ping counts as 1 KiB: the host
+    /// answers it.
+    pub bytes_in_per_second: u64,
+    /// How many bytes all connections may send in a second. 64 MiB. Beyond that, nothing is written for a while.
+    pub bytes_out_per_second: u64,
 }
 
 impl Default for Limits {
@@ -63,6 +76,7 @@ impl Default for Limits {
             tables: 8,
             instances: 64,
             cpu_per_call: Duration::from_secs(1),
+            cpu_per_second: Duration::from_millis(900),
             time_per_call: Duration::from_secs(10),
             hostcall_bytes: 16 << 20,
             resource_handles: 1_000,
@@ -77,6 +91,9 @@ impl Default for Limits {
             timers: 256,
             identity_requests: 8,
             connections: 16,
+            frame_bytes: 1 << 20,
+            bytes_in_per_second: 64 << 20,
+            bytes_out_per_second: 64 << 20,
         }
     }
 }

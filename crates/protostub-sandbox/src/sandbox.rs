@@ -13,6 +13,7 @@ use crate::{
     engine::EngineConfig,
     host,
     imports::ImportData,
+    meter::{CpuBudget, Meter, Turns},
     state::StubState,
 };
 
@@ -23,6 +24,7 @@ const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 pub struct Sandbox {
     compiled: CompiledStub,
     store: Store<StubState>,
+    meter: Meter,
     permit: OwnedSemaphorePermit,
 }
 
@@ -31,6 +33,7 @@ pub(crate) struct Instance {
     pub(crate) guest: Protostub,
     pub(crate) store: Store<StubState>,
     pub(crate) compiled: CompiledStub,
+    pub(crate) meter: Meter,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -46,20 +49,22 @@ impl Sandbox {
         let limits = config.limits.clone();
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
-        let state = StubState::new(services, config, engine.ticks(limits.cpu_per_call), import_data);
+        let (tick, turns) = (engine.config().tick, Arc::<Turns>::default());
+        let meter = Meter::new(tick, limits.cpu_per_second, Arc::clone(&turns));
+        let cpu = CpuBudget::new(tick, engine.ticks(limits.cpu_per_call), turns);
+        let state = StubState::new(services, config, cpu, import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits.hostcall_bytes);
         store.set_max_component_handles(limits.resource_handles);
         store.epoch_deadline_callback(move |mut context| {
-            if context.data_mut().cpu.tick() {
-                // One tick more, after everybody else on this thread had a turn.
-                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-            } else {
-                Err(wasmtime::Error::new(CpuExceeded))
+            match context.data_mut().cpu.tick() {
+                // One tick more, after its turn.
+                Some(turn) => Ok(UpdateDeadline::YieldCustom(1, turn)),
+                None => Err(wasmtime::Error::new(CpuExceeded)),
             }
         });
-        Ok(Self { compiled: compiled.clone(), store, permit })
+        Ok(Self { compiled: compiled.clone(), store, meter, permit })
     }
 
     /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each (steps 16 to 18). The stub may
@@ -82,12 +87,12 @@ impl Sandbox {
     }
 
     async fn start(self) -> Result<Instance, NotStarted> {
-        let Self { compiled, mut store, permit } = self;
+        let Self { compiled, mut store, mut meter, permit } = self;
         let limit = store.data().config.limits.time_per_call;
         call::begin(&mut store);
         let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
         let step = tracing::info_span!(target: "protostub", "step", step = 17_u64, call = "Sandbox → protostub: new", %domain, %stub, detail = "");
-        let instantiating = call::bounded(&compiled, limit, compiled.pre().instantiate_async(&mut store));
+        let instantiating = call::bounded(&compiled, &mut meter, limit, compiled.pre().instantiate_async(&mut store));
         let guest = match instantiating.instrument(step).await {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
@@ -98,13 +103,13 @@ impl Sandbox {
         };
         call::begin(&mut store);
         let url = store.data().config.url.shared();
-        let starting = call::bounded(&compiled, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
+        let starting = call::bounded(&compiled, &mut meter, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
         match starting.await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
-        Ok(Instance { guest, store, compiled, _permit: permit })
+        Ok(Instance { guest, store, compiled, meter, _permit: permit })
     }
 }
 
@@ -142,6 +147,9 @@ fn check(config: &SandboxConfig, engine: &EngineConfig) -> Result<(), SandboxErr
             "memory_bytes",
             format!("is {memory_bytes}, more than the engine's `max_memory_bytes` of {most}: raise that too"),
         );
+    }
+    if config.limits.cpu_per_second.is_zero() {
+        return fail("cpu_per_second", "is zero, and the stub could never compute anything".to_owned());
     }
     if batch_events == 0 {
         return fail("batch_events", "is zero, and nothing could ever be handed to the stub".to_owned());

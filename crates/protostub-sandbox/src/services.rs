@@ -58,6 +58,12 @@ pub trait Presence: Send + Sync + 'static {
     /// # Errors
     /// If the status cannot follow the one that holds; the text, which the stub is given, says why.
     fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String>;
+
+    /// Is told that the stub ran into a limit: the setting of [`Limits`], or `stack` for the engine's. Called from the sandbox' task for each time;
+    /// must not block. Does nothing unless it is implemented.
+    fn limited(&self, setting: &'static str) {
+        let _ = setting;
+    }
 }
 
 /// Who has the credentials of domains: the runtime's Identity Module.

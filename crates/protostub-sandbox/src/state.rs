@@ -5,8 +5,10 @@ use wasmtime::ResourceLimiter;
 
 use crate::{
     Exceeded, Limits, SandboxConfig, SandboxServices, Secrets,
+    hits::Hits,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
     imports::ImportData,
+    meter::CpuBudget,
     recorder::Recorder,
     transport::{Connections, TransportLimits},
     wasi::Wasi,
@@ -29,6 +31,7 @@ pub struct StubState {
     pub(crate) wasi: Wasi,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
+    pub(crate) hits: Hits,
     pub(crate) recorder: Recorder,
     pub(crate) import_data: ImportData,
 }
@@ -46,11 +49,11 @@ impl StubState {
         &self.config.domain
     }
 
-    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, ticks_per_call: u64, import_data: ImportData) -> Self {
+    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, cpu: CpuBudget, import_data: ImportData) -> Self {
         let limits = &config.limits;
         let secrets = Arc::new(Secrets::new());
         let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
-        let transport = TransportLimits { connections: limits.connections, ..TransportLimits::default() };
+        let transport = TransportLimits::of(limits);
         Self {
             handles: Handles::default(),
             posting: Posting::new(&config),
@@ -62,7 +65,8 @@ impl StubState {
             log,
             secrets,
             memory: MemoryLimiter::new(limits),
-            cpu: CpuBudget { ticks: 0, ticks_per_call, most_ticks: 0 },
+            cpu,
+            hits: Hits::default(),
             recorder: Recorder::new(),
             import_data,
             services,
@@ -87,33 +91,6 @@ pub struct Usage {
     pub calls: u64,
     /// How long its longest call computed, counted in [ticks](crate::EngineConfig::tick), the first of which may be shorter.
     pub longest_call: Duration,
-}
-
-/// How much one call has computed.
-#[derive(Debug)]
-pub(crate) struct CpuBudget {
-    ticks: u64,
-    ticks_per_call: u64,
-    most_ticks: u64,
-}
-
-impl CpuBudget {
-    pub(crate) fn begin_call(&mut self) {
-        self.ticks = 0;
-    }
-
-    /// The ticks of the call that took most.
-    pub(crate) fn most_ticks(&self) -> u64 {
-        self.most_ticks
-    }
-
-    /// Counts a tick; whether the call may go on.
-    pub(crate) fn tick(&mut self) -> bool {
-        self.ticks += 1;
-        self.most_ticks = self.most_ticks.max(self.ticks);
-        // The first tick may come right after the call began.
-        self.ticks <= self.ticks_per_call
-    }
 }
 
 /// How far memories and tables may grow. What was denied during a call is remembered, to say why the guest crashed then.
@@ -162,12 +139,19 @@ impl MemoryLimiter {
 
 impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let limit = maximum.map_or(self.memory_bytes, |maximum| maximum.min(self.memory_bytes));
-        if desired > limit {
-            self.denied = Some(Exceeded::Memory { wanted: desired, limit });
+        let wanted = self.grown_bytes.saturating_add(desired.saturating_sub(current));
+        // What the module says of itself.
+        if let Some(maximum) = maximum
+            && desired > maximum
+        {
+            self.denied = Some(Exceeded::Memory { wanted: desired, limit: maximum });
             return Ok(false);
         }
-        self.grown_bytes += desired.saturating_sub(current);
+        if wanted > self.memory_bytes {
+            self.denied = Some(Exceeded::Memory { wanted, limit: self.memory_bytes });
+            return Ok(false);
+        }
+        self.grown_bytes = wanted;
         Ok(true)
     }
 

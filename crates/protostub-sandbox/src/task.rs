@@ -120,6 +120,9 @@ impl StubTask {
                 None => {}
                 Some(end) => return end,
             }
+            let Instance { store, meter, .. } = &mut self.instance;
+            store.data_mut().note_limits(meter.take_throttled());
+            meter.give_way().await;
             // A stub that always has something to do gives way to others all the same.
             tokio::task::coop::consume_budget().await;
         }
@@ -129,12 +132,12 @@ impl StubTask {
 
     /// Hands the batch to the guest; how the instance ended, if it did.
     async fn handle(&mut self) -> Option<(Outcome, Option<Arc<CrashReport>>)> {
-        let Self { instance: Instance { guest, store, compiled, .. }, batch, stopped, .. } = self;
+        let Self { instance: Instance { guest, store, compiled, meter, .. }, batch, stopped, .. } = self;
         call::begin(store);
         self.calls += 1;
         store.data_mut().recorder.events(&batch.events);
         let limit = store.data().config.limits.time_per_call;
-        let call = call::bounded(compiled, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
+        let call = call::bounded(compiled, meter, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
         let overrun = async {
             stopped.as_mut().await;
             tokio::time::sleep(STOP_GRACE).await;

@@ -112,6 +112,9 @@ pub(crate) struct Stub {
     pub(crate) sandbox: Option<Address>,
     /// How many instances followed its first one.
     pub(crate) restarts: u64,
+    /// How often it ran into each limit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) limits: BTreeMap<String, u64>,
     /// The report of its last crash.
     pub(crate) crash: Option<Value>,
 }
@@ -223,6 +226,7 @@ impl Stub {
             digest: stub.digest().map(|digest| digest.to_string()),
             sandbox: stub.sandbox_url().cloned(),
             restarts: stub.restarts(),
+            limits: stub.limits_hit().into_iter().map(|(setting, times)| (setting.to_owned(), times)).collect(),
             crash: stub.last_crash().and_then(|crash| serde_json::to_value(&*crash).ok()),
         }
     }

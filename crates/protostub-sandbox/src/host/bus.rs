@@ -97,7 +97,11 @@ impl StubState {
 
     fn post_one(&mut self, message: types::Message) -> Result<(), Error> {
         if !self.posting.rate.admit() {
+            self.limited("posts_per_second");
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
+        }
+        if message.body.as_ref().is_some_and(|body| body.len() > self.config.limits.body_bytes) {
+            self.limited("body_bytes");
         }
         let message = lift(message, self.config.limits.body_bytes).map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).

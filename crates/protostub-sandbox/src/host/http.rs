@@ -16,6 +16,7 @@ impl http::Host for StubState {
             self.connections.http_send(handle, transport::Request { method, url, headers, body })?;
             Ok(handle)
         });
+        self.note_connections(&sent);
         self.recorder.call(call.opened(&sent));
         sent
     }

@@ -42,6 +42,7 @@ impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
+            self.limited("identity_requests");
             return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
         }
         if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {

@@ -29,6 +29,8 @@ pub(crate) struct LogLines {
 struct Lines {
     rate: Rate,
     dropped: u64,
+    /// Since it was asked for last.
+    dropped_untold: u64,
     /// What has no line's end yet.
     standard: Vec<u8>,
     error: Vec<u8>,
@@ -61,6 +63,7 @@ impl LogLines {
             lines: Mutex::new(Lines {
                 rate: Rate::new(limits.log_lines_per_second),
                 dropped: 0,
+                dropped_untold: 0,
                 standard: Vec::new(),
                 error: Vec::new(),
                 last_words: VecDeque::new(),
@@ -105,6 +108,11 @@ impl LogLines {
         self.tell_dropped(&mut lines);
     }
 
+    /// How many lines were dropped since this was asked last.
+    pub(crate) fn take_dropped(&self) -> u64 {
+        mem::take(&mut self.lines().dropped_untold)
+    }
+
     /// Forgets the last words of a call that went well.
     pub(crate) fn forget_last_words(&self) {
         self.lines().last_words.clear();
@@ -137,6 +145,7 @@ impl LogLines {
     fn line(&self, lines: &mut Lines, level: Level, text: &str) {
         if !lines.rate.admit() {
             lines.dropped += 1;
+            lines.dropped_untold += 1;
             return;
         }
         self.tell_dropped(lines);

@@ -59,6 +59,7 @@ impl StubState {
             return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: that was this instance's last word")));
         }
         if !self.status.rate.admit() {
+            self.limited("publications_per_second");
             return Err(Error::Limit(self.status.rate.exceeded("statuses")));
         }
         self.services.presence.publish(status, reason.as_deref()).map_err(Error::Invalid)?;

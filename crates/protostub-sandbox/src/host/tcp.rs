@@ -11,6 +11,7 @@ impl tcp::Host for StubState {
             self.connections.tcp_open(handle, &host, port, tls)?;
             Ok(handle)
         });
+        self.note_connections(&opened);
         self.recorder.call(Entry::call("tcp.open").host(&host, port).opened(&opened));
         opened
     }

@@ -14,6 +14,7 @@ impl websocket::Host for StubState {
             self.connections.websocket_open(handle, &url, &protocols, &headers)?;
             Ok(handle)
         });
+        self.note_connections(&opened);
         self.recorder.call(Entry::call("websocket.open").server(&url).opened(&opened));
         opened
     }
@@ -40,6 +41,9 @@ impl websocket::Host for StubState {
         let frames: Vec<_> = frames.into_iter().map(transport::Frame::from).collect();
         let bytes = frames.iter().map(transport::Frame::len).sum();
         let sent = self.connections.websocket_send(socket, frames).map_err(Error::from);
+        if matches!(sent, Err(Error::Limit(_))) {
+            self.limited("frame_bytes");
+        }
         self.recorder.call(Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
         sent
     }

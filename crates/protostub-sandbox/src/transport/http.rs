@@ -6,7 +6,9 @@
 //! ```
 
 use std::{
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -21,6 +23,7 @@ use super::{
     error::{chain, too_long},
     headers,
     news::{News, Topic},
+    traffic::{Direction, Gate, Traffic},
 };
 
 /// What a stub asks for.
@@ -50,6 +53,7 @@ pub(super) struct Exchange {
     /// The stub was given the error that the exchange ended with: nothing is new any more.
     end_told: bool,
     receive_bytes: usize,
+    incoming: Gate,
 }
 
 type Body = BoxStream<'static, reqwest::Result<Bytes>>;
@@ -64,7 +68,12 @@ enum Phase {
 
 impl Exchange {
     /// Checks what can be checked at once, and prepares the request; it is sent when the exchange is first driven.
-    pub(super) fn send(client: &HttpClient, limits: &TransportLimits, request: Request) -> Result<Self, Error> {
+    pub(super) fn send(
+        client: &HttpClient,
+        limits: &TransportLimits,
+        traffic: &Arc<Traffic>,
+        request: Request,
+    ) -> Result<Self, Error> {
         let method = parse_method(&request.method)?;
         let url = parse_url(&request.url, limits)?;
         let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
@@ -78,11 +87,16 @@ impl Exchange {
             error => Error::Invalid(error.to_string()),
         })?;
         let mut builder = builder.headers(headers);
+        let in_headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = request.url.len() + in_headers + request.body.len();
+        let mut outgoing = Gate::new(traffic, Direction::Out);
         if !request.body.is_empty() {
             builder = builder.body(request.body);
         }
         let (name, header_bytes, head_timeout) = (target.clone(), limits.response_header_bytes, limits.head_timeout);
         let exchange = async move {
+            poll_fn(|cx| outgoing.poll_open(cx)).await;
+            outgoing.count(bytes);
             let response = match tokio::time::timeout(head_timeout, builder.send()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => return Err(EgressError::from(error).to_string()),
@@ -99,6 +113,7 @@ impl Exchange {
             held: Bytes::new(),
             end_told: false,
             receive_bytes: limits.receive_bytes,
+            incoming: Gate::new(traffic, Direction::In),
         })
     }
 
@@ -157,8 +172,14 @@ impl Exchange {
         while self.held.is_empty()
             && let Phase::Answered(head, Some(body)) = &mut self.phase
         {
+            if self.incoming.poll_open(cx).is_pending() {
+                return;
+            }
             match Pin::new(body).poll_next(cx) {
-                Poll::Ready(Some(Ok(piece))) => self.held = piece,
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.incoming.count(piece.len());
+                    self.held = piece;
+                }
                 Poll::Ready(Some(Err(error))) => {
                     let how = format!("the answer to {} broke off: {}", self.target, chain(&error.without_url()));
                     self.phase = Phase::Failed(Some(head.clone()), how);

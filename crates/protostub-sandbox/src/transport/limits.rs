@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::Limits;
+
 /// What the connections of one stub may use. The defaults are what the contract (`wit/0.1`) promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TransportLimits {
@@ -37,6 +39,23 @@ pub(crate) struct TransportLimits {
     pub(crate) receive_frames: usize,
     /// How long a URL may be, in bytes. 8 KiB.
     pub(crate) url_bytes: usize,
+    /// How many bytes all connections of the stub may receive in a second. 64 MiB.
+    pub(crate) bytes_in_per_second: u64,
+    /// How many bytes they may send in a second. 64 MiB.
+    pub(crate) bytes_out_per_second: u64,
+}
+
+impl TransportLimits {
+    /// What the operator's limits say of connections; for the rest, what the contract promises.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self {
+            connections: limits.connections,
+            frame_bytes: limits.frame_bytes,
+            bytes_in_per_second: limits.bytes_in_per_second,
+            bytes_out_per_second: limits.bytes_out_per_second,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for TransportLimits {
@@ -58,6 +77,8 @@ impl Default for TransportLimits {
             receive_bytes: 1 << 20,
             receive_frames: 1_024,
             url_bytes: 8 << 10,
+            bytes_in_per_second: 64 << 20,
+            bytes_out_per_second: 64 << 20,
         }
     }
 }

@@ -23,6 +23,7 @@ mod http;
 mod limits;
 mod news;
 mod tcp;
+mod traffic;
 mod websocket;
 
 use std::{
@@ -35,13 +36,16 @@ use std::{
 use protostub_egress::{Egress, Grants, HttpClient};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use self::news::{Mark, News, Woken};
 pub(crate) use self::{
     error::Error,
     http::{Head, Request},
     limits::TransportLimits,
     tcp::State as TcpState,
     websocket::{CloseReason, Frame, Handshake, State as WebSocketState},
+};
+use self::{
+    news::{Mark, News, Woken},
+    traffic::Traffic,
 };
 
 /// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
@@ -56,6 +60,7 @@ pub(crate) struct Connections {
     /// The handles of those that say good-bye, oldest first.
     closing: VecDeque<u32>,
     woken: Arc<Woken>,
+    traffic: Arc<Traffic>,
 }
 
 struct Connection {
@@ -95,7 +100,16 @@ impl Transport {
 impl Connections {
     /// No connection yet; those to come use `egress` with the stub's `grants`.
     pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
-        Self { egress, grants, limits, http: None, connections: HashMap::new(), closing: VecDeque::new(), woken: Arc::default() }
+        Self {
+            egress,
+            grants,
+            traffic: Traffic::new(&limits),
+            limits,
+            http: None,
+            connections: HashMap::new(),
+            closing: VecDeque::new(),
+            woken: Arc::default(),
+        }
     }
 
     /// The next handle that has news for the stub (`ready`). To be called from one task, between guest calls, until it is pending; the task is
@@ -147,6 +161,16 @@ impl Connections {
     /// How many connections and exchanges the stub has open.
     pub(crate) fn open_count(&self) -> usize {
         self.connections.len() - self.closing.len()
+    }
+
+    /// Whether there is no room for one more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.open_count() >= self.limits.connections
+    }
+
+    /// How often a connection had to wait to receive, and to send, since this was asked last: others had used up what a second has.
+    pub(crate) fn take_throttled(&self) -> (u64, u64) {
+        self.traffic.take_throttled()
     }
 
     /// Drives one connection; whether the stub is to be told of it.
@@ -230,7 +254,8 @@ impl Connections {
         headers: &[(String, String)],
     ) -> Result<(), Error> {
         self.check_room()?;
-        let socket = websocket::WebSocket::open(&self.egress, &self.grants, &self.limits, url, protocols, headers)?;
+        let socket =
+            websocket::WebSocket::open(&self.egress, &self.grants, &self.limits, &self.traffic, url, protocols, headers)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
         Ok(())
     }
@@ -288,7 +313,7 @@ impl Connections {
             Some(client) => client,
             none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
         };
-        let exchange = http::Exchange::send(client, &self.limits, request)?;
+        let exchange = http::Exchange::send(client, &self.limits, &self.traffic, request)?;
         self.insert(handle, Transport::Http(Box::new(exchange)));
         Ok(())
     }
@@ -333,7 +358,7 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
         self.check_room()?;
-        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, host, port, tls)?;
+        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, &self.traffic, host, port, tls)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));
         Ok(())
     }

@@ -10,6 +10,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,6 +24,7 @@ use super::{
     error::chain,
     farewell::Farewell,
     news::{News, Topic},
+    traffic::{Counted, Traffic},
 };
 
 /// How much is read from the socket at once, and before the stub asks.
@@ -53,7 +55,8 @@ pub(super) struct Tcp {
     tls: bool,
     /// TCP and TLS from the start, or TLS over a connection that was plain.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
-    stream: Option<Connection>,
+    traffic: Arc<Traffic>,
+    stream: Option<Counted>,
     ending: Option<Ending>,
     /// What was read before the stub asked.
     held: BytesMut,
@@ -79,6 +82,7 @@ impl Tcp {
         egress: &Egress,
         grants: &Grants,
         limits: &TransportLimits,
+        traffic: &Arc<Traffic>,
         host: &str,
         port: u16,
         tls: bool,
@@ -110,6 +114,7 @@ impl Tcp {
             port,
             tls,
             opening: Some(Box::pin(opening)),
+            traffic: Arc::clone(traffic),
             stream: None,
             ending: None,
             held: BytesMut::new(),
@@ -154,7 +159,7 @@ impl Tcp {
                 let (egress, grants, open_timeout) = (self.egress.clone(), self.grants.clone(), self.limits.open_timeout);
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
                 self.opening = Some(Box::pin(async move {
-                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, stream, &server_name)).await {
+                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, stream.into_inner(), &server_name)).await {
                         Ok(result) => result.map_err(|error| error.to_string()),
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }
@@ -250,7 +255,7 @@ impl Tcp {
             self.opening = None;
             match opened {
                 Ok(stream) => {
-                    self.stream = Some(stream);
+                    self.stream = Some(Counted::new(stream, &self.traffic));
                     self.state = State::Open;
                 }
                 Err(how) => self.state = State::Failed(how),

@@ -16,6 +16,7 @@ mod outbox;
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -41,6 +42,7 @@ use super::{
     error::{chain, too_long},
     farewell::Farewell,
     news::{News, Topic},
+    traffic::Traffic,
 };
 
 type Stream = WebSocketStream<Heard>;
@@ -133,6 +135,7 @@ impl WebSocket {
         egress: &Egress,
         grants: &Grants,
         limits: &TransportLimits,
+        traffic: &Arc<Traffic>,
         url: &str,
         protocols: &[String],
         headers: &[(String, String)],
@@ -141,7 +144,7 @@ impl WebSocket {
         target.check(grants)?;
         let request = target.request(protocols, headers, limits)?;
         let name = target.to_string();
-        let opening = handshake::open(egress.clone(), grants.clone(), limits.clone(), target, request);
+        let opening = handshake::open(egress.clone(), grants.clone(), limits.clone(), Arc::clone(traffic), target, request);
         Ok(Self {
             news: News::default(),
             state: State::Connecting,
@@ -305,7 +308,9 @@ impl WebSocket {
                 Poll::Ready(Some(Ok(Message::Text(text)))) => return Some(Frame::Text(text.as_str().to_owned())),
                 Poll::Ready(Some(Ok(Message::Binary(bytes)))) => return Some(Frame::Binary(bytes.into())),
                 // Reading on sends the pong.
-                Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
+                Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {
+                    self.stream.as_ref()?.get_ref().count_control_frame();
+                }
                 Poll::Ready(Some(Ok(Message::Close(frame)))) => {
                     self.settle(State::Closed(close_reason(frame)));
                     self.end(Drain::Handshake);

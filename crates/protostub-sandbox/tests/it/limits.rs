@@ -1,15 +1,25 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protostub_sandbox::{Exceeded, Limits, Outcome};
 use serde_json::{Value, json};
 
-use crate::support::Stage;
+use crate::support::{Hits, Play, Stage};
 
 /// What becomes of an actor that follows this order under these limits.
 async fn outcome(limit: impl FnOnce(&mut Limits), order: Value) -> Outcome {
     let play = Stage::new(json!({})).limits(limit).live().await;
     assert_eq!(play.fatal(order).await, 502);
     play.outcome().await
+}
+
+/// A live actor under these limits, and which of them it runs into.
+async fn counted(limit: impl FnOnce(&mut Limits)) -> (Play, Arc<Hits>) {
+    let stage = Stage::new(json!({})).limits(limit);
+    let hits = Arc::clone(&stage.hits);
+    (stage.live().await, hits)
 }
 
 #[tokio::test]
@@ -26,6 +36,43 @@ async fn every_call_has_its_whole_budget() {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(800) {
         play.told(json!({ "do": "compute", "rounds": 1_000_000 })).await;
+    }
+}
+
+#[tokio::test]
+async fn all_calls_of_a_second_have_a_budget_together() {
+    let (play, hits) = counted(|limits| limits.cpu_per_second = Duration::from_millis(50)).await;
+    while hits.times("cpu_per_second") == 0 {
+        play.told(json!({ "do": "compute", "rounds": 2_000_000 })).await;
+    }
+    assert_eq!(play.told(json!({ "n": 1 })).await["n"], 1, "it is slower, and lives");
+}
+
+#[tokio::test]
+async fn every_limit_that_is_hit_is_told() {
+    let (play, hits) = counted(|limits| {
+        limits.posts_per_second = 50;
+        limits.timers = 3;
+        limits.log_lines_per_second = 5;
+        limits.identity_requests = 1;
+        limits.body_bytes = 1_000;
+        limits.cpu_per_call = Duration::from_millis(20);
+    })
+    .await;
+    let many = |order: Value, times: usize| Value::from(vec![order; times]);
+    play.order(json!({ "do": "timer", "ms": 60_000, "times": 4 })).await.unwrap_err();
+    play.told(json!({ "do": "log", "text": "x", "times": 20 })).await;
+    play.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
+    play.order(many(json!({ "do": "ask", "scope": "never" }), 2)).await.unwrap_err();
+    // The answer to it is one more than there may be.
+    let flood = json!({ "do": "post", "to": "hyperty-runtime://home.example/r/x", "times": 100 });
+    play.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
+    assert_eq!(play.fatal(json!({ "do": "spin" })).await, 502);
+    for (setting, times) in [("timers", 1), ("log_lines_per_second", 15), ("body_bytes", 1), ("identity_requests", 1)] {
+        assert_eq!(hits.times(setting), times, "{setting}");
+    }
+    for setting in ["posts_per_second", "cpu_per_call"] {
+        assert!(hits.times(setting) > 0, "{setting}");
     }
 }
 
@@ -98,10 +145,11 @@ async fn a_flood_of_log_lines_harms_nobody() {
 
 #[tokio::test]
 async fn a_flood_of_statuses_is_bounded() {
-    let play = Stage::new(json!({})).limits(|limits| limits.publications_per_second = 10).live().await;
+    let (play, hits) = counted(|limits| limits.publications_per_second = 10).await;
     let orders: Vec<Value> =
         (0..30).map(|n| json!({ "do": "publish", "status": if n % 2 == 0 { "in-progress" } else { "live" } })).collect();
     assert_eq!(play.order(Value::from(orders)).await, Err("limit: more than 10 statuses a second".to_owned()));
+    assert_eq!(hits.times("publications_per_second"), 1);
 }
 
 #[tokio::test]

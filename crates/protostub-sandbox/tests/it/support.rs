@@ -82,7 +82,17 @@ pub(crate) fn bus() -> Bus {
 
 /// The statuses that a stub published.
 #[derive(Debug)]
-pub(crate) struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>);
+pub(crate) struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>, Arc<Hits>);
+
+/// How often a stub ran into each limit.
+#[derive(Debug, Default)]
+pub(crate) struct Hits(Mutex<HashMap<&'static str, u64>>);
+
+impl Hits {
+    pub(crate) fn times(&self, setting: &str) -> u64 {
+        self.0.lock().unwrap().get(setting).copied().unwrap_or_default()
+    }
+}
 
 impl Presence for Statuses {
     fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
@@ -92,6 +102,10 @@ impl Presence for Statuses {
             _ => all.push((status, reason.map(str::to_owned))),
         });
         result
+    }
+
+    fn limited(&self, setting: &'static str) {
+        *self.1.0.lock().unwrap().entry(setting).or_default() += 1;
     }
 }
 
@@ -129,6 +143,7 @@ pub(crate) struct Stage {
     pub(crate) session: Session,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) program: Option<CompiledStub>,
+    pub(crate) hits: Arc<Hits>,
 }
 
 impl Stage {
@@ -144,6 +159,7 @@ impl Stage {
             session: Session::new(),
             credentials: Arc::default(),
             program: None,
+            hits: Arc::default(),
         }
     }
 
@@ -157,7 +173,7 @@ impl Stage {
         let services = SandboxServices {
             bus: self.bus.clone(),
             egress: Egress::new(EgressConfig::default()).expect("an egress"),
-            presence: Arc::new(Statuses(sender)),
+            presence: Arc::new(Statuses(sender, Arc::clone(&self.hits))),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),
         };

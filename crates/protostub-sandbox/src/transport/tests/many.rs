@@ -1,7 +1,10 @@
 //! What connections have to do with each other: the limit of their number, and that they cost each other nothing.
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{websocket::open_as, *};
@@ -117,4 +120,56 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
     }
     drop(send);
     server.await.unwrap();
+}
+
+/// Receives until so many bytes have come.
+async fn receive_all(connections: &mut Connections, handle: u32, bytes: usize) {
+    let mut received = 0;
+    while received < bytes {
+        received += ask(connections, handle, |connections| match connections.tcp_receive(handle, u32::MAX) {
+            Ok(Some(bytes)) if bytes.is_empty() => None,
+            Ok(Some(bytes)) => Some(bytes.len()),
+            Err(Error::Busy) => None,
+            other => panic!("{other:?}"),
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn all_connections_together_receive_so_many_bytes_a_second() {
+    let limits = TransportLimits { bytes_in_per_second: 100_000, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let flood = async |mut stream: TcpStream| {
+        let _ = stream.write_all(&[b'x'; 75_000]).await;
+        let _ = stream.read_u8().await;
+    };
+    let (one, _serving_one) = serve(flood).await;
+    let (two, _serving_two) = serve(flood).await;
+    let begun = std::time::Instant::now();
+    connections.tcp_open(1, "127.0.0.1", one, false).unwrap();
+    connections.tcp_open(2, "127.0.0.1", two, false).unwrap();
+    receive_all(&mut connections, 1, 75_000).await;
+    receive_all(&mut connections, 2, 75_000).await;
+    // As much as in a second may come at once; what is over by more than the last piece has to be waited for.
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert!(connections.take_throttled().0 > 0);
+}
+
+#[tokio::test]
+async fn a_connection_sends_so_many_bytes_a_second() {
+    let limits = TransportLimits { bytes_out_per_second: 100_000, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let (port, received) = serve(async |mut stream: TcpStream| {
+        let mut all = vec![0; 250_000];
+        stream.read_exact(&mut all).await.unwrap();
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    ask(&mut connections, 1, |connections| (connections.tcp_poll(1) == TcpState::Open).then_some(())).await;
+    assert_eq!(connections.tcp_send(1, &[b'x'; 250_000]), Ok(250_000), "the host takes what may wait");
+    drive(&mut connections, received).await.0.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert!(connections.take_throttled().1 > 0);
 }

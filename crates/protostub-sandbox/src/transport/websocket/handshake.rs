@@ -1,9 +1,9 @@
 //! Where a WebSocket URL leads, and the opening handshake with it (RFC 6455 section 4).
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Uri, header};
-use protostub_egress::{Connection, Egress, Grants, Protection};
+use protostub_egress::{Egress, Grants, Protection};
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{
@@ -19,6 +19,7 @@ use crate::transport::{
     Error, TransportLimits,
     error::{chain, too_long},
     headers,
+    traffic::{Counted, Traffic},
 };
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
@@ -138,6 +139,7 @@ pub(super) async fn open(
     egress: Egress,
     grants: Grants,
     limits: TransportLimits,
+    traffic: Arc<Traffic>,
     target: Target,
     request: http::Request<()>,
 ) -> Result<Opened, String> {
@@ -145,7 +147,7 @@ pub(super) async fn open(
         let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
         let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
-        shake_hands(connection, request, &limits)
+        shake_hands(Counted::new(connection, &traffic), request, &limits)
             .await
             .map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
     };
@@ -155,7 +157,7 @@ pub(super) async fn open(
     }
 }
 
-async fn shake_hands(connection: Connection, request: http::Request<()>, limits: &TransportLimits) -> Result<Opened, String> {
+async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &TransportLimits) -> Result<Opened, String> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_AHEAD_BYTES)
         .write_buffer_size(WRITE_AHEAD_BYTES)

@@ -8,22 +8,28 @@ use std::{
     time::Duration,
 };
 
-use protostub_egress::Connection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
 
+use crate::transport::traffic::Counted;
+
 /// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
 #[derive(Debug)]
 pub(in crate::transport) struct Heard {
-    connection: Connection,
+    connection: Counted,
     heard: bool,
 }
 
 impl Heard {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Counted) -> Self {
         Self { connection, heard: false }
+    }
+
+    /// A ping or a pong came.
+    pub(in crate::transport) fn count_control_frame(&self) {
+        self.connection.count_control_frame();
     }
 
     /// Whether something came since this was asked last.

@@ -1,0 +1,332 @@
+//! How long a guest computes, how long its calls take, and the turns in which it does.
+//!
+//! ```text
+//!   poll of a call:   running ──► waiting for the host ──► woken: only runnable ──► running …
+//!   computing time    counts                                                        counts
+//!   time of the call  counts       counts                                           counts
+//! ```
+//!
+//! What counts is what the guest does, and what it waits for. That it is ready and others have their turn, or that it is made to wait, is not its
+//! doing: on a machine that is busy, no call runs out of time for that.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::time::{Sleep, sleep_until};
+
+use crate::{bucket::Bucket, call::Failure};
+
+/// For how many ticks a call computes without a pause: the others have a turn after each of them.
+const FREE_TICKS: u64 = 4;
+/// By how many quarters of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
+const LONGEST_PAUSE: u32 = 12;
+
+/// How much one call has computed, in ticks of the engine: so often it was found computing.
+#[derive(Debug)]
+pub(crate) struct CpuBudget {
+    tick: Duration,
+    ticks: u64,
+    ticks_per_call: u64,
+    most_ticks: u64,
+    turns: Arc<Turns>,
+}
+
+/// What a call asks of its [`Meter`].
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    pause: Mutex<Option<Duration>>,
+}
+
+impl CpuBudget {
+    pub(crate) fn new(tick: Duration, ticks_per_call: u64, turns: Arc<Turns>) -> Self {
+        Self { tick, ticks: 0, ticks_per_call, most_ticks: 0, turns }
+    }
+
+    pub(crate) fn begin_call(&mut self) {
+        self.ticks = 0;
+    }
+
+    /// The ticks of the call that took most.
+    pub(crate) fn most_ticks(&self) -> u64 {
+        self.most_ticks
+    }
+
+    /// Counts a tick; what is to be waited for before the call may go on. None: its time is over.
+    pub(crate) fn tick(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        self.ticks += 1;
+        self.most_ticks = self.most_ticks.max(self.ticks);
+        // The first tick may come right after the call began.
+        if self.ticks > self.ticks_per_call {
+            return None;
+        }
+        Some(match pause(self.tick, self.ticks) {
+            // After everybody else on this thread had a turn.
+            Duration::ZERO => Box::pin(tokio::task::yield_now()),
+            pause => Box::pin(paused(Arc::clone(&self.turns), pause)),
+        })
+    }
+}
+
+/// The pause after this tick of a call.
+fn pause(tick: Duration, nth: u64) -> Duration {
+    let over = u32::try_from(nth.saturating_sub(FREE_TICKS)).unwrap_or(u32::MAX);
+    tick.saturating_mul(over.min(LONGEST_PAUSE)) / 4
+}
+
+/// Asks the meter for a pause, and is polled again when that is over.
+async fn paused(turns: Arc<Turns>, pause: Duration) {
+    let mut asked = false;
+    poll_fn(|_| {
+        if asked {
+            return Poll::Ready(());
+        }
+        asked = true;
+        *turns.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Measures the calls of one instance, and gives it its turns. Nobody else polls the guest.
+pub(crate) struct Meter {
+    turns: Arc<Turns>,
+    stamp: Arc<Stamp>,
+    waker: Waker,
+    /// Computing time, in nanoseconds.
+    per_second: Bucket,
+    /// What it computed since other tasks of the thread had a turn.
+    since_turn: Duration,
+    tick: Duration,
+    /// How often it was made to wait since it computed more in a second than it may.
+    throttled: u64,
+}
+
+/// Where a call is between two polls.
+enum Between {
+    /// It waits for what it asked the host for, since then.
+    Waiting(Instant),
+    /// It is made to wait.
+    Held,
+}
+
+impl Meter {
+    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>) -> Self {
+        let stamp = Arc::new(Stamp { origin: Instant::now(), woken: AtomicU64::new(0), task: AtomicWaker::new() });
+        Self {
+            turns,
+            waker: Waker::from(Arc::clone(&stamp)),
+            per_second: Bucket::new(u64::try_from(cpu_per_second.as_nanos()).unwrap_or(u64::MAX), stamp.origin),
+            stamp,
+            since_turn: Duration::ZERO,
+            tick,
+            throttled: 0,
+        }
+    }
+
+    /// How often the instance was made to wait since this was asked last.
+    pub(crate) fn take_throttled(&mut self) -> u64 {
+        std::mem::take(&mut self.throttled)
+    }
+
+    /// Gives other tasks of the thread a turn, if the instance has computed for a tick since they had one.
+    pub(crate) async fn give_way(&mut self) {
+        if std::mem::take(&mut self.since_turn) >= self.tick {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for a guest call, which may take `limit`.
+    pub(crate) async fn run<T>(
+        &mut self,
+        limit: Duration,
+        call: impl Future<Output = wasmtime::Result<T>>,
+    ) -> Result<T, Failure> {
+        let mut call = pin!(call);
+        // Made when the call first waits: few do.
+        let mut alarm: Option<Pin<Box<Sleep>>> = None;
+        let mut used = Duration::ZERO;
+        let mut between = None;
+        poll_fn(|cx| {
+            let mut began = Instant::now();
+            match between.take() {
+                Some(Between::Waiting(since)) => {
+                    let until = self.stamp.take().map_or(began, |woken| woken.min(began));
+                    used += until.saturating_duration_since(since);
+                    if used >= limit {
+                        return Poll::Ready(Err(Failure::TimedOut));
+                    }
+                }
+                Some(Between::Held) if poll_alarm(&mut alarm, None, cx).is_pending() => {
+                    between = Some(Between::Held);
+                    return Poll::Pending;
+                }
+                Some(Between::Held) | None => {}
+            }
+            if let Some(wait) = self.per_second.wait(began) {
+                self.throttled += 1;
+                self.since_turn = Duration::ZERO;
+                if poll_alarm(&mut alarm, Some(began + wait), cx).is_pending() {
+                    between = Some(Between::Held);
+                    return Poll::Pending;
+                }
+                began = Instant::now();
+            }
+            self.stamp.task.register(cx.waker());
+            self.stamp.take();
+            let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
+            let now = Instant::now();
+            let busy = now.saturating_duration_since(began);
+            used += busy;
+            self.per_second.take(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), now);
+            match polled {
+                Poll::Ready(result) => {
+                    self.since_turn += busy;
+                    Poll::Ready(result.map_err(Failure::Guest))
+                }
+                Poll::Pending => {
+                    self.since_turn = Duration::ZERO;
+                    let pause = self.turns.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let (end, state) = match pause {
+                        Some(pause) => (now + pause, Between::Held),
+                        None => (now + limit.saturating_sub(used), Between::Waiting(now)),
+                    };
+                    between = Some(state);
+                    if poll_alarm(&mut alarm, Some(end), cx).is_ready() {
+                        cx.waker().wake_by_ref();
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Sets the alarm to another time, if one is given; ready when it rings.
+fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    if let Some(at) = at.map(tokio::time::Instant::from_std) {
+        match alarm {
+            Some(alarm) => alarm.as_mut().reset(at),
+            None => *alarm = Some(Box::pin(sleep_until(at))),
+        }
+    }
+    match alarm {
+        Some(alarm) => {
+            ready!(alarm.as_mut().poll(cx));
+            Poll::Ready(())
+        }
+        None => Poll::Ready(()),
+    }
+}
+
+/// As a [`Waker`], what a call waits for wakes: notes when that was, and wakes the task.
+struct Stamp {
+    origin: Instant,
+    /// Nanoseconds since the origin; 0: nobody woke it.
+    woken: AtomicU64,
+    task: AtomicWaker,
+}
+
+impl Stamp {
+    /// When the call was woken first, since this was asked last.
+    fn take(&self) -> Option<Instant> {
+        let woken = self.woken.swap(0, Ordering::AcqRel);
+        (woken > 0).then(|| self.origin + Duration::from_nanos(woken))
+    }
+}
+
+impl Wake for Stamp {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+        let _ = self.woken.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        self.task.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(5);
+
+    fn meter(cpu_per_second: Duration) -> Meter {
+        Meter::new(TICK, cpu_per_second, Arc::default())
+    }
+
+    #[test]
+    fn pauses_begin_after_the_first_ticks_and_grow() {
+        let pauses: Vec<_> = [1, 4, 5, 8, 12, 16, 17, 1_000].map(|nth| pause(TICK, nth).as_micros()).into();
+        assert_eq!(pauses, [0, 0, 1_250, 5_000, 10_000, 15_000, 15_000, 15_000]);
+    }
+
+    #[tokio::test]
+    async fn what_a_call_waits_for_counts_and_that_others_have_their_turn_does_not() {
+        let mut meter = meter(Duration::from_secs(1));
+        let limit = Duration::from_millis(50);
+        let waiting = meter.run(limit, std::future::pending::<wasmtime::Result<()>>()).await;
+        assert!(matches!(waiting, Err(Failure::TimedOut)));
+
+        // The answer is there at once, but the thread is somebody else's for longer than the limit.
+        let (answer, answered) = oneshot::channel();
+        let others = tokio::spawn(async move {
+            let _ = answer.send(());
+            std::thread::sleep(2 * limit);
+        });
+        let runnable = meter
+            .run(limit, async move {
+                answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
+                Ok(())
+            })
+            .await;
+        assert!(runnable.is_ok());
+        others.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pause_is_kept_and_does_not_count() {
+        let turns = Arc::<Turns>::default();
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns));
+        let begun = Instant::now();
+        let result = meter
+            .run(Duration::from_millis(30), async {
+                for _ in 0..10 {
+                    paused(Arc::clone(&turns), Duration::from_millis(10)).await;
+                }
+                Ok(())
+            })
+            .await;
+        assert!(result.is_ok());
+        assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn who_has_computed_its_share_of_a_second_waits() {
+        let mut meter = meter(Duration::from_millis(40));
+        let begun = Instant::now();
+        for _ in 0..6 {
+            let call = async {
+                std::thread::sleep(Duration::from_millis(10));
+                Ok(())
+            };
+            assert!(meter.run(Duration::from_secs(10), call).await.is_ok());
+        }
+        // 50 ms before the last one are 10 over the share, which come in a quarter of a second.
+        assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
+        assert!(meter.take_throttled() >= 1);
+    }
+}
