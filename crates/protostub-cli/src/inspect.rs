@@ -135,6 +135,7 @@ impl Findings {
     async fn of(code: Vec<u8>, digest: Sha256Digest, settings: &Settings) -> anyhow::Result<Self> {
         let mut config = EngineConfig::default();
         config.cache_dir = settings.cache_dir().map(|folder| folder.join("compiled"));
+        config.cache_key = settings.cache_key().map(Path::to_path_buf);
         config.max_sandboxes = 1;
         let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;
         let bytes = code.len();

@@ -74,6 +74,7 @@ pub(crate) struct GrantFlags {
 pub(crate) struct Settings {
     pub(crate) home: Option<Domain>,
     cache_dir: Option<PathBuf>,
+    cache_key: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) hyperties: Vec<Address>,
     pub(crate) deploy: Vec<String>,
@@ -208,7 +209,7 @@ impl Settings {
             let credential = domain.credential.as_mut().and_then(Credential::file_mut);
             credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut))
         });
-        let folders = settings.cache_dir.iter_mut().chain(&mut settings.socket).chain(&mut settings.policy);
+        let folders = settings.cache_dir.iter_mut().chain(&mut settings.cache_key).chain(&mut settings.socket).chain(&mut settings.policy);
         for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(secrets) {
             *file = folder.join(&*file);
         }
@@ -242,6 +243,9 @@ impl Settings {
             .allow_http(self.allow_http);
         if let Some(folder) = &self.cache_dir {
             builder = builder.cache_dir(folder);
+        }
+        if let Some(file) = &self.cache_key {
+            builder = builder.cache_key(file);
         }
         if let Some(file) = &self.policy {
             let policy = read_policy(file).map_err(|error| Failure::usage(format_args!("{error:#}")))?;
@@ -310,6 +314,10 @@ impl Settings {
 
     pub(crate) fn cache_dir(&self) -> Option<&Path> {
         self.cache_dir.as_deref()
+    }
+
+    pub(crate) fn cache_key(&self) -> Option<&Path> {
+        self.cache_key.as_deref()
     }
 
     pub(crate) fn proxy(&self) -> Option<&Url> {

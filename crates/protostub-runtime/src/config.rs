@@ -93,6 +93,7 @@ impl Config {
 pub struct RuntimeBuilder {
     pub(crate) home_domain: Option<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) cache_key: Option<PathBuf>,
     pub(crate) max_offline_age: Option<Duration>,
     pub(crate) max_descriptor_bytes: Option<usize>,
     pub(crate) max_component_bytes: Option<usize>,
@@ -113,6 +114,7 @@ impl RuntimeBuilder {
         Self {
             home_domain: None,
             cache_dir: None,
+            cache_key: None,
             max_offline_age: None,
             max_descriptor_bytes: None,
             max_component_bytes: None,
@@ -150,9 +152,17 @@ impl RuntimeBuilder {
     }
 
     /// Where descriptors, components and their compiled forms are kept, for this and other processes of the same user. Without it, nothing
-    /// outlives the process.
+    /// outlives the process. Nobody else may be able to write to it, nor to replace a folder on the way to it; that is checked.
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(dir.into());
+        self
+    }
+
+    /// The file with the key by which compiled code in the cache is authenticated before it is loaded. It is made if it is not there. Default:
+    /// `compiled.key` in the cache's folder. Where that folder is copied, restored from a backup, or kept on a disk that others can write to, the
+    /// key belongs elsewhere.
+    pub fn cache_key(mut self, file: impl Into<PathBuf>) -> Self {
+        self.cache_key = Some(file.into());
         self
     }
 

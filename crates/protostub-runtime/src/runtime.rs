@@ -278,6 +278,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     engine.imports = builder.imports;
     engine.max_component_bytes = max_component_bytes;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
+    engine.cache_key = builder.cache_key;
     // In an update that overlaps, a stub has two for a while.
     engine.max_sandboxes = builder.config.max_stubs.saturating_add(1);
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;

@@ -10,6 +10,7 @@ use wasmtime::component::Component;
 
 use crate::{
     Engine,
+    code_cache::CodeCache,
     contract::{ProtostubPre, TRACK},
     imports::{Import, Imports},
     state::StubState,
@@ -164,6 +165,7 @@ impl Engine {
 pub(crate) struct Compiler {
     imports: Arc<Imports>,
     max_bytes: usize,
+disk: Option<Arc<CodeCache>>,
     /// One compilation at a time, in one thread.
     turn: Arc<Semaphore>,
     slots: Mutex<HashMap<Sha256Digest, Arc<Slot>>>,
@@ -173,8 +175,14 @@ pub(crate) struct Compiler {
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
-    pub(crate) fn new(imports: Imports, max_bytes: usize) -> Self {
-        Self { imports: Arc::new(imports), max_bytes, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
+    pub(crate) fn new(imports: Imports, max_bytes: usize, disk: Option<CodeCache>) -> Self {
+        let (imports, disk) = (Arc::new(imports), disk.map(Arc::new));
+        Self { imports, max_bytes, disk, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
+    }
+
+    /// How many components were in the cache on disk, and how many were not.
+    pub(crate) fn disk_cache(&self) -> Option<(usize, usize)> {
+        self.disk.as_ref().map(|disk| disk.counts())
     }
 
     async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
@@ -183,10 +191,10 @@ impl Compiler {
             return Ok(code);
         }
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
-        let (imports, max_bytes) = (Arc::clone(&self.imports), self.max_bytes);
+        let (imports, max_bytes, disk) = (Arc::clone(&self.imports), self.max_bytes, self.disk.clone());
         // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
         let compilation = tokio::task::spawn_blocking(move || {
-            let code = Arc::new(compile(imports.engine(), bytes.as_ref(), digest, max_bytes)?);
+            let code = Arc::new(compile(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref())?);
             *slot = Arc::downgrade(&code);
             drop(turn);
             Ok(code)
@@ -217,7 +225,13 @@ fn stopped(error: &dyn fmt::Display) -> CompileError {
     CompileError::Compiler(error.to_string())
 }
 
-fn compile(engine: &wasmtime::Engine, bytes: &[u8], digest: Sha256Digest, max_bytes: usize) -> Result<Code, CompileError> {
+fn compile(
+    engine: &wasmtime::Engine,
+    bytes: &[u8],
+    digest: Sha256Digest,
+    max_bytes: usize,
+    disk: Option<&CodeCache>,
+) -> Result<Code, CompileError> {
     if bytes.len() > max_bytes {
         return Err(CompileError::TooLarge { bytes: bytes.len(), limit: max_bytes });
     }
@@ -229,7 +243,16 @@ fn compile(engine: &wasmtime::Engine, bytes: &[u8], digest: Sha256Digest, max_by
         Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
         Some(_) => {}
     }
-    let component = Component::from_binary(engine, bytes).map_err(invalid)?;
+    let component = match disk.and_then(|disk| disk.load(engine, digest)) {
+        Some(component) => component,
+        None => {
+            let component = Component::from_binary(engine, bytes).map_err(invalid)?;
+            if let Some(disk) = disk {
+                disk.save(engine, digest, &component);
+            }
+            component
+        }
+    };
     let (imports, exports) = world::names(&component);
     Ok(Code { digest, component, imports, exports })
 }

@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -10,11 +10,9 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::{
-    Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker,
-};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
-use crate::{Import, compile::Compiler, imports::Imports, state::StubState, wasi};
+use crate::{Import, code_cache::CodeCache, compile::Compiler, imports::Imports, state::StubState, wasi};
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
@@ -39,8 +37,14 @@ const TICKS_BEFORE_PARKING: u32 = 16;
 #[non_exhaustive]
 pub struct EngineConfig {
     /// Where compiled code is kept over restarts; none: nowhere. What is in it is executed: the directory is made readable and writable for
-    /// its owner only, and must not be anybody else's.
+    /// its owner only, nobody else may be able to put another one in its place, and each file in it is authenticated before it is used.
+    /// Processes may share it.
     pub cache_dir: Option<PathBuf>,
+    /// The file with the key by which what is in [`Self::cache_dir`] is authenticated. It is made if it is not there, for its owner only, and may
+    /// not be in that directory. None: beside it, as `<directory>.key`. With another key, everything is compiled anew.
+    pub cache_key: Option<PathBuf>,
+    /// How much compiled code is kept, in bytes. 1 GiB. What was not used for the longest time goes first.
+    pub max_cache_bytes: u64,
     /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them.
     pub max_sandboxes: usize,
     /// In what steps computing time is counted. 5 ms. A guest that computes gives way to others as often.
@@ -57,6 +61,8 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             cache_dir: None,
+            cache_key: None,
+            max_cache_bytes: 1 << 30,
             max_sandboxes: 1_000,
             tick: Duration::from_millis(5),
             max_memory_bytes: 1 << 30,
@@ -70,10 +76,10 @@ impl Default for EngineConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The directory for compiled code cannot be used.
-    #[error("the directory {} for compiled code cannot be used", path.display())]
+    /// The directory for compiled code, or the key of what is in it, cannot be used.
+    #[error("{} cannot be used for compiled code", path.display())]
     Cache {
-        /// The directory.
+        /// The directory, or the file with the key.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
@@ -113,7 +119,6 @@ pub struct Engine {
 
 struct Inner {
     wasm: wasmtime::Engine,
-    cache: Option<Cache>,
     compiler: Compiler,
     config: EngineConfig,
     pooled: bool,
@@ -134,17 +139,17 @@ impl Engine {
         if config.max_sandboxes == 0 {
             return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
         }
-        let cache = config.cache_dir.as_deref().map(open_cache).transpose()?;
-        let (wasm, pooled) = wasm_engine(config, cache.clone()).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes);
+        let cache = config.cache_dir.as_deref().map(open).transpose()?;
+        let (wasm, pooled) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let imports = Imports::new(linker, config.imports.clone())?;
         let ticker = Arc::new(Ticker::default());
         let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                compiler: Compiler::new(imports, config.max_component_bytes),
+                compiler: Compiler::new(imports, config.max_component_bytes, cache),
                 wasm,
-                cache,
                 config: config.clone(),
                 pooled,
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
@@ -167,11 +172,11 @@ impl Engine {
         self.inner.config.max_sandboxes.saturating_sub(self.inner.sandboxes.available_permits())
     }
 
-    /// How many components were loaded from [`EngineConfig::cache_dir`], and how many were compiled since they were not there; none: there is
-    /// no such directory.
+    /// How many components were loaded from [`EngineConfig::cache_dir`], and how many were compiled since they were not there, or not to be
+    /// trusted; none: there is no such directory.
     #[must_use]
     pub fn disk_cache(&self) -> Option<(usize, usize)> {
-        self.inner.cache.as_ref().map(|cache| (cache.cache_hits(), cache.cache_misses()))
+        self.inner.compiler.disk_cache()
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
@@ -269,8 +274,8 @@ impl Ticker {
 }
 
 /// The engine, and whether it has a pool.
-fn wasm_engine(config: &EngineConfig, cache: Option<Cache>) -> wasmtime::Result<(wasmtime::Engine, bool)> {
-    let mut pooled = recipe(cache.clone());
+fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, bool)> {
+    let mut pooled = recipe();
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
     match wasmtime::Engine::new(&pooled) {
         Ok(engine) => Ok((engine, true)),
@@ -280,7 +285,7 @@ fn wasm_engine(config: &EngineConfig, cache: Option<Cache>) -> wasmtime::Result<
                 error = format!("{error:#}"),
                 "no pool of memory for sandboxes can be reserved here (a limit of the address space, perhaps): going on without one"
             );
-            let mut on_demand = recipe(cache);
+            let mut on_demand = recipe();
             on_demand.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
             Ok((wasmtime::Engine::new(&on_demand)?, false))
         }
@@ -289,10 +294,9 @@ fn wasm_engine(config: &EngineConfig, cache: Option<Cache>) -> wasmtime::Result<
 
 /// What holds for every guest. Proposals that no stub needs are off: each is a surface for untrusted code. (Garbage collection, threads and
 /// asynchronous components are not even compiled in: see the features of the dependency.)
-fn recipe(cache: Option<Cache>) -> Config {
+fn recipe() -> Config {
     let mut config = Config::new();
     config
-        .cache(cache)
         .epoch_interruption(true)
         .concurrency_support(false)
         // One thread, however large the component is: the cores are for those that run.
@@ -337,26 +341,4 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<StubState>> {
     wasi::add_to_linker(&mut linker)?;
     crate::host::add_to_linker(&mut linker)?;
     Ok(linker)
-}
-
-/// wasmtime's cache, in a directory that nobody else may write to: what is in it is executed without being checked.
-fn open_cache(path: &Path) -> Result<Cache, EngineError> {
-    let fail = |source: Box<dyn std::error::Error + Send + Sync>| EngineError::Cache { path: path.to_owned(), source };
-    private_directory(path).map_err(|error| fail(error.into()))?;
-    let path = path.canonicalize().map_err(|error| fail(error.into()))?;
-    let mut config = CacheConfig::new();
-    config.with_directory(path);
-    Cache::new(config).map_err(|error| fail(error.into()))
-}
-
-#[cfg(unix)]
-fn private_directory(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-}
-
-#[cfg(not(unix))]
-fn private_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(path)
 }

@@ -21,6 +21,7 @@
 
 mod bucket;
 mod call;
+mod code_cache;
 mod compile;
 mod contract;
 mod crash;

@@ -61,3 +61,20 @@ fn a_domains_stub_is_looked_up_verified_and_shown() {
     let (last, code) = server.stop();
     assert_eq!((last, code), (json!({ "event": "stopped", "clients": 0, "unfinished": 0 }), 0));
 }
+
+#[test]
+fn what_one_process_has_compiled_the_next_one_loads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cache, file) = (folder.path().join("cache"), component("echo"));
+    let args = ["inspect", file.to_str().expect("UTF-8"), "--cache-dir", cache.to_str().expect("UTF-8"), "-vv"];
+    let inspect = || {
+        let (code, text, log) = protostub(&args);
+        assert_eq!(code, 0, "{log}");
+        (text, log)
+    };
+    let (first, log) = inspect();
+    assert!(log.contains("the compiled code is kept"), "{log}");
+    let (second, log) = inspect();
+    assert!(log.contains("the compiled code is in the cache") && !log.contains("is kept"), "{log}");
+    assert_eq!(first, second);
+}

@@ -185,33 +185,3 @@ async fn without_a_pool_stubs_run_too() {
     let play = stage.live().await;
     assert_eq!(play.told(json!({ "do": "configuration" })).await["n"], json!(1));
 }
-
-#[tokio::test]
-async fn compiled_code_outlives_its_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = EngineConfig::default();
-    config.cache_dir = Some(folder.path().join("code"));
-    let bytes: Arc<[u8]> = program("actor").into();
-    let digest = Sha256Digest::of(&bytes);
-    let first = Engine::new(&config).unwrap();
-    first.compile(Arc::clone(&bytes), digest).await.unwrap();
-    assert_eq!(first.disk_cache(), Some((0, 1)));
-    let second = Engine::new(&config).unwrap();
-    second.compile(bytes, digest).await.unwrap();
-    assert_eq!(second.disk_cache(), Some((1, 0)));
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(folder.path().join("code")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-    }
-}
-
-#[tokio::test]
-async fn a_cache_that_cannot_be_used_is_named() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let mut config = EngineConfig::default();
-    config.cache_dir = Some(file.path().join("below"));
-    let error = Engine::new(&config).unwrap_err().to_string();
-    assert!(error.contains("below for compiled code cannot be used"), "{error}");
-}

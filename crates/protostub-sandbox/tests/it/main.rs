@@ -1,5 +1,6 @@
 //! The sandbox at its boundary: real components on a real bus.
 
+mod code_cache;
 mod crash;
 mod hostile;
 mod imports;
