@@ -209,7 +209,8 @@ impl Settings {
             let credential = domain.credential.as_mut().and_then(Credential::file_mut);
             credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut))
         });
-        let folders = settings.cache_dir.iter_mut().chain(&mut settings.cache_key).chain(&mut settings.socket).chain(&mut settings.policy);
+        let folders =
+            settings.cache_dir.iter_mut().chain(&mut settings.cache_key).chain(&mut settings.socket).chain(&mut settings.policy);
         for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(secrets) {
             *file = folder.join(&*file);
         }

@@ -165,7 +165,7 @@ impl Engine {
 pub(crate) struct Compiler {
     imports: Arc<Imports>,
     max_bytes: usize,
-disk: Option<Arc<CodeCache>>,
+    disk: Option<Arc<CodeCache>>,
     /// One compilation at a time, in one thread.
     turn: Arc<Semaphore>,
     slots: Mutex<HashMap<Sha256Digest, Arc<Slot>>>,

@@ -54,7 +54,8 @@ impl CodeCache {
         let beside = beside(folder);
         let key_path = key.unwrap_or(&beside);
         let bytes = private::key(key_path, &opened).map_err(fail(key_path))?;
-        let cache = Self { folder: opened, key: Key::new(&bytes), max_bytes, hits: AtomicUsize::new(0), misses: AtomicUsize::new(0) };
+        let cache =
+            Self { folder: opened, key: Key::new(&bytes), max_bytes, hits: AtomicUsize::new(0), misses: AtomicUsize::new(0) };
         if let Err(error) = cache.remove_abandoned(SystemTime::now()) {
             tracing::debug!(%error, folder = %cache.folder.display(), "could not look for abandoned files");
         }
@@ -132,7 +133,10 @@ impl CodeCache {
     fn write(&self, name: &Name, parts: [&[u8]; 2]) -> io::Result<()> {
         let length = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         if length > self.max_bytes {
-            return Err(io::Error::other(format!("its {length} bytes are more than the {} of `max_cache_bytes`", self.max_bytes)));
+            return Err(io::Error::other(format!(
+                "its {length} bytes are more than the {} of `max_cache_bytes`",
+                self.max_bytes
+            )));
         }
         let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder)?;
         for part in parts {

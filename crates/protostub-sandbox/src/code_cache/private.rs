@@ -60,7 +60,9 @@ pub(super) fn key(path: &Path, entries: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() != KEY_BYTES {
-        return Err(io::Error::other(format!("a key has {KEY_BYTES} bytes, and it has others: remove it, and a new one is made")));
+        return Err(io::Error::other(format!(
+            "a key has {KEY_BYTES} bytes, and it has others: remove it, and a new one is made"
+        )));
     }
     Ok(bytes)
 }
