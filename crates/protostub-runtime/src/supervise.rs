@@ -336,9 +336,14 @@ impl Supervisor {
         match sandbox.deploy_component(inbox).await {
             Ok((handle, task)) => {
                 let instance = self.begin(handle, task);
-                // One that is to stay disconnected cannot show more than that it starts.
+                // One that is to stay disconnected cannot show more than that it starts, which its task says first of all.
                 if !self.may_connect {
-                    self.accept().await;
+                    let mut status = self.status.clone();
+                    tokio::select! {
+                        biased;
+                        _ = status.until(|report| report.status != StubStatus::Disconnected) => self.accept().await,
+                        () = instance.handle.ended() => {}
+                    }
                 }
                 Ok(instance)
             }
