@@ -8,6 +8,7 @@ mod demo;
 mod dependencies;
 mod guests;
 mod new_user;
+mod patience;
 mod readme;
 mod stubs;
 mod test;

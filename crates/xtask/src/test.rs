@@ -1,6 +1,5 @@
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
     ops::AddAssign,
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -9,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, conformance, debian, guests, must, new_user, shown, stubs, toolchain, wit};
+use crate::{cargo, conformance, debian, guests, must, new_user, patience, shown, stubs, toolchain, wit};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
@@ -61,6 +60,9 @@ const STAGES: [Stage; 10] = [
     Stage { name: "doc", run: doc },
     Stage { name: "new-user", run: follow_readmes },
 ];
+
+/// For how long tests may say nothing before they count as hanging: each of them gives up sooner by itself, and documentation is compiled in between.
+const SILENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The workspaces of guests.
 const GUESTS: [&str; 2] = ["stubs", "tests/programs"];
@@ -129,11 +131,19 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 
 fn test(root: &Path) -> Result<Tally> {
     debian::packages(debian::MOSQUITTO)?;
-    tests(locked(cargo(root).args(["test", "--workspace", "--no-fail-fast"])))
+    tests(|| {
+        let mut command = cargo(root);
+        locked(command.args(["test", "--workspace", "--no-fail-fast"]));
+        command
+    })
 }
 
 fn test_stubs(root: &Path) -> Result<Tally> {
-    tests(guests::cargo(root, "stubs", "test").args(["--workspace", "--no-fail-fast", "--target", "host-tuple"]))
+    tests(|| {
+        let mut command = guests::cargo(root, "stubs", "test");
+        command.args(["--workspace", "--no-fail-fast", "--target", "host-tuple"]);
+        command
+    })
 }
 
 fn try_conformance(root: &Path) -> Result<Tally> {
@@ -179,20 +189,23 @@ fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
     })
 }
 
-/// Runs tests, with their output shown, and adds up what each test binary says at its end.
-fn tests(command: &mut Command) -> Result<Tally> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(command)))?;
-    let mut tally = Tally::default();
+/// Runs tests, with their output shown, and adds up what each test binary says at its end. They are compiled before, which nobody is told of in lines.
+fn tests(mut command: impl FnMut() -> Command) -> Result<Tally> {
+    must(command().arg("--no-run"))?;
+    let mut command = command();
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(&command)))?;
     let output = child.stdout.take().context("the tests have no output")?;
-    for line in BufReader::new(output).split(b'\n') {
-        let mut line = line?;
-        tally += result_of(&String::from_utf8_lossy(&line)).unwrap_or_default();
-        line.push(b'\n');
-        std::io::stdout().write_all(&line)?;
-    }
+    let mut tally = Tally::default();
+    let all = patience::lines(&child, output, SILENCE, |line| {
+        tally += result_of(&String::from_utf8_lossy(line)).unwrap_or_default();
+        println!("{}", String::from_utf8_lossy(line));
+    });
     let status = child.wait()?;
-    if !status.success() && tally.failed == 0 {
-        println!("error: {} failed ({status})", shown(command));
+    if let Err(error) = all {
+        println!("error: {}: {error:#}", shown(&command));
+        tally.failed += 1;
+    } else if !status.success() && tally.failed == 0 {
+        println!("error: {} failed ({status})", shown(&command));
         tally.failed = 1;
     }
     Ok(tally)

@@ -1,0 +1,133 @@
+//! Programs that have to end in time, and are ended with everything that they started if they do not.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, Command, ExitStatus},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+/// Waits for a program; kills it when patience is over.
+pub(crate) fn wait(mut child: Child, patience: Duration) -> Result<ExitStatus> {
+    let id = child.id();
+    let (ended, end) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        let status = child.wait();
+        let _ = ended.send(());
+        status
+    });
+    let in_time = !matches!(end.recv_timeout(patience), Err(RecvTimeoutError::Timeout));
+    if !in_time {
+        kill(id)?;
+    }
+    let status = waiting.join().map_err(|_| anyhow!("waiting for a program failed"))?.context("waiting for a program")?;
+    if !in_time {
+        bail!("it had not ended after {} s, and was killed", patience.as_secs());
+    }
+    Ok(status)
+}
+
+/// Hands over each line that a program prints until it prints no more, which must not take it longer than this for a line; otherwise it is killed.
+pub(crate) fn lines(
+    child: &Child,
+    output: impl Read + Send + 'static,
+    silence: Duration,
+    mut line: impl FnMut(&[u8]),
+) -> Result<()> {
+    let (read, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            if read.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    loop {
+        match lines.recv_timeout(silence) {
+            Ok(next) => line(&next.context("reading what a program prints")?),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                kill(child.id())?;
+                bail!("it had printed nothing for {} s, and was killed", silence.as_secs());
+            }
+        }
+    }
+}
+
+/// Ends a program and all that it started: its output ends only with the last of them.
+fn kill(id: u32) -> Result<()> {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().context("starting ps")?;
+    let victims = with_descendants(id, &String::from_utf8_lossy(&listed.stdout));
+    // One of them may have ended meanwhile.
+    Command::new("kill").arg("-KILL").args(victims.iter().map(u32::to_string)).output().context("starting kill")?;
+    Ok(())
+}
+
+/// This process and those below it, of a list with a process and its parent in each line.
+fn with_descendants(id: u32, listed: &str) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for line in listed.lines() {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        if let (Some(Ok(process)), Some(Ok(parent))) = (numbers.next(), numbers.next()) {
+            children.entry(parent).or_default().push(process);
+        }
+    }
+    let mut found = vec![id];
+    let mut seen = HashSet::from([id]);
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        let below = children.get(parent).into_iter().flatten().copied().filter(|process| seen.insert(*process));
+        found.extend(below.collect::<Vec<_>>());
+        next += 1;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use super::{lines, wait, with_descendants};
+
+    #[test]
+    fn finds_what_a_process_started() {
+        assert_eq!(with_descendants(10, " 1 0\n 10 1\n 11 10\n 12 11\n 13 1\n 14 10\n"), [10, 11, 14, 12]);
+        assert_eq!(with_descendants(10, ""), [10]);
+    }
+
+    /// A shell whose child would hold its output open.
+    fn stuck() -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-c", "echo one; sleep 1000; echo two"]).stdout(Stdio::piped());
+        command
+    }
+
+    #[test]
+    fn ends_what_does_not_end_with_all_that_it_started() {
+        let mut child = stuck().spawn().expect("bash");
+        let mut output = child.stdout.take().expect("its output");
+        let error = wait(child, Duration::from_millis(300)).expect_err("it does not end");
+        assert!(error.to_string().contains("was killed"), "{error}");
+        let mut printed = String::new();
+        std::io::Read::read_to_string(&mut output, &mut printed).expect("its output ends");
+        assert_eq!(printed, "one\n");
+    }
+
+    #[test]
+    fn ends_what_says_nothing() {
+        let mut child = stuck().spawn().expect("bash");
+        let output = child.stdout.take().expect("its output");
+        let mut printed = Vec::new();
+        let error = lines(&child, output, Duration::from_millis(300), |line| printed.push(line.to_vec())).expect_err("silence");
+        assert!(error.to_string().contains("printed nothing"), "{error}");
+        assert_eq!(printed, [b"one"]);
+        assert!(!child.wait().expect("it ended").success());
+    }
+}
