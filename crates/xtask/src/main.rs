@@ -12,6 +12,8 @@ mod patience;
 mod readme;
 mod stubs;
 mod test;
+#[cfg(test)]
+mod threats;
 mod toolchain;
 mod wit;
 

@@ -1,0 +1,84 @@
+//! Every test that the threat model in `SECURITY.md` names exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use crate::root;
+
+/// Where tests are.
+const SOURCES: [&str; 2] = ["crates", "tests"];
+
+/// The tests of the repository, by their functions' names: the modules that have one of that name.
+fn tests(folder: &Path, found: &mut BTreeMap<String, BTreeSet<String>>) {
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() && entry.file_name().is_some_and(|name| name != "target") {
+            tests(&entry, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&entry).expect("a source");
+            let module = entry.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            for name in tests_of(&text) {
+                found.entry(name.to_owned()).or_default().insert(module.to_owned());
+            }
+        }
+    }
+}
+
+/// The functions behind `#[test]` and `#[tokio::test…]`, and the macro's `test name`s of the attacks.
+fn tests_of(source: &str) -> impl Iterator<Item = &str> {
+    let mut is_test = false;
+    source.lines().map(str::trim).filter_map(move |line| {
+        if let Some(attack) = line.strip_prefix("pub fn ").and_then(|line| line.split_once("() -> Attack")) {
+            return Some(attack.0);
+        }
+        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let (before, after) = line.split_once("fn ").filter(|_| is_test && !line.starts_with(['#', '/']))?;
+        is_test = false;
+        before.chars().all(|c| c.is_ascii_lowercase() || c == ' ').then(|| after.split(['(', '<']).next()).flatten()
+    })
+}
+
+/// The rows of the threat model: the threat, and the tests that it names.
+fn rows(document: &str) -> Vec<(&str, Vec<&str>)> {
+    let (_, model) = document.split_once("\n## Threat model\n").expect("a threat model");
+    let model = model.split("\n## ").next().unwrap_or_default();
+    let cells = model.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = cells.map(|cells| cells.split(" | ").collect::<Vec<_>>()).filter(|cells| !cells[0].starts_with(['-', 't']));
+    rows.map(|cells| match cells[..] {
+        [threat, _defence, shown_by] => (threat, shown_by.split('`').skip(1).step_by(2).collect()),
+        _ => panic!("a row of another number of columns: {cells:?}"),
+    })
+    .collect()
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let mut found = BTreeMap::new();
+    for folder in SOURCES {
+        tests(&root().join(folder), &mut found);
+    }
+    assert!(found.contains_key("every_threat_names_tests_that_exist"), "it does not even find itself");
+    let document = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let rows = rows(&document);
+    assert!(rows.len() > 30, "{} rows", rows.len());
+    let mut missing = Vec::new();
+    for (threat, tests) in rows {
+        assert!(!tests.is_empty(), "no test shows the defence against: {threat}");
+        for test in tests {
+            let (module, name) = test.rsplit_once("::").unwrap_or(("", test));
+            let exists = found.get(name).is_some_and(|modules| module.is_empty() || modules.contains(module));
+            if !exists {
+                missing.push(test);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "SECURITY.md names tests that there are not: {missing:#?}");
+}
+
+#[test]
+fn finds_tests_by_their_attributes() {
+    let source = "#[test]\nfn one() {}\nfn two() {}\n#[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn three() {}\n    pub fn four() -> Attack {";
+    assert_eq!(tests_of(source).collect::<Vec<_>>(), ["one", "three", "four"]);
+}
