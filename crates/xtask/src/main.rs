@@ -1,6 +1,7 @@
 //! Automation of the repository: `cargo xtask help`.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
+mod bench;
 mod conformance;
 mod debian;
 mod demo;
@@ -34,6 +35,7 @@ usage: cargo xtask <command>
                (--mqtt: an app and things that speak MQTT, with a real broker between them)
   test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
   conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
+  bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -65,6 +67,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo", "--mqtt", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run_mqtt(&root))),
         ["demo", rest @ ..] => (demo::HELP, &|| none(rest).and_then(|()| demo::run(&root))),
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
+        ["bench", args @ ..] => (bench::HELP, &|| bench::run(&root, args)),
         ["conformance", rest @ ..] => (conformance::HELP, &|| none(rest).and_then(|()| conformance::run(&root))),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),

@@ -99,8 +99,9 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
 fn fmt(root: &Path) -> Result<Tally> {
     let host = checked(cargo(root).args(["fmt", "--all", "--check"]));
     // Not `--all`, which would also format what the guests depend on.
-    let of_guests = GUESTS.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
-    Ok(sum([host].into_iter().chain(of_guests)))
+    let others = GUESTS.iter().chain(&["tests/extism"]);
+    let of_others = others.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
+    Ok(sum([host].into_iter().chain(of_others)))
 }
 
 fn contract(root: &Path) -> Result<Tally> {

@@ -1,0 +1,81 @@
+//! Builds and runs the benchmarks: the host's, and those of Extism in a workspace of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{cargo, debian, guests, must, toolchain};
+
+pub(crate) const HELP: &str = "\
+usage: cargo xtask bench [--quick] [--only <id>,<id>...]
+
+Measures Protostub beside the limit (bare wasmtime), a native task, Extism and a Node.js worker, in turn. BENCHMARKS.md says what the figures are.
+
+  --quick   fewer runs: under five minutes once everything is built, which takes a while the first time
+  --only    these figures alone
+
+Writes to target/bench: report.json, table.md, and the plots. The last line is `N met, N short`. Whatever the figures are, the exit code is 0.
+
+  cargo xtask bench count   counts instructions instead, which a busy machine does not change; needs valgrind
+";
+
+/// What Extism's plugin is built for.
+const PLUGIN_TARGET: &str = "wasm32-wasip1";
+
+pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
+    toolchain::require_target()?;
+    must(cargo(root).args(["build", "--release", "--package", "protostub-bench"]))?;
+    if args == ["count"] {
+        return count(root);
+    }
+    let mut bench = Command::new(root.join("target/release/protostub-bench"));
+    bench.current_dir(root).args(args);
+    match extism(root) {
+        Ok((program, plugin)) => drop(bench.arg("--extism").arg(program).arg("--plugin").arg(plugin)),
+        // The figures beside it say so, too.
+        Err(error) => println!("Extism's side could not be built: {error:#}"),
+    }
+    must(&mut bench)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds Extism's side: a program, and its plugin.
+fn extism(root: &Path) -> Result<(PathBuf, PathBuf)> {
+    let build = |args: &[&str]| must(guests::cargo(root, "tests/extism", "build").arg("--release").args(args));
+    build(&["--package", "plugin", "--target", PLUGIN_TARGET])
+        .with_context(|| format!("is the target there? `rustup target add {PLUGIN_TARGET}`"))?;
+    build(&["--package", "extism-side"])?;
+    let target = root.join(guests::TARGET_DIR);
+    Ok((target.join("release/extism-side"), target.join(PLUGIN_TARGET).join("release/plugin.wasm")))
+}
+
+/// Counts the instructions of each of these, by running it so many times, and so many more times, under callgrind.
+fn count(root: &Path) -> Result<ExitCode> {
+    const FEW: u64 = 1_000;
+    const MANY: u64 = 3_000;
+    debian::packages(&[("valgrind", "valgrind")])?;
+    println!("{:<16}{:>14}", "", "instructions");
+    for what in ["trip", "load", "bare", "bare-batch", "native", "hop", "instance", "bare-instance"] {
+        let [few, many] = [FEW, MANY].map(|times| instructions(root, what, times));
+        println!("{what:<16}{:>14}", many?.saturating_sub(few?) / (MANY - FEW));
+    }
+    println!("\n`callgrind_annotate target/bench/callgrind.<name>` shows where.");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn instructions(root: &Path, what: &str, times: u64) -> Result<u64> {
+    let folder = root.join("target/bench");
+    fs::create_dir_all(&folder).context("making target/bench")?;
+    let profile = folder.join(format!("callgrind.{what}"));
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--quiet", "--fair-sched=yes"]).arg(format!("--callgrind-out-file={}", profile.display()));
+    command.arg(root.join("target/release/protostub-bench")).args(["--count", what, "--times", &times.to_string()]);
+    must(&mut command)?;
+    let text = fs::read_to_string(&profile).with_context(|| format!("reading {}", profile.display()))?;
+    let total = text.lines().rev().find_map(|line| line.strip_prefix("totals: ")).context("callgrind counted nothing")?;
+    total.trim().parse().with_context(|| format!("callgrind counted {total:?}"))
+}

@@ -1,0 +1,58 @@
+//! Something so many times and nothing else, for a tool that counts instructions: `cargo xtask bench count` runs this with two numbers of
+//! times, and what lies between is what the additional ones took.
+
+use anyhow::Result;
+use protostub_types::Address;
+use tokio::runtime::Handle;
+
+use crate::{
+    bare::Bare,
+    hops::{Hops, Native},
+    live::{Live, component},
+    sandboxes::Stage,
+    workload::BODIES,
+};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum What {
+    /// Bus, stub, bus, one at a time.
+    Trip,
+    /// The same, many on their way.
+    Load,
+    /// The bare call.
+    Bare,
+    /// The bare call, with a batch of messages; the times are those of messages.
+    BareBatch,
+    /// Bus, native task, bus.
+    Native,
+    /// From one listener to another, over the bus.
+    Hop,
+    /// A sandbox with a started instance.
+    Instance,
+    /// The same, bare.
+    BareInstance,
+}
+
+pub(crate) async fn run(what: What, times: u32, threads: &Handle) -> Result<()> {
+    const BYTES: usize = BODIES[0].0;
+    const BATCH: u32 = 64;
+    let to = Address::parse("hyperty://sp1.example/alice")?;
+    let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")?) };
+    match what {
+        What::Trip => drop(Live::of(1).await?.trips(&to, BYTES, times).await?),
+        What::Load => drop(Live::of(1).await?.load(&to, BYTES, times).await?),
+        What::Bare => drop(bare().await?.live().await?.calls(BYTES, 1, times).await?),
+        What::BareBatch => drop(bare().await?.live().await?.calls(BYTES, BATCH as usize, times / BATCH).await?),
+        What::Native => drop(Native::new(threads)?.trips(BYTES, times).await?),
+        What::Hop => drop(Hops::new(threads, 1, BYTES)?.bus(times).await?),
+        What::Instance => drop(Stage::small().await?.instances(times).await?),
+        What::BareInstance => {
+            let bare = bare().await?;
+            for _ in 0..times {
+                drop(bare.started().await?);
+            }
+        }
+    }
+    Ok(())
+}

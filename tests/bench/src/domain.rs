@@ -1,0 +1,86 @@
+//! A domain on loopback that publishes the echo in its catalogue, and what its parts of a deployment take alone.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use protostub_domain::DomainServer;
+use protostub_types::Sha256Digest;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    runtime::Handle,
+};
+
+use crate::live::component;
+
+/// A catalogue server, on threads of its own.
+pub(crate) struct Domain {
+    pub(crate) server: DomainServer,
+    folder: TempDir,
+}
+
+impl Domain {
+    pub(crate) async fn serve(threads: &Handle) -> Result<Self> {
+        let folder = tempfile::tempdir().context("making a folder for the catalogue")?;
+        let stub = folder.path().join("echo");
+        std::fs::create_dir(&stub)?;
+        std::fs::write(stub.join("descriptor.json"), r#"{"version":"1.0"}"#)?;
+        std::fs::write(stub.join("component.wasm"), component("echo")?)?;
+        let starting = DomainServer::builder().folder(folder.path()).default_stub("echo").start();
+        Ok(Self { server: threads.spawn(starting).await??, folder })
+    }
+
+    /// The component's file.
+    fn component(&self) -> PathBuf {
+        self.folder.path().join("echo/component.wasm")
+    }
+
+    /// How long it takes to read the component from a file, and to compute its digest.
+    pub(crate) async fn read(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let bytes = tokio::fs::read(self.component()).await?;
+        let _ = std::hint::black_box(Sha256Digest::of(&bytes));
+        Ok(begun.elapsed())
+    }
+
+    /// A connection of a client that does as little as possible.
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        let stream = TcpStream::connect(self.server.address()).await?;
+        stream.set_nodelay(true)?;
+        let authority = self.server.authority();
+        let request = format!("GET /.well-known/protostub/default HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+        Ok(Connection { stream: BufReader::new(stream), request })
+    }
+}
+
+/// A kept HTTP connection.
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+    request: String,
+}
+
+impl Connection {
+    /// How long the descriptor takes.
+    pub(crate) async fn descriptor(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        self.stream.write_all(self.request.as_bytes()).await?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await?;
+        ensure!(line.starts_with("HTTP/1.1 200"), "the catalogue answers {line:?}");
+        let mut length = None;
+        while line != "\r\n" {
+            line.clear();
+            ensure!(self.stream.read_line(&mut line).await? > 0, "the catalogue's answer ends in its head");
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = Some(value.trim().parse::<usize>()?);
+            }
+        }
+        let mut body = vec![0; length.context("the catalogue's answer has no length")?];
+        self.stream.read_exact(&mut body).await?;
+        Ok(begun.elapsed())
+    }
+}

@@ -1,0 +1,116 @@
+//! Measures Protostub beside the limit and the alternatives. `cargo xtask bench` builds and runs it; `BENCHMARKS.md` says what for.
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal, and for the processes that it starts")]
+
+mod bare;
+mod count;
+mod crowd;
+mod domain;
+mod gateway;
+mod hops;
+mod live;
+mod machine;
+mod peers;
+mod plots;
+mod report;
+mod samples;
+mod sandboxes;
+mod sections;
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::{
+    machine::Machine,
+    peers::Peer,
+    plots::Curves,
+    report::{FIGURES, Report, shown},
+    samples::Effort,
+    sections::Bench,
+};
+
+/// Measures Protostub beside the limit and the alternatives.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Takes a few minutes, with fewer runs.
+    #[arg(long)]
+    quick: bool,
+    /// Does everything once, to see whether it works: the figures mean nothing.
+    #[arg(long, conflicts_with = "quick")]
+    smoke: bool,
+    /// Measures these figures only.
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    only: Vec<String>,
+    /// Where `report.json`, the table and the plots go.
+    #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
+    out: PathBuf,
+    /// The program of `tests/extism`.
+    #[arg(long, value_name = "PROGRAM", requires = "plugin")]
+    extism: Option<PathBuf>,
+    /// Its plugin.
+    #[arg(long, value_name = "FILE", requires = "extism")]
+    plugin: Option<PathBuf>,
+    /// Is a process with many of these, and takes orders.
+    #[arg(long, value_name = "KIND", hide = true)]
+    crowd: Option<crowd::Kind>,
+    /// How many that may be.
+    #[arg(long, default_value_t = 10_000, hide = true)]
+    most: usize,
+    /// Does this so many times, and nothing else: see `cargo xtask bench count`.
+    #[arg(long, value_name = "WHAT", hide = true)]
+    count: Option<count::What>,
+    /// How often.
+    #[arg(long, default_value_t = 1_000, hide = true)]
+    times: u32,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    // As many as a runtime has. They live as long as the program.
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // A program's own runtime, from which it uses the library.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    own.block_on(async {
+        match (args.crowd, args.count) {
+            (Some(kind), _) => crowd::run(kind, args.most).await,
+            (_, Some(what)) => count::run(what, args.times, threads.handle()).await,
+            _ => bench(args, threads.handle()).await,
+        }
+    })
+}
+
+async fn bench(args: Args, threads: &tokio::runtime::Handle) -> Result<()> {
+    if let Some(unknown) = args.only.iter().find(|id| FIGURES.iter().all(|goal| goal.id != **id)) {
+        bail!("there is no figure `{unknown}`; there are: {}", FIGURES.map(|goal| goal.id).join(", "));
+    }
+    let (effort, mode) = match (args.quick, args.smoke) {
+        (true, _) => (Effort::QUICK, "quick"),
+        (_, true) => (Effort::SMOKE, "smoke"),
+        _ => (Effort::FULL, "full"),
+    };
+    let extism = args.extism.zip(args.plugin);
+    let version = |peer: Result<Peer>| peer.and_then(|mut peer| peer.ask("version")).ok();
+    let machine = Machine::here(mode, version(Peer::node()), version(Peer::extism(extism.as_ref())));
+    let mut bench = Bench {
+        effort,
+        only: args.only.into_iter().collect(),
+        extism,
+        threads: threads.clone(),
+        report: Report::new(machine),
+        curves: Curves::default(),
+    };
+    bench.run().await?;
+    bench.report.write(&args.out)?;
+    bench.curves.draw(&args.out)?;
+    for goal in FIGURES {
+        let Some(figure) = bench.report.figures.get(goal.id) else { continue };
+        let value = figure.value.map_or_else(|| "—".to_owned(), |value| shown(value, figure.unit));
+        let met = if figure.met { "met  " } else { "short" };
+        println!("{met} {:<24}{value:>12}   {:<9} {}", goal.id, goal.target, figure.note.as_deref().unwrap_or(goal.what));
+    }
+    let (met, short) = bench.report.verdict();
+    println!("{met} met, {short} short");
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Many stubs in a process.
+
+use anyhow::{Context as _, Result};
+
+use super::{Bench, tell};
+use crate::{peers::Peer, report::Side, samples::Samples};
+
+const MEMORY: &str = "idle_stub_kib";
+const VS_BARE: &str = "idle_stub_vs_bare";
+const VS_EXTISM: &str = "idle_vs_extism";
+const P99: &str = "p99_10000_vs_100";
+const CPU: &str = "idle_cpu_10000";
+const DEPLOY: &str = "deploy_growth";
+
+/// How many stubs are busy.
+const BUSY: usize = 100;
+
+pub(super) async fn run(bench: &mut Bench) -> Result<()> {
+    if !bench.wants_any(&[MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY]) {
+        return Ok(());
+    }
+    let most = bench.effort.crowd;
+    tell(&format!("a process with {most} stubs"));
+    let (mut crowd, bytes) = match growing(bench, most) {
+        Ok(grown) => grown,
+        Err(error) => {
+            for id in [MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY] {
+                if bench.wants(id) {
+                    bench.report.without(id, &format!("{most} stubs: {error:#}"));
+                }
+            }
+            return Ok(());
+        }
+    };
+    let ours: Samples = [bytes].into_iter().collect();
+    memory(bench, most, &ours);
+    if bench.wants(CPU) {
+        idle(bench, &mut crowd)?;
+    }
+    if bench.wants_any(&[P99, DEPLOY]) {
+        let few = BUSY.min(most / 2);
+        let (mut few_stubs, _) = grown("stubs", few)?;
+        if bench.wants(P99) {
+            busy(bench, &mut crowd, &mut few_stubs, few)?;
+        }
+        if bench.wants(DEPLOY) {
+            drop(few_stubs);
+            deploy(bench, &mut crowd, &mut grown("stubs", 1)?.0)?;
+        }
+    }
+    Ok(())
+}
+
+/// How many there are before memory is measured: what all of them share is there then.
+const BEFORE: usize = 8;
+
+/// A process with so many, and the bytes that each takes.
+fn grown(kind: &str, most: usize) -> Result<(Peer, f64)> {
+    let mut peer = Peer::own(&["--crowd", kind, "--most", &most.to_string()])?;
+    let before = BEFORE.min(most - 1);
+    let first = peer.number(&format!("grow {before}"))?;
+    let bytes = peer.number(&format!("grow {most}"))?;
+    Ok((peer, of_each(bytes - first, most - before)))
+}
+
+/// The same with stubs, in steps, which are what is plotted.
+fn growing(bench: &mut Bench, most: usize) -> Result<(Peer, f64)> {
+    let mut peer = Peer::own(&["--crowd", "stubs", "--most", &most.to_string()])?;
+    let first = peer.number(&format!("grow {BEFORE}"))?;
+    let (mut last, times) = (first, if bench.effort.turn.is_zero() { 2 } else { 2_000 });
+    let tenths = std::iter::successors(Some(most), |stubs| Some(stubs / 10)).take_while(|stubs| *stubs > BEFORE);
+    let steps: Vec<usize> = tenths.collect();
+    for stubs in steps.into_iter().rev() {
+        last = peer.number(&format!("grow {stubs}"))?;
+        let (p99, median) = two(&peer.ask(&format!("busy 1 {times}"))?)?;
+        bench.curves.memory.push((stubs, last));
+        bench.curves.latency.push((stubs, median, p99));
+    }
+    Ok((peer, of_each(last - first, most - BEFORE)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "they are few")]
+fn of_each(bytes: f64, count: usize) -> f64 {
+    bytes / count as f64
+}
+
+/// The numbers of an answer.
+fn two(answer: &str) -> Result<(f64, f64)> {
+    let (one, other) = answer.split_once(' ').context("an answer of two numbers")?;
+    Ok((one.parse()?, other.parse()?))
+}
+
+/// A process is measured once: its memory does not vary as times do.
+fn memory(bench: &mut Bench, most: usize, ours: &Samples) {
+    const KIB: f64 = 1.0 / 1024.0;
+    let ours = ours.times(KIB);
+    let side = Side::new(format!("a stub of {most}"), "KiB", &ours);
+    if bench.wants(MEMORY) {
+        bench.report.add(MEMORY, &ours, vec![side.clone()]);
+    }
+    if bench.wants(VS_BARE) {
+        tell(&format!("a process with {most} bare stores"));
+        match grown("bare", most) {
+            Ok((_, bytes)) => {
+                let bare: Samples = [bytes * KIB].into_iter().collect();
+                let sides = vec![side.clone(), Side::new(format!("a bare store of {most}"), "KiB", &bare)];
+                bench.report.add(VS_BARE, &ours.over(&bare), sides);
+            }
+            Err(error) => bench.report.without(VS_BARE, &format!("{most} bare stores: {error:#}")),
+        }
+    }
+    if bench.wants(VS_EXTISM) {
+        const INSTANCES: usize = 500;
+        tell("a process with Extism's instances");
+        let instances = INSTANCES.min(most);
+        let measured = bench.extism().and_then(|mut peer| peer.number(&format!("idle {instances}")));
+        match measured {
+            Ok(bytes) => {
+                let theirs: Samples = [bytes * KIB].into_iter().collect();
+                let sides = vec![Side::new(format!("an instance of Extism of {instances}"), "KiB", &theirs), side];
+                bench.report.add(VS_EXTISM, &theirs.over(&ours), sides);
+            }
+            Err(error) => bench.report.without(VS_EXTISM, &format!("{error:#}")),
+        }
+    }
+}
+
+fn idle(bench: &mut Bench, crowd: &mut Peer) -> Result<()> {
+    const PARTS: u32 = 5;
+    tell("what idle stubs compute");
+    let part = bench.effort.idle / PARTS;
+    let mut cores = Samples::default();
+    for _ in 0..PARTS {
+        let computed = crowd.number(&format!("idle {}", part.as_millis()))?;
+        cores.push(computed / 1e9 / part.as_secs_f64());
+    }
+    let side = Side::new("computing time a second", "cores", &cores);
+    bench.report.add(CPU, &cores, vec![side]);
+    Ok(())
+}
+
+fn busy(bench: &mut Bench, crowd: &mut Peer, few_stubs: &mut Peer, few: usize) -> Result<()> {
+    tell(&format!("{few} busy stubs of many"));
+    let times = if bench.effort.turn.is_zero() { 2 } else { 60 };
+    let measure = |peer: &mut Peer| two(&peer.ask(&format!("busy {few} {times}"))?);
+    measure(crowd)?;
+    measure(few_stubs)?;
+    let (mut many, mut alone) = (Samples::default(), Samples::default());
+    let (mut many_median, mut alone_median) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.rounds {
+        let (p99, median) = measure(crowd)?;
+        many.push(p99);
+        many_median.push(median);
+        let (p99, median) = measure(few_stubs)?;
+        alone.push(p99);
+        alone_median.push(median);
+    }
+    let most = bench.effort.crowd;
+    let sides = vec![
+        Side::new(format!("p99, {few} busy of {most}"), "ns", &many),
+        Side::new(format!("p99, {few} busy of {few}"), "ns", &alone),
+        Side::new(format!("median, {few} busy of {most}"), "ns", &many_median),
+        Side::new(format!("median, {few} busy of {few}"), "ns", &alone_median),
+    ];
+    bench.report.add(P99, &many.over(&alone), sides);
+    Ok(())
+}
+
+fn deploy(bench: &mut Bench, crowd: &mut Peer, first: &mut Peer) -> Result<()> {
+    tell("deployments among many");
+    let times = if bench.effort.turn.is_zero() { 1 } else { 20 };
+    let order = format!("deploy {times}");
+    crowd.number(&order)?;
+    first.number(&order)?;
+    let (mut many, mut few) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.rounds {
+        many.push(crowd.number(&order)?);
+        few.push(first.number(&order)?);
+    }
+    let most = bench.effort.crowd;
+    let sides = vec![
+        Side::new(format!("a deployment beside {most} stubs"), "ns", &many),
+        Side::new("a deployment beside one stub", "ns", &few),
+    ];
+    bench.report.add(DEPLOY, &many.over(&few), sides);
+    Ok(())
+}

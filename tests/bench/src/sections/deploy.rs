@@ -1,0 +1,119 @@
+//! Deployments, from a domain that nobody serves to a stub that is live: all 22 steps, with a real catalogue on loopback.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use protostub_runtime::Runtime;
+use protostub_sandbox::wasmtime::component::Component;
+
+use super::{Bench, tell};
+use crate::{
+    bare::plain,
+    domain::Domain,
+    live::{component, limits},
+    report::Side,
+    samples::Samples,
+    sandboxes::Stage,
+};
+
+const WARM: &str = "deploy_warm_ms";
+const PARTS: &str = "deploy_warm_vs_parts";
+const COLD: &str = "deploy_cold_vs_compile";
+
+pub(super) async fn run(bench: &mut Bench) -> Result<()> {
+    if !bench.wants_any(&[WARM, PARTS, COLD]) {
+        return Ok(());
+    }
+    let domain = Domain::serve(&bench.threads).await?;
+    if bench.wants_any(&[WARM, PARTS]) {
+        warm(bench, &domain).await?;
+    }
+    if bench.wants(COLD) {
+        cold(bench, &domain).await?;
+    }
+    Ok(())
+}
+
+async fn runtime(cache: &Path) -> Result<Runtime> {
+    let builder = Runtime::builder().home_domain("home.example").allow_loopback(true).limits(limits()).cache_dir(cache);
+    Ok(builder.build().await?)
+}
+
+/// The descriptor is asked for each time; the component is in the store, and its code in the cache on disk, since nobody has it in memory.
+async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
+    tell("warm deployments");
+    let folder = tempfile::tempdir()?;
+    let runtime = runtime(folder.path()).await?;
+    let target = domain.server.domain().as_str();
+    let code = tempfile::tempdir()?;
+    let mut stage = Stage::new(component("echo")?, Some(&code.path().join("compiled"))).await?;
+    let mut connection = domain.connect().await?;
+    let (mut whole, mut descriptor, mut read) = (Samples::default(), Samples::default(), Samples::default());
+    let (mut load, mut start) = (Samples::default(), Samples::default());
+    let rounds = bench.effort.rounds * if bench.effort.turn.is_zero() { 1 } else { 5 };
+    // The first one is cold.
+    for round in 0..=rounds {
+        let begun = Instant::now();
+        let stub = runtime.deploy_protostub(target).await?;
+        let took = begun.elapsed();
+        stub.undeploy().await?;
+        drop(stub);
+        let asked = connection.descriptor().await?;
+        let file = domain.read().await?;
+        let (next, loaded) = stage.load().await?;
+        stage = next;
+        let connected = stage.connected().await?;
+        if round > 0 {
+            for (samples, took) in
+                [(&mut whole, took), (&mut descriptor, asked), (&mut read, file), (&mut load, loaded), (&mut start, connected)]
+            {
+                samples.push(milliseconds(took));
+            }
+        }
+    }
+    let parts = descriptor.plus(&read).plus(&load).plus(&start);
+    let side = Side::new("22 steps", "ms", &whole);
+    if bench.wants(WARM) {
+        bench.report.add(WARM, &whole, vec![side.clone()]);
+    }
+    if bench.wants(PARTS) {
+        let sides = vec![
+            side,
+            Side::new("all parts", "ms", &parts),
+            Side::new("the descriptor over HTTP", "ms", &descriptor),
+            Side::new("the component from disk, and its digest", "ms", &read),
+            Side::new("its code from the cache", "ms", &load),
+            Side::new("a sandbox, started and connected", "ms", &start),
+        ];
+        bench.report.add(PARTS, &whole.over(&parts), sides);
+    }
+    Ok(())
+}
+
+async fn cold(bench: &mut Bench, domain: &Domain) -> Result<()> {
+    tell("cold deployments");
+    let component = component("echo")?;
+    let engine = Stage::new(component.clone(), None).await?.engine;
+    let (mut whole, mut compile) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.slow_rounds {
+        let folder = tempfile::tempdir()?;
+        let runtime = runtime(folder.path()).await?;
+        let begun = Instant::now();
+        runtime.deploy_protostub(domain.server.domain().as_str()).await?;
+        whole.push(milliseconds(begun.elapsed()));
+        runtime.shutdown(Duration::from_secs(5)).await;
+        let begun = Instant::now();
+        drop(std::hint::black_box(Component::new(&engine, &component).map_err(plain)?));
+        compile.push(milliseconds(begun.elapsed()));
+    }
+    let sides = vec![Side::new("22 steps, nothing cached", "ms", &whole), Side::new("`Component::new`", "ms", &compile)];
+    bench.report.add(COLD, &whole.over(&compile), sides);
+    Ok(())
+}
+
+fn milliseconds(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}

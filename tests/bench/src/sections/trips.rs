@@ -1,0 +1,160 @@
+//! Round trips: bus, stub, bus.
+
+use anyhow::Result;
+use protostub_types::Address;
+
+use super::{Bench, tell};
+use crate::{
+    bare::{Bare, Instance},
+    hops::Native,
+    live::{Live, component},
+    peers::Peer,
+    report::Side,
+    samples::{Samples, each},
+    workload::BODIES,
+};
+
+/// How many messages one call of a stub takes at most: as the limits ship.
+const BATCH_EVENTS: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
+
+const VS_BARE: &str = "trip_vs_bare";
+const LOADED: &str = "trip_loaded_vs_bare";
+const VS_EXTISM: &str = "trip_vs_extism";
+const VS_NODE: &str = "trip_vs_node";
+const CROSSING: &str = "crossing_us";
+
+pub(super) async fn run(bench: &mut Bench) -> Result<()> {
+    if !bench.wants_any(&[VS_BARE, LOADED, VS_EXTISM, VS_NODE, CROSSING]) {
+        return Ok(());
+    }
+    let live = Live::new().await?;
+    let to = Address::parse("hyperty://sp1.example/alice")?;
+    let mut bare = Bare::new(&live.engine, &component("echo")?)?.live().await?;
+    if bench.wants(VS_BARE) {
+        one_by_one(bench, &live, &mut bare, &to).await?;
+    }
+    if bench.wants(LOADED) {
+        loaded(bench, &live, &mut bare, &to).await?;
+    }
+    if bench.wants(VS_EXTISM) {
+        let peer = bench.extism();
+        against(bench, &live, &to, VS_EXTISM, "Extism", peer).await?;
+    }
+    if bench.wants(VS_NODE) {
+        against(bench, &live, &to, VS_NODE, "Node.js", Peer::node()).await?;
+    }
+    if bench.wants(CROSSING) {
+        crossing(bench, &live, &to).await?;
+    }
+    Ok(())
+}
+
+/// The worst of the bodies counts.
+async fn one_by_one(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<()> {
+    let mut native = Native::new(&bench.threads)?;
+    let (mut worst, mut sides) = (Samples::default(), Vec::new());
+    for (bytes, name) in BODIES {
+        tell(&format!("round trips of {name}"));
+        let count = bench.effort.count(|count| live.trips(to, bytes, count)).await?;
+        let (mut ours, mut limit, mut without) = (Samples::default(), Samples::default(), Samples::default());
+        for _ in 0..bench.effort.rounds {
+            ours.push(each(live.trips(to, bytes, count).await?, count));
+            limit.push(each(bare.calls(bytes, 1, count).await?, count));
+            without.push(each(native.trips(bytes, count).await?, count));
+        }
+        let ratio = ours.over(&limit);
+        if worst.len() == 0 || ratio.median() > worst.median() {
+            worst = ratio;
+        }
+        sides.push(Side::new(format!("trip, {name}"), "ns", &ours));
+        sides.push(Side::new(format!("bare call, {name}"), "ns", &limit));
+        sides.push(Side::new(format!("native task, {name}"), "ns", &without));
+    }
+    bench.report.add(VS_BARE, &worst, sides);
+    Ok(())
+}
+
+async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<()> {
+    let (mut worst, mut sides) = (Samples::default(), Vec::new());
+    for (bytes, name) in BODIES {
+        tell(&format!("round trips of {name} under load"));
+        let batch = BATCH_EVENTS.min(BATCH_BYTES / bytes);
+        let count = bench.effort.count(|count| live.load(to, bytes, count)).await?;
+        let calls = count.div_ceil(u32::try_from(batch)?);
+        let (mut ours, mut limit) = (Samples::default(), Samples::default());
+        for _ in 0..bench.effort.rounds {
+            ours.push(each(live.load(to, bytes, count).await?, count));
+            limit.push(each(bare.calls(bytes, batch, calls).await?, calls * u32::try_from(batch)?));
+        }
+        let ratio = ours.over(&limit);
+        if worst.len() == 0 || ratio.median() > worst.median() {
+            worst = ratio;
+        }
+        sides.push(Side::new(format!("a message under load, {name}"), "ns", &ours));
+        sides.push(Side::new(format!("bare, in batches of {batch}, {name}"), "ns", &limit));
+    }
+    bench.report.add(LOADED, &worst, sides);
+    for (bytes, name) in BODIES {
+        let mut curve = Vec::new();
+        for window in [1, 2, 4, 8, 16, 32, 64] {
+            let count = if bench.effort.turn.is_zero() { 2 } else { 50_000 / u32::try_from(bytes / 100)?.max(4) };
+            live.windows(to, bytes, window, count).await?;
+            curve.push((window, 1e9 / each(live.windows(to, bytes, window, count).await?, count)));
+        }
+        bench.curves.throughput.push((name, curve));
+    }
+    Ok(())
+}
+
+/// Against a process that does the same work: its time, divided by ours.
+async fn against(bench: &mut Bench, live: &Live, to: &Address, id: &'static str, who: &str, peer: Result<Peer>) -> Result<()> {
+    let mut peer = match peer {
+        Ok(peer) => peer,
+        Err(error) => {
+            bench.report.without(id, &format!("{error:#}"));
+            return Ok(());
+        }
+    };
+    let (mut worst, mut sides) = (Samples::default(), Vec::new());
+    for (bytes, name) in BODIES {
+        tell(&format!("round trips of {name} beside {who}"));
+        let count = bench.effort.count(|count| live.trips(to, bytes, count)).await?;
+        // It may be much slower: a turn of its own length.
+        let tried = if bench.effort.turn.is_zero() { 2 } else { 200 };
+        peer.number(&format!("trip {bytes} {tried}"))?;
+        let took = peer.number(&format!("trip {bytes} {tried}"))? / f64::from(tried);
+        let turns = (bench.effort.turn.as_secs_f64() * 1e9 / took.max(1.0)).clamp(2.0, f64::from(count.max(2)));
+        let turns = format!("{turns:.0}").parse::<u32>()?;
+        let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+        for _ in 0..bench.effort.rounds {
+            ours.push(each(live.trips(to, bytes, count).await?, count));
+            theirs.push(each(peer.time(&format!("trip {bytes} {turns}"))?, turns));
+        }
+        let ratio = theirs.over(&ours);
+        if worst.len() == 0 || ratio.median() < worst.median() {
+            worst = ratio;
+        }
+        sides.push(Side::new(format!("{who}, {name}"), "ns", &theirs));
+        sides.push(Side::new(format!("trip, {name}"), "ns", &ours));
+    }
+    bench.report.add(id, &worst, sides);
+    Ok(())
+}
+
+async fn crossing(bench: &mut Bench, live: &Live, to: &Address) -> Result<()> {
+    tell("requests from the program's own runtime");
+    const BYTES: usize = BODIES[0].0;
+    let count = bench.effort.count(|count| live.requests(to, BYTES, count, true)).await?;
+    let (mut inside, mut crossing) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.rounds {
+        inside.push(each(live.requests(to, BYTES, count, false).await?, count));
+        crossing.push(each(live.requests(to, BYTES, count, true).await?, count));
+    }
+    let sides = vec![
+        Side::new("request from the program's runtime", "ns", &crossing),
+        Side::new("request from the library's runtime", "ns", &inside),
+    ];
+    bench.report.add(CROSSING, &crossing.minus(&inside).times(1e-3), sides);
+    Ok(())
+}
