@@ -75,7 +75,7 @@ pub(crate) struct Figure {
     pub(crate) runs: usize,
     /// From the first to the third quartile, as a part of the median.
     pub(crate) spread: f64,
-    /// Why there is no value, or what has to be known about it.
+    /// Why there is no value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
@@ -127,13 +127,6 @@ impl Report {
     pub(crate) fn without(&mut self, id: &'static str, why: &str) {
         if let Some(goal) = FIGURES.iter().find(|goal| goal.id == id) {
             self.figures.insert(id, Figure { note: Some(why.to_owned()), ..Figure::missing(goal) });
-        }
-    }
-
-    /// Says what has to be known about a figure.
-    pub(crate) fn note(&mut self, id: &str, note: &str) {
-        if let Some(figure) = self.figures.get_mut(id) {
-            figure.note = Some(note.to_owned());
         }
     }
 
