@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{cargo, debian, guests, must, toolchain};
+use crate::{cargo, debian, must, toolchain};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask bench [--quick] [--only <id>,<id>...]
@@ -43,13 +43,16 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds Extism's side: a program, and its plugin.
+/// Builds Extism's side: a program, and its plugin. Elsewhere than the stubs, whose builds would wait for it.
 fn extism(root: &Path) -> Result<(PathBuf, PathBuf)> {
-    let build = |args: &[&str]| must(guests::cargo(root, "tests/extism", "build").arg("--release").args(args));
+    let target = root.join("target/extism");
+    let build = |args: &[&str]| {
+        let mut command = cargo(&root.join("tests/extism"));
+        must(command.args(["build", "--release", "--target-dir"]).arg(&target).args(args))
+    };
     build(&["--package", "plugin", "--target", PLUGIN_TARGET])
         .with_context(|| format!("is the target there? `rustup target add {PLUGIN_TARGET}`"))?;
     build(&["--package", "extism-side"])?;
-    let target = root.join(guests::TARGET_DIR);
     Ok((target.join("release/extism-side"), target.join(PLUGIN_TARGET).join("release/plugin.wasm")))
 }
 

@@ -25,6 +25,11 @@ use crate::workload::{FROM, message};
 const WINDOW: usize = 256;
 const WINDOW_BYTES: usize = 4 << 20;
 
+/// How many messages with bodies of so many bytes are on their way at most.
+pub(crate) fn most_on_their_way(bytes: usize) -> u32 {
+    u32::try_from(WINDOW.min(WINDOW_BYTES / bytes)).unwrap_or(1)
+}
+
 /// A component of the sample stubs.
 pub(crate) fn component(name: &str) -> Result<Vec<u8>> {
     let path = Path::new(env!("PROTOSTUB_COMPONENTS")).join(format!("{name}.wasm"));
@@ -141,7 +146,7 @@ impl Live {
 
     /// How long so many messages take there and back, many on their way at a time.
     pub(crate) async fn load(&self, to: &Address, bytes: usize, count: u32) -> Result<Duration> {
-        self.windows(to, bytes, u32::try_from(WINDOW.min(WINDOW_BYTES / bytes))?, count).await
+        self.windows(to, bytes, most_on_their_way(bytes), count).await
     }
 
     /// The same, so many on their way at a time.

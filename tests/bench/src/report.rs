@@ -132,9 +132,9 @@ impl Report {
 
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        for (name, text) in [("report.json", serde_json::to_string_pretty(self)?), ("table.md", self.table())] {
+        for (name, text) in [("report.json", serde_json::to_string_pretty(self)? + "\n"), ("table.md", self.table())] {
             let file = folder.join(name);
-            fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         }
         Ok(())
     }

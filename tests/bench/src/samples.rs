@@ -80,9 +80,9 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self =
-        Self { rounds: 41, turn: Duration::from_millis(40), crowd: 10_000, idle: Duration::from_secs(20), slow_rounds: 15 };
+        Self { rounds: 101, turn: Duration::from_millis(10), crowd: 10_000, idle: Duration::from_secs(20), slow_rounds: 15 };
     pub(crate) const QUICK: Self =
-        Self { rounds: 15, turn: Duration::from_millis(20), crowd: 10_000, idle: Duration::from_secs(5), slow_rounds: 7 };
+        Self { rounds: 41, turn: Duration::from_millis(5), crowd: 10_000, idle: Duration::from_secs(5), slow_rounds: 7 };
     /// Shows that the harness works, and nothing else.
     pub(crate) const SMOKE: Self =
         Self { rounds: 1, turn: Duration::ZERO, crowd: 20, idle: Duration::from_millis(50), slow_rounds: 1 };

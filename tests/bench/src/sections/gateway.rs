@@ -18,7 +18,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
         }
         tell(&format!("a websocket gateway with {name}"));
         let gateways = Gateways::new(bytes).await?;
-        let count = if bench.effort.turn.is_zero() { 4 } else { 4_000 };
+        let count = if bench.effort.turn.is_zero() { 4 } else { 1_000 };
         gateways.stub(count).await?;
         gateways.native(count).await?;
         let (mut stub, mut native) = (Samples::default(), Samples::default());

@@ -7,7 +7,7 @@ use super::{Bench, tell};
 use crate::{
     bare::{Bare, Instance},
     hops::Native,
-    live::{Live, component},
+    live::{Live, component, most_on_their_way},
     peers::Peer,
     report::Side,
     samples::{Samples, each},
@@ -97,10 +97,13 @@ async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Addres
     bench.report.add(LOADED, &worst, sides);
     for (bytes, name) in BODIES {
         let mut curve = Vec::new();
-        for window in [1, 2, 4, 8, 16, 32, 64] {
-            let count = if bench.effort.turn.is_zero() { 2 } else { 50_000 / u32::try_from(bytes / 100)?.max(4) };
-            live.windows(to, bytes, window, count).await?;
-            curve.push((window, 1e9 / each(live.windows(to, bytes, window, count).await?, count)));
+        for window in [1, 2, 4, 8, 16, 32, 64, 128, 256].into_iter().filter(|window| *window <= most_on_their_way(bytes)) {
+            let count = if bench.effort.turn.is_zero() { 2 } else { 20_000 / u32::try_from(bytes / 100)?.max(4) };
+            let mut rates = Samples::default();
+            for _ in 0..bench.effort.slow_rounds {
+                rates.push(1e9 / each(live.windows(to, bytes, window, count).await?, count));
+            }
+            curve.push((window, rates.median()));
         }
         bench.curves.throughput.push((name, curve));
     }

@@ -1,7 +1,7 @@
 //! The work of the benchmarks as an Extism plugin: a message as JSON in, `from` and `to` swapped, the message as JSON out. The body is not
 //! parsed, as the stub does not parse it.
 
-use extism_pdk::{FnResult, Memory, ToMemory, plugin_fn};
+use extism_pdk::{FnResult, plugin_fn};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -17,16 +17,7 @@ struct Message<'a> {
 }
 
 #[plugin_fn]
-pub fn echo(input: String) -> FnResult<Text> {
+pub fn echo(input: String) -> FnResult<String> {
     let Message { id, kind, from, to, body } = serde_json::from_str(&input)?;
-    Ok(Text(serde_json::to_string(&Message { id, kind, from: to, to: from, body })?))
-}
-
-/// The output.
-pub struct Text(String);
-
-impl ToMemory for Text {
-    fn to_memory(&self) -> Result<Memory, extism_pdk::Error> {
-        self.0.to_memory()
-    }
+    Ok(serde_json::to_string(&Message { id, kind, from: to, to: from, body })?)
 }
