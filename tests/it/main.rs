@@ -15,6 +15,7 @@ mod outage;
 mod policy;
 mod probes;
 mod restart;
+mod signed;
 mod status;
 mod steps;
 mod support;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use protostub_egress::Egress;
 use protostub_types::{Descriptor, Domain, Sha256Digest, SourceLocation, StubKey};
 use tracing::{debug, warn};
@@ -19,6 +20,7 @@ use crate::{
     error::beginning,
     receive::{Limits, Received, Tell, receive},
     store::Store,
+    trust::{self, Authenticity, Judgement, KeySet, PublicKey, Published, SignatureError, Signatures},
     well_known,
 };
 
@@ -66,6 +68,8 @@ struct Inner {
     /// Of what the network has answered.
     copies: Option<Copies>,
     commits: Option<Commits>,
+    /// The keys that domains publish.
+    keys: Published,
     /// Domains that have served a descriptor of their own: the home domain is not asked for theirs any more.
     served: Mutex<HashSet<Domain>>,
 }
@@ -84,6 +88,8 @@ pub struct Discovered {
     pub publisher: Domain,
     /// Whether the publisher has said so just now.
     pub provenance: Provenance,
+    /// Whether it is signed, and by whom. If it is, `descriptor` is what was signed.
+    pub authenticity: Authenticity,
     source: Arc<dyn Source>,
     /// What was asked; another URL than `url` after a redirect.
     asked: Url,
@@ -121,9 +127,12 @@ enum Copying {
 /// A descriptor as a source gave it.
 struct Given {
     descriptor: Descriptor,
+    /// As it came.
+    json: Bytes,
     url: Url,
     component: Option<Sha256Digest>,
     provenance: Provenance,
+    authenticity: Authenticity,
 }
 
 impl Catalogue {
@@ -136,8 +145,9 @@ impl Catalogue {
         let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
         let copies = dir.map(|dir| Copies::open(dir, config.most_descriptor_bytes())).transpose()?;
         let commits = dir.map(Commits::open).transpose()?;
+        let keys = Published::open(dir)?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
-        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, served: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }) })
     }
 
     /// What it was made with.
@@ -222,19 +232,28 @@ impl Inner {
         let urls = self.well_known_urls(publisher, name);
         for source in self.sources.iter().chain(&self.network) {
             let found = |asked: &Url, given: Given| {
-                let Given { descriptor, url, component, provenance } = given;
+                let Given { descriptor, url, component, provenance, authenticity, .. } = given;
                 debug!(%url, version = %descriptor.version, ?provenance, "found a descriptor");
                 let (key, publisher, source) = (key.clone(), publisher.clone(), Arc::clone(source));
-                Some(Discovered { key, descriptor, url, publisher, provenance, source, asked: asked.clone(), component })
+                let asked = asked.clone();
+                Some(Discovered { key, descriptor, url, publisher, provenance, authenticity, source, asked, component })
             };
             let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
             let copies = self.copies.as_ref().filter(|_| is_last && self.network.is_some());
             let usable = copies.filter(|_| copying == Copying::Usual);
+            let by = |given| self.authenticate(key.domain(), publisher, name, source.as_ref(), given);
             if let Some((url, given)) = self.copy(usable, &urls, fresh).await {
-                return Ok(found(url, given));
+                match by(given).await {
+                    Ok(given) => return Ok(found(url, given)),
+                    Err(fault) => debug!(%url, %fault, "the copy of a descriptor does not count any more"),
+                }
             }
             for url in &urls {
-                let fault = match self.descriptor(source.as_ref(), publisher, url, copies).await {
+                let given = match self.descriptor(source.as_ref(), publisher, url, copies).await {
+                    Ok(given) => by(given).await,
+                    Err(fault) => Err(fault),
+                };
+                let fault = match given {
                     Ok(given) => return Ok(found(url, given)),
                     Err(fault) => fault,
                 };
@@ -242,8 +261,17 @@ impl Inner {
                 if fault.is_unreachable()
                     && let Some((url, given)) = self.copy(usable, &urls, |kept| self.offline(kept)).await
                 {
-                    warn!(%url, %fault, provenance = ?given.provenance, "a domain cannot be asked for its descriptor; a copy is used");
-                    return Ok(found(url, given));
+                    let provenance = given.provenance;
+                    asked.push(Attempt { url: url.to_string(), fault });
+                    match by(given).await {
+                        Ok(given) => {
+                            let fault = asked.pop().map(|attempt| attempt.fault.to_string()).unwrap_or_default();
+                            warn!(%url, fault, ?provenance, "a domain cannot be asked for its descriptor; a copy is used");
+                            return Ok(found(url, given));
+                        }
+                        Err(fault) => asked.push(Attempt { url: format!("the copy of {url}"), fault }),
+                    }
+                    return Err(self.vain(key, std::mem::take(asked)));
                 }
                 let (is_not_found, is_no_host) = (fault.is_not_found(), matches!(fault, Fault::NoSuchHost { .. }));
                 // That a local source has nothing is worth telling only where nobody else is asked.
@@ -284,13 +312,119 @@ impl Inner {
         (age < self.config.max_offline_age).then_some(Provenance::Offline { age })
     }
 
+    /// Judges the signatures of a descriptor, of whatever provenance, as the operator asks for this domain; the descriptor is what was signed then.
+    async fn authenticate(
+        &self,
+        domain: &Domain,
+        publisher: &Domain,
+        name: &str,
+        source: &dyn Source,
+        given: Given,
+    ) -> Result<Given, Fault> {
+        let policy = &self.config.trust;
+        let mode = policy.signatures_of(domain);
+        if let Some(digest) = given.descriptor.digest() {
+            policy.check_component(digest)?;
+        }
+        let signatures = given.descriptor.signatures.clone();
+        match (mode, signatures.is_empty()) {
+            (Signatures::Off, _) => return Ok(given),
+            (Signatures::Require, true) => return Err(SignatureError::Missing { domain: domain.clone() }.into()),
+            (Signatures::VerifyIfPresent, true) => return Ok(Given { authenticity: Authenticity::Unsigned, ..given }),
+            (_, false) => {}
+        }
+        let judgement = Judgement { policy, domain, name, json: &given.json, signatures: &signatures };
+        let (mut keys, are_asked) = judgement.operators_keys();
+        let mut no_keys = None;
+        if are_asked && !judgement.names_one_of(&keys) {
+            match self.published_keys(publisher, source, &judgement).await {
+                Ok(own) => keys.extend(own),
+                Err(error) => no_keys = Some(error),
+            }
+        }
+        let outcome = judgement.by(&keys);
+        match (outcome, no_keys) {
+            (Ok((signed, descriptor)), _) => {
+                let authenticity = Authenticity::Verified(Box::new(signed));
+                Ok(Given { descriptor, authenticity, ..given })
+            }
+            (Err(SignatureError::UnknownKey { .. }), Some(error)) if mode == Signatures::Require => Err(error.into()),
+            (Err(SignatureError::UnknownKey { .. }), Some(error)) => {
+                warn!(%domain, %error, "the signature of a descriptor is not verified");
+                Ok(Given { authenticity: Authenticity::Unverified { reason: error.to_string() }, ..given })
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for again and one of the signatures names one of them.
+    async fn published_keys(
+        &self,
+        publisher: &Domain,
+        source: &dyn Source,
+        judgement: &Judgement<'_>,
+    ) -> Result<Vec<PublicKey>, SignatureError> {
+        let no_keys = |url: &str, reason: String| SignatureError::NoKeys { reason, url: url.to_owned() };
+        let url = trust::url(self.scheme(publisher), publisher).ok_or_else(|| no_keys("", "the domain has no URL".to_owned()))?;
+        let no_keys = |reason: String| no_keys(url.as_str(), reason);
+        let read = |set: &KeySet| PublicKey::read_set(set.json.as_bytes());
+        let kept = self.keys.load(&url).await;
+        if let Some(kept) = &kept
+            && let Ok(keys) = read(kept)
+            && kept.is_fresh()
+            && judgement.names_one_of(&keys)
+        {
+            return Ok(keys);
+        }
+        let limits = Limits {
+            bytes: trust::MAX_SET_BYTES.min(self.config.descriptor_bytes(publisher)),
+            setting: "max_descriptor_bytes",
+            total: self.config.descriptor_timeout,
+        };
+        let request = Request { subject: Subject::Keys, domain: publisher, url: &url, held: Held::Nothing };
+        let mut outcome = receive(source, request, &self.config, limits, &|_| ()).await;
+        if let (Err(fault), Some(network)) = (&outcome, &self.network)
+            && fault.is_not_found()
+            && !std::ptr::addr_eq(source, Arc::as_ptr(network))
+        {
+            outcome = receive(network.as_ref(), request, &self.config, limits, &|_| ()).await;
+        }
+        match outcome {
+            Ok(received) => {
+                let json = String::from_utf8(received.bytes.to_vec()).map_err(|_| no_keys("they are no text".to_owned()))?;
+                let set = KeySet::new(&url, json, received.keep.unwrap_or_default());
+                let keys = read(&set).map_err(|error| no_keys(error.to_string()))?;
+                debug!(%url, keys = keys.len(), "a domain's keys");
+                self.keys.save(&url, set, received.keep.is_some()).await;
+                Ok(keys)
+            }
+            Err(fault) if fault.is_unreachable() => {
+                let usable = kept.filter(|kept| kept.age().is_some_and(|age| age < self.config.max_offline_age));
+                let keys = usable.and_then(|kept| read(&kept).ok()).ok_or_else(|| no_keys(fault.to_string()))?;
+                warn!(%url, %fault, "a domain cannot be asked for its keys; those that it published before are used");
+                Ok(keys)
+            }
+            Err(fault) => {
+                if matches!(fault, Fault::NotFound { .. }) {
+                    self.keys.remove(&url).await;
+                }
+                Err(no_keys(fault.to_string()))
+            }
+        }
+    }
+
+    /// By what a domain is asked for what is well-known of it.
+    fn scheme(&self, publisher: &Domain) -> &'static str {
+        let is_plain = self.config.allow_http || (self.config.allow_loopback && well_known::is_loopback(publisher));
+        if is_plain { "http" } else { "https" }
+    }
+
     /// Both spellings; none if there can be no stub of this name.
     fn well_known_urls(&self, publisher: &Domain, name: &str) -> Vec<Url> {
         if !well_known::is_name(name) {
             return Vec::new();
         }
-        let is_plain = self.config.allow_http || (self.config.allow_loopback && well_known::is_loopback(publisher));
-        let scheme = if is_plain { "http" } else { "https" };
+        let scheme = self.scheme(publisher);
         well_known::SPELLINGS.iter().filter_map(|spelling| well_known::url(scheme, publisher, spelling, name)).collect()
     }
 
@@ -306,7 +440,8 @@ impl Inner {
         };
         let Some(copies) = copies else {
             let received = ask(Held::Nothing).await?;
-            return Ok(Given::new(read(&received)?, received.url.unwrap_or_else(|| url.clone())));
+            let descriptor = read(&received)?;
+            return Ok(Given::new(descriptor, received.bytes, received.url.unwrap_or_else(|| url.clone())));
         };
         let kept = match copies.load(url).await {
             Some(Copy::Kept(kept)) => Some(kept),
@@ -383,11 +518,15 @@ impl Inner {
         }
         self.check_source(discovered, &location)?;
         limit.check(descriptor.size())?;
+        if let Some(digest) = descriptor.digest() {
+            self.config.trust.check_component(digest)?;
+        }
         let known = descriptor.digest().or(discovered.component.filter(|_| discovered.provenance != Provenance::Asked));
         if let (Some(store), Some(digest)) = (&self.store, known)
             && let Some(bytes) = store.load(digest, limit.bytes).await
         {
             debug!(%digest, "the component is in the store");
+            self.config.trust.check_component(digest)?;
             return Ok(VerifiedComponent::from_store(bytes, digest, descriptor.digest().is_some()));
         }
         let (bytes, digest) = match &location {
@@ -403,6 +542,7 @@ impl Inner {
             }
         };
         let component = VerifiedComponent::verify(descriptor, bytes, digest)?;
+        self.config.trust.check_component(component.digest())?;
         if let Some(store) = &self.store {
             store.save(component.digest(), component.bytes().clone()).await;
             if let Some(copies) = self.copies.as_ref().filter(|_| !component.is_pinned()) {
@@ -500,14 +640,15 @@ impl Inner {
 }
 
 impl Given {
-    fn new(descriptor: Descriptor, url: Url) -> Self {
-        Self { descriptor, url, component: None, provenance: Provenance::Asked }
+    fn new(descriptor: Descriptor, json: Bytes, url: Url) -> Self {
+        let (provenance, authenticity) = (Provenance::Asked, Authenticity::NotChecked);
+        Self { descriptor, json, url, component: None, provenance, authenticity }
     }
 }
 
 impl Kept {
     fn give(self, provenance: Provenance) -> Given {
-        Given { descriptor: self.descriptor, url: self.url, component: self.component, provenance }
+        Given { component: self.component, provenance, ..Given::new(self.descriptor, self.json, self.url) }
     }
 }
 
@@ -547,6 +688,7 @@ impl fmt::Debug for Discovered {
             .field("url", &self.url.as_str())
             .field("publisher", &self.publisher)
             .field("provenance", &self.provenance)
+            .field("authenticity", &self.authenticity)
             .field("descriptor", &self.descriptor)
             .finish_non_exhaustive()
     }

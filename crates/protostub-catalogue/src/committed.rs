@@ -18,6 +18,8 @@ pub struct Committed {
     pub version: Version,
     /// The digest of its component.
     pub digest: Sha256Digest,
+    /// Whether it had a good signature: then its successors need one too.
+    pub signed: bool,
 }
 
 /// What was committed, in the folder `committed`: for each stub a file that is named by the digest of its key.
@@ -32,6 +34,8 @@ struct File {
     key: String,
     version: String,
     sha256: Sha256Digest,
+    #[serde(default)]
+    signed: bool,
 }
 
 impl Commits {
@@ -60,7 +64,7 @@ impl Commits {
 
     pub(crate) async fn save(&self, key: &StubKey, committed: &Committed) {
         let (folder, key) = (self.folder.clone(), text(key));
-        let file = File { key, version: committed.version.to_string(), sha256: committed.digest };
+        let file = File { key, version: committed.version.to_string(), sha256: committed.digest, signed: committed.signed };
         let write = move || folder.write(&file_name(&file.key), &serde_json::to_vec(&file)?);
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
@@ -91,5 +95,9 @@ fn parse(bytes: &[u8], key: &str) -> Result<Committed, String> {
     if file.key != key {
         return Err("it is of another stub".to_owned());
     }
-    Ok(Committed { version: Version::parse(&file.version).map_err(|error| error.to_string())?, digest: file.sha256 })
+    Ok(Committed {
+        version: Version::parse(&file.version).map_err(|error| error.to_string())?,
+        digest: file.sha256,
+        signed: file.signed,
+    })
 }

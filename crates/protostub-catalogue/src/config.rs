@@ -7,7 +7,7 @@ use std::{
 
 use protostub_types::Domain;
 
-use crate::DownloadProgress;
+use crate::{DownloadProgress, trust::TrustPolicy};
 
 /// What a [`Catalogue`](crate::Catalogue) may do, and for how long. [`Self::new`] gives the defaults.
 #[derive(Debug, Clone)]
@@ -15,8 +15,8 @@ use crate::DownloadProgress;
 pub struct CatalogueConfig {
     /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
-    /// Where components, copies of descriptors and accepted versions are kept, in the folders `components`, `descriptors` and `committed`. None
-    /// keeps nothing. Any number of processes may share it; they trust each other with the descriptors, so it has to be one user's own.
+    /// Where components, copies of descriptors, domains' keys and accepted versions are kept, in the folders `components`, `descriptors`, `keys` and
+    /// `committed`. None keeps nothing. Any number of processes may share it; they trust each other with the descriptors, so it has to be one user's own.
     pub cache_dir: Option<PathBuf>,
     /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
     pub max_store_bytes: u64,
@@ -51,6 +51,8 @@ pub struct CatalogueConfig {
     pub allow_http: bool,
     /// The domains whose stubs need no digest, as long as their code comes from the domain itself. None.
     pub unpinned: BTreeSet<Domain>,
+    /// Whose signatures are trusted, and of whom they are required. Those that are there are verified by the domains' own keys.
+    pub trust: TrustPolicy,
     /// Who is told how downloads of components go on. Nobody.
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
@@ -100,6 +102,7 @@ impl CatalogueConfig {
             private: BTreeSet::new(),
             allow_http: false,
             unpinned: BTreeSet::new(),
+            trust: TrustPolicy::default(),
             progress: None,
         }
     }

@@ -2,6 +2,8 @@ use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
 use protostub_types::{DescriptorError, Domain, Sha256Digest};
 
+use crate::trust::SignatureError;
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
@@ -9,6 +11,8 @@ pub enum Subject {
     Descriptor,
     /// Steps 6 and 7.
     Component,
+    /// The keys that a domain's signatures are verified by: a JSON Web Key Set.
+    Keys,
 }
 
 /// One URL that was asked in vain.
@@ -135,6 +139,9 @@ pub enum Fault {
         /// Why it has to, and who can waive it.
         reason: String,
     },
+    /// The descriptor, or the component, is not released by whom it should be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// The code is not the one that the descriptor names.
     #[error(
         "the descriptor promises the digest {expected}, and {received} bytes with the digest {actual} came{}; \
@@ -282,6 +289,7 @@ impl fmt::Display for Subject {
         f.write_str(match self {
             Self::Descriptor => "descriptor",
             Self::Component => "component",
+            Self::Keys => "keys",
         })
     }
 }

@@ -9,6 +9,7 @@
 //! * [`Catalogue`] asks its [`Source`]s in order and the network last, keeps the limits of its [`CatalogueConfig`], and verifies.
 //! * [`MemorySource`] and [`DirectorySource`] stand in front of the network; [`HttpsSource`] is the network. Embedders can add their own.
 //! * A component that was verified once is kept in a store that is addressed by content and shared by processes.
+//! * Signatures say who has released a stub, and an operator whose are trusted: [`trust`].
 //! * Whoever wants to show how downloads go on gives a [`DownloadProgress`].
 //! * [`CatalogueError`] tells what was asked, what came, and what to do about it.
 //!
@@ -65,6 +66,7 @@ mod progress;
 mod receive;
 mod source;
 mod store;
+pub mod trust;
 mod well_known;
 
 pub use catalogue::{Catalogue, Discovered, Provenance};

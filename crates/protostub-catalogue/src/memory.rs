@@ -65,6 +65,7 @@ impl MemorySource {
             Subject::Component => of_domain()
                 .find(|((_, name), stub)| states(request, name, &stub.descriptor))
                 .map(|(_, stub)| stub.component.clone()),
+            Subject::Keys => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::{Fault, Subject};
 
-/// Something that may have descriptors and components, by their URLs.
+/// Something that may have descriptors, components and domains' keys, by their URLs.
 ///
 /// A source only opens; limits, time, retries, digests, copies and the meaning of what comes are the [`Catalogue`](crate::Catalogue)'s.
 #[async_trait]
@@ -25,11 +25,11 @@ pub trait Source: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Request<'a> {
-    /// A descriptor or a component.
+    /// A descriptor, a component, or keys.
     pub subject: Subject,
     /// Who publishes it.
     pub domain: &'a Domain,
-    /// Where: a well-known URL of the domain for a descriptor, and what that descriptor says for a component.
+    /// Where: a well-known URL of the domain for a descriptor or keys, and what that descriptor says for a component.
     pub url: &'a Url,
     /// What is there already, and need not be sent again. A source may ignore it, and send the document whole.
     pub held: Held<'a>,

@@ -2,7 +2,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
-use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered};
+use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered, trust::Authenticity};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{CompiledStub, Engine, EngineConfig};
 use protostub_types::{Address, Sha256Digest, StubKey};
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::{
     bars::Bars,
-    control::protocol::{Doing, What},
+    control::protocol::{Doing, What, utc},
     output::{Failure, Output, table},
-    settings::{RuntimeFlags, Settings, is_loopback},
+    settings::{RuntimeFlags, Settings},
 };
 
 /// Show what a component, or the stub of a domain, is
@@ -71,6 +71,7 @@ impl Inspect {
                     "domain": discovered.key.domain(),
                     "url": discovered.url.as_str(),
                     "publisher": discovered.publisher,
+                    "signature": signature(&discovered.authenticity),
                     "descriptor": without_code(&discovered),
                     "component": findings.to_json(),
                 })
@@ -83,15 +84,7 @@ impl Inspect {
 /// Steps 4 to 7.
 async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow::Result<(Discovered, Findings)> {
     let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
-    let home = settings.home.clone().unwrap_or_else(|| domain.clone());
-    let key = StubKey::of(address, &home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
-    let egress = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
-    let mut config = CatalogueConfig::new(home.clone());
-    config.cache_dir = settings.cache_dir().map(Path::to_path_buf);
-    config.allow_loopback = settings.allow_loopback || is_loopback(&domain) || is_loopback(&home);
-    config.allow_http = settings.allow_http();
-    config.progress = Some(Arc::new(bars.clone()));
-    let catalogue = Catalogue::new(config, Egress::new(egress)?, Vec::new())?;
+    let (catalogue, key) = catalogue(address, settings.catalogue(&domain)?, egress(settings)?, bars)?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
     let compiling = |what| bars.show(&Doing { key: key.to_string(), what });
@@ -100,6 +93,24 @@ async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow:
     compiling(What::Ready);
     let findings = findings?;
     Ok((discovered, findings))
+}
+
+/// Who is asked for the stub of an address, and for which one.
+pub(crate) fn catalogue(
+    address: &Address,
+    mut config: CatalogueConfig,
+    egress: Egress,
+    bars: &Bars,
+) -> anyhow::Result<(Catalogue, StubKey)> {
+    config.progress = Some(Arc::new(bars.clone()));
+    let key = StubKey::of(address, &config.home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+    Ok((Catalogue::new(config, egress, Vec::new())?, key))
+}
+
+/// The way out that the settings describe.
+pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
+    let config = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
+    Ok(Egress::new(config)?)
 }
 
 fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
@@ -112,6 +123,7 @@ fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
     rows.push(("version", descriptor.version.to_string()));
     rows.extend(descriptor.description.clone().map(|description| ("description", description)));
     rows.push(("source", descriptor.source_package_url.clone().unwrap_or_else(|| "in the descriptor".to_owned())));
+    rows.push(("signature", in_words(&discovered.authenticity)));
     if !descriptor.ports.is_empty() {
         rows.push(("ports", descriptor.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")));
     }
@@ -120,6 +132,39 @@ fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
         rows.push(("configuration", members.collect::<Vec<_>>().join("\n")));
     }
     rows
+}
+
+/// What a descriptor's signatures came to.
+pub(crate) fn in_words(authenticity: &Authenticity) -> String {
+    match authenticity {
+        Authenticity::Verified(signed) => {
+            format!("good, by the key {} ({}), until {}", signed.key.id(), signed.key.algorithm(), utc(signed.statement.expires))
+        }
+        Authenticity::Unsigned => "none".to_owned(),
+        Authenticity::Unverified { reason } => format!("not verified: {reason}"),
+        _ => "not looked at: `signatures` is `off`".to_owned(),
+    }
+}
+
+/// The same in JSON.
+pub(crate) fn signature(authenticity: &Authenticity) -> Value {
+    let none = json!({ "verdict": "unsigned", "key": null, "algorithm": null, "expires": null, "reason": null });
+    let mut json = none;
+    match authenticity {
+        Authenticity::Verified(signed) => {
+            json["verdict"] = "verified".into();
+            json["key"] = signed.key.id().into();
+            json["algorithm"] = signed.key.algorithm().to_string().into();
+            json["expires"] = utc(signed.statement.expires).into();
+        }
+        Authenticity::Unsigned => {}
+        Authenticity::Unverified { reason } => {
+            json["verdict"] = "unverified".into();
+            json["reason"] = reason.as_str().into();
+        }
+        _ => json["verdict"] = "off".into(),
+    }
+    json
 }
 
 /// The descriptor, without the code that may stand in it.

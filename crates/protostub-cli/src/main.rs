@@ -2,6 +2,7 @@
 //!
 //! * [`serve`]: a domain, on this machine
 //! * [`inspect`]: what a component, or a domain's stub, is
+//! * [`keygen`], [`sign`], [`verify`]: who has released a stub
 //! * [`conformance`]: whether a component is a good stub
 //! * [`run`]: a runtime, until it is told to stop
 //! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`reload`], [`status`]: what can be had of a runtime
@@ -17,6 +18,7 @@ mod control;
 mod credentials;
 mod deploy;
 mod inspect;
+mod keygen;
 mod list;
 mod output;
 mod reach;
@@ -25,9 +27,11 @@ mod run;
 mod send;
 mod serve;
 mod settings;
+mod sign;
 mod status;
 mod undeploy;
 mod update;
+mod verify;
 
 use std::{env, io, io::IsTerminal as _, process::ExitCode};
 
@@ -86,6 +90,9 @@ Examples:
 enum Command {
     Serve(serve::Serve),
     Inspect(inspect::Inspect),
+    Keygen(keygen::Keygen),
+    Sign(sign::Sign),
+    Verify(verify::Verify),
     Conformance(Box<conformance::Conformance>),
     Run(Box<run::Run>),
     Deploy(Box<deploy::Deploy>),
@@ -113,6 +120,9 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(serve) => serve.run(&output).await,
         Command::Inspect(inspect) => inspect.run(&output).await,
+        Command::Keygen(keygen) => keygen.run(&output).await,
+        Command::Sign(sign) => sign.run(&output).await,
+        Command::Verify(verify) => verify.run(&output).await,
         Command::Conformance(conformance) => conformance.run(&output).await,
         Command::Run(run) => run.run(&output).await,
         Command::Deploy(deploy) => deploy.run(&output).await,

@@ -8,17 +8,20 @@ use std::{
 };
 
 use clap::Args;
+use protostub_catalogue::CatalogueConfig;
 use protostub_runtime::{
     CedarPolicy, DomainPattern, DomainPatternError, DomainSettings, InboxLimits, Limits, RestartPolicy, Rule, RuleError, Runtime,
     RuntimeBuilder,
+    trust::{PublicKey, Signatures, SignaturesError, TrustPolicy},
 };
-use protostub_types::{Address, Domain};
+use protostub_types::{Address, Domain, Sha256Digest};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
     credentials::{Credential, OAuth2, Providers},
+    keygen,
     output::Failure,
 };
 
@@ -92,6 +95,7 @@ pub(crate) struct Settings {
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
     credentials: Vec<PathBuf>,
+    trust: Trust,
     restart: RestartOfStub,
     limits: LimitsOfStub,
     domains: BTreeMap<Domain, OfDomain>,
@@ -109,6 +113,8 @@ struct OfDomain {
     waive_digest: bool,
     allow_older: bool,
     register: bool,
+    signatures: Option<Mode>,
+    trusted_keys: Vec<PathBuf>,
     restart: RestartOfStub,
     limits: LimitsOfStub,
     credential: Option<Credential>,
@@ -159,6 +165,29 @@ struct RestartOfStub {
     longest_pause_milliseconds: Option<u64>,
 }
 
+/// Whose signatures are trusted, and what is required of all domains.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Trust {
+    signatures: Option<Mode>,
+    trusted_keys: Vec<PathBuf>,
+    revoked_keys: Vec<String>,
+    revoked_components: Vec<Sha256Digest>,
+}
+
+/// [`Signatures`], as they are written.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Mode(Signatures);
+
+impl TryFrom<String> for Mode {
+    type Error = SignaturesError;
+
+    fn try_from(text: String) -> Result<Self, SignaturesError> {
+        text.parse().map(Self)
+    }
+}
+
 /// A [`DomainPattern`], as it is written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
@@ -207,11 +236,13 @@ impl Settings {
         let folder = path.parent().unwrap_or(Path::new(""));
         let secrets = settings.domains.values_mut().flat_map(|domain| {
             let credential = domain.credential.as_mut().and_then(Credential::file_mut);
-            credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut))
+            let secrets = credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut));
+            secrets.chain(&mut domain.trusted_keys)
         });
         let folders =
             settings.cache_dir.iter_mut().chain(&mut settings.cache_key).chain(&mut settings.socket).chain(&mut settings.policy);
-        for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(secrets) {
+        let keys = &mut settings.trust.trusted_keys;
+        for file in folders.chain(&mut settings.trust_roots).chain(&mut settings.credentials).chain(keys).chain(secrets) {
             *file = folder.join(&*file);
         }
         Ok(settings)
@@ -292,6 +323,7 @@ impl Settings {
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
+        builder = builder.trust(self.trust()?);
         let mut providers = Providers::default();
         for (domain, of_domain) in &self.domains {
             providers = match (&of_domain.credential, &of_domain.oauth2) {
@@ -306,6 +338,32 @@ impl Settings {
             builder = builder.domain(domain.clone(), of_domain.settings(&limits, inbox, &restart));
         }
         providers.of(builder, &self.credentials)
+    }
+
+    /// Whose signatures are trusted, of all domains and of each.
+    pub(crate) fn trust(&self) -> anyhow::Result<TrustPolicy> {
+        let mut policy = TrustPolicy::default();
+        policy.signatures = self.trust.signatures.map_or(policy.signatures, |Mode(signatures)| signatures);
+        policy.keys = keys(&self.trust.trusted_keys)?;
+        policy.revoked_keys = self.trust.revoked_keys.iter().cloned().collect();
+        policy.revoked_components = self.trust.revoked_components.iter().copied().collect();
+        for (domain, of_domain) in &self.domains {
+            let trust = policy.domains.entry(domain.clone()).or_default();
+            trust.signatures = of_domain.signatures.map(|Mode(signatures)| signatures);
+            trust.keys = keys(&of_domain.trusted_keys)?;
+        }
+        Ok(policy)
+    }
+
+    /// How catalogues are asked without a runtime, on behalf of `domain`.
+    pub(crate) fn catalogue(&self, domain: &Domain) -> anyhow::Result<CatalogueConfig> {
+        let home = self.home.as_ref().unwrap_or(domain);
+        let mut config = CatalogueConfig::new(home.clone());
+        config.cache_dir.clone_from(&self.cache_dir);
+        config.allow_loopback = self.allow_loopback || is_loopback(domain) || is_loopback(home);
+        config.allow_http = self.allow_http;
+        config.trust = self.trust()?;
+        Ok(config)
     }
 
     /// The certificates of `trust-roots`.
@@ -323,10 +381,6 @@ impl Settings {
 
     pub(crate) fn proxy(&self) -> Option<&Url> {
         self.proxy.as_ref()
-    }
-
-    pub(crate) const fn allow_http(&self) -> bool {
-        self.allow_http
     }
 }
 
@@ -398,6 +452,10 @@ impl LimitsOfStub {
         inbox.bytes = self.inbox_bytes.unwrap_or(inbox.bytes);
         inbox
     }
+}
+
+fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
+    files.iter().map(|file| keygen::read_public(file)).collect::<anyhow::Result<Vec<_>>>().map(|keys| keys.concat())
 }
 
 /// The operator's rules. The error says where in the file it is.
@@ -506,6 +564,7 @@ mod tests {
             keys::<OfDomain>(),
             keys::<LimitsOfStub>(),
             keys::<RestartOfStub>(),
+            keys::<Trust>(),
             keys::<Credential>(),
             keys::<OAuth2>(),
             keys::<Place>(),
@@ -514,7 +573,8 @@ mod tests {
         assert!(keys.len() > 30, "{keys:?}");
         for key in keys {
             let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
-            let in_line = [format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
+            let in_line =
+                [format!("[{key}]"), format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
             assert!(example.lines().any(stands) || in_line.iter().any(|form| example.contains(form)), "{key}");
         }
     }
@@ -546,11 +606,15 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, restart, limits, credential, oauth2",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, restart, limits, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
             "2:14: a text stands where `{ kind = \"…\", file = \"…\" }` is expected",
+        );
+        check(
+            "[trust]\nsignatures = 'sometimes'",
+            "2:14: `sometimes` is no such mode: write `off`, `verify-if-present` or `require`",
         );
         check("max-stubs = 'many'", "1:13: a text stands where usize is expected");
         check(

@@ -20,6 +20,11 @@ const MAX_STUBS: usize = 1000;
 /// The well-known type that components are found under.
 pub(crate) const PACKAGE_TYPE: &str = "sourcepackage";
 
+/// The keys that the domain signs with.
+pub(crate) const KEYS_FILE: &str = "protostub-jwks.json";
+/// How long it may be, in bytes.
+const MAX_KEYS_BYTES: u64 = 64 * 1024;
+
 const DESCRIPTOR_FILE: &str = "descriptor.json";
 const COMPONENT_FILE: &str = "component.wasm";
 
@@ -34,7 +39,9 @@ const COMPONENT_FILE: &str = "component.wasm";
 /// * `objectName` becomes the folder's name if it is missing, and `language` `WASM_COMPONENT`;
 /// * `sourcePackageURL` becomes `/.well-known/sourcepackage/<name>` if it is missing, and `sourcePackage.sha256` the component's digest;
 /// * a `sourcePackageURL` of `/sourcePackage` without `sourcePackage.sourceCode` gets the component inline, in base64;
-/// * in the texts of `configuration` the placeholders of [`Place`] are filled in.
+/// * in the texts of `configuration` the placeholders of [`Place`] are filled in;
+///
+/// but one with `signatures` is shown as it is, since what is signed must not be changed. `<folder>/protostub-jwks.json` is the domain's key set.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     folder: PathBuf,
@@ -71,6 +78,8 @@ pub(crate) enum CatalogueError {
     NoDefault { names: Vec<String> },
     #[error("the protocol stub `{name}` has no {file}")]
     NoFile { name: String, file: &'static str },
+    #[error("this domain publishes no keys: there is no {KEYS_FILE} in its folder")]
+    NoKeys,
     #[error("reading {file} of the protocol stub `{name}`: {source}")]
     Io { name: String, file: &'static str, source: io::Error },
     #[error("the descriptor of the protocol stub `{name}` is no JSON object: {problem}")]
@@ -166,6 +175,9 @@ impl Catalogue {
         let text = self.read(&name, DESCRIPTOR_FILE, MAX_DESCRIPTOR_BYTES).await?;
         let mut descriptor: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|error| CatalogueError::Descriptor { name: name.clone(), problem: error.to_string() })?;
+        if descriptor.contains_key("signatures") {
+            return Ok(descriptor);
+        }
         descriptor.entry("objectName").or_insert_with(|| name.clone().into());
         descriptor.entry("language").or_insert_with(|| WASM_COMPONENT.into());
         if let Some(configuration) = descriptor.get_mut("configuration") {
@@ -201,6 +213,14 @@ impl Catalogue {
             package.entry("sha256").or_insert_with(|| digest.to_string().into());
         }
         Ok(())
+    }
+
+    /// The domain's key set.
+    pub(crate) async fn keys(&self) -> Result<Vec<u8>, CatalogueError> {
+        self.read("", KEYS_FILE, MAX_KEYS_BYTES).await.map_err(|error| match error {
+            CatalogueError::NoFile { .. } => CatalogueError::NoKeys,
+            other => other,
+        })
     }
 
     /// What would keep a runtime from deploying the stubs, as far as their descriptors and the presence of their code tell.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    catalogue::{Catalogue, CatalogueError, PACKAGE_TYPE, Place},
+    catalogue::{Catalogue, CatalogueError, KEYS_FILE, PACKAGE_TYPE, Place},
     node::MessageNode,
 };
 
@@ -73,6 +73,7 @@ async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers:
         [kind] if is_type(kind) => site.names().await,
         [kind, name, field @ ..] if STUB_TYPES.contains(kind) => site.descriptor(name, field.first().copied(), &headers).await,
         [PACKAGE_TYPE, name] => site.component(name, &headers).await,
+        [KEYS_FILE] => site.keys(&headers).await,
         _ => text(StatusCode::NOT_FOUND, format!("there is nothing here; ask for /.well-known/{}\n", STUB_TYPES[0])),
     };
     for_everybody(answer)
@@ -126,6 +127,16 @@ impl Site {
             Some(Value::String(value)) => tagged(headers, "text/plain; charset=utf-8", value.clone().into_bytes(), None),
             Some(value) => tagged(headers, "application/json", value.to_string().into_bytes(), None),
             None => text(StatusCode::NOT_FOUND, "the descriptor has no such field\n".to_owned()),
+        }
+    }
+
+    async fn keys(&self, headers: &HeaderMap) -> Response {
+        match self.catalogue() {
+            Ok(catalogue) => match catalogue.keys().await {
+                Ok(keys) => tagged(headers, "application/jwk-set+json", keys, None),
+                Err(error) => error.into_response(),
+            },
+            Err(response) => *response,
         }
     }
 
@@ -186,7 +197,7 @@ impl Site {
 impl IntoResponse for CatalogueError {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::NotFound { .. } | Self::NoDefault { .. } | Self::NoFile { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } | Self::NoDefault { .. } | Self::NoFile { .. } | Self::NoKeys => StatusCode::NOT_FOUND,
             Self::Io { .. } | Self::Descriptor { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         text(status, format!("{self}\n"))

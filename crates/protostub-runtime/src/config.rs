@@ -7,7 +7,10 @@ use std::{
 };
 
 use protostub_bus::{InboxLimits, Policy};
-use protostub_catalogue::Source;
+use protostub_catalogue::{
+    Source,
+    trust::{PublicKey, Signatures, TrustPolicy},
+};
 use protostub_egress::Rule;
 use protostub_sandbox::{CrashReport, HostImport, Import, Limits};
 use protostub_types::{Domain, StubKey};
@@ -52,8 +55,13 @@ pub struct DomainSettings {
     pub register: bool,
     /// The descriptor need not have a digest of the component.
     pub waive_digest: bool,
-    /// A version may be followed by an older one, which is refused otherwise: in an update, and in a deployment after a newer one was live.
+    /// A version may be followed by an older one, or a signed one by one that is not, which is refused otherwise: in an update, and in a deployment
+    /// after the other was live.
     pub allow_older: bool,
+    /// What is asked of the signatures of the domain's stubs, in place of what the runtime's [`TrustPolicy`] says.
+    pub signatures: Option<Signatures>,
+    /// The keys that the domain signs with. If there are any, those that it publishes itself are not asked for.
+    pub trusted_keys: Vec<PublicKey>,
     /// When the domain's stub gets a new instance after it broke, in place of the runtime's policy.
     pub restart: Option<RestartPolicy>,
 }
@@ -105,6 +113,7 @@ pub struct RuntimeBuilder {
     pub(crate) worker_threads: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) policy: Option<Arc<dyn Policy>>,
+    pub(crate) trust: TrustPolicy,
     pub(crate) imports: Vec<Import>,
     pub(crate) config: Config,
 }
@@ -126,6 +135,7 @@ impl RuntimeBuilder {
             worker_threads: 2,
             request_timeout: Duration::from_secs(15),
             policy: None,
+            trust: TrustPolicy::default(),
             imports: Vec::new(),
             config: Config {
                 inbox: InboxLimits::default(),
@@ -302,6 +312,13 @@ impl RuntimeBuilder {
     /// rules that always hold is let pass. [`Runtime::set_policy`] replaces it later.
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
+        self
+    }
+
+    /// Whose signatures on stubs are trusted, of whom they are required, and what is revoked: see [`trust`](crate::trust). Default: those that are there are
+    /// verified, by keys that the domains publish. What [`DomainSettings`] say of a domain comes over what is said of it here.
+    pub fn trust(mut self, policy: TrustPolicy) -> Self {
+        self.trust = policy;
         self
     }
 

@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex};
 
 use protostub_bus::{Inbox, Origin, Route};
-use protostub_catalogue::{Committed, Discovered};
+use protostub_catalogue::{Committed, Discovered, trust::Authenticity};
 use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
-use protostub_types::{Message, Sha256Digest, StubKey, StubStatus};
+use protostub_types::{Message, Sha256Digest, StubKey, StubStatus, Version};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
@@ -53,13 +53,19 @@ impl Artifact {
     }
 
     pub(crate) fn committed(&self) -> Committed {
-        Committed { version: self.discovered.descriptor.version.clone(), digest: self.digest }
+        let signed = self.discovered.authenticity.signed().is_some();
+        Committed { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed }
     }
 }
 
 fn published(discovered: &Discovered) -> Published {
     let descriptor = &discovered.descriptor;
-    Published { descriptor_url: discovered.url.clone(), version: descriptor.version.clone(), digest: descriptor.digest() }
+    Published {
+        descriptor_url: discovered.url.clone(),
+        version: descriptor.version.clone(),
+        digest: descriptor.digest(),
+        signed: discovered.authenticity.signed().is_some(),
+    }
 }
 
 /// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
@@ -164,7 +170,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
         core.catalogue.discover(key).instrument(asking).await.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
-    refuse_older(core, key, &discovered).await.map_err(during(Phase::Discovering))?;
+    refuse_downgrade(core, key, &discovered).await.map_err(during(Phase::Discovering))?;
     let artifact = obtain(core, record, discovered).await?;
     record.publish(artifact.published());
 
@@ -205,17 +211,29 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     Ok(Prepared { presence, artifact, sandbox, status_route, stub_route })
 }
 
-/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it.
-async fn refuse_older(core: &Core, key: &StubKey, discovered: &Discovered) -> Result<(), DeployErrorKind> {
+/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
+/// signed, after one that was.
+async fn refuse_downgrade(core: &Core, key: &StubKey, discovered: &Discovered) -> Result<(), DeployErrorKind> {
     if core.config.settings(key.domain()).allow_older {
         return Ok(());
     }
-    match core.catalogue.committed(key).await {
-        Some(Committed { version: committed, .. }) if discovered.descriptor.version < committed => {
-            Err(DeployErrorKind::Older { published: discovered.descriptor.version.clone(), committed })
-        }
-        _ => Ok(()),
+    let Some(Committed { version: committed, signed, .. }) = core.catalogue.committed(key).await else { return Ok(()) };
+    let published = discovered.descriptor.version.clone();
+    if published < committed {
+        return Err(DeployErrorKind::Older { published, committed });
     }
+    if signed { refuse_unsigned(discovered, &committed) } else { Ok(()) }
+}
+
+/// A version that is to follow this one, which was signed, has to be signed itself.
+pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Result<(), DeployErrorKind> {
+    let problem = match &discovered.authenticity {
+        Authenticity::Unsigned => "it has no signature".to_owned(),
+        Authenticity::Unverified { reason } => reason.clone(),
+        _ => return Ok(()),
+    };
+    let (published, committed) = (discovered.descriptor.version.clone(), before.clone());
+    Err(DeployErrorKind::NoLongerSigned { published, committed, problem })
 }
 
 /// Steps 6 and 7, and the compilation, of the first version or of an update.
@@ -237,7 +255,19 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
     core.config.progress.tell(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
+    check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
     Ok(Artifact { discovered, digest: component.digest(), compiled })
+}
+
+/// Whether the component is for the contract that its signer says it is for.
+fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
+    let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
+    match signed.filter(|signed| *signed != compiled.track()) {
+        Some(signed) => {
+            Err(DeployErrorKind::OtherContract { signed: signed.chars().take(40).collect(), is: compiled.track().to_owned() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A sandbox for one instance of a stub that has its URL.

@@ -153,6 +153,29 @@ pub enum DeployErrorKind {
         /// The version that was accepted last.
         committed: Version,
     },
+    /// The domain publishes a version that is not signed, and one that was live here before was.
+    #[error(
+        "the domain publishes version {published} without a signature that is good ({problem}), and version {committed}, which was live here before, had one: \
+         the domain has to sign it, or the operator to set `allow_older` for the domain"
+    )]
+    NoLongerSigned {
+        /// The version that is published.
+        published: Version,
+        /// The version that was accepted last.
+        committed: Version,
+        /// What is wrong with its signatures.
+        problem: String,
+    },
+    /// The component is for another contract than was signed.
+    #[error(
+        "the component is for track {is} of the contract, and was signed as one for {signed}: the domain has to sign it anew"
+    )]
+    OtherContract {
+        /// What was signed.
+        signed: String,
+        /// What the component is for.
+        is: String,
+    },
     /// It broke too often.
     #[error("it broke again after {restarts} new instances, as many as there may be within {} s; the last time: {last}", within.as_secs())]
     RestartsSpent {

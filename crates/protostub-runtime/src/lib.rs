@@ -154,7 +154,7 @@ pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
-    CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
+    CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject, trust,
 };
 pub use protostub_egress::{Rule, RuleError};
 #[cfg(feature = "cedar")]

@@ -108,6 +108,8 @@ pub(crate) struct Published {
     pub(crate) version: Version,
     /// Of the component: known from step 7 on, if the descriptor does not state it.
     pub(crate) digest: Option<Sha256Digest>,
+    /// Whether it had a good signature.
+    pub(crate) signed: bool,
 }
 
 /// How far a deployment is.

@@ -262,6 +262,12 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
     catalogue.private = domains_where(|settings| settings.allow_private);
     catalogue.unpinned = domains_where(|settings| settings.waive_digest);
+    catalogue.trust = builder.trust;
+    for (domain, settings) in &builder.config.domains {
+        let of_domain = catalogue.trust.domains.entry(domain.clone()).or_default();
+        of_domain.signatures = settings.signatures.or(of_domain.signatures);
+        of_domain.keys.extend(settings.trusted_keys.iter().cloned());
+    }
     catalogue.max_descriptor_bytes = builder.max_descriptor_bytes.unwrap_or(catalogue.max_descriptor_bytes);
     catalogue.max_component_bytes = builder.max_component_bytes.unwrap_or(catalogue.max_component_bytes);
     catalogue.sizes = builder.config.domains.iter().map(|(domain, settings)| (domain.clone(), sizes(settings))).collect();

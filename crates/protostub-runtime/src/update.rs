@@ -10,7 +10,7 @@ use crate::{
     core::Core,
     deploy::{self, Artifact},
     error::{DeployError, DeployErrorKind},
-    registry::Record,
+    registry::{Published, Record},
     supervise::Command,
 };
 
@@ -140,10 +140,14 @@ async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, Upd
     if available.is_older() && !core.config.settings(record.key.domain()).allow_older {
         return Err(UpdateErrorKind::Older { published: available.version, running: running.version });
     }
+    if running.signed && !core.config.settings(record.key.domain()).allow_older {
+        deploy::refuse_unsigned(&discovered, &running.version).map_err(|error| UpdateErrorKind::Obtain(Box::new(error)))?;
+    }
     // What runs goes on meanwhile.
     let obtained = deploy::obtain(core, record, discovered).await;
     let artifact = obtained.map_err(|error: DeployError| UpdateErrorKind::Obtain(Box::new(error.kind)))?;
-    if artifact.published() == running {
+    // A signature alone is no reason for another instance.
+    if (Published { signed: running.signed, ..artifact.published() }) == running {
         return up_to_date();
     }
     let (done, is_done) = oneshot::channel();

@@ -18,6 +18,8 @@ pub const WASM_COMPONENT: &str = "WASM_COMPONENT";
 const INLINE: &str = "/sourcePackage";
 /// How many ports a descriptor may declare.
 const MAX_PORTS: usize = 16;
+/// How many signatures a descriptor may have: those of the keys before and after a rotation, and then some.
+const MAX_SIGNATURES: usize = 8;
 /// Padding is read, and its absence is forgiven.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
@@ -25,8 +27,8 @@ const BASE64: GeneralPurpose =
 /// What a domain publishes about one of its protocol stubs: the `ProtoStubDescriptor` of the reTHINK data model.
 ///
 /// It is read liberally ([`Self::parse`]), since those in the wild differ, and written strictly ([`Self::to_json`]). Members that mean
-/// nothing here are kept. Four members are extensions of Protostub: `sha256` and `size`, which bind the code to the descriptor, `ports`
-/// and `overlap`.
+/// nothing here are kept. Five members are extensions of Protostub: `sha256` and `size`, which bind the code to the descriptor, `ports`,
+/// `overlap` and `signatures`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -70,9 +72,12 @@ pub struct Descriptor {
     /// Whether, in an update, the new instance may be connected while the old one still is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub overlap: bool,
-    /// A signature over the object; not verified here.
+    /// A signature over the object, in whatever form a catalogue of reTHINK has given it; nobody verifies it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// What the domain signs of its stub, each a JWS in the compact form (RFC 7515 section 7.1); at most 8. They are not verified here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<String>,
     /// All other members.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -166,6 +171,7 @@ impl Descriptor {
             ports: Vec::new(),
             overlap: false,
             signature: None,
+            signatures: Vec::new(),
             other: Map::new(),
         }
     }
@@ -224,6 +230,7 @@ impl Descriptor {
             ports: members.optional("ports", ports)?.unwrap_or_default(),
             overlap: members.optional("overlap", boolean)?.unwrap_or_default(),
             signature: members.text("signature")?,
+            signatures: members.optional("signatures", signatures)?.unwrap_or_default(),
             other: members.rest,
         };
         let stated = descriptor.source_package.as_ref().and_then(|package| package.sha256);
@@ -508,6 +515,14 @@ fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {
         "utf-8" | "utf8" => Ok(Encoding::Utf8),
         _ => Err(DescriptorError::new(path, format!("is `{}`; base64 and utf-8 are possible", shorten(&text)))),
     }
+}
+
+fn signatures(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> {
+    let texts = texts(value, path)?;
+    if texts.len() > MAX_SIGNATURES {
+        return Err(DescriptorError::new(path, format!("has {} signatures; at most {MAX_SIGNATURES} are possible", texts.len())));
+    }
+    Ok(texts)
 }
 
 fn ports(value: Value, path: &str) -> Result<Vec<u16>, DescriptorError> {

@@ -76,6 +76,7 @@ impl Source for Everywhere {
         let bytes = match request.subject {
             Subject::Descriptor => &self.descriptor,
             Subject::Component => &self.component,
+            Subject::Keys => return Err(Fault::NotFound { answer: "nothing is signed here".to_owned() }),
         };
         Ok(Document::from_bytes(bytes.clone()))
     }

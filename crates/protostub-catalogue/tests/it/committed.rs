@@ -15,7 +15,11 @@ fn keeping(dir: &TempDir) -> CatalogueConfig {
 }
 
 fn committed(version: &str) -> Committed {
-    Committed { version: Version::parse(version).unwrap(), digest: Sha256Digest::of(version.as_bytes()) }
+    Committed {
+        version: Version::parse(version).unwrap(),
+        digest: Sha256Digest::of(version.as_bytes()),
+        signed: version == "1.1",
+    }
 }
 
 #[tokio::test]

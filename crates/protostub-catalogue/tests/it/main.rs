@@ -10,3 +10,4 @@ mod secure;
 mod server;
 mod sources;
 mod stored;
+mod trust;

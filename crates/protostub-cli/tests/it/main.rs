@@ -8,4 +8,5 @@ mod help;
 mod inspect;
 mod refusals;
 mod shapes;
+mod signed;
 mod talk;

@@ -1,0 +1,280 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use protostub_types::{Descriptor, Domain};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{KeyError, PublicKey, SignatureError, SigningKey};
+
+/// What the header's `typ` is: no JWT that was made for something else passes for a signed descriptor (RFC 8725 section 3.11).
+const TYPE: &str = "protostub-descriptor+jwt";
+/// How long a signature may be, in bytes.
+const MAX_BYTES: usize = 512 * 1024;
+/// How many names a stub may be signed for, and how long each may be, in bytes.
+const MAX_NAMES: usize = 32;
+const MAX_NAME_BYTES: usize = 255;
+/// By how much clocks may differ.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// What a signer says of a stub beside its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "whoever signs has to say all of it")]
+pub struct Statement {
+    /// Whose stub it is, with its port if it has one.
+    pub domain: Domain,
+    /// The names that it may be published under: the last segments of its well-known URLs.
+    pub names: Vec<String>,
+    /// The contract's track that the component is for, `0.1`, if the signer has looked.
+    pub contract: Option<String>,
+    /// When it was signed.
+    pub issued: SystemTime,
+    /// Until when it counts.
+    pub expires: SystemTime,
+}
+
+/// The protected header, as far as it means something here (RFC 7515 section 4.1). Keys, certificates and URLs in it mean nothing.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    alg: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    typ: Option<String>,
+    /// What must be understood: nothing of it is.
+    #[serde(default, skip_serializing)]
+    crit: Option<Value>,
+    /// Only of what is encrypted (RFC 7516).
+    #[serde(default, skip_serializing)]
+    enc: Option<Value>,
+    #[serde(default, skip_serializing)]
+    zip: Option<Value>,
+}
+
+/// The payload of a signature, as it is written.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    /// [`Statement::domain`].
+    sub: String,
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    contract: Option<String>,
+    iat: u64,
+    exp: u64,
+    /// The descriptor, without `signatures` and without `sourcePackage.sourceCode`, which its digest stands for.
+    descriptor: Box<RawValue>,
+}
+
+/// A signature that was found good: by which key, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Signed {
+    /// The key.
+    pub key: PublicKey,
+    /// What was signed beside the descriptor.
+    pub statement: Statement,
+}
+
+/// Signs a descriptor, and adds the signature to its `signatures`. What was signed must not be changed afterwards. Signatures that were there stay,
+/// and count only if they are of the same content.
+///
+/// # Errors
+/// If the descriptor states no digest of its component, or there is no randomness to sign with.
+pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey) -> Result<(), SignError> {
+    if descriptor.digest().is_none() {
+        return Err(SignError::NoDigest);
+    }
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let content = serde_json::to_value(&*descriptor).map_err(|error| SignError::Descriptor(error.to_string()))?;
+    let claims = Claims {
+        sub: statement.domain.to_string(),
+        names: statement.names.clone(),
+        contract: statement.contract.clone(),
+        iat: seconds(statement.issued),
+        exp: seconds(statement.expires),
+        descriptor: serde_json::value::to_raw_value(&signed_part(content))
+            .map_err(|error| SignError::Descriptor(error.to_string()))?,
+    };
+    let public = key.public();
+    let (alg, kid) = (public.algorithm().name().to_owned(), Some(public.id().to_owned()));
+    let header = Header { alg, kid, typ: Some(TYPE.to_owned()), crit: None, enc: None, zip: None };
+    let encoded = |json: serde_json::Result<Vec<u8>>| {
+        json.map(|json| URL_SAFE_NO_PAD.encode(json)).map_err(|error| SignError::Descriptor(error.to_string()))
+    };
+    let message = format!("{}.{}", encoded(serde_json::to_vec(&header))?, encoded(serde_json::to_vec(&claims))?);
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(message.as_bytes()).map_err(SignError::Key)?);
+    descriptor.signatures.push(format!("{message}.{signature}"));
+    Ok(())
+}
+
+/// Why a descriptor could not be signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    /// A signature has to bind the code.
+    #[error("the descriptor states no digest of its component ($.sourcePackage.sha256): say which component it is")]
+    NoDigest,
+    /// The key failed.
+    #[error(transparent)]
+    Key(KeyError),
+    /// It cannot be written as JSON.
+    #[error("the descriptor cannot be written: {0}")]
+    Descriptor(String),
+}
+
+/// A signature as it was read; nothing of it is to be believed.
+pub(super) struct Jws<'a> {
+    header: Header,
+    message: &'a str,
+    payload: &'a str,
+    signature: Vec<u8>,
+}
+
+fn malformed(problem: impl ToString) -> SignatureError {
+    SignatureError::Malformed { problem: problem.to_string() }
+}
+
+impl<'a> Jws<'a> {
+    pub(super) fn read(text: &'a str) -> Result<Self, SignatureError> {
+        if text.len() > MAX_BYTES {
+            return Err(malformed(format_args!("it has {} bytes; at most {MAX_BYTES} are possible", text.len())));
+        }
+        let (message, signature) = text.rsplit_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
+        let (header, payload) = message.split_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed("its header is not base64url"))?;
+        let header: Header =
+            serde_json::from_slice(&header).map_err(|error| malformed(format_args!("its header is none: {error}")))?;
+        if header.typ.as_deref() != Some(TYPE) {
+            return Err(malformed(format_args!("it is a signature of something else; its `typ` has to be `{TYPE}`")));
+        }
+        if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
+            return Err(malformed("its header asks for what is not known here"));
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("its last part is not base64url"))?;
+        Ok(Self { header, message, payload, signature })
+    }
+
+    /// The id of the key that it says it is by.
+    pub(super) fn key_id(&self) -> &str {
+        self.header.kid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it names this key; one that names none may be any key's.
+    pub(super) fn names(&self, key: &PublicKey) -> bool {
+        self.header.kid.as_deref().is_none_or(|id| id == key.id())
+    }
+
+    /// The payload, which is believed to be by the key from now on.
+    pub(super) fn verify(&self, key: &PublicKey) -> Result<Payload, SignatureError> {
+        let id = || key.id().to_owned();
+        if self.header.alg != key.algorithm().name() {
+            let stated = shown(&self.header.alg);
+            return Err(SignatureError::Algorithm { stated, key: id(), expected: key.algorithm().to_string() });
+        }
+        if !key.verifies(self.message.as_bytes(), &self.signature) {
+            return Err(SignatureError::Wrong { key: id() });
+        }
+        let payload = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| malformed("its payload is not base64url"))?;
+        let claims: Claims = serde_json::from_slice(&payload)
+            .map_err(|error| malformed(format_args!("its payload is not what is signed of a stub: {error}")))?;
+        if claims.names.len() > MAX_NAMES || claims.names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(malformed("it is for more, or longer, names than a stub has"));
+        }
+        Ok(Payload { key: key.clone(), claims })
+    }
+}
+
+/// What a key has signed.
+pub(super) struct Payload {
+    key: PublicKey,
+    claims: Claims,
+}
+
+/// What a signature has to be about.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) domain: &'a Domain,
+    /// The name that it was published under; none if it comes from a file.
+    pub(super) name: Option<&'a str>,
+    /// What was published, as it came.
+    pub(super) json: &'a [u8],
+    pub(super) now: SystemTime,
+}
+
+impl Payload {
+    /// The descriptor as it was signed, with the code of the one that was published, if it is the one that is wanted.
+    pub(super) fn check(self, wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
+        let Claims { sub, names, contract, iat, exp, descriptor } = self.claims;
+        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("a time is none"));
+        let (issued, expires) = (time(iat)?, time(exp)?);
+        let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
+        let Some(domain) = domain else {
+            return Err(SignatureError::OtherDomain { signed: shown(&sub), domain: wanted.domain.clone() });
+        };
+        if let Some(name) = wanted.name.filter(|name| !names.iter().any(|signed| signed == name)) {
+            let signed = names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ");
+            return Err(SignatureError::OtherStub { signed, name: shown(name) });
+        }
+        if expires <= wanted.now {
+            return Err(SignatureError::Expired { expired: utc(exp) });
+        }
+        if issued > wanted.now + LEEWAY {
+            return Err(SignatureError::NotYet { issued: utc(iat) });
+        }
+        let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
+            .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;
+        let code = published.pointer("/sourcePackage/sourceCode").cloned();
+        let signed: Value = serde_json::from_str(descriptor.get())
+            .map_err(|error| malformed(format_args!("the descriptor in it is no JSON: {error}")))?;
+        if let Some(member) = difference(&signed_part(published), &signed) {
+            return Err(SignatureError::Changed { member });
+        }
+        // What counts is what was signed, to the letter: of `12.70` and `12.7`, one number, it is the one that the signer wrote.
+        let mut text = Descriptor::parse(descriptor.get().as_bytes())
+            .map_err(|error| malformed(format_args!("the descriptor in it is faulty: {error}")))?;
+        if text.digest().is_none() {
+            return Err(SignatureError::NoDigest);
+        }
+        if let (Some(package), Some(Value::String(code))) = (&mut text.source_package, code) {
+            package.source_code = Some(code.into());
+        }
+        let statement = Statement { domain, names, contract, issued, expires };
+        Ok((Signed { key: self.key, statement }, text))
+    }
+}
+
+/// What of a descriptor is signed.
+fn signed_part(mut descriptor: Value) -> Value {
+    if let Some(members) = descriptor.as_object_mut() {
+        members.remove("signatures");
+        if let Some(package) = members.get_mut("sourcePackage").and_then(Value::as_object_mut) {
+            package.remove("sourceCode");
+        }
+    }
+    descriptor
+}
+
+/// The first member that is not the same in both.
+fn difference(published: &Value, signed: &Value) -> Option<String> {
+    if published == signed {
+        return None;
+    }
+    let none = Map::new();
+    let (left, right) = (published.as_object().unwrap_or(&none), signed.as_object().unwrap_or(&none));
+    let mut names: Vec<_> = left.keys().chain(right.keys()).collect();
+    names.sort_unstable();
+    let differs = names.into_iter().find(|name| left.get(*name) != right.get(*name));
+    Some(differs.map_or_else(|| "the whole".to_owned(), |name| shown(name)))
+}
+
+/// The beginning of what a stranger has written, on one line.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+/// Seconds since the Unix epoch, as people write times.
+fn utc(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} s after 1970"))
+}

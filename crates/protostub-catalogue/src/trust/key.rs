@@ -1,0 +1,245 @@
+use std::fmt;
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use protostub_types::Sha256Digest;
+use ring::{
+    rand::SystemRandom,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+        UnparsedPublicKey,
+    },
+};
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
+use serde_json::{Map, Value, json};
+
+/// How many keys of a set are looked at: more than a domain rotates through.
+const MAX_KEYS: usize = 64;
+/// How long the id of a key may be, in bytes.
+const MAX_ID_BYTES: usize = 256;
+
+/// How something is signed. It is a matter of the key alone: what a signature says of itself is compared to it, and never chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SigningAlgorithm {
+    /// Ed25519 (RFC 8037): keys of type `OKP`.
+    EdDsa,
+    /// ECDSA with P-256 and SHA-256 (RFC 7518 section 3.4): keys of type `EC`.
+    Es256,
+}
+
+/// Something that signatures are verified by: a JSON Web Key (RFC 7517).
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    id: String,
+    thumbprint: String,
+    algorithm: SigningAlgorithm,
+    /// Of Ed25519 the point's 32 bytes; of P-256 its uncompressed form.
+    bytes: Vec<u8>,
+}
+
+/// Something to sign with. Its `Debug` shows the public half alone.
+pub struct SigningKey {
+    pair: Pair,
+    public: PublicKey,
+}
+
+enum Pair {
+    Ed25519(Box<Ed25519KeyPair>),
+    P256(Box<EcdsaKeyPair>),
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeyError(String);
+
+impl SigningAlgorithm {
+    /// What it is called in JOSE headers and keys (RFC 7518, RFC 8037).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EdDsa => "EdDSA",
+            Self::Es256 => "ES256",
+        }
+    }
+}
+
+impl fmt::Display for SigningAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl PublicKey {
+    /// The keys in a JSON Web Key Set, or in a single JSON Web Key, that descriptors can be signed with. Others (of other types, for encryption,
+    /// or for another algorithm) are left out, as RFC 7517 section 5 asks.
+    ///
+    /// # Errors
+    /// If it is no JSON, or neither a key nor a set of keys.
+    pub fn read_set(json: &[u8]) -> Result<Vec<Self>, KeyError> {
+        let none = |problem: &dyn fmt::Display| {
+            KeyError(format!("it is neither a JSON Web Key Set (`{{\"keys\": […]}}`) nor a JSON Web Key: {problem}"))
+        };
+        let document: Map<String, Value> = serde_json::from_slice(json).map_err(|error| none(&error))?;
+        let keys = match document.get("keys") {
+            Some(Value::Array(keys)) => keys.clone(),
+            Some(_) => return Err(none(&"`keys` is no array")),
+            None if document.contains_key("kty") => vec![Value::Object(document)],
+            None => return Err(none(&"it has neither `keys` nor `kty`")),
+        };
+        Ok(keys.iter().take(MAX_KEYS).filter_map(Self::of).collect())
+    }
+
+    fn of(jwk: &Value) -> Option<Self> {
+        let text = |member: &str| jwk.get(member).map(|value| value.as_str().ok_or(())).transpose().ok();
+        let number = |member: &str| URL_SAFE_NO_PAD.decode(text(member)??).ok().filter(|bytes| bytes.len() == 32);
+        let (algorithm, bytes) = match (text("kty")??, text("crv")??) {
+            ("OKP", "Ed25519") => (SigningAlgorithm::EdDsa, number("x")?),
+            ("EC", "P-256") => (SigningAlgorithm::Es256, [vec![4], number("x")?, number("y")?].concat()),
+            _ => return None,
+        };
+        let is_to_sign = text("use")?.is_none_or(|purpose| purpose == "sig")
+            && text("alg")?.is_none_or(|name| name == algorithm.name())
+            && jwk.get("key_ops").is_none_or(|operations| {
+                operations.as_array().is_some_and(|operations| operations.iter().any(|operation| operation == "verify"))
+            });
+        let id = text("kid")?.filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
+        is_to_sign.then(|| Self::new(algorithm, bytes, id.map(str::to_owned)))
+    }
+
+    fn new(algorithm: SigningAlgorithm, bytes: Vec<u8>, id: Option<String>) -> Self {
+        let key = Self { id: String::new(), thumbprint: String::new(), algorithm, bytes };
+        // RFC 7638: the members that a key needs, sorted, without blanks.
+        let digest = Sha256Digest::of(Value::Object(key.members()).to_string().as_bytes());
+        let thumbprint = URL_SAFE_NO_PAD.encode(digest.as_bytes());
+        Self { id: id.unwrap_or_else(|| thumbprint.clone()), thumbprint, ..key }
+    }
+
+    /// The id that it was given (`kid`), or else its thumbprint.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// SHA-256 of the key itself, as RFC 7638 has it, in base64url.
+    #[must_use]
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
+    }
+
+    /// How it is signed with.
+    #[must_use]
+    pub fn algorithm(&self) -> SigningAlgorithm {
+        self.algorithm
+    }
+
+    /// The JSON Web Key, for a set that is published.
+    #[must_use]
+    pub fn to_jwk(&self) -> Value {
+        let mut key = self.members();
+        key.insert("kid".to_owned(), self.id.clone().into());
+        key.insert("use".to_owned(), "sig".into());
+        key.insert("alg".to_owned(), self.algorithm.to_string().into());
+        Value::Object(key)
+    }
+
+    fn members(&self) -> Map<String, Value> {
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let key = match self.algorithm {
+            SigningAlgorithm::EdDsa => json!({ "crv": "Ed25519", "kty": "OKP", "x": encoded(&self.bytes) }),
+            SigningAlgorithm::Es256 => {
+                let (x, y) = self.bytes[1..].split_at(32);
+                json!({ "crv": "P-256", "kty": "EC", "x": encoded(x), "y": encoded(y) })
+            }
+        };
+        match key {
+            Value::Object(members) => members,
+            _ => Map::new(),
+        }
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self.algorithm {
+            SigningAlgorithm::EdDsa => UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok(),
+            SigningAlgorithm::Es256 => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.bytes).verify(message, signature).is_ok()
+            }
+        }
+    }
+}
+
+impl SigningKey {
+    /// A new key as PKCS#8 in PEM: the file to sign with, which nobody else may read.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn generate(algorithm: SigningAlgorithm) -> Result<String, KeyError> {
+        let random = SystemRandom::new();
+        let pkcs8 = match algorithm {
+            SigningAlgorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&random),
+            SigningAlgorithm::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random),
+        };
+        let pkcs8 = pkcs8.map_err(|_| KeyError("the system has no random numbers".to_owned()))?;
+        let encoded = STANDARD.encode(pkcs8.as_ref());
+        let mut pem = "-----BEGIN PRIVATE KEY-----\n".to_owned();
+        for line in encoded.as_bytes().chunks(64) {
+            pem.extend(line.iter().copied().map(char::from));
+            pem.push('\n');
+        }
+        Ok(pem + "-----END PRIVATE KEY-----\n")
+    }
+
+    /// Reads a key as PKCS#8 in PEM, of Ed25519 or P-256: [`Self::generate`]'s, or one of `openssl genpkey`. `id` is what it is called; without,
+    /// its thumbprint.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn from_pem(pem: &[u8], id: Option<String>) -> Result<Self, KeyError> {
+        let none =
+            || KeyError("it is no private key of Ed25519 or P-256 as PKCS#8 in PEM; `protostub keygen` makes one".to_owned());
+        if let Some(bytes) = id.as_ref().map(String::len).filter(|bytes| !(1..=MAX_ID_BYTES).contains(bytes)) {
+            return Err(KeyError(format!("the id of a key has {bytes} bytes; from 1 to {MAX_ID_BYTES} are possible")));
+        }
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| none())?;
+        let der = der.secret_pkcs8_der();
+        // Version 1 of PKCS#8, which OpenSSL writes, has no public key for Ed25519.
+        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
+            let public = PublicKey::new(SigningAlgorithm::EdDsa, pair.public_key().as_ref().to_vec(), id);
+            return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });
+        }
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new()).map_err(|_| none())?;
+        let public = PublicKey::new(SigningAlgorithm::Es256, pair.public_key().as_ref().to_vec(), id);
+        Ok(Self { pair: Pair::P256(Box::new(pair)), public })
+    }
+
+    /// What its signatures are verified by.
+    #[must_use]
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        match &self.pair {
+            Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            Pair::P256(pair) => pair
+                .sign(&SystemRandom::new(), message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| KeyError("the system has no random numbers".to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicKey").field("id", &self.id).field("thumbprint", &self.thumbprint).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}

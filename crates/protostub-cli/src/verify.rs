@@ -1,0 +1,105 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use protostub_catalogue::trust::{Authenticity, Signatures, TrustPolicy};
+use protostub_runtime::{Address, Domain, Sha256Digest};
+use serde_json::json;
+
+use crate::{
+    inspect::{self, in_words, signature},
+    keygen,
+    output::{Failure, Output, table},
+    settings::{RuntimeFlags, Settings},
+};
+
+/// Verify who has signed a stub
+///
+/// Of a domain, the descriptor is looked up and the component downloaded, as for a deployment that requires signatures. Of a
+/// file, the signatures are verified for the domain in --domain, by the keys in --keys or in the settings. The exit code
+/// is 1 if none is good.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  protostub verify sp1.example
+  protostub verify echo/descriptor.json --domain sp1.example --keys protostub-jwks.json --component echo/component.wasm")]
+pub(crate) struct Verify {
+    /// A descriptor's file, a domain, or an address of a domain
+    #[arg(value_name = "DESCRIPTOR|DOMAIN")]
+    target: String,
+
+    /// Trust the keys in this JSON Web Key Set, as if they stood in `trusted-keys` of the domain; can be repeated
+    #[arg(long = "keys", value_name = "FILE")]
+    keys: Vec<PathBuf>,
+
+    /// Of a file: the domain whose stub it should be
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<Domain>,
+
+    /// Of a file: the name that it should be published under [default: any]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// The component, which has to be the one that was signed
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
+
+    #[command(flatten)]
+    runtime: RuntimeFlags,
+}
+
+impl Verify {
+    pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let settings = Settings::load(self.runtime)?;
+        let path = Path::new(&self.target);
+        let (authenticity, domain, version, digest) = if path.is_file() || path.extension().is_some_and(|kind| kind == "json") {
+            let domain = self.domain.ok_or_else(|| Failure::usage("a file does not tell whose it should be: give --domain"))?;
+            let policy = trusting(settings.trust()?, &domain, &self.keys)?;
+            let json = fs::read(path).map_err(|error| Failure::file(path, error))?;
+            let verified = policy.verify(&json, &domain, self.name.as_deref(), &[]);
+            let (signed, descriptor) = verified.map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+            (Authenticity::Verified(Box::new(signed)), domain, descriptor.version.clone(), descriptor.digest())
+        } else {
+            let address = Address::parse(&self.target)
+                .map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
+            let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+            let (mut config, egress) = (settings.catalogue(&domain)?, inspect::egress(&settings)?);
+            config.trust = trusting(config.trust, &domain, &self.keys)?;
+            config.trust.signatures = Signatures::Require;
+            config.trust.domains.values_mut().for_each(|of_domain| of_domain.signatures = None);
+            let (catalogue, key) = inspect::catalogue(&address, config, egress, &output.bars)?;
+            let discovered = catalogue.discover(&key).await?;
+            let component = catalogue.fetch(&discovered).await?;
+            (discovered.authenticity, domain, discovered.descriptor.version, Some(component.digest()))
+        };
+        if let Some(file) = &self.component {
+            let code = fs::read(file).map_err(|error| Failure::file(file, error))?;
+            let is = Sha256Digest::of(&code);
+            if let Some(signed) = digest.filter(|signed| *signed != is) {
+                let problem = format!("{}: its digest is {is}, and the one that was signed is {signed}", file.display());
+                return Err(Failure::failed(problem).into());
+            }
+        }
+        output.print(
+            || {
+                table(&[
+                    ("signature", in_words(&authenticity)),
+                    ("of", format!("{domain}, version {version}")),
+                    ("sha256", digest.map(|digest| digest.to_string()).unwrap_or_default()),
+                ])
+            },
+            || json!({ "domain": domain, "version": version, "sha256": digest, "signature": signature(&authenticity) }),
+        )?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn trusting(mut policy: TrustPolicy, domain: &Domain, files: &[PathBuf]) -> anyhow::Result<TrustPolicy> {
+    for file in files {
+        policy.domains.entry(domain.clone()).or_default().keys.extend(keygen::read_public(file)?);
+    }
+    Ok(policy)
+}

@@ -1,0 +1,109 @@
+//! `protostub keygen`, `sign` and `verify`, and what `inspect` and `deploy` make of signatures.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::command::{Running, catalogue, protostub, protostub_json, protostub_json_in};
+
+/// Fails, and says this.
+fn refused(args: &[&str], code: i32, says: &str) {
+    let (was, lines) = protostub_json_in(tempfile::tempdir().expect("a folder").path(), args);
+    let error = lines[0]["error"].as_str().unwrap_or_default();
+    assert!(was == code && error.contains(says), "{args:?}: {lines:?}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn a_stub_is_signed_served_verified_and_deployed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stubs = folder.path().join("stubs");
+    fs::create_dir_all(stubs.join("echo")).expect("made");
+    for file in ["descriptor.json", "component.wasm"] {
+        fs::copy(catalogue().join("echo").join(file), stubs.join("echo").join(file)).expect("copied");
+    }
+    let (key, jwks) = (folder.path().join("sp1.key"), stubs.join("protostub-jwks.json"));
+    let (descriptor, component) = (stubs.join("echo/descriptor.json"), stubs.join("echo/component.wasm"));
+    let (code, made) = protostub_json(&["keygen", text(&key), "--jwks", text(&jwks), "--id", "2026"]);
+    assert_eq!((code, &made["id"], &made["algorithm"]), (0, &json!("2026"), &json!("EdDSA")));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(&key).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+    refused(&["keygen", text(&key)], 2, "it is there already");
+
+    let mut server = Running::start(&["serve", text(&stubs), "--bind", "127.0.0.1:0"]);
+    let domain = server.event("serving")["domain"].as_str().expect("a text").to_owned();
+    let verdict = || {
+        let (code, json) = protostub_json(&["inspect", &domain]);
+        assert_eq!(code, 0, "{json}");
+        json["signature"]["verdict"].clone()
+    };
+    assert_eq!(verdict(), "unsigned");
+    refused(&["verify", &domain], 1, "it has no signature");
+
+    let sign = ["sign", text(&descriptor), "--key", text(&key), "--key-id", "2026", "--domain", &domain];
+    refused(&sign, 2, "states no digest");
+    let sign = [&sign[..], &["--component", text(&component)]].concat();
+    let (code, signed) = protostub_json(&sign);
+    assert_eq!((code, &signed["names"], &signed["contract"]), (0, &json!(["echo"]), &json!("0.1")), "{signed}");
+    refused(&["verify", &domain], 1, "sign it with `--name default` too");
+    let sign = [&sign[..], &["--name", "default", "--name", "echo"]].concat();
+    assert_eq!(protostub_json(&sign).0, 0);
+    assert_eq!(verdict(), "verified");
+    let (code, verified) = protostub_json(&["verify", &domain, "--component", text(&component)]);
+    assert_eq!((code, &verified["signature"]["key"]), (0, &json!("2026")), "{verified}");
+    let (code, text_of, _) = protostub(&["inspect", &domain]);
+    assert!(code == 0 && text_of.contains("good, by the key 2026 (EdDSA), until "), "{text_of}");
+
+    // The file alone, by the key set.
+    let file = ["verify", text(&descriptor), "--keys", text(&jwks)];
+    refused(&file, 2, "give --domain");
+    let of =
+        |domain: &str| -> Vec<String> { [&file[..], &["--domain", domain]].concat().into_iter().map(str::to_owned).collect() };
+    let of = |domain: &str, more: &[&str]| {
+        let args = of(domain);
+        args.iter().map(String::as_str).chain(more.iter().copied()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let args = of(&domain, &["--name", "default", "--component", text(&component)]);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    assert_eq!(protostub_json(&args).0, 0);
+    let args = of("sp2.example", &[]);
+    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "not for sp2.example");
+    let args = of(&domain, &["--component", text(&descriptor)]);
+    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "the one that was signed is");
+
+    // A runtime that requires it deploys it, and not by another key.
+    let settings = folder.path().join("protostub.toml");
+    let deploy = |trust: &str| {
+        fs::write(&settings, format!("home = '{domain}'\n[trust]\nsignatures = 'require'\n{trust}")).expect("written");
+        protostub_json_in(folder.path(), &["deploy", &domain, "--here", "--config", text(&settings)])
+    };
+    assert_eq!(deploy("").0, 0);
+    let (code, error) = deploy("revoked-keys = ['2026']");
+    assert!(code == 1 && error[0]["error"].as_str().expect("a text").contains("the operator has revoked"), "{error:?}");
+    let (other, others) = (folder.path().join("other.key"), folder.path().join("other.json"));
+    assert_eq!(protostub_json(&["keygen", text(&other), "--jwks", text(&others), "--algorithm", "es256"]).0, 0);
+    let (code, error) = deploy(&format!("[domains.'{domain}']\ntrusted-keys = ['other.json']"));
+    assert!(code == 1 && error[0]["error"].as_str().expect("a text").contains("not among the 1"), "{error:?}");
+
+    // In a rotation there are two signatures, and two keys in the set.
+    assert_eq!(protostub_json(&["keygen", text(&other), "--jwks", text(&jwks)]).0, 0);
+    let set: Value = serde_json::from_slice(&fs::read(&jwks).expect("a file")).expect("JSON");
+    assert_eq!(set["keys"].as_array().map(Vec::len), Some(2));
+    let add = ["sign", text(&descriptor), "--key", text(&other), "--domain", &domain, "--name", "default", "--add"];
+    assert_eq!(protostub_json(&add).0, 0);
+    for keys in [&jwks, &others] {
+        assert_eq!(protostub_json(&["verify", &domain, "--keys", text(keys)]).0, 0);
+    }
+
+    // What was changed since is not what was signed.
+    let changed = fs::read_to_string(&descriptor).expect("a file").replace("\"0.1.0\"", "\"0.2.0\"");
+    fs::write(&descriptor, changed).expect("written");
+    refused(&["inspect", &domain], 1, "`version` of the descriptor is not what was signed");
+    server.stop();
+}
