@@ -14,6 +14,7 @@ mod offline;
 mod outage;
 mod policy;
 mod probes;
+mod references;
 mod restart;
 mod signed;
 mod status;

@@ -10,8 +10,8 @@ use std::{
 use clap::Args;
 use protostub_catalogue::CatalogueConfig;
 use protostub_runtime::{
-    CedarPolicy, DomainPattern, DomainPatternError, DomainSettings, InboxLimits, Limits, RestartPolicy, Rule, RuleError, Runtime,
-    RuntimeBuilder,
+    CedarPolicy, CredentialOrigin, CredentialOriginError, DomainPattern, DomainPatternError, DomainSettings, InboxLimits, Limits,
+    RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
     trust::{PublicKey, Signatures, SignaturesError, TrustPolicy},
 };
 use protostub_types::{Address, Domain, Sha256Digest};
@@ -117,6 +117,7 @@ struct OfDomain {
     trusted_keys: Vec<PathBuf>,
     restart: RestartOfStub,
     limits: LimitsOfStub,
+    credential_origins: Vec<AllowedOrigin>,
     credential: Option<Credential>,
     oauth2: Option<OAuth2>,
 }
@@ -197,6 +198,19 @@ impl TryFrom<String> for Domains {
     type Error = DomainPatternError;
 
     fn try_from(text: String) -> Result<Self, DomainPatternError> {
+        text.parse().map(Self)
+    }
+}
+
+/// A [`CredentialOrigin`], as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct AllowedOrigin(CredentialOrigin);
+
+impl TryFrom<String> for AllowedOrigin {
+    type Error = CredentialOriginError;
+
+    fn try_from(text: String) -> Result<Self, CredentialOriginError> {
         text.parse().map(Self)
     }
 }
@@ -393,6 +407,7 @@ impl OfDomain {
         settings.waive_digest = self.waive_digest;
         settings.allow_older = self.allow_older;
         settings.register = self.register;
+        settings.credential_origins = self.credential_origins.iter().map(|AllowedOrigin(origin)| origin.clone()).collect();
         settings.may_deploy = self.may_deploy.iter().map(|Domains(pattern)| pattern.clone()).collect();
         settings.restart = (self.restart != RestartOfStub::default()).then(|| self.restart.over(restart.clone()));
         settings.limits = (self.limits != LimitsOfStub::default()).then(|| self.limits.over(limits.clone()));
@@ -606,7 +621,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, restart, limits, credential, oauth2",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, restart, limits, credential-origins, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",

@@ -12,7 +12,7 @@ use protostub_catalogue::{
     trust::{PublicKey, Signatures, TrustPolicy},
 };
 use protostub_egress::Rule;
-use protostub_sandbox::{CrashReport, HostImport, Import, Limits};
+use protostub_sandbox::{CrashReport, CredentialOrigin, HostImport, Import, Limits};
 use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
 use url::Url;
@@ -51,6 +51,9 @@ pub struct DomainSettings {
     pub relays: Vec<Domain>,
     /// The domains whose stubs the domain's own may have deployed, by posting to their addresses or with `loadStub`. Default: none.
     pub may_deploy: Vec<DomainPattern>,
+    /// Where the domain's credential may go that its stub refers to in the header `authorization` of HTTP requests and WebSocket handshakes
+    /// (`{credential}`): exactly these origins. If there are any, the stub is never given the credential's value. Default: none, it is given the value.
+    pub credential_origins: Vec<CredentialOrigin>,
     /// The domain's own Registry is told of its stub while that is deployed (steps 8 and 9).
     pub register: bool,
     /// The descriptor need not have a digest of the component.

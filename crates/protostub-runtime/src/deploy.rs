@@ -287,6 +287,7 @@ pub(crate) fn sandbox(
         limits: settings.limits.clone().unwrap_or_else(|| core.config.limits.clone()),
         grants: core.grants(domain, &discovered.descriptor.ports, settings),
         relays: settings.relays.clone(),
+        credential_origins: settings.credential_origins.clone(),
     };
     let services = SandboxServices {
         bus: core.bus.clone(),

@@ -94,6 +94,9 @@
 //! with [`DeployErrorKind::Credential`]. What has run out is not handed out. A stub that holds a credential with `expires` asks for the next one with
 //! `identity.request`, which answers with another one from a minute before `expires` on.
 //!
+//! Where [`DomainSettings::credential_origins`] names some, a stub uses its domain's credential without seeing it: it sends `authorization: {credential}` to
+//! one of these origins, and the host puts the credential in place of that. It protects from the stub, not from a server that colludes with it.
+//!
 //! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to `<runtime>/identity`:
 //!
 //! ```json
@@ -159,7 +162,9 @@ pub use protostub_catalogue::{
 pub use protostub_egress::{Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
-pub use protostub_sandbox::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall, Limits};
+pub use protostub_sandbox::{
+    Activity, ActivityKind, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame, GuestCall, Limits,
+};
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
     StubStatus, Version,

@@ -33,6 +33,7 @@ mod host;
 mod imports;
 mod limits;
 mod meter;
+mod origin;
 mod recorder;
 mod sandbox;
 mod secrets;
@@ -51,6 +52,7 @@ pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Tra
 pub use handle::{DisconnectReason, InstanceEnded, StubHandle};
 pub use imports::{HostImport, Import, StubInfo};
 pub use limits::Limits;
+pub use origin::{CredentialOrigin, CredentialOriginError};
 pub use sandbox::Sandbox;
 pub use secrets::Secrets;
 pub use services::{Credential, CredentialError, CredentialKind, CredentialSource, Presence, SandboxConfig, SandboxServices};

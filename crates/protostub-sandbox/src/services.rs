@@ -9,7 +9,7 @@ use protostub_bus::Bus;
 use protostub_egress::{Egress, Grants};
 use protostub_types::{Address, Domain, StubStatus};
 
-use crate::{Limits, Session};
+use crate::{CredentialOrigin, Limits, Session};
 
 /// What a sandbox needs of the runtime around it.
 #[derive(Clone)]
@@ -48,6 +48,8 @@ pub struct SandboxConfig {
     pub grants: Grants,
     /// Further domains that it may speak for.
     pub relays: Vec<Domain>,
+    /// Where the domain's credential may go that the stub refers to in a header. If there are any, the stub is never given its value.
+    pub credential_origins: Vec<CredentialOrigin>,
 }
 
 /// Who is told that a stub's status changed. The runtime implements it: it knows which status may follow which, and tells everybody else.

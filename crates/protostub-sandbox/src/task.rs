@@ -207,7 +207,7 @@ impl StubTask {
                     *inbox = next;
                     let _ = done.send(());
                 }
-                Some(command) => batch.command(command, &state.secrets),
+                Some(command) => batch.command(command, &state.secrets, state.refers_only()),
                 // Nobody is left who could stop it.
                 None => return Poll::Ready(false),
             }
@@ -239,13 +239,15 @@ impl StubTask {
 }
 
 impl Batch {
-    fn command(&mut self, command: Command, secrets: &Secrets) {
+    fn command(&mut self, command: Command, secrets: &Secrets, refers_only: bool) {
         match command {
             Command::Connect { credential, done } => {
                 if let Some(credential) = &credential {
                     secrets.hold(credential);
                 }
-                self.events.push(Event::Connect(credential.map(Into::into)));
+                // Where it is used by reference, the stub does not see it.
+                let shown = credential.filter(|_| !refers_only);
+                self.events.push(Event::Connect(shown.map(Into::into)));
                 self.done.push(done);
             }
             Command::Disconnect { reason, done } => {

@@ -7,7 +7,7 @@ use crate::{
     Credential, Error, Result,
     guest::Handle,
     host::{self, HttpRequest},
-    websocket::authorization,
+    websocket::{authorization, reference},
 };
 
 /// How many bytes are fetched from the host at a time.
@@ -63,6 +63,20 @@ impl Request {
     pub fn credential(self, credential: &Credential) -> Self {
         let value = authorization(credential);
         self.header("authorization", value)
+    }
+
+    /// With the credential of the stub's domain in the header `authorization`, which the host puts there and the stub does not see. Where the operator
+    /// has not allowed that for exactly this scheme, host and port, [`Self::send`] fails with [`Error::Denied`]: the way for a stub that was told to
+    /// connect without a credential.
+    #[must_use]
+    pub fn authorized(self) -> Self {
+        self.header("authorization", reference(None))
+    }
+
+    /// The same, with a scope as the domain understands it (RFC 6749 section 3.3).
+    #[must_use]
+    pub fn authorized_for(self, scope: &str) -> Self {
+        self.header("authorization", reference(Some(scope)))
     }
 
     /// With this body: at most 1 MiB.

@@ -68,6 +68,19 @@ impl Connect {
         self.header("authorization", value)
     }
 
+    /// With the credential of the stub's domain in the header `authorization`, which the host puts there and the stub does not see: as
+    /// [`http::Request::authorized`](crate::http::Request::authorized).
+    #[must_use]
+    pub fn authorized(self) -> Self {
+        self.header("authorization", reference(None))
+    }
+
+    /// The same, with a scope as the domain understands it (RFC 6749 section 3.3).
+    #[must_use]
+    pub fn authorized_for(self, scope: &str) -> Self {
+        self.header("authorization", reference(Some(scope)))
+    }
+
     /// Opens the connection: within 15 s, or not at all.
     ///
     /// # Errors
@@ -97,6 +110,11 @@ pub(crate) fn authorization(credential: &Credential) -> String {
         CredentialKind::Bearer | CredentialKind::Assertion => format!("Bearer {}", credential.value),
         CredentialKind::Other(kind) => format!("{kind} {}", credential.value),
     }
+}
+
+/// What stands for the credential of the stub's domain in the header `authorization`.
+pub(crate) fn reference(scope: Option<&str>) -> String {
+    scope.map_or_else(|| "{credential}".to_owned(), |scope| format!("{{credential {scope}}}"))
 }
 
 /// An open connection. Dropped, it is closed with the code 1000.

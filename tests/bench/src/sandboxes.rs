@@ -67,6 +67,7 @@ impl Stage {
             configuration: r#"{"runtimeURL":"runtime://home.example/1"}"#.into(),
             limits: limits(),
             relays: Vec::new(),
+            credential_origins: Vec::new(),
         };
         Ok(Self { engine: probe.engine()?, product: engine, component, compiled, services, config })
     }

@@ -196,6 +196,7 @@ impl Stage {
             limits: self.limits.clone(),
             grants,
             relays: Vec::new(),
+            credential_origins: Vec::new(),
         };
         let sandbox = Sandbox::new(&self.compiled, services, config).map_err(unprepared)?;
         let log = tracing_subscriber::registry().with(self.log.clone());

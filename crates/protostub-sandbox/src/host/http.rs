@@ -10,10 +10,11 @@ use crate::{
 
 impl http::Host for StubState {
     fn send(&mut self, request: Request) -> Result<u32, Error> {
-        let Request { method, url, headers, body } = request;
+        let Request { method, url, mut headers, body } = request;
         let call = Entry::call("http.send").server(&url).bytes(body.len());
-        let sent = self.handles.next().and_then(|handle| {
-            self.connections.http_send(handle, transport::Request { method, url, headers, body })?;
+        let sent = self.authorize(&url, &mut headers).and_then(|authorization| {
+            let handle = self.handles.next()?;
+            self.connections.http_send(handle, transport::Request { method, url, headers, body }, authorization)?;
             Ok(handle)
         });
         self.note_connections(&sent);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a scope may be, in bytes.
-const MAX_SCOPE_BYTES: usize = 4096;
+pub(super) const MAX_SCOPE_BYTES: usize = 4096;
 
 type Answer = Result<Option<Credential>, CredentialError>;
 
@@ -40,6 +40,12 @@ impl IdentityRequests {
 
 impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
+        if self.refers_only() {
+            return Err(types::Error::Denied(format!(
+                "the credential of {} is used by reference only: send `authorization: {{credential}}` to where the operator lets it go",
+                self.config.domain
+            )));
+        }
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
             self.limited("identity_requests");

@@ -8,6 +8,7 @@ mod identity;
 pub(crate) mod log;
 mod presence;
 mod rate;
+mod reference;
 mod session;
 mod tcp;
 mod text;

@@ -9,9 +9,10 @@ use crate::{
 };
 
 impl websocket::Host for StubState {
-    fn open(&mut self, url: String, protocols: Vec<String>, headers: Vec<(String, String)>) -> Result<u32, Error> {
-        let opened = self.handles.next().and_then(|handle| {
-            self.connections.websocket_open(handle, &url, &protocols, &headers)?;
+    fn open(&mut self, url: String, protocols: Vec<String>, mut headers: Vec<(String, String)>) -> Result<u32, Error> {
+        let opened = self.authorize(&url, &mut headers).and_then(|authorization| {
+            let handle = self.handles.next()?;
+            self.connections.websocket_open(handle, &url, &protocols, &headers, authorization)?;
             Ok(handle)
         });
         self.note_connections(&opened);

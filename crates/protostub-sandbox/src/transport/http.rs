@@ -19,7 +19,7 @@ use protostub_egress::{EgressError, HttpClient};
 use url::{Position, Url};
 
 use super::{
-    Error, TransportLimits,
+    Authorization, Error, TransportLimits,
     error::{chain, too_long},
     headers,
     news::{News, Topic},
@@ -73,6 +73,7 @@ impl Exchange {
         limits: &TransportLimits,
         traffic: &Arc<Traffic>,
         request: Request,
+        authorization: Option<Authorization>,
     ) -> Result<Self, Error> {
         let method = parse_method(&request.method)?;
         let url = parse_url(&request.url, limits)?;
@@ -97,9 +98,16 @@ impl Exchange {
         let exchange = async move {
             poll_fn(|cx| outgoing.poll_open(cx)).await;
             outgoing.count(bytes);
-            let response = match tokio::time::timeout(head_timeout, builder.send()).await {
+            let sent = async {
+                if let Some(authorization) = authorization {
+                    let value = authorization.await.map_err(|why| format!("{name} was not sent: {why}"))?;
+                    builder = builder.header(http::header::AUTHORIZATION, value);
+                }
+                builder.send().await.map_err(|error| EgressError::from(error).to_string())
+            };
+            let response = match tokio::time::timeout(head_timeout, sent).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(error)) => return Err(EgressError::from(error).to_string()),
+                Ok(Err(how)) => return Err(how),
                 Err(_) => return Err(format!("{name} got no answer within {head_timeout:?}")),
             };
             let headers = headers::list(response.headers(), header_bytes)

@@ -33,6 +33,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use ::http::HeaderValue;
+use futures_util::future::BoxFuture;
 use protostub_egress::{Egress, Grants, HttpClient};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -47,6 +49,9 @@ use self::{
     news::{Mark, News, Woken},
     traffic::Traffic,
 };
+
+/// The value of the header `authorization` that the host puts into a request, once it has it; or why there is none.
+pub(crate) type Authorization = BoxFuture<'static, Result<HeaderValue, String>>;
 
 /// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
 pub(crate) struct Connections {
@@ -252,10 +257,11 @@ impl Connections {
         url: &str,
         protocols: &[String],
         headers: &[(String, String)],
+        authorization: Option<Authorization>,
     ) -> Result<(), Error> {
         self.check_room()?;
-        let socket =
-            websocket::WebSocket::open(&self.egress, &self.grants, &self.limits, &self.traffic, url, protocols, headers)?;
+        let route = websocket::Route { egress: &self.egress, grants: &self.grants, traffic: &self.traffic };
+        let socket = websocket::WebSocket::open(route, &self.limits, url, protocols, headers, authorization)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
         Ok(())
     }
@@ -307,13 +313,13 @@ impl Connections {
     ///
     /// # Errors
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
-    pub(crate) fn http_send(&mut self, handle: u32, request: Request) -> Result<(), Error> {
+    pub(crate) fn http_send(&mut self, handle: u32, request: Request, authorization: Option<Authorization>) -> Result<(), Error> {
         self.check_room()?;
         let client = match &mut self.http {
             Some(client) => client,
             none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
         };
-        let exchange = http::Exchange::send(client, &self.limits, &self.traffic, request)?;
+        let exchange = http::Exchange::send(client, &self.limits, &self.traffic, request, authorization)?;
         self.insert(handle, Transport::Http(Box::new(exchange)));
         Ok(())
     }

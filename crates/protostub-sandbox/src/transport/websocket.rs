@@ -38,7 +38,7 @@ use self::{
     outbox::Outbox,
 };
 use super::{
-    Error, TransportLimits,
+    Authorization, Error, TransportLimits,
     error::{chain, too_long},
     farewell::Farewell,
     news::{News, Topic},
@@ -93,6 +93,14 @@ pub(crate) enum State {
     Failed(String),
 }
 
+/// How a connection leaves.
+#[derive(Clone, Copy)]
+pub(super) struct Route<'a> {
+    pub(super) egress: &'a Egress,
+    pub(super) grants: &'a Grants,
+    pub(super) traffic: &'a Arc<Traffic>,
+}
+
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
 pub(super) struct WebSocket {
     pub(super) news: News,
@@ -132,19 +140,19 @@ enum Drain {
 impl WebSocket {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
     pub(super) fn open(
-        egress: &Egress,
-        grants: &Grants,
+        route: Route<'_>,
         limits: &TransportLimits,
-        traffic: &Arc<Traffic>,
         url: &str,
         protocols: &[String],
         headers: &[(String, String)],
+        authorization: Option<Authorization>,
     ) -> Result<Self, Error> {
         let target = Target::parse(url, limits)?;
-        target.check(grants)?;
+        target.check(route.grants)?;
         let request = target.request(protocols, headers, limits)?;
         let name = target.to_string();
-        let opening = handshake::open(egress.clone(), grants.clone(), limits.clone(), Arc::clone(traffic), target, request);
+        let (egress, grants, traffic) = (route.egress.clone(), route.grants.clone(), Arc::clone(route.traffic));
+        let opening = handshake::open(egress, grants, limits.clone(), traffic, target, request, authorization);
         Ok(Self {
             news: News::default(),
             state: State::Connecting,

@@ -184,6 +184,7 @@ impl Stage {
             limits: self.limits.clone(),
             grants: self.grants.clone(),
             relays: self.relays.clone(),
+            credential_origins: Vec::new(),
         };
         let program = match &self.program {
             Some(program) => program,

@@ -44,6 +44,19 @@ impl World {
         Ok(())
     }
 
+    /// A reference to the credential goes where the test allows it.
+    fn check_references(&self, url: &str, headers: &[(String, String)]) -> Result<()> {
+        let refers =
+            headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("authorization") && value.starts_with("{credential"));
+        let is_of = |origin: &String| {
+            url.strip_prefix(origin.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+        };
+        if refers && !self.credential_origins.iter().any(is_of) {
+            return Err(Error::Denied(format!("the credential does not go to {url}")));
+        }
+        Ok(())
+    }
+
     fn room_for_a_connection(&mut self) -> Result<u32> {
         if self.connections() >= MAX_CONNECTIONS {
             return Err(Error::Limit(format!("more than {MAX_CONNECTIONS} connections")));
@@ -98,6 +111,9 @@ pub(crate) fn publish(status: Status, reason: Option<&str>) -> Result<()> {
 
 pub(crate) fn identity_request(scope: Option<&str>) -> Result<u32> {
     with(|world| {
+        if !world.credential_origins.is_empty() {
+            return Err(Error::Denied("the credential is used by reference only".to_owned()));
+        }
         if world.identities.len() >= MAX_IDENTITIES {
             return Err(Error::Limit(format!("more than {MAX_IDENTITIES} requests for a credential")));
         }
@@ -163,6 +179,7 @@ pub(crate) fn websocket_open(url: &str, protocols: &[String], headers: &[(String
         return Err(Error::Invalid(format!("{url:?} is no URL of a WebSocket")));
     }
     with(|world| {
+        world.check_references(url, headers)?;
         let handle = world.room_for_a_connection()?;
         world.sockets.insert(handle, FakeSocket::new(url, protocols, headers));
         Ok(handle)
@@ -204,6 +221,7 @@ pub(crate) fn http_send(request: HttpRequest) -> Result<u32> {
         return Err(Error::Invalid(format!("{:?} is no URL of HTTP", request.url)));
     }
     with(|world| {
+        world.check_references(&request.url, &request.headers)?;
         let handle = world.room_for_a_connection()?;
         world.exchanges.insert(handle, FakeExchange::new(request));
         Ok(handle)

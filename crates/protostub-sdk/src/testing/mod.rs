@@ -135,6 +135,12 @@ impl Host {
         self.tell([Event::Connect(None)]);
     }
 
+    /// From now on the credential is used by reference only, in requests to these origins (`https://sp1.example`, without a slash at the end): as with the operator's
+    /// `credential-origins`. The header `authorization` of what the stub sends is the reference then, which the test sees as it is.
+    pub fn credential_goes_to<'a>(&self, origins: impl IntoIterator<Item = &'a str>) {
+        with(|world| world.credential_origins = origins.into_iter().map(str::to_owned).collect());
+    }
+
     /// The stub is to connect, with this credential.
     pub fn connect_with(&self, credential: Credential) {
         self.tell([Event::Connect(Some(credential))]);

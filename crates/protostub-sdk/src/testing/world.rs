@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) exchanges: BTreeMap<u32, FakeExchange>,
     pub(super) tcp: BTreeMap<u32, FakeTcp>,
     pub(super) identities: BTreeMap<u32, FakeIdentity>,
+    /// Where the credential may go by reference: `https://sp1.example`. If there are any, the stub is not given its value.
+    pub(super) credential_origins: Vec<String>,
     /// What the stub opened and the test did not look at yet.
     pub(super) fresh: VecDeque<u32>,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protostub_sdk::{
-    Error, Ignored, Result, Stub, http, join, log, tcp,
+    Error, Ignored, Result, Stub, http, identity, join, log, tcp,
     testing::Host,
     time,
     websocket::{self, CloseReason, Frame},
@@ -69,6 +69,33 @@ fn a_websocket_that_does_not_open_says_why() {
     check(|server| server.refuse(403), Error::Refused(403));
     check(|server| server.fail("no route"), Error::Io("no route".into()));
     check(|server| server.close(None, ""), Error::WebSocketClosed(CloseReason::default()));
+}
+
+#[test]
+fn a_credential_that_is_not_seen_goes_where_it_may() {
+    async fn refer(_: Stub, _: Ignored) -> Result<()> {
+        let room = http::Request::get("https://sp1.example/rooms").authorized().send().await?;
+        log::info!("{}", room.status());
+        let elsewhere = http::Request::get("https://sp1.example.evil.example/").authorized().send().await;
+        log::info!("{}", elsewhere.unwrap_err());
+        log::info!("{}", identity::request(None).await.unwrap_err());
+        let _socket = websocket::Connect::new("wss://sp1.example/ws").authorized_for("chat").open().await?;
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.credential_goes_to(["https://sp1.example", "wss://sp1.example"]);
+    host.start(refer, json!({})).unwrap();
+    host.connect();
+    let request = host.http();
+    assert_eq!(request.header("authorization"), Some("{credential}"));
+    request.respond(204, b"");
+    let socket = host.websocket();
+    assert_eq!(socket.header("authorization").as_deref(), Some("{credential chat}"));
+    socket.accept();
+    let log = host.log();
+    assert_eq!(log[0], "INFO 204");
+    assert!(log[1].contains("does not go to https://sp1.example.evil.example/"), "{log:?}");
+    assert!(log[2].contains("by reference only"), "{log:?}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         // Gives away what it connected with.
         "leak" => leak(order),
 
-        "websocket" => websocket::open(&text("url"), &[], &[]).map(Value::from).map_err(told),
+        "websocket" => websocket::open(&text("url"), &[], &headers(order)).map(Value::from).map_err(told),
         "websocket-state" => Ok(match websocket::poll(handle()) {
             websocket::State::Connecting => json!("connecting"),
             websocket::State::Open(handshake) => json!({ "open": handshake.status }),
@@ -109,9 +109,17 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             websocket::State::Failed(text) => json!({ "failed": text }),
         }),
         "http" => {
-            let request = http::Request { method: "GET".to_owned(), url: text("url"), headers: Vec::new(), body: Vec::new() };
+            let request = http::Request { method: "GET".to_owned(), url: text("url"), headers: headers(order), body: Vec::new() };
             http::send(&request).map(Value::from).map_err(told)
         }
+        "http-state" => match http::poll(handle()) {
+            Ok(Some(head)) => Ok(json!({ "status": head.status })),
+            Ok(None) => Ok(json!("sending")),
+            Err(error) => Err(told(error)),
+        },
+        "http-body" => http::receive(handle(), 1 << 16)
+            .map(|bytes| bytes.map_or(Value::Null, |bytes| Value::from(String::from_utf8_lossy(&bytes))))
+            .map_err(told),
         "tcp" => tcp::open(&text("host"), u16::try_from(number("port")).unwrap_or_default(), order["tls"] == true)
             .map(Value::from)
             .map_err(told),
@@ -131,6 +139,19 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         }
         other => Err(format!("nobody taught me to `{other}`")),
     }
+}
+
+/// `{"headers": {"name": "value"}}`, or a list of values where a name is to be there more than once.
+fn headers(order: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut headers = Vec::new();
+    for (name, value) in order["headers"].as_object().into_iter().flatten() {
+        match value {
+            Value::Array(values) => headers.extend(values.iter().map(|value| (name.clone(), text(value)))),
+            value => headers.push((name.clone(), text(value))),
+        }
+    }
+    headers
 }
 
 fn shown(credential: Credential) -> Value {
@@ -201,6 +222,9 @@ fn post(order: &Value) -> Result<Value, String> {
             .map_or_else(|| MessageId::Number(order["id"].as_u64().unwrap_or(1)), |id| MessageId::Text(id.to_owned())),
         type_: match order["type"].as_str() {
             Some("read") => MessageType::Read,
+            Some("subscribe") => MessageType::Subscribe,
+            Some("unsubscribe") => MessageType::Unsubscribe,
+            Some("execute") => MessageType::Execute,
             Some("response") => MessageType::Response,
             Some(other) => MessageType::Other(other.to_owned()),
             None => MessageType::Update,

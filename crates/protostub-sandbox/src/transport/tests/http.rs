@@ -74,7 +74,7 @@ async fn an_exchange_there_and_back() {
         headers: vec![("Authorization".to_owned(), "Bearer x".to_owned())],
         body: b"0123456789".to_vec(),
     };
-    connections.http_send(HANDLE, request).unwrap();
+    connections.http_send(HANDLE, request, None).unwrap();
     assert_eq!(connections.http_poll(HANDLE), Ok(None));
     assert_eq!(connections.http_receive(HANDLE, 1), Err(Error::Busy));
     let head = head(&mut connections).await.unwrap();
@@ -96,7 +96,7 @@ async fn an_exchange_there_and_back() {
 async fn redirects_are_the_stubs() {
     let base = serve_http(Router::new().route("/", get(async || Redirect::temporary("http://127.0.0.1:1/elsewhere")))).await;
     let mut connections = connections();
-    connections.http_send(HANDLE, get_of(base)).unwrap();
+    connections.http_send(HANDLE, get_of(base), None).unwrap();
     let head = head(&mut connections).await.unwrap();
     assert_eq!(head.status, 307);
     assert!(head.headers.contains(&("location".to_owned(), "http://127.0.0.1:1/elsewhere".to_owned())));
@@ -116,7 +116,7 @@ async fn a_body_comes_as_it_is_sent() {
     let body = Arc::new(body);
     let base = serve_http(Router::new().route("/", get(move || async move { body().await }))).await;
     let mut connections = connections();
-    connections.http_send(HANDLE, get_of(base)).unwrap();
+    connections.http_send(HANDLE, get_of(base), None).unwrap();
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
     for piece in ["one", "two", "three"] {
         assert_eq!(connections.http_receive(HANDLE, 100), Ok(Some(Vec::new())));
@@ -161,7 +161,7 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
     })
     .await;
     let mut connections = connections();
-    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}"))).unwrap();
+    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}")), None).unwrap();
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
     let sent = drive(&mut connections, was_blocked).await.0.unwrap();
     assert!(sent < PIECES / 2, "{sent} pieces");
@@ -176,7 +176,7 @@ async fn what_cannot_be_sent_is_said_at_once() {
     let mut check = |method: &str, url: &str, header: (&str, &str), body_bytes: usize, expected: &str| {
         let headers = vec![(header.0.to_owned(), header.1.to_owned())];
         let request = Request { method: method.to_owned(), url: url.to_owned(), headers, body: vec![0; body_bytes] };
-        let error = connections.http_send(HANDLE, request).unwrap_err();
+        let error = connections.http_send(HANDLE, request, None).unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert_eq!(connections.http_poll(HANDLE), Err(Error::Closed), "the handle names nothing");
     };
@@ -220,7 +220,7 @@ async fn what_cannot_be_sent_is_said_at_once() {
 async fn failures_say_where_and_why() {
     let mut connections = connections();
     let port = dead_port().await;
-    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a?token=secret"))).unwrap();
+    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a?token=secret")), None).unwrap();
     let how = error_of(head(&mut connections).await);
     assert!(how.starts_with(&format!("failed to exchange HTTP with `http://127.0.0.1:{port}/a`: ")), "{how}");
     assert!(!how.contains("secret"), "{how}");
@@ -238,7 +238,7 @@ async fn answered(connections: &mut Connections, answer: &[u8]) -> u16 {
         let _ = tcp.write_all(&answer).await;
     })
     .await;
-    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a?token=secret"))).unwrap();
+    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a?token=secret")), None).unwrap();
     port
 }
 
@@ -274,7 +274,7 @@ async fn the_head_takes_no_longer_than_it_may() {
     })
     .await;
     let mut connections = connections();
-    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a"))).unwrap();
+    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a")), None).unwrap();
     drive(&mut connections, was_accepted).await.0.unwrap();
     tokio::time::pause();
     assert_eq!(error_of(head(&mut connections).await), format!("GET http://127.0.0.1:{port}/a got no answer within 30s"));
@@ -295,7 +295,7 @@ async fn cancelling_ends_the_connection_and_its_news() {
     let endless = Arc::new(endless);
     let base = serve_http(Router::new().route("/", get(move || async move { endless().await }))).await;
     let mut connections = connections();
-    connections.http_send(HANDLE, get_of(base)).unwrap();
+    connections.http_send(HANDLE, get_of(base), None).unwrap();
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
     connections.http_cancel(HANDLE);
     assert_eq!(connections.http_receive(HANDLE, 1), Err(Error::Closed));

@@ -17,12 +17,12 @@ async fn there_are_no_more_connections_than_the_limit() {
     let url = format!("ws://127.0.0.1:{port}");
     let request =
         Request { method: "GET".to_owned(), url: format!("http://127.0.0.1:{port}"), headers: Vec::new(), body: Vec::new() };
-    connections.websocket_open(1, &url, &[], &[]).unwrap();
-    connections.http_send(2, request.clone()).unwrap();
+    connections.websocket_open(1, &url, &[], &[], None).unwrap();
+    connections.http_send(2, request.clone(), None).unwrap();
     connections.tcp_open(3, "127.0.0.1", port, false).unwrap();
     let full = Err(Error::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
-    assert_eq!(connections.websocket_open(4, &url, &[], &[]), full);
-    assert_eq!(connections.http_send(4, request.clone()), full);
+    assert_eq!(connections.websocket_open(4, &url, &[], &[], None), full);
+    assert_eq!(connections.http_send(4, request.clone(), None), full);
     assert_eq!(connections.tcp_open(4, "127.0.0.1", port, false), full);
 
     // Failed ones are the stub's until it closes them.

@@ -38,7 +38,7 @@ where
     F: Future<Output = T> + Send,
 {
     let (port, task) = serve(async move |tcp| server(accept_async(tcp).await.unwrap()).await).await;
-    connections.websocket_open(handle, &format!("ws://127.0.0.1:{port}/chat?token=secret"), &[], &[]).unwrap();
+    connections.websocket_open(handle, &format!("ws://127.0.0.1:{port}/chat?token=secret"), &[], &[], None).unwrap();
     assert_eq!(connections.websocket_poll(handle), WebSocketState::Connecting);
     assert_eq!(next_ready(connections).await, handle);
     assert_ne!(connections.websocket_poll(handle), WebSocketState::Connecting);
@@ -112,7 +112,7 @@ async fn the_handshake_is_the_stubs_and_the_hosts() {
     let mut connections = connections();
     let protocols = ["chat.v1", "chat.v2"].map(str::to_owned);
     let headers = [("Authorization".to_owned(), "Bearer x".to_owned())];
-    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/a b?c=ü"), &protocols, &headers).unwrap();
+    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/a b?c=ü"), &protocols, &headers, None).unwrap();
     let (_socket, (uri, sent)) = drive(&mut connections, server).await.0.unwrap();
     assert_eq!(uri, "/a%20b?c=%C3%BC");
     assert_eq!(sent["authorization"], "Bearer x");
@@ -135,7 +135,7 @@ async fn what_cannot_be_opened_is_said_at_once() {
     let mut check = |url: &str, protocols: &[&str], header: &str, expected: &str| {
         let protocols: Vec<String> = protocols.iter().map(|protocol| (*protocol).to_owned()).collect();
         let headers = [(header.to_owned(), "x".to_owned())];
-        let error = connections.websocket_open(HANDLE, url, &protocols, &headers).unwrap_err();
+        let error = connections.websocket_open(HANDLE, url, &protocols, &headers, None).unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert_eq!(connections.websocket_poll(HANDLE), closed(None, ""), "the handle names nothing");
     };
@@ -176,7 +176,7 @@ async fn what_a_name_resolves_to_is_judged_later() {
     let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..EgressConfig::default() }).unwrap();
     let grants = Grants::none().allow_host("sp1.example", 443, false).unwrap();
     let mut connections = Connections::new(egress, grants, TransportLimits::default());
-    connections.websocket_open(HANDLE, "wss://sp1.example/", &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, "wss://sp1.example/", &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
     assert!(how.contains("`sp1.example:443` is refused: its address 127.0.0.1 is"), "{how}");
@@ -193,7 +193,7 @@ async fn another_status_refuses() {
     })
     .await;
     let mut connections = connections();
-    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let headers =
         [("www-authenticate", "Bearer"), ("content-length", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -214,7 +214,7 @@ async fn fail_with(answer: &[u8]) -> (u16, String) {
     })
     .await;
     let mut connections = connections();
-    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
     (port, how)
@@ -224,7 +224,7 @@ async fn fail_with(answer: &[u8]) -> (u16, String) {
 async fn failures_say_where_and_why() {
     let mut connections = connections();
     let port = dead_port().await;
-    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
     assert!(how.starts_with(&format!("failed to connect to `127.0.0.1:{port}`")), "{how}");
@@ -251,7 +251,7 @@ async fn opening_takes_no_longer_than_it_may() {
     })
     .await;
     let mut connections = connections();
-    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[], None).unwrap();
     drive(&mut connections, was_accepted).await.0.unwrap();
     tokio::time::pause();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
@@ -272,7 +272,7 @@ async fn tls_is_for_the_name() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.websocket_open(HANDLE, &format!("wss://sp1.example:{port}"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("wss://sp1.example:{port}"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Open(_)));
     assert_eq!(connections.websocket_send(HANDLE, vec![text("over TLS")]), Ok(1));
@@ -287,7 +287,7 @@ async fn tls_of_a_stranger_fails() {
     let (acceptor, _) = tls();
     let (port, _server) = serve(async move |tcp| drop(acceptor.accept(tcp).await)).await;
     let mut connections = connections();
-    connections.websocket_open(HANDLE, &format!("wss://sp1.example:{port}"), &[], &[]).unwrap();
+    connections.websocket_open(HANDLE, &format!("wss://sp1.example:{port}"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
     assert!(how.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`")), "{how}");

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
 use crate::transport::{
-    Error, TransportLimits,
+    Authorization, Error, TransportLimits,
     error::{chain, too_long},
     headers,
     traffic::{Counted, Traffic},
@@ -141,9 +141,14 @@ pub(super) async fn open(
     limits: TransportLimits,
     traffic: Arc<Traffic>,
     target: Target,
-    request: http::Request<()>,
+    mut request: http::Request<()>,
+    authorization: Option<Authorization>,
 ) -> Result<Opened, String> {
     let open = async {
+        if let Some(authorization) = authorization {
+            let value = authorization.await.map_err(|why| format!("{target} was not opened: {why}"))?;
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
         let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
         let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;

@@ -1,0 +1,103 @@
+use std::{fmt, str::FromStr};
+
+use url::{Host, Origin, Url};
+
+/// Where a credential may go that a stub refers to and does not see: exactly this scheme, host and port.
+///
+/// `https://api.sp1.example`, `wss://sp1.example:8443`; without TLS (`http`, `ws`) only loopback, where nobody listens in between. The port is the scheme's
+/// unless it is said. There are no patterns.
+///
+/// ```
+/// use protostub_sandbox::CredentialOrigin;
+/// let origin: CredentialOrigin = "https://API.sp1.example:443/".parse()?;
+/// assert_eq!(origin.to_string(), "https://api.sp1.example");
+/// # Ok::<(), protostub_sandbox::CredentialOriginError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialOrigin(Origin);
+
+/// Why a text is no [`CredentialOrigin`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no origin that a credential may go to: {problem}; write `https://host` or `wss://host:port`")]
+pub struct CredentialOriginError {
+    text: String,
+    problem: &'static str,
+}
+
+impl CredentialOrigin {
+    /// Whether a URL is of this origin.
+    pub(crate) fn is_of(&self, url: &Url) -> bool {
+        url.origin() == self.0
+    }
+}
+
+impl FromStr for CredentialOrigin {
+    type Err = CredentialOriginError;
+
+    fn from_str(text: &str) -> Result<Self, CredentialOriginError> {
+        let wrong =
+            |problem| CredentialOriginError { text: text.chars().take(200).flat_map(char::escape_debug).collect(), problem };
+        let url = Url::parse(text).map_err(|_| wrong("it is no URL"))?;
+        let is_loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+            None => return Err(wrong("it has no host")),
+        };
+        match url.scheme() {
+            "https" | "wss" => {}
+            "http" | "ws" if is_loopback => {}
+            "http" | "ws" => return Err(wrong("whoever is in between could read it: without TLS, only loopback is possible")),
+            _ => return Err(wrong("credentials go in headers of `https` and `wss` only")),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("it has a user or a password"));
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("it has more than a scheme, a host and a port"));
+        }
+        Ok(Self(url.origin()))
+    }
+}
+
+impl fmt::Display for CredentialOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.ascii_serialization())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_scheme_a_host_and_a_port() {
+        let check = |text: &str, expected: Result<&str, &str>| match (text.parse::<CredentialOrigin>(), expected) {
+            (Ok(origin), Ok(expected)) => assert_eq!(origin.to_string(), expected),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (was, _) => panic!("{text}: {was:?}"),
+        };
+        check("https://sp1.example", Ok("https://sp1.example"));
+        check("WSS://SP1.example:8443/", Ok("wss://sp1.example:8443"));
+        check("http://127.0.0.1:8080", Ok("http://127.0.0.1:8080"));
+        check("ws://[::1]:8080", Ok("ws://[::1]:8080"));
+        check("http://sp1.example", Err("only loopback"));
+        check("tcp://sp1.example", Err("headers of `https` and `wss` only"));
+        check("https://*.sp1.example/x", Err("more than a scheme"));
+        check("https://a@sp1.example", Err("a user"));
+        check("sp1.example", Err("it is no URL"));
+        let origin: CredentialOrigin = "https://sp1.example".parse().unwrap();
+        for (url, expected) in [
+            ("https://sp1.example:443/x?y", true),
+            ("https://sp1.example:444/", false),
+            ("http://sp1.example:443/", false),
+            ("wss://sp1.example/", false),
+            ("https://sp1.example./", false),
+            ("https://a.sp1.example/", false),
+            ("https://sp1.example.evil.example/", false),
+            ("https://sp1.example@evil.example/", false),
+        ] {
+            assert_eq!(origin.is_of(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Credentials by reference: what a stub uses, and does not see.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::WebSocketUpgrade,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse as _, Response},
+    routing::any,
+};
+use protostub_runtime::{Credential, CredentialKind, DomainSettings, Hyperty, Runtime, StaticCredentials};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::{
+    leaks::MARK,
+    support::{body, builder, component, domain, order, source},
+};
+
+const ALICE: &str = "hyperty://sp1.example/alice";
+
+/// A server on loopback that shows what it got: of each request the path, and the headers `authorization`.
+#[derive(Clone)]
+struct Server {
+    port: u16,
+    got: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+}
+
+impl Server {
+    /// `/echo` says the header that came, `/ws` is a WebSocket, and `/away` leads to `elsewhere`.
+    async fn start(elsewhere: Option<&Self>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let server = Self { port: listener.local_addr().expect("an address").port(), got: Arc::default() };
+        let (got, away) = (Arc::clone(&server.got), elsewhere.map(|other| other.http("/stolen")));
+        let note = move |uri: &Uri, headers: &HeaderMap| {
+            let values = headers.get_all(header::AUTHORIZATION).iter().map(|value| value.to_str().expect("a text").to_owned());
+            let values: Vec<_> = values.collect();
+            got.lock().expect("nobody panicked").push((uri.path().to_owned(), values.clone()));
+            values.concat()
+        };
+        let plain = note.clone();
+        let answer = move |uri: Uri, headers: HeaderMap| {
+            let said = plain(&uri, &headers);
+            let response = match (uri.path(), &away) {
+                ("/echo", _) => said.into_response(),
+                ("/away", Some(away)) => (StatusCode::FOUND, [(header::LOCATION, away.clone())]).into_response(),
+                _ => StatusCode::NO_CONTENT.into_response(),
+            };
+            std::future::ready(response)
+        };
+        let upgrade = move |uri: Uri, headers: HeaderMap, upgrade: WebSocketUpgrade| {
+            note(&uri, &headers);
+            std::future::ready(upgrade.on_upgrade(async |_| ()) as Response)
+        };
+        let router = Router::new().route("/ws", any(upgrade)).fallback(answer);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        server
+    }
+
+    fn http(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn websocket(&self, path: &str) -> String {
+        format!("ws://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn got(&self) -> Vec<(String, Vec<String>)> {
+        std::mem::take(&mut self.got.lock().expect("nobody panicked"))
+    }
+}
+
+/// Once with this header.
+fn came(path: &str, authorization: &str) -> Vec<(String, Vec<String>)> {
+    vec![(path.to_owned(), vec![authorization.to_owned()])]
+}
+
+/// A runtime whose stub may connect to all of these servers, with a credential that may go to the first of them.
+async fn runtime(credential: Option<Credential>, servers: &[&Server], configuration: Value) -> (Runtime, Hyperty) {
+    let mut settings = DomainSettings::default();
+    let rule = |server: &&Server| format!("127.0.0.1:{}", server.port).parse().expect("a rule");
+    settings.grants = servers.iter().map(rule).collect();
+    settings.credential_origins =
+        [servers[0].http(""), servers[0].websocket("")].iter().map(|origin| origin.parse().expect("an origin")).collect();
+    let mut credentials = StaticCredentials::new();
+    if let Some(credential) = credential {
+        credentials = credentials.with(domain("sp1.example"), credential);
+    }
+    let builder = builder().credentials(credentials).domain(domain("sp1.example"), settings);
+    let source = source(&["sp1.example"], &component("actor"), &configuration);
+    // A first request waits for the compiler, too.
+    let runtime = builder.source(source).request_timeout(Duration::from_secs(60)).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    (runtime, app)
+}
+
+fn credential(kind: CredentialKind, value: String) -> Credential {
+    Credential { kind, value, expires: None }
+}
+
+fn bearer() -> (Credential, String) {
+    let value = format!("token-{MARK}");
+    (credential(CredentialKind::Bearer, value.clone()), format!("Bearer {value}"))
+}
+
+/// What the stub answers to an order.
+async fn told(app: &Hyperty, what: Value) -> Result<Value, String> {
+    let response = app.request(order(ALICE, what)).await.expect("a response");
+    let value = body(&response)["value"].clone();
+    if response.code() == Some(200) { Ok(value) } else { Err(value.as_str().expect("a text").to_owned()) }
+}
+
+/// Asks until the answer is another one than this.
+async fn after(app: &Hyperty, what: Value, not_yet: Value) -> Result<Value, String> {
+    loop {
+        match told(app, what.clone()).await {
+            Ok(value) if value == not_yet => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What comes of an HTTP request of the stub with this header.
+async fn get(app: &Hyperty, url: &str, authorization: Value) -> Result<Value, String> {
+    let handle = told(app, json!({ "do": "http", "url": url, "headers": { "Authorization": authorization } })).await?;
+    soon(after(app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await
+}
+
+/// Waits for what has to come soon.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("within 30 s")
+}
+
+#[tokio::test]
+async fn the_host_puts_the_credential_where_the_stub_refers_to_it() {
+    let server = Server::start(None).await;
+    let (secret, value) = bearer();
+    let (_runtime, app) = runtime(Some(secret), &[&server], json!({})).await;
+    assert_eq!(get(&app, &server.http("/a?b"), json!("{credential}")).await, Ok(json!({ "status": 204 })));
+    assert_eq!(server.got(), came("/a", &value));
+    // In the handshake of a WebSocket too.
+    let open = json!({ "do": "websocket", "url": server.websocket("/ws"), "headers": { "authorization": "{credential}" } });
+    let handle = told(&app, open).await.expect("a handle");
+    let state = soon(after(&app, json!({ "do": "websocket-state", "handle": handle }), json!("connecting"))).await;
+    assert_eq!((state, server.got()), (Ok(json!({ "open": 101 })), came("/ws", &value)));
+    // The stub itself has never seen it, and gets it nowhere.
+    assert_eq!(told(&app, json!({ "do": "credential" })).await, Ok(Value::Null));
+    let error = told(&app, json!({ "do": "ask" })).await.expect_err("denied");
+    assert!(error.contains("by reference only"), "{error}");
+
+    let basic = credential(CredentialKind::Basic, format!("alice:{MARK}"));
+    let (_runtime, app) = runtime(Some(basic), &[&server], json!({})).await;
+    get(&app, &server.http("/a"), json!("{credential}")).await.expect("an answer");
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    assert_eq!(server.got(), came("/a", &format!("Basic {}", BASE64_STANDARD.encode(format!("alice:{MARK}")))));
+}
+
+#[tokio::test]
+async fn it_goes_to_no_other_origin() {
+    let other = Server::start(None).await;
+    let server = Server::start(Some(&other)).await;
+    let (secret, value) = bearer();
+    let (_runtime, app) = runtime(Some(secret), &[&server, &other], json!({})).await;
+    // Another port, another name of the same machine, another scheme: the stub may connect there, and the credential does not go.
+    for url in [other.http("/"), format!("http://localhost:{}/", server.port), format!("https://127.0.0.1:{}/", server.port)] {
+        let error = get(&app, &url, json!("{credential}")).await.expect_err("denied");
+        assert!(error.contains("credential-origins") || error.contains("no rule"), "{url}: {error}");
+    }
+    let open = json!({ "do": "websocket", "url": other.websocket("/ws"), "headers": { "authorization": "{credential}" } });
+    let error = told(&app, open).await.expect_err("denied");
+    assert!(error.contains("credential-origins"), "{error}");
+    // Nobody follows a redirect with it.
+    assert_eq!(get(&app, &server.http("/away"), json!("{credential}")).await, Ok(json!({ "status": 302 })));
+    assert_eq!((server.got(), other.got()), (came("/away", &value), vec![]));
+}
+
+#[tokio::test]
+async fn headers_of_the_stub_are_its_own_and_never_beside_it() {
+    let server = Server::start(None).await;
+    let (_runtime, app) = runtime(Some(bearer().0), &[&server], json!({})).await;
+    for (authorization, expected) in [
+        (json!(["{credential}", "Bearer mine"]), "twice"),
+        (json!(["Bearer mine", "{credential}"]), "twice"),
+        (json!(["{credential}", "{credential}"]), "twice"),
+        (json!("{credential"), "a reference to the credential is"),
+        (json!("{credentials}"), "a reference to the credential is"),
+    ] {
+        let error = get(&app, &server.http("/"), authorization).await.expect_err("invalid");
+        assert!(error.contains(expected), "{error}");
+    }
+    assert_eq!(server.got(), []);
+    // What it makes up itself, it may say.
+    get(&app, &server.http("/own"), json!("Bearer mine")).await.expect("an answer");
+    assert_eq!(server.got(), came("/own", "Bearer mine"));
+    // In another header a reference is a text like any other.
+    let send = json!({ "do": "http", "url": server.http("/x"), "headers": { "x-token": "{credential}" } });
+    let handle = told(&app, send).await.expect("a handle");
+    soon(after(&app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await.expect("an answer");
+    assert_eq!(server.got(), [("/x".to_owned(), vec![])]);
+}
+
+#[tokio::test]
+async fn without_a_credential_nothing_is_sent() {
+    let server = Server::start(None).await;
+    let mut expired = bearer().0;
+    expired.expires = Some(SystemTime::now() - Duration::from_secs(1));
+    let assertion = credential(CredentialKind::Assertion, format!("jwt-{MARK}"));
+    for credential in [None, Some(assertion)] {
+        let (_runtime, app) = runtime(credential, &[&server], json!({})).await;
+        let error = get(&app, &server.http("/"), json!("{credential}")).await.expect_err("it was not sent");
+        assert!(error.contains("was not sent") && !error.contains(MARK), "{error}");
+    }
+    let (runtime, _app) = runtime(Some(expired), &[&server], json!({})).await;
+    runtime.deploy_protostub("sp1.example").await.expect_err("what has run out is not used");
+    assert_eq!(server.got(), []);
+}
+
+/// It does not protect from a server that colludes with the stub: but what people read is free of it even then.
+#[tokio::test]
+async fn what_a_server_says_of_it_is_read_by_nobody_else() {
+    let server = Server::start(None).await;
+    let (secret, value) = bearer();
+    let (runtime, app) = runtime(Some(secret), &[&server], json!({})).await;
+    let send = json!({ "do": "http", "url": server.http("/echo"), "headers": { "authorization": "{credential}" } });
+    let handle = told(&app, send).await.expect("a handle");
+    soon(after(&app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await.expect("an answer");
+    let said = soon(after(&app, json!({ "do": "http-body", "handle": handle }), json!(""))).await;
+    assert_eq!(said, Ok(json!(value)));
+    told(&app, json!({ "do": "publish", "status": "disconnected", "reason": value })).await.expect("published");
+    let stub = &runtime.protostubs()[0];
+    let report = soon(stub.watch().until(|report| report.reason.is_some())).await;
+    assert_eq!(report.reason.as_deref(), Some("Bearer [secret]"));
+}
