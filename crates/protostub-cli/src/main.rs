@@ -3,6 +3,7 @@
 //! * [`serve`]: a domain, on this machine
 //! * [`inspect`]: what a component, or a domain's stub, is
 //! * [`keygen`], [`sign`], [`verify`]: who has released a stub
+//! * [`explain_egress`]: where a stub may connect to
 //! * [`conformance`]: whether a component is a good stub
 //! * [`run`]: a runtime, until it is told to stop
 //! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`reload`], [`status`]: what can be had of a runtime
@@ -17,6 +18,7 @@ mod conformance;
 mod control;
 mod credentials;
 mod deploy;
+mod explain_egress;
 mod inspect;
 mod keygen;
 mod list;
@@ -93,6 +95,7 @@ enum Command {
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
     Verify(verify::Verify),
+    ExplainEgress(Box<explain_egress::ExplainEgress>),
     Conformance(Box<conformance::Conformance>),
     Run(Box<run::Run>),
     Deploy(Box<deploy::Deploy>),
@@ -123,6 +126,7 @@ async fn main() -> ExitCode {
         Command::Keygen(keygen) => keygen.run(&output).await,
         Command::Sign(sign) => sign.run(&output).await,
         Command::Verify(verify) => verify.run(&output).await,
+        Command::ExplainEgress(explain) => explain.run(&output).await,
         Command::Conformance(conformance) => conformance.run(&output).await,
         Command::Run(run) => run.run(&output).await,
         Command::Deploy(deploy) => deploy.run(&output).await,

@@ -354,6 +354,12 @@ impl Explanation {
         self.addresses.iter().copied()
     }
 
+    /// Why no addresses were looked for, or found.
+    #[must_use]
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
     /// Whether it is allowed.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("protostub/", env!("CARGO_PKG_VERSION"));
 
 /// Headers that belong to the connection, to its framing or to the proxy (RFC 9110 section 7.6.1), and that only the host sets.
-static HOST_HEADERS: [HeaderName; 18] = [
+static HOST_HEADERS: [HeaderName; 13] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -31,17 +31,15 @@ static HOST_HEADERS: [HeaderName; 18] = [
     header::TE,
     header::TRAILER,
     header::EXPECT,
-    header::PROXY_AUTHORIZATION,
-    header::PROXY_AUTHENTICATE,
     header::FORWARDED,
+    header::VIA,
     HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
 ];
+
+/// What the names of further such headers begin with: those for the proxy, and those by which a proxy says where a request came from.
+const HOST_PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
 
 /// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
 ///
@@ -157,13 +155,13 @@ impl HttpClient {
 ///
 /// # Errors
 /// [`EgressError::Invalid`], if a name or value cannot be one, or belongs to the connection and is the host's: `host`, `content-length`,
-/// `connection`, `proxy-…`, `x-forwarded-…` and the like.
+/// `connection`, `via`, `proxy-…`, `x-forwarded-…` and the like.
 pub fn request_headers(headers: &[(String, String)]) -> Result<HeaderMap, EgressError> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let invalid = |problem: &str| EgressError::invalid(name.as_str(), problem);
         let name = HeaderName::try_from(name).map_err(|_| invalid("it cannot be the name of a header"))?;
-        if HOST_HEADERS.contains(&name) {
+        if HOST_HEADERS.contains(&name) || HOST_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) {
             return Err(invalid("this header is set by the host alone"));
         }
         let value = HeaderValue::try_from(value).map_err(|_| invalid("the value of this header has characters that none has"))?;

@@ -123,6 +123,7 @@ mod config;
 mod core;
 mod deploy;
 mod error;
+mod explain;
 mod hook;
 mod hyperty;
 mod identity;
@@ -141,6 +142,7 @@ mod update;
 
 pub use config::{DomainSettings, RuntimeBuilder};
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
+pub use explain::{EgressExplanation, ExplainError};
 pub use hook::Progress;
 pub use hyperty::Hyperty;
 pub use identity::{
@@ -159,7 +161,7 @@ pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, P
 pub use protostub_catalogue::{
     CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject, trust,
 };
-pub use protostub_egress::{Rule, RuleError};
+pub use protostub_egress::{Explanation, Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{

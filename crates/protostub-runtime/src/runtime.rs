@@ -12,6 +12,7 @@ use protostub_sandbox::{Engine, EngineConfig};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey};
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 use uuid::Uuid;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     core::{Core, DeployOnDemand},
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
+    explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
     identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
@@ -172,6 +174,19 @@ impl Runtime {
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
         self.core.registry.record(key).map(|record| Protostub::new(&self.core, record))
+    }
+
+    /// Why the stub of a domain, or an address, may or may not connect to the host of a URL, by the rules that it would have in this runtime: `https`, `wss`,
+    /// `http` and `ws`, or `tls` and `tcp` with a port. The domain is asked for its descriptor, whose `ports` count; a name is resolved if a rule allows it;
+    /// nothing is connected to.
+    ///
+    /// # Errors
+    /// If the target is none, or the URL is nothing that a stub connects to.
+    pub async fn explain_egress(&self, target: &str, url: &Url) -> Result<EgressExplanation, ExplainError> {
+        let key = self.stub_key(target)?;
+        let task = self.core.spawn(explain::explain(Arc::clone(&self.core), key, url.clone()));
+        let ended = task.await;
+        ended.unwrap_or_else(|_| Err(ExplainError::Url { url: String::new(), problem: "the runtime is shutting down" }))
     }
 
     /// Posts a request in the runtime's own name, and waits for its final response.

@@ -4,6 +4,7 @@ mod command;
 mod conformance;
 #[cfg(unix)]
 mod control;
+mod explain;
 mod help;
 mod inspect;
 mod refusals;
