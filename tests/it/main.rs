@@ -4,6 +4,7 @@ mod conformance;
 mod deploy;
 mod embed;
 mod faults;
+mod forgery;
 mod identity;
 mod imports;
 mod interleavings;

@@ -27,7 +27,8 @@
 //! * **Any other message** is delivered, which means that its receiver took it, or its `from` gets one error response.
 //! * A **publication** is a message that is neither request nor response, to a topic: each subscriber of that address ([`Bus::subscribe`]) gets a
 //!   copy at its own listener, `to` unchanged. The topic's own listener, if it has one, gets the message itself. A subscriber whose inbox is full
-//!   misses its copy; the publisher is not told. What somebody publishes below its own address may have no listener and no subscriber at all.
+//!   misses its copy; the publisher is not told. What a stub sends to a topic that has a listener is for that listener alone: nobody takes it for
+//!   his word. What somebody publishes below its own address may have no listener and no subscriber at all.
 //!
 //! The host answers in the receiver's place when
 //!

@@ -18,7 +18,7 @@ const CONCURRENT_REQUESTS: usize = 64;
 ///
 /// | message | to | from | answer |
 /// | --- | --- | --- | --- |
-/// | `update` | `<stub>/status` | the stub | none; `<runtime>/status` re-publishes it (step 22) |
+/// | `update` | `<stub>/status` | the host, for the stub | none; `<runtime>/status` re-publishes it (step 22) |
 /// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200; the current status follows at once |
 /// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
@@ -65,8 +65,14 @@ fn answer_with(core: &Core, request: &Message, answer: &Answer) {
     }
 }
 
-/// Step 22. What the stub said is told on, not what holds by now: the last status of a stub is heard of when its record is gone.
+/// Step 22. What the stub said is told on, not what holds by now: the last status of a stub is heard of when its record is gone. Only what its presence
+/// published counts; what came through a stub is somebody's claim.
 fn on_status(core: &Core, message: &Message) {
+    let is_own = message.from.join("status").is_ok_and(|topic| topic == message.to);
+    if !message.via.is_empty() || !is_own {
+        tracing::debug!(target: "protostub", from = %message.from, to = %message.to, "a status that is not its publisher's is ignored");
+        return;
+    }
     let Some(mut body) = message.body.as_ref().and_then(|body| body.parse::<Map<String, Value>>().ok()) else { return };
     // The runtime's own announcements come by here too.
     if message.to == core.status_url {
@@ -81,7 +87,8 @@ fn on_status(core: &Core, message: &Message) {
 }
 
 fn on_request(core: &Core, message: &Message) -> Answer {
-    let hyperty = core.registry.is_hyperty(&message.from);
+    // What came through a stub is the stub's, whoever it says it is from: stubs speak for all addresses of their domain.
+    let hyperty = message.via.is_empty() && core.registry.is_hyperty(&message.from);
     let stub = (message.to != core.status_url).then(|| status_of(core, &message.to)).flatten();
     let own = stub.as_ref().is_some_and(|record| record.url.get() == Some(&message.from));
     if !hyperty && !own {

@@ -157,11 +157,17 @@ async fn subscribers_get_copies_of_what_is_published() {
     assert!(bus.subscribe(&topic, &address("hyperty://home.example/bob")));
     assert!(!bus.subscribe(&topic, &address("hyperty://home.example/nobody")), "there is no listener");
 
-    bus.post(&stub(), update(topic.as_str())).unwrap();
+    let mut status = update(topic.as_str());
+    status.from = address(STUB);
+    bus.post(&Origin::Host, status).unwrap();
     for message in [registry.recv().await.unwrap(), alice.next().await, bob.next().await] {
         assert_eq!((message.to, message.from), (topic.clone(), address(STUB)));
     }
     assert_eq!((alice.waits(), bob.waits()), (0, 0));
+
+    bus.post(&stub(), update(topic.as_str())).unwrap();
+    assert_eq!(registry.recv().await.unwrap().via, [address(STUB)]);
+    assert_eq!((alice.waits(), bob.waits()), (0, 0), "a stub publishes nothing where somebody listens");
 
     bus.post(&hyperty("carol"), numbered(read(topic.as_str()), 1)).unwrap();
     assert_eq!((alice.waits(), registry.mailbox().len()), (0, 1), "a request is for the listener only");
@@ -176,7 +182,7 @@ async fn subscribers_get_copies_of_what_is_published() {
     bus.publish_to(&address("hyperty://home.example/alice"), &topic, Message::update(address("hyperty://home.example/alice")));
     assert_eq!(alice.next().await.to, topic);
     let counts = bus.counts();
-    assert_eq!((counts.delivered, counts.published, counts.copies, counts.copies_dropped), (1, 2, 4, 0));
+    assert_eq!((counts.delivered, counts.published, counts.copies, counts.copies_dropped), (2, 2, 4, 0));
     check_sum(counts, 0);
 }
 
