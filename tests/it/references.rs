@@ -24,11 +24,14 @@ use crate::{
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
-/// A server on loopback that shows what it got: of each request the path, and the headers `authorization`.
+/// Of each request the path, and the values of the headers `authorization`.
+type Came = Vec<(String, Vec<String>)>;
+
+/// A server on loopback that shows what it got.
 #[derive(Clone)]
 struct Server {
     port: u16,
-    got: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+    got: Arc<Mutex<Came>>,
 }
 
 impl Server {
@@ -70,13 +73,13 @@ impl Server {
         format!("ws://127.0.0.1:{}{path}", self.port)
     }
 
-    fn got(&self) -> Vec<(String, Vec<String>)> {
+    fn got(&self) -> Came {
         std::mem::take(&mut self.got.lock().expect("nobody panicked"))
     }
 }
 
 /// Once with this header.
-fn came(path: &str, authorization: &str) -> Vec<(String, Vec<String>)> {
+fn came(path: &str, authorization: &str) -> Came {
     vec![(path.to_owned(), vec![authorization.to_owned()])]
 }
 

@@ -232,8 +232,7 @@ pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Resu
         Authenticity::Unverified { reason } => reason.clone(),
         _ => return Ok(()),
     };
-    let (published, committed) = (discovered.descriptor.version.clone(), before.clone());
-    Err(DeployErrorKind::NoLongerSigned { published, committed, problem })
+    Err(DeployErrorKind::NoLongerSigned { committed: before.clone(), problem })
 }
 
 /// Steps 6 and 7, and the compilation, of the first version or of an update.

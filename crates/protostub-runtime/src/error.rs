@@ -155,15 +155,13 @@ pub enum DeployErrorKind {
     },
     /// The domain publishes a version that is not signed, and one that was live here before was.
     #[error(
-        "the domain publishes version {published} without a signature that is good ({problem}), and version {committed}, which was live here before, had one: \
+        "the domain publishes a version without a signature that is good ({problem}), and version {committed}, which was live here before, had one: \
          the domain has to sign it, or the operator to set `allow_older` for the domain"
     )]
     NoLongerSigned {
-        /// The version that is published.
-        published: Version,
         /// The version that was accepted last.
         committed: Version,
-        /// What is wrong with its signatures.
+        /// What is wrong with the signatures of the one that is published.
         problem: String,
     },
     /// The component is for another contract than was signed.
