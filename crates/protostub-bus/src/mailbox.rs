@@ -3,7 +3,7 @@ use std::{
     fmt, future, mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -49,6 +49,8 @@ struct Shared {
     id: u64,
     limits: InboxLimits,
     owner: OnceLock<Address>,
+    /// Requests that the inbox's owner took and has not answered.
+    held: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -131,7 +133,7 @@ impl Mailbox {
     pub(crate) fn new(limits: InboxLimits) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Shared { id, limits, owner: OnceLock::new(), state: Mutex::default() }))
+        Self(Arc::new(Shared { id, limits, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::default() }))
     }
 
     /// Distinguishes it from all other mailboxes of this process.
@@ -168,6 +170,28 @@ impl Mailbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state().queue.is_empty()
+    }
+
+    /// Whether nothing is under way here: no message waits, no request that was taken here is open, and none of the owner's own.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let state = self.state();
+        state.queue.is_empty() && state.replies == 0 && !self.holds_requests()
+    }
+
+    /// Whether the owner has requests that it has not answered.
+    pub(crate) fn holds_requests(&self) -> bool {
+        self.0.held.load(Ordering::Acquire) > 0
+    }
+
+    /// The owner took a request.
+    pub(crate) fn request_taken(&self) {
+        self.0.held.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A request that the owner took has its outcome.
+    pub(crate) fn request_ended(&self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Waits until something waits here, without taking it: for logging in when there is a reason to. Never ends if it stays empty. May be

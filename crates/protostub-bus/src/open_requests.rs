@@ -156,6 +156,7 @@ impl OpenRequests {
         match self.requests.get_mut(key) {
             Some(mut request) if request.ticket == ticket => {
                 request.taken = true;
+                request.holder.request_taken();
                 true
             }
             _ => false,
@@ -190,6 +191,9 @@ impl OpenRequests {
     fn closed(&self, removed: Option<(RequestKey, OpenRequest)>) -> Option<OpenRequest> {
         let (_, request) = removed?;
         self.count.fetch_sub(1, Ordering::Relaxed);
+        if request.taken {
+            request.holder.request_ended();
+        }
         self.deadlines.cancel(request.deadline, request.ticket);
         Some(request)
     }

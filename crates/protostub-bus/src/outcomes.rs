@@ -68,7 +68,10 @@ impl Bus {
 
     /// Ends every request that the mailbox's owner took and has not answered, with this code and reason: 502 after a crash.
     pub fn fail_taken(&self, mailbox: &Mailbox, code: u16, reason: &str) {
-        self.fail_open(|request| request.taken && request.holder.is(mailbox), code, reason);
+        // Most have none, and need not look for theirs among all that are open.
+        if mailbox.holds_requests() {
+            self.fail_open(|request| request.taken && request.holder.is(mailbox), code, reason);
+        }
     }
 
     /// Ends everything that was posted to this mailbox and still waits there, with this code and reason. Answers to its owner's own messages stay.

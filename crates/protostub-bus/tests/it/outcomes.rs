@@ -27,6 +27,33 @@ async fn closing_an_inbox_answers_what_waits_in_it() {
 }
 
 #[tokio::test]
+async fn a_mailbox_is_quiet_when_nobody_waits_for_anything_there() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let (of_stub, of_alice) = (stub.inbox.mailbox(), alice.inbox.mailbox());
+    let quiet = || (of_stub.is_quiet(), of_alice.is_quiet());
+    assert_eq!(quiet(), (true, true));
+    for (id, ends) in [(1, "answered"), (2, "failed"), (3, "crashed")] {
+        bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), id)).unwrap();
+        assert_eq!(quiet(), (false, false), "one has a message, and the other one is to have its answer");
+        let request = stub.next().await;
+        assert_eq!(quiet(), (false, false));
+        match ends {
+            "answered" => bus.post(&stub.origin, request.response(200, None)).unwrap(),
+            "failed" => bus.fail(&request, 502, "cannot be handled"),
+            _ => bus.fail_taken(&of_stub, 502, "the stub crashed"),
+        }
+        assert_eq!(quiet(), (true, false), "{ends}: the answer waits");
+        alice.next().await;
+        assert_eq!(quiet(), (true, true), "{ends}");
+    }
+    bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap();
+    assert_eq!(quiet(), (false, true));
+    stub.next().await;
+    assert_eq!(quiet(), (true, true));
+}
+
+#[tokio::test]
 async fn dropping_an_inbox_closes_it() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
