@@ -465,6 +465,7 @@ impl Inner {
             Ok(received) => received,
         };
         let Received { unchanged, validators, keep, .. } = &received;
+        let before = kept.clone();
         let now = match kept {
             Some(kept) if *unchanged => {
                 // What is not said again stays as it was.
@@ -485,7 +486,9 @@ impl Inner {
         match *keep {
             Some(keep) => {
                 let now = Kept { confirmed: SystemTime::now(), keep, ..now };
-                copies.save(url, &now).await;
+                if !before.is_some_and(|before| before.is_as_good_as(&now)) {
+                    copies.save(url, &now).await;
+                }
                 Ok(now.give(Provenance::Asked))
             }
             None => {

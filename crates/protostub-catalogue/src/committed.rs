@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{StoreError, folder::Folder};
 
 /// How many stubs are remembered, and how much that may take, in bytes.
-const MAX_FILES: usize = 4096;
+const MAX_FILES: usize = 16_384;
 const MAX_FOLDER_BYTES: u64 = 4 * 1024 * 1024;
 /// How long a file may be, in bytes: a key, a version and a digest.
 const MAX_FILE_BYTES: usize = 4096;
@@ -65,7 +65,14 @@ impl Commits {
     pub(crate) async fn save(&self, key: &StubKey, committed: &Committed) {
         let (folder, key) = (self.folder.clone(), text(key));
         let file = File { key, version: committed.version.to_string(), sha256: committed.digest, signed: committed.signed };
-        let write = move || folder.write(&file_name(&file.key), &serde_json::to_vec(&file)?);
+        let write = move || {
+            let (name, bytes) = (file_name(&file.key), serde_json::to_vec(&file)?);
+            // It is mostly the version that was accepted the last time, too.
+            if matches!(folder.read(&name, MAX_FILE_BYTES), Ok(Some(there)) if there == bytes) {
+                return Ok(());
+            }
+            folder.write(&name, &bytes)
+        };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -11,8 +11,11 @@ use url::Url;
 use crate::{StoreError, folder::Folder, source::Validators};
 
 /// How many descriptors are kept, and how much they may be together, in bytes.
-const MAX_FILES: usize = 1024;
+const MAX_FILES: usize = 16_384;
 const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
+/// For how long nothing is written down when a descriptor is confirmed that has to be confirmed each time: what is known of its age is that exact.
+const CONFIRMED_RECENTLY: Duration = Duration::from_secs(60);
+
 /// How long the first line of a file may be, in bytes: URLs and validators.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
@@ -54,6 +57,16 @@ impl Kept {
     /// How long ago the domain confirmed it: no time, if the clock says that it will do so in future.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.confirmed).unwrap_or_default()
+    }
+
+    /// Whether this says of a copy what `other` says, but that it was confirmed a moment earlier.
+    pub(crate) fn is_as_good_as(&self, other: &Self) -> bool {
+        let passed = other.confirmed.duration_since(self.confirmed);
+        self.keep.is_zero()
+            && other.keep.is_zero()
+            && passed.is_ok_and(|passed| passed < CONFIRMED_RECENTLY)
+            && (&self.json, &self.url, &self.validators, self.component)
+                == (&other.json, &other.url, &other.validators, other.component)
     }
 
     /// Whether the domain need not be asked yet. Not if the clock was set back meanwhile.

@@ -2,6 +2,7 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -12,6 +13,9 @@ const PARTIAL: &str = ".partial-";
 /// How old such a file has to be to count as left behind by a process that died.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Which part of a full folder is cleared at once; and which part of it is written before it is looked at again.
+const SPARE: usize = 8;
+
 /// A folder of files that appear whole or not at all, and are replaced but never changed: any number of processes may share it. It is bounded
 /// in count and bytes; the file that was not used for the longest time goes first.
 ///
@@ -21,13 +25,21 @@ pub(crate) struct Folder {
     path: PathBuf,
     max_files: usize,
     max_bytes: u64,
+    room: Arc<Mutex<Room>>,
+}
+
+/// How much may be written before it is looked at how much there is: not after every file, since that takes the longer the more there are.
+#[derive(Debug, Default)]
+struct Room {
+    files: usize,
+    bytes: u64,
 }
 
 impl Folder {
     /// Makes the folder, and removes what processes that died have left there.
     pub(crate) fn open(path: PathBuf, max_files: usize, max_bytes: u64) -> Result<Self, StoreError> {
         create_private(&path).map_err(|source| StoreError { path: path.clone(), source })?;
-        let folder = Self { path, max_files, max_bytes };
+        let folder = Self { path, max_files, max_bytes, room: Arc::default() };
         if let Err(error) = folder.remove_abandoned(SystemTime::now()) {
             tracing::debug!(%error, folder = %folder.path.display(), "could not look for abandoned files");
         }
@@ -57,7 +69,20 @@ impl Folder {
         // Otherwise a crash of the machine may leave the name and not the content.
         file.as_file().sync_data()?;
         file.persist(self.path.join(name))?;
+        let length = bytes.len() as u64;
+        {
+            let mut room = self.room();
+            if room.files > 0 && room.bytes >= length {
+                (room.files, room.bytes) = (room.files - 1, room.bytes - length);
+                return Ok(());
+            }
+        }
         self.make_room(name)
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        // Two numbers, whole after every statement.
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a file, if it is there.
@@ -65,7 +90,8 @@ impl Folder {
         let _ = fs::remove_file(self.path.join(name));
     }
 
-    /// Removes files until no more are left than may be, but not this one.
+    /// Removes files until no more are left than may be, but not this one; and if there were too many, some more, so that this is not due again
+    /// with the next one. Of what is free then, other processes get their share.
     fn make_room(&self, kept: &str) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -78,8 +104,13 @@ impl Folder {
         }
         files.sort();
         let (mut count, mut bytes) = (files.len(), files.iter().map(|(_, bytes, _)| bytes).sum::<u64>());
+        let is_full = count > self.max_files || bytes > self.max_bytes;
+        let (most_files, most_bytes) = match is_full {
+            true => (self.max_files - self.max_files / SPARE, self.max_bytes - self.max_bytes / SPARE as u64),
+            false => (self.max_files, self.max_bytes),
+        };
         for (_, length, name) in files {
-            if count <= self.max_files && bytes <= self.max_bytes {
+            if count <= most_files && bytes <= most_bytes {
                 break;
             }
             if name != kept {
@@ -88,6 +119,8 @@ impl Folder {
                 (count, bytes) = (count - 1, bytes - length);
             }
         }
+        let (files, bytes) = (self.max_files.saturating_sub(count), self.max_bytes.saturating_sub(bytes));
+        *self.room() = Room { files: files.min(self.max_files / SPARE), bytes: bytes.min(self.max_bytes / SPARE as u64) };
         Ok(())
     }
 
@@ -175,6 +208,17 @@ mod tests {
         assert_eq!(names(&folder), ["a", "c", "d"]);
         folder.write("d", b"5").unwrap();
         assert_eq!(names(&folder), ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_full_is_cleared_by_a_part_of_it() {
+        let (_dir, folder) = folder(16, 1000);
+        for n in 0..100 {
+            folder.write(&format!("{n:03}"), b"1").unwrap();
+            let there = names(&folder);
+            assert!(there.len() <= 18, "{there:?}");
+            assert_eq!(there.last(), Some(&format!("{n:03}")), "what was just written stays");
+        }
     }
 
     #[test]

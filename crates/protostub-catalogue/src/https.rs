@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -10,7 +14,7 @@ use protostub_egress::{
     },
 };
 use protostub_types::Domain;
-use url::Url;
+use url::{Origin, Url};
 
 use crate::{
     CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators, component::length, error::beginning,
@@ -27,6 +31,9 @@ const MAX_HEADER_BYTES: usize = 1024;
 /// For how long a descriptor is used without asking, whatever its server says: nobody can bind this host to a version for longer.
 const MAX_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// For how many publishers the way to them stays open for a moment: the component mostly comes from where the descriptor came from.
+const MAX_CLIENTS: usize = 64;
+
 /// With which of these texts reTHINK's catalogue broker answers 500 (or 400) where others answer 404.
 const BROKER_NOT_FOUND: [&str; 5] = [
     "Could not find instance",
@@ -42,18 +49,43 @@ pub struct HttpsSource {
     egress: Egress,
     allow_loopback: bool,
     private: BTreeSet<Domain>,
+    /// Those that were used last, the latest one at the end.
+    clients: Arc<Mutex<VecDeque<(Way, HttpClient)>>>,
 }
+
+/// What a client's grants follow from: who publishes, and the scheme, host and port that is asked.
+type Way = (Domain, Origin);
 
 impl HttpsSource {
     /// Goes out by `egress`, to loopback, and into private networks, as far as the configuration allows that.
     #[must_use]
     pub fn new(egress: Egress, config: &CatalogueConfig) -> Self {
-        Self { egress, allow_loopback: config.allow_loopback, private: config.private.clone() }
+        Self { egress, allow_loopback: config.allow_loopback, private: config.private.clone(), clients: Arc::default() }
+    }
+
+    /// The client for this URL: the one that was used before, with the connections that it has, or a new one.
+    fn client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
+        let way = (publisher.clone(), url.origin());
+        let clients = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = clients();
+        let used = known.iter().position(|(other, _)| *other == way).and_then(|index| known.remove(index));
+        drop(known);
+        let client = match used {
+            Some((_, client)) => client,
+            None => self.new_client(publisher, url)?,
+        };
+        let mut known = clients();
+        known.push_back((way, client.clone()));
+        let oldest = (known.len() > MAX_CLIENTS).then(|| known.pop_front());
+        drop(known);
+        // Its connections are closed without the lock.
+        drop(oldest);
+        Ok(client)
     }
 
     /// A client for this URL alone: its host, and what is below it, over TLS. Another host than the publisher's is never on loopback, unless
     /// the publisher is: a domain cannot make this machine ask itself.
-    fn client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
+    fn new_client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
         let refused = |reason: String| Fault::Refused { reason };
         let host = url.host_str().unwrap_or_default();
         let domain = Domain::parse(host).map_err(|error| refused(error.to_string()))?;

@@ -238,6 +238,12 @@ impl TryFrom<String> for Address {
     }
 }
 
+impl From<Address> for Arc<str> {
+    fn from(address: Address) -> Self {
+        address.text
+    }
+}
+
 impl From<Address> for String {
     fn from(address: Address) -> Self {
         address.text.as_ref().to_owned()
