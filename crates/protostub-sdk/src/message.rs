@@ -254,6 +254,13 @@ fn body_via(body: &Body) -> Vec<String> {
     struct Via {
         via: Addresses,
     }
+    // Most have none, and are not read through for that: the name stands there as it is, or with an escape.
+    if let Body::Json(text) = body
+        && !text.contains("via")
+        && !text.contains('\\')
+    {
+        return Vec::new();
+    }
     serde_json::from_slice::<Via>(body.as_bytes()).map(|body| body.via.0).unwrap_or_default()
 }
 
@@ -440,6 +447,10 @@ mod tests {
         assert_eq!(messages[1].via, ["runtime://x.example/1"]);
         let text = r#"{"id":1,"type":"ping","from":"a","to":"b","via":["s:1"],"body":{"via":["s:1","s:2"]}}"#;
         assert_eq!(read(text).via, ["s:1", "s:2"]);
+        let text = r#"{"id":1,"type":"ping","from":"a","to":"b","body":{"a":1,"\u0076ia":"s:1"}}"#;
+        assert_eq!(read(text).via, ["s:1"]);
+        let text = r#"{"id":1,"type":"ping","from":"a","to":"b","body":{"a":"via"}}"#;
+        assert!(read(text).via.is_empty());
     }
 
     #[test]

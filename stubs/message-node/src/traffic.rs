@@ -56,11 +56,13 @@ impl<'a> Traffic<'a> {
         let mut frames = Vec::with_capacity(messages.len());
         let mut requests = Vec::new();
         for message in messages {
-            let Some(text) = self.write(&message) else { continue };
+            // Only of a request something has to be known later.
+            let request = message.expects_response().then(|| message.clone());
+            let Some(text) = self.write(message) else { continue };
             frames.push(Frame::Text(text));
-            if message.expects_response() {
-                self.remember(&message);
-                requests.push(message);
+            if let Some(request) = request {
+                self.remember(&request);
+                requests.push(request);
             }
         }
         let sent = self.socket.send_all(frames).await;
@@ -74,24 +76,23 @@ impl<'a> Traffic<'a> {
     }
 
     /// The message as the message node reads it; nothing, if it does not go there.
-    fn write(&self, message: &Message) -> Option<String> {
+    fn write(&self, mut message: Message) -> Option<String> {
         let url = self.stub.url();
         if message.via.iter().any(|address| address == url) || via::holds(message.body.as_ref(), url) {
             log::debug!("a `{}` message to {} came from the message node and does not go back there", message.kind, message.to);
-            self.answer(message, 508, "the message came from this domain's message node and would go round in circles");
+            self.answer(&message, 508, "the message came from this domain's message node and would go round in circles");
             return None;
         }
-        let mut out = message.clone();
-        out.via.push(url.to_owned());
-        out.body.get_or_insert_with(|| Body::Json("{}".to_owned()));
-        via::set(&mut out.body, url);
-        let (code, problem) = match out.to_json() {
+        message.via.push(url.to_owned());
+        message.body.get_or_insert_with(|| Body::Json("{}".to_owned()));
+        via::set(&mut message.body, url);
+        let (code, problem) = match message.to_json() {
             Ok(text) if text.len() <= MAX_FRAME_BYTES => return Some(text),
             Ok(text) => (413, format!("it has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
             Err(error) => (400, error.to_string()),
         };
         log::warn!("a `{}` message from {} is not sent: {problem}", message.kind, message.from);
-        self.answer(message, code, &format!("the message is not sent: {problem}"));
+        self.answer(&message, code, &format!("the message is not sent: {problem}"));
         None
     }
 
