@@ -1,7 +1,7 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use protostub_types::Sha256Digest;
@@ -16,6 +16,11 @@ use crate::{
     state::StubState,
     world::{self, WorldMismatch},
 };
+
+/// How much code that nobody uses any more stays in memory, in bytes: a stub that comes back a moment later finds it there.
+const MAX_RECENT_BYTES: usize = 64 << 20;
+/// How many components that may be of.
+const MAX_RECENT: usize = 64;
 
 /// How the header of a core module goes on after `\0asm`.
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
@@ -55,7 +60,8 @@ pub enum CompileError {
     Compiler(String),
 }
 
-/// A component that is known to be a stub, as native code. Cloning is cheap; when the last clone is dropped, the code is unloaded.
+/// A component that is known to be a stub, as native code. Cloning is cheap. When the last clone is dropped, the code is unloaded, unless it is among
+/// what was used last.
 #[derive(Clone)]
 pub struct CompiledStub {
     engine: Engine,
@@ -63,12 +69,32 @@ pub struct CompiledStub {
     linked: Arc<Linked>,
 }
 
-/// What is the same for everybody who runs a component, and the memory cache holds weakly. Does not hold the engine, which holds the cache.
+/// What is the same for everybody who runs a component, and the memory cache holds weakly, but for what was used last. Does not hold the engine, which holds the cache.
 pub(crate) struct Code {
     digest: Sha256Digest,
     component: Component,
     imports: Vec<String>,
     exports: Vec<String>,
+    /// By what is granted: of all domains that publish it, mostly the same.
+    linked: Mutex<Vec<(BTreeSet<String>, Arc<Linked>)>>,
+}
+
+impl Code {
+    /// How much memory the code takes, in bytes.
+    fn size(&self) -> usize {
+        let code = self.component.image_range();
+        (code.end as usize).saturating_sub(code.start as usize)
+    }
+
+    fn linked(&self) -> MutexGuard<'_, Vec<(BTreeSet<String>, Arc<Linked>)>> {
+        // It is whole after every statement.
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it was linked with before, if that was this.
+    fn linked_with(&self, granted: &BTreeSet<String>) -> Option<Arc<Linked>> {
+        self.linked().iter().find(|(other, _)| other == granted).map(|(_, linked)| Arc::clone(linked))
+    }
 }
 
 /// The component with what it is granted.
@@ -128,7 +154,7 @@ impl fmt::Debug for CompiledStub {
 }
 
 impl Engine {
-    /// Compiles a component, or takes what was compiled before: from memory while somebody has it, from `cache_dir` otherwise. One
+    /// Compiles a component, or takes what was compiled before: from memory while somebody has it, or had it a moment ago, from `cache_dir` otherwise. One
     /// component is compiled at a time, off the async threads; those who ask for the same digest at the same time share one compilation.
     ///
     /// `digest` has to be that of `bytes`: the caller verified it.
@@ -156,8 +182,11 @@ impl Engine {
     ) -> Result<CompiledStub, CompileError> {
         let compiler = self.compiler();
         let code = compiler.code(bytes, digest).await?;
-        let linked = compiler.link(Arc::clone(&code), granted.clone()).await?;
-        Ok(CompiledStub { engine: self.clone(), code, linked: Arc::new(linked) })
+        let linked = match code.linked_with(granted) {
+            Some(linked) => linked,
+            None => compiler.link(Arc::clone(&code), granted.clone()).await?,
+        };
+        Ok(CompiledStub { engine: self.clone(), code, linked })
     }
 }
 
@@ -168,7 +197,17 @@ pub(crate) struct Compiler {
     disk: Option<Arc<CodeCache>>,
     /// One compilation at a time, in one thread.
     turn: Arc<Semaphore>,
-    slots: Mutex<HashMap<Sha256Digest, Arc<Slot>>>,
+    slots: Mutex<Slots>,
+    /// What was asked for last, whether somebody has it or not; the latest at the end.
+    recent: Mutex<VecDeque<Arc<Code>>>,
+}
+
+/// The code that somebody has, or had when it was last looked which is left.
+#[derive(Default)]
+struct Slots {
+    by_digest: HashMap<Sha256Digest, Arc<Slot>>,
+    /// With how many slots it is looked again.
+    look_at: usize,
 }
 
 /// Where the code of one digest is, if somebody has it. Locked while it is compiled, so that others wait for the outcome.
@@ -177,7 +216,7 @@ type Slot = tokio::sync::Mutex<Weak<Code>>;
 impl Compiler {
     pub(crate) fn new(imports: Imports, max_bytes: usize, disk: Option<CodeCache>) -> Self {
         let (imports, disk) = (Arc::new(imports), disk.map(Arc::new));
-        Self { imports, max_bytes, disk, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default() }
+        Self { imports, max_bytes, disk, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default(), recent: Mutex::default() }
     }
 
     /// How many components were in the cache on disk, and how many were not.
@@ -188,6 +227,7 @@ impl Compiler {
     async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
         let mut slot = self.slot(digest).lock_owned().await;
         if let Some(code) = slot.upgrade() {
+            self.used(&code);
             return Ok(code);
         }
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
@@ -197,27 +237,52 @@ impl Compiler {
             let code = Arc::new(compile(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref())?);
             *slot = Arc::downgrade(&code);
             drop(turn);
-            Ok(code)
+            Ok::<_, CompileError>(code)
         });
-        compilation.await.map_err(|error| stopped(&error))?
+        let code = compilation.await.map_err(|error| stopped(&error))??;
+        self.used(&code);
+        Ok(code)
+    }
+
+    /// Keeps this code in memory for a while, and lets go of what was not asked for for the longest time.
+    fn used(&self, code: &Arc<Code>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|other| !Arc::ptr_eq(other, code));
+        recent.push_back(Arc::clone(code));
+        let mut bytes: usize = recent.iter().map(|code| code.size()).sum();
+        let mut unused = Vec::new();
+        while recent.len() > MAX_RECENT || bytes > MAX_RECENT_BYTES {
+            let Some(oldest) = recent.pop_front() else { break };
+            bytes -= oldest.size();
+            unused.push(oldest);
+        }
+        // If nobody else has it, it is unloaded now, without the lock.
+        drop(recent);
+        drop(unused);
     }
 
     /// Off the async threads: to say what does not fit takes a while.
-    async fn link(&self, code: Arc<Code>, granted: BTreeSet<String>) -> Result<Linked, CompileError> {
+    async fn link(&self, code: Arc<Code>, interfaces: BTreeSet<String>) -> Result<Arc<Linked>, CompileError> {
         let imports = Arc::clone(&self.imports);
         let linking = tokio::task::spawn_blocking(move || {
-            let granted = imports.granted(&granted).map_err(|error| CompileError::Compiler(format!("{error:#}")))?;
+            let granted = imports.granted(&interfaces).map_err(|error| CompileError::Compiler(format!("{error:#}")))?;
             let pre = world::link(&granted, &code.component).map_err(CompileError::WrongWorld)?;
-            Ok(Linked { pre, own: granted.own })
+            let linked = Arc::new(Linked { pre, own: granted.own });
+            code.linked().push((interfaces, Arc::clone(&linked)));
+            Ok(linked)
         });
         linking.await.map_err(|error| stopped(&error))?
     }
 
-    /// The slot of this digest. Those of code that nobody has any more go away.
+    /// The slot of this digest. Those of code that nobody has any more go away, whenever there are twice as many as there were after that.
     fn slot(&self, digest: Sha256Digest) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|code| code.strong_count() > 0));
-        Arc::clone(slots.entry(digest).or_default())
+        let Slots { by_digest, look_at } = &mut *slots;
+        if by_digest.len() >= *look_at {
+            by_digest.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|code| code.strong_count() > 0));
+            *look_at = by_digest.len() * 2 + 1;
+        }
+        Arc::clone(by_digest.entry(digest).or_default())
     }
 }
 
@@ -254,7 +319,7 @@ fn compile(
         }
     };
     let (imports, exports) = world::names(&component);
-    Ok(Code { digest, component, imports, exports })
+    Ok(Code { digest, component, imports, exports, linked: Mutex::default() })
 }
 
 /// wasmtime's error has no type that tells what the pool has no room for.

@@ -29,7 +29,7 @@ pub enum StubStatus {
     InProgress,
     /// Messages flow.
     Live,
-    /// It has lost, or ended, its connection; or its instance, and another one takes over.
+    /// It has lost, or ended, its connection; or its instance, and another one takes over: at once, or, if it was idle, with the next message.
     Disconnected,
     /// It cannot connect, or it crashed too often.
     Failed,

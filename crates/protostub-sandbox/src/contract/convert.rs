@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType};
+use protostub_types::{AddressError, Body, Message, MessageError, MessageId, MessageType};
 
-use super::types;
+use super::{KnownAddresses, types};
 use crate::{Credential, CredentialKind, DisconnectReason};
 
 /// How long a message's id or a type of its own may be, in bytes.
@@ -42,9 +42,9 @@ pub(crate) fn lower(message: Message) -> types::Message {
             MessageType::Execute => types::MessageType::Execute,
             MessageType::Other(name) => types::MessageType::Other(name),
         },
-        from: message.from.shared(),
-        to: message.to.shared(),
-        via: message.via.iter().map(Address::shared).collect(),
+        from: message.from.into(),
+        to: message.to.into(),
+        via: message.via.into_iter().map(Into::into).collect(),
         headers: message.headers,
         body: message.body.map(|body| match body {
             Body::Json(text) => types::Body::Json(text),
@@ -54,8 +54,8 @@ pub(crate) fn lower(message: Message) -> types::Message {
 }
 
 /// A guest's message for the bus, with all that holds for every message checked, and the body within `body_bytes`.
-pub(crate) fn lift(message: types::Message, body_bytes: usize) -> Result<Message, Refused> {
-    let address = |member, text: &str| Address::parse(text).map_err(|source| Refused::Address { member, source });
+pub(crate) fn lift(message: types::Message, body_bytes: usize, known: &mut KnownAddresses) -> Result<Message, Refused> {
+    let mut address = |member, text: &Arc<str>| known.read(text).map_err(|source| Refused::Address { member, source });
     let body = message.body.map(|body| match body {
         types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),

@@ -2,6 +2,7 @@
 //! ([`types`]), so that text and bytes cross in one copy in each direction.
 
 mod convert;
+mod known;
 #[expect(
     unreachable_pub,
     reason = "the generated code re-exports it as one of its own modules; it is private to the crate all the same"
@@ -13,6 +14,7 @@ pub(crate) use generated::{
     Protostub, ProtostubPre,
     rethink::protostub::{bus, configuration, http, identity, log, presence, session, tcp, timers, websocket},
 };
+pub(crate) use known::KnownAddresses;
 
 /// What the track is called: stubs export `rethink:protostub/stub@0.1.x`.
 pub(crate) const TRACK: &str = "0.1";

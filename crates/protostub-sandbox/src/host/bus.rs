@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use protostub_bus::{Origin, PostError};
 use protostub_types::Address;
 use serde::Deserialize;
@@ -6,7 +8,7 @@ use super::rate::Rate;
 use crate::{
     SandboxConfig,
     contract::{
-        bus, lift,
+        KnownAddresses, bus, lift,
         types::{self, Error},
     },
     recorder::Entry,
@@ -23,6 +25,7 @@ pub(crate) struct Posting {
     /// The runtime's own address, which is of the stub's domain if that is the runtime's home.
     runtime: Option<Address>,
     rate: Rate,
+    known: KnownAddresses,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
     warned: bool,
@@ -37,6 +40,7 @@ impl Posting {
             siblings: url.rfind('/').map_or(url, |end| &url[..=end]).to_owned(),
             runtime: runtime_url(&config.configuration),
             rate: Rate::new(config.limits.posts_per_second),
+            known: KnownAddresses::default(),
             paused: false,
             warned: false,
         }
@@ -87,23 +91,24 @@ fn runtime_url(configuration: &str) -> Option<Address> {
 }
 
 impl StubState {
-    fn post_recorded(&mut self, message: types::Message) -> Result<(), Error> {
+    fn post_recorded(&mut self, message: types::Message, now: Instant) -> Result<(), Error> {
         let bytes = message.body.as_ref().map_or(0, types::Body::len);
         let call = Entry::call("bus.post").message(&message.kind, &message.from, &message.to).bytes(bytes);
-        let posted = self.post_one(message);
-        self.recorder.call(call.result(&posted));
+        let posted = self.post_one(message, now);
+        self.recorder.call_at(now, call.result(&posted));
         posted
     }
 
-    fn post_one(&mut self, message: types::Message) -> Result<(), Error> {
-        if !self.posting.rate.admit() {
+    fn post_one(&mut self, message: types::Message, now: Instant) -> Result<(), Error> {
+        if !self.posting.rate.admit_at(now) {
             self.limited("posts_per_second");
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
         }
         if message.body.as_ref().is_some_and(|body| body.len() > self.config.limits.body_bytes) {
             self.limited("body_bytes");
         }
-        let message = lift(message, self.config.limits.body_bytes).map_err(|refused| Error::Invalid(refused.to_string()))?;
+        let lifted = lift(message, self.config.limits.body_bytes, &mut self.posting.known);
+        let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
             && !self.services.bus.answers(&self.posting.origin, &message)
@@ -121,7 +126,8 @@ impl StubState {
 
 impl bus::Host for StubState {
     fn post(&mut self, messages: Vec<types::Message>) -> Vec<Result<(), Error>> {
-        messages.into_iter().map(|message| self.post_recorded(message)).collect()
+        let now = Instant::now();
+        messages.into_iter().map(|message| self.post_recorded(message, now)).collect()
     }
 
     fn pause(&mut self) {

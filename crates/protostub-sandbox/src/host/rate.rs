@@ -23,7 +23,8 @@ impl Rate {
         format!("more than {} {what} a second", self.per_second)
     }
 
-    fn admit_at(&mut self, now: Instant) -> bool {
+    /// The same, at a time that is known.
+    pub(crate) fn admit_at(&mut self, now: Instant) -> bool {
         if now.duration_since(self.since) >= Duration::from_secs(1) {
             self.since = now;
             self.admitted = 0;
