@@ -57,6 +57,8 @@ enum Act {
 #[derive(Debug, Clone)]
 struct Plan {
     acts: Vec<(usize, Act)>,
+    /// Whether a stub that has nothing to do for a moment is retired.
+    retires: bool,
     /// Whether the runtime shuts down with all of it under way.
     ends_early: bool,
 }
@@ -75,7 +77,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         3 => (1..200_usize).prop_map(Act::Yield),
     ];
     let acts = prop::collection::vec((0..DOMAINS.len(), act), 1..80);
-    (acts, any::<bool>()).prop_map(|(acts, ends_early)| Plan { acts, ends_early })
+    (acts, any::<bool>(), any::<bool>()).prop_map(|(acts, retires, ends_early)| Plan { acts, retires, ends_early })
 }
 
 #[test]
@@ -113,7 +115,7 @@ struct Stage {
 
 impl Stage {
     async fn play(plan: &Plan, cache: &std::path::Path) -> Result<(), TestCaseError> {
-        let (mut stage, heard) = Self::set_up(cache).await;
+        let (mut stage, heard) = Self::set_up(cache, plan.retires).await;
         for (which, act) in &plan.acts {
             stage.act(DOMAINS[*which], *act).await;
         }
@@ -130,11 +132,12 @@ impl Stage {
         heard.check().await
     }
 
-    async fn set_up(cache: &std::path::Path) -> (Self, Hearing) {
+    async fn set_up(cache: &std::path::Path, retires: bool) -> (Self, Hearing) {
         let stubs = MemorySource::new();
         let mut restart = RestartPolicy::default();
         (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
         let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
+        built = built.retire_after(if retires { Duration::from_millis(1) } else { Duration::ZERO });
         for name in DOMAINS {
             publish(&stubs, name, "1.0", false);
             let mut settings = DomainSettings::default();

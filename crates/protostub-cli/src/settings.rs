@@ -87,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) policy: Option<PathBuf>,
     proxy: Option<Url>,
     max_stubs: Option<usize>,
+    max_sandboxes: Option<usize>,
+    retire_after_seconds: Option<u64>,
     deployments_per_minute: Option<u32>,
     worker_threads: Option<usize>,
     request_timeout_seconds: Option<u64>,
@@ -115,6 +117,7 @@ struct OfDomain {
     register: bool,
     signatures: Option<Mode>,
     trusted_keys: Vec<PathBuf>,
+    retire_after_seconds: Option<u64>,
     restart: RestartOfStub,
     limits: LimitsOfStub,
     credential_origins: Vec<AllowedOrigin>,
@@ -303,6 +306,12 @@ impl Settings {
         if let Some(stubs) = self.max_stubs {
             builder = builder.max_stubs(stubs);
         }
+        if let Some(sandboxes) = self.max_sandboxes {
+            builder = builder.max_sandboxes(sandboxes);
+        }
+        if let Some(seconds) = self.retire_after_seconds {
+            builder = builder.retire_after(Duration::from_secs(seconds));
+        }
         if let Some(deployments) = self.deployments_per_minute {
             builder = builder.deployments_per_minute(deployments);
         }
@@ -408,6 +417,7 @@ impl OfDomain {
         settings.allow_older = self.allow_older;
         settings.register = self.register;
         settings.credential_origins = self.credential_origins.iter().map(|AllowedOrigin(origin)| origin.clone()).collect();
+        settings.retire_after = self.retire_after_seconds.map(Duration::from_secs);
         settings.may_deploy = self.may_deploy.iter().map(|Domains(pattern)| pattern.clone()).collect();
         settings.restart = (self.restart != RestartOfStub::default()).then(|| self.restart.over(restart.clone()));
         settings.limits = (self.limits != LimitsOfStub::default()).then(|| self.limits.over(limits.clone()));
@@ -621,7 +631,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, restart, limits, credential-origins, credential, oauth2",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, retire-after-seconds, restart, limits, credential-origins, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",

@@ -67,6 +67,9 @@ pub struct DomainSettings {
     pub trusted_keys: Vec<PublicKey>,
     /// When the domain's stub gets a new instance after it broke, in place of the runtime's policy.
     pub restart: Option<RestartPolicy>,
+    /// After how long without anything to do the domain's stub is retired, in place of what the runtime says. Zero: never, not even to make
+    /// room for others.
+    pub retire_after: Option<Duration>,
 }
 
 /// Everything that a runtime is told before it starts.
@@ -77,6 +80,8 @@ pub(crate) struct Config {
     pub(crate) domains: BTreeMap<Domain, DomainSettings>,
     pub(crate) allow_loopback: bool,
     pub(crate) max_stubs: usize,
+    pub(crate) max_sandboxes: Option<usize>,
+    pub(crate) retire_after: Option<Duration>,
     pub(crate) deployments_per_minute: u32,
     pub(crate) compile_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -146,6 +151,8 @@ impl RuntimeBuilder {
                 domains: BTreeMap::new(),
                 allow_loopback: false,
                 max_stubs: 1000,
+                max_sandboxes: None,
+                retire_after: None,
                 deployments_per_minute: 60,
                 compile_timeout: Duration::from_secs(60),
                 connect_timeout: Duration::from_secs(30),
@@ -271,6 +278,27 @@ impl RuntimeBuilder {
     /// How many stubs may be deployed at a time. Default: 1000.
     pub fn max_stubs(mut self, stubs: usize) -> Self {
         self.config.max_stubs = stubs;
+        self
+    }
+
+    /// How many of them may have a sandbox at a time. Default: all, or as many as the machine allows a process; it is an error to set it to more than
+    /// that. When all are taken and one more is needed, the stub that has had nothing to do for longest, and for a second at least, is
+    /// [retired](Self::retire_after).
+    pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
+        self.config.max_sandboxes = Some(sandboxes);
+        self
+    }
+
+    /// Retires a stub once it has had nothing to do for so long: no message, no timer, nothing from its connections. Default: never; zero means
+    /// never too.
+    ///
+    /// A stub that is retired says good-bye to its domain ([`DisconnectReason::Idle`](protostub_sandbox::DisconnectReason::Idle)), its status is
+    /// `disconnected`, and its sandbox goes. Its address, its subscribers and what it has saved stay, and so does its compiled code: with the next
+    /// message for it, or [`Runtime::deploy_protostub`], a new instance starts and connects. No message is lost over that; but what the
+    /// domain itself sends meanwhile finds nobody connected. Stubs with a request that is still open, and those through which something is registered at
+    /// their domain, are not idle.
+    pub fn retire_after(mut self, idle: Duration) -> Self {
+        self.config.retire_after = Some(idle);
         self
     }
 

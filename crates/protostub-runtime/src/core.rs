@@ -1,13 +1,13 @@
 //! What every part of a running runtime shares.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use protostub_bus::{Bus, Mailbox, Origin, PostError, Unroutable};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
-use protostub_sandbox::Engine;
+use protostub_sandbox::{Engine, Room, SandboxError};
 use protostub_types::{Address, Domain, Message, StubKey};
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -16,8 +16,16 @@ use crate::{
     error::in_full,
     identity::IdentityModule,
     registry::Registry,
+    supervise::Command,
     triggers::Triggers,
 };
+
+/// How long a stub has had nothing to do if it is to make room for another one: one that waits for its server for a moment is not idle.
+const IDLE_ENOUGH: Duration = Duration::from_secs(1);
+/// How many are asked, one after the other, before it is looked anew who is idle.
+const CANDIDATES: usize = 8;
+/// How often it is looked, every quarter of a second.
+const ROOM_ATTEMPTS: usize = 20;
 
 pub(crate) struct Core {
     pub(crate) config: Config,
@@ -49,6 +57,41 @@ impl Core {
     /// Runs a task on the library's own threads; shutdown waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_on(task, &self.threads)
+    }
+
+    /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it.
+    pub(crate) async fn room(&self) -> Result<Room, SandboxError> {
+        let full = match self.engine.room() {
+            Ok(room) => return Ok(room),
+            Err(full) => full,
+        };
+        // Those that were busy may be idle in a moment.
+        for _ in 0..ROOM_ATTEMPTS {
+            for record in self.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
+                if self.config.settings(record.key.domain()).retire_after == Some(Duration::ZERO) {
+                    continue;
+                }
+                let (done, retired) = oneshot::channel();
+                if record.commands.try_send(Command::Retire { idle: IDLE_ENOUGH, done }).is_err() {
+                    continue;
+                }
+                let made = async {
+                    tokio::select! {
+                        biased;
+                        room = self.engine.next_room() => room.ok(),
+                        // Its room is free by now, if nobody was quicker.
+                        retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| self.engine.room().ok()),
+                    }
+                };
+                if let Ok(Some(room)) = timeout(self.config.grace, made).await {
+                    return Ok(room);
+                }
+            }
+            if let Ok(room) = timeout(IDLE_ENOUGH / 4, self.engine.next_room()).await {
+                return room;
+            }
+        }
+        Err(full)
     }
 
     /// Where a stub of `domain` may connect to: its own domain, on the usual ports and those of its descriptor, and what the operator grants.

@@ -99,7 +99,8 @@ async fn run(core: Arc<Core>, reservation: Reservation) {
         biased;
         // The deployment's inbox is dropped with it, and that answers what waits.
         () = core.stop.cancelled() => Err((None, stopped(&record.key, "the runtime is shutting down"))),
-        outcome = deploy(&core, &record, inbox, commands, key_route) => outcome,
+        // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
+        outcome = Box::pin(deploy(&core, &record, inbox, commands, key_route)) => outcome,
     };
     match outcome {
         Ok(deployed) => supervise::run(core, deployed).await,
@@ -176,8 +177,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
 
     let registering = during(Phase::Registering);
     steps.mark(8, "");
-    let url = core.registry.generate_stub_url(key).map_err(DeployErrorKind::Address).map_err(&registering)?;
-    let _ = record.url.set(url.clone());
+    let url = core.registry.generate_stub_url(record).map_err(DeployErrorKind::Address).map_err(&registering)?;
     steps.stub_is(&url);
     steps.mark(9, url.as_str());
     let topic = url.join("status").map_err(DeployErrorKind::Address).map_err(&registering)?;
@@ -197,7 +197,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
         limits_hit: Arc::clone(&record.limits_hit),
     });
     let making = steps.open(12, "");
-    let sandbox = sandbox(core, record, &presence, &artifact, record.session.clone()).map_err(&registering)?;
+    let sandbox = sandbox(core, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
     drop(making);
     steps.mark(13, "");
     steps.mark(14, "");
@@ -269,8 +269,8 @@ fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<()
     }
 }
 
-/// A sandbox for one instance of a stub that has its URL.
-pub(crate) fn sandbox(
+/// A sandbox for one instance of a stub that has its URL. Waits if another stub has to make room for it first.
+pub(crate) async fn sandbox(
     core: &Core,
     record: &Record,
     presence: &Arc<StubPresence>,
@@ -295,7 +295,8 @@ pub(crate) fn sandbox(
         credentials: Arc::new(StubCredentials { module: Arc::clone(&core.identity), login: Arc::clone(&record.login) }),
         session,
     };
-    Sandbox::new(&artifact.compiled, services, config).map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
+    let sandbox = core.room().await.and_then(|room| Sandbox::in_room(room, &artifact.compiled, services, config));
+    sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 
 fn catalogue(error: protostub_catalogue::CatalogueError) -> DeployErrorKind {

@@ -1,6 +1,7 @@
 //! What is deployed, and under which address: one record for each stub key, from its reservation to its end.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use protostub_bus::{Inbox, Mailbox, Route};
-use protostub_sandbox::{CrashReport, Session};
+use protostub_sandbox::{CrashReport, Idleness, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,6 +47,8 @@ pub(crate) struct Registry {
 struct State {
     /// Everything that is deployed, or being deployed.
     records: HashMap<StubKey, Arc<Record>>,
+    /// Of those, the ones that have their URL.
+    by_url: HashMap<Address, Arc<Record>>,
     failures: HashMap<StubKey, Failure>,
     /// Sandboxes by their addresses.
     sandboxes: BTreeMap<Address, StubKey>,
@@ -89,6 +92,8 @@ pub(crate) struct Record {
     pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
     published: Mutex<Option<Published>>,
+    /// Of its instance, while it has one.
+    idleness: Mutex<Option<Idleness>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
     pub(crate) limits_hit: Arc<LimitsHit>,
@@ -129,6 +134,16 @@ impl Record {
 
     pub(crate) fn publish(&self, published: Published) {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+    }
+
+    /// How long its instance has had nothing to do; none: it has no instance.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.idleness.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Idleness::duration)
+    }
+
+    /// It has another instance, or none any more.
+    pub(crate) fn set_idleness(&self, idleness: Option<Idleness>) {
+        *self.idleness.lock().unwrap_or_else(PoisonError::into_inner) = idleness;
     }
 
     /// How many instances followed the first one.
@@ -251,6 +266,7 @@ impl Registry {
             session: Session::new(),
             login: Arc::default(),
             published: Mutex::default(),
+            idleness: Mutex::default(),
             restarts: AtomicU64::new(0),
             last_crash: Mutex::default(),
             limits_hit: Arc::default(),
@@ -265,8 +281,11 @@ impl Registry {
     }
 
     /// Step 9: unique for the whole life of the runtime, and beyond (a UUID).
-    pub(crate) fn generate_stub_url(&self, key: &StubKey) -> Result<Address, AddressError> {
-        Address::parse(&format!("hyperty-runtime://{}/protostub/{}", key.domain(), Uuid::new_v4()))
+    pub(crate) fn generate_stub_url(&self, record: &Arc<Record>) -> Result<Address, AddressError> {
+        let url = Address::parse(&format!("hyperty-runtime://{}/protostub/{}", record.key.domain(), Uuid::new_v4()))?;
+        let _ = record.url.set(url.clone());
+        self.state().by_url.insert(url.clone(), Arc::clone(record));
+        Ok(url)
     }
 
     /// Steps 14 and 15.
@@ -282,6 +301,9 @@ impl Registry {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
             state.records.remove(&record.key);
+        }
+        if let Some(url) = record.url.get() {
+            state.by_url.remove(url);
         }
         if let Some(url) = record.sandbox_url.get() {
             state.sandboxes.remove(url);
@@ -310,6 +332,14 @@ impl Registry {
         self.deployments.subscribe()
     }
 
+    /// The stubs whose instances have had nothing to do for `least` or longer, the longest first; no more than `most` of them.
+    pub(crate) fn longest_idle(&self, least: Duration, most: usize) -> Vec<Arc<Record>> {
+        let with_idle = |record: &Arc<Record>| Some((record.idle().filter(|idle| *idle >= least)?, Arc::clone(record)));
+        let mut idle: Vec<_> = self.state().records.values().filter_map(with_idle).collect();
+        idle.sort_unstable_by_key(|(idle, _)| Reverse(*idle));
+        idle.into_iter().take(most).map(|(_, record)| record).collect()
+    }
+
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         self.state().records.values().cloned().collect()
     }
@@ -320,7 +350,7 @@ impl Registry {
 
     /// The record of the stub with this URL.
     pub(crate) fn record_of(&self, stub: &Address) -> Option<Arc<Record>> {
-        self.state().records.values().find(|record| record.url.get() == Some(stub)).cloned()
+        self.state().by_url.get(stub).cloned()
     }
 
     pub(crate) fn sandboxes(&self) -> Vec<(Address, StubKey)> {

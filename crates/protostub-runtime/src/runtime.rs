@@ -16,7 +16,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    config::{DomainSettings, RuntimeBuilder},
+    config::{Config, DomainSettings, RuntimeBuilder},
     core::{Core, DeployOnDemand},
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
@@ -136,6 +136,7 @@ impl Runtime {
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let stub = self.load_stub(target).await?;
+        stub.wake().await;
         stub.until_live().await?;
         Ok(stub)
     }
@@ -300,8 +301,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     engine.max_component_bytes = max_component_bytes;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
     engine.cache_key = builder.cache_key;
-    // In an update that overlaps, a stub has two for a while.
-    engine.max_sandboxes = builder.config.max_stubs.saturating_add(1);
+    engine.max_sandboxes = max_sandboxes(&builder.config);
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = builder.request_timeout;
@@ -357,6 +357,20 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         }
     });
     Ok(Started { core, registry, routes })
+}
+
+/// How many sandboxes there are: what the operator says; else one for each stub, as far as the machine allows that.
+fn max_sandboxes(config: &Config) -> usize {
+    // In an update that overlaps, a stub has two for a while.
+    let wanted = config.max_stubs.saturating_add(1);
+    let most = Engine::most_sandboxes().unwrap_or(usize::MAX);
+    if config.max_sandboxes.is_none() && wanted > most {
+        tracing::warn!(
+            target: "protostub", stubs = config.max_stubs, sandboxes = most,
+            "this machine allows fewer sandboxes than stubs: idle stubs are retired when others need theirs (raise `vm.max_map_count` to have more)"
+        );
+    }
+    config.max_sandboxes.unwrap_or_else(|| wanted.min(most))
 }
 
 /// The key of a domain, an address, or the URL of a stub in a catalogue.

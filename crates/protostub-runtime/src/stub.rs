@@ -125,6 +125,12 @@ impl Protostub {
         }
     }
 
+    /// One that has no connection, and was not told to have none, is to connect.
+    pub(crate) async fn wake(&self) {
+        // If it has gone, whoever waits for it learns that.
+        let _ = self.record.commands.send(Command::Wake).await;
+    }
+
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
     ///
     /// # Errors
@@ -146,7 +152,7 @@ impl Protostub {
             let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
             return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
         }
-        self.command(|done| Command::Connect { credential: Some(credential), done }).await
+        self.command(|done| Command::Connect { credential: Some(Box::new(credential)), done }).await
     }
 
     /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,

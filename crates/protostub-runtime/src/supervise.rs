@@ -10,10 +10,13 @@
 //!   │      │                                      └► it broke: start the old one again
 //!   │      └ may overlap: start the new version ──► live: the old one's good-bye, the new one takes over
 //!   │                                            └► it broke: nothing has happened
+//!   ├──► idle: good-bye ──► a message, somebody asks for it ──► start ──► watch …
 //!   └──► undeploy, shutdown: good-bye ──► the end
 //! ```
 
-use std::{future, sync::Arc};
+mod retire;
+
+use std::{future, pin::pin, sync::Arc};
 
 use protostub_bus::{Inbox, Route};
 use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, Session, StubHandle, StubTask};
@@ -21,7 +24,7 @@ use protostub_types::StubStatus;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
-    time::{Instant, sleep_until, timeout},
+    time::{Duration, Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -36,12 +39,12 @@ use crate::{
     update::{Trial, UpdateErrorKind},
 };
 
-/// What the host program asks of a deployed stub. The answer comes when it is done.
+/// What the host program asks of a deployed stub. The answer comes when it is done. Small: every stub's channel has 32 places for one.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Explicitly, if with a credential.
     Connect {
-        credential: Option<Credential>,
+        credential: Option<Box<Credential>>,
         done: oneshot::Sender<()>,
     },
     Disconnect {
@@ -54,6 +57,13 @@ pub(crate) enum Command {
     Undeploy {
         done: oneshot::Sender<()>,
     },
+    /// Others need its room: it is to go without an instance until it is used again, if it has been idle for so long. The answer: whether it does.
+    Retire {
+        idle: Duration,
+        done: oneshot::Sender<bool>,
+    },
+    /// Somebody wants it to be live, who has no message for it.
+    Wake,
 }
 
 /// A stub with its sandbox, and how far it is.
@@ -66,6 +76,8 @@ struct Instance {
     /// Until when it has to be live.
     connect_by: Option<Instant>,
     is_live: bool,
+    /// When to look whether it is idle.
+    look_at: Option<Instant>,
 }
 
 /// A domain login under way, and who waits for it.
@@ -81,7 +93,17 @@ enum Turn {
     ConnectTimeout,
     NoCredential(CredentialError),
     Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
+    /// It agreed to retire; who is told once it has.
+    Idle(Option<oneshot::Sender<bool>>),
     Over(End),
+}
+
+/// What a stub without an instance waits for.
+#[derive(Debug, Clone, Copy)]
+enum Pause {
+    Until(Instant),
+    /// A message, or somebody who wants it to be live.
+    UntilUsed,
 }
 
 /// How a stub's life ends.
@@ -104,6 +126,8 @@ struct Supervisor {
     restarts: Restarts,
     /// Nobody asked it to stay disconnected.
     may_connect: bool,
+    /// After how long it is retired; none: not for that.
+    retire_after: Option<Duration>,
 }
 
 /// Watches over a stub until it ends, and clears up behind it.
@@ -111,6 +135,7 @@ pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
     let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
     let settings = core.config.settings(record.key.domain());
     let policy = settings.restart.clone().unwrap_or_else(|| core.config.restart.clone());
+    let retire_after = settings.retire_after.or(core.config.retire_after).filter(|after| !after.is_zero());
     if settings.register
         && let Some(Ok(entry)) = record.url.get().map(|url| Entry::of_stub(&core, &record, url))
     {
@@ -126,6 +151,7 @@ pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
         trial: None,
         restarts: Restarts::new(policy),
         may_connect: true,
+        retire_after,
     };
     let (end, inbox) = supervisor.supervise(handle, task).await;
     supervisor.clear_up(end, inbox, routes);
@@ -157,7 +183,7 @@ impl Supervisor {
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
                 Turn::Update(artifact, done) if instance.is_live && artifact.discovered.descriptor.overlap => {
-                    match self.overlap(&mut instance, artifact, done).await {
+                    match Box::pin(self.overlap(&mut instance, artifact, done)).await {
                         Ok(()) => continue,
                         Err(lost) => return (lost, None),
                     }
@@ -170,7 +196,7 @@ impl Supervisor {
                     tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
                     self.publish(StubStatus::Disconnected, &format!("version {to} takes over"));
                     let Some(inbox) = inbox else { return (self.lost(), None) };
-                    match self.start(inbox).await {
+                    match Box::pin(self.start(inbox)).await {
                         Ok(started) => {
                             instance = started;
                             continue;
@@ -178,6 +204,14 @@ impl Supervisor {
                         Err((error, inbox)) => (error, Some(inbox)),
                     }
                 }
+                Turn::Idle(done) => match Box::pin(self.retire(instance, done)).await {
+                    Ok(Ok(started)) => {
+                        instance = started;
+                        continue;
+                    }
+                    Ok(Err((error, inbox))) => (error, Some(inbox)),
+                    Err((end, inbox)) => return (end, inbox),
+                },
                 Turn::Over(end) => {
                     let (reason, why) = match &end {
                         End::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
@@ -192,7 +226,7 @@ impl Supervisor {
             };
             // Its queue went with the task.
             let Some(inbox) = inbox else { return (End::Broken(fault), None) };
-            instance = match self.follow(fault, inbox).await {
+            instance = match Box::pin(self.follow(fault, inbox)).await {
                 Ok(next) => next,
                 Err((end, inbox)) => return (end, Some(inbox)),
             };
@@ -202,7 +236,8 @@ impl Supervisor {
     /// An instance that was started begins to run, and logs in.
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
         let task = self.core.spawn(task.run());
-        let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false };
+        let look_at = self.retire_after.map(|after| Instant::now() + after);
+        let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, look_at };
         if self.may_connect {
             self.log_in(&mut instance, None);
         }
@@ -211,6 +246,7 @@ impl Supervisor {
 
     /// Waits until something happens to the instance, and does what can be done with it as it is.
     async fn watch(&mut self, instance: &mut Instance) -> Turn {
+        self.record.set_idleness(Some(instance.handle.idleness().clone()));
         loop {
             let report = self.status.current();
             match report.status {
@@ -229,6 +265,7 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 ended = &mut instance.task => {
+                    self.record.set_idleness(None);
                     instance.login = None;
                     return Turn::Ended(ended);
                 }
@@ -237,7 +274,7 @@ impl Supervisor {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
-                        self.connect(instance, credential, done).await;
+                        self.connect(instance, credential.map(|credential| *credential), done).await;
                     }
                     Some(Command::Disconnect { done }) => {
                         self.stay_disconnected();
@@ -255,12 +292,20 @@ impl Supervisor {
                     }
                     Some(Command::Update { artifact, done }) => return Turn::Update(artifact, done),
                     Some(Command::Undeploy { done }) => return Turn::Over(End::Undeployed(Some(done))),
+                    Some(Command::Retire { idle, done }) => {
+                        if self.agrees_to_retire(instance, idle).await {
+                            return Turn::Idle(Some(done));
+                        }
+                        let _ = done.send(false);
+                    }
+                    Some(Command::Wake) => if may_login { self.log_in(instance, None) },
                     None => return Turn::Over(End::Undeployed(None)),
                 },
                 changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
                 Err(error) = Login::ended(&mut instance.login) => return Turn::NoCredential(error),
                 () = self.record.mailbox.waiting(), if may_login => self.log_in(instance, None),
                 () = until(instance.connect_by) => return Turn::ConnectTimeout,
+                () = until(instance.look_at) => if self.has_been_idle(instance).await { return Turn::Idle(None) },
             }
         }
     }
@@ -279,7 +324,7 @@ impl Supervisor {
                     return Err((End::Broken(self.spent(fault)), inbox));
                 };
                 self.disconnected(&format!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
-                if let Err(end) = self.pause(Instant::now() + pause).await {
+                if let Err(end) = self.pause(Pause::Until(Instant::now() + pause)).await {
                     return Err((end, inbox));
                 }
             }
@@ -293,7 +338,14 @@ impl Supervisor {
 
     /// Waits before a new instance starts: until then, or until somebody asks for it; the queue goes on filling. An instance that is to stay
     /// disconnected is none yet.
-    async fn pause(&mut self, end: Instant) -> Result<(), End> {
+    async fn pause(&mut self, pause: Pause) -> Result<(), End> {
+        let record = Arc::clone(&self.record);
+        let mut over = pin!(async move {
+            match pause {
+                Pause::Until(end) => sleep_until(end).await,
+                Pause::UntilUsed => record.mailbox.waiting().await,
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -303,7 +355,7 @@ impl Supervisor {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
                         if let Some(credential) = credential {
-                            self.record.login.hold(credential);
+                            self.record.login.hold(*credential);
                         }
                         let _ = done.send(());
                         return Ok(());
@@ -318,9 +370,12 @@ impl Supervisor {
                         return Ok(());
                     }
                     Some(Command::Undeploy { done }) => return Err(End::Undeployed(Some(done))),
+                    // There is nothing to retire.
+                    Some(Command::Retire { done, .. }) => drop(done.send(false)),
+                    Some(Command::Wake) => if self.may_connect && matches!(pause, Pause::UntilUsed) { return Ok(()) },
                     None => return Err(End::Undeployed(None)),
                 },
-                () = sleep_until(end), if self.may_connect => return Ok(()),
+                () = &mut over, if self.may_connect => return Ok(()),
             }
         }
     }
@@ -328,8 +383,8 @@ impl Supervisor {
     /// Starts an instance: steps 12 to 18 again, in the place of the one before it.
     async fn start(&mut self, inbox: Inbox) -> Result<Instance, (DeployError, Inbox)> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact, self.record.session.clone())
-        {
+        let session = self.record.session.clone();
+        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact, session).await {
             Ok(sandbox) => sandbox,
             Err(kind) => return Err((during(kind), inbox)),
         };
@@ -420,7 +475,7 @@ impl Supervisor {
     /// An instance beside the one that is the stub, once it is live.
     async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).map_err(during)?;
+        let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).await.map_err(during)?;
         let inbox = self.core.bus.inbox(self.core.config.inbox_of(self.record.key.domain()));
         let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
             self.core.report(&self.record, error.crash);
@@ -457,7 +512,9 @@ impl Supervisor {
     async fn stop(&self, instance: &mut Instance) -> Option<Inbox> {
         instance.login = None;
         instance.handle.stop();
-        let Ended { inbox, crash, .. } = (&mut instance.task).await.ok()?;
+        let ended = (&mut instance.task).await;
+        self.record.set_idleness(None);
+        let Ended { inbox, crash, .. } = ended.ok()?;
         self.core.report(&self.record, crash);
         Some(inbox)
     }

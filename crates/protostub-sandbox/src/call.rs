@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use wasmtime::{Store, WasmBacktrace};
@@ -37,25 +37,27 @@ pub(crate) enum Crash {
     Exceeded(Exceeded),
 }
 
-/// To be called before each guest call: it has its whole budget, and what is said of a crash is of this call.
-pub(crate) fn begin(store: &mut Store<StubState>) {
+/// To be called before each guest call: it has its whole budget, and what is said of a crash is of this call. Tells when it begins.
+pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
+    let began = Instant::now();
     let state = store.data_mut();
     state.cpu.begin_call();
     state.memory.begin_call();
     state.log.forget_last_words();
-    state.recorder.begin_call();
+    state.recorder.begin_call(began);
     store.set_epoch_deadline(1);
+    began
 }
 
-/// Waits for a guest call, while its computing time is counted and its time is limited.
+/// Waits for a guest call that has begun just now, while its computing time is counted and its time is limited.
 pub(crate) async fn bounded<T>(
     compiled: &CompiledStub,
     meter: &mut Meter,
-    limit: Duration,
+    (began, limit): (Instant, Duration),
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Failure> {
     let _running = compiled.engine().running();
-    meter.run(limit, call).await
+    meter.run(began, limit, call).await
 }
 
 /// What a failed call tells about its guest. The store is of no use afterwards.

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
-use crate::{Import, code_cache::CodeCache, compile::Compiler, imports::Imports, state::StubState, wasi};
+use crate::{Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, state::StubState, wasi};
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
@@ -45,7 +45,7 @@ pub struct EngineConfig {
     pub cache_key: Option<PathBuf>,
     /// How much compiled code is kept, in bytes. 1 GiB. What was not used for the longest time goes first.
     pub max_cache_bytes: u64,
-    /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them.
+    /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them. At most [`Engine::most_sandboxes`].
     pub max_sandboxes: usize,
     /// In what steps computing time is counted. 5 ms. A guest that computes gives way to others as often.
     pub tick: Duration,
@@ -93,6 +93,21 @@ pub enum EngineError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The system does not allow a process as much as so many sandboxes need.
+    #[error(
+        "{sandboxes} sandboxes need {needed} mappings of memory, and this machine allows a process {allowed}: have at most {most} (`max_sandboxes`), \
+         or raise what is allowed (`sysctl -w vm.max_map_count={needed}`)"
+    )]
+    Mappings {
+        /// How many were wanted.
+        sandboxes: usize,
+        /// How many there is room for.
+        most: usize,
+        /// How many mappings a process may have.
+        allowed: usize,
+        /// How many it would need.
+        needed: usize,
+    },
     /// One of the host program's own interfaces cannot be offered.
     #[error("the interface `{interface}` of the host program cannot be offered to stubs")]
     Import {
@@ -139,6 +154,7 @@ impl Engine {
         if config.max_sandboxes == 0 {
             return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
         }
+        machine::check(config.max_sandboxes)?;
         let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes);
         let cache = config.cache_dir.as_deref().map(open).transpose()?;
         let (wasm, pooled) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
@@ -157,6 +173,12 @@ impl Engine {
                 ticking,
             }),
         })
+    }
+
+    /// How many sandboxes this machine has room for in one process, that is, how large [`EngineConfig::max_sandboxes`] may be. None: nobody knows.
+    #[must_use]
+    pub fn most_sandboxes() -> Option<usize> {
+        machine::most_sandboxes()
     }
 
     /// Whether instances get their memory from a pool that was reserved beforehand. Without one, making an instance takes about three times
@@ -191,9 +213,26 @@ impl Engine {
         &self.inner.compiler
     }
 
-    /// Room for one more sandbox, until the permit is dropped.
-    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.inner.sandboxes).try_acquire_owned().ok()
+    /// Room for one more sandbox.
+    ///
+    /// # Errors
+    /// If there are as many sandboxes as there may be.
+    pub fn room(&self) -> Result<Room, SandboxError> {
+        let permit = Arc::clone(&self.inner.sandboxes).try_acquire_owned();
+        permit
+            .map(|permit| Room { _permit: permit })
+            .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
+    }
+
+    /// The same, once another sandbox has gone. Who waited first has it first. May be dropped at any time.
+    ///
+    /// # Errors
+    /// Never while the engine is there.
+    pub async fn next_room(&self) -> Result<Room, SandboxError> {
+        let permit = Arc::clone(&self.inner.sandboxes).acquire_owned().await;
+        permit
+            .map(|permit| Room { _permit: permit })
+            .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
     /// How many ticks this much computing time is, at least one.
@@ -203,13 +242,13 @@ impl Engine {
     }
 
     /// Computing time is counted until the guard is dropped.
-    pub(crate) fn running(&self) -> Running {
+    pub(crate) fn running(&self) -> Running<'_> {
         // In this order, and with `SeqCst`: either the ticker sees the call, or the call sees the ticker park.
         self.inner.ticker.running.fetch_add(1, SeqCst);
         if self.inner.ticker.parked.load(SeqCst) {
             self.inner.ticking.unpark();
         }
-        Running(Arc::clone(&self.inner.ticker))
+        Running(&self.inner.ticker)
     }
 }
 
@@ -226,10 +265,16 @@ impl Drop for Inner {
     }
 }
 
-/// A guest call in progress.
-pub(crate) struct Running(Arc<Ticker>);
+/// Room for one sandbox, until it, or the sandbox, is dropped.
+#[derive(Debug)]
+pub struct Room {
+    _permit: OwnedSemaphorePermit,
+}
 
-impl Drop for Running {
+/// A guest call in progress.
+pub(crate) struct Running<'a>(&'a Ticker);
+
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, SeqCst);
     }

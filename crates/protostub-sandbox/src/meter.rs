@@ -144,9 +144,10 @@ impl Meter {
         }
     }
 
-    /// Waits for a guest call, which may take `limit`.
+    /// Waits for a guest call that has begun just now, and may take `limit`.
     pub(crate) async fn run<T>(
         &mut self,
+        began: Instant,
         limit: Duration,
         call: impl Future<Output = wasmtime::Result<T>>,
     ) -> Result<T, Failure> {
@@ -155,8 +156,9 @@ impl Meter {
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         let mut used = Duration::ZERO;
         let mut between = None;
+        let mut first = Some(began);
         poll_fn(|cx| {
-            let mut began = Instant::now();
+            let mut began = first.take().unwrap_or_else(Instant::now);
             match between.take() {
                 Some(Between::Waiting(since)) => {
                     let until = self.stamp.take().map_or(began, |woken| woken.min(began));
@@ -278,7 +280,7 @@ mod tests {
     async fn what_a_call_waits_for_counts_and_that_others_have_their_turn_does_not() {
         let mut meter = meter(Duration::from_secs(1));
         let limit = Duration::from_millis(50);
-        let waiting = meter.run(limit, std::future::pending::<wasmtime::Result<()>>()).await;
+        let waiting = meter.run(Instant::now(), limit, std::future::pending::<wasmtime::Result<()>>()).await;
         assert!(matches!(waiting, Err(Failure::TimedOut)));
 
         // The answer is there at once, but the thread is somebody else's for longer than the limit.
@@ -288,7 +290,7 @@ mod tests {
             std::thread::sleep(2 * limit);
         });
         let runnable = meter
-            .run(limit, async move {
+            .run(Instant::now(), limit, async move {
                 answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
                 Ok(())
             })
@@ -303,7 +305,7 @@ mod tests {
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns));
         let begun = Instant::now();
         let result = meter
-            .run(Duration::from_millis(30), async {
+            .run(Instant::now(), Duration::from_millis(30), async {
                 for _ in 0..10 {
                     paused(Arc::clone(&turns), Duration::from_millis(10)).await;
                 }
@@ -323,7 +325,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(10));
                 Ok(())
             };
-            assert!(meter.run(Duration::from_secs(10), call).await.is_ok());
+            assert!(meter.run(Instant::now(), Duration::from_secs(10), call).await.is_ok());
         }
         // 50 ms before the last one are 10 over the share, which come in a quarter of a second.
         assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());

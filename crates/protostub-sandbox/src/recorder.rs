@@ -54,9 +54,19 @@ impl Recorder {
         Self { origin: Instant::now(), call_began: Duration::ZERO, events: Ring::default(), calls: Ring::default() }
     }
 
+    /// What times are counted from.
+    pub(crate) fn origin(&self) -> Instant {
+        self.origin
+    }
+
     /// A guest call begins.
-    pub(crate) fn begin_call(&mut self) {
-        self.call_began = self.origin.elapsed();
+    pub(crate) fn begin_call(&mut self, now: Instant) {
+        self.call_began = now.saturating_duration_since(self.origin);
+    }
+
+    /// When the last call began.
+    pub(crate) fn call_began(&self) -> Duration {
+        self.call_began
     }
 
     /// These are handed to the guest with the call that has just begun.
@@ -67,8 +77,13 @@ impl Recorder {
     }
 
     /// The guest called the host. What it repeats becomes one entry.
-    pub(crate) fn call(&mut self, mut call: Entry) {
-        call.at = self.origin.elapsed();
+    pub(crate) fn call(&mut self, call: Entry) {
+        self.call_at(Instant::now(), call);
+    }
+
+    /// The same, at a time that is known.
+    pub(crate) fn call_at(&mut self, now: Instant, mut call: Entry) {
+        call.at = now.saturating_duration_since(self.origin);
         match self.calls.last() {
             Some(last) if last.is_same(&call) => {
                 last.at = call.at;

@@ -1,7 +1,6 @@
 use std::{fmt, sync::Arc};
 
 use protostub_bus::Inbox;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
@@ -10,7 +9,7 @@ use crate::{
     StubHandle, StubInfo, StubTask,
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
-    engine::EngineConfig,
+    engine::{EngineConfig, Room},
     host,
     imports::ImportData,
     meter::{CpuBudget, Meter, Turns},
@@ -25,27 +24,40 @@ pub struct Sandbox {
     compiled: CompiledStub,
     store: Store<StubState>,
     meter: Meter,
-    permit: OwnedSemaphorePermit,
+    room: Room,
 }
 
-/// A running instance: the store, and what to call in it. The permit is last, so that its room is free only when the store is gone.
+/// A running instance: the store, and what to call in it. The room is last, so that it is free only when the store is gone.
 pub(crate) struct Instance {
     pub(crate) guest: Protostub,
     pub(crate) store: Store<StubState>,
     pub(crate) compiled: CompiledStub,
     pub(crate) meter: Meter,
-    _permit: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl Sandbox {
-    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub").
+    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub"), if there is room for one more.
     ///
     /// # Errors
     /// If there are as many sandboxes as there may be, or the limits or the configuration are more than the engine or the contract allows.
     pub fn new(compiled: &CompiledStub, services: SandboxServices, config: SandboxConfig) -> Result<Self, SandboxError> {
+        let room = compiled.engine().room()?;
+        Self::in_room(room, compiled, services, config)
+    }
+
+    /// The same, with [`Engine::room`](crate::Engine::room) of the engine that the stub was compiled for.
+    ///
+    /// # Errors
+    /// If the limits or the configuration are more than the engine or the contract allows.
+    pub fn in_room(
+        room: Room,
+        compiled: &CompiledStub,
+        services: SandboxServices,
+        config: SandboxConfig,
+    ) -> Result<Self, SandboxError> {
         let engine = compiled.engine();
         check(&config, engine.config())?;
-        let permit = engine.admit().ok_or(SandboxError::TooMany { limit: engine.config().max_sandboxes })?;
         let limits = config.limits.clone();
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
@@ -64,7 +76,7 @@ impl Sandbox {
                 None => Err(wasmtime::Error::new(CpuExceeded)),
             }
         });
-        Ok(Self { compiled: compiled.clone(), store, meter, permit })
+        Ok(Self { compiled: compiled.clone(), store, meter, room })
     }
 
     /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each (steps 16 to 18). The stub may
@@ -79,7 +91,7 @@ impl Sandbox {
         inbox.mailbox().belongs_to(&self.store.data().config.url);
         match self.start().await {
             Ok(instance) => {
-                let (handle, commands) = StubHandle::new();
+                let (handle, commands) = StubHandle::new(instance.store.data().recorder.origin());
                 Ok((handle, StubTask::new(instance, inbox, commands)))
             }
             Err(NotStarted { kind, crash }) => Err(StartError { kind, crash, inbox }),
@@ -87,12 +99,12 @@ impl Sandbox {
     }
 
     async fn start(self) -> Result<Instance, NotStarted> {
-        let Self { compiled, mut store, mut meter, permit } = self;
+        let Self { compiled, mut store, mut meter, room } = self;
         let limit = store.data().config.limits.time_per_call;
-        call::begin(&mut store);
+        let began = call::begin(&mut store);
         let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
         let step = tracing::info_span!(target: "protostub", "step", step = 17_u64, call = "Sandbox → protostub: new", %domain, %stub, detail = "");
-        let instantiating = call::bounded(&compiled, &mut meter, limit, compiled.pre().instantiate_async(&mut store));
+        let instantiating = call::bounded(&compiled, &mut meter, (began, limit), compiled.pre().instantiate_async(&mut store));
         let guest = match instantiating.instrument(step).await {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
@@ -101,15 +113,16 @@ impl Sandbox {
             }
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Instantiate, failure).into()),
         };
-        call::begin(&mut store);
+        let began = call::begin(&mut store);
         let url = store.data().config.url.shared();
-        let starting = call::bounded(&compiled, &mut meter, limit, guest.rethink_protostub_stub().call_start(&mut store, &url));
+        let starting =
+            call::bounded(&compiled, &mut meter, (began, limit), guest.rethink_protostub_stub().call_start(&mut store, &url));
         match starting.await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
-        Ok(Instance { guest, store, compiled, meter, _permit: permit })
+        Ok(Instance { guest, store, compiled, meter, _room: room })
     }
 }
 

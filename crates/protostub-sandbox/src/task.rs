@@ -2,7 +2,6 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -11,12 +10,11 @@ use std::{
 use protostub_bus::{Bus, Inbox, Mailbox};
 use protostub_types::{Message, MessageType};
 use tokio::sync::oneshot;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     CrashReport, GuestCall, Outcome, Secrets, Usage,
     call::{self, Crash},
-    contract::{lift, lower, types::Event},
+    contract::{KnownAddresses, lift, lower, types::Event},
     handle::{Command, Commands},
     sandbox::Instance,
 };
@@ -33,9 +31,10 @@ pub struct StubTask {
     inbox: Inbox,
     taken: Taken,
     commands: Commands,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     batch: Batch,
     calls: u64,
+    /// It agreed to retire, and is handed no more messages.
+    retires: bool,
 }
 
 /// What is left of an instance.
@@ -84,8 +83,7 @@ impl StubTask {
     pub(crate) fn new(instance: Instance, inbox: Inbox, commands: Commands) -> Self {
         let bus = instance.store.data().services.bus.clone();
         let taken = Taken { bus, mailbox: inbox.mailbox() };
-        let stopped = Box::pin(commands.stop.clone().cancelled_owned());
-        Self { instance, inbox, taken, commands, stopped, batch: Batch::default(), calls: 0 }
+        Self { instance, inbox, taken, commands, batch: Batch::default(), calls: 0, retires: false }
     }
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
@@ -132,14 +130,21 @@ impl StubTask {
 
     /// Hands the batch to the guest; how the instance ended, if it did.
     async fn handle(&mut self) -> Option<(Outcome, Option<Arc<CrashReport>>)> {
-        let Self { instance: Instance { guest, store, compiled, meter, .. }, batch, stopped, .. } = self;
-        call::begin(store);
+        let Self { instance: Instance { guest, store, compiled, meter, .. }, batch, commands, .. } = self;
+        let began = call::begin(store);
         self.calls += 1;
-        store.data_mut().recorder.events(&batch.events);
+        let recorder = &mut store.data_mut().recorder;
+        recorder.events(&batch.events);
+        commands.idleness.end(recorder.call_began());
         let limit = store.data().config.limits.time_per_call;
-        let call = call::bounded(compiled, meter, limit, guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
+        let call = call::bounded(
+            compiled,
+            meter,
+            (began, limit),
+            guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events),
+        );
         let overrun = async {
-            stopped.as_mut().await;
+            poll_fn(|cx| commands.stop.poll_ordered(cx)).await;
             tokio::time::sleep(STOP_GRACE).await;
         };
         let result = tokio::select! {
@@ -174,9 +179,10 @@ impl StubTask {
     /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here. A response
     /// or somebody's publication is nobody's loss.
     fn fail_batch(&mut self, reason: &str) {
+        let mut known = KnownAddresses::default();
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
-                && let Ok(message) = lift(message, usize::MAX)
+                && let Ok(message) = lift(message, usize::MAX, &mut known)
                 && !message.expects_response()
                 && message.kind != MessageType::Response
                 && !message.to.is_within(&message.from)
@@ -189,8 +195,8 @@ impl StubTask {
 
     /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self { instance, inbox, taken, commands, stopped, batch, .. } = self;
-        if stopped.as_mut().poll(cx).is_ready() {
+        let Self { instance, inbox, taken, commands, batch, retires, .. } = self;
+        if commands.stop.poll_ordered(cx).is_ready() {
             return Poll::Ready(false);
         }
         let state = instance.store.data_mut();
@@ -200,12 +206,18 @@ impl StubTask {
             && let Poll::Ready(command) = commands.queue.poll_recv(cx)
         {
             match command {
-                Some(Command::TakeOver { inbox: next, session, done }) => {
+                Some(Command::TakeOver { of, done }) => {
+                    let (next, session) = *of;
                     session.restore(state.services.session.load());
                     state.services.session = session;
                     *taken = Taken { bus: taken.bus.clone(), mailbox: next.mailbox() };
                     *inbox = next;
                     let _ = done.send(());
+                }
+                Some(Command::Retire { idle, agreed }) => {
+                    let is_idle = commands.idleness.duration() >= idle && taken.mailbox.is_quiet() && state.identity.is_empty();
+                    *retires = is_idle && batch.events.is_empty();
+                    let _ = agreed.send(*retires);
                 }
                 Some(command) => batch.command(command, &state.secrets, state.refers_only()),
                 // Nobody is left who could stop it.
@@ -227,7 +239,7 @@ impl StubTask {
         {
             batch.events.push(Event::Ready(handle));
         }
-        let wanted = state.status.is_live() && !state.posting.is_paused() && !batch.disconnects;
+        let wanted = state.status.is_live() && !state.posting.is_paused() && !batch.disconnects && !*retires;
         if wanted && room(batch) {
             let most = limits.batch_events - batch.events.len();
             if inbox.poll_batch(cx, most, limits.batch_bytes, &mut batch.messages).is_ready() {
@@ -247,7 +259,7 @@ impl Batch {
                 }
                 // Where it is used by reference, the stub does not see it.
                 let shown = credential.filter(|_| !refers_only);
-                self.events.push(Event::Connect(shown.map(Into::into)));
+                self.events.push(Event::Connect(shown.map(|credential| (*credential).into())));
                 self.done.push(done);
             }
             Command::Disconnect { reason, done } => {
@@ -255,8 +267,8 @@ impl Batch {
                 self.done.push(done);
                 self.disconnects = true;
             }
-            // It is nothing to tell the guest of.
-            Command::TakeOver { .. } => {}
+            // They are nothing to tell the guest of.
+            Command::TakeOver { .. } | Command::Retire { .. } => {}
         }
     }
 

@@ -26,6 +26,11 @@ pub(crate) struct IdentityRequests {
 }
 
 impl IdentityRequests {
+    /// Whether none is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// The next request that was answered.
     pub(crate) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
         match self.asked.poll_next_unpin(cx) {

@@ -175,7 +175,7 @@ async fn a_dropped_task_answers_what_it_took() {
 async fn without_a_pool_stubs_run_too() {
     let mut config = EngineConfig::default();
     // More address space than there is.
-    config.max_sandboxes = 1_000_000;
+    config.max_memory_bytes = 1 << 46;
     let engine = Engine::new(&config).unwrap();
     assert!(!engine.is_pooled());
     let bytes = program("actor");

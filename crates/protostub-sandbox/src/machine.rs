@@ -1,0 +1,55 @@
+//! What the machine allows: the system bounds how many mappings of memory a process has, and each sandbox takes some.
+
+use std::fs;
+
+use crate::EngineError;
+
+/// How many mappings one sandbox takes at most: of its linear memory, its tables and its fiber's stack, with the guards around them.
+const PER_SANDBOX: usize = 6;
+/// What the rest of the process may need: libraries, the stacks of threads, compiled components, the allocator.
+const REST: usize = 4096;
+/// Where Linux tells how many there may be.
+const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
+
+/// How many sandboxes there is room for; none: nobody knows, and perhaps there is no bound.
+pub(crate) fn most_sandboxes() -> Option<usize> {
+    mappings().map(most)
+}
+
+/// Whether there is room for so many.
+pub(crate) fn check(sandboxes: usize) -> Result<(), EngineError> {
+    mappings().map_or(Ok(()), |allowed| check_with(sandboxes, allowed))
+}
+
+fn mappings() -> Option<usize> {
+    fs::read_to_string(MAX_MAP_COUNT).ok()?.trim().parse().ok()
+}
+
+fn most(mappings: usize) -> usize {
+    (mappings.saturating_sub(REST) / PER_SANDBOX).max(1)
+}
+
+fn check_with(sandboxes: usize, allowed: usize) -> Result<(), EngineError> {
+    if sandboxes <= most(allowed) {
+        return Ok(());
+    }
+    let needed = sandboxes.saturating_mul(PER_SANDBOX).saturating_add(REST);
+    Err(EngineError::Mappings { sandboxes, most: most(allowed), allowed, needed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linux_as_it_comes_has_room_for_ten_thousand() {
+        assert!(check_with(10_001, 65_530).is_ok());
+        let error = check_with(20_000, 65_530).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "20000 sandboxes need 124096 mappings of memory, and this machine allows a process 65530: have at most 10239 (`max_sandboxes`), or raise what \
+             is allowed (`sysctl -w vm.max_map_count=124096`)"
+        );
+        assert_eq!(most(100), 1, "never none at all");
+    }
+}
