@@ -376,7 +376,8 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
         .table_elements(POOL_TABLE_ELEMENTS)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(16 << 10)
-        .decommit_batch_size(16);
+        // At once: what waited for a batch would be the memory of as many hostile stubs, as much as each may have.
+        .decommit_batch_size(1);
     pool
 }
 
