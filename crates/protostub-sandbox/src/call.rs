@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use wasmtime::{Store, WasmBacktrace};
+use wasmtime::{Store, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
@@ -19,6 +19,10 @@ const MAX_NAME_BYTES: usize = 512;
 
 /// How wasmtime's error begins when a call of an import carried too much; the error has no type of its own.
 const HOSTCALL_FUEL: &str = "too much data is being copied between the host and the guest";
+/// The same, when the instance held too many handles of the component model, beside those that the host's table counts.
+const COMPONENT_HANDLES: &str = "cannot allocate another handle";
+/// The same, when it asked for too many random bytes: `requested len 1073741824 exceeds limit 65536`.
+const RANDOM_BYTES: &str = "requested len ";
 
 /// The error by which a call that has used up its computing time is ended.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +139,13 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
     };
     if reason.starts_with(HOSTCALL_FUEL) {
         return Cause::Limit(Exceeded::Hostcall { limit: limits.hostcall_bytes });
+    }
+    let no_room = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
+    if no_room || reason.starts_with(COMPONENT_HANDLES) {
+        return Cause::Limit(Exceeded::Handles { limit: limits.resource_handles });
+    }
+    if reason.starts_with(RANDOM_BYTES) {
+        return Cause::Limit(Exceeded::Random { limit: limits.random_bytes });
     }
     Cause::Trap(reason)
 }

@@ -145,6 +145,16 @@ pub enum Exceeded {
         /// How many bytes it may.
         limit: usize,
     },
+    /// It held too many handles of resources.
+    Handles {
+        /// How many it may hold.
+        limit: usize,
+    },
+    /// One call asked for too many random bytes.
+    Random {
+        /// How many it may ask for.
+        limit: u64,
+    },
 }
 
 impl Exceeded {
@@ -158,6 +168,8 @@ impl Exceeded {
             Self::Table { .. } => "table_elements",
             Self::Stack { .. } => "stack",
             Self::Hostcall { .. } => "hostcall_bytes",
+            Self::Handles { .. } => "resource_handles",
+            Self::Random { .. } => "random_bytes",
         }
     }
 }
@@ -171,6 +183,8 @@ impl fmt::Display for Exceeded {
             Self::Table { wanted, limit } => write!(f, "a table was to grow to {wanted} elements, and {limit} are allowed"),
             Self::Stack { limit } => write!(f, "calls within calls took more than the {limit} bytes of stack"),
             Self::Hostcall { limit } => write!(f, "a call of the host carried more than {limit} bytes"),
+            Self::Handles { limit } => write!(f, "it held more than {limit} handles of resources"),
+            Self::Random { limit } => write!(f, "a call asked for more than {limit} random bytes"),
         }
     }
 }
