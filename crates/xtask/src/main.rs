@@ -16,6 +16,7 @@ mod test;
 #[cfg(test)]
 mod threats;
 mod toolchain;
+mod torture;
 mod wit;
 
 use std::{
@@ -36,6 +37,8 @@ usage: cargo xtask <command>
   test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
   conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
   bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
+  torture      runs every hostile program and server beside well-behaved stubs, and writes target/torture/report.json
+  soak         load, attacks and outages for 20 minutes: nothing may grow
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -71,6 +74,8 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["conformance", rest @ ..] => (conformance::HELP, &|| none(rest).and_then(|()| conformance::run(&root))),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
+        ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
+        ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),
         ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),
         ["wit", "freeze", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::freeze(&root))),
         ["wit", ..] => (wit::HELP, &|| bail!("`cargo xtask wit` wants `check` or `freeze`")),

@@ -1,0 +1,211 @@
+//! The attacks. What each does stands with its program in `tests/programs/hostile`, or with its server in `servers.rs`.
+#![expect(missing_docs, reason = "a name says what it does, and the line below it how that is contained")]
+
+use crate::{
+    Attack,
+    Containment::{Ends, Held, NotDeployed, Refused, Traps, Waits},
+    components, servers,
+};
+
+/// A core module or a component of `tests/programs/hostile/wat`.
+macro_rules! wat {
+    ($name:literal) => {
+        include_str!(concat!("../programs/hostile/wat/", $name, ".wat"))
+    };
+}
+
+pub fn asks_for_credentials() -> Attack {
+    Attack::program("asks_for_credentials", Held("identity_requests"))
+}
+
+pub fn asks_for_random_bytes() -> Attack {
+    Attack::program("asks_for_random_bytes", Ends("random_bytes"))
+}
+
+pub fn ask_for_what_is_not_there() -> Attack {
+    Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
+}
+
+pub fn floods_bus() -> Attack {
+    Attack::program("floods_bus", Held("posts_per_second"))
+}
+
+pub fn floods_http() -> Attack {
+    Attack::program("floods_http", Held("connections")).with(servers::says_nothing)
+}
+
+pub fn floods_log() -> Attack {
+    Attack::program("floods_log", Held("log_lines_per_second"))
+}
+
+pub fn floods_statuses() -> Attack {
+    Attack::program("floods_statuses", Held("publications_per_second"))
+}
+
+pub fn floods_timers() -> Attack {
+    Attack::program("floods_timers", Held("timers"))
+}
+
+pub fn floods_websocket() -> Attack {
+    Attack::program("floods_websocket", Held("bytes_out_per_second")).with(servers::swallows_frames)
+}
+
+pub fn forges_senders() -> Attack {
+    Attack::program("forges_senders", Refused("were refused"))
+}
+
+pub fn hoards_handles() -> Attack {
+    Attack::program("hoards_handles", Ends("resource_handles"))
+}
+
+pub fn lies_about_allocation() -> Attack {
+    Attack::text("lies_about_allocation", wat!("lies_about_allocation"), NotDeployed("beyond end of memory"))
+}
+
+pub fn opens_connections() -> Attack {
+    Attack::program("opens_connections", Held("connections")).with(servers::says_nothing)
+}
+
+pub fn panics_at_length() -> Attack {
+    Attack::program("panics_at_length", Traps("words, words, words"))
+}
+
+pub fn posts_beyond_memory() -> Attack {
+    Attack::text("posts_beyond_memory", wat!("posts_beyond_memory"), NotDeployed("out of bounds of memory"))
+}
+
+pub fn posts_huge_list() -> Attack {
+    Attack::text("posts_huge_list", wat!("posts_huge_list"), NotDeployed("more than 16777216 bytes"))
+}
+
+pub fn posts_overlapping() -> Attack {
+    Attack::text("posts_overlapping", wat!("posts_overlapping"), NotDeployed("more than 16777216 bytes"))
+}
+
+pub fn reaches_for_domains() -> Attack {
+    Attack::program("reaches_for_domains", Refused("were refused"))
+}
+
+pub fn recurses() -> Attack {
+    Attack::text("recurses", wat!("recurses"), NotDeployed("bytes of stack"))
+}
+
+pub fn returns_endless_text() -> Attack {
+    Attack::text("returns_endless_text", wat!("returns_endless_text"), NotDeployed("out of bounds"))
+}
+
+pub fn returns_invalid_utf8() -> Attack {
+    Attack::text("returns_invalid_utf8", wat!("returns_invalid_utf8"), NotDeployed("utf-8"))
+}
+
+pub fn sleeps() -> Attack {
+    Attack::program("sleeps", Ends("time_per_call"))
+}
+
+pub fn spins() -> Attack {
+    Attack::program("spins", Ends("cpu_per_call"))
+}
+
+pub fn spins_between_calls() -> Attack {
+    Attack::program("spins_between_calls", Ends("cpu_per_call"))
+}
+
+pub fn spins_in_core_start() -> Attack {
+    Attack::text("spins_in_core_start", wat!("spins_in_core_start"), NotDeployed("a call computed for more than"))
+}
+
+pub fn spins_in_realloc() -> Attack {
+    Attack::text("spins_in_realloc", wat!("spins_in_realloc"), NotDeployed("a call computed for more than"))
+}
+
+pub fn spins_in_start() -> Attack {
+    Attack::program("spins_in_start", NotDeployed("a call computed for more than"))
+}
+
+pub fn stays_below_limits() -> Attack {
+    Attack::program("stays_below_limits", Refused("below all limits"))
+}
+
+pub fn takes_memory() -> Attack {
+    Attack::program("takes_memory", Ends("memory_bytes"))
+}
+
+pub fn takes_memory_at_once() -> Attack {
+    Attack::text("takes_memory_at_once", wat!("takes_memory_at_once"), NotDeployed("a memory was to grow to"))
+}
+
+pub fn takes_tables() -> Attack {
+    Attack::text("takes_tables", wat!("takes_tables"), NotDeployed("a table was to grow to"))
+}
+
+pub fn traps_after_posting() -> Attack {
+    Attack::program("traps_after_posting", Traps("after posting"))
+}
+
+pub fn traps_in_core_start() -> Attack {
+    Attack::text("traps_in_core_start", wat!("traps_in_core_start"), NotDeployed("unreachable"))
+}
+
+pub fn traps_in_handle() -> Attack {
+    Attack::program("traps_in_handle", Traps("in handle"))
+}
+
+pub fn traps_in_start() -> Attack {
+    Attack::program("traps_in_start", NotDeployed("in start"))
+}
+
+pub fn server_answers_with_endless_body() -> Attack {
+    Attack::catalogue("server_answers_with_endless_body", servers::endless_body, NotDeployed("max_descriptor_bytes"))
+}
+
+pub fn server_answers_with_gzip_bomb() -> Attack {
+    Attack::catalogue("server_answers_with_gzip_bomb", servers::gzip_bomb, NotDeployed("gzip"))
+}
+
+pub fn server_dribbles_descriptor() -> Attack {
+    Attack::catalogue("server_dribbles_descriptor", servers::dribbles_body, NotDeployed("in all"))
+}
+
+pub fn server_dribbles_head() -> Attack {
+    Attack::back_end("server_dribbles_head", "http", servers::dribbles_head, Waits)
+}
+
+pub fn server_floods_pings() -> Attack {
+    Attack::back_end("server_floods_pings", "ws", servers::floods_pings, Held("bytes_in_per_second"))
+}
+
+pub fn server_has_wrong_certificate() -> Attack {
+    Attack::back_end("server_has_wrong_certificate", "wss", servers::wrong_certificate, Refused("certificate"))
+}
+
+pub fn server_nests_a_million_arrays() -> Attack {
+    Attack::catalogue("server_nests_a_million_arrays", servers::nested_arrays, NotDeployed("recursion limit"))
+}
+
+pub fn server_redirects_in_circle() -> Attack {
+    Attack::catalogue("server_redirects_in_circle", servers::redirects_in_circle, NotDeployed("redirect"))
+}
+
+pub fn server_redirects_to_metadata() -> Attack {
+    Attack::catalogue("server_redirects_to_metadata", servers::redirects_to_metadata, NotDeployed("169.254.169.254"))
+}
+
+pub fn server_sends_endless_body() -> Attack {
+    Attack::back_end("server_sends_endless_body", "http", servers::endless_body, Held("bytes_in_per_second"))
+}
+
+pub fn server_sends_endless_fragments() -> Attack {
+    Attack::back_end("server_sends_endless_fragments", "ws", servers::endless_fragments, Refused("1009"))
+}
+
+pub fn server_sends_endless_frame() -> Attack {
+    Attack::back_end("server_sends_endless_frame", "ws", servers::endless_frame, Refused("1009"))
+}
+
+pub fn server_says_nothing() -> Attack {
+    Attack::back_end("server_says_nothing", "ws", servers::says_nothing, Waits)
+}
+
+pub fn takes_minutes_to_compile() -> Attack {
+    Attack::bytes("takes_minutes_to_compile", components::slow, NotDeployed("compil"))
+}

@@ -1,0 +1,63 @@
+//! Components: those that the build made, those that are written as text, and one that no compiler likes.
+
+use std::{fs, path::PathBuf};
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// A component that the build made of `stubs/` or `tests/programs/`, by its package's name.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn component(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("PROTOSTUB_COMPONENTS")).join(format!("{}.wasm", name.replace('-', "_")));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A component as text, or a core module, which is made into a stub.
+pub(crate) fn from_text(text: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
+    if text.contains("(component") {
+        return module;
+    }
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/0.1")).expect("the contract");
+    let world = resolve.select_world(&[package], Some("protostub")).expect("its world");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+    ComponentEncoder::default().module(&module).expect("a module").encode().expect("a component")
+}
+
+/// How many branches each function has of the component that is slow to compile.
+const BRANCHES: usize = 1_000;
+
+/// A component with so many functions: 4 000 are 56 MB of code, which take a compiler minutes.
+pub(crate) fn slow(count: usize) -> Vec<u8> {
+    // No locals; each branch is `block, local.get 0, br_if 0, local.get 0, i32.const 3, i32.mul, local.set 0, end`, and all of it is in one loop.
+    let branch = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x20, 0x00, 0x41, 0x03, 0x6c, 0x21, 0x00, 0x0b];
+    let body = [&[0x00, 0x03, 0x40][..], &branch.repeat(BRANCHES), &[0x0b, 0x20, 0x00, 0x0b]].concat();
+    let body = [size(body.len()), body].concat();
+    let types = [1, 0x60, 1, 0x7f, 1, 0x7f];
+    let functions = [size(count), vec![0; count]].concat();
+    let code = [size(count), body.repeat(count)].concat();
+    let module = [b"\0asm\x01\0\0\0".to_vec(), section(1, &types), section(3, &functions), section(10, &code)].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
+}
+
+fn section(id: u8, contents: &[u8]) -> Vec<u8> {
+    [vec![id], size(contents.len()), contents.to_vec()].concat()
+}
+
+/// An unsigned number in LEB128.
+fn size(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(number & 0x7f).expect("seven bits");
+        number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}

@@ -1,0 +1,88 @@
+//! Attacks on a runtime, as a table: stubs that no honest author would publish, and servers that no honest domain would run.
+//!
+//! [`for_each_attack`] names them all. The tests have one case for each, `cargo xtask torture` runs each beside well-behaved stubs. What is attacked
+//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one.
+
+mod attack;
+pub mod attacks;
+mod components;
+mod load;
+mod machine;
+mod servers;
+mod stage;
+
+pub use attack::{Attack, Containment};
+pub use components::component;
+pub use load::{Load, Sum};
+pub use machine::{Lateness, Resident, descriptors, percentile, resident, threads};
+pub use servers::{Behaviour, Served, Server};
+pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig};
+
+/// Calls a macro with the names of all attacks, which are functions of [`attacks`].
+#[macro_export]
+macro_rules! for_each_attack {
+    ($each:ident) => {
+        $each! {
+            asks_for_credentials,
+            asks_for_random_bytes,
+            ask_for_what_is_not_there,
+            floods_bus,
+            floods_http,
+            floods_log,
+            floods_statuses,
+            floods_timers,
+            floods_websocket,
+            forges_senders,
+            hoards_handles,
+            lies_about_allocation,
+            opens_connections,
+            panics_at_length,
+            posts_beyond_memory,
+            posts_huge_list,
+            posts_overlapping,
+            reaches_for_domains,
+            recurses,
+            returns_endless_text,
+            returns_invalid_utf8,
+            sleeps,
+            spins,
+            spins_between_calls,
+            spins_in_core_start,
+            spins_in_realloc,
+            spins_in_start,
+            stays_below_limits,
+            takes_memory,
+            takes_memory_at_once,
+            takes_tables,
+            traps_after_posting,
+            traps_in_core_start,
+            traps_in_handle,
+            traps_in_start,
+            server_answers_with_endless_body,
+            server_answers_with_gzip_bomb,
+            server_dribbles_descriptor,
+            server_dribbles_head,
+            server_floods_pings,
+            server_has_wrong_certificate,
+            server_nests_a_million_arrays,
+            server_redirects_in_circle,
+            server_redirects_to_metadata,
+            server_sends_endless_body,
+            server_sends_endless_fragments,
+            server_sends_endless_frame,
+            server_says_nothing,
+            takes_minutes_to_compile,
+        }
+    };
+}
+
+macro_rules! table {
+    ($($name:ident,)*) => {
+        /// All attacks, in the order in which they are run.
+        #[must_use]
+        pub fn all() -> Vec<Attack> {
+            vec![$(attacks::$name()),*]
+        }
+    };
+}
+for_each_attack!(table);

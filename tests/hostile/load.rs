@@ -1,0 +1,111 @@
+//! Steady load on the well-behaved stubs: requests at fixed times, whatever became of those before.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use protostub_runtime::{Domain, Hyperty, Message};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use crate::Stage;
+
+/// How often each stub is asked.
+const PERIOD: Duration = Duration::from_millis(25);
+
+/// The requests to all stubs, until they are ended.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    askers: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ended: AtomicBool,
+    latencies: Mutex<Vec<Duration>>,
+    asked: AtomicU64,
+    answered: AtomicU64,
+    /// Why the first one was not answered.
+    fault: Mutex<Option<String>>,
+}
+
+/// What became of the requests.
+#[derive(Debug)]
+pub struct Sum {
+    /// How many were asked.
+    pub asked: u64,
+    /// How many were not answered, or not with 200.
+    pub lost: u64,
+    /// Why the first of these was not.
+    pub fault: Option<String>,
+}
+
+impl Load {
+    /// Begins to ask each of the stage's neighbours.
+    ///
+    /// # Errors
+    /// If there is load on the stage already.
+    pub async fn begin(stage: &Stage) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let mut askers = JoinSet::new();
+        let stubs = stage.neighbours().stubs();
+        let begin = Instant::now();
+        for (n, stub) in stubs.iter().enumerate() {
+            let app = stage.runtime().register_hyperty(format!("hyperty://home.example/app-{n}").as_str()).await?;
+            let first = begin + PERIOD * u32::try_from(n)? / u32::try_from(stubs.len())?;
+            askers.spawn(ask(Arc::new(app), stub.domain().clone(), first, Arc::clone(&shared)));
+        }
+        Ok(Self { shared, askers })
+    }
+
+    /// The latencies since this was asked last.
+    #[must_use]
+    pub fn take(&self) -> Vec<Duration> {
+        mem::take(&mut self.shared.latencies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends it, when all that was asked has its outcome.
+    pub async fn end(mut self) -> Sum {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        while self.askers.join_next().await.is_some() {}
+        let (asked, answered) = (self.shared.asked.load(Ordering::Relaxed), self.shared.answered.load(Ordering::Relaxed));
+        let fault = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Sum { asked, lost: asked - answered, fault }
+    }
+}
+
+async fn ask(app: Arc<Hyperty>, domain: Domain, mut at: Instant, shared: Arc<Shared>) {
+    let to = format!("hyperty://{domain}/alice");
+    let mut requests = JoinSet::new();
+    while !shared.ended.load(Ordering::Relaxed) {
+        sleep_until(at).await;
+        while requests.try_join_next().is_some() {}
+        let (app, shared, message) = (Arc::clone(&app), Arc::clone(&shared), Message::read(to.as_str()));
+        shared.asked.fetch_add(1, Ordering::Relaxed);
+        requests.spawn(async move {
+            let outcome = app.request(message).await;
+            // From when it was to be sent: whoever is late with that is late with the answer.
+            let latency = at.elapsed();
+            match outcome {
+                Ok(answer) if answer.code() == Some(200) => {
+                    shared.answered.fetch_add(1, Ordering::Relaxed);
+                    shared.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
+                }
+                other => {
+                    shared.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| format!("{other:?}"));
+                }
+            }
+        });
+        at += PERIOD;
+    }
+    while requests.join_next().await.is_some() {}
+}

@@ -1,0 +1,92 @@
+//! What the process takes of the machine, and how late its timers are.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// How often a timer is looked at.
+const PERIOD: Duration = Duration::from_millis(5);
+
+/// Memory that is resident, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Resident(pub u64);
+
+impl Resident {
+    /// In mebibytes.
+    #[must_use]
+    pub fn mebibytes(self) -> u64 {
+        self.0 >> 20
+    }
+}
+
+/// The memory of this process that is resident. Zero where `/proc` does not tell.
+#[must_use]
+pub fn resident() -> Resident {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Resident(kibibytes.unwrap_or_default() << 10)
+}
+
+/// How many file descriptors this process has open. Zero where `/proc` does not tell.
+#[must_use]
+pub fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// How many threads this process has. Zero where `/proc` does not tell.
+#[must_use]
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// The value that so many of a hundred do not exceed.
+#[must_use]
+pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
+    values.sort_unstable();
+    let last = values.len().saturating_sub(1);
+    values.get(last.min(values.len() * percent / 100)).copied().unwrap_or_default()
+}
+
+/// Measures how late timers are of the async runtime in which it was begun: the host program's.
+#[derive(Debug)]
+pub struct Lateness {
+    ended: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Duration>>,
+}
+
+impl Lateness {
+    /// Begins to measure.
+    #[must_use]
+    pub fn begin() -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let task = tokio::spawn(async move {
+            let mut late = Vec::new();
+            let mut at = Instant::now();
+            while !end.load(Ordering::Relaxed) {
+                at += PERIOD;
+                sleep_until(at).await;
+                late.push(at.elapsed());
+                at = at.max(Instant::now());
+            }
+            late
+        });
+        Self { ended, task }
+    }
+
+    /// How late they were.
+    pub async fn end(self) -> Vec<Duration> {
+        self.ended.store(true, Ordering::Relaxed);
+        self.task.await.unwrap_or_default()
+    }
+}

@@ -1,0 +1,237 @@
+//! Servers on loopback that no honest domain would run.
+
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+/// What a server does with a connection.
+pub type Behaviour = fn(TcpStream) -> Served;
+
+/// A connection until its end.
+pub type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// How long those who dribble wait before each byte.
+const DRIBBLE: Duration = Duration::from_millis(200);
+
+/// A server on loopback, for as long as it is not dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// If there is no free port.
+    pub async fn start(behaviour: Behaviour) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(behaviour(stream));
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// The domain that it is: `127.0.0.1:8080`.
+    #[must_use]
+    pub fn domain(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(())
+}
+
+/// Writes the same again and again, for as long as somebody reads.
+async fn again_and_again(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        stream.write_all(bytes).await?;
+    }
+}
+
+async fn dribble(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        for byte in bytes {
+            tokio::time::sleep(DRIBBLE).await;
+            stream.write_u8(*byte).await?;
+        }
+    }
+}
+
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
+
+/// Accepts, and never says a word.
+pub(crate) fn says_nothing(mut stream: TcpStream) -> Served {
+    Box::pin(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop) })
+}
+
+/// A descriptor, or an answer to a stub, that never ends.
+pub(crate) fn endless_body(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        stream.write_all(HEAD).await?;
+        again_and_again(&mut stream, &[b' '; 1 << 16]).await
+    })
+}
+
+/// A descriptor that comes one byte after the other.
+pub(crate) fn dribbles_body(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        stream.write_all(HEAD).await?;
+        dribble(&mut stream, b" ").await
+    })
+}
+
+/// The head of an answer that comes one byte after the other.
+pub(crate) fn dribbles_head(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
+        dribble(&mut stream, b"x-more: and more\r\n").await
+    })
+}
+
+/// 200 KiB that become 32 MB when they are unpacked.
+pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        let bomb = bomb(200 << 10);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len());
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&bomb).await
+    })
+}
+
+/// Gzip of spaces: a literal one, and then, again and again, 258 times what stands one byte before (RFC 1951, fixed codes, from the low bit on).
+fn bomb(bytes: usize) -> Vec<u8> {
+    let mut bits: Vec<bool> = Vec::with_capacity(bytes * 8);
+    bits.extend([true, true, false]);
+    let mut push = |code: u16, length: u32| bits.extend((0..length).rev().map(|bit| (code >> bit) & 1 == 1));
+    push(0x30 + u16::from(b' '), 8);
+    for _ in 0..bytes * 8 / 13 {
+        push(0b1100_0101, 8);
+        push(0, 5);
+    }
+    push(0, 7);
+    let packed = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| (byte << 1) | u8::from(*bit)));
+    [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(packed).collect()
+}
+
+/// A descriptor of 10⁶ arrays in each other.
+pub(crate) fn nested_arrays(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        stream.write_all(HEAD).await?;
+        stream.write_all(br#"{"objectName": "default", "configuration": "#).await?;
+        stream.write_all(&[b'['; 1_000_000]).await
+    })
+}
+
+/// Leads from every URL to itself.
+pub(crate) fn redirects_in_circle(stream: TcpStream) -> Served {
+    redirect(stream, "/.well-known/protostub/default")
+}
+
+/// Leads to a cloud's metadata service.
+pub(crate) fn redirects_to_metadata(stream: TcpStream) -> Served {
+    redirect(stream, "http://169.254.169.254/latest/meta-data/")
+}
+
+fn redirect(mut stream: TcpStream, to: &'static str) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        let head = format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await
+    })
+}
+
+/// Does the handshake of a WebSocket, with nothing of its own.
+async fn upgrade(mut stream: TcpStream) -> io::Result<TcpStream> {
+    let accepted = tokio_tungstenite::accept_async(&mut stream).await.map_err(io::Error::other);
+    accepted.map(drop)?;
+    Ok(stream)
+}
+
+/// A frame that is to have 2⁶² bytes.
+pub(crate) fn endless_frame(stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let mut stream = upgrade(stream).await?;
+        stream.write_all(&[0x82, 127, 0x40, 0, 0, 0, 0, 0, 0, 0]).await?;
+        again_and_again(&mut stream, &[0; 1 << 16]).await
+    })
+}
+
+/// A message in fragments, none of which is the last.
+pub(crate) fn endless_fragments(stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let mut stream = upgrade(stream).await?;
+        stream.write_all(&[0x02, 0]).await?;
+        let fragment = [&[0x00, 126, 0xff, 0xff][..], &[0; 0xffff]].concat();
+        again_and_again(&mut stream, &fragment).await
+    })
+}
+
+/// Pings, as many as are read.
+pub(crate) fn floods_pings(stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let stream = upgrade(stream).await?;
+        let (mut read, mut write) = stream.into_split();
+        let pings = [&[0x89, 125][..], &[b'p'; 125]].concat().repeat(512);
+        let pongs = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
+        let result = loop {
+            if let Err(error) = write.write_all(&pings).await {
+                break Err(error);
+            }
+        };
+        pongs.abort();
+        result
+    })
+}
+
+/// Does the handshake, and reads everything.
+pub(crate) fn swallows_frames(stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let mut stream = upgrade(stream).await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
+    })
+}
+
+/// Proves, with a certificate that it made itself, to be somebody else.
+pub(crate) fn wrong_certificate(stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let certified = rcgen::generate_simple_self_signed(["bank.example".to_owned()]).map_err(io::Error::other)?;
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).map_err(io::Error::other)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|config| config.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key))
+            .map_err(io::Error::other)?;
+        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        stream.read_u8().await.map(drop)
+    })
+}

@@ -1,0 +1,335 @@
+use std::{
+    error::Error,
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::FutureExt as _;
+use protostub_runtime::{
+    CrashKind, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, StubStatus, Version,
+};
+use serde_json::{Map, Value};
+use tokio::time::{sleep, timeout};
+
+use crate::{Attack, Containment, Server, component};
+
+/// How long an attack may take to be contained, whatever the machine is busy with.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a stub is watched that does nothing but wait.
+const WATCHED: Duration = Duration::from_millis(500);
+/// How often it is looked whether a limit was counted.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What an attacked runtime is like, where it is not as by default.
+#[derive(Debug, Clone)]
+pub struct StageConfig {
+    /// The limits of every stub.
+    pub limits: Limits,
+    /// How many well-behaved stubs there are.
+    pub neighbours: usize,
+    /// How long a component may take to be compiled.
+    pub compile_timeout: Duration,
+    /// How long a stub may take to be live.
+    pub connect_timeout: Duration,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        let mut limits = Limits::default();
+        // What a busy machine surely reaches, in code that is not optimised.
+        limits.posts_per_second = 1_000;
+        limits.bytes_in_per_second = 2 << 20;
+        limits.bytes_out_per_second = 2 << 20;
+        Self { limits, neighbours: 1, compile_timeout: Duration::from_secs(60), connect_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// A runtime with well-behaved stubs, which is attacked.
+#[derive(Debug)]
+pub struct Stage {
+    runtime: Runtime,
+    source: MemorySource,
+    neighbours: Neighbours,
+    attackers: AtomicUsize,
+    milliseconds: u64,
+}
+
+/// The well-behaved stubs of a [`Stage`].
+#[derive(Debug)]
+pub struct Neighbours(Vec<Protostub>);
+
+/// An attacker that is in place.
+#[derive(Debug)]
+pub struct Attacker {
+    attack: Attack,
+    domain: Domain,
+    app: Hyperty,
+    _server: Option<Server>,
+}
+
+/// How an attack was contained.
+#[derive(Debug, Clone)]
+pub struct Contained {
+    /// What became of it, in a line.
+    pub how: String,
+    /// How long after it began.
+    pub after: Duration,
+}
+
+/// Why an attack was not contained as it has to be.
+#[derive(Debug)]
+pub struct Escaped(pub String);
+
+impl fmt::Display for Escaped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Escaped {}
+
+impl From<anyhow::Error> for Escaped {
+    fn from(error: anyhow::Error) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
+fn descriptor(component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
+    let mut descriptor = Descriptor::new("default", Version::parse("1.0")?);
+    descriptor.refer("component.wasm", component);
+    descriptor.configuration = configuration;
+    Ok(descriptor)
+}
+
+impl Stage {
+    /// Builds the runtime, and has its well-behaved stubs live.
+    ///
+    /// # Errors
+    /// If something of it cannot be.
+    pub async fn new(config: StageConfig) -> Result<Self> {
+        let source = MemorySource::new();
+        let mut restart = RestartPolicy::default();
+        restart.restarts = u32::MAX;
+        restart.first_pause = Duration::from_millis(10);
+        restart.longest_pause = Duration::from_millis(10);
+        let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
+        let runtime = Runtime::builder()
+            .home_domain("home.example")
+            .allow_loopback(true)
+            .source(source.clone())
+            .limits(config.limits)
+            .restart(restart)
+            .compile_timeout(config.compile_timeout)
+            .connect_timeout(config.connect_timeout)
+            .max_descriptor_bytes(4 << 20)
+            .build()
+            .await?;
+        let mut neighbours = Vec::new();
+        let echo = component("echo");
+        for n in 0..config.neighbours {
+            let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
+            source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo.clone());
+            neighbours.push(runtime.deploy_protostub(domain.as_str()).await?);
+        }
+        Ok(Self { runtime, source, neighbours: Neighbours(neighbours), attackers: AtomicUsize::new(0), milliseconds })
+    }
+
+    /// Has the code of most attackers in memory from now on: of one that never attacks.
+    ///
+    /// # Errors
+    /// If that cannot be deployed.
+    pub async fn keep_code(&self) -> Result<()> {
+        let attacker = self.place(&crate::attacks::traps_in_handle()).await?;
+        self.runtime.deploy_protostub(attacker.domain.as_str()).await?;
+        Ok(())
+    }
+
+    /// The runtime that is attacked.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Its well-behaved stubs.
+    #[must_use]
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// Attacks once, beside the neighbours, and takes the attacker away again.
+    ///
+    /// # Errors
+    /// If it is not contained as it has to be, or a neighbour suffers.
+    pub async fn attack(&self, attack: &Attack) -> Result<Contained, Escaped> {
+        let attacker = self.place(attack).await?;
+        let contained = self.provoke(&attacker).await?;
+        self.remove(attacker).await?;
+        self.neighbours.check()?;
+        Ok(contained)
+    }
+
+    /// Puts an attacker into a domain of its own.
+    ///
+    /// # Errors
+    /// If there is no port for its server.
+    pub async fn place(&self, attack: &Attack) -> Result<Attacker> {
+        let attack = attack.clone().computing(self.milliseconds);
+        let server = match attack.server {
+            Some(behaviour) => Some(Server::start(behaviour).await?),
+            None => None,
+        };
+        let n = self.attackers.fetch_add(1, Ordering::Relaxed);
+        let domain = server.as_ref().map_or_else(|| format!("a{n}.{}.example", attack.name.replace('_', "-")), Server::domain);
+        let domain = Domain::parse(&domain)?;
+        if let Some(component) = attack.component() {
+            let descriptor = descriptor(&component, attack.configuration(domain.as_str()))?;
+            self.source.insert(&domain, "default", descriptor.to_json(), component);
+        }
+        let app = self.runtime.register_hyperty(format!("hyperty://home.example/attacked-{n}").as_str()).await?;
+        Ok(Attacker { attack, domain, app, _server: server })
+    }
+
+    /// Has an attacker attack, as often as one likes.
+    ///
+    /// # Errors
+    /// If it is not contained as it has to be.
+    pub async fn provoke(&self, attacker: &Attacker) -> Result<Contained, Escaped> {
+        let begin = Instant::now();
+        let contained = timeout(PATIENCE, self.contain(attacker)).await;
+        let how = contained.with_context(|| format!("{} went on for {PATIENCE:?}", attacker.attack.name))??;
+        Ok(Contained { how, after: begin.elapsed() })
+    }
+
+    async fn contain(&self, Attacker { attack, domain, app, .. }: &Attacker) -> Result<String> {
+        let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
+        if let Containment::NotDeployed(reason) = attack.contained {
+            let Err(error) = deployed else { bail!("it was deployed") };
+            let told = chain(&error);
+            ensure!(told.contains(reason), "it was not deployed, but for another reason than `{reason}`: {told}");
+            return Ok(format!("not deployed: {reason}"));
+        }
+        let stub = deployed.map_err(|error| anyhow::anyhow!("it was not deployed: {}", chain(&error)))?;
+        let restarts = stub.restarts();
+        let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").as_str()), PATIENCE);
+        match attack.contained {
+            Containment::NotDeployed(_) => unreachable!("it was deployed"),
+            Containment::Ends(setting) => {
+                let error = request.await.err().context("it answered")?;
+                ensure!(error.code == 502, "{error}");
+                until(|| stub.last_crash().is_some_and(|crash| crash.limit == Some(setting))).await;
+                ensure!(stub.limits_hit().contains_key(setting), "`{setting}` was not counted: {:?}", stub.limits_hit());
+                Ok(format!("ended: {setting}"))
+            }
+            Containment::Traps(text) => {
+                let error = request.await.err().context("it answered")?;
+                ensure!(error.code == 502, "{error}");
+                until(|| stub.last_crash().is_some()).await;
+                let crash = stub.last_crash().context("there is no report")?;
+                ensure!(crash.kind == CrashKind::Trap, "{crash:?}");
+                let told = format!("{} {}", crash.reason, crash.message.as_deref().unwrap_or_default());
+                ensure!(told.contains(text), "it crashed, but not with `{text}`: {told}");
+                Ok("ended: it crashed".to_owned())
+            }
+            Containment::Held(setting) => {
+                let hits = || stub.limits_hit().get(setting).copied().unwrap_or_default();
+                let before = hits();
+                let counted = until(|| hits() > before);
+                tokio::select! {
+                    () = counted => {}
+                    answer = request => {
+                        let answer = answer.map_err(|error| anyhow::anyhow!("it did not live: {error}"))?;
+                        if timeout(WATCHED, until(|| hits() > before)).await.is_err() {
+                            bail!("it did not run into `{setting}` but {:?}: {answer:?}", stub.limits_hit());
+                        }
+                    }
+                }
+                alive(&stub, restarts)?;
+                Ok(format!("held: {setting}"))
+            }
+            Containment::Refused(text) => {
+                let answer = request.await.map_err(|error| anyhow::anyhow!("it did not answer: {error}"))?;
+                let body: Value = answer.body.as_ref().context("a body")?.parse()?;
+                let value = body["value"].as_str().unwrap_or_default();
+                ensure!(value.contains(text), "it says: {value}");
+                alive(&stub, restarts)?;
+                Ok(format!("refused: {}", value.chars().take(60).collect::<String>()))
+            }
+            Containment::Waits => {
+                if let Ok(answer) = timeout(WATCHED, request).await {
+                    bail!("it was to wait: {answer:?}");
+                }
+                alive(&stub, restarts)?;
+                Ok("waits, and nobody else does".to_owned())
+            }
+        }
+    }
+
+    /// Takes an attacker away.
+    ///
+    /// # Errors
+    /// If its stub does not go.
+    pub async fn remove(&self, attacker: Attacker) -> Result<(), Escaped> {
+        let key = self.runtime.stub_key(attacker.domain.as_str()).context("its key")?;
+        if let Some(stub) = self.runtime.protostub(&key) {
+            // What ends by itself is gone, too.
+            let _gone = timeout(PATIENCE, stub.undeploy()).await.context("it cannot be undeployed")?;
+        }
+        self.source.remove(&attacker.domain, "default");
+        Ok(())
+    }
+}
+
+impl Attacker {
+    /// Reads what came to whoever was attacked, and forgets it.
+    pub fn drain(&mut self) {
+        while self.app.recv().now_or_never().flatten().is_some() {}
+    }
+}
+
+impl Neighbours {
+    /// Their stubs.
+    #[must_use]
+    pub fn stubs(&self) -> &[Protostub] {
+        &self.0
+    }
+
+    /// Whether each of them is what it was: live, and in its first instance.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub fn check(&self) -> Result<(), Escaped> {
+        for stub in &self.0 {
+            alive(stub, 0).with_context(|| format!("the neighbour {}", stub.domain()))?;
+            if let Some(crash) = stub.last_crash() {
+                return Err(Escaped(format!("the neighbour {} has crashed: {}", stub.domain(), crash.reason)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn alive(stub: &Protostub, restarts: u64) -> Result<()> {
+    ensure!(stub.restarts() == restarts, "it has a new instance: {:?}", stub.last_crash());
+    let report = stub.status();
+    ensure!(report.status == StubStatus::Live, "it is {report:?}");
+    Ok(())
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        sleep(LOOK).await;
+    }
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told += &format!(": {error}");
+        cause = error.source();
+    }
+    told
+}

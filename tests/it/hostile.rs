@@ -1,0 +1,54 @@
+//! Each attack of `tests/hostile` is contained as it has to be, and the well-behaved stub beside it does not notice.
+
+use std::time::Duration;
+
+use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
+use protostub_runtime::Message;
+use tokio::sync::OnceCell;
+
+/// One for all attacks: a stub that is ended leaves the runtime as it was.
+static STAGE: OnceCell<Stage> = OnceCell::const_new();
+
+async fn stage() -> &'static Stage {
+    STAGE
+        .get_or_init(|| async {
+            let mut config = StageConfig::default();
+            config.limits.cpu_per_call = Duration::from_millis(500);
+            config.limits.time_per_call = Duration::from_millis(500);
+            let stage = Stage::new(config).await.expect("a stage");
+            stage.keep_code().await.expect("the attackers' code");
+            stage
+        })
+        .await
+}
+
+async fn check(attack: Attack) {
+    if attack.name == "takes_minutes_to_compile" {
+        // It would hold up the others: components are compiled one after the other.
+        let config = StageConfig { compile_timeout: Duration::from_secs(2), ..StageConfig::default() };
+        contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(1_000)).await;
+    } else {
+        contained(stage().await, &attack).await;
+    }
+}
+
+async fn contained(stage: &Stage, attack: &Attack) {
+    if let Err(escaped) = stage.attack(attack).await {
+        panic!("{}: {escaped}", attack.name);
+    }
+    let neighbour = stage.neighbours().stubs()[0].domain();
+    let echo = stage.runtime().request(Message::read(format!("hyperty://{neighbour}/alice").as_str())).await;
+    assert_eq!(echo.expect("an echo").code(), Some(200), "{}", attack.name);
+}
+
+macro_rules! cases {
+    ($($name:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                check(::hostile::attacks::$name()).await;
+            }
+        )*
+    };
+}
+for_each_attack!(cases);

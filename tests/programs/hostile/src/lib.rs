@@ -1,0 +1,184 @@
+//! A stranger's stub. It connects like any other; once a message comes, it attacks whoever runs it, in the way that `program` of its
+//! configuration names: a module each. What did not end it is the answer, a text. The programs that no compiler would make are in `wat/`.
+
+mod asks_for_credentials;
+mod asks_for_random_bytes;
+mod floods_bus;
+mod floods_http;
+mod floods_log;
+mod floods_statuses;
+mod floods_timers;
+mod floods_websocket;
+mod forges_senders;
+mod hoards_handles;
+mod meets_server;
+mod opens_connections;
+mod panics_at_length;
+mod reaches_for_domains;
+mod sleeps;
+mod spins;
+mod spins_between_calls;
+mod spins_in_start;
+mod stays_below_limits;
+mod takes_memory;
+mod traps_after_posting;
+mod traps_in_handle;
+mod traps_in_start;
+
+wit_bindgen::generate!({ world: "protostub", path: "../../../wit/0.1" });
+
+use std::cell::RefCell;
+
+use serde_json::{Value, json};
+
+use self::{
+    exports::rethink::protostub::stub::Guest,
+    rethink::protostub::{
+        bus, configuration, presence,
+        types::{Body, Error, Event, Message, MessageId, MessageType},
+    },
+};
+
+/// What a program does when a message comes, and when one of its handles is ready: the answer to the message, once there is one.
+struct Program {
+    start: fn(),
+    attack: fn(&Stub) -> Option<String>,
+    ready: fn(u32) -> Option<String>,
+}
+
+impl Program {
+    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_| None };
+
+    const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
+        Self { attack, ..Self::NONE }
+    }
+}
+
+fn program(name: &str) -> Option<Program> {
+    Some(match name {
+        "asks-for-credentials" => Program::attack(asks_for_credentials::attack),
+        "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
+        "floods-bus" => Program::attack(floods_bus::attack),
+        "floods-http" => Program::attack(floods_http::attack),
+        "floods-log" => Program::attack(floods_log::attack),
+        "floods-statuses" => Program::attack(floods_statuses::attack),
+        "floods-timers" => Program::attack(floods_timers::attack),
+        "floods-websocket" => Program { ready: floods_websocket::ready, ..Program::attack(floods_websocket::attack) },
+        "forges-senders" => Program::attack(forges_senders::attack),
+        "hoards-handles" => Program::attack(hoards_handles::attack),
+        "meets-server" => Program { ready: meets_server::ready, ..Program::attack(meets_server::attack) },
+        "opens-connections" => Program::attack(opens_connections::attack),
+        "panics-at-length" => Program::attack(panics_at_length::attack),
+        "reaches-for-domains" => Program::attack(reaches_for_domains::attack),
+        "sleeps" => Program::attack(sleeps::attack),
+        "spins" => Program::attack(spins::attack),
+        "spins-between-calls" => Program::attack(spins_between_calls::attack),
+        "spins-in-start" => Program { start: spins_in_start::start, ..Program::NONE },
+        "stays-below-limits" => Program::attack(stays_below_limits::attack),
+        "takes-memory" => Program::attack(takes_memory::attack),
+        "traps-after-posting" => Program::attack(traps_after_posting::attack),
+        "traps-in-handle" => Program::attack(traps_in_handle::attack),
+        "traps-in-start" => Program { start: traps_in_start::start, ..Program::NONE },
+        _ => return None,
+    })
+}
+
+/// What the stub knows of itself, and whom it has not answered yet.
+struct Stub {
+    url: String,
+    configuration: Value,
+    program: Program,
+    waiting: Option<Message>,
+}
+
+impl Stub {
+    fn text(&self, name: &str) -> &str {
+        self.configuration[name].as_str().unwrap_or_default()
+    }
+
+    fn message(&self, from: &str, to: &str) -> Message {
+        Message {
+            id: MessageId::Number(1),
+            type_: MessageType::Other("ping".to_owned()),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    fn answer(&mut self, text: String) {
+        let Some(request) = self.waiting.take() else { return };
+        let _ = bus::post(&[Message {
+            id: request.id,
+            type_: MessageType::Response,
+            from: request.to,
+            to: request.from,
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: Some(Body::Json(json!({ "code": 200, "value": text }).to_string())),
+        }]);
+    }
+}
+
+thread_local! {
+    static STUB: RefCell<Option<Stub>> = const { RefCell::new(None) };
+}
+
+struct Hostile;
+
+impl Guest for Hostile {
+    fn start(url: String) -> Result<(), String> {
+        let configuration: Value = serde_json::from_str(&configuration::get()).map_err(|error| error.to_string())?;
+        let name = configuration["program"].as_str().unwrap_or_default();
+        let program = program(name).ok_or_else(|| format!("there is no program `{name}`"))?;
+        (program.start)();
+        STUB.set(Some(Stub { url, configuration, program, waiting: None }));
+        Ok(())
+    }
+
+    fn handle(events: Vec<Event>) {
+        STUB.with_borrow_mut(|stub| {
+            let stub = stub.as_mut().expect("it was started");
+            for event in events {
+                match event {
+                    Event::Connect(_) => {
+                        presence::publish(presence::Status::InProgress, None).expect("in-progress");
+                        presence::publish(presence::Status::Live, None).expect("live");
+                    }
+                    Event::Disconnect(_) => {
+                        let _ = presence::publish(presence::Status::Disconnected, None);
+                    }
+                    Event::Message(message) if matches!(message.type_, MessageType::Response) => {}
+                    Event::Message(message) => {
+                        stub.waiting = Some(message);
+                        if let Some(text) = (stub.program.attack)(stub) {
+                            stub.answer(text);
+                        }
+                    }
+                    Event::Timer(_) => {}
+                    Event::Ready(handle) => {
+                        if let Some(text) = (stub.program.ready)(handle) {
+                            stub.answer(text);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// An error as the harness compares it.
+fn told(error: &Error) -> String {
+    match error {
+        Error::Denied(text) => format!("denied: {text}"),
+        Error::Invalid(text) => format!("invalid: {text}"),
+        Error::Busy => "busy".to_owned(),
+        Error::Closed => "closed".to_owned(),
+        Error::Limit(text) => format!("limit: {text}"),
+        Error::Io(text) => format!("io: {text}"),
+    }
+}
+
+export!(Hostile);

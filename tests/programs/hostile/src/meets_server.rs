@@ -1,0 +1,66 @@
+//! The accomplice of a hostile server: connects to it, and reads whatever comes, without end.
+
+use crate::{
+    Stub,
+    rethink::protostub::{
+        http,
+        websocket::{self, State},
+    },
+    told,
+};
+
+pub fn attack(stub: &Stub) -> Option<String> {
+    let url = stub.text("url");
+    let opened = if url.starts_with("ws") {
+        websocket::open(url, &[], &[])
+    } else {
+        let request = http::Request { method: "GET".to_owned(), url: url.to_owned(), headers: Vec::new(), body: Vec::new() };
+        http::send(&request)
+    };
+    opened.err().map(|error| told(&error))
+}
+
+pub fn ready(handle: u32) -> Option<String> {
+    let end = read(handle);
+    if end.is_some() {
+        // Or a few servers that break would be all that there may be.
+        websocket::close(handle, 1000, "");
+        http::cancel(handle);
+    }
+    end
+}
+
+fn read(handle: u32) -> Option<String> {
+    match http::poll(handle) {
+        Ok(None) => return None,
+        Ok(Some(head)) => return http_body(handle, head.status),
+        // Of another interface.
+        Err(crate::Error::Closed) => {}
+        Err(error) => return Some(told(&error)),
+    }
+    match websocket::poll(handle) {
+        State::Connecting => return None,
+        State::Open(_) => {}
+        State::Refused(handshake) => return Some(format!("refused: {}", handshake.status)),
+        State::Closed(reason) => return Some(format!("closed: {:?} {}", reason.code, reason.reason)),
+        State::Failed(text) => return Some(format!("failed: {text}")),
+    }
+    loop {
+        match websocket::receive(handle, 64, 1 << 20) {
+            Ok(frames) if frames.is_empty() => return None,
+            Ok(_) => {}
+            Err(error) => return Some(told(&error)),
+        }
+    }
+}
+
+fn http_body(exchange: u32, status: u16) -> Option<String> {
+    loop {
+        match http::receive(exchange, 1 << 20) {
+            Ok(Some(bytes)) if bytes.is_empty() => return None,
+            Ok(Some(_)) => {}
+            Ok(None) => return Some(format!("{status}, and its body has an end")),
+            Err(error) => return Some(told(&error)),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Breaks with megabytes of last words.
+
+use crate::Stub;
+
+pub fn attack(_: &Stub) -> Option<String> {
+    panic!("{}", "\u{1b}[31mwords, words, words\n".repeat(50_000));
+}

@@ -1,0 +1,12 @@
+//! Takes all the memory that there is.
+
+use std::hint::black_box;
+
+use crate::Stub;
+
+pub fn attack(_: &Stub) -> Option<String> {
+    let mut chunks = Vec::new();
+    loop {
+        chunks.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}

@@ -1,0 +1,5 @@
+//! Breaks before it is a stub.
+
+pub fn start() {
+    panic!("in start");
+}

@@ -1,0 +1,158 @@
+//! `cargo xtask soak`: load on well-behaved stubs, while stubs beside them attack and are ended, and a server goes and comes back; nothing may grow.
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+mod node;
+mod samples;
+
+use std::{env, fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use hostile::{Attack, Load, Stage, StageConfig};
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{node::Outages, samples::Samples};
+
+/// How many well-behaved stubs there are.
+const NEIGHBOURS: usize = 20;
+/// How many attack at a time.
+const ATTACKERS: usize = 2;
+/// How often it is looked what the process takes.
+const PERIOD: Duration = Duration::from_secs(1);
+/// What takes long, and shows nothing that the others do not.
+const LEFT_OUT: [&str; 3] = ["server_dribbles_descriptor", "sleeps", "takes_minutes_to_compile"];
+
+struct Options {
+    time: Duration,
+    report: PathBuf,
+}
+
+impl Options {
+    fn parse(args: impl IntoIterator<Item = String>) -> Result<Self> {
+        let mut options = Self { time: Duration::from_secs(20 * 60), report: "target/soak/report.json".into() };
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().with_context(|| format!("`{arg}` wants a value"));
+            match arg.as_str() {
+                "--minutes" => {
+                    let minutes: f64 = value()?.parse().context("`--minutes` wants a number")?;
+                    options.time = Duration::try_from_secs_f64(minutes * 60.0).context("`--minutes` wants a time")?;
+                }
+                "--report" => options.report = value()?.into(),
+                unknown => bail!("`{unknown}` means nothing here"),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn main() -> ExitCode {
+    let soaked = Options::parse(env::args().skip(1)).and_then(|options| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(soak(&options))
+    });
+    match soaked {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs it; whether nothing grew, and nothing was lost.
+async fn soak(options: &Options) -> Result<bool> {
+    let mut config = StageConfig { neighbours: NEIGHBOURS, ..StageConfig::default() };
+    // More of them within the same time.
+    config.limits.cpu_per_call = Duration::from_millis(500);
+    let stage = Arc::new(Stage::new(config).await?);
+    stage.keep_code().await?;
+    let load = Load::begin(&stage).await?;
+    let outages = Outages::begin(stage.runtime()).await?;
+    let stop = CancellationToken::new();
+    let mut attackers = JoinSet::new();
+    for _ in 0..ATTACKERS {
+        attackers.spawn(attack_at_random(Arc::clone(&stage), stop.clone()));
+    }
+    println!(
+        "{NEIGHBOURS} stubs under load, {ATTACKERS} attackers at a time, a server that goes and comes back; for {:?}",
+        options.time
+    );
+
+    let mut samples = Samples::default();
+    let begin = Instant::now();
+    let mut clock = interval(PERIOD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = 0;
+    while begin.elapsed() < options.time {
+        clock.tick().await;
+        let _latencies = load.take();
+        let sample = samples.take(stage.runtime()).await;
+        if begin.elapsed().as_secs() / 60 > told {
+            told = begin.elapsed().as_secs() / 60;
+            println!("after {told} min: {sample}");
+        }
+    }
+    stop.cancel();
+    let (mut attacks, mut escapes) = (0_u64, Vec::new());
+    while let Some(ended) = attackers.join_next().await {
+        let (times, escaped) = ended?;
+        attacks += times;
+        escapes.extend(escaped);
+    }
+    let outages = outages.end().await?;
+    let sum = load.end().await;
+    if let Err(harmed) = stage.neighbours().check() {
+        escapes.push(harmed.to_string());
+    }
+    if sum.lost > 0 {
+        escapes.push(format!("{} requests to neighbours were lost: {}", sum.lost, sum.fault.unwrap_or_default()));
+    }
+    if outages.without_outcome > 0 {
+        escapes.push(format!("{} requests over the server had no outcome", outages.without_outcome));
+    }
+    let verdict = samples.verdict();
+    escapes.extend(verdict.growing.iter().cloned());
+    if let Some(folder) = options.report.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let report = json!({
+        "minutes": options.time.as_secs_f64() / 60.0,
+        "requests": sum.asked,
+        "lost": sum.lost,
+        "attacks": attacks,
+        "outages": { "times": outages.times, "answered": outages.answered, "toldOtherwise": outages.told },
+        "resources": verdict.json,
+        "faults": escapes,
+    });
+    fs::write(&options.report, format!("{report:#}\n")).with_context(|| format!("writing {}", options.report.display()))?;
+    for escape in &escapes {
+        println!("{escape}");
+    }
+    println!(
+        "{} requests, {attacks} attacks, {} outages ({} answered, {} told otherwise)",
+        sum.asked, outages.times, outages.answered, outages.told
+    );
+    println!("{}: {}", if escapes.is_empty() { "flat" } else { "NOT FLAT" }, verdict.text);
+    Ok(escapes.is_empty())
+}
+
+/// One attack after the other, each in a domain of its own; how many, and those that were not contained.
+async fn attack_at_random(stage: Arc<Stage>, stop: CancellationToken) -> (u64, Vec<String>) {
+    let attacks: Vec<Attack> = hostile::all().into_iter().filter(|attack| !LEFT_OUT.contains(&attack.name)).collect();
+    let (mut times, mut escapes) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        let attack = &attacks[rand::random_range(0..attacks.len())];
+        if let Err(escaped) = stage.attack(attack).await {
+            println!("{}: {escaped}", attack.name);
+            escapes.push(format!("{}: {escaped}", attack.name));
+        }
+        times += 1;
+    }
+    (times, escapes)
+}

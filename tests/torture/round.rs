@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use hostile::{Attack, Attacker, Contained, Escaped, Lateness, Load, Stage, Sum, percentile, resident};
+use tokio::time::{Instant, sleep};
+
+/// How many attack at a time: one more than there are threads for guests, so that each of those is attacked.
+const ATTACKERS: usize = 3;
+/// How long an attacker pauses before it attacks again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long memory may take to be given back.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How much more may be resident afterwards: what the allocator keeps for the next time.
+const TOLERANCE: u64 = 48 << 20;
+
+/// One attack, again and again, beside stubs under load.
+pub(crate) struct Round {
+    /// How it was contained, and after how long at most; or how it was not.
+    pub(crate) outcome: Result<Contained, Escaped>,
+    /// How often it attacked.
+    pub(crate) attacks: usize,
+    pub(crate) before: Duration,
+    pub(crate) during: Duration,
+    /// How late the host program's timers were: 99 of 100 at most.
+    pub(crate) timers: Duration,
+    pub(crate) sum: Sum,
+    /// What happened to a neighbour.
+    pub(crate) neighbours: Result<(), Escaped>,
+    /// How many bytes more are resident than before, for good.
+    pub(crate) kept_bytes: u64,
+    pub(crate) gave_back: bool,
+}
+
+impl Round {
+    pub(crate) async fn run(stage: &Stage, attack: &Attack, window: Duration) -> Result<Self> {
+        let load = Load::begin(stage).await?;
+        // What it takes to get going is nobody's latency.
+        sleep(window / 4).await;
+        let _warm = load.take();
+        sleep(window).await;
+        let mut before = load.take();
+        let memory = resident();
+        let timers = Lateness::begin();
+        let mut attackers = Vec::new();
+        for _ in 0..ATTACKERS {
+            attackers.push(stage.place(attack).await?);
+        }
+        let until = Instant::now() + window;
+        let outcomes = futures_util::future::join_all(attackers.iter_mut().map(|attacker| provoke(stage, attacker, until))).await;
+        let mut during = load.take();
+        let mut timers = timers.end().await;
+        let mut removed = Ok(());
+        for attacker in attackers {
+            removed = removed.and(stage.remove(attacker).await);
+        }
+        let sum = load.end().await;
+        let neighbours = stage.neighbours().check();
+        let (gave_back, kept_bytes) = given_back(memory.0).await;
+        let attacks = outcomes.iter().map(|(attacks, _)| attacks).sum();
+        let contained = outcomes.into_iter().map(|(_, outcome)| outcome);
+        let outcome = contained.reduce(|one, other| match (one?, other?) {
+            (one, other) => Ok(if one.after > other.after { one } else { other }),
+        });
+        Ok(Self {
+            outcome: removed.and(outcome.unwrap_or_else(|| Err(Escaped("nobody attacked".to_owned())))),
+            attacks,
+            before: percentile(&mut before, 99),
+            during: percentile(&mut during, 99),
+            timers: percentile(&mut timers, 99),
+            sum,
+            neighbours,
+            kept_bytes,
+            gave_back: gave_back || attack.lingers(),
+        })
+    }
+}
+
+/// Attacks until it is time; the time of the slowest to be contained.
+async fn provoke(stage: &Stage, attacker: &mut Attacker, until: Instant) -> (usize, Result<Contained, Escaped>) {
+    let mut attacks = 0;
+    let mut slowest: Option<Contained> = None;
+    loop {
+        attacks += 1;
+        match stage.provoke(attacker).await {
+            Ok(contained) => {
+                if slowest.as_ref().is_none_or(|slowest| slowest.after < contained.after) {
+                    slowest = Some(contained);
+                }
+            }
+            Err(escaped) => return (attacks, Err(escaped)),
+        }
+        attacker.drain();
+        if Instant::now() >= until {
+            return (attacks, slowest.ok_or_else(|| Escaped("it did not attack".to_owned())));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Whether as much memory is resident as before, or soon will be; and how much more.
+async fn given_back(before: u64) -> (bool, u64) {
+    let begin = Instant::now();
+    loop {
+        let kept = resident().0.saturating_sub(before);
+        if kept <= TOLERANCE || begin.elapsed() > PATIENCE {
+            return (kept <= TOLERANCE, kept);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
