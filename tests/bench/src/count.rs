@@ -40,8 +40,8 @@ pub(crate) async fn run(what: What, times: u32, threads: &Handle) -> Result<()> 
     let to = Address::parse("hyperty://sp1.example/alice")?;
     let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")?) };
     match what {
-        What::Trip => drop(Live::of(1).await?.trips(&to, BYTES, times).await?),
-        What::Load => drop(Live::of(1).await?.load(&to, BYTES, times).await?),
+        What::Trip => drop(Live::small().await?.trips(&to, BYTES, times).await?),
+        What::Load => drop(Live::small().await?.load(&to, BYTES, times).await?),
         What::Bare => drop(bare().await?.live().await?.calls(BYTES, 1, times).await?),
         What::BareBatch => drop(bare().await?.live().await?.calls(BYTES, BATCH as usize, times / BATCH).await?),
         What::Native => drop(Native::new(threads)?.trips(BYTES, times).await?),

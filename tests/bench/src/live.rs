@@ -122,13 +122,18 @@ pub(crate) struct Live {
 impl Live {
     /// With the stub of `sp1.example` live.
     pub(crate) async fn new() -> Result<Self> {
-        Self::of(1000).await
+        Self::of(builder(Everywhere::echo()?)).await
     }
 
-    /// The same, with room for so many stubs: tools that watch a process have little room for what it reserves.
-    pub(crate) async fn of(stubs: usize) -> Result<Self> {
+    /// The same, with room for one stub and with one thread: tools that watch a process have little room for what it reserves, and what threads do
+    /// while they look for work is not what is counted.
+    pub(crate) async fn small() -> Result<Self> {
+        Self::of(builder(Everywhere::echo()?).max_stubs(1).worker_threads(1)).await
+    }
+
+    async fn of(builder: RuntimeBuilder) -> Result<Self> {
         let probe = Probe::default();
-        let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(stubs).build().await?;
+        let runtime = probe.install(builder)?.build().await?;
         runtime.deploy_protostub("sp1.example").await?;
         let listener = Arc::new(Mutex::new(runtime.register_hyperty(FROM).await?));
         Ok(Self { engine: probe.engine()?, runtime, listener })

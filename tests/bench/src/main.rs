@@ -68,8 +68,9 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    // As many as a runtime has. They live as long as the program.
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // As many as a runtime has; what threads do while they look for work is not to be counted. They live as long as the program.
+    let workers = if args.count.is_some() { 1 } else { 2 };
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     // A program's own runtime, from which it uses the library.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     own.block_on(async {
