@@ -2,9 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     thread,
@@ -14,23 +12,30 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{cargo, debian, guests, must, stubs};
+use crate::{cargo, debian, guests, new_user, patience, stubs};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask conformance
 
 Builds the sample stubs and the `protostub` command, and tries out, case by case,
 
-  the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is there
   the message node of `protostub serve`, and the runtime
-  the stubs in Python and JavaScript, if somebody has built them: target/stubs/echo-python.wasm, echo-js.wasm
+  the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is there
+  the echoes in Python, JavaScript and C, built as their READMEs say, if Python, Node.js or Debian's packages of clang are there
 
-The reports are written to target/conformance/report.json. What fails is shown; `protostub conformance --list` says what each case holds. The last line
-is `N passed, N failed, N skipped`.
+The reports are written to target/conformance/report.json. What fails is shown; `protostub conformance --list` says what each case holds, and
+stubs/README.md what to do about it. What is left out is named, with the reason. The last line is `N passed, N failed, N skipped`: of cases, where a
+case counts once for each subject, and is skipped if it says nothing about it.
 ";
 
-/// How long a broker may take to listen.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to listen.
+const LISTENING: Duration = Duration::from_secs(30);
+/// How long cargo may take to compile everything.
+const BUILDING: Duration = Duration::from_secs(60 * 60);
+/// How long the kit may take for one subject, the compilation of a large component included.
+const SUBJECT: Duration = Duration::from_secs(5 * 60);
+/// The stubs whose READMEs say how they are built, with other toolchains than Rust's.
+const ECHOES: [&str; 3] = ["echo-python", "echo-js", "echo-c"];
 
 /// How many cases passed, failed, and did not apply.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,7 +68,12 @@ impl Run {
 pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     stubs::catalogue(root)?;
     guests::build(root, "tests/programs")?;
-    must(cargo(root).args(["build", "--quiet", "--bins", "--examples"]))?;
+    let mut build = cargo(root);
+    let built = build.args(["build", "--quiet", "--bins", "--examples"]).spawn().context("starting cargo")?;
+    if !patience::wait(built, BUILDING).context("building the `protostub` command")?.success() {
+        bail!("the `protostub` command could not be built");
+    }
+    let (mut left_out, mut reports) = (Vec::new(), Vec::new());
     let broker = Broker::start()?;
     let domain = Domain::serve(root)?;
     let mut runs = vec![
@@ -93,42 +103,55 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
                 r#"{"type":"create","to":"mqtt://${domain}/conformance"}"#,
             ],
         )),
-        None => println!("Without mosquitto there is no broker: the stub mqtt is left out."),
+        None => left_out.push("the stub mqtt: without Mosquitto there is no broker".to_owned()),
     }
-    for name in ["echo-python", "echo-js"] {
-        let component = format!("target/stubs/{name}.wasm");
-        if root.join(&component).is_file() {
-            runs.push(Run::new(name, &[&component]));
-        } else {
-            println!("The stub {name} is not built, and left out: see stubs/{name}/README.md.");
+    for name in ECHOES {
+        println!("\nBuilding {name} as stubs/{name}/README.md says.");
+        match new_user::build_as_told(root, name) {
+            Ok(new_user::Outcome::Followed) => runs.push(Run::new(name, &[&format!("target/stubs/{name}.wasm")])),
+            Ok(new_user::Outcome::Skipped(why)) => left_out.push(format!("the stub {name}: {why}")),
+            Err(error) => reports.push(untried(name, &error)),
         }
     }
-    let reports = runs.iter().map(|run| try_out(root, run).with_context(|| format!("trying out {}", run.name)));
-    let reports = reports.collect::<Result<Vec<_>>>()?;
+    println!("\nTrying out {} subjects, each for a minute or less.", runs.len());
+    reports.extend(runs.iter().map(|run| try_out(root, run).unwrap_or_else(|error| untried(&run.name, &error))));
     let count = |what: &str| reports.iter().filter_map(|report| report[what].as_u64()).sum();
     let cases = Cases { passed: count("passed"), failed: count("failed"), skipped: count("skipped") };
     let folder = root.join("target/conformance");
     fs::create_dir_all(&folder).context("making target/conformance")?;
-    let all = json!({ "passed": cases.passed, "failed": cases.failed, "skipped": cases.skipped, "reports": reports });
+    let all = json!({
+        "passed": cases.passed, "failed": cases.failed, "skipped": cases.skipped, "leftOut": left_out, "reports": reports,
+    });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&all)? + "\n").context("writing the report")?;
+    for what in &left_out {
+        println!("Left out: {what}");
+    }
     println!("The reports are in target/conformance/report.json.");
     Ok(cases)
+}
+
+/// The report about what could not be tried at all, which counts as a case that failed.
+fn untried(name: &str, error: &anyhow::Error) -> Value {
+    println!("  FAILED {name} could not be tried out: {error:#}");
+    json!({ "subject": name, "error": format!("{error:#}"), "passed": 0, "failed": 1, "skipped": 0, "outcomes": [] })
 }
 
 /// Runs the command once, and shows what it found.
 fn try_out(root: &Path, run: &Run) -> Result<Value> {
     let mut command = Command::new(root.join("target/debug/protostub"));
-    command.current_dir(root).args(["--json", "--quiet", "conformance"]).args(&run.args).stderr(Stdio::inherit());
-    let output = command.output().context("starting target/debug/protostub")?;
-    let mut report: Value = serde_json::from_slice(&output.stdout).context("it printed no report")?;
+    command.current_dir(root).args(["--json", "--quiet", "conformance"]).args(&run.args).stdin(Stdio::null());
+    let began = Instant::now();
+    let (status, printed) = patience::output(&mut command, SUBJECT)?;
+    let mut report: Value = serde_json::from_slice(&printed).with_context(|| format!("it printed no report ({status})"))?;
     report["subject"] = run.name.clone().into();
     println!(
-        "  {}, {}: {} passed, {} failed, {} skipped",
+        "  {}, {}: {} passed, {} failed, {} skipped ({:.0} s)",
         report["suite"].as_str().unwrap_or_default(),
         run.name,
         report["passed"],
         report["failed"],
-        report["skipped"]
+        report["skipped"],
+        began.elapsed().as_secs_f64(),
     );
     for outcome in report["outcomes"].as_array().into_iter().flatten().filter(|outcome| outcome["verdict"] == "fail") {
         let text = |name: &str| outcome[name].as_str().unwrap_or_default().to_owned();
@@ -156,8 +179,7 @@ impl Domain {
         let mut child = command.spawn().context("starting `protostub serve`")?;
         let stdout = child.stdout.take().context("`protostub serve` has no output")?;
         let mut domain = Self { child, address: String::new() };
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        let line = patience::first_line(&domain.child, stdout, LISTENING).context("starting `protostub serve`")?;
         let serving: Value = serde_json::from_str(&line).context("`protostub serve` does not say where it serves")?;
         serving["address"].as_str().context("`protostub serve` does not say where it serves")?.clone_into(&mut domain.address);
         Ok(domain)
@@ -200,8 +222,8 @@ impl Broker {
             if let Some(status) = broker.child.try_wait()? {
                 bail!("mosquitto ended before it listened ({status})");
             }
-            if begin.elapsed() > PATIENCE {
-                bail!("mosquitto does not listen");
+            if begin.elapsed() > LISTENING {
+                bail!("mosquitto does not listen after {} s", LISTENING.as_secs());
             }
             thread::sleep(Duration::from_millis(50));
         }

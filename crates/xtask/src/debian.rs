@@ -1,16 +1,30 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
 
-/// Programs of Debian's that something needs, with the packages that they are in.
+use crate::patience;
+
+/// Programs of Debian's that something needs, or files, with the packages that they are in.
 pub(crate) type Programs<'a> = &'a [(&'a str, &'a str)];
 
 /// A real MQTT broker, and what speaks to it.
 pub(crate) const MOSQUITTO: Programs<'_> =
     &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients"), ("mosquitto_sub", "mosquitto-clients")];
+
+/// A C compiler for WebAssembly, its linker and its library.
+pub(crate) const CLANG: Programs<'_> = &[
+    ("clang", "clang"),
+    ("wasm-ld", "lld"),
+    ("/usr/lib/wasm32-wasi/libc.a", "wasi-libc"),
+    ("/usr/lib/wasm32-wasi/libc.a", "libclang-rt-dev-wasm32"),
+];
+
+/// How long packages may take to be fetched and installed.
+const DOWNLOADING: Duration = Duration::from_secs(10 * 60);
 
 /// Makes sure that these programs are there: installs their packages, if there are rights to.
 pub(crate) fn packages(programs: Programs<'_>) -> Result<()> {
@@ -34,6 +48,7 @@ fn missing<'a>(programs: Programs<'a>) -> Vec<&'a str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = |program: &str| {
         let folders = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).to_owned()));
+        // A path from the root replaces the folder.
         folders.map(|folder| folder.join(program)).any(|file| file.is_file())
     };
     let mut packages: Vec<_> = programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
@@ -46,10 +61,10 @@ fn apt_get(args: &[&str]) {
     println!("apt-get {}", args.join(" "));
     let mut command = Command::new("apt-get");
     command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-    match command.status() {
+    match command.spawn().map_err(Into::into).and_then(|child| patience::wait(child, DOWNLOADING)) {
         Ok(status) if status.success() => {}
         Ok(status) => println!("apt-get failed ({status}); installing takes root's rights"),
-        Err(error) => println!("apt-get could not be started: {error}"),
+        Err(error) => println!("apt-get did not get to its end: {error:#}"),
     }
 }
 

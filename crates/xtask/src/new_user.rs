@@ -1,22 +1,22 @@
 //! Does what the READMEs say, as somebody would who has just cloned the repository.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
-    sync::mpsc,
+    sync::{Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     debian, must,
-    patience::wait,
+    patience::{output, wait},
     readme::{self, Step},
     toolchain,
 };
@@ -41,11 +41,16 @@ fn patience() -> Duration {
 /// How long a program may take to end after Ctrl-C.
 const GOODBYE: Duration = Duration::from_secs(20);
 
+const CONFORMANCE: &str = "the stage `conformance` of `cargo xtask test`";
+
 /// Commands that are run, but not here.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("cargo xtask test", "this is a part of it"),
     ("cargo xtask new-user", "this is it"),
-    ("cargo xtask conformance", "the stage `conformance` of `cargo xtask test`"),
+    ("cargo xtask conformance", CONFORMANCE),
+    ("target/debug/protostub conformance target/stubs/echo-python.wasm", CONFORMANCE),
+    ("target/debug/protostub conformance target/stubs/echo-js.wasm", CONFORMANCE),
+    ("target/debug/protostub conformance target/stubs/echo-c.wasm", CONFORMANCE),
     ("cargo test --workspace", "the stage `test` of `cargo xtask test`"),
 ];
 
@@ -59,8 +64,20 @@ const NOT_RUN: [(&str, &str); 6] = [
     ("xtask soak", "it takes twenty minutes"),
 ];
 
+/// What READMEs need of Debian's packages.
+const NEEDS: [(&str, debian::Programs<'_>); 1] = [("stubs/echo-c/README.md", debian::CLANG)];
+
+/// READMEs that were followed in this process before, and what came of it: what they build takes long.
+static FOLLOWED: Mutex<BTreeMap<PathBuf, Outcome>> = Mutex::new(BTreeMap::new());
+
 /// What lives in the home of whoever runs this, and is no part of being new.
-const TOOLCHAINS: [(&str, &str); 3] = [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup"), ("PYENV_ROOT", ".pyenv")];
+const TOOLCHAINS: [(&str, &str); 5] = [
+    ("CARGO_HOME", ".cargo"),
+    ("RUSTUP_HOME", ".rustup"),
+    ("PYENV_ROOT", ".pyenv"),
+    ("PIP_CACHE_DIR", ".cache/pip"),
+    ("npm_config_cache", ".npm"),
+];
 
 /// How many READMEs could be followed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -158,12 +175,11 @@ pub(crate) fn follow_all(root: &Path, files: &[&str]) -> Result<Followed> {
         if !files.is_empty() && !files.iter().any(|wanted| Path::new(wanted) == *file) {
             continue;
         }
-        let steps = readme::steps(text);
-        if steps.is_empty() {
+        if readme::steps(text).is_empty() {
             continue;
         }
         println!("\n--- {}", file.display());
-        match follow(root, &steps) {
+        match follow_once(root, file, text) {
             Ok(Outcome::Followed) => followed.passed += 1,
             Ok(Outcome::Skipped(why)) => {
                 println!("skipped: {why}");
@@ -217,9 +233,35 @@ fn strangers<'a>(texts: impl Iterator<Item = (&'a Path, &'a str)> + Clone) -> Ve
     strangers
 }
 
-enum Outcome {
+/// What came of following a README.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
     Followed,
+    /// What it needs is not here, and why.
     Skipped(String),
+}
+
+/// Follows the README of a stub in another language, which builds it.
+pub(crate) fn build_as_told(root: &Path, stub: &str) -> Result<Outcome> {
+    let file = Path::new("stubs").join(stub).join("README.md");
+    let text = fs::read_to_string(root.join(&file)).with_context(|| format!("reading {}", file.display()))?;
+    follow_once(root, &file, &text).with_context(|| file.display().to_string())
+}
+
+/// Follows one README, unless that was done before.
+fn follow_once(root: &Path, file: &Path, text: &str) -> Result<Outcome> {
+    let followed = || FOLLOWED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(outcome) = followed().get(file) {
+        println!("It was followed before.");
+        return Ok(outcome.clone());
+    }
+    let needs = NEEDS.iter().filter(|(needy, _)| Path::new(needy) == file).map(|(_, programs)| debian::packages(programs));
+    let outcome = match needs.collect() {
+        Ok(()) => follow(root, &readme::steps(text))?,
+        Err(error) => Outcome::Skipped(format!("{error:#}")),
+    };
+    followed().insert(file.to_owned(), outcome.clone());
+    Ok(outcome)
 }
 
 /// Follows one README. What it left running is ended with it.
@@ -310,14 +352,8 @@ impl Reader {
                 }
             }
         }
-        let mut child = self.shell(&script).stdout(Stdio::piped()).spawn().context("starting bash")?;
-        let mut output = child.stdout.take().context("bash has no output")?;
-        let reading = thread::spawn(move || {
-            let mut printed = Vec::new();
-            output.read_to_end(&mut printed).map(|_| String::from_utf8_lossy(&printed).into_owned())
-        });
-        let status = wait(child, patience())?;
-        let printed = reading.join().map_err(|_| anyhow!("reading the output failed"))??;
+        let (status, printed) = output(&mut self.shell(&script), patience())?;
+        let printed = String::from_utf8_lossy(&printed).into_owned();
         print!("{printed}");
         if !status.success() {
             bail!("a command failed ({status})");

@@ -3,13 +3,15 @@
 use std::{
     collections::{HashMap, HashSet},
     io::{BufRead as _, BufReader, Read},
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::shown;
 
 /// Waits for a program; kills it when patience is over.
 pub(crate) fn wait(mut child: Child, patience: Duration) -> Result<ExitStatus> {
@@ -29,6 +31,38 @@ pub(crate) fn wait(mut child: Child, patience: Duration) -> Result<ExitStatus> {
         bail!("it had not ended after {} s, and was killed", patience.as_secs());
     }
     Ok(status)
+}
+
+/// Runs a program to its end, and returns what it printed; kills it when patience is over.
+pub(crate) fn output(command: &mut Command, patience: Duration) -> Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(command)))?;
+    let mut output = child.stdout.take().context("the program has no output")?;
+    let reading = thread::spawn(move || {
+        let mut printed = Vec::new();
+        output.read_to_end(&mut printed).map(|_| printed)
+    });
+    let status = wait(child, patience)?;
+    let printed = reading.join().map_err(|_| anyhow!("reading the output failed"))?.context("reading the output")?;
+    Ok((status, printed))
+}
+
+/// The first line that a program prints; what follows is read, and dropped. Kills it when patience is over.
+pub(crate) fn first_line(child: &Child, output: impl Read + Send + 'static, patience: Duration) -> Result<String> {
+    let (read, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Only the first is waited for.
+            let _ = read.send(line);
+        }
+    });
+    match lines.recv_timeout(patience) {
+        Ok(line) => Ok(line),
+        Err(RecvTimeoutError::Disconnected) => bail!("it ended before it printed anything"),
+        Err(RecvTimeoutError::Timeout) => {
+            kill(child.id())?;
+            bail!("it had printed nothing for {} s, and was killed", patience.as_secs());
+        }
+    }
 }
 
 /// Hands over each line that a program prints until it prints no more, which must not take it longer than this for a line; otherwise it is killed.
@@ -94,7 +128,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::{lines, wait, with_descendants};
+    use super::{first_line, lines, output, wait, with_descendants};
 
     #[test]
     fn finds_what_a_process_started() {
@@ -118,6 +152,32 @@ mod tests {
         let mut printed = String::new();
         std::io::Read::read_to_string(&mut output, &mut printed).expect("its output ends");
         assert_eq!(printed, "one\n");
+    }
+
+    #[test]
+    fn tells_what_was_printed_unless_that_takes_too_long() {
+        let (status, printed) =
+            output(Command::new("bash").args(["-c", "echo one; echo two"]), Duration::from_secs(60)).expect("an end");
+        assert!(status.success());
+        assert_eq!(printed, b"one\ntwo\n");
+        let error = output(&mut stuck(), Duration::from_millis(300)).expect_err("it does not end");
+        assert!(error.to_string().contains("was killed"), "{error}");
+    }
+
+    #[test]
+    fn waits_for_the_first_line_only() {
+        let said = |script: &str, patience| {
+            let mut child = Command::new("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("bash");
+            let output = child.stdout.take().expect("its output");
+            let said = first_line(&child, output, patience).map_err(|error| error.to_string());
+            let _ = child.kill();
+            let _ = child.wait();
+            said
+        };
+        assert_eq!(said("echo one; exec sleep 1000", Duration::from_secs(60)), Ok("one".to_owned()));
+        assert_eq!(said("true", Duration::from_secs(60)), Err("it ended before it printed anything".to_owned()));
+        let silent = said("sleep 1000", Duration::from_millis(300)).expect_err("silence");
+        assert!(silent.contains("printed nothing"), "{silent}");
     }
 
     #[test]
