@@ -7,16 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use crate::{cargo, debian, must, toolchain};
 
 pub(crate) const HELP: &str = "\
-usage: cargo xtask bench [--quick] [--only <id>,<id>...]
+usage: cargo xtask bench [--quick] [--only <id>,<id>...] [--record]
 
 Measures Protostub beside the limit (bare wasmtime), a native task, Extism and a Node.js worker, in turn. BENCHMARKS.md says what the figures are.
 
   --quick   fewer runs: under five minutes once everything is built, which takes a while the first time
   --only    these figures alone
+  --record  puts the table, and what it was measured on, into BENCHMARKS.md
 
 Writes to target/bench: report.json, table.md, and the plots. The last line is `N met, N short`. Whatever the figures are, the exit code is 0.
 
@@ -32,15 +34,48 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     if args == ["count"] {
         return count(root);
     }
+    let record = args.contains(&"--record");
     let mut bench = Command::new(root.join("target/release/protostub-bench"));
-    bench.current_dir(root).args(args);
+    bench.current_dir(root).args(args.iter().filter(|arg| **arg != "--record"));
     match extism(root) {
         Ok((program, plugin)) => drop(bench.arg("--extism").arg(program).arg("--plugin").arg(plugin)),
         // The figures beside it say so, too.
         Err(error) => println!("Extism's side could not be built: {error:#}"),
     }
     must(&mut bench)?;
+    if record {
+        put_down(root)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Replaces the table in BENCHMARKS.md by the last run's.
+fn put_down(root: &Path) -> Result<()> {
+    const BEGIN: &str = "<!-- the last run -->\n";
+    const END: &str = "<!-- end -->\n";
+    let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
+    let report: Value = serde_json::from_str(&read(&root.join("target/bench/report.json"))?).context("reading the report")?;
+    let machine = &report["machine"];
+    let of = |name: &str| machine[name].as_str().map_or_else(|| machine[name].to_string(), str::to_owned);
+    let machine = format!(
+        "{}, {} cores, {} GiB, Linux {}, `vm.max_map_count` {}; load before: {}; wasmtime {}, Extism {}, Node.js {}; a {} run.",
+        of("cpu"),
+        of("cores"),
+        of("memory_gib"),
+        of("kernel"),
+        of("max_map_count"),
+        of("load"),
+        of("wasmtime"),
+        of("extism"),
+        of("node"),
+        of("mode")
+    );
+    let table = read(&root.join("target/bench/table.md"))?;
+    let file = root.join("BENCHMARKS.md");
+    let text = read(&file)?;
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("BENCHMARKS.md has no line {BEGIN:?}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("BENCHMARKS.md has no line {END:?}"))?;
+    fs::write(&file, format!("{before}{BEGIN}\n{machine}\n\n{table}\n{END}{after}")).context("writing BENCHMARKS.md")
 }
 
 /// Builds Extism's side: a program, and its plugin. Elsewhere than the stubs, whose builds would wait for it.
