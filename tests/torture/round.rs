@@ -58,8 +58,9 @@ impl Round {
         let (gave_back, kept_bytes) = given_back(memory.0).await;
         let attacks = outcomes.iter().map(|(attacks, _)| attacks).sum();
         let contained = outcomes.into_iter().map(|(_, outcome)| outcome);
-        let outcome = contained.reduce(|one, other| match (one?, other?) {
-            (one, other) => Ok(if one.after > other.after { one } else { other }),
+        let outcome = contained.reduce(|one, other| {
+            let (one, other) = (one?, other?);
+            Ok(if one.after > other.after { one } else { other })
         });
         Ok(Self {
             outcome: removed.and(outcome.unwrap_or_else(|| Err(Escaped("nobody attacked".to_owned())))),
