@@ -42,7 +42,16 @@ pub(super) const CASES: &[Script<Bench>] = &[
         "parts of descriptors, and their kinds",
         "a host program sees stubs, not parts of descriptors; the catalogue has tests of its own"
     ),
-    elsewhere!("policy", "PolicyEngine.spec", "a policy is the host program's code, not a language of rules"),
+    elsewhere!(
+        "policy",
+        "PolicyEngine.spec",
+        "policies are the host program's, in its code or in Cedar, which have tests of their own: tests/it/policy.rs"
+    ),
+    elsewhere!(
+        "catalogue-post",
+        "constraints in a POST to the catalogue",
+        "descriptors are got, not posted for: there is one kind of sandbox, which all stubs fit"
+    ),
     elsewhere!("identity", "IdentityModule.spec", "identity proxies are not deployed; credentials come from the host program"),
     elsewhere!(
         "probe-O",

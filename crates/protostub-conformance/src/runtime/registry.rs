@@ -17,9 +17,11 @@ use crate::{
 /// How long what was published may take to reach its subscribers.
 const WHILE: Duration = Duration::from_millis(100);
 
+const SPECIFIED: &str = "specification of the catalogue";
+
 /// A numbered case, and its script.
 macro_rules! case {
-    ($id:literal, $wanted:literal, $source:literal, $run:expr) => {
+    ($id:literal, $wanted:literal, $source:expr, $run:expr) => {
         Script { case: Case::new(concat!("runtime/", $id), $wanted, $source), run: |bench| Box::pin($run(bench)) }
     };
 }
@@ -43,6 +45,16 @@ pub(super) const CASES: &[Script<Bench>] = &[
     case!("X1", "After its removal the sandbox has no component any more.", "Sandbox.spec", x1),
     case!("X3", "What the guest posts reaches the listener outside.", "Sandbox.spec", x3),
     case!("K1", "The descriptor is fetched, and what is in its configuration reaches the stub.", "RuntimeCatalogue.spec", k1),
+    case!("K-default", "Without a name in the address, it is the stub `default` that is looked up.", SPECIFIED, k_default),
+    case!("K-missing", "What the catalogue does not have is an error, not a deployment.", SPECIFIED, k_missing),
+    case!(
+        "K-unchanged",
+        "Version unchanged: the component is not downloaded again, and the stub goes on.",
+        SPECIFIED,
+        k_unchanged
+    ),
+    case!("K-bump", "A newer version: it is downloaded, and takes the place of the one before.", SPECIFIED, k_bump),
+    case!("K-unreachable", "Catalogue unreachable: what was downloaded goes on.", SPECIFIED, k_unreachable),
     case!("K8", "What is no descriptor is an error, not a deployment.", "RuntimeCatalogue.spec", k8),
 ];
 
@@ -182,6 +194,62 @@ async fn k1(bench: &Bench) -> Course {
     let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
     expect(told["colour"] == "blue", "the descriptor's configuration", || told.to_string())?;
     expect(told["runtimeURL"] == stage.subject.url().as_str(), "the runtime's URL", || told.to_string())?;
+    Ok(None)
+}
+
+async fn k_default(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[], json!({})).await?;
+    for (name, colour) in [("another", "red"), ("default", "blue"), ("yet-another", "red")] {
+        stage.publish_as(DOMAIN, name, "1.0", &json!({ "colour": colour }))?;
+    }
+    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+    expect(told["colour"] == "blue", "the stub `default`", || told.to_string())?;
+    stage.deployed_once().await?;
+    Ok(None)
+}
+
+async fn k_missing(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &["bar.com"], json!({})).await?;
+    stage.refused(ALICE, 503, "").await?;
+    stage.registered(0, 0).await?;
+    let components = stage.catalogue.asked().1;
+    expect(components == 0, "no component asked for", || components.to_string())?;
+    Ok(None)
+}
+
+async fn k_unchanged(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    let first = stage.load(DOMAIN, true).await?;
+    let version = stage.updated(DOMAIN).await?;
+    expect(version.as_deref() == Ok("1.0"), "version 1.0", || format!("{version:?}"))?;
+    let components = stage.catalogue.asked().1;
+    expect(components == 1, "one component downloaded", || components.to_string())?;
+    let again = stage.load(DOMAIN, true).await?;
+    expect(again.url == first.url, &first.url, || again.url.clone())?;
+    stage.registered(1, 1).await?;
+    Ok(None)
+}
+
+async fn k_bump(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({ "colour": "red" })).await?;
+    stage.load(DOMAIN, true).await?;
+    stage.publish_as(DOMAIN, "default", "1.1", &json!({ "colour": "blue" }))?;
+    let version = stage.updated(DOMAIN).await?;
+    expect(version.as_deref() == Ok("1.1"), "version 1.1", || format!("{version:?}"))?;
+    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+    expect(told["colour"] == "blue", "the configuration of version 1.1", || told.to_string())?;
+    stage.registered(1, 1).await?;
+    Ok(None)
+}
+
+async fn k_unreachable(bench: &Bench) -> Course {
+    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+    stage.load(DOMAIN, true).await?;
+    stage.catalogue.out_of_order(true);
+    let version = stage.updated(DOMAIN).await?;
+    expect(version.is_err(), "an error of the update", || format!("{version:?}"))?;
+    stage.order(ALICE, json!({ "n": 1 })).await?;
+    stage.registered(1, 1).await?;
     Ok(None)
 }
 

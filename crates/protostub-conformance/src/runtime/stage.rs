@@ -41,11 +41,16 @@ struct Books {
 
 impl Catalogue {
     pub(super) fn publish(&self, domain: &str, component: &[u8], configuration: &Value) -> Course<()> {
-        let version = Version::parse("1.0").map_err(unprepared)?;
-        let mut descriptor = Descriptor::new("default", version);
+        self.publish_as(domain, "default", "1.0", component, configuration)
+    }
+
+    fn publish_as(&self, domain: &str, name: &str, version: &str, component: &[u8], configuration: &Value) -> Course<()> {
+        let mut descriptor = Descriptor::new(name, Version::parse(version).map_err(unprepared)?);
         descriptor.refer("component.wasm", component);
         descriptor.configuration = configuration.as_object().cloned().unwrap_or_else(Map::new);
-        self.insert(domain, descriptor.to_json(), component)
+        let domain = Domain::parse(domain).map_err(unprepared)?;
+        self.0.stubs.insert(&domain, name, descriptor.to_json(), component.to_vec());
+        Ok(())
     }
 
     /// Publishes whatever this is as the descriptor.
@@ -108,6 +113,16 @@ impl Stage {
 
     pub(super) fn publish(&self, domain: &str, configuration: &Value) -> Course<()> {
         self.catalogue.publish(domain, &self.actor, configuration)
+    }
+
+    /// The same, under another name or as another version.
+    pub(super) fn publish_as(&self, domain: &str, name: &str, version: &str, configuration: &Value) -> Course<()> {
+        self.catalogue.publish_as(domain, name, version, &self.actor, configuration)
+    }
+
+    /// The version that runs when the stub of the domain was brought up to date.
+    pub(super) async fn updated(&self, domain: &str) -> Course<Result<String, Refusal>> {
+        soon("an update, or an error", self.subject.update(domain)).await
     }
 
     pub(super) async fn load(&self, target: &str, live: bool) -> Course<Loaded> {

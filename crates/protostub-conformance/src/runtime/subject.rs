@@ -1,7 +1,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime};
+use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime, Updated};
 use tokio::sync::Mutex;
 
 use super::Catalogue;
@@ -30,6 +30,12 @@ pub trait Subject: Send + Sync {
 
     /// Undeploys the stub of a domain.
     async fn undeploy(&self, domain: &str);
+
+    /// Brings the stub of a domain up to what the domain publishes now: the version that runs then.
+    ///
+    /// # Errors
+    /// If there is no stub, or what is published cannot be had or does not run.
+    async fn update(&self, domain: &str) -> Result<String, Refusal>;
 
     /// Posts a message.
     ///
@@ -165,6 +171,16 @@ impl Subject for Embedded {
     async fn undeploy(&self, domain: &str) {
         if let Some(stub) = self.protostub(domain) {
             let _ = stub.undeploy().await;
+        }
+    }
+
+    async fn update(&self, domain: &str) -> Result<String, Refusal> {
+        let refusal = |reason: String| Refusal { code: 0, reason };
+        let stub = self.protostub(domain).ok_or_else(|| refusal(format!("{domain} has no stub")))?;
+        match stub.update().await {
+            Ok(Updated::UpToDate { version } | Updated::Updated { to: version, .. }) => Ok(version.to_string()),
+            Ok(other) => Err(refusal(format!("{other:?}"))),
+            Err(error) => Err(refusal(format!("{error}: {}", error.kind))),
         }
     }
 
