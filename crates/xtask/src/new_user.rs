@@ -55,10 +55,9 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// Commands of running text that nobody runs.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 5] = [
     ("--open", "it opens a browser on what the stage `doc` has built"),
     ("INSTA_UPDATE", "it rewrites what tests compare with"),
-    ("exactly_the_case", "it takes minutes"),
     ("wit freeze", "it records a release"),
     ("xtask torture", "it takes a quarter of an hour"),
     ("xtask soak", "it takes twenty minutes"),

@@ -3,10 +3,7 @@
 use protostub_sandbox::{Credential, CredentialKind};
 use protostub_types::StubStatus;
 
-use super::{
-    Bench,
-    stage::{NEWS, Stage},
-};
+use super::{Bench, stage::Stage};
 use crate::{
     Case, Verdict,
     case::{Course, Script, expect},
@@ -62,7 +59,8 @@ async fn kinds(bench: &Bench) -> Course {
         let mut play = stage.started().await?;
         play.connect(Some(credential.clone())).await?;
         // Whether it is accepted is the server's business.
-        let (status, reason) = play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], NEWS).await?;
+        let (status, reason) =
+            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], stage.patience.news).await?;
         if status == StubStatus::Live {
             live += 1;
         } else {
@@ -83,13 +81,13 @@ async fn secret(bench: &Bench) -> Course {
         let mut play = stage.started().await?;
         let connected = async {
             play.connect(Some(credential)).await?;
-            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], NEWS).await
+            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], stage.patience.news).await
         };
         let Ok((status, _)) = connected.await else {
             return Err(Verdict::not_applicable("it has no good word for each kind of credential: see stub/credential/kinds"));
         };
         if status == StubStatus::Live {
-            let answer = play.meanwhile("an answer", NEWS, stage.ask(stage.request(0))).await?;
+            let answer = play.meanwhile("an answer", stage.patience.news, stage.ask(stage.request(0))).await?;
             let text = answer.ok().and_then(|answer| answer.to_json().ok()).unwrap_or_default();
             expect(!text.contains(SECRET), "a response without the credential", || text.clone())?;
         }

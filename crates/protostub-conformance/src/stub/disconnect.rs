@@ -8,7 +8,7 @@ use protostub_types::StubStatus;
 use super::{
     Bench,
     link::Manner,
-    stage::{GRACE, LIVE, Play, Stage},
+    stage::{Play, Stage},
 };
 use crate::{
     Case,
@@ -56,13 +56,13 @@ pub(super) const CASES: &[Script<Bench>] = &[
 ];
 
 async fn disconnect(play: &mut Play, reason: DisconnectReason) -> Course<()> {
-    let handle = play.handle.clone();
+    let (handle, grace) = (play.handle.clone(), play.patience.grace);
     let expected = format!("`disconnected` after `disconnect({reason:?})`").to_lowercase();
-    let handled = play.meanwhile(&expected, GRACE, async move { handle.disconnect(reason).await }).await?;
+    let handled = play.meanwhile(&expected, grace, async move { handle.disconnect(reason).await }).await?;
     if handled.is_err() {
-        play.meanwhile(&expected, GRACE, std::future::pending::<()>()).await?;
+        play.meanwhile(&expected, grace, std::future::pending::<()>()).await?;
     }
-    play.status(StubStatus::Disconnected, GRACE).await?;
+    play.status(StubStatus::Disconnected, grace).await?;
     Ok(())
 }
 
@@ -116,7 +116,7 @@ async fn again(bench: &Bench) -> Course {
     play.stop().await?;
     let mut play = disconnected(&stage).await?;
     play.connect(None).await?;
-    play.status(StubStatus::Live, LIVE).await?;
+    play.status(StubStatus::Live, stage.patience.live).await?;
     stage.must_answer(&mut play, "an answer after it has connected again").await?;
     Ok(None)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Bench, Server,
-    stage::{ANSWER, APP, Play, Stage, shown},
+    stage::{APP, Play, Stage, shown},
 };
 use crate::{
     Case, Verdict,
@@ -82,17 +82,8 @@ pub(super) const CASES: &[Script<Bench>] = &[
 ];
 
 async fn answered(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    let request = stage.request(7);
-    let (from, to) = (request.to.clone(), request.from.clone());
-    let answer = play.meanwhile("an answer", ANSWER + WHILE, stage.ask(request)).await?;
-    let expected = format!("a response from {from} with a code below 400");
-    let Ok(response) = &answer else { return Err(Verdict::fail(expected, shown(&answer))) };
-    let is_good =
-        response.kind == MessageType::Response && response.from == from && response.code().is_none_or(|code| code < 400);
-    expect(is_good && (to.is_unset() || response.to == to), &expected, || shown(&answer))?;
-    Ok(None)
+    bench.compiled()?;
+    bench.foundations().await.answers.clone()
 }
 
 async fn one_response(bench: &Bench) -> Course {
@@ -100,7 +91,7 @@ async fn one_response(bench: &Bench) -> Course {
     let mut play = stage.live().await?;
     stage.answers(&mut play).await?;
     for number in 1..=10 {
-        let answer = play.meanwhile("an answer", ANSWER, stage.ask(stage.request(number))).await?;
+        let answer = play.meanwhile("an answer", stage.patience.answer, stage.ask(stage.request(number))).await?;
         expect(answer.is_ok(), "an answer to each of ten requests", || shown(&answer))?;
     }
     tokio::time::sleep(WHILE).await;
@@ -140,7 +131,7 @@ async fn order(bench: &Bench) -> Course {
     }
     let wanted: Vec<u64> = (0..MANY).collect();
     let came: Vec<u64> = if let Some((_, peer)) = &stage.node {
-        let all = play.meanwhile("all messages at the server", ANSWER, peer.heard(already + wanted.len())).await?;
+        let all = play.meanwhile("all messages at the server", stage.patience.answer, peer.heard(already + wanted.len())).await?;
         all[already..].iter().filter_map(|message| message["body"]["n"].as_u64()).collect()
     } else {
         let mut inbox = stage.answers.lock().await;
@@ -153,7 +144,7 @@ async fn order(bench: &Bench) -> Course {
                 }
             }
         };
-        play.meanwhile("an answer to each of a hundred requests", ANSWER, all).await?;
+        play.meanwhile("an answer to each of a hundred requests", stage.patience.answer, all).await?;
         ids
     };
     expect(came == wanted, "a hundred messages in their order", || {
@@ -186,7 +177,7 @@ async fn any_body(bench: &Bench) -> Course {
     for (number, (what, body)) in (1..).zip(bodies) {
         let request = Message { body, ..stage.request(number) };
         let expected = format!("a response to a request with {what}");
-        let answer = play.meanwhile(&expected, ANSWER + WHILE, stage.ask(request)).await?;
+        let answer = play.meanwhile(&expected, stage.patience.answer + WHILE, stage.ask(request)).await?;
         expect(answer.is_ok(), &expected, || shown(&answer))?;
         codes.extend(answer.ok().and_then(|answer| answer.code()));
     }
@@ -246,7 +237,7 @@ pub(super) async fn pings(stage: &Stage, play: &mut Play, sending: impl Future<O
 async fn ping(stage: &Stage, play: &mut Play, inbox: &mut Inbox, number: u64) -> Course<()> {
     let (_, peer) = stage.node()?;
     let expected = format!("message {number} of {}", peer.address);
-    let message = play.meanwhile(&expected, ANSWER, inbox.recv()).await?;
+    let message = play.meanwhile(&expected, stage.patience.answer, inbox.recv()).await?;
     let Some(message) = message else { return Err(Verdict::fail(expected, "nothing")) };
     let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
     expect(message.from.as_str() == peer.address && body["n"] == number, &expected, || shown(&Ok(message.clone())))
@@ -269,7 +260,7 @@ async fn via(bench: &Bench) -> Course {
     })?;
     peer.send(1, "ping", APP, json!({ "n": 1 })).await;
     let mut inbox = stage.answers.lock().await;
-    let message = play.meanwhile("a message of the server", ANSWER, inbox.recv()).await?;
+    let message = play.meanwhile("a message of the server", stage.patience.answer, inbox.recv()).await?;
     let via = message.as_ref().and_then(|message| message.body.as_ref()?.parse::<Value>().ok()).map(|body| body["via"].clone());
     expect(via == Some(json!(stage.url.as_str())), "the stub's URL in `body.via` of what comes from the server", || {
         format!("{via:?}")

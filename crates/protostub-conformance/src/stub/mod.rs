@@ -17,8 +17,10 @@
 mod contract;
 mod credential;
 mod disconnect;
+mod foundations;
 mod link;
 mod messages;
+mod patience;
 mod peer;
 mod pressure;
 mod resources;
@@ -34,11 +36,15 @@ use futures_util::{StreamExt as _, stream};
 use protostub_sandbox::{CompileError, CompiledStub, Engine, EngineConfig, EngineError};
 use protostub_types::{Address, AddressError, MessageType, Sha256Digest};
 use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
 
 use crate::{
     Case, Outcome, Report, Verdict,
     case::{Course, Script},
 };
+use foundations::Foundations;
+
+pub use patience::Patience;
 
 /// What a suite is tried on.
 #[derive(Debug, Clone)]
@@ -88,6 +94,7 @@ pub struct Request {
 pub struct Suite {
     engine: Engine,
     only: Vec<String>,
+    patience: Patience,
 }
 
 /// How many cases are tried at a time.
@@ -101,6 +108,8 @@ pub(crate) struct Bench {
     configuration: Map<String, Value>,
     server: Server,
     request: Option<Request>,
+    patience: Patience,
+    foundations: OnceCell<Foundations>,
 }
 
 impl Subject {
@@ -155,14 +164,21 @@ impl Suite {
     pub fn new(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
         let mut config = EngineConfig::default();
         config.cache_dir = cache_dir.map(Path::to_owned);
-        config.max_sandboxes = 4 * AT_A_TIME;
-        Ok(Self { engine: Engine::new(&config)?, only: Vec::new() })
+        config.max_sandboxes = 16 * AT_A_TIME;
+        Ok(Self { engine: Engine::new(&config)?, only: Vec::new(), patience: Patience::default() })
     }
 
     /// Restricts it to the cases whose ids begin so.
     #[must_use]
     pub fn only(mut self, beginnings: impl IntoIterator<Item = String>) -> Self {
         self.only.extend(beginnings);
+        self
+    }
+
+    /// Has less patience with stubs, or more.
+    #[must_use]
+    pub fn patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -184,6 +200,8 @@ impl Suite {
             configuration: subject.configuration.clone(),
             server: subject.server.clone(),
             request: subject.request.clone(),
+            patience: self.patience,
+            foundations: OnceCell::new(),
         };
         let wanted = |script: &&Script<Bench>| {
             self.only.is_empty() || self.only.iter().any(|beginning| script.case.id.starts_with(beginning.as_str()))
@@ -219,5 +237,10 @@ impl Bench {
     /// The component; what it is not is the business of the cases about the contract.
     fn compiled(&self) -> Course<&CompiledStub> {
         self.compiled.as_ref().map_err(|_| Verdict::not_applicable("the component is no protocol stub: see stub/contract"))
+    }
+
+    /// What nearly every case builds on. The first case that asks finds it out.
+    async fn foundations(&self) -> &Foundations {
+        self.foundations.get_or_init(|| Foundations::of(self)).await
     }
 }

@@ -7,10 +7,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    Bench,
+    Bench, Patience,
     link::Manner,
     messages::{incoming_one, pings},
-    stage::{ANSWER, APP, GRACE, Stage, shown},
+    stage::{APP, Stage, shown},
 };
 use crate::{
     Case, Verdict,
@@ -72,10 +72,11 @@ async fn flood(bench: &Bench) -> Course {
     let stage = Stage::ready(bench).await?;
     let mut play = stage.live().await?;
     stage.answers(&mut play).await?;
+    let Patience { answer, grace, .. } = stage.patience;
     let mut requests = JoinSet::new();
     for number in 0..FLOOD {
         let (bus, app, request) = (stage.bus.clone(), stage.app.clone(), stage.request(number));
-        requests.spawn(async move { bus.request(&app, request, Some(ANSWER)).await });
+        requests.spawn(async move { bus.request(&app, request, Some(answer)).await });
     }
     let mut errors = Vec::new();
     let all = async {
@@ -85,7 +86,7 @@ async fn flood(bench: &Bench) -> Course {
             }
         }
     };
-    play.meanwhile("an answer to each of a thousand requests", ANSWER + GRACE, all).await?;
+    play.meanwhile("an answer to each of a thousand requests", answer + grace, all).await?;
     expect(errors.is_empty(), "an answer of the stub to each of a thousand requests", || {
         format!("{} without one, the first: {}", errors.len(), shown(&errors[0]))
     })?;

@@ -2,11 +2,7 @@
 
 use protostub_sandbox::{Ended, Limits};
 
-use super::{
-    Bench,
-    pressure::mib,
-    stage::{ANSWER, Stage},
-};
+use super::{Bench, pressure::mib, stage::Stage};
 use crate::{
     Case, Verdict,
     case::{Course, Script, expect},
@@ -47,7 +43,7 @@ async fn life(stage: &Stage) -> Course<Ended> {
     let mut play = stage.live().await?;
     stage.answers(&mut play).await?;
     for number in 1..=REQUESTS {
-        let answer = play.meanwhile("an answer", ANSWER, stage.ask(stage.request(number))).await?;
+        let answer = play.meanwhile("an answer", stage.patience.answer, stage.ask(stage.request(number))).await?;
         if answer.is_err() {
             return Err(Verdict::not_applicable("not every request is answered: see stub/messages/one-response"));
         }

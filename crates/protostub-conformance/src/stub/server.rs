@@ -8,7 +8,7 @@ use protostub_types::StubStatus::{self, Disconnected, Failed, InProgress, Live};
 use super::{
     Bench,
     link::Manner,
-    stage::{GRACE, LIVE, NEWS, Play, Stage},
+    stage::{Play, Stage},
 };
 use crate::{
     Case, Verdict,
@@ -69,7 +69,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
 
 /// It says that it is not connected, and why, and has never said that it is.
 async fn not_live(play: &mut Play, wanted: &[StubStatus]) -> Course<()> {
-    let (status, reason) = play.status_of(wanted, NEWS).await?;
+    let (status, reason) = play.status_of(wanted, play.patience.news).await?;
     let was_live = play.statuses.borrow().iter().any(|(status, _)| *status == Live);
     expect(!was_live, "never `live`", || play.history())?;
     let has_reason = reason.is_some_and(|reason| reason.chars().any(char::is_alphabetic));
@@ -102,7 +102,7 @@ async fn comes_up(bench: &Bench) -> Course {
     let link = stage.link()?;
     let mut play = stage.started().await?;
     play.connect(None).await?;
-    if let Err(verdict) = play.status(Disconnected, NEWS).await {
+    if let Err(verdict) = play.status(Disconnected, stage.patience.news).await {
         return Err(Verdict::not_applicable(format!(
             "it does not say that it is not connected: see stub/server/refuses ({verdict:?})"
         )));
@@ -116,7 +116,7 @@ async fn again(stage: &Stage, play: &mut Play) -> Course {
     if play.current() != Some(Live) {
         play.connect(None).await?;
     }
-    play.status(Live, LIVE).await?;
+    play.status(Live, stage.patience.live).await?;
     stage.must_answer(play, "an answer once the server is there again").await?;
     Ok(None)
 }
@@ -125,7 +125,7 @@ async fn drops(bench: &Bench) -> Course {
     let stage = stage(bench).await?;
     let mut play = stage.live().await?;
     stage.link()?.cut();
-    let (status, reason) = play.status_of(&[Disconnected, InProgress, Failed], GRACE).await?;
+    let (status, reason) = play.status_of(&[Disconnected, InProgress, Failed], stage.patience.grace).await?;
     expect(status != Failed, "`disconnected`: it may go better later", || play.history())?;
     let has_reason = status == InProgress || reason.is_some_and(|reason| !reason.trim().is_empty());
     expect(has_reason, "a reason for `disconnected`, for people", || play.history())?;
@@ -136,7 +136,7 @@ async fn comes_back(bench: &Bench) -> Course {
     let stage = stage(bench).await?;
     let mut play = stage.live().await?;
     stage.link()?.cut();
-    let told = play.status_of(&[Disconnected, InProgress], GRACE).await;
+    let told = play.status_of(&[Disconnected, InProgress], stage.patience.grace).await;
     if told.is_err() {
         return Err(Verdict::not_applicable("it does not say that it is not connected: see stub/server/drops"));
     }

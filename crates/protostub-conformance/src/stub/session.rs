@@ -5,7 +5,7 @@ use protostub_types::StubStatus;
 
 use super::{
     Bench,
-    stage::{GRACE, LIVE, Play, Stage},
+    stage::{Play, Stage},
 };
 use crate::{
     Case,
@@ -56,8 +56,8 @@ async fn leave(stage: &Stage, mut play: Play, reason: DisconnectReason) -> Cours
     let handle = play.handle.clone();
     // Whether it manages to say good-bye is another case's business.
     let goodbye = async move { handle.disconnect(reason).await };
-    let _ = tokio::time::timeout(GRACE, goodbye).await;
-    let _ = play.status(StubStatus::Disconnected, GRACE).await;
+    let _ = tokio::time::timeout(stage.patience.grace, goodbye).await;
+    let _ = play.status(StubStatus::Disconnected, stage.patience.grace).await;
     let _ = play.stop().await;
     Ok(())
 }
@@ -75,7 +75,7 @@ async fn successor(stage: &Stage) -> Course {
     let saved = stage.session.load().map(|saved| saved.len());
     let mut play = stage.start().await?.map_err(|error| crate::Verdict::fail("another instance starts", error.to_string()))?;
     play.connect(None).await?;
-    play.status(StubStatus::Live, LIVE).await?;
+    play.status(StubStatus::Live, stage.patience.live).await?;
     stage.must_answer(&mut play, "an answer of the next instance").await?;
     Ok(Some(saved.map_or_else(|| "nothing is saved".to_owned(), |bytes| format!("{bytes} bytes are saved"))))
 }
@@ -92,7 +92,7 @@ async fn nonsense(bench: &Bench) -> Course {
         let expected = "an instance that does without what it cannot read";
         let mut play = stage.start().await?.map_err(|error| crate::Verdict::fail(expected, error.to_string()))?;
         play.connect(None).await?;
-        play.status(StubStatus::Live, LIVE).await?;
+        play.status(StubStatus::Live, stage.patience.live).await?;
         stage.must_answer(&mut play, "an answer of an instance that was left nonsense").await?;
         play.stop().await?;
     }
@@ -108,6 +108,6 @@ async fn forgotten(bench: &Bench) -> Course {
     server.node().forget();
     let mut play = stage.start().await?.map_err(|error| crate::Verdict::fail("another instance starts", error.to_string()))?;
     play.connect(None).await?;
-    play.status(StubStatus::Live, LIVE).await?;
+    play.status(StubStatus::Live, stage.patience.live).await?;
     Ok(None)
 }

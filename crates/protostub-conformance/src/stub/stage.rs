@@ -26,20 +26,16 @@ use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use uuid::Uuid;
 
-use super::{Bench, Server, link::Link, peer::Peer};
+use super::{
+    Bench, Patience, Server,
+    foundations::{self, Foundations},
+    link::Link,
+    peer::Peer,
+};
 use crate::{
     Verdict,
     case::{Course, expect},
 };
-
-/// How long a stub may take from `connect` to `live`, while its server is well.
-pub(crate) const LIVE: Duration = Duration::from_secs(20);
-/// How long it may take to answer, while its server is well.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
-/// How long it may take to say good-bye.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
-/// How long it may take to say that its server is not well: the host's own time-out of a connection is 15 s.
-pub(crate) const NEWS: Duration = Duration::from_secs(20);
 
 /// Who asks, and whom the server's messages are for.
 pub(crate) const APP: &str = "hyperty://home.example/conformance";
@@ -67,6 +63,8 @@ pub(crate) struct Stage {
     pub(crate) log: Log,
     pub(crate) app: Origin,
     pub(crate) answers: tokio::sync::Mutex<Inbox>,
+    pub(crate) patience: Patience,
+    foundations: Option<Foundations>,
     request: Option<super::Request>,
     compiled: CompiledStub,
     egress: Egress,
@@ -78,6 +76,7 @@ pub(crate) struct Stage {
 pub(crate) struct Play {
     pub(crate) handle: StubHandle,
     pub(crate) statuses: watch::Receiver<Vec<(StubStatus, Option<String>)>>,
+    pub(crate) patience: Patience,
     task: JoinHandle<Ended>,
     /// How it has ended, once that was seen.
     ended: Option<String>,
@@ -86,6 +85,28 @@ pub(crate) struct Play {
 
 impl Stage {
     pub(crate) async fn new(bench: &Bench) -> Course<Self> {
+        let foundations = bench.foundations().await.clone();
+        Ok(Self { foundations: Some(foundations), ..Self::prepare(bench).await? })
+    }
+
+    /// The same, with the server to be reached.
+    pub(crate) async fn ready(bench: &Bench) -> Course<Self> {
+        Self::new(bench).await?.open().await
+    }
+
+    /// The same, while it is not known what the stub can do.
+    pub(crate) async fn bare(bench: &Bench) -> Course<Self> {
+        Self::prepare(bench).await?.open().await
+    }
+
+    async fn open(self) -> Course<Self> {
+        if let Some(link) = &self.link {
+            link.open().await.map_err(unprepared)?;
+        }
+        Ok(self)
+    }
+
+    async fn prepare(bench: &Bench) -> Course<Self> {
         let compiled = bench.compiled()?.clone();
         let (link, node, authority) = match &bench.server {
             Server::None => (None, None, None),
@@ -132,6 +153,8 @@ impl Stage {
             log: Log::new(),
             app: Origin::Hyperty(app),
             answers: tokio::sync::Mutex::new(answers),
+            patience: bench.patience,
+            foundations: None,
             request: bench.request.clone(),
             egress: Egress::new(EgressConfig::default()).map_err(unprepared)?,
             _route: route,
@@ -142,15 +165,6 @@ impl Stage {
             node,
             compiled,
         })
-    }
-
-    /// The same, with the server to be reached.
-    pub(crate) async fn ready(bench: &Bench) -> Course<Self> {
-        let stage = Self::new(bench).await?;
-        if let Some(link) = &stage.link {
-            link.open().await.map_err(unprepared)?;
-        }
-        Ok(stage)
     }
 
     /// The link to the server; a case that needs one says nothing about a stub without.
@@ -204,31 +218,33 @@ impl Stage {
         let started = sandbox.deploy_component(inbox).with_subscriber(dispatch.clone()).await;
         Ok(started.map_err(|error| error.kind).map(|(handle, task)| {
             let task = tokio::spawn(task.run().with_subscriber(dispatch));
-            Play { handle, statuses, task, ended: None, _routes: routes }
+            Play { handle, statuses, patience: self.patience, task, ended: None, _routes: routes }
         }))
     }
 
     /// The same without a predecessor, where it is another case's business whether it starts.
     pub(crate) async fn started(&self) -> Course<Play> {
+        self.builds_on(Foundations::must_start)?;
         let _ = self.session.take();
-        self.start()
-            .await?
-            .map_err(|error| Verdict::not_applicable(format!("the stub does not start ({error}): see stub/start/accepts")))
+        self.start().await?.map_err(|error| foundations::no_start(&error.to_string()))
     }
 
     /// The same, and connects it, where that it becomes live is another case's business.
     pub(crate) async fn live(&self) -> Course<Play> {
+        self.builds_on(Foundations::must_live)?;
         let mut play = self.started().await?;
         let connected = async {
             play.connect(self.credentials.get()).await?;
-            play.status(StubStatus::Live, LIVE).await
+            play.status(StubStatus::Live, self.patience.live).await
         };
         match connected.await {
             Ok(_) => Ok(play),
-            Err(_) => {
-                Err(Verdict::not_applicable(format!("the stub does not become live ({}): see stub/status/live", play.history())))
-            }
+            Err(_) => Err(foundations::not_live(&play.history())),
         }
+    }
+
+    fn builds_on(&self, what: impl FnOnce(&Foundations) -> Course<()>) -> Course<()> {
+        self.foundations.as_ref().map_or(Ok(()), what)
     }
 
     /// A request with this number in its body, to somebody who answers it.
@@ -249,23 +265,28 @@ impl Stage {
 
     /// Asks, and waits for the answer.
     pub(crate) async fn ask(&self, message: Message) -> Result<Message, String> {
-        self.bus.request(&self.app, message, Some(ANSWER)).await.map_err(|error| format!("{} {}", error.code, error.reason))
+        self.bus
+            .request(&self.app, message, Some(self.patience.answer))
+            .await
+            .map_err(|error| format!("{} {}", error.code, error.reason))
     }
 
     /// Asks, where it is another case's business whether an answer comes.
     pub(crate) async fn answers(&self, play: &mut Play) -> Course<()> {
-        let seen = match play.meanwhile("an answer", ANSWER + GRACE, self.ask(self.request(0))).await {
+        self.builds_on(Foundations::must_answer)?;
+        let within = self.patience.answer + self.patience.grace;
+        let seen = match play.meanwhile("an answer", within, self.ask(self.request(0))).await {
             Ok(Ok(answer)) if answer.code().is_none_or(|code| code < 400) => return Ok(()),
             Ok(other) => shown(&other),
             Err(Verdict::Fail { observed, .. }) => observed,
             Err(other) => return Err(other),
         };
-        Err(Verdict::not_applicable(format!("a request is not answered as it should be ({seen}): see stub/messages/answered")))
+        Err(foundations::no_answer(&seen))
     }
 
     /// Asks, and it is this case's business that an answer comes.
     pub(crate) async fn must_answer(&self, play: &mut Play, expected: &str) -> Course<()> {
-        let answer = play.meanwhile(expected, ANSWER + GRACE, self.ask(self.request(0))).await?;
+        let answer = play.meanwhile(expected, self.patience.answer + self.patience.grace, self.ask(self.request(0))).await?;
         let is_good = matches!(&answer, Ok(answer) if answer.code().is_none_or(|code| code < 400));
         expect(is_good, expected, || shown(&answer))
     }
@@ -283,9 +304,10 @@ impl Play {
     /// Tells it to connect. Whether it is live shows in its status.
     pub(crate) async fn connect(&mut self, credential: Option<Credential>) -> Course<()> {
         let handle = self.handle.clone();
-        let handled = self.meanwhile("`connect` to be handled", LIVE, async move { handle.connect(credential).await }).await?;
+        let Patience { live, grace, .. } = self.patience;
+        let handled = self.meanwhile("`connect` to be handled", live, async move { handle.connect(credential).await }).await?;
         // Its end is told by its task.
-        if handled.is_err() { self.meanwhile("`connect` to be handled", GRACE, std::future::pending()).await } else { Ok(()) }
+        if handled.is_err() { self.meanwhile("`connect` to be handled", grace, std::future::pending()).await } else { Ok(()) }
     }
 
     /// Waits until its status is this one, and returns the reason.
@@ -330,7 +352,7 @@ impl Play {
     /// Whether it has ended by itself, and how.
     pub(crate) async fn still_runs(&mut self) -> Course<()> {
         if self.task.is_finished() {
-            return self.meanwhile("an instance that goes on", GRACE, std::future::pending()).await;
+            return self.meanwhile("an instance that goes on", self.patience.grace, std::future::pending()).await;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use protostub_sdk::{Result, Stub, futures::future, keep_connected, time, websock
 use config::Config;
 
 thread_local! {
-    /// Whether it was told to disconnect.
+    /// Whether it was told to disconnect, and has said good-bye.
     static TOLD: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -40,6 +40,8 @@ async fn beside(config: Config) -> Result<()> {
         while !TOLD.get() {
             time::sleep(Duration::from_millis(300)).await;
         }
+        // Until its own connection is closed.
+        time::sleep(Duration::from_secs(1)).await;
         mem::forget(websocket::connect(&config.url).await);
     }
     pending().await

@@ -1,0 +1,102 @@
+//! What nearly every case builds on, and is found out once: the stub starts, connects and answers while all is well.
+
+use std::time::Instant;
+
+use protostub_types::{MessageType, StubStatus};
+
+use super::{
+    Bench,
+    stage::{Stage, shown},
+};
+use crate::{Verdict, case::Course};
+
+/// The verdicts of the cases that are about just that. The others say nothing about a stub that fails one of them.
+#[derive(Clone)]
+pub(crate) struct Foundations {
+    /// `stub/start/accepts`
+    pub(crate) starts: Course,
+    /// `stub/status/live`
+    pub(crate) lives: Course,
+    /// `stub/messages/answered`
+    pub(crate) answers: Course,
+}
+
+impl Foundations {
+    pub(crate) async fn of(bench: &Bench) -> Self {
+        let stage = match Stage::bare(bench).await {
+            Ok(stage) => stage,
+            Err(verdict) => return Self { starts: Err(verdict.clone()), lives: Err(verdict.clone()), answers: Err(verdict) },
+        };
+        let mut play = match stage.start().await {
+            Ok(Ok(play)) => play,
+            Ok(Err(error)) => {
+                let expected = "`start` returns with its own descriptor's configuration";
+                return Self {
+                    starts: Err(Verdict::fail(expected, error.to_string())),
+                    lives: Err(no_start(&error.to_string())),
+                    answers: Err(no_start(&error.to_string())),
+                };
+            }
+            Err(verdict) => return Self { starts: Err(verdict.clone()), lives: Err(verdict.clone()), answers: Err(verdict) },
+        };
+        let began = Instant::now();
+        let lives = async {
+            play.connect(None).await?;
+            play.status(StubStatus::Live, stage.patience.live).await
+        };
+        if let Err(verdict) = lives.await {
+            let answers = Err(not_live(&play.history()));
+            return Self { starts: Ok(None), lives: Err(verdict), answers };
+        }
+        let lives = Ok(Some(format!("after {} ms", began.elapsed().as_millis())));
+        let request = stage.request(7);
+        let (from, to) = (request.to.clone(), request.from.clone());
+        let expected = format!("a response from {from} with a code below 400");
+        let within = stage.patience.answer + stage.patience.grace;
+        let answers = play.meanwhile(&expected, within, stage.ask(request)).await.and_then(|answer| {
+            let is_good = answer.as_ref().is_ok_and(|response| {
+                let is_its = response.kind == MessageType::Response && response.from == from;
+                is_its && response.code().is_none_or(|code| code < 400) && (to.is_unset() || response.to == to)
+            });
+            if is_good { Ok(None) } else { Err(Verdict::fail(expected, shown(&answer))) }
+        });
+        Self { starts: Ok(None), lives, answers }
+    }
+
+    /// For a case that needs a stub that starts.
+    pub(crate) fn must_start(&self) -> Course<()> {
+        self.starts.as_ref().map(drop).map_err(|verdict| no_start(observed(verdict)))
+    }
+
+    /// For a case that needs one that becomes live.
+    pub(crate) fn must_live(&self) -> Course<()> {
+        self.must_start()?;
+        self.lives.as_ref().map(drop).map_err(|verdict| not_live(observed(verdict)))
+    }
+
+    /// For a case that needs one that answers.
+    pub(crate) fn must_answer(&self) -> Course<()> {
+        self.must_live()?;
+        self.answers.as_ref().map(drop).map_err(|verdict| no_answer(observed(verdict)))
+    }
+}
+
+fn observed(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Pass => "",
+        Verdict::Fail { observed, .. } => observed,
+        Verdict::NotApplicable { reason } => reason,
+    }
+}
+
+pub(crate) fn no_start(why: &str) -> Verdict {
+    Verdict::not_applicable(format!("the stub does not start ({why}): see stub/start/accepts"))
+}
+
+pub(crate) fn not_live(why: &str) -> Verdict {
+    Verdict::not_applicable(format!("the stub does not become live ({why}): see stub/status/live"))
+}
+
+pub(crate) fn no_answer(why: &str) -> Verdict {
+    Verdict::not_applicable(format!("a request is not answered as it should be ({why}): see stub/messages/answered"))
+}
