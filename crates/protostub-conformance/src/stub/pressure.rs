@@ -116,6 +116,10 @@ async fn stalled_server(bench: &Bench) -> Course {
     }
     tokio::time::sleep(WHILE).await;
     play.still_runs().await?;
+    // The inbox holds two thirds of them, and the network a few.
+    expect(posted < LARGE, "it takes no more messages while its server takes none", || {
+        format!("{posted} messages of {LARGE_BYTES} bytes could be posted")
+    })?;
     link.set(Manner::PassOn);
     let ended = play.stop().await?;
     Ok(Some(format!("{} of memory, with {posted} large messages posted", mib(ended.usage.memory_bytes))))
