@@ -5,6 +5,7 @@ mod deploy;
 mod embed;
 mod faults;
 mod forgery;
+mod fuzz;
 mod hostile;
 mod identity;
 mod imports;

@@ -103,10 +103,12 @@ impl Output {
     }
 
     /// The same, in JSON in any case.
+    #[cfg(feature = "conformance")]
     pub(crate) fn in_json(&self) -> Self {
         Self { json: true, ..self.clone() }
     }
 
+    #[cfg(feature = "conformance")]
     pub(crate) const fn is_json(&self) -> bool {
         self.json
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -93,6 +93,8 @@ pub(crate) struct Settings {
     worker_threads: Option<usize>,
     request_timeout_seconds: Option<u64>,
     compile_timeout_seconds: Option<u64>,
+    compile_memory_bytes: Option<u64>,
+    compile_in_process: bool,
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
@@ -249,7 +251,7 @@ impl Settings {
     /// Reads a file. Paths in it are relative to its folder.
     fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-        let mut settings: Self = toml::from_str(&text).map_err(|error| Failure::usage(in_words(path, &text, &error)))?;
+        let mut settings = Self::parse(path, &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let secrets = settings.domains.values_mut().flat_map(|domain| {
             let credential = domain.credential.as_mut().and_then(Credential::file_mut);
@@ -263,6 +265,10 @@ impl Settings {
             *file = folder.join(&*file);
         }
         Ok(settings)
+    }
+
+    fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
+        toml::from_str(text).map_err(|error| Failure::usage(in_words(path, text, &error)))
     }
 
     fn overlay(mut self, flags: RuntimeFlags) -> Self {
@@ -343,6 +349,14 @@ impl Settings {
         if let Some(seconds) = self.compile_timeout_seconds {
             builder = builder.compile_timeout(Duration::from_secs(seconds));
         }
+        if !self.compile_in_process {
+            let own = env::current_exe()
+                .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
+            builder = builder.compile_worker(own);
+        }
+        if let Some(bytes) = self.compile_memory_bytes {
+            builder = builder.compile_memory_bytes(bytes);
+        }
         for root in self.roots()? {
             builder = builder.trust_roots(root);
         }
@@ -405,6 +419,25 @@ impl Settings {
     pub(crate) fn proxy(&self) -> Option<&Url> {
         self.proxy.as_ref()
     }
+}
+
+/// Reads settings as a `protostub run --config` would that finds them in a file, but opens none of the files that they name. For those who try
+/// out what is not a settings file.
+///
+/// # Errors
+/// What is wrong with them, and where.
+pub fn check_settings(text: &str) -> Result<(), String> {
+    let check = || {
+        let mut settings = Settings::parse(Path::new("protostub.toml"), text)?;
+        settings.policy = None;
+        settings.trust_roots.clear();
+        settings.credentials.clear();
+        for domain in settings.domains.values_mut() {
+            (domain.credential, domain.oauth2) = (None, None);
+        }
+        settings.builder().map(drop)
+    };
+    check().map_err(|error: anyhow::Error| error.to_string())
 }
 
 impl OfDomain {

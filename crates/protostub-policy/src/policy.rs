@@ -20,6 +20,9 @@ const BUILT_IN: &str = include_str!("built_in.cedar");
 /// take many kilobytes each.
 const STACK_BYTES: usize = 8 << 20;
 
+/// How deep brackets of policies may be nested. People write three or four.
+const MAX_DEPTH: usize = 64;
+
 /// Policies that were found good. What they decide, and about what, stands in the [crate's documentation](crate).
 ///
 /// They do not change: for others, [load](Self::load) them, and put them in force in the place of these (`Runtime::set_policy`,
@@ -51,6 +54,15 @@ impl CedarPolicy {
     /// If the text has a fault.
     pub fn parse(file: impl Into<PathBuf>, text: &str) -> Result<Self, PolicyError> {
         let file = file.into();
+        if let Some((line, column)) = too_deep(text) {
+            let problem = format!("what stands in brackets is nested more than {MAX_DEPTH} deep");
+            return Err(PolicyError::Faults { faults: vec![PolicyFault { file, line, column, problem, advice: None }] });
+        }
+        // Cedar reads expressions by recursion, and looks at no stack then.
+        stacker::grow(STACK_BYTES, || Self::read(file, text))
+    }
+
+    fn read(file: PathBuf, text: &str) -> Result<Self, PolicyError> {
         let one = |found: &dyn miette::Diagnostic| PolicyError::Faults { faults: vec![PolicyFault::new(&file, text, found)] };
         let own = match text.parse::<PolicySet>() {
             Ok(policies) => policies,
@@ -121,6 +133,33 @@ impl CedarPolicy {
             }
         }
     }
+}
+
+/// Where brackets are nested too deep, if they are: line and column, from 1.
+fn too_deep(text: &str) -> Option<(usize, usize)> {
+    let mut depth = 0_usize;
+    let mut quoted = false;
+    for (index, line) in text.lines().enumerate() {
+        let mut characters = line.chars().enumerate().peekable();
+        while let Some((column, character)) = characters.next() {
+            match character {
+                '"' => quoted = !quoted,
+                // Whatever it is, it is no end.
+                '\\' if quoted => {
+                    characters.next();
+                }
+                _ if quoted => {}
+                '/' if characters.peek().is_some_and(|(_, next)| *next == '/') => break,
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > MAX_DEPTH {
+                return Some((index + 1, column + 1));
+            }
+        }
+    }
+    None
 }
 
 /// Cedar calls policies `policy0`, `policy1` and so on, in their order; people count from 1.

@@ -123,6 +123,8 @@ pub struct RuntimeBuilder {
     pub(crate) policy: Option<Arc<dyn Policy>>,
     pub(crate) trust: TrustPolicy,
     pub(crate) imports: Vec<Import>,
+    pub(crate) compile_worker: Option<PathBuf>,
+    pub(crate) compile_memory_bytes: Option<u64>,
     pub(crate) config: Config,
 }
 
@@ -145,6 +147,8 @@ impl RuntimeBuilder {
             policy: None,
             trust: TrustPolicy::default(),
             imports: Vec::new(),
+            compile_worker: None,
+            compile_memory_bytes: None,
             config: Config {
                 inbox: InboxLimits::default(),
                 limits: Limits::default(),
@@ -268,10 +272,26 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How long a component may take to be compiled, the turns of those before it included: one is compiled after the other, in one thread. Default:
-    /// 60 s. The compiler cannot be interrupted, and goes on with what took too long.
+    /// How long a component may take to be compiled, the turns of those before it included. Default: 60 s. In this process, one is compiled after
+    /// the other, in one thread; the compiler cannot be interrupted, and goes on with what took too long. A [worker](Self::compile_worker) is ended.
     pub fn compile_timeout(mut self, timeout: Duration) -> Self {
         self.config.compile_timeout = timeout;
+        self
+    }
+
+    /// Compiles each component in a process of its own, which is ended when [`compile_timeout`](Self::compile_timeout) is over, and may take no more
+    /// than so much computing time, and [`compile_memory_bytes`](Self::compile_memory_bytes): a component that is made to be hard to compile costs
+    /// nobody else anything. The executable is called as `<program> compile-worker` and has to call [`compile_worker`](crate::compile_worker) then:
+    /// the program itself, mostly ([`std::env::current_exe`]), or the `protostub` command of the same version. There is no other way to compile if it
+    /// fails. Default: none, components are compiled in this process.
+    pub fn compile_worker(mut self, program: impl Into<PathBuf>) -> Self {
+        self.compile_worker = Some(program.into());
+        self
+    }
+
+    /// How much address space a [compile worker](Self::compile_worker) may take, in bytes. Default: 4 GiB.
+    pub fn compile_memory_bytes(mut self, bytes: u64) -> Self {
+        self.compile_memory_bytes = Some(bytes);
         self
     }
 

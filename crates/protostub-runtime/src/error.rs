@@ -88,7 +88,7 @@ pub enum DeployErrorKind {
     #[error(transparent)]
     Compile(Arc<CompileError>),
     /// The component was not compiled in time: it is made to take long, or others were before it.
-    #[error("the component was not compiled within {} s, in which one after another is: raise `compile_timeout` if it is meant to be so large", after.as_secs())]
+    #[error("the component was not compiled within {} s, the turns of others before it included: raise `compile_timeout` if it is meant to be so large", after.as_secs())]
     CompileTimeout {
         /// How long there was, the turns of others included.
         after: Duration,

@@ -165,7 +165,8 @@ pub use protostub_egress::{Explanation, Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
-    Activity, ActivityKind, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame, GuestCall, Limits,
+    Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame,
+    GuestCall, Limits, compile_worker,
 };
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,

@@ -8,7 +8,7 @@ use std::{
 use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, Policy, RequestError, Route};
 use protostub_catalogue::{Catalogue, CatalogueConfig, Sizes};
 use protostub_egress::{Egress, EgressConfig};
-use protostub_sandbox::{Engine, EngineConfig};
+use protostub_sandbox::{CompileWorker, Engine, EngineConfig};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey};
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -301,6 +301,13 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     engine.max_component_bytes = max_component_bytes;
     engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
     engine.cache_key = builder.cache_key;
+    engine.compile_worker = builder.compile_worker.map(|program| {
+        let mut worker = CompileWorker::new(program);
+        worker.memory_bytes = builder.compile_memory_bytes.unwrap_or(worker.memory_bytes);
+        // It has one thread: more than that it cannot compute in this time.
+        worker.cpu_seconds = builder.config.compile_timeout.as_secs().saturating_add(1);
+        worker
+    });
     engine.max_sandboxes = max_sandboxes(&builder.config);
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());

@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -9,11 +10,12 @@ use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
 use crate::{
-    Engine,
+    CompileWorker, Engine, EngineConfig,
     code_cache::CodeCache,
     contract::{ProtostubPre, TRACK},
     imports::{Import, Imports},
     state::StubState,
+    worker,
     world::{self, WorldMismatch},
 };
 
@@ -25,7 +27,8 @@ const MAX_RECENT: usize = 64;
 /// How the header of a core module goes on after `\0asm`.
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 
-/// Why a component is no stub that can run here. None of these goes away by trying again with the same bytes, but [`Self::Compiler`].
+/// Why a component is no stub that can run here. None of these goes away by trying again with the same bytes, but [`Self::Compiler`]
+/// and [`Self::Worker`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
@@ -55,6 +58,14 @@ pub enum CompileError {
     /// It is invalid, or uses a WebAssembly proposal that is off.
     #[error("it is not valid: {0}")]
     Invalid(String),
+    /// The process that is to compile it does not: it is none of this version, or the component takes it more than it may have.
+    #[error("the compile worker {} {problem}", program.display())]
+    Worker {
+        /// The executable.
+        program: PathBuf,
+        /// What became of it.
+        problem: String,
+    },
     /// The compiler itself failed, or was shut down meanwhile.
     #[error("the compiler failed: {0}")]
     Compiler(String),
@@ -155,7 +166,9 @@ impl fmt::Debug for CompiledStub {
 
 impl Engine {
     /// Compiles a component, or takes what was compiled before: from memory while somebody has it, or had it a moment ago, from `cache_dir` otherwise. One
-    /// component is compiled at a time, off the async threads; those who ask for the same digest at the same time share one compilation.
+    /// component is compiled at a time, off the async threads, and cannot be stopped; with [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker),
+    /// as many at a time as there are processors, and at least two, each until the future is dropped. Those who ask for the same digest at the same time
+    /// share one compilation.
     ///
     /// `digest` has to be that of `bytes`: the caller verified it.
     ///
@@ -195,7 +208,10 @@ pub(crate) struct Compiler {
     imports: Arc<Imports>,
     max_bytes: usize,
     disk: Option<Arc<CodeCache>>,
-    /// One compilation at a time, in one thread.
+    worker: Option<CompileWorker>,
+    /// Whether the engine has a pool.
+    pooled: bool,
+    /// One compilation at a time, in one thread; or as many as there are processors, each in a process.
     turn: Arc<Semaphore>,
     slots: Mutex<Slots>,
     /// What was asked for last, whether somebody has it or not; the latest at the end.
@@ -214,9 +230,20 @@ struct Slots {
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
-    pub(crate) fn new(imports: Imports, max_bytes: usize, disk: Option<CodeCache>) -> Self {
-        let (imports, disk) = (Arc::new(imports), disk.map(Arc::new));
-        Self { imports, max_bytes, disk, turn: Arc::new(Semaphore::new(1)), slots: Mutex::default(), recent: Mutex::default() }
+    pub(crate) fn new(imports: Imports, config: &EngineConfig, pooled: bool, disk: Option<CodeCache>) -> Self {
+        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // Two at least: one that takes its time holds up nobody.
+        let turns = config.compile_worker.as_ref().map_or(1, |_| processors().max(2));
+        Self {
+            imports: Arc::new(imports),
+            max_bytes: config.max_component_bytes,
+            disk: disk.map(Arc::new),
+            worker: config.compile_worker.clone(),
+            pooled,
+            turn: Arc::new(Semaphore::new(turns)),
+            slots: Mutex::default(),
+            recent: Mutex::default(),
+        }
     }
 
     /// How many components were in the cache on disk, and how many were not.
@@ -230,11 +257,26 @@ impl Compiler {
             self.used(&code);
             return Ok(code);
         }
+        if let Some(worker) = &self.worker {
+            let code = self.code_of_worker(worker, bytes, digest).await?;
+            *slot = Arc::downgrade(&code);
+            self.used(&code);
+            return Ok(code);
+        }
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
         let (imports, max_bytes, disk) = (Arc::clone(&self.imports), self.max_bytes, self.disk.clone());
         // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
         let compilation = tokio::task::spawn_blocking(move || {
-            let code = Arc::new(compile(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref())?);
+            let (engine, bytes) = (imports.engine(), bytes.as_ref());
+            let component = match stored(engine, bytes, digest, max_bytes, disk.as_deref())? {
+                Some(component) => component,
+                None => {
+                    let component = Component::from_binary(engine, bytes).map_err(|error| invalid(&format!("{error:#}")))?;
+                    keep(engine, digest, &component, disk.as_deref());
+                    component
+                }
+            };
+            let code = Arc::new(Code::new(digest, component));
             *slot = Arc::downgrade(&code);
             drop(turn);
             Ok::<_, CompileError>(code)
@@ -259,6 +301,33 @@ impl Compiler {
         // If nobody else has it, it is unloaded now, without the lock.
         drop(recent);
         drop(unused);
+    }
+
+    /// If the caller goes away, the worker is ended.
+    async fn code_of_worker(
+        &self,
+        worker: &CompileWorker,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        digest: Sha256Digest,
+    ) -> Result<Arc<Code>, CompileError> {
+        let (imports, max_bytes, disk) = (Arc::clone(&self.imports), self.max_bytes, self.disk.clone());
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let found = stored(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref());
+            found.map(|found| (bytes, found))
+        });
+        let (bytes, found) = looked_up.await.map_err(|error| stopped(&error))??;
+        if let Some(component) = found {
+            return Ok(Arc::new(Code::new(digest, component)));
+        }
+        let turn = self.turn.acquire().await.map_err(|error| stopped(&error))?;
+        let component = worker::compile(worker, self.imports.engine(), self.pooled, bytes, digest).await?;
+        drop(turn);
+        let (imports, disk) = (Arc::clone(&self.imports), self.disk.clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            keep(imports.engine(), digest, &component, disk.as_deref());
+            Arc::new(Code::new(digest, component))
+        });
+        kept.await.map_err(|error| stopped(&error))
     }
 
     /// Off the async threads: to say what does not fit takes a while.
@@ -290,13 +359,17 @@ fn stopped(error: &dyn fmt::Display) -> CompileError {
     CompileError::Compiler(error.to_string())
 }
 
-fn compile(
+/// What was compiled before, if it is on disk.
+///
+/// # Errors
+/// If the bytes are no component at all.
+fn stored(
     engine: &wasmtime::Engine,
     bytes: &[u8],
     digest: Sha256Digest,
     max_bytes: usize,
     disk: Option<&CodeCache>,
-) -> Result<Code, CompileError> {
+) -> Result<Option<Component>, CompileError> {
     if bytes.len() > max_bytes {
         return Err(CompileError::TooLarge { bytes: bytes.len(), limit: max_bytes });
     }
@@ -308,25 +381,26 @@ fn compile(
         Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
         Some(_) => {}
     }
-    let component = match disk.and_then(|disk| disk.load(engine, digest)) {
-        Some(component) => component,
-        None => {
-            let component = Component::from_binary(engine, bytes).map_err(invalid)?;
-            if let Some(disk) = disk {
-                disk.save(engine, digest, &component);
-            }
-            component
-        }
-    };
-    let (imports, exports) = world::names(&component);
-    Ok(Code { digest, component, imports, exports, linked: Mutex::default() })
+    Ok(disk.and_then(|disk| disk.load(engine, digest)))
+}
+
+fn keep(engine: &wasmtime::Engine, digest: Sha256Digest, component: &Component, disk: Option<&CodeCache>) {
+    if let Some(disk) = disk {
+        disk.save(engine, digest, component);
+    }
+}
+
+impl Code {
+    fn new(digest: Sha256Digest, component: Component) -> Self {
+        let (imports, exports) = world::names(&component);
+        Self { digest, component, imports, exports, linked: Mutex::default() }
+    }
 }
 
 /// wasmtime's error has no type that tells what the pool has no room for.
-fn invalid(error: wasmtime::Error) -> CompileError {
-    let text = format!("{error:#}");
+pub(crate) fn invalid(text: &str) -> CompileError {
     if text.contains("exceeds the configured maximum") {
-        return CompileError::TooComplex(text);
+        return CompileError::TooComplex(text.to_owned());
     }
-    CompileError::Invalid(text)
+    CompileError::Invalid(text.to_owned())
 }

@@ -12,7 +12,10 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
-use crate::{Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, state::StubState, wasi};
+use crate::{
+    CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, state::StubState,
+    wasi,
+};
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
@@ -53,6 +56,9 @@ pub struct EngineConfig {
     pub max_memory_bytes: usize,
     /// How large a component may be, in bytes. 64 MiB.
     pub max_component_bytes: usize,
+    /// Who compiles components, if that is to have limits: a process of its own for each, which is ended when nobody waits for it any more.
+    /// None: this process, in one thread, one component after the other.
+    pub compile_worker: Option<CompileWorker>,
     /// The host program's own interfaces, for those to whom they are granted. None.
     pub imports: Vec<Import>,
 }
@@ -67,6 +73,7 @@ impl Default for EngineConfig {
             tick: Duration::from_millis(5),
             max_memory_bytes: 1 << 30,
             max_component_bytes: 64 << 20,
+            compile_worker: None,
             imports: Vec::new(),
         }
     }
@@ -84,6 +91,12 @@ pub enum EngineError {
         /// What is wrong with it.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no such executable to compile with.
+    #[error("the compile worker {} is no executable file", program.display())]
+    Worker {
+        /// Its path, as it was given.
+        program: PathBuf,
     },
     /// A setting has a value that it cannot have.
     #[error("the engine's `{setting}` {problem}")]
@@ -155,6 +168,9 @@ impl Engine {
             return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
         }
         machine::check(config.max_sandboxes)?;
+        if let Some(worker) = config.compile_worker.as_ref().filter(|worker| !worker.program.is_file()) {
+            return Err(EngineError::Worker { program: worker.program.clone() });
+        }
         let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes);
         let cache = config.cache_dir.as_deref().map(open).transpose()?;
         let (wasm, pooled) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
@@ -164,7 +180,7 @@ impl Engine {
         let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                compiler: Compiler::new(imports, config.max_component_bytes, cache),
+                compiler: Compiler::new(imports, config, pooled, cache),
                 wasm,
                 config: config.clone(),
                 pooled,
@@ -330,11 +346,19 @@ fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, boo
                 error = format!("{error:#}"),
                 "no pool of memory for sandboxes can be reserved here (a limit of the address space, perhaps): going on without one"
             );
-            let mut on_demand = recipe();
-            on_demand.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
-            Ok((wasmtime::Engine::new(&on_demand)?, false))
+            Ok((for_compiling(false)?, false))
         }
     }
+}
+
+/// An engine without a pool. The code that it makes is that of one with a pool, if that is `pooled`: how instances get their memory is no matter of
+/// code, and how much address space each reserves is.
+pub(crate) fn for_compiling(pooled: bool) -> wasmtime::Result<wasmtime::Engine> {
+    let mut on_demand = recipe();
+    if !pooled {
+        on_demand.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
+    }
+    wasmtime::Engine::new(&on_demand)
 }
 
 /// What holds for every guest. Proposals that no stub needs are off: each is a surface for untrusted code. (Garbage collection, threads and

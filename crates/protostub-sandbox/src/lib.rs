@@ -44,6 +44,7 @@ mod state;
 mod task;
 mod transport;
 mod wasi;
+mod worker;
 mod world;
 
 pub use compile::{CompileError, CompiledStub};
@@ -60,6 +61,7 @@ pub use services::{Credential, CredentialError, CredentialKind, CredentialSource
 pub use session::{MAX_SESSION_BYTES, Session, SessionTooLarge};
 pub use state::{StubState, Usage};
 pub use task::{Ended, StubTask};
+pub use worker::{COMPILE_WORKER, CompileWorker, compile_worker};
 pub use world::WorldMismatch;
 
 /// For [`HostImport`]s: what `bindgen!` generates names wasmtime, in the version that the engine is of.

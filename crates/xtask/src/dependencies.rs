@@ -7,7 +7,8 @@ use toml::{Table, Value};
 use crate::root;
 
 /// The workspaces of the repository, by their manifests.
-const WORKSPACES: [&str; 4] = ["Cargo.toml", "stubs/Cargo.toml", "tests/extism/Cargo.toml", "tests/programs/Cargo.toml"];
+const WORKSPACES: [&str; 5] =
+    ["Cargo.toml", "stubs/Cargo.toml", "tests/extism/Cargo.toml", "tests/fuzz/Cargo.toml", "tests/programs/Cargo.toml"];
 
 fn manifest(file: &Path) -> Table {
     let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

@@ -7,6 +7,7 @@ mod debian;
 mod demo;
 #[cfg(test)]
 mod dependencies;
+mod fuzz;
 mod guests;
 mod new_user;
 mod patience;
@@ -17,6 +18,8 @@ mod test;
 mod threats;
 mod toolchain;
 mod torture;
+#[cfg(test)]
+mod unsafe_code;
 mod wit;
 
 use std::{
@@ -39,6 +42,7 @@ usage: cargo xtask <command>
   bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
   torture      runs every hostile program and server beside well-behaved stubs, and writes target/torture/report.json
   soak         load, attacks and outages for 20 minutes: nothing may grow
+  fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -72,6 +76,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
         ["bench", args @ ..] => (bench::HELP, &|| bench::run(&root, args)),
         ["conformance", rest @ ..] => (conformance::HELP, &|| none(rest).and_then(|()| conformance::run(&root))),
+        ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),

@@ -55,12 +55,14 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// Commands of running text that nobody runs.
-const NOT_RUN: [(&str, &str); 5] = [
+const NOT_RUN: [(&str, &str); 7] = [
     ("--open", "it opens a browser on what the stage `doc` has built"),
     ("INSTA_UPDATE", "it rewrites what tests compare with"),
     ("wit freeze", "it records a release"),
     ("xtask torture", "it takes a quarter of an hour"),
     ("xtask soak", "it takes twenty minutes"),
+    ("cargo xtask fuzz", "it takes minutes for each target, and a nightly Rust"),
+    ("compile-worker", "a runtime calls it by itself"),
 ];
 
 /// What READMEs need of Debian's packages.

@@ -24,6 +24,7 @@ Runs all stages, or those that are named, whatever became of the ones before:
   test-stubs      the stubs' own tests, run natively
   conformance     the conformance kit over the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
+  deny            licences, bans and sources of all dependencies, by .cargo/deny.toml, if cargo-deny is installed
   new-user        every command of every README: see `cargo xtask new-user --help`
 
 Each check counts as one, each test as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
@@ -48,7 +49,7 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage { name: "fmt", run: fmt },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
@@ -58,6 +59,7 @@ const STAGES: [Stage; 10] = [
     Stage { name: "test-stubs", run: test_stubs },
     Stage { name: "conformance", run: try_conformance },
     Stage { name: "doc", run: doc },
+    Stage { name: "deny", run: deny },
     Stage { name: "new-user", run: follow_readmes },
 ];
 
@@ -158,6 +160,26 @@ fn doc(root: &Path) -> Result<Tally> {
     Ok(checked(
         locked(cargo(root).args(["doc", "--workspace", "--no-deps"]).args(targets)).env("RUSTDOCFLAGS", "--deny warnings"),
     ))
+}
+
+/// What is compiled takes minutes of its own: whoever wants it has it.
+fn deny(root: &Path) -> Result<Tally> {
+    let mut version = cargo(root);
+    version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !version.status().is_ok_and(|status| status.success()) {
+        println!("cargo-deny is not installed, so nothing is checked here; to have it: cargo install cargo-deny --locked");
+        return Ok(Tally::default());
+    }
+    let workspaces = ["."].into_iter().chain(GUESTS).chain(["tests/fuzz"]);
+    let checks = workspaces.map(|workspace| {
+        println!("  {workspace}");
+        let manifest = root.join(workspace).join("Cargo.toml");
+        let config = root.join(".cargo/deny.toml");
+        let mut command = cargo(root);
+        command.arg("deny").arg("--config").arg(config).arg("--manifest-path").arg(manifest);
+        checked(command.args(["check", "bans", "licenses", "sources"]))
+    });
+    Ok(sum(checks))
 }
 
 fn follow_readmes(root: &Path) -> Result<Tally> {

@@ -1,6 +1,8 @@
 //! The command, as people and scripts see it: its help, its outputs and its exit codes.
 
 mod command;
+#[cfg(unix)]
+mod compile_worker;
 mod conformance;
 #[cfg(unix)]
 mod control;

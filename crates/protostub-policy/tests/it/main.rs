@@ -184,3 +184,19 @@ fn a_file_is_read() {
     fs::write(&file, "permit (principal, action, resource);").expect("written");
     assert_eq!(CedarPolicy::load(&file).expect("policies").file(), file);
 }
+
+#[test]
+fn what_is_nested_without_end_is_refused() {
+    let rule = |condition: &str| {
+        CedarPolicy::parse("rules.cedar", &format!("permit (principal, action, resource) when {{ {condition} }};"))
+    };
+    let nested = |depth: usize| rule(&format!("{}true{}", "(".repeat(depth), ")".repeat(depth)));
+    assert!(nested(63).is_ok());
+    for depth in [64, 1_000, 1_000_000] {
+        let error = nested(depth).expect_err("it is too deep").to_string();
+        assert!(error.contains("rules.cedar:1:108: what stands in brackets is nested more than 64 deep"), "{depth}: {error}");
+    }
+    // What is no bracket of the language does not count.
+    let brackets = "([{".repeat(100);
+    assert!(rule(&format!("context.id != \"\\\"{brackets}\" // {brackets}\n")).is_ok());
+}

@@ -22,7 +22,7 @@ use protostub_types::Sha256Digest;
 use wasmtime::component::Component;
 
 use crate::EngineError;
-use sealed::{Key, Name};
+pub(crate) use sealed::{Key, Name};
 
 /// What the names of entries end with.
 const ENTRY: &str = ".code";

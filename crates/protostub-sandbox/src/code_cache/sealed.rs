@@ -20,16 +20,21 @@ const CONTEXT: &[u8] = b"protostub compiled code 1";
 const TAG_BYTES: usize = 32;
 
 /// Whose code it is: the component, and the engine that it was compiled for, to its version, its settings and its target.
-pub(super) struct Name {
+pub(crate) struct Name {
     component: Sha256Digest,
     engine: Sha256Digest,
 }
 
 impl Name {
-    pub(super) fn new(engine: &wasmtime::Engine, component: Sha256Digest) -> Self {
+    pub(crate) fn new(engine: &wasmtime::Engine, component: Sha256Digest) -> Self {
         let mut hasher = Sha256Hasher(Sha256::new());
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Self { component, engine: Sha256Digest::from_bytes(hasher.0.finalize().into()) }
+    }
+
+    /// The engine, with its version, its settings and its target.
+    pub(crate) fn engine(&self) -> Sha256Digest {
+        self.engine
     }
 
     /// What precedes the code in what is authenticated. All of it is of fixed length.
@@ -46,15 +51,15 @@ impl fmt::Display for Name {
 }
 
 /// What entries are authenticated with.
-pub(super) struct Key(hmac::Key);
+pub(crate) struct Key(hmac::Key);
 
 impl Key {
-    pub(super) fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
     /// What an entry begins with whose code, compiled here, follows: the tag, and the rest of what it authenticates.
-    pub(super) fn seal(&self, name: &Name, code: &[u8]) -> Vec<u8> {
+    pub(crate) fn seal(&self, name: &Name, code: &[u8]) -> Vec<u8> {
         let head = name.head();
         let mut context = hmac::Context::with_key(&self.0);
         context.update(&head);
@@ -66,13 +71,13 @@ impl Key {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn load(&self, engine: &wasmtime::Engine, name: &Name, entry: &[u8]) -> Result<Component, String> {
+    pub(crate) fn load(&self, engine: &wasmtime::Engine, name: &Name, entry: &[u8]) -> Result<Component, String> {
         let (tag, sealed) = entry.split_at_checked(TAG_BYTES).ok_or("it is too short")?;
         hmac::verify(&self.0, sealed, tag).map_err(|_| "it was changed, damaged, or made with another key")?;
         let code = sealed.strip_prefix(name.head().as_slice()).ok_or("it is of another component, or another engine")?;
         // SAFETY: `deserialize` asks for bytes that `Component::serialize` made and nobody changed since. `seal` is only called with such bytes
-        // (`CodeCache::save`), in this process or in another one that has the key, and without the key nobody can make a tag that is right
-        // for others. `code` lies in the memory that was authenticated two statements before, borrowed immutably all along; no file is read
+        // (`CodeCache::save`, `worker::child`), in this process or in another one that has the key, and without the key nobody can make a tag that is
+        // right for others. `code` lies in the memory that was authenticated two statements before, borrowed immutably all along; no file is read
         // again. That the bytes fit this engine is checked by `deserialize` itself, and `name` has the engine's compatibility hash too.
         unsafe { Component::deserialize(engine, code) }.map_err(|error| format!("{error:#}"))
     }

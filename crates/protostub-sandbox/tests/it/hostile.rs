@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protostub_sandbox::{CompiledStub, Exceeded, Outcome, StartErrorKind};
+use protostub_sandbox::{CompiledStub, Exceeded, Limits, Outcome, StartErrorKind};
 use protostub_types::Sha256Digest;
 use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -165,6 +165,26 @@ async fn tables_are_bounded() {
     let handle = Some("(if (i32.eq (table.grow $t (ref.null func) (i32.const 1000000)) (i32.const -1)) (then (unreachable)))");
     let outcome = Parts { handle, rest: "(table $t 1 funcref)", ..Parts::default() }.ended().await;
     assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Table { wanted: 1_000_001, limit: 20_000 })), "{outcome}");
+}
+
+/// Each with as many as it has, and with one less.
+#[tokio::test]
+async fn memories_tables_and_instances_are_counted() {
+    let starts = async |change: &dyn Fn(&mut Limits)| {
+        let parts = Parts { rest: "(table 1 funcref)", ..Parts::default() };
+        let mut stage = parts.stage().await;
+        change(&mut stage.limits);
+        stage.start().await.is_ok()
+    };
+    for (tables, expected) in [(1, true), (0, false)] {
+        assert_eq!(starts(&|limits| limits.tables = tables).await, expected, "{tables} tables");
+    }
+    for (memories, expected) in [(1, true), (0, false)] {
+        assert_eq!(starts(&|limits| limits.memories = memories).await, expected, "{memories} memories");
+    }
+    for (instances, expected) in [(1, true), (0, false)] {
+        assert_eq!(starts(&|limits| limits.instances = instances).await, expected, "{instances} instances");
+    }
 }
 
 #[tokio::test]

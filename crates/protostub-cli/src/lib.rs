@@ -8,12 +8,16 @@
 //! * [`run`]: a runtime, until it is told to stop
 //! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`reload`], [`status`]: what can be had of a runtime
 //! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
+//! * [`compile_worker`]: the process that a runtime compiles a component in
 //! * [`settings`]: what runtimes are told, in flags and in a file
 //! * [`output`]: how all of them talk to people and programs; [`bars`]: what goes on meanwhile
 //!
-//! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket.
+//! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket. This library is the command's own: embedders want
+//! `protostub-runtime`.
 
 mod bars;
+mod compile_worker;
+#[cfg(feature = "conformance")]
 mod conformance;
 mod control;
 mod credentials;
@@ -27,6 +31,7 @@ mod reach;
 mod reload;
 mod run;
 mod send;
+#[cfg(feature = "serve")]
 mod serve;
 mod settings;
 mod sign;
@@ -90,12 +95,14 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "serve")]
     Serve(serve::Serve),
     Inspect(inspect::Inspect),
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
     Verify(verify::Verify),
     ExplainEgress(Box<explain_egress::ExplainEgress>),
+    #[cfg(feature = "conformance")]
     Conformance(Box<conformance::Conformance>),
     Run(Box<run::Run>),
     Deploy(Box<deploy::Deploy>),
@@ -105,10 +112,15 @@ enum Command {
     Send(Box<send::Send>),
     Status(status::ShowStatus),
     Reload(reload::Reload),
+    #[command(hide = true)]
+    CompileWorker(compile_worker::CompileWorker),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+pub use settings::check_settings;
+
+/// Does what the arguments of this process say.
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && env::args_os().any(|arg| arg == "--json") => {
@@ -118,15 +130,33 @@ async fn main() -> ExitCode {
         }
         Err(error) => error.exit(),
     };
+    if let Command::CompileWorker(worker) = &cli.command {
+        // Before there is any other thread: what limits itself is to be as small as it can be.
+        return worker.run();
+    }
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let output = Output::new(cli.json, Bars::new(!cli.json && !cli.quiet));
+    match threads {
+        Ok(threads) => threads.block_on(run(cli, output)),
+        Err(error) => {
+            let failure = Failure::failed(format_args!("the system has no threads for the command: {error}"));
+            output.error(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(cli: Cli, output: Output) -> ExitCode {
     log(if cli.quiet { None } else { Some(cli.verbose) }, output.bars.clone());
     let outcome = match cli.command {
+        #[cfg(feature = "serve")]
         Command::Serve(serve) => serve.run(&output).await,
         Command::Inspect(inspect) => inspect.run(&output).await,
         Command::Keygen(keygen) => keygen.run(&output).await,
         Command::Sign(sign) => sign.run(&output).await,
         Command::Verify(verify) => verify.run(&output).await,
         Command::ExplainEgress(explain) => explain.run(&output).await,
+        #[cfg(feature = "conformance")]
         Command::Conformance(conformance) => conformance.run(&output).await,
         Command::Run(run) => run.run(&output).await,
         Command::Deploy(deploy) => deploy.run(&output).await,
@@ -136,6 +166,7 @@ async fn main() -> ExitCode {
         Command::Send(send) => send.run(&output).await,
         Command::Status(status) => status.run(&output).await,
         Command::Reload(reload) => reload.run(&output).await,
+        Command::CompileWorker(worker) => return worker.run(),
     };
     output.bars.clear();
     match outcome {

@@ -1,0 +1,220 @@
+//! Components are compiled in processes of their own: by the real command, and by executables that are none of it.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use protostub_runtime::{Descriptor, Domain, MemorySource, Runtime, RuntimeBuilder};
+use protostub_sandbox::{COMPILE_WORKER, CompileError, CompileWorker, CompiledStub, Engine, EngineConfig, EngineError};
+use protostub_types::{Sha256Digest, Version};
+
+use crate::command::component;
+
+/// How long a test waits for what should happen soon.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn command() -> PathBuf {
+    env!("CARGO_BIN_EXE_protostub").into()
+}
+
+/// A script that does something else.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/workers").join(name)
+}
+
+fn echo() -> Vec<u8> {
+    fs::read(component("echo")).expect("the component")
+}
+
+fn engine(worker: Option<CompileWorker>, cache: Option<&Path>) -> Result<Engine, EngineError> {
+    let mut config = EngineConfig::default();
+    config.max_sandboxes = 10;
+    config.compile_worker = worker;
+    config.cache_dir = cache.map(Path::to_owned);
+    Engine::new(&config)
+}
+
+async fn compile(engine: &Engine, bytes: Vec<u8>) -> Result<CompiledStub, CompileError> {
+    let digest = Sha256Digest::of(&bytes);
+    tokio::time::timeout(PATIENCE, engine.compile(bytes, digest)).await.expect("it ends")
+}
+
+/// Why a component does not compile with a worker.
+async fn failure(worker: CompileWorker, bytes: Vec<u8>) -> String {
+    let engine = engine(Some(worker), None).expect("an engine");
+    compile(&engine, bytes).await.expect_err("it does not compile").to_string()
+}
+
+/// A component that is valid, and takes the compiler minutes: long functions of nothing but branches, over which a hundred values live.
+static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    const FUNCTIONS: usize = 40;
+    const FUNCTION_BYTES: usize = 1_000_000;
+    const LOCALS: u8 = 120;
+
+    fn leb128(mut number: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number > 0x7f {
+            bytes.push((number & 0x7f) as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    }
+    fn with_length(bytes: &[u8]) -> Vec<u8> {
+        [leb128(bytes.len()), bytes.to_vec()].concat()
+    }
+    fn section(kind: u8, content: &[u8]) -> Vec<u8> {
+        [vec![kind], with_length(content)].concat()
+    }
+
+    let mut body = vec![1, LOCALS, 0x7f];
+    for local in (0..LOCALS).cycle().take(FUNCTION_BYTES / 12) {
+        // (if (local.get $n) (then (local.set $n (i32.add (local.get $n) (i32.const 1)))))
+        body.extend([0x20, local, 0x04, 0x40, 0x20, local, 0x41, 1, 0x6a, 0x21, local, 0x0b]);
+    }
+    body.push(0x0b);
+    let functions = [leb128(FUNCTIONS), vec![0; FUNCTIONS]].concat();
+    let code = [leb128(FUNCTIONS), with_length(&body).repeat(FUNCTIONS)].concat();
+    let module = [b"\0asm\x01\0\0\0".to_vec(), section(1, &[1, 0x60, 0, 0]), section(3, &functions), section(10, &code)].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
+});
+
+#[tokio::test]
+async fn a_component_is_compiled_in_a_process_of_its_own() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let cache = cache.path().join("compiled");
+    let with_worker = engine(Some(CompileWorker::new(command())), Some(&cache)).expect("an engine");
+    let compiled = compile(&with_worker, echo()).await.expect("it compiles");
+    assert_eq!(compiled.digest(), Sha256Digest::of(&echo()));
+    assert!(compiled.exports().iter().any(|export| export.starts_with("rethink:protostub/stub@")), "{compiled:?}");
+    // What it made is what is made without it: an engine without a worker takes it from the cache.
+    let without = engine(None, Some(&cache)).expect("an engine");
+    compile(&without, echo()).await.expect("it compiles");
+    assert_eq!(without.disk_cache(), Some((1, 0)));
+}
+
+#[tokio::test]
+async fn what_is_not_valid_is_told_as_without_a_worker() {
+    let cut = echo()[..20_000].to_vec();
+    let own = compile(&engine(None, None).expect("an engine"), cut.clone()).await.expect_err("it is cut off").to_string();
+    assert_eq!(failure(CompileWorker::new(command()), cut).await, own);
+    // Not even a process is started for what is no component.
+    assert!(failure(CompileWorker::new(script("deaf.sh")), b"none".to_vec()).await.contains("not WebAssembly"));
+}
+
+#[tokio::test]
+async fn what_takes_more_than_it_may_is_ended() {
+    let mut worker = CompileWorker::new(command());
+    worker.cpu_seconds = 1;
+    let failed = failure(worker, BOMB.clone()).await;
+    assert!(failed.contains("was ended after 1 s of computing, its limit"), "{failed}");
+
+    let mut worker = CompileWorker::new(command());
+    worker.memory_bytes = 256 << 20;
+    let failed = failure(worker, BOMB.clone()).await;
+    assert!(failed.contains("broke down") || failed.contains("memory"), "{failed}");
+}
+
+#[tokio::test]
+async fn what_is_no_worker_is_told() {
+    let check = async |name: &str, expected: &str| {
+        let program = script(name);
+        let mut worker = CompileWorker::new(&program);
+        worker.memory_bytes = 1 << 20;
+        let failed = failure(worker, echo()).await;
+        assert!(failed.starts_with(&format!("the compile worker {} ", program.display())), "{name}: {failed}");
+        assert!(failed.contains(expected), "{name}: {failed}");
+    };
+    check("echo.sh", "that no compile worker of this version answers: name an executable that calls `compile_worker`").await;
+    check("silent.sh", "answered 0 bytes that no compile worker").await;
+    check("forger.sh", "answered with code that is not what was asked for: it was changed, damaged, or made with another key")
+        .await;
+    check(
+        "stranger.sh",
+        "was built with another version of the library, or for another machine: name the executable of this version",
+    )
+    .await;
+    check("failing.sh", "ended without an answer (exit status: 7): no space left").await;
+    check("killed.sh", "broke down (signal: 9").await;
+    check("endless.sh", "ended without an answer").await;
+    let missing = script("none.sh");
+    let error = engine(Some(CompileWorker::new(&missing)), None).expect_err("there is no such file").to_string();
+    assert_eq!(error, format!("the compile worker {} is no executable file", missing.display()));
+}
+
+#[test]
+fn nobody_calls_it_by_hand() {
+    let mut child = Command::new(command())
+        .arg(COMPILE_WORKER)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    child.stdin.take().expect("a pipe").write_all(&[b'x'; 200]).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("a compile worker is called by a runtime that has a component to compile: "), "{said}");
+}
+
+fn builder() -> RuntimeBuilder {
+    Runtime::builder().home_domain("home.example").compile_worker(command())
+}
+
+fn publish(source: &MemorySource, name: &str, component: Vec<u8>) {
+    let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
+    descriptor.refer("component.wasm", &component);
+    source.insert(&Domain::parse(name).expect("a domain"), "default", descriptor.to_json(), component);
+}
+
+/// Whether a process compiles for this one.
+#[cfg(target_os = "linux")]
+fn a_worker_is_there() -> bool {
+    let own = std::process::id().to_string();
+    let mut processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    processes.any(|process| {
+        // One that has just ended is none.
+        let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
+        let compiles = read("cmdline").trim_end_matches('\0').ends_with(COMPILE_WORKER);
+        // `id (name) state parent …`
+        let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
+        compiles && parent.is_some_and(|parent| parent == own)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn a_worker_is_there() -> bool {
+    false
+}
+
+#[tokio::test]
+async fn a_component_that_takes_minutes_holds_up_nobody_and_is_ended() {
+    let source = MemorySource::new();
+    publish(&source, "bomb.example", BOMB.clone());
+    publish(&source, "echo.example", echo());
+    let builder = builder().source(source).compile_timeout(Duration::from_secs(20));
+    let runtime = builder.build().await.expect("a runtime");
+    let bomb = runtime.load_stub("bomb.example");
+    tokio::pin!(bomb);
+    // It is being compiled until its time is over, and meanwhile another one is compiled, and starts.
+    tokio::select! {
+        ended = &mut bomb => panic!("it has ended too early: {ended:?}"),
+        stub = runtime.load_stub("echo.example") => drop(stub.expect("the neighbour is deployed")),
+    }
+    let error = tokio::time::timeout(PATIENCE, bomb).await.expect("it ends").expect_err("it takes too long");
+    let error = format!("{error}: {}", error.kind);
+    assert!(error.contains("was not compiled within 20 s") || error.contains("was ended after"), "{error}");
+    // Nothing is left of it.
+    let gone = async {
+        while a_worker_is_there() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the process has ended");
+}

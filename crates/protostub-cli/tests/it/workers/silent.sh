@@ -1,0 +1,3 @@
+#!/bin/sh
+# Answers nothing.
+cat > /dev/null

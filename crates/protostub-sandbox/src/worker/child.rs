@@ -1,0 +1,89 @@
+use std::io::{self, Read as _, Write as _};
+
+use protostub_types::Sha256Digest;
+
+use super::{ANSWER_MAGIC, Answer, ORDER_BYTES, Order};
+use crate::{
+    code_cache::{Key, Name},
+    engine,
+};
+
+/// Compiles one component from standard input to standard output, and is all that a process does that was called with
+/// [`COMPILE_WORKER`](super::COMPILE_WORKER): the host that called it asks for it by [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker).
+/// To be called before the process has more than one thread, and to be followed by the end of it.
+///
+/// ```no_run
+/// fn main() -> std::io::Result<()> {
+///     if std::env::args().nth(1).as_deref() == Some(protostub_sandbox::COMPILE_WORKER) {
+///         return protostub_sandbox::compile_worker();
+///     }
+///     // … what the program is for
+///     # Ok(())
+/// }
+/// ```
+///
+/// # Errors
+/// If nobody who knows what to ask for is at the other end, or the limits cannot be set. That a component is not valid is no error.
+pub fn compile_worker() -> io::Result<()> {
+    let mut order = [0; ORDER_BYTES];
+    io::stdin().read_exact(&mut order).map_err(|error| not_for_people(&error.to_string()))?;
+    let order = Order::from_bytes(&order).ok_or_else(|| not_for_people("what came is no order of this version"))?;
+    limit(&order)?;
+    let mut component = Vec::new();
+    io::stdin().read_to_end(&mut component)?;
+    let (answer, content) = compile(&order, &component)?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(ANSWER_MAGIC)?;
+    stdout.write_all(&[answer as u8])?;
+    stdout.write_all(&content)?;
+    stdout.flush()
+}
+
+fn not_for_people(problem: &str) -> io::Error {
+    io::Error::other(format!("a compile worker is called by a runtime that has a component to compile: {problem}"))
+}
+
+fn compile(order: &Order, component: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
+    let engine = engine::for_compiling(order.pooled).map_err(|error| io::Error::other(format!("{error:#}")))?;
+    let name = Name::new(&engine, Sha256Digest::of(component));
+    if name.engine() != order.engine {
+        return Ok((Answer::Mismatch, Vec::new()));
+    }
+    Ok(match engine.precompile_component(component) {
+        Ok(code) => {
+            let seal = Key::new(&order.key).seal(&name, &code);
+            (Answer::Compiled, [seal, code].concat())
+        }
+        Err(error) => (Answer::Invalid, format!("{error:#}").into_bytes()),
+    })
+}
+
+/// From here on, this process gets no more than that.
+#[cfg(unix)]
+fn limit(order: &Order) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+
+    /// Standard input, output and error, and a few that the system opens for itself.
+    const FILES: u64 = 16;
+
+    let set = |resource, limit: u64, at_most: u64| {
+        // Where somebody has set it lower, it stays.
+        let lower = |limit: u64| Some(getrlimit(resource).maximum.map_or(limit, |maximum| maximum.min(limit)));
+        setrlimit(resource, Rlimit { current: lower(limit), maximum: lower(at_most) })
+    };
+    set(Resource::Core, 0, 0)?;
+    set(Resource::Fsize, 0, 0)?;
+    set(Resource::Nofile, FILES, FILES)?;
+    // The first ends it by a signal that says why, and what ignores that has another second.
+    let seconds = order.cpu_seconds.max(1);
+    set(Resource::Cpu, seconds, seconds.saturating_add(1))?;
+    set(Resource::As, order.memory_bytes, order.memory_bytes)?;
+    // Those that run come first.
+    let _ = nice(5);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn limit(_order: &Order) -> io::Result<()> {
+    Err(io::Error::other("the limits of a compile worker cannot be set on this system"))
+}

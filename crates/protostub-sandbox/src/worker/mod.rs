@@ -1,0 +1,100 @@
+//! Compiling in a process of its own. The compiler cannot be interrupted, and takes as much memory as it takes; a process can be ended, and has limits.
+//!
+//! ```text
+//! host ── key, limits, component ──► stdin of the worker      limits itself, compiles, seals
+//!      ◄── compiled code, sealed ─── its stdout               and ends
+//! ```
+//!
+//! The worker is the same program as the host, or one that was built with the same version of this crate: it calls [`compile_worker`]. What it sends
+//! back is authenticated like what is in the code cache, by a key that is made for this one component: whatever is no worker of this version cannot
+//! make the host load anything.
+//!
+//! A worker is no second sandbox. Should a component find a way to have the compiler itself execute what it wants, it can have it emit whatever code it
+//! wants too, which the host then loads: so it is with a compiler in the same process. What a worker bounds is what compiling takes.
+
+mod child;
+mod parent;
+
+use std::path::PathBuf;
+
+use protostub_types::Sha256Digest;
+
+pub use child::compile_worker;
+pub(crate) use parent::compile;
+
+/// What a worker is called with, as its only argument.
+pub const COMPILE_WORKER: &str = "compile-worker";
+/// What an order begins with, and what an answer begins with. Another version of what follows gets other texts.
+const MAGIC: &[u8; 16] = b"protostub order1";
+const ANSWER_MAGIC: &[u8; 16] = b"protostub answer";
+/// How long the key is, in bytes.
+const KEY_BYTES: usize = 32;
+
+/// Who compiles components, if not the host's own process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompileWorker {
+    /// The executable, which is called as `<program> compile-worker` and has to call [`compile_worker`] then. The program itself, mostly
+    /// ([`std::env::current_exe`]). Any user who can replace it can replace the host.
+    pub program: PathBuf,
+    /// How much address space a worker may take, in bytes. 4 GiB.
+    pub memory_bytes: u64,
+    /// How long a worker may compute, in whole seconds. 60.
+    pub cpu_seconds: u64,
+}
+
+impl CompileWorker {
+    /// This program, with the limits that hold unless others are set.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), memory_bytes: 4 << 30, cpu_seconds: 60 }
+    }
+}
+
+/// What a worker is told first: of fixed length.
+struct Order {
+    key: [u8; KEY_BYTES],
+    /// The engine that the code is for.
+    engine: Sha256Digest,
+    memory_bytes: u64,
+    cpu_seconds: u64,
+    /// Whether the engine has a pool.
+    pooled: bool,
+}
+
+/// How long an order is in bytes.
+const ORDER_BYTES: usize = MAGIC.len() + KEY_BYTES + 32 + 8 + 8 + 1;
+
+/// What a worker's answer is: the byte behind [`ANSWER_MAGIC`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// A sealed entry follows.
+    Compiled = 0,
+    /// Why the component is not valid follows.
+    Invalid = 1,
+    /// The worker was built for another engine.
+    Mismatch = 2,
+}
+
+impl Order {
+    fn to_bytes(&self) -> Vec<u8> {
+        let numbers = [self.memory_bytes.to_le_bytes(), self.cpu_seconds.to_le_bytes()].concat();
+        [MAGIC.as_slice(), &self.key, self.engine.as_bytes(), &numbers, &[u8::from(self.pooled)]].concat()
+    }
+
+    /// None if it is of another version, or no order at all.
+    fn from_bytes(bytes: &[u8; ORDER_BYTES]) -> Option<Self> {
+        let rest = bytes.strip_prefix(MAGIC.as_slice())?;
+        let (key, rest) = rest.split_first_chunk()?;
+        let (engine, rest) = rest.split_first_chunk()?;
+        let (memory, rest) = rest.split_first_chunk()?;
+        let (cpu, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            key: *key,
+            engine: Sha256Digest::from_bytes(*engine),
+            memory_bytes: u64::from_le_bytes(*memory),
+            cpu_seconds: u64::from_le_bytes(*cpu),
+            pooled: rest == [1],
+        })
+    }
+}

@@ -1,0 +1,123 @@
+use std::process::{ExitStatus, Stdio};
+
+use protostub_types::Sha256Digest;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, Command},
+};
+use wasmtime::component::Component;
+
+use super::{ANSWER_MAGIC, Answer, COMPILE_WORKER, CompileWorker, KEY_BYTES, Order};
+use crate::{
+    code_cache::{Key, Name},
+    compile::{CompileError, invalid},
+};
+
+/// How much of what a worker says on its standard error is kept, in bytes.
+const COMPLAINT_BYTES: u64 = 2048;
+
+/// Compiles a component in a process of its own, which is ended if this is dropped before it is done.
+///
+/// # Errors
+/// If the component is not valid, or the worker does not do what it is for: there is no other way to compile then.
+pub(crate) async fn compile(
+    worker: &CompileWorker,
+    engine: &wasmtime::Engine,
+    pooled: bool,
+    bytes: impl AsRef<[u8]>,
+    digest: Sha256Digest,
+) -> Result<Component, CompileError> {
+    let fail = |problem: String| CompileError::Worker { program: worker.program.clone(), problem };
+    let mut key = [0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| fail("has no key: this system has no random numbers".to_owned()))?;
+    let name = Name::new(engine, digest);
+    let CompileWorker { memory_bytes, cpu_seconds, .. } = *worker;
+    let order = Order { key, engine: name.engine(), memory_bytes, cpu_seconds, pooled };
+
+    let mut child = start(worker).map_err(|error| fail(format!("cannot be started: {error}")))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let send = async {
+        // That it does not listen shows in what it answers.
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(&order.to_bytes()).await;
+            let _ = stdin.write_all(bytes.as_ref()).await;
+            let _ = stdin.shutdown().await;
+        }
+    };
+    // What it answers was in its memory once: more than that is none of its answers.
+    let ((), answer, complaint) = tokio::join!(send, read(stdout, memory_bytes), read(stderr, COMPLAINT_BYTES));
+    let status = child.wait().await.map_err(|error| fail(format!("cannot be waited for: {error}")))?;
+    let answer = answer.map_err(|error| fail(format!("cannot be read from: {error}")))?;
+    if !status.success() {
+        let complaint = complaint.unwrap_or_default();
+        return Err(fail(how_it_ended(status, worker, &String::from_utf8_lossy(&complaint))));
+    }
+    let answered = answer.strip_prefix(ANSWER_MAGIC.as_slice()).and_then(|rest| rest.split_first());
+    match answered {
+        Some((kind, text)) if *kind == Answer::Invalid as u8 => Err(invalid(&String::from_utf8_lossy(text))),
+        Some((kind, [])) if *kind == Answer::Mismatch as u8 => Err(fail(
+            "was built with another version of the library, or for another machine: name the executable of this version, or restart this program, if \
+             its executable was replaced meanwhile"
+                .to_owned(),
+        )),
+        Some((kind, entry)) if *kind == Answer::Compiled as u8 => {
+            Key::new(&key).load(engine, &name, entry).map_err(|problem| match problem.contains("exceeds the configured maximum") {
+                true => invalid(&problem),
+                false => fail(format!("answered with code that is not what was asked for: {problem}")),
+            })
+        }
+        _ => Err(fail(format!(
+            "answered {} bytes that no compile worker of this version answers: name an executable that calls `compile_worker`",
+            answer.len()
+        ))),
+    }
+}
+
+fn start(worker: &CompileWorker) -> std::io::Result<Child> {
+    Command::new(&worker.program)
+        .arg(COMPILE_WORKER)
+        // It gets no secrets of ours, and keeps no folder in use.
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+}
+
+/// All of it, up to a limit; beyond, the other side is not listened to any more.
+async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(limit).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// Why there is no answer.
+fn how_it_ended(status: ExitStatus, worker: &CompileWorker, complaint: &str) -> String {
+    let complaint: String = complaint.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let said = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
+    let CompileWorker { memory_bytes, cpu_seconds, .. } = worker;
+    match signal(status) {
+        // SIGXCPU, or SIGKILL where it ignores that.
+        Some(24) => format!("was ended after {cpu_seconds} s of computing, its limit: the component takes too long to compile"),
+        Some(6 | 9 | 11) => format!(
+            "broke down ({status}), perhaps since it needs more than the {memory_bytes} bytes of memory or the {cpu_seconds} s of computing that it \
+             may have{said}"
+        ),
+        _ => format!("ended without an answer ({status}){said}"),
+    }
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal(_status: ExitStatus) -> Option<i32> {
+    None
+}

@@ -1,0 +1,85 @@
+//! Unsafe code is denied in every package, and the exceptions are known.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use toml::Table;
+
+use crate::root;
+
+/// Files that say that they have some, from the repository's root, and why they may.
+const EXCEPTIONS: [(&str, &str); 2] = [
+    ("crates/protostub-sandbox/src/code_cache/sealed.rs", "native code is loaded once it was authenticated"),
+    ("crates/protostub-sdk/src/bindings.rs", "generated code, which runs in sandboxes"),
+];
+/// What runs in sandboxes only, and is ill-behaved on purpose, or another one's.
+const GUESTS: [&str; 2] = ["tests/extism/plugin", "tests/programs"];
+
+/// Everything below a folder that is ours.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if entry.is_file() {
+            found.push(entry);
+        } else if !matches!(name, "target" | "node_modules")
+            && !name.starts_with('.')
+            && !GUESTS.iter().any(|guest| entry == root().join(guest))
+        {
+            files(&entry, found);
+        }
+    }
+}
+
+fn manifest(file: &Path) -> Table {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// Whether a `lints` table, of a package or of a workspace, denies it.
+fn denies(holder: &Table) -> bool {
+    let level = holder.get("lints").and_then(|lints| lints.get("rust")?.get("unsafe_code")).and_then(|level| level.as_str());
+    matches!(level, Some("deny" | "forbid"))
+}
+
+/// Whether a package denies it itself, or has its workspace's lints, which do.
+fn is_denied(file: &Path, package: &Table) -> bool {
+    let inherits = package.get("lints").and_then(|lints| lints.get("workspace")?.as_bool()).unwrap_or_default();
+    let workspace = file.ancestors().skip(1).map(|folder| folder.join("Cargo.toml")).filter(|file| file.is_file());
+    let workspace = workspace.map(|file| manifest(&file)).find_map(|manifest| manifest.get("workspace")?.as_table().cloned());
+    denies(package) || (inherits && workspace.is_some_and(|workspace| denies(&workspace)))
+}
+
+#[test]
+fn unsafe_code_is_denied_in_every_package() {
+    let mut all = Vec::new();
+    files(&root(), &mut all);
+    let manifests = all.iter().filter(|file| file.file_name().is_some_and(|name| name == "Cargo.toml"));
+    let packages: Vec<_> =
+        manifests.map(|file| (file, manifest(file))).filter(|(_, manifest)| manifest.contains_key("package")).collect();
+    assert!(packages.len() > 15, "{} packages", packages.len());
+    let without: Vec<_> = packages.iter().filter(|(file, package)| !is_denied(file, package)).map(|(file, _)| file).collect();
+    assert!(without.is_empty(), "`unsafe_code` is not denied in {without:#?}");
+}
+
+#[test]
+fn the_exceptions_are_known() {
+    let mut all = Vec::new();
+    files(&root(), &mut all);
+    let lint = ["unsafe", "code"].join("_");
+    let permits = |line: &str| {
+        let permits = ["allow", "expect", "warn"].iter().any(|level| line.contains(&format!("{level}(")));
+        line.contains(&lint) && permits
+    };
+    // The attribute may stand on several lines.
+    let has_some = |text: &str| {
+        let attributes = text.split("#").filter(|attribute| attribute.starts_with(['[', '!']));
+        attributes.filter_map(|attribute| attribute.split(']').next()).any(permits)
+    };
+    let sources = all.iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let mut found: Vec<_> = sources.filter(|file| has_some(&fs::read_to_string(file).expect("a source"))).collect();
+    found.sort();
+    let known: Vec<_> = EXCEPTIONS.iter().map(|(file, _)| root().join(file)).collect();
+    assert_eq!(found, known.iter().collect::<Vec<_>>());
+}
