@@ -55,7 +55,10 @@ pub fn attack(stub: &Stub) -> Option<String> {
             let mut message = stub.message(&from, to);
             message.type_ = kind;
             match bus::post(&[message]).pop() {
-                Some(Err(error)) if told(&error).starts_with("denied") || told(&error).starts_with("invalid") => refused += 1,
+                // Too many in a second are not accepted either, when it attacks again and again.
+                Some(Err(error)) if ["denied", "invalid", "limit"].iter().any(|kind| told(&error).starts_with(kind)) => {
+                    refused += 1
+                }
                 _ => accepted.push(from.clone()),
             }
         }
