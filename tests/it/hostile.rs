@@ -14,7 +14,7 @@ async fn stage() -> &'static Stage {
         .get_or_init(|| async {
             let mut config = StageConfig::default();
             config.limits.cpu_per_call = Duration::from_millis(500);
-            config.limits.time_per_call = Duration::from_millis(500);
+            config.limits.time_per_call = Duration::from_secs(2);
             let stage = Stage::new(config).await.expect("a stage");
             stage.keep_code().await.expect("the attackers' code");
             stage
@@ -25,7 +25,8 @@ async fn stage() -> &'static Stage {
 async fn check(attack: Attack) {
     if attack.name == "takes_minutes_to_compile" {
         // It would hold up the others: components are compiled one after the other.
-        let config = StageConfig { compile_timeout: Duration::from_secs(2), ..StageConfig::default() };
+        // The neighbour has to be compiled within it, too.
+        let config = StageConfig { compile_timeout: Duration::from_secs(6), ..StageConfig::default() };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(1_000)).await;
     } else {
         contained(stage().await, &attack).await;

@@ -41,7 +41,7 @@ fn is_retired(report: &StatusReport) -> bool {
 
 #[tokio::test]
 async fn a_stub_that_is_idle_goes_and_comes_back_with_the_next_message() {
-    let (runtime, app) = runtime(builder().retire_after(Duration::from_millis(20))).await;
+    let (runtime, app) = runtime(builder().retire_after(Duration::from_secs(1))).await;
     let mut observer = runtime.register_hyperty(OBSERVER).await.expect("a hyperty");
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let topic = stub.url().expect("a URL").join("status").expect("an address");

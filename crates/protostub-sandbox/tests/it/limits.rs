@@ -27,7 +27,7 @@ async fn a_call_has_a_budget_of_computing_time() {
     let begun = Instant::now();
     let outcome = outcome(|limits| limits.cpu_per_call = Duration::from_millis(100), json!({ "do": "spin" })).await;
     assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Cpu { limit }) if limit == Duration::from_millis(100)), "{outcome}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
