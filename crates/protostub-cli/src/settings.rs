@@ -432,8 +432,10 @@ pub fn check_settings(text: &str) -> Result<(), String> {
         settings.policy = None;
         settings.trust_roots.clear();
         settings.credentials.clear();
+        settings.trust.trusted_keys.clear();
         for domain in settings.domains.values_mut() {
             (domain.credential, domain.oauth2) = (None, None);
+            domain.trusted_keys.clear();
         }
         settings.builder().map(drop)
     };
