@@ -56,7 +56,11 @@ fn put_down(root: &Path) -> Result<()> {
     let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
     let report: Value = serde_json::from_str(&read(&root.join("target/bench/report.json"))?).context("reading the report")?;
     let machine = &report["machine"];
-    let of = |name: &str| machine[name].as_str().map_or_else(|| machine[name].to_string(), str::to_owned);
+    let of = |name: &str| match &machine[name] {
+        Value::Null => "not there".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
     let machine = format!(
         "{}, {} cores, {} GiB, Linux {}, `vm.max_map_count` {}; load before: {}; wasmtime {}, Extism {}, Node.js {}; a {} run.",
         of("cpu"),

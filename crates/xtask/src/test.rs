@@ -24,7 +24,7 @@ Runs all stages, or those that are named, whatever became of the ones before:
   test-stubs      the stubs' own tests, run natively
   conformance     the conformance kit over the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
-  deny            licences, bans and sources of all dependencies, by .cargo/deny.toml, if cargo-deny is installed
+  deny            licences, bans and sources of dependencies, by .cargo/deny.toml, if cargo-deny is installed
   new-user        every command of every README: see `cargo xtask new-user --help`
 
 Each check counts as one, each test as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
@@ -101,7 +101,7 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
 fn fmt(root: &Path) -> Result<Tally> {
     let host = checked(cargo(root).args(["fmt", "--all", "--check"]));
     // Not `--all`, which would also format what the guests depend on.
-    let others = GUESTS.iter().chain(&["tests/extism"]);
+    let others = GUESTS.iter().chain(&["tests/extism", "tests/fuzz"]);
     let of_others = others.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
     Ok(sum([host].into_iter().chain(of_others)))
 }

@@ -29,7 +29,7 @@ impl Machine {
             cpu: cpu.trim_start_matches([' ', '\t', ':']).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: number(&read("/proc/meminfo")).unwrap_or_default().div_ceil(1 << 20),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default().to_owned(),
             max_map_count: number(&read("/proc/sys/vm/max_map_count")),
             load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
             wasmtime: env!("PROTOSTUB_WASMTIME"),

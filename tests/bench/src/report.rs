@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{machine::Machine, samples::Samples};
 
-/// Everything that the issue of being fast is judged by: id, unit, target, and what is measured against what.
+/// Everything that is measured: id, unit, target, and what is measured against what.
 pub(crate) const FIGURES: [Goal; 20] = [
     Goal::ratio("trip_vs_bare", "<= 2.0", "a message through the bus, a stub and back, against the bare call"),
     Goal::ratio("trip_loaded_vs_bare", "<= 1.5", "the same under load, for each message, against the bare call batched alike"),
