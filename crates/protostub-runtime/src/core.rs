@@ -15,7 +15,7 @@ use crate::{
     deploy::load_stub,
     error::in_full,
     identity::IdentityModule,
-    registry::Registry,
+    registry::{Record, Registry},
     supervise::Command,
     triggers::Triggers,
 };
@@ -59,8 +59,8 @@ impl Core {
         self.tasks.spawn_on(task, &self.threads)
     }
 
-    /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it.
-    pub(crate) async fn room(&self) -> Result<Room, SandboxError> {
+    /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it, but for `own`, whose supervisor may be who asks.
+    pub(crate) async fn room(&self, own: &Record) -> Result<Room, SandboxError> {
         let full = match self.engine.room() {
             Ok(room) => return Ok(room),
             Err(full) => full,
@@ -68,7 +68,8 @@ impl Core {
         // Those that were busy may be idle in a moment.
         for _ in 0..ROOM_ATTEMPTS {
             for record in self.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
-                if self.config.settings(record.key.domain()).retire_after == Some(Duration::ZERO) {
+                let may_retire = self.config.settings(record.key.domain()).retire_after != Some(Duration::ZERO);
+                if std::ptr::eq(&*record, own) || !may_retire {
                     continue;
                 }
                 let (done, retired) = oneshot::channel();

@@ -236,7 +236,7 @@ impl Supervisor {
     /// An instance that was started begins to run, and logs in.
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
         let task = self.core.spawn(task.run());
-        let look_at = self.retire_after.map(|after| Instant::now() + after);
+        let look_at = self.retire_after.and_then(|after| Instant::now().checked_add(after));
         let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, look_at };
         if self.may_connect {
             self.log_in(&mut instance, None);
@@ -293,12 +293,19 @@ impl Supervisor {
                     Some(Command::Update { artifact, done }) => return Turn::Update(artifact, done),
                     Some(Command::Undeploy { done }) => return Turn::Over(End::Undeployed(Some(done))),
                     Some(Command::Retire { idle, done }) => {
-                        if self.agrees_to_retire(instance, idle).await {
+                        // Whoever asked may have found room elsewhere meanwhile.
+                        if !done.is_closed() && self.agrees_to_retire(instance, idle).await {
                             return Turn::Idle(Some(done));
                         }
                         let _ = done.send(false);
                     }
-                    Some(Command::Wake) => if may_login { self.log_in(instance, None) },
+                    // The status may have changed since this turn began.
+                    Some(Command::Wake) => if instance.connect_by.is_none()
+                        && self.may_connect
+                        && self.status.current().status == StubStatus::Disconnected
+                    {
+                        self.log_in(instance, None);
+                    },
                     None => return Turn::Over(End::Undeployed(None)),
                 },
                 changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },

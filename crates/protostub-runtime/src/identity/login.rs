@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use protostub_bus::{Inbox, Origin};
 use protostub_sandbox::CredentialSource;
-use protostub_types::{Address, Body, Domain, Message, MessageType, StubKey, StubStatus};
+use protostub_types::{Address, Body, Domain, Message, MessageType, StubKey};
 use serde::Deserialize;
 
 use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
@@ -166,9 +166,7 @@ async fn log_out(core: &Arc<Core>, key: &StubKey) -> Result<Arc<Record>, Refusal
     let record = core.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
     record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
     record.login.forget();
-    let stub = Protostub::new(core, Arc::clone(&record));
-    if record.status.current().status != StubStatus::Disconnected {
-        stub.disconnect().await.map_err(|error| (503, in_full(&error)))?;
-    }
+    // Also one that has no connection at the moment: it is not to come back with the next message.
+    Protostub::new(core, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error)))?;
     Ok(record)
 }

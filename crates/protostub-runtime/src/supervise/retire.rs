@@ -19,7 +19,7 @@ impl Supervisor {
             return true;
         }
         // Something is under way: that may take as long again.
-        instance.look_at = Some(Instant::now() + if left.is_zero() { after } else { left });
+        instance.look_at = Instant::now().checked_add(if left.is_zero() { after } else { left });
         false
     }
 
