@@ -336,7 +336,7 @@ impl Inner {
         let judgement = Judgement { policy, domain, name, json: &given.json, signatures: &signatures };
         let (mut keys, are_asked) = judgement.operators_keys();
         let mut no_keys = None;
-        if are_asked && !judgement.names_one_of(&keys) {
+        if are_asked && judgement.by(&keys).is_err() {
             match self.published_keys(publisher, source, &judgement).await {
                 Ok(own) => keys.extend(own),
                 Err(error) => no_keys = Some(error),
@@ -357,7 +357,7 @@ impl Inner {
         }
     }
 
-    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for again and one of the signatures names one of them.
+    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for again and one of the signatures is good by them.
     async fn published_keys(
         &self,
         publisher: &Domain,
@@ -372,7 +372,7 @@ impl Inner {
         if let Some(kept) = &kept
             && let Ok(keys) = read(kept)
             && kept.is_fresh()
-            && judgement.names_one_of(&keys)
+            && judgement.by(&keys).is_ok()
         {
             return Ok(keys);
         }
@@ -403,6 +403,9 @@ impl Inner {
                 let keys = usable.and_then(|kept| read(&kept).ok()).ok_or_else(|| no_keys(fault.to_string()))?;
                 warn!(%url, %fault, "a domain cannot be asked for its keys; those that it published before are used");
                 Ok(keys)
+            }
+            Err(Fault::TooLarge { limit: trust::MAX_SET_BYTES, .. }) => {
+                Err(no_keys(format!("they are larger than {} bytes, the most that a set of keys may have", trust::MAX_SET_BYTES)))
             }
             Err(fault) => {
                 if matches!(fault, Fault::NotFound { .. }) {

@@ -90,7 +90,7 @@ impl PublicKey {
             None if document.contains_key("kty") => vec![Value::Object(document)],
             None => return Err(none(&"it has neither `keys` nor `kty`")),
         };
-        Ok(keys.iter().take(MAX_KEYS).filter_map(Self::of).collect())
+        Ok(keys.iter().filter_map(Self::of).take(MAX_KEYS).collect())
     }
 
     fn of(jwk: &Value) -> Option<Self> {

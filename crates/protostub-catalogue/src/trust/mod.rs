@@ -31,7 +31,7 @@
 //!
 //! Trusted are the keys that the operator gives for the domain ([`DomainTrust::keys`]); or, if there are none, those that the domain publishes at
 //! `https://<domain>/.well-known/protostub-jwks.json` as a JSON Web Key Set (RFC 7517); and those that may sign for any domain ([`TrustPolicy::keys`]).
-//! Keys are Ed25519 (`OKP`) or P-256 (`EC`). A set has any number of them, so a new key is published first, then signed with, and the old one is taken
+//! Keys are Ed25519 (`OKP`) or P-256 (`EC`). A set may have 64 of them, so a new key is published first, then signed with, and the old one is taken
 //! out when nothing is signed with it any more; during that time a descriptor may have signatures of both. A key with an unknown id makes the
 //! set be asked for anew. A set is kept as long as its `Cache-Control: max-age` says, a day at most, and used for as long as descriptors are while the domain
 //! cannot be reached ([`max_offline_age`](crate::CatalogueConfig::max_offline_age)).
@@ -182,11 +182,5 @@ impl Judgement<'_> {
     pub(crate) fn by(&self, keys: &[PublicKey]) -> Result<(Signed, Descriptor), SignatureError> {
         let wanted = Wanted { domain: self.domain, name: Some(self.name), json: self.json, now: SystemTime::now() };
         self.policy.judge(self.signatures, keys, wanted)
-    }
-
-    /// Whether one of the signatures names one of these keys.
-    pub(crate) fn names_one_of(&self, keys: &[PublicKey]) -> bool {
-        let read = self.signatures.iter().filter_map(|signature| Jws::read(signature).ok());
-        read.into_iter().any(|jws| keys.iter().any(|key| jws.names(key)))
     }
 }
