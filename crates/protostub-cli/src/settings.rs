@@ -349,7 +349,8 @@ impl Settings {
         if let Some(seconds) = self.compile_timeout_seconds {
             builder = builder.compile_timeout(Duration::from_secs(seconds));
         }
-        if !self.compile_in_process {
+        // Elsewhere there are no limits that a process could set itself.
+        if cfg!(unix) && !self.compile_in_process {
             let own = env::current_exe()
                 .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
             builder = builder.compile_worker(own);

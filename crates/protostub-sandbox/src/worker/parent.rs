@@ -5,6 +5,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
+    task::spawn_blocking,
 };
 use wasmtime::component::Component;
 
@@ -61,8 +62,12 @@ pub(crate) async fn compile(
              its executable was replaced meanwhile"
                 .to_owned(),
         )),
-        Some((kind, entry)) if *kind == Answer::Compiled as u8 => {
-            Key::new(&key).load(engine, &name, entry).map_err(|problem| match problem.contains("exceeds the configured maximum") {
+        Some((kind, _)) if *kind == Answer::Compiled as u8 => {
+            let engine = engine.clone();
+            // Off the async threads: all of it is authenticated, and copied.
+            let loading = spawn_blocking(move || Key::new(&key).load(&engine, &name, &answer[ANSWER_MAGIC.len() + 1..]));
+            let loaded = loading.await.map_err(|error| fail(format!("answered, and its answer could not be read: {error}")))?;
+            loaded.map_err(|problem| match problem.contains("exceeds the configured maximum") {
                 true => invalid(&problem),
                 false => fail(format!("answered with code that is not what was asked for: {problem}")),
             })
@@ -75,7 +80,8 @@ pub(crate) async fn compile(
 }
 
 fn start(worker: &CompileWorker) -> std::io::Result<Child> {
-    Command::new(&worker.program)
+    // As it is called from here: it starts in another folder.
+    Command::new(std::path::absolute(&worker.program)?)
         .arg(COMPILE_WORKER)
         // It gets no secrets of ours, and keeps no folder in use.
         .env_clear()
