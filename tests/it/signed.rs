@@ -43,6 +43,8 @@ async fn deploy(builder: RuntimeBuilder, descriptor: &Descriptor) -> Result<Stri
     let runtime = builder.source(source).build().await.expect("a runtime");
     let outcome = runtime.deploy_protostub("sp1.example").await;
     let outcome = outcome.map(|stub| stub.version().expect("a version").to_string());
+    // The next runtime is to know what this one has accepted.
+    runtime.shutdown(Duration::from_secs(60)).await;
     outcome.map_err(|error| format!("{:#}", anyhow::Error::new(error)))
 }
 

@@ -269,7 +269,13 @@ impl Supervisor {
                     instance.login = None;
                     return Turn::Ended(ended);
                 }
-                () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
+                () = self.core.stop.cancelled() => {
+                    // What has become live just now is accepted all the same.
+                    if !instance.is_live && self.status.current().status == StubStatus::Live {
+                        self.is_live().await;
+                    }
+                    return Turn::Over(End::Shutdown);
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
