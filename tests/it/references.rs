@@ -58,7 +58,7 @@ impl Server {
         };
         let upgrade = move |uri: Uri, headers: HeaderMap, upgrade: WebSocketUpgrade| {
             note(&uri, &headers);
-            std::future::ready(upgrade.on_upgrade(async |_| ()) as Response)
+            std::future::ready(upgrade.on_upgrade(async |mut socket| while let Some(Ok(_)) = socket.recv().await {}) as Response)
         };
         let router = Router::new().route("/ws", any(upgrade)).fallback(answer);
         tokio::spawn(async move { axum::serve(listener, router).await });
