@@ -1,16 +1,16 @@
 //! The `protostub` command: a domain server, and runtimes to run and to try things out with.
 //!
-//! * [`serve`]: a domain, on this machine
-//! * [`inspect`]: what a component, or a domain's stub, is
-//! * [`keygen`], [`sign`], [`verify`]: who has released a stub
-//! * [`explain_egress`]: where a stub may connect to
-//! * [`conformance`]: whether a component is a good stub
-//! * [`run`]: a runtime, until it is told to stop
-//! * [`deploy`], [`undeploy`], [`update`], [`list`], [`send`], [`reload`], [`status`]: what can be had of a runtime
-//! * [`reach`]: which runtime those mean; [`control`]: how they talk to one that is running
-//! * [`compile_worker`]: the process that a runtime compiles a component in
-//! * [`settings`]: what runtimes are told, in flags and in a file
-//! * [`output`]: how all of them talk to people and programs; [`bars`]: what goes on meanwhile
+//! * `serve`: a domain, on this machine
+//! * `inspect`: what a component, or a domain's stub, is
+//! * `keygen`, `sign`, `verify`: who has released a stub
+//! * `explain_egress`: where a stub may connect to
+//! * `conformance`: whether a component is a good stub
+//! * `run`: a runtime, until it is told to stop
+//! * `deploy`, `undeploy`, `update`, `list`, `send`, `reload`, `status`: what can be had of a runtime
+//! * `reach`: which runtime those mean; `control`: how they talk to one that is running
+//! * `compile_worker`: the process that a runtime compiles a component in
+//! * `settings`: what runtimes are told, in flags and in a file
+//! * `output`: how all of them talk to people and programs; `bars`: what goes on meanwhile
 //!
 //! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket. This library is the command's own: embedders want
 //! `protostub-runtime`.
