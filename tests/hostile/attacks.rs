@@ -207,5 +207,5 @@ pub fn server_says_nothing() -> Attack {
 }
 
 pub fn takes_minutes_to_compile() -> Attack {
-    Attack::bytes("takes_minutes_to_compile", components::slow, NotDeployed("compil"))
+    Attack::bytes("takes_minutes_to_compile", components::slow, NotDeployed("was not compiled within"))
 }

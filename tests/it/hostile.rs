@@ -27,7 +27,7 @@ async fn check(attack: Attack) {
         // It would hold up the others: components are compiled one after the other.
         // The neighbour has to be compiled within it, too; and what cannot be interrupted is not to go on for minutes beside the other tests.
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..StageConfig::default() };
-        contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(250)).await;
+        contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
     } else {
         contained(stage().await, &attack).await;
     }
