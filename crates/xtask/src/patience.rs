@@ -65,12 +65,20 @@ pub(crate) fn first_line(child: &Child, output: impl Read + Send + 'static, pati
     }
 }
 
-/// Hands over each line that a program prints until it prints no more, which must not take it longer than this for a line; otherwise it is killed.
+/// What [`lines`] hands over.
+pub(crate) enum Heard<'a> {
+    Line(&'a [u8]),
+    /// Nothing was printed for too long, and what the program had started was killed.
+    Silence,
+}
+
+/// Hands over each line that a program prints until it prints no more, which must not take it longer than this for a line: otherwise what it started is
+/// killed, and it may go on; a program that started nothing is killed itself.
 pub(crate) fn lines(
     child: &Child,
     output: impl Read + Send + 'static,
     silence: Duration,
-    mut line: impl FnMut(&[u8]),
+    mut heard: impl FnMut(Heard<'_>),
 ) -> Result<()> {
     let (read, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -82,11 +90,16 @@ pub(crate) fn lines(
     });
     loop {
         match lines.recv_timeout(silence) {
-            Ok(next) => line(&next.context("reading what a program prints")?),
+            Ok(next) => heard(Heard::Line(&next.context("reading what a program prints")?)),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {
-                kill(child.id())?;
-                bail!("it had printed nothing for {} s, and was killed", silence.as_secs());
+                let mut family = family(child.id())?;
+                if family.len() == 1 {
+                    end(&family)?;
+                    bail!("it had printed nothing for {} s, and was killed", silence.as_secs());
+                }
+                end(&family.split_off(1))?;
+                heard(Heard::Silence);
             }
         }
     }
@@ -94,8 +107,16 @@ pub(crate) fn lines(
 
 /// Ends a program and all that it started: its output ends only with the last of them.
 fn kill(id: u32) -> Result<()> {
+    end(&family(id)?)
+}
+
+/// A program and all that it started, itself first.
+fn family(id: u32) -> Result<Vec<u32>> {
     let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().context("starting ps")?;
-    let victims = with_descendants(id, &String::from_utf8_lossy(&listed.stdout));
+    Ok(with_descendants(id, &String::from_utf8_lossy(&listed.stdout)))
+}
+
+fn end(victims: &[u32]) -> Result<()> {
     // One of them may have ended meanwhile.
     Command::new("kill").arg("-KILL").args(victims.iter().map(u32::to_string)).output().context("starting kill")?;
     Ok(())
@@ -128,7 +149,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::{first_line, lines, output, wait, with_descendants};
+    use super::{Heard, first_line, lines, output, wait, with_descendants};
 
     #[test]
     fn finds_what_a_process_started() {
@@ -180,14 +201,32 @@ mod tests {
         assert!(silent.contains("printed nothing"), "{silent}");
     }
 
-    #[test]
-    fn ends_what_says_nothing() {
-        let mut child = stuck().spawn().expect("bash");
+    /// What is printed and how often it was too quiet, and how it ended.
+    fn listened(script: &str) -> (Vec<String>, Result<(), String>) {
+        let mut child = Command::new("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("bash");
         let output = child.stdout.take().expect("its output");
         let mut printed = Vec::new();
-        let error = lines(&child, output, Duration::from_millis(300), |line| printed.push(line.to_vec())).expect_err("silence");
-        assert!(error.to_string().contains("printed nothing"), "{error}");
-        assert_eq!(printed, [b"one"]);
-        assert!(!child.wait().expect("it ended").success());
+        let end = lines(&child, output, Duration::from_millis(300), |heard| {
+            printed.push(match heard {
+                Heard::Line(line) => String::from_utf8_lossy(line).into_owned(),
+                Heard::Silence => "(silence)".to_owned(),
+            });
+        });
+        child.wait().expect("it ended");
+        (printed, end.map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn ends_what_says_nothing() {
+        let (printed, end) = listened("echo one; exec sleep 1000");
+        assert_eq!(printed, ["one"]);
+        assert!(end.expect_err("silence").contains("printed nothing"));
+    }
+
+    #[test]
+    fn what_hangs_ends_and_the_others_go_on() {
+        let (printed, end) = listened("echo one; sleep 1000; echo two; sleep 1001; echo three");
+        assert_eq!(printed, ["one", "(silence)", "two", "(silence)", "three"]);
+        assert_eq!(end, Ok(()));
     }
 }

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, conformance, debian, guests, must, new_user, patience, shown, stubs, toolchain, wit};
+use crate::{
+    cargo, conformance, debian, guests, must, new_user,
+    patience::{self, Heard},
+    shown, stubs, toolchain, wit,
+};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
@@ -31,16 +35,29 @@ Each check counts as one, each test as one. The last line is `N passed, N failed
 ";
 
 /// What a stage found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
+    /// What failed, in a line each, where that has a name.
+    failures: Vec<String>,
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
+    }
+}
+
+impl Tally {
+    fn of(passed: u64, failed: u64) -> Self {
+        Self { passed, failed, failures: Vec::new() }
+    }
+
+    fn failure(what: String) -> Self {
+        Self { passed: 0, failed: 1, failures: vec![what] }
     }
 }
 
@@ -83,15 +100,18 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
         let stage_begin = Instant::now();
         let tally = (stage.run)(root).unwrap_or_else(|error| {
             println!("error: {error:#}");
-            Tally { passed: 0, failed: 1 }
+            Tally::failure(format!("{error:#}"))
         });
-        total += tally;
         outcomes.push((stage.name, tally, stage_begin.elapsed()));
     }
     println!();
     for (name, tally, took) in outcomes {
         let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
         println!("{name:<14} {verdict:<7} {:>5} passed {:>4} failed {:>9}", tally.passed, tally.failed, clock(took));
+        for failure in &tally.failures {
+            println!("  FAILED {failure}");
+        }
+        total += tally;
     }
     println!("{:<58}{:>9}\n", "in all", clock(begin.elapsed()));
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -107,14 +127,14 @@ fn fmt(root: &Path) -> Result<Tally> {
 }
 
 fn contract(root: &Path) -> Result<Tally> {
-    Ok(counted(wit::check(root)? == ExitCode::SUCCESS))
+    Ok(if wit::check(root)? == ExitCode::SUCCESS { Tally::of(1, 0) } else { Tally::failure("the contract".to_owned()) })
 }
 
 fn build_guests(root: &Path) -> Result<Tally> {
     let programs = guests::build(root, "tests/programs")?;
     println!("  {} test programs", programs.len());
     stubs::check_sizes(&guests::build(root, "stubs")?)?;
-    Ok(counted(true))
+    Ok(Tally::of(1, 0))
 }
 
 fn clippy(root: &Path) -> Result<Tally> {
@@ -151,7 +171,7 @@ fn test_stubs(root: &Path) -> Result<Tally> {
 
 fn try_conformance(root: &Path) -> Result<Tally> {
     let conformance::Cases { passed, failed, .. } = conformance::run_all(root)?;
-    Ok(Tally { passed, failed })
+    Ok(Tally::of(passed, failed))
 }
 
 fn doc(root: &Path) -> Result<Tally> {
@@ -184,7 +204,7 @@ fn deny(root: &Path) -> Result<Tally> {
 
 fn follow_readmes(root: &Path) -> Result<Tally> {
     let new_user::Followed { passed, failed, .. } = new_user::follow_all(root, &[])?;
-    Ok(Tally { passed, failed })
+    Ok(Tally::of(passed, failed))
 }
 
 /// In CI, dependencies are those of the lock file.
@@ -194,15 +214,13 @@ fn locked(command: &mut Command) -> &mut Command {
 
 /// A command that is a check by itself.
 fn checked(command: &mut Command) -> Tally {
-    let outcome = must(command);
-    if let Err(error) = &outcome {
-        println!("error: {error:#}");
-    }
-    counted(outcome.is_ok())
-}
-
-fn counted(passed: bool) -> Tally {
-    Tally { passed: passed.into(), failed: (!passed).into() }
+    must(command).map_or_else(
+        |error| {
+            println!("error: {error:#}");
+            Tally::failure(format!("{error:#}"))
+        },
+        |()| Tally::of(1, 0),
+    )
 }
 
 fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
@@ -219,29 +237,69 @@ fn tests(mut command: impl FnMut() -> Command) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(&command)))?;
     let output = child.stdout.take().context("the tests have no output")?;
     let mut tally = Tally::default();
-    let all = patience::lines(&child, output, SILENCE, |line| {
-        tally += result_of(&String::from_utf8_lossy(line)).unwrap_or_default();
-        println!("{}", String::from_utf8_lossy(line));
+    // libtest names what runs for over a minute, and then what it came to.
+    let mut slow = Vec::new();
+    let all = patience::lines(&child, output, SILENCE, |heard| match heard {
+        Heard::Line(line) => {
+            let line = String::from_utf8_lossy(line);
+            println!("{line}");
+            match said(&line) {
+                Some(Said::Slow(name)) => slow.push(name.to_owned()),
+                Some(Said::Ended { name, passed }) => {
+                    slow.retain(|slow| slow != name);
+                    if !passed {
+                        tally.failures.push(name.to_owned());
+                    }
+                }
+                Some(Said::All { passed, failed }) => tally += Tally::of(passed, failed),
+                None => {}
+            }
+        }
+        Heard::Silence => {
+            let which = if slow.is_empty() { "no test runs for a minute".to_owned() } else { slow.join(", ") };
+            let failure = format!("nothing was said for {}, and it was ended: {which}", clock(SILENCE));
+            println!("error: {failure}");
+            tally += Tally::failure(failure);
+            slow.clear();
+        }
     });
     let status = child.wait()?;
     if let Err(error) = all {
         println!("error: {}: {error:#}", shown(&command));
-        tally.failed += 1;
+        tally += Tally::failure(format!("{error:#}"));
     } else if !status.success() && tally.failed == 0 {
         println!("error: {} failed ({status})", shown(&command));
-        tally.failed = 1;
+        tally += Tally::failure(format!("{} failed ({status})", shown(&command)));
     }
     Ok(tally)
 }
 
-/// What libtest says at the end: `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
-fn result_of(line: &str) -> Option<Tally> {
-    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let count = |what: &str| {
-        let (number, _) = counts.split("; ").find_map(|part| part.split_once(' ').filter(|(_, name)| *name == what))?;
-        number.parse().ok()
-    };
-    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+/// What a line of libtest's says.
+#[derive(Debug, PartialEq, Eq)]
+enum Said<'a> {
+    /// `test deploy::steps has been running for over 60 seconds`
+    Slow(&'a str),
+    /// `test deploy::steps ... ok`
+    Ended { name: &'a str, passed: bool },
+    /// `test result: ok. 5 passed; 0 failed; 1 ignored; …`
+    All { passed: u64, failed: u64 },
+}
+
+fn said(line: &str) -> Option<Said<'_>> {
+    if let Some(result) = line.strip_prefix("test result: ") {
+        let counts = result.split_once(". ")?.1;
+        let count = |what: &str| {
+            let (number, _) = counts.split("; ").find_map(|part| part.split_once(' ').filter(|(_, name)| *name == what))?;
+            number.parse().ok()
+        };
+        return Some(Said::All { passed: count("passed")?, failed: count("failed")? });
+    }
+    let about = line.strip_prefix("test ")?;
+    if let Some(name) = about.strip_suffix(" has been running for over 60 seconds") {
+        return Some(Said::Slow(name));
+    }
+    let (name, outcome) = about.rsplit_once(" ... ")?;
+    Some(Said::Ended { name, passed: !outcome.starts_with("FAILED") })
 }
 
 fn clock(duration: Duration) -> String {
@@ -251,19 +309,27 @@ fn clock(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, result_of};
+    use super::{Said, said};
 
     #[test]
     fn reads_what_libtest_says() {
-        let check = |line: &str, expected: Option<(u64, u64)>| {
-            assert_eq!(result_of(line), expected.map(|(passed, failed)| Tally { passed, failed }), "{line}");
-        };
-        check("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", Some((5, 0)));
+        let check = |line: &str, expected: Option<Said<'_>>| assert_eq!(said(line), expected, "{line}");
+        check(
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            Some(Said::All { passed: 5, failed: 0 }),
+        );
         check(
             "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
-            Some((12, 3)),
+            Some(Said::All { passed: 12, failed: 3 }),
         );
-        check("test deploy::steps ... ok", None);
         check("test result: something else", None);
+        check("test deploy::steps ... ok", Some(Said::Ended { name: "deploy::steps", passed: true }));
+        check("test deploy::steps ... ignored, it measures", Some(Said::Ended { name: "deploy::steps", passed: true }));
+        check(
+            "test src/lib.rs - Runtime (line 12) ... FAILED",
+            Some(Said::Ended { name: "src/lib.rs - Runtime (line 12)", passed: false }),
+        );
+        check("test deploy::steps has been running for over 60 seconds", Some(Said::Slow("deploy::steps")));
+        check("running 5 tests", None);
     }
 }
