@@ -1,6 +1,7 @@
 use std::{
     error::Error,
     fmt,
+    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -29,6 +30,8 @@ pub struct StageConfig {
     pub limits: Limits,
     /// How many well-behaved stubs there are.
     pub neighbours: usize,
+    /// Where compiled code is kept; none: in memory alone.
+    pub code_dir: Option<PathBuf>,
     /// How long a component may take to be compiled.
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
@@ -42,7 +45,13 @@ impl Default for StageConfig {
         limits.posts_per_second = 1_000;
         limits.bytes_in_per_second = 2 << 20;
         limits.bytes_out_per_second = 2 << 20;
-        Self { limits, neighbours: 1, compile_timeout: Duration::from_secs(60), connect_timeout: Duration::from_secs(30) }
+        Self {
+            limits,
+            neighbours: 1,
+            code_dir: None,
+            compile_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -115,7 +124,11 @@ impl Stage {
         restart.first_pause = Duration::from_millis(10);
         restart.longest_pause = Duration::from_millis(10);
         let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
-        let runtime = Runtime::builder()
+        let mut builder = Runtime::builder();
+        if let Some(dir) = config.code_dir {
+            builder = builder.code_dir(dir);
+        }
+        let runtime = builder
             .home_domain("home.example")
             .allow_loopback(true)
             .source(source.clone())

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message as Frame};
 
-use crate::support::component;
+use crate::support::{code_dir, component};
 
 /// How long a misfit may take to become live, or to say why it is not.
 const LITTLE: Duration = Duration::from_secs(15);
@@ -300,9 +300,15 @@ async fn treat(client: TcpStream, good: String, case: &'static str) {
     }
 }
 
+fn this_runtime() -> runtime::ThisRuntime {
+    let mut this = runtime::ThisRuntime::default();
+    this.code_dir = Some(code_dir());
+    this
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runtime_passes() {
-    let report = runtime::Suite::new(&component("actor")).run("this one", Arc::new(runtime::ThisRuntime::default())).await;
+    let report = runtime::Suite::new(&component("actor")).run("this one", Arc::new(this_runtime())).await;
     assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
 }
 
@@ -407,7 +413,7 @@ fn wrong_with(case: &str) -> Wrong {
 #[async_trait]
 impl Runtimes for BadRuntimes {
     async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
-        let good = runtime::ThisRuntime::default().start(catalogue).await?;
+        let good = this_runtime().start(catalogue).await?;
         Ok(Box::new(BadRuntime {
             good,
             wrong: wrong_with(self.0),

@@ -6,13 +6,15 @@ use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
 use protostub_runtime::Message;
 use tokio::sync::OnceCell;
 
+use crate::support::code_dir;
+
 /// One for all attacks: a stub that is ended leaves the runtime as it was.
 static STAGE: OnceCell<Stage> = OnceCell::const_new();
 
 async fn stage() -> &'static Stage {
     STAGE
         .get_or_init(|| async {
-            let mut config = StageConfig::default();
+            let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
             config.limits.cpu_per_call = Duration::from_millis(500);
             config.limits.time_per_call = Duration::from_secs(2);
             let stage = Stage::new(config).await.expect("a stage");
@@ -24,9 +26,12 @@ async fn stage() -> &'static Stage {
 
 async fn check(attack: Attack) {
     if attack.name == "takes_minutes_to_compile" {
-        // It would hold up the others: components are compiled one after the other.
-        // The neighbour has to be compiled within it, too; and what cannot be interrupted is not to go on for minutes beside the other tests.
-        let config = StageConfig { compile_timeout: Duration::from_secs(6), ..StageConfig::default() };
+        // It would hold up the others: components are compiled one after the other. And what cannot be interrupted is not to go on for minutes
+        // beside the other tests, nor to be found compiled by them. The neighbour's code is there already.
+        let code = tempfile::tempdir().expect("a folder");
+        let config = StageConfig { code_dir: Some(code.path().to_owned()), ..StageConfig::default() };
+        drop(Stage::new(config.clone()).await.expect("a stage"));
+        let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
     } else {
         contained(stage().await, &attack).await;

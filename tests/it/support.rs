@@ -58,7 +58,14 @@ pub(crate) fn order(to: &str, order: Value) -> Message {
 }
 
 pub(crate) fn builder() -> RuntimeBuilder {
-    Runtime::builder().home_domain("home.example").allow_loopback(true)
+    Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir())
+}
+
+/// Where compiled code is kept, for all tests of a user: most of them deploy the same few components, and would compile them each time. It is in no
+/// folder that a group can write to, which would be refused.
+pub(crate) fn code_dir() -> PathBuf {
+    let user = std::env::var("USER").unwrap_or_default();
+    std::env::temp_dir().join(format!("protostub-tests-{user}")).join("code")
 }
 
 /// An HTTP server on loopback that answers each path with exactly these bytes, and then closes the connection. Returns the domain that it is.

@@ -145,7 +145,7 @@ async fn a_stub_is_registered_at_its_domain_while_it_is_deployed() {
     let (server, _folder) = server_with(Limits::default()).await;
     let mut settings = DomainSettings::default();
     settings.register = true;
-    let bob = Runtime::builder().home_domain(server.domain().as_str()).allow_loopback(true).grace(Duration::from_secs(30));
+    let bob = builder().home_domain(server.domain().as_str()).grace(Duration::from_secs(30));
     let bob = bob.domain(server.domain().clone(), settings).build().await.expect("a runtime");
     let alice = runtime(&server).await;
     for ends_by_shutdown in [false, true] {

@@ -4,7 +4,7 @@ use protostub_domain::{DomainServer, Limits};
 use protostub_runtime::{Hyperty, Message, MessageType, Runtime};
 use serde_json::{Value, json};
 
-use crate::support::component;
+use crate::support::{builder, component};
 
 /// A domain server whose default stub is the message node's.
 async fn server() -> (DomainServer, tempfile::TempDir) {
@@ -24,7 +24,7 @@ pub(crate) async fn server_with(limits: Limits) -> (DomainServer, tempfile::Temp
 }
 
 pub(crate) async fn runtime(server: &DomainServer) -> Runtime {
-    Runtime::builder().home_domain(server.domain().as_str()).allow_loopback(true).build().await.expect("a runtime")
+    builder().home_domain(server.domain().as_str()).build().await.expect("a runtime")
 }
 
 pub(crate) async fn app(runtime: &Runtime, server: &DomainServer) -> Hyperty {

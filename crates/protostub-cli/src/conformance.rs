@@ -128,7 +128,10 @@ impl Conformance {
             let actor = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
             let name = concat!("protostub-runtime ", env!("CARGO_PKG_VERSION"));
             begin("runtime", name)?;
-            runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(runtime::ThisRuntime::default()), seen).await
+            let code = tempfile::tempdir().context("preparing a folder for compiled code")?;
+            let mut this = runtime::ThisRuntime::default();
+            this.code_dir = Some(code.path().to_owned());
+            runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(this), seen).await
         } else {
             let subject = self.subject().await?;
             let suite = stub::Suite::new(None).context("preparing the WebAssembly engine")?.only(only);

@@ -109,6 +109,7 @@ impl Config {
 pub struct RuntimeBuilder {
     pub(crate) home_domain: Option<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) code_dir: Option<PathBuf>,
     pub(crate) cache_key: Option<PathBuf>,
     pub(crate) max_offline_age: Option<Duration>,
     pub(crate) max_descriptor_bytes: Option<usize>,
@@ -133,6 +134,7 @@ impl RuntimeBuilder {
         Self {
             home_domain: None,
             cache_dir: None,
+            code_dir: None,
             cache_key: None,
             max_offline_age: None,
             max_descriptor_bytes: None,
@@ -182,9 +184,16 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Where the compiled forms of components are kept, if not in the folder `compiled` of [`Self::cache_dir`]: by several runtimes that share nothing
+    /// else, say, or without anything else being kept. Who may write to it is checked in the same way.
+    pub fn code_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.code_dir = Some(dir.into());
+        self
+    }
+
     /// The file with the key by which compiled code in the cache is authenticated before it is loaded. It is made if it is not there. Default:
-    /// `compiled.key` in the cache's folder. Where that folder is copied, restored from a backup, or kept on a disk that others can write to, the
-    /// key belongs elsewhere.
+    /// beside the folder with the code, with its name and `.key`. Where that folder is copied, restored from a backup, or kept on a disk that others can
+    /// write to, the key belongs elsewhere.
     pub fn cache_key(mut self, file: impl Into<PathBuf>) -> Self {
         self.cache_key = Some(file.into());
         self

@@ -299,7 +299,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     let mut engine = EngineConfig::default();
     engine.imports = builder.imports;
     engine.max_component_bytes = max_component_bytes;
-    engine.cache_dir = builder.cache_dir.map(|dir| dir.join("compiled"));
+    engine.cache_dir = builder.code_dir.or_else(|| builder.cache_dir.map(|dir| dir.join("compiled")));
     engine.cache_key = builder.cache_key;
     engine.compile_worker = builder.compile_worker.map(|program| {
         let mut worker = CompileWorker::new(program);

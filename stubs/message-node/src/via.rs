@@ -26,8 +26,7 @@ enum OneOrMany {
 /// Whether `body.via` is this address, or has it among others.
 pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
     let Some(Body::Json(text)) = body else { return false };
-    // Most have none, and are not read through for that: the name stands there as it is, or with an escape.
-    if !text.contains("via") && !text.contains('\\') {
+    if !may_have(text) {
         return false;
     }
     match object(text).and_then(|object| serde_json::from_str(object.via?.get()).ok()) {
@@ -37,19 +36,29 @@ pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
     }
 }
 
-/// Sets `body.via` to this address. A body that is no JSON object has no place for it, and stays as it is.
+/// Sets `body.via` to this address. A body that is no object has no place for it, and stays as it is. One that is no JSON does not become any: whoever
+/// writes the message finds out.
 pub(crate) fn set(body: &mut Option<Body>, address: &str) {
     let Some(Body::Json(text)) = body else { return };
+    let Some(brace) = text.find(|first: char| !first.is_ascii_whitespace()).filter(|first| text[*first..].starts_with('{'))
+    else {
+        return;
+    };
     let Ok(value) = serde_json::to_string(address) else { return };
-    let Some(object) = object(text) else { return };
-    if let Some(old) = object.via.map(RawValue::get) {
+    let old = if may_have(text) { object(text).and_then(|object| object.via) } else { None };
+    if let Some(old) = old.map(RawValue::get) {
         // It is a slice of the text, so that where it begins says where to cut.
         let begin = old.as_ptr() as usize - text.as_ptr() as usize;
         text.replace_range(begin..begin + old.len(), &value);
-    } else if let Some(brace) = text.find('{') {
+    } else {
         let is_empty = text[brace + 1..].trim_start().starts_with('}');
         text.insert_str(brace + 1, &format!(r#""via":{value}{}"#, if is_empty { "" } else { "," }));
     }
+}
+
+/// Whether an object may have it. Most have none, and are not read through for that: the name would stand there as it is, or with an escape.
+fn may_have(text: &str) -> bool {
+    text.contains("via") || text.contains('\\')
 }
 
 /// What the text of a JSON object has; nothing, if it is none. (Arrays would do for serde.)
@@ -76,7 +85,13 @@ mod tests {
         check(" { } ", r#" {"via":"s:1" } "#);
         check("[1]", "[1]");
         check("\"{\"", "\"{\"");
-        check("{", "{");
+        // No JSON is none afterwards, either.
+        for no_json in ["{", "{]", "{,}", "{ \"a\" }", "{}}", "{a"] {
+            let mut body = Some(Body::Json(no_json.into()));
+            set(&mut body, "s:1");
+            let Some(Body::Json(text)) = body else { panic!("{no_json}") };
+            assert!(serde_json::from_str::<&RawValue>(&text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use mimalloc::MiMalloc;
 
 use crate::{
     machine::Machine,
@@ -30,6 +31,10 @@ use crate::{
     samples::Effort,
     sections::Bench,
 };
+
+/// As the `protostub` command has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measures Protostub beside the limit and the alternatives.
 #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use async_trait::async_trait;
 use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime, Updated};
@@ -100,9 +100,12 @@ impl fmt::Display for Refusal {
 }
 
 /// The runtime of this project: `protostub_runtime`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub struct ThisRuntime;
+pub struct ThisRuntime {
+    /// Where compiled code is kept: each case has a runtime of its own, and all of them deploy the same component.
+    pub code_dir: Option<PathBuf>,
+}
 
 struct Embedded {
     runtime: Runtime,
@@ -113,8 +116,11 @@ struct Embedded {
 #[async_trait]
 impl Runtimes for ThisRuntime {
     async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
-        let runtime = Runtime::builder().home_domain("home.example").source(catalogue).build().await;
-        let runtime = runtime.map_err(|error| error.to_string())?;
+        let mut builder = Runtime::builder().home_domain("home.example").source(catalogue);
+        if let Some(dir) = &self.code_dir {
+            builder = builder.code_dir(dir);
+        }
+        let runtime = builder.build().await.map_err(|error| error.to_string())?;
         let hyperty = async |name: &str| {
             let registered = runtime.register_hyperty(format!("hyperty://home.example/{name}")).await;
             registered.map_err(|error| error.to_string())
