@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use protostub_bus::{Bus, Origin};
@@ -46,9 +44,13 @@ impl StatusForm {
 
 /// The one writer of a stub's status. It outlives the stub's instances.
 #[derive(Debug)]
-pub(crate) struct StatusCell {
-    current: watch::Sender<StatusReport>,
-    was_live: AtomicBool,
+pub(crate) struct StatusCell(watch::Sender<Now>);
+
+/// What holds, and how often the stub has become live: whoever waits for that may not be there in time to see it.
+#[derive(Debug)]
+struct Now {
+    report: StatusReport,
+    lives: u64,
 }
 
 impl StatusCell {
@@ -58,26 +60,26 @@ impl StatusCell {
 
     /// Beginning with this status.
     fn at(status: StubStatus) -> Self {
-        Self { current: watch::Sender::new(StatusReport::first(status)), was_live: AtomicBool::new(false) }
+        Self(watch::Sender::new(Now { report: StatusReport::first(status), lives: 0 }))
     }
 
     /// Whether the stub has ever been live, however shortly.
     pub(crate) fn was_live(&self) -> bool {
-        self.was_live.load(Ordering::Acquire)
+        self.0.borrow().lives > 0
     }
 
     pub(crate) fn current(&self) -> StatusReport {
-        self.current.borrow().clone()
+        self.0.borrow().report.clone()
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { reports: self.current.subscribe() }
+        StatusWatch { reports: self.0.subscribe() }
     }
 
     /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<&str>) -> Result<Option<StatusReport>, String> {
         let mut outcome = Ok(None);
-        self.current.send_if_modified(|current| {
+        self.0.send_if_modified(|Now { report: current, lives }| {
             if current.status == status && current.reason.as_deref() == reason {
                 return false;
             }
@@ -85,7 +87,7 @@ impl StatusCell {
                 outcome = Err(format!("a stub that is {} cannot become {status}", current.status));
                 return false;
             }
-            self.was_live.fetch_or(status == StubStatus::Live, Ordering::AcqRel);
+            *lives += u64::from(status == StubStatus::Live);
             *current = current.then(status, reason.map(str::to_owned));
             outcome = Ok(Some(current.clone()));
             true
@@ -97,31 +99,40 @@ impl StatusCell {
 /// A stub's status, now and whenever it changes. Works in any async runtime.
 #[derive(Debug, Clone)]
 pub struct StatusWatch {
-    reports: watch::Receiver<StatusReport>,
+    reports: watch::Receiver<Now>,
 }
 
 impl StatusWatch {
     /// What holds now.
     #[must_use]
     pub fn current(&self) -> StatusReport {
-        self.reports.borrow().clone()
+        self.reports.borrow().report.clone()
     }
 
     /// The next status that was not seen yet: none once the stub is gone and its last status was seen. Quick changes in between may be
     /// passed over; whoever needs each of them subscribes to `<stub>/status`.
     pub async fn changed(&mut self) -> Option<StatusReport> {
         self.reports.changed().await.ok()?;
-        Some(self.reports.borrow_and_update().clone())
+        Some(self.reports.borrow_and_update().report.clone())
     }
 
     /// Waits until `done` holds for the status, beginning with the one that holds now, and returns that status; or the last one of a stub that
     /// is gone.
     pub async fn until(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
-        match self.reports.wait_for(|report| done(report)).await {
-            Ok(report) => return report.clone(),
+        match self.reports.wait_for(|now| done(&now.report)).await {
+            Ok(now) => return now.report.clone(),
             Err(_gone) => {}
         }
         self.current()
+    }
+
+    /// Waits until the stub is live, or has been since this was called, however shortly. False: it is gone.
+    pub(crate) fn until_live_once(mut self) -> impl Future<Output = bool> {
+        let (is_live, lives) = {
+            let now = self.reports.borrow();
+            (now.report.status == StubStatus::Live, now.lives)
+        };
+        async move { is_live || self.reports.wait_for(|now| now.lives > lives).await.is_ok() }
     }
 }
 
@@ -242,5 +253,33 @@ impl Presence for StubPresence {
 impl std::fmt::Debug for StubPresence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StubPresence").field("stub", &self.stub).field("current", &self.place().cell.current()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_stub_to_be_live_learns_that_it_was() {
+        let cell = StatusCell::new();
+        let waiting = || cell.watch().until_live_once();
+        let (polled_late, mut polled_before) = (waiting(), Box::pin(waiting()));
+        assert_eq!((&mut polled_before).now_or_never(), None);
+        for status in
+            [StubStatus::Deployed, StubStatus::Created, StubStatus::InProgress, StubStatus::Live, StubStatus::Disconnected]
+        {
+            cell.advance(status, None).expect("the order of statuses");
+        }
+        assert_eq!((polled_late.now_or_never(), polled_before.now_or_never()), (Some(true), Some(true)));
+        // Not that it was before.
+        let again = waiting();
+        cell.advance(StubStatus::Disconnected, Some("it was idle")).expect("another reason");
+        assert_eq!(again.now_or_never(), None);
+        let gone = waiting();
+        drop(cell);
+        assert_eq!(gone.now_or_never(), Some(false));
     }
 }

@@ -136,8 +136,9 @@ impl Runtime {
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let stub = self.load_stub(target).await?;
+        let live = stub.live_from_now();
         stub.wake().await;
-        stub.until_live().await?;
+        live.await?;
         Ok(stub)
     }
 

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use protostub_sandbox::CrashReport;
-use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, StubStatus, Version};
+use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Version};
 use tokio::sync::oneshot;
 use url::Url;
 
@@ -109,19 +109,26 @@ impl Protostub {
         self.record.status.watch()
     }
 
-    /// Waits until it is live.
+    /// Waits until it is live, or has been since this was called, however shortly.
     ///
     /// # Errors
     /// If it comes to its end instead.
     pub async fn until_live(&self) -> Result<(), DeployError> {
-        let mut status = self.watch();
-        tokio::select! {
-            biased;
-            report = status.until(|report| report.status == StubStatus::Live) => match report.status {
-                StubStatus::Live => Ok(()),
-                _ => Err(self.record.until_over().await),
-            },
-            error = self.record.until_over() => Err(error),
+        self.live_from_now().await
+    }
+
+    /// The same, from the moment of the call, not of the first poll: what happens in between, it may be asked to be live, counts.
+    pub(crate) fn live_from_now(&self) -> impl Future<Output = Result<(), DeployError>> {
+        let live = self.watch().until_live_once();
+        async move {
+            tokio::select! {
+                biased;
+                is_live = live => match is_live {
+                    true => Ok(()),
+                    false => Err(self.record.until_over().await),
+                },
+                error = self.record.until_over() => Err(error),
+            }
         }
     }
 

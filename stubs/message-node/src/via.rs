@@ -25,10 +25,8 @@ enum OneOrMany {
 
 /// Whether `body.via` is this address, or has it among others.
 pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
-    let Some(Body::Json(text)) = body else { return false };
-    if !may_have(text) {
-        return false;
-    }
+    // Most have none, and are not read through for that.
+    let Some(Body::Json(text)) = body.filter(|body| body.may_have("via")) else { return false };
     match object(text).and_then(|object| serde_json::from_str(object.via?.get()).ok()) {
         Some(OneOrMany::One(via)) => via == address,
         Some(OneOrMany::Many(all)) => all.iter().any(|via| via == address),
@@ -39,13 +37,15 @@ pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
 /// Sets `body.via` to this address. A body that is no object has no place for it, and stays as it is. One that is no JSON does not become any: whoever
 /// writes the message finds out.
 pub(crate) fn set(body: &mut Option<Body>, address: &str) {
-    let Some(Body::Json(text)) = body else { return };
+    let Some(body) = body else { return };
+    let may_have_one = body.may_have("via");
+    let Body::Json(text) = body else { return };
     let Some(brace) = text.find(|first: char| !first.is_ascii_whitespace()).filter(|first| text[*first..].starts_with('{'))
     else {
         return;
     };
     let Ok(value) = serde_json::to_string(address) else { return };
-    let old = if may_have(text) { object(text).and_then(|object| object.via) } else { None };
+    let old = if may_have_one { object(text).and_then(|object| object.via) } else { None };
     if let Some(old) = old.map(RawValue::get) {
         // It is a slice of the text, so that where it begins says where to cut.
         let begin = old.as_ptr() as usize - text.as_ptr() as usize;
@@ -56,10 +56,6 @@ pub(crate) fn set(body: &mut Option<Body>, address: &str) {
     }
 }
 
-/// Whether an object may have it. Most have none, and are not read through for that: the name would stand there as it is, or with an escape.
-fn may_have(text: &str) -> bool {
-    text.contains("via") || text.contains('\\')
-}
 
 /// What the text of a JSON object has; nothing, if it is none. (Arrays would do for serde.)
 fn object(text: &str) -> Option<WithVia<'_>> {
