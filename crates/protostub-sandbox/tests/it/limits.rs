@@ -62,7 +62,8 @@ async fn every_limit_that_is_hit_is_told() {
     let many = |order: Value, times: usize| Value::from(vec![order; times]);
     play.order(json!({ "do": "timer", "ms": 60_000, "times": 4 })).await.unwrap_err();
     play.told(json!({ "do": "log", "text": "x", "times": 20 })).await;
-    play.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
+    let refused = play.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
+    assert!(refused[0].as_str().is_some_and(|told| told.contains("1001") && told.contains("1000")), "{refused}");
     play.order(many(json!({ "do": "ask", "scope": "never" }), 2)).await.unwrap_err();
     // The answer to it is one more than there may be.
     let flood = json!({ "do": "post", "to": "hyperty-runtime://home.example/r/x", "times": 100 });
