@@ -64,7 +64,9 @@ impl Parts {
 
     /// Why it does not start.
     async fn refused(self) -> StartErrorKind {
-        self.stage().await.start().await.err().expect("it does not start")
+        let stage = self.stage().await;
+        let started = tokio::time::timeout(Duration::from_secs(20), stage.start()).await.expect("it has an end");
+        started.err().expect("it does not start")
     }
 
     /// How it ends when it is told to connect.
