@@ -9,6 +9,8 @@ pub struct Attack {
     pub name: &'static str,
     /// How it has to be contained.
     pub contained: Containment,
+    /// The limit that ends it before it comes to that, where it has much to compute and the machine little time for it: one of the same threat.
+    pub(crate) or_ends: Option<&'static str>,
     pub(crate) publishes: Publishes,
     pub(crate) server: Option<Behaviour>,
     pub(crate) configuration: Map<String, Value>,
@@ -50,7 +52,7 @@ pub enum Containment {
 
 impl Attack {
     fn new(name: &'static str, publishes: Publishes, contained: Containment) -> Self {
-        Self { name, contained, publishes, server: None, configuration: Map::new(), scale: 4_000, scheme: "http" }
+        Self { name, contained, or_ends: None, publishes, server: None, configuration: Map::new(), scale: 4_000, scheme: "http" }
     }
 
     /// By a program of `tests/programs/hostile`, with this name but for hyphens.
@@ -76,6 +78,11 @@ impl Attack {
     /// By a domain's back-end, whose stub connects to it and reads whatever comes.
     pub(crate) fn back_end(name: &'static str, scheme: &'static str, server: Behaviour, contained: Containment) -> Self {
         Self { server: Some(server), scheme, ..Self::new(name, Publishes::Program("meets_server"), contained) }
+    }
+
+    /// Which of its limits may end it before.
+    pub(crate) fn or_ends(self, limit: &'static str) -> Self {
+        Self { or_ends: Some(limit), ..self }
     }
 
     /// With a server that the program makes use of.

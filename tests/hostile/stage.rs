@@ -41,10 +41,10 @@ pub struct StageConfig {
 impl Default for StageConfig {
     fn default() -> Self {
         let mut limits = Limits::default();
-        // What a busy machine surely reaches, in code that is not optimised.
+        // What a busy machine surely reaches, in code that is not optimised: of bytes, with the first call or the first write.
         limits.posts_per_second = 1_000;
-        limits.bytes_in_per_second = 2 << 20;
-        limits.bytes_out_per_second = 2 << 20;
+        limits.bytes_in_per_second = 512 << 10;
+        limits.bytes_out_per_second = 512 << 10;
         Self {
             limits,
             neighbours: 1,
@@ -136,7 +136,7 @@ impl Stage {
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
-            .max_descriptor_bytes(4 << 20)
+            .max_descriptor_bytes(1 << 20)
             .build()
             .await?;
         let mut neighbours = Vec::new();
@@ -215,7 +215,8 @@ impl Stage {
         Ok(Contained { how, after: begin.elapsed() })
     }
 
-    async fn contain(&self, Attacker { attack, domain, app, .. }: &Attacker) -> Result<String> {
+    async fn contain(&self, attacker: &Attacker) -> Result<String> {
+        let Attacker { attack, domain, .. } = attacker;
         let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
         if let Containment::NotDeployed(reason) = attack.contained {
             let Err(error) = deployed else { bail!("it was deployed") };
@@ -224,15 +225,27 @@ impl Stage {
             return Ok(format!("not deployed: {reason}"));
         }
         let stub = deployed.map_err(|error| anyhow::anyhow!("it was not deployed: {}", chain(&error)))?;
+        let before = attack.or_ends.map(|limit| hits(&stub, limit));
+        let contained = self.meet(attacker, &stub).await;
+        match attack.or_ends {
+            Some(limit) if contained.is_err() && Some(hits(&stub, limit)) > before => Ok(format!("ended: {limit}")),
+            _ => contained,
+        }
+    }
+
+    /// Has a stub that is live attack.
+    async fn meet(&self, Attacker { attack, domain, app, .. }: &Attacker, stub: &Protostub) -> Result<String> {
         let restarts = stub.restarts();
         let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").as_str()), PATIENCE);
         match attack.contained {
             Containment::NotDeployed(_) => unreachable!("it was deployed"),
             Containment::Ends(setting) => {
+                let before = hits(stub, setting);
                 let error = request.await.err().context("it answered")?;
                 ensure!(error.code == 502, "{error}");
+                // Whoever had the message is told after it was counted.
+                ensure!(hits(stub, setting) > before, "it did not end by `{setting}` but by {:?}", stub.limits_hit());
                 until(|| stub.last_crash().is_some_and(|crash| crash.limit == Some(setting))).await;
-                ensure!(stub.limits_hit().contains_key(setting), "`{setting}` was not counted: {:?}", stub.limits_hit());
                 Ok(format!("ended: {setting}"))
             }
             Containment::Traps(text) => {
@@ -246,19 +259,18 @@ impl Stage {
                 Ok("ended: it crashed".to_owned())
             }
             Containment::Held(setting) => {
-                let hits = || stub.limits_hit().get(setting).copied().unwrap_or_default();
-                let before = hits();
-                let counted = until(|| hits() > before);
+                let before = hits(stub, setting);
+                let counted = until(|| hits(stub, setting) > before);
                 tokio::select! {
                     () = counted => {}
                     answer = request => {
                         let answer = answer.map_err(|error| anyhow::anyhow!("it did not live: {error}"))?;
-                        if timeout(PATIENCE / 4, until(|| hits() > before)).await.is_err() {
+                        if timeout(PATIENCE / 4, until(|| hits(stub, setting) > before)).await.is_err() {
                             bail!("it did not run into `{setting}` but {:?}: {answer:?}", stub.limits_hit());
                         }
                     }
                 }
-                alive(&stub, restarts)?;
+                alive(stub, restarts)?;
                 Ok(format!("held: {setting}"))
             }
             Containment::Refused(text) => {
@@ -266,14 +278,14 @@ impl Stage {
                 let body: Value = answer.body.as_ref().context("a body")?.parse()?;
                 let value = body["value"].as_str().unwrap_or_default();
                 ensure!(value.contains(text), "it says: {value}");
-                alive(&stub, restarts)?;
+                alive(stub, restarts)?;
                 Ok(format!("refused: {}", value.chars().take(60).collect::<String>()))
             }
             Containment::Waits => {
                 if let Ok(answer) = timeout(WATCHED, request).await {
                     bail!("it was to wait: {answer:?}");
                 }
-                alive(&stub, restarts)?;
+                alive(stub, restarts)?;
                 Ok("waits, and nobody else does".to_owned())
             }
         }
@@ -321,6 +333,11 @@ impl Neighbours {
         }
         Ok(())
     }
+}
+
+/// How often a stub ran into a limit.
+fn hits(stub: &Protostub, setting: &str) -> u64 {
+    stub.limits_hit().get(setting).copied().unwrap_or_default()
 }
 
 fn alive(stub: &Protostub, restarts: u64) -> Result<()> {

@@ -44,6 +44,11 @@ fn corpus_of_descriptors() {
 }
 
 #[test]
+fn corpus_of_signatures() {
+    replay("jws", text::jws);
+}
+
+#[test]
 fn corpus_of_policies() {
     replay("policy", text::policy);
 }

@@ -8,10 +8,11 @@ use std::{env, fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use hostile::{Attack, Load, Stage, StageConfig};
+use protostub_runtime::Runtime;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ const NEIGHBOURS: usize = 20;
 const ATTACKERS: usize = 2;
 /// How often it is looked what the process takes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Longer than any request of it may take.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// What takes long, and shows nothing that the others do not.
 const LEFT_OUT: [&str; 3] = ["server_dribbles_descriptor", "sleeps", "takes_minutes_to_compile"];
 
@@ -116,6 +119,13 @@ async fn soak(options: &Options) -> Result<bool> {
     if outages.without_outcome > 0 {
         escapes.push(format!("{} requests over the server had no outcome", outages.without_outcome));
     }
+    if !outages.recovered {
+        escapes.push("the server came back, and nothing was answered over it any more".to_owned());
+    }
+    let open = outages.open + owed(stage.runtime()).await;
+    if open > 0 {
+        escapes.push(format!("{open} requests that were accepted have no outcome"));
+    }
     let verdict = samples.verdict();
     escapes.extend(verdict.growing.iter().cloned());
     if let Some(folder) = options.report.parent() {
@@ -126,7 +136,8 @@ async fn soak(options: &Options) -> Result<bool> {
         "requests": sum.asked,
         "lost": sum.lost,
         "attacks": attacks,
-        "outages": { "times": outages.times, "answered": outages.answered, "toldOtherwise": outages.told },
+        "outages": { "times": outages.times, "answered": outages.answered, "toldOtherwise": outages.told, "recovered": outages.recovered },
+        "withoutOutcome": outages.without_outcome + open,
         "resources": verdict.json,
         "faults": escapes,
     });
@@ -134,12 +145,19 @@ async fn soak(options: &Options) -> Result<bool> {
     for escape in &escapes {
         println!("{escape}");
     }
-    println!(
-        "{} requests, {attacks} attacks, {} outages ({} answered, {} told otherwise)",
-        sum.asked, outages.times, outages.answered, outages.told
-    );
+    let told: String = outages.told.iter().map(|(code, times)| format!(", {times} told {code}")).collect();
+    println!("{} requests, {attacks} attacks; {} outages: {} answered{told}", sum.asked, outages.times, outages.answered);
     println!("{}: {}", if escapes.is_empty() { "flat" } else { "NOT FLAT" }, verdict.text);
     Ok(escapes.is_empty())
+}
+
+/// How many requests have no outcome yet, once nobody asks any more and the time of the last one is over.
+async fn owed(runtime: &Runtime) -> u64 {
+    let end = Instant::now() + REQUEST_TIME;
+    while runtime.counts().open > 0 && Instant::now() < end {
+        sleep(PERIOD).await;
+    }
+    runtime.counts().open
 }
 
 /// One attack after the other, each in a domain of its own; how many, and those that were not contained.

@@ -1,6 +1,8 @@
 //! A message node that goes and comes back, and requests through it all the time.
 
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     pin::pin,
     sync::{
         Arc,
@@ -25,15 +27,26 @@ use tokio_util::sync::CancellationToken;
 const PERIOD: Duration = Duration::from_millis(100);
 /// How long a request may wait: longer than any outage.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server stays, in milliseconds: longer than a connection has to live for the stubs to take its end for a new fault. With less, they
+/// wait for a minute and more before they connect again, and most of what is asked is answered with 408.
+const STAYS: Range<u64> = 45_000..75_000;
+/// How long it is gone.
+const IS_GONE: Range<u64> = 500..4_000;
+/// How long it may take at the end until a request is answered.
+const RECOVERY: Duration = Duration::from_secs(60);
 
 /// What became of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) times: u64,
     pub(crate) answered: u64,
-    /// They had an error response, by the host: the server was gone, say.
-    pub(crate) told: u64,
+    /// Those that came to nothing, and whose sender was told, by the code: 408 is that nobody answered in time, 502 and 503 that the connection broke.
+    pub(crate) told: BTreeMap<u16, u64>,
     pub(crate) without_outcome: u64,
+    /// How many outcomes the runtime of who answers still owes, at the end.
+    pub(crate) open: u64,
+    /// Whether one more was answered, once the server was there to stay.
+    pub(crate) recovered: bool,
 }
 
 /// Requests, and the server between those who ask and those who answer.
@@ -42,7 +55,7 @@ pub(crate) struct Outages {
     task: JoinHandle<Result<Sum>>,
     _folder: TempDir,
     /// Who answers: another runtime.
-    _other: Runtime,
+    other: Runtime,
 }
 
 impl Outages {
@@ -58,12 +71,14 @@ impl Outages {
         let answerer = hyperty(&other, &server).await?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(server, asker, answerer, stop.clone()));
-        Ok(Self { stop, task, _folder: folder, _other: other })
+        Ok(Self { stop, task, _folder: folder, other })
     }
 
     pub(crate) async fn end(self) -> Result<Sum> {
         self.stop.cancel();
-        self.task.await?
+        let mut sum = self.task.await??;
+        sum.open = self.other.counts().open;
+        Ok(sum)
     }
 }
 
@@ -107,6 +122,14 @@ async fn run(server: DomainServer, asker: Arc<Hyperty>, mut answerer: Hyperty, s
     while let Some(ended) = requests.join_next().await {
         sum.count(ended?);
     }
+    // Whatever pause a stub has begun.
+    let recovery = async {
+        while !matches!(asker.request_within(Message::read(to.clone()), PATIENCE).await, Ok(answer) if answer.code() == Some(200))
+        {
+            sleep(PERIOD).await;
+        }
+    };
+    sum.recovered = timeout(RECOVERY, recovery).await.is_ok();
     sum.times = times.load(Ordering::Relaxed);
     answering.abort();
     Ok(sum)
@@ -115,9 +138,9 @@ async fn run(server: DomainServer, asker: Arc<Hyperty>, mut answerer: Hyperty, s
 /// The server goes for some seconds, and comes back, again and again.
 async fn outages(server: &DomainServer, times: &AtomicU64) -> Result<()> {
     loop {
-        sleep(Duration::from_millis(rand::random_range(10_000..30_000))).await;
+        sleep(Duration::from_millis(rand::random_range(STAYS))).await;
         server.stop().await?;
-        sleep(Duration::from_millis(rand::random_range(500..4_000))).await;
+        sleep(Duration::from_millis(rand::random_range(IS_GONE))).await;
         server.start_again(Memory::Kept).await?;
         times.fetch_add(1, Ordering::Relaxed);
     }
@@ -127,7 +150,8 @@ impl Sum {
     fn count(&mut self, outcome: Result<Result<Message, RequestError>, Elapsed>) {
         match outcome {
             Ok(Ok(answer)) if answer.code() == Some(200) => self.answered += 1,
-            Ok(_) => self.told += 1,
+            Ok(Ok(answer)) => *self.told.entry(answer.code().unwrap_or_default()).or_default() += 1,
+            Ok(Err(error)) => *self.told.entry(error.code).or_default() += 1,
             Err(_) => self.without_outcome += 1,
         }
     }

@@ -144,7 +144,7 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
     if no_room || reason.starts_with(COMPONENT_HANDLES) {
         return Cause::Limit(Exceeded::Handles { limit: limits.resource_handles });
     }
-    if reason.starts_with(RANDOM_BYTES) {
+    if reason.starts_with(RANDOM_BYTES) && reason.ends_with(&format!(" {}", limits.random_bytes)) {
         return Cause::Limit(Exceeded::Random { limit: limits.random_bytes });
     }
     Cause::Trap(reason)

@@ -28,8 +28,9 @@ pub struct Limits {
     /// How long one call may take in all, with whatever it waits for through WASI. 10 s. That others have their turn, or that it is made to wait,
     /// does not count.
     pub time_per_call: Duration,
-    /// How many bytes of strings and lists one call of an import may move into the host. 16 MiB: what is over the limit of a frame or a body
-    /// is an error to the guest, and only what is far over all of them ends it.
+    /// How many bytes of strings and lists one call of an import may move into the host. 4 MiB: what is over the limit of a frame or a body
+    /// is an error to the guest, and only what is far over all of them ends it. While the host copies, no other stub has the thread: the more,
+    /// the longer. At least as much as a frame and a body may have.
     pub hostcall_bytes: usize,
     /// How many handles of resources (WASI streams, pollables …) the instance may hold. 1 000.
     pub resource_handles: usize,
@@ -78,7 +79,7 @@ impl Default for Limits {
             cpu_per_call: Duration::from_secs(1),
             cpu_per_second: Duration::from_millis(900),
             time_per_call: Duration::from_secs(10),
-            hostcall_bytes: 16 << 20,
+            hostcall_bytes: 4 << 20,
             resource_handles: 1_000,
             random_bytes: 64 << 10,
             batch_events: 64,

@@ -167,6 +167,13 @@ fn check(config: &SandboxConfig, engine: &EngineConfig) -> Result<(), SandboxErr
     if batch_events == 0 {
         return fail("batch_events", "is zero, and nothing could ever be handed to the stub".to_owned());
     }
+    let Limits { hostcall_bytes, frame_bytes, body_bytes, .. } = config.limits;
+    if hostcall_bytes < frame_bytes.max(body_bytes) {
+        return fail(
+            "hostcall_bytes",
+            format!("is {hostcall_bytes}, less than `frame_bytes` or `body_bytes`: the stub would be ended for what it may send"),
+        );
+    }
     let bytes = config.configuration.len();
     if bytes > MAX_CONFIGURATION_BYTES {
         return fail(

@@ -12,6 +12,21 @@ pub(crate) use component::*;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::imports::*;
 
+/// How much goes into one call of the host, in bytes, unless it is one thing alone: the host ends an instance that hands over a few times as much at once.
+#[cfg(any(target_family = "wasm", test))]
+const CALL_BYTES: usize = 1 << 20;
+
+/// How many of these go into the next call of the host: those that have [`CALL_BYTES`] together, and one at least.
+#[cfg(any(target_family = "wasm", test))]
+fn next_call(sizes: impl IntoIterator<Item = usize>) -> usize {
+    let mut bytes = 0_usize;
+    let fit = |size: &usize| {
+        bytes = bytes.saturating_add(*size);
+        bytes <= CALL_BYTES
+    };
+    sizes.into_iter().take_while(fit).count().max(1)
+}
+
 /// Posts one message.
 pub(crate) fn post_one(message: Message) -> Result<()> {
     post(vec![message]).pop().unwrap_or(Ok(()))
@@ -50,4 +65,18 @@ pub(crate) enum WebSocketState {
     Refused(crate::websocket::Handshake),
     Closed(crate::websocket::CloseReason),
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CALL_BYTES, next_call};
+
+    #[test]
+    fn a_call_carries_no_more_than_it_should_and_one_thing_at_least() {
+        assert_eq!(next_call([1; 1_000]), 1_000);
+        assert_eq!(next_call([CALL_BYTES / 2; 8]), 2);
+        assert_eq!(next_call([CALL_BYTES, 1]), 1);
+        assert_eq!(next_call([2 * CALL_BYTES, 1]), 1);
+        assert_eq!(next_call([1, usize::MAX, usize::MAX]), 1);
+    }
 }

@@ -1,13 +1,20 @@
-// What is read from texts: addresses, messages, descriptors, policies. Nothing here knows wasmtime.
+// What is read from texts: addresses, messages, descriptors and their signatures, policies. Nothing here knows wasmtime.
 
-use std::{str, sync::LazyLock};
+use std::{
+    str,
+    sync::LazyLock,
+    time::{Duration, UNIX_EPOCH},
+};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use protostub_bus::{Hop, Origin, Policy as _, Receiver};
+use protostub_catalogue::trust::{PublicKey, SigningKey, Statement, TrustPolicy, sign};
 use protostub_egress::Rule;
 use protostub_policy::CedarPolicy;
 use protostub_types::{
     Address, Descriptor, Domain, MAX_ADDRESS_BYTES, Message, MessageType, SourcePackage, StubKey, StubStatus, Version,
 };
+use serde_json::Value;
 use url::Url;
 
 static HOME: LazyLock<Domain> = LazyLock::new(|| Domain::parse("home.example").expect("a domain"));
@@ -88,6 +95,139 @@ fn decode(package: &SourcePackage, bytes: usize) {
     if let Ok(code) = package.decode() {
         assert!(code.len() <= bytes, "{} bytes of code in {bytes}", code.len());
     }
+}
+
+/// A descriptor that is signed, and whose keys are trusted.
+struct Signed {
+    key: SigningKey,
+    /// Another one, which says that it is the same.
+    stranger: SigningKey,
+    statement: Statement,
+    /// What was signed.
+    content: Descriptor,
+    /// The same, with its signature.
+    json: String,
+    signature: String,
+}
+
+static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
+    // Keys of nobody: whatever they sign is believed here alone.
+    let key = |secret: &str| {
+        let pem = format!("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI{secret}\n-----END PRIVATE KEY-----\n");
+        SigningKey::from_pem(pem.as_bytes(), Some("2026".to_owned())).expect("a key")
+    };
+    let mut content = Descriptor::new("default", Version::parse("1.0").expect("a version"));
+    content.refer("component.wasm", b"\0asm");
+    content.ports = vec![9000];
+    let from_now_on = UNIX_EPOCH + Duration::from_secs(1 << 30);
+    let statement = Statement {
+        domain: HOME.clone(),
+        names: vec!["default".to_owned()],
+        contract: Some("0.1".to_owned()),
+        issued: from_now_on,
+        expires: from_now_on + Duration::from_secs(1 << 33),
+    };
+    let key = [key("HA7SKVirAD/jQ70oHBIhYRPQdFZciytORQC/zdblx4p"), key("AABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")];
+    let [key, stranger] = key;
+    let mut signed = content.clone();
+    sign(&mut signed, &statement, &key).expect("a signature");
+    let (json, signature) = (signed.to_json(), signed.signatures.remove(0));
+    let stage = Signed { key, stranger, statement, content, json, signature };
+    stage.believes(stage.json.as_bytes(), &HOME, "default").expect("a good signature");
+    stage
+});
+
+/// Signatures of descriptors, and the keys that they are judged by: nothing is believed that was not signed, however little of it was changed.
+pub fn jws(data: &[u8]) {
+    for key in PublicKey::read_set(data).unwrap_or_default() {
+        let again = PublicKey::read_set(key.to_jwk().to_string().as_bytes()).expect("what was made of a key is one");
+        assert_eq!(again, [key]);
+    }
+    let stage = &*SIGNED;
+    // A descriptor; one that was signed, edited; its signature alone, and each part of that, in the place of the good one.
+    stage.judge(data);
+    stage.judge(&edited(stage.json.as_bytes(), data));
+    let parts: Vec<&str> = stage.signature.split('.').collect();
+    let encoded = URL_SAFE_NO_PAD.encode(data);
+    let replaced = |part: usize| {
+        let mut parts = parts.clone();
+        parts[part] = &encoded;
+        parts.join(".")
+    };
+    let edited = String::from_utf8_lossy(&edited(stage.signature.as_bytes(), data)).into_owned();
+    for signature in [String::from_utf8_lossy(data).into_owned(), edited, replaced(0), replaced(1), replaced(2)] {
+        let mut descriptor = stage.content.clone();
+        descriptor.signatures.push(signature);
+        if stage.believes(descriptor.to_json().as_bytes(), &HOME, "default").is_some() {
+            assert_eq!(descriptor.signatures, [stage.signature.as_str()]);
+        }
+    }
+    stage.signs(data);
+}
+
+impl Signed {
+    /// The descriptor, if it is believed.
+    fn believes(&self, json: &[u8], domain: &Domain, name: &str) -> Option<Descriptor> {
+        let mut trust = TrustPolicy::default();
+        trust.keys.push(self.key.public().clone());
+        let (signed, descriptor) = trust.verify(json, domain, Some(name), &[]).ok()?;
+        assert_eq!((&signed.key, &signed.statement), (self.key.public(), &self.statement));
+        Some(descriptor)
+    }
+
+    /// Whatever it is: if it is believed, it is what was signed.
+    fn judge(&self, json: &[u8]) {
+        let Some(mut descriptor) = self.believes(json, &HOME, "default") else { return };
+        let published: Value = serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).expect("it was read");
+        assert_eq!(signed_part(published), signed_part(serde_json::from_str(&self.json).expect("it was written")));
+        if let Some(package) = &mut descriptor.source_package {
+            package.source_code = None;
+        }
+        assert_eq!(descriptor, self.content);
+    }
+
+    /// Any descriptor can be signed, and is believed then: here, as this, by this key.
+    fn signs(&self, data: &[u8]) {
+        let Ok(mut descriptor) = Descriptor::parse(data) else { return };
+        descriptor.signatures.clear();
+        let mut other = descriptor.clone();
+        if sign(&mut descriptor, &self.statement, &self.key).is_err() {
+            return;
+        }
+        let json = descriptor.to_json();
+        assert!(self.believes(json.as_bytes(), &HOME, "default").is_some(), "{json}");
+        assert!(self.believes(json.as_bytes(), &HOME, "other").is_none(), "{json}");
+        let elsewhere = Domain::parse("sp1.example").expect("a domain");
+        assert!(self.believes(json.as_bytes(), &elsewhere, "default").is_none(), "{json}");
+        sign(&mut other, &self.statement, &self.stranger).expect("the other one was signed");
+        let json = other.to_json();
+        assert!(self.believes(json.as_bytes(), &HOME, "default").is_none(), "{json}");
+    }
+}
+
+/// All but the signatures, and the code, for which its digest stands.
+fn signed_part(mut descriptor: Value) -> Value {
+    if let Some(members) = descriptor.as_object_mut() {
+        members.remove("signatures");
+        if let Some(package) = members.get_mut("sourcePackage").and_then(Value::as_object_mut) {
+            package.remove("sourceCode");
+        }
+    }
+    descriptor
+}
+
+/// Changes some bytes: of each four, two say where, one says how, and one is what comes there.
+fn edited(text: &[u8], edits: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    for edit in edits.chunks_exact(4) {
+        let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % text.len().max(1);
+        match edit[2] % 3 {
+            0 if at < text.len() => text[at] = edit[3],
+            1 if at < text.len() => drop(text.remove(at)),
+            _ => text.insert(at, edit[3]),
+        }
+    }
+    text
 }
 
 /// An operator's rules, and what they say of a message.

@@ -292,6 +292,6 @@ async fn time_is_limited_in_all() {
     });
     let mut hasty = config();
     hasty.descriptor_timeout = Duration::from_millis(100);
-    let error = discover(&server, hasty).await;
+    let error = tokio::time::timeout(Duration::from_secs(20), discover(&server, hasty)).await.expect("it has an end");
     assert!(matches!(error.fault(), Fault::TimedOut { limit, .. } if limit.as_millis() == 100), "{error}");
 }

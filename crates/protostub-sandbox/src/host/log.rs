@@ -137,7 +137,7 @@ impl LogLines {
             if lines.last_words.len() == LAST_WORDS {
                 lines.last_words.pop_front();
             }
-            lines.last_words.push_back(printable(&self.secrets.redact(&text), self.line_bytes));
+            lines.last_words.push_back(self.shown(&text));
         }
         self.line(lines, output.level(), &text);
     }
@@ -149,7 +149,7 @@ impl LogLines {
             return;
         }
         self.tell_dropped(lines);
-        let text = printable(&self.secrets.redact(text), self.line_bytes);
+        let text = self.shown(text);
         let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
         match level {
             Level::Trace => tracing::trace!(target: "protostub::stub", stub, domain, "{text}"),
@@ -158,6 +158,11 @@ impl LogLines {
             Level::Warn => tracing::warn!(target: "protostub::stub", stub, domain, "{text}"),
             Level::Error => tracing::error!(target: "protostub::stub", stub, domain, "{text}"),
         }
+    }
+
+    /// A line as it is told: without secrets, cut, and on one line.
+    fn shown(&self, text: &str) -> String {
+        printable(&self.secrets.redact(text), self.line_bytes)
     }
 
     fn tell_dropped(&self, lines: &mut Lines) {
@@ -224,6 +229,12 @@ mod tests {
         log.output(Output::Error, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
         assert_eq!(log.take_last_words().as_deref(), Some("thread 'main' panicked at src/lib.rs:3:5:\nno way"));
         assert_eq!(log.take_last_words(), None);
+    }
+
+    #[test]
+    fn a_line_is_cut() {
+        let shown = lines(100, 8).shown(&"x".repeat(1 << 20));
+        assert_eq!(shown, "xxxxx…");
     }
 
     #[test]

@@ -6,13 +6,20 @@ use crate::{
         bus, configuration as conf, http, identity, log, presence, session, tcp, timers, types, websocket,
     },
     guest::HostEvent,
-    host::{HttpHead, HttpRequest, TcpState, WebSocketState},
+    host::{HttpHead, HttpRequest, TcpState, WebSocketState, next_call},
     websocket::{CloseReason, Frame, Handshake},
 };
 
 pub(crate) fn post(messages: Vec<Message>) -> Vec<Result<()>> {
+    let sizes: Vec<_> = messages.iter().map(Message::size).collect();
     let messages: Vec<_> = messages.into_iter().map(types::Message::from).collect();
-    bus::post(&messages).into_iter().map(|result| result.map_err(Error::from)).collect()
+    let mut results = Vec::with_capacity(messages.len());
+    while results.len() < messages.len() {
+        let done = results.len();
+        let end = done + next_call(sizes[done..].iter().copied());
+        results.extend(bus::post(&messages[done..end]).into_iter().map(|result| result.map_err(Error::from)));
+    }
+    results
 }
 
 pub(crate) fn pause() {
@@ -98,12 +105,19 @@ pub(crate) fn websocket_receive(socket: u32, max_frames: u32, max_bytes: u32) ->
     Ok(frames.into_iter().map(Frame::from).collect())
 }
 
-/// Takes from the front of `frames` what was sent.
+/// Takes from the front of `frames` what was sent. What is left may be more than one call carries.
 pub(crate) fn websocket_send(socket: u32, frames: &mut std::collections::VecDeque<Frame>) -> Result<()> {
-    let mut waiting: Vec<_> = frames.drain(..).map(websocket::Frame::from).collect();
+    let size = |frame: &Frame| match frame {
+        Frame::Text(text) => text.len(),
+        Frame::Binary(bytes) => bytes.len(),
+    };
+    let count = next_call(frames.iter().map(size)).min(frames.len());
+    let mut waiting: Vec<_> = frames.drain(..count).map(websocket::Frame::from).collect();
     let sent = websocket::send(socket, &waiting);
     waiting.drain(..sent.as_ref().map_or(0, |sent| waiting.len().min(*sent as usize)));
-    frames.extend(waiting.into_iter().map(Frame::from));
+    for frame in waiting.into_iter().rev() {
+        frames.push_front(frame.into());
+    }
     Ok(sent.map(drop)?)
 }
 

@@ -564,7 +564,10 @@ async fn fragments_without_an_end_have_an_end() {
     .await;
     let (frames, end) = receive_all(&mut connections, 10, u32::MAX).await;
     assert_eq!((frames, end), (Vec::new(), Error::Closed));
-    assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Closed(CloseReason { code: Some(1009), .. })));
+    let WebSocketState::Closed(CloseReason { code: Some(1009), reason }) = connections.websocket_poll(HANDLE) else {
+        panic!("not 1009")
+    };
+    assert!(reason.ends_with("over the limit of 1048576"), "{reason}");
     connections.websocket_close(HANDLE, 1000, "");
     // The server never ends its side: after 2 s it is left alone.
     tokio::time::timeout(PATIENCE, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
