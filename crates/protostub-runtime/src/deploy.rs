@@ -20,7 +20,7 @@ use crate::{
     identity::StubCredentials,
     presence::{Place, StubPresence},
     registry::{Discovery, Published, Record, Reservation, stopped},
-    supervise::{self, Command},
+    supervise::{Command, Supervision},
     triggers,
 };
 
@@ -93,18 +93,29 @@ pub(crate) fn load_stub(core: &Arc<Core>, key: &StubKey, origin: &Origin, patien
 
 /// A stub's whole life: its deployment, and its supervision until it ends.
 async fn run(core: Arc<Core>, reservation: Reservation) {
+    // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
+    let supervision = Box::pin(begin(core, reservation)).await;
+    if let Some(supervision) = supervision {
+        supervision.run().await;
+    }
+}
+
+/// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.
+async fn begin(core: Arc<Core>, reservation: Reservation) -> Option<Box<Supervision>> {
     let Reservation { record, inbox, commands, key_route } = reservation;
     core.announce(&record);
     let outcome = tokio::select! {
         biased;
         // The deployment's inbox is dropped with it, and that answers what waits.
         () = core.stop.cancelled() => Err((None, stopped(&record.key, "the runtime is shutting down"))),
-        // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
-        outcome = Box::pin(deploy(&core, &record, inbox, commands, key_route)) => outcome,
+        outcome = deploy(&core, &record, inbox, commands, key_route) => outcome,
     };
     match outcome {
-        Ok(deployed) => supervise::run(core, deployed).await,
-        Err((inbox, error)) => fail(&core, &record, inbox, error),
+        Ok(deployed) => Some(Supervision::begin(core, deployed)),
+        Err((inbox, error)) => {
+            fail(&core, &record, inbox, error);
+            None
+        }
     }
 }
 

@@ -131,36 +131,51 @@ struct Supervisor {
 }
 
 /// Watches over a stub until it ends, and clears up behind it.
-pub(crate) async fn run(core: Arc<Core>, deployed: Deployed) {
-    let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
-    let settings = core.config.settings(record.key.domain());
-    let policy = settings.restart.clone().unwrap_or_else(|| core.config.restart.clone());
-    let retire_after = settings.retire_after.or(core.config.retire_after).filter(|after| !after.is_zero());
-    if settings.register
-        && let Some(Ok(entry)) = record.url.get().map(|url| Entry::of_stub(&core, &record, url))
-    {
-        let _ = record.registration.set(Kept::keep(&core, entry));
+pub(crate) struct Supervision {
+    supervisor: Supervisor,
+    instance: Instance,
+    routes: [Route; 3],
+}
+
+impl Supervision {
+    /// Its first instance begins to run, and logs in.
+    pub(crate) fn begin(core: Arc<Core>, deployed: Deployed) -> Box<Self> {
+        let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
+        let settings = core.config.settings(record.key.domain());
+        let policy = settings.restart.clone().unwrap_or_else(|| core.config.restart.clone());
+        let retire_after = settings.retire_after.or(core.config.retire_after).filter(|after| !after.is_zero());
+        if settings.register
+            && let Some(Ok(entry)) = record.url.get().map(|url| Entry::of_stub(&core, &record, url))
+        {
+            let _ = record.registration.set(Kept::keep(&core, entry));
+        }
+        let supervisor = Supervisor {
+            status: record.status.watch(),
+            core,
+            record,
+            presence,
+            commands,
+            artifact: Arc::new(artifact),
+            trial: None,
+            restarts: Restarts::new(policy),
+            may_connect: true,
+            retire_after,
+        };
+        let instance = supervisor.begin(handle, task);
+        Box::new(Self { supervisor, instance, routes })
     }
-    let mut supervisor = Supervisor {
-        status: record.status.watch(),
-        core,
-        record,
-        presence,
-        commands,
-        artifact: Arc::new(artifact),
-        trial: None,
-        restarts: Restarts::new(policy),
-        may_connect: true,
-        retire_after,
-    };
-    let (end, inbox) = supervisor.supervise(handle, task).await;
-    supervisor.clear_up(end, inbox, routes);
+
+    /// Until it ends.
+    pub(crate) async fn run(self: Box<Self>) {
+        let Self { mut supervisor, instance, routes } = *self;
+        let (end, inbox) = supervisor.supervise(instance).await;
+        supervisor.clear_up(end, inbox, routes);
+    }
 }
 
 impl Supervisor {
     /// Returns how it ended, with what is left in its inbox.
-    async fn supervise(&mut self, handle: StubHandle, task: StubTask) -> (End, Option<Inbox>) {
-        let mut instance = self.begin(handle, task);
+    async fn supervise(&mut self, mut instance: Instance) -> (End, Option<Inbox>) {
         loop {
             let (fault, inbox) = match self.watch(&mut instance).await {
                 Turn::Ended(Ok(Ended { inbox, outcome, crash, .. })) => {
@@ -190,7 +205,7 @@ impl Supervisor {
                 }
                 Turn::Update(artifact, done) => {
                     let to = artifact.discovered.descriptor.version.clone();
-                    self.say_goodbye(&instance, DisconnectReason::Update).await;
+                    Box::pin(self.say_goodbye(&instance, DisconnectReason::Update)).await;
                     let inbox = self.stop(&mut instance).await;
                     self.try_out(artifact, done);
                     tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
@@ -220,7 +235,7 @@ impl Supervisor {
                     self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
                     self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
-                    self.say_goodbye(&instance, reason).await;
+                    Box::pin(self.say_goodbye(&instance, reason)).await;
                     return (end, self.stop(&mut instance).await);
                 }
             };
@@ -280,13 +295,13 @@ impl Supervisor {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
-                        self.connect(instance, credential.map(|credential| *credential), done).await;
+                        Box::pin(self.connect(instance, credential.map(|credential| *credential), done)).await;
                     }
                     Some(Command::Disconnect { done }) => {
                         self.stay_disconnected();
                         instance.connect_by = None;
                         instance.login = None;
-                        self.say_goodbye(instance, DisconnectReason::Request).await;
+                        Box::pin(self.say_goodbye(instance, DisconnectReason::Request)).await;
                         self.fail_waiting();
                         if self.trial.is_some() {
                             self.accept().await;

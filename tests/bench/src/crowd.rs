@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 ///
 /// | order | answer |
 /// | --- | --- |
-/// | `grow <to>` | bytes of resident memory of the process, with so many |
+/// | `grow <to>` | bytes of resident memory of the process, with so many; and with each page counted once that several of them share |
 /// | `busy <of> <times>` | the 99th percentile and the median of the round trips of as many listeners at once, each with a stub of its own, in ns |
 /// | `idle <ms>` | computing time of the process meanwhile, in ns |
 /// | `deploy <times>` | the median time of one more deployment, each undone again, in ns |
@@ -80,7 +80,8 @@ impl Crowd {
         match words[..] {
             ["grow", to] => {
                 self.grow(to.parse()?).await?;
-                Ok(resident()?.to_string())
+                let (resident, proportional) = resident()?;
+                Ok(format!("{resident} {proportional}"))
             }
             ["busy", of, times] => self.busy(of.parse()?, times.parse()?).await,
             ["idle", milliseconds] => idle(Duration::from_millis(milliseconds.parse()?)).await,
@@ -182,9 +183,13 @@ fn computed() -> Result<u64> {
     Ok(sum)
 }
 
-/// The memory of this process that is there, in bytes.
-fn resident() -> Result<usize> {
+/// The memory of this process that is there, in bytes: as often as it is mapped (`Rss`), and once (`Pss`).
+fn resident() -> Result<(usize, usize)> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").context("reading /proc/self/smaps_rollup")?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("there is no `Rss` in it")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? << 10)
+    let bytes = |name: &str| {
+        let line =
+            rollup.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("there is no `{name}` in it"))?;
+        anyhow::Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? << 10)
+    };
+    Ok((bytes("Rss:")?, bytes("Pss:")?))
 }

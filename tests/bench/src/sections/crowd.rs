@@ -21,7 +21,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     }
     let most = bench.effort.crowd;
     tell(&format!("a process with {most} stubs"));
-    let (mut crowd, bytes) = match growing(bench, most) {
+    let (mut crowd, grown_by) = match growing(bench, most) {
         Ok(grown) => grown,
         Err(error) => {
             for id in [MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY] {
@@ -32,8 +32,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
             return Ok(());
         }
     };
-    let ours: Samples = [bytes].into_iter().collect();
-    memory(bench, most, &ours);
+    memory(bench, most, &grown_by);
     if bench.wants(CPU) {
         idle(bench, &mut crowd)?;
     }
@@ -54,29 +53,44 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
 /// How many there are before memory is measured: what all of them share is there then.
 const BEFORE: usize = 8;
 
-/// A process with so many, and the bytes that each takes.
-fn grown(kind: &str, most: usize) -> Result<(Peer, f64)> {
+/// The memory that each takes, in KiB. A process is measured once: its memory does not vary as times do.
+struct Grown {
+    /// As often as it is mapped.
+    resident: Samples,
+    /// A page that several share counts once: the component's data, as long as it is only read.
+    proportional: Samples,
+}
+
+impl Grown {
+    fn between((first, first_once): (f64, f64), (last, last_once): (f64, f64), count: usize) -> Self {
+        let each = |bytes: f64| [of_each(bytes, count) / 1024.0].into_iter().collect();
+        Self { resident: each(last - first), proportional: each(last_once - first_once) }
+    }
+}
+
+/// A process with so many.
+fn grown(kind: &str, most: usize) -> Result<(Peer, Grown)> {
     let mut peer = Peer::own(&["--crowd", kind, "--most", &most.to_string()])?;
     let before = BEFORE.min(most - 1);
-    let first = peer.number(&format!("grow {before}"))?;
-    let bytes = peer.number(&format!("grow {most}"))?;
-    Ok((peer, of_each(bytes - first, most - before)))
+    let first = two(&peer.ask(&format!("grow {before}"))?)?;
+    let last = two(&peer.ask(&format!("grow {most}"))?)?;
+    Ok((peer, Grown::between(first, last, most - before)))
 }
 
 /// The same with stubs, in steps, which are what is plotted.
-fn growing(bench: &mut Bench, most: usize) -> Result<(Peer, f64)> {
+fn growing(bench: &mut Bench, most: usize) -> Result<(Peer, Grown)> {
     let mut peer = Peer::own(&["--crowd", "stubs", "--most", &most.to_string()])?;
-    let first = peer.number(&format!("grow {BEFORE}"))?;
+    let first = two(&peer.ask(&format!("grow {BEFORE}"))?)?;
     let (mut last, times) = (first, if bench.effort.turn.is_zero() { 2 } else { 2_000 });
     let tenths = std::iter::successors(Some(most), |stubs| Some(stubs / 10)).take_while(|stubs| *stubs > BEFORE);
     let steps: Vec<usize> = tenths.collect();
     for stubs in steps.into_iter().rev() {
-        last = peer.number(&format!("grow {stubs}"))?;
+        last = two(&peer.ask(&format!("grow {stubs}"))?)?;
         let (p99, median) = two(&peer.ask(&format!("busy 1 {times}"))?)?;
-        bench.curves.memory.push((stubs, last));
+        bench.curves.memory.push((stubs, last.0));
         bench.curves.latency.push((stubs, median, p99));
     }
-    Ok((peer, of_each(last - first, most - BEFORE)))
+    Ok((peer, Grown::between(first, last, most - BEFORE)))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "they are few")]
@@ -90,21 +104,18 @@ fn two(answer: &str) -> Result<(f64, f64)> {
     Ok((one.parse()?, other.parse()?))
 }
 
-/// A process is measured once: its memory does not vary as times do.
-fn memory(bench: &mut Bench, most: usize, ours: &Samples) {
-    const KIB: f64 = 1.0 / 1024.0;
-    let ours = ours.times(KIB);
-    let side = Side::new(format!("a stub of {most}"), "KiB", &ours);
+fn memory(bench: &mut Bench, most: usize, ours: &Grown) {
+    let side = Side::new(format!("a stub of {most}"), "KiB", &ours.resident);
     if bench.wants(MEMORY) {
-        bench.report.add(MEMORY, &ours, vec![side.clone()]);
+        let once = Side::new("the same, what several stubs share counted once", "KiB", &ours.proportional);
+        bench.report.add(MEMORY, &ours.resident, vec![side.clone(), once]);
     }
     if bench.wants(VS_BARE) {
         tell(&format!("a process with {most} bare stores"));
         match grown("bare", most) {
-            Ok((_, bytes)) => {
-                let bare: Samples = [bytes * KIB].into_iter().collect();
-                let sides = vec![side.clone(), Side::new(format!("a bare store of {most}"), "KiB", &bare)];
-                bench.report.add(VS_BARE, &ours.over(&bare), sides);
+            Ok((_, bare)) => {
+                let sides = vec![side.clone(), Side::new(format!("a bare store of {most}"), "KiB", &bare.resident)];
+                bench.report.add(VS_BARE, &ours.resident.over(&bare.resident), sides);
             }
             Err(error) => bench.report.without(VS_BARE, &format!("{most} bare stores: {error:#}")),
         }
@@ -116,9 +127,9 @@ fn memory(bench: &mut Bench, most: usize, ours: &Samples) {
         let measured = bench.extism().and_then(|mut peer| peer.number(&format!("idle {instances}")));
         match measured {
             Ok(bytes) => {
-                let theirs: Samples = [bytes * KIB].into_iter().collect();
+                let theirs: Samples = [bytes / 1024.0].into_iter().collect();
                 let sides = vec![Side::new(format!("an instance of Extism of {instances}"), "KiB", &theirs), side];
-                bench.report.add(VS_EXTISM, &theirs.over(&ours), sides);
+                bench.report.add(VS_EXTISM, &theirs.over(&ours.resident), sides);
             }
             Err(error) => bench.report.without(VS_EXTISM, &format!("{error:#}")),
         }
