@@ -56,7 +56,6 @@ pub(crate) fn set(body: &mut Option<Body>, address: &str) {
     }
 }
 
-
 /// What the text of a JSON object has; nothing, if it is none. (Arrays would do for serde.)
 fn object(text: &str) -> Option<WithVia<'_>> {
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
