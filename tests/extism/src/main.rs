@@ -9,6 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use extism::{CompiledPlugin, Manifest, Plugin, PluginBuilder, Wasm};
+use mimalloc::MiMalloc;
+
+/// As the other side has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> Result<()> {
     let plugin = std::env::args().nth(1).context("usage: extism-side <plugin.wasm>")?;
