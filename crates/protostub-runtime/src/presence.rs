@@ -258,28 +258,33 @@ impl std::fmt::Debug for StubPresence {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
 
     use super::*;
 
     #[test]
     fn whoever_waits_for_a_stub_to_be_live_learns_that_it_was() {
+        let mut context = Context::from_waker(Waker::noop());
         let cell = StatusCell::new();
         let waiting = || cell.watch().until_live_once();
-        let (polled_late, mut polled_before) = (waiting(), Box::pin(waiting()));
-        assert_eq!((&mut polled_before).now_or_never(), None);
+        let (mut polled_before, mut polled_late) = (pin!(waiting()), pin!(waiting()));
+        assert_eq!(polled_before.as_mut().poll(&mut context), Poll::Pending);
         for status in
             [StubStatus::Deployed, StubStatus::Created, StubStatus::InProgress, StubStatus::Live, StubStatus::Disconnected]
         {
             cell.advance(status, None).expect("the order of statuses");
         }
-        assert_eq!((polled_late.now_or_never(), polled_before.now_or_never()), (Some(true), Some(true)));
+        assert_eq!(polled_before.as_mut().poll(&mut context), Poll::Ready(true));
+        assert_eq!(polled_late.as_mut().poll(&mut context), Poll::Ready(true));
         // Not that it was before.
-        let again = waiting();
+        let mut again = pin!(waiting());
         cell.advance(StubStatus::Disconnected, Some("it was idle")).expect("another reason");
-        assert_eq!(again.now_or_never(), None);
-        let gone = waiting();
+        assert_eq!(again.as_mut().poll(&mut context), Poll::Pending);
+        let mut gone = pin!(waiting());
         drop(cell);
-        assert_eq!(gone.now_or_never(), Some(false));
+        assert_eq!(gone.as_mut().poll(&mut context), Poll::Ready(false));
     }
 }
