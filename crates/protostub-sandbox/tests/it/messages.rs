@@ -266,7 +266,9 @@ async fn a_late_answer_is_an_answer() {
 
 #[tokio::test]
 async fn two_stubs_do_not_wait_for_each_other() {
-    let first = Stage::new(json!({}));
+    let mut first = Stage::new(json!({}));
+    // It is asked as often as it answers, and an answer over the limit would not come.
+    first.limits.posts_per_second = u32::MAX;
     let mut second = Stage::new(json!({}));
     second.bus = first.bus.clone();
     second.domain = domain("sp2.example");
