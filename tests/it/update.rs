@@ -211,15 +211,24 @@ async fn one_update_at_a_time_and_none_of_a_stub_that_is_gone() {
 
 #[tokio::test]
 async fn a_stub_that_is_to_stay_disconnected_does_so_in_its_new_version() {
-    let (source, runtime, app) = live(builder()).await;
-    let stub = &runtime.protostubs()[0];
-    stub.disconnect().await.expect("disconnected");
-    publish(&source, "sp1.example", "1.1", &component("actor"), json!({ "is": "1.1" }));
-    stub.update().await.expect("updated");
-    assert_eq!(stub.status().status, StubStatus::Created);
-    assert_eq!(app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected").code, 503);
-    stub.connect().await.expect("connected");
-    assert_eq!(runs(&app).await, "1.1");
+    for may_overlap in [false, true] {
+        let publish = |source: &MemorySource, version: &str| match may_overlap {
+            true => publish_overlapping(source, version, json!({ "is": version })),
+            false => publish(source, "sp1.example", version, &component("actor"), json!({ "is": version })),
+        };
+        let (source, runtime, app) = live(builder()).await;
+        let stub = &runtime.protostubs()[0];
+        publish(&source, "1.1");
+        stub.update().await.expect("updated");
+        stub.disconnect().await.expect("disconnected");
+        publish(&source, "1.2");
+        let updated = tokio::time::timeout(Duration::from_secs(20), stub.update()).await;
+        updated.expect("it does not wait until it is live").expect("updated");
+        assert_eq!(stub.status().status, StubStatus::Created);
+        assert_eq!(app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected").code, 503);
+        stub.connect().await.expect("connected");
+        assert_eq!(runs(&app).await, "1.2");
+    }
 }
 
 /// Publishes a version that may run beside the one before it.

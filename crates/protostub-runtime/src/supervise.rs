@@ -197,7 +197,10 @@ impl Supervisor {
                     let kind = DeployErrorKind::Credential(error);
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
-                Turn::Update(artifact, done) if instance.is_live && artifact.discovered.descriptor.overlap => {
+                // Only what is to be connected can show, beside the other, that it works.
+                Turn::Update(artifact, done)
+                    if instance.is_live && self.may_connect && artifact.discovered.descriptor.overlap =>
+                {
                     match Box::pin(self.overlap(&mut instance, artifact, done)).await {
                         Ok(()) => continue,
                         Err(lost) => return (lost, None),
