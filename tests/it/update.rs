@@ -308,3 +308,33 @@ async fn an_overlapping_version_that_fails_disturbs_nobody() {
     assert_eq!(value(&app, json!({ "do": "load" })).await, 5);
     assert_eq!(stub.version(), Some(version("1.0")));
 }
+
+#[tokio::test]
+async fn an_overlapping_version_that_breaks_while_it_takes_over_ends_the_stub_for_everybody_to_see() {
+    let mut never = RestartPolicy::default();
+    never.restarts = 0;
+    let (source, runtime, mut app) = live(builder().restart(never)).await;
+    let stub = &runtime.protostubs()[0];
+    let connect = json!([
+        { "do": "publish", "status": "in-progress" },
+        { "do": "timer", "ms": 1 },
+        { "do": "publish", "status": "live" },
+    ]);
+    publish_overlapping(&source, "1.1", json!({ "connect": connect, "timer": { "do": "trap" } }));
+    app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("subscribed");
+    // The one before it is busy, and takes its time to say good-bye.
+    app.post(order(ALICE, json!({ "do": "sleep", "ms": 400 }))).expect("posted");
+    // Whether this counts as an update depends on who was quicker.
+    let _ = stub.update().await;
+    let told = async {
+        loop {
+            let message = app.recv().await.expect("a message");
+            if body(&message)["value"] == "FAILED" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("its last status is told");
+    let error = stub.until_live().await.expect_err("it has ended");
+    assert!(format!("{error:?}").contains("unreachable"), "{error:?}");
+}

@@ -347,16 +347,22 @@ impl Mailbox {
 
     /// Takes no more messages in, and gives out those that wait. Only the first reason counts.
     pub(crate) fn close(&self, code: u16, reason: &str) -> VecDeque<Queued> {
+        self.seal(code, reason);
         let mut state = self.state();
-        state.closed.get_or_insert_with(|| Refusal { code, reason: reason.into() });
         let queue = mem::take(&mut state.queue);
         for queued in &queue {
             state.uncount(queued);
         }
+        queue
+    }
+
+    /// Takes no more messages in: they are refused with this code and reason. Those that wait can still be taken; then the inbox is closed.
+    pub fn seal(&self, code: u16, reason: &str) {
+        let mut state = self.state();
+        state.closed.get_or_insert_with(|| Refusal { code, reason: reason.into() });
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
-        queue
     }
 
     /// Takes out what was posted here and waits: everything but the answers to its owner's own messages.

@@ -27,6 +27,9 @@ const CANDIDATES: usize = 8;
 /// How often it is looked, every quarter of a second.
 const ROOM_ATTEMPTS: usize = 20;
 
+/// Why things end that nobody has ended.
+pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
+
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) home: Domain,
@@ -49,14 +52,18 @@ pub(crate) struct Core {
     pub(crate) stop: CancellationToken,
     /// No stub is left: what the Registry has not heard by then, it never will.
     pub(crate) stubs_ended: CancellationToken,
-    /// Everything has ended: nothing is posted any more.
-    pub(crate) ended: CancellationToken,
 }
 
 impl Core {
     /// Runs a task on the library's own threads; shutdown waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_on(task, &self.threads)
+    }
+
+    /// Everything has ended: nothing is posted any more, and hyperties have what they have.
+    pub(crate) fn end(&self, reason: &str) {
+        self.bus.shut_down(reason);
+        self.registry.end_hyperties(reason);
     }
 
     /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it, but for `own`, whose supervisor may be who asks.
@@ -117,7 +124,7 @@ pub(crate) struct DeployOnDemand {
 impl Unroutable for DeployOnDemand {
     fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError> {
         let Some(core) = self.core.upgrade() else {
-            return Err(PostError::new(503, &message.to, "the runtime is shutting down"));
+            return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
         };
         let loaded = load_stub(&core, key, origin, false);
         let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error)))?;

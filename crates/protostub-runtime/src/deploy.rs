@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::{
-    core::Core,
+    core::{Core, SHUTTING_DOWN},
     error::{DeployError, DeployErrorKind, Phase, in_full},
     hook::Progress,
     identity::StubCredentials,
@@ -107,7 +107,7 @@ async fn begin(core: Arc<Core>, reservation: Reservation) -> Option<Box<Supervis
     let outcome = tokio::select! {
         biased;
         // The deployment's inbox is dropped with it, and that answers what waits.
-        () = core.stop.cancelled() => Err((None, stopped(&record.key, "the runtime is shutting down"))),
+        () = core.stop.cancelled() => Err((None, stopped(&record.key, SHUTTING_DOWN))),
         outcome = deploy(&core, &record, inbox, commands, key_route) => outcome,
     };
     match outcome {

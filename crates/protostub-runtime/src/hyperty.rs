@@ -21,7 +21,7 @@ pub struct Hyperty {
 
 impl Hyperty {
     pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
-        core.registry.add_hyperty(&address);
+        core.registry.add_hyperty(&address, inbox.mailbox());
         Self { core, origin: Origin::Hyperty(address.clone()), address, inbox, registration: None, _route: route }
     }
 
@@ -89,11 +89,7 @@ impl Hyperty {
 
     /// The next message to this hyperty; none once the runtime has shut down and everything that came before was taken.
     pub async fn recv(&mut self) -> Option<Message> {
-        tokio::select! {
-            biased;
-            message = self.inbox.recv() => message,
-            () = self.core.ended.cancelled() => None,
-        }
+        self.inbox.recv().await
     }
 }
 

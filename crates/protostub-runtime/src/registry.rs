@@ -2,7 +2,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,13 +14,13 @@ use std::{
 use protostub_bus::{Inbox, Mailbox, Route};
 use protostub_sandbox::{CrashReport, Idleness, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    core::Core,
+    core::{Core, SHUTTING_DOWN},
     error::{DeployError, DeployErrorKind, Phase, in_full},
     identity::ExplicitLogin,
     presence::{LimitsHit, StatusCell},
@@ -52,7 +53,7 @@ struct State {
     failures: HashMap<StubKey, Failure>,
     /// Sandboxes by their addresses.
     sandboxes: BTreeMap<Address, StubKey>,
-    hyperties: HashSet<Address>,
+    hyperties: HashMap<Address, Mailbox>,
     closing: bool,
 }
 
@@ -128,6 +129,18 @@ pub(crate) enum Progress {
 }
 
 impl Record {
+    /// Asks the stub's supervisor for something. None: the stub is no longer there.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (done, mut answer) = oneshot::channel();
+        self.commands.send(command(done)).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.ok(),
+            // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
+            () = self.commands.closed() => answer.try_recv().ok(),
+        }
+    }
+
     pub(crate) fn published(&self) -> Option<Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -240,7 +253,7 @@ impl Registry {
         let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
         let mut state = self.state();
         if state.closing {
-            return Err(stopped(key, "the runtime is shutting down"));
+            return Err(stopped(key, SHUTTING_DOWN));
         }
         if let Some(record) = state.records.get(key) {
             return Ok(Discovery::Available(Arc::clone(record)));
@@ -357,8 +370,14 @@ impl Registry {
         self.state().sandboxes.iter().map(|(url, key)| (url.clone(), key.clone())).collect()
     }
 
-    pub(crate) fn add_hyperty(&self, address: &Address) {
-        self.state().hyperties.insert(address.clone());
+    pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) {
+        self.state().hyperties.insert(address.clone(), mailbox);
+    }
+
+    /// Nothing is posted to hyperties any more: each learns that once it has taken what waits for it.
+    pub(crate) fn end_hyperties(&self, reason: &str) {
+        let hyperties = mem::take(&mut self.state().hyperties);
+        hyperties.values().for_each(|mailbox| mailbox.seal(503, reason));
     }
 
     pub(crate) fn remove_hyperty(&self, address: &Address) {
@@ -366,7 +385,7 @@ impl Registry {
     }
 
     pub(crate) fn is_hyperty(&self, address: &Address) -> bool {
-        self.state().hyperties.contains(address)
+        self.state().hyperties.contains_key(address)
     }
 
     /// From now on nothing is reserved.

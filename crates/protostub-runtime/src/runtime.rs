@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{Config, DomainSettings, RuntimeBuilder},
-    core::{Core, DeployOnDemand},
+    core::{Core, DeployOnDemand, SHUTTING_DOWN},
     deploy::load_stub,
     error::{BuildError, DeployError, RegisterError},
     explain::{self, EgressExplanation, ExplainError},
@@ -188,7 +188,7 @@ impl Runtime {
         let key = self.stub_key(target)?;
         let task = self.core.spawn(explain::explain(Arc::clone(&self.core), key, url.clone()));
         let ended = task.await;
-        ended.unwrap_or_else(|_| Err(ExplainError::Url { url: String::new(), problem: "the runtime is shutting down" }))
+        ended.unwrap_or_else(|_| Err(ExplainError::Url { url: String::new(), problem: SHUTTING_DOWN }))
     }
 
     /// Posts a request in the runtime's own name, and waits for its final response.
@@ -240,8 +240,7 @@ impl Runtime {
         self.core.stubs_ended.cancel();
         let _heard_all = (&mut self.registry).await;
         // Stubs have said good-bye over it. What hyperties still hold open ends here.
-        self.core.bus.shut_down("the runtime is shutting down");
-        self.core.ended.cancel();
+        self.core.end(SHUTTING_DOWN);
         let left = self.core.registry.records();
         let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
@@ -350,7 +349,6 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         stubs_ended: CancellationToken::new(),
-        ended: CancellationToken::new(),
     });
     core.bus.set_unroutable(Arc::new(DeployOnDemand { core: Arc::downgrade(&core) }));
     let registry = core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
@@ -394,8 +392,7 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         self.core.registry.close();
         self.core.stop.cancel();
-        self.core.bus.shut_down("the runtime is gone");
-        self.core.ended.cancel();
+        self.core.end("the runtime is gone");
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             threads.shutdown_background();

@@ -9,7 +9,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
-use crate::{core::Core, deploy::load_stub, error::in_full, registry::Record, runtime::key_of};
+use crate::{
+    core::{Core, SHUTTING_DOWN},
+    deploy::load_stub,
+    error::in_full,
+    registry::Record,
+    runtime::key_of,
+};
 
 /// How many requests of a listener that take their time are waited for at once. More wait in its inbox.
 const CONCURRENT_REQUESTS: usize = 64;
@@ -26,10 +32,13 @@ const CONCURRENT_REQUESTS: usize = 64;
 /// Anybody else is answered 403, anything else 405. It listens until the last stub has ended: those that say good-bye publish their last statuses.
 pub(crate) async fn registry(core: Arc<Core>, mut inbox: Inbox) {
     loop {
+        // Looked at first: what the last of them has said is there by then.
+        let has_heard_all = core.stubs_ended.is_cancelled();
         let message = tokio::select! {
             biased;
             message = inbox.recv() => message,
-            () = core.stubs_ended.cancelled() => None,
+            () = core.stubs_ended.cancelled(), if !has_heard_all => continue,
+            () = std::future::ready(()), if has_heard_all => None,
         };
         let Some(message) = message else { return };
         match &message.kind {
@@ -185,7 +194,7 @@ where
         core.spawn(async move {
             let answer = tokio::select! {
                 biased;
-                () = serving.stop.cancelled() => Answer::Refused(503, "the runtime is shutting down".to_owned()),
+                () = serving.stop.cancelled() => Answer::Refused(503, SHUTTING_DOWN.to_owned()),
                 answer = answering => answer,
             };
             answer_with(&serving, &message, &answer);

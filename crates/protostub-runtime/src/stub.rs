@@ -223,10 +223,7 @@ impl Protostub {
     }
 
     async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), DeployError> {
-        let gone = || stopped(self.key(), "it is no longer there");
-        let (done, is_done) = oneshot::channel();
-        self.record.commands.send(command(done)).await.map_err(|_| gone())?;
-        is_done.await.map_err(|_| gone())
+        self.record.ask(command).await.ok_or_else(|| stopped(self.key(), "it is no longer there"))
     }
 }
 

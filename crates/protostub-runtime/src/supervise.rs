@@ -1,7 +1,7 @@
 //! A stub after its deployment: its login, its commands, the instances that follow one another, its end.
 //!
 //! An instance is a sandbox with the component in it. The stub is what outlives it: the record, with the mailbox, the URL, the status, the
-//! session and the subscribers. [`run`] watches over one instance after another:
+//! session and the subscribers. A [`Supervision`] watches over one instance after another:
 //!
 //! ```text
 //! watch ──► it broke ──────────────► pause ──► start ──► watch …
@@ -15,11 +15,12 @@
 //! ```
 
 mod retire;
+mod update;
 
 use std::{future, pin::pin, sync::Arc};
 
 use protostub_bus::{Inbox, Route};
-use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, Session, StubHandle, StubTask};
+use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
 use protostub_types::StubStatus;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    core::Core,
+    core::{Core, SHUTTING_DOWN},
     deploy::{self, Artifact, Deployed},
     error::{DeployError, DeployErrorKind, Phase, in_full},
     identity::{Credential, CredentialError},
@@ -456,89 +457,6 @@ impl Supervisor {
         }
     }
 
-    /// The next instance is made of a new version, until that has shown that it works.
-    fn try_out(&mut self, artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>>) {
-        let old = std::mem::replace(&mut self.artifact, Arc::from(artifact));
-        let session = self.record.session.load();
-        self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, session, done });
-    }
-
-    /// Starts an instance of a version that may run beside the one before it, and when it is live, has it take over. Until then nothing of it
-    /// is seen, and if it fails, nothing has happened.
-    async fn overlap(
-        &mut self,
-        instance: &mut Instance,
-        artifact: Box<Artifact>,
-        done: oneshot::Sender<Result<(), UpdateErrorKind>>,
-    ) -> Result<(), End> {
-        let to = artifact.discovered.descriptor.version.clone();
-        let presence = Arc::new(self.presence.beside());
-        let next = tokio::select! {
-            biased;
-            () = self.core.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
-            () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".to_owned())),
-            next = self.try_beside(&presence, &artifact) => next,
-        };
-        let mut next = match next {
-            Ok(next) => next,
-            Err(fault) => {
-                let _ = done.send(Err(UpdateErrorKind::RolledBack { version: to, error: Box::new(fault.kind) }));
-                return Ok(());
-            }
-        };
-        tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
-        let leaving = self.presence.step_aside();
-        self.bid_goodbye(instance, DisconnectReason::Update, leaving).await;
-        let Some(inbox) = self.stop(instance).await else { return Err(self.lost()) };
-        if next.handle.take_over(inbox, self.record.session.clone()).await.is_err() {
-            return Err(self.lost());
-        }
-        presence.step_forward(&self.record.status);
-        (self.presence, self.artifact) = (presence, Arc::from(artifact));
-        next.is_live = true;
-        *instance = next;
-        self.record.restarted();
-        self.is_live().await;
-        let _ = done.send(Ok(()));
-        Ok(())
-    }
-
-    /// An instance beside the one that is the stub, once it is live.
-    async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
-        let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).await.map_err(during)?;
-        let inbox = self.core.bus.inbox(self.core.config.inbox_of(self.record.key.domain()));
-        let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
-            self.core.report(&self.record, error.crash);
-            during(DeployErrorKind::Start(Arc::new(error.kind)))
-        })?;
-        let mut status = presence.watch();
-        let mut next = self.begin(handle, task);
-        let connecting = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind };
-        let settled = status.until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed));
-        tokio::select! {
-            biased;
-            ended = &mut next.task => {
-                let reason = match ended {
-                    Ok(Ended { outcome, crash, .. }) => {
-                        self.core.report(&self.record, crash);
-                        outcome.to_string()
-                    }
-                    Err(error) => format!("its task ended without a word: {error}"),
-                };
-                Err(self.failed(Phase::Running, reason))
-            }
-            report = settled => match report.status {
-                StubStatus::Live => Ok(next),
-                _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.to_owned()))),
-            },
-            Err(error) = Login::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
-            () = until(next.connect_by) => {
-                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout }))
-            }
-        }
-    }
-
     /// Ends an instance. Its inbox comes back, unless the task was lost with it.
     async fn stop(&self, instance: &mut Instance) -> Option<Inbox> {
         instance.login = None;
@@ -702,7 +620,6 @@ impl Supervisor {
 
 const NO_REASON: &str = "the stub said `failed` and gave no reason";
 const UNDEPLOYED: &str = "it was undeployed";
-const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
 impl Login {
     /// Waits for the end of a login, if there is one. Dropped, it tells those who wait for it.

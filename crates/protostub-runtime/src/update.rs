@@ -150,10 +150,8 @@ async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, Upd
     if (Published { signed: running.signed, ..artifact.published() }) == running {
         return up_to_date();
     }
-    let (done, is_done) = oneshot::channel();
-    let command = Command::Update { artifact: Box::new(artifact), done };
-    record.commands.send(command).await.map_err(|_| UpdateErrorKind::Gone)?;
-    is_done.await.map_err(|_| UpdateErrorKind::Gone)??;
+    let artifact = Box::new(artifact);
+    record.ask(|done| Command::Update { artifact, done }).await.ok_or(UpdateErrorKind::Gone)??;
     Ok(Updated::Updated { from: running.version, to: available.version })
 }
 

@@ -184,8 +184,14 @@ impl StubHandle {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, InstanceEnded> {
-        let (done, handled) = oneshot::channel();
+        let (done, mut handled) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| InstanceEnded)?;
-        handled.await.map_err(|_| InstanceEnded)
+        let answer = tokio::select! {
+            biased;
+            answer = &mut handled => answer.ok(),
+            // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
+            () = self.commands.closed() => handled.try_recv().ok(),
+        };
+        answer.ok_or(InstanceEnded)
     }
 }

@@ -66,6 +66,25 @@ async fn dropping_an_inbox_closes_it() {
 }
 
 #[tokio::test]
+async fn a_sealed_inbox_gives_out_what_waits_and_then_ends() {
+    let bus = bus();
+    let (mut bob, mut alice) = (Listener::hyperty(&bus, "bob"), Listener::hyperty(&bus, "alice"));
+    let to_bob = || update("hyperty://home.example/bob");
+    bus.post(&alice.origin, numbered(to_bob(), 1)).unwrap();
+    let mailbox = bob.inbox.mailbox();
+    mailbox.seal(503, "the runtime is shutting down");
+    let error = bus.post(&alice.origin, to_bob()).unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (503, "the runtime is shutting down"));
+    assert_eq!(bob.next().await.id.to_string(), "1");
+    assert_eq!(bob.inbox.recv().await, None);
+    // Also one that waits already.
+    let sealed = alice.inbox.mailbox();
+    let (heard, ()) = tokio::join!(alice.inbox.recv(), async { sealed.seal(503, "the runtime is shutting down") });
+    assert_eq!(heard, None);
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
 async fn a_crash_fails_what_was_taken_and_nothing_else() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));

@@ -25,6 +25,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Network, Secret};
+use crate::core::SHUTTING_DOWN;
 
 /// How long a token request may take, from resolving the server's name to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -149,7 +150,7 @@ impl CredentialProvider for OAuth2Credentials {
         let (account, network) = (Arc::clone(account), request.network.clone());
         // Whoever asked may go, and a refresh token that was changed for a new one must not be lost with that.
         let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
-        let gone = |_| Err(CredentialError::Temporary("the runtime is shutting down".to_owned()));
+        let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
         asking.await.unwrap_or_else(gone).map(Some)
     }
 
@@ -234,7 +235,7 @@ impl Account {
 
     async fn obtain(&self, scopes: Scopes, network: &Network) -> Result<Credential, CredentialError> {
         let Ok(_turn) = self.turn.acquire().await else {
-            return Err(CredentialError::Temporary("the runtime is shutting down".to_owned()));
+            return Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
         };
         // Whoever had the turn before may have got it.
         if let Some(answer) = self.kept(&scopes) {

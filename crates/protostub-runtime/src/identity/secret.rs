@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::CredentialError;
+use crate::core::SHUTTING_DOWN;
 
 /// How long a secret may be, in bytes: more than any token that fits into a header.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
@@ -96,7 +97,7 @@ pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, 
         String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".to_owned()))
     };
     let reading = tokio::task::spawn_blocking(read).await;
-    reading.unwrap_or_else(|_| Err(CredentialError::Temporary("the runtime is shutting down".to_owned())))
+    reading.unwrap_or_else(|_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned())))
 }
 
 #[cfg(unix)]
