@@ -1,3 +1,5 @@
+mod fetch;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -7,18 +9,17 @@ use std::{
 
 use bytes::Bytes;
 use protostub_egress::Egress;
-use protostub_types::{Descriptor, Domain, Sha256Digest, SourceLocation, StubKey};
+use protostub_types::{Descriptor, Domain, Sha256Digest, StubKey};
 use tracing::{debug, warn};
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, Committed, Download, Fault, Held, HttpsSource, Request, Source, StoreError,
-    Subject, Validators, VerifiedComponent,
+    Attempt, CatalogueConfig, CatalogueError, Committed, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
+    Validators, VerifiedComponent,
     committed::Commits,
-    component::length,
     copies::{Copies, Copy, Kept},
     error::beginning,
-    receive::{Limits, Received, Tell, receive},
+    receive::{Limits, Received, receive},
     store::Store,
     trust::{self, Authenticity, Judgement, KeySet, PublicKey, Published, SignatureError, Signatures},
     well_known,
@@ -497,115 +498,6 @@ impl Inner {
             None => {
                 copies.remove(url).await;
                 Ok(now.give(Provenance::Asked))
-            }
-        }
-    }
-
-    async fn fetch(&self, discovered: &Discovered) -> Result<VerifiedComponent, CatalogueError> {
-        let mut url = discovered.url.clone();
-        let outcome = self.fetch_from(discovered, &mut url).await;
-        outcome.map_err(|fault| {
-            let attempt = Attempt { url: url.into(), fault };
-            CatalogueError::new(Subject::Component, discovered.key.domain().clone(), Vec::new(), attempt)
-        })
-    }
-
-    /// `url` becomes what was asked last.
-    async fn fetch_from(&self, discovered: &Discovered, url: &mut Url) -> Result<VerifiedComponent, Fault> {
-        let descriptor = &discovered.descriptor;
-        let limit = Limits {
-            bytes: self.config.component_bytes(discovered.key.domain()),
-            setting: "max_component_bytes",
-            total: self.config.component_timeout,
-        };
-        let location = descriptor.source_location(&discovered.url)?;
-        if let SourceLocation::Url(location) = &location {
-            url.clone_from(location);
-        }
-        self.check_source(discovered, &location)?;
-        limit.check(descriptor.size())?;
-        if let Some(digest) = descriptor.digest() {
-            self.config.trust.check_component(digest)?;
-        }
-        let known = descriptor.digest().or(discovered.component.filter(|_| discovered.provenance != Provenance::Asked));
-        if let (Some(store), Some(digest)) = (&self.store, known)
-            && let Some(bytes) = store.load(digest, limit.bytes).await
-        {
-            debug!(%digest, "the component is in the store");
-            self.config.trust.check_component(digest)?;
-            return Ok(VerifiedComponent::from_store(bytes, digest, descriptor.digest().is_some()));
-        }
-        let (bytes, digest) = match &location {
-            SourceLocation::Inline => {
-                let bytes = descriptor.source_package.as_ref().map_or(Ok(Vec::new()), |package| package.decode())?;
-                limit.check(Some(length(&bytes)))?;
-                let digest = Sha256Digest::of(&bytes);
-                (bytes.into(), digest)
-            }
-            SourceLocation::Url(url) => {
-                let received = self.download(discovered, url, limit).await?;
-                (received.bytes, received.digest)
-            }
-        };
-        let component = VerifiedComponent::verify(descriptor, bytes, digest)?;
-        self.config.trust.check_component(component.digest())?;
-        if let Some(store) = &self.store {
-            store.save(component.digest(), component.bytes().clone()).await;
-            if let Some(copies) = self.copies.as_ref().filter(|_| !component.is_pinned()) {
-                copies.came_with(&discovered.asked, descriptor, component.digest()).await;
-            }
-        }
-        Ok(component)
-    }
-
-    /// What is at this URL, if the source of the descriptor has it, or else the network: a local descriptor may name code elsewhere.
-    async fn download(&self, discovered: &Discovered, url: &Url, limits: Limits) -> Result<Received, Fault> {
-        let Discovered { key, publisher, source, .. } = discovered;
-        let tell = |download| {
-            if let Some(progress) = &self.config.progress {
-                progress.download(key, download);
-            }
-        };
-        let tell: &Tell<'_> = &tell;
-        let request = Request { subject: Subject::Component, domain: publisher, url, held: Held::Nothing };
-        let mut outcome = receive(source.as_ref(), request, &self.config, limits, tell).await;
-        let network = self.network.as_ref().filter(|network| !Arc::ptr_eq(network, source));
-        if let (Err(fault), Some(network)) = (&outcome, network)
-            && fault.is_not_found()
-        {
-            outcome = receive(network.as_ref(), request, &self.config, limits, tell).await;
-        }
-        tell(outcome.as_ref().map_or(Download::Failed, |received| Download::Received { bytes: length(&received.bytes) }));
-        outcome
-    }
-
-    /// Whether the code may come from there: what a digest does not bind has to come from the domain itself, and nothing that was described
-    /// over TLS comes without it.
-    fn check_source(&self, discovered: &Discovered, location: &SourceLocation) -> Result<(), Fault> {
-        let Discovered { key, descriptor, publisher, .. } = discovered;
-        let mut is_elsewhere = false;
-        if let SourceLocation::Url(url) = location {
-            let host = url.host_str().and_then(|host| Domain::parse(host).ok());
-            is_elsewhere = host.as_ref().is_none_or(|host| !host.is_within(publisher));
-            let may_be_plain = self.config.allow_http
-                || (self.config.allow_loopback
-                    && well_known::is_loopback(publisher)
-                    && host.as_ref().is_some_and(well_known::is_loopback));
-            if url.scheme() != "https" && !may_be_plain {
-                let reason = "code comes over HTTPS; publish it there, or set `allow_http`".to_owned();
-                return Err(Fault::Refused { reason });
-            }
-        }
-        match descriptor.digest() {
-            Some(_) => Ok(()),
-            None if is_elsewhere => {
-                let reason = format!("code that is not at {publisher} itself needs one");
-                Err(Fault::NoDigest { reason })
-            }
-            None if self.config.unpinned.contains(key.domain()) => Ok(()),
-            None => {
-                let reason = format!("the domain has to publish it, or the operator to waive it for {}", key.domain());
-                Err(Fault::NoDigest { reason })
             }
         }
     }

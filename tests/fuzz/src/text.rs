@@ -205,7 +205,7 @@ impl Signed {
     }
 }
 
-/// All but the signatures, and the code, for which its digest stands.
+/// All but the signatures, and the code, for which its digest stands: what has to be signed, said here once more, since what is signed is judged by it.
 fn signed_part(mut descriptor: Value) -> Value {
     if let Some(members) = descriptor.as_object_mut() {
         members.remove("signatures");

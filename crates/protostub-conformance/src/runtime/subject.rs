@@ -103,7 +103,8 @@ impl fmt::Display for Refusal {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ThisRuntime {
-    /// Where compiled code is kept: each case has a runtime of its own, and all of them deploy the same component.
+    /// Where compiled code is kept ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)): each case has a runtime of its own, and all
+    /// of them deploy the same component. None: each compiles it.
     pub code_dir: Option<PathBuf>,
 }
 
