@@ -187,6 +187,13 @@ impl Catalogue {
         self.inner.fetch(discovered).await
     }
 
+    /// Whether [`Self::fetch`] would return a component of so many bytes with the digest that the descriptor states. Whoever has it already need
+    /// not fetch it, then.
+    #[must_use]
+    pub fn admits(&self, discovered: &Discovered, bytes: usize) -> bool {
+        self.inner.admits(discovered, bytes)
+    }
+
     /// Remembers the version of a stub that was accepted: it became live. With a [cache](CatalogueConfig::cache_dir) the next process knows it
     /// too; without one, nothing is remembered. The catalogue itself draws no conclusions: whether an older version may be deployed later is for
     /// whoever deploys. That it could not be remembered is traced.
@@ -241,16 +248,29 @@ impl Inner {
             };
             let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
             let copies = self.copies.as_ref().filter(|_| is_last && self.network.is_some());
-            let usable = copies.filter(|_| copying == Copying::Usual);
+            let known = match copies {
+                Some(copies) => copies.load_all(&urls).await,
+                None => Vec::new(),
+            };
+            let kept = |url: usize| match known.get(url)?.as_ref()? {
+                Copy::Kept(kept) => Some(&**kept),
+                Copy::Withdrawn => None,
+            };
+            // The first one that may be used, as `judge` says.
+            let usable = |judge: &dyn Fn(&Kept) -> Option<Provenance>| {
+                let mut all = urls.iter().enumerate().filter(|_| copying == Copying::Usual);
+                all.find_map(|(nth, url)| kept(nth).and_then(|kept| Some((url, kept.clone().give(judge(kept)?)))))
+            };
             let by = |given| self.authenticate(key.domain(), publisher, name, source.as_ref(), given);
-            if let Some((url, given)) = self.copy(usable, &urls, fresh).await {
+            if let Some((url, given)) = usable(&fresh) {
                 match by(given).await {
                     Ok(given) => return Ok(found(url, given)),
                     Err(fault) => debug!(%url, %fault, "the copy of a descriptor does not count any more"),
                 }
             }
-            for url in &urls {
-                let given = match self.descriptor(source.as_ref(), publisher, url, copies).await {
+            for (nth, url) in urls.iter().enumerate() {
+                let given = match self.descriptor(source.as_ref(), publisher, url, copies.map(|copies| (copies, kept(nth)))).await
+                {
                     Ok(given) => by(given).await,
                     Err(fault) => Err(fault),
                 };
@@ -260,7 +280,7 @@ impl Inner {
                 };
                 debug!(%url, %fault, "found no descriptor");
                 if fault.is_unreachable()
-                    && let Some((url, given)) = self.copy(usable, &urls, |kept| self.offline(kept)).await
+                    && let Some((url, given)) = usable(&|kept| self.offline(kept))
                 {
                     let provenance = given.provenance;
                     asked.push(Attempt { url: url.to_string(), fault });
@@ -288,23 +308,6 @@ impl Inner {
             }
         }
         Ok(None)
-    }
-
-    /// The first copy that is kept for one of these URLs, if it may be used: `judge` says as what.
-    async fn copy<'a>(
-        &self,
-        copies: Option<&Copies>,
-        urls: &'a [Url],
-        judge: impl Fn(&Kept) -> Option<Provenance>,
-    ) -> Option<(&'a Url, Given)> {
-        for url in urls {
-            if let Some(Copy::Kept(kept)) = copies?.load(url).await
-                && let Some(provenance) = judge(&kept)
-            {
-                return Some((url, kept.give(provenance)));
-            }
-        }
-        None
     }
 
     /// Whether a copy may be used since the publisher cannot be reached.
@@ -433,7 +436,13 @@ impl Inner {
     }
 
     /// Asks a source for the descriptor at a URL, and keeps what it answers in `copies`.
-    async fn descriptor(&self, source: &dyn Source, domain: &Domain, url: &Url, copies: Option<&Copies>) -> Result<Given, Fault> {
+    async fn descriptor(
+        &self,
+        source: &dyn Source,
+        domain: &Domain,
+        url: &Url,
+        copies: Option<(&Copies, Option<&Kept>)>,
+    ) -> Result<Given, Fault> {
         let limits = Limits {
             bytes: self.config.descriptor_bytes(domain),
             setting: "max_descriptor_bytes",
@@ -442,16 +451,12 @@ impl Inner {
         let ask = async |held| {
             receive(source, Request { subject: Subject::Descriptor, domain, url, held }, &self.config, limits, &|_| ()).await
         };
-        let Some(copies) = copies else {
+        let Some((copies, kept)) = copies else {
             let received = ask(Held::Nothing).await?;
             let descriptor = read(&received)?;
             return Ok(Given::new(descriptor, received.bytes, received.url.unwrap_or_else(|| url.clone())));
         };
-        let kept = match copies.load(url).await {
-            Some(Copy::Kept(kept)) => Some(kept),
-            Some(Copy::Withdrawn) | None => None,
-        };
-        let outcome = match &kept {
+        let outcome = match kept {
             Some(kept) => match ask(Held::Whole(&kept.validators)).await {
                 // It is about what another redirect led to.
                 Ok(received) if received.unchanged && received.url.as_ref() != Some(&kept.url) => ask(Held::Nothing).await,
@@ -469,13 +474,12 @@ impl Inner {
             Ok(received) => received,
         };
         let Received { unchanged, validators, keep, .. } = &received;
-        let before = kept.clone();
         let now = match kept {
             Some(kept) if *unchanged => {
                 // What is not said again stays as it was.
-                let etag = validators.etag.clone().or(kept.validators.etag);
-                let last_modified = validators.last_modified.clone().or(kept.validators.last_modified);
-                Kept { validators: Validators { etag, last_modified }, ..*kept }
+                let etag = validators.etag.as_ref().or(kept.validators.etag.as_ref()).cloned();
+                let last_modified = validators.last_modified.as_ref().or(kept.validators.last_modified.as_ref()).cloned();
+                Kept { validators: Validators { etag, last_modified }, ..kept.clone() }
             }
             kept => Kept {
                 descriptor: read(&received)?,
@@ -490,7 +494,7 @@ impl Inner {
         match *keep {
             Some(keep) => {
                 let now = Kept { confirmed: SystemTime::now(), keep, ..now };
-                if !before.is_some_and(|before| before.is_as_good_as(&now)) {
+                if !kept.is_some_and(|before| before.is_as_good_as(&now)) {
                     copies.save(url, &now).await;
                 }
                 Ok(now.give(Provenance::Asked))

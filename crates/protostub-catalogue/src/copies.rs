@@ -104,22 +104,29 @@ impl Copies {
 
     /// What is known of this URL. A file that cannot be used is removed, and nothing is known.
     pub(crate) async fn load(&self, asked: &Url) -> Option<Copy> {
-        let (this, asked) = (self.clone(), asked.clone());
-        let read = move || {
-            let name = file_name(&asked);
-            let problem = match this.folder.read(&name, this.max_descriptor_bytes.saturating_add(MAX_HEADER_BYTES)) {
-                Ok(None) => return None,
-                Ok(Some(file)) => match parse(Bytes::from(file), &asked) {
-                    Ok(copy) => return Some(copy),
-                    Err(problem) => problem,
-                },
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used and is removed");
-            this.folder.remove(&name);
-            None
+        self.load_all(std::slice::from_ref(asked)).await.pop().flatten()
+    }
+
+    /// What is known of each of these URLs.
+    pub(crate) async fn load_all(&self, asked: &[Url]) -> Vec<Option<Copy>> {
+        let (this, asked) = (self.clone(), asked.to_vec());
+        let read = move || asked.iter().map(|asked| this.read(asked)).collect();
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    fn read(&self, asked: &Url) -> Option<Copy> {
+        let name = file_name(asked);
+        let problem = match self.folder.read(&name, self.max_descriptor_bytes.saturating_add(MAX_HEADER_BYTES)) {
+            Ok(None) => return None,
+            Ok(Some(file)) => match parse(Bytes::from(file), asked) {
+                Ok(copy) => return Some(copy),
+                Err(problem) => problem,
+            },
+            Err(error) => error.to_string(),
         };
-        tokio::task::spawn_blocking(read).await.ok().flatten()
+        tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used and is removed");
+        self.folder.remove(&name);
+        None
     }
 
     /// Keeps a copy in place of what is there. That it could not be kept is traced.

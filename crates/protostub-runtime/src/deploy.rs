@@ -178,11 +178,11 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let asking = steps.open(4, &key.descriptor_name());
-    let discovered =
-        core.catalogue.discover(key).instrument(asking).await.map_err(catalogue).map_err(during(Phase::Discovering))?;
+    let (discovered, committed) = tokio::join!(core.catalogue.discover(key).instrument(asking), core.catalogue.committed(key));
+    let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
-    refuse_downgrade(core, key, &discovered).await.map_err(during(Phase::Discovering))?;
+    refuse_downgrade(core, &discovered, committed).map_err(during(Phase::Discovering))?;
     let artifact = obtain(core, record, discovered).await?;
     record.publish(artifact.published());
 
@@ -224,11 +224,11 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
 
 /// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
 /// signed, after one that was.
-async fn refuse_downgrade(core: &Core, key: &StubKey, discovered: &Discovered) -> Result<(), DeployErrorKind> {
-    if core.config.settings(key.domain()).allow_older {
+fn refuse_downgrade(core: &Core, discovered: &Discovered, committed: Option<Committed>) -> Result<(), DeployErrorKind> {
+    if core.config.settings(discovered.key.domain()).allow_older {
         return Ok(());
     }
-    let Some(Committed { version: committed, signed, .. }) = core.catalogue.committed(key).await else { return Ok(()) };
+    let Some(Committed { version: committed, signed, .. }) = committed else { return Ok(()) };
     let published = discovered.descriptor.version.clone();
     if published < committed {
         return Err(DeployErrorKind::Older { published, committed });
@@ -251,14 +251,25 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
     let (key, steps) = (&record.key, &record.steps);
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
+    let granted = &core.config.settings(key.domain()).imports;
     let fetching = steps.open(6, "");
+    // What other domains publish too, or what ran a moment ago, is verified and compiled already.
+    if let Some(digest) = discovered.descriptor.digest()
+        && let Ok(Some(compiled)) = core.engine.compiled(digest, granted).await
+        && core.catalogue.admits(&discovered, compiled.component_bytes())
+    {
+        drop(fetching);
+        steps.mark(7, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
+        check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
+        return Ok(Artifact { discovered, digest, compiled });
+    }
     let component =
         core.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
     steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
     core.config.progress.tell(key, &Progress::Compiling);
-    let (bytes, granted) = (component.bytes().clone(), &core.config.settings(key.domain()).imports);
+    let bytes = component.bytes().clone();
     let compilation = core.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
     let after = core.config.compile_timeout;
     let compiled = tokio::time::timeout(after, compilation).await;

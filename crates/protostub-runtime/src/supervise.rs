@@ -238,6 +238,7 @@ impl Supervisor {
                     };
                     self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
+                    instance.login = None;
                     self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
                     Box::pin(self.say_goodbye(&instance, reason)).await;
                     return (end, self.stop(&mut instance).await);

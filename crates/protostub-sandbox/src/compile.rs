@@ -83,6 +83,8 @@ pub struct CompiledStub {
 /// What is the same for everybody who runs a component, and the memory cache holds weakly, but for what was used last. Does not hold the engine, which holds the cache.
 pub(crate) struct Code {
     digest: Sha256Digest,
+    /// Of the component, not of the code.
+    bytes: usize,
     component: Component,
     imports: Vec<String>,
     exports: Vec<String>,
@@ -119,6 +121,12 @@ impl CompiledStub {
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         self.code.digest
+    }
+
+    /// How large the component is, in bytes, before it is compiled.
+    #[must_use]
+    pub fn component_bytes(&self) -> usize {
+        self.code.bytes
     }
 
     /// The contract's track that the stub was built for: `0.1`.
@@ -193,11 +201,26 @@ impl Engine {
         digest: Sha256Digest,
         granted: &BTreeSet<String>,
     ) -> Result<CompiledStub, CompileError> {
-        let compiler = self.compiler();
-        let code = compiler.code(bytes, digest).await?;
+        let code = self.compiler().code(bytes, digest).await?;
+        self.linked(code, granted).await
+    }
+
+    /// The same, without the component's bytes: of what somebody has, or had a moment ago. None: that is nobody. What is compiled at the moment is not
+    /// waited for.
+    ///
+    /// # Errors
+    /// If the component needs what is not granted.
+    pub async fn compiled(&self, digest: Sha256Digest, granted: &BTreeSet<String>) -> Result<Option<CompiledStub>, CompileError> {
+        match self.compiler().known(digest) {
+            Some(code) => self.linked(code, granted).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn linked(&self, code: Arc<Code>, granted: &BTreeSet<String>) -> Result<CompiledStub, CompileError> {
         let linked = match code.linked_with(granted) {
             Some(linked) => linked,
-            None => compiler.link(Arc::clone(&code), granted.clone()).await?,
+            None => self.compiler().link(Arc::clone(&code), granted.clone()).await?,
         };
         Ok(CompiledStub { engine: self.clone(), code, linked })
     }
@@ -251,6 +274,13 @@ impl Compiler {
         self.disk.as_ref().map(|disk| disk.counts())
     }
 
+    /// The code of this digest, if somebody has it.
+    fn known(&self, digest: Sha256Digest) -> Option<Arc<Code>> {
+        let code = self.slots().by_digest.get(&digest)?.try_lock().ok()?.upgrade()?;
+        self.used(&code);
+        Some(code)
+    }
+
     async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
         let mut slot = self.slot(digest).lock_owned().await;
         if let Some(code) = slot.upgrade() {
@@ -276,7 +306,7 @@ impl Compiler {
                     component
                 }
             };
-            let code = Arc::new(Code::new(digest, component));
+            let code = Arc::new(Code::new(digest, bytes.len(), component));
             *slot = Arc::downgrade(&code);
             drop(turn);
             Ok::<_, CompileError>(code)
@@ -316,8 +346,9 @@ impl Compiler {
             found.map(|found| (bytes, found))
         });
         let (bytes, found) = looked_up.await.map_err(|error| stopped(&error))??;
+        let length = bytes.as_ref().len();
         if let Some(component) = found {
-            return Ok(Arc::new(Code::new(digest, component)));
+            return Ok(Arc::new(Code::new(digest, length, component)));
         }
         let turn = self.turn.acquire().await.map_err(|error| stopped(&error))?;
         let component = worker::compile(worker, self.imports.engine(), self.pooled, bytes, digest).await?;
@@ -325,7 +356,7 @@ impl Compiler {
         let (imports, disk) = (Arc::clone(&self.imports), self.disk.clone());
         let kept = tokio::task::spawn_blocking(move || {
             keep(imports.engine(), digest, &component, disk.as_deref());
-            Arc::new(Code::new(digest, component))
+            Arc::new(Code::new(digest, length, component))
         });
         kept.await.map_err(|error| stopped(&error))
     }
@@ -343,9 +374,14 @@ impl Compiler {
         linking.await.map_err(|error| stopped(&error))?
     }
 
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // It is whole after every statement.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The slot of this digest. Those of code that nobody has any more go away, whenever there are twice as many as there were after that.
     fn slot(&self, digest: Sha256Digest) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots();
         let Slots { by_digest, look_at } = &mut *slots;
         if by_digest.len() >= *look_at {
             by_digest.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|code| code.strong_count() > 0));
@@ -391,9 +427,9 @@ fn keep(engine: &wasmtime::Engine, digest: Sha256Digest, component: &Component, 
 }
 
 impl Code {
-    fn new(digest: Sha256Digest, component: Component) -> Self {
+    fn new(digest: Sha256Digest, bytes: usize, component: Component) -> Self {
         let (imports, exports) = world::names(&component);
-        Self { digest, component, imports, exports, linked: Mutex::default() }
+        Self { digest, bytes, component, imports, exports, linked: Mutex::default() }
     }
 }
 

@@ -28,20 +28,11 @@ impl Inner {
     /// `url` becomes what was asked last.
     async fn fetch_from(&self, discovered: &Discovered, url: &mut Url) -> Result<VerifiedComponent, Fault> {
         let descriptor = &discovered.descriptor;
-        let limit = Limits {
-            bytes: self.config.component_bytes(discovered.key.domain()),
-            setting: "max_component_bytes",
-            total: self.config.component_timeout,
-        };
         let location = descriptor.source_location(&discovered.url)?;
         if let SourceLocation::Url(location) = &location {
             url.clone_from(location);
         }
-        self.check_source(discovered, &location)?;
-        limit.check(descriptor.size())?;
-        if let Some(digest) = descriptor.digest() {
-            self.config.trust.check_component(digest)?;
-        }
+        let limit = self.check_stated(discovered, &location)?;
         let known = descriptor.digest().or(discovered.component.filter(|_| discovered.provenance != Provenance::Asked));
         if let (Some(store), Some(digest)) = (&self.store, known)
             && let Some(bytes) = store.load(digest, limit.bytes).await
@@ -71,6 +62,31 @@ impl Inner {
             }
         }
         Ok(component)
+    }
+
+    /// Whether what the descriptor says of its component may be; the limits of the component itself.
+    fn check_stated(&self, discovered: &Discovered, location: &SourceLocation) -> Result<Limits, Fault> {
+        let limit = Limits {
+            bytes: self.config.component_bytes(discovered.key.domain()),
+            setting: "max_component_bytes",
+            total: self.config.component_timeout,
+        };
+        self.check_source(discovered, location)?;
+        limit.check(discovered.descriptor.size())?;
+        if let Some(digest) = discovered.descriptor.digest() {
+            self.config.trust.check_component(digest)?;
+        }
+        Ok(limit)
+    }
+
+    /// As [`Catalogue::admits`](super::Catalogue::admits).
+    pub(super) fn admits(&self, discovered: &Discovered, bytes: usize) -> bool {
+        let descriptor = &discovered.descriptor;
+        let bytes = u64::try_from(bytes).ok();
+        let is_as_stated = descriptor.digest().is_some() && descriptor.size().is_none_or(|size| Some(size) == bytes);
+        let location = descriptor.source_location(&discovered.url);
+        let limit = location.ok().and_then(|location| self.check_stated(discovered, &location).ok());
+        is_as_stated && limit.is_some_and(|limit| limit.check(bytes).is_ok())
     }
 
     /// What is at this URL, if the source of the descriptor has it, or else the network: a local descriptor may name code elsewhere.
