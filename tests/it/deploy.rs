@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{Download, MemorySource, Message, Progress, StubStatus, steps as spec};
+use protostub_runtime::{DomainSettings, Download, MemorySource, Message, Progress, StubStatus, steps as spec};
 use serde_json::{Value, json};
 
 use crate::{
@@ -178,4 +178,29 @@ async fn a_stub_that_the_home_domain_offers_may_connect_to_its_own_domain_and_no
     assert_eq!(refused.code(), Some(400));
     let body: Value = refused.body.expect("a body").parse().expect("JSON");
     assert!(body["value"].as_str().is_some_and(|error| error.starts_with("denied: ")), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_compiled_already_is_not_fetched_again_unless_it_would_be_refused() {
+    let (code, junk) = (component("actor"), b"no component at all".to_vec());
+    let source = source(&["one.example"], &code, &json!({}));
+    // What the other domains state is the digest of the same code; what they have is something else.
+    let state = |name: &str, size: usize| {
+        let mut stated = descriptor(&code, Value::Null);
+        stated.source_package.as_mut().expect("it refers to it").size = u64::try_from(size).ok();
+        source.insert(&domain(name), "default", stated.to_json(), junk.clone());
+    };
+    for (name, size) in [("two.example", code.len()), ("three.example", 7), ("four.example", code.len())] {
+        state(name, size);
+    }
+    let mut settings = DomainSettings::default();
+    settings.max_component_bytes = Some(code.len() - 1);
+    let runtime = builder().domain(domain("four.example"), settings).source(source.clone()).build().await.expect("a runtime");
+    let error = runtime.deploy_protostub("two.example").await.expect_err("nobody has it yet");
+    assert!(format!("{error:?}").contains("WrongDigest"), "{error:?}");
+    runtime.deploy_protostub("one.example").await.expect("a stub");
+    runtime.deploy_protostub("two.example").await.expect("a stub of the same code");
+    for refused in ["three.example", "four.example"] {
+        runtime.deploy_protostub(refused).await.expect_err(refused);
+    }
 }

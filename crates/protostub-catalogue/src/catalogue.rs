@@ -259,7 +259,10 @@ impl Inner {
             // The first one that may be used, as `judge` says.
             let usable = |judge: &dyn Fn(&Kept) -> Option<Provenance>| {
                 let mut all = urls.iter().enumerate().filter(|_| copying == Copying::Usual);
-                all.find_map(|(nth, url)| kept(nth).and_then(|kept| Some((url, kept.clone().give(judge(kept)?)))))
+                all.find_map(|(nth, url)| {
+                    let kept = kept(nth)?;
+                    judge(kept).map(|provenance| (url, kept.clone().give(provenance)))
+                })
             };
             let by = |given| self.authenticate(key.domain(), publisher, name, source.as_ref(), given);
             if let Some((url, given)) = usable(&fresh) {

@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    num::NonZero,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -26,6 +27,9 @@ use crate::{
     runtime::Runtime,
     triggers::DomainPattern,
 };
+
+/// How many threads there are at least: the three that the worst of stubs hold up for a moment, and one.
+const MIN_THREADS: usize = 4;
 
 /// What an operator says about one domain, over what the domain says itself.
 #[derive(Debug, Clone, Default)]
@@ -144,7 +148,7 @@ impl RuntimeBuilder {
             roots: Vec::new(),
             proxy: None,
             allow_http: false,
-            worker_threads: 2,
+            worker_threads: std::thread::available_parallelism().map_or(1, NonZero::get).max(MIN_THREADS),
             request_timeout: Duration::from_secs(15),
             policy: None,
             trust: TrustPolicy::default(),
@@ -338,7 +342,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How many threads run guests and the bus. Default: 2. They are the library's own: a stub that spins takes none of the program's.
+    /// How many threads run guests and the bus. Default: as many as there are processors, and at least four, since a guest that does something that
+    /// cannot be interrupted, fill its memory say, holds up its thread. They are the library's own: a stub that spins takes none of the program's.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.worker_threads = threads.max(1);
         self

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
 use crate::{
-    CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, state::StubState,
-    wasi,
+    CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, meter::LongCalls,
+    state::StubState, wasi,
 };
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
@@ -33,7 +33,7 @@ const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// How much address space a memory reserves when there is no pool.
 const SMALL_RESERVATION_BYTES: u64 = 64 << 20;
 /// For how many ticks without a guest call the ticker goes on before it parks: waking it costs more than these.
-const TICKS_BEFORE_PARKING: u32 = 16;
+const TICKS_BEFORE_PARKING: u32 = 40;
 
 /// What all stubs of a process share.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub struct EngineConfig {
     pub max_cache_bytes: u64,
     /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them. At most [`Engine::most_sandboxes`].
     pub max_sandboxes: usize,
-    /// In what steps computing time is counted. 5 ms. A guest that computes gives way to others as often.
+    /// In what steps computing time is counted. 2 ms. A guest that computes gives way to others as often.
     pub tick: Duration,
     /// The most that [`Limits::memory_bytes`](crate::Limits::memory_bytes) may be set to. 1 GiB. What a memory takes is what the guest touched.
     pub max_memory_bytes: usize,
@@ -70,7 +70,7 @@ impl Default for EngineConfig {
             cache_key: None,
             max_cache_bytes: 1 << 30,
             max_sandboxes: 1_000,
-            tick: Duration::from_millis(5),
+            tick: Duration::from_millis(2),
             max_memory_bytes: 1 << 30,
             max_component_bytes: 64 << 20,
             compile_worker: None,
@@ -153,6 +153,7 @@ struct Inner {
     sandboxes: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     ticking: thread::Thread,
+    long_calls: Arc<LongCalls>,
 }
 
 impl Engine {
@@ -187,6 +188,7 @@ impl Engine {
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
                 ticker,
                 ticking,
+                long_calls: Arc::new(LongCalls::new()),
             }),
         })
     }
@@ -255,6 +257,10 @@ impl Engine {
     pub(crate) fn ticks(&self, time: Duration) -> u64 {
         let ticks = time.as_nanos().div_ceil(self.inner.config.tick.as_nanos().max(1));
         u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
+    }
+
+    pub(crate) fn long_calls(&self) -> &Arc<LongCalls> {
+        &self.inner.long_calls
     }
 
     /// Computing time is counted until the guard is dropped.

@@ -11,12 +11,14 @@
 
 use std::{
     future::{Future, poll_fn},
+    num::NonZero,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,9 +28,9 @@ use tokio::time::{Sleep, sleep_until};
 use crate::{bucket::Bucket, call::Failure};
 
 /// For how many ticks a call computes without a pause: the others have a turn after each of them.
-const FREE_TICKS: u64 = 4;
-/// By how many quarters of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
-const LONGEST_PAUSE: u32 = 12;
+const FREE_TICKS: u64 = 10;
+/// By how many tenths of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
+const LONGEST_PAUSE: u32 = 30;
 
 /// How much one call has computed, in ticks of the engine: so often it was found computing.
 #[derive(Debug)]
@@ -79,7 +81,41 @@ impl CpuBudget {
 /// The pause after this tick of a call.
 fn pause(tick: Duration, nth: u64) -> Duration {
     let over = u32::try_from(nth.saturating_sub(FREE_TICKS)).unwrap_or(u32::MAX);
-    tick.saturating_mul(over.min(LONGEST_PAUSE)) / 4
+    tick.saturating_mul(over.min(LONGEST_PAUSE)) / 10
+}
+
+/// The calls of all instances that compute for long. The more there are, the longer the pauses of each: together they take a sixth of the processors at
+/// most, so that others rarely find all of these busy.
+#[derive(Debug)]
+pub(crate) struct LongCalls {
+    count: AtomicUsize,
+    processors: usize,
+}
+
+/// A call that computes for long, until it ends.
+struct LongCall(Arc<LongCalls>);
+
+impl LongCalls {
+    pub(crate) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), processors: thread::available_parallelism().map_or(1, NonZero::get) }
+    }
+
+    fn begin(self: &Arc<Self>) -> LongCall {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        LongCall(Arc::clone(self))
+    }
+
+    /// By how much pauses are longer than for one that is alone.
+    fn crowd(&self) -> u32 {
+        let crowd = (2 * self.count.load(Ordering::Relaxed)).div_ceil(self.processors);
+        u32::try_from(crowd).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl Drop for LongCall {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Asks the meter for a pause, and is polled again when that is over.
@@ -99,6 +135,7 @@ async fn paused(turns: Arc<Turns>, pause: Duration) {
 /// Measures the calls of one instance, and gives it its turns. Nobody else polls the guest.
 pub(crate) struct Meter {
     turns: Arc<Turns>,
+    long_calls: Arc<LongCalls>,
     stamp: Arc<Stamp>,
     waker: Waker,
     /// Computing time, in nanoseconds.
@@ -119,10 +156,11 @@ enum Between {
 }
 
 impl Meter {
-    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>) -> Self {
+    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>, long_calls: Arc<LongCalls>) -> Self {
         let stamp = Arc::new(Stamp { origin: Instant::now(), woken: AtomicU64::new(0), task: AtomicWaker::new() });
         Self {
             turns,
+            long_calls,
             waker: Waker::from(Arc::clone(&stamp)),
             per_second: Bucket::new(u64::try_from(cpu_per_second.as_nanos()).unwrap_or(u64::MAX), stamp.origin),
             stamp,
@@ -157,6 +195,7 @@ impl Meter {
         let mut used = Duration::ZERO;
         let mut between = None;
         let mut first = Some(began);
+        let mut long = None;
         poll_fn(|cx| {
             let mut began = first.take().unwrap_or_else(Instant::now);
             match between.take() {
@@ -198,7 +237,10 @@ impl Meter {
                     self.since_turn = Duration::ZERO;
                     let pause = self.turns.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let (end, state) = match pause {
-                        Some(pause) => (now + pause, Between::Held),
+                        Some(pause) => {
+                            long.get_or_insert_with(|| self.long_calls.begin());
+                            (now + pause.saturating_mul(self.long_calls.crowd()), Between::Held)
+                        }
                         None => (now + limit.saturating_sub(used), Between::Waiting(now)),
                     };
                     between = Some(state);
@@ -267,13 +309,28 @@ mod tests {
     const TICK: Duration = Duration::from_millis(5);
 
     fn meter(cpu_per_second: Duration) -> Meter {
-        Meter::new(TICK, cpu_per_second, Arc::default())
+        Meter::new(TICK, cpu_per_second, Arc::default(), Arc::new(LongCalls::new()))
     }
 
     #[test]
     fn pauses_begin_after_the_first_ticks_and_grow() {
-        let pauses: Vec<_> = [1, 4, 5, 8, 12, 16, 17, 1_000].map(|nth| pause(TICK, nth).as_micros()).into();
-        assert_eq!(pauses, [0, 0, 1_250, 5_000, 10_000, 15_000, 15_000, 15_000]);
+        let pauses: Vec<_> = [1, 10, 11, 20, 30, 40, 41, 1_000].map(|nth| pause(TICK, nth).as_micros()).into();
+        assert_eq!(pauses, [0, 0, 500, 5_000, 10_000, 15_000, 15_000, 15_000]);
+    }
+
+    #[test]
+    fn the_more_compute_for_long_the_less_each_has() {
+        let calls = Arc::new(LongCalls { count: AtomicUsize::new(0), processors: 4 });
+        let mut begun = Vec::new();
+        let crowds: Vec<_> = (0..6)
+            .map(|_| {
+                begun.push(calls.begin());
+                calls.crowd()
+            })
+            .collect();
+        assert_eq!(crowds, [1, 1, 2, 2, 3, 3]);
+        drop(begun);
+        assert_eq!(calls.crowd(), 1);
     }
 
     #[tokio::test]
@@ -302,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_is_kept_and_does_not_count() {
         let turns = Arc::<Turns>::default();
-        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns));
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(LongCalls::new()));
         let begun = Instant::now();
         let result = meter
             .run(Instant::now(), Duration::from_millis(30), async {
