@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
 use crate::{
-    CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine, meter::LongCalls,
-    state::StubState, wasi,
+    CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine,
+    meter::places_for_long_calls, state::StubState, wasi,
 };
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
@@ -153,7 +153,7 @@ struct Inner {
     sandboxes: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     ticking: thread::Thread,
-    long_calls: Arc<LongCalls>,
+    places: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -188,7 +188,7 @@ impl Engine {
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
                 ticker,
                 ticking,
-                long_calls: Arc::new(LongCalls::new()),
+                places: Arc::new(places_for_long_calls()),
             }),
         })
     }
@@ -259,8 +259,8 @@ impl Engine {
         u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
     }
 
-    pub(crate) fn long_calls(&self) -> &Arc<LongCalls> {
-        &self.inner.long_calls
+    pub(crate) fn places(&self) -> &Arc<Semaphore> {
+        &self.inner.places
     }
 
     /// Computing time is counted until the guard is dropped.

@@ -20,8 +20,8 @@ pub struct Limits {
     pub instances: usize,
     /// How long one call of `start` or `handle` may compute, counted in ticks of the engine while it holds a thread. 1 s.
     ///
-    /// After its first ticks, a call is made to pause, for longer and longer, until it has a quarter of the time, or less if others compute for long
-    /// too: the rest come first.
+    /// After its first ticks, a call is made to pause, for longer and longer, until it has a quarter of the time. All that compute for longer than a
+    /// tick together have one processor less than there are: others come first.
     pub cpu_per_call: Duration,
     /// How long all calls of a second may compute together. 900 ms. Beyond that the instance is made to wait, and is not ended. As much as in one
     /// second may be computed at once.

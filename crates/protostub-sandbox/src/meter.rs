@@ -15,7 +15,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
     thread,
@@ -23,7 +23,10 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    time::{Sleep, sleep_until},
+};
 
 use crate::{bucket::Bucket, call::Failure};
 
@@ -46,6 +49,8 @@ pub(crate) struct CpuBudget {
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     pause: Mutex<Option<Duration>>,
+    /// It was found computing more than once.
+    is_long: AtomicBool,
 }
 
 impl CpuBudget {
@@ -55,6 +60,7 @@ impl CpuBudget {
 
     pub(crate) fn begin_call(&mut self) {
         self.ticks = 0;
+        self.turns.is_long.store(false, Ordering::Relaxed);
     }
 
     /// The ticks of the call that took most.
@@ -70,6 +76,7 @@ impl CpuBudget {
         if self.ticks > self.ticks_per_call {
             return None;
         }
+        self.turns.is_long.store(self.ticks > 1, Ordering::Relaxed);
         Some(match pause(self.tick, self.ticks) {
             // After everybody else on this thread had a turn.
             Duration::ZERO => Box::pin(tokio::task::yield_now()),
@@ -84,38 +91,10 @@ fn pause(tick: Duration, nth: u64) -> Duration {
     tick.saturating_mul(over.min(LONGEST_PAUSE)) / 10
 }
 
-/// The calls of all instances that compute for long. The more there are, the longer the pauses of each: together they take a sixth of the processors at
-/// most, so that others rarely find all of these busy.
-#[derive(Debug)]
-pub(crate) struct LongCalls {
-    count: AtomicUsize,
-    processors: usize,
-}
-
-/// A call that computes for long, until it ends.
-struct LongCall(Arc<LongCalls>);
-
-impl LongCalls {
-    pub(crate) fn new() -> Self {
-        Self { count: AtomicUsize::new(0), processors: thread::available_parallelism().map_or(1, NonZero::get) }
-    }
-
-    fn begin(self: &Arc<Self>) -> LongCall {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        LongCall(Arc::clone(self))
-    }
-
-    /// By how much pauses are longer than for one that is alone.
-    fn crowd(&self) -> u32 {
-        let crowd = (2 * self.count.load(Ordering::Relaxed)).div_ceil(self.processors);
-        u32::try_from(crowd).unwrap_or(u32::MAX).max(1)
-    }
-}
-
-impl Drop for LongCall {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Where calls compute that have done so for longer than a tick: one place less than there are processors, so that one is always left for the others.
+pub(crate) fn places_for_long_calls() -> Semaphore {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    Semaphore::new((processors - 1).clamp(1, Semaphore::MAX_PERMITS))
 }
 
 /// Asks the meter for a pause, and is polled again when that is over.
@@ -135,7 +114,7 @@ async fn paused(turns: Arc<Turns>, pause: Duration) {
 /// Measures the calls of one instance, and gives it its turns. Nobody else polls the guest.
 pub(crate) struct Meter {
     turns: Arc<Turns>,
-    long_calls: Arc<LongCalls>,
+    places: Arc<Semaphore>,
     stamp: Arc<Stamp>,
     waker: Waker,
     /// Computing time, in nanoseconds.
@@ -156,11 +135,11 @@ enum Between {
 }
 
 impl Meter {
-    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>, long_calls: Arc<LongCalls>) -> Self {
+    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>, places: Arc<Semaphore>) -> Self {
         let stamp = Arc::new(Stamp { origin: Instant::now(), woken: AtomicU64::new(0), task: AtomicWaker::new() });
         Self {
             turns,
-            long_calls,
+            places,
             waker: Waker::from(Arc::clone(&stamp)),
             per_second: Bucket::new(u64::try_from(cpu_per_second.as_nanos()).unwrap_or(u64::MAX), stamp.origin),
             stamp,
@@ -195,7 +174,6 @@ impl Meter {
         let mut used = Duration::ZERO;
         let mut between = None;
         let mut first = Some(began);
-        let mut long = None;
         poll_fn(|cx| {
             let mut began = first.take().unwrap_or_else(Instant::now);
             match between.take() {
@@ -221,9 +199,19 @@ impl Meter {
                 }
                 began = Instant::now();
             }
+            let is_long = self.turns.is_long.load(Ordering::Relaxed);
+            let place = is_long.then(|| self.places.try_acquire().ok()).flatten();
+            if is_long && place.is_none() {
+                self.since_turn = Duration::ZERO;
+                if poll_alarm(&mut alarm, Some(began + self.tick), cx).is_pending() {
+                    between = Some(Between::Held);
+                    return Poll::Pending;
+                }
+            }
             self.stamp.task.register(cx.waker());
             self.stamp.take();
             let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
+            drop(place);
             let now = Instant::now();
             let busy = now.saturating_duration_since(began);
             used += busy;
@@ -237,10 +225,7 @@ impl Meter {
                     self.since_turn = Duration::ZERO;
                     let pause = self.turns.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let (end, state) = match pause {
-                        Some(pause) => {
-                            long.get_or_insert_with(|| self.long_calls.begin());
-                            (now + pause.saturating_mul(self.long_calls.crowd()), Between::Held)
-                        }
+                        Some(pause) => (now + pause, Between::Held),
                         None => (now + limit.saturating_sub(used), Between::Waiting(now)),
                     };
                     between = Some(state);
@@ -309,7 +294,7 @@ mod tests {
     const TICK: Duration = Duration::from_millis(5);
 
     fn meter(cpu_per_second: Duration) -> Meter {
-        Meter::new(TICK, cpu_per_second, Arc::default(), Arc::new(LongCalls::new()))
+        Meter::new(TICK, cpu_per_second, Arc::default(), Arc::new(places_for_long_calls()))
     }
 
     #[test]
@@ -318,19 +303,21 @@ mod tests {
         assert_eq!(pauses, [0, 0, 500, 5_000, 10_000, 15_000, 15_000, 15_000]);
     }
 
-    #[test]
-    fn the_more_compute_for_long_the_less_each_has() {
-        let calls = Arc::new(LongCalls { count: AtomicUsize::new(0), processors: 4 });
-        let mut begun = Vec::new();
-        let crowds: Vec<_> = (0..6)
-            .map(|_| {
-                begun.push(calls.begin());
-                calls.crowd()
-            })
-            .collect();
-        assert_eq!(crowds, [1, 1, 2, 2, 3, 3]);
-        drop(begun);
-        assert_eq!(calls.crowd(), 1);
+    #[tokio::test]
+    async fn a_call_that_computes_for_long_waits_for_a_place() {
+        let (turns, places) = (Arc::<Turns>::default(), Arc::new(Semaphore::new(1)));
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::clone(&places));
+        let taken = places.try_acquire().unwrap();
+        let run = |meter: &mut Meter| {
+            let call = meter.run(Instant::now(), Duration::from_secs(1), async { Ok(()) });
+            futures_util::FutureExt::now_or_never(call).is_some()
+        };
+        assert!(run(&mut meter), "it has just begun");
+        turns.is_long.store(true, Ordering::Relaxed);
+        assert!(!run(&mut meter), "others have all places");
+        drop(taken);
+        assert!(run(&mut meter));
+        assert_eq!(places.available_permits(), 1);
     }
 
     #[tokio::test]
@@ -359,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_is_kept_and_does_not_count() {
         let turns = Arc::<Turns>::default();
-        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(LongCalls::new()));
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
         let begun = Instant::now();
         let result = meter
             .run(Instant::now(), Duration::from_millis(30), async {

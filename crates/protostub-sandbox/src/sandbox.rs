@@ -62,7 +62,7 @@ impl Sandbox {
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
         let (tick, turns) = (engine.config().tick, Arc::<Turns>::default());
-        let meter = Meter::new(tick, limits.cpu_per_second, Arc::clone(&turns), Arc::clone(engine.long_calls()));
+        let meter = Meter::new(tick, limits.cpu_per_second, Arc::clone(&turns), Arc::clone(engine.places()));
         let cpu = CpuBudget::new(tick, engine.ticks(limits.cpu_per_call), turns);
         let state = StubState::new(services, config, cpu, import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
