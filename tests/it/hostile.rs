@@ -29,7 +29,7 @@ async fn check(attack: Attack) {
         // It would hold up the others: components are compiled one after the other. And what cannot be interrupted is not to go on for minutes
         // beside the other tests, nor to be found compiled by them. The neighbour's code is there already.
         let code = tempfile::tempdir().expect("a folder");
-        let config = StageConfig { code_dir: Some(code.path().to_owned()), ..StageConfig::default() };
+        let config = StageConfig { code_dir: Some(code.path().join("code")), ..StageConfig::default() };
         drop(Stage::new(config.clone()).await.expect("a stage"));
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;

@@ -130,7 +130,7 @@ impl Conformance {
             begin("runtime", name)?;
             let code = tempfile::tempdir().context("preparing a folder for compiled code")?;
             let mut this = runtime::ThisRuntime::default();
-            this.code_dir = Some(code.path().to_owned());
+            this.code_dir = Some(code.path().join("code"));
             runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(this), seen).await
         } else {
             let subject = self.subject().await?;
