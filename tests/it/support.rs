@@ -58,8 +58,7 @@ pub(crate) fn order(to: &str, order: Value) -> Message {
 }
 
 pub(crate) fn builder() -> RuntimeBuilder {
-    // As many tests run at once as there are processors: two threads each are enough.
-    Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir()).worker_threads(2)
+    Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir())
 }
 
 /// Where compiled code is kept, for all tests of a user: most of them deploy the same few components, and would compile them each time. It is in no

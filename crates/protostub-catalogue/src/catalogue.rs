@@ -187,8 +187,9 @@ impl Catalogue {
         self.inner.fetch(discovered).await
     }
 
-    /// Whether [`Self::fetch`] would return a component of so many bytes with the digest that the descriptor states. Whoever has it already need
-    /// not fetch it, then.
+    /// Whether [`Self::fetch`] would return a component of this length, in bytes, with the digest that the descriptor states: the descriptor states
+    /// one, the component may come from where it is, and neither its size nor a revocation is in the way. Whoever has it already need not fetch it
+    /// then (steps 6 and 7).
     #[must_use]
     pub fn admits(&self, discovered: &Discovered, bytes: usize) -> bool {
         self.inner.admits(discovered, bytes)

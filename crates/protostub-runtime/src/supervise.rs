@@ -183,7 +183,7 @@ impl Supervisor {
                     self.crashed(crash);
                     (self.failed(Phase::Running, outcome.to_string()), Some(inbox))
                 }
-                Turn::Ended(Err(error)) => (self.failed(Phase::Running, format!("its task ended without a word: {error}")), None),
+                Turn::Ended(Err(error)) => (self.lost_task(&error), None),
                 Turn::Failed(reason) => {
                     let reason = reason.unwrap_or_else(|| NO_REASON.to_owned());
                     self.forget_credentials();
@@ -576,6 +576,11 @@ impl Supervisor {
 
     fn failed(&self, phase: Phase, reason: String) -> DeployError {
         DeployError { key: self.record.key.clone(), phase, kind: DeployErrorKind::Failed { reason } }
+    }
+
+    /// The task of an instance panicked, or the threads are gone.
+    fn lost_task(&self, error: &JoinError) -> DeployError {
+        self.failed(Phase::Running, format!("its task ended without a word: {error}"))
     }
 
     fn lost(&self) -> End {

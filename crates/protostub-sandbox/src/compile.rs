@@ -205,11 +205,12 @@ impl Engine {
         self.linked(code, granted).await
     }
 
-    /// The same, without the component's bytes: of what somebody has, or had a moment ago. None: that is nobody. What is compiled at the moment is not
-    /// waited for.
+    /// What [`Self::compile_with_imports`] would return, without the component's bytes: for a component with this digest that somebody has, or had a
+    /// moment ago. None: that is nobody. A compilation that goes on at the moment is not waited for.
     ///
     /// # Errors
-    /// If the component needs what is not granted.
+    /// [`CompileError::WrongWorld`], if it imports what is not among `granted`, the interfaces' names; [`CompileError::Compiler`], if the engine is shut
+    /// down meanwhile.
     pub async fn compiled(&self, digest: Sha256Digest, granted: &BTreeSet<String>) -> Result<Option<CompiledStub>, CompileError> {
         match self.compiler().known(digest) {
             Some(code) => self.linked(code, granted).await.map(Some),

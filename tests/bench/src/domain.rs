@@ -1,13 +1,9 @@
 //! A domain on loopback that publishes the echo in its catalogue, and what its parts of a deployment take alone.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use protostub_domain::DomainServer;
-use protostub_types::Sha256Digest;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -20,7 +16,7 @@ use crate::live::component;
 /// A catalogue server, on threads of its own.
 pub(crate) struct Domain {
     pub(crate) server: DomainServer,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Domain {
@@ -31,20 +27,7 @@ impl Domain {
         std::fs::write(stub.join("descriptor.json"), r#"{"version":"1.0"}"#)?;
         std::fs::write(stub.join("component.wasm"), component("echo")?)?;
         let starting = DomainServer::builder().folder(folder.path()).default_stub("echo").start();
-        Ok(Self { server: threads.spawn(starting).await??, folder })
-    }
-
-    /// The component's file.
-    fn component(&self) -> PathBuf {
-        self.folder.path().join("echo/component.wasm")
-    }
-
-    /// How long it takes to read the component from a file, and to compute its digest.
-    pub(crate) async fn read(&self) -> Result<Duration> {
-        let begun = Instant::now();
-        let bytes = tokio::fs::read(self.component()).await?;
-        let _ = std::hint::black_box(Sha256Digest::of(&bytes));
-        Ok(begun.elapsed())
+        Ok(Self { server: threads.spawn(starting).await??, _folder: folder })
     }
 
     /// A connection of a client that does as little as possible.

@@ -88,7 +88,7 @@ impl Stage {
 }
 
 impl Stage {
-    /// How long the compiled code takes from the disk. It is forgotten before.
+    /// How long the compiled code takes from memory, where what was used last stays.
     pub(crate) async fn load(mut self) -> Result<(Self, Duration)> {
         let digest = self.compiled.digest();
         drop(self.compiled);

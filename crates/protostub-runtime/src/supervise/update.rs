@@ -67,14 +67,13 @@ impl Supervisor {
 
     /// An instance that was to take over has ended.
     fn broke(&self, ended: Result<Ended, JoinError>) -> DeployError {
-        let reason = match ended {
+        match ended {
             Ok(Ended { outcome, crash, .. }) => {
                 self.core.report(&self.record, crash);
-                outcome.to_string()
+                self.failed(Phase::Running, outcome.to_string())
             }
-            Err(error) => format!("its task ended without a word: {error}"),
-        };
-        self.failed(Phase::Running, reason)
+            Err(error) => self.lost_task(&error),
+        }
     }
 
     /// An instance beside the one that is the stub, once it is live.

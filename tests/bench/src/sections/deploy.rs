@@ -42,7 +42,7 @@ async fn runtime(cache: &Path) -> Result<Runtime> {
     Ok(builder.build().await?)
 }
 
-/// The descriptor is asked for each time; the component is in the store, and its code in the cache on disk, since nobody has it in memory.
+/// The descriptor is asked for each time; the code is in memory, as of all that was used last, and so the component is not read from the store.
 async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     tell("warm deployments");
     let folder = tempfile::tempdir()?;
@@ -51,7 +51,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     let code = tempfile::tempdir()?;
     let mut stage = Stage::new(component("echo")?, Some(&code.path().join("compiled"))).await?;
     let mut connection = domain.connect().await?;
-    let (mut whole, mut descriptor, mut read) = (Samples::default(), Samples::default(), Samples::default());
+    let (mut whole, mut descriptor) = (Samples::default(), Samples::default());
     let (mut load, mut start) = (Samples::default(), Samples::default());
     let rounds = bench.effort.rounds * if bench.effort.turn.is_zero() { 1 } else { 5 };
     // The first one is cold.
@@ -62,19 +62,16 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
         stub.undeploy().await?;
         drop(stub);
         let asked = connection.descriptor().await?;
-        let file = domain.read().await?;
         let (next, loaded) = stage.load().await?;
         stage = next;
         let connected = stage.connected().await?;
         if round > 0 {
-            for (samples, took) in
-                [(&mut whole, took), (&mut descriptor, asked), (&mut read, file), (&mut load, loaded), (&mut start, connected)]
-            {
+            for (samples, took) in [(&mut whole, took), (&mut descriptor, asked), (&mut load, loaded), (&mut start, connected)] {
                 samples.push(milliseconds(took));
             }
         }
     }
-    let parts = descriptor.plus(&read).plus(&load).plus(&start);
+    let parts = descriptor.plus(&load).plus(&start);
     let side = Side::new("22 steps", "ms", &whole);
     if bench.wants(WARM) {
         bench.report.add(WARM, &whole, vec![side.clone()]);
@@ -84,8 +81,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
             side,
             Side::new("all parts", "ms", &parts),
             Side::new("the descriptor over HTTP", "ms", &descriptor),
-            Side::new("the component from disk, and its digest", "ms", &read),
-            Side::new("its code from the cache", "ms", &load),
+            Side::new("its code from memory", "ms", &load),
             Side::new("a sandbox, started and connected", "ms", &start),
         ];
         bench.report.add(PARTS, &whole.over(&parts), sides);

@@ -266,13 +266,7 @@ async fn a_body_that_breaks_off_is_not_complete() {
 
 #[tokio::test]
 async fn the_head_takes_no_longer_than_it_may() {
-    let (accepted, was_accepted) = oneshot::channel();
-    let (port, _server) = serve(async |tcp| {
-        accepted.send(()).unwrap();
-        std::future::pending::<()>().await;
-        drop(tcp);
-    })
-    .await;
+    let (port, was_accepted) = serve_nothing().await;
     let mut connections = connections();
     connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a")), None).unwrap();
     drive(&mut connections, was_accepted).await.0.unwrap();

@@ -19,6 +19,7 @@ use protostub_egress::{Egress, EgressConfig, Grants, Ports, Resolver};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -89,6 +90,18 @@ where
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (port, tokio::spawn(async move { server(listener.accept().await.unwrap().0).await }))
+}
+
+/// A server that accepts a connection, tells so, and says nothing.
+async fn serve_nothing() -> (u16, oneshot::Receiver<()>) {
+    let (accepted, was_accepted) = oneshot::channel();
+    let (port, _server) = serve(async |tcp| {
+        accepted.send(()).unwrap();
+        std::future::pending::<()>().await;
+        drop(tcp);
+    })
+    .await;
+    (port, was_accepted)
 }
 
 /// A port that nobody listens on.

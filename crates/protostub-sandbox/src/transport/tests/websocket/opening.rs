@@ -157,13 +157,7 @@ async fn failures_say_where_and_why() {
 
 #[tokio::test]
 async fn opening_takes_no_longer_than_it_may() {
-    let (accepted, was_accepted) = oneshot::channel();
-    let (port, _server) = serve(async |tcp| {
-        accepted.send(()).unwrap();
-        std::future::pending::<()>().await;
-        drop(tcp);
-    })
-    .await;
+    let (port, was_accepted) = serve_nothing().await;
     let mut connections = connections();
     connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[], None).unwrap();
     drive(&mut connections, was_accepted).await.0.unwrap();
