@@ -16,6 +16,8 @@ pub struct Attack {
     pub(crate) configuration: Map<String, Value>,
     /// How much of it there is, where that can be said.
     pub(crate) scale: usize,
+    /// The name below which its domain is; none: any, or its server's address.
+    pub(crate) below: Option<&'static str>,
     /// With what the URL begins that the stub is told to connect to.
     pub(crate) scheme: &'static str,
 }
@@ -52,7 +54,17 @@ pub enum Containment {
 
 impl Attack {
     fn new(name: &'static str, publishes: Publishes, contained: Containment) -> Self {
-        Self { name, contained, or_ends: None, publishes, server: None, configuration: Map::new(), scale: 4_000, scheme: "http" }
+        Self {
+            name,
+            contained,
+            or_ends: None,
+            publishes,
+            server: None,
+            configuration: Map::new(),
+            scale: 4_000,
+            below: None,
+            scheme: "http",
+        }
     }
 
     /// By a program of `tests/programs/hostile`, with this name but for hyphens.
@@ -88,6 +100,11 @@ impl Attack {
     /// With a server that the program makes use of.
     pub(crate) fn with(self, server: Behaviour) -> Self {
         Self { server: Some(server), ..self }
+    }
+
+    /// With a domain of its own below this one, on its server's port, where the stub connects to.
+    pub(crate) fn below(self, name: &'static str, scheme: &'static str) -> Self {
+        Self { below: Some(name), scheme, ..self }
     }
 
     /// The same, of which there is so much: functions that have to be compiled.

@@ -4,7 +4,7 @@
 use crate::{
     Attack,
     Containment::{Ends, Held, NotDeployed, Refused, Traps, Waits},
-    components, servers,
+    components, names, servers,
 };
 
 /// A core module or a component of `tests/programs/hostile/wat`.
@@ -48,6 +48,12 @@ pub fn floods_timers() -> Attack {
 
 pub fn floods_websocket() -> Attack {
     Attack::program("floods_websocket", Held("bytes_out_per_second")).with(servers::swallows_frames)
+}
+
+pub fn follows_changing_names() -> Attack {
+    Attack::program("follows_changing_names", Refused("8 were refused, 8 came to its own server"))
+        .with(servers::wrong_certificate)
+        .below(names::CHANGING, "wss")
 }
 
 pub fn forges_senders() -> Attack {

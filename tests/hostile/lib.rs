@@ -8,6 +8,7 @@ pub mod attacks;
 mod components;
 mod load;
 mod machine;
+mod names;
 mod servers;
 mod stage;
 
@@ -32,6 +33,7 @@ macro_rules! for_each_attack {
             floods_statuses,
             floods_timers,
             floods_websocket,
+            follows_changing_names,
             forges_senders,
             hoards_handles,
             lies_about_allocation,

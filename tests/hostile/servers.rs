@@ -51,6 +51,12 @@ impl Server {
     pub fn domain(&self) -> String {
         self.address.to_string()
     }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
 }
 
 impl Drop for Server {

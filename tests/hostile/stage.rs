@@ -14,7 +14,7 @@ use protostub_runtime::{
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use crate::{Attack, Containment, Server, component};
+use crate::{Attack, Containment, Server, component, names::ChangingNames};
 
 /// How long an attack may take to be contained, whatever the machine is busy with.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,6 +131,7 @@ impl Stage {
         let runtime = builder
             .home_domain("home.example")
             .allow_loopback(true)
+            .resolver(ChangingNames::default())
             .source(source.clone())
             .limits(config.limits)
             .restart(restart)
@@ -194,7 +195,11 @@ impl Stage {
             None => None,
         };
         let n = self.attackers.fetch_add(1, Ordering::Relaxed);
-        let domain = server.as_ref().map_or_else(|| format!("a{n}.{}.example", attack.name.replace('_', "-")), Server::domain);
+        let domain = match (&server, attack.below) {
+            (Some(server), Some(name)) => format!("a{n}.{name}:{}", server.port()),
+            (Some(server), None) => server.domain(),
+            (None, _) => format!("a{n}.{}.example", attack.name.replace('_', "-")),
+        };
         let domain = Domain::parse(&domain)?;
         if let Some(component) = attack.component() {
             let descriptor = descriptor(&component, attack.configuration(domain.as_str()))?;

@@ -12,7 +12,7 @@ use protostub_catalogue::{
     Source,
     trust::{PublicKey, Signatures, TrustPolicy},
 };
-use protostub_egress::Rule;
+use protostub_egress::{Resolver, Rule};
 use protostub_sandbox::{CrashReport, CredentialOrigin, HostImport, Import, Limits};
 use protostub_types::{Domain, StubKey};
 use serde_json::{Map, Value};
@@ -122,6 +122,7 @@ pub struct RuntimeBuilder {
     pub(crate) credentials: Vec<Arc<dyn CredentialProvider>>,
     pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) proxy: Option<Url>,
+    pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) allow_http: bool,
     pub(crate) worker_threads: usize,
     pub(crate) request_timeout: Duration,
@@ -147,6 +148,7 @@ impl RuntimeBuilder {
             credentials: Vec::new(),
             roots: Vec::new(),
             proxy: None,
+            resolver: None,
             allow_http: false,
             worker_threads: std::thread::available_parallelism().map_or(1, NonZero::get).max(MIN_THREADS),
             request_timeout: Duration::from_secs(15),
@@ -232,6 +234,13 @@ impl RuntimeBuilder {
     /// Sends every connection through this HTTP proxy. No environment variable is ever read.
     pub fn proxy(mut self, url: Url) -> Self {
         self.proxy = Some(url);
+        self
+    }
+
+    /// Asks this resolver for the addresses of names, in place of the operating system's: DNS over HTTPS, say, or a name service of the operator's own. What it
+    /// answers is judged as any answer is: it can lead nobody to an address that is not granted.
+    pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
+        self.resolver = Some(Arc::new(resolver));
         self
     }
 

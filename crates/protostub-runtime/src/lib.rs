@@ -161,7 +161,7 @@ pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, P
 pub use protostub_catalogue::{
     CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject, trust,
 };
-pub use protostub_egress::{Explanation, Rule, RuleError};
+pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{

@@ -10,7 +10,7 @@ pub fn attack(stub: &Stub) -> Option<String> {
     None
 }
 
-pub fn ready(socket: u32) -> Option<String> {
+pub fn ready(_: &Stub, socket: u32) -> Option<String> {
     if !matches!(websocket::poll(socket), State::Open(_)) {
         return None;
     }

@@ -9,6 +9,7 @@ mod floods_log;
 mod floods_statuses;
 mod floods_timers;
 mod floods_websocket;
+mod follows_changing_names;
 mod forges_senders;
 mod hoards_handles;
 mod meets_server;
@@ -43,11 +44,11 @@ use self::{
 struct Program {
     start: fn(),
     attack: fn(&Stub) -> Option<String>,
-    ready: fn(u32) -> Option<String>,
+    ready: fn(&Stub, u32) -> Option<String>,
 }
 
 impl Program {
-    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_| None };
+    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None };
 
     const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
         Self { attack, ..Self::NONE }
@@ -64,6 +65,9 @@ fn program(name: &str) -> Option<Program> {
         "floods-statuses" => Program::attack(floods_statuses::attack),
         "floods-timers" => Program::attack(floods_timers::attack),
         "floods-websocket" => Program { ready: floods_websocket::ready, ..Program::attack(floods_websocket::attack) },
+        "follows-changing-names" => {
+            Program { ready: follows_changing_names::ready, ..Program::attack(follows_changing_names::attack) }
+        }
         "forges-senders" => Program::attack(forges_senders::attack),
         "hoards-handles" => Program::attack(hoards_handles::attack),
         "meets-server" => Program { ready: meets_server::ready, ..Program::attack(meets_server::attack) },
@@ -169,7 +173,7 @@ impl Guest for Hostile {
                         }
                     }
                     Event::Ready(handle) => {
-                        if let Some(text) = (stub.program.ready)(handle) {
+                        if let Some(text) = (stub.program.ready)(stub, handle) {
                             stub.answer(text);
                         }
                     }

@@ -20,7 +20,7 @@ pub fn attack(stub: &Stub) -> Option<String> {
     opened.err().map(|error| told(&error))
 }
 
-pub fn ready(handle: u32) -> Option<String> {
+pub fn ready(_: &Stub, handle: u32) -> Option<String> {
     let end = read(handle);
     if end.is_some() {
         // Or a few servers that break would be all that there may be.
