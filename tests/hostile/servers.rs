@@ -1,10 +1,18 @@
 //! Servers on loopback that no honest domain would run.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::{
@@ -34,9 +42,10 @@ impl Server {
     /// # Errors
     /// If there is no free port.
     pub async fn start(behaviour: Behaviour) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let elsewhere = elsewhere()?;
+        let listener = elsewhere.spawn(TcpListener::bind("127.0.0.1:0")).await??;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(async move {
+        let task = elsewhere.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
@@ -63,6 +72,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A thread of their own: what hostile servers do to others is done over the network, and not by being on the threads of whoever is attacked.
+fn elsewhere() -> io::Result<&'static Runtime> {
+    static THREAD: LazyLock<io::Result<Runtime>> =
+        LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("hostile-servers").enable_all().build());
+    THREAD.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 async fn request(stream: &mut TcpStream) -> io::Result<()> {

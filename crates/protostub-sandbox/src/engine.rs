@@ -28,8 +28,6 @@ const POOL_TABLES: u32 = 8;
 pub(crate) const WASM_STACK_BYTES: usize = 512 << 10;
 /// How large a fiber's stack is. Only pages that were touched take memory.
 const FIBER_STACK_BYTES: usize = 1 << 20;
-/// What stays resident of an instance's memory and tables when its slot goes back to the pool; saves page faults for the next one.
-const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// How much address space a memory reserves when there is no pool.
 const SMALL_RESERVATION_BYTES: u64 = 64 << 20;
 /// For how many ticks without a guest call the ticker goes on before it parks: waking it costs more than these.
@@ -404,7 +402,6 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
         .max_component_instance_size(4 << 20)
         .max_memory_size(config.max_memory_bytes)
         .table_elements(POOL_TABLE_ELEMENTS)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(16 << 10)
         // At once: what waited for a batch would be the memory of as many hostile stubs, as much as each may have.
         .decommit_batch_size(1);
