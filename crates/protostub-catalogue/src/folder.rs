@@ -144,7 +144,9 @@ fn is_partial(entry: &fs::DirEntry) -> bool {
 /// Reads a file whole, unless it is longer.
 fn read_at_most(file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
+    // Without that it would be read in pieces, from 32 bytes on.
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(length.min(max_bytes).saturating_add(1));
     io::Read::read_to_end(&mut io::Read::take(file, limit.saturating_add(1)), &mut bytes)?;
     if bytes.len() > max_bytes {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {max_bytes} bytes")));
