@@ -238,7 +238,8 @@ impl RuntimeBuilder {
     }
 
     /// Asks this resolver for the addresses of names, in place of the operating system's: DNS over HTTPS, say, or a name service of the operator's own. What it
-    /// answers is judged as any answer is: it can lead nobody to an address that is not granted.
+    /// answers is judged as any answer is: it can lead nobody to an address that is not granted. It is asked on the library's threads, and must not block; a
+    /// [proxy](Self::proxy) resolves by itself what is reached through it. Default: the operating system's.
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self

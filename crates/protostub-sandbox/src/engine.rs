@@ -400,6 +400,8 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
         .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)
+        // Nothing of it is kept when the slot is given back: only what is lowest could be, where a stub has its unused stack. And `pagemap_scan` passes over
+        // written pages that are swapped out or being moved, which the next stub would find.
         .max_memory_size(config.max_memory_bytes)
         .table_elements(POOL_TABLE_ELEMENTS)
         .table_keep_resident(16 << 10)
