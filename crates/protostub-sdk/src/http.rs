@@ -7,6 +7,7 @@ use crate::{
     Credential, Error, Result,
     guest::Handle,
     host::{self, HttpRequest},
+    message::text_of,
     websocket::{authorization, reference},
 };
 
@@ -180,6 +181,6 @@ impl Response {
     /// # Errors
     /// [`Error::Invalid`], if it is not JSON, or not of this shape; and as [`Self::bytes`].
     pub async fn json<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T> {
-        Ok(serde_json::from_slice(&self.bytes(max_bytes).await?)?)
+        Ok(serde_json::from_str(text_of(&self.bytes(max_bytes).await?)?)?)
     }
 }

@@ -173,8 +173,8 @@ impl Message {
     /// # Errors
     /// [`Error::Invalid`], if it is not JSON, or not of this shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        let body = self.body.as_ref().map_or(b"null".as_slice(), Body::as_bytes);
-        serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("the body of a `{}` message: {error}", self.kind)))
+        let body = self.body.as_ref().map_or(Ok("null"), Body::text)?;
+        serde_json::from_str(body).map_err(|error| Error::Invalid(format!("the body of a `{}` message: {error}", self.kind)))
     }
 
     /// Roughly how much memory it takes, in bytes.
@@ -258,7 +258,7 @@ fn body_via(body: &Body) -> Vec<String> {
     if !body.may_have("via") {
         return Vec::new();
     }
-    serde_json::from_slice::<Via>(body.as_bytes()).map(|body| body.via.0).unwrap_or_default()
+    body.parse::<Via>().map(|body| body.via.0).unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -379,7 +379,15 @@ impl Body {
     /// # Errors
     /// [`Error::Invalid`], if it is not JSON, or not of this shape; [`Body::Bytes`] are read as JSON text too.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_slice(self.as_bytes())?)
+        Ok(serde_json::from_str(self.text()?)?)
+    }
+
+    /// The text, or the bytes if they are one.
+    fn text(&self) -> Result<&str> {
+        match self {
+            Self::Json(text) => Ok(text),
+            Self::Bytes(bytes) => text_of(bytes),
+        }
     }
 
     /// Whether it may be a JSON object that has this member, or has it somewhere inside. False: certainly not. Takes a small part of the time that
@@ -408,6 +416,11 @@ impl Body {
             Self::Bytes(bytes) => quoted(&BASE64.encode(bytes)),
         }
     }
+}
+
+/// The bytes as text.
+pub(crate) fn text_of(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|error| Error::Invalid(format!("it is no text: {error}")))
 }
 
 /// The text as a JSON string.

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Result, host};
+use crate::{Result, host, message::text_of};
 
 /// What was saved last; none: nothing was, or the host dropped it because instances that started from it kept crashing.
 #[must_use]
@@ -28,7 +28,9 @@ pub fn forget() {
 /// What was saved last with [`save_json`]; none as well, if it is of another shape: by another version of the stub, say.
 #[must_use]
 pub fn load_json<T: DeserializeOwned>() -> Option<T> {
-    serde_json::from_slice(&load()?).inspect_err(|error| log::warn!("what is saved cannot be read: {error}")).ok()
+    let saved = load()?;
+    let read = text_of(&saved).and_then(|text| Ok(serde_json::from_str(text)?));
+    read.inspect_err(|error| log::warn!("what is saved cannot be read: {error}")).ok()
 }
 
 /// Replaces what is saved, by a value as JSON.

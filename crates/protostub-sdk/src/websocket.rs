@@ -17,6 +17,7 @@ use crate::{
     Credential, CredentialKind, Error, Message, Result,
     guest::Handle,
     host::{self, WebSocketState},
+    message::text_of,
 };
 
 /// How many frames are fetched from the host at a time.
@@ -294,7 +295,7 @@ impl Frame {
     /// # Errors
     /// [`Error::Invalid`], if it is not JSON, or not of this shape.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_slice(self.as_bytes())?)
+        Ok(serde_json::from_str(self.text()?)?)
     }
 
     /// Reads a reTHINK message: one, or one for each address of a `to` array. See [`Message::from_json`].
@@ -302,8 +303,14 @@ impl Frame {
     /// # Errors
     /// [`Error::Invalid`], if it is none.
     pub fn messages(&self) -> Result<Vec<Message>> {
-        let text = std::str::from_utf8(self.as_bytes()).map_err(|error| Error::Invalid(error.to_string()))?;
-        Message::from_json(text)
+        Message::from_json(self.text()?)
+    }
+
+    fn text(&self) -> Result<&str> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Binary(bytes) => text_of(bytes),
+        }
     }
 }
 

@@ -23,10 +23,14 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+/// Whether a body may have a `via`. Most have none, and are not read through for that.
+pub(crate) fn may_be_in(body: Option<&Body>) -> bool {
+    body.is_some_and(|body| body.may_have("via"))
+}
+
 /// Whether `body.via` is this address, or has it among others.
 pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
-    // Most have none, and are not read through for that.
-    let Some(Body::Json(text)) = body.filter(|body| body.may_have("via")) else { return false };
+    let Some(Body::Json(text)) = body else { return false };
     match object(text).and_then(|object| serde_json::from_str(object.via?.get()).ok()) {
         Some(OneOrMany::One(via)) => via == address,
         Some(OneOrMany::Many(all)) => all.iter().any(|via| via == address),
@@ -35,11 +39,9 @@ pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
 }
 
 /// Sets `body.via` to this address. A body that is no object has no place for it, and stays as it is. One that is no JSON does not become any: whoever
-/// writes the message finds out.
-pub(crate) fn set(body: &mut Option<Body>, address: &str) {
-    let Some(body) = body else { return };
-    let may_have_one = body.may_have("via");
-    let Body::Json(text) = body else { return };
+/// writes the message finds out. `may_have_one`: what [`may_be_in`] says.
+pub(crate) fn set(body: &mut Option<Body>, address: &str, may_have_one: bool) {
+    let Some(Body::Json(text)) = body else { return };
     let Some(brace) = text.find(|first: char| !first.is_ascii_whitespace()).filter(|first| text[*first..].starts_with('{'))
     else {
         return;
@@ -69,7 +71,8 @@ mod tests {
     fn the_rest_of_the_body_stays_as_it_was() {
         let check = |before: &str, after: &str| {
             let mut body = Some(Body::Json(before.into()));
-            set(&mut body, "s:1");
+            let may_have_one = may_be_in(body.as_ref());
+            set(&mut body, "s:1", may_have_one);
             assert_eq!(body, Some(Body::Json(after.into())));
             assert_eq!(holds(body.as_ref(), "s:1"), before != after);
         };
@@ -83,7 +86,8 @@ mod tests {
         // No JSON is none afterwards, either.
         for no_json in ["{", "{]", "{,}", "{ \"a\" }", "{}}", "{a"] {
             let mut body = Some(Body::Json(no_json.into()));
-            set(&mut body, "s:1");
+            let may_have_one = may_be_in(body.as_ref());
+            set(&mut body, "s:1", may_have_one);
             let Some(Body::Json(text)) = body else { panic!("{no_json}") };
             assert!(serde_json::from_str::<&RawValue>(&text).is_err(), "{text}");
         }
@@ -91,7 +95,12 @@ mod tests {
 
     #[test]
     fn it_is_found_alone_and_among_others() {
-        let holds = |text: &str| holds(Some(&Body::Json(text.into())), "s:1");
+        let holds = |text: &str| {
+            let body = Some(Body::Json(text.into()));
+            let holds = holds(body.as_ref(), "s:1");
+            assert!(may_be_in(body.as_ref()) || !holds, "{text}");
+            holds
+        };
         assert!(holds(r#"{"via":"s:1"}"#) && holds(r#"{"via":["s:2","s:1"]}"#) && holds(r#"{"\u0076ia":"s:1"}"#));
         assert!(!holds(r#"{"via":"s:10"}"#) && !holds(r#"{"via":{"s:1":1}}"#) && !holds("7") && !super::holds(None, "s:1"));
     }
