@@ -250,31 +250,27 @@ impl Inner {
             let is_last = self.network.as_ref().is_none_or(|network| Arc::ptr_eq(network, source));
             let copies = self.copies.as_ref().filter(|_| is_last && self.network.is_some());
             let known = match copies {
-                Some(copies) => copies.load_all(&urls).await,
+                Some(copies) => copies.recall(&urls).await,
                 None => Vec::new(),
             };
-            let kept = |url: usize| match known.get(url)?.as_ref()? {
-                Copy::Kept(kept) => Some(&**kept),
-                Copy::Withdrawn => None,
-            };
             // The first one that may be used, as `judge` says.
-            let usable = |judge: &dyn Fn(&Kept) -> Option<Provenance>| {
-                let mut all = urls.iter().enumerate().filter(|_| copying == Copying::Usual);
-                all.find_map(|(nth, url)| {
-                    let kept = kept(nth)?;
+            let usable = |known: &[Option<Copy>], judge: &dyn Fn(&Kept) -> Option<Provenance>| {
+                let mut all = urls.iter().zip(known).filter(|_| copying == Copying::Usual);
+                all.find_map(|(url, copy)| {
+                    let kept = copy.as_ref()?.kept()?;
                     judge(kept).map(|provenance| (url, kept.clone().give(provenance)))
                 })
             };
             let by = |given| self.authenticate(key.domain(), publisher, name, source.as_ref(), given);
-            if let Some((url, given)) = usable(&fresh) {
+            if let Some((url, given)) = usable(&known, &fresh) {
                 match by(given).await {
                     Ok(given) => return Ok(found(url, given)),
                     Err(fault) => debug!(%url, %fault, "the copy of a descriptor does not count any more"),
                 }
             }
             for (nth, url) in urls.iter().enumerate() {
-                let given = match self.descriptor(source.as_ref(), publisher, url, copies.map(|copies| (copies, kept(nth)))).await
-                {
+                let kept = known.get(nth).and_then(|copy| copy.as_ref()?.kept());
+                let given = match self.descriptor(source.as_ref(), publisher, url, copies.map(|copies| (copies, kept))).await {
                     Ok(given) => by(given).await,
                     Err(fault) => Err(fault),
                 };
@@ -284,7 +280,8 @@ impl Inner {
                 };
                 debug!(%url, %fault, "found no descriptor");
                 if fault.is_unreachable()
-                    && let Some((url, given)) = usable(&|kept| self.offline(kept))
+                    && let Some(copies) = copies
+                    && let Some((url, given)) = usable(&copies.load(&urls).await, &|kept| self.offline(kept))
                 {
                     let provenance = given.provenance;
                     asked.push(Attempt { url: url.to_string(), fault });
@@ -535,10 +532,8 @@ impl Inner {
         }
         let Some(copies) = &self.copies else { return false };
         for name in ["default", &key.descriptor_name()] {
-            for url in self.well_known_urls(key.domain(), name) {
-                if copies.load(&url).await.is_some() {
-                    return true;
-                }
+            if copies.load(&self.well_known_urls(key.domain(), name)).await.iter().any(Option::is_some) {
+                return true;
             }
         }
         false

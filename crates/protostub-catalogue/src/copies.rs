@@ -1,5 +1,7 @@
 use std::{
+    collections::HashMap,
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,21 +18,36 @@ const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
 /// For how long nothing is written down when a descriptor is confirmed that has to be confirmed each time: what is known of its age is that exact.
 const CONFIRMED_RECENTLY: Duration = Duration::from_secs(60);
 
+/// Of how many URLs is kept in memory what their files say, and how long those may be together, in bytes.
+const MAX_RECENT: usize = 1024;
+const MAX_RECENT_BYTES: usize = 4 * 1024 * 1024;
+
 /// How long the first line of a file may be, in bytes: URLs and validators.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Copies of descriptors in the folder `descriptors`, each in a file that is named by the digest of its URL: a line of JSON about the copy, and
 /// then the descriptor as it came. Unlike components, they are believed, so the folder has to be the user's own.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Copies {
     folder: Folder,
     max_descriptor_bytes: usize,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// What was read or written last, by URL. Another process that shares the folder may know more: this is good for asking whether a copy is still the
+/// one, and for what need not be asked, and for nothing else.
+#[derive(Default)]
+struct Recent {
+    by_url: HashMap<Url, Option<Copy>>,
+    /// Of the descriptors in it.
+    bytes: usize,
 }
 
 /// What is known of the descriptor at a URL.
+#[derive(Clone)]
 pub(crate) enum Copy {
     /// It was this when it was last heard of.
-    Kept(Box<Kept>),
+    Kept(Arc<Kept>),
     /// There was one, and the domain has withdrawn it.
     Withdrawn,
 }
@@ -51,6 +68,16 @@ pub(crate) struct Kept {
     pub(crate) keep: Duration,
     /// The digest of the code that came with it, where it states none itself.
     pub(crate) component: Option<Sha256Digest>,
+}
+
+impl Copy {
+    /// None if it was withdrawn.
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Kept(kept) => Some(kept),
+            Self::Withdrawn => None,
+        }
+    }
 }
 
 impl Kept {
@@ -99,19 +126,43 @@ struct CopyHeader {
 
 impl Copies {
     pub(crate) fn open(cache_dir: &Path, max_descriptor_bytes: usize) -> Result<Self, StoreError> {
-        Ok(Self { folder: Folder::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?, max_descriptor_bytes })
+        let folder = Folder::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?;
+        Ok(Self { folder, max_descriptor_bytes, recent: Arc::default() })
     }
 
-    /// What is known of this URL. A file that cannot be used is removed, and nothing is known.
-    pub(crate) async fn load(&self, asked: &Url) -> Option<Copy> {
-        self.load_all(std::slice::from_ref(asked)).await.pop().flatten()
+    /// What this process knows of each of these URLs.
+    pub(crate) async fn recall(&self, asked: &[Url]) -> Vec<Option<Copy>> {
+        let recalled = {
+            let recent = self.recent();
+            asked.iter().map(|asked| recent.by_url.get(asked).cloned()).collect::<Option<Vec<_>>>()
+        };
+        match recalled {
+            Some(known) => known,
+            None => self.load(asked).await,
+        }
     }
 
-    /// What is known of each of these URLs.
-    pub(crate) async fn load_all(&self, asked: &[Url]) -> Vec<Option<Copy>> {
+    /// What the folder says of each of these URLs. A file that cannot be used is removed, and nothing is known.
+    pub(crate) async fn load(&self, asked: &[Url]) -> Vec<Option<Copy>> {
         let (this, asked) = (self.clone(), asked.to_vec());
-        let read = move || asked.iter().map(|asked| this.read(asked)).collect();
+        let read = move || {
+            let read = |asked: &Url| {
+                let copy = this.read(asked);
+                this.recent().put(asked, copy.clone());
+                copy
+            };
+            asked.iter().map(read).collect()
+        };
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    async fn load_one(&self, asked: &Url) -> Option<Copy> {
+        self.load(std::slice::from_ref(asked)).await.pop().flatten()
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // Whatever it lacks is in the folder.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self, asked: &Url) -> Option<Copy> {
@@ -141,33 +192,39 @@ impl Copies {
             sha256: Sha256Digest::of(&kept.json),
             component: kept.component,
         };
-        self.write(asked, Some(copy), kept.json.clone()).await;
+        if self.write(asked, Some(copy), kept.json.clone()).await {
+            self.recent().put(asked, Some(Copy::Kept(Arc::new(kept.clone()))));
+        }
     }
 
     /// Remembers which code came with a descriptor that does not state its digest itself, as long as the descriptor stays the same.
     pub(crate) async fn came_with(&self, asked: &Url, descriptor: &Descriptor, component: Sha256Digest) {
-        if let Some(Copy::Kept(kept)) = self.load(asked).await
+        if let Some(Copy::Kept(kept)) = self.load_one(asked).await
             && kept.descriptor == *descriptor
             && kept.component != Some(component)
         {
-            self.save(asked, &Kept { component: Some(component), ..*kept }).await;
+            self.save(asked, &Kept { component: Some(component), ..(*kept).clone() }).await;
         }
     }
 
     /// Remembers that there was a descriptor, if there was, and is none any more.
     pub(crate) async fn withdraw(&self, asked: &Url) {
-        if let Some(Copy::Kept(_)) = self.load(asked).await {
-            self.write(asked, None, Bytes::new()).await;
+        if let Some(Copy::Kept(_)) = self.load_one(asked).await
+            && self.write(asked, None, Bytes::new()).await
+        {
+            self.recent().put(asked, Some(Copy::Withdrawn));
         }
     }
 
     /// Forgets the URL.
     pub(crate) async fn remove(&self, asked: &Url) {
+        self.recent().put(asked, None);
         let (folder, name) = (self.folder.clone(), file_name(asked));
         let _ = tokio::task::spawn_blocking(move || folder.remove(&name)).await;
     }
 
-    async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) {
+    /// Whether it is written.
+    async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) -> bool {
         let (folder, asked) = (self.folder.clone(), asked.clone());
         let write = move || {
             let header = Header { asked: asked.to_string(), copy };
@@ -177,11 +234,27 @@ impl Copies {
             folder.write(&file_name(&asked), &file)
         };
         match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(%error, folder = %self.folder.path().display(), "the copy of a descriptor could not be kept");
             }
             Err(error) => tracing::warn!(%error, "the copy of a descriptor could not be kept"),
+        }
+        false
+    }
+}
+
+impl Recent {
+    /// When it is full, all is forgotten: it is read again.
+    fn put(&mut self, asked: &Url, copy: Option<Copy>) {
+        let bytes = |copy: &Option<Copy>| copy.as_ref().and_then(Copy::kept).map_or(0, |kept| kept.json.len());
+        self.bytes += bytes(&copy);
+        if self.by_url.len() >= MAX_RECENT || self.bytes > MAX_RECENT_BYTES {
+            self.by_url.clear();
+            self.bytes = bytes(&copy);
+        }
+        if let Some(before) = self.by_url.insert(asked.clone(), copy) {
+            self.bytes -= bytes(&before);
         }
     }
 }
@@ -204,7 +277,7 @@ fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
     let descriptor = Descriptor::parse(&json).map_err(|error| error.to_string())?;
     descriptor.check_deployable().map_err(|error| error.to_string())?;
     let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(copy.confirmed)).ok_or("its time is none")?;
-    Ok(Copy::Kept(Box::new(Kept {
+    Ok(Copy::Kept(Arc::new(Kept {
         json,
         descriptor,
         url: Url::parse(&copy.url).map_err(|error| error.to_string())?,

@@ -34,6 +34,8 @@
 //!   would): whoever sets `max_offline_age` wants stubs that work offline, and a domain that does not want that says `no-store`.
 //! * When a domain answers that it has no such stub any more, the copy goes. That it had one is remembered: the home domain does not speak for it.
 //! * [`Catalogue::revalidate`] asks in any case.
+//! * A process that goes on asks by what it was told itself, without reading the folder. What other processes that share the folder were told counts when it
+//!   starts, and while the domain cannot be reached.
 //! * Of stubs in memory and in folders there are no copies. A file that is damaged is ignored, and replaced.
 //!
 //! Code is stored by its digest, so an unchanged descriptor means no download. Where the operator [waived](CatalogueConfig::unpinned) the digest,

@@ -45,6 +45,8 @@ pub(crate) struct Artifact {
     pub(crate) discovered: Discovered,
     pub(crate) digest: Sha256Digest,
     pub(crate) compiled: CompiledStub,
+    /// What was accepted before, if it was looked for.
+    pub(crate) before: Option<Committed>,
 }
 
 impl Artifact {
@@ -52,9 +54,11 @@ impl Artifact {
         Published { digest: Some(self.digest), ..published(&self.discovered) }
     }
 
-    pub(crate) fn committed(&self) -> Committed {
+    /// What is accepted with this. None if the same was accepted before.
+    pub(crate) fn to_commit(&self) -> Option<Committed> {
         let signed = self.discovered.authenticity.signed().is_some();
-        Committed { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed }
+        let now = Committed { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed };
+        (self.before.as_ref() != Some(&now)).then_some(now)
     }
 }
 
@@ -178,12 +182,12 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let asking = steps.open(4, &key.descriptor_name());
-    let (discovered, committed) = tokio::join!(core.catalogue.discover(key).instrument(asking), core.catalogue.committed(key));
+    let (discovered, before) = tokio::join!(core.catalogue.discover(key).instrument(asking), core.catalogue.committed(key));
     let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
-    refuse_downgrade(core, &discovered, committed).map_err(during(Phase::Discovering))?;
-    let artifact = obtain(core, record, discovered).await?;
+    refuse_downgrade(core, &discovered, before.as_ref()).map_err(during(Phase::Discovering))?;
+    let artifact = Artifact { before, ..obtain(core, record, discovered).await? };
     record.publish(artifact.published());
 
     let registering = during(Phase::Registering);
@@ -224,16 +228,16 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
 
 /// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
 /// signed, after one that was.
-fn refuse_downgrade(core: &Core, discovered: &Discovered, committed: Option<Committed>) -> Result<(), DeployErrorKind> {
+fn refuse_downgrade(core: &Core, discovered: &Discovered, before: Option<&Committed>) -> Result<(), DeployErrorKind> {
     if core.config.settings(discovered.key.domain()).allow_older {
         return Ok(());
     }
-    let Some(Committed { version: committed, signed, .. }) = committed else { return Ok(()) };
-    let published = discovered.descriptor.version.clone();
+    let Some(Committed { version: committed, signed, .. }) = before else { return Ok(()) };
+    let published = &discovered.descriptor.version;
     if published < committed {
-        return Err(DeployErrorKind::Older { published, committed });
+        return Err(DeployErrorKind::Older { published: published.clone(), committed: committed.clone() });
     }
-    if signed { refuse_unsigned(discovered, &committed) } else { Ok(()) }
+    if *signed { refuse_unsigned(discovered, committed) } else { Ok(()) }
 }
 
 /// A version that is to follow this one, which was signed, has to be signed itself.
@@ -261,7 +265,7 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
         drop(fetching);
         steps.mark(7, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
         check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
-        return Ok(Artifact { discovered, digest, compiled });
+        return Ok(Artifact { discovered, digest, compiled, before: None });
     }
     let component =
         core.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
@@ -277,7 +281,7 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
     let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
     check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
-    Ok(Artifact { discovered, digest: component.digest(), compiled })
+    Ok(Artifact { discovered, digest: component.digest(), compiled, before: None })
 }
 
 /// Whether the component is for the contract that its signer says it is for.

@@ -3,14 +3,17 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use protostub_bus::{Bus, Origin};
 use protostub_sandbox::Presence;
 use protostub_types::{Address, Message, MessageId, StatusReport, StubStatus};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::steps::Steps;
 
@@ -44,13 +47,17 @@ impl StatusForm {
 
 /// The one writer of a stub's status. It outlives the stub's instances.
 #[derive(Debug)]
-pub(crate) struct StatusCell(watch::Sender<Now>);
+pub(crate) struct StatusCell {
+    report: watch::Sender<StatusReport>,
+    lives: Arc<Lives>,
+}
 
-/// What holds, and how often the stub has become live: whoever waits for that may not be there in time to see it.
-#[derive(Debug)]
-struct Now {
-    report: StatusReport,
-    lives: u64,
+/// How often the stub has become live: whoever waits for that may not be there in time to see it, and is not to be woken for what comes before it.
+#[derive(Debug, Default)]
+struct Lives {
+    count: AtomicU64,
+    is_over: AtomicBool,
+    changed: Notify,
 }
 
 impl StatusCell {
@@ -60,26 +67,26 @@ impl StatusCell {
 
     /// Beginning with this status.
     fn at(status: StubStatus) -> Self {
-        Self(watch::Sender::new(Now { report: StatusReport::first(status), lives: 0 }))
+        Self { report: watch::Sender::new(StatusReport::first(status)), lives: Arc::default() }
     }
 
     /// Whether the stub has ever been live, however shortly.
     pub(crate) fn was_live(&self) -> bool {
-        self.0.borrow().lives > 0
+        self.lives.count() > 0
     }
 
     pub(crate) fn current(&self) -> StatusReport {
-        self.0.borrow().report.clone()
+        self.report.borrow().clone()
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { reports: self.0.subscribe() }
+        StatusWatch { reports: self.report.subscribe(), lives: Arc::clone(&self.lives) }
     }
 
     /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<&str>) -> Result<Option<StatusReport>, String> {
         let mut outcome = Ok(None);
-        self.0.send_if_modified(|Now { report: current, lives }| {
+        self.report.send_if_modified(|current| {
             if current.status == status && current.reason.as_deref() == reason {
                 return false;
             }
@@ -87,52 +94,92 @@ impl StatusCell {
                 outcome = Err(format!("a stub that is {} cannot become {status}", current.status));
                 return false;
             }
-            *lives += u64::from(status == StubStatus::Live);
             *current = current.then(status, reason.map(str::to_owned));
             outcome = Ok(Some(current.clone()));
             true
         });
+        if status == StubStatus::Live && matches!(outcome, Ok(Some(_))) {
+            self.lives.add();
+        }
         outcome
+    }
+}
+
+impl Drop for StatusCell {
+    fn drop(&mut self) {
+        self.lives.end();
+    }
+}
+
+impl Lives {
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until there are more than so many. False: there will be none.
+    async fn more_than(&self, count: u64) -> bool {
+        loop {
+            // Hears of what happens from here on, so that nothing comes between the look and the wait.
+            let changed = self.changed.notified();
+            let is_over = self.is_over.load(Ordering::Acquire);
+            if self.count() > count {
+                return true;
+            }
+            if is_over {
+                return false;
+            }
+            changed.await;
+        }
     }
 }
 
 /// A stub's status, now and whenever it changes. Works in any async runtime.
 #[derive(Debug, Clone)]
 pub struct StatusWatch {
-    reports: watch::Receiver<Now>,
+    reports: watch::Receiver<StatusReport>,
+    lives: Arc<Lives>,
 }
 
 impl StatusWatch {
     /// What holds now.
     #[must_use]
     pub fn current(&self) -> StatusReport {
-        self.reports.borrow().report.clone()
+        self.reports.borrow().clone()
     }
 
     /// The next status that was not seen yet: none once the stub is gone and its last status was seen. Quick changes in between may be
     /// passed over; whoever needs each of them subscribes to `<stub>/status`.
     pub async fn changed(&mut self) -> Option<StatusReport> {
         self.reports.changed().await.ok()?;
-        Some(self.reports.borrow_and_update().report.clone())
+        Some(self.reports.borrow_and_update().clone())
     }
 
     /// Waits until `done` holds for the status, beginning with the one that holds now, and returns that status; or the last one of a stub that
     /// is gone.
     pub async fn until(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
-        match self.reports.wait_for(|now| done(&now.report)).await {
-            Ok(now) => return now.report.clone(),
+        match self.reports.wait_for(|now| done(now)).await {
+            Ok(now) => return now.clone(),
             Err(_gone) => {}
         }
         self.current()
     }
 
     /// Waits until the stub is live, or has been since this was called, however shortly. False: it is gone.
-    pub(crate) fn until_live_once(mut self) -> impl Future<Output = bool> {
-        let (is_live, lives) = {
-            let now = self.reports.borrow();
-            (now.report.status == StubStatus::Live, now.lives)
-        };
-        async move { is_live || self.reports.wait_for(|now| now.lives > lives).await.is_ok() }
+    pub(crate) fn until_live_once(self) -> impl Future<Output = bool> {
+        // In this order: what becomes live in between counts.
+        let lives = self.lives.count();
+        let is_live = self.reports.borrow().status == StubStatus::Live;
+        async move { is_live || self.lives.more_than(lives).await }
     }
 }
 

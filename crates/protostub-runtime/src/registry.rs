@@ -14,7 +14,7 @@ use std::{
 use protostub_bus::{Inbox, Mailbox, Route};
 use protostub_sandbox::{CrashReport, Idleness, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 use uuid::Uuid;
@@ -104,7 +104,10 @@ pub(crate) struct Record {
     pub(crate) registrations: TaskTracker,
     /// It is about to end: whoever has registered something through it has a moment to remove it.
     pub(crate) leaving: CancellationToken,
-    progress: watch::Sender<Progress>,
+    /// Step 20.
+    deployed: SetOnce<()>,
+    /// It did not come to be, or it is over.
+    over: SetOnce<Arc<DeployError>>,
 }
 
 /// What the stub is made of, as its domain publishes it.
@@ -116,16 +119,6 @@ pub(crate) struct Published {
     pub(crate) digest: Option<Sha256Digest>,
     /// Whether it had a good signature.
     pub(crate) signed: bool,
-}
-
-/// How far a deployment is.
-#[derive(Debug, Clone)]
-pub(crate) enum Progress {
-    Deploying,
-    /// Step 20.
-    Deployed,
-    /// It did not come to be, or it is over.
-    Over(Arc<DeployError>),
 }
 
 impl Record {
@@ -173,33 +166,30 @@ impl Record {
     }
 
     pub(crate) fn deployed(&self) {
-        self.progress.send_replace(Progress::Deployed);
+        let _ = self.deployed.set(());
     }
 
     fn over(&self, error: DeployError) {
-        self.progress.send_replace(Progress::Over(Arc::new(error)));
+        let _ = self.over.set(Arc::new(error));
+    }
+
+    /// Whether step 20 was done.
+    pub(crate) fn is_deployed(&self) -> bool {
+        self.deployed.initialized()
     }
 
     /// Waits for step 20.
     pub(crate) async fn until_deployed(&self) -> Result<(), DeployError> {
-        let mut progress = self.progress.subscribe();
-        let settled = progress.wait_for(|progress| !matches!(progress, Progress::Deploying)).await;
-        match settled.as_deref() {
-            Ok(Progress::Over(error)) => Err(DeployError::clone(error)),
-            Ok(_) => Ok(()),
-            // The sender is in this very record.
-            Err(_) => Err(stopped(&self.key, "the runtime is gone")),
+        tokio::select! {
+            biased;
+            error = self.until_over() => Err(error),
+            () = async { self.deployed.wait().await; } => Ok(()),
         }
     }
 
     /// Waits until it is over, and tells why.
     pub(crate) async fn until_over(&self) -> DeployError {
-        let mut progress = self.progress.subscribe();
-        let over = progress.wait_for(|progress| matches!(progress, Progress::Over(_))).await;
-        match over.as_deref() {
-            Ok(Progress::Over(error)) => DeployError::clone(error),
-            _ => stopped(&self.key, "the runtime is gone"),
-        }
+        DeployError::clone(self.over.wait().await)
     }
 }
 
@@ -286,7 +276,8 @@ impl Registry {
             registration: OnceLock::new(),
             registrations: TaskTracker::new(),
             leaving: CancellationToken::new(),
-            progress: watch::Sender::new(Progress::Deploying),
+            deployed: SetOnce::new(),
+            over: SetOnce::new(),
         });
         state.records.insert(key.clone(), Arc::clone(&record));
         self.deployments.send_replace(());

@@ -24,7 +24,7 @@ use crate::{
     hyperty::Hyperty,
     identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
-    registry::Registry,
+    registry::{Record, Registry},
     services,
     stub::Protostub,
     triggers::Triggers,
@@ -135,9 +135,13 @@ impl Runtime {
     /// # Errors
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
-        let stub = self.load_stub(target).await?;
+        let record = self.loading(target)?;
+        let stub = Protostub::new(&self.core, record);
         let live = stub.live_from_now();
-        stub.wake().await;
+        // A new one connects by itself.
+        if stub.is_deployed() {
+            stub.wake().await;
+        }
         live.await?;
         Ok(stub)
     }
@@ -147,14 +151,18 @@ impl Runtime {
     /// # Errors
     /// If it cannot be deployed.
     pub async fn load_stub(&self, target: &str) -> Result<Protostub, DeployError> {
+        let record = self.loading(target)?;
+        record.until_deployed().await?;
+        Ok(Protostub::new(&self.core, record))
+    }
+
+    fn loading(&self, target: &str) -> Result<Arc<Record>, DeployError> {
         let key = key_of(target, &self.core.home).map_err(|error| DeployError {
             key: StubKey::Domain(self.core.home.clone()),
             phase: crate::error::Phase::Reserving,
             kind: crate::error::DeployErrorKind::Address(error),
         })?;
-        let record = load_stub(&self.core, &key, &Origin::Host, true)?;
-        record.until_deployed().await?;
-        Ok(Protostub::new(&self.core, record))
+        load_stub(&self.core, &key, &Origin::Host, true)
     }
 
     /// The stubs that are deployed, or being deployed.

@@ -132,6 +132,10 @@ impl Protostub {
         }
     }
 
+    pub(crate) fn is_deployed(&self) -> bool {
+        self.record.is_deployed()
+    }
+
     /// One that has no connection, and was not told to have none, is to connect.
     pub(crate) async fn wake(&self) {
         // If it has gone, whoever waits for it learns that.

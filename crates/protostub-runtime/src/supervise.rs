@@ -452,7 +452,9 @@ impl Supervisor {
     /// This version is the stub's from now on.
     async fn accept(&mut self) {
         self.record.publish(self.artifact.published());
-        self.core.catalogue.commit(&self.record.key, &self.artifact.committed()).await;
+        if let Some(committed) = self.artifact.to_commit() {
+            self.core.catalogue.commit(&self.record.key, &committed).await;
+        }
         if let Some(trial) = self.trial.take() {
             trial.commit();
         }

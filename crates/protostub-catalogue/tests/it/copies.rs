@@ -488,3 +488,40 @@ async fn processes_share_the_folder() {
     assert!(is_offline(&started(&dir).discover(&server.key()).await.unwrap()));
     file(&dir);
 }
+
+#[tokio::test]
+async fn a_process_that_goes_on_knows_what_it_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    publish(&server, &version("1.0"), &[("etag", "\"1\"")]);
+    let catalogue = started(&dir);
+    catalogue.discover(&server.key()).await.unwrap();
+    // It does not read this, and confirms what it has.
+    fs::write(file(&dir), "no copy").unwrap();
+    server.answer_to(OWN, move |asked| match asked.get(header::IF_NONE_MATCH) {
+        Some(_) => StatusCode::NOT_MODIFIED.into_response(),
+        None => StatusCode::FORBIDDEN.into_response(),
+    });
+    assert_eq!(catalogue.discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
+    // One that was started now has to read it.
+    started(&dir).discover(&server.key()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn where_a_domain_cannot_be_reached_counts_what_any_process_was_told_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    publish(&server, &version("1.0"), &[]);
+    let (first, second) = (started(&dir), started(&dir));
+    first.discover(&server.key()).await.unwrap();
+    publish(&server, &version("1.1"), &[]);
+    second.discover(&server.key()).await.unwrap();
+    server.answer(OWN, || StatusCode::SERVICE_UNAVAILABLE.into_response());
+    let found = first.discover(&server.key()).await.unwrap();
+    assert_eq!((found.descriptor.version.as_str(), is_offline(&found)), ("1.1", true));
+    server.status(OWN, 404, "");
+    second.discover(&server.key()).await.unwrap_err();
+    server.stop().await;
+    let error = first.discover(&server.key()).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Unreachable { .. }), "{error}");
+}
