@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     fmt,
     future::poll_fn,
     mem,
@@ -9,7 +10,10 @@ use std::{
 
 use protostub_bus::{Bus, Inbox, Mailbox};
 use protostub_types::{Message, MessageType};
-use tokio::{sync::oneshot, task::coop};
+use tokio::{
+    sync::oneshot,
+    task::coop::{self, RestoreOnPending},
+};
 
 use crate::{
     CrashReport, GuestCall, Outcome, Secrets, Usage,
@@ -282,14 +286,17 @@ impl StubTask {
 /// What the instance has woken just now comes next, in a turn of its own. Otherwise tokio, which lets tasks that wake each other have a few turns at once
 /// on the thread that they are on, wakes a second thread for the fourth: two that post to each other would wander between threads, and take twice as long.
 fn end_turn(cx: &mut Context<'_>) {
-    /// As much as tokio gives to a turn. Whoever asks for more is woken once more, for nothing: so the last of it is asked for with care.
+    /// As much as tokio gives to a turn. Whoever asks for more is woken once more, for nothing: so no more than that is asked for.
     const BUDGET: usize = 128;
-    const USED_AT_MOST: usize = 16;
-    for nth in 0..BUDGET {
-        if nth >= BUDGET - USED_AT_MOST && !coop::has_budget_remaining() {
-            return;
-        }
+
+    thread_local! {
+        /// Dropped, it leaves a turn one piece of its budget. Asking for all the others each time would take as long as a message takes over the bus.
+        static ONE_LEFT: Cell<Option<RestoreOnPending>> = const { Cell::new(None) };
+    }
+    drop(ONE_LEFT.take());
+    for _ in 0..BUDGET {
         match coop::poll_proceed(cx) {
+            Poll::Ready(last) if !coop::has_budget_remaining() => return ONE_LEFT.set(Some(last)),
             // Dropped, it would give back what was spent.
             Poll::Ready(spent) => mem::forget(spent),
             Poll::Pending => return,
