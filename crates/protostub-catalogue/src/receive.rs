@@ -1,11 +1,11 @@
-use std::{mem, time::Duration};
+use std::{future::Future, mem, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use protostub_types::Sha256Digest;
 use sha2::{Digest as _, Sha256};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 use url::Url;
 
@@ -19,6 +19,8 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
 /// this host ask without end.
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
+/// Stands for a time that no clock reaches.
+const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
 const MAX_RESERVED: u64 = 1024 * 1024;
 
@@ -72,33 +74,61 @@ pub(crate) async fn receive(
         .with_max_delay(MAX_RETRY_DELAY)
         .with_max_times(config.retries)
         .with_jitter();
-    let attempts = async {
-        let mut transfer = Transfer::default();
-        let mut delays = backoff.build();
-        loop {
-            let before = transfer.resumable_bytes();
-            let fault = match transfer.attempt(source, request, limits, config.idle_timeout, tell).await {
-                Err(fault) if fault.is_retryable() => fault,
-                outcome => return outcome,
-            };
-            if transfer.resumable_bytes() >= before.saturating_add(MIN_PROGRESS_BYTES) {
-                delays = backoff.build();
-            }
-            let Some(delay) = delays.next() else { return Err(fault) };
-            let wanted = match &fault {
-                Fault::Status { retry_after: Some(wanted), .. } => *wanted,
-                _ => Duration::ZERO,
-            };
-            if wanted > MAX_RETRY_DELAY {
-                return Err(fault);
-            }
-            let delay = delay.max(wanted);
-            debug!(url = %request.url, %fault, ?delay, "trying again");
-            sleep(delay).await;
+    let patience = Patience { idle: config.idle_timeout, total: limits.total, end: after(limits.total) };
+    let mut transfer = Transfer::default();
+    let mut delays = backoff.build();
+    loop {
+        let before = transfer.resumable_bytes();
+        let fault = match transfer.attempt(source, request, limits, &patience, tell).await {
+            Err(fault) if fault.is_retryable() && !patience.is_over() => fault,
+            outcome => return outcome,
+        };
+        if transfer.resumable_bytes() >= before.saturating_add(MIN_PROGRESS_BYTES) {
+            delays = backoff.build();
         }
-    };
-    let limit = limits.total;
-    timeout(limit, attempts).await.unwrap_or(Err(Fault::TimedOut { limit, phase: "in all, repetitions included" }))
+        let Some(delay) = delays.next() else { return Err(fault) };
+        let wanted = match &fault {
+            Fault::Status { retry_after: Some(wanted), .. } => *wanted,
+            _ => Duration::ZERO,
+        };
+        if wanted > MAX_RETRY_DELAY {
+            return Err(fault);
+        }
+        let delay = delay.max(wanted);
+        debug!(url = %request.url, %fault, ?delay, "trying again");
+        timeout_at(patience.end, sleep(delay)).await.map_err(|_| patience.at_its_end())?;
+    }
+}
+
+/// How long a document may take: a part of it, and all of it. One timer for both, since each that is set wakes a thread.
+struct Patience {
+    idle: Duration,
+    total: Duration,
+    end: Instant,
+}
+
+impl Patience {
+    /// Waits for a part.
+    async fn wait<T>(&self, part: impl Future<Output = T>, phase: &'static str) -> Result<T, Fault> {
+        let idle = after(self.idle);
+        timeout_at(idle.min(self.end), part).await.map_err(|_| match idle < self.end {
+            true => Fault::TimedOut { limit: self.idle, phase },
+            false => self.at_its_end(),
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    fn at_its_end(&self) -> Fault {
+        Fault::TimedOut { limit: self.total, phase: "in all, repetitions included" }
+    }
+}
+
+fn after(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + THIRTY_YEARS)
 }
 
 /// What came of a document so far, over all attempts.
@@ -122,17 +152,16 @@ impl Transfer {
         source: &dyn Source,
         request: Request<'_>,
         limits: Limits,
-        idle: Duration,
+        patience: &Patience,
         tell: &Tell<'_>,
     ) -> Result<Received, Fault> {
-        let late = |phase| Fault::TimedOut { limit: idle, phase };
         let resumption = self.resumption.take();
         let held = match &resumption {
             Some(resumption) if !self.bytes.is_empty() => Held::Beginning { bytes: length(&self.bytes), resumption },
             _ => request.held,
         };
         let request = Request { held, ..request };
-        let opened = timeout(idle, source.open(&request)).await.unwrap_or_else(|_| Err(late("waiting for an answer")));
+        let opened = patience.wait(source.open(&request), "waiting for an answer").await.flatten();
         if opened.is_err() {
             self.resumption.clone_from(&resumption);
         }
@@ -160,7 +189,7 @@ impl Transfer {
         let expected = stated.unwrap_or_default().min(MAX_RESERVED);
         self.bytes.reserve(usize::try_from(expected).unwrap_or_default());
         tell(Download::Receiving { bytes: before, total });
-        while let Some(chunk) = timeout(idle, body.next()).await.map_err(|_| late("waiting for more of the answer"))? {
+        while let Some(chunk) = patience.wait(body.next(), "waiting for more of the answer").await? {
             let chunk = chunk.map_err(|fault| behind(before, fault))?;
             if self.bytes.len() + chunk.len() > limits.bytes {
                 return limits.exceeded(total);

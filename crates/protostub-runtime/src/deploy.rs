@@ -182,7 +182,12 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let asking = steps.open(4, &key.descriptor_name());
-    let (discovered, before) = tokio::join!(core.catalogue.discover(key).instrument(asking), core.catalogue.committed(key));
+    // Once the question is on its way: reading takes a thread that has to be woken.
+    let committed = async {
+        tokio::task::yield_now().await;
+        core.catalogue.committed(key).await
+    };
+    let (discovered, before) = tokio::join!(core.catalogue.discover(key).instrument(asking), committed);
     let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
