@@ -20,7 +20,10 @@ fn echo(message: &Message) -> Message {
     if message.expects_response() {
         message.response(200, message.body.clone())
     } else {
-        Message { from: message.to.clone(), to: message.from.clone(), via: Vec::new(), ..message.clone() }
+        let mut echo = message.clone();
+        std::mem::swap(&mut echo.from, &mut echo.to);
+        echo.via.clear();
+        echo
     }
 }
 
