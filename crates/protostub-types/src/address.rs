@@ -57,7 +57,7 @@ impl Address {
         if text.len() > MAX_ADDRESS_BYTES {
             return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes")));
         }
-        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        if has_blanks(text) {
             return Err(fail("it has blanks or control characters"));
         }
         let scheme_end = text.find(':').filter(|&end| text[end + 1..].starts_with('/')).unwrap_or(0);
@@ -170,7 +170,12 @@ impl Address {
     /// # Errors
     /// If the outcome is no address: it is too long, or `segment` has blanks.
     pub fn join(&self, segment: &str) -> Result<Self, AddressError> {
-        Self::parse(&format!("{}/{segment}", self.text.trim_end_matches('/')))
+        let text = format!("{}/{segment}", self.text.trim_end_matches('/'));
+        // Behind a scheme and a host, nothing changes what these are.
+        if self.scheme > 0 && self.host.1 > 0 && text.len() <= MAX_ADDRESS_BYTES && !has_blanks(segment) {
+            return Ok(Self { text: text.into(), scheme: self.scheme, host: self.host });
+        }
+        Self::parse(&text)
     }
 
     /// Whether this is `other`, or below it.
@@ -178,6 +183,14 @@ impl Address {
     pub fn is_within(&self, other: &Self) -> bool {
         self.text.strip_prefix(&*other.text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+/// Whether there are blanks or control characters in it.
+fn has_blanks(text: &str) -> bool {
+    if text.is_ascii() {
+        return text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    }
+    text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// Addresses are at most [`MAX_ADDRESS_BYTES`] long, so every position in one fits.
@@ -299,5 +312,29 @@ mod tests {
         assert_eq!(stub.join("status").unwrap().as_str(), "hyperty-runtime://sp1.example/protostub/1/status");
         assert!(stub.join("status").unwrap().is_within(&stub));
         assert!(!Address::parse("hyperty-runtime://sp1.example/protostub/12").unwrap().is_within(&stub));
+    }
+
+    #[test]
+    fn what_is_joined_is_what_would_be_read() {
+        let long = "x".repeat(MAX_ADDRESS_BYTES - 20);
+        for base in [
+            "hyperty://sp1.example",
+            "hyperty://sp1.example/",
+            "slack://user@sp1.example:80/a?b#c",
+            "sp1.example",
+            "mn:/",
+            "x:///",
+            "unset:/",
+        ] {
+            for segment in
+                ["", "a", "a/b", "/a", "?a", "@a", ":80", "a:/b", "é", "a b", "a\u{a0}", "\u{7f}", "\u{85}", "\n", &long]
+            {
+                let base = Address::parse(base).unwrap();
+                let parts = |address: Address| (address.text, address.scheme, address.host);
+                let text = format!("{}/{segment}", base.as_str().trim_end_matches('/'));
+                let (joined, read) = (base.join(segment).map(parts), Address::parse(&text).map(parts));
+                assert_eq!(joined.map_err(|error| error.to_string()), read.map_err(|error| error.to_string()), "{text}");
+            }
+        }
     }
 }

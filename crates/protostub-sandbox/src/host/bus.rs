@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::{cell::OnceCell, time::Instant};
 
 use protostub_bus::{Origin, PostError};
 use protostub_types::Address;
@@ -22,8 +22,8 @@ pub(crate) struct Posting {
     status: Option<Address>,
     /// What stands before the stub's own id in its URL: the URLs of other stubs of the same domain begin with it too.
     siblings: String,
-    /// The runtime's own address, which is of the stub's domain if that is the runtime's home.
-    runtime: Option<Address>,
+    /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
+    runtime: OnceCell<Option<Address>>,
     rate: Rate,
     known: KnownAddresses,
     paused: bool,
@@ -38,7 +38,7 @@ impl Posting {
             origin: Origin::Stub(config.url.clone()),
             status: config.url.join("status").ok(),
             siblings: url.rfind('/').map_or(url, |end| &url[..=end]).to_owned(),
-            runtime: runtime_url(&config.configuration),
+            runtime: OnceCell::new(),
             rate: Rate::new(config.limits.posts_per_second),
             known: KnownAddresses::default(),
             paused: false,
@@ -65,7 +65,7 @@ impl Posting {
         if from.as_str().starts_with(&self.siblings) {
             return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{}`", config.url));
         }
-        if let Some(runtime) = &self.runtime
+        if let Some(runtime) = self.runtime.get_or_init(|| runtime_url(&config.configuration))
             && from.is_within(runtime)
         {
             return Err(format!("`from` is `{from}`, an address of the runtime itself"));
