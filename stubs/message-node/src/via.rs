@@ -53,8 +53,9 @@ pub(crate) fn set(body: &mut Option<Body>, address: &str, may_have_one: bool) {
         let begin = old.as_ptr() as usize - text.as_ptr() as usize;
         text.replace_range(begin..begin + old.len(), &value);
     } else {
-        let is_empty = text[brace + 1..].trim_start().starts_with('}');
-        text.insert_str(brace + 1, &format!(r#""via":{value}{}"#, if is_empty { "" } else { "," }));
+        let (before, behind) = text.split_at(brace + 1);
+        let comma = if behind.trim_start().starts_with('}') { "" } else { "," };
+        *text = [before, r#""via":"#, &value, comma, behind].concat();
     }
 }
 
