@@ -58,17 +58,17 @@ impl Sandbox {
     ) -> Result<Self, SandboxError> {
         let engine = compiled.engine();
         check(&config, engine.config())?;
-        let limits = config.limits.clone();
+        let Limits { cpu_per_second, cpu_per_call, hostcall_bytes, resource_handles, .. } = config.limits;
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
         let (tick, turns) = (engine.config().tick, Arc::<Turns>::default());
-        let meter = Meter::new(tick, limits.cpu_per_second, Arc::clone(&turns), Arc::clone(engine.places()));
-        let cpu = CpuBudget::new(tick, engine.ticks(limits.cpu_per_call), turns);
+        let meter = Meter::new(tick, cpu_per_second, Arc::clone(&turns), Arc::clone(engine.places()));
+        let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), turns);
         let state = StubState::new(services, config, cpu, import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(limits.hostcall_bytes);
-        store.set_max_component_handles(limits.resource_handles);
+        store.set_hostcall_fuel(hostcall_bytes);
+        store.set_max_component_handles(resource_handles);
         store.epoch_deadline_callback(move |mut context| {
             match context.data_mut().cpu.tick() {
                 // One tick more, after its turn.

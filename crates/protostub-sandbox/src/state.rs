@@ -28,7 +28,7 @@ pub struct StubState {
     pub(crate) log: Arc<LogLines>,
     /// What it was handed, and what must not be read in what it says.
     pub(crate) secrets: Arc<Secrets>,
-    pub(crate) wasi: Wasi,
+    pub(crate) wasi: Option<Box<Wasi>>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
     pub(crate) hits: Hits,
@@ -61,7 +61,7 @@ impl StubState {
             timers: Timers::default(),
             identity: IdentityRequests::default(),
             connections: Connections::new(services.egress.clone(), config.grants.clone(), transport),
-            wasi: Wasi::new(&log, limits),
+            wasi: None,
             log,
             secrets,
             memory: MemoryLimiter::new(limits),

@@ -60,7 +60,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }
 
-/// A guest's side of WASI.
+/// A guest's side of WASI. Made when it is first asked for something: many stubs never do.
 pub(crate) struct Wasi {
     context: WasiCtx,
     table: ResourceTable,
@@ -85,7 +85,9 @@ impl Wasi {
 
 impl WasiView for StubState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
+        let Self { wasi, log, config, .. } = self;
+        let Wasi { context, table } = &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(log, &config.limits)));
+        WasiCtxView { ctx: context, table }
     }
 }
 
