@@ -1,7 +1,5 @@
 //! Who a stub may be on the bus, seen from the other end: itself, its domain, and nobody else.
 
-use std::time::Duration;
-
 use protostub_runtime::{Address, DomainSettings, Hyperty, Message, Runtime, RuntimeBuilder, StatusForm};
 use serde_json::{Value, json};
 
@@ -12,8 +10,7 @@ const APP: &str = "hyperty://home.example/app";
 /// A runtime with live stubs of these domains, `home.example` its own.
 async fn runtime(builder: RuntimeBuilder, domains: &[&str]) -> (Runtime, Hyperty) {
     let source = source(domains, &component("actor"), &json!({ "observer": APP }));
-    let builder = builder.source(source).status_form(StatusForm::Phase2).request_timeout(Duration::from_secs(60));
-    let runtime = builder.build().await.expect("a runtime");
+    let runtime = builder.source(source).status_form(StatusForm::Phase2).build().await.expect("a runtime");
     let app = runtime.register_hyperty(APP).await.expect("a hyperty");
     for domain in domains {
         runtime.deploy_protostub(domain).await.expect("a stub");

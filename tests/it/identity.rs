@@ -33,9 +33,7 @@ fn bearer(value: &str) -> Credential {
 
 async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyperty) {
     let source = source(&["sp1.example", "sp2.example"], &component("actor"), &configuration);
-    // A first request waits for the compiler, too.
-    let builder = builder.source(source).request_timeout(Duration::from_secs(60));
-    let runtime = builder.build().await.expect("a runtime");
+    let runtime = builder.source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     (runtime, app)
 }

@@ -52,7 +52,6 @@ fn topic(name: &str) -> String {
 pub(crate) fn create(name: &str, body: Body) -> Message {
     let mut message = Message::create(topic(name));
     message.body = Some(body);
-    message.headers.push(("timeout-ms".into(), "60000".into()));
     message
 }
 

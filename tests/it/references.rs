@@ -96,8 +96,7 @@ async fn runtime(credential: Option<Credential>, servers: &[&Server], configurat
     }
     let builder = builder().credentials(credentials).domain(domain("sp1.example"), settings);
     let source = source(&["sp1.example"], &component("actor"), &configuration);
-    // A first request waits for the compiler, too.
-    let runtime = builder.source(source).request_timeout(Duration::from_secs(60)).build().await.expect("a runtime");
+    let runtime = builder.source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     (runtime, app)
 }

@@ -1,6 +1,6 @@
 //! What the tests share: components, descriptors, runtimes, and servers that say just what a test wants.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use protostub_runtime::{Descriptor, Domain, MemorySource, Message, Runtime, RuntimeBuilder};
 use protostub_types::Version;
@@ -57,8 +57,10 @@ pub(crate) fn order(to: &str, order: Value) -> Message {
     Message::read(to).with_body(order)
 }
 
+/// A first request waits for the compiler, too, and that for all other tests': it has a minute for it.
 pub(crate) fn builder() -> RuntimeBuilder {
-    Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir())
+    let builder = Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir());
+    builder.request_timeout(Duration::from_secs(60))
 }
 
 /// Where compiled code is kept, for all tests of a user: most of them deploy the same few components, and would compile them each time. It is in no

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     future::Future,
     rc::Rc,
     task::{Poll, Waker},
@@ -28,7 +28,8 @@ thread_local! {
     static POOL: RefCell<Option<LocalPool>> = const { RefCell::new(None) };
     static SPAWNER: RefCell<Option<LocalSpawner>> = const { RefCell::new(None) };
     static STATE: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
-    static WAITING: RefCell<BTreeMap<u32, Waiting>> = const { RefCell::new(BTreeMap::new()) };
+    /// In the order of their handles. They are few: the host allows some hundreds.
+    static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the host tells the component in one call of `handle`.
@@ -69,8 +70,9 @@ struct Requests {
     open: Vec<(MessageId, String, oneshot::Sender<Message>)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
+    handle: u32,
     news: bool,
     wakers: Vec<Waker>,
 }
@@ -110,7 +112,7 @@ pub(crate) fn end() {
     SPAWNER.set(None);
     drop(POOL.take());
     STATE.set(None);
-    WAITING.with_borrow_mut(BTreeMap::clear);
+    WAITING.with_borrow_mut(Vec::clear);
 }
 
 /// Runs a task beside the author's, until it ends or the instance does.
@@ -191,8 +193,13 @@ impl State {
     }
 
     fn wake(&self) {
-        let wakers = std::mem::take(&mut self.queue.borrow_mut().wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        let mut wakers = std::mem::take(&mut self.queue.borrow_mut().wakers);
+        wakers.drain(..).for_each(Waker::wake);
+        // Who is woken waits again as a rule: in the same memory.
+        let queue = &mut *self.queue.borrow_mut();
+        if queue.wakers.is_empty() {
+            queue.wakers = wakers;
+        }
     }
 
     /// Gives a request its id, and makes room for its response.
@@ -219,14 +226,19 @@ fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
 
 /// Who waits for a handle is woken when the host has news of it.
 fn tell(handle: u32) {
-    let wakers = WAITING.with_borrow_mut(|waiting| match waiting.get_mut(&handle) {
-        Some(entry) => {
-            entry.news = true;
-            std::mem::take(&mut entry.wakers)
+    let wakers = WAITING.with_borrow_mut(|waiting| match place(waiting, handle) {
+        Ok(index) => {
+            waiting[index].news = true;
+            std::mem::take(&mut waiting[index].wakers)
         }
-        None => Vec::new(),
+        Err(_) => Vec::new(),
     });
     wakers.into_iter().for_each(Waker::wake);
+}
+
+/// Where a handle is, or belongs.
+fn place(waiting: &[Waiting], handle: u32) -> Result<usize, usize> {
+    waiting.binary_search_by_key(&handle, |waiting| waiting.handle)
 }
 
 /// A handle of the host, for as long as somebody is interested in what it does. Its owner closes it at the host.
@@ -235,7 +247,10 @@ pub(crate) struct Handle(u32);
 
 impl Handle {
     pub(crate) fn new(handle: u32) -> Self {
-        WAITING.with_borrow_mut(|waiting| waiting.insert(handle, Waiting::default()));
+        WAITING.with_borrow_mut(|waiting| {
+            let index = place(waiting, handle).unwrap_or_else(|index| index);
+            waiting.insert(index, Waiting { handle, news: false, wakers: Vec::new() });
+        });
         Self(handle)
     }
 
@@ -249,8 +264,8 @@ impl Handle {
             Ok(Some(answer)) => Poll::Ready(Ok(answer)),
             Ok(None) | Err(Error::Busy) => {
                 WAITING.with_borrow_mut(|waiting| {
-                    if let Some(entry) = waiting.get_mut(&self.0) {
-                        remember(&mut entry.wakers, waker);
+                    if let Ok(index) = place(waiting, self.0) {
+                        remember(&mut waiting[index].wakers, waker);
                     }
                 });
                 Poll::Pending
@@ -266,13 +281,16 @@ impl Handle {
 
     /// Whether the host had news of it at all: that is all there is to know of a timer.
     pub(crate) fn has_news(&self) -> bool {
-        WAITING.with_borrow(|waiting| waiting.get(&self.0).is_some_and(|entry| entry.news))
+        WAITING.with_borrow(|waiting| place(waiting, self.0).is_ok_and(|index| waiting[index].news))
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // The thread's own end may have come first.
-        let _ = WAITING.try_with(|waiting| waiting.borrow_mut().remove(&self.0));
+        let _ = WAITING.try_with(|waiting| {
+            let waiting = &mut *waiting.borrow_mut();
+            place(waiting, self.0).map(|index| waiting.remove(index))
+        });
     }
 }

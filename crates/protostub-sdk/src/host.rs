@@ -1,8 +1,6 @@
 //! The imports of the contract, as plain functions over the SDK's types. Inside a component they are the host's; elsewhere, in unit tests, the
 //! fake host's ([`crate::testing`]).
 
-use crate::{Message, Result};
-
 #[cfg(target_family = "wasm")]
 mod component;
 
@@ -25,11 +23,6 @@ fn next_call(sizes: impl IntoIterator<Item = usize>) -> usize {
         bytes <= CALL_BYTES
     };
     sizes.into_iter().take_while(fit).count().max(1)
-}
-
-/// Posts one message.
-pub(crate) fn post_one(message: Message) -> Result<()> {
-    post(vec![message]).pop().unwrap_or(Ok(()))
 }
 
 /// A request of the `http` interface.

@@ -6,25 +6,24 @@ async fn run(stub: Stub, _: Ignored) -> Result<()> {
     stub.live();
     loop {
         let message = stub.next_message().await?;
-        if let Err(error) = stub.post(echo(&message)) {
+        if message.expects_response() {
+            answer(&stub, &message);
+        } else if let Err(error) = stub.post(sent_back(message)) {
             log::warn!("no echo: {error}");
-            // It is too large with what stands around it, say. Who takes no echo may take no error either, and has itself to blame.
-            if message.expects_response() {
-                let _ = stub.post(message.error_response(413, &error.to_string()));
-            }
         }
     }
 }
 
-fn echo(message: &Message) -> Message {
-    if message.expects_response() {
-        message.response(200, message.body.clone())
-    } else {
-        let mut echo = message.clone();
-        std::mem::swap(&mut echo.from, &mut echo.to);
-        echo.via.clear();
-        echo
+fn answer(stub: &Stub, request: &Message) {
+    if let Err(error) = stub.post(request.response(200, request.body.clone())) {
+        log::warn!("no echo: {error}");
+        // It is too large with what stands around it, say. Who takes no echo may take no error either, and has itself to blame.
+        let _ = stub.post(request.error_response(413, &error.to_string()));
     }
+}
+
+fn sent_back(message: Message) -> Message {
+    Message { from: message.to, to: message.from, via: Vec::new(), ..message }
 }
 
 protostub_sdk::export!(run);

@@ -10,6 +10,11 @@ use crate::{
     websocket::{CloseReason, Frame, Handshake},
 };
 
+pub(crate) fn post_one(message: Message) -> Result<()> {
+    let message = types::Message::from(message);
+    Ok(bus::post(std::slice::from_ref(&message)).pop().unwrap_or(Ok(()))?)
+}
+
 pub(crate) fn post(messages: Vec<Message>) -> Vec<Result<()>> {
     let sizes: Vec<_> = messages.iter().map(Message::size).collect();
     let messages: Vec<_> = messages.into_iter().map(types::Message::from).collect();

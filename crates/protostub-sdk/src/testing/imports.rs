@@ -25,6 +25,10 @@ const MAX_IDENTITIES: usize = 8;
 /// How much a session may hold.
 const MAX_SESSION_BYTES: usize = 64 * 1024;
 
+pub(crate) fn post_one(message: Message) -> Result<()> {
+    with(|world| world.post(message))
+}
+
 pub(crate) fn post(messages: Vec<Message>) -> Vec<Result<()>> {
     with(|world| messages.into_iter().map(|message| world.post(message)).collect())
 }
