@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{cargo, debian, must, toolchain};
+use crate::{cargo, debian, guests, must, toolchain};
 
 pub(crate) const HELP: &str = "\
 usage: cargo xtask bench [--quick] [--only <id>,<id>...] [--record]
@@ -29,7 +29,7 @@ Writes to target/bench: report.json, table.md, and the plots. The last line is `
 const PLUGIN_TARGET: &str = "wasm32-wasip1";
 
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
-    toolchain::require_target()?;
+    toolchain::require_target(guests::TARGET)?;
     must(cargo(root).args(["build", "--release", "--package", "protostub-bench"]))?;
     if args == ["count"] {
         return count(root);
@@ -89,8 +89,8 @@ fn extism(root: &Path) -> Result<(PathBuf, PathBuf)> {
         let mut command = cargo(&root.join("tests/extism"));
         must(command.args(["build", "--release", "--target-dir"]).arg(&target).args(args))
     };
-    build(&["--package", "plugin", "--target", PLUGIN_TARGET])
-        .with_context(|| format!("is the target there? `rustup target add {PLUGIN_TARGET}`"))?;
+    toolchain::require_target(PLUGIN_TARGET)?;
+    build(&["--package", "plugin", "--target", PLUGIN_TARGET])?;
     build(&["--package", "extism-side"])?;
     Ok((target.join("release/extism-side"), target.join(PLUGIN_TARGET).join("release/plugin.wasm")))
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     require_cargo_fuzz(root)?;
     let chosen: Vec<_> = all.iter().filter(|target| wanted.is_empty() || wanted.contains(&target.name.as_str())).collect();
     if chosen.iter().any(|target| !target.features.is_empty()) {
-        toolchain::require_target()?;
+        toolchain::require_target(guests::TARGET)?;
         guests::build(root, "tests/programs")?;
     }
     for target in &chosen {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    debian, must,
+    debian, guests, must,
     patience::{output, wait},
     readme::{self, Step},
     toolchain,
@@ -160,7 +160,7 @@ fn repository_files(root: &Path) -> Result<Vec<PathBuf>> {
 
 /// Follows the READMEs, and checks that running text names no command that none of them runs.
 pub(crate) fn follow_all(root: &Path, files: &[&str]) -> Result<Followed> {
-    toolchain::require_target()?;
+    toolchain::require_target(guests::TARGET)?;
     debian::packages(debian::MOSQUITTO)?;
     let all = readmes(root)?;
     if let Some(unknown) = files.iter().find(|file| !all.iter().any(|readme| readme == Path::new(file))) {

@@ -33,7 +33,7 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
 
 /// Builds the stubs and writes the catalogue.
 pub(crate) fn catalogue(root: &Path) -> Result<Vec<Guest>> {
-    toolchain::require_target()?;
+    toolchain::require_target(guests::TARGET)?;
     let catalogue = root.join("target/catalogue");
     println!("Building the stubs.");
     let stubs = guests::build(root, "stubs")?;

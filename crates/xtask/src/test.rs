@@ -91,7 +91,7 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
         bail!("there is no stage `{unknown}`; see `cargo xtask test --help`");
     }
     toolchain::require_components(root)?;
-    toolchain::require_target()?;
+    toolchain::require_target(guests::TARGET)?;
     let begin = Instant::now();
     let mut total = Tally::default();
     let mut outcomes = Vec::new();

@@ -5,15 +5,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::guests::TARGET;
-
-/// Makes sure that guests can be built.
-pub(crate) fn require_target() -> Result<()> {
-    let installed = || Ok::<_, anyhow::Error>(sysroot()?.join("lib/rustlib").join(TARGET).join("lib").is_dir());
+/// Makes sure that this target can be built for.
+pub(crate) fn require_target(target: &str) -> Result<()> {
+    let installed = || Ok::<_, anyhow::Error>(sysroot()?.join("lib/rustlib").join(target).join("lib").is_dir());
     if !installed()? {
-        rustup(&["target", "add", TARGET]);
+        rustup(&["target", "add", target]);
         if !installed()? {
-            bail!("the Rust target {TARGET} is missing; run: rustup target add {TARGET}");
+            bail!("the Rust target {target} is missing; run: rustup target add {target}");
         }
     }
     Ok(())
