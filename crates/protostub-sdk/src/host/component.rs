@@ -10,6 +10,7 @@ use crate::{
     websocket::{CloseReason, Frame, Handshake},
 };
 
+/// Without the lists that [`post`] makes of several.
 pub(crate) fn post_one(message: Message) -> Result<()> {
     let message = types::Message::from(message);
     Ok(bus::post(std::slice::from_ref(&message)).pop().unwrap_or(Ok(()))?)
