@@ -8,6 +8,7 @@ use std::{
 };
 
 use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey};
+use tokio::time::Instant;
 
 use crate::{
     AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
@@ -203,7 +204,18 @@ impl Bus {
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
     pub fn post(&self, origin: &Origin, message: Message) -> Result<(), PostError> {
-        let posted = self.post_message(origin, message);
+        let posted = self.post_message(origin, Box::new(message), Instant::now);
+        self.count_refused(&posted);
+        posted
+    }
+
+    /// The same, for whoever knows what time it is: how long a message may wait counts from then. Reading the clock takes as long as much of what
+    /// the bus has to do.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub fn post_at(&self, origin: &Origin, message: Message, now: Instant) -> Result<(), PostError> {
+        let posted = self.post_message(origin, Box::new(message), || now);
         self.count_refused(&posted);
         posted
     }
@@ -217,7 +229,7 @@ impl Bus {
     /// is no error.
     pub async fn request(&self, origin: &Origin, message: Message, timeout: Option<Duration>) -> Result<Message, RequestError> {
         let to = message.to.clone();
-        let started = self.start_request(origin, message, timeout);
+        let started = self.start_request(origin, Box::new(message), timeout);
         self.count_refused(&started);
         let (response, mut waiting) = started?;
         let outcome = response.await;
@@ -231,7 +243,7 @@ impl Bus {
         if message.id == MessageId::Number(0) {
             message.id = self.next_id();
         }
-        self.send_copy(&Origin::Host, message, subscriber);
+        self.send_copy(&Origin::Host, Box::new(message), subscriber);
     }
 
     pub(crate) fn config(&self) -> &BusConfig {

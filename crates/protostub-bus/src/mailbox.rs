@@ -86,7 +86,8 @@ struct Refusal {
 /// A message that waits.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    pub(crate) message: Message,
+    /// In a box: it passes from hand to hand on its way, and what is copied each time is its address.
+    pub(crate) message: Box<Message>,
     pub(crate) class: Class,
     size: usize,
 }
@@ -225,7 +226,7 @@ impl Mailbox {
     }
 
     /// Puts a message into the queue, if there is room for its class.
-    pub(crate) fn push(&self, message: Message, class: Class) -> Result<Pushed, PostError> {
+    pub(crate) fn push(&self, message: Box<Message>, class: Class) -> Result<Pushed, PostError> {
         let size = message.size();
         let mut state = self.state();
         if let Err(Refusal { code, reason }) = state.admits(class, size, self.0.limits) {
@@ -327,7 +328,7 @@ impl Mailbox {
                 Class::Request { ticket } => tickets.push((batch.len(), ticket)),
                 Class::Provisional | Class::Reply | Class::Notice => {}
             }
-            batch.push(next.message);
+            batch.push(*next.message);
         }
         if count > 0 {
             return Taken::Some { plain, copies };

@@ -1,6 +1,12 @@
 //! Where an operator's rules have their say.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arc_swap::ArcSwapOption;
 use protostub_types::{Address, Domain, Message, StubKey};
@@ -92,18 +98,24 @@ impl<'a> Hop<'a> {
 
 /// The policy that is in force.
 #[derive(Default)]
-pub(crate) struct InForce(ArcSwapOption<Arc<dyn Policy>>);
+pub(crate) struct InForce {
+    policy: ArcSwapOption<Arc<dyn Policy>>,
+    /// Whether there ever was one: most buses have none, and need not look further.
+    was_set: AtomicBool,
+}
 
 impl fmt::Debug for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.load().is_some() { "InForce(a policy)" } else { "InForce(none)" })
+        f.write_str(if self.policy.load().is_some() { "InForce(a policy)" } else { "InForce(none)" })
     }
 }
 
 impl Bus {
     /// Puts a policy in force, in the place of the one before; none: everything may pass. Whoever posts from now on is subject to it.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
-        self.inner.policy.0.store(policy.map(Arc::new));
+        let InForce { policy: in_force, was_set } = &self.inner.policy;
+        was_set.store(true, Ordering::Release);
+        in_force.store(policy.map(Arc::new));
     }
 
     /// Asks the policy, if there is one.
@@ -113,7 +125,10 @@ impl Bus {
         message: &Message,
         receiver: impl FnOnce() -> Receiver,
     ) -> Result<(), PostError> {
-        let policy = self.inner.policy.0.load();
+        if !self.inner.policy.was_set.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let policy = self.inner.policy.policy.load();
         let Some(policy) = &*policy else { return Ok(()) };
         let hop = Hop { origin, message, receiver: receiver(), home: &self.inner.config.home };
         match policy.decide(&hop) {

@@ -21,7 +21,13 @@ const MAX_TYPE_BYTES: usize = 64;
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
 impl Bus {
-    pub(crate) fn post_message(&self, origin: &Origin, mut message: Message) -> Result<(), PostError> {
+    /// What the clock says is asked for when it is needed.
+    pub(crate) fn post_message(
+        &self,
+        origin: &Origin,
+        mut message: Box<Message>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), PostError> {
         self.prepare(origin, &mut message)?;
         if message.kind == MessageType::Response {
             return self.respond(origin, message);
@@ -36,8 +42,8 @@ impl Bus {
                 }
                 None => Requester::Absent,
             };
-            let timeout = self.request_timeout(&message, None);
-            return self.open_request(message, &holder, requester, timeout).map(drop);
+            let deadline = now() + self.request_timeout(&message, None);
+            return self.open_request(message, &holder, requester, deadline).map(drop);
         }
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
@@ -49,9 +55,9 @@ impl Bus {
         let holder = self.holder(origin, &message, listener)?;
         // Where somebody listens, it is his to publish: what a stub sends there is for him alone, and no subscriber takes it for his word.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
-        let Some(subscribers) = subscribers else { return self.deliver(&holder, message) };
+        let Some(subscribers) = subscribers else { return self.deliver(&holder, message, now()) };
         let copy = message.clone();
-        self.deliver(&holder, message)?;
+        self.deliver(&holder, message, now())?;
         self.publish(origin, copy, &subscribers);
         Ok(())
     }
@@ -67,7 +73,7 @@ impl Bus {
     pub(crate) fn start_request(
         &self,
         origin: &Origin,
-        mut message: Message,
+        mut message: Box<Message>,
         timeout: Option<Duration>,
     ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
         if message.kind == MessageType::Response {
@@ -83,8 +89,8 @@ impl Bus {
         let holder = self.holder(origin, &message, listener)?;
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
-        let timeout = self.request_timeout(&message, timeout);
-        let ticket = self.open_request(message, &holder, Requester::Awaits(answer), timeout)?;
+        let deadline = Instant::now() + self.request_timeout(&message, timeout);
+        let ticket = self.open_request(message, &holder, Requester::Awaits(answer), deadline)?;
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
 
@@ -173,9 +179,8 @@ impl Bus {
     }
 
     /// Puts a message that is no request into a mailbox.
-    fn deliver(&self, mailbox: &Mailbox, message: Message) -> Result<(), PostError> {
+    fn deliver(&self, mailbox: &Mailbox, message: Box<Message>, since: Instant) -> Result<(), PostError> {
         check_loop(mailbox, &message)?;
-        let since = Instant::now();
         let pushed = mailbox.push(message, Class::Plain { since })?;
         self.inner.counters.accepted.add(1);
         self.watch(mailbox, pushed, since);
@@ -185,10 +190,10 @@ impl Bus {
     /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
     fn open_request(
         &self,
-        message: Message,
+        message: Box<Message>,
         holder: &Mailbox,
         requester: Requester,
-        timeout: Duration,
+        deadline: Instant,
     ) -> Result<u64, PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let kept = match &requester {
@@ -203,7 +208,7 @@ impl Bus {
             return give_back(error);
         }
         let key = RequestKey::of_request(&message);
-        let ticket = match requests.open(&key, &message.id, Instant::now() + timeout, holder, requester) {
+        let ticket = match requests.open(&key, &message.id, deadline, holder, requester) {
             Ok(ticket) => ticket,
             Err(NotOpened::Full) => {
                 let reason = format!("{} requests are open, as many as may be: try again later", requests.limit());
@@ -234,7 +239,7 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn publish(&self, origin: &Origin, message: Message, subscribers: &[Address]) {
+    fn publish(&self, origin: &Origin, message: Box<Message>, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
                 self.send_copy(origin, message.clone(), subscriber);
@@ -243,7 +248,7 @@ impl Bus {
         }
     }
 
-    pub(crate) fn send_copy(&self, origin: &Origin, message: Message, subscriber: &Address) {
+    pub(crate) fn send_copy(&self, origin: &Origin, message: Box<Message>, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // Who has just ended, or what would come back to where it came from: there is nobody to miss it.

@@ -7,7 +7,10 @@ use dashmap::{DashMap, Entry};
 use foldhash::quality::RandomState;
 use protostub_types::{Address, Domain, StubKey};
 
-use crate::{AttachError, mailbox::Mailbox};
+use crate::{
+    AttachError,
+    mailbox::{Mailbox, WeakMailbox},
+};
 
 /// How many topics one address may be subscribed to.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 1024;
@@ -21,10 +24,21 @@ const MAX_PREFIXES: usize = 8192;
 pub(crate) struct Table {
     places: DashMap<Address, Place, RandomState>,
     keys: DashMap<StubKey, Listener, RandomState>,
-    /// The keys of addresses by what stands before their path, so that routing a message parses no domain.
-    prefixes: DashMap<Box<str>, StubKey, RandomState>,
+    /// What is known of addresses by what stands before their path, so that routing a message parses no domain.
+    prefixes: DashMap<Box<str>, Prefix, RandomState>,
     prefix_count: AtomicUsize,
+    /// How often `keys` has changed.
+    changes: AtomicU64,
     next_listener: AtomicU64,
+}
+
+/// What is known of all addresses that begin alike.
+#[derive(Debug)]
+struct Prefix {
+    key: StubKey,
+    /// The key's route, after so many changes.
+    route: WeakMailbox,
+    changes: u64,
 }
 
 /// What is known of an address.
@@ -57,6 +71,7 @@ impl Table {
             keys: DashMap::with_hasher(RandomState::default()),
             prefixes: DashMap::with_hasher(RandomState::default()),
             prefix_count: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             next_listener: AtomicU64::new(1),
         }
     }
@@ -75,10 +90,12 @@ impl Table {
 
     /// Makes `mailbox` the route for addresses of this key that have no listener of their own.
     pub(crate) fn attach_key(&self, key: &StubKey, mailbox: &Mailbox) -> Result<u64, AttachError> {
-        match self.keys.entry(key.clone()) {
-            Entry::Vacant(vacant) => Ok(vacant.insert(self.listener(mailbox)).number),
-            Entry::Occupied(_) => Err(AttachError::KeyTaken { key: key.clone() }),
-        }
+        let number = match self.keys.entry(key.clone()) {
+            Entry::Vacant(vacant) => vacant.insert(self.listener(mailbox)).number,
+            Entry::Occupied(_) => return Err(AttachError::KeyTaken { key: key.clone() }),
+        };
+        self.changes.fetch_add(1, Ordering::Release);
+        Ok(number)
     }
 
     fn listener(&self, mailbox: &Mailbox) -> Listener {
@@ -102,6 +119,7 @@ impl Table {
 
     pub(crate) fn detach_key(&self, key: &StubKey, number: u64) {
         self.keys.remove_if(key, |_, listener| listener.number == number);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// The listener of an address, and the subscribers to it.
@@ -124,17 +142,21 @@ impl Table {
     pub(crate) fn route_of(&self, address: &Address, home: &Domain) -> Option<Mailbox> {
         let text = address.as_str();
         let prefix = &text[..text.len() - address.path().len()];
-        let route = |key: &StubKey| self.keys.get(key).map(|listener| listener.mailbox.clone());
-        if let Some(key) = self.prefixes.get(prefix) {
-            return route(&key);
-        }
-        let key = StubKey::of(address, home)?;
-        let mailbox = route(&key)?;
-        if self.prefix_count.fetch_add(1, Ordering::Relaxed) >= MAX_PREFIXES {
+        // Before the keys are looked at: what changes while they are makes what is remembered of them outdated.
+        let changes = self.changes.load(Ordering::Acquire);
+        let known = match self.prefixes.get(prefix) {
+            Some(known) if known.changes == changes => return known.route.upgrade(),
+            Some(known) => Some(known.key.clone()),
+            None => None,
+        };
+        let is_new = known.is_none();
+        let key = known.or_else(|| StubKey::of(address, home))?;
+        let mailbox = self.keys.get(&key)?.mailbox.clone();
+        if is_new && self.prefix_count.fetch_add(1, Ordering::Relaxed) >= MAX_PREFIXES {
             self.prefixes.clear();
             self.prefix_count.store(1, Ordering::Relaxed);
         }
-        self.prefixes.insert(prefix.into(), key);
+        self.prefixes.insert(prefix.into(), Prefix { key, route: mailbox.downgrade(), changes });
         Some(mailbox)
     }
 
