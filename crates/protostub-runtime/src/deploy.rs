@@ -100,8 +100,14 @@ async fn run(core: Arc<Core>, reservation: Reservation) {
     // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
     let supervision = Box::pin(begin(core, reservation)).await;
     if let Some(supervision) = supervision {
-        supervision.run().await;
+        unboxed(supervision).run().await;
     }
+}
+
+/// What is in the box, without the box: taken out in an `async` function, it would be kept for as long as that runs.
+#[expect(clippy::boxed_local, reason = "taking it out of its box is all that this does")]
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.

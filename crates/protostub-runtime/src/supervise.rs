@@ -167,8 +167,8 @@ impl Supervision {
     }
 
     /// Until it ends.
-    pub(crate) async fn run(self: Box<Self>) {
-        let Self { mut supervisor, instance, routes } = *self;
+    pub(crate) async fn run(self) {
+        let Self { mut supervisor, instance, routes } = self;
         let (end, inbox) = supervisor.supervise(instance).await;
         supervisor.clear_up(end, inbox, routes);
     }

@@ -133,7 +133,7 @@ impl fmt::Display for Frame {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Activity {
-    /// How long before the end of the instance.
+    /// How long before the end of the instance. Of calls to a [tick](crate::EngineConfig::tick): all between two of them have the time of the first.
     #[serde(rename = "before_us", serialize_with = "microseconds")]
     pub before: Duration,
     /// Who acted.

@@ -1,21 +1,17 @@
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use futures_util::task::AtomicWaker;
-use tokio::sync::{mpsc, oneshot};
-
 use protostub_bus::Inbox;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{Credential, Session};
-
-/// How many commands may wait for an instance: a runtime has one or two under way.
-const COMMANDS: usize = 16;
 
 /// Why a stub is to disconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +35,19 @@ pub struct InstanceEnded;
 /// What the runtime asks of a running stub. Clones are handles of the same instance, which ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct StubHandle {
-    commands: mpsc::Sender<Command>,
-    stop: Arc<Stop>,
+    orders: Arc<Orders>,
+    _held: Arc<Held>,
     idleness: Idleness,
+}
+
+/// Dropped with the last handle.
+#[derive(Debug)]
+struct Held(Arc<Orders>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.tell(ABANDONED, |_| ());
+    }
 }
 
 /// For how long an instance has had nothing to do. Does not keep it alive.
@@ -71,7 +77,7 @@ impl Idleness {
     }
 }
 
-/// What the task is told. The sender of `done` is dropped when the instance ends first. Small: every instance's channel has 32 places for one.
+/// What the task is told. The sender of `done` is dropped when the instance ends first.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect { credential: Option<Box<Credential>>, done: oneshot::Sender<()> },
@@ -80,48 +86,118 @@ pub(crate) enum Command {
     Retire { idle: Duration, agreed: oneshot::Sender<bool> },
 }
 
+/// What handles have told, and the task has not heard yet. The task looks before and after every batch, and most of the time there is nothing: so it
+/// is told apart by a flag, which is set together with what it stands for.
+#[derive(Debug, Default)]
+struct Orders {
+    news: AtomicU8,
+    waiting: Mutex<Waiting>,
+    /// When the task is.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    /// Who is woken by news.
+    task: Option<Waker>,
+    has_ended: bool,
+}
+
+/// There are commands.
+const COMMANDS: u8 = 1;
+/// It is to end.
+const STOP: u8 = 2;
+/// Nobody is left who could stop it.
+const ABANDONED: u8 = 4;
+
+impl Orders {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // It is whole after every statement.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell<T>(&self, news: u8, order: impl FnOnce(&mut Waiting) -> T) -> T {
+        let mut waiting = self.waiting();
+        let told = order(&mut waiting);
+        self.news.fetch_or(news, Ordering::Release);
+        let task = waiting.task.take();
+        // A waker runs code of others: never under the lock.
+        drop(waiting);
+        task.into_iter().for_each(Waker::wake);
+        told
+    }
+
+    fn has(&self, news: u8) -> bool {
+        self.news.load(Ordering::Acquire) & news != 0
+    }
+}
+
 /// The task's side of a [`StubHandle`].
 #[derive(Debug)]
 pub(crate) struct Commands {
-    pub(crate) queue: mpsc::Receiver<Command>,
-    pub(crate) stop: Arc<Stop>,
+    orders: Arc<Orders>,
+    /// The waker that is there, unless there were news since.
+    waits_as: Option<Waker>,
     pub(crate) idleness: Idleness,
 }
 
-/// The order to end an instance. Its task looks before every batch, so it is a flag, without a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    is_ordered: AtomicBool,
-    task: AtomicWaker,
+impl Commands {
+    /// The next command, if there is one.
+    pub(crate) fn next(&mut self) -> Option<Command> {
+        if !self.orders.has(COMMANDS) {
+            return None;
+        }
+        let mut waiting = self.orders.waiting();
+        let next = waiting.commands.pop_front();
+        if waiting.commands.is_empty() {
+            self.orders.news.fetch_and(!COMMANDS, Ordering::Relaxed);
+            self.waits_as = None;
+        }
+        next
+    }
+
+    /// Whether the instance is to end before it is handed anything more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.orders.has(STOP | ABANDONED)
+    }
+
+    /// Ready once the instance is to end, whatever it does. The task is woken by any news.
+    pub(crate) fn poll_stop(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.wait(cx);
+        if self.orders.has(STOP) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// From now on the task is woken by news; whether there are some already.
+    pub(crate) fn wait(&mut self, cx: &Context<'_>) -> bool {
+        let is_there = self.waits_as.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_there || self.orders.news.load(Ordering::Acquire) != 0 {
+            // Whoever tells something takes the waker away.
+            self.orders.waiting().task = Some(cx.waker().clone());
+            self.waits_as = Some(cx.waker().clone());
+        }
+        self.orders.news.load(Ordering::Acquire) != 0
+    }
 }
 
-impl Stop {
-    fn order(&self) {
-        self.is_ordered.store(true, Ordering::Release);
-        self.task.wake();
-    }
-
-    fn is_ordered(&self) -> bool {
-        self.is_ordered.load(Ordering::Acquire)
-    }
-
-    /// Ready once it is ordered; for one task only.
-    pub(crate) fn poll_ordered(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.is_ordered() {
-            return Poll::Ready(());
-        }
-        self.task.register(cx.waker());
-        // It may have been ordered before the waker was there.
-        if self.is_ordered() { Poll::Ready(()) } else { Poll::Pending }
+impl Drop for Commands {
+    fn drop(&mut self) {
+        let mut waiting = self.orders.waiting();
+        waiting.has_ended = true;
+        let dropped = (std::mem::take(&mut waiting.commands), waiting.task.take());
+        drop(waiting);
+        drop(dropped);
+        self.orders.ended.notify_waiters();
     }
 }
 
 impl StubHandle {
     /// Of an instance whose calls are timed from `origin`.
     pub(crate) fn new(origin: Instant) -> (Self, Commands) {
-        let (commands, queue) = mpsc::channel(COMMANDS);
-        let (stop, idleness) = (Arc::<Stop>::default(), Idleness::since(origin));
-        (Self { commands, stop: Arc::clone(&stop), idleness: idleness.clone() }, Commands { queue, stop, idleness })
+        let (orders, idleness) = (Arc::<Orders>::default(), Idleness::since(origin));
+        let held = Arc::new(Held(Arc::clone(&orders)));
+        let commands = Commands { orders: Arc::clone(&orders), waits_as: None, idleness: idleness.clone() };
+        (Self { orders, _held: held, idleness }, commands)
     }
 
     /// For how long the instance has had nothing to do.
@@ -169,29 +245,36 @@ impl StubHandle {
 
     /// Ends the instance. A call in progress may return first, for up to a second; the guest is not told.
     pub fn stop(&self) {
-        self.stop.order();
+        self.orders.tell(STOP, |_| ());
     }
 
     /// Whether the instance has ended, or is about to.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.stop.is_ordered() || self.commands.is_closed()
+        self.orders.has(STOP) || self.orders.waiting().has_ended
     }
 
     /// Resolves when the instance's task has ended.
     pub async fn ended(&self) {
-        self.commands.closed().await;
+        loop {
+            // Hears of what happens from here on, so that nothing comes between the look and the wait.
+            let ended = self.orders.ended.notified();
+            if self.orders.waiting().has_ended {
+                return;
+            }
+            ended.await;
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, InstanceEnded> {
-        let (done, mut handled) = oneshot::channel();
-        self.commands.send(command(done)).await.map_err(|_| InstanceEnded)?;
-        let answer = tokio::select! {
-            biased;
-            answer = &mut handled => answer.ok(),
-            // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
-            () = self.commands.closed() => handled.try_recv().ok(),
-        };
-        answer.ok_or(InstanceEnded)
+        let (done, handled) = oneshot::channel();
+        let command = command(done);
+        self.orders.tell(COMMANDS, |waiting| {
+            // One that came too late is dropped, and with it what it is to be answered by.
+            if !waiting.has_ended {
+                waiting.commands.push_back(command);
+            }
+        });
+        handled.await.map_err(|_| InstanceEnded)
     }
 }

@@ -45,12 +45,27 @@ pub(crate) struct CpuBudget {
     turns: Arc<Turns>,
 }
 
-/// What a call asks of its [`Meter`].
-#[derive(Debug, Default)]
+/// Between a call and its [`Meter`].
+#[derive(Debug)]
 pub(crate) struct Turns {
     pause: Mutex<Option<Duration>>,
     /// It was found computing more than once.
     is_long: AtomicBool,
+    origin: Instant,
+    /// When the call was polled last, in nanoseconds since the origin.
+    polled: AtomicU64,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { pause: Mutex::default(), is_long: AtomicBool::default(), origin: Instant::now(), polled: AtomicU64::new(0) }
+    }
+}
+
+impl Turns {
+    fn begin(&self, now: Instant) {
+        self.polled.store(nanoseconds(now.saturating_duration_since(self.origin)), Ordering::Relaxed);
+    }
 }
 
 impl CpuBudget {
@@ -61,6 +76,12 @@ impl CpuBudget {
     pub(crate) fn begin_call(&mut self) {
         self.ticks = 0;
         self.turns.is_long.store(false, Ordering::Relaxed);
+    }
+
+    /// What time it is for the guest's calls, to a tick: after each, and after whatever the guest waited for, the clock is read anew. Reading it takes
+    /// as long as a tenth of what the host has to do with a message.
+    pub(crate) fn now(&self) -> Instant {
+        self.turns.origin + Duration::from_nanos(self.turns.polled.load(Ordering::Relaxed))
     }
 
     /// The ticks of the call that took most.
@@ -141,7 +162,7 @@ impl Meter {
             turns,
             places,
             waker: Waker::from(Arc::clone(&stamp)),
-            per_second: Bucket::new(u64::try_from(cpu_per_second.as_nanos()).unwrap_or(u64::MAX), stamp.origin),
+            per_second: Bucket::new(nanoseconds(cpu_per_second), stamp.origin),
             stamp,
             since_turn: Duration::ZERO,
             tick,
@@ -210,12 +231,13 @@ impl Meter {
             }
             self.stamp.task.register(cx.waker());
             self.stamp.take();
+            self.turns.begin(began);
             let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
             drop(place);
             let now = Instant::now();
             let busy = now.saturating_duration_since(began);
             used += busy;
-            self.per_second.take(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), now);
+            self.per_second.take(nanoseconds(busy), now);
             match polled {
                 Poll::Ready(result) => {
                     self.since_turn += busy;
@@ -238,6 +260,10 @@ impl Meter {
         })
         .await
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Sets the alarm to another time, if one is given; ready when it rings.
@@ -279,7 +305,7 @@ impl Wake for Stamp {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+        let now = nanoseconds(self.origin.elapsed()).max(1);
         let _ = self.woken.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
         self.task.wake();
     }

@@ -9,7 +9,7 @@ use crate::{
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
     imports::ImportData,
     meter::CpuBudget,
-    recorder::Recorder,
+    recorder::{Entry, Recorder},
     transport::{Connections, TransportLimits},
     wasi::Wasi,
 };
@@ -47,6 +47,11 @@ impl StubState {
     #[must_use]
     pub fn domain(&self) -> &Domain {
         &self.config.domain
+    }
+
+    /// The guest called the host.
+    pub(crate) fn record(&mut self, call: Entry) {
+        self.recorder.call(self.cpu.now(), call);
     }
 
     pub(crate) fn new(services: SandboxServices, config: SandboxConfig, cpu: CpuBudget, import_data: ImportData) -> Self {

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     CrashReport, GuestCall, Outcome, Secrets, Usage,
     call::{self, Crash},
-    contract::{KnownAddresses, lift, lower, types::Event},
+    contract::{lower, raise, types::Event},
     handle::{Command, Commands},
     sandbox::Instance,
 };
@@ -147,9 +147,7 @@ impl StubTask {
         let Self { instance: Instance { guest, store, compiled, meter, .. }, batch, commands, .. } = self;
         let began = call::begin(store);
         self.calls += 1;
-        let recorder = &mut store.data_mut().recorder;
-        recorder.events(&batch.events);
-        commands.idleness.end(recorder.call_began());
+        commands.idleness.end(store.data().recorder.call_began());
         let limit = store.data().config.limits.time_per_call;
         let call = call::bounded(
             compiled,
@@ -158,7 +156,7 @@ impl StubTask {
             guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events),
         );
         let overrun = async {
-            poll_fn(|cx| commands.stop.poll_ordered(cx)).await;
+            poll_fn(|cx| commands.poll_stop(cx)).await;
             tokio::time::sleep(STOP_GRACE).await;
         };
         let result = tokio::select! {
@@ -171,12 +169,13 @@ impl StubTask {
         };
         let failure = match result {
             Ok(()) => {
-                self.batch.finish();
+                store.data_mut().recorder.events(batch.events.drain(..));
+                batch.finish();
                 return None;
             }
             Err(failure) => failure,
         };
-        let Instance { store, compiled, .. } = &mut self.instance;
+        store.data_mut().recorder.events(batch.events.iter().cloned());
         let (crash, report) = call::diagnose(compiled, store, GuestCall::Handle, failure);
         let outcome = match crash {
             Crash::Trapped(trap) => Outcome::Trapped(trap),
@@ -193,10 +192,9 @@ impl StubTask {
     /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here. A response
     /// or somebody's publication is nobody's loss.
     fn fail_batch(&mut self, reason: &str) {
-        let mut known = KnownAddresses::default();
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
-                && let Ok(message) = lift(message, usize::MAX, &mut known)
+                && let Ok(message) = raise(message)
                 && !message.expects_response()
                 && message.kind != MessageType::Response
                 && !message.to.is_within(&message.from)
@@ -222,17 +220,17 @@ impl StubTask {
     /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Self { instance, inbox, taken, commands, batch, retires, .. } = self;
-        if commands.stop.poll_ordered(cx).is_ready() {
+        if commands.is_over() {
             return Poll::Ready(false);
         }
         let state = instance.store.data_mut();
         let limits = &state.config.limits;
         let room = |batch: &Batch| batch.events.len() < limits.batch_events;
         while room(batch)
-            && let Poll::Ready(command) = commands.queue.poll_recv(cx)
+            && let Some(command) = commands.next()
         {
             match command {
-                Some(Command::TakeOver { of, done }) => {
+                Command::TakeOver { of, done } => {
                     let (next, session) = *of;
                     session.restore(state.services.session.load());
                     state.services.session = session;
@@ -240,14 +238,12 @@ impl StubTask {
                     *inbox = next;
                     let _ = done.send(());
                 }
-                Some(Command::Retire { idle, agreed }) => {
+                Command::Retire { idle, agreed } => {
                     let is_idle = commands.idleness.duration() >= idle && taken.mailbox.is_quiet() && state.identity.is_empty();
                     *retires = is_idle && batch.events.is_empty();
                     let _ = agreed.send(*retires);
                 }
-                Some(command) => batch.command(command, &state.secrets, state.refers_only()),
-                // Nobody is left who could stop it.
-                None => return Poll::Ready(false),
+                command => batch.command(command, &state.secrets, state.refers_only()),
             }
         }
         while room(batch)
@@ -279,7 +275,8 @@ impl StubTask {
             // A server may be slowed down without the stub ever hearing of what it sends: pings, say.
             state.note_limits(0);
         }
-        Poll::Pending
+        // Last, since most of the time there are none: what was told meanwhile is heard at once.
+        if commands.wait(cx) { self.poll_batch(cx) } else { Poll::Pending }
     }
 }
 
@@ -306,6 +303,10 @@ fn end_turn(cx: &mut Context<'_>) {
 
 impl Batch {
     fn command(&mut self, command: Command, secrets: &Secrets, refers_only: bool) {
+        if self.events.capacity() == 0 {
+            // It may be all that there is for long: `connect`.
+            self.events.reserve_exact(1);
+        }
         match command {
             Command::Connect { credential, done } => {
                 if let Some(credential) = &credential {
@@ -328,7 +329,6 @@ impl Batch {
 
     /// The guest has handled it.
     fn finish(&mut self) {
-        self.events.clear();
         self.disconnects = false;
         for done in self.done.drain(..) {
             // Whoever asked may have gone.

@@ -231,7 +231,7 @@ impl Descriptor {
             overlap: members.optional("overlap", boolean)?.unwrap_or_default(),
             signature: members.text("signature")?,
             signatures: members.optional("signatures", signatures)?.unwrap_or_default(),
-            other: members.rest,
+            other: members.others(),
         };
         let stated = descriptor.source_package.as_ref().and_then(|package| package.sha256);
         match (descriptor.sha256, stated) {
@@ -356,7 +356,7 @@ impl SourcePackage {
             sha256: members.optional("sha256", digest)?,
             size: members.optional("size", size)?,
             signature: members.text("signature")?,
-            other: members.rest,
+            other: members.others(),
         })
     }
 
@@ -427,6 +427,11 @@ impl Members {
             Value::Object(rest) => Ok(Self { path: path.to_owned(), rest }),
             other => Err(wrong(path, &other, "an object")),
         }
+    }
+
+    /// Those that nobody asked for, without the room of those that were taken out: it would be kept for as long as a stub is there.
+    fn others(self) -> Map<String, Value> {
+        self.rest.into_iter().collect()
     }
 
     /// Null, an empty text and an empty array say the same as an absent member.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protostub_types::{AddressError, Body, Message, MessageError, MessageId, MessageType};
+use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType};
 
 use super::{KnownAddresses, types};
 use crate::{Credential, CredentialKind, DisconnectReason};
@@ -53,9 +53,22 @@ pub(crate) fn lower(message: Message) -> types::Message {
     }
 }
 
-/// A guest's message for the bus, with all that holds for every message checked, and the body within `body_bytes`.
-pub(crate) fn lift(message: types::Message, body_bytes: usize, known: &mut KnownAddresses) -> Result<Message, Refused> {
-    let mut address = |member, text: &Arc<str>| known.read(text).map_err(|source| Refused::Address { member, source });
+/// The message that was lowered.
+pub(crate) fn raise(message: types::Message) -> Result<Message, Refused> {
+    let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
+    lift(message, (from, to), usize::MAX, &KnownAddresses::default())
+}
+
+/// A guest's message, whose `from` and `to` were read before, for the bus, with all that holds for every message checked, and the body within
+/// `body_bytes`.
+pub(crate) fn lift<A>(
+    message: types::Message<A>,
+    (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
+    body_bytes: usize,
+    known: &KnownAddresses,
+) -> Result<Message, Refused> {
+    let address = |member| move |source| Refused::Address { member, source };
+    let via = message.via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok));
     let body = message.body.map(|body| match body {
         types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
@@ -84,9 +97,9 @@ pub(crate) fn lift(message: types::Message, body_bytes: usize, known: &mut Known
             // Also `create`, written as a word of its own, is `create`.
             types::MessageType::Other(name) => name.parse()?,
         },
-        from: address("from", &message.from)?,
-        to: address("to", &message.to)?,
-        via: message.via.iter().map(|text| address("via", text)).collect::<Result<_, _>>()?,
+        from: from.map_err(address("from"))?,
+        to: to.map_err(address("to"))?,
+        via: via.collect::<Result<_, _>>().map_err(address("via"))?,
         headers: message.headers,
         body,
     };

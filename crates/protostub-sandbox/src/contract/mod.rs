@@ -9,10 +9,10 @@ mod known;
 )]
 pub mod types;
 
-pub(crate) use convert::{lift, lower};
+pub(crate) use convert::{lift, lower, raise};
 pub(crate) use generated::{
     Protostub, ProtostubPre,
-    rethink::protostub::{bus, configuration, http, identity, log, presence, session, tcp, timers, websocket},
+    rethink::protostub::{configuration, http, identity, log, presence, session, tcp, timers, websocket},
 };
 pub(crate) use known::KnownAddresses;
 
@@ -42,6 +42,10 @@ mod generated {
         world: "protostub",
         path: "../../wit/0.1",
         exports: { default: async },
-        with: { "rethink:protostub/types": crate::contract::types },
+        with: {
+            "rethink:protostub/types": crate::contract::types,
+            // Its functions are linked by hand (`host::bus`): `post` reads the addresses of messages where they are.
+            "rethink:protostub/bus": crate::contract::types,
+        },
     });
 }

@@ -78,14 +78,15 @@ impl Body {
     }
 }
 
+/// `A` is how `from` and `to` cross: as texts of their own, or, in what a guest posts, as where they are in its memory.
 #[derive(Clone, ComponentType, Lift, Lower)]
 #[component(record)]
-pub struct Message {
+pub struct Message<A = Address> {
     pub id: MessageId,
     #[component(name = "type")]
     pub kind: MessageType,
-    pub from: Address,
-    pub to: Address,
+    pub from: A,
+    pub to: A,
     pub via: Vec<Address>,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,

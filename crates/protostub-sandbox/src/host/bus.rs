@@ -1,14 +1,18 @@
 use std::{cell::OnceCell, time::Instant};
 
 use protostub_bus::{Origin, PostError};
-use protostub_types::Address;
+use protostub_types::{Address, AddressError};
 use serde::Deserialize;
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, WasmStr},
+};
 
 use super::rate::Rate;
 use crate::{
     SandboxConfig,
     contract::{
-        KnownAddresses, bus, lift,
+        KnownAddresses, lift,
         types::{self, Error},
     },
     recorder::Entry,
@@ -90,16 +94,61 @@ fn runtime_url(configuration: &str) -> Option<Address> {
     serde_json::from_str(configuration).ok().map(|Configuration { runtime }| runtime)
 }
 
-impl StubState {
-    fn post_recorded(&mut self, message: types::Message, now: Instant) -> Result<(), Error> {
-        let bytes = message.body.as_ref().map_or(0, types::Body::len);
-        let call = Entry::call("bus.post").message(&message.kind, &message.from, &message.to).bytes(bytes);
-        let posted = self.post_one(message, now);
-        self.recorder.call_at(now, call.result(&posted));
-        posted
-    }
+/// Adds the interface `bus` to a linker. Its functions are those of `wit/0.1/bus.wit`; wasmtime checks every component against them.
+pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
+    let mut bus = linker.instance("rethink:protostub/bus@0.1.0")?;
+    bus.func_wrap("post", |mut store: StoreContextMut<'_, StubState>, (messages,): (Vec<Posted>,)| {
+        let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, message)).collect();
+        Ok((posted?,))
+    })?;
+    bus.func_wrap("pause", |mut store, ()| {
+        store.data_mut().pause(true);
+        Ok(())
+    })?;
+    bus.func_wrap("resume", |mut store, ()| {
+        store.data_mut().pause(false);
+        Ok(())
+    })
+}
 
-    fn post_one(&mut self, message: types::Message, now: Instant) -> Result<(), Error> {
+/// What a guest posts.
+type Posted = types::Message<WasmStr>;
+
+/// Posts one message; what the guest is told.
+fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted) -> wasmtime::Result<Result<(), Error>> {
+    let from = read(store, &message.from)?;
+    let to = read(store, &message.to)?;
+    let state = store.data_mut();
+    let now = state.cpu.now();
+    let bytes = message.body.as_ref().map_or(0, types::Body::len);
+    let shared = |read: &Result<Address, _>| read.as_ref().ok().map(Address::shared);
+    let call = Entry::call("bus.post").message(&message.kind, shared(&from), shared(&to)).bytes(bytes);
+    let posted = state.post_one(message, (from, to), now);
+    state.recorder.call(now, call.result(&posted));
+    Ok(posted)
+}
+
+/// The address that a guest wrote.
+fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime::Result<Result<Address, AddressError>> {
+    let known = &store.data().posting.known;
+    let text = text.to_str(&*store)?;
+    if let Some(address) = known.find(&text) {
+        return Ok(Ok(address.clone()));
+    }
+    let address = Address::parse(&text);
+    if let Ok(address) = &address {
+        store.data_mut().posting.known.learn(address.clone());
+    }
+    Ok(address)
+}
+
+impl StubState {
+    fn post_one(
+        &mut self,
+        message: Posted,
+        addresses: (Result<Address, AddressError>, Result<Address, AddressError>),
+        now: Instant,
+    ) -> Result<(), Error> {
         if !self.posting.rate.admit_at(now) {
             self.limited("posts_per_second");
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
@@ -107,7 +156,7 @@ impl StubState {
         if message.body.as_ref().is_some_and(|body| body.len() > self.config.limits.body_bytes) {
             self.limited("body_bytes");
         }
-        let lifted = lift(message, self.config.limits.body_bytes, &mut self.posting.known);
+        let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.known);
         let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
@@ -120,24 +169,12 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        self.services.bus.post(&self.posting.origin, message).map_err(refused)
-    }
-}
-
-impl bus::Host for StubState {
-    fn post(&mut self, messages: Vec<types::Message>) -> Vec<Result<(), Error>> {
-        let now = Instant::now();
-        messages.into_iter().map(|message| self.post_recorded(message, now)).collect()
+        self.services.bus.post_at(&self.posting.origin, message, now.into()).map_err(refused)
     }
 
-    fn pause(&mut self) {
-        self.posting.paused = true;
-        self.recorder.call(Entry::call("bus.pause"));
-    }
-
-    fn resume(&mut self) {
-        self.posting.paused = false;
-        self.recorder.call(Entry::call("bus.resume"));
+    fn pause(&mut self, paused: bool) {
+        self.posting.paused = paused;
+        self.record(Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
     }
 }
 

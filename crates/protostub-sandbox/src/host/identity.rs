@@ -33,6 +33,9 @@ impl IdentityRequests {
 
     /// The next request that was answered.
     pub(crate) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        if self.asked.is_empty() {
+            return Poll::Pending;
+        }
         match self.asked.poll_next_unpin(cx) {
             Poll::Ready(Some((handle, answer))) => {
                 self.answers.insert(handle, Some(answer));
@@ -95,13 +98,13 @@ impl StubState {
 impl identity::Host for StubState {
     fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let requested = self.request_credential(scope);
-        self.recorder.call(Entry::call("identity.request").opened(&requested));
+        self.record(Entry::call("identity.request").opened(&requested));
         requested
     }
 
     fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
         let taken = self.take_credential(request);
-        self.recorder.call(Entry::call("identity.take").handle(request).result(&taken));
+        self.record(Entry::call("identity.take").handle(request).result(&taken));
         taken
     }
 }

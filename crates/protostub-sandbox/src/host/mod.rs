@@ -28,7 +28,8 @@ use crate::{
 
 /// Adds the contract's interfaces to a linker.
 pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
-    contract::Protostub::add_to_linker::<_, HasSelf<StubState>>(linker, |state| state)
+    contract::Protostub::add_to_linker::<_, HasSelf<StubState>>(linker, |state| state)?;
+    bus::add_to_linker(linker)
 }
 
 impl contract::types::Host for StubState {}

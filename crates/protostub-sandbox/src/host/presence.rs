@@ -78,7 +78,7 @@ impl presence::Host for StubState {
             Published::Failed => StubStatus::Failed,
         };
         let published = self.publish_status(status, reason);
-        self.recorder.call(Entry::call("presence.publish").detail(status.as_str()).result(&published));
+        self.record(Entry::call("presence.publish").detail(status.as_str()).result(&published));
         published
     }
 }

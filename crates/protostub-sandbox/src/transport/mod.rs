@@ -122,6 +122,9 @@ impl Connections {
     ///
     /// Never waits, does a bounded piece of work, and names each handle once for each change since the stub last asked.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        if self.connections.is_empty() {
+            return Poll::Pending;
+        }
         self.woken.register(cx.waker());
         // What wakes itself meanwhile (it has more to do than its share) has its turn after the task has yielded.
         for _ in 0..self.woken.len() {
