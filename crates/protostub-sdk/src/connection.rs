@@ -49,9 +49,10 @@ where
             continue;
         };
         let mut backoff = Backoff::default();
+        // Of the first try, it is of no interest: no wait was made longer yet.
+        let mut began = None;
         loop {
             stub.in_progress();
-            let began = time::now();
             let ended = one_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
             if let Err(error @ Error::Failed(_)) = ended.result {
                 answer_what_is_left(&stub, "the protocol stub cannot connect to its domain");
@@ -64,7 +65,7 @@ where
             if ended.told {
                 break;
             }
-            if ended.was_live && time::now().saturating_sub(began) >= GOOD {
+            if ended.was_live && began.is_some_and(|began| time::now().saturating_sub(began) >= GOOD) {
                 backoff = Backoff::default();
             }
             match future::select(pin!(next_control(&stub)), backoff.sleep()).await {
@@ -81,6 +82,7 @@ where
                     Either::Right((Err(error), _)) => log::warn!("the credential runs out, and there is no other one: {error}"),
                 }
             }
+            began = Some(time::now());
         }
         answer_what_is_left(&stub, "the protocol stub was told to disconnect");
     }

@@ -8,12 +8,19 @@ use std::{
     collections::VecDeque,
     future::Future,
     rc::Rc,
-    task::{Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use futures_channel::oneshot;
-use futures_executor::{LocalPool, LocalSpawner};
-use futures_util::task::LocalSpawnExt;
+use futures_util::{
+    StreamExt as _,
+    future::{FutureExt as _, LocalBoxFuture},
+    stream::FuturesUnordered,
+};
 
 use crate::{DisconnectReason, Error, Event, Message, MessageId, MessageType, Result, Status, Stub, host, logging};
 
@@ -25,8 +32,9 @@ const PAUSE_BYTES: usize = 1024 * 1024;
 const RESUME_MESSAGES: usize = 16;
 
 thread_local! {
-    static POOL: RefCell<Option<LocalPool>> = const { RefCell::new(None) };
-    static SPAWNER: RefCell<Option<LocalSpawner>> = const { RefCell::new(None) };
+    static TASKS: RefCell<Option<Tasks>> = const { RefCell::new(None) };
+    /// Tasks that have not begun yet.
+    static SPAWNED: RefCell<Vec<LocalBoxFuture<'static, ()>>> = const { RefCell::new(Vec::new()) };
     static STATE: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
     /// In the order of their handles. They are few: the host allows some hundreds.
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
@@ -93,9 +101,7 @@ where
     });
     let stub = Stub::new(Rc::clone(&state));
     let future = main(stub.clone())?;
-    let pool = LocalPool::new();
-    SPAWNER.set(Some(pool.spawner()));
-    POOL.set(Some(pool));
+    TASKS.set(Some(Tasks::new()));
     STATE.set(Some(state));
     spawn(async move {
         match future.await {
@@ -109,17 +115,59 @@ where
 /// The instance's end, in a test: everything that it holds is dropped.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn end() {
-    SPAWNER.set(None);
-    drop(POOL.take());
+    drop((TASKS.take(), SPAWNED.take()));
     STATE.set(None);
     WAITING.with_borrow_mut(Vec::clear);
 }
 
 /// Runs a task beside the author's, until it ends or the instance does.
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
-    let spawned = SPAWNER.with_borrow(|spawner| spawner.as_ref().map(|spawner| spawner.spawn_local(task)));
-    if !matches!(spawned, Some(Ok(()))) {
+    if STATE.with_borrow(Option::is_none) {
         log::error!("a task was spawned outside of the stub's life, and does not run");
+        return;
+    }
+    SPAWNED.with_borrow_mut(|spawned| spawned.push(task.boxed_local()));
+}
+
+/// The author's task, and those that were spawned beside it.
+struct Tasks {
+    running: FuturesUnordered<LocalBoxFuture<'static, ()>>,
+    woken: Arc<Woken>,
+    waker: Waker,
+}
+
+/// One of the tasks can go on.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Tasks {
+    fn new() -> Self {
+        let woken = Arc::<Woken>::default();
+        Self { running: FuturesUnordered::new(), waker: Waker::from(Arc::clone(&woken)), woken }
+    }
+
+    /// Runs all of them until none can go on.
+    fn run_until_stalled(&mut self) {
+        let mut cx = Context::from_waker(&self.waker);
+        loop {
+            self.running.extend(SPAWNED.take());
+            self.woken.0.store(false, Ordering::Relaxed);
+            let has_ended = matches!(self.running.poll_next_unpin(&mut cx), Poll::Ready(Some(())));
+            let is_woken = self.woken.0.load(Ordering::Relaxed);
+            if !has_ended && !is_woken && SPAWNED.with_borrow(Vec::is_empty) {
+                return;
+            }
+        }
     }
 }
 
@@ -134,9 +182,9 @@ pub(crate) fn handle(events: impl IntoIterator<Item = HostEvent>) {
         }
     }
     state.wake();
-    if let Some(mut pool) = POOL.take() {
-        pool.run_until_stalled();
-        POOL.set(Some(pool));
+    if let Some(mut tasks) = TASKS.take() {
+        tasks.run_until_stalled();
+        TASKS.set(Some(tasks));
     }
 }
 

@@ -58,6 +58,7 @@
 //!
 //! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
 //! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
+//! * memory comes from an allocator that is made for messages; a stub that has another one turns the feature `allocator` off;
 //! * futures that are not from here work, as long as what they wait for is;
 //! * several things at a time are [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of this crate that are made
 //!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
@@ -89,6 +90,8 @@ mod connection;
 mod error;
 mod event;
 mod guest;
+#[cfg(any(test, all(target_family = "wasm", feature = "allocator")))]
+mod heap;
 mod host;
 pub mod http;
 pub mod identity;

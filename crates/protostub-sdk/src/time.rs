@@ -126,27 +126,32 @@ impl Interval {
 /// that those who lost the same server do not come back all at once.
 #[derive(Debug)]
 pub struct Backoff {
-    delays: ExponentialBackoff,
+    shortest: Duration,
     longest: Duration,
+    /// Made for the first wait, since chance has to be asked for: most connections hold.
+    delays: Option<ExponentialBackoff>,
 }
 
 impl Backoff {
     /// Begins with `shortest`, and waits no longer than twice `longest`.
     #[must_use]
     pub fn new(shortest: Duration, longest: Duration) -> Self {
-        let delays = ExponentialBuilder::new()
-            .with_min_delay(shortest)
-            .with_max_delay(longest)
-            .with_jitter()
-            .with_jitter_seed(fastrand::u64(..))
-            .without_max_times()
-            .build();
-        Self { delays, longest }
+        Self { shortest, longest, delays: None }
     }
 
     /// How long to wait this time.
     pub fn next_delay(&mut self) -> Duration {
-        self.delays.next().unwrap_or(self.longest)
+        let Self { shortest, longest, delays } = self;
+        let delays = delays.get_or_insert_with(|| {
+            ExponentialBuilder::new()
+                .with_min_delay(*shortest)
+                .with_max_delay(*longest)
+                .with_jitter()
+                .with_jitter_seed(fastrand::u64(..))
+                .without_max_times()
+                .build()
+        });
+        delays.next().unwrap_or(*longest)
     }
 
     /// Waits for so long.
