@@ -78,8 +78,8 @@ impl CpuBudget {
         self.turns.is_long.store(false, Ordering::Relaxed);
     }
 
-    /// What time it is for the guest's calls, to a tick: after each, and after whatever the guest waited for, the clock is read anew. Reading it takes
-    /// as long as a tenth of what the host has to do with a message.
+    /// What time it is for the guest's calls, to a tick: after each, and after whatever the guest waited for, the clock is read anew. Reading it for
+    /// each call of the host's would take longer than some of these.
     pub(crate) fn now(&self) -> Instant {
         self.turns.origin + Duration::from_nanos(self.turns.polled.load(Ordering::Relaxed))
     }
