@@ -204,9 +204,7 @@ impl Bus {
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
     pub fn post(&self, origin: &Origin, message: Message) -> Result<(), PostError> {
-        let posted = self.post_message(origin, Box::new(message), Instant::now);
-        self.count_refused(&posted);
-        posted
+        self.post_timed(origin, message, Instant::now)
     }
 
     /// The same, for whoever knows what time it is: how long a message may wait counts from then. Reading the clock takes a tenth of the time
@@ -215,7 +213,11 @@ impl Bus {
     /// # Errors
     /// As [`Self::post`].
     pub fn post_at(&self, origin: &Origin, message: Message, now: Instant) -> Result<(), PostError> {
-        let posted = self.post_message(origin, Box::new(message), || now);
+        self.post_timed(origin, message, || now)
+    }
+
+    fn post_timed(&self, origin: &Origin, message: Message, now: impl FnOnce() -> Instant) -> Result<(), PostError> {
+        let posted = self.post_message(origin, Box::new(message), now);
         self.count_refused(&posted);
         posted
     }

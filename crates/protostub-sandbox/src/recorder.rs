@@ -207,10 +207,8 @@ impl Entry {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        let is_same = |one: &'static str, other: &'static str| std::ptr::eq(one, other) || one == other;
-        is_same(self.name, other.name)
-            && is_same(self.detail.unwrap_or_default(), other.detail.unwrap_or_default())
-            && (self.handle, self.error, &self.from, &self.to) == (other.handle, other.error, &other.from, &other.to)
+        (self.name, self.detail, self.handle, self.error) == (other.name, other.detail, other.handle, other.error)
+            && (&self.from, &self.to) == (&other.from, &other.to)
     }
 
     fn activity(self, kind: ActivityKind, age: Duration) -> Activity {

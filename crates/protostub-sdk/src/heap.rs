@@ -76,7 +76,7 @@ impl Heap {
             if slab.is_null() {
                 return slab;
             }
-            // What is left of the slab before is too small for this one, and so for no list's size.
+            // What is left of the slab before is too small for this one, and a block of another size.
             if self.left.get() > 0 {
                 self.keep(self.uncut.get(), self.left.get() / GRAIN);
             }
@@ -109,6 +109,8 @@ fn grains(layout: Layout) -> Option<usize> {
 
 // SAFETY: a block has at least the layout's size, is aligned to a grain, and is handed out to one at a time: it was cut from a slab once, and is in a list
 // only after it was freed. Nothing here panics: no index is larger than `SMALL / GRAIN`. All else is the target's allocator.
+//
+// Never inlined: a stub calls these in hundreds of places, and would be a twentieth larger.
 unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
