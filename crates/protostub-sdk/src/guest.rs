@@ -9,18 +9,15 @@ use std::{
     future::Future,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
 use futures_channel::oneshot;
-use futures_util::{
-    StreamExt as _,
-    future::{FutureExt as _, LocalBoxFuture},
-    stream::FuturesUnordered,
-};
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
+use slab::Slab;
 
 use crate::{DisconnectReason, Error, Event, Message, MessageId, MessageType, Result, Status, Stub, host, logging};
 
@@ -101,7 +98,7 @@ where
     });
     let stub = Stub::new(Rc::clone(&state));
     let future = main(stub.clone())?;
-    TASKS.set(Some(Tasks::new()));
+    TASKS.set(Some(Tasks::default()));
     STATE.set(Some(state));
     spawn(async move {
         match future.await {
@@ -130,42 +127,61 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
 }
 
 /// The author's task, and those that were spawned beside it.
+#[derive(Default)]
 struct Tasks {
-    running: FuturesUnordered<LocalBoxFuture<'static, ()>>,
-    woken: Arc<Woken>,
-    waker: Waker,
+    running: Slab<LocalBoxFuture<'static, ()>>,
+    due: Arc<Due>,
 }
 
-/// One of the tasks can go on.
+/// Those that can go on, in the order in which they were woken.
 #[derive(Default)]
-struct Woken(AtomicBool);
+struct Due(Mutex<VecDeque<Arc<Alarm>>>);
 
-impl Wake for Woken {
+/// Wakes one task. If that has ended, another one may have its number, which is polled once too often then.
+struct Alarm {
+    task: usize,
+    is_due: AtomicBool,
+    due: Arc<Due>,
+}
+
+impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        if !self.is_due.swap(true, Ordering::Relaxed) {
+            Arc::clone(&self.due).queue().push_back(self);
+        }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
+        Arc::clone(self).wake();
+    }
+}
+
+impl Due {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Arc<Alarm>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Arc<Alarm>> {
+        self.queue().pop_front()
     }
 }
 
 impl Tasks {
-    fn new() -> Self {
-        let woken = Arc::<Woken>::default();
-        Self { running: FuturesUnordered::new(), waker: Waker::from(Arc::clone(&woken)), woken }
-    }
-
     /// Runs all of them until none can go on.
     fn run_until_stalled(&mut self) {
-        let mut cx = Context::from_waker(&self.waker);
         loop {
-            self.running.extend(SPAWNED.take());
-            self.woken.0.store(false, Ordering::Relaxed);
-            let has_ended = matches!(self.running.poll_next_unpin(&mut cx), Poll::Ready(Some(())));
-            let is_woken = self.woken.0.load(Ordering::Relaxed);
-            if !has_ended && !is_woken && SPAWNED.with_borrow(Vec::is_empty) {
-                return;
+            for task in SPAWNED.take() {
+                let alarm = Alarm { task: self.running.insert(task), is_due: AtomicBool::new(false), due: Arc::clone(&self.due) };
+                Arc::new(alarm).wake();
+            }
+            let Some(alarm) = self.due.next() else { return };
+            let number = alarm.task;
+            alarm.is_due.store(false, Ordering::Relaxed);
+            let waker = Waker::from(alarm);
+            if let Some(task) = self.running.get_mut(number)
+                && task.poll_unpin(&mut Context::from_waker(&waker)).is_ready()
+            {
+                drop(self.running.remove(number));
             }
         }
     }
@@ -340,5 +356,82 @@ impl Drop for Handle {
             let waiting = &mut *waiting.borrow_mut();
             place(waiting, self.0).map(|index| waiting.remove(index))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::poll_fn};
+
+    use super::*;
+
+    /// A task that ends when it is polled for the last time of so many; how often it was polled, and the waker that it had first.
+    fn task(polls: usize) -> (LocalBoxFuture<'static, ()>, Rc<Cell<usize>>, Rc<RefCell<Option<Waker>>>) {
+        let (count, waker) = (Rc::<Cell<usize>>::default(), Rc::<RefCell<Option<Waker>>>::default());
+        let (counted, kept) = (Rc::clone(&count), Rc::clone(&waker));
+        let task = poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            kept.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+            if counted.get() == polls { Poll::Ready(()) } else { Poll::Pending }
+        });
+        (task.boxed_local(), count, waker)
+    }
+
+    fn run(tasks: &mut Tasks, task: impl IntoIterator<Item = LocalBoxFuture<'static, ()>>) {
+        SPAWNED.with_borrow_mut(|spawned| spawned.extend(task));
+        tasks.run_until_stalled();
+    }
+
+    #[test]
+    fn a_task_is_polled_when_it_was_woken_however_often() {
+        let mut tasks = Tasks::default();
+        let (first, polled, waker) = task(3);
+        let (other, others_polls, _) = task(3);
+        run(&mut tasks, [first, other]);
+        let waker = waker.take().unwrap();
+        waker.wake_by_ref();
+        waker.clone().wake();
+        run(&mut tasks, []);
+        assert_eq!((polled.get(), others_polls.get()), (2, 1));
+        run(&mut tasks, []);
+        assert_eq!((polled.get(), others_polls.get()), (2, 1));
+        waker.wake_by_ref();
+        run(&mut tasks, []);
+        assert_eq!((polled.get(), others_polls.get(), tasks.running.len()), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_waker_may_outlive_its_task() {
+        let mut tasks = Tasks::default();
+        let (first, _, waker) = task(1);
+        run(&mut tasks, [first]);
+        let outlived = waker.take().unwrap();
+        outlived.wake_by_ref();
+        run(&mut tasks, []);
+        assert_eq!(tasks.running.len(), 0);
+        // In the same place.
+        let (second, polled, waker) = task(3);
+        run(&mut tasks, [second]);
+        outlived.wake_by_ref();
+        run(&mut tasks, []);
+        assert_eq!(polled.get(), 2);
+        waker.take().unwrap().wake();
+        run(&mut tasks, []);
+        assert_eq!((polled.get(), tasks.running.len()), (3, 0));
+    }
+
+    #[test]
+    fn what_a_task_spawns_and_wakes_runs_in_the_same_call() {
+        let mut tasks = Tasks::default();
+        let (send, received) = oneshot::channel();
+        let got = Rc::<Cell<u32>>::default();
+        let gets = Rc::clone(&got);
+        let waits = async move { gets.set(received.await.unwrap()) }.boxed_local();
+        let spawns = async move {
+            let sends = async move { send.send(7).unwrap() }.boxed_local();
+            SPAWNED.with_borrow_mut(|spawned| spawned.push(sends));
+        };
+        run(&mut tasks, [waits, spawns.boxed_local()]);
+        assert_eq!((got.get(), tasks.running.len()), (7, 0));
     }
 }

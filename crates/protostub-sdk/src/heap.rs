@@ -107,6 +107,17 @@ fn grains(layout: Layout) -> Option<usize> {
     (layout.size() <= SMALL && layout.align() <= GRAIN).then(|| layout.size().div_ceil(GRAIN))
 }
 
+/// A block of the target's allocator. Apart, since aligning takes it a frame on the stack, which [`Heap::alloc`] had each time.
+///
+/// # Safety
+/// As of [`GlobalAlloc::alloc`].
+#[cold]
+#[inline(never)]
+unsafe fn large(layout: Layout) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { System.alloc(layout) }
+}
+
 // SAFETY: a block has at least the layout's size, is aligned to a grain, and is handed out to one at a time: it was cut from a slab once, and is in a list
 // only after it was freed. Nothing here panics: no index is larger than `SMALL / GRAIN`. All else is the target's allocator.
 //
@@ -116,7 +127,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(grains) = grains(layout) else {
             // SAFETY: the caller's.
-            return unsafe { System.alloc(layout) };
+            return unsafe { large(layout) };
         };
         self.written.set(true);
         let block = self.freed[grains].get();
