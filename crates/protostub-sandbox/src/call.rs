@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -53,12 +54,13 @@ pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
     began
 }
 
-/// Waits for a guest call that has begun just now, while its computing time is counted and its time is limited.
+/// Waits for a guest call that has begun just now, while its computing time is counted and its time is limited. The call is pinned by the caller: every
+/// future that it is handed through by value has room for it twice, and moves it.
 pub(crate) async fn bounded<T>(
     compiled: &CompiledStub,
     meter: &mut Meter,
     (began, limit): (Instant, Duration),
-    call: impl Future<Output = wasmtime::Result<T>>,
+    call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<T, Failure> {
     let _running = compiled.engine().running();
     meter.run(began, limit, call).await

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -206,13 +207,16 @@ impl StubHandle {
         &self.idleness
     }
 
-    /// Sends the `connect` event, with the domain's credential if there is one. Resolves when the guest has handled it; whether it is
-    /// connected shows in its status.
+    /// Sends the `connect` event, with the domain's credential if there is one: at once, waited for or not. Resolves when the guest has handled it;
+    /// whether it is connected shows in its status.
     ///
     /// # Errors
     /// If the instance ended before.
-    pub async fn connect(&self, credential: Option<Credential>) -> Result<(), InstanceEnded> {
-        self.ask(|done| Command::Connect { credential: credential.map(Box::new), done }).await
+    pub fn connect(
+        &self,
+        credential: Option<Credential>,
+    ) -> impl Future<Output = Result<(), InstanceEnded>> + Send + Sync + use<> {
+        self.ask(|done| Command::Connect { credential: credential.map(Box::new), done })
     }
 
     /// Sends the `disconnect` event. Resolves when the guest has handled it; whether it is disconnected shows in its status. Messages are
@@ -266,7 +270,10 @@ impl StubHandle {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, InstanceEnded> {
+    fn ask<T, C: FnOnce(oneshot::Sender<T>) -> Command>(
+        &self,
+        command: C,
+    ) -> impl Future<Output = Result<T, InstanceEnded>> + use<T, C> {
         let (done, handled) = oneshot::channel();
         let command = command(done);
         self.orders.tell(COMMANDS, |waiting| {
@@ -275,6 +282,6 @@ impl StubHandle {
                 waiting.commands.push_back(command);
             }
         });
-        handled.await.map_err(|_| InstanceEnded)
+        async move { handled.await.map_err(|_| InstanceEnded) }
     }
 }

@@ -12,7 +12,7 @@
 use std::{
     future::{Future, poll_fn},
     num::NonZero,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -187,9 +187,8 @@ impl Meter {
         &mut self,
         began: Instant,
         limit: Duration,
-        call: impl Future<Output = wasmtime::Result<T>>,
+        mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
     ) -> Result<T, Failure> {
-        let mut call = pin!(call);
         // Made when the call first waits: few do.
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         let mut used = Duration::ZERO;
@@ -313,6 +312,8 @@ impl Wake for Stamp {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use tokio::sync::oneshot;
 
     use super::*;
@@ -335,8 +336,8 @@ mod tests {
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::clone(&places));
         let taken = places.try_acquire().unwrap();
         let run = |meter: &mut Meter| {
-            let call = meter.run(Instant::now(), Duration::from_secs(1), async { Ok(()) });
-            futures_util::FutureExt::now_or_never(call).is_some()
+            let call = pin!(async { Ok(()) });
+            futures_util::FutureExt::now_or_never(meter.run(Instant::now(), Duration::from_secs(1), call)).is_some()
         };
         assert!(run(&mut meter), "it has just begun");
         turns.is_long.store(true, Ordering::Relaxed);
@@ -350,7 +351,7 @@ mod tests {
     async fn what_a_call_waits_for_counts_and_that_others_have_their_turn_does_not() {
         let mut meter = meter(Duration::from_secs(1));
         let limit = Duration::from_millis(50);
-        let waiting = meter.run(Instant::now(), limit, std::future::pending::<wasmtime::Result<()>>()).await;
+        let waiting = meter.run(Instant::now(), limit, pin!(std::future::pending::<wasmtime::Result<()>>())).await;
         assert!(matches!(waiting, Err(Failure::TimedOut)));
 
         // The answer is there at once, but the thread is somebody else's for longer than the limit.
@@ -359,13 +360,11 @@ mod tests {
             let _ = answer.send(());
             std::thread::sleep(2 * limit);
         });
-        let runnable = meter
-            .run(Instant::now(), limit, async move {
-                answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
-                Ok(())
-            })
-            .await;
-        assert!(runnable.is_ok());
+        let answer = pin!(async move {
+            answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
+            Ok(())
+        });
+        assert!(meter.run(Instant::now(), limit, answer).await.is_ok());
         others.await.unwrap();
     }
 
@@ -374,15 +373,13 @@ mod tests {
         let turns = Arc::<Turns>::default();
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
         let begun = Instant::now();
-        let result = meter
-            .run(Instant::now(), Duration::from_millis(30), async {
-                for _ in 0..10 {
-                    paused(Arc::clone(&turns), Duration::from_millis(10)).await;
-                }
-                Ok(())
-            })
-            .await;
-        assert!(result.is_ok());
+        let call = pin!(async {
+            for _ in 0..10 {
+                paused(Arc::clone(&turns), Duration::from_millis(10)).await;
+            }
+            Ok(())
+        });
+        assert!(meter.run(Instant::now(), Duration::from_millis(30), call).await.is_ok());
         assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
     }
 
@@ -391,10 +388,10 @@ mod tests {
         let mut meter = meter(Duration::from_millis(40));
         let begun = Instant::now();
         for _ in 0..6 {
-            let call = async {
+            let call = pin!(async {
                 std::thread::sleep(Duration::from_millis(10));
                 Ok(())
-            };
+            });
             assert!(meter.run(Instant::now(), Duration::from_secs(10), call).await.is_ok());
         }
         // 50 ms before the last one are 10 over the share, which come in a quarter of a second.

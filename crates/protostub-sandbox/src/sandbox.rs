@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::pin, sync::Arc};
 
 use protostub_bus::Inbox;
 use tracing::Instrument as _;
@@ -105,8 +105,11 @@ impl Sandbox {
         let began = call::begin(&mut store);
         let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
         let step = tracing::info_span!(target: "protostub", "step", step = 17_u64, call = "Sandbox → protostub: new", %domain, %stub, detail = "");
-        let instantiating = call::bounded(&compiled, &mut meter, (began, limit), compiled.pre().instantiate_async(&mut store));
-        let guest = match instantiating.instrument(step).await {
+        let instantiated = {
+            let call = pin!(compiled.pre().instantiate_async(&mut store));
+            call::bounded(&compiled, &mut meter, (began, limit), call).instrument(step).await
+        };
+        let guest = match instantiated {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
             Err(Failure::Guest(error)) if call::is_hosts_fault(&error) && !store.data().memory.has_denied() => {
@@ -116,9 +119,11 @@ impl Sandbox {
         };
         let began = call::begin(&mut store);
         let url = store.data().config.url.shared();
-        let starting =
-            call::bounded(&compiled, &mut meter, (began, limit), guest.rethink_protostub_stub().call_start(&mut store, &url));
-        match starting.await {
+        let started = {
+            let call = pin!(guest.rethink_protostub_stub().call_start(&mut store, &url));
+            call::bounded(&compiled, &mut meter, (began, limit), call).await
+        };
+        match started {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),

@@ -3,6 +3,7 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -149,31 +150,30 @@ impl StubTask {
         self.calls += 1;
         commands.idleness.end(store.data().recorder.call_began());
         let limit = store.data().config.limits.time_per_call;
-        let call = call::bounded(
-            compiled,
-            meter,
-            (began, limit),
-            guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events),
-        );
-        let overrun = async {
-            poll_fn(|cx| commands.poll_stop(cx)).await;
-            tokio::time::sleep(STOP_GRACE).await;
-        };
-        let result = tokio::select! {
-            biased;
-            result = call => result,
-            () = overrun => {
-                self.fail_batch("the protocol stub was stopped while it had the message");
-                return Some((Outcome::Stopped, None));
+        let result = {
+            let call = pin!(guest.rethink_protostub_stub().call_handle(&mut *store, &batch.events));
+            let call = call::bounded(compiled, meter, (began, limit), call);
+            let overrun = async {
+                poll_fn(|cx| commands.poll_stop(cx)).await;
+                tokio::time::sleep(STOP_GRACE).await;
+            };
+            tokio::select! {
+                biased;
+                result = call => Some(result),
+                () = overrun => None,
             }
         };
         let failure = match result {
-            Ok(()) => {
+            Some(Ok(())) => {
                 store.data_mut().recorder.events(batch.events.drain(..));
                 batch.finish();
                 return None;
             }
-            Err(failure) => failure,
+            Some(Err(failure)) => failure,
+            None => {
+                self.fail_batch("the protocol stub was stopped while it had the message");
+                return Some((Outcome::Stopped, None));
+            }
         };
         store.data_mut().recorder.events(batch.events.iter().cloned());
         let (crash, report) = call::diagnose(compiled, store, GuestCall::Handle, failure);
