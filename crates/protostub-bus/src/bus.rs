@@ -239,6 +239,17 @@ impl Bus {
         outcome.unwrap_or_else(|_| Err(RequestError::new(503, &to, "the bus is gone")))
     }
 
+    /// Publishes what the host itself has to say at the address that the message is to: subscribers get copies, and nobody else. Who listens there, to be
+    /// asked or subscribed to, is the host, which knows it already.
+    ///
+    /// # Errors
+    /// If the message was refused.
+    pub fn publish(&self, message: Message) -> Result<(), PostError> {
+        let published = self.publish_message(Box::new(message));
+        self.count_refused(&published);
+        published
+    }
+
     /// Sends a copy of a publication at `topic` to one subscriber only: what a late subscriber has missed.
     pub fn publish_to(&self, subscriber: &Address, topic: &Address, mut message: Message) {
         message.to = topic.clone();

@@ -49,7 +49,7 @@ impl Bus {
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
             self.ask_policy(origin, &message, || Receiver::Nobody)?;
             self.count_published();
-            self.publish(origin, message, subscribers.as_deref().unwrap_or_default());
+            self.send_copies(origin, message, subscribers.as_deref().unwrap_or_default());
             return Ok(());
         }
         let holder = self.holder(origin, &message, listener)?;
@@ -58,7 +58,15 @@ impl Bus {
         let Some(subscribers) = subscribers else { return self.deliver(&holder, message, now()) };
         let copy = message.clone();
         self.deliver(&holder, message, now())?;
-        self.publish(origin, copy, &subscribers);
+        self.send_copies(origin, copy, &subscribers);
+        Ok(())
+    }
+
+    pub(crate) fn publish_message(&self, mut message: Box<Message>) -> Result<(), PostError> {
+        self.prepare(&Origin::Host, &mut message)?;
+        let Destination { subscribers, .. } = self.inner.table.lookup(&message.to);
+        self.count_published();
+        self.send_copies(&Origin::Host, message, subscribers.as_deref().unwrap_or_default());
         Ok(())
     }
 
@@ -239,7 +247,7 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn publish(&self, origin: &Origin, message: Box<Message>, subscribers: &[Address]) {
+    fn send_copies(&self, origin: &Origin, message: Box<Message>, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
                 self.send_copy(origin, message.clone(), subscriber);

@@ -13,6 +13,9 @@ const PARTIAL: &str = ".partial-";
 /// How old such a file has to be to count as left behind by a process that died.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long ago a file was used that need not be marked as used once more.
+const USED_LATELY: Duration = Duration::from_secs(60 * 60);
+
 /// Which part of a full folder is cleared at once; and which part of it is written before it is looked at again.
 const SPARE: usize = 8;
 
@@ -26,6 +29,29 @@ pub(crate) struct Folder {
     max_files: usize,
     max_bytes: u64,
     room: Arc<Mutex<Room>>,
+}
+
+/// What a file was when it was read: which one it is, and when it was touched last, which nobody can set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    file: (u64, u64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl Stamp {
+    /// None where the system does not tell.
+    #[cfg(unix)]
+    fn of(metadata: &fs::Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let (file, changed) = ((metadata.dev(), metadata.ino()), (metadata.ctime(), metadata.ctime_nsec()));
+        Some(Self { file, changed, bytes: metadata.len() })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &fs::Metadata) -> Option<Self> {
+        None
+    }
 }
 
 /// How much may be written before it is looked at how much there is: not after every file, since that takes the longer the more there are.
@@ -52,6 +78,28 @@ impl Folder {
 
     /// A file, whole, unless it is longer. None if there is none. It counts as used.
     pub(crate) fn read(&self, name: &str, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
+        self.open_used(name)?.map(|file| read_at_most(file, max_bytes)).transpose()
+    }
+
+    /// The same, with what tells it from any other that takes its place.
+    pub(crate) fn read_stamped(&self, name: &str, max_bytes: usize) -> io::Result<Option<(Vec<u8>, Option<Stamp>)>> {
+        let Some(file) = self.open_used(name)? else { return Ok(None) };
+        // Before it is read: if it is changed meanwhile, it is not the one that was stamped.
+        let stamp = Stamp::of(&file.metadata()?);
+        Ok(Some((read_at_most(file, max_bytes)?, stamp)))
+    }
+
+    /// Whether a file is still the one with this stamp, and need not be read to count as used. One look at what the system knows of it, which takes less
+    /// than waking a thread for it would.
+    pub(crate) fn is_still(&self, name: &str, stamp: &Stamp) -> bool {
+        let now = fs::symlink_metadata(self.path.join(name));
+        now.is_ok_and(|now| {
+            let age = now.modified().ok().and_then(|used| SystemTime::now().duration_since(used).ok());
+            age.is_some_and(|age| age < USED_LATELY) && Stamp::of(&now).as_ref() == Some(stamp)
+        })
+    }
+
+    fn open_used(&self, name: &str) -> io::Result<Option<fs::File>> {
         let file = match fs::File::open(self.path.join(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -59,7 +107,7 @@ impl Folder {
         };
         // Whoever may only read, reads: then others decide what goes first.
         let _ = file.set_modified(SystemTime::now());
-        read_at_most(file, max_bytes).map(Some)
+        Ok(Some(file))
     }
 
     /// Writes, or replaces, a file. Others are removed if they are too many now.
@@ -210,6 +258,25 @@ mod tests {
         assert_eq!(names(&folder), ["a", "c", "d"]);
         folder.write("d", b"5").unwrap();
         assert_eq!(names(&folder), ["a", "c", "d"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_was_used_lately_need_not_be_read_to_be_known() {
+        let (_dir, folder) = folder(9, 99);
+        folder.write("a", b"1").unwrap();
+        let stamp = || folder.read_stamped("a", 9).unwrap().unwrap().1.unwrap();
+        let first = stamp();
+        assert!(folder.is_still("a", &first));
+        let second = stamp();
+        assert!(!folder.is_still("a", &first), "reading it has marked it as used");
+        let file = fs::File::options().write(true).open(folder.path().join("a")).unwrap();
+        file.set_modified(SystemTime::now() - USED_LATELY * 2).unwrap();
+        let old = Stamp::of(&file.metadata().unwrap()).unwrap();
+        assert!(!folder.is_still("a", &old), "it has to be marked as used once more");
+        assert!(!folder.is_still("a", &second));
+        folder.remove("a");
+        assert!(!folder.is_still("a", &second));
     }
 
     #[test]

@@ -188,12 +188,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let asking = steps.open(4, &key.descriptor_name());
-    // Once the question is on its way: reading takes a thread that has to be woken.
-    let committed = async {
-        tokio::task::yield_now().await;
-        core.catalogue.committed(key).await
-    };
-    let (discovered, before) = tokio::join!(core.catalogue.discover(key).instrument(asking), committed);
+    let (discovered, before) = tokio::join!(core.catalogue.discover(key).instrument(asking), core.catalogue.committed(key));
     let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
@@ -365,7 +360,7 @@ impl Core {
     pub(crate) fn publish_status(&self, body: Value) {
         let mut message = Message::update(self.status_url.clone()).with_body(body);
         message.from = self.runtime_url.clone();
-        if let Err(error) = self.bus.post(&Origin::Host, message) {
+        if let Err(error) = self.bus.publish(message) {
             tracing::debug!(target: "protostub", %error, "a status could not be told to the runtime's subscribers");
         }
     }

@@ -77,10 +77,6 @@ fn answer_with(core: &Core, request: &Message, answer: &Answer) {
 /// Step 22. What the stub said is told on, not what holds by now: the last status of a stub is heard of when its record is gone. Only what its presence
 /// published counts; what came through a stub is somebody's claim.
 fn on_status(core: &Core, message: &Message) {
-    // The runtime's own announcements come by here too.
-    if message.to == core.status_url {
-        return;
-    }
     let is_own = message.from.join("status").is_ok_and(|topic| topic == message.to);
     if !message.via.is_empty() || !is_own {
         tracing::debug!(target: "protostub", from = %message.from, to = %message.to, "a status that is not its publisher's is ignored");

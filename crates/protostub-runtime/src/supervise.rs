@@ -17,7 +17,11 @@
 mod retire;
 mod update;
 
-use std::{future, pin::pin, sync::Arc};
+use std::{
+    future::{self, Future},
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use protostub_bus::{Inbox, Route};
 use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
@@ -27,6 +31,7 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time::{Duration, Instant, sleep_until, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     core::{Core, SHUTTING_DOWN},
@@ -83,9 +88,11 @@ struct Instance {
 
 /// A domain login under way, and who waits for it.
 struct Login {
-    task: JoinHandle<Result<(), CredentialError>>,
+    result: LoginResult,
     done: Vec<oneshot::Sender<()>>,
 }
+
+type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Send + Sync>>;
 
 /// What happened to an instance, or is to happen.
 enum Turn {
@@ -539,10 +546,21 @@ impl Supervisor {
             return;
         }
         instance.told = self.record.login.credential();
-        let (core, record, handle, explicit) =
-            (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone(), instance.told.clone());
-        let task = self.core.spawn(async move { log_in(&core, &record, &handle, explicit).await });
-        instance.login = Some(Login { task, done: done.into_iter().collect() });
+        let explicit = instance.told.clone();
+        // Where there is nobody to ask, it is told at once.
+        let result: LoginResult = if explicit.is_some() || self.core.identity.has_no_providers() {
+            Box::pin(connect(&instance.handle, explicit))
+        } else {
+            let (core, record, handle) = (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone());
+            // In a task of its own: what providers do is their own affair, and a supervisor has to be there for others.
+            let asking = self.core.spawn(async move {
+                let credential = core.identity.credential(record.key.domain(), None).await?;
+                connect(&handle, credential).await
+            });
+            let asking = AbortOnDropHandle::new(asking);
+            Box::pin(async move { asking.await.unwrap_or(Ok(())) })
+        };
+        instance.login = Some(Login { result, done: done.into_iter().collect() });
     }
 
     /// Lets the stub say good-bye, for as long as it may.
@@ -633,7 +651,7 @@ impl Login {
     /// Waits for the end of a login, if there is one. Dropped, it tells those who wait for it.
     async fn ended(login: &mut Option<Self>) -> Result<(), CredentialError> {
         let ended = match login {
-            Some(Self { task, .. }) => task.await.unwrap_or(Ok(())),
+            Some(Self { result, .. }) => result.await,
             None => future::pending().await,
         };
         *login = None;
@@ -643,7 +661,6 @@ impl Login {
 
 impl Drop for Login {
     fn drop(&mut self) {
-        self.task.abort();
         // The stub was told, or something else came of it that its status tells.
         for done in self.done.drain(..) {
             let _ = done.send(());
@@ -658,12 +675,15 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-async fn log_in(core: &Core, record: &Record, handle: &StubHandle, explicit: Option<Credential>) -> Result<(), CredentialError> {
-    let credential = match explicit {
-        Some(explicit) => Some(explicit),
-        None => core.identity.credential(record.key.domain(), None).await?,
-    };
-    // If the instance has ended, its end is told by its task.
-    let _ = handle.connect(credential).await;
-    Ok(())
+/// Tells an instance to connect.
+fn connect(
+    handle: &StubHandle,
+    credential: Option<Credential>,
+) -> impl Future<Output = Result<(), CredentialError>> + Send + Sync + use<> {
+    let connected = handle.connect(credential);
+    async move {
+        // If the instance has ended, its end is told by its task.
+        let _ = connected.await;
+        Ok(())
+    }
 }

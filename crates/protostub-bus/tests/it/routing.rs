@@ -186,6 +186,25 @@ async fn subscribers_get_copies_of_what_is_published() {
     check_sum(counts, 0);
 }
 
+#[tokio::test]
+async fn what_the_host_publishes_is_for_subscribers_alone() {
+    let bus = bus();
+    let topic = address("hyperty-runtime://home.example/runtime/status");
+    let registry = bus.inbox(Default::default());
+    let _route = bus.attach(&topic, &registry.mailbox()).unwrap();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    bus.publish(update(topic.as_str())).unwrap();
+    bus.subscribe(&topic, &address("hyperty://home.example/alice"));
+    bus.publish(update(topic.as_str())).unwrap();
+    assert_eq!(alice.next().await.to, topic);
+    assert_eq!((alice.waits(), registry.mailbox().len()), (0, 0));
+    bus.shut_down("the end");
+    assert_eq!(bus.publish(update(topic.as_str())).unwrap_err().code, 503);
+    let counts = bus.counts();
+    assert_eq!((counts.delivered, counts.published, counts.copies, counts.refused), (0, 2, 1, 1));
+    check_sum(counts, 0);
+}
+
 #[test]
 fn a_subscription_ends_with_its_listener() {
     let bus = bus();

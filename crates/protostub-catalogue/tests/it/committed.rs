@@ -59,6 +59,30 @@ async fn what_cannot_be_read_is_not_known() {
 }
 
 #[tokio::test]
+async fn what_another_process_does_to_it_is_known_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = || -> Catalogue { catalogue(keeping(&dir)) };
+    let (this, other) = (started(), started());
+    let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
+    for version in ["1.0", "2.0", "1.1", "3.0"] {
+        other.commit(&key, &committed(version)).await;
+        // Read, and remembered.
+        for _ in 0..2 {
+            assert_eq!(this.committed(&key).await, Some(committed(version)));
+            assert_eq!(other.committed(&key).await, Some(committed(version)));
+        }
+    }
+    let path = fs::read_dir(dir.path().join("committed")).unwrap().next().unwrap().unwrap().path();
+    fs::write(&path, "{}").unwrap();
+    assert_eq!(this.committed(&key).await, None);
+    assert_eq!(other.committed(&key).await, None, "the file was removed");
+    this.commit(&key, &committed("4.0")).await;
+    assert_eq!(other.committed(&key).await, Some(committed("4.0")));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(other.committed(&key).await, None);
+}
+
+#[tokio::test]
 async fn without_a_folder_nothing_is_remembered() {
     let catalogue = catalogue(config());
     let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());

@@ -30,6 +30,11 @@ impl IdentityModule {
         Self { providers, network, patience, told: Mutex::default() }
     }
 
+    /// Whether there is nobody to ask for credentials.
+    pub(crate) fn has_no_providers(&self) -> bool {
+        self.providers.is_empty()
+    }
+
     /// The credential for a domain, if one of the providers knows it: one that has not run out.
     pub(crate) async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         let by = Instant::now() + self.patience;
