@@ -268,8 +268,10 @@ mod tests {
         let stamp = || folder.read_stamped("a", 9).unwrap().unwrap().1.unwrap();
         let first = stamp();
         assert!(folder.is_still("a", &first));
+        folder.write("a", b"2").unwrap();
+        assert!(!folder.is_still("a", &first), "it is another file");
         let second = stamp();
-        assert!(!folder.is_still("a", &first), "reading it has marked it as used");
+        assert!(folder.is_still("a", &second));
         let file = fs::File::options().write(true).open(folder.path().join("a")).unwrap();
         file.set_modified(SystemTime::now() - USED_LATELY * 2).unwrap();
         let old = Stamp::of(&file.metadata().unwrap()).unwrap();

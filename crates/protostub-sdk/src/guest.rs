@@ -365,9 +365,12 @@ mod tests {
 
     use super::*;
 
-    /// A task that ends when it is polled for the last time of so many; how often it was polled, and the waker that it had first.
-    fn task(polls: usize) -> (LocalBoxFuture<'static, ()>, Rc<Cell<usize>>, Rc<RefCell<Option<Waker>>>) {
-        let (count, waker) = (Rc::<Cell<usize>>::default(), Rc::<RefCell<Option<Waker>>>::default());
+    /// The waker that a task had first.
+    type Kept = Rc<RefCell<Option<Waker>>>;
+
+    /// A task that ends when it is polled for the last time of so many; how often it was polled, and its waker.
+    fn task(polls: usize) -> (LocalBoxFuture<'static, ()>, Rc<Cell<usize>>, Kept) {
+        let (count, waker) = (Rc::<Cell<usize>>::default(), Kept::default());
         let (counted, kept) = (Rc::clone(&count), Rc::clone(&waker));
         let task = poll_fn(move |cx| {
             counted.set(counted.get() + 1);
@@ -390,7 +393,7 @@ mod tests {
         run(&mut tasks, [first, other]);
         let waker = waker.take().unwrap();
         waker.wake_by_ref();
-        waker.clone().wake();
+        waker.wake_by_ref();
         run(&mut tasks, []);
         assert_eq!((polled.get(), others_polls.get()), (2, 1));
         run(&mut tasks, []);
