@@ -240,10 +240,10 @@ impl Bus {
     }
 
     /// Publishes what the host itself has to say at the address that the message is to: subscribers get copies, and nobody else. Who listens there, to be
-    /// asked or subscribed to, is the host, which knows it already.
+    /// asked or subscribed to, is the host, which knows it already. (Of "Deploy Protocol Stub": what follows step 22.)
     ///
     /// # Errors
-    /// If the message was refused.
+    /// If the message was refused: 400, it breaks a limit of messages; 403, the policy does not allow it; 503, the bus is shut down.
     pub fn publish(&self, message: Message) -> Result<(), PostError> {
         let published = self.publish_message(Box::new(message));
         self.count_refused(&published);

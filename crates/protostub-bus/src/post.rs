@@ -62,9 +62,11 @@ impl Bus {
         Ok(())
     }
 
+    /// Of the host's own, at an address of its own.
     pub(crate) fn publish_message(&self, mut message: Box<Message>) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
-        let Destination { subscribers, .. } = self.inner.table.lookup(&message.to);
+        let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
+        self.ask_policy(&Origin::Host, &message, || self.receiver(&message, listener.as_ref()))?;
         self.count_published();
         self.send_copies(&Origin::Host, message, subscribers.as_deref().unwrap_or_default());
         Ok(())

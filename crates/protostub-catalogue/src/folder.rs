@@ -34,7 +34,9 @@ pub(crate) struct Folder {
 /// What a file was when it was read: which one it is, and when it was touched last, which nobody can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamp {
+    /// The device, and the number on it.
     file: (u64, u64),
+    /// Seconds and nanoseconds since the Unix epoch.
     changed: (i64, i64),
     bytes: u64,
 }

@@ -92,6 +92,7 @@ struct Login {
     done: Vec<oneshot::Sender<()>>,
 }
 
+/// Ready when the instance was told to connect, or when there is no credential that there should be.
 type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Send + Sync>>;
 
 /// What happened to an instance, or is to happen.

@@ -88,11 +88,12 @@ async fn what_is_refused_goes_nowhere_and_its_poster_is_told() {
     }
     refused(bus.post(&stub.origin, read("hyperty://home.example/alice")));
     refused(bus.post(&Origin::Host, update(STUB)));
+    refused(bus.publish(update("runtime://home.example/1/status")));
     let error = bus.request(&alice.origin, read("hyperty://sp1.example/bob"), None).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_str()), (403, "these two do not talk"));
     assert_eq!((stub.waits(), alice.waits()), (0, 0));
     let counts = bus.counts();
-    assert_eq!((counts.denied, counts.refused, counts.accepted), (6, 6, 0));
+    assert_eq!((counts.denied, counts.refused, counts.accepted), (7, 7, 0));
 }
 
 #[tokio::test]
