@@ -203,8 +203,8 @@ impl Bus {
     ///
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
-    pub fn post(&self, origin: &Origin, message: Message) -> Result<(), PostError> {
-        self.post_timed(origin, message, Instant::now)
+    pub fn post(&self, origin: &Origin, message: impl Into<Box<Message>>) -> Result<(), PostError> {
+        self.post_timed(origin, message.into(), Instant::now)
     }
 
     /// The same, for whoever knows what time it is: how long a message may wait counts from then. Reading the clock takes a tenth of the time
@@ -212,12 +212,12 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Self::post`].
-    pub fn post_at(&self, origin: &Origin, message: Message, now: Instant) -> Result<(), PostError> {
-        self.post_timed(origin, message, || now)
+    pub fn post_at(&self, origin: &Origin, message: impl Into<Box<Message>>, now: Instant) -> Result<(), PostError> {
+        self.post_timed(origin, message.into(), || now)
     }
 
-    fn post_timed(&self, origin: &Origin, message: Message, now: impl FnOnce() -> Instant) -> Result<(), PostError> {
-        let posted = self.post_message(origin, Box::new(message), now);
+    fn post_timed(&self, origin: &Origin, message: Box<Message>, now: impl FnOnce() -> Instant) -> Result<(), PostError> {
+        let posted = self.post_message(origin, message, now);
         self.count_refused(&posted);
         posted
     }

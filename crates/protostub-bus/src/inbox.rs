@@ -20,7 +20,8 @@ pub struct Inbox {
     /// Of requests in the batch that is being taken; kept for its memory.
     tickets: Vec<(usize, u64)>,
     /// What [`Self::recv`] takes into; kept for its memory.
-    single: Vec<Message>,
+    #[expect(clippy::vec_box, reason = "as in `poll_batch`")]
+    single: Vec<Box<Message>>,
 }
 
 impl Inbox {
@@ -40,12 +41,12 @@ impl Inbox {
         future::poll_fn(|cx| self.poll_batch(cx, 1, usize::MAX, &mut single)).await;
         let message = single.pop();
         self.single = single;
-        message
+        message.map(|message| *message)
     }
 
-    /// Appends the messages that wait to `batch`, in their order: at most `max_messages` (at least one), of at most `max_bytes` together
-    /// unless the first alone has more. They are the caller's then: what is no request counts as delivered, and a request has to be
-    /// answered.
+    /// Appends the messages that wait to `batch`, in their order and in the boxes that they came in: at most `max_messages` (at least one), of at most
+    /// `max_bytes` together unless the first alone has more. They are the caller's then: what is no request counts as delivered, and a request has to
+    /// be answered.
     ///
     /// Ready with nothing: the inbox is closed. Pending: `cx` is woken when something is there.
     pub fn poll_batch(
@@ -53,7 +54,7 @@ impl Inbox {
         cx: &mut Context<'_>,
         max_messages: usize,
         max_bytes: usize,
-        batch: &mut Vec<Message>,
+        batch: &mut Vec<Box<Message>>,
     ) -> Poll<()> {
         loop {
             let before = batch.len();

@@ -252,7 +252,10 @@ impl Mailbox {
         let watchers = if was_empty { mem::take(&mut state.watchers) } else { Vec::new() };
         // A waker runs code of others: never under the lock.
         drop(state);
-        reader.into_iter().chain(watchers).for_each(Waker::wake);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        watchers.into_iter().for_each(Waker::wake);
         Ok(pushed)
     }
 
@@ -306,11 +309,12 @@ impl Mailbox {
 
     /// Takes messages out, as many as are there, but at most `max_messages`, and at most `max_bytes` unless the first alone has more. The
     /// tickets of requests among them are put into `tickets`, with their index in `batch`.
+    #[expect(clippy::vec_box, reason = "they leave in the boxes that they came in, since copying them takes longer")]
     pub(crate) fn take(
         &self,
         cx: &mut Context<'_>,
         (max_messages, max_bytes): (usize, usize),
-        batch: &mut Vec<Message>,
+        batch: &mut Vec<Box<Message>>,
         tickets: &mut Vec<(usize, u64)>,
     ) -> Taken {
         let mut state = self.state();
@@ -328,7 +332,7 @@ impl Mailbox {
                 Class::Request { ticket } => tickets.push((batch.len(), ticket)),
                 Class::Provisional | Class::Reply | Class::Notice => {}
             }
-            batch.push(*next.message);
+            batch.push(next.message);
         }
         if count > 0 {
             return Taken::Some { plain, copies };

@@ -114,7 +114,9 @@ impl Bus {
     /// Puts a policy in force, in the place of the one before; none: everything may pass. Whoever posts from now on is subject to it.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
         let InForce { policy: in_force, was_set } = &self.inner.policy;
-        was_set.store(true, Ordering::Release);
+        if policy.is_some() {
+            was_set.store(true, Ordering::Release);
+        }
         in_force.store(policy.map(Arc::new));
     }
 

@@ -62,7 +62,8 @@ pub struct Ended {
 #[derive(Default)]
 struct Batch {
     events: Vec<Event>,
-    messages: Vec<Message>,
+    #[expect(clippy::vec_box, reason = "as they come out of the inbox")]
+    messages: Vec<Box<Message>>,
     /// Who is told that the commands among the events were handled.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,
@@ -265,7 +266,7 @@ impl StubTask {
         if wanted && room(batch) {
             let most = limits.batch_events - batch.events.len();
             if inbox.poll_batch(cx, most, limits.batch_bytes, &mut batch.messages).is_ready() {
-                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(message))));
+                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(*message))));
             }
         }
         if !batch.events.is_empty() {

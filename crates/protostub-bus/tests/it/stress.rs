@@ -232,7 +232,7 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
     }
 }
 
-async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: Vec<Message>, turn: u64) {
+async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Box<Message>>, turn: u64) {
     if turn.is_multiple_of(7) {
         // Longer than requests are open.
         tokio::time::sleep(Duration::from_millis(35)).await;

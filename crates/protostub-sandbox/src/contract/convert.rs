@@ -54,19 +54,18 @@ pub(crate) fn lower(message: Message) -> types::Message {
 }
 
 /// The message that was lowered.
-pub(crate) fn raise(message: types::Message) -> Result<Message, Refused> {
+pub(crate) fn raise(message: types::Message) -> Result<Box<Message>, Refused> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
     lift(message, (from, to), usize::MAX, &KnownAddresses::default())
 }
 
-/// A guest's message, whose `from` and `to` were read before, for the bus, with all that holds for every message checked, and the body within
-/// `body_bytes`.
+/// A guest's message, whose `from` and `to` were read before, for the bus, which checks what holds for every message; and the body within `body_bytes`.
 pub(crate) fn lift<A>(
     message: types::Message<A>,
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
     known: &KnownAddresses,
-) -> Result<Message, Refused> {
+) -> Result<Box<Message>, Refused> {
     let address = |member| move |source| Refused::Address { member, source };
     let via = message.via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok));
     let body = message.body.map(|body| match body {
@@ -79,7 +78,7 @@ pub(crate) fn lift<A>(
     if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
         return Err(Refused::HeaderName(name.chars().take(80).flat_map(char::escape_debug).collect()));
     }
-    let lifted = Message {
+    Ok(Box::new(Message {
         id: match message.id {
             types::MessageId::Number(number) => MessageId::Number(number),
             types::MessageId::Text(text) => MessageId::Text(word("id", text)?),
@@ -102,9 +101,7 @@ pub(crate) fn lift<A>(
         via: via.collect::<Result<_, _>>().map_err(address("via"))?,
         headers: message.headers,
         body,
-    };
-    lifted.check_limits()?;
-    Ok(lifted)
+    }))
 }
 
 fn word(member: &'static str, text: Arc<str>) -> Result<Arc<str>, Refused> {

@@ -22,14 +22,12 @@ use crate::{
 /// What an instance posts, and whether it wants messages.
 pub(crate) struct Posting {
     origin: Origin,
-    /// `<stub>/status`: what the host itself publishes.
-    status: Option<Address>,
-    /// What stands before the stub's own id in its URL: the URLs of other stubs of the same domain begin with it too.
-    siblings: String,
     /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
     runtime: OnceCell<Option<Address>>,
     rate: Rate,
     known: KnownAddresses,
+    /// As which address it sent last.
+    sender: Option<Address>,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
     warned: bool,
@@ -37,14 +35,12 @@ pub(crate) struct Posting {
 
 impl Posting {
     pub(crate) fn new(config: &SandboxConfig) -> Self {
-        let url = config.url.as_str();
         Self {
             origin: Origin::Stub(config.url.clone()),
-            status: config.url.join("status").ok(),
-            siblings: url.rfind('/').map_or(url, |end| &url[..=end]).to_owned(),
             runtime: OnceCell::new(),
             rate: Rate::new(config.limits.posts_per_second),
             known: KnownAddresses::default(),
+            sender: None,
             paused: false,
             warned: false,
         }
@@ -55,19 +51,28 @@ impl Posting {
         self.paused
     }
 
-    /// Whether the stub may send as this address: its URL and what is below, but not its status, which `presence` publishes; and every
-    /// address of exactly its domain, or of one that it relays for, but not other stubs' URLs and not the runtime's.
-    fn check_sender(&self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
-        if let Some(status) = &self.status
-            && from.is_within(status)
-        {
-            return Err(format!("`from` is `{from}`: the status is published by `presence.publish`"));
+    /// Whether the stub may send as this address. Found out once, as long as it sends as no other.
+    fn check_sender(&mut self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
+        if self.sender.as_ref() != Some(from) {
+            self.may_send(from, config)?;
+            self.sender = Some(from.clone());
         }
+        Ok(())
+    }
+
+    /// Its URL and what is below, but not its status, which `presence` publishes; and every address of exactly its domain, or of one that it relays
+    /// for, but not other stubs' URLs and not the runtime's.
+    fn may_send(&self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
+        let (text, url) = (from.as_str(), config.url.as_str());
         if from.is_within(&config.url) {
-            return Ok(());
+            return match text[url.len()..].split('/').nth(1) {
+                Some("status") => Err(format!("`from` is `{from}`: the status is published by `presence.publish`")),
+                _ => Ok(()),
+            };
         }
-        if from.as_str().starts_with(&self.siblings) {
-            return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{}`", config.url));
+        // Before the stub's own id is what the URLs of other stubs of the same domain begin with too.
+        if url.rfind('/').is_some_and(|end| text.starts_with(&url[..=end])) {
+            return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{url}`"));
         }
         if let Some(runtime) = self.runtime.get_or_init(|| runtime_url(&config.configuration))
             && from.is_within(runtime)

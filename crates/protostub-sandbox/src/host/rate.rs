@@ -1,16 +1,19 @@
 use std::time::{Duration, Instant};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// At most so many in each second.
 #[derive(Debug)]
 pub(crate) struct Rate {
     per_second: u32,
-    since: Instant,
+    /// When the next second begins.
+    until: Instant,
     admitted: u32,
 }
 
 impl Rate {
     pub(crate) fn new(per_second: u32) -> Self {
-        Self { per_second, since: Instant::now(), admitted: 0 }
+        Self { per_second, until: Instant::now() + SECOND, admitted: 0 }
     }
 
     /// Whether one more is possible now; if so, it counts.
@@ -25,8 +28,8 @@ impl Rate {
 
     /// The same, at a time that is known.
     pub(crate) fn admit_at(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            self.since = now;
+        if now >= self.until {
+            self.until = now + SECOND;
             self.admitted = 0;
         }
         let admit = self.admitted < self.per_second;
@@ -42,7 +45,7 @@ mod tests {
     #[test]
     fn a_second_has_room_for_so_many() {
         let mut rate = Rate::new(2);
-        let start = rate.since;
+        let start = rate.until - SECOND;
         assert_eq!(
             [0, 10, 999, 1_000, 1_001, 1_002].map(|ms| rate.admit_at(start + Duration::from_millis(ms))),
             [true, true, false, true, true, false]
