@@ -1,6 +1,10 @@
 use std::{
     future,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -158,6 +162,31 @@ async fn a_batch_is_bounded_and_keeps_the_order() {
     alice.inbox.close(503, "over");
     assert_eq!(alice.inbox.poll_batch(&mut cx, 1, 1, &mut Vec::new()), Poll::Ready(()));
     assert_eq!(alice.inbox.recv().await, None);
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_once_for_all_that_comes_before_it_looks() {
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let bus = bus();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    for round in 1..=3 {
+        let mut batch = Vec::new();
+        assert!(alice.inbox.poll_batch(&mut Context::from_waker(&waker), 100, usize::MAX, &mut batch).is_pending());
+        for _ in 0..100 {
+            bus.post(&Origin::Host, update("hyperty://home.example/alice")).unwrap();
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), round);
+        assert!(alice.inbox.poll_batch(&mut Context::from_waker(&waker), 100, usize::MAX, &mut batch).is_ready());
+        assert_eq!(batch.len(), 100);
+    }
 }
 
 #[tokio::test]

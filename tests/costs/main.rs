@@ -1,0 +1,127 @@
+//! What a message costs, counted: how often memory is allocated for it, and how often its receiver is woken. Neither depends on how fast the machine is.
+//!
+//! Allocations are those of the whole process: so this is a program of its own, with one test.
+
+use std::{
+    alloc::System,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use protostub_runtime::{Body, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Runtime};
+use protostub_types::Version;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
+use tokio::sync::{Mutex, oneshot};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// How many messages are counted at a time.
+const COUNTED: u32 = 1024;
+/// How often. What else the process does now and then adds to some of the counts; the least is what messages cost.
+const TIMES: usize = 10;
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// As many as one call of a stub takes.
+const BATCH: u32 = 64;
+
+/// The runtime with an echo, and a listener.
+struct Stage {
+    runtime: Runtime,
+    listener: Arc<Mutex<Hyperty>>,
+}
+
+/// For each of the messages.
+#[derive(Debug)]
+struct Costs {
+    allocations: f64,
+    /// How often the listener's task was woken: once for all that is there when it looks, so how often under load depends on how fast the stub is.
+    wakes: f64,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let echo = std::fs::read(concat!(env!("PROTOSTUB_COMPONENTS"), "/echo.wasm")).expect("the build made it");
+        let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
+        descriptor.refer("component.wasm", &echo);
+        let source = MemorySource::new();
+        source.insert(&Domain::parse("sp1.example").expect("a domain"), "default", descriptor.to_json(), echo);
+        let mut limits = Limits::default();
+        // As fast as it can: what a limit of rates does about that is not what a message costs.
+        (limits.posts_per_second, limits.cpu_per_second) = (u32::MAX, Duration::from_secs(3600));
+        // With one thread, who runs when does not depend on how long anything takes.
+        let builder = Runtime::builder().home_domain("home.example").source(source).worker_threads(1).max_stubs(1);
+        let runtime = builder.limits(limits).build().await.expect("a runtime");
+        runtime.deploy_protostub("sp1.example").await.expect("a stub");
+        let listener = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+        Self { runtime, listener: Arc::new(Mutex::new(listener)) }
+    }
+
+    /// On the library's threads, as a part of the host program that answers stubs would be.
+    async fn costs(&self, window: u32) -> Costs {
+        let listener = Arc::clone(&self.listener);
+        let (done, result) = oneshot::channel();
+        self.runtime.spawn_inside(async move {
+            let mut listener = listener.lock().await;
+            let mut least = Costs { allocations: f64::MAX, wakes: f64::MAX };
+            for _ in 0..TIMES {
+                let region = Region::new(ALLOCATOR);
+                let wakes = windows(&mut listener, window).await;
+                let Stats { allocations, reallocations, .. } = region.change();
+                let each = |count: usize| f64::from(u32::try_from(count).expect("not that many")) / f64::from(COUNTED);
+                least.allocations = least.allocations.min(each(allocations + reallocations));
+                least.wakes = least.wakes.min(each(wakes));
+            }
+            // Whoever asked waits.
+            let _ = done.send(least);
+        });
+        tokio::time::timeout(PATIENCE, result).await.expect("no message is lost").expect("it came to its end")
+    }
+}
+
+/// The messages there and back, so many of them on their way at a time; how often the listener was woken.
+async fn windows(listener: &mut Hyperty, window: u32) -> usize {
+    let mut message = Message::update("hyperty://sp1.example/echo");
+    message.body = Some(Body::Json(r#"{"text":"hello"}"#.into()));
+    let wakes = poll_fn(|cx| Poll::Ready(Arc::new(Wakes { count: AtomicUsize::new(0), task: cx.waker().clone() }))).await;
+    let waker = Waker::from(Arc::clone(&wakes));
+    for _ in 0..COUNTED / window {
+        for _ in 0..window {
+            listener.post(message.clone()).expect("it is accepted");
+        }
+        for _ in 0..window {
+            let mut receiving = pin!(listener.recv());
+            let echo = poll_fn(|_| receiving.as_mut().poll(&mut Context::from_waker(&waker))).await;
+            assert_eq!(echo.expect("an echo").from, message.to);
+        }
+    }
+    wakes.count.load(Ordering::Relaxed)
+}
+
+/// Counts how often it wakes the task.
+struct Wakes {
+    count: AtomicUsize,
+    task: Waker,
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.task.wake_by_ref();
+    }
+}
+
+#[tokio::test]
+async fn what_a_message_costs_is_bounded() {
+    let stage = Stage::new().await;
+    let alone = stage.costs(1).await;
+    assert!(alone.allocations <= 6.5 && alone.wakes <= 1.0, "one at a time: {alone:?}");
+    let loaded = stage.costs(4 * BATCH).await;
+    assert!(loaded.allocations <= 5.5 && loaded.wakes <= 1.0, "in batches: {loaded:?}");
+}
