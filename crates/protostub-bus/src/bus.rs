@@ -199,7 +199,7 @@ impl Bus {
     /// message to the mailbox of its origin.
     ///
     /// A `from` that is unset becomes the origin's address, and the id `0` of what is not a stub's a new one. A response completes the request
-    /// that it answers; if nobody waits for it, it is counted and dropped.
+    /// that it answers; if nobody waits for it, it is counted and dropped. One that is in a box already is not copied.
     ///
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
