@@ -11,7 +11,7 @@ use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey}
 use tokio::time::Instant;
 
 use crate::{
-    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
+    AttachError, Burst, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
     counts::Counters,
     open_requests::{OpenRequests, RequestKey},
     policy::InForce,
@@ -204,22 +204,16 @@ impl Bus {
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
     pub fn post(&self, origin: &Origin, message: impl Into<Box<Message>>) -> Result<(), PostError> {
-        self.post_timed(origin, message.into(), Instant::now)
-    }
-
-    /// The same, for whoever knows what time it is: how long a message may wait counts from then. Reading the clock takes a tenth of the time
-    /// that the bus takes for a message.
-    ///
-    /// # Errors
-    /// As [`Self::post`].
-    pub fn post_at(&self, origin: &Origin, message: impl Into<Box<Message>>, now: Instant) -> Result<(), PostError> {
-        self.post_timed(origin, message.into(), || now)
-    }
-
-    fn post_timed(&self, origin: &Origin, message: Box<Message>, now: impl FnOnce() -> Instant) -> Result<(), PostError> {
-        let posted = self.post_message(origin, message, now);
+        let posted = self.post_message(origin, message.into(), Instant::now, None);
         self.count_refused(&posted);
         posted
+    }
+
+    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
+    /// address ([`Burst`]).
+    pub fn post_all(&self, origin: &Origin, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
+        let mut burst = Burst::at(Instant::now());
+        messages.into_iter().map(|message| burst.post(self, origin, message)).collect()
     }
 
     /// Posts a request, whatever its type, and waits for its final response. Its time is `timeout`, else what its header `timeout-ms` says,

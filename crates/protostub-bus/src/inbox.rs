@@ -19,14 +19,14 @@ pub struct Inbox {
     mailbox: Mailbox,
     /// Of requests in the batch that is being taken; kept for its memory.
     tickets: Vec<(usize, u64)>,
-    /// What [`Self::recv`] takes into; kept for its memory.
+    /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
     #[expect(clippy::vec_box, reason = "as in `poll_batch`")]
-    single: Vec<Box<Message>>,
+    boxed: Vec<Box<Message>>,
 }
 
 impl Inbox {
     pub(crate) fn new(bus: Bus, mailbox: Mailbox) -> Self {
-        Self { bus, mailbox, tickets: Vec::new(), single: Vec::new() }
+        Self { bus, mailbox, tickets: Vec::new(), boxed: Vec::new() }
     }
 
     /// The side that takes in.
@@ -37,11 +37,25 @@ impl Inbox {
 
     /// The next message; none once the inbox is closed. May be dropped at any time: a message is taken only when it is returned.
     pub async fn recv(&mut self) -> Option<Message> {
-        let mut single = mem::take(&mut self.single);
+        let mut single = mem::take(&mut self.boxed);
         future::poll_fn(|cx| self.poll_batch(cx, 1, usize::MAX, &mut single)).await;
         let message = single.pop();
-        self.single = single;
+        self.boxed = single;
         message.map(|message| *message)
+    }
+
+    /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
+    /// one. None once the inbox is closed, or if `limit` is 0. May be dropped at any time: messages are taken only when it returns.
+    pub async fn recv_many(&mut self, messages: &mut Vec<Message>, limit: usize) -> usize {
+        if limit == 0 {
+            return 0;
+        }
+        let mut many = mem::take(&mut self.boxed);
+        future::poll_fn(|cx| self.poll_batch(cx, limit, usize::MAX, &mut many)).await;
+        let count = many.len();
+        messages.extend(many.drain(..).map(|message| *message));
+        self.boxed = many;
+        count
     }
 
     /// Appends the messages that wait to `batch`, in their order and in the boxes that they came in: at most `max_messages` (at least one), of at most

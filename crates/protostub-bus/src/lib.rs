@@ -107,3 +107,4 @@ pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;
 pub use mailbox::{InboxLimits, Mailbox};
 pub use policy::{Decision, Hop, Policy, Receiver};
+pub use post::Burst;

@@ -120,6 +120,11 @@ impl Bus {
         in_force.store(policy.map(Arc::new));
     }
 
+    /// Whether there may be a policy to ask.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.inner.policy.was_set.load(Ordering::Acquire)
+    }
+
     /// Asks the policy, if there is one.
     pub(crate) fn ask_policy(
         &self,
@@ -127,7 +132,7 @@ impl Bus {
         message: &Message,
         receiver: impl FnOnce() -> Receiver,
     ) -> Result<(), PostError> {
-        if !self.inner.policy.was_set.load(Ordering::Acquire) {
+        if !self.has_policy() {
             return Ok(());
         }
         let policy = self.inner.policy.policy.load();

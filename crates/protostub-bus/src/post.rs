@@ -20,6 +20,43 @@ const MAX_TYPE_BYTES: usize = 64;
 /// How long a request waits for its response, in milliseconds, if not as long as all others.
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
+/// Several messages of one origin, posted one after the other: as [`Bus::post`] does, and in less time where they go to the same address. To be dropped
+/// once they are posted, since where that leads is looked up once.
+#[derive(Debug)]
+pub struct Burst {
+    now: Instant,
+    /// How many there were. Most bursts are of one message: where that went is remembered from the second on.
+    count: usize,
+    /// Where the last message went.
+    last: Option<(Address, Mailbox)>,
+}
+
+impl Burst {
+    /// Of messages that are posted at this time, from which on it counts how long they may wait.
+    #[must_use]
+    pub fn at(now: Instant) -> Self {
+        Self { now, count: 0, last: None }
+    }
+
+    /// Posts the next message.
+    ///
+    /// # Errors
+    /// As [`Bus::post`].
+    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Box<Message>>) -> Result<(), PostError> {
+        let now = self.now;
+        self.count += 1;
+        let posted = bus.post_message(origin, message.into(), || now, Some(self));
+        bus.count_refused(&posted);
+        posted
+    }
+
+    /// Where a message goes that may go there without further questions.
+    fn holder(&self, bus: &Bus, message: &Message) -> Option<&Mailbox> {
+        let (to, holder) = self.last.as_ref()?;
+        (*to == message.to && !bus.has_policy() && !holder.has_seen(message)).then_some(holder)
+    }
+}
+
 impl Bus {
     /// What the clock says is asked for when it is needed.
     pub(crate) fn post_message(
@@ -27,6 +64,7 @@ impl Bus {
         origin: &Origin,
         mut message: Box<Message>,
         now: impl FnOnce() -> Instant,
+        mut burst: Option<&mut Burst>,
     ) -> Result<(), PostError> {
         self.prepare(origin, &mut message)?;
         if message.kind == MessageType::Response {
@@ -45,6 +83,16 @@ impl Bus {
             let deadline = now() + self.request_timeout(&message, None);
             return self.open_request(message, &holder, requester, deadline).map(drop);
         }
+        if let Some(burst) = &mut burst
+            && let Some(holder) = burst.holder(self, &message)
+        {
+            let delivered = self.deliver(holder, message, now());
+            if delivered.is_err() {
+                // Who takes no more may have a successor.
+                burst.last = None;
+            }
+            return delivered;
+        }
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
             self.ask_policy(origin, &message, || Receiver::Nobody)?;
@@ -55,7 +103,13 @@ impl Bus {
         let holder = self.holder(origin, &message, listener)?;
         // Where somebody listens, it is his to publish: what a stub sends there is for him alone, and no subscriber takes it for his word.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
-        let Some(subscribers) = subscribers else { return self.deliver(&holder, message, now()) };
+        let Some(subscribers) = subscribers else {
+            let Some(burst) = burst.filter(|burst| burst.count > 1) else { return self.deliver(&holder, message, now()) };
+            let to = message.to.clone();
+            self.deliver(&holder, message, now())?;
+            burst.last = Some((to, holder));
+            return Ok(());
+        };
         let copy = message.clone();
         self.deliver(&holder, message, now())?;
         self.send_copies(origin, copy, &subscribers);
@@ -111,6 +165,8 @@ impl Bus {
         if let Origin::Stub(url) = origin
             && message.via.last() != Some(url)
         {
+            // Most come from the stub itself, and are delivered next.
+            message.via.reserve_exact(1);
             message.via.push(url.clone());
         }
         if let Err(error) = message.check_limits() {

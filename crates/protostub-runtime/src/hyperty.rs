@@ -61,6 +61,12 @@ impl Hyperty {
         self.core.bus.post(&self.origin, message)
     }
 
+    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
+    /// address.
+    pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
+        self.core.bus.post_all(&self.origin, messages)
+    }
+
     /// Posts a request, of any type, and waits for its final response: for as long as its `timeout-ms` header says, or the runtime's request
     /// time-out (15 s by default).
     ///
@@ -90,6 +96,12 @@ impl Hyperty {
     /// The next message to this hyperty; none once the runtime has shut down and everything that came before was taken.
     pub async fn recv(&mut self) -> Option<Message> {
         self.inbox.recv().await
+    }
+
+    /// Waits until there are messages to this hyperty, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less
+    /// time than one by one. 0 once the runtime has shut down and everything that came before was taken.
+    pub async fn recv_many(&mut self, messages: &mut Vec<Message>, limit: usize) -> usize {
+        self.inbox.recv_many(messages, limit).await
     }
 }
 

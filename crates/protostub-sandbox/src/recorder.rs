@@ -2,9 +2,12 @@
 
 use std::{
     num::NonZeroU32,
+    ptr,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use protostub_types::Address;
 
 use crate::{
     contract::types::{DisconnectReason, Error, Event, MessageType},
@@ -13,6 +16,9 @@ use crate::{
 
 /// How many events, and how many calls, are remembered.
 const ENTRIES: usize = 64;
+
+/// The call that comes most often by far; in one place, so that where it is tells that it is this one.
+static POST: &str = "bus.post";
 
 /// How much of a server's name is kept, in bytes.
 const MAX_SERVER_BYTES: usize = 300;
@@ -80,13 +86,33 @@ impl Recorder {
     pub(crate) fn call(&mut self, now: Instant, mut call: Entry) {
         call.at = now.saturating_duration_since(self.origin);
         match self.calls.last() {
-            Some(last) if last.is_same(&call) => {
-                last.at = call.at;
-                last.times = last.times.saturating_add(1);
-                last.bytes = last.bytes.saturating_add(call.bytes);
-            }
+            Some(last) if last.is_same(&call) => last.repeat(call.at, call.bytes),
             _ => self.calls.push(call),
         }
+    }
+
+    /// The guest posts a message: the call, unless it is the last one again, whatever comes of either. What is no address is left out.
+    pub(crate) fn post(&mut self, kind: &MessageType, from: Option<&Address>, to: Option<&Address>) -> Option<Entry> {
+        let is_again = self.calls.last().is_some_and(|last| {
+            ptr::eq(last.name, POST)
+                && last.detail.is_some_and(|detail| ptr::eq(detail, kind.name()) || detail == kind.name())
+                && is_same_text(last.from.as_ref(), from)
+                && is_same_text(last.to.as_ref(), to)
+        });
+        (!is_again).then(|| Entry::call(POST).message(kind, from.map(Address::shared), to.map(Address::shared)))
+    }
+
+    /// What came of it.
+    pub(crate) fn posted(&mut self, now: Instant, call: Option<Entry>, bytes: usize, posted: &Result<(), Error>) {
+        let at = now.saturating_duration_since(self.origin);
+        let (bytes, error) = (count(bytes), posted.as_ref().err().map(CallError::from));
+        let call = match (call, self.calls.last()) {
+            (Some(call), _) => call,
+            (None, Some(last)) if last.error == error => return last.repeat(at, bytes),
+            (None, Some(last)) => last.clone(),
+            (None, None) => return,
+        };
+        self.calls.push(Entry { at, bytes, error, times: 1, ..call });
     }
 
     /// How long the instance has been there, and how long the guest call that ended it went on.
@@ -193,7 +219,7 @@ impl Entry {
     }
 
     pub(crate) fn bytes(self, bytes: usize) -> Self {
-        Self { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), ..self }
+        Self { bytes: count(bytes), ..self }
     }
 
     /// What the host answered.
@@ -204,6 +230,13 @@ impl Entry {
     /// What the host answered, with a new handle.
     pub(crate) fn opened(self, result: &Result<u32, Error>) -> Self {
         self.handle(*result.as_ref().unwrap_or(&0)).result(result)
+    }
+
+    /// It came once more.
+    fn repeat(&mut self, at: Duration, bytes: u32) {
+        self.at = at;
+        self.times = self.times.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -228,6 +261,18 @@ impl Entry {
     }
 }
 
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// Most addresses that are the same share their text.
+fn is_same_text(text: Option<&Arc<str>>, address: Option<&Address>) -> bool {
+    match (text.map(|text| &**text), address.map(Address::as_str)) {
+        (Some(text), Some(other)) => ptr::eq(text, other) || text == other,
+        (text, other) => text == other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +292,43 @@ mod tests {
         assert_eq!(handles("timer"), (137..=200).map(Some).collect::<Vec<_>>());
         assert_eq!(handles("timers.cancel"), (169..=200).map(Some).collect::<Vec<_>>());
         assert!(activities.iter().all(|one| one.times == if one.name == "bus.pause" { 2 } else { 1 }));
+    }
+
+    #[test]
+    fn posts_that_are_the_same_are_one_entry() {
+        let mut recorder = Recorder::new();
+        let [alice, bob] = ["alice", "bob"].map(|name| Address::parse(&format!("hyperty://sp1.example/{name}")).unwrap());
+        // With a text of its own.
+        let bob_again = Address::parse(bob.as_str()).unwrap();
+        let mut post = |kind, from, to, bytes, posted: Result<(), Error>| {
+            let call = recorder.post(&kind, Some(from), to);
+            recorder.posted(recorder.origin, call, bytes, &posted);
+        };
+        post(MessageType::Update, &alice, Some(&bob), 1, Ok(()));
+        post(MessageType::Update, &alice, Some(&bob_again), 2, Ok(()));
+        post(MessageType::Update, &alice, Some(&bob), 3, Err(Error::Busy));
+        post(MessageType::Update, &alice, Some(&bob), 4, Err(Error::Busy));
+        post(MessageType::Update, &alice, Some(&bob), 5, Ok(()));
+        post(MessageType::Read, &alice, Some(&bob), 6, Ok(()));
+        post(MessageType::Read, &bob, Some(&alice), 7, Ok(()));
+        post(MessageType::Read, &bob, None, 8, Err(Error::Invalid(String::new())));
+        let (activities, ..) = recorder.take(Duration::from_secs(1));
+        let told: Vec<_> = activities.iter().map(|one| (one.detail.unwrap(), one.bytes, one.times, one.error)).collect();
+        let (busy, invalid) = (Some(CallError::Busy), Some(CallError::Invalid));
+        assert_eq!(
+            told,
+            [
+                ("update", 3, 2, None),
+                ("update", 7, 2, busy),
+                ("update", 5, 1, None),
+                ("read", 6, 1, None),
+                ("read", 7, 1, None),
+                ("read", 8, 1, invalid)
+            ]
+        );
+        assert!(activities.iter().all(|one| one.name == "bus.post"));
+        assert_eq!(activities[1].to.as_deref(), Some(bob.as_str()));
+        assert_eq!(activities[5].to, None);
     }
 
     #[test]

@@ -94,8 +94,7 @@ impl Stub {
 
     /// Posts messages in one call, which is cheaper, and returns one result for each, in their order: as [`Self::post`].
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<()>> {
-        let messages: Vec<_> = messages.into_iter().map(|message| self.signed(message)).collect();
-        if messages.is_empty() { Vec::new() } else { host::post(messages) }
+        host::post(messages.into_iter().map(|message| self.signed(message)))
     }
 
     fn signed(&self, mut message: Message) -> Message {

@@ -199,16 +199,22 @@ async fn trips(listener: &mut Hyperty, to: &Address, bytes: usize, count: u32) -
 
 async fn windows(listener: &mut Hyperty, to: &Address, bytes: usize, window: u32, count: u32) -> Result<Duration> {
     let message = message(listener.address(), to, bytes);
+    let mut back = Vec::new();
     let begun = Instant::now();
     let mut left = count;
     while left > 0 {
         let now = left.min(window);
-        for _ in 0..now {
-            listener.post(message.clone())?;
+        for posted in listener.post_all((0..now).map(|_| message.clone())) {
+            posted?;
         }
-        for _ in 0..now {
-            let back = listener.recv().await.context("the runtime ended")?;
-            ensure!(is_echo(&back, &message), "what came back is no echo: {back:?}");
+        let mut open = now as usize;
+        while open > 0 {
+            let came = listener.recv_many(&mut back, open).await;
+            ensure!(came > 0, "the runtime ended");
+            for back in back.drain(..) {
+                ensure!(is_echo(&back, &message), "what came back is no echo: {back:?}");
+            }
+            open -= came;
         }
         left -= now;
     }

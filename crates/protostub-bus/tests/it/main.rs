@@ -7,6 +7,7 @@ mod outcomes;
 mod policy;
 mod routing;
 mod stress;
+mod together;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-use std::{fmt, hash::BuildHasher as _};
+use std::{cell::Cell, fmt, hash::BuildHasher as _};
 
 use foldhash::fast::RandomState;
 use protostub_types::Address;
@@ -13,13 +13,21 @@ pub(crate) struct KnownAddresses {
     hasher: RandomState,
     /// Each has one place, by its hash, and whatever stood there before goes. Empty until the first one comes: many stubs never post.
     places: Vec<Option<Address>>,
+    /// Which two were found last: most of the time it is one of them, who talk to each other.
+    recent: Cell<[u8; 2]>,
 }
 
 impl KnownAddresses {
     /// The address with this text, if it is one of them.
     pub(crate) fn find(&self, text: &str) -> Option<&Address> {
-        let known = self.places.get(self.place(text))?.as_ref()?;
-        (known.as_str() == text).then_some(known)
+        let [last, other] = self.recent.get();
+        let at = |place| self.places.get(usize::from(place))?.as_ref().filter(|known| known.as_str() == text);
+        at(last).or_else(|| at(other)).or_else(|| {
+            let place = self.place(text);
+            let known = at(place)?;
+            self.recent.set([place, last]);
+            Some(known)
+        })
     }
 
     /// Remembers an address, which was not found.
@@ -28,11 +36,11 @@ impl KnownAddresses {
             self.places.resize(PLACES, None);
         }
         let place = self.place(address.as_str());
-        self.places[place] = Some(address);
+        self.places[usize::from(place)] = Some(address);
     }
 
-    fn place(&self, text: &str) -> usize {
-        self.hasher.hash_one(text) as usize % PLACES
+    fn place(&self, text: &str) -> u8 {
+        (self.hasher.hash_one(text) % PLACES as u64) as u8
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{cell::OnceCell, time::Instant};
 
-use protostub_bus::{Origin, PostError};
+use protostub_bus::{Burst, Origin, PostError};
 use protostub_types::{Address, AddressError};
 use serde::Deserialize;
 use wasmtime::{
@@ -103,8 +103,13 @@ fn runtime_url(configuration: &str) -> Option<Address> {
 pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
     let mut bus = linker.instance("rethink:protostub/bus@0.1.0")?;
     bus.func_wrap("post", |mut store: StoreContextMut<'_, StubState>, (messages,): (Vec<Posted>,)| {
-        let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, message)).collect();
-        Ok((posted?,))
+        let now = store.data().cpu.now();
+        let mut burst = Burst::at(now.into());
+        let mut results = Vec::with_capacity(messages.len());
+        for message in messages {
+            results.push(post(&mut store, &mut burst, message, now)?);
+        }
+        Ok((results,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
         store.data_mut().pause(true);
@@ -119,17 +124,20 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
 /// What a guest posts.
 type Posted = types::Message<WasmStr>;
 
-/// Posts one message; what the guest is told.
-fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted) -> wasmtime::Result<Result<(), Error>> {
+/// Posts one message of those that a guest posts in one call, at a time; what the guest is told.
+fn post(
+    store: &mut StoreContextMut<'_, StubState>,
+    burst: &mut Burst,
+    message: Posted,
+    now: Instant,
+) -> wasmtime::Result<Result<(), Error>> {
     let from = read(store, &message.from)?;
     let to = read(store, &message.to)?;
     let state = store.data_mut();
-    let now = state.cpu.now();
     let bytes = message.body.as_ref().map_or(0, types::Body::len);
-    let shared = |read: &Result<Address, _>| read.as_ref().ok().map(Address::shared);
-    let call = Entry::call("bus.post").message(&message.kind, shared(&from), shared(&to)).bytes(bytes);
-    let posted = state.post_one(message, (from, to), now);
-    state.recorder.call(now, call.result(&posted));
+    let call = state.recorder.post(&message.kind, from.as_ref().ok(), to.as_ref().ok());
+    let posted = state.post_one(burst, message, (from, to), now);
+    state.recorder.posted(now, call, bytes, &posted);
     Ok(posted)
 }
 
@@ -150,6 +158,7 @@ fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime:
 impl StubState {
     fn post_one(
         &mut self,
+        burst: &mut Burst,
         message: Posted,
         addresses: (Result<Address, AddressError>, Result<Address, AddressError>),
         now: Instant,
@@ -174,7 +183,7 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        self.services.bus.post_at(&self.posting.origin, message, now.into()).map_err(refused)
+        burst.post(&self.services.bus, &self.posting.origin, message).map_err(refused)
     }
 
     fn pause(&mut self, paused: bool) {

@@ -6,7 +6,7 @@ use crate::{
         bus, configuration as conf, http, identity, log, presence, session, tcp, timers, types, websocket,
     },
     guest::HostEvent,
-    host::{HttpHead, HttpRequest, TcpState, WebSocketState, next_call},
+    host::{CALL_BYTES, HttpHead, HttpRequest, TcpState, WebSocketState, next_call},
     websocket::{CloseReason, Frame, Handshake},
 };
 
@@ -16,16 +16,28 @@ pub(crate) fn post_one(message: Message) -> Result<()> {
     Ok(bus::post(std::slice::from_ref(&message)).pop().unwrap_or(Ok(()))?)
 }
 
-pub(crate) fn post(messages: Vec<Message>) -> Vec<Result<()>> {
-    let sizes: Vec<_> = messages.iter().map(Message::size).collect();
-    let messages: Vec<_> = messages.into_iter().map(types::Message::from).collect();
-    let mut results = Vec::with_capacity(messages.len());
-    while results.len() < messages.len() {
-        let done = results.len();
-        let end = done + next_call(sizes[done..].iter().copied());
-        results.extend(bus::post(&messages[done..end]).into_iter().map(|result| result.map_err(Error::from)));
+/// In one call, or in several of [`CALL_BYTES`] each.
+pub(crate) fn post(mut messages: impl Iterator<Item = Message>) -> Vec<Result<()>> {
+    let Some(first) = messages.next() else { return Vec::new() };
+    let Some(second) = messages.next() else { return vec![post_one(first)] };
+    let mut results = Vec::new();
+    let (mut next, mut bytes) = (Vec::new(), 0);
+    for message in [first, second].into_iter().chain(messages) {
+        let size = message.size();
+        if !next.is_empty() && size > CALL_BYTES - bytes {
+            post_call(&mut next, &mut results);
+            bytes = 0;
+        }
+        bytes = CALL_BYTES.min(bytes + size);
+        next.push(types::Message::from(message));
     }
+    post_call(&mut next, &mut results);
     results
+}
+
+fn post_call(messages: &mut Vec<types::Message>, results: &mut Vec<Result<()>>) {
+    results.extend(bus::post(messages).into_iter().map(|result| result.map_err(Error::from)));
+    messages.clear();
 }
 
 pub(crate) fn pause() {

@@ -29,8 +29,8 @@ pub(crate) fn post_one(message: Message) -> Result<()> {
     with(|world| world.post(message))
 }
 
-pub(crate) fn post(messages: Vec<Message>) -> Vec<Result<()>> {
-    with(|world| messages.into_iter().map(|message| world.post(message)).collect())
+pub(crate) fn post(messages: impl Iterator<Item = Message>) -> Vec<Result<()>> {
+    messages.map(post_one).collect()
 }
 
 impl World {

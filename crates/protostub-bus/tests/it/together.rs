@@ -1,0 +1,102 @@
+//! Messages that are posted together, and taken together: what becomes of them is what would become of each.
+
+use protostub_bus::{Burst, InboxLimits, Origin};
+use tokio::time::Instant;
+
+use crate::{Listener, address, bus, check_sum, hyperty, numbered, read, update};
+
+#[tokio::test]
+async fn each_of_those_posted_together_gets_its_own_result_and_their_order_stays() {
+    let bus = bus();
+    let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
+    let mut carol = Listener::hyperty(&bus, "carol");
+    let topic = address("hyperty://sp1.example/news");
+    assert!(bus.subscribe(&topic, &address("hyperty://home.example/carol")));
+    let messages = [
+        update("hyperty://sp1.example/bob"),
+        update("hyperty://sp1.example/bob"),
+        update("hyperty://sp1.example/bob"),
+        update("hyperty://sp2.example/bob"),
+        update("hyperty://sp1.example/bob"),
+        read("hyperty://sp1.example/bob"),
+        update(topic.as_str()),
+        update("hyperty://sp1.example/eve"),
+        update("hyperty://sp1.example/bob"),
+    ];
+    let posted = bus.post_all(&alice.origin, (1..).zip(messages).map(|(id, message)| numbered(message, id)));
+    let codes: Vec<_> = posted.into_iter().map(|posted| posted.err().map(|error| error.code)).collect();
+    assert_eq!(codes, [None, None, None, Some(404), None, None, None, None, None]);
+
+    let mut taken = Vec::new();
+    assert_eq!(stub.inbox.recv_many(&mut taken, 3).await, 3);
+    assert_eq!(stub.inbox.recv_many(&mut taken, usize::MAX).await, 4);
+    let ids: Vec<_> = taken.iter().map(|message| message.id.to_string()).collect();
+    assert_eq!(ids, ["1", "2", "3", "5", "6", "8", "9"]);
+    assert!(taken.iter().all(|message| message.from == address("hyperty://home.example/alice")));
+    assert_eq!(carol.next().await.to, topic);
+    let request = taken.swap_remove(4);
+    bus.post_all(&stub.origin, [request.response(200, None)]).remove(0).unwrap();
+    assert_eq!(alice.next().await.code(), Some(200));
+    assert_eq!((bus.counts().accepted, bus.counts().refused, bus.counts().delivered), (8, 1, 6));
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
+    let bus = bus();
+    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits { messages: 3, ..InboxLimits::default() });
+    let to_alice = |id| numbered(update("hyperty://home.example/alice"), id);
+    let (bob, mut burst) = (hyperty("bob"), Burst::at(Instant::now()));
+    let mut post = |id| burst.post(&bus, &bob, to_alice(id)).map_err(|error| error.code);
+    assert_eq!([1, 2, 3, 4, 5].map(&mut post), [Ok(()), Ok(()), Ok(()), Err(429), Err(429)]);
+    let mut taken = Vec::new();
+    assert_eq!(alice.inbox.recv_many(&mut taken, 2).await, 2);
+    assert_eq!([6, 7, 8].map(&mut post), [Ok(()), Ok(()), Err(429)]);
+    assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 3);
+    let ids: Vec<_> = taken.iter().map(|message| message.id.to_string()).collect();
+    assert_eq!(ids, ["1", "2", "3", "6", "7"]);
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn who_ended_meanwhile_has_a_successor() {
+    let bus = bus();
+    let alice = Listener::hyperty(&bus, "alice");
+    let (bob, mut burst) = (hyperty("bob"), Burst::at(Instant::now()));
+    let mut post = || burst.post(&bus, &bob, update("hyperty://home.example/alice")).map_err(|error| error.code);
+    assert_eq!([post(), post(), post()], [Ok(()); 3]);
+    drop(alice);
+    let mut alice = Listener::hyperty(&bus, "alice");
+    assert_eq!(post(), Err(503), "where the one before went");
+    assert_eq!([post(), post()], [Ok(()); 2]);
+    assert_eq!(alice.inbox.recv_many(&mut Vec::new(), 9).await, 2);
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn what_came_through_a_stub_does_not_go_back_to_it_with_the_others() {
+    let bus = bus();
+    let stub = Listener::stub(&bus);
+    let (bob, mut burst) = (hyperty("bob"), Burst::at(Instant::now()));
+    let to_alice = || update("hyperty://sp1.example/alice");
+    let mut returned = to_alice();
+    returned.via.push(address(crate::STUB));
+    let posted = [to_alice(), to_alice(), to_alice(), returned, to_alice()].map(|message| burst.post(&bus, &bob, message));
+    let codes = posted.map(|posted| posted.err().map(|error| error.code));
+    assert_eq!(codes, [None, None, None, Some(508), None]);
+    assert_eq!(stub.waits(), 4);
+}
+
+#[tokio::test]
+async fn nothing_is_waited_for_in_vain() {
+    let bus = bus();
+    let mut alice = Listener::hyperty(&bus, "alice");
+    let mut taken = Vec::new();
+    assert_eq!(alice.inbox.recv_many(&mut taken, 0).await, 0);
+    assert!(bus.post_all(&Origin::Host, []).is_empty());
+    bus.post(&Origin::Host, update("hyperty://home.example/alice")).unwrap();
+    alice.inbox.mailbox().seal(503, "it ends");
+    assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 1);
+    assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 0);
+    assert_eq!(taken.len(), 1);
+}
