@@ -156,7 +156,8 @@ pub struct Activity {
     /// How many bytes it carried: of a body, of frames, of text.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes: u32,
-    /// How often the same call was made, with nothing else in between; the bytes are those of all, the time is the last one's.
+    /// How often the same call was made, or a message of the same type came from and to the same addresses, with nothing else in between; the bytes are
+    /// those of all, the time is the last one's. What the instance had when it ended stands alone.
     #[serde(skip_serializing_if = "is_one")]
     pub times: u32,
     /// The error that the host answered.

@@ -10,14 +10,15 @@ use std::{
 use protostub_types::Address;
 
 use crate::{
-    contract::types::{DisconnectReason, Error, Event, MessageType},
+    contract::types::{Body, DisconnectReason, Error, Event, MessageType},
     crash::{Activity, ActivityKind, CallError},
 };
 
 /// How many events, and how many calls, are remembered.
 const ENTRIES: usize = 64;
 
-/// The call that comes most often by far; in one place, so that where it is tells that it is this one.
+/// The event and the call that come most often by far; each in one place, so that where it is tells that it is this one.
+static MESSAGE: &str = "message";
 static POST: &str = "bus.post";
 
 /// How much of a server's name is kept, in bytes.
@@ -75,8 +76,23 @@ impl Recorder {
         self.call_began
     }
 
-    /// These were handed to the guest with the call that began last.
-    pub(crate) fn events(&mut self, events: impl IntoIterator<Item = Event>) {
+    /// The guest has handled these in the call that began last. Messages that differ in nothing but their content become one entry.
+    pub(crate) fn handled(&mut self, events: impl IntoIterator<Item = Event>) {
+        let at = self.call_began;
+        for event in events {
+            if let Event::Message(message) = &event
+                && let Some(last) = self.events.last()
+                && last.is_message(MESSAGE, &message.kind, Some(&*message.from), Some(&*message.to))
+            {
+                last.repeat(at, count(message.body.as_ref().map_or(0, Body::len)));
+            } else {
+                self.events.push(Entry { at, ..Entry::event(event) });
+            }
+        }
+    }
+
+    /// The guest had these when the call that began last ended it: one of them may be the reason, so that each has an entry.
+    pub(crate) fn fatal(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             self.events.push(Entry { at: self.call_began, ..Entry::event(event) });
         }
@@ -93,12 +109,8 @@ impl Recorder {
 
     /// The guest posts a message: the call, unless it is the last one again, whatever comes of either. What is no address is left out.
     pub(crate) fn post(&mut self, kind: &MessageType, from: Option<&Address>, to: Option<&Address>) -> Option<Entry> {
-        let is_again = self.calls.last().is_some_and(|last| {
-            ptr::eq(last.name, POST)
-                && last.detail.is_some_and(|detail| ptr::eq(detail, kind.name()) || detail == kind.name())
-                && is_same_text(last.from.as_ref(), from)
-                && is_same_text(last.to.as_ref(), to)
-        });
+        let [is_from, is_to] = [from, to].map(|address| address.map(Address::as_str));
+        let is_again = self.calls.last().is_some_and(|last| last.is_message(POST, kind, is_from, is_to));
         (!is_again).then(|| Entry::call(POST).message(kind, from.map(Address::shared), to.map(Address::shared)))
     }
 
@@ -181,7 +193,7 @@ impl Entry {
             },
             Event::Message(message) => {
                 let bytes = message.body.as_ref().map_or(0, |body| body.len());
-                Self::new("message").message(&message.kind, Some(message.from), Some(message.to)).bytes(bytes)
+                Self::new(MESSAGE).message(&message.kind, Some(message.from), Some(message.to)).bytes(bytes)
             }
             Event::Timer(handle) => Self::new("timer").handle(handle),
             Event::Ready(handle) => Self::new("ready").handle(handle),
@@ -239,6 +251,14 @@ impl Entry {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
+    /// Whether it is this, of a message of this type between these two.
+    fn is_message(&self, name: &'static str, kind: &MessageType, from: Option<&str>, to: Option<&str>) -> bool {
+        ptr::eq(self.name, name)
+            && is_same_text(self.detail, Some(kind.name()))
+            && is_same_text(self.from.as_deref(), from)
+            && is_same_text(self.to.as_deref(), to)
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         (self.name, self.detail, self.handle, self.error) == (other.name, other.detail, other.handle, other.error)
             && (&self.from, &self.to) == (&other.from, &other.to)
@@ -265,23 +285,24 @@ fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Most addresses that are the same share their text.
-fn is_same_text(text: Option<&Arc<str>>, address: Option<&Address>) -> bool {
-    match (text.map(|text| &**text), address.map(Address::as_str)) {
-        (Some(text), Some(other)) => ptr::eq(text, other) || text == other,
-        (text, other) => text == other,
+/// Most texts that are the same are the same one.
+fn is_same_text(one: Option<&str>, other: Option<&str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => ptr::eq(one, other) || one == other,
+        (one, other) => one == other,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::types::{Message, MessageId};
 
     #[test]
     fn rings_keep_what_was_last() {
         let mut recorder = Recorder::new();
         for handle in 1..=200 {
-            recorder.events([Event::Timer(handle)]);
+            recorder.handled([Event::Timer(handle)]);
             recorder.call(recorder.origin, Entry::call("timers.cancel").handle(handle));
             recorder.call(recorder.origin, Entry::call("bus.pause"));
             recorder.call(recorder.origin, Entry::call("bus.pause"));
@@ -292,6 +313,42 @@ mod tests {
         assert_eq!(handles("timer"), (137..=200).map(Some).collect::<Vec<_>>());
         assert_eq!(handles("timers.cancel"), (169..=200).map(Some).collect::<Vec<_>>());
         assert!(activities.iter().all(|one| one.times == if one.name == "bus.pause" { 2 } else { 1 }));
+    }
+
+    #[test]
+    fn messages_that_are_alike_are_one_entry_but_for_those_that_ended_it() {
+        let message = |kind: MessageType, to: &str, body: &str| {
+            Event::Message(Message {
+                id: MessageId::Number(1),
+                kind,
+                from: "hyperty://home.example/alice".into(),
+                to: to.into(),
+                via: Vec::new(),
+                headers: Vec::new(),
+                body: Some(Body::Json(body.into())),
+            })
+        };
+        let (bob, carol) = ("hyperty://sp1.example/bob", "hyperty://sp1.example/carol");
+        let mut recorder = Recorder::new();
+        recorder.handled([message(MessageType::Update, bob, "1"), message(MessageType::Update, bob, "20")]);
+        recorder.handled([message(MessageType::Update, bob, "3"), message(MessageType::Update, carol, "4"), Event::Timer(1)]);
+        recorder.handled([message(MessageType::Read, carol, "5"), message(MessageType::Update, carol, "6")]);
+        recorder.fatal([message(MessageType::Update, carol, "70"), message(MessageType::Update, carol, "800")]);
+        let (activities, ..) = recorder.take(Duration::from_secs(1));
+        let told: Vec<_> = activities.iter().map(|one| (one.name, one.bytes, one.times)).collect();
+        assert_eq!(
+            told,
+            [
+                ("message", 4, 3),
+                ("message", 1, 1),
+                ("timer", 0, 1),
+                ("message", 1, 1),
+                ("message", 1, 1),
+                ("message", 2, 1),
+                ("message", 3, 1)
+            ]
+        );
+        assert_eq!(activities[0].to.as_deref(), Some(bob));
     }
 
     #[test]

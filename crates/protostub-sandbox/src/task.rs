@@ -166,7 +166,7 @@ impl StubTask {
         };
         let failure = match result {
             Some(Ok(())) => {
-                store.data_mut().recorder.events(batch.events.drain(..));
+                store.data_mut().recorder.handled(batch.events.drain(..));
                 batch.finish();
                 return None;
             }
@@ -176,7 +176,7 @@ impl StubTask {
                 return Some((Outcome::Stopped, None));
             }
         };
-        store.data_mut().recorder.events(batch.events.iter().cloned());
+        store.data_mut().recorder.fatal(batch.events.iter().cloned());
         let (crash, report) = call::diagnose(compiled, store, GuestCall::Handle, failure);
         let outcome = match crash {
             Crash::Trapped(trap) => Outcome::Trapped(trap),

@@ -44,7 +44,7 @@ pub(crate) fn lower(message: Message) -> types::Message {
         },
         from: message.from.into(),
         to: message.to.into(),
-        via: message.via.into_iter().map(Into::into).collect(),
+        via: if message.via.is_empty() { Vec::new() } else { message.via.into_iter().map(Into::into).collect() },
         headers: message.headers,
         body: message.body.map(|body| match body {
             Body::Json(text) => types::Body::Json(text),
@@ -67,7 +67,10 @@ pub(crate) fn lift<A>(
     known: &KnownAddresses,
 ) -> Result<Box<Message>, Refused> {
     let address = |member| move |source| Refused::Address { member, source };
-    let via = message.via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok));
+    let via = |via: &[Arc<str>]| match via {
+        [] => Ok(Vec::new()),
+        via => via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok)).collect(),
+    };
     let body = message.body.map(|body| match body {
         types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
@@ -98,7 +101,7 @@ pub(crate) fn lift<A>(
         },
         from: from.map_err(address("from"))?,
         to: to.map_err(address("to"))?,
-        via: via.collect::<Result<_, _>>().map_err(address("via"))?,
+        via: via(&message.via).map_err(address("via"))?,
         headers: message.headers,
         body,
     }))
