@@ -45,7 +45,7 @@ impl Inbox {
     }
 
     /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
-    /// one. None once the inbox is closed, or if `limit` is 0. May be dropped at any time: messages are taken only when it returns.
+    /// one. 0 once the inbox is closed, or if `limit` is. May be dropped at any time: messages are taken only when it returns.
     pub async fn recv_many(&mut self, messages: &mut Vec<Message>, limit: usize) -> usize {
         if limit == 0 {
             return 0;

@@ -40,7 +40,9 @@ impl Echoes {
     }
 
     fn post(&mut self, stub: &Stub) {
-        if self.messages.len() == 1 && let Some(message) = self.messages.pop() {
+        if self.messages.len() == 1
+            && let Some(message) = self.messages.pop()
+        {
             self.posted(stub, 0, stub.post(message));
         } else {
             for (place, posted) in stub.post_all(self.messages.drain(..)).into_iter().enumerate() {

@@ -105,11 +105,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
     bus.func_wrap("post", |mut store: StoreContextMut<'_, StubState>, (messages,): (Vec<Posted>,)| {
         let now = store.data().cpu.now();
         let mut burst = Burst::at(now.into());
-        let mut results = Vec::with_capacity(messages.len());
-        for message in messages {
-            results.push(post(&mut store, &mut burst, message, now)?);
-        }
-        Ok((results,))
+        // In the memory of the messages.
+        let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, &mut burst, message, now)).collect();
+        Ok((posted?,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
         store.data_mut().pause(true);
