@@ -39,10 +39,10 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants(VS_EXTISM) {
         let peer = bench.extism();
-        against(bench, &live, &to, VS_EXTISM, "Extism", peer).await?;
+        against(bench, &live, None, &to, VS_EXTISM, "Extism", peer).await?;
     }
     if bench.wants(VS_NODE) {
-        against(bench, &live, &to, VS_NODE, "Node.js", Peer::node()).await?;
+        against(bench, &live, Some(&mut bare), &to, VS_NODE, "Node.js", Peer::node()).await?;
     }
     if bench.wants(CROSSING) {
         crossing(bench, &live, &to).await?;
@@ -110,8 +110,17 @@ async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Addres
     Ok(())
 }
 
-/// Against a process that does the same work: its time, divided by ours.
-async fn against(bench: &mut Bench, live: &Live, to: &Address, id: &'static str, who: &str, peer: Result<Peer>) -> Result<()> {
+/// Against a process that does the same work: its time, divided by ours. Beside it, if it is given, the limit: how often the bare call alone fits into
+/// that process's time, which is more than any runtime around it can reach.
+async fn against(
+    bench: &mut Bench,
+    live: &Live,
+    mut limit: Option<&mut Instance>,
+    to: &Address,
+    id: &'static str,
+    who: &str,
+    peer: Result<Peer>,
+) -> Result<()> {
     let mut peer = match peer {
         Ok(peer) => peer,
         Err(error) => {
@@ -129,10 +138,13 @@ async fn against(bench: &mut Bench, live: &Live, to: &Address, id: &'static str,
         let took = peer.number(&format!("trip {bytes} {tried}"))? / f64::from(tried);
         let turns = (bench.effort.turn.as_secs_f64() * 1e9 / took.max(1.0)).clamp(2.0, f64::from(count.max(2)));
         let turns = format!("{turns:.0}").parse::<u32>()?;
-        let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+        let (mut ours, mut theirs, mut bare) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..bench.effort.rounds {
             ours.push(each(live.trips(to, bytes, count).await?, count));
             theirs.push(each(peer.time(&format!("trip {bytes} {turns}"))?, turns));
+            if let Some(limit) = &mut limit {
+                bare.push(each(limit.calls(bytes, 1, count).await?, count));
+            }
         }
         let ratio = theirs.over(&ours);
         if worst.len() == 0 || ratio.median() < worst.median() {
@@ -140,6 +152,9 @@ async fn against(bench: &mut Bench, live: &Live, to: &Address, id: &'static str,
         }
         sides.push(Side::new(format!("{who}, {name}"), "ns", &theirs));
         sides.push(Side::new(format!("trip, {name}"), "ns", &ours));
+        if limit.is_some() {
+            sides.push(Side::new(format!("with the bare call alone it would be, {name}"), "ratio", &theirs.over(&bare)));
+        }
     }
     bench.report.add(id, &worst, sides);
     Ok(())
