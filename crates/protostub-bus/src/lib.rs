@@ -11,7 +11,8 @@
 //! name a mailbox: that is how the first message to a domain deploys its stub. The owner of the [`Inbox`] behind a mailbox takes the messages
 //! out, one by one or in batches.
 //!
-//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. An operator's rules are a [`Policy`], which is asked
+//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. Several that are posted together ([`Bus::post_all`],
+//! [`Burst`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
 //! before every hop.
 //!
 //! # Delivery contract

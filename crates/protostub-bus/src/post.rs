@@ -20,8 +20,8 @@ const MAX_TYPE_BYTES: usize = 64;
 /// How long a request waits for its response, in milliseconds, if not as long as all others.
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
-/// Several messages of one origin, posted one after the other: as [`Bus::post`] does, and in less time where they go to the same address. To be dropped
-/// once they are posted, since where that leads is looked up once.
+/// Several messages of one origin over one bus, posted one after the other: as [`Bus::post`] does, and in less time where they go to the same address, since
+/// where that leads is looked up once. Who attaches or subscribes there meanwhile may get no message of this burst: it is to be dropped once all are posted.
 #[derive(Debug)]
 pub struct Burst {
     now: Instant,

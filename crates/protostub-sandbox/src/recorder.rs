@@ -17,9 +17,9 @@ use crate::{
 /// How many events, and how many calls, are remembered.
 const ENTRIES: usize = 64;
 
-/// The event and the call that come most often by far; each in one place, so that where it is tells that it is this one.
-static MESSAGE: &str = "message";
-static POST: &str = "bus.post";
+/// The event and the call that come most often by far.
+const MESSAGE: &str = "message";
+const POST: &str = "bus.post";
 
 /// How much of a server's name is kept, in bytes.
 const MAX_SERVER_BYTES: usize = 300;
@@ -76,7 +76,7 @@ impl Recorder {
         self.call_began
     }
 
-    /// The guest has handled these in the call that began last. Messages that differ in nothing but their content become one entry.
+    /// The guest has handled these in the call that began last. Messages of one type between the same two become one entry.
     pub(crate) fn handled(&mut self, events: impl IntoIterator<Item = Event>) {
         let at = self.call_began;
         for event in events {
@@ -253,7 +253,7 @@ impl Entry {
 
     /// Whether it is this, of a message of this type between these two.
     fn is_message(&self, name: &'static str, kind: &MessageType, from: Option<&str>, to: Option<&str>) -> bool {
-        ptr::eq(self.name, name)
+        is_same_text(Some(self.name), Some(name))
             && is_same_text(self.detail, Some(kind.name()))
             && is_same_text(self.from.as_deref(), from)
             && is_same_text(self.to.as_deref(), to)

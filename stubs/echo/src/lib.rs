@@ -40,6 +40,7 @@ impl Echoes {
     }
 
     fn post(&mut self, stub: &Stub) {
+        // One alone needs no list of results.
         if self.messages.len() == 1
             && let Some(message) = self.messages.pop()
         {
