@@ -11,7 +11,7 @@ use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey}
 use tokio::time::Instant;
 
 use crate::{
-    AttachError, Burst, BusCounts, Inbox, InboxLimits, Mailbox, PostError, RequestError,
+    AttachError, Burst, BusCounts, Inbox, InboxLimits, Mailbox, Parcel, PostError, RequestError,
     counts::Counters,
     open_requests::{OpenRequests, RequestKey},
     policy::InForce,
@@ -199,11 +199,11 @@ impl Bus {
     /// message to the mailbox of its origin.
     ///
     /// A `from` that is unset becomes the origin's address, and the id `0` of what is not a stub's a new one. A response completes the request
-    /// that it answers; if nobody waits for it, it is counted and dropped. One that is in a box already is not copied.
+    /// that it answers; if nobody waits for it, it is counted and dropped. One that is a [`Parcel`] already is not copied.
     ///
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
-    pub fn post(&self, origin: &Origin, message: impl Into<Box<Message>>) -> Result<(), PostError> {
+    pub fn post(&self, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
         let posted = self.post_message(origin, message.into(), Instant::now, None);
         self.count_refused(&posted);
         posted
@@ -225,7 +225,7 @@ impl Bus {
     /// is no error.
     pub async fn request(&self, origin: &Origin, message: Message, timeout: Option<Duration>) -> Result<Message, RequestError> {
         let to = message.to.clone();
-        let started = self.start_request(origin, Box::new(message), timeout);
+        let started = self.start_request(origin, message.into(), timeout);
         self.count_refused(&started);
         let (response, mut waiting) = started?;
         let outcome = response.await;
@@ -239,7 +239,7 @@ impl Bus {
     /// # Errors
     /// If the message was refused: 400, it breaks a limit of messages; 403, the policy does not allow it; 503, the bus is shut down.
     pub fn publish(&self, message: Message) -> Result<(), PostError> {
-        let published = self.publish_message(Box::new(message));
+        let published = self.publish_message(message.into());
         self.count_refused(&published);
         published
     }
@@ -250,7 +250,7 @@ impl Bus {
         if message.id == MessageId::Number(0) {
             message.id = self.next_id();
         }
-        self.send_copy(&Origin::Host, Box::new(message), subscriber);
+        self.send_copy(&Origin::Host, message.into(), subscriber);
     }
 
     pub(crate) fn config(&self) -> &BusConfig {

@@ -6,7 +6,7 @@ use std::{
 use protostub_types::Message;
 
 use crate::{
-    Bus,
+    Bus, Parcel,
     mailbox::{Mailbox, Taken},
     open_requests::RequestKey,
 };
@@ -20,13 +20,12 @@ pub struct Inbox {
     /// Of requests in the batch that is being taken; kept for its memory.
     tickets: Vec<(usize, u64)>,
     /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
-    #[expect(clippy::vec_box, reason = "as in `poll_batch`")]
-    boxed: Vec<Box<Message>>,
+    parcels: Vec<Parcel>,
 }
 
 impl Inbox {
     pub(crate) fn new(bus: Bus, mailbox: Mailbox) -> Self {
-        Self { bus, mailbox, tickets: Vec::new(), boxed: Vec::new() }
+        Self { bus, mailbox, tickets: Vec::new(), parcels: Vec::new() }
     }
 
     /// The side that takes in.
@@ -37,11 +36,11 @@ impl Inbox {
 
     /// The next message; none once the inbox is closed. May be dropped at any time: a message is taken only when it is returned.
     pub async fn recv(&mut self) -> Option<Message> {
-        let mut single = mem::take(&mut self.boxed);
+        let mut single = mem::take(&mut self.parcels);
         future::poll_fn(|cx| self.poll_batch(cx, 1, usize::MAX, &mut single)).await;
         let message = single.pop();
-        self.boxed = single;
-        message.map(|message| *message)
+        self.parcels = single;
+        message.map(Parcel::into_message)
     }
 
     /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
@@ -50,15 +49,15 @@ impl Inbox {
         if limit == 0 {
             return 0;
         }
-        let mut many = mem::take(&mut self.boxed);
+        let mut many = mem::take(&mut self.parcels);
         future::poll_fn(|cx| self.poll_batch(cx, limit, usize::MAX, &mut many)).await;
         let count = many.len();
-        messages.extend(many.drain(..).map(|message| *message));
-        self.boxed = many;
+        messages.extend(many.drain(..).map(Parcel::into_message));
+        self.parcels = many;
         count
     }
 
-    /// Appends the messages that wait to `batch`, in their order and in the boxes that they came in: at most `max_messages` (at least one), of at most
+    /// Appends the messages that wait to `batch`, in their order: at most `max_messages` (at least one), of at most
     /// `max_bytes` together unless the first alone has more. They are the caller's then: what is no request counts as delivered, and a request has to
     /// be answered.
     ///
@@ -68,7 +67,7 @@ impl Inbox {
         cx: &mut Context<'_>,
         max_messages: usize,
         max_bytes: usize,
-        batch: &mut Vec<Box<Message>>,
+        batch: &mut Vec<Parcel>,
     ) -> Poll<()> {
         loop {
             let before = batch.len();

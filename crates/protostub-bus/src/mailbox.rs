@@ -12,7 +12,7 @@ use std::{
 use protostub_types::{Address, Message};
 use tokio::time::Instant;
 
-use crate::PostError;
+use crate::{Parcel, PostError};
 
 /// How much may wait in an inbox.
 ///
@@ -86,10 +86,8 @@ struct Refusal {
 /// A message that waits.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    /// In a box: it passes from hand to hand on its way, and what is copied each time is its address.
-    pub(crate) message: Box<Message>,
+    pub(crate) message: Parcel,
     pub(crate) class: Class,
-    size: usize,
 }
 
 /// What becomes of a message that waits, and what it is counted as.
@@ -226,8 +224,8 @@ impl Mailbox {
     }
 
     /// Puts a message into the queue, if there is room for its class.
-    pub(crate) fn push(&self, message: Box<Message>, class: Class) -> Result<Pushed, PostError> {
-        let size = message.size();
+    pub(crate) fn push(&self, mut message: Parcel, class: Class) -> Result<Pushed, PostError> {
+        let size = message.weigh();
         let mut state = self.state();
         if let Err(Refusal { code, reason }) = state.admits(class, size, self.0.limits) {
             return Err(PostError::new(code, &message.to, &*reason));
@@ -247,7 +245,7 @@ impl Mailbox {
             Class::Reply => state.reply_bytes += size,
             Class::Notice => state.notices += 1,
         }
-        state.queue.push_back(Queued { message, class, size });
+        state.queue.push_back(Queued { message, class });
         let reader = state.reader.take();
         let watchers = if was_empty { mem::take(&mut state.watchers) } else { Vec::new() };
         // A waker runs code of others: never under the lock.
@@ -309,23 +307,22 @@ impl Mailbox {
 
     /// Takes messages out, as many as are there, but at most `max_messages`, and at most `max_bytes` unless the first alone has more. The
     /// tickets of requests among them are put into `tickets`, with their index in `batch`.
-    #[expect(clippy::vec_box, reason = "they leave in the boxes that they came in, since copying them takes longer")]
     pub(crate) fn take(
         &self,
         cx: &mut Context<'_>,
         (max_messages, max_bytes): (usize, usize),
-        batch: &mut Vec<Box<Message>>,
+        batch: &mut Vec<Parcel>,
         tickets: &mut Vec<(usize, u64)>,
     ) -> Taken {
         let mut state = self.state();
         let (mut plain, mut copies, mut count, mut bytes) = (0, 0, 0, 0);
         while let Some(next) = state.queue.front() {
-            if count > 0 && (count >= max_messages || next.size > max_bytes - bytes) {
+            if count > 0 && (count >= max_messages || next.message.size() > max_bytes - bytes) {
                 break;
             }
             let Some(next) = state.pop() else { break };
             count += 1;
-            bytes = bytes.saturating_add(next.size).min(max_bytes);
+            bytes = bytes.saturating_add(next.message.size()).min(max_bytes);
             match next.class {
                 Class::Plain { .. } => plain += 1,
                 Class::Copy { .. } => copies += 1,
@@ -467,11 +464,11 @@ impl State {
         match queued.class {
             Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
                 self.messages -= 1;
-                self.bytes -= queued.size;
+                self.bytes -= queued.message.size();
             }
             Class::Reply => {
                 self.replies -= 1;
-                self.reply_bytes -= queued.size;
+                self.reply_bytes -= queued.message.size();
             }
             Class::Notice => self.notices -= 1,
         }

@@ -4,7 +4,7 @@ use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, Origin, PostError, Receiver, RequestError,
+    Bus, Origin, Parcel, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
@@ -95,7 +95,7 @@ impl Bus {
     }
 
     /// A response came.
-    pub(crate) fn respond(&self, origin: &Origin, response: Box<Message>) -> Result<(), PostError> {
+    pub(crate) fn respond(&self, origin: &Origin, response: Parcel) -> Result<(), PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let key = RequestKey::of_response(&response);
         let Some((ticket, mailbox)) = requests.answerable(&key, origin) else {
@@ -211,16 +211,16 @@ impl Bus {
                 }
             }
             Requester::Listens(_) | Requester::Absent => {
-                let response = Box::new(request.error_response(key, code, reason));
+                let response = request.error_response(key, code, reason).into();
                 self.complete(request.requester, response);
             }
         }
     }
 
     /// Hands a final response to the requester.
-    fn complete(&self, requester: Requester, response: Box<Message>) {
+    fn complete(&self, requester: Requester, response: Parcel) {
         let delivered = match requester {
-            Requester::Awaits(requester) => requester.send(Ok(*response)).is_ok(),
+            Requester::Awaits(requester) => requester.send(Ok(response.into_message())).is_ok(),
             Requester::Listens(mailbox) => mailbox.push(response, Class::Reply).is_ok(),
             Requester::Absent => false,
         };
@@ -235,7 +235,7 @@ impl Bus {
         counters.failed.add(1);
         let told = self
             .mailbox_of(&message.from)
-            .map(|mailbox| mailbox.push(Box::new(message.error_response(code, reason)), Class::Notice));
+            .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::Notice));
         if !matches!(told, Some(Ok(_))) {
             counters.undeliverable.add(1);
             tracing::debug!(from = %message.from, to = %message.to, code, reason, "nobody could be told that a message was not delivered");

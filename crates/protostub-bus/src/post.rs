@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
+    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, Parcel, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Pushed},
@@ -42,7 +42,7 @@ impl Burst {
     ///
     /// # Errors
     /// As [`Bus::post`].
-    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Box<Message>>) -> Result<(), PostError> {
+    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
         let now = self.now;
         self.count += 1;
         let posted = bus.post_message(origin, message.into(), || now, Some(self));
@@ -62,7 +62,7 @@ impl Bus {
     pub(crate) fn post_message(
         &self,
         origin: &Origin,
-        mut message: Box<Message>,
+        mut message: Parcel,
         now: impl FnOnce() -> Instant,
         mut burst: Option<&mut Burst>,
     ) -> Result<(), PostError> {
@@ -117,7 +117,7 @@ impl Bus {
     }
 
     /// Of the host's own, at an address of its own.
-    pub(crate) fn publish_message(&self, mut message: Box<Message>) -> Result<(), PostError> {
+    pub(crate) fn publish_message(&self, mut message: Parcel) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         self.ask_policy(&Origin::Host, &message, || self.receiver(&message, listener.as_ref()))?;
@@ -137,7 +137,7 @@ impl Bus {
     pub(crate) fn start_request(
         &self,
         origin: &Origin,
-        mut message: Box<Message>,
+        mut message: Parcel,
         timeout: Option<Duration>,
     ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
         if message.kind == MessageType::Response {
@@ -245,7 +245,7 @@ impl Bus {
     }
 
     /// Puts a message that is no request into a mailbox.
-    fn deliver(&self, mailbox: &Mailbox, message: Box<Message>, since: Instant) -> Result<(), PostError> {
+    fn deliver(&self, mailbox: &Mailbox, message: Parcel, since: Instant) -> Result<(), PostError> {
         check_loop(mailbox, &message)?;
         let pushed = mailbox.push(message, Class::Plain { since })?;
         self.inner.counters.accepted.add(1);
@@ -256,7 +256,7 @@ impl Bus {
     /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
     fn open_request(
         &self,
-        message: Box<Message>,
+        message: Parcel,
         holder: &Mailbox,
         requester: Requester,
         deadline: Instant,
@@ -305,7 +305,7 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn send_copies(&self, origin: &Origin, message: Box<Message>, subscribers: &[Address]) {
+    fn send_copies(&self, origin: &Origin, message: Parcel, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
                 self.send_copy(origin, message.clone(), subscriber);
@@ -314,7 +314,7 @@ impl Bus {
         }
     }
 
-    pub(crate) fn send_copy(&self, origin: &Origin, message: Box<Message>, subscriber: &Address) {
+    pub(crate) fn send_copy(&self, origin: &Origin, message: Parcel, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // Who has just ended, or what would come back to where it came from: there is nobody to miss it.

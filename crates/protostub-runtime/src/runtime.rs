@@ -226,11 +226,13 @@ impl Runtime {
     /// other threads lives here. It is dropped at shutdown.
     pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.core.stop.clone();
+        let mut task = self.core.spawn(task);
+        // In a task of its own: looked at by that one, the shutdown would be looked at whenever a message comes.
         self.core.spawn(async move {
             tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = task => {}
+                () = stop.cancelled() => task.abort(),
+                // However it ended: nobody asks.
+                _ = &mut task => {}
             }
         });
     }

@@ -34,6 +34,10 @@ impl Bucket {
 
     /// How long to wait until something is there again; none: it is.
     pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
+        // What was there when it was last looked at has only become more.
+        if self.level >= 0 {
+            return None;
+        }
         self.refill(now);
         if self.level >= 0 {
             return None;

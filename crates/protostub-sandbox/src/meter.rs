@@ -228,8 +228,7 @@ impl Meter {
                     return Poll::Pending;
                 }
             }
-            self.stamp.task.register(cx.waker());
-            self.stamp.take();
+            self.stamp.forget();
             self.turns.begin(began);
             let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
             drop(place);
@@ -244,6 +243,7 @@ impl Meter {
                 }
                 Poll::Pending => {
                     self.since_turn = Duration::ZERO;
+                    self.stamp.wakes(cx.waker());
                     let pause = self.turns.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let (end, state) = match pause {
                         Some(pause) => (now + pause, Between::Held),
@@ -291,6 +291,22 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// Sets which task is woken from now on. If the call was woken before, since [`Self::forget`], that is at once: most calls return when they are first
+    /// polled, and wait for nothing.
+    fn wakes(&self, task: &Waker) {
+        self.task.register(task);
+        if self.woken.load(Ordering::Acquire) > 0 {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Whoever woke the call before it is polled woke it for that.
+    fn forget(&self) {
+        if self.woken.load(Ordering::Relaxed) > 0 {
+            self.take();
+        }
+    }
+
     /// When the call was woken first, since this was asked last.
     fn take(&self) -> Option<Instant> {
         let woken = self.woken.swap(0, Ordering::AcqRel);

@@ -325,7 +325,7 @@ mod tests {
                 to: to.into(),
                 via: Vec::new(),
                 headers: Vec::new(),
-                body: Some(Body::Json(body.into())),
+                body: Some(Body::Json(Arc::<str>::from(body).into())),
             })
         };
         let (bob, carol) = ("hyperty://sp1.example/bob", "hyperty://sp1.example/carol");

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, Inbox, Mailbox};
-use protostub_types::{Message, MessageType};
+use protostub_bus::{Bus, Inbox, Mailbox, Parcel};
+use protostub_types::MessageType;
 use tokio::{
     sync::oneshot,
     task::coop::{self, RestoreOnPending},
@@ -62,8 +62,7 @@ pub struct Ended {
 #[derive(Default)]
 struct Batch {
     events: Vec<Event>,
-    #[expect(clippy::vec_box, reason = "as they come out of the inbox")]
-    messages: Vec<Box<Message>>,
+    messages: Vec<Parcel>,
     /// Who is told that the commands among the events were handled.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,
@@ -266,7 +265,7 @@ impl StubTask {
         if wanted && room(batch) {
             let most = limits.batch_events - batch.events.len();
             if inbox.poll_batch(cx, most, limits.batch_bytes, &mut batch.messages).is_ready() {
-                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(*message))));
+                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(message.into_message()))));
             }
         }
         if !batch.events.is_empty() {

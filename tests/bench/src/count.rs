@@ -10,7 +10,6 @@ use crate::{
     hops::{Hops, Native},
     live::{Live, component},
     sandboxes::Stage,
-    workload::BODIES,
 };
 
 /// What is counted.
@@ -34,18 +33,17 @@ pub(crate) enum What {
     BareInstance,
 }
 
-pub(crate) async fn run(what: What, times: u32, threads: &Handle) -> Result<()> {
-    const BYTES: usize = BODIES[0].0;
+pub(crate) async fn run(what: What, times: u32, bytes: usize, threads: &Handle) -> Result<()> {
     const BATCH: u32 = 64;
     let to = Address::parse("hyperty://sp1.example/alice")?;
     let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")?) };
     match what {
-        What::Trip => drop(Live::small().await?.trips(&to, BYTES, times).await?),
-        What::Load => drop(Live::small().await?.load(&to, BYTES, times).await?),
-        What::Bare => drop(bare().await?.live().await?.calls(BYTES, 1, times).await?),
-        What::BareBatch => drop(bare().await?.live().await?.calls(BYTES, BATCH as usize, times / BATCH).await?),
-        What::Native => drop(Native::new(threads)?.trips(BYTES, times).await?),
-        What::Hop => drop(Hops::new(threads, 1, BYTES)?.bus(times).await?),
+        What::Trip => drop(Live::small().await?.trips(&to, bytes, times).await?),
+        What::Load => drop(Live::small().await?.load(&to, bytes, times).await?),
+        What::Bare => drop(bare().await?.live().await?.calls(bytes, 1, times).await?),
+        What::BareBatch => drop(bare().await?.live().await?.calls(bytes, BATCH as usize, times / BATCH).await?),
+        What::Native => drop(Native::new(threads)?.trips(bytes, times).await?),
+        What::Hop => drop(Hops::new(threads, 1, bytes)?.bus(times).await?),
         What::Instance => drop(Stage::small().await?.instances(times).await?),
         What::BareInstance => {
             let bare = bare().await?;

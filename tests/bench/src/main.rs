@@ -69,6 +69,9 @@ struct Args {
     /// How often.
     #[arg(long, default_value_t = 1_000, hide = true)]
     times: u32,
+    /// With bodies of so many bytes.
+    #[arg(long, default_value_t = 100, hide = true)]
+    bytes: usize,
 }
 
 fn main() -> Result<()> {
@@ -81,7 +84,7 @@ fn main() -> Result<()> {
     own.block_on(async {
         match (args.crowd, args.count) {
             (Some(kind), _) => crowd::run(kind, args.most).await,
-            (_, Some(what)) => count::run(what, args.times, threads.handle()).await,
+            (_, Some(what)) => count::run(what, args.times, args.bytes, threads.handle()).await,
             _ => bench(args, threads.handle()).await,
         }
     })

@@ -149,7 +149,7 @@ async fn a_batch_is_bounded_and_keeps_the_order() {
     let mut take = async |max_messages, max_bytes| {
         let mut batch = Vec::new();
         future::poll_fn(|cx| alice.inbox.poll_batch(cx, max_messages, max_bytes, &mut batch)).await;
-        batch.into_iter().map(|message| message.id).collect::<Vec<_>>()
+        batch.into_iter().map(|message| message.into_message().id).collect::<Vec<_>>()
     };
     let ids = |ids: &[u64]| ids.iter().map(|&id| MessageId::Number(id)).collect::<Vec<_>>();
     assert_eq!(take(3, usize::MAX).await, ids(&[1, 2, 3]));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use protostub_bus::Parcel;
 use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType};
 
 use super::{KnownAddresses, types};
@@ -47,14 +48,14 @@ pub(crate) fn lower(message: Message) -> types::Message {
         via: if message.via.is_empty() { Vec::new() } else { message.via.into_iter().map(Into::into).collect() },
         headers: message.headers,
         body: message.body.map(|body| match body {
-            Body::Json(text) => types::Body::Json(text),
+            Body::Json(text) => types::Body::Json(text.into()),
             Body::Bytes(bytes) => types::Body::Bytes(bytes),
         }),
     }
 }
 
 /// The message that was lowered.
-pub(crate) fn raise(message: types::Message) -> Result<Box<Message>, Refused> {
+pub(crate) fn raise(message: types::Message) -> Result<Parcel, Refused> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
     lift(message, (from, to), usize::MAX, &KnownAddresses::default())
 }
@@ -65,14 +66,14 @@ pub(crate) fn lift<A>(
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
     known: &KnownAddresses,
-) -> Result<Box<Message>, Refused> {
+) -> Result<Parcel, Refused> {
     let address = |member| move |source| Refused::Address { member, source };
     let via = |via: &[Arc<str>]| match via {
         [] => Ok(Vec::new()),
         via => via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok)).collect(),
     };
     let body = message.body.map(|body| match body {
-        types::Body::Json(text) => Body::Json(text),
+        types::Body::Json(text) => Body::Json(text.into()),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
     });
     if let Some(bytes) = body.as_ref().map(|body| body.as_bytes().len()).filter(|bytes| *bytes > body_bytes) {
@@ -81,7 +82,7 @@ pub(crate) fn lift<A>(
     if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
         return Err(Refused::HeaderName(name.chars().take(80).flat_map(char::escape_debug).collect()));
     }
-    Ok(Box::new(Message {
+    Ok(Message {
         id: match message.id {
             types::MessageId::Number(number) => MessageId::Number(number),
             types::MessageId::Text(text) => MessageId::Text(word("id", text)?),
@@ -104,7 +105,8 @@ pub(crate) fn lift<A>(
         via: via(&message.via).map_err(address("via"))?,
         headers: message.headers,
         body,
-    }))
+    }
+    .into())
 }
 
 fn word(member: &'static str, text: Arc<str>) -> Result<Arc<str>, Refused> {

@@ -2,6 +2,7 @@
 //! ([`types`]), so that text and bytes cross in one copy in each direction.
 
 mod convert;
+mod json;
 mod known;
 #[expect(
     unreachable_pub,

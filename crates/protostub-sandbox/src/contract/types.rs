@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower};
 
 pub type Address = Arc<str>;
-pub type Json = Arc<str>;
+pub use super::json::Json;
 
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
