@@ -254,13 +254,7 @@ impl Bus {
     }
 
     /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
-    fn open_request(
-        &self,
-        message: Parcel,
-        holder: &Mailbox,
-        requester: Requester,
-        deadline: Instant,
-    ) -> Result<u64, PostError> {
+    fn open_request(&self, message: Parcel, holder: &Mailbox, requester: Requester, deadline: Instant) -> Result<u64, PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let kept = match &requester {
             Requester::Listens(mailbox) => Some(mailbox.clone()),

@@ -80,7 +80,7 @@ impl Core {
                     continue;
                 }
                 let (done, retired) = oneshot::channel();
-                if record.commands.try_send(Command::Retire { idle: IDLE_ENOUGH, done }).is_err() {
+                if record.commands.try_send(Box::new(Command::Retire { idle: IDLE_ENOUGH, done })).is_err() {
                     continue;
                 }
                 let made = async {

@@ -34,7 +34,7 @@ pub(crate) struct Deployed {
     pub(crate) artifact: Artifact,
     pub(crate) handle: StubHandle,
     pub(crate) task: StubTask,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<Box<Command>>,
     /// The domain's route, the stub's own, and the registry's listener on its status.
     pub(crate) routes: [Route; 3],
 }
@@ -148,7 +148,7 @@ async fn deploy(
     core: &Arc<Core>,
     record: &Arc<Record>,
     inbox: Inbox,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     key_route: Route,
 ) -> Result<Deployed, Failed> {
     let prepared = match prepare(core, record).await {

@@ -82,7 +82,7 @@ pub(crate) struct Record {
     pub(crate) mailbox: Mailbox,
     pub(crate) status: Arc<StatusCell>,
     pub(crate) steps: Arc<Steps>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Box<Command>>,
     /// Known from step 9 on.
     pub(crate) url: OnceLock<Address>,
     /// Known from step 15 on.
@@ -125,7 +125,7 @@ impl Record {
     /// Asks the stub's supervisor for something. None: the stub is no longer there.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (done, mut answer) = oneshot::channel();
-        self.commands.send(command(done)).await.ok()?;
+        self.commands.send(Box::new(command(done))).await.ok()?;
         tokio::select! {
             biased;
             answer = &mut answer => answer.ok(),
@@ -209,7 +209,7 @@ pub(crate) enum Discovery {
 pub(crate) struct Reservation {
     pub(crate) record: Arc<Record>,
     pub(crate) inbox: Inbox,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<Box<Command>>,
     pub(crate) key_route: Route,
 }
 

@@ -139,7 +139,7 @@ impl Protostub {
     /// One that has no connection, and was not told to have none, is to connect.
     pub(crate) async fn wake(&self) {
         // If it has gone, whoever waits for it learns that.
-        let _ = self.record.commands.send(Command::Wake).await;
+        let _ = self.record.commands.send(Box::new(Command::Wake)).await;
     }
 
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.

@@ -45,7 +45,8 @@ use crate::{
     update::{Trial, UpdateErrorKind},
 };
 
-/// What the host program asks of a deployed stub. The answer comes when it is done. Small: every stub's channel has 32 places for one.
+/// What the host program asks of a deployed stub. The answer comes when it is done. In a box on its way: every stub's channel has 32 places,
+/// which hardly ever hold one.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Explicitly, if with a credential.
@@ -127,7 +128,7 @@ struct Supervisor {
     record: Arc<Record>,
     presence: Arc<StubPresence>,
     status: StatusWatch,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     /// What the next instance is made of.
     artifact: Arc<Artifact>,
     /// An update that is not committed yet.
@@ -304,7 +305,7 @@ impl Supervisor {
                     }
                     return Turn::Over(End::Shutdown);
                 }
-                command = self.commands.recv() => match command {
+                command = self.commands.recv() => match command.map(|command| *command) {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;
@@ -391,7 +392,7 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = self.core.stop.cancelled() => return Err(End::Shutdown),
-                command = self.commands.recv() => match command {
+                command = self.commands.recv() => match command.map(|command| *command) {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
                         self.may_connect = true;

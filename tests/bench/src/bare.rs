@@ -18,7 +18,7 @@ use self::contract::{
         websocket,
     },
 };
-use crate::workload::{FROM, json};
+use crate::workload::{FROM, Text};
 
 mod contract {
     wasmtime::component::bindgen!({ world: "protostub", path: "../../wit/0.1", exports: { default: async } });
@@ -85,8 +85,8 @@ impl Instance {
     }
 
     /// How long so many calls take, each with as many messages.
-    pub(crate) async fn calls(&mut self, bytes: usize, batch: usize, calls: u32) -> Result<Duration> {
-        let events = vec![Event::Message(message(bytes)); batch];
+    pub(crate) async fn calls(&mut self, text: impl Into<Text>, batch: usize, calls: u32) -> Result<Duration> {
+        let events = vec![Event::Message(message(text.into())); batch];
         let before = self.store.data().posted;
         let begun = Instant::now();
         for _ in 0..calls {
@@ -111,7 +111,7 @@ pub(crate) fn plain(error: wasmtime::Error) -> anyhow::Error {
     anyhow::Error::from_boxed(error.into())
 }
 
-fn message(bytes: usize) -> types::Message {
+fn message(text: Text) -> types::Message {
     types::Message {
         id: MessageId::Number(7),
         type_: MessageType::Update,
@@ -119,7 +119,7 @@ fn message(bytes: usize) -> types::Message {
         to: "hyperty://sp1.example/alice".to_owned(),
         via: Vec::new(),
         headers: Vec::new(),
-        body: Some(types::Body::Json(json(bytes))),
+        body: Some(types::Body::Json(text.0)),
     }
 }
 

@@ -19,7 +19,7 @@ use protostub_runtime::{
 use tokio::sync::{Mutex, oneshot};
 use wasmtime::component::Linker;
 
-use crate::workload::{FROM, message};
+use crate::workload::{FROM, Text, message};
 
 /// How many messages are on their way under load, and no more than so many bytes of bodies.
 const WINDOW: usize = 256;
@@ -145,9 +145,9 @@ impl Live {
     }
 
     /// How long so many round trips take, one after the other.
-    pub(crate) async fn trips(&self, to: &Address, bytes: usize, count: u32) -> Result<Duration> {
-        let (listener, to) = (Arc::clone(&self.listener), to.clone());
-        self.inside(async move { trips(&mut *listener.lock().await, &to, bytes, count).await }).await
+    pub(crate) async fn trips(&self, to: &Address, text: impl Into<Text>, count: u32) -> Result<Duration> {
+        let (listener, to, text) = (Arc::clone(&self.listener), to.clone(), text.into());
+        self.inside(async move { trips(&mut *listener.lock().await, &to, text, count).await }).await
     }
 
     /// How long so many messages take there and back, many on their way at a time.
@@ -186,8 +186,8 @@ pub(crate) async fn inside<T: Send + 'static>(
     result.await.map_err(|_| anyhow!("what was to be measured did not end"))?
 }
 
-async fn trips(listener: &mut Hyperty, to: &Address, bytes: usize, count: u32) -> Result<Duration> {
-    let message = message(listener.address(), to, bytes);
+async fn trips(listener: &mut Hyperty, to: &Address, text: Text, count: u32) -> Result<Duration> {
+    let message = message(listener.address(), to, text);
     let begun = Instant::now();
     for _ in 0..count {
         listener.post(message.clone())?;

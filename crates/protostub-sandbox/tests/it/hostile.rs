@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use protostub_sandbox::{CompiledStub, Exceeded, Limits, Outcome, StartErrorKind};
-use protostub_types::Sha256Digest;
+use protostub_types::{Body, Sha256Digest};
 use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use crate::support::{Stage, engine};
+use crate::support::{Listener, Stage, engine};
 
 /// The parts of a stub's core module. What is not given does nothing, well.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct Parts {
     start: Option<&'static str>,
     handle: Option<&'static str>,
     rest: &'static str,
+    /// How its texts are written, if not in UTF-8.
+    encoding: Option<StringEncoding>,
 }
 
 impl Parts {
@@ -49,7 +51,8 @@ impl Parts {
         let mut resolve = Resolve::default();
         let (package, _) = resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/0.1")).expect("the contract");
         let world = resolve.select_world(&[package], Some("protostub")).expect("its world");
-        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+        let encoding = self.encoding.unwrap_or(StringEncoding::UTF8);
+        embed_component_metadata(&mut module, &resolve, world, encoding).expect("metadata");
         let bytes = ComponentEncoder::default().module(&module).expect("a module").encode().expect("a component");
         let digest = Sha256Digest::of(&bytes);
         engine().compile(bytes, digest).await.expect("a stub")
@@ -143,6 +146,80 @@ async fn arguments_that_lie_end_the_instance_only() {
     check(LOG, "(i32.store (i32.const 0) (i32.const -1)) (call $write (i32.const 1) (i32.const 0) (i32.const 4))").await;
     check(SAVE, "(call $save (i32.const 0) (i32.const -1) (i32.const 16))").await;
     check(SAVE, "(call $save (i32.const 0) (i32.const 0) (i32.const -1))").await;
+}
+
+/// A stub that posts one message when it is told to connect. Its body: what stands in its memory, and how many of the encoding's units it says that are.
+fn posts(encoding: StringEncoding, body: &[u8], length: u32) -> Parts {
+    let [(from, from_length), (to, to_length)] =
+        ["hyperty://sp1.example/a", Listener::ADDRESS].map(|address| written(encoding, address));
+    let data = |at: u32, bytes: &[u8]| {
+        let escaped: String = bytes.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        format!("(data (i32.const {at}) \"{escaped}\")")
+    };
+    let stores: String = [(28, 1024), (32, from_length), (36, 1280), (40, to_length), (60, 1), (68, 2048), (72, length)]
+        .map(|(member, value)| format!("(i32.store (i32.const {}) (i32.const {value}))", 256 + member))
+        .concat();
+    Parts {
+        imports: POST,
+        handle: Some(format!("{stores} (call $post (i32.const 256) (i32.const 1) (i32.const 16))").leak()),
+        rest: [data(1024, &from), data(1280, &to), data(2048, body)].concat().leak(),
+        encoding: Some(encoding),
+        ..Parts::default()
+    }
+}
+
+/// A text as it stands in a memory, and its length in units: bytes, or two of them; the highest bit tells which, where both are possible.
+fn written(encoding: StringEncoding, text: &str) -> (Vec<u8>, u32) {
+    let length = |length: usize| u32::try_from(length).unwrap();
+    let words = || (text.encode_utf16().flat_map(u16::to_le_bytes).collect(), length(text.encode_utf16().count()));
+    match encoding {
+        StringEncoding::UTF8 => (text.into(), length(text.len())),
+        StringEncoding::UTF16 => words(),
+        StringEncoding::CompactUTF16 => match text.chars().map(u8::try_from).collect::<Result<Vec<_>, _>>() {
+            Ok(bytes) => (bytes, length(text.chars().count())),
+            Err(_) => (words().0, words().1 | 1 << 31),
+        },
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_the_same_text_in_every_encoding() {
+    let long = "grüße, 𝄞 and ガ".repeat(20);
+    for encoding in [StringEncoding::UTF8, StringEncoding::UTF16, StringEncoding::CompactUTF16] {
+        for body in ["", "[1]", "\"grüße\"", "\"ガ𝄞\"", &long, &"x".repeat(300)] {
+            let (bytes, length) = written(encoding, body);
+            let stage = posts(encoding, &bytes, length).stage().await;
+            let mut listener = Listener::new(&stage.bus);
+            let play = stage.start().await.unwrap();
+            play.handle.connect(None).await.unwrap();
+            assert_eq!(listener.message().await.body, Some(Body::Json(body.into())), "{encoding}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_text_ends_the_instance_only() {
+    let check = async |encoding: StringEncoding, body: &[u8], length: u32, expected: &str| {
+        let stage = posts(encoding, body, length).stage().await;
+        let listener = Listener::new(&stage.bus);
+        let play = stage.start().await.unwrap();
+        play.handle.connect(None).await.unwrap_err();
+        let outcome = play.outcome().await;
+        assert!(matches!(&outcome, Outcome::Trapped(trap) if trap.reason.contains(expected)), "{outcome}: {body:02x?}");
+        assert!(listener.is_quiet());
+    };
+    // Alone, and across the places where many bytes are looked at together.
+    for before in [0, 1, 29, 61, 62, 63, 64, 126, 127, 128] {
+        for wrong in [&b"\xff"[..], b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"] {
+            let body = [&b"x".repeat(before), wrong].concat();
+            check(StringEncoding::UTF8, &body, u32::try_from(body.len()).unwrap(), "utf-8").await;
+        }
+    }
+    check(StringEncoding::UTF16, b"\x00\xd8", 1, "surrogate").await;
+    // It begins in the memory, of two pages, and ends behind it; or beyond all memories.
+    for length in [(2 << 16) - 2048 + 1, u32::MAX] {
+        check(StringEncoding::UTF8, b"x", length, "out of bounds").await;
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::{
     peers::Peer,
     report::Side,
     samples::{Samples, each},
-    workload::BODIES,
+    workload::{BODIES, Text},
 };
 
 /// How many messages one call of a stub takes at most: as the limits ship.
@@ -71,8 +71,23 @@ async fn one_by_one(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Ad
         sides.push(Side::new(format!("bare call, {name}"), "ns", &limit));
         sides.push(Side::new(format!("native task, {name}"), "ns", &without));
     }
+    sides.extend(in_greek(bench, live, bare, to).await?);
     bench.report.add(VS_BARE, &worst, sides);
     Ok(())
+}
+
+/// What it is about that the host reads the bodies that stubs post by itself (`contract::json` of the sandbox), where wasmtime does it with the bare call.
+async fn in_greek(bench: &Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<[Side; 2]> {
+    let [.., (bytes, name)] = BODIES;
+    tell(&format!("round trips of {name} in Greek"));
+    let text = || Text::in_greek(bytes);
+    let count = bench.effort.count(|count| live.trips(to, text(), count)).await?;
+    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.slow_rounds {
+        ours.push(each(live.trips(to, text(), count).await?, count));
+        limit.push(each(bare.calls(text(), 1, count).await?, count));
+    }
+    Ok([Side::new(format!("trip, {name} in Greek"), "ns", &ours), Side::new(format!("bare call, {name} in Greek"), "ns", &limit)])
 }
 
 async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<()> {
