@@ -11,7 +11,7 @@ use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey}
 use tokio::time::Instant;
 
 use crate::{
-    AttachError, Burst, BusCounts, Inbox, InboxLimits, Mailbox, Parcel, PostError, RequestError,
+    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, Parcel, PostError, RequestError, Way,
     counts::Counters,
     open_requests::{OpenRequests, RequestKey},
     policy::InForce,
@@ -210,10 +210,10 @@ impl Bus {
     }
 
     /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
-    /// address ([`Burst`]).
+    /// address ([`Way`]).
     pub fn post_all(&self, origin: &Origin, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        let mut burst = Burst::at(Instant::now());
-        messages.into_iter().map(|message| burst.post(self, origin, message)).collect()
+        let (mut way, now) = (Way::default(), Instant::now());
+        messages.into_iter().map(|message| way.post_at(self, origin, message, || now)).collect()
     }
 
     /// Posts a request, whatever its type, and waits for its final response. Its time is `timeout`, else what its header `timeout-ms` says,

@@ -12,7 +12,7 @@
 //! out, one by one or in batches.
 //!
 //! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. Several that are posted together ([`Bus::post_all`],
-//! [`Burst`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
+//! [`Way`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
 //! before every hop.
 //!
 //! # Delivery contract
@@ -110,4 +110,4 @@ pub use inbox::Inbox;
 pub use mailbox::{InboxLimits, Mailbox};
 pub use parcel::Parcel;
 pub use policy::{Decision, Hop, Policy, Receiver};
-pub use post::Burst;
+pub use post::Way;

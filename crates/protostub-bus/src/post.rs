@@ -20,41 +20,71 @@ const MAX_TYPE_BYTES: usize = 64;
 /// How long a request waits for its response, in milliseconds, if not as long as all others.
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
-/// Several messages of one origin over one bus, posted one after the other: as [`Bus::post`] does, and in less time where they go to the same address, since
-/// where that leads is looked up once. Who attaches or subscribes there meanwhile may get no message of this burst: it is to be dropped once all are posted.
-#[derive(Debug)]
-pub struct Burst {
-    now: Instant,
-    /// How many there were. Most bursts are of one message: where that went is remembered from the second on.
-    count: usize,
-    /// Where the last message went.
-    last: Option<(Address, Mailbox)>,
+/// The way of one origin's messages over one bus, for whoever posts many: they are posted as [`Bus::post`] does, and where several go to the same address,
+/// one after the other, in less time. Where that leads is looked up again as soon as anybody attaches, subscribes or ends, anywhere.
+#[derive(Debug, Default)]
+pub struct Way {
+    /// The last address whose way was looked up. Many are used once: where they lead is remembered from the second message on.
+    seen: Option<Address>,
+    last: Option<Box<Last>>,
 }
 
-impl Burst {
-    /// Of messages that are posted at this time, from which on it counts how long they may wait.
-    #[must_use]
-    pub fn at(now: Instant) -> Self {
-        Self { now, count: 0, last: None }
-    }
+/// Where the last message went.
+#[derive(Debug)]
+struct Last {
+    to: Address,
+    holder: Mailbox,
+    /// Of the table, before it was asked.
+    version: u64,
+}
 
+impl Way {
     /// Posts the next message.
     ///
     /// # Errors
     /// As [`Bus::post`].
     pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
-        let now = self.now;
-        self.count += 1;
-        let posted = bus.post_message(origin, message.into(), || now, Some(self));
+        self.post_at(bus, origin, message, Instant::now)
+    }
+
+    /// The same, by the clock of whoever posts: it counts from then on how long the message may wait.
+    ///
+    /// # Errors
+    /// As [`Bus::post`].
+    pub fn post_at(
+        &mut self,
+        bus: &Bus,
+        origin: &Origin,
+        message: impl Into<Parcel>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), PostError> {
+        let posted = bus.post_message(origin, message.into(), now, Some(self));
         bus.count_refused(&posted);
         posted
     }
 
     /// Where a message goes that may go there without further questions.
     fn holder(&self, bus: &Bus, message: &Message) -> Option<&Mailbox> {
-        let (to, holder) = self.last.as_ref()?;
-        (*to == message.to && !bus.has_policy() && !holder.has_seen(message)).then_some(holder)
+        let Last { to, holder, version } = self.last.as_deref()?;
+        let is_there = *to == message.to && *version == bus.inner.table.version();
+        (is_there && !bus.has_policy() && !holder.has_seen(message)).then_some(holder)
     }
+
+    /// Whether the message before went to this address too.
+    fn is_again(&mut self, to: &Address) -> bool {
+        let is_again = self.seen.as_ref() == Some(to);
+        if !is_again {
+            self.seen = Some(to.clone());
+        }
+        is_again
+    }
+}
+
+/// Whose mailbox a message is put into.
+struct Holder {
+    mailbox: Mailbox,
+    /// Somebody is attached there. Otherwise the hook named it, which is to be asked each time.
+    is_attached: bool,
 }
 
 impl Bus {
@@ -64,7 +94,7 @@ impl Bus {
         origin: &Origin,
         mut message: Parcel,
         now: impl FnOnce() -> Instant,
-        mut burst: Option<&mut Burst>,
+        way: Option<&mut Way>,
     ) -> Result<(), PostError> {
         self.prepare(origin, &mut message)?;
         if message.kind == MessageType::Response {
@@ -81,18 +111,13 @@ impl Bus {
                 None => Requester::Absent,
             };
             let deadline = now() + self.request_timeout(&message, None);
-            return self.open_request(message, &holder, requester, deadline).map(drop);
+            return self.open_request(message, &holder.mailbox, requester, deadline).map(drop);
         }
-        if let Some(burst) = &mut burst
-            && let Some(holder) = burst.holder(self, &message)
-        {
-            let delivered = self.deliver(holder, message, now());
-            if delivered.is_err() {
-                // Who takes no more may have a successor.
-                burst.last = None;
-            }
-            return delivered;
+        if let Some(holder) = way.as_ref().and_then(|way| way.holder(self, &message)) {
+            return self.deliver(holder, message, now());
         }
+        // Before the table is asked: what changes meanwhile makes outdated what it says.
+        let version = self.inner.table.version();
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
             self.ask_policy(origin, &message, || Receiver::Nobody)?;
@@ -104,14 +129,16 @@ impl Bus {
         // Where somebody listens, it is his to publish: what a stub sends there is for him alone, and no subscriber takes it for his word.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
         let Some(subscribers) = subscribers else {
-            let Some(burst) = burst.filter(|burst| burst.count > 1) else { return self.deliver(&holder, message, now()) };
-            let to = message.to.clone();
-            self.deliver(&holder, message, now())?;
-            burst.last = Some((to, holder));
-            return Ok(());
+            if let Some(way) = way
+                && way.is_again(&message.to)
+                && holder.is_attached
+            {
+                way.last = Some(Box::new(Last { to: message.to.clone(), holder: holder.mailbox.clone(), version }));
+            }
+            return self.deliver(&holder.mailbox, message, now());
         };
         let copy = message.clone();
-        self.deliver(&holder, message, now())?;
+        self.deliver(&holder.mailbox, message, now())?;
         self.send_copies(origin, copy, &subscribers);
         Ok(())
     }
@@ -154,7 +181,7 @@ impl Bus {
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
         let deadline = Instant::now() + self.request_timeout(&message, timeout);
-        let ticket = self.open_request(message, &holder, Requester::Awaits(answer), deadline)?;
+        let ticket = self.open_request(message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
 
@@ -199,22 +226,22 @@ impl Bus {
     }
 
     /// The mailbox that a message goes to, if the policy lets it: of the address's listener, else as [`Self::far_holder`].
-    fn holder(&self, origin: &Origin, message: &Message, listener: Option<Mailbox>) -> Result<Mailbox, PostError> {
+    fn holder(&self, origin: &Origin, message: &Message, listener: Option<Mailbox>) -> Result<Holder, PostError> {
         self.ask_policy(origin, message, || self.receiver(message, listener.as_ref()))?;
         match listener {
-            Some(listener) => Ok(listener),
+            Some(mailbox) => Ok(Holder { mailbox, is_attached: true }),
             None => self.far_holder(origin, message),
         }
     }
 
     /// Where a message goes to whose address has no listener: to its domain's route, else to whom the hook names.
-    fn far_holder(&self, origin: &Origin, message: &Message) -> Result<Mailbox, PostError> {
+    fn far_holder(&self, origin: &Origin, message: &Message) -> Result<Holder, PostError> {
         let Inner { config, table, unroutable, .. } = &*self.inner;
         if message.to.is_within(&config.runtime) {
             return Err(PostError::new(404, &message.to, "the runtime has nothing at this address"));
         }
-        if let Some(route) = table.route_of(&message.to, &config.home) {
-            return Ok(route);
+        if let Some(mailbox) = table.route_of(&message.to, &config.home) {
+            return Ok(Holder { mailbox, is_attached: true });
         }
         let Some(key) = StubKey::of(&message.to, &config.home) else {
             return Err(PostError::new(
@@ -224,7 +251,7 @@ impl Bus {
             ));
         };
         match unroutable.get() {
-            Some(hook) => hook.unroutable(origin, &key, message),
+            Some(hook) => Ok(Holder { mailbox: hook.unroutable(origin, &key, message)?, is_attached: false }),
             None => Err(PostError::new(404, &message.to, format!("nobody listens there, and no stub serves {key}"))),
         }
     }

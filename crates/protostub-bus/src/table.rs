@@ -29,6 +29,8 @@ pub(crate) struct Table {
     prefix_count: AtomicUsize,
     /// How often `keys` has changed.
     changes: AtomicU64,
+    /// How often messages to some address were led elsewhere from then on.
+    version: AtomicU64,
     next_listener: AtomicU64,
 }
 
@@ -72,8 +74,20 @@ impl Table {
             prefixes: DashMap::with_hasher(RandomState::default()),
             prefix_count: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
+            version: AtomicU64::new(0),
             next_listener: AtomicU64::new(1),
         }
+    }
+
+    /// Another one than before: what was looked up before may be outdated.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// After whatever leads messages elsewhere that were led somewhere before, before whoever did it goes on: a listener or a subscriber more, or what
+    /// was attached and is no more.
+    fn has_changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Makes `mailbox` the listener of exactly this address, and returns its number for [`Self::detach`].
@@ -85,6 +99,7 @@ impl Table {
         let listener = self.listener(mailbox);
         let number = listener.number;
         place.listener = Some(listener);
+        self.has_changed();
         Ok(number)
     }
 
@@ -94,6 +109,7 @@ impl Table {
             Entry::Vacant(vacant) => vacant.insert(self.listener(mailbox)).number,
             Entry::Occupied(_) => return Err(AttachError::KeyTaken { key: key.clone() }),
         };
+        // No message's way is remembered yet that would lead here.
         self.changes.fetch_add(1, Ordering::Release);
         Ok(number)
     }
@@ -111,6 +127,7 @@ impl Table {
             }
             _ => return,
         };
+        self.has_changed();
         for topic in &topics {
             self.remove_subscriber(topic, address);
         }
@@ -120,6 +137,7 @@ impl Table {
     pub(crate) fn detach_key(&self, key: &StubKey, number: u64) {
         self.keys.remove_if(key, |_, listener| listener.number == number);
         self.changes.fetch_add(1, Ordering::Release);
+        self.has_changed();
     }
 
     /// The listener of an address, and the subscribers to it.
@@ -179,6 +197,7 @@ impl Table {
             let others = place.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber);
             place.subscribers = Some(others.chain([subscriber]).cloned().collect());
         }
+        self.has_changed();
         // Its listener may have ended between the two.
         if self.places.get(subscriber).is_some_and(|place| place.topics.contains(topic)) {
             return true;

@@ -1,6 +1,10 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use protostub_bus::{Inbox, Origin, PostError, RequestError, Route};
+use protostub_bus::{Inbox, Origin, PostError, RequestError, Route, Way};
 use protostub_types::{Address, Message};
 
 use crate::{
@@ -14,6 +18,7 @@ pub struct Hyperty {
     core: Arc<Core>,
     address: Address,
     origin: Origin,
+    way: Mutex<Way>,
     inbox: Inbox,
     registration: Option<Kept>,
     _route: Route,
@@ -22,7 +27,15 @@ pub struct Hyperty {
 impl Hyperty {
     pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
         core.registry.add_hyperty(&address, inbox.mailbox());
-        Self { core, origin: Origin::Hyperty(address.clone()), address, inbox, registration: None, _route: route }
+        Self {
+            core,
+            origin: Origin::Hyperty(address.clone()),
+            way: Mutex::default(),
+            address,
+            inbox,
+            registration: None,
+            _route: route,
+        }
     }
 
     /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
@@ -58,7 +71,11 @@ impl Hyperty {
     /// # Errors
     /// If it was refused: nobody is there (404), policy (403), a queue is full (429), or the domain's stub cannot be deployed (503).
     pub fn post(&self, message: Message) -> Result<(), PostError> {
-        self.core.bus.post(&self.origin, message)
+        match self.way.try_lock() {
+            Ok(mut way) => way.post(&self.core.bus, &self.origin, message),
+            // Another thread posts at this moment: it is not waited for.
+            Err(_) => self.core.bus.post(&self.origin, message),
+        }
     }
 
     /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use protostub_bus::{Burst, Bus, Decision, Hop, Origin, Policy, PostError, Receiver, Unroutable};
+use protostub_bus::{Bus, Decision, Hop, Origin, Policy, PostError, Receiver, Unroutable, Way};
 use protostub_types::{Domain, Message, MessageId, MessageType, StubKey};
-use tokio::time::Instant;
 
 use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, update};
 
@@ -180,15 +179,15 @@ async fn those_posted_together_are_asked_about_one_by_one() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let to_bob = |id| numbered(update("hyperty://sp1.example/bob"), id);
-    let mut burst = Burst::at(Instant::now());
+    let mut way = Way::default();
     for id in 1..=3 {
-        burst.post(&bus, &alice.origin, to_bob(id)).unwrap();
+        way.post(&bus, &alice.origin, to_bob(id)).unwrap();
     }
     // From the next message on, where it goes is known already.
     let asked = put_in_force(&bus, |hop| hop.message.id == MessageId::Number(5));
-    burst.post(&bus, &alice.origin, to_bob(4)).unwrap();
-    refused(burst.post(&bus, &alice.origin, to_bob(5)));
-    burst.post(&bus, &alice.origin, to_bob(6)).unwrap();
+    way.post(&bus, &alice.origin, to_bob(4)).unwrap();
+    refused(way.post(&bus, &alice.origin, to_bob(5)));
+    way.post(&bus, &alice.origin, to_bob(6)).unwrap();
     assert_eq!(asked.lock().unwrap().len(), 3);
     assert_eq!((stub.waits(), bus.counts().denied), (5, 1));
     check_sum(bus.counts(), 5);

@@ -1,6 +1,6 @@
 use std::{cell::OnceCell, time::Instant};
 
-use protostub_bus::{Burst, Origin, PostError};
+use protostub_bus::{Origin, PostError, Way};
 use protostub_types::{Address, AddressError};
 use serde::Deserialize;
 use wasmtime::{
@@ -28,6 +28,7 @@ pub(crate) struct Posting {
     known: KnownAddresses,
     /// As which address it sent last.
     sender: Option<Address>,
+    way: Way,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
     warned: bool,
@@ -41,6 +42,7 @@ impl Posting {
             rate: Rate::new(config.limits.posts_per_second),
             known: KnownAddresses::default(),
             sender: None,
+            way: Way::default(),
             paused: false,
             warned: false,
         }
@@ -104,9 +106,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
     let mut bus = linker.instance("rethink:protostub/bus@0.1.0")?;
     bus.func_wrap("post", |mut store: StoreContextMut<'_, StubState>, (messages,): (Vec<Posted>,)| {
         let now = store.data().cpu.now();
-        let mut burst = Burst::at(now.into());
         // In the memory of the messages.
-        let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, &mut burst, message, now)).collect();
+        let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, message, now)).collect();
         Ok((posted?,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
@@ -123,18 +124,13 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
 type Posted = types::Message<WasmStr>;
 
 /// Posts one message of those that a guest posts in one call, at a time; what the guest is told.
-fn post(
-    store: &mut StoreContextMut<'_, StubState>,
-    burst: &mut Burst,
-    message: Posted,
-    now: Instant,
-) -> wasmtime::Result<Result<(), Error>> {
+fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted, now: Instant) -> wasmtime::Result<Result<(), Error>> {
     let from = read(store, &message.from)?;
     let to = read(store, &message.to)?;
     let state = store.data_mut();
     let bytes = message.body.as_ref().map_or(0, types::Body::len);
     let call = state.recorder.post(&message.kind, from.as_ref().ok(), to.as_ref().ok());
-    let posted = state.post_one(burst, message, (from, to), now);
+    let posted = state.post_one(message, (from, to), now);
     state.recorder.posted(now, call, bytes, &posted);
     Ok(posted)
 }
@@ -156,7 +152,6 @@ fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime:
 impl StubState {
     fn post_one(
         &mut self,
-        burst: &mut Burst,
         message: Posted,
         addresses: (Result<Address, AddressError>, Result<Address, AddressError>),
         now: Instant,
@@ -181,7 +176,8 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        burst.post(&self.services.bus, &self.posting.origin, message).map_err(refused)
+        let Posting { way, origin, .. } = &mut self.posting;
+        way.post_at(&self.services.bus, origin, message, || now.into()).map_err(refused)
     }
 
     fn pause(&mut self, paused: bool) {
