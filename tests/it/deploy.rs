@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{DomainSettings, Download, MemorySource, Message, Progress, StubStatus, steps as spec};
+use protostub_runtime::{DomainSettings, Download, MemorySource, Message, MessageType, Progress, StubStatus, steps as spec};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::{
     steps,
@@ -105,6 +106,39 @@ async fn undeployment_is_real_and_the_next_message_deploys_anew() {
     assert_ne!(runtime.protostubs()[0].url(), first.url());
     let outcome = runtime.shutdown(Duration::from_secs(5)).await;
     assert_eq!((outcome.stopped.len(), outcome.abandoned.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn where_many_messages_went_the_next_one_deploys_anew_too() {
+    let source = source(&["sp1.example"], &component("echo"), &json!({}));
+    let runtime = builder().source(source).build().await.expect("a runtime");
+    let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    for _ in 0..2 {
+        for _ in 0..4 {
+            app.post(Message::update("hyperty://sp1.example/alice")).expect("there is room");
+        }
+        for _ in 0..4 {
+            assert_eq!(app.recv().await.expect("the runtime is there").kind, MessageType::Update);
+        }
+        let [stub] = &runtime.protostubs()[..] else { panic!("one stub") };
+        stub.undeploy().await.expect("undeployed");
+    }
+}
+
+#[tokio::test]
+async fn what_runs_inside_is_dropped_at_shutdown() {
+    let runtime = builder().source(source(&[], &component("echo"), &json!({}))).build().await.expect("a runtime");
+    let (begins, begun) = oneshot::channel();
+    let (kept, dropped) = oneshot::channel::<()>();
+    runtime.spawn_inside(async move {
+        let _kept = kept;
+        let _ = begins.send(());
+        std::future::pending::<()>().await;
+    });
+    begun.await.expect("it runs");
+    let outcome = runtime.shutdown(Duration::from_secs(60)).await;
+    assert!(outcome.abandoned.is_empty());
+    dropped.await.expect_err("it was never sent");
 }
 
 #[tokio::test]

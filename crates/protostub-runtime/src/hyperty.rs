@@ -73,7 +73,7 @@ impl Hyperty {
     pub fn post(&self, message: Message) -> Result<(), PostError> {
         match self.way.try_lock() {
             Ok(mut way) => way.post(&self.core.bus, &self.origin, message),
-            // Another thread posts at this moment: it is not waited for.
+            // Another thread posts at this moment, or a hook that this one called: nobody waits.
             Err(_) => self.core.bus.post(&self.origin, message),
         }
     }

@@ -385,6 +385,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_woken_while_it_is_polled_is_polled_again() {
+        struct Task(AtomicBool);
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let mut meter = meter(Duration::from_secs(1));
+        for _ in 0..2 {
+            let mut has_waited = false;
+            let call = pin!(poll_fn(|cx| {
+                if std::mem::replace(&mut has_waited, true) {
+                    return Poll::Ready(Ok(()));
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }));
+            let task = Arc::new(Task(AtomicBool::new(false)));
+            let waker = Waker::from(Arc::clone(&task));
+            let mut run = pin!(meter.run(Instant::now(), Duration::from_secs(1), call));
+            assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(task.0.load(Ordering::Relaxed));
+            assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        }
+    }
+
+    #[tokio::test]
     async fn a_pause_is_kept_and_does_not_count() {
         let turns = Arc::<Turns>::default();
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
