@@ -9,7 +9,7 @@ pub struct Parcel(Box<Packed>);
 #[derive(Debug, Clone, PartialEq)]
 struct Packed {
     message: Message,
-    /// What it was counted as when it was put into a mailbox. It also is why the box is not as large as one of mimalloc's sizes, 160 bytes: what is
+    /// In bytes: what it was counted as when it was put into a mailbox. It also is why the box is not as large as one of mimalloc's sizes, 160 bytes: what is
     /// takes that allocator twice as long.
     size: usize,
 }
@@ -21,13 +21,13 @@ impl Parcel {
         self.0.message
     }
 
-    /// Finds out how large it is now ([`Message::size`]).
+    /// Finds out how large it is now, in bytes ([`Message::size`]).
     pub(crate) fn weigh(&mut self) -> usize {
         self.0.size = self.0.message.size();
         self.0.size
     }
 
-    /// As when it was weighed last.
+    /// In bytes, as when it was weighed last; 0 if it never was.
     pub(crate) fn size(&self) -> usize {
         self.0.size
     }

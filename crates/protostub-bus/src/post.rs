@@ -47,7 +47,7 @@ impl Way {
         self.post_at(bus, origin, message, Instant::now)
     }
 
-    /// The same, by the clock of whoever posts: it counts from then on how long the message may wait.
+    /// The same, at the time that `now` tells, on tokio's clock, from which on it counts how long the message may wait. It is asked if that is needed.
     ///
     /// # Errors
     /// As [`Bus::post`].
