@@ -298,13 +298,9 @@ impl Supervisor {
                     instance.login = None;
                     return Turn::Ended(ended);
                 }
-                () = self.core.stop.cancelled() => {
-                    // What has become live just now is accepted all the same.
-                    if !instance.is_live && self.status.current().status == StubStatus::Live {
-                        self.is_live().await;
-                    }
-                    return Turn::Over(End::Shutdown);
-                }
+                // Before what is asked of it: an update of a stub that has just become live is one of a live stub.
+                changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
+                () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
                 command = self.commands.recv() => match command.map(|command| *command) {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
@@ -343,7 +339,6 @@ impl Supervisor {
                     },
                     None => return Turn::Over(End::Undeployed(None)),
                 },
-                changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
                 Err(error) = Login::ended(&mut instance.login) => return Turn::NoCredential(error),
                 () = self.record.mailbox.waiting(), if may_login => self.log_in(instance, None),
                 () = until(instance.connect_by) => return Turn::ConnectTimeout,
