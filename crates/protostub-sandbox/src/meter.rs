@@ -24,7 +24,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     time::{Sleep, sleep_until},
 };
 
@@ -36,7 +36,6 @@ const FREE_TICKS: u64 = 10;
 const LONGEST_PAUSE: u32 = 30;
 
 /// How much one call has computed, in ticks of the engine: so often it was found computing.
-#[derive(Debug)]
 pub(crate) struct CpuBudget {
     tick: Duration,
     ticks: u64,
@@ -46,9 +45,8 @@ pub(crate) struct CpuBudget {
 }
 
 /// Between a call and its [`Meter`].
-#[derive(Debug)]
 pub(crate) struct Turns {
-    pause: Mutex<Option<Duration>>,
+    asked: Mutex<Option<Asked>>,
     /// It was found computing more than once.
     is_long: AtomicBool,
     origin: Instant,
@@ -56,13 +54,29 @@ pub(crate) struct Turns {
     polled: AtomicU64,
 }
 
+/// What a call asks its meter for, when it is polled.
+enum Asked {
+    /// To be polled again after that.
+    Pause(Duration),
+    /// To do something, and poll it again.
+    Work(Box<dyn FnOnce() + Send>),
+}
+
 impl Default for Turns {
     fn default() -> Self {
-        Self { pause: Mutex::default(), is_long: AtomicBool::default(), origin: Instant::now(), polled: AtomicU64::new(0) }
+        Self { asked: Mutex::default(), is_long: AtomicBool::default(), origin: Instant::now(), polled: AtomicU64::new(0) }
     }
 }
 
 impl Turns {
+    fn ask(&self, what: Asked) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    fn take_asked(&self) -> Option<Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn begin(&self, now: Instant) {
         self.polled.store(nanoseconds(now.saturating_duration_since(self.origin)), Ordering::Relaxed);
     }
@@ -87,6 +101,14 @@ impl CpuBudget {
     /// The ticks of the call that took most.
     pub(crate) fn most_ticks(&self) -> u64 {
         self.most_ticks
+    }
+
+    /// Has something done for a call of the host's at once, but not on the guest's stack: what that reaches but once stays in memory for as long as the
+    /// instance lives, a page at a time.
+    pub(crate) async fn outside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = oneshot::channel();
+        self.turns.ask(Asked::Work(Box::new(move || drop(done.send(work())))));
+        result.await.expect("the meter does it before it polls the call again")
     }
 
     /// Counts a tick; what is to be waited for before the call may go on. None: its time is over.
@@ -126,7 +148,7 @@ async fn paused(turns: Arc<Turns>, pause: Duration) {
             return Poll::Ready(());
         }
         asked = true;
-        *turns.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+        turns.ask(Asked::Pause(pause));
         Poll::Pending
     })
     .await;
@@ -228,9 +250,16 @@ impl Meter {
                     return Poll::Pending;
                 }
             }
-            self.stamp.forget();
             self.turns.begin(began);
-            let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
+            let (polled, pause) = loop {
+                self.stamp.forget();
+                let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
+                match polled.is_pending().then(|| self.turns.take_asked()).flatten() {
+                    Some(Asked::Work(work)) => work(),
+                    Some(Asked::Pause(pause)) => break (polled, Some(pause)),
+                    None => break (polled, None),
+                }
+            };
             drop(place);
             let now = Instant::now();
             let busy = now.saturating_duration_since(began);
@@ -244,7 +273,6 @@ impl Meter {
                 Poll::Pending => {
                     self.since_turn = Duration::ZERO;
                     self.stamp.wakes(cx.waker());
-                    let pause = self.turns.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let (end, state) = match pause {
                         Some(pause) => (now + pause, Between::Held),
                         None => (now + limit.saturating_sub(used), Between::Waiting(now)),
@@ -409,6 +437,30 @@ mod tests {
             assert!(task.0.load(Ordering::Relaxed));
             assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_outside_is_done_at_once_while_the_call_is_not_polled() {
+        let turns = Arc::<Turns>::default();
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
+        let budget = CpuBudget::new(TICK, 100, turns);
+        let is_polled = Arc::new(AtomicBool::new(false));
+        let call = async {
+            for n in 0..3 {
+                let is_polled = Arc::clone(&is_polled);
+                assert_eq!(budget.outside(move || (n, is_polled.load(Ordering::Relaxed))).await, (n, false));
+            }
+            Ok(())
+        };
+        let mut call = pin!(call);
+        let watched = pin!(poll_fn(|cx| {
+            is_polled.store(true, Ordering::Relaxed);
+            let polled = call.as_mut().poll(cx);
+            is_polled.store(false, Ordering::Relaxed);
+            polled
+        }));
+        let run = futures_util::FutureExt::now_or_never(meter.run(Instant::now(), Duration::from_secs(1), watched));
+        assert!(run.expect("it waits for nobody").is_ok());
     }
 
     #[tokio::test]

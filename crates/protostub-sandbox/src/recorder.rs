@@ -69,6 +69,7 @@ impl Recorder {
     /// A guest call begins.
     pub(crate) fn begin_call(&mut self, now: Instant) {
         self.call_began = now.saturating_duration_since(self.origin);
+        self.calls.make_room();
     }
 
     /// When the last call began.
@@ -86,7 +87,7 @@ impl Recorder {
             {
                 last.repeat(at, count(message.body.as_ref().map_or(0, Body::len)));
             } else {
-                self.events.push(Entry { at, ..Entry::event(event) });
+                *self.events.place() = Entry { at, ..Entry::event(event) };
             }
         }
     }
@@ -94,16 +95,16 @@ impl Recorder {
     /// The guest had these when the call that began last ended it: one of them may be the reason, so that each has an entry.
     pub(crate) fn fatal(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
-            self.events.push(Entry { at: self.call_began, ..Entry::event(event) });
+            *self.events.place() = Entry { at: self.call_began, ..Entry::event(event) };
         }
     }
 
     /// The guest called the host. What it repeats becomes one entry.
-    pub(crate) fn call(&mut self, now: Instant, mut call: Entry) {
-        call.at = now.saturating_duration_since(self.origin);
+    pub(crate) fn call(&mut self, now: Instant, call: &Entry) {
+        let at = now.saturating_duration_since(self.origin);
         match self.calls.last() {
-            Some(last) if last.is_same(&call) => last.repeat(call.at, call.bytes),
-            _ => self.calls.push(call),
+            Some(last) if last.is_same(call) => last.repeat(at, call.bytes),
+            _ => *self.calls.place() = Entry { at, ..call.clone() },
         }
     }
 
@@ -124,7 +125,7 @@ impl Recorder {
             (None, Some(last)) => last.clone(),
             (None, None) => return,
         };
-        self.calls.push(Entry { at, bytes, error, times: 1, ..call });
+        *self.calls.place() = Entry { at, bytes, error, times: 1, ..call };
     }
 
     /// How long the instance has been there, and how long the guest call that ended it went on.
@@ -147,18 +148,32 @@ impl Recorder {
 }
 
 impl Ring {
-    fn push(&mut self, entry: Entry) {
+    /// Makes room for two more, which is what a stub calls that is told to connect: here, as the guest's stack is not the place for it. What that reaches
+    /// but once stays in memory.
+    fn make_room(&mut self) {
+        let room = self.entries.capacity() - self.entries.len();
+        if room < 2 && self.entries.len() + room < ENTRIES {
+            if self.entries.is_empty() {
+                self.entries.reserve_exact(2);
+            } else {
+                self.entries.reserve(2);
+            }
+        }
+    }
+
+    /// The place for one more: a new one, or where the oldest one is.
+    fn place(&mut self) -> &mut Entry {
         if self.entries.len() < ENTRIES {
             if self.entries.is_empty() {
                 // Many stubs are told to connect, and nothing else for long.
                 self.entries.reserve_exact(1);
             }
-            self.entries.push(entry);
-            return;
+            return self.entries.push_mut(Entry::new(""));
         }
-        self.entries[self.next] = entry;
+        let oldest = &mut self.entries[self.next];
         self.next = (self.next + 1) % ENTRIES;
         self.lost += 1;
+        oldest
     }
 
     fn last(&mut self) -> Option<&mut Entry> {
@@ -303,9 +318,9 @@ mod tests {
         let mut recorder = Recorder::new();
         for handle in 1..=200 {
             recorder.handled([Event::Timer(handle)]);
-            recorder.call(recorder.origin, Entry::call("timers.cancel").handle(handle));
-            recorder.call(recorder.origin, Entry::call("bus.pause"));
-            recorder.call(recorder.origin, Entry::call("bus.pause"));
+            recorder.call(recorder.origin, &Entry::call("timers.cancel").handle(handle));
+            recorder.call(recorder.origin, &Entry::call("bus.pause"));
+            recorder.call(recorder.origin, &Entry::call("bus.pause"));
         }
         let (activities, lost_events, lost_calls) = recorder.take(Duration::from_secs(1));
         assert_eq!((activities.len(), lost_events, lost_calls), (2 * ENTRIES, 136, 336));
@@ -391,9 +406,9 @@ mod tests {
     #[test]
     fn what_is_not_full_is_whole() {
         let mut recorder = Recorder::new();
-        recorder.call(recorder.origin, Entry::call("session.save").bytes(3));
-        recorder.call(recorder.origin, Entry::call("session.save").bytes(4));
-        recorder.call(recorder.origin, Entry::call("session.load"));
+        recorder.call(recorder.origin, &Entry::call("session.save").bytes(3));
+        recorder.call(recorder.origin, &Entry::call("session.save").bytes(4));
+        recorder.call(recorder.origin, &Entry::call("session.load"));
         let (activities, ..) = recorder.take(Duration::from_secs(1));
         let told: Vec<_> = activities.iter().map(|one| (one.name, one.bytes, one.times)).collect();
         assert_eq!(told, [("session.save", 7, 2), ("session.load", 0, 1)]);

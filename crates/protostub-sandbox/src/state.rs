@@ -50,7 +50,7 @@ impl StubState {
     }
 
     /// The guest called the host.
-    pub(crate) fn record(&mut self, call: Entry) {
+    pub(crate) fn record(&mut self, call: &Entry) {
         self.recorder.call(self.cpu.now(), call);
     }
 

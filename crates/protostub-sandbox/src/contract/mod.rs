@@ -42,6 +42,10 @@ mod generated {
     wasmtime::component::bindgen!({
         world: "protostub",
         path: "../../wit/0.1",
+        imports: {
+            // It tells subscribers, for which the guest's stack is not the place.
+            "rethink:protostub/presence.publish": async,
+        },
         exports: { default: async },
         with: {
             "rethink:protostub/types": crate::contract::types,

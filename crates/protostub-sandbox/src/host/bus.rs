@@ -182,7 +182,7 @@ impl StubState {
 
     fn pause(&mut self, paused: bool) {
         self.posting.paused = paused;
-        self.record(Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
+        self.record(&Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
 
 impl configuration::Host for StubState {
     fn get(&mut self) -> Json {
-        self.record(Entry::call("configuration.get"));
+        self.record(&Entry::call("configuration.get"));
         Arc::clone(&self.config.configuration).into()
     }
 }

@@ -18,25 +18,25 @@ impl http::Host for StubState {
             Ok(handle)
         });
         self.note_connections(&sent);
-        self.record(call.opened(&sent));
+        self.record(&call.opened(&sent));
         sent
     }
 
     fn poll(&mut self, exchange: u32) -> Result<Option<Head>, Error> {
         let head = self.connections.http_poll(exchange).map_err(Error::from);
-        self.record(Entry::call("http.poll").handle(exchange).result(&head));
+        self.record(&Entry::call("http.poll").handle(exchange).result(&head));
         Ok(head?.map(|head| Head { status: head.status, headers: head.headers }))
     }
 
     fn receive(&mut self, exchange: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
         let received = self.connections.http_receive(exchange, max_bytes).map_err(Error::from);
         let bytes = received.iter().flatten().map(Vec::len).sum();
-        self.record(Entry::call("http.receive").handle(exchange).bytes(bytes).result(&received));
+        self.record(&Entry::call("http.receive").handle(exchange).bytes(bytes).result(&received));
         received
     }
 
     fn cancel(&mut self, exchange: u32) {
         self.connections.http_cancel(exchange);
-        self.record(Entry::call("http.cancel").handle(exchange));
+        self.record(&Entry::call("http.cancel").handle(exchange));
     }
 }

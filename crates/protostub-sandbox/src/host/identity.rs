@@ -98,13 +98,13 @@ impl StubState {
 impl identity::Host for StubState {
     fn request(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         let requested = self.request_credential(scope);
-        self.record(Entry::call("identity.request").opened(&requested));
+        self.record(&Entry::call("identity.request").opened(&requested));
         requested
     }
 
     fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
         let taken = self.take_credential(request);
-        self.record(Entry::call("identity.take").handle(request).result(&taken));
+        self.record(&Entry::call("identity.take").handle(request).result(&taken));
         taken
     }
 }

@@ -203,7 +203,7 @@ impl log::Host for StubState {
             Level::Warn => "warn",
             Level::Error => "error",
         };
-        self.record(Entry::call("log.write").detail(name).bytes(text.len()));
+        self.record(&Entry::call("log.write").detail(name).bytes(text.len()));
         self.log.write(level, &text);
     }
 }

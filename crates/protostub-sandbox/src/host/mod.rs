@@ -1,4 +1,4 @@
-//! What a stub may call: one module for each interface of the contract. No function here waits, and every one is bounded: what a stub sends
+//! What a stub may call: one module for each interface of the contract. No function here waits for anybody, and every one is bounded: what a stub sends
 //! is checked, and at worst it gets an error.
 
 mod bus;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use protostub_types::StubStatus;
 
 use super::{rate::Rate, text::readable};
@@ -43,13 +45,26 @@ impl StubState {
 }
 
 impl StubState {
-    fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
+    async fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
+        let Some(reason) = self.check_status(status, reason)? else { return Ok(()) };
+        let presence = Arc::clone(&self.services.presence);
+        let publish = move || (presence.publish(status, reason.as_deref()), reason);
+        let (published, reason) = self.cpu.outside(publish).await;
+        published.map_err(Error::Invalid)?;
+        self.status.current = Some((status, reason));
+        Ok(())
+    }
+
+    /// Whether this may be published, and with which reason; none if it is what holds.
+    // On the guest's stack, it has none of what it takes when it has returned.
+    #[inline(never)]
+    fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<String>>, Error> {
         let reason = reason.map(|reason| readable(&self.secrets.redact(&reason), MAX_REASON_BYTES));
         let Some((current, current_reason)) = &self.status.current else {
             return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
         };
         if (*current, current_reason) == (status, &reason) {
-            return Ok(());
+            return Ok(None);
         }
         // An instance begins with it, and the host says so.
         if status == StubStatus::Created {
@@ -62,14 +77,12 @@ impl StubState {
             self.limited("publications_per_second");
             return Err(Error::Limit(self.status.rate.exceeded("statuses")));
         }
-        self.services.presence.publish(status, reason.as_deref()).map_err(Error::Invalid)?;
-        self.status.current = Some((status, reason));
-        Ok(())
+        Ok(Some(reason))
     }
 }
 
 impl presence::Host for StubState {
-    fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
+    async fn publish(&mut self, status: Published, reason: Option<String>) -> Result<(), Error> {
         let status = match status {
             Published::Created => StubStatus::Created,
             Published::InProgress => StubStatus::InProgress,
@@ -77,8 +90,8 @@ impl presence::Host for StubState {
             Published::Disconnected => StubStatus::Disconnected,
             Published::Failed => StubStatus::Failed,
         };
-        let published = self.publish_status(status, reason);
-        self.record(Entry::call("presence.publish").detail(status.as_str()).result(&published));
+        let published = self.publish_status(status, reason).await;
+        self.record(&Entry::call("presence.publish").detail(status.as_str()).result(&published));
         published
     }
 }

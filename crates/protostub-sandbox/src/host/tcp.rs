@@ -12,18 +12,18 @@ impl tcp::Host for StubState {
             Ok(handle)
         });
         self.note_connections(&opened);
-        self.record(Entry::call("tcp.open").host(&host, port).opened(&opened));
+        self.record(&Entry::call("tcp.open").host(&host, port).opened(&opened));
         opened
     }
 
     fn start_tls(&mut self, connection: u32, server_name: String) -> Result<(), Error> {
         let started = self.connections.tcp_start_tls(connection, &server_name).map_err(Error::from);
-        self.record(Entry::call("tcp.start-tls").handle(connection).result(&started));
+        self.record(&Entry::call("tcp.start-tls").handle(connection).result(&started));
         started
     }
 
     fn poll(&mut self, connection: u32) -> tcp::State {
-        self.record(Entry::call("tcp.poll").handle(connection));
+        self.record(&Entry::call("tcp.poll").handle(connection));
         match self.connections.tcp_poll(connection) {
             TcpState::Connecting => tcp::State::Connecting,
             TcpState::Open => tcp::State::Open,
@@ -35,18 +35,18 @@ impl tcp::Host for StubState {
     fn receive(&mut self, connection: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
         let received = self.connections.tcp_receive(connection, max_bytes).map_err(Error::from);
         let bytes = received.iter().flatten().map(Vec::len).sum();
-        self.record(Entry::call("tcp.receive").handle(connection).bytes(bytes).result(&received));
+        self.record(&Entry::call("tcp.receive").handle(connection).bytes(bytes).result(&received));
         received
     }
 
     fn send(&mut self, connection: u32, bytes: Vec<u8>) -> Result<u32, Error> {
         let sent = self.connections.tcp_send(connection, &bytes).map_err(Error::from);
-        self.record(Entry::call("tcp.send").handle(connection).bytes(bytes.len()).result(&sent));
+        self.record(&Entry::call("tcp.send").handle(connection).bytes(bytes.len()).result(&sent));
         sent
     }
 
     fn close(&mut self, connection: u32) {
         self.connections.tcp_close(connection);
-        self.record(Entry::call("tcp.close").handle(connection));
+        self.record(&Entry::call("tcp.close").handle(connection));
     }
 }

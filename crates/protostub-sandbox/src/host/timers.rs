@@ -73,12 +73,12 @@ impl StubState {
 impl timers::Host for StubState {
     fn after(&mut self, milliseconds: u64) -> Result<u32, Error> {
         let started = self.start_timer(milliseconds);
-        self.record(Entry::call("timers.after").opened(&started));
+        self.record(&Entry::call("timers.after").opened(&started));
         started
     }
 
     fn cancel(&mut self, timer: u32) {
-        self.record(Entry::call("timers.cancel").handle(timer));
+        self.record(&Entry::call("timers.cancel").handle(timer));
         self.timers.cancel(timer);
     }
 }

@@ -16,12 +16,12 @@ impl websocket::Host for StubState {
             Ok(handle)
         });
         self.note_connections(&opened);
-        self.record(Entry::call("websocket.open").server(&url).opened(&opened));
+        self.record(&Entry::call("websocket.open").server(&url).opened(&opened));
         opened
     }
 
     fn poll(&mut self, socket: u32) -> websocket::State {
-        self.record(Entry::call("websocket.poll").handle(socket));
+        self.record(&Entry::call("websocket.poll").handle(socket));
         match self.connections.websocket_poll(socket) {
             WebSocketState::Connecting => websocket::State::Connecting,
             WebSocketState::Open(handshake) => websocket::State::Open(handshake.into()),
@@ -34,7 +34,7 @@ impl websocket::Host for StubState {
     fn receive(&mut self, socket: u32, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>, Error> {
         let received = self.connections.websocket_receive(socket, max_frames, max_bytes).map_err(Error::from);
         let bytes = received.iter().flatten().map(transport::Frame::len).sum();
-        self.record(Entry::call("websocket.receive").handle(socket).bytes(bytes).result(&received));
+        self.record(&Entry::call("websocket.receive").handle(socket).bytes(bytes).result(&received));
         Ok(received?.into_iter().map(Frame::from).collect())
     }
 
@@ -45,13 +45,13 @@ impl websocket::Host for StubState {
         if matches!(sent, Err(Error::Limit(_))) {
             self.limited("frame_bytes");
         }
-        self.record(Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
+        self.record(&Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
         sent
     }
 
     fn close(&mut self, socket: u32, code: u16, reason: String) {
         self.connections.websocket_close(socket, code, &reason);
-        self.record(Entry::call("websocket.close").handle(socket));
+        self.record(&Entry::call("websocket.close").handle(socket));
     }
 }
 
