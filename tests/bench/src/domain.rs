@@ -1,6 +1,9 @@
 //! A domain on loopback that publishes the echo in its catalogue, and what its parts of a deployment take alone.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use protostub_domain::DomainServer;
@@ -31,12 +34,14 @@ impl Domain {
     }
 
     /// A connection of a client that does as little as possible.
-    pub(crate) async fn connect(&self) -> Result<Connection> {
-        let stream = TcpStream::connect(self.server.address()).await?;
-        stream.set_nodelay(true)?;
-        let authority = self.server.authority();
+    pub(crate) fn connect(&self) -> impl Future<Output = Result<Connection>> + Send + use<> {
+        let (address, authority) = (self.server.address(), self.server.authority());
         let request = format!("GET /.well-known/protostub/default HTTP/1.1\r\nhost: {authority}\r\n\r\n");
-        Ok(Connection { stream: BufReader::new(stream), request })
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Connection { stream: BufReader::new(stream), request })
+        }
     }
 }
 

@@ -19,7 +19,14 @@ use protostub_runtime::{
 use tokio::sync::{Mutex, oneshot};
 use wasmtime::component::Linker;
 
-use crate::workload::{FROM, Text, message};
+use crate::{
+    bare::Instance,
+    samples::each,
+    workload::{FROM, Text, message},
+};
+
+/// A bare instance that tasks of the runtime call.
+pub(crate) type Shared = Arc<Mutex<Instance>>;
 
 /// How many messages are on their way under load, and no more than so many bytes of bodies.
 const WINDOW: usize = 256;
@@ -155,7 +162,45 @@ impl Live {
         self.windows(to, bytes, most_on_their_way(bytes), count).await
     }
 
-    /// The same, so many on their way at a time.
+    /// Both, with as many bare calls after the trips: in one task, and so on one processor nearly always. On a machine that is shared, one may be half
+    /// again as fast as the other.
+    pub(crate) async fn trips_and_calls(
+        &self,
+        bare: &Shared,
+        to: &Address,
+        text: impl Into<Text>,
+        count: u32,
+    ) -> Result<[f64; 2]> {
+        let (listener, bare, to, text) = (Arc::clone(&self.listener), Arc::clone(bare), to.clone(), text.into());
+        self.inside(async move {
+            let ours = trips(&mut *listener.lock().await, &to, text.clone(), count).await?;
+            let limit = bare.lock().await.calls(text, 1, count).await?;
+            Ok([each(ours, count), each(limit, count)])
+        })
+        .await
+    }
+
+    /// The same under load, with bare calls of so many messages each.
+    pub(crate) async fn load_and_calls(
+        &self,
+        bare: &Shared,
+        to: &Address,
+        bytes: usize,
+        batch: usize,
+        count: u32,
+    ) -> Result<[f64; 2]> {
+        let (listener, bare, to) = (Arc::clone(&self.listener), Arc::clone(bare), to.clone());
+        self.inside(async move {
+            let ours = windows(&mut *listener.lock().await, &to, bytes, most_on_their_way(bytes), count).await?;
+            let each_has = u32::try_from(batch)?;
+            let calls = count.div_ceil(each_has);
+            let limit = bare.lock().await.calls(bytes, batch, calls).await?;
+            Ok([each(ours, count), each(limit, calls * each_has)])
+        })
+        .await
+    }
+
+    /// How long so many messages take there and back, so many on their way at a time.
     pub(crate) async fn windows(&self, to: &Address, bytes: usize, window: u32, count: u32) -> Result<Duration> {
         let (listener, to) = (Arc::clone(&self.listener), to.clone());
         self.inside(async move {

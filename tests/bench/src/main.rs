@@ -11,6 +11,7 @@ mod live;
 mod machine;
 mod peers;
 mod plots;
+mod processor;
 mod report;
 mod samples;
 mod sandboxes;

@@ -50,6 +50,11 @@ impl Peer {
         Self::start("Node.js", Command::new("node").arg(script))
     }
 
+    /// Of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Gives an order and waits for its answer.
     pub(crate) fn ask(&mut self, order: &str) -> Result<String> {
         writeln!(self.orders, "{order}").and_then(|()| self.orders.flush()).with_context(|| format!("telling {}", self.name))?;

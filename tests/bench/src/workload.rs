@@ -9,6 +9,7 @@ pub(crate) const BODIES: [(usize, &str); 3] = [(100, "100 B"), (1 << 10, "1 KiB"
 pub(crate) const FROM: &str = "hyperty://home.example/bench";
 
 /// What a message carries: JSON text.
+#[derive(Clone)]
 pub(crate) struct Text(pub(crate) String);
 
 impl From<usize> for Text {

@@ -13,7 +13,7 @@ use protostub_sandbox::wasmtime::component::Component;
 use super::{Bench, tell};
 use crate::{
     bare::plain,
-    domain::Domain,
+    domain::{Connection, Domain},
     live::{component, inside, limits},
     report::Side,
     samples::Samples,
@@ -52,10 +52,25 @@ async fn deployed(runtime: &Runtime, target: &str) -> Result<Duration> {
     Ok(took)
 }
 
+/// What a deployment is made of.
+struct Parts {
+    stage: Stage,
+    connection: Connection,
+}
+
 /// As round trips are: on the library's threads, where messages have stubs deployed. Waking them, and then the program's own, is no step of the 22.
-async fn deployed_inside(runtime: &Arc<Runtime>, target: &str) -> Result<Duration> {
+/// The parts come after the whole, in the same task: the descriptor, its code, a sandbox.
+async fn whole_and_parts(runtime: &Arc<Runtime>, target: &str, mut parts: Parts) -> Result<(Parts, [Duration; 4])> {
     let (deploying, target) = (Arc::clone(runtime), target.to_owned());
-    inside(runtime, async move { deployed(&deploying, &target).await }).await
+    let work = async move {
+        let whole = deployed(&deploying, &target).await?;
+        let asked = parts.connection.descriptor().await?;
+        let (stage, loaded) = parts.stage.load().await?;
+        parts.stage = stage;
+        let connected = parts.stage.connected().await?;
+        Ok((parts, [whole, asked, loaded, connected]))
+    };
+    inside(runtime, work).await
 }
 
 /// The descriptor is asked for each time; the code is in memory, as of all that was used last, and so the component is not read from the store.
@@ -65,25 +80,24 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     let runtime = Arc::new(runtime(folder.path()).await?);
     let target = domain.server.domain().as_str();
     let code = tempfile::tempdir()?;
-    let mut stage = Stage::new(component("echo")?, Some(&code.path().join("compiled"))).await?;
-    let mut connection = domain.connect().await?;
+    let stage = Stage::new(component("echo")?, Some(&code.path().join("compiled"))).await?;
+    let connecting = domain.connect();
+    let mut parts = inside(&runtime, async move { Ok(Parts { stage, connection: connecting.await? }) }).await?;
     let (mut whole, mut crossing) = (Samples::default(), Samples::default());
     let (mut descriptor, mut load, mut start) = (Samples::default(), Samples::default(), Samples::default());
     let rounds = bench.effort.rounds * if bench.effort.turn.is_zero() { 1 } else { 5 };
     // The first one is cold.
     for round in 0..=rounds {
         // Which of them comes first has what it needs less at hand, after the parts: each does in turn.
-        let (took, crossed) = if round % 2 == 0 {
-            let took = deployed_inside(&runtime, target).await?;
-            (took, deployed(&runtime, target).await?)
+        let (took, crossed);
+        if round % 2 == 0 {
+            (parts, took) = whole_and_parts(&runtime, target, parts).await?;
+            crossed = deployed(&runtime, target).await?;
         } else {
-            let crossed = deployed(&runtime, target).await?;
-            (deployed_inside(&runtime, target).await?, crossed)
-        };
-        let asked = connection.descriptor().await?;
-        let (next, loaded) = stage.load().await?;
-        stage = next;
-        let connected = stage.connected().await?;
+            crossed = deployed(&runtime, target).await?;
+            (parts, took) = whole_and_parts(&runtime, target, parts).await?;
+        }
+        let [took, asked, loaded, connected] = took;
         if round > 0 {
             for (samples, took) in [
                 (&mut whole, took),

@@ -8,6 +8,7 @@ use super::{Bench, tell};
 use crate::{
     bare::Bare,
     live::component,
+    processor::OneProcessor,
     report::Side,
     samples::{Samples, each},
     sandboxes::Stage,
@@ -43,6 +44,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
         tell("instances beside Extism's");
         match bench.extism() {
             Ok(mut peer) => {
+                let _held = OneProcessor::with(&peer);
                 let theirs_count = (count / 8).max(2);
                 let (mut ours, mut theirs) = (Samples::default(), Samples::default());
                 for _ in 0..bench.effort.rounds {

@@ -1,14 +1,18 @@
 //! Round trips: bus, stub, bus.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use protostub_types::Address;
+use tokio::sync::Mutex;
 
 use super::{Bench, tell};
 use crate::{
-    bare::{Bare, Instance},
+    bare::Bare,
     hops::Native,
-    live::{Live, component, most_on_their_way},
+    live::{Live, Shared, component, most_on_their_way},
     peers::Peer,
+    processor::OneProcessor,
     report::Side,
     samples::{Samples, each},
     workload::{BODIES, Text},
@@ -30,19 +34,20 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     }
     let live = Live::new().await?;
     let to = Address::parse("hyperty://sp1.example/alice")?;
-    let mut bare = Bare::new(&live.engine, &component("echo")?)?.live().await?;
+    let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("echo")?)?.live().await?));
     if bench.wants(VS_BARE) {
-        one_by_one(bench, &live, &mut bare, &to).await?;
+        one_by_one(bench, &live, &bare, &to).await?;
     }
     if bench.wants(LOADED) {
-        loaded(bench, &live, &mut bare, &to).await?;
+        loaded(bench, &live, &bare, &to).await?;
     }
     if bench.wants(VS_EXTISM) {
         let peer = bench.extism();
+        let _held = peer.as_ref().ok().and_then(OneProcessor::with);
         against(bench, &live, None, &to, VS_EXTISM, "Extism", peer).await?;
     }
     if bench.wants(VS_NODE) {
-        against(bench, &live, Some(&mut bare), &to, VS_NODE, "Node.js", Peer::node()).await?;
+        against(bench, &live, Some(&bare), &to, VS_NODE, "Node.js", Peer::node()).await?;
     }
     if bench.wants(CROSSING) {
         crossing(bench, &live, &to).await?;
@@ -51,7 +56,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
 }
 
 /// The worst of the bodies counts.
-async fn one_by_one(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<()> {
+async fn one_by_one(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address) -> Result<()> {
     let mut native = Native::new(&bench.threads)?;
     let (mut worst, mut sides) = (Samples::default(), Vec::new());
     for (bytes, name) in BODIES {
@@ -59,8 +64,9 @@ async fn one_by_one(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Ad
         let count = bench.effort.count(|count| live.trips(to, bytes, count)).await?;
         let (mut ours, mut limit, mut without) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..bench.effort.rounds {
-            ours.push(each(live.trips(to, bytes, count).await?, count));
-            limit.push(each(bare.calls(bytes, 1, count).await?, count));
+            let [trip, call] = live.trips_and_calls(bare, to, bytes, count).await?;
+            ours.push(trip);
+            limit.push(call);
             without.push(each(native.trips(bytes, count).await?, count));
         }
         let ratio = ours.over(&limit);
@@ -77,30 +83,31 @@ async fn one_by_one(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Ad
 }
 
 /// What it is about that the host reads the bodies that stubs post by itself (`contract::json` of the sandbox), where wasmtime does it with the bare call.
-async fn in_greek(bench: &Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<[Side; 2]> {
+async fn in_greek(bench: &Bench, live: &Live, bare: &Shared, to: &Address) -> Result<[Side; 2]> {
     let [.., (bytes, name)] = BODIES;
     tell(&format!("round trips of {name} in Greek"));
     let text = || Text::in_greek(bytes);
     let count = bench.effort.count(|count| live.trips(to, text(), count)).await?;
     let (mut ours, mut limit) = (Samples::default(), Samples::default());
     for _ in 0..bench.effort.slow_rounds {
-        ours.push(each(live.trips(to, text(), count).await?, count));
-        limit.push(each(bare.calls(text(), 1, count).await?, count));
+        let [trip, call] = live.trips_and_calls(bare, to, text(), count).await?;
+        ours.push(trip);
+        limit.push(call);
     }
     Ok([Side::new(format!("trip, {name} in Greek"), "ns", &ours), Side::new(format!("bare call, {name} in Greek"), "ns", &limit)])
 }
 
-async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Address) -> Result<()> {
+async fn loaded(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address) -> Result<()> {
     let (mut worst, mut sides) = (Samples::default(), Vec::new());
     for (bytes, name) in BODIES {
         tell(&format!("round trips of {name} under load"));
         let batch = BATCH_EVENTS.min(BATCH_BYTES / bytes);
         let count = bench.effort.count(|count| live.load(to, bytes, count)).await?;
-        let calls = count.div_ceil(u32::try_from(batch)?);
         let (mut ours, mut limit) = (Samples::default(), Samples::default());
         for _ in 0..bench.effort.rounds {
-            ours.push(each(live.load(to, bytes, count).await?, count));
-            limit.push(each(bare.calls(bytes, batch, calls).await?, calls * u32::try_from(batch)?));
+            let [message, call] = live.load_and_calls(bare, to, bytes, batch, count).await?;
+            ours.push(message);
+            limit.push(call);
         }
         let ratio = ours.over(&limit);
         if worst.len() == 0 || ratio.median() > worst.median() {
@@ -130,7 +137,7 @@ async fn loaded(bench: &mut Bench, live: &Live, bare: &mut Instance, to: &Addres
 async fn against(
     bench: &mut Bench,
     live: &Live,
-    mut limit: Option<&mut Instance>,
+    limit: Option<&Shared>,
     to: &Address,
     id: &'static str,
     who: &str,
@@ -155,11 +162,14 @@ async fn against(
         let turns = format!("{turns:.0}").parse::<u32>()?;
         let (mut ours, mut theirs, mut bare) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..bench.effort.rounds {
-            ours.push(each(live.trips(to, bytes, count).await?, count));
-            theirs.push(each(peer.time(&format!("trip {bytes} {turns}"))?, turns));
-            if let Some(limit) = &mut limit {
-                bare.push(each(limit.calls(bytes, 1, count).await?, count));
+            if let Some(limit) = limit {
+                let [trip, call] = live.trips_and_calls(limit, to, bytes, count).await?;
+                ours.push(trip);
+                bare.push(call);
+            } else {
+                ours.push(each(live.trips(to, bytes, count).await?, count));
             }
+            theirs.push(each(peer.time(&format!("trip {bytes} {turns}"))?, turns));
         }
         let ratio = theirs.over(&ours);
         if worst.len() == 0 || ratio.median() < worst.median() {
