@@ -327,15 +327,15 @@ async fn an_overlapping_version_that_breaks_while_it_takes_over_ends_the_stub_fo
     ]);
     publish_overlapping(&source, "1.1", json!({ "connect": connect, "timer": { "do": "trap" } }));
     app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("subscribed");
-    loop {
+    for _ in 0..20 {
         // The one before it is busy, and takes its time to say good-bye.
         app.post(order(ALICE, json!({ "do": "sleep", "ms": 400 }))).expect("posted");
-        match stub.update().await.map_err(|error| error.kind) {
-            // It broke before it was seen to be live, and nothing has happened: once more.
-            Err(UpdateErrorKind::RolledBack { .. }) => {}
-            // Whether this counts as an update depends on who was quicker.
-            _ => break,
+        // Whether this counts as an update depends on who was quicker.
+        let updated = stub.update().await.map_err(|error| error.kind);
+        if !matches!(updated, Err(UpdateErrorKind::RolledBack { .. })) {
+            break;
         }
+        // It broke before it was seen to be live, and nothing has happened: once more.
     }
     let told = async {
         loop {

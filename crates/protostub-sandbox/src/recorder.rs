@@ -151,8 +151,8 @@ impl Ring {
     /// Makes room for two more, which is what a stub calls that is told to connect: here, as the guest's stack is not the place for it. What that reaches
     /// but once stays in memory.
     fn make_room(&mut self) {
-        let room = self.entries.capacity() - self.entries.len();
-        if room < 2 && self.entries.len() + room < ENTRIES {
+        let (taken, room) = (self.entries.len(), self.entries.capacity());
+        if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
                 self.entries.reserve_exact(2);
             } else {

@@ -6,43 +6,41 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{peers::Peer, sections::tell};
 
-/// Holds this process and a peer, whose sides take turns, on one processor until it is dropped: those of a machine that is shared are not equally fast
-/// at any time. Not for a peer whose side is two threads.
+/// Holds this process on one processor until it is dropped, and a peer, whose side takes turns with it, as long as that runs: those of a machine that is
+/// shared are not equally fast at any time. Not for a peer whose side is two threads.
 pub(crate) struct OneProcessor {
-    processes: [u32; 2],
-    /// What they may run on otherwise, as `taskset` writes it.
+    /// What this process may run on otherwise, as `taskset` writes it.
     before: String,
 }
 
 impl OneProcessor {
     /// None where that cannot be had, which is told: ratios only spread more then.
     pub(crate) fn with(peer: &Peer) -> Option<Self> {
-        Self::hold([process::id(), peer.id()]).inspect_err(|error| tell(&format!("on any processor: {error:#}"))).ok()
+        Self::hold(peer).inspect_err(|error| tell(&format!("on any processor: {error:#}"))).ok()
     }
 
-    fn hold(processes: [u32; 2]) -> Result<Self> {
+    fn hold(peer: &Peer) -> Result<Self> {
         let answer = taskset(&["--cpu-list", "--pid", &process::id().to_string()])?;
         let (_, before) = answer.trim().rsplit_once(": ").with_context(|| format!("`taskset` answers {answer:?}"))?;
-        let first = before.split([',', '-']).next().unwrap_or(before).to_owned();
-        let held = Self { processes, before: before.to_owned() };
-        held.allow(&first)?;
+        let first = before.split([',', '-']).next().unwrap_or(before);
+        let held = Self { before: before.to_owned() };
+        allow(process::id(), first)?;
+        allow(peer.id(), first)?;
         Ok(held)
-    }
-
-    fn allow(&self, processors: &str) -> Result<()> {
-        for process in self.processes {
-            taskset(&["--all-tasks", "--cpu-list", "--pid", processors, &process.to_string()])?;
-        }
-        Ok(())
     }
 }
 
 impl Drop for OneProcessor {
     fn drop(&mut self) {
-        if let Err(error) = self.allow(&self.before) {
+        if let Err(error) = allow(process::id(), &self.before) {
             tell(&format!("the rest on one processor: {error:#}"));
         }
     }
+}
+
+/// Lets all threads of a process run on these.
+fn allow(process: u32, processors: &str) -> Result<()> {
+    taskset(&["--all-tasks", "--cpu-list", "--pid", processors, &process.to_string()]).map(drop)
 }
 
 /// What it prints: it is of `util-linux`.
