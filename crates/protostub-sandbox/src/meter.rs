@@ -35,7 +35,7 @@ const FREE_TICKS: u64 = 10;
 /// By how many tenths of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
 const LONGEST_PAUSE: u32 = 30;
 
-/// How much one call has computed, in ticks of the engine: so often it was found computing.
+/// A call's side of its [`Meter`]: how much it has computed, in ticks of the engine (so often it was found computing), and what it asks for.
 pub(crate) struct CpuBudget {
     tick: Duration,
     ticks: u64,

@@ -154,6 +154,7 @@ impl Ring {
         let (taken, room) = (self.entries.len(), self.entries.capacity());
         if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
+                // A vector makes room for four at once otherwise, and many stubs never call anything else.
                 self.entries.reserve_exact(2);
             } else {
                 self.entries.reserve(2);
