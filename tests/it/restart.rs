@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use protostub_runtime::{Hyperty, MessageType, RestartPolicy, Runtime, RuntimeBuilder, StubStatus};
+use protostub_runtime::{Credential, CredentialKind, Hyperty, MessageType, RestartPolicy, Runtime, RuntimeBuilder, StubStatus};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::support::{body, builder, component, order, source};
 
@@ -113,6 +114,12 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
     assert!(reason.contains("it broke again after 3 new instances") && reason.contains("no more bytes"), "{reason}");
     // It is over, and its domain can have another one at once if somebody insists.
     stub.until_live().await.expect_err("it is over");
+    let credential = Credential { kind: CredentialKind::Bearer, value: "a token".to_owned(), expires: None };
+    // Whoever asks something of it learns why it is gone.
+    let gone = [stub.connect().await, stub.disconnect().await, stub.undeploy().await, stub.connect_with(credential).await];
+    for error in gone.map(|asked| asked.expect_err("it is over").kind.to_string()) {
+        assert!(error.contains("it broke again after 3 new instances") && error.contains("no more bytes"), "{error}");
+    }
     let again = runtime.deploy_protostub("sp1.example").await.expect("another stub");
     assert_ne!(again.url(), stub.url());
     assert_eq!(runtime.counts().open, 0);
@@ -176,6 +183,35 @@ async fn a_pause_ends_with_the_stub_or_the_runtime() {
     stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
     let shutdown = runtime.shutdown(Duration::from_secs(60)).await;
     assert_eq!((shutdown.stopped.len(), shutdown.abandoned.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_stub_learns_that_its_runtime_is_gone() {
+    let (runtime, app) = runtime(builder().worker_threads(1).restart(in_an_hour()), json!({})).await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    crash(&app).await;
+    let mut status = stub.watch();
+    status.until(|report| report.status == StubStatus::Disconnected).await;
+    // Nothing of the stub's own is there any more that could tell.
+    let (ends, busy) = std::sync::mpsc::channel::<()>();
+    let (begins, begun) = oneshot::channel();
+    runtime.spawn_inside(async move {
+        let _ = begins.send(());
+        let _ = busy.recv();
+    });
+    begun.await.expect("the thread is busy");
+    let waiting = stub.until_live();
+    let told = async {
+        let (waited, ()) = tokio::join!(waiting, biased_after(async { drop(runtime) }));
+        assert_eq!(status.until(|report| report.status == StubStatus::Dead).await.status, StubStatus::Dead);
+        [waited, stub.until_live().await]
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await.expect("within 30 s");
+    drop(ends);
+    for over in told.into_iter().chain([stub.connect().await, stub.undeploy().await]) {
+        let error = over.expect_err("the runtime is gone").kind.to_string();
+        assert!(error.contains("the runtime is shutting down"), "{error}");
+    }
 }
 
 /// Polls the future only after what stands beside it has been polled once.

@@ -9,7 +9,7 @@ use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, Policy, RequestErr
 use protostub_catalogue::{Catalogue, CatalogueConfig, Sizes};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{CompileWorker, Engine, EngineConfig};
-use protostub_types::{Address, AddressError, Domain, Message, StubKey};
+use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -24,7 +24,7 @@ use crate::{
     hyperty::Hyperty,
     identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
-    registry::{Record, Registry},
+    registry::{Record, Registry, stopped},
     services,
     stub::Protostub,
     triggers::Triggers,
@@ -404,6 +404,12 @@ impl Drop for Runtime {
         self.core.registry.close();
         self.core.stop.cancel();
         self.core.end("the runtime is gone");
+        // Whoever has a stub's handle learns that it is over: the stub's own task may be lost with the threads.
+        for record in self.core.registry.records() {
+            let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN));
+            let over = stopped(&record.key, SHUTTING_DOWN);
+            self.core.registry.remove(&record, over);
+        }
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             threads.shutdown_background();

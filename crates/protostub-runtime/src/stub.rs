@@ -11,7 +11,7 @@ use crate::{
     identity::{Credential, CredentialError},
     presence::StatusWatch,
     registration::{Kept, Registration},
-    registry::{Record, stopped},
+    registry::Record,
     supervise::Command,
     update::{self, AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
@@ -145,7 +145,7 @@ impl Protostub {
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
     ///
     /// # Errors
-    /// If it is no longer there.
+    /// If it is no longer there: why it ended.
     pub async fn connect(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Connect { credential: None, done }).await
     }
@@ -157,7 +157,7 @@ impl Protostub {
     /// it, the next login, or its end. Then, what the Identity Module's providers have is its credential again.
     ///
     /// # Errors
-    /// If the stub is no longer there, or the credential has run out.
+    /// If the stub is no longer there: why it ended. If the credential has run out.
     pub async fn connect_with(&self, credential: Credential) -> Result<(), DeployError> {
         if credential.is_expired() {
             let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
@@ -170,7 +170,7 @@ impl Protostub {
     /// until [`Self::connect`].
     ///
     /// # Errors
-    /// If it is no longer there.
+    /// If it is no longer there: why it ended.
     pub async fn disconnect(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Disconnect { done }).await
     }
@@ -179,7 +179,7 @@ impl Protostub {
     /// The next message for its domain deploys it anew.
     ///
     /// # Errors
-    /// If it is no longer there.
+    /// If it is no longer there: why it ended.
     pub async fn undeploy(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Undeploy { done }).await
     }
@@ -227,7 +227,10 @@ impl Protostub {
     }
 
     async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), DeployError> {
-        self.record.ask(command).await.ok_or_else(|| stopped(self.key(), "it is no longer there"))
+        match self.record.ask(command).await {
+            Some(answer) => Ok(answer),
+            None => Err(self.record.until_over().await),
+        }
     }
 }
 
