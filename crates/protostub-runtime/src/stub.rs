@@ -145,7 +145,7 @@ impl Protostub {
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
     ///
     /// # Errors
-    /// If it is no longer there: why it ended.
+    /// If it is no longer there, with why it ended.
     pub async fn connect(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Connect { credential: None, done }).await
     }
@@ -157,7 +157,7 @@ impl Protostub {
     /// it, the next login, or its end. Then, what the Identity Module's providers have is its credential again.
     ///
     /// # Errors
-    /// If the stub is no longer there: why it ended. If the credential has run out.
+    /// If the stub is no longer there, with why it ended; or if the credential has run out.
     pub async fn connect_with(&self, credential: Credential) -> Result<(), DeployError> {
         if credential.is_expired() {
             let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
@@ -170,7 +170,7 @@ impl Protostub {
     /// until [`Self::connect`].
     ///
     /// # Errors
-    /// If it is no longer there: why it ended.
+    /// If it is no longer there, with why it ended.
     pub async fn disconnect(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Disconnect { done }).await
     }
@@ -179,7 +179,7 @@ impl Protostub {
     /// The next message for its domain deploys it anew.
     ///
     /// # Errors
-    /// If it is no longer there: why it ended.
+    /// If it is no longer there, with why it ended.
     pub async fn undeploy(&self) -> Result<(), DeployError> {
         self.command(|done| Command::Undeploy { done }).await
     }

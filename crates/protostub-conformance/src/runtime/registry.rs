@@ -73,7 +73,7 @@ async fn statuses(stage: &Stage, url: &str, wanted: &[&str]) -> Course<()> {
 
 async fn c1(bench: &Bench) -> Course {
     let timer = json!({ "do": "publish", "status": "live" });
-    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 1000 }]);
+    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 3000 }]);
     let stage = Stage::new(bench, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
     let stub = stage.load(DOMAIN, false).await?;
     soon("in-progress", stage.subject.until(DOMAIN, "in-progress")).await?;

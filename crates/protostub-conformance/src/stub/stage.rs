@@ -310,6 +310,18 @@ impl Play {
         if handled.is_err() { self.meanwhile("`connect` to be handled", grace, std::future::pending()).await } else { Ok(()) }
     }
 
+    /// Waits until it has a status: the host says `created` once it runs.
+    pub(crate) async fn first_status(&mut self, within: Duration) -> Course<()> {
+        let mut statuses = self.statuses.clone();
+        let said = async move {
+            if statuses.wait_for(|all| !all.is_empty()).await.is_err() {
+                // Its end is told by its task.
+                std::future::pending().await
+            }
+        };
+        self.meanwhile("a status", within, said).await
+    }
+
     /// Waits until its status is this one, and returns the reason.
     pub(crate) async fn status(&mut self, wanted: StubStatus, within: Duration) -> Course<Option<String>> {
         self.status_of(&[wanted], within).await.map(|(_, reason)| reason)

@@ -96,7 +96,8 @@ fn bad(good: &Map<String, Value>) -> Vec<Map<String, Value>> {
 
 async fn waits(bench: &Bench) -> Course {
     let stage = Stage::ready(bench).await?;
-    let play = stage.started().await?;
+    let mut play = stage.started().await?;
+    play.first_status(stage.patience.live).await?;
     tokio::time::sleep(WHILE).await;
     if let Some(link) = &stage.link {
         expect(link.accepted() == 0, "no connection before `connect`", || format!("{} connections", link.accepted()))?;

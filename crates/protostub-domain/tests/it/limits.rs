@@ -143,7 +143,7 @@ async fn what_stays_idle_expires() {
 
 #[tokio::test]
 async fn a_silent_client_is_pinged_and_then_given_up() {
-    let server = server(|limits| limits.keep_alive = Duration::from_millis(20)).await;
+    let server = server(|limits| limits.keep_alive = Duration::from_millis(200)).await;
     let (mut client, _) = open(&server, "1").await;
     // Whoever reads answers pings too, and stays.
     for _ in 0..5 {

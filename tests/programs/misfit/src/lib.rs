@@ -33,7 +33,7 @@ async fn run(stub: Stub, config: Config) -> Result<()> {
 async fn beside(config: Config) -> Result<()> {
     if config.is("stub/ready/idle") {
         loop {
-            time::sleep(Duration::from_millis(5)).await;
+            time::sleep(Duration::from_millis(1)).await;
         }
     }
     if config.is("stub/disconnect/stays") {
