@@ -122,15 +122,20 @@ pub(crate) struct Published {
 }
 
 impl Record {
-    /// Asks the stub's supervisor for something. None: the stub is no longer there.
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    /// Asks the stub's supervisor for something. The error: the stub is no longer there, and why.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeployError> {
         let (done, mut answer) = oneshot::channel();
-        self.commands.send(Box::new(command(done))).await.ok()?;
-        tokio::select! {
+        // What cannot be sent is dropped, and `done` with it.
+        let _ = self.commands.send(Box::new(command(done))).await;
+        let answer = tokio::select! {
             biased;
             answer = &mut answer => answer.ok(),
             // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
             () = self.commands.closed() => answer.try_recv().ok(),
+        };
+        match answer {
+            Some(answer) => Ok(answer),
+            None => Err(self.until_over().await),
         }
     }
 

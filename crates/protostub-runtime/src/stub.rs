@@ -2,7 +2,6 @@ use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Version};
-use tokio::sync::oneshot;
 use url::Url;
 
 use crate::{
@@ -147,7 +146,7 @@ impl Protostub {
     /// # Errors
     /// If it is no longer there, with why it ended.
     pub async fn connect(&self) -> Result<(), DeployError> {
-        self.command(|done| Command::Connect { credential: None, done }).await
+        self.record.ask(|done| Command::Connect { credential: None, done }).await
     }
 
     /// The explicit domain login: tells it to connect with this credential. A stub that is connected otherwise is told to disconnect first;
@@ -163,7 +162,7 @@ impl Protostub {
             let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
             return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
         }
-        self.command(|done| Command::Connect { credential: Some(Box::new(credential)), done }).await
+        self.record.ask(|done| Command::Connect { credential: Some(Box::new(credential)), done }).await
     }
 
     /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,
@@ -172,7 +171,7 @@ impl Protostub {
     /// # Errors
     /// If it is no longer there, with why it ended.
     pub async fn disconnect(&self) -> Result<(), DeployError> {
-        self.command(|done| Command::Disconnect { done }).await
+        self.record.ask(|done| Command::Disconnect { done }).await
     }
 
     /// Undeploys it: it disconnects, within its grace time; its sandbox, routes and registrations go; what waits for it is answered with 503.
@@ -181,7 +180,7 @@ impl Protostub {
     /// # Errors
     /// If it is no longer there, with why it ended.
     pub async fn undeploy(&self) -> Result<(), DeployError> {
-        self.command(|done| Command::Undeploy { done }).await
+        self.record.ask(|done| Command::Undeploy { done }).await
     }
 
     /// Whether its domain publishes something else by now: another version, or another component under the same one. The domain has to answer;
@@ -224,13 +223,6 @@ impl Protostub {
         let stop = self.core.stop.clone();
         let ended = self.core.spawn(async move { stop.run_until_cancelled(task).await }).await;
         ended.ok().flatten().unwrap_or_else(|| Err(gone()))
-    }
-
-    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), DeployError> {
-        match self.record.ask(command).await {
-            Some(answer) => Ok(answer),
-            None => Err(self.record.until_over().await),
-        }
     }
 }
 

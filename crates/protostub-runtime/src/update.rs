@@ -151,7 +151,7 @@ async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, Upd
         return up_to_date();
     }
     let artifact = Box::new(artifact);
-    record.ask(|done| Command::Update { artifact, done }).await.ok_or(UpdateErrorKind::Gone)??;
+    record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
     Ok(Updated::Updated { from: running.version, to: available.version })
 }
 

@@ -312,14 +312,7 @@ impl Play {
 
     /// Waits until it has a status: the host says `created` once it runs.
     pub(crate) async fn first_status(&mut self, within: Duration) -> Course<()> {
-        let mut statuses = self.statuses.clone();
-        let said = async move {
-            if statuses.wait_for(|all| !all.is_empty()).await.is_err() {
-                // Its end is told by its task.
-                std::future::pending().await
-            }
-        };
-        self.meanwhile("a status", within, said).await
+        self.status_where("a status", within, |_| true).await.map(drop)
     }
 
     /// Waits until its status is this one, and returns the reason.
@@ -331,9 +324,18 @@ impl Play {
     pub(crate) async fn status_of(&mut self, wanted: &[StubStatus], within: Duration) -> Course<(StubStatus, Option<String>)> {
         let names: Vec<_> = wanted.iter().map(|status| format!("`{status}`")).collect();
         let expected = format!("the status {}", names.join(" or "));
+        self.status_where(&expected, within, |status| wanted.contains(status)).await
+    }
+
+    async fn status_where(
+        &mut self,
+        expected: &str,
+        within: Duration,
+        is_it: impl Fn(&StubStatus) -> bool,
+    ) -> Course<(StubStatus, Option<String>)> {
         let mut statuses = self.statuses.clone();
         let reached = async move {
-            let all = statuses.wait_for(|all| all.last().is_some_and(|(status, _)| wanted.contains(status))).await;
+            let all = statuses.wait_for(|all| all.last().is_some_and(|(status, _)| is_it(status))).await;
             let status = all.ok().and_then(|all| all.last().cloned());
             match status {
                 Some(status) => status,
@@ -341,7 +343,7 @@ impl Play {
                 None => std::future::pending().await,
             }
         };
-        self.meanwhile(&expected, within, reached).await
+        self.meanwhile(expected, within, reached).await
     }
 
     /// Waits for something that should happen while it runs.
