@@ -224,9 +224,9 @@ impl Keeper {
         while let Some(record) = self.stub().await {
             // The stub's end waits for what is dropped with this.
             let leaving = record.registrations.token();
-            let leave = self.keep_with(&record).await;
-            let registered = *self.status.borrow() == Registration::Registered;
-            if registered
+            let mut may_be_registered = false;
+            let leave = self.keep_with(&record, &mut may_be_registered).await;
+            if may_be_registered
                 && record.status.current().status == StubStatus::Live
                 && let Err(reason) = self.entry.delete(&self.core).await
             {
@@ -258,16 +258,20 @@ impl Keeper {
         }
     }
 
-    /// Registers again and again.
-    async fn keep_with(&self, record: &Record) -> Leave {
+    /// Registers again and again. It may be registered from the request on, also if its answer is not waited for.
+    async fn keep_with(&self, record: &Record, may_be_registered: &mut bool) -> Leave {
         let mut pauses = pauses();
         loop {
+            let create = async {
+                *may_be_registered = true;
+                self.entry.create(&self.core).await
+            };
             let created = tokio::select! {
                 biased;
                 () = self.over.cancelled() => return Leave::Over,
                 () = record.leaving.cancelled() => return Leave::StubGoes,
                 _ = record.until_over() => return Leave::StubGoes,
-                created = self.entry.create(&self.core) => created,
+                created = create => created,
             };
             let pause = match created {
                 Ok(()) => {
@@ -276,6 +280,7 @@ impl Keeper {
                     self.entry.expires / 2
                 }
                 Err(reason) => {
+                    *may_be_registered = false;
                     tracing::warn!(target: "protostub", url = %self.entry.url, reason, "a registration failed, and is tried again");
                     self.status.send_replace(Registration::Failed { reason });
                     pauses.next().unwrap_or(LONGEST_PAUSE)
