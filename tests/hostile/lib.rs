@@ -1,11 +1,13 @@
 //! Attacks on a runtime, as a table: stubs that no honest author would publish, and servers that no honest domain would run.
 //!
 //! [`for_each_attack`] names them all. The tests have one case for each, `cargo xtask torture` runs each beside well-behaved stubs. What is attacked
-//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one.
+//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one. [`for_each_environment`] names the environments that fail, in each of
+//! which a runtime has to stay safe.
 
 mod attack;
 pub mod attacks;
 mod components;
+mod environment;
 mod load;
 mod machine;
 mod names;
@@ -14,7 +16,8 @@ mod stage;
 
 pub use attack::{Attack, Containment};
 pub use components::component;
-pub use load::{Load, Sum};
+pub use environment::{Child, Environment, Outcome, Scale, Verdict, all_environments, environments};
+pub use load::{Answer, Load, Sum};
 pub use machine::{Lateness, Resident, descriptors, percentile, resident, threads};
 pub use servers::{Behaviour, Served, Server};
 pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig};
@@ -88,3 +91,40 @@ macro_rules! table {
     };
 }
 for_each_attack!(table);
+
+/// Which attacks and environments are run, by texts that their names contain.
+#[derive(Debug, Clone, Default)]
+pub struct Selection(Vec<String>);
+
+impl Selection {
+    /// Reads the texts, with commas between them.
+    ///
+    /// # Errors
+    /// The names that there are, if a text is in none of them.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let texts: Vec<_> = text.split(',').map(|text| text.trim().to_owned()).collect();
+        let names = || all().into_iter().map(|attack| attack.name).chain(all_environments().into_iter().map(|one| one.name));
+        match texts.iter().find(|text| text.is_empty() || !names().any(|name| name.contains(text.as_str()))) {
+            Some(unknown) => Err(format!("`{unknown}` is in no name; there are {}", names().collect::<Vec<_>>().join(", "))),
+            None => Ok(Self(texts)),
+        }
+    }
+
+    /// Whether something with this name is run: everything, if there are no texts.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|text| name.contains(text.as_str()))
+    }
+
+    /// The attacks that are run.
+    #[must_use]
+    pub fn attacks(&self) -> Vec<Attack> {
+        all().into_iter().filter(|attack| self.has(attack.name)).collect()
+    }
+
+    /// The environments that are run.
+    #[must_use]
+    pub fn environments(&self) -> Vec<Environment> {
+        all_environments().into_iter().filter(|environment| self.has(environment.name)).collect()
+    }
+}

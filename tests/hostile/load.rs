@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,13 +11,13 @@ use std::{
 };
 
 use anyhow::Result;
-use protostub_runtime::{Domain, Hyperty, Message};
+use protostub_runtime::{Domain, Hyperty, Message, Runtime};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
-use crate::Stage;
+use crate::Neighbours;
 
 /// How often each stub is asked.
 const PERIOD: Duration = Duration::from_millis(25);
@@ -31,11 +32,20 @@ pub struct Load {
 #[derive(Debug, Default)]
 struct Shared {
     ended: AtomicBool,
-    latencies: Mutex<Vec<Duration>>,
+    answers: Mutex<Vec<Answer>>,
     asked: AtomicU64,
     answered: AtomicU64,
     /// Why the first one was not answered.
     fault: Mutex<Option<String>>,
+}
+
+/// A request that a stub answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    /// When the request was due.
+    pub due: Instant,
+    /// The time from then to the answer. A request that was sent late is answered late.
+    pub latency: Duration,
 }
 
 /// What became of the requests.
@@ -47,30 +57,40 @@ pub struct Sum {
     pub lost: u64,
     /// Why the first of these was not.
     pub fault: Option<String>,
+    /// The answers that nobody [took](Load::take).
+    pub answers: Vec<Answer>,
+}
+
+impl Sum {
+    /// Returns the latencies of the requests that were due in this time, however late their answers came.
+    #[must_use]
+    pub fn latencies(&self, due: Range<Instant>) -> Vec<Duration> {
+        self.answers.iter().filter(|answer| due.contains(&answer.due)).map(|answer| answer.latency).collect()
+    }
 }
 
 impl Load {
-    /// Begins to ask each of the stage's neighbours.
+    /// Begins to ask each of a runtime's neighbours.
     ///
     /// # Errors
-    /// If there is load on the stage already.
-    pub async fn begin(stage: &Stage) -> Result<Self> {
+    /// If there is load on the runtime already.
+    pub async fn begin(runtime: &Runtime, neighbours: &Neighbours) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut askers = JoinSet::new();
-        let stubs = stage.neighbours().stubs();
+        let stubs = neighbours.stubs();
         let begin = Instant::now();
         for (n, stub) in stubs.iter().enumerate() {
-            let app = stage.runtime().register_hyperty(format!("hyperty://home.example/app-{n}").as_str()).await?;
+            let app = runtime.register_hyperty(format!("hyperty://home.example/app-{n}").as_str()).await?;
             let first = begin + PERIOD * u32::try_from(n)? / u32::try_from(stubs.len())?;
             askers.spawn(ask(Arc::new(app), stub.domain().clone(), first, Arc::clone(&shared)));
         }
         Ok(Self { shared, askers })
     }
 
-    /// The latencies since this was asked last.
+    /// Takes the answers that came since the last call.
     #[must_use]
-    pub fn take(&self) -> Vec<Duration> {
-        mem::take(&mut self.shared.latencies.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take(&self) -> Vec<Answer> {
+        mem::take(&mut self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends it, when all that was asked has its outcome.
@@ -79,7 +99,7 @@ impl Load {
         while self.askers.join_next().await.is_some() {}
         let (asked, answered) = (self.shared.asked.load(Ordering::Relaxed), self.shared.answered.load(Ordering::Relaxed));
         let fault = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Sum { asked, lost: asked - answered, fault }
+        Sum { asked, lost: asked - answered, fault, answers: self.take() }
     }
 }
 
@@ -98,7 +118,7 @@ async fn ask(app: Arc<Hyperty>, domain: Domain, mut at: Instant, shared: Arc<Sha
             match outcome {
                 Ok(answer) if answer.code() == Some(200) => {
                     shared.answered.fetch_add(1, Ordering::Relaxed);
-                    shared.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
+                    shared.answers.lock().unwrap_or_else(PoisonError::into_inner).push(Answer { due: at, latency });
                 }
                 other => {
                     shared.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| format!("{other:?}"));

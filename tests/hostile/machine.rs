@@ -49,12 +49,12 @@ pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// The value that so many of a hundred do not exceed.
+/// Returns the smallest of these values that at least so many of a hundred of them do not exceed: the nearest rank. Zero if there are none.
 #[must_use]
 pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();
-    let last = values.len().saturating_sub(1);
-    values.get(last.min(values.len() * percent / 100)).copied().unwrap_or_default()
+    let rank = (values.len() * percent).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
 /// Measures how late timers are of the async runtime in which it was begun: the host program's.
@@ -88,5 +88,27 @@ impl Lateness {
     pub async fn end(self) -> Vec<Duration> {
         self.ended.store(true, Ordering::Relaxed);
         self.task.await.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::percentile;
+
+    #[test]
+    fn percentile_is_the_nearest_rank() {
+        let check = |count: u64, percent, expected| {
+            let mut values: Vec<_> = (1..=count).rev().map(Duration::from_millis).collect();
+            assert_eq!(percentile(&mut values, percent), Duration::from_millis(expected), "{percent} of {count}");
+        };
+        check(0, 99, 0);
+        check(1, 99, 1);
+        check(50, 99, 50);
+        check(100, 99, 99);
+        check(101, 99, 100);
+        check(800, 99, 792);
+        check(4, 50, 2);
     }
 }

@@ -65,9 +65,9 @@ pub struct Stage {
     milliseconds: u64,
 }
 
-/// The well-behaved stubs of a [`Stage`].
+/// The well-behaved stubs of a runtime that is attacked.
 #[derive(Debug)]
-pub struct Neighbours(Vec<Protostub>);
+pub struct Neighbours(pub(crate) Vec<Protostub>);
 
 /// An attacker that is in place.
 #[derive(Debug)]
@@ -105,8 +105,8 @@ impl From<anyhow::Error> for Escaped {
     }
 }
 
-fn descriptor(component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
-    let mut descriptor = Descriptor::new("default", Version::parse("1.0")?);
+pub(crate) fn descriptor(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
+    let mut descriptor = Descriptor::new("default", Version::parse(version)?);
     descriptor.refer("component.wasm", component);
     descriptor.configuration = configuration;
     Ok(descriptor)
@@ -144,7 +144,7 @@ impl Stage {
         let echo = component("echo");
         for n in 0..config.neighbours {
             let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-            source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo.clone());
+            source.insert(&domain, "default", descriptor("1.0", &echo, Map::new())?.to_json(), echo.clone());
             neighbours.push(runtime.deploy_protostub(domain.as_str()).await?);
         }
         Ok(Self { runtime, source, neighbours: Neighbours(neighbours), attackers: AtomicUsize::new(0), milliseconds })
@@ -202,7 +202,7 @@ impl Stage {
         };
         let domain = Domain::parse(&domain)?;
         if let Some(component) = attack.component() {
-            let descriptor = descriptor(&component, attack.configuration(domain.as_str()))?;
+            let descriptor = descriptor("1.0", &component, attack.configuration(domain.as_str()))?;
             self.source.insert(&domain, "default", descriptor.to_json(), component);
         }
         let app = self.runtime.register_hyperty(format!("hyperty://home.example/attacked-{n}").as_str()).await?;

@@ -3,6 +3,7 @@
 mod conformance;
 mod deploy;
 mod embed;
+mod environment;
 mod faults;
 mod forgery;
 mod fuzz;
@@ -11,6 +12,7 @@ mod identity;
 mod imports;
 mod interleavings;
 mod leaks;
+mod limits;
 mod machine;
 mod mosquitto;
 mod mqtt;

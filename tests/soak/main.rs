@@ -3,11 +3,12 @@
 
 mod node;
 mod samples;
+mod served;
 
-use std::{env, fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, env, fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use hostile::{Attack, Load, Stage, StageConfig};
+use anyhow::{Context as _, Result, bail, ensure};
+use hostile::{Attack, Load, Selection, Stage, StageConfig};
 use protostub_runtime::Runtime;
 use serde_json::json;
 use tokio::{
@@ -16,14 +17,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{node::Outages, samples::Samples};
+use self::{node::Outages, samples::Samples, served::Served};
 
 /// How many well-behaved stubs there are.
 const NEIGHBOURS: usize = 20;
-/// How many attack at a time.
+/// How many attack at a time, where not all do.
 const ATTACKERS: usize = 2;
 /// How often it is looked what the process takes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long the neighbours are watched before anybody attacks.
+const QUIET: Duration = Duration::from_secs(5);
 /// Longer than any request of it may take.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// What takes long, and shows nothing that the others do not.
@@ -31,12 +34,14 @@ const LEFT_OUT: [&str; 3] = ["server_dribbles_descriptor", "sleeps", "takes_minu
 
 struct Options {
     time: Duration,
+    /// The attacks that are made all at once, in place of a few at random.
+    together: Option<Selection>,
     report: PathBuf,
 }
 
 impl Options {
     fn parse(args: impl IntoIterator<Item = String>) -> Result<Self> {
-        let mut options = Self { time: Duration::from_secs(20 * 60), report: "target/soak/report.json".into() };
+        let mut options = Self { time: Duration::from_secs(20 * 60), together: None, report: "target/soak/report.json".into() };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("`{arg}` wants a value"));
@@ -45,6 +50,7 @@ impl Options {
                     let minutes: f64 = value()?.parse().context("`--minutes` wants a number")?;
                     options.time = Duration::try_from_secs_f64(minutes * 60.0).context("`--minutes` wants a time")?;
                 }
+                "--only" => options.together = Some(Selection::parse(&value()?).map_err(anyhow::Error::msg)?),
                 "--report" => options.report = value()?.into(),
                 unknown => bail!("`{unknown}` means nothing here"),
             }
@@ -75,17 +81,25 @@ async fn soak(options: &Options) -> Result<bool> {
     config.limits.cpu_per_call = Duration::from_millis(500);
     let stage = Arc::new(Stage::new(config).await?);
     stage.keep_code().await?;
-    let load = Load::begin(&stage).await?;
     let outages = Outages::begin(stage.runtime()).await?;
+    let load = Load::begin(stage.runtime(), stage.neighbours()).await?;
+    sleep(PERIOD).await;
+    let _warm = load.take();
+    sleep(QUIET).await;
+    let mut served = Served::after(load.take());
     let stop = CancellationToken::new();
     let mut attackers = JoinSet::new();
-    for _ in 0..ATTACKERS {
-        attackers.spawn(attack_at_random(Arc::clone(&stage), stop.clone()));
-    }
+    let groups = groups(options.together.as_ref())?;
+    let names: Vec<_> = groups.iter().flatten().map(|attack| attack.name).collect();
     println!(
-        "{NEIGHBOURS} stubs under load, {ATTACKERS} attackers at a time, a server that goes and comes back; for {:?}",
+        "{NEIGHBOURS} stubs under load, {} attackers at a time, a server that goes and comes back; for {:?}",
+        groups.len(),
         options.time
     );
+    let attacks_made = json!(names.iter().collect::<BTreeSet<_>>());
+    for group in groups {
+        attackers.spawn(attack_at_random(Arc::clone(&stage), group, stop.clone()));
+    }
 
     let mut samples = Samples::default();
     let begin = Instant::now();
@@ -94,11 +108,11 @@ async fn soak(options: &Options) -> Result<bool> {
     let mut told = 0;
     while begin.elapsed() < options.time {
         clock.tick().await;
-        let _latencies = load.take();
+        served.add(load.take());
         let sample = samples.take(stage.runtime()).await;
         if begin.elapsed().as_secs() / 60 > told {
             told = begin.elapsed().as_secs() / 60;
-            println!("after {told} min: {sample}");
+            println!("after {told} min: {sample}; neighbours waited {}", served.end_minute());
         }
     }
     stop.cancel();
@@ -109,7 +123,8 @@ async fn soak(options: &Options) -> Result<bool> {
         escapes.extend(escaped);
     }
     let outages = outages.end().await?;
-    let sum = load.end().await;
+    let mut sum = load.end().await;
+    served.add(std::mem::take(&mut sum.answers));
     if let Err(harmed) = stage.neighbours().check() {
         escapes.push(harmed.to_string());
     }
@@ -126,6 +141,7 @@ async fn soak(options: &Options) -> Result<bool> {
     if open > 0 {
         escapes.push(format!("{open} requests that were accepted have no outcome"));
     }
+    escapes.extend(served.fault());
     let verdict = samples.verdict();
     escapes.extend(verdict.growing.iter().cloned());
     if let Some(folder) = options.report.parent() {
@@ -135,7 +151,9 @@ async fn soak(options: &Options) -> Result<bool> {
         "minutes": options.time.as_secs_f64() / 60.0,
         "requests": sum.asked,
         "lost": sum.lost,
+        "latencies": served.json(),
         "attacks": attacks,
+        "attacksMade": attacks_made,
         "outages": { "times": outages.times, "answered": outages.answered, "toldOtherwise": outages.told, "recovered": outages.recovered },
         "withoutOutcome": outages.without_outcome + open,
         "resources": verdict.json,
@@ -147,6 +165,7 @@ async fn soak(options: &Options) -> Result<bool> {
     }
     let told: String = outages.told.iter().map(|(code, times)| format!(", {times} told {code}")).collect();
     println!("{} requests, {attacks} attacks; {} outages: {} answered{told}", sum.asked, outages.times, outages.answered);
+    println!("neighbours waited {served}");
     println!("{}: {}", if escapes.is_empty() { "flat" } else { "NOT FLAT" }, verdict.text);
     Ok(escapes.is_empty())
 }
@@ -160,15 +179,29 @@ async fn owed(runtime: &Runtime) -> u64 {
     runtime.counts().open
 }
 
-/// One attack after the other, each in a domain of its own; how many, and those that were not contained.
-async fn attack_at_random(stage: Arc<Stage>, stop: CancellationToken) -> (u64, Vec<String>) {
-    let attacks: Vec<Attack> = hostile::all().into_iter().filter(|attack| !LEFT_OUT.contains(&attack.name)).collect();
+/// The attacks of each attacker: one of its own each, or all for a few.
+fn groups(together: Option<&Selection>) -> Result<Vec<Vec<Attack>>> {
+    let Some(together) = together else {
+        let attacks: Vec<_> = hostile::all().into_iter().filter(|attack| !LEFT_OUT.contains(&attack.name)).collect();
+        return Ok(vec![attacks; ATTACKERS]);
+    };
+    let attacks = together.attacks();
+    ensure!(!attacks.is_empty(), "`--only` names environments alone, and they are not for this");
+    Ok(attacks.into_iter().map(|attack| vec![attack]).collect())
+}
+
+/// One of these attacks after the other, each in a domain of its own; how many, and those that were not contained.
+async fn attack_at_random(stage: Arc<Stage>, attacks: Vec<Attack>, stop: CancellationToken) -> (u64, Vec<String>) {
     let (mut times, mut escapes) = (0, Vec::new());
     while !stop.is_cancelled() {
         let attack = &attacks[rand::random_range(0..attacks.len())];
         if let Err(escaped) = stage.attack(attack).await {
             println!("{}: {escaped}", attack.name);
-            escapes.push(format!("{}: {escaped}", attack.name));
+            // One that escapes each time is named once.
+            let escape = format!("{}: {escaped}", attack.name);
+            if !escapes.contains(&escape) {
+                escapes.push(escape);
+            }
         }
         times += 1;
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask torture`: every attack of `tests/hostile`, beside twenty well-behaved stubs under steady load.
+//! `cargo xtask torture`: every attack of `tests/hostile`, next to twenty well-behaved stubs under steady load, and every environment that fails.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod report;
@@ -7,19 +7,24 @@ mod round;
 use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use hostile::{Attack, Stage, StageConfig};
+use hostile::{Child, Environment, Outcome, Scale, Selection, Stage, StageConfig};
 
-use self::{report::Row, round::Round};
+use self::{
+    report::{EnvironmentRow, Row},
+    round::Round,
+};
 
 /// How many well-behaved stubs there are.
 const NEIGHBOURS: usize = 20;
+/// The number of domains in an environment that fails.
+const DOMAINS: usize = 20;
 
 struct Options {
     runs: usize,
     /// Whether the neighbours' latency and the timers are judged: not on a machine that is busy otherwise.
     timed: bool,
     window: Duration,
-    only: Option<String>,
+    only: Selection,
     report: PathBuf,
 }
 
@@ -29,7 +34,7 @@ impl Options {
             runs: 5,
             timed: true,
             window: Duration::from_secs(1),
-            only: None,
+            only: Selection::default(),
             report: "target/torture/report.json".into(),
         };
         let mut args = args.into_iter();
@@ -39,7 +44,7 @@ impl Options {
                 "--quick" => (options.runs, options.timed) = (1, false),
                 "--runs" => options.runs = value()?.parse().context("`--runs` wants a number")?,
                 "--window" => options.window = Duration::from_millis(value()?.parse().context("`--window` wants milliseconds")?),
-                "--only" => options.only = Some(value()?),
+                "--only" => options.only = Selection::parse(&value()?).map_err(anyhow::Error::msg)?,
                 "--report" => options.report = value()?.into(),
                 unknown => bail!("`{unknown}` means nothing here"),
             }
@@ -54,7 +59,10 @@ impl Options {
 fn main() -> ExitCode {
     let tortured = Options::parse(env::args().skip(1)).and_then(|options| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(torture(&options))
+        match Child::here() {
+            Some(child) => runtime.block_on(child.act()).map(|()| 0),
+            None => runtime.block_on(torture(&options)),
+        }
     });
     match tortured {
         // The compiler cannot be interrupted: what it is busy with ends with the process.
@@ -66,18 +74,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs all of it; how many attacks escaped.
+/// Runs all of it; how many attacks and environments were not contained.
 async fn torture(options: &Options) -> Result<usize> {
-    let attacks: Vec<Attack> = hostile::all()
-        .into_iter()
-        .filter(|attack| options.only.as_ref().is_none_or(|only| attack.name.contains(only.as_str())))
-        .map(|attack| attack.scaled(1_500))
-        .collect();
+    let rows = attacks(options).await?;
+    let environments = environments(&options.only.environments()).await?;
+    let escaped: Vec<_> = rows.iter().map(|row| (row.name, &row.escapes)).collect();
+    let escaped = escaped.into_iter().chain(environments.iter().map(|row| (row.name, &row.escapes)));
+    let escaped: Vec<_> = escaped.filter(|(_, escapes)| !escapes.is_empty()).collect();
+    let judged = rows.len() + environments.iter().filter(|row| row.skipped.is_none()).count();
+    if let Some(folder) = options.report.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let contained = judged - escaped.len();
+    let json = report::json(&rows, &environments, (contained, escaped.len()), options.runs, options.timed);
+    fs::write(&options.report, json).with_context(|| format!("writing {}", options.report.display()))?;
+    println!();
+    for (name, escapes) in &escaped {
+        println!("{name}: {}", escapes.join("; "));
+    }
+    println!("{contained} contained, {} escaped", escaped.len());
+    Ok(escaped.len())
+}
+
+async fn attacks(options: &Options) -> Result<Vec<Row>> {
+    let attacks: Vec<_> = options.only.attacks().into_iter().map(|attack| attack.scaled(1_500)).collect();
+    let mut rows = Vec::new();
     if attacks.is_empty() {
-        bail!(
-            "there is no such attack; there are {}",
-            hostile::all().iter().map(|attack| attack.name).collect::<Vec<_>>().join(", ")
-        );
+        return Ok(rows);
     }
     let config = StageConfig { neighbours: NEIGHBOURS, compile_timeout: Duration::from_secs(5), ..StageConfig::default() };
     let stage = Stage::new(config).await?;
@@ -90,7 +113,6 @@ async fn torture(options: &Options) -> Result<usize> {
         options.window
     );
     println!("{}", Row::HEAD);
-    let mut rows = Vec::new();
     for attack in &attacks {
         let mut rounds = Vec::new();
         for _ in 0..options.runs {
@@ -100,16 +122,28 @@ async fn torture(options: &Options) -> Result<usize> {
         println!("{row}");
         rows.push(row);
     }
-    let escaped = rows.iter().filter(|row| !row.escapes.is_empty()).count();
-    if let Some(folder) = options.report.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(rows)
+}
+
+/// Runs each once: what they show is no matter of time.
+async fn environments(environments: &[Environment]) -> Result<Vec<EnvironmentRow>> {
+    let mut rows = Vec::new();
+    if environments.is_empty() {
+        return Ok(rows);
     }
-    let json = report::json(&rows, options.runs, options.timed);
-    fs::write(&options.report, json).with_context(|| format!("writing {}", options.report.display()))?;
-    println!();
-    for row in rows.iter().filter(|row| !row.escapes.is_empty()) {
-        println!("{}: {}", row.name, row.escapes.join("; "));
+    println!("\n{} environments that fail, with {DOMAINS} domains, next to {NEIGHBOURS} stubs\n", environments.len());
+    println!("{}", EnvironmentRow::HEAD);
+    // Compiled once for all of them.
+    let code = tempfile::tempdir()?;
+    let scale = Scale { domains: DOMAINS, neighbours: NEIGHBOURS, code_dir: Some(code.path().join("code")) };
+    for environment in environments {
+        let folder = tempfile::tempdir()?;
+        let row = match environment.run(&[], &scale, folder.path()).await? {
+            Outcome::Judged(verdict) => EnvironmentRow::judged(environment.name, verdict),
+            Outcome::Skipped(reason) => EnvironmentRow::skipped(environment.name, reason),
+        };
+        println!("{row}");
+        rows.push(row);
     }
-    println!("{} contained, {escaped} escaped", rows.len() - escaped);
-    Ok(escaped)
+    Ok(rows)
 }

@@ -1,5 +1,6 @@
 use std::{fmt, time::Duration};
 
+use hostile::Verdict;
 use serde_json::{Value, json};
 
 use crate::round::Round;
@@ -58,7 +59,7 @@ impl Row {
         let (before, during) = (median(|round| round.before), median(|round| round.during));
         let timers = median(|round| round.timers);
         if timed && during > FLOOR.max(before * TIMES) {
-            escapes.push(format!("neighbours waited {during:?}, and {before:?} before"));
+            escapes.push(format!("neighbours waited {during:?} (p99), and {before:?} before: more than {TIMES} times and {FLOOR:?}"));
         }
         if timed && timers > LATE {
             escapes.push(format!("the host program's timers were {timers:?} late"));
@@ -121,15 +122,75 @@ impl fmt::Display for Row {
     }
 }
 
+/// What became of an environment that failed.
+#[derive(Debug)]
+pub(crate) struct EnvironmentRow {
+    pub(crate) name: &'static str,
+    how: String,
+    counted: Value,
+    /// Why it is not contained; empty: it is.
+    pub(crate) escapes: Vec<String>,
+    /// Why it could not be made here.
+    pub(crate) skipped: Option<String>,
+}
+
+impl EnvironmentRow {
+    pub(crate) const HEAD: &str = "environment                        contained                                     requests  answered  no outcome  p99 before  p99 during  lost";
+
+    pub(crate) fn judged(name: &'static str, verdict: Verdict) -> Self {
+        Self { name, how: verdict.how, counted: verdict.counted, escapes: verdict.escapes, skipped: None }
+    }
+
+    pub(crate) fn skipped(name: &'static str, reason: String) -> Self {
+        Self { name, how: String::new(), counted: Value::Null, escapes: Vec::new(), skipped: Some(reason) }
+    }
+
+    fn json(&self) -> Value {
+        match (&self.skipped, &self.counted) {
+            (Some(reason), _) => json!({ "environment": self.name, "skipped": reason }),
+            (None, Value::Null) => json!({ "environment": self.name, "contained": false, "escapes": self.escapes }),
+            (None, counted) => counted.clone(),
+        }
+    }
+}
+
+impl fmt::Display for EnvironmentRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = &self.skipped {
+            return write!(f, "{:<34} skipped: {reason}", self.name);
+        }
+        let how: &str = if self.escapes.is_empty() { &self.how } else { "ESCAPED" };
+        let (counted, neighbours) = (&self.counted, &self.counted["neighbours"]);
+        let number = |value: &Value| value.as_f64().unwrap_or_default();
+        write!(
+            f,
+            "{:<34} {how:<45} {:>8} {:>9} {:>11} {:>8.1} ms {:>8.1} ms {:>5}",
+            self.name,
+            number(&counted["requests"]),
+            number(&counted["answered"]),
+            number(&counted["withoutOutcome"]),
+            number(&neighbours["p99BeforeMilliseconds"]),
+            number(&neighbours["p99DuringMilliseconds"]),
+            number(&neighbours["lost"]),
+        )
+    }
+}
+
 /// The report, as a file.
-pub(crate) fn json(rows: &[Row], runs: usize, timed: bool) -> String {
-    let escaped = rows.iter().filter(|row| !row.escapes.is_empty()).count();
+pub(crate) fn json(
+    rows: &[Row],
+    environments: &[EnvironmentRow],
+    (contained, escaped): (usize, usize),
+    runs: usize,
+    timed: bool,
+) -> String {
     let report = json!({
         "runs": runs,
         "latencyIsJudged": timed,
-        "contained": rows.len() - escaped,
+        "contained": contained,
         "escaped": escaped,
         "attacks": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "environments": environments.iter().map(EnvironmentRow::json).collect::<Vec<_>>(),
     });
     format!("{report:#}\n")
 }

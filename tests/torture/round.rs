@@ -33,27 +33,30 @@ pub(crate) struct Round {
 
 impl Round {
     pub(crate) async fn run(stage: &Stage, attack: &Attack, window: Duration) -> Result<Self> {
-        let load = Load::begin(stage).await?;
+        let load = Load::begin(stage.runtime(), stage.neighbours()).await?;
         // What it takes to get going is nobody's latency.
         sleep(window / 4).await;
-        let _warm = load.take();
+        let quiet = Instant::now();
         sleep(window).await;
-        let mut before = load.take();
+        let quiet = quiet..Instant::now();
         let memory = resident();
         let timers = Lateness::begin();
         let mut attackers = Vec::new();
         for _ in 0..ATTACKERS {
             attackers.push(stage.place(attack).await?);
         }
-        let until = Instant::now() + window;
+        let begin = Instant::now();
+        let until = begin + window;
         let outcomes = futures_util::future::join_all(attackers.iter_mut().map(|attacker| provoke(stage, attacker, until))).await;
-        let mut during = load.take();
+        let end = Instant::now();
         let mut timers = timers.end().await;
         let mut removed = Ok(());
         for attacker in attackers {
             removed = removed.and(stage.remove(attacker).await);
         }
         let sum = load.end().await;
+        // By when requests were due, not by when answers came: the answer to the last request of an attack may come after its end.
+        let (mut before, mut during) = (sum.latencies(quiet), sum.latencies(begin..end));
         let neighbours = stage.neighbours().check();
         let (gave_back, kept_bytes) = given_back(memory.0).await;
         let attacks = outcomes.iter().map(|(attacks, _)| attacks).sum();

@@ -116,7 +116,7 @@ enum Command {
     CompileWorker(compile_worker::CompileWorker),
 }
 
-pub use settings::check_settings;
+pub use settings::{builder_from_settings, check_settings};
 
 /// Does what the arguments of this process say.
 #[must_use]

@@ -443,6 +443,15 @@ pub fn check_settings(text: &str) -> Result<(), String> {
     check().map_err(|error: anyhow::Error| error.to_string())
 }
 
+/// Returns the builder of a runtime with these settings, as a `protostub run --config` would make it that finds them in a file of the working directory.
+///
+/// # Errors
+/// If a setting is wrong, with its place; or if a file that it names cannot be read.
+pub fn builder_from_settings(text: &str) -> Result<RuntimeBuilder, String> {
+    let settings = Settings::parse(Path::new("protostub.toml"), text);
+    settings.and_then(|settings| settings.builder()).map_err(|error| error.to_string())
+}
+
 impl OfDomain {
     fn settings(&self, limits: &Limits, inbox: InboxLimits, restart: &RestartPolicy) -> DomainSettings {
         let mut settings = DomainSettings::default();

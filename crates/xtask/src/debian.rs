@@ -15,6 +15,9 @@ pub(crate) type Programs<'a> = &'a [(&'a str, &'a str)];
 pub(crate) const MOSQUITTO: Programs<'_> =
     &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients"), ("mosquitto_sub", "mosquitto-clients")];
 
+/// A clock that a test sets.
+pub(crate) const FAKETIME: Programs<'_> = &[("faketime", "faketime")];
+
 /// A C compiler for WebAssembly, its linker and its library.
 pub(crate) const CLANG: Programs<'_> = &[
     ("clang", "clang"),

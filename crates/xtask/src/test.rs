@@ -154,6 +154,10 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 
 fn test(root: &Path) -> Result<Tally> {
     debian::packages(debian::MOSQUITTO)?;
+    // What needs it is skipped without it, with the reason.
+    if let Err(error) = debian::packages(debian::FAKETIME) {
+        println!("{error:#}");
+    }
     tests(|| {
         let mut command = cargo(root);
         locked(command.args(["test", "--workspace", "--no-fail-fast"]));

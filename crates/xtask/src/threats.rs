@@ -26,12 +26,13 @@ fn tests(folder: &Path, found: &mut BTreeMap<String, BTreeSet<String>>) {
     }
 }
 
-/// The functions behind `#[test]` and `#[tokio::test…]`, and the macro's `test name`s of the attacks.
+/// The functions behind `#[test]` and `#[tokio::test…]`, and the macros' tests of attacks and environments.
 fn tests_of(source: &str) -> impl Iterator<Item = &str> {
     let mut is_test = false;
     source.lines().map(str::trim).filter_map(move |line| {
-        if let Some(attack) = line.strip_prefix("pub fn ").and_then(|line| line.split_once("() -> Attack")) {
-            return Some(attack.0);
+        let of_table = line.strip_prefix("pub fn ").and_then(|line| line.split_once("() -> "));
+        if let Some((name, "Attack {" | "Environment {")) = of_table {
+            return Some(name);
         }
         is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
         let (before, after) = line.split_once("fn ").filter(|_| is_test && !line.starts_with(['#', '/']))?;
@@ -79,6 +80,6 @@ fn every_threat_names_tests_that_exist() {
 
 #[test]
 fn finds_tests_by_their_attributes() {
-    let source = "#[test]\nfn one() {}\nfn two() {}\n#[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn three() {}\n    pub fn four() -> Attack {";
-    assert_eq!(tests_of(source).collect::<Vec<_>>(), ["one", "three", "four"]);
+    let source = "#[test]\nfn one() {}\nfn two() {}\n#[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn three() {}\n    pub fn four() -> Attack {\n    pub fn five() -> Environment {";
+    assert_eq!(tests_of(source).collect::<Vec<_>>(), ["one", "three", "four", "five"]);
 }

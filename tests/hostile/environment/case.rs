@@ -1,0 +1,389 @@
+//! What happens in every environment.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::FutureExt as _;
+use protostub_runtime::{BusCounts, Domain, Hyperty, MemorySource, Message, Runtime, RuntimeBuilder, StubStatus};
+use serde_json::{Map, Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Names,
+    names::Silence,
+    process::Child,
+    releases::{FIRST, LAST, NEW, OLD, Publisher, Release, UNSIGNED},
+};
+use crate::{Load, Neighbours, component, percentile, stage::descriptor};
+
+/// How long a request may wait for its outcome, and how much later a busy machine may be with it.
+const DEADLINE: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(5);
+/// The number of requests to each domain with each release, and the time between them.
+const REQUESTS: u32 = 4;
+const PERIOD: Duration = Duration::from_millis(50);
+/// How long the neighbours are watched before.
+const QUIET: Duration = Duration::from_millis(500);
+/// How long it may take until all works again, or ends.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// The number of names that are looked up while nobody answers: more than the system's resolver looks up at a time.
+const LOOKUPS: usize = 40;
+/// The host that a stub without a grant would like to connect to.
+const ELSEWHERE: &str = "wss://elsewhere.example/";
+
+/// The outcome of a request.
+enum Ended {
+    Answered(Release),
+    /// With this code.
+    Told(u16),
+    Nothing,
+}
+
+/// What is counted and found.
+#[derive(Default)]
+struct Findings {
+    asked: u64,
+    answered: u64,
+    told: BTreeMap<u16, u64>,
+    without_outcome: u64,
+    refused_releases: u64,
+    escapes: Vec<String>,
+}
+
+/// The domains, and the highest release of each that was accepted.
+struct Victims {
+    source: MemorySource,
+    publisher: Publisher,
+    domains: Vec<Domain>,
+    accepted: Vec<Option<Release>>,
+    findings: Findings,
+}
+
+/// Runs it; the verdict.
+pub(super) async fn run(child: &Child) -> Result<Value> {
+    let mut victims = Victims::new(child.scale.domains)?;
+    let silence = Silence::default();
+    if child.environment.names == Names::System {
+        silence.serve().context("the name service of this network")?;
+    }
+    let builder = || -> RuntimeBuilder {
+        let builder = Runtime::builder().home_domain("home.example").cache_dir(child.cache()).code_dir(&child.code_dir);
+        let builder = builder.source(victims.source.clone()).trust(victims.publisher.trusted_by(&victims.domains));
+        let builder = builder.deployments_per_minute(1_000_000).request_timeout(Duration::from_secs(15));
+        if child.environment.names == Names::Own { builder.resolver(silence.clone()) } else { builder }
+    };
+    let (first, next, last) = (builder(), builder(), builder());
+    let runtime = first.build().await.context("a runtime, while all is well")?;
+    let neighbours = neighbours(&runtime, &victims.source, child.scale.neighbours).await?;
+    let stranger = Stranger::new(&runtime, &victims.source).await?;
+    let app = Arc::new(runtime.register_hyperty("hyperty://home.example/asker").await?);
+
+    victims.offer(&runtime, &app, |_| FIRST).await?;
+    let accepted = victims.accepted.iter().filter(|accepted| **accepted == Some(FIRST)).count();
+    ensure!(accepted == victims.domains.len(), "while all is well, {accepted} of {} domains answered", victims.domains.len());
+
+    let load = Load::begin(&runtime, &neighbours).await?;
+    let quiet = Instant::now();
+    sleep(QUIET).await;
+    let recover = (child.environment.fail)(child, &silence).context("the failure")?;
+    let failed = Instant::now();
+    // A third each: an older version, one without a signature, and a new one, which none may follow that is less.
+    victims.offer(&runtime, &app, |n| [OLD, UNSIGNED, NEW][n % 3]).await?;
+    stranger.reach(&app, &mut victims.findings).await;
+    victims.offer(&runtime, &app, |_| FIRST).await?;
+    if child.environment.names != Names::Unused {
+        look_up(&app, LOOKUPS, "before", &mut victims.findings).await;
+    }
+    let mut restarted = "a new runtime is refused";
+    if child.environment.records_remain {
+        // It need not start. If it does, it knows what was accepted, or refuses.
+        if let Ok(Ok(other)) = timeout(RECOVERY, next.build()).await {
+            restarted = "a new runtime starts";
+            let app = Arc::new(other.register_hyperty("hyperty://home.example/asker").await?);
+            victims.offer(&other, &app, |n| [OLD, UNSIGNED, FIRST][n % 3]).await?;
+            end(other, &mut victims.findings).await;
+        }
+    }
+    let recovered = Instant::now();
+    recover().context("the recovery")?;
+
+    victims.recover(&runtime, &app).await?;
+    if child.environment.names != Names::Unused {
+        look_up_again(&app, &mut victims.findings).await;
+    }
+    let sum = load.end().await;
+    if sum.lost > 0 {
+        let fault = sum.fault.as_deref().unwrap_or_default();
+        victims.escapes(format!("{} of {} requests to neighbours were lost: {fault}", sum.lost, sum.asked));
+    }
+    if let Err(harmed) = neighbours.check() {
+        victims.escapes(harmed.to_string());
+    }
+    drop(app);
+    stranger.end(&mut victims.findings);
+    settle(&runtime, &mut victims.findings).await;
+    drop(neighbours);
+    end(runtime, &mut victims.findings).await;
+
+    // What was accepted last is known to the next process.
+    let runtime = last.build().await.context("a runtime, after the recovery")?;
+    let app = Arc::new(runtime.register_hyperty("hyperty://home.example/asker").await?);
+    victims.offer(&runtime, &app, |n| [OLD, UNSIGNED, FIRST][n % 3]).await?;
+    drop(app);
+    end(runtime, &mut victims.findings).await;
+
+    let (mut before, mut during) = (sum.latencies(quiet..failed), sum.latencies(failed..recovered));
+    let findings = victims.findings;
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    Ok(json!({
+        "environment": child.environment.name,
+        "contained": findings.escapes.is_empty(),
+        "how": format!("{} releases refused; {restarted}", findings.refused_releases),
+        "requests": findings.asked,
+        "answered": findings.answered,
+        "toldOtherwise": findings.told,
+        "withoutOutcome": findings.without_outcome,
+        "neighbours": {
+            "p99BeforeMilliseconds": milliseconds(percentile(&mut before, 99)),
+            "p99DuringMilliseconds": milliseconds(percentile(&mut during, 99)),
+            "requests": sum.asked,
+            "lost": sum.lost,
+        },
+        "escapes": findings.escapes,
+    }))
+}
+
+/// Stubs that nothing happens to.
+async fn neighbours(runtime: &Runtime, source: &MemorySource, count: usize) -> Result<Neighbours> {
+    let echo = component("echo");
+    let mut stubs = Vec::new();
+    for n in 0..count {
+        let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
+        source.insert(&domain, "default", descriptor("1.0", &echo, Map::new())?.to_json(), echo.clone());
+        stubs.push(runtime.deploy_protostub(domain.as_str()).await?);
+    }
+    Ok(Neighbours(stubs))
+}
+
+/// Asks for names that nobody answers for: each request has its outcome all the same.
+async fn look_up(app: &Arc<Hyperty>, count: usize, when: &str, findings: &mut Findings) {
+    let mut requests = JoinSet::new();
+    for n in 0..count {
+        let (app, to) = (Arc::clone(app), format!("hyperty://u{n}.{when}.unknown.example/x"));
+        requests.spawn(async move { ask(&app, &to).await });
+    }
+    while let Some(Ok(ended)) = requests.join_next().await {
+        if let Ended::Answered(_) = ended {
+            findings.escapes.push("a stub of a name that nobody resolved has answered".to_owned());
+        }
+        findings.count(&ended);
+    }
+}
+
+/// Once names are answered for, a domain that does not exist is told from one that takes too long.
+async fn look_up_again(app: &Hyperty, findings: &mut Findings) {
+    let begin = Instant::now();
+    let mut n = 0;
+    while begin.elapsed() < RECOVERY {
+        let ended = ask(app, &format!("hyperty://u{n}.after.unknown.example/x")).await;
+        findings.count(&ended);
+        if matches!(ended, Ended::Told(code) if code != 408) {
+            return;
+        }
+        n += 1;
+    }
+    findings.escapes.push(format!("names were answered for, and none was resolved within {RECOVERY:?}"));
+}
+
+async fn ask(app: &Hyperty, to: &str) -> Ended {
+    let request = Message::read(to).with_body(json!({ "do": "configuration" }));
+    match timeout(DEADLINE + SLACK, app.request_within(request, DEADLINE)).await {
+        Err(_) => Ended::Nothing,
+        Ok(Err(error)) => Ended::Told(error.code),
+        Ok(Ok(answer)) => match Release::of_answer(answer.body.as_ref()) {
+            Some(release) => Ended::Answered(release),
+            None => Ended::Told(answer.code().unwrap_or_default()),
+        },
+    }
+}
+
+/// Waits until the runtime owes nobody anything: what it accepted has exactly one outcome each.
+async fn settle(runtime: &Runtime, findings: &mut Findings) {
+    let begin = Instant::now();
+    loop {
+        let counts = runtime.counts();
+        let BusCounts { accepted, delivered, published, answered, failed, abandoned, open, unawaited, .. } = counts;
+        let outcomes = delivered + published + answered + failed + abandoned;
+        if open == 0 && accepted == outcomes && unawaited == 0 {
+            return;
+        }
+        if begin.elapsed() > 2 * DEADLINE {
+            findings.escapes.push(format!("messages have no outcome, or more than one: {counts:?}"));
+            return;
+        }
+        sleep(PERIOD).await;
+    }
+}
+
+async fn end(runtime: Runtime, findings: &mut Findings) {
+    let ended = runtime.shutdown(RECOVERY).await;
+    if !ended.abandoned.is_empty() {
+        findings.escapes.push(format!("stubs did not end: {:?}", ended.abandoned));
+    }
+}
+
+impl Findings {
+    fn count(&mut self, ended: &Ended) {
+        self.asked += 1;
+        match ended {
+            Ended::Answered(_) => self.answered += 1,
+            Ended::Told(code) => *self.told.entry(*code).or_default() += 1,
+            Ended::Nothing => {
+                self.without_outcome += 1;
+                self.escapes.push(format!("a request had no outcome within {DEADLINE:?}"));
+            }
+        }
+    }
+}
+
+impl Victims {
+    fn new(count: usize) -> Result<Self> {
+        let domains: Result<Vec<_>, _> = (0..count).map(|n| Domain::parse(&format!("v{n}.victim{n}.example"))).collect();
+        let (source, publisher) = (MemorySource::new(), Publisher::new()?);
+        Ok(Self { source, publisher, domains: domains?, accepted: vec![None; count], findings: Findings::default() })
+    }
+
+    fn escapes(&mut self, problem: String) {
+        self.findings.escapes.push(problem);
+    }
+
+    /// Has each domain publish a release, and asks its stub at fixed times, the first of which has it deployed; then takes the stubs away again.
+    async fn offer(&mut self, runtime: &Runtime, app: &Arc<Hyperty>, release: impl Fn(usize) -> Release) -> Result<()> {
+        for (n, domain) in self.domains.iter().enumerate() {
+            self.publisher.publish(&self.source, domain, release(n))?;
+        }
+        let begin = Instant::now();
+        let mut requests = JoinSet::new();
+        for (n, domain) in self.domains.iter().enumerate() {
+            for k in 0..REQUESTS {
+                let (app, to) = (Arc::clone(app), format!("hyperty://{domain}/x"));
+                requests.spawn(async move {
+                    sleep_until(begin + k * PERIOD).await;
+                    (n, ask(&app, &to).await)
+                });
+            }
+        }
+        let mut answered = vec![false; self.domains.len()];
+        while let Some(ended) = requests.join_next().await {
+            let (n, ended) = ended?;
+            self.findings.count(&ended);
+            if let Ended::Answered(release) = ended {
+                answered[n] = true;
+                self.accept(n, release);
+            }
+        }
+        for (n, answered) in answered.into_iter().enumerate() {
+            let Some(stub) = runtime.protostub(&runtime.stub_key(self.domains[n].as_str())?) else {
+                self.findings.refused_releases += u64::from(!answered);
+                continue;
+            };
+            let version = stub.version().filter(|_| stub.status().status == StubStatus::Live);
+            if let Some(release) = version.and_then(|version| Release::of_version(version.as_str())) {
+                self.accept(n, release);
+            }
+            if timeout(RECOVERY, stub.undeploy()).await.is_err() {
+                self.escapes(format!("the stub of {} cannot be undeployed", stub.domain()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A release was live.
+    fn accept(&mut self, n: usize, release: Release) {
+        match self.accepted[n] {
+            Some(before) if release.is_less_than(before) => {
+                let escape = format!("{}: {release:?} was accepted after {before:?}", self.domains[n]);
+                if !self.findings.escapes.contains(&escape) {
+                    self.findings.escapes.push(escape);
+                }
+            }
+            _ => self.accepted[n] = Some(release),
+        }
+    }
+
+    /// Each domain's next release is accepted soon: that its stub was refused is not held against it.
+    async fn recover(&mut self, runtime: &Runtime, app: &Arc<Hyperty>) -> Result<()> {
+        for domain in &self.domains {
+            self.publisher.publish(&self.source, domain, LAST)?;
+        }
+        let begin = Instant::now();
+        let mut waiting: Vec<_> = (0..self.domains.len()).collect();
+        while !waiting.is_empty() && begin.elapsed() < RECOVERY {
+            let mut left = Vec::new();
+            for n in waiting {
+                let ended = ask(app, &format!("hyperty://{}/x", self.domains[n])).await;
+                self.findings.count(&ended);
+                match ended {
+                    Ended::Answered(release) => self.accept(n, release),
+                    _ => left.push(n),
+                }
+            }
+            waiting = left;
+            sleep(PERIOD).await;
+        }
+        if !waiting.is_empty() {
+            self.escapes(format!("{} of {} domains are not served after the recovery", waiting.len(), self.domains.len()));
+        }
+        for domain in &self.domains {
+            if let Some(stub) = runtime.protostub(&runtime.stub_key(domain.as_str())?) {
+                let _gone = timeout(RECOVERY, stub.undeploy()).await.context("undeploying")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A stub that tries what it has no right to.
+struct Stranger {
+    domain: Domain,
+    /// Whom it would like to tell something in the name of a neighbour.
+    told: Hyperty,
+}
+
+impl Stranger {
+    async fn new(runtime: &Runtime, source: &MemorySource) -> Result<Self> {
+        let (domain, actor) = (Domain::parse("stranger.example")?, component("actor"));
+        source.insert(&domain, "default", descriptor("1.0", &actor, Map::new())?.to_json(), actor);
+        runtime.deploy_protostub(domain.as_str()).await?;
+        Ok(Self { domain, told: runtime.register_hyperty("hyperty://home.example/told").await? })
+    }
+
+    /// Each attempt is refused, and said to be.
+    async fn reach(&self, app: &Hyperty, findings: &mut Findings) {
+        let post = json!({ "do": "post", "from": "hyperty://n0.neighbour.example/alice", "to": self.told.address() });
+        for (order, expected) in [(post, "denied"), (json!({ "do": "websocket", "url": ELSEWHERE }), "denied")] {
+            let message = Message::read(format!("hyperty://{}/x", self.domain).as_str()).with_body(order.clone());
+            findings.asked += 1;
+            match timeout(DEADLINE + SLACK, app.request_within(message, DEADLINE)).await {
+                Ok(Ok(answer)) => {
+                    findings.answered += 1;
+                    let body: Option<Value> = answer.body.as_ref().and_then(|body| body.parse().ok());
+                    let said = body.unwrap_or_default()["value"].to_string();
+                    if !said.contains(expected) {
+                        findings.escapes.push(format!("{order} came to {said}"));
+                    }
+                }
+                other => findings.escapes.push(format!("a stub that was live did not answer: {other:?}")),
+            }
+        }
+    }
+
+    fn end(mut self, findings: &mut Findings) {
+        if let Some(Some(message)) = self.told.recv().now_or_never() {
+            findings.escapes.push(format!("a message came in a foreign name: {message:?}"));
+        }
+    }
+}

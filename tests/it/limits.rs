@@ -1,0 +1,153 @@
+//! At half of each limit, an honest stub of each sample does its work. What limits there are, `SECURITY.md` and the example of a settings file say:
+//! a new one is tried here by standing in them.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, future::join_all, stream};
+use protostub_cli::builder_from_settings;
+use protostub_domain::DomainServer;
+use protostub_runtime::{Hyperty, MemorySource, Message, MessageType, Runtime, RuntimeBuilder, StubStatus};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::{
+    mosquitto::{HOST, Mosquitto},
+    mqtt::{create, subscribe, tcp},
+    support::{code_dir, component, descriptor, domain, source},
+    two_runtimes::{app, server_with},
+};
+
+const SECURITY: &str = include_str!("../../SECURITY.md");
+const EXAMPLE: &str = include_str!("../../crates/protostub-cli/protostub.example.toml");
+
+/// The number of messages in each session.
+const MESSAGES: u64 = 50;
+/// How long one message may take, and a deployment before it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The number of limits that are tried at a time.
+const AT_A_TIME: usize = 4;
+
+/// A limit at half of its default, by its key in a settings file.
+#[derive(Debug, Clone, PartialEq)]
+struct Half {
+    key: String,
+    value: i64,
+    /// Whether it is one of `[limits]`; otherwise it is one of the whole runtime.
+    of_stub: bool,
+}
+
+/// Returns half of each limit of which the table in the document states the default.
+fn halves() -> Vec<Half> {
+    let (_, limits) = SECURITY.split_once("\n## Limits\n").expect("limits");
+    let limits = limits.split("\n## ").next().unwrap_or_default();
+    let example: toml::Table = EXAMPLE.parse().expect("an example");
+    let mut halves = Vec::new();
+    for line in limits.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (key, rest) = line.split_once("` | ").expect("a key and its default");
+        let default = rest.split(" | ").next().unwrap_or_default().replace(' ', "");
+        let Ok(default) = default.parse::<i64>() else { continue };
+        let of_stub = example["limits"].get(key).is_some();
+        assert!(of_stub || example.get(key).is_some(), "`{key}` stands in no settings file");
+        halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), of_stub });
+    }
+    halves
+}
+
+/// A builder of a runtime with these limits, as a settings file would state them.
+fn builder(home: &str, halves: &[Half], more: &str) -> RuntimeBuilder {
+    let mut settings = format!("home = '{home}'\nallow-loopback = true\ncompile-in-process = true\nrequest-timeout-seconds = 60\n");
+    let lines = |of_stub| halves.iter().filter(move |half| half.of_stub == of_stub);
+    for Half { key, value, .. } in lines(false) {
+        settings += &format!("{key} = {value}\n");
+    }
+    settings += "[limits]\n";
+    for Half { key, value, .. } in lines(true) {
+        settings += &format!("{key} = {value}\n");
+    }
+    settings += more;
+    builder_from_settings(&settings).unwrap_or_else(|error| panic!("{error}\n{settings}")).code_dir(code_dir())
+}
+
+/// All stubs of a runtime are live, in their first instances.
+fn check(runtime: &Runtime, what: &str) {
+    let stubs = runtime.protostubs();
+    assert!(!stubs.is_empty(), "{what}: no stub is deployed");
+    for stub in stubs {
+        assert_eq!((stub.status().status, stub.restarts()), (StubStatus::Live, 0), "{what}: {:?}", stub.limits_hit());
+    }
+}
+
+/// Sends messages to an echo, some at a time.
+async fn echo(halves: &[Half]) {
+    let source = source(&["sp1.example"], &component("echo"), &Value::Null);
+    let runtime = builder("home.example", halves, "").source(source).build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let ask = |n| {
+        let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "n": n, "text": "x".repeat(1_000) }));
+        app.request_within(question, PATIENCE)
+    };
+    for answer in join_all((0..MESSAGES).map(ask)).await {
+        assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
+    }
+    check(&runtime, &format!("the echo with {halves:?}"));
+}
+
+/// Sends messages from one runtime to another one, over the message node of a domain.
+async fn message_node(halves: &[Half]) {
+    let (server, _folder) = server_with(protostub_domain::Limits::default()).await;
+    let runtime = async |server: &DomainServer| {
+        builder(server.domain().as_str(), halves, "").build().await.expect("a runtime")
+    };
+    let (alice, bob) = (runtime(&server).await, runtime(&server).await);
+    let (alice_app, mut bob_app) = tokio::join!(app(&alice, &server), app(&bob, &server));
+    let to = bob_app.address().clone();
+    let answering = async {
+        for _ in 0..MESSAGES {
+            let message = bob_app.recv().await.expect("a message");
+            let n: Value = message.body.as_ref().expect("a body").parse().expect("JSON");
+            bob_app.post(message.response(200, Some(n))).expect("accepted");
+        }
+    };
+    let ask = |n| alice_app.request_within(Message::read(to.clone()).with_body(json!({ "n": n })), PATIENCE);
+    let (answers, ()) = tokio::join!(join_all((0..MESSAGES).map(ask)), answering);
+    for (n, answer) in answers.into_iter().enumerate() {
+        let answer = answer.unwrap_or_else(|error| panic!("{halves:?}: {error}"));
+        let body: Value = answer.body.as_ref().expect("a body").parse().expect("JSON");
+        assert_eq!((answer.code(), &body["value"]["n"]), (Some(200), &json!(n)));
+    }
+    for runtime in [&alice, &bob] {
+        check(runtime, &format!("the message node's stub with {halves:?}"));
+    }
+}
+
+/// Publishes to a topic of a broker, and reads what comes back of it.
+async fn mqtt(halves: &[Half]) {
+    let broker = Mosquitto::start().await.expect("a broker");
+    let stub = component("mqtt");
+    let source = MemorySource::new();
+    source.insert(&domain("sp1.example"), "mqtt.sp1.example", descriptor(&stub, tcp(&broker)).to_json(), stub);
+    let grant = format!("[domains.'sp1.example']\ngrants = ['{HOST}:{} plain']\n", broker.tcp);
+    let runtime = builder("home.example", halves, &grant).source(source).build().await.expect("a runtime");
+    let mut app: Hyperty = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    subscribe(&app, "room/1").await;
+    for n in 0..MESSAGES {
+        let answer = app.request_within(create("room/1", json!({ "n": n }).into()), PATIENCE).await;
+        assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
+    }
+    for n in 0..MESSAGES {
+        let message = timeout(PATIENCE, app.recv()).await.expect("an update").expect("an update");
+        let body: Value = message.body.as_ref().expect("a body").parse().expect("JSON");
+        assert_eq!((&message.kind, body), (&MessageType::Update, json!({ "n": n })));
+    }
+    check(&runtime, &format!("the stub of MQTT with {halves:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn honest_stubs_at_half_of_each_limit_work() {
+    let halves = halves();
+    assert!(halves.len() > 25, "{halves:?}");
+    // All at once, which leaves the least room; and each by itself, which tells two that suit each other from two that do not.
+    tokio::join!(echo(&halves), message_node(&halves), mqtt(&halves));
+    let each = stream::iter(&halves).map(|half| echo(std::slice::from_ref(half)));
+    each.buffer_unordered(AT_A_TIME).collect::<()>().await;
+}
