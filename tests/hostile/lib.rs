@@ -1,8 +1,9 @@
 //! Attacks on a runtime, as a table: stubs that no honest author would publish, and servers that no honest domain would run.
 //!
 //! [`for_each_attack`] names them all. The tests have one case for each, `cargo xtask torture` runs each beside well-behaved stubs. What is attacked
-//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one. [`for_each_environment`] names the environments that fail, in each of
-//! which a runtime has to stay safe.
+//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one.
+//!
+//! [`for_each_environment`] names the hostile environments, each a machine or network that fails.
 
 mod attack;
 pub mod attacks;
@@ -92,15 +93,15 @@ macro_rules! table {
 }
 for_each_attack!(table);
 
-/// Which attacks and environments are run, by texts that their names contain.
+/// A selection of attacks and environments, by parts of their names.
 #[derive(Debug, Clone, Default)]
 pub struct Selection(Vec<String>);
 
 impl Selection {
-    /// Reads the texts, with commas between them.
+    /// Parses a list of name parts, separated by commas.
     ///
     /// # Errors
-    /// The names that there are, if a text is in none of them.
+    /// If no name contains a part. The error lists all names.
     pub fn parse(text: &str) -> Result<Self, String> {
         let texts: Vec<_> = text.split(',').map(|text| text.trim().to_owned()).collect();
         let names = || all().into_iter().map(|attack| attack.name).chain(all_environments().into_iter().map(|one| one.name));
@@ -110,19 +111,19 @@ impl Selection {
         }
     }
 
-    /// Whether something with this name is run: everything, if there are no texts.
+    /// Returns `true` if the selection includes this name. An empty selection includes all.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|text| name.contains(text.as_str()))
     }
 
-    /// The attacks that are run.
+    /// Returns the selected attacks.
     #[must_use]
     pub fn attacks(&self) -> Vec<Attack> {
         all().into_iter().filter(|attack| self.has(attack.name)).collect()
     }
 
-    /// The environments that are run.
+    /// Returns the selected environments.
     #[must_use]
     pub fn environments(&self) -> Vec<Environment> {
         all_environments().into_iter().filter(|environment| self.has(environment.name)).collect()

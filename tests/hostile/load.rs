@@ -57,12 +57,13 @@ pub struct Sum {
     pub lost: u64,
     /// Why the first of these was not.
     pub fault: Option<String>,
-    /// The answers that nobody [took](Load::take).
+    /// The answers since the last [`Load::take`].
     pub answers: Vec<Answer>,
 }
 
 impl Sum {
-    /// Returns the latencies of the requests that were due in this time, however late their answers came.
+    /// Returns the latencies of the requests that were due in this range.
+    /// A late answer counts for the time at which its request was due.
     #[must_use]
     pub fn latencies(&self, due: Range<Instant>) -> Vec<Duration> {
         self.answers.iter().filter(|answer| due.contains(&answer.due)).map(|answer| answer.latency).collect()

@@ -49,7 +49,7 @@ pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// Returns the smallest of these values that at least so many of a hundred of them do not exceed: the nearest rank. Zero if there are none.
+/// Returns the nearest-rank percentile, or zero without values.
 #[must_use]
 pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();

@@ -1,4 +1,5 @@
-//! In each environment of `tests/hostile` that fails, a runtime accepts nothing that it would not accept otherwise, and every message has its outcome.
+//! Tests of the hostile environments of `tests/hostile`: the runtime fails closed, and every
+//! message has its outcome.
 
 use ::hostile::{Child, Environment, Outcome, Scale, for_each_environment};
 

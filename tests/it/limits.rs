@@ -1,5 +1,5 @@
-//! At half of each limit, an honest stub of each sample does its work. What limits there are, `SECURITY.md` and the example of a settings file say:
-//! a new one is tried here by standing in them.
+//! Honest sample stubs at half of each limit. The limits come from the table in `SECURITY.md` and
+//! the example settings, so a new limit joins the test without a change here.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const EXAMPLE: &str = include_str!("../../crates/protostub-cli/protostub.example
 
 /// The number of messages in each session.
 const MESSAGES: u64 = 50;
-/// How long one message may take, and a deployment before it.
+/// The time limit of a message, with the deployment before it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The number of limits that are tried at a time.
 const AT_A_TIME: usize = 4;
@@ -32,7 +32,7 @@ const AT_A_TIME: usize = 4;
 struct Half {
     key: String,
     value: i64,
-    /// Whether it is one of `[limits]`; otherwise it is one of the whole runtime.
+    /// `true` for a key of `[limits]`, `false` for a limit of the runtime.
     of_stub: bool,
 }
 
@@ -120,7 +120,7 @@ async fn message_node(halves: &[Half]) {
     }
 }
 
-/// Publishes to a topic of a broker, and reads what comes back of it.
+/// Publishes to a topic of a broker, and receives the messages from its subscription.
 async fn mqtt(halves: &[Half]) {
     let broker = Mosquitto::start().await.expect("a broker");
     let stub = component("mqtt");
@@ -146,7 +146,7 @@ async fn mqtt(halves: &[Half]) {
 async fn honest_stubs_at_half_of_each_limit_work() {
     let halves = halves();
     assert!(halves.len() > 25, "{halves:?}");
-    // All at once, which leaves the least room; and each by itself, which tells two that suit each other from two that do not.
+    // All limits at once leave the least room. Each alone finds a limit that needs another one.
     tokio::join!(echo(&halves), message_node(&halves), mqtt(&halves));
     let each = stream::iter(&halves).map(|half| echo(std::slice::from_ref(half)));
     each.buffer_unordered(AT_A_TIME).collect::<()>().await;

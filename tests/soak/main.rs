@@ -21,11 +21,11 @@ use self::{node::Outages, samples::Samples, served::Served};
 
 /// How many well-behaved stubs there are.
 const NEIGHBOURS: usize = 20;
-/// How many attack at a time, where not all do.
+/// The number of attackers at a time, without `--only`.
 const ATTACKERS: usize = 2;
 /// How often it is looked what the process takes.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long the neighbours are watched before anybody attacks.
+/// The time before the attacks in which the neighbours are measured.
 const QUIET: Duration = Duration::from_secs(5);
 /// Longer than any request of it may take.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ const LEFT_OUT: [&str; 3] = ["server_dribbles_descriptor", "sleeps", "takes_minu
 
 struct Options {
     time: Duration,
-    /// The attacks that are made all at once, in place of a few at random.
+    /// The attacks that run all at once, instead of a few at random.
     together: Option<Selection>,
     report: PathBuf,
 }
@@ -179,7 +179,7 @@ async fn owed(runtime: &Runtime) -> u64 {
     runtime.counts().open
 }
 
-/// The attacks of each attacker: one of its own each, or all for a few.
+/// Returns the attacks of each attacker: one each with `--only`, otherwise all.
 fn groups(together: Option<&Selection>) -> Result<Vec<Vec<Attack>>> {
     let Some(together) = together else {
         let attacks: Vec<_> = hostile::all().into_iter().filter(|attack| !LEFT_OUT.contains(&attack.name)).collect();
@@ -190,14 +190,15 @@ fn groups(together: Option<&Selection>) -> Result<Vec<Vec<Attack>>> {
     Ok(attacks.into_iter().map(|attack| vec![attack]).collect())
 }
 
-/// One of these attacks after the other, each in a domain of its own; how many, and those that were not contained.
+/// Runs attacks of this list at random, each in a domain of its own. Returns their number and the
+/// escapes.
 async fn attack_at_random(stage: Arc<Stage>, attacks: Vec<Attack>, stop: CancellationToken) -> (u64, Vec<String>) {
     let (mut times, mut escapes) = (0, Vec::new());
     while !stop.is_cancelled() {
         let attack = &attacks[rand::random_range(0..attacks.len())];
         if let Err(escaped) = stage.attack(attack).await {
             println!("{}: {escaped}", attack.name);
-            // One that escapes each time is named once.
+            // Reports repeated escapes once.
             let escape = format!("{}: {escaped}", attack.name);
             if !escapes.contains(&escape) {
                 escapes.push(escape);

@@ -1,14 +1,14 @@
-//! How long the neighbours waited for their answers, minute by minute.
+//! The neighbours' latencies, minute by minute.
 
 use std::{fmt, time::Duration};
 
 use hostile::{Answer, percentile};
 use serde_json::{Value, json};
 
-/// How long a neighbour's request may wait at most for it to count as served.
+/// The longest latency of a neighbour that counts as served.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The latencies of a time.
+/// The latencies of a period.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waited {
     median: Duration,
@@ -43,7 +43,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The neighbours' latencies, of which only those of the last minute are kept one by one.
+/// The neighbours' latencies. Single values are kept for one minute.
 #[derive(Debug)]
 pub(crate) struct Served {
     before: Waited,
@@ -52,7 +52,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Begins, with the answers of a time in which nobody attacked.
+    /// Starts with the answers before the attacks.
     pub(crate) fn after(quiet: Vec<Answer>) -> Self {
         let mut latencies: Vec<_> = quiet.into_iter().map(|answer| answer.latency).collect();
         Self { before: Waited::of(&mut latencies), minutes: Vec::new(), minute: Vec::new() }
@@ -69,14 +69,14 @@ impl Served {
         waited
     }
 
-    /// With the minute that has not ended.
+    /// Returns all minutes, including the current one.
     fn all(&self) -> Vec<Waited> {
         let mut rest = self.minute.clone();
         let last = (!rest.is_empty()).then(|| Waited::of(&mut rest));
         self.minutes.iter().copied().chain(last).collect()
     }
 
-    /// Why the neighbours were not served all the time.
+    /// Returns the fault if a neighbour waited too long.
     pub(crate) fn fault(&self) -> Option<String> {
         let longest = self.all().iter().map(|waited| waited.longest).max().unwrap_or_default();
         (longest > LONGEST).then(|| format!("a neighbour waited {longest:?} for an answer"))

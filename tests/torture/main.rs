@@ -1,4 +1,5 @@
-//! `cargo xtask torture`: every attack of `tests/hostile`, next to twenty well-behaved stubs under steady load, and every environment that fails.
+//! `cargo xtask torture`: every attack of `tests/hostile`, next to twenty well-behaved stubs under
+//! steady load, and every hostile environment.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod report;
@@ -16,7 +17,7 @@ use self::{
 
 /// How many well-behaved stubs there are.
 const NEIGHBOURS: usize = 20;
-/// The number of domains in an environment that fails.
+/// The number of domains in a hostile environment.
 const DOMAINS: usize = 20;
 
 struct Options {
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs all of it; how many attacks and environments were not contained.
+/// Runs all attacks and environments, and returns the number of escapes.
 async fn torture(options: &Options) -> Result<usize> {
     let rows = attacks(options).await?;
     let environments = environments(&options.only.environments()).await?;
@@ -125,15 +126,15 @@ async fn attacks(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Runs each once: what they show is no matter of time.
+/// Runs each environment once: their verdicts do not depend on timing.
 async fn environments(environments: &[Environment]) -> Result<Vec<EnvironmentRow>> {
     let mut rows = Vec::new();
     if environments.is_empty() {
         return Ok(rows);
     }
-    println!("\n{} environments that fail, with {DOMAINS} domains, next to {NEIGHBOURS} stubs\n", environments.len());
+    println!("\n{} hostile environments, with {DOMAINS} domains, next to {NEIGHBOURS} stubs\n", environments.len());
     println!("{}", EnvironmentRow::HEAD);
-    // Compiled once for all of them.
+    // All environments share the compiled code.
     let code = tempfile::tempdir()?;
     let scale = Scale { domains: DOMAINS, neighbours: NEIGHBOURS, code_dir: Some(code.path().join("code")) };
     for environment in environments {

@@ -122,15 +122,15 @@ impl fmt::Display for Row {
     }
 }
 
-/// What became of an environment that failed.
+/// The row of a hostile environment.
 #[derive(Debug)]
 pub(crate) struct EnvironmentRow {
     pub(crate) name: &'static str,
     how: String,
     counted: Value,
-    /// Why it is not contained; empty: it is.
+    /// The reasons for which it is not contained. Empty if it is.
     pub(crate) escapes: Vec<String>,
-    /// Why it could not be made here.
+    /// The reason for which the machine could not provide the environment.
     pub(crate) skipped: Option<String>,
 }
 

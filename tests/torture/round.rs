@@ -55,7 +55,7 @@ impl Round {
             removed = removed.and(stage.remove(attacker).await);
         }
         let sum = load.end().await;
-        // By when requests were due, not by when answers came: the answer to the last request of an attack may come after its end.
+        // A late answer counts for the period in which its request was due.
         let (mut before, mut during) = (sum.latencies(quiet), sum.latencies(begin..end));
         let neighbours = stage.neighbours().check();
         let (gave_back, kept_bytes) = given_back(memory.0).await;

@@ -443,7 +443,8 @@ pub fn check_settings(text: &str) -> Result<(), String> {
     check().map_err(|error: anyhow::Error| error.to_string())
 }
 
-/// Returns the builder of a runtime with these settings, as a `protostub run --config` would make it that finds them in a file of the working directory.
+/// Returns the builder that `protostub run --config` makes of a settings file with this text.
+/// Paths in it are relative to the working directory.
 ///
 /// # Errors
 /// If a setting is wrong, with its place; or if a file that it names cannot be read.

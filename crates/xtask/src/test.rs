@@ -154,7 +154,7 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 
 fn test(root: &Path) -> Result<Tally> {
     debian::packages(debian::MOSQUITTO)?;
-    // What needs it is skipped without it, with the reason.
+    // Without it, one test is skipped with the reason.
     if let Err(error) = debian::packages(debian::FAKETIME) {
         println!("{error:#}");
     }

@@ -1,4 +1,4 @@
-//! Every test that the threat model in `SECURITY.md` names exists.
+//! Every test that `SECURITY.md` names exists: in the threat model, and in the table of resources.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ fn tests(folder: &Path, found: &mut BTreeMap<String, BTreeSet<String>>) {
     }
 }
 
-/// The functions behind `#[test]` and `#[tokio::test…]`, and the macros' tests of attacks and environments.
+/// The functions behind `#[test]` and `#[tokio::test…]`, the attacks and the environments.
 fn tests_of(source: &str) -> impl Iterator<Item = &str> {
     let mut is_test = false;
     source.lines().map(str::trim).filter_map(move |line| {
@@ -48,32 +48,66 @@ fn rows(document: &str) -> Vec<(&str, Vec<&str>)> {
     let cells = model.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let rows = cells.map(|cells| cells.split(" | ").collect::<Vec<_>>()).filter(|cells| !cells[0].starts_with(['-', 't']));
     rows.map(|cells| match cells[..] {
-        [threat, _defence, shown_by] => (threat, shown_by.split('`').skip(1).step_by(2).collect()),
+        [threat, _defence, shown_by] => (threat, names(shown_by)),
         _ => panic!("a row of another number of columns: {cells:?}"),
     })
     .collect()
 }
 
-#[test]
-fn every_threat_names_tests_that_exist() {
+/// The rows of the table of resources, without its head, as cells.
+fn resources(document: &str) -> Vec<Vec<&str>> {
+    let (_, resources) = document.split_once("\n## Resources\n").expect("resources");
+    let resources = resources.split("\n## ").next().unwrap_or_default();
+    let rows = resources.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.skip(2).map(|cells| cells.split(" | ").map(str::trim).collect()).collect()
+}
+
+/// The names between backquotes in a cell.
+fn names(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// All tests of the repository.
+fn all_tests() -> BTreeMap<String, BTreeSet<String>> {
     let mut found = BTreeMap::new();
     for folder in SOURCES {
         tests(&root().join(folder), &mut found);
     }
-    assert!(found.contains_key("every_threat_names_tests_that_exist"), "it does not even find itself");
+    assert!(found.contains_key("every_threat_names_tests_that_exist"), "the search does not find this file");
+    found
+}
+
+/// Returns `true` if the repository has this test. A module before its name has to match too.
+fn exists(found: &BTreeMap<String, BTreeSet<String>>, test: &str) -> bool {
+    let (module, name) = test.rsplit_once("::").unwrap_or(("", test));
+    found.get(name).is_some_and(|modules| module.is_empty() || modules.contains(module))
+}
+
+#[test]
+fn resources_have_no_blanks_and_name_existing_tests() {
+    let found = all_tests();
+    let document = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let rows = resources(&document);
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for cells in rows {
+        assert_eq!(cells.len(), 7, "a row of another number of columns: {cells:?}");
+        let blank = cells.iter().position(|cell| cell.is_empty() || matches!(*cell, "-" | "–" | "—" | "none"));
+        assert_eq!(blank, None, "a blank cell: {cells:?}");
+        let missing: Vec<_> = names(cells[6]).into_iter().filter(|test| !exists(&found, test)).collect();
+        assert!(!names(cells[6]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or others: {missing:?}");
+    }
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let found = all_tests();
     let document = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
     let rows = rows(&document);
     assert!(rows.len() > 30, "{} rows", rows.len());
     let mut missing = Vec::new();
     for (threat, tests) in rows {
         assert!(!tests.is_empty(), "no test shows the defence against: {threat}");
-        for test in tests {
-            let (module, name) = test.rsplit_once("::").unwrap_or(("", test));
-            let exists = found.get(name).is_some_and(|modules| module.is_empty() || modules.contains(module));
-            if !exists {
-                missing.push(test);
-            }
-        }
+        missing.extend(tests.into_iter().filter(|test| !exists(&found, test)));
     }
     assert!(missing.is_empty(), "SECURITY.md names tests that there are not: {missing:#?}");
 }

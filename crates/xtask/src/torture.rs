@@ -49,7 +49,7 @@ reported, next to those of 5 s in which nobody attacked. It writes target/soak/r
 ";
 
 pub(crate) fn torture(root: &Path, args: &[&str]) -> Result<ExitCode> {
-    // The environment that needs it is skipped without it, with the reason.
+    // Without it, one environment is skipped with the reason.
     if let Err(error) = debian::packages(debian::FAKETIME) {
         println!("{error:#}");
     }

@@ -1,4 +1,4 @@
-//! What happens in every environment.
+//! The case of every environment, from its first release to its last message.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::{Load, Neighbours, component, percentile, stage::descriptor};
 
-/// How long a request may wait for its outcome, and how much later a busy machine may be with it.
+/// The deadline of a request, and the delay that a busy machine adds.
 const DEADLINE: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(5);
 /// The number of requests to each domain with each release, and the time between them.
 const REQUESTS: u32 = 4;
 const PERIOD: Duration = Duration::from_millis(50);
-/// How long the neighbours are watched before.
+/// The time before the failure in which the neighbours are measured.
 const QUIET: Duration = Duration::from_millis(500);
-/// How long it may take until all works again, or ends.
+/// The time limit for the recovery, and for a shutdown.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// The number of names that are looked up while nobody answers: more than the system's resolver looks up at a time.
+/// The number of lookups during the silence: more than the system resolver runs at a time.
 const LOOKUPS: usize = 40;
-/// The host that a stub without a grant would like to connect to.
+/// A server for which the stub has no grant.
 const ELSEWHERE: &str = "wss://elsewhere.example/";
 
 /// The outcome of a request.
@@ -42,7 +42,7 @@ enum Ended {
     Nothing,
 }
 
-/// What is counted and found.
+/// The counts and the escapes of a case.
 #[derive(Default)]
 struct Findings {
     asked: u64,
@@ -53,7 +53,7 @@ struct Findings {
     escapes: Vec<String>,
 }
 
-/// The domains, and the highest release of each that was accepted.
+/// The domains, and the highest accepted release of each.
 struct Victims {
     source: MemorySource,
     publisher: Publisher,
@@ -62,7 +62,7 @@ struct Victims {
     findings: Findings,
 }
 
-/// Runs it; the verdict.
+/// Runs the case and returns the verdict.
 pub(super) async fn run(child: &Child) -> Result<Value> {
     let mut victims = Victims::new(child.scale.domains)?;
     let silence = Silence::default();
@@ -90,16 +90,17 @@ pub(super) async fn run(child: &Child) -> Result<Value> {
     sleep(QUIET).await;
     let recover = (child.environment.fail)(child, &silence).context("the failure")?;
     let failed = Instant::now();
-    // A third each: an older version, one without a signature, and a new one, which none may follow that is less.
+    // A third of the domains each: an older version, one without a signature, and a new one.
     victims.offer(&runtime, &app, |n| [OLD, UNSIGNED, NEW][n % 3]).await?;
     stranger.reach(&app, &mut victims.findings).await;
     victims.offer(&runtime, &app, |_| FIRST).await?;
     if child.environment.names != Names::Unused {
         look_up(&app, LOOKUPS, "before", &mut victims.findings).await;
+        ensure!(silence.unanswered() > 0, "the name service was not asked");
     }
     let mut restarted = "a new runtime is refused";
     if child.environment.records_remain {
-        // It need not start. If it does, it knows what was accepted, or refuses.
+        // The new runtime may refuse to start. Otherwise it knows the accepted releases.
         if let Ok(Ok(other)) = timeout(RECOVERY, next.build()).await {
             restarted = "a new runtime starts";
             let app = Arc::new(other.register_hyperty("hyperty://home.example/asker").await?);
@@ -128,7 +129,7 @@ pub(super) async fn run(child: &Child) -> Result<Value> {
     drop(neighbours);
     end(runtime, &mut victims.findings).await;
 
-    // What was accepted last is known to the next process.
+    // The next process knows the last accepted release.
     let runtime = last.build().await.context("a runtime, after the recovery")?;
     let app = Arc::new(runtime.register_hyperty("hyperty://home.example/asker").await?);
     victims.offer(&runtime, &app, |n| [OLD, UNSIGNED, FIRST][n % 3]).await?;
@@ -156,7 +157,7 @@ pub(super) async fn run(child: &Child) -> Result<Value> {
     }))
 }
 
-/// Stubs that nothing happens to.
+/// Deploys the neighbours: stubs that only answer.
 async fn neighbours(runtime: &Runtime, source: &MemorySource, count: usize) -> Result<Neighbours> {
     let echo = component("echo");
     let mut stubs = Vec::new();
@@ -168,7 +169,7 @@ async fn neighbours(runtime: &Runtime, source: &MemorySource, count: usize) -> R
     Ok(Neighbours(stubs))
 }
 
-/// Asks for names that nobody answers for: each request has its outcome all the same.
+/// Sends requests to domains whose names no service resolves. Each request needs its outcome.
 async fn look_up(app: &Arc<Hyperty>, count: usize, when: &str, findings: &mut Findings) {
     let mut requests = JoinSet::new();
     for n in 0..count {
@@ -183,7 +184,7 @@ async fn look_up(app: &Arc<Hyperty>, count: usize, when: &str, findings: &mut Fi
     }
 }
 
-/// Once names are answered for, a domain that does not exist is told from one that takes too long.
+/// Sends requests until one gets another outcome than a timeout: the name service answers again.
 async fn look_up_again(app: &Hyperty, findings: &mut Findings) {
     let begin = Instant::now();
     let mut n = 0;
@@ -210,7 +211,7 @@ async fn ask(app: &Hyperty, to: &str) -> Ended {
     }
 }
 
-/// Waits until the runtime owes nobody anything: what it accepted has exactly one outcome each.
+/// Waits until each accepted message has exactly one outcome.
 async fn settle(runtime: &Runtime, findings: &mut Findings) {
     let begin = Instant::now();
     loop {
@@ -260,7 +261,8 @@ impl Victims {
         self.findings.escapes.push(problem);
     }
 
-    /// Has each domain publish a release, and asks its stub at fixed times, the first of which has it deployed; then takes the stubs away again.
+    /// Publishes a release for each domain and asks its stub at fixed times. The first request
+    /// deploys the stub. Undeploys all stubs at the end.
     async fn offer(&mut self, runtime: &Runtime, app: &Arc<Hyperty>, release: impl Fn(usize) -> Release) -> Result<()> {
         for (n, domain) in self.domains.iter().enumerate() {
             self.publisher.publish(&self.source, domain, release(n))?;
@@ -301,7 +303,7 @@ impl Victims {
         Ok(())
     }
 
-    /// A release was live.
+    /// Records that a release was live.
     fn accept(&mut self, n: usize, release: Release) {
         match self.accepted[n] {
             Some(before) if release.is_less_than(before) => {
@@ -314,7 +316,8 @@ impl Victims {
         }
     }
 
-    /// Each domain's next release is accepted soon: that its stub was refused is not held against it.
+    /// Publishes the next release of each domain and waits until its stub answers.
+    /// A refusal during the failure must not count against the domain.
     async fn recover(&mut self, runtime: &Runtime, app: &Arc<Hyperty>) -> Result<()> {
         for domain in &self.domains {
             self.publisher.publish(&self.source, domain, LAST)?;
@@ -346,10 +349,10 @@ impl Victims {
     }
 }
 
-/// A stub that tries what it has no right to.
+/// A stub that tries to exceed its rights.
 struct Stranger {
     domain: Domain,
-    /// Whom it would like to tell something in the name of a neighbour.
+    /// The hyperty that gets no message in a neighbour's name.
     told: Hyperty,
 }
 
@@ -361,7 +364,7 @@ impl Stranger {
         Ok(Self { domain, told: runtime.register_hyperty("hyperty://home.example/told").await? })
     }
 
-    /// Each attempt is refused, and said to be.
+    /// Tries, and expects a refusal for each attempt.
     async fn reach(&self, app: &Hyperty, findings: &mut Findings) {
         let post = json!({ "do": "post", "from": "hyperty://n0.neighbour.example/alice", "to": self.told.address() });
         for (order, expected) in [(post, "denied"), (json!({ "do": "websocket", "url": ELSEWHERE }), "denied")] {

@@ -1,4 +1,4 @@
-//! The environments. What fails in each stands in `failure.rs`, how its process is started in `process.rs`.
+//! The table of environments: a failure of `failure.rs` in a process of `process.rs`.
 #![expect(missing_docs, reason = "a name says what fails")]
 
 use super::{Environment, Names, failure, process::Setting};
@@ -25,7 +25,8 @@ pub fn folders_are_files() -> Environment {
 
 pub fn folders_are_gone() -> Environment {
     let environment = Environment::new("folders_are_gone", Setting::Plain, failure::folders_are_gone);
-    // A runtime that starts now has no way to know: what ran on does, and writes it down with the next version.
+    // A runtime that starts now cannot know the accepted releases. The running one does, and
+    // records the next release.
     Environment { records_remain: false, ..environment }
 }
 

@@ -1,4 +1,4 @@
-//! How an environment fails, and recovers.
+//! The failures of environments, and their recoveries.
 
 use std::{
     fs::{self, File},
@@ -10,21 +10,21 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{names::Silence, process::Child};
 
-/// Has an environment fail; what has it recover.
+/// Makes an environment fail, and returns the recovery.
 pub(super) type Fail = fn(&Child, &Silence) -> io::Result<Recover>;
 
 pub(super) type Recover = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// How many descriptors are free, in turn: with each number, something else of a deployment is the first that fails.
+/// The number of free descriptors, turn by turn: each number fails another step of a deployment.
 const FREE: [usize; 6] = [0, 2, 1, 4, 3, 0];
 const TURN: Duration = Duration::from_millis(20);
 
-/// All descriptors but a few are taken, and these few are others all the time.
+/// Takes all descriptors but a few.
 pub(super) fn few_descriptors(_: &Child, _: &Silence) -> io::Result<Recover> {
     let mut taken = vec![File::open("/dev/null")?];
     take_all(&mut taken);
@@ -55,7 +55,7 @@ fn take_all(taken: &mut Vec<File>) {
     }
 }
 
-/// The disk with the cache directory has no byte left.
+/// Fills the disk of the cache directory.
 pub(super) fn full_disk(child: &Child, _: &Silence) -> io::Result<Recover> {
     let path = child.cache().join("something-else");
     let mut file = File::create(&path)?;
@@ -65,7 +65,7 @@ pub(super) fn full_disk(child: &Child, _: &Silence) -> io::Result<Recover> {
     Ok(Box::new(move || fs::remove_file(path)))
 }
 
-/// What cannot be read as a file, in the place of each file: reading it is no "not found".
+/// Replaces each file by something that no program can read as a file.
 fn replaced(child: &Child, replace: impl Fn(&Path) -> io::Result<()>) -> io::Result<Recover> {
     let mut files = Vec::new();
     find(&child.cache(), &mut files)?;
@@ -83,7 +83,7 @@ fn replaced(child: &Child, replace: impl Fn(&Path) -> io::Result<()>) -> io::Res
     }
     Ok(Box::new(move || {
         for (path, other) in moved {
-            // What the runtime has written since is newer.
+            // The runtime may have written a newer file.
             if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
                 remove(&path)?;
                 path.parent().map_or(Ok(()), fs::create_dir_all)?;
@@ -94,21 +94,21 @@ fn replaced(child: &Child, replace: impl Fn(&Path) -> io::Result<()>) -> io::Res
     }))
 }
 
-/// A folder stands where each record was (`EISDIR`).
+/// Replaces each record by a folder (`EISDIR`).
 pub(super) fn records_are_folders(child: &Child, _: &Silence) -> io::Result<Recover> {
     replaced(child, |path| {
         fs::create_dir(path)?;
-        // One that is not empty is replaced by nothing.
+        // A rename cannot replace a folder with contents.
         File::create(path.join("something-else")).map(drop)
     })
 }
 
-/// A link to itself stands where each record was (`ELOOP`).
+/// Replaces each record by a link to itself (`ELOOP`).
 pub(super) fn records_are_loops(child: &Child, _: &Silence) -> io::Result<Recover> {
     replaced(child, |path| symlink(path.file_name().unwrap_or_default(), path))
 }
 
-/// A file stands where each folder of records was (`ENOTDIR`).
+/// Replaces each folder of records by a file (`ENOTDIR`).
 pub(super) fn folders_are_files(child: &Child, _: &Silence) -> io::Result<Recover> {
     let mut moved = Vec::new();
     for entry in fs::read_dir(child.cache())? {
@@ -134,13 +134,13 @@ pub(super) fn folders_are_files(child: &Child, _: &Silence) -> io::Result<Recove
     }))
 }
 
-/// The cache directory was removed, with all that is in it.
+/// Removes the cache directory and its contents.
 pub(super) fn folders_are_gone(child: &Child, _: &Silence) -> io::Result<Recover> {
     fs::remove_dir_all(child.cache())?;
     Ok(Box::new(|| Ok(())))
 }
 
-/// No question for a name is answered.
+/// Silences the name service.
 pub(super) fn silent_names(_: &Child, silence: &Silence) -> io::Result<Recover> {
     silence.set(true);
     let silence = silence.clone();
@@ -150,14 +150,17 @@ pub(super) fn silent_names(_: &Child, silence: &Silence) -> io::Result<Recover> 
     }))
 }
 
-/// The clock is set back by a day: everything on disk is of the future then.
+/// Sets the clock back by a day. All records on disk are from the future then.
 pub(super) fn clock_set_back(child: &Child, _: &Silence) -> io::Result<Recover> {
-    let clock = child.folder.join("clock");
+    let (clock, before) = (child.folder.join("clock"), SystemTime::now());
     set(&clock, "-1d")?;
+    if SystemTime::now() > before {
+        return Err(io::Error::other("libfaketime does not set the clock of this process"));
+    }
     Ok(Box::new(move || set(&clock, "+0")))
 }
 
-/// Read at every look at the clock, and so replaced as a whole.
+/// Replaces the file at once: libfaketime reads it whenever the process reads the clock.
 fn set(clock: &Path, offset: &str) -> io::Result<()> {
     let partial = clock.with_extension("partial");
     fs::write(&partial, format!("{offset}\n"))?;
@@ -176,7 +179,7 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes whatever is there.
+/// Removes a file, a link, or a folder with its contents.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),

@@ -1,8 +1,16 @@
-//! Environments that let the runtime down, as a table: few descriptors, a full disk, I/O errors, a silent name service, a clock that was set back.
+//! Hostile environments, as a table: few descriptors, a full disk, I/O errors, a silent name
+//! service, a clock set back.
 //!
-//! [`for_each_environment`] names them all. Each is made in a process of its own ([`process`]), in which the same things happen ([`case`]): stubs
-//! are live, signed, in a version; then the environment fails ([`failure`]); older and unsigned releases are offered while messages come; the
-//! environment recovers; and a new process finds what was accepted. Nothing may be accepted that was not before, and every message has its outcome.
+//! [`for_each_environment`] names them all. Each runs the same [`case`] in its own [`process`]:
+//!
+//! 1. Domains publish a signed release, and their stubs are live.
+//! 2. The environment [fails](failure).
+//! 3. The domains publish older, unsigned and newer releases, while requests arrive at fixed times.
+//! 4. A second runtime starts on the same cache directory.
+//! 5. The environment recovers, and all domains work again.
+//! 6. A new runtime still refuses the older and unsigned releases.
+//!
+//! A case escapes if a stub runs that is less than one before, or if a message has no outcome.
 
 mod case;
 pub mod environments;
@@ -19,22 +27,22 @@ use serde_json::Value;
 pub use self::process::Child;
 use self::{failure::Fail, process::Setting};
 
-/// An environment that fails, and how.
+/// An environment that fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Environment {
     /// The function's name in [`environments`].
     pub name: &'static str,
     setting: Setting,
     fail: Fail,
-    /// Whether what was accepted can be known to a runtime that starts while the environment fails.
+    /// `true` if a runtime that starts during the failure can know the accepted releases.
     records_remain: bool,
     names: Names,
 }
 
-/// Which name service the runtime asks.
+/// The name service that the runtime asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
-    /// None: nothing is looked up.
+    /// No name service: the case needs no names.
     Unused,
     /// The system's resolver, over the network.
     System,
@@ -42,34 +50,34 @@ enum Names {
     Own,
 }
 
-/// What became of an environment's case.
+/// The outcome of an environment's case.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It ran.
+    /// The case ran.
     Judged(Verdict),
-    /// It cannot be made here, for this reason.
+    /// The machine or the user cannot provide the environment, for this reason.
     Skipped(String),
 }
 
-/// What was seen in a hostile environment.
+/// The verdict on a hostile environment.
 #[derive(Debug)]
 pub struct Verdict {
-    /// What became of the releases and the messages, in a line.
+    /// A summary, in one line.
     pub how: String,
-    /// Why it is not contained; empty: it is.
+    /// The reasons for which the environment is not contained. Empty if it is.
     pub escapes: Vec<String>,
-    /// What was counted, for a report.
+    /// The counts, for a report.
     pub counted: Value,
 }
 
-/// How much happens in an environment, and where.
+/// The size of a case, and its folder of compiled code.
 #[derive(Debug, Clone)]
 pub struct Scale {
     /// The number of domains that publish stubs.
     pub domains: usize,
     /// The number of well-behaved stubs under load.
     pub neighbours: usize,
-    /// The folder of compiled code; none: one for this case alone.
+    /// The folder of compiled code. `None` for one of this case alone.
     pub code_dir: Option<PathBuf>,
 }
 
@@ -78,10 +86,11 @@ impl Environment {
         Self { name, setting, fail, records_remain: true, names: Names::Unused }
     }
 
-    /// Runs the case in a process of its own: this program, with these arguments, which has to call [`Child::act`] there.
+    /// Runs the case in a child process: this program, with these arguments. The program must call
+    /// [`Child::act`] there.
     ///
     /// # Errors
-    /// If this program cannot be started, or the folder not be used.
+    /// If the program does not start, or the folder is not writable.
     pub async fn run(&self, args: &[&str], scale: &Scale, folder: &Path) -> Result<Outcome> {
         process::run(self, args, scale, folder).await
     }

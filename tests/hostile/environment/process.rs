@@ -1,4 +1,4 @@
-//! The process in which an environment fails: started with few descriptors, a small disk, a network or a clock of its own.
+//! Child processes with few descriptors, a small disk, a network or a clock of their own.
 
 use std::{
     env, fs, io,
@@ -12,32 +12,32 @@ use tokio::{process::Command, time::timeout};
 
 use super::{Environment, Outcome, Scale, Verdict, all_environments, case};
 
-/// How a child process learns which environment it is in.
+/// The variables that tell a child process its environment.
 const NAME: &str = "PROTOSTUB_ENVIRONMENT";
 const FOLDER: &str = "PROTOSTUB_ENVIRONMENT_FOLDER";
 const CODE: &str = "PROTOSTUB_ENVIRONMENT_CODE";
 const DOMAINS: &str = "PROTOSTUB_ENVIRONMENT_DOMAINS";
 const NEIGHBOURS: &str = "PROTOSTUB_ENVIRONMENT_NEIGHBOURS";
 
-/// How long a case may take.
+/// The time limit of a case.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How the process is started. Root's rights are taken in a user namespace where the user has none.
+/// The start of the process. Users without root's rights get them in a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Setting {
     Plain,
-    /// At most 160 descriptors, which it cannot change.
+    /// At most 160 descriptors, as a hard limit.
     FewDescriptors,
-    /// The cache directory is a tmpfs of 4 MiB.
+    /// A tmpfs of 4 MiB as the cache directory.
     SmallDisk,
-    /// A network in which there is nothing but this process, and `127.0.0.1` as the name service.
+    /// A network of its own, with `127.0.0.1` as the name service.
     OwnNetwork,
-    /// A clock that the case sets, by libfaketime: no namespace has a `CLOCK_REALTIME` of its own.
+    /// A wall clock that the case sets, by libfaketime: no namespace has its own `CLOCK_REALTIME`.
     OwnClock,
 }
 
 impl Setting {
-    /// The namespaces of the process, and what a shell does in them before it becomes the process.
+    /// The namespaces of the process, and the shell script that becomes the process.
     fn script(self) -> (&'static [&'static str], &'static str) {
         match self {
             Self::Plain | Self::OwnClock => (&[], "exec \"$0\" \"$@\""),
@@ -68,7 +68,7 @@ impl Setting {
         command
     }
 
-    /// The command that starts the process; or why none can.
+    /// Returns the command that starts the process, or the reason for which none can.
     async fn start(self, folder: &Path, args: &[&str]) -> io::Result<Result<Command, String>> {
         let program = env::current_exe()?;
         if self == Self::OwnClock {
@@ -76,7 +76,7 @@ impl Setting {
                 return Ok(Err("libfaketime is missing: apt-get install faketime".to_owned()));
             };
             let mut command = self.command(false, folder, &program, args);
-            // Time-outs go on as they do on a machine whose clock is set; and files keep the times that they were written at.
+            // Only the wall clock changes: timeouts run on, and files keep their times.
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", folder.join("clock")).env("FAKETIME_NO_CACHE", "1");
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
             return Ok(Ok(command));

@@ -1,4 +1,4 @@
-//! What domains publish: releases of one stub, signed and not, that say which they are.
+//! Releases of one stub, signed and unsigned. Each answers with its version.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,15 +20,15 @@ pub(super) struct Release {
     pub(super) signed: bool,
 }
 
-/// An old one.
+/// An old release.
 pub(super) const OLD: Release = Release { version: "1.0", signed: true };
-/// The one that is accepted while all is well.
+/// The release before the failure.
 pub(super) const FIRST: Release = Release { version: "2.0", signed: true };
-/// One that its domain has not released.
+/// A higher one without a signature.
 pub(super) const UNSIGNED: Release = Release { version: "2.1", signed: false };
-/// A new one.
+/// A new release.
 pub(super) const NEW: Release = Release { version: "3.0", signed: true };
-/// The one that is published when all is well again.
+/// The release after the recovery.
 pub(super) const LAST: Release = Release { version: "4.0", signed: true };
 
 const ALL: [Release; 5] = [OLD, FIRST, UNSIGNED, NEW, LAST];
@@ -45,7 +45,7 @@ impl Release {
         Self::of_version(body["value"]["version"].as_str()?)
     }
 
-    /// Whether a runtime that accepted `before` may not accept this.
+    /// Returns `true` if a runtime that accepted `before` must refuse this release.
     pub(super) fn is_less_than(self, before: Self) -> bool {
         Version::parse(self.version).ok() < Version::parse(before.version).ok() || before.signed && !self.signed
     }
@@ -64,7 +64,7 @@ impl Publisher {
         Ok(Self { key, component: component("actor") })
     }
 
-    /// Trusts the key for these domains, and requires nothing: what was signed has to stay so by itself.
+    /// Trusts the key for these domains, without requiring signatures.
     pub(super) fn trusted_by(&self, domains: &[Domain]) -> TrustPolicy {
         let mut policy = TrustPolicy::default();
         for domain in domains {
@@ -73,13 +73,13 @@ impl Publisher {
         policy
     }
 
-    /// Puts a release in the place of what the domain published.
+    /// Publishes a release in place of the domain's last one.
     pub(super) fn publish(&self, source: &MemorySource, domain: &Domain, release: Release) -> Result<()> {
         let configuration = json!({ "version": release.version, "signed": release.signed });
         let configuration = configuration.as_object().cloned().unwrap_or_default();
         let mut descriptor = descriptor(release.version, &self.component, configuration)?;
         if release.signed {
-            // From before the clock is set back, so that it is not the signature that is in the way.
+            // The signature holds before and after the clock is set back.
             let (issued, expires) = (SystemTime::now() - 3 * DAY, SystemTime::now() + 30 * DAY);
             let names = vec!["default".to_owned()];
             let statement = Statement { domain: domain.clone(), names, contract: Some("0.1".to_owned()), issued, expires };
