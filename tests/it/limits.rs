@@ -55,7 +55,8 @@ fn halves() -> Vec<Half> {
 
 /// A builder of a runtime with these limits, as a settings file would state them.
 fn builder(home: &str, halves: &[Half], more: &str) -> RuntimeBuilder {
-    let mut settings = format!("home = '{home}'\nallow-loopback = true\ncompile-in-process = true\nrequest-timeout-seconds = 60\n");
+    let mut settings =
+        format!("home = '{home}'\nallow-loopback = true\ncompile-in-process = true\nrequest-timeout-seconds = 60\n");
     let lines = |of_stub| halves.iter().filter(move |half| half.of_stub == of_stub);
     for Half { key, value, .. } in lines(false) {
         settings += &format!("{key} = {value}\n");
@@ -95,9 +96,7 @@ async fn echo(halves: &[Half]) {
 /// Sends messages from one runtime to another one, over the message node of a domain.
 async fn message_node(halves: &[Half]) {
     let (server, _folder) = server_with(protostub_domain::Limits::default()).await;
-    let runtime = async |server: &DomainServer| {
-        builder(server.domain().as_str(), halves, "").build().await.expect("a runtime")
-    };
+    let runtime = async |server: &DomainServer| builder(server.domain().as_str(), halves, "").build().await.expect("a runtime");
     let (alice, bob) = (runtime(&server).await, runtime(&server).await);
     let (alice_app, mut bob_app) = tokio::join!(app(&alice, &server), app(&bob, &server));
     let to = bob_app.address().clone();

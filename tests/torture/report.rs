@@ -59,7 +59,9 @@ impl Row {
         let (before, during) = (median(|round| round.before), median(|round| round.during));
         let timers = median(|round| round.timers);
         if timed && during > FLOOR.max(before * TIMES) {
-            escapes.push(format!("neighbours waited {during:?} (p99), and {before:?} before: more than {TIMES} times and {FLOOR:?}"));
+            escapes.push(format!(
+                "neighbours waited {during:?} (p99), and {before:?} before: more than {TIMES} times and {FLOOR:?}"
+            ));
         }
         if timed && timers > LATE {
             escapes.push(format!("the host program's timers were {timers:?} late"));
