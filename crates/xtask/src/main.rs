@@ -40,7 +40,7 @@ usage: cargo xtask <command>
   test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
   conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
   bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
-  torture      runs every hostile program and server beside well-behaved stubs, and writes target/torture/report.json
+  torture      runs every hostile program, server and environment next to well-behaved stubs, and writes target/torture/report.json
   soak         load, attacks and outages for 20 minutes: nothing may grow
   fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
