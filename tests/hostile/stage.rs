@@ -105,7 +105,11 @@ impl From<anyhow::Error> for Escaped {
     }
 }
 
-pub(crate) fn descriptor(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
+fn descriptor(component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
+    version("1.0", component, configuration)
+}
+
+pub(crate) fn version(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
     let mut descriptor = Descriptor::new("default", Version::parse(version)?);
     descriptor.refer("component.wasm", component);
     descriptor.configuration = configuration;
@@ -144,7 +148,7 @@ impl Stage {
         let echo = component("echo");
         for n in 0..config.neighbours {
             let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-            source.insert(&domain, "default", descriptor("1.0", &echo, Map::new())?.to_json(), echo.clone());
+            source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo.clone());
             neighbours.push(runtime.deploy_protostub(domain.as_str()).await?);
         }
         Ok(Self { runtime, source, neighbours: Neighbours(neighbours), attackers: AtomicUsize::new(0), milliseconds })
@@ -202,7 +206,7 @@ impl Stage {
         };
         let domain = Domain::parse(&domain)?;
         if let Some(component) = attack.component() {
-            let descriptor = descriptor("1.0", &component, attack.configuration(domain.as_str()))?;
+            let descriptor = descriptor(&component, attack.configuration(domain.as_str()))?;
             self.source.insert(&domain, "default", descriptor.to_json(), component);
         }
         let app = self.runtime.register_hyperty(format!("hyperty://home.example/attacked-{n}").as_str()).await?;

@@ -17,7 +17,7 @@ use super::{
     process::Child,
     releases::{FIRST, LAST, NEW, OLD, Publisher, Release, UNSIGNED},
 };
-use crate::{Load, Neighbours, component, percentile, stage::descriptor};
+use crate::{Load, Neighbours, component, percentile, stage::version};
 
 /// The deadline of a request, and the delay that a busy machine adds.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -163,7 +163,7 @@ async fn neighbours(runtime: &Runtime, source: &MemorySource, count: usize) -> R
     let mut stubs = Vec::new();
     for n in 0..count {
         let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-        source.insert(&domain, "default", descriptor("1.0", &echo, Map::new())?.to_json(), echo.clone());
+        source.insert(&domain, "default", version("1.0", &echo, Map::new())?.to_json(), echo.clone());
         stubs.push(runtime.deploy_protostub(domain.as_str()).await?);
     }
     Ok(Neighbours(stubs))
@@ -359,7 +359,7 @@ struct Stranger {
 impl Stranger {
     async fn new(runtime: &Runtime, source: &MemorySource) -> Result<Self> {
         let (domain, actor) = (Domain::parse("stranger.example")?, component("actor"));
-        source.insert(&domain, "default", descriptor("1.0", &actor, Map::new())?.to_json(), actor);
+        source.insert(&domain, "default", version("1.0", &actor, Map::new())?.to_json(), actor);
         runtime.deploy_protostub(domain.as_str()).await?;
         Ok(Self { domain, told: runtime.register_hyperty("hyperty://home.example/told").await? })
     }

@@ -9,7 +9,7 @@ use protostub_runtime::{
 };
 use serde_json::{Value, json};
 
-use crate::{component, stage::descriptor};
+use crate::{component, stage::version};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -77,7 +77,7 @@ impl Publisher {
     pub(super) fn publish(&self, source: &MemorySource, domain: &Domain, release: Release) -> Result<()> {
         let configuration = json!({ "version": release.version, "signed": release.signed });
         let configuration = configuration.as_object().cloned().unwrap_or_default();
-        let mut descriptor = descriptor(release.version, &self.component, configuration)?;
+        let mut descriptor = version(release.version, &self.component, configuration)?;
         if release.signed {
             // The signature holds before and after the clock is set back.
             let (issued, expires) = (SystemTime::now() - 3 * DAY, SystemTime::now() + 30 * DAY);
