@@ -225,8 +225,9 @@ impl Shared {
         if addresses.is_empty() { Err(no_such_host("the name has no addresses".into())) } else { Ok(addresses) }
     }
 
-    /// A tunnel through the proxy. Its own address is the operator's choice and not judged.
-    async fn tunnel(&self, proxy: &Proxy, deadline: &Deadline) -> Result<Stream, EgressError> {
+    /// A connection to the proxy itself, on the way to the deadline's target. Its own address is the
+    /// operator's choice and not judged.
+    pub(crate) async fn reach_proxy(&self, proxy: &Proxy, deadline: &Deadline) -> Result<Stream, EgressError> {
         let to_proxy = Deadline::new(proxy.host.with_port(proxy.port), self.connect_timeout);
         let connect = async {
             let addresses = self.resolve(&proxy.host).await?;
@@ -236,9 +237,13 @@ impl Shared {
                 false => Ok(stream),
             }
         };
-        let wrap = |error: EgressError| proxy.error(&deadline.target, error.to_string());
+        connect.await.map_err(|error: EgressError| proxy.error(&deadline.target, error.to_string()))
+    }
+
+    /// A tunnel through the proxy.
+    async fn tunnel(&self, proxy: &Proxy, deadline: &Deadline) -> Result<Stream, EgressError> {
         let tunnel = async {
-            let mut stream = connect.await.map_err(wrap)?;
+            let mut stream = self.reach_proxy(proxy, deadline).await?;
             proxy.tunnel(&deadline.target, &mut stream).await?;
             Ok(stream)
         };

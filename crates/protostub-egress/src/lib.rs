@@ -23,6 +23,7 @@ mod resolve;
 mod connect;
 mod egress;
 mod http;
+mod http1;
 mod proxy;
 mod tls;
 
@@ -33,9 +34,10 @@ pub use connect::Connection;
 pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
-pub use http::{HttpClient, request_headers};
+pub use http::{HttpClient, HttpTarget, request_headers};
+pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
 pub use resolve::{Resolver, SystemResolver};
 pub use rule::{Fit, Ports, Rule, RuleError};
 
-/// The client that requests and responses of [`HttpClient`] are of.
+/// The responses of [`HttpClient`] are reqwest's.
 pub use reqwest;

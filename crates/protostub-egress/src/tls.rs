@@ -56,11 +56,6 @@ pub(crate) async fn handshake(
     TlsConnector::from(config).connect(name, stream).await.map(Box::new).map_err(fail)
 }
 
-/// Whether an error is one of TLS.
-pub(crate) fn is_tls(error: &io::Error) -> bool {
-    cause(error).is_some()
-}
-
 /// What rustls said, and what to do where that is known.
 pub(crate) fn problem(error: &io::Error) -> String {
     let text = chain(error);

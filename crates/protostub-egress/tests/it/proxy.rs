@@ -106,7 +106,7 @@ async fn http_goes_through_the_proxy_as_well() {
     let authority = Authority::new();
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let url = format!("http://me:p%40ss@proxy.internal:{}", proxy.port);
-    let client = Egress::new(through(&url, &[&authority])).unwrap().http(&sp1(443)).unwrap();
+    let client = Egress::new(through(&url, &[&authority])).unwrap().http(&sp1(443));
     let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "hello");
     let heads = proxy.heads();
@@ -118,7 +118,7 @@ async fn http_goes_through_the_proxy_as_well() {
 async fn http_without_tls_is_asked_of_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let grants = Grants::none().allow_host("sp1.example", 80, true).unwrap();
-    let client = Egress::new(through(&proxy.url(), &[])).unwrap().http(&grants).unwrap();
+    let client = Egress::new(through(&proxy.url(), &[])).unwrap().http(&grants);
     let response = client.get(&"http://sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "ok");
     assert_eq!(proxy.heads()[0][0], "GET http://sp1.example/x HTTP/1.1");
@@ -129,7 +129,7 @@ async fn the_proxy_is_not_asked_for_what_is_not_granted() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
     let grants = sp1(443).allow_host("10.0.0.1", 443, false).unwrap().allow_host("localhost", 443, false).unwrap();
-    let client = egress.http(&grants).unwrap();
+    let client = egress.http(&grants);
     for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
         assert!(egress.connect(&grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
         let url: Url = format!("https://{host}/").parse().unwrap();
@@ -147,7 +147,7 @@ async fn this_host_is_not_reached_through_the_proxy() {
     let connection = egress.connect(&grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().port(), direct.port);
     let url = format!("http://sp1.localhost:{}/x", direct.port).parse().unwrap();
-    assert_eq!(egress.http(&grants).unwrap().get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
+    assert_eq!(egress.http(&grants).get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
     assert!(proxy.heads().is_empty());
 }
 
@@ -179,14 +179,14 @@ async fn the_proxy_may_be_on_this_host() {
     for host in ["localhost", "127.0.0.1"] {
         let egress = Egress::new(through(&format!("http://{host}:{}", proxy.port), &[&authority])).unwrap();
         egress.connect(&sp1(443), "mqtt.sp1.example", 443, true, &[]).await.unwrap();
-        let client = egress.http(&sp1(443)).unwrap();
+        let client = egress.http(&sp1(443));
         let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
         assert_eq!(response.text().await.unwrap(), "hello");
         // That it is there opens nothing.
         let to_proxy = sp1(443).allow_host(host, proxy.port, true).unwrap();
         let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
         assert!(egress.connect(&to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
-        assert!(egress.http(&to_proxy).unwrap().get(&url, 0).await.unwrap_err().is_refused());
+        assert!(egress.http(&to_proxy).get(&url, 0).await.unwrap_err().is_refused());
     }
 }
 
@@ -224,7 +224,7 @@ async fn a_proxy_over_tls_carries_tls() {
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     assert!(text.ends_with("hello"));
-    let client = egress.http(&sp1(443)).unwrap();
+    let client = egress.http(&sp1(443));
     let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "hello");
 }

@@ -6,25 +6,28 @@
 //! ```
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures_util::future::BoxFuture;
 use http::Method;
-use protostub_egress::{EgressError, HttpClient};
-use url::{Position, Url};
+use protostub_egress::{Egress, EgressError, ExchangeError, Grants, Http1, HttpBody, HttpLimits, HttpRequest, HttpTarget};
+use url::{Origin, Position, Url};
 
 use super::{
     Authorization, Error, TransportLimits,
-    error::{chain, too_long},
+    error::too_long,
     headers,
+    idle::IdleConnections,
     news::{News, Topic},
-    traffic::{Direction, Gate, Traffic},
+    traffic::{Counted, Traffic},
 };
+
+/// What a head has besides the names and values of its fields, in bytes: the status line, and for each
+/// field a colon, a space and the end of a line.
+const HEAD_FRAMING_BYTES: usize = 8 << 10;
 
 /// What a stub asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +56,20 @@ pub(super) struct Exchange {
     /// The stub was given the error that the exchange ended with: nothing is new any more.
     end_told: bool,
     receive_bytes: usize,
-    incoming: Gate,
+    origin: Origin,
+    /// The connection, when the whole body was read.
+    idle: Option<Http1<Counted>>,
 }
 
-type Body = BoxStream<'static, reqwest::Result<Bytes>>;
+/// Where the exchanges of a stub go.
+pub(super) struct Route<'c> {
+    pub(super) egress: &'c Egress,
+    pub(super) grants: &'c Grants,
+    pub(super) traffic: &'c Arc<Traffic>,
+    pub(super) idle: &'c mut IdleConnections,
+}
+
+type Body = Box<HttpBody<Counted>>;
 
 enum Phase {
     Sending(BoxFuture<'static, Result<(Head, Body), String>>),
@@ -69,9 +82,8 @@ enum Phase {
 impl Exchange {
     /// Checks what can be checked at once, and prepares the request; it is sent when the exchange is first driven.
     pub(super) fn send(
-        client: &HttpClient,
+        route: Route<'_>,
         limits: &TransportLimits,
-        traffic: &Arc<Traffic>,
         request: Request,
         authorization: Option<Authorization>,
     ) -> Result<Self, Error> {
@@ -81,48 +93,50 @@ impl Exchange {
         if request.body.len() > limits.request_body_bytes {
             return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
         }
-
-        let target = format!("{method} {}", &url[..Position::AfterPath]);
-        let builder = client.request(method, &url).map_err(|error| match error {
+        let refused = |error| match error {
             EgressError::Refused(refused) => Error::Denied(refused.to_string()),
             error => Error::Invalid(error.to_string()),
-        })?;
-        let mut builder = builder.headers(headers);
-        let in_headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = request.url.len() + in_headers + request.body.len();
-        let mut outgoing = Gate::new(traffic, Direction::Out);
-        if !request.body.is_empty() {
-            builder = builder.body(request.body);
-        }
-        let (name, header_bytes, head_timeout) = (target.clone(), limits.response_header_bytes, limits.head_timeout);
+        };
+        let name = format!("{method} {}", &url[..Position::AfterPath]);
+        let target = HttpTarget::new(route.grants, &url).map_err(refused)?;
+        let request = route.egress.http_request(&target, method, headers, request.body.into()).map_err(refused)?;
+
+        let sending = Sending {
+            name: name.clone(),
+            egress: route.egress.clone(),
+            grants: route.grants.clone(),
+            traffic: Arc::clone(route.traffic),
+            http_limits: HttpLimits {
+                head_bytes: limits.response_header_bytes + HEAD_FRAMING_BYTES,
+                fields: limits.response_headers,
+                informational: limits.informational_responses,
+                silence: route.egress.read_timeout(),
+            },
+            header_bytes: limits.response_header_bytes,
+            target,
+        };
+        let (origin, head_timeout) = (sending.target.origin(), limits.head_timeout);
+        let idle = route.idle.take(&origin);
         let exchange = async move {
-            poll_fn(|cx| outgoing.poll_open(cx)).await;
-            outgoing.count(bytes);
-            let sent = async {
-                if let Some(authorization) = authorization {
-                    let value = authorization.await.map_err(|why| format!("{name} was not sent: {why}"))?;
-                    builder = builder.header(http::header::AUTHORIZATION, value);
-                }
-                builder.send().await.map_err(|error| EgressError::from(error).to_string())
-            };
-            let response = match tokio::time::timeout(head_timeout, sent).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(how)) => return Err(how),
-                Err(_) => return Err(format!("{name} got no answer within {head_timeout:?}")),
-            };
-            let headers = headers::list(response.headers(), header_bytes)
-                .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, header_bytes)))?;
-            Ok((Head { status: response.status().as_u16(), headers }, response.bytes_stream().boxed()))
+            let late = || Err(format!("{} got no answer within {head_timeout:?}", sending.name));
+            let answered = tokio::time::timeout(head_timeout, sending.send(request, idle, authorization)).await;
+            answered.unwrap_or_else(|_| late())
         };
         Ok(Self {
             news: News::default(),
             phase: Phase::Sending(Box::pin(exchange)),
-            target,
+            target: name,
             held: Bytes::new(),
             end_told: false,
             receive_bytes: limits.receive_bytes,
-            incoming: Gate::new(traffic, Direction::In),
+            origin,
+            idle: None,
         })
+    }
+
+    /// The connection for the next exchange with its origin, once this exchange does not need it any more.
+    pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<Counted>)> {
+        Some((self.origin.clone(), self.idle.take()?))
     }
 
     /// The head, also when the body failed meanwhile.
@@ -168,6 +182,10 @@ impl Exchange {
             self.news.set(Topic::State);
         }
         self.read_ahead(cx);
+        if let Phase::Answered(_, Some(body)) = &mut self.phase {
+            // The server may have answered before it read the whole request.
+            body.drive(cx);
+        }
         let has_body = matches!(self.phase, Phase::Answered(_, Some(_)));
         if !self.held.is_empty() || !(has_body || self.end_told) {
             self.news.set(Topic::Read);
@@ -177,24 +195,83 @@ impl Exchange {
 
     /// Reads one piece, unless there is one that the stub has not fetched.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        while self.held.is_empty()
-            && let Phase::Answered(head, Some(body)) = &mut self.phase
-        {
-            if self.incoming.poll_open(cx).is_pending() {
-                return;
+        if !self.held.is_empty() {
+            return;
+        }
+        let Phase::Answered(head, reading) = &mut self.phase else { return };
+        let Some(body) = reading else { return };
+        match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(piece))) => self.held = piece,
+            Poll::Ready(Some(Err(error))) => {
+                let how = format!("the answer to {} broke off: {error}", self.target);
+                self.phase = Phase::Failed(Some(head.clone()), how);
             }
-            match Pin::new(body).poll_next(cx) {
-                Poll::Ready(Some(Ok(piece))) => {
-                    self.incoming.count(piece.len());
-                    self.held = piece;
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let how = format!("the answer to {} broke off: {}", self.target, chain(&error.without_url()));
-                    self.phase = Phase::Failed(Some(head.clone()), how);
-                }
-                Poll::Ready(None) => self.phase = Phase::Answered(head.clone(), None),
-                Poll::Pending => return,
+            Poll::Ready(None) => self.idle = reading.take().and_then(|body| body.into_idle()),
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// A request on its way.
+struct Sending {
+    /// The method and the URL without its query, for the texts of errors.
+    name: String,
+    egress: Egress,
+    grants: Grants,
+    traffic: Arc<Traffic>,
+    http_limits: HttpLimits,
+    /// Limit of the names and values of a response's fields.
+    header_bytes: usize,
+    target: HttpTarget,
+}
+
+impl Sending {
+    async fn send(
+        &self,
+        mut request: HttpRequest,
+        idle: Option<Http1<Counted>>,
+        authorization: Option<Authorization>,
+    ) -> Result<(Head, Body), String> {
+        let Self { name, header_bytes, .. } = self;
+        if let Some(authorization) = authorization {
+            let value = authorization.await.map_err(|why| format!("{name} was not sent: {why}"))?;
+            request.append(http::header::AUTHORIZATION, value);
+        }
+        let (head, body) = self.exchange(request, idle).await?;
+        let headers = headers::list(head.headers(), *header_bytes)
+            .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, *header_bytes)))?;
+        Ok((Head { status: head.status().as_u16(), headers }, Box::new(body)))
+    }
+
+    /// Sends the request over an idle connection, or over a new one. A request is sent over a second
+    /// connection only if the server closed the first one before a byte of the request was sent.
+    async fn exchange(
+        &self,
+        mut request: HttpRequest,
+        idle: Option<Http1<Counted>>,
+    ) -> Result<(http::Response<()>, HttpBody<Counted>), String> {
+        if let Some(http) = idle {
+            match http.exchange(request).await {
+                Err(ExchangeError::Unsent(unsent)) => request = *unsent,
+                answer => return answer.map_err(|error| self.failed(&error)),
             }
+        }
+        let connection = self.egress.connect_http(&self.grants, &self.target).await;
+        let connection = connection.map_err(|error| self.target.failed(error).to_string())?;
+        let answer = async {
+            let http = Http1::new(Counted::new(connection, &self.traffic), self.http_limits).await?;
+            http.exchange(request).await
+        };
+        answer.await.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &ExchangeError) -> String {
+        match error {
+            ExchangeError::Head { fields, .. } => {
+                let Self { name, header_bytes, .. } = self;
+                format!("{name} failed: a response's head is over the limit of {header_bytes} bytes or {fields} fields")
+            }
+            error => self.target.broken(error).to_string(),
         }
     }
 }
