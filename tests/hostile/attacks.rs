@@ -73,7 +73,7 @@ pub fn opens_connections() -> Attack {
 }
 
 pub fn opens_connections_to_many_names() -> Attack {
-    Attack::program("asks_many_names", Spares("1000 names have answered"))
+    Attack::program("asks_many_names", Spares("1000 names were asked"))
         .named("opens_connections_to_many_names")
         .with(servers::keeps_connections)
         .below("localhost", "http")

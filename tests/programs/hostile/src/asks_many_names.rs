@@ -2,52 +2,66 @@
 
 use std::cell::Cell;
 
-use crate::{Stub, rethink::protostub::http, told};
+use crate::{Error, Stub, rethink::protostub::http, told};
 
 const NAMES: u32 = 1_000;
 const AT_A_TIME: u32 = 4;
 
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    asked: u32,
+    answered: u32,
+    /// Refused, or broken.
+    failed: u32,
+}
+
 thread_local! {
-    static ASKED: Cell<u32> = const { Cell::new(0) };
-    static ANSWERED: Cell<u32> = const { Cell::new(0) };
+    static PROGRESS: Cell<Progress> = const { Cell::new(Progress { asked: 0, answered: 0, failed: 0 }) };
 }
 
 pub fn attack(stub: &Stub) -> Option<String> {
-    ASKED.set(0);
-    ANSWERED.set(0);
+    PROGRESS.set(Progress::default());
     (0..AT_A_TIME).find_map(|_| ask(stub))
 }
 
 fn ask(stub: &Stub) -> Option<String> {
-    let n = ASKED.get();
-    if n == NAMES {
+    let mut progress = PROGRESS.get();
+    if progress.asked == NAMES {
         return None;
     }
-    ASKED.set(n + 1);
-    let url = format!("http://x{n}.{}/", stub.text("server"));
+    let url = format!("http://x{}.{}/", progress.asked, stub.text("server"));
+    progress.asked += 1;
+    PROGRESS.set(progress);
     let request = http::Request { method: "GET".to_owned(), url, headers: Vec::new(), body: Vec::new() };
-    http::send(&request).err().map(|error| format!("after {} names: {}", ANSWERED.get(), told(&error)))
+    http::send(&request).err().map(|error| told(&error))
 }
 
 pub fn ready(stub: &Stub, exchange: u32) -> Option<String> {
-    match http::poll(exchange) {
-        Ok(None) => return None,
-        Ok(Some(_)) => {}
-        // It was read to its end.
-        Err(crate::Error::Closed) => return None,
-        Err(error) => return Some(format!("after {} names: {}", ANSWERED.get(), told(&error))),
+    let mut progress = PROGRESS.get();
+    match read(exchange) {
+        Ok(false) => return None,
+        Ok(true) => progress.answered += 1,
+        Err(_) => progress.failed += 1,
     }
-    loop {
-        match http::receive(exchange, 1 << 20) {
-            Ok(Some(bytes)) if bytes.is_empty() => return None,
-            Ok(Some(_)) => {}
-            Ok(None) => break,
-            Err(error) => return Some(told(&error)),
-        }
-    }
-    ANSWERED.set(ANSWERED.get() + 1);
-    if ANSWERED.get() == NAMES {
-        return Some(format!("{NAMES} names have answered"));
+    http::cancel(exchange);
+    PROGRESS.set(progress);
+    if progress.answered + progress.failed == NAMES {
+        return Some(format!("{NAMES} names were asked, {} answered", progress.answered));
     }
     ask(stub)
+}
+
+/// Reads what there is. True: to the end.
+fn read(exchange: u32) -> Result<bool, Error> {
+    match http::poll(exchange) {
+        Ok(None) | Err(Error::Closed) => return Ok(false),
+        other => other?,
+    };
+    loop {
+        match http::receive(exchange, 1 << 20)? {
+            None => return Ok(true),
+            Some(bytes) if bytes.is_empty() => return Ok(false),
+            Some(_) => {}
+        }
+    }
 }
