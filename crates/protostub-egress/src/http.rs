@@ -11,6 +11,7 @@ use crate::{
     error::{EgressError, chain},
     grants::{Grants, Protection, Refused},
     host::Host,
+    quota::Quota,
     tls,
 };
 
@@ -52,11 +53,11 @@ pub struct HttpClient {
 }
 
 impl Egress {
-    /// A client within grants, with connections of its own.
+    /// A client within grants, with connections of its own. Its attempts and look-ups are charged to the quota, its sockets are not.
     ///
     /// # Errors
     /// [`EgressError::Config`], if the client cannot be set up.
-    pub fn http(&self, grants: &Grants) -> Result<HttpClient, EgressError> {
+    pub fn http(&self, grants: &Grants, quota: &Quota) -> Result<HttpClient, EgressError> {
         let grants = Arc::new(grants.clone());
         let mut tls = rustls::ClientConfig::clone(&self.0.tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -64,7 +65,11 @@ impl Egress {
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .dns_resolver(CheckedResolver { shared: Arc::clone(&self.0), grants: Arc::clone(&grants) })
+            .dns_resolver(CheckedResolver {
+                shared: Arc::clone(&self.0),
+                grants: Arc::clone(&grants),
+                quota: quota.clone(),
+            })
             .connect_timeout(self.0.connect_timeout)
             .read_timeout(self.0.read_timeout)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
@@ -215,17 +220,19 @@ impl From<reqwest::Error> for EgressError {
 struct CheckedResolver {
     shared: Arc<Shared>,
     grants: Arc<Grants>,
+    quota: Quota,
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (shared, grants) = (Arc::clone(&self.shared), Arc::clone(&self.grants));
+        let (shared, grants, quota) = (Arc::clone(&self.shared), Arc::clone(&self.grants), self.quota.clone());
         Box::pin(async move {
             let host = Host::parse(name.as_str()).map_err(|problem| EgressError::invalid(name.as_str(), problem))?;
             // The proxy's address is the operator's choice. Whoever asks for the proxy's name as a server gets there through the proxy; and if
             // that name is `localhost`, it was judged before the request began.
             let is_proxy = shared.proxy.as_ref().is_some_and(|proxy| proxy.host == host);
-            let addresses = shared.resolve(&host).await?;
+            quota.attempt().map_err(|limit| EgressError::Limit { target: host.to_string(), limit })?;
+            let addresses = shared.resolve(&quota, &host).await?;
             let admitted = match is_proxy {
                 true => addresses,
                 false => grants.admit(&host, 0, Protection::Tls, addresses).map_err(EgressError::from)?,

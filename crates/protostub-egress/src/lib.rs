@@ -20,10 +20,14 @@ mod addresses;
 mod host;
 mod resolve;
 
+mod quota;
+
 mod connect;
 mod egress;
 mod http;
 mod proxy;
+mod chains;
+mod handshakes;
 mod tls;
 
 mod error;
@@ -34,6 +38,7 @@ pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
 pub use http::{HttpClient, request_headers};
+pub use quota::{LimitReached, Quota, QuotaLimits};
 pub use resolve::{Resolver, SystemResolver};
 pub use rule::{Fit, Ports, Rule, RuleError};
 

@@ -35,7 +35,7 @@ use std::{
 
 use ::http::HeaderValue;
 use futures_util::future::BoxFuture;
-use protostub_egress::{Egress, Grants, HttpClient};
+use protostub_egress::{Egress, Grants, HttpClient, Quota};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 pub(crate) use self::{
@@ -55,8 +55,7 @@ pub(crate) type Authorization = BoxFuture<'static, Result<HeaderValue, String>>;
 
 /// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
 pub(crate) struct Connections {
-    egress: Egress,
-    grants: Grants,
+    route: Route,
     limits: TransportLimits,
     /// Made with the first exchange: most stubs have none.
     http: Option<HttpClient>,
@@ -65,6 +64,14 @@ pub(crate) struct Connections {
     /// The handles of those that say good-bye, oldest first.
     closing: VecDeque<u32>,
     woken: Arc<Woken>,
+}
+
+/// How a stub's connections leave.
+#[derive(Clone)]
+struct Route {
+    egress: Egress,
+    quota: Quota,
+    grants: Grants,
     traffic: Arc<Traffic>,
 }
 
@@ -103,12 +110,10 @@ impl Transport {
 }
 
 impl Connections {
-    /// No connection yet; those to come use `egress` with the stub's `grants`.
-    pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
+    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged to its `quota`.
+    pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
         Self {
-            egress,
-            grants,
-            traffic: Traffic::new(&limits),
+            route: Route { egress, quota, grants, traffic: Traffic::new(&limits) },
             limits,
             http: None,
             connections: HashMap::new(),
@@ -178,7 +183,12 @@ impl Connections {
 
     /// How often a connection had to wait to receive, and to send, since this was asked last: others had used up what a second has.
     pub(crate) fn take_throttled(&self) -> (u64, u64) {
-        self.traffic.take_throttled()
+        self.route.traffic.take_throttled()
+    }
+
+    /// The limits of the quota that refused a connection since this was asked last, and how often.
+    pub(crate) fn take_refused(&self) -> [(&'static str, u64); 3] {
+        self.route.quota.take_hits()
     }
 
     /// Drives one connection; whether the stub is to be told of it.
@@ -210,6 +220,15 @@ impl Connections {
             "{open} connections are open, and the limit is {}: close or cancel one first",
             self.limits.connections
         )))
+    }
+
+    /// Checks the quota for one more connection, so that the stub learns of it at once.
+    fn check_quota(&self) -> Result<(), Error> {
+        let quota = &self.route.quota;
+        quota.check().map_err(|limit| {
+            quota.note(limit);
+            Error::Limit(limit.to_string())
+        })
     }
 
     fn insert(&mut self, handle: u32, transport: Transport) {
@@ -263,8 +282,8 @@ impl Connections {
         authorization: Option<Authorization>,
     ) -> Result<(), Error> {
         self.check_room()?;
-        let route = websocket::Route { egress: &self.egress, grants: &self.grants, traffic: &self.traffic };
-        let socket = websocket::WebSocket::open(route, &self.limits, url, protocols, headers, authorization)?;
+        self.check_quota()?;
+        let socket = websocket::WebSocket::open(&self.route, &self.limits, url, protocols, headers, authorization)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
         Ok(())
     }
@@ -318,11 +337,12 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn http_send(&mut self, handle: u32, request: Request, authorization: Option<Authorization>) -> Result<(), Error> {
         self.check_room()?;
+        let route = &self.route;
         let client = match &mut self.http {
             Some(client) => client,
-            none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
+            none => none.insert(route.egress.http(&route.grants, &route.quota).map_err(|error| Error::Io(error::chain(&error)))?),
         };
-        let exchange = http::Exchange::send(client, &self.limits, &self.traffic, request, authorization)?;
+        let exchange = http::Exchange::send(client, &self.limits, &route.traffic, request, authorization)?;
         self.insert(handle, Transport::Http(Box::new(exchange)));
         Ok(())
     }
@@ -367,7 +387,8 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
         self.check_room()?;
-        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, &self.traffic, host, port, tls)?;
+        self.check_quota()?;
+        let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, tls)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));
         Ok(())
     }
