@@ -25,6 +25,7 @@ use crate::{
     grants::{Grants, Protection},
     host::Host,
     http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest},
+    quota::Quota,
 };
 
 /// Number of connections of a client that wait for the next request, and for how long: a party that
@@ -156,17 +157,18 @@ impl Egress {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn connect_http(&self, grants: &Grants, target: &HttpTarget) -> Result<Connection, EgressError> {
+    pub async fn connect_http(&self, grants: &Grants, quota: &Quota, target: &HttpTarget) -> Result<Connection, EgressError> {
         let HttpTarget { host, port, protection, .. } = target;
         match (self.0.proxy_for(host), protection) {
             (Some(proxy), Protection::Plain) => {
                 grants.check_host(host, *port, *protection)?;
                 let deadline = Deadline::new(host.with_port(*port), self.0.connect_timeout);
-                let stream = deadline.within(Phase::Tunnelling, self.0.reach_proxy(proxy, &deadline)).await?;
+                deadline.attempt(quota)?;
+                let stream = deadline.within(Phase::Tunnelling, self.0.reach_proxy(proxy, quota, &deadline)).await?;
                 Ok(Connection { stream, host: host.clone(), port: *port, tls: false })
             }
-            (_, Protection::Plain) => self.connect(grants, &host.to_string(), *port, false, &[]).await,
-            (_, Protection::Tls) => self.connect(grants, &host.to_string(), *port, true, &[b"http/1.1"]).await,
+            (_, Protection::Plain) => self.connect(grants, quota, &host.to_string(), *port, false, &[]).await,
+            (_, Protection::Tls) => self.connect(grants, quota, &host.to_string(), *port, true, &[b"http/1.1"]).await,
         }
     }
 
@@ -176,10 +178,10 @@ impl Egress {
         self.0.read_timeout
     }
 
-    /// A client within grants, with connections of its own.
+    /// A client within grants, with connections of its own, which are charged to the quota.
     #[must_use]
-    pub fn http(&self, grants: &Grants) -> HttpClient {
-        HttpClient { egress: self.clone(), grants: Arc::new(grants.clone()), idle: Arc::default() }
+    pub fn http(&self, grants: &Grants, quota: &Quota) -> HttpClient {
+        HttpClient { egress: self.clone(), grants: Arc::new(grants.clone()), quota: quota.clone(), idle: Arc::default() }
     }
 }
 
@@ -192,6 +194,7 @@ impl Egress {
 pub struct HttpClient {
     egress: Egress,
     grants: Arc<Grants>,
+    quota: Quota,
     idle: Arc<Idle>,
 }
 
@@ -240,7 +243,8 @@ impl HttpClient {
                 answer => return answer.map_err(|error| target.broken(&error)),
             }
         }
-        let connection = self.egress.connect_http(&self.grants, target).await.map_err(|error| target.failed(error))?;
+        let connection = self.egress.connect_http(&self.grants, &self.quota, target).await;
+        let connection = connection.map_err(|error| target.failed(error))?;
         let limits = HttpLimits { silence: self.egress.read_timeout(), ..HttpLimits::default() };
         let answer = async { Http1::new(connection, limits).await?.exchange(request).await };
         answer.await.map_err(|error| target.broken(&error))

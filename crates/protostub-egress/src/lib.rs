@@ -20,11 +20,15 @@ mod addresses;
 mod host;
 mod resolve;
 
+mod quota;
+
 mod connect;
 mod egress;
 mod http;
 mod http1;
 mod proxy;
+mod chains;
+mod handshakes;
 mod tls;
 
 mod error;
@@ -36,6 +40,7 @@ pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
 pub use http::{HttpClient, HttpTarget, request_headers};
 pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
+pub use quota::{LimitReached, Quota, QuotaLimits};
 pub use resolve::{Resolver, SystemResolver};
 pub use rule::{Fit, Ports, Rule, RuleError};
 

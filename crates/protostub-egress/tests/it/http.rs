@@ -6,7 +6,7 @@ use protostub_egress::{
     reqwest::{Method, StatusCode, Url},
 };
 
-use crate::fixture::{Authority, Names, Tls, config, egress, listen, sp1, sp1_here};
+use crate::fixture::{Authority, Names, Tls, config, egress, http, listen, sp1, sp1_here};
 
 /// Greets, shows the headers of requests, and redirects to what stands in the query.
 fn router() -> Router {
@@ -54,7 +54,7 @@ async fn client() -> (HttpClient, u16, Arc<Names>) {
         ("private.sp1.example", &["10.0.0.1"]),
         ("metadata.sp1.example", &["::ffff:169.254.169.254"]),
     ]);
-    let client = egress(&names, &[&authority]).http(&sp1_here(port));
+    let client = http(&egress(&names, &[&authority]), &sp1_here(port));
     (client, port, names)
 }
 
@@ -106,7 +106,7 @@ async fn addresses_in_urls_are_judged_in_every_spelling() {
     for address in ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "fd00:ec2::254", "0.0.0.0"] {
         grants = grants.allow_host(address, 80, true).unwrap();
     }
-    let client = egress(&names, &[]).http(&grants);
+    let client = http(&egress(&names, &[]), &grants);
     for host in
         ["169.254.169.254", "127.0.0.1", "10.0.0.1", "[::1]", "[fd00:ec2::254]", "[::ffff:10.0.0.1]", "2130706433", "0x7f.1", "0"]
     {
@@ -147,7 +147,7 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
 }
 
 fn client_again(names: &Arc<Names>, port: u16) -> HttpClient {
-    egress(names, &[]).http(&sp1(port))
+    http(&egress(names, &[]), &sp1(port))
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn without_tls_only_where_that_is_granted() {
     let port = plain().await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let here = Grants::none().allow_loopback(true);
-    let client = |grants: Grants| egress(&names, &[]).http(&grants);
+    let client = |grants: Grants| http(&egress(&names, &[]), &grants);
     let text = async |client: HttpClient, to: String| client.get(&url(&to), 1).await.unwrap().text().await.unwrap();
 
     let granted = client(here.clone().allow_host("sp1.example", port, true).unwrap());
@@ -221,7 +221,7 @@ async fn certificates_are_verified() {
     let port = https(&authority, &["sp2.example"]).await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let check = async |roots: &[&Authority], expected: &str| {
-        let client = egress(&names, roots).http(&sp1_here(port));
+        let client = http(&egress(&names, roots), &sp1_here(port));
         let error = fails(&client, &format!("https://sp1.example:{port}/hello?secret")).await;
         let text = error.to_string();
         assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");
@@ -238,7 +238,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let mut config = config(&names, &[]);
     config.read_timeout = std::time::Duration::from_millis(20);
     let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
-    let client = Egress::new(config).unwrap().http(&grants);
+    let client = http(&Egress::new(config).unwrap(), &grants);
     let error = fails(&client, &format!("http://sp1.example:{port}/")).await;
     assert!(matches!(error, EgressError::Http { timed_out: true, .. }), "{error:?}");
     assert!(error.is_retryable());

@@ -5,24 +5,20 @@
 //!       └──────────► Failed(how) ◄──────┘
 //! ```
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Method;
-use protostub_egress::{Egress, EgressError, ExchangeError, Grants, Http1, HttpBody, HttpLimits, HttpRequest, HttpTarget};
+use protostub_egress::{EgressError, ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest, HttpTarget};
 use url::{Origin, Position, Url};
 
 use super::{
-    Authorization, Error, TransportLimits,
+    Authorization, Error, Route, TransportLimits,
     error::too_long,
     headers,
-    idle::IdleConnections,
     news::{News, Topic},
-    traffic::{Counted, Traffic},
+    traffic::Counted,
 };
 
 /// What a head has besides the names and values of its fields, in bytes: the status line, and for each
@@ -61,14 +57,6 @@ pub(super) struct Exchange {
     idle: Option<Http1<Counted>>,
 }
 
-/// Where the exchanges of a stub go.
-pub(super) struct Route<'c> {
-    pub(super) egress: &'c Egress,
-    pub(super) grants: &'c Grants,
-    pub(super) traffic: &'c Arc<Traffic>,
-    pub(super) idle: &'c mut IdleConnections,
-}
-
 type Body = Box<HttpBody<Counted>>;
 
 enum Phase {
@@ -80,60 +68,6 @@ enum Phase {
 }
 
 impl Exchange {
-    /// Checks what can be checked at once, and prepares the request; it is sent when the exchange is first driven.
-    pub(super) fn send(
-        route: Route<'_>,
-        limits: &TransportLimits,
-        request: Request,
-        authorization: Option<Authorization>,
-    ) -> Result<Self, Error> {
-        let method = parse_method(&request.method)?;
-        let url = parse_url(&request.url, limits)?;
-        let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
-        if request.body.len() > limits.request_body_bytes {
-            return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
-        }
-        let refused = |error| match error {
-            EgressError::Refused(refused) => Error::Denied(refused.to_string()),
-            error => Error::Invalid(error.to_string()),
-        };
-        let name = format!("{method} {}", &url[..Position::AfterPath]);
-        let target = HttpTarget::new(route.grants, &url).map_err(refused)?;
-        let request = route.egress.http_request(&target, method, headers, request.body.into()).map_err(refused)?;
-
-        let sending = Sending {
-            name: name.clone(),
-            egress: route.egress.clone(),
-            grants: route.grants.clone(),
-            traffic: Arc::clone(route.traffic),
-            http_limits: HttpLimits {
-                head_bytes: limits.response_header_bytes + HEAD_FRAMING_BYTES,
-                fields: limits.response_headers,
-                informational: limits.informational_responses,
-                silence: route.egress.read_timeout(),
-            },
-            header_bytes: limits.response_header_bytes,
-            target,
-        };
-        let (origin, head_timeout) = (sending.target.origin(), limits.head_timeout);
-        let idle = route.idle.take(&origin);
-        let exchange = async move {
-            let late = || Err(format!("{} got no answer within {head_timeout:?}", sending.name));
-            let answered = tokio::time::timeout(head_timeout, sending.send(request, idle, authorization)).await;
-            answered.unwrap_or_else(|_| late())
-        };
-        Ok(Self {
-            news: News::default(),
-            phase: Phase::Sending(Box::pin(exchange)),
-            target: name,
-            held: Bytes::new(),
-            end_told: false,
-            receive_bytes: limits.receive_bytes,
-            origin,
-            idle: None,
-        })
-    }
-
     /// The connection for the next exchange with its origin, once this exchange does not need it any more.
     pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<Counted>)> {
         Some((self.origin.clone(), self.idle.take()?))
@@ -212,67 +146,111 @@ impl Exchange {
     }
 }
 
-/// A request on its way.
-struct Sending {
+/// A request that may be sent.
+pub(super) struct Sending {
     /// The method and the URL without its query, for the texts of errors.
     name: String,
-    egress: Egress,
-    grants: Grants,
-    traffic: Arc<Traffic>,
-    http_limits: HttpLimits,
-    /// Limit of the names and values of a response's fields.
-    header_bytes: usize,
+    route: Route,
     target: HttpTarget,
+    request: HttpRequest,
+    authorization: Option<Authorization>,
+    limits: TransportLimits,
 }
 
 impl Sending {
-    async fn send(
-        &self,
-        mut request: HttpRequest,
-        idle: Option<Http1<Counted>>,
+    /// Checks what can be checked at once.
+    pub(super) fn new(
+        route: &Route,
+        limits: &TransportLimits,
+        request: Request,
         authorization: Option<Authorization>,
-    ) -> Result<(Head, Body), String> {
-        let Self { name, header_bytes, .. } = self;
-        if let Some(authorization) = authorization {
-            let value = authorization.await.map_err(|why| format!("{name} was not sent: {why}"))?;
-            request.append(http::header::AUTHORIZATION, value);
+    ) -> Result<Self, Error> {
+        let method = parse_method(&request.method)?;
+        let url = parse_url(&request.url, limits)?;
+        let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
+        if request.body.len() > limits.request_body_bytes {
+            return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
         }
-        let (head, body) = self.exchange(request, idle).await?;
-        let headers = headers::list(head.headers(), *header_bytes)
-            .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, *header_bytes)))?;
-        Ok((Head { status: head.status().as_u16(), headers }, Box::new(body)))
-    }
-
-    /// Sends the request over an idle connection, or over a new one. A request is sent over a second
-    /// connection only if the server closed the first one before a byte of the request was sent.
-    async fn exchange(
-        &self,
-        mut request: HttpRequest,
-        idle: Option<Http1<Counted>>,
-    ) -> Result<(http::Response<()>, HttpBody<Counted>), String> {
-        if let Some(http) = idle {
-            match http.exchange(request).await {
-                Err(ExchangeError::Unsent(unsent)) => request = *unsent,
-                answer => return answer.map_err(|error| self.failed(&error)),
-            }
-        }
-        let connection = self.egress.connect_http(&self.grants, &self.target).await;
-        let connection = connection.map_err(|error| self.target.failed(error).to_string())?;
-        let answer = async {
-            let http = Http1::new(Counted::new(connection, &self.traffic), self.http_limits).await?;
-            http.exchange(request).await
+        let refused = |error| match error {
+            EgressError::Refused(refused) => Error::Denied(refused.to_string()),
+            error => Error::Invalid(error.to_string()),
         };
-        answer.await.map_err(|error| self.failed(&error))
+        let name = format!("{method} {}", &url[..Position::AfterPath]);
+        let target = HttpTarget::new(&route.grants, &url).map_err(refused)?;
+        let request = route.egress.http_request(&target, method, headers, request.body.into()).map_err(refused)?;
+        Ok(Self { name, route: route.clone(), target, request, authorization, limits: limits.clone() })
     }
 
-    fn failed(&self, error: &ExchangeError) -> String {
-        match error {
+    /// Requests with the same origin can share connections.
+    pub(super) fn origin(&self) -> Origin {
+        self.target.origin()
+    }
+
+    /// The exchange, over an idle connection to the same origin or a new one. It begins when it is first
+    /// driven.
+    pub(super) fn over(self, idle: Option<Http1<Counted>>) -> Exchange {
+        let (target, origin) = (self.name.clone(), self.origin());
+        let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
+        let late = format!("{target} got no answer within {head_timeout:?}");
+        let sent = async move { tokio::time::timeout(head_timeout, self.send(idle)).await.unwrap_or(Err(late)) };
+        Exchange {
+            news: News::default(),
+            phase: Phase::Sending(Box::pin(sent)),
+            target,
+            held: Bytes::new(),
+            end_told: false,
+            receive_bytes,
+            origin,
+            idle: None,
+        }
+    }
+
+    async fn send(mut self, idle: Option<Http1<Counted>>) -> Result<(Head, Body), String> {
+        if let Some(authorization) = self.authorization.take() {
+            let value = authorization.await.map_err(|why| format!("{} was not sent: {why}", self.name))?;
+            self.request.append(http::header::AUTHORIZATION, value);
+        }
+        let Self { name, route, target, request, limits, .. } = self;
+        let header_bytes = limits.response_header_bytes;
+        let failed = |error: ExchangeError| match error {
             ExchangeError::Head { fields, .. } => {
-                let Self { name, header_bytes, .. } = self;
                 format!("{name} failed: a response's head is over the limit of {header_bytes} bytes or {fields} fields")
             }
-            error => self.target.broken(error).to_string(),
-        }
+            error => target.broken(&error).to_string(),
+        };
+        let (head, body) = match attempt(request, idle).await {
+            Ok(answer) => answer.map_err(failed)?,
+            Err(request) => {
+                let connection = route.egress.connect_http(&route.grants, &route.quota, &target).await;
+                let connection = connection.map_err(|error| target.failed(error).to_string())?;
+                let http_limits = HttpLimits {
+                    head_bytes: header_bytes + HEAD_FRAMING_BYTES,
+                    fields: limits.response_headers,
+                    informational: limits.informational_responses,
+                    silence: route.egress.read_timeout(),
+                };
+                let http = Http1::new(Counted::new(connection, &route.traffic), http_limits).await.map_err(failed)?;
+                http.exchange(request).await.map_err(failed)?
+            }
+        };
+        let headers = headers::list(head.headers(), header_bytes)
+            .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, header_bytes)))?;
+        Ok((Head { status: head.status().as_u16(), headers }, Box::new(body)))
+    }
+}
+
+type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
+
+/// Sends a request over an idle connection.
+///
+/// # Errors
+/// The request, if it has to go over another connection: there is none, or the server closed it before a
+/// byte of the request was sent. A request that was sent is never sent again: it may have been processed.
+async fn attempt(request: HttpRequest, idle: Option<Http1<Counted>>) -> Result<Answer, HttpRequest> {
+    let Some(http) = idle else { return Err(request) };
+    match http.exchange(request).await {
+        Err(ExchangeError::Unsent(request)) => Err(*request),
+        answer => Ok(answer),
     }
 }
 

@@ -36,7 +36,7 @@ use std::{
 
 use ::http::HeaderValue;
 use futures_util::future::BoxFuture;
-use protostub_egress::{Egress, Grants, Http1};
+use protostub_egress::{Egress, Grants, Http1, Quota};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use url::Origin;
 
@@ -58,8 +58,7 @@ pub(crate) type Authorization = BoxFuture<'static, Result<HeaderValue, String>>;
 
 /// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
 pub(crate) struct Connections {
-    egress: Egress,
-    grants: Grants,
+    route: Route,
     limits: TransportLimits,
     /// HTTP connections between two exchanges.
     idle: IdleConnections,
@@ -68,6 +67,14 @@ pub(crate) struct Connections {
     /// The handles of those that say good-bye, oldest first.
     closing: VecDeque<u32>,
     woken: Arc<Woken>,
+}
+
+/// How a stub's connections leave.
+#[derive(Clone)]
+struct Route {
+    egress: Egress,
+    quota: Quota,
+    grants: Grants,
     traffic: Arc<Traffic>,
 }
 
@@ -106,13 +113,11 @@ impl Transport {
 }
 
 impl Connections {
-    /// No connection yet; those to come use `egress` with the stub's `grants`.
-    pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
+    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged to its `quota`.
+    pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
         let woken = Arc::default();
         Self {
-            egress,
-            grants,
-            traffic: Traffic::new(&limits),
+            route: Route { egress, quota, grants, traffic: Traffic::new(&limits) },
             limits,
             idle: IdleConnections::new(&woken),
             connections: HashMap::new(),
@@ -185,7 +190,12 @@ impl Connections {
 
     /// How often a connection had to wait to receive, and to send, since this was asked last: others had used up what a second has.
     pub(crate) fn take_throttled(&self) -> (u64, u64) {
-        self.traffic.take_throttled()
+        self.route.traffic.take_throttled()
+    }
+
+    /// The limits of the quota that refused a connection since this was asked last, and how often.
+    pub(crate) fn take_refused(&self) -> [(&'static str, u64); 3] {
+        self.route.quota.take_hits()
     }
 
     /// Drives one connection; whether the stub is to be told of it.
@@ -236,6 +246,18 @@ impl Connections {
             "{open} connections are open, and the limit is {}: close or cancel one first",
             self.limits.connections
         )))
+    }
+
+    /// Checks the quota for one more connection, so that the stub learns of it at once.
+    fn check_quota(&mut self) -> Result<(), Error> {
+        let quota = &self.route.quota;
+        while self.idle.len() > 0 && quota.check().is_err_and(|limit| limit.setting() != "connect_attempts_per_second") {
+            self.idle.close_oldest();
+        }
+        quota.check().map_err(|limit| {
+            quota.note(limit);
+            Error::Limit(limit.to_string())
+        })
     }
 
     fn insert(&mut self, handle: u32, transport: Transport) {
@@ -290,8 +312,8 @@ impl Connections {
         authorization: Option<Authorization>,
     ) -> Result<(), Error> {
         self.check_room()?;
-        let route = websocket::Route { egress: &self.egress, grants: &self.grants, traffic: &self.traffic };
-        let socket = websocket::WebSocket::open(route, &self.limits, url, protocols, headers, authorization)?;
+        self.check_quota()?;
+        let socket = websocket::WebSocket::open(&self.route, &self.limits, url, protocols, headers, authorization)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
         Ok(())
     }
@@ -345,9 +367,12 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn http_send(&mut self, handle: u32, request: Request, authorization: Option<Authorization>) -> Result<(), Error> {
         self.check_room()?;
-        let route = http::Route { egress: &self.egress, grants: &self.grants, traffic: &self.traffic, idle: &mut self.idle };
-        let exchange = http::Exchange::send(route, &self.limits, request, authorization)?;
-        self.insert(handle, Transport::Http(Box::new(exchange)));
+        let sending = http::Sending::new(&self.route, &self.limits, request, authorization)?;
+        let idle = self.idle.take(&sending.origin());
+        if idle.is_none() {
+            self.check_quota()?;
+        }
+        self.insert(handle, Transport::Http(Box::new(sending.over(idle))));
         Ok(())
     }
 
@@ -393,7 +418,8 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
         self.check_room()?;
-        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, &self.traffic, host, port, tls)?;
+        self.check_quota()?;
+        let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, tls)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::{Error, Stub, rethink::protostub::http, told};
+use crate::{Error, Stub, rethink::protostub::http};
 
 const NAMES: u32 = 1_000;
 const AT_A_TIME: u32 = 4;
@@ -15,6 +15,13 @@ struct Progress {
     failed: u32,
 }
 
+impl Progress {
+    fn summary(self) -> Option<String> {
+        let done = self.answered + self.failed == NAMES;
+        done.then(|| format!("{NAMES} names were asked, {} answered", self.answered))
+    }
+}
+
 thread_local! {
     static PROGRESS: Cell<Progress> = const { Cell::new(Progress { asked: 0, answered: 0, failed: 0 }) };
 }
@@ -24,16 +31,19 @@ pub fn attack(stub: &Stub) -> Option<String> {
     (0..AT_A_TIME).find_map(|_| ask(stub))
 }
 
+/// Asks the next name; the answer, if that was refused to all that were left.
 fn ask(stub: &Stub) -> Option<String> {
     let mut progress = PROGRESS.get();
-    if progress.asked == NAMES {
-        return None;
+    let mut sent = false;
+    while !sent && progress.asked < NAMES {
+        let url = format!("http://x{}.{}/", progress.asked, stub.text("server"));
+        let request = http::Request { method: "GET".to_owned(), url, headers: Vec::new(), body: Vec::new() };
+        progress.asked += 1;
+        sent = http::send(&request).is_ok();
+        progress.failed += u32::from(!sent);
     }
-    let url = format!("http://x{}.{}/", progress.asked, stub.text("server"));
-    progress.asked += 1;
     PROGRESS.set(progress);
-    let request = http::Request { method: "GET".to_owned(), url, headers: Vec::new(), body: Vec::new() };
-    http::send(&request).err().map(|error| told(&error))
+    progress.summary()
 }
 
 pub fn ready(stub: &Stub, exchange: u32) -> Option<String> {
@@ -45,9 +55,6 @@ pub fn ready(stub: &Stub, exchange: u32) -> Option<String> {
     }
     http::cancel(exchange);
     PROGRESS.set(progress);
-    if progress.answered + progress.failed == NAMES {
-        return Some(format!("{NAMES} names were asked, {} answered", progress.answered));
-    }
     ask(stub)
 }
 
