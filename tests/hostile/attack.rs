@@ -48,6 +48,9 @@ pub enum Containment {
     Held(&'static str),
     /// The stub lives, and each attempt is refused: it answers with this.
     Refused(&'static str),
+    /// The stub lives, does all that it wants, and answers with this. The process has hardly more
+    /// descriptors open than before, and another stub can be deployed.
+    Spares(&'static str),
     /// The stub lives, and its call goes on to wait: nobody else does.
     Waits,
 }
@@ -92,6 +95,11 @@ impl Attack {
         Self { server: Some(server), scheme, ..Self::new(name, Publishes::Program("meets_server"), contained) }
     }
 
+    /// By a program of another name.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
     /// Which of its limits may end it before.
     pub(crate) fn or_ends(self, limit: &'static str) -> Self {
         Self { or_ends: Some(limit), ..self }
@@ -105,6 +113,12 @@ impl Attack {
     /// With a domain of its own below this one, on its server's port, where the stub connects to.
     pub(crate) fn below(self, name: &'static str, scheme: &'static str) -> Self {
         Self { below: Some(name), scheme, ..self }
+    }
+
+    /// Which is done so often at the same time.
+    pub(crate) fn times(mut self, times: u64) -> Self {
+        self.configuration.insert("times".to_owned(), json!(times));
+        self
     }
 
     /// The same, of which there is so much: functions that have to be compiled.

@@ -3,7 +3,7 @@
 
 use crate::{
     Attack,
-    Containment::{Ends, Held, NotDeployed, Refused, Traps, Waits},
+    Containment::{Ends, Held, NotDeployed, Refused, Spares, Traps, Waits},
     components, names, servers,
 };
 
@@ -70,6 +70,13 @@ pub fn lies_about_allocation() -> Attack {
 
 pub fn opens_connections() -> Attack {
     Attack::program("opens_connections", Held("connections")).with(servers::says_nothing)
+}
+
+pub fn opens_connections_to_many_names() -> Attack {
+    Attack::program("asks_many_names", Spares("1000 names were asked"))
+        .named("opens_connections_to_many_names")
+        .with(servers::keeps_connections)
+        .below("localhost", "http")
 }
 
 pub fn panics_at_length() -> Attack {
@@ -202,6 +209,20 @@ pub fn server_sends_endless_body() -> Attack {
 
 pub fn server_sends_endless_fragments() -> Attack {
     Attack::back_end("server_sends_endless_fragments", "ws", servers::endless_fragments, Refused("over the limit of 1048576"))
+}
+
+pub fn server_sends_endless_head() -> Attack {
+    Attack::back_end("server_sends_endless_head", "http", servers::endless_head, Held("bytes_in_per_second")).times(14)
+}
+
+pub fn server_sends_endless_informational() -> Attack {
+    Attack::back_end(
+        "server_sends_endless_informational",
+        "http",
+        servers::endless_informational,
+        Refused("more informational responses (1xx) than the limit of 8"),
+    )
+    .times(14)
 }
 
 pub fn server_sends_endless_frame() -> Attack {

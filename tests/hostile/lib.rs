@@ -42,6 +42,7 @@ macro_rules! for_each_attack {
             hoards_handles,
             lies_about_allocation,
             opens_connections,
+            opens_connections_to_many_names,
             panics_at_length,
             posts_beyond_memory,
             posts_huge_list,
@@ -76,6 +77,8 @@ macro_rules! for_each_attack {
             server_sends_endless_body,
             server_sends_endless_fragments,
             server_sends_endless_frame,
+            server_sends_endless_head,
+            server_sends_endless_informational,
             server_says_nothing,
             takes_minutes_to_compile,
         }

@@ -139,6 +139,33 @@ pub(crate) fn dribbles_head(mut stream: TcpStream) -> Served {
     })
 }
 
+/// The head of an answer that comes as quickly as it is read.
+pub(crate) fn endless_head(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nx-more: ").await?;
+        again_and_again(&mut stream, &[b'x'; 1 << 16]).await
+    })
+}
+
+/// Heads of answers that announce the answer.
+pub(crate) fn endless_informational(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        request(&mut stream).await?;
+        again_and_again(&mut stream, &b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2_400)).await
+    })
+}
+
+/// Answers each request, and keeps the connection for the next one.
+pub(crate) fn keeps_connections(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        loop {
+            request(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+        }
+    })
+}
+
 /// 200 KiB that become 32 MB when they are unpacked.
 pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     Box::pin(async move {

@@ -14,12 +14,14 @@ use protostub_runtime::{
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use crate::{Attack, Containment, Server, component, names::ChangingNames};
+use crate::{Attack, Containment, Server, component, descriptors, names::ChangingNames};
 
 /// How long an attack may take to be contained, whatever the machine is busy with.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stub is watched that does nothing but wait.
 const WATCHED: Duration = Duration::from_millis(500);
+/// Number of descriptors that an attack may leave open, on both sides of its connections: what others do meanwhile in the same process counts too.
+const SPARED_DESCRIPTORS: usize = 200;
 /// How often it is looked whether a limit was counted.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -290,6 +292,18 @@ impl Stage {
                 alive(stub, restarts)?;
                 Ok(format!("refused: {}", value.chars().take(60).collect::<String>()))
             }
+            Containment::Spares(text) => {
+                let before = descriptors();
+                let answer = request.await.map_err(|error| anyhow::anyhow!("it did not answer: {error}"))?;
+                let more = descriptors().saturating_sub(before);
+                let body: Value = answer.body.as_ref().context("a body")?.parse()?;
+                let value = body["value"].as_str().unwrap_or_default();
+                ensure!(value.contains(text), "it says: {value}");
+                ensure!(more <= SPARED_DESCRIPTORS, "the process has {more} descriptors more than before");
+                self.deploy_neighbour().await.context("another stub cannot be deployed")?;
+                alive(stub, restarts)?;
+                Ok(format!("spares descriptors: {value}, {more} more than before"))
+            }
             Containment::Waits => {
                 if let Ok(answer) = timeout(WATCHED, request).await {
                     bail!("it was to wait: {answer:?}");
@@ -298,6 +312,18 @@ impl Stage {
                 Ok("waits, and nobody else does".to_owned())
             }
         }
+    }
+
+    /// Deploys one more well-behaved stub, and takes it away again.
+    async fn deploy_neighbour(&self) -> Result<()> {
+        let n = self.attackers.fetch_add(1, Ordering::Relaxed);
+        let domain = Domain::parse(&format!("late{n}.neighbour.example"))?;
+        let echo = component("echo");
+        self.source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo);
+        let stub = self.runtime.deploy_protostub(domain.as_str()).await;
+        self.source.remove(&domain, "default");
+        stub?.undeploy().await?;
+        Ok(())
     }
 
     /// Takes an attacker away.

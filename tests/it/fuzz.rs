@@ -49,6 +49,11 @@ fn corpus_of_signatures() {
 }
 
 #[test]
+fn corpus_of_http_answers() {
+    replay("http", text::http);
+}
+
+#[test]
 fn corpus_of_policies() {
     replay("policy", text::policy);
 }

@@ -107,7 +107,7 @@ impl HttpsSource {
         let grants =
             grants.allow_loopback(self.allow_loopback && may_be_loopback).allow_private(self.private.contains(publisher));
         grants.check(host, port, protection).map_err(|error| refused(error.to_string()))?;
-        self.egress.http(&grants).map_err(|error| fault(url, error))
+        Ok(self.egress.http(&grants, self.egress.own()))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Connections: dialling addresses that were judged, and what comes out of it.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use crate::{
     error::{EgressError, Phase},
     host::Host,
+    quota::{LimitReached, Permit, Quota},
 };
 
 /// How long an address may keep the next one waiting (RFC 8305 section 5).
@@ -40,8 +42,18 @@ pub struct Connection {
 /// What bytes go through: TCP, TLS over TCP, or TLS over a tunnel in TLS to the proxy.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
+    Tcp(Socket),
     Tls(Box<TlsStream<Stream>>),
+}
+
+/// A TCP socket that is charged to a quota until it is closed.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    // Closed before the permit is returned: fields are dropped in their order.
+    tcp: TcpStream,
+    _permit: Permit,
+    /// How many bytes may still be read; `None`: any number.
+    left: Option<usize>,
 }
 
 impl Connection {
@@ -81,10 +93,31 @@ impl Connection {
     }
 }
 
+impl Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == Some(0) {
+            return Poll::Ready(Err(io::Error::other("the server sends a handshake without end")));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        self.left = self.left.map(|left| left.saturating_sub(read));
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Stream {
+    /// Bounds how much is read from now on, about: a read that has begun is not cut.
+    pub(crate) fn limit_reading(&mut self, bytes: Option<usize>) {
+        match self {
+            Self::Tcp(socket) => socket.left = bytes,
+            Self::Tls(tls) => tls.get_mut().0.limit_reading(bytes),
+        }
+    }
+
     fn peer_address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Tcp(tcp) => tcp.peer_addr(),
+            Self::Tcp(socket) => socket.tcp.peer_addr(),
             Self::Tls(tls) => tls.get_ref().0.peer_address(),
         }
     }
@@ -103,6 +136,11 @@ impl Deadline {
         Self { target, limit, end: Instant::now() + limit }
     }
 
+    /// Charges an attempt.
+    pub(crate) fn attempt(&self, quota: &Quota) -> Result<(), EgressError> {
+        quota.attempt().map_err(|limit| EgressError::Limit { target: self.target.clone(), limit })
+    }
+
     /// Runs a phase, as long as there is time.
     pub(crate) async fn within<T>(
         &self,
@@ -113,16 +151,28 @@ impl Deadline {
         timeout_at(self.end, work).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Opens a TCP connection to one of the addresses.
-    pub(crate) async fn dial(&self, addresses: Vec<SocketAddr>) -> Result<Stream, EgressError> {
-        let dial = |address| async move {
-            let tcp = TcpStream::connect(address).await?;
-            // Messages are small and somebody waits for each.
-            tcp.set_nodelay(true)?;
-            Ok(Stream::Tcp(tcp))
+    /// Opens a TCP connection to one of the addresses. The caller has charged the attempt at the first
+    /// one; further ones are charged here.
+    pub(crate) async fn dial(&self, quota: &Quota, addresses: Vec<SocketAddr>) -> Result<Stream, EgressError> {
+        let mut is_first = true;
+        let dial = |address| {
+            if !is_first {
+                quota.attempt()?;
+            }
+            is_first = false;
+            let permit = quota.socket()?;
+            Ok(async move {
+                let tcp = TcpStream::connect(address).await?;
+                // Messages are small and somebody waits for each.
+                tcp.set_nodelay(true)?;
+                Ok(Stream::Tcp(Socket { tcp, _permit: permit, left: None }))
+            })
         };
-        let fail = |attempts| EgressError::Connect { target: self.target.clone(), attempts };
-        race(alternate(addresses), self.end, dial).await.map_err(fail)
+        let target = self.target.clone();
+        race(alternate(addresses), self.end, dial).await.map_err(|failed| match failed {
+            Failed::Limit(limit) => EgressError::Limit { target, limit },
+            Failed::All(attempts) => EgressError::Connect { target, attempts },
+        })
     }
 }
 
@@ -134,25 +184,43 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     std::iter::from_fn(|| Some([one.next(), other.next()])).take_while(|pair| pair != &[None, None]).flatten().flatten().collect()
 }
 
+/// Why no address answered.
+#[derive(Debug)]
+enum Failed {
+    /// A limit allowed to dial none.
+    Limit(LimitReached),
+    /// Each that was dialled failed. If a limit kept the next one from being dialled, it is the last.
+    All(Vec<(SocketAddr, Arc<io::Error>)>),
+}
+
 /// Dials addresses in their order; the first that answers wins, the others are dropped. The next one is dialled when one fails, or has not
-/// answered for a while. Whoever has not answered at `end` has failed.
+/// answered for a while. Whoever has not answered at `end` has failed. Once a limit refuses an address, only those that are being dialled count.
 async fn race<S, F>(
     addresses: Vec<SocketAddr>,
     end: Instant,
-    dial: impl Fn(SocketAddr) -> F,
-) -> Result<S, Vec<(SocketAddr, Arc<io::Error>)>>
+    mut dial: impl FnMut(SocketAddr) -> Result<F, LimitReached>,
+) -> Result<S, Failed>
 where
     F: Future<Output = io::Result<S>>,
 {
-    let attempt = async |address| {
-        let outcome = timeout_at(end, dial(address)).await;
+    let attempt = async |address, dialling: F| {
+        let outcome = timeout_at(end, dialling).await;
         (address, outcome.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))))
     };
-    let mut waiting = addresses.into_iter();
+    let mut waiting = VecDeque::from(addresses);
     let mut running = FuturesUnordered::new();
     let mut failed = Vec::new();
+    let mut refused = None;
     loop {
-        running.extend(waiting.next().map(&attempt));
+        if let Some(address) = waiting.pop_front() {
+            match dial(address) {
+                Ok(dialling) => running.push(attempt(address, dialling)),
+                Err(limit) => {
+                    waiting.clear();
+                    refused = Some((address, limit));
+                }
+            }
+        }
         let ended = match waiting.len() {
             0 => running.next().await,
             _ => match timeout(HEAD_START, running.next()).await {
@@ -160,10 +228,14 @@ where
                 Err(_) => continue,
             },
         };
-        match ended {
-            Some((_, Ok(stream))) => return Ok(stream),
-            Some((address, Err(error))) => failed.push((address, Arc::new(error))),
-            None => return Err(failed),
+        match (ended, refused) {
+            (Some((_, Ok(stream))), _) => return Ok(stream),
+            (Some((address, Err(error))), _) => failed.push((address, Arc::new(error))),
+            (None, Some((_, limit))) if failed.is_empty() => return Err(Failed::Limit(limit)),
+            (None, refused) => {
+                failed.extend(refused.map(|(address, limit)| (address, Arc::new(io::Error::other(limit)))));
+                return Err(Failed::All(failed));
+            }
         }
     }
 }
@@ -171,7 +243,7 @@ where
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Tcp(socket) => socket.poll_read(cx, buffer),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         }
     }
@@ -180,35 +252,35 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tcp(socket) => Pin::new(&mut socket.tcp).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tcp(socket) => Pin::new(&mut socket.tcp).poll_write_vectored(cx, slices),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            Self::Tcp(socket) => socket.tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tcp(socket) => Pin::new(&mut socket.tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tcp(socket) => Pin::new(&mut socket.tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
@@ -270,9 +342,13 @@ mod tests {
 
     async fn raced(texts: &[&str]) -> (Result<SocketAddr, Vec<String>>, Duration) {
         let start = Instant::now();
-        let outcome = race(addresses(texts), start + Duration::from_secs(15), dial).await;
+        let outcome = race(addresses(texts), start + Duration::from_secs(15), |address| Ok(dial(address))).await;
+        let failed = |failed| match failed {
+            Failed::All(attempts) => attempts,
+            Failed::Limit(limit) => panic!("there is no limit: {limit}"),
+        };
         (
-            outcome.map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
+            outcome.map_err(failed).map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
             start.elapsed(),
         )
     }

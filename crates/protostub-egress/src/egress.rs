@@ -14,8 +14,10 @@ use crate::{
     connect::{Connection, Deadline, Stream},
     error::{EgressError, Phase},
     grants::{Explanation, Grants, Protection},
+    handshakes::Handshakes,
     host::Host,
     proxy::Proxy,
+    quota::{Budget, Quota, QuotaLimits, default_max_sockets},
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
     tls,
 };
@@ -36,6 +38,10 @@ pub struct EgressConfig {
     pub read_timeout: Duration,
     /// Instead of the operating system's resolver.
     pub resolver: Option<Arc<dyn Resolver>>,
+    /// Maximum number of sockets of all parties together, at least 8. An eighth of them (at most 128) is kept for the host's own. Default: the
+    /// soft limit on descriptors that the process has at this time, less a quarter (64 to 1024) for files, the control socket and the host
+    /// program.
+    pub max_sockets: Option<usize>,
 }
 
 impl Default for EgressConfig {
@@ -47,6 +53,7 @@ impl Default for EgressConfig {
             connect_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(60),
             resolver: None,
+            max_sockets: None,
         }
     }
 }
@@ -54,13 +61,14 @@ impl Default for EgressConfig {
 /// The only way out of a runtime. Clones are the same one.
 ///
 /// ```no_run
-/// use protostub_egress::{Egress, EgressConfig, Grants};
+/// use protostub_egress::{Egress, EgressConfig, Grants, QuotaLimits};
 /// use protostub_types::Domain;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let egress = Egress::new(EgressConfig::default())?;
 /// let grants = Grants::same_domain(&Domain::parse("sp1.example")?, &[]);
-/// let connection = egress.connect(&grants, "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await?;
+/// let quota = egress.quota(QuotaLimits::default());
+/// let connection = egress.connect(&grants, &quota, "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -74,6 +82,9 @@ pub(crate) struct Shared {
     pub(crate) connect_timeout: Duration,
     pub(crate) read_timeout: Duration,
     resolver: Arc<dyn Resolver>,
+    handshakes: Handshakes,
+    budget: Arc<Budget>,
+    pub(crate) own: Quota,
 }
 
 impl Egress {
@@ -82,7 +93,11 @@ impl Egress {
     /// # Errors
     /// [`EgressError::Config`], if a root is no certificate or the proxy is none.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        let budget = Budget::new(config.max_sockets.unwrap_or_else(default_max_sockets));
         Ok(Self(Arc::new(Shared {
+            own: Quota::own(&budget),
+            budget,
+            handshakes: Handshakes::new(),
             tls: Arc::new(tls::client_config(config.webpki_roots, &config.extra_roots_pem)?),
             proxy: config.proxy.as_ref().map(Proxy::new).transpose()?,
             connect_timeout: config.connect_timeout,
@@ -91,15 +106,31 @@ impl Egress {
         })))
     }
 
-    /// Opens a connection to a host (a name, or an address with or without brackets): checks the grants, resolves the name, judges every
-    /// address, dials those that may be, and does the TLS handshake, offering the protocols of `alpn`, if `tls`.
+    /// Opens an account for one party, a stub for example. Its sockets count towards
+    /// [`EgressConfig::max_sockets`], of which it never gets all: it may hold as many as are left.
+    #[must_use]
+    pub fn quota(&self, limits: QuotaLimits) -> Quota {
+        Quota::new(&self.0.budget, limits)
+    }
+
+    /// The host's own account: for the catalogue and token endpoints. It has a reserve of sockets and
+    /// look-ups that no stub can use.
+    #[must_use]
+    pub fn own(&self) -> &Quota {
+        &self.0.own
+    }
+
+    /// Opens a connection to a host (a name, or an address with or without brackets): checks the grants, charges the quota, resolves the name,
+    /// judges every address, dials those that may be, and does the TLS handshake, offering the protocols of `alpn`, if `tls`. The socket is
+    /// charged to the quota until it is closed.
     ///
     /// # Errors
-    /// [`Refused`](EgressError::Refused) by the grants, for the name or what it resolves to; [`Invalid`](EgressError::Invalid), if the host is
-    /// none; otherwise what failed.
+    /// [`Refused`](EgressError::Refused) by the grants, for the name or what it resolves to; [`Limit`](EgressError::Limit) by the quota or the
+    /// budget; [`Invalid`](EgressError::Invalid), if the host is none; otherwise what failed.
     pub async fn connect(
         &self,
         grants: &Grants,
+        quota: &Quota,
         host: &str,
         port: u16,
         tls: bool,
@@ -109,34 +140,42 @@ impl Egress {
         let host = Host::parse(host).map_err(|problem| EgressError::invalid(host, problem))?;
         grants.check_host(&host, port, protection)?;
         let deadline = Deadline::new(host.with_port(port), self.0.connect_timeout);
+        deadline.attempt(quota)?;
         let stream = match self.0.proxy_for(&host) {
-            Some(proxy) => self.0.tunnel(proxy, &deadline).await?,
+            Some(proxy) => self.0.tunnel(proxy, quota, &deadline).await?,
             None => {
-                let resolve = self.0.addresses(grants, &host, port, protection);
+                let resolve = self.0.addresses(grants, quota, &host, port, protection);
                 let addresses = deadline.within(Phase::Resolving, resolve).await?;
-                deadline.dial(addresses).await?
+                deadline.dial(quota, addresses).await?
             }
         };
         let connection = Connection { stream, host: host.clone(), port, tls: false };
-        if tls { self.handshake(&deadline, connection, host, alpn).await } else { Ok(connection) }
+        if tls { self.handshake(&deadline, quota, connection, host, alpn).await } else { Ok(connection) }
     }
 
-    /// Begins TLS on a plain connection (`STARTTLS`). The server's certificate has to be for `server_name`, which has to be granted on the
-    /// connection's port.
+    /// Begins TLS on a plain connection (`STARTTLS`), which is an attempt for the quota too. The server's certificate has to be for
+    /// `server_name`, which has to be granted on the connection's port.
     ///
     /// What the server sent in the clear and nobody has read yet is taken as part of its handshake, and fails that. What was read has to be
     /// thrown away by the caller.
     ///
     /// # Errors
     /// As [`connect`](Self::connect); [`Invalid`](EgressError::Invalid) also if there is TLS already.
-    pub async fn start_tls(&self, grants: &Grants, connection: Connection, server_name: &str) -> Result<Connection, EgressError> {
+    pub async fn start_tls(
+        &self,
+        grants: &Grants,
+        quota: &Quota,
+        connection: Connection,
+        server_name: &str,
+    ) -> Result<Connection, EgressError> {
         let host = Host::parse(server_name).map_err(|problem| EgressError::invalid(server_name, problem))?;
         if connection.is_tls() {
             return Err(EgressError::invalid(connection.host(), "the connection has TLS already"));
         }
         grants.check_host(&host, connection.port, Protection::Tls)?;
         let deadline = Deadline::new(host.with_port(connection.port), self.0.connect_timeout);
-        self.handshake(&deadline, connection, host, &[]).await
+        deadline.attempt(quota)?;
+        self.handshake(&deadline, quota, connection, host, &[]).await
     }
 
     /// Why [`connect`](Self::connect) would be allowed or refused, rule by rule and address by address. Resolves the name, if a rule allows it
@@ -151,7 +190,7 @@ impl Egress {
             return explanation.with_remark(format!("the proxy {proxy} resolves the name, and has to judge its addresses"));
         }
         let deadline = Deadline::new(host.with_port(port), self.0.connect_timeout);
-        match deadline.within(Phase::Resolving, self.0.resolve(&host)).await {
+        match deadline.within(Phase::Resolving, self.0.resolve(&self.0.own, &host)).await {
             Ok(addresses) => explanation.with_addresses(grants, &host, addresses),
             Err(error) => explanation.with_remark(error.to_string()),
         }
@@ -160,11 +199,12 @@ impl Egress {
     async fn handshake(
         &self,
         deadline: &Deadline,
+        quota: &Quota,
         from: Connection,
         host: Host,
         alpn: &[&[u8]],
     ) -> Result<Connection, EgressError> {
-        let handshake = tls::handshake(&self.0.tls, alpn, &host, &deadline.target, from.stream);
+        let handshake = tls::handshake(&self.0.handshakes, quota, &self.0.tls, alpn, &host, &deadline.target, from.stream);
         let stream = Stream::Tls(deadline.within(Phase::Handshaking, handshake).await?);
         Ok(Connection { stream, host, port: from.port, tls: true })
     }
@@ -179,12 +219,13 @@ impl fmt::Debug for Egress {
 /// Without the TLS configuration, which has every root in it.
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tls: _, proxy, connect_timeout, read_timeout, resolver } = self;
+        let Self { tls: _, proxy, connect_timeout, read_timeout, resolver, budget, handshakes: _, own: _ } = self;
         f.debug_struct("Egress")
             .field("proxy", proxy)
             .field("connect_timeout", connect_timeout)
             .field("read_timeout", read_timeout)
             .field("resolver", resolver)
+            .field("max_sockets", &budget.total())
             .finish_non_exhaustive()
     }
 }
@@ -199,17 +240,18 @@ impl Shared {
     pub(crate) async fn addresses(
         &self,
         grants: &Grants,
+        quota: &Quota,
         host: &Host,
         port: u16,
         protection: Protection,
     ) -> Result<Vec<SocketAddr>, EgressError> {
-        let addresses = self.resolve(host).await?;
+        let addresses = self.resolve(quota, host).await?;
         let admitted = grants.admit(host, port, protection, addresses)?;
         Ok(admitted.into_iter().map(|address| (address, port).into()).collect())
     }
 
-    /// The addresses of a host, whatever they are: at least one.
-    pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
+    /// The addresses of a host, whatever they are: at least one. Waits for the party's turn; dropped, it takes no turn any more.
+    pub(crate) async fn resolve(&self, quota: &Quota, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
         if let Some(known) = host.known_addresses() {
             return Ok(known);
         }
@@ -218,27 +260,38 @@ impl Shared {
             io::ErrorKind::NotFound => no_such_host(error.to_string()),
             _ => EgressError::Resolve { host: host.to_string(), problem: error.to_string() },
         };
+        let turn = quota.lookup().await.map_err(|limit| EgressError::Limit { target: host.to_string(), limit })?;
         let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(fail)?;
+        drop(turn);
         addresses.truncate(MAX_ADDRESSES);
         // What is judged as IPv4 is also dialled as IPv4.
         addresses.iter_mut().for_each(|address| *address = address.to_canonical());
         if addresses.is_empty() { Err(no_such_host("the name has no addresses".into())) } else { Ok(addresses) }
     }
 
-    /// A tunnel through the proxy. Its own address is the operator's choice and not judged.
-    async fn tunnel(&self, proxy: &Proxy, deadline: &Deadline) -> Result<Stream, EgressError> {
+    /// A connection to the proxy itself, on the way to the deadline's target. Its own address is the
+    /// operator's choice and not judged.
+    pub(crate) async fn reach_proxy(&self, proxy: &Proxy, quota: &Quota, deadline: &Deadline) -> Result<Stream, EgressError> {
         let to_proxy = Deadline::new(proxy.host.with_port(proxy.port), self.connect_timeout);
         let connect = async {
-            let addresses = self.resolve(&proxy.host).await?;
-            let stream = to_proxy.dial(addresses.into_iter().map(|address| (address, proxy.port).into()).collect()).await?;
+            let addresses = self.resolve(quota, &proxy.host).await?;
+            let addresses = addresses.into_iter().map(|address| (address, proxy.port).into()).collect();
+            let stream = to_proxy.dial(quota, addresses).await?;
             match proxy.tls {
-                true => tls::handshake(&self.tls, &[], &proxy.host, &to_proxy.target, stream).await.map(Stream::Tls),
+                true => tls::handshake(&self.handshakes, quota, &self.tls, &[], &proxy.host, &to_proxy.target, stream).await.map(Stream::Tls),
                 false => Ok(stream),
             }
         };
-        let wrap = |error: EgressError| proxy.error(&deadline.target, error.to_string());
+        connect.await.map_err(|error: EgressError| match error {
+            EgressError::Limit { limit, .. } => EgressError::Limit { target: deadline.target.clone(), limit },
+            error => proxy.error(&deadline.target, error.to_string()),
+        })
+    }
+
+    /// A tunnel through the proxy.
+    async fn tunnel(&self, proxy: &Proxy, quota: &Quota, deadline: &Deadline) -> Result<Stream, EgressError> {
         let tunnel = async {
-            let mut stream = connect.await.map_err(wrap)?;
+            let mut stream = self.reach_proxy(proxy, quota, deadline).await?;
             proxy.tunnel(&deadline.target, &mut stream).await?;
             Ok(stream)
         };

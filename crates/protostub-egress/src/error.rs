@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::grants::Refused;
+use crate::{grants::Refused, quota::LimitReached};
 
 /// How much of a text is quoted in an error: more than a host name or a URL of usual length.
 const MAX_QUOTED_CHARS: usize = 300;
@@ -15,6 +15,15 @@ pub enum EgressError {
     /// Policy refuses it.
     #[error(transparent)]
     Refused(#[from] Refused),
+
+    /// A limit of the party, or of the process, is used up.
+    #[error("failed to reach `{target}`: {limit}")]
+    Limit {
+        /// Host and port.
+        target: String,
+        /// The limit.
+        limit: LimitReached,
+    },
 
     /// What was asked for cannot be.
     #[error("`{what}` is invalid: {problem}")]
@@ -135,7 +144,7 @@ impl EgressError {
         match self {
             Self::Refused(_) | Self::Invalid { .. } | Self::Config(_) | Self::NoSuchHost { .. } | Self::Redirect { .. } => false,
             Self::Resolve { .. } | Self::Connect { .. } | Self::TimedOut { .. } | Self::Tls { .. } => true,
-            Self::Proxy { .. } | Self::Http { .. } => true,
+            Self::Proxy { .. } | Self::Http { .. } | Self::Limit { .. } => true,
         }
     }
 

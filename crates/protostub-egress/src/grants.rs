@@ -226,12 +226,6 @@ impl Refused {
         Self { asked: Asked { host, port, protection }, reason }
     }
 
-    /// The same refusal, of a connection to this port.
-    pub(crate) fn on(mut self, port: u16, protection: Protection) -> Self {
-        (self.asked.port, self.asked.protection) = (port, protection);
-        self
-    }
-
     /// The host that was asked for, as it would stand in a URL.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -1,25 +1,40 @@
 //! HTTP within grants.
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
-
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::{Position, Url};
-
-use crate::{
-    egress::{Egress, Shared},
-    error::{EgressError, chain},
-    grants::{Grants, Protection, Refused},
-    host::Host,
-    tls,
+use std::{
+    error::Error,
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
 };
 
-/// How many connections to one host may wait for the next request, and for how long: a party that may reach many hosts leaves few behind.
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
+use reqwest::ResponseBuilderExt as _;
+use tokio::time::{Instant, sleep_until, timeout};
+use url::{Origin, Position, Url};
+
+use crate::{
+    connect::{Connection, Deadline},
+    egress::Egress,
+    error::{EgressError, Phase, chain},
+    grants::{Grants, Protection},
+    host::Host,
+    http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest},
+    quota::Quota,
+};
+
+/// Number of connections of a client that wait for the next request, and for how long: a party that
+/// may reach many hosts leaves few behind.
 const MAX_IDLE_CONNECTIONS: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who we are to HTTP servers.
-const USER_AGENT: &str = concat!("protostub/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("protostub/", env!("CARGO_PKG_VERSION")));
 
 /// Headers that belong to the connection, to its framing or to the proxy (RFC 9110 section 7.6.1), and that only the host sets.
 static HOST_HEADERS: [HeaderName; 13] = [
@@ -41,62 +56,23 @@ static HOST_HEADERS: [HeaderName; 13] = [
 /// What the names of further such headers begin with: those for the proxy, and those by which a proxy says where a request came from.
 const HOST_PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
 
-/// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
-///
-/// It follows no redirects by itself, knows no cookies and no proxy of the environment. The addresses that it dials are those that were
-/// judged.
+/// A URL that the grants allow to be asked.
 #[derive(Debug, Clone)]
-pub struct HttpClient {
-    grants: Arc<Grants>,
-    client: reqwest::Client,
+pub struct HttpTarget {
+    url: Url,
+    host: Host,
+    port: u16,
+    protection: Protection,
 }
 
-impl Egress {
-    /// A client within grants, with connections of its own.
-    ///
-    /// # Errors
-    /// [`EgressError::Config`], if the client cannot be set up.
-    pub fn http(&self, grants: &Grants) -> Result<HttpClient, EgressError> {
-        let grants = Arc::new(grants.clone());
-        let mut tls = rustls::ClientConfig::clone(&self.0.tls);
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .dns_resolver(CheckedResolver { shared: Arc::clone(&self.0), grants: Arc::clone(&grants) })
-            .connect_timeout(self.0.connect_timeout)
-            .read_timeout(self.0.read_timeout)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .user_agent(USER_AGENT)
-            .no_proxy();
-        if let Some(proxy) = &self.0.proxy {
-            let url = proxy.url.clone();
-            let past_loopback = move |target: &Url| {
-                let host = Host::parse(target.host_str()?).ok()?;
-                (!host.is_loopback()).then(|| url.clone())
-            };
-            let mut through = reqwest::Proxy::custom(past_loopback);
-            if let Some(value) = &proxy.authorization {
-                through = through.custom_http_auth(value.clone());
-            }
-            builder = builder.proxy(through);
-        }
-        let client = builder.build().map_err(|error| EgressError::Config(chain(&error)))?;
-        Ok(HttpClient { grants, client })
-    }
-}
-
-impl HttpClient {
-    /// Begins a request to an `https` URL, or an `http` one where the grants allow to do without TLS.
-    ///
-    /// What sending it fails with becomes an [`EgressError`] by `from`, also where it was refused for what the name resolves to.
+impl HttpTarget {
+    /// Checks an `https` URL, or an `http` one where the grants allow to do without TLS. The addresses
+    /// that its name resolves to are judged by [`Egress::connect_http`].
     ///
     /// # Errors
     /// [`Refused`](EgressError::Refused) by the grants, for the host and port; [`Invalid`](EgressError::Invalid), if the URL is not of these
     /// schemes, or has a user or password (which would end up in logs: send an `authorization` header).
-    pub fn request(&self, method: Method, url: &Url) -> Result<reqwest::RequestBuilder, EgressError> {
+    pub fn new(grants: &Grants, url: &Url) -> Result<Self, EgressError> {
         let invalid = |problem: &str| EgressError::invalid(shown(url), problem);
         let protection = match url.scheme() {
             "https" => Protection::Tls,
@@ -109,15 +85,176 @@ impl HttpClient {
         let host = url.host_str().ok_or_else(|| invalid("it has no host"))?;
         let host = Host::parse(host).map_err(|problem| invalid(&problem))?;
         let port = url.port_or_known_default().ok_or_else(|| invalid("it has no port"))?;
-        self.grants.check_host(&host, port, protection)?;
-        Ok(self.client.request(method, url.clone()))
+        grants.check_host(&host, port, protection)?;
+        Ok(Self { url: url.clone(), host, port, protection })
+    }
+
+    /// The scheme, host and port: exchanges with the same origin share connections.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.url.origin()
+    }
+
+    /// Says which URL an exchange failed with. What the host refuses, and what TLS and name resolution
+    /// say, stays as it is.
+    #[must_use]
+    pub fn failed(&self, error: EgressError) -> EgressError {
+        let timed_out = matches!(error, EgressError::TimedOut { .. });
+        match error {
+            EgressError::Connect { .. } | EgressError::TimedOut { .. } | EgressError::Proxy { .. } => {
+                EgressError::Http { url: shown(&self.url), problem: error.to_string(), timed_out }
+            }
+            other => other,
+        }
+    }
+
+    /// The same for an exchange on a connection that was open.
+    #[must_use]
+    pub fn broken(&self, error: &ExchangeError) -> EgressError {
+        let timed_out = matches!(error, ExchangeError::Silent(_));
+        EgressError::Http { url: shown(&self.url), problem: error.to_string(), timed_out }
+    }
+}
+
+impl Egress {
+    /// Prepares a request. `host`, the length of the body, and a proxy's own fields are added; `accept` and
+    /// `user-agent`, where there are none.
+    ///
+    /// # Errors
+    /// [`EgressError::Invalid`], if the URL has a character that HTTP cannot send.
+    pub fn http_request(
+        &self,
+        target: &HttpTarget,
+        method: Method,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<HttpRequest, EgressError> {
+        let url = &target.url;
+        let proxy = self.0.proxy_for(&target.host).filter(|_| target.protection == Protection::Plain);
+        // RFC 9112 section 3.2: a proxy is asked for the whole URL, the server for the path.
+        let asked = match proxy {
+            Some(_) => &url[..Position::AfterQuery],
+            None => &url[Position::BeforePath..Position::AfterQuery],
+        };
+        let unsendable = || EgressError::invalid(shown(url), "HTTP cannot send this URL");
+        let uri: Uri = asked.parse().map_err(|_| unsendable())?;
+        let authority = HeaderValue::try_from(&url[Position::BeforeHost..Position::AfterPort]).map_err(|_| unsendable())?;
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.clone()) {
+            headers.insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        headers.insert(header::HOST, authority);
+        let mut request = http::Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(HttpRequest(request))
+    }
+
+    /// Opens a connection for exchanges with a target's origin: to its server, through the proxy's tunnel,
+    /// or, without TLS, to the proxy itself.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_http(&self, grants: &Grants, quota: &Quota, target: &HttpTarget) -> Result<Connection, EgressError> {
+        let HttpTarget { host, port, protection, .. } = target;
+        match (self.0.proxy_for(host), protection) {
+            (Some(proxy), Protection::Plain) => {
+                grants.check_host(host, *port, *protection)?;
+                let deadline = Deadline::new(host.with_port(*port), self.0.connect_timeout);
+                deadline.attempt(quota)?;
+                let stream = deadline.within(Phase::Tunnelling, self.0.reach_proxy(proxy, quota, &deadline)).await?;
+                Ok(Connection { stream, host: host.clone(), port: *port, tls: false })
+            }
+            (_, Protection::Plain) => self.connect(grants, quota, &host.to_string(), *port, false, &[]).await,
+            (_, Protection::Tls) => self.connect(grants, quota, &host.to_string(), *port, true, &[b"http/1.1"]).await,
+        }
+    }
+
+    /// How long an HTTP server may be silent.
+    #[must_use]
+    pub fn read_timeout(&self) -> Duration {
+        self.0.read_timeout
+    }
+
+    /// A client within grants, with connections of its own, which are charged to the quota.
+    #[must_use]
+    pub fn http(&self, grants: &Grants, quota: &Quota) -> HttpClient {
+        HttpClient { egress: self.clone(), grants: Arc::new(grants.clone()), quota: quota.clone(), idle: Arc::default() }
+    }
+}
+
+/// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
+///
+/// It follows no redirects by itself, knows no cookies and no proxy of the environment. The addresses that it dials are those that were
+/// judged. What a server may send around a body is bounded by [`HttpLimits`]: reqwest's own client bounds no informational responses,
+/// and takes no connection that does.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    egress: Egress,
+    grants: Arc<Grants>,
+    quota: Quota,
+    idle: Arc<Idle>,
+}
+
+impl HttpClient {
+    /// Sends a request, and waits for the head of the response. The body of that is not limited: take it piece by piece. What
+    /// taking it fails with becomes an [`EgressError`] by `from`.
+    ///
+    /// # Errors
+    /// As [`HttpTarget::new`]; [`Refused`](EgressError::Refused) for what the name resolves to; otherwise what failed.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: impl Into<Bytes>,
+    ) -> Result<reqwest::Response, EgressError> {
+        let target = HttpTarget::new(&self.grants, url)?;
+        let request = self.egress.http_request(&target, method, headers, body.into())?;
+        let limit = self.egress.read_timeout();
+        let late = || Err(target.broken(&ExchangeError::Silent(limit)));
+        let (head, body) = timeout(limit, self.exchange(&target, request)).await.unwrap_or_else(|_| late())?;
+        let size = body.size_hint();
+        let mut body = PooledBody { body: Some(body), size, target, idle: Arc::clone(&self.idle) };
+        if body.size.exact() == Some(0) {
+            // Its end is there already, and nobody may look for it: of a redirect, say.
+            let _end = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+        }
+        let (parts, ()) = head.into_parts();
+        let mut response = http::Response::builder().status(parts.status).version(parts.version).url(url.clone());
+        if let Some(fields) = response.headers_mut() {
+            *fields = parts.headers;
+        }
+        let response = response.body(reqwest::Body::wrap(body)).map_err(|error| EgressError::Config(error.to_string()))?;
+        Ok(response.into())
+    }
+
+    async fn exchange(
+        &self,
+        target: &HttpTarget,
+        mut request: HttpRequest,
+    ) -> Result<(http::Response<()>, HttpBody<Connection>), EgressError> {
+        while let Some(http) = self.idle.take(&target.origin()) {
+            match http.exchange(request).await {
+                // The server closed it meanwhile.
+                Err(ExchangeError::Unsent(unsent)) => request = *unsent,
+                answer => return answer.map_err(|error| target.broken(&error)),
+            }
+        }
+        let connection = self.egress.connect_http(&self.grants, &self.quota, target).await;
+        let connection = connection.map_err(|error| target.failed(error))?;
+        let limits = HttpLimits { silence: self.egress.read_timeout(), ..HttpLimits::default() };
+        let answer = async { Http1::new(connection, limits).await?.exchange(request).await };
+        answer.await.map_err(|error| target.broken(&error))
     }
 
     /// Gets a URL, following at most so many redirects. Every hop is checked as the first was; none leads from `https` to `http`. The
     /// response's own `url()` is where it came from in the end. Its body is not limited: take it piece by piece.
     ///
     /// # Errors
-    /// As [`request`](Self::request); [`Redirect`](EgressError::Redirect), if there are too many or one leads nowhere; otherwise what failed.
+    /// As [`send`](Self::send); [`Redirect`](EgressError::Redirect), if there are too many or one leads nowhere; otherwise what failed.
     pub async fn get(&self, url: &Url, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
         self.get_with(url, HeaderMap::new(), max_redirects).await
     }
@@ -130,7 +267,7 @@ impl HttpClient {
         let mut url = url.clone();
         let mut followed = 0;
         loop {
-            let response = self.request(Method::GET, &url)?.headers(headers.clone()).send().await?;
+            let response = self.send(Method::GET, &url, headers.clone(), Bytes::new()).await?;
             if !is_redirect(response.status()) {
                 return Ok(response);
             }
@@ -148,6 +285,104 @@ impl HttpClient {
             followed += 1;
             url = next;
         }
+    }
+}
+
+/// The connections of a client that wait for the next request.
+#[derive(Debug, Default)]
+struct Idle(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Oldest first.
+    connections: Vec<(Origin, Instant, Http1<Connection>)>,
+    /// A task closes what waits for too long.
+    watched: bool,
+}
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that was used last, if it is still open.
+    fn take(&self, origin: &Origin) -> Option<Http1<Connection>> {
+        let mut waiting = self.lock();
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        waiting.connections.retain_mut(|(_, until, http)| *until > Instant::now() && http.poll_closed(cx).is_pending());
+        let usable = |(other, _, http): &(Origin, Instant, Http1<Connection>)| other == origin && http.is_ready();
+        let index = waiting.connections.iter().rposition(usable)?;
+        Some(waiting.connections.remove(index).2)
+    }
+
+    fn insert(self: &Arc<Self>, origin: Origin, http: Http1<Connection>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut waiting = self.lock();
+        if waiting.connections.len() == MAX_IDLE_CONNECTIONS {
+            waiting.connections.remove(0);
+        }
+        waiting.connections.push((origin, Instant::now() + IDLE_TIMEOUT, http));
+        if !std::mem::replace(&mut waiting.watched, true) {
+            runtime.spawn(close_in_time(Arc::downgrade(self)));
+        }
+    }
+
+    /// Closes what has waited for too long. Returns when the next one has.
+    fn expire(&self) -> Option<Instant> {
+        let mut waiting = self.lock();
+        waiting.connections.retain(|(_, until, _)| *until > Instant::now());
+        let next = waiting.connections.iter().map(|(_, until, _)| *until).min();
+        waiting.watched = next.is_some();
+        next
+    }
+}
+
+async fn close_in_time(idle: Weak<Idle>) {
+    while let Some(next) = idle.upgrade().and_then(|idle| idle.expire()) {
+        sleep_until(next).await;
+    }
+}
+
+/// The body of a response. Its connection waits for the next request afterwards.
+struct PooledBody {
+    /// None: it has ended.
+    body: Option<HttpBody<Connection>>,
+    /// What the head says of it.
+    size: SizeHint,
+    target: HttpTarget,
+    idle: Arc<Idle>,
+}
+
+impl Body for PooledBody {
+    type Data = Bytes;
+    type Error = EgressError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EgressError>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Poll::Ready(data) = body.poll_data(cx) else { return Poll::Pending };
+        match data {
+            Some(Ok(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Err(error)) => {
+                self.body = None;
+                Poll::Ready(Some(Err(self.target.broken(&error))))
+            }
+            None => {
+                if let Some(http) = self.body.take().and_then(HttpBody::into_idle) {
+                    self.idle.insert(self.target.origin(), http);
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size.clone()
+    }
+}
+
+impl fmt::Debug for PooledBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledBody").field("body", &self.body).finish_non_exhaustive()
     }
 }
 
@@ -170,14 +405,6 @@ pub fn request_headers(headers: &[(String, String)]) -> Result<HeaderMap, Egress
     Ok(map)
 }
 
-impl Refused {
-    /// Says which URL it was about: a resolver is asked for names only.
-    fn about(self, url: &Url) -> Self {
-        let protection = if url.scheme() == "https" { Protection::Tls } else { Protection::Plain };
-        self.on(url.port_or_known_default().unwrap_or_default(), protection)
-    }
-}
-
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -189,48 +416,16 @@ fn shown(url: &Url) -> String {
 
 impl From<reqwest::Error> for EgressError {
     fn from(error: reqwest::Error) -> Self {
-        // What failed within the client comes out of it in boxes.
+        // What a body failed with comes out of reqwest in boxes.
         let mut next: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(cause) = next {
             if let Some(ours) = cause.downcast_ref::<Self>() {
-                return match (ours, error.url()) {
-                    (Self::Refused(refused), Some(url)) => Self::Refused(refused.clone().about(url)),
-                    _ => ours.clone(),
-                };
-            }
-            if let Some(tls) = cause.downcast_ref::<io::Error>().filter(|cause| tls::is_tls(cause)) {
-                let authority = |url: &Url| url[Position::BeforeHost..Position::AfterPort].to_owned();
-                return Self::Tls { target: error.url().map_or_else(String::new, authority), problem: tls::problem(tls) };
+                return ours.clone();
             }
             next = cause.source();
         }
         let url = error.url().map_or_else(String::new, shown);
         let timed_out = error.is_timeout();
         Self::Http { url, problem: chain(&error.without_url()), timed_out }
-    }
-}
-
-/// Finds addresses for the client, and lets through only those that may be dialled.
-#[derive(Debug)]
-struct CheckedResolver {
-    shared: Arc<Shared>,
-    grants: Arc<Grants>,
-}
-
-impl Resolve for CheckedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (shared, grants) = (Arc::clone(&self.shared), Arc::clone(&self.grants));
-        Box::pin(async move {
-            let host = Host::parse(name.as_str()).map_err(|problem| EgressError::invalid(name.as_str(), problem))?;
-            // The proxy's address is the operator's choice. Whoever asks for the proxy's name as a server gets there through the proxy; and if
-            // that name is `localhost`, it was judged before the request began.
-            let is_proxy = shared.proxy.as_ref().is_some_and(|proxy| proxy.host == host);
-            let addresses = shared.resolve(&host).await?;
-            let admitted = match is_proxy {
-                true => addresses,
-                false => grants.admit(&host, 0, Protection::Tls, addresses).map_err(EgressError::from)?,
-            };
-            Ok(Box::new(admitted.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
     }
 }

@@ -20,10 +20,15 @@ mod addresses;
 mod host;
 mod resolve;
 
+mod quota;
+
 mod connect;
 mod egress;
 mod http;
+mod http1;
 mod proxy;
+mod chains;
+mod handshakes;
 mod tls;
 
 mod error;
@@ -33,9 +38,11 @@ pub use connect::Connection;
 pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
-pub use http::{HttpClient, request_headers};
+pub use http::{HttpClient, HttpTarget, request_headers};
+pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
+pub use quota::{LimitReached, Quota, QuotaLimits};
 pub use resolve::{Resolver, SystemResolver};
 pub use rule::{Fit, Ports, Rule, RuleError};
 
-/// The client that requests and responses of [`HttpClient`] are of.
+/// The responses of [`HttpClient`] are reqwest's.
 pub use reqwest;

@@ -2,14 +2,17 @@
 
 use std::{io, sync::Arc};
 
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    chains::ShortChains,
     connect::Stream,
     error::{EgressError, chain},
+    handshakes::Handshakes,
     host::Host,
+    quota::Quota,
 };
 
 /// A configuration with the roots asked for and no ALPN, for TLS 1.2 and 1.3.
@@ -29,36 +32,45 @@ pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> 
             return Err(fail("it has no `BEGIN CERTIFICATE` section".into()));
         }
     }
-    Ok(ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let invalid = |error: &dyn std::error::Error| EgressError::Config(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| EgressError::Config(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .map_err(|error| invalid(&error))?;
+    if roots.is_empty() {
+        // Nothing is trusted. The verifier below wants a root.
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let verifier = ShortChains(verifier.map_err(|error| invalid(&error))?);
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
-/// Does the handshake with a server whose certificate has to be for `host`.
+/// How much of a server's handshake is read: twice what its largest message may have.
+const MAX_HANDSHAKE_BYTES: usize = 128 << 10;
+
+/// Does the handshake with a server whose certificate has to be for `host`, on the threads of
+/// `handshakes`.
 pub(crate) async fn handshake(
+    handshakes: &Handshakes,
+    quota: &Quota,
     config: &Arc<ClientConfig>,
     alpn: &[&[u8]],
     host: &Host,
     target: &str,
-    stream: Stream,
+    mut stream: Stream,
 ) -> Result<Box<TlsStream<Stream>>, EgressError> {
     let name = ServerName::try_from(host.bare()).map_err(|error| EgressError::invalid(host.to_string(), error))?;
-    let config = if alpn.is_empty() {
-        Arc::clone(config)
-    } else {
-        let mut config = ClientConfig::clone(config);
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Arc::new(config)
+    let connector = TlsConnector::from(Arc::clone(config));
+    let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let handshake = async move {
+        stream.limit_reading(Some(MAX_HANDSHAKE_BYTES));
+        let mut tls = connector.with_alpn(alpn).connect(name, stream).await?;
+        tls.get_mut().0.limit_reading(None);
+        Ok(Box::new(tls))
     };
     let fail = |error| EgressError::Tls { target: target.to_owned(), problem: problem(&error) };
-    TlsConnector::from(config).connect(name, stream).await.map(Box::new).map_err(fail)
-}
-
-/// Whether an error is one of TLS.
-pub(crate) fn is_tls(error: &io::Error) -> bool {
-    cause(error).is_some()
+    handshakes.run(quota.party(), handshake).await.and_then(|outcome| outcome).map_err(fail)
 }
 
 /// What rustls said, and what to do where that is known.

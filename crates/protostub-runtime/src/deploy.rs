@@ -323,6 +323,7 @@ pub(crate) async fn sandbox(
     let services = SandboxServices {
         bus: core.bus.clone(),
         egress: core.egress.clone(),
+        quota: record.quota.get_or_init(|| core.egress.quota(config.limits.quota())).clone(),
         presence: Arc::clone(presence) as Arc<_>,
         credentials: Arc::new(StubCredentials { module: Arc::clone(&core.identity), login: Arc::clone(&record.login) }),
         session,

@@ -12,6 +12,7 @@ use std::{
 };
 
 use protostub_bus::{Inbox, Mailbox, Route};
+use protostub_egress::Quota;
 use protostub_sandbox::{CrashReport, Idleness, Session};
 use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
 use tokio::sync::{SetOnce, mpsc, oneshot, watch};
@@ -89,6 +90,8 @@ pub(crate) struct Record {
     pub(crate) sandbox_url: OnceLock<Address>,
     /// What its instances save for one another.
     pub(crate) session: Session,
+    /// The account that the connections of all its instances are charged to. Opened with the first instance.
+    pub(crate) quota: OnceLock<Quota>,
     /// What it was explicitly logged in with.
     pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
@@ -272,6 +275,7 @@ impl Registry {
             url: OnceLock::new(),
             sandbox_url: OnceLock::new(),
             session: Session::new(),
+            quota: OnceLock::new(),
             login: Arc::default(),
             published: Mutex::default(),
             idleness: Mutex::default(),

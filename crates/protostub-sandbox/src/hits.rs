@@ -47,15 +47,14 @@ impl StubState {
     pub(crate) fn note_limits(&mut self, cpu_throttled: u64) {
         let (bytes_in, bytes_out) = self.connections.take_throttled();
         let logged = self.log.take_dropped();
-        if cpu_throttled + bytes_in + bytes_out + logged == 0 {
-            return;
-        }
-        for (setting, times) in [
+        let throttled = [
             ("cpu_per_second", cpu_throttled),
             ("bytes_in_per_second", bytes_in),
             ("bytes_out_per_second", bytes_out),
             ("log_lines_per_second", logged),
-        ] {
+        ];
+        let refused = self.connections.take_refused();
+        for (setting, times) in throttled.into_iter().chain(refused) {
             for _ in 0..times {
                 self.limited(setting);
             }

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use protostub_egress::QuotaLimits;
+
 /// What one stub may use. The defaults suit an untrusted stub; the operator changes them for each domain.
 ///
 /// What the contract itself promises to a stub (256 timers, 16 connections, 100 log lines a second, a body of 1 MiB …) is a default here too,
@@ -60,6 +62,9 @@ pub struct Limits {
     pub identity_requests: usize,
     /// How many connections and HTTP exchanges may be open at a time. 16.
     pub connections: usize,
+    /// Maximum number of connection attempts per second: each name or address that is dialled, and
+    /// each TLS handshake after that. Twice as many may come at once. 20.
+    pub connect_attempts_per_second: u32,
     /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
     pub frame_bytes: usize,
     /// How many bytes all connections may receive in a second. 64 MiB. Beyond that, nothing is read for a while. A ping counts as 1 KiB: the host
@@ -67,6 +72,19 @@ pub struct Limits {
     pub bytes_in_per_second: u64,
     /// How many bytes all connections may send in a second. 64 MiB. Beyond that, nothing is written for a while.
     pub bytes_out_per_second: u64,
+}
+
+impl Limits {
+    /// The limits of the account that a stub's connections are charged to. Apart from the open
+    /// connections, as many sockets may be closing or idle.
+    #[must_use]
+    pub fn quota(&self) -> QuotaLimits {
+        QuotaLimits {
+            sockets: self.connections.saturating_mul(2),
+            attempts_per_second: self.connect_attempts_per_second,
+            ..QuotaLimits::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -93,6 +111,7 @@ impl Default for Limits {
             timers: 256,
             identity_requests: 8,
             connections: 16,
+            connect_attempts_per_second: 20,
             frame_bytes: 1 << 20,
             bytes_in_per_second: 64 << 20,
             bytes_out_per_second: 64 << 20,

@@ -6,7 +6,7 @@ use std::{
 
 use async_trait::async_trait;
 use protostub_bus::Bus;
-use protostub_egress::{Egress, Grants};
+use protostub_egress::{Egress, Grants, Quota};
 use protostub_types::{Address, Domain, StubStatus};
 
 use crate::{CredentialOrigin, Limits, Session};
@@ -19,6 +19,9 @@ pub struct SandboxServices {
     pub bus: Bus,
     /// How its connections leave.
     pub egress: Egress,
+    /// The account that its connections are charged to, with the limits of [`Limits::quota`]. All
+    /// instances of a stub share one, so that a restart resets nothing.
+    pub quota: Quota,
     /// Who is told the stub's status.
     pub presence: Arc<dyn Presence>,
     /// Who is asked for its domain's credentials.

@@ -65,7 +65,7 @@ impl StubState {
             status: Status::new(limits.publications_per_second),
             timers: Timers::default(),
             identity: IdentityRequests::default(),
-            connections: Connections::new(services.egress.clone(), config.grants.clone(), transport),
+            connections: Connections::new(services.egress.clone(), services.quota.clone(), config.grants.clone(), transport),
             wasi: None,
             log,
             secrets,

@@ -20,6 +20,7 @@ Throws random bytes at what reads them: all targets, or those that are named, fo
   address      addresses, domains, rules, versions, URLs of catalogues
   message      messages as JSON
   descriptor   descriptors, and the packages in them
+  http         the answers of HTTP servers
   jws          signatures of descriptors, and the keys that they are judged by
   policy       operators' rules in Cedar
   settings     settings files

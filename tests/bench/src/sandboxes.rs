@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use async_trait::async_trait;
 use bytes::Bytes;
 use protostub_bus::{Bus, BusConfig, InboxLimits};
-use protostub_egress::{Egress, EgressConfig, Grants};
+use protostub_egress::{Egress, EgressConfig, Grants, QuotaLimits};
 use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Engine, EngineConfig, Import, Presence, Sandbox, SandboxConfig,
     SandboxServices, Session, wasmtime,
@@ -52,9 +52,11 @@ impl Stage {
         let engine = Engine::new(&config)?;
         let compiled = engine.compile(component.clone(), Sha256Digest::of(&component)).await?;
         let home = Domain::parse("home.example")?;
+        let egress = Egress::new(EgressConfig::default())?;
         let services = SandboxServices {
             bus: Bus::new(BusConfig::new(home, Address::parse("runtime://home.example/1")?)),
-            egress: Egress::new(EgressConfig::default())?,
+            quota: egress.quota(QuotaLimits::default()),
+            egress,
             presence: Arc::new(Anything),
             credentials: Arc::new(Anything),
             session: Session::new(),

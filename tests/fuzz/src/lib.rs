@@ -8,4 +8,4 @@ mod text;
 
 #[cfg(feature = "sandbox")]
 pub use sandbox::{component, host_calls, settings};
-pub use text::{address, descriptor, jws, message, policy};
+pub use text::{address, descriptor, http, jws, message, policy};

@@ -1,20 +1,31 @@
-// What is read from texts: addresses, messages, descriptors and their signatures, policies. Nothing here knows wasmtime.
+// What is read from texts: addresses, messages, descriptors and their signatures, policies, answers of HTTP servers. Nothing here knows wasmtime.
 
 use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
     str,
     sync::LazyLock,
+    task::{Context, Poll},
     time::{Duration, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use protostub_bus::{Hop, Origin, Policy as _, Receiver};
 use protostub_catalogue::trust::{PublicKey, SigningKey, Statement, TrustPolicy, sign};
-use protostub_egress::Rule;
+use protostub_egress::{
+    Egress, EgressConfig, Grants, Http1, HttpLimits, HttpRequest, HttpTarget, Rule,
+    reqwest::{Method, header::HeaderMap},
+};
 use protostub_policy::CedarPolicy;
 use protostub_types::{
     Address, Descriptor, Domain, MAX_ADDRESS_BYTES, Message, MessageType, SourcePackage, StubKey, StubStatus, Version,
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::timeout,
+};
 use url::Url;
 
 static HOME: LazyLock<Domain> = LazyLock::new(|| Domain::parse("home.example").expect("a domain"));
@@ -240,5 +251,87 @@ pub fn policy(data: &[u8]) {
             let hop = Hop::new(&Origin::Host, &message, Receiver::Listener, &HOME);
             let _ = (policy.decide(&hop), policy.warnings().len());
         }
+    }
+}
+
+/// How long the answers of a server that never waits may take to be read.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Number of requests over one connection, if it is kept for so many.
+const REQUESTS: usize = 3;
+
+/// The answers of an HTTP server, as exchanges of stubs read them. The first byte says in pieces of what
+/// size they come, and for what method.
+pub fn http(data: &[u8]) {
+    let Some((first, answers)) = data.split_first() else { return };
+    let method = if first % 2 == 0 { Method::GET } else { Method::HEAD };
+    let server = Server { answers: answers.to_vec(), sent: 0, piece: usize::from(*first / 2) + 1 };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let exchanges = async { timeout(PATIENCE, exchanges(server, &method)).await.expect("every exchange has an outcome") };
+    tokio.block_on(exchanges);
+}
+
+async fn exchanges(server: Server, method: &Method) {
+    let (limits, bytes) = (HttpLimits::default(), server.answers.len());
+    let mut connection = Some(Http1::new(server, limits).await.expect("a connection"));
+    for _ in 0..REQUESTS {
+        let Some(http) = connection.take() else { return };
+        match http.exchange(http_request(method)).await {
+            Ok((head, mut body)) => {
+                let size: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+                assert!(size <= limits.head_bytes && head.headers().len() <= limits.fields, "{head:?}");
+                let mut received = 0;
+                while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
+                    match piece {
+                        Ok(piece) => received += piece.len(),
+                        Err(error) => assert!(!error.to_string().is_empty()),
+                    }
+                }
+                assert!(received <= bytes, "{received} bytes of {bytes}");
+                connection = body.into_idle();
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+fn http_request(method: &Method) -> HttpRequest {
+    static WAY: LazyLock<(Egress, HttpTarget)> = LazyLock::new(|| {
+        let egress = Egress::new(EgressConfig { webpki_roots: false, ..EgressConfig::default() }).expect("an egress");
+        let url = Url::parse("https://sp1.example/").expect("a URL");
+        let grants = Grants::same_domain(&Domain::parse("sp1.example").expect("a domain"), &[]);
+        (egress, HttpTarget::new(&grants, &url).expect("a granted URL"))
+    });
+    let (egress, target) = &*WAY;
+    egress.http_request(target, method.clone(), HeaderMap::new(), "".into()).expect("a request")
+}
+
+/// A server in memory that answers whatever it is asked, and then ends the connection.
+struct Server {
+    answers: Vec<u8>,
+    sent: usize,
+    piece: usize,
+}
+
+impl AsyncRead for Server {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let rest = &self.answers[self.sent..];
+        let size = rest.len().min(self.piece).min(buffer.remaining());
+        buffer.put_slice(&rest[..size]);
+        self.sent += size;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Server {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

@@ -195,6 +195,7 @@ impl Stage {
         let services = SandboxServices {
             bus: self.bus.clone(),
             egress: self.egress.clone(),
+            quota: self.egress.quota(self.limits.quota()),
             presence: Arc::new(Statuses(told)),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),

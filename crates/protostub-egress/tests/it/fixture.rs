@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Egress, EgressConfig, Grants, Resolver};
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, HttpClient, Resolver};
 use protostub_types::Domain;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -153,4 +153,31 @@ pub(crate) fn sp1(port: u16) -> Grants {
 /// The same, on this host.
 pub(crate) fn sp1_here(port: u16) -> Grants {
     sp1(port).allow_loopback(true)
+}
+
+/// Connects on the host's own account.
+pub(crate) async fn connect(
+    egress: &Egress,
+    grants: &Grants,
+    host: &str,
+    port: u16,
+    tls: bool,
+    alpn: &[&[u8]],
+) -> Result<Connection, EgressError> {
+    egress.connect(grants, egress.own(), host, port, tls, alpn).await
+}
+
+/// Begins TLS on the host's own account.
+pub(crate) async fn start_tls(
+    egress: &Egress,
+    grants: &Grants,
+    connection: Connection,
+    server_name: &str,
+) -> Result<Connection, EgressError> {
+    egress.start_tls(grants, egress.own(), connection, server_name).await
+}
+
+/// An HTTP client on the host's own account.
+pub(crate) fn http(egress: &Egress, grants: &Grants) -> HttpClient {
+    egress.http(grants, egress.own())
 }

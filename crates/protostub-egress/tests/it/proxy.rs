@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::fixture::{Authority, Names, closed_port, config, listen, sp1};
+use crate::fixture::{Authority, Names, closed_port, config, connect, http, listen, sp1};
 
 /// What a proxy does with requests.
 #[derive(Clone, Copy)]
@@ -93,7 +93,7 @@ async fn a_tunnel_is_asked_for_by_name() {
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let egress = Egress::new(through(&proxy.url(), &[&authority])).unwrap();
 
-    let mut connection = egress.connect(&sp1(443), "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await.unwrap();
+    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await.unwrap();
     assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
@@ -106,7 +106,7 @@ async fn http_goes_through_the_proxy_as_well() {
     let authority = Authority::new();
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let url = format!("http://me:p%40ss@proxy.internal:{}", proxy.port);
-    let client = Egress::new(through(&url, &[&authority])).unwrap().http(&sp1(443)).unwrap();
+    let client = http(&Egress::new(through(&url, &[&authority])).unwrap(), &sp1(443));
     let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "hello");
     let heads = proxy.heads();
@@ -118,7 +118,7 @@ async fn http_goes_through_the_proxy_as_well() {
 async fn http_without_tls_is_asked_of_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let grants = Grants::none().allow_host("sp1.example", 80, true).unwrap();
-    let client = Egress::new(through(&proxy.url(), &[])).unwrap().http(&grants).unwrap();
+    let client = http(&Egress::new(through(&proxy.url(), &[])).unwrap(), &grants);
     let response = client.get(&"http://sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "ok");
     assert_eq!(proxy.heads()[0][0], "GET http://sp1.example/x HTTP/1.1");
@@ -129,9 +129,9 @@ async fn the_proxy_is_not_asked_for_what_is_not_granted() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
     let grants = sp1(443).allow_host("10.0.0.1", 443, false).unwrap().allow_host("localhost", 443, false).unwrap();
-    let client = egress.http(&grants).unwrap();
+    let client = http(&egress, &grants);
     for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
-        assert!(egress.connect(&grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
+        assert!(connect(&egress, &grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
         let url: Url = format!("https://{host}/").parse().unwrap();
         assert!(client.get(&url, 0).await.unwrap_err().is_refused(), "{host}");
     }
@@ -144,10 +144,10 @@ async fn this_host_is_not_reached_through_the_proxy() {
     let direct = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
     let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, true).unwrap();
-    let connection = egress.connect(&grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().port(), direct.port);
     let url = format!("http://sp1.localhost:{}/x", direct.port).parse().unwrap();
-    assert_eq!(egress.http(&grants).unwrap().get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
+    assert_eq!(http(&egress, &grants).get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
     assert!(proxy.heads().is_empty());
 }
 
@@ -157,7 +157,7 @@ async fn a_proxy_that_opens_no_tunnel_is_quoted() {
         let proxy = Proxy::start(Behaviour::Answer(answer)).await;
         let url = format!("http://me:secret@proxy.internal:{}", proxy.port);
         let egress = Egress::new(through(&url, &[])).unwrap();
-        let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+        let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::Proxy { .. }), "{error:?}");
         let start = format!("failed to reach `sp1.example:443` through the proxy http://proxy.internal:{}: ", proxy.port);
         assert_eq!(error.to_string().strip_prefix(&start), Some(expected), "{error}");
@@ -178,15 +178,15 @@ async fn the_proxy_may_be_on_this_host() {
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     for host in ["localhost", "127.0.0.1"] {
         let egress = Egress::new(through(&format!("http://{host}:{}", proxy.port), &[&authority])).unwrap();
-        egress.connect(&sp1(443), "mqtt.sp1.example", 443, true, &[]).await.unwrap();
-        let client = egress.http(&sp1(443)).unwrap();
+        connect(&egress, &sp1(443), "mqtt.sp1.example", 443, true, &[]).await.unwrap();
+        let client = http(&egress, &sp1(443));
         let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
         assert_eq!(response.text().await.unwrap(), "hello");
         // That it is there opens nothing.
         let to_proxy = sp1(443).allow_host(host, proxy.port, true).unwrap();
         let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
-        assert!(egress.connect(&to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
-        assert!(egress.http(&to_proxy).unwrap().get(&url, 0).await.unwrap_err().is_refused());
+        assert!(connect(&egress, &to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
+        assert!(http(&egress, &to_proxy).get(&url, 0).await.unwrap_err().is_refused());
     }
 }
 
@@ -194,7 +194,7 @@ async fn the_proxy_may_be_on_this_host() {
 async fn a_proxy_that_is_not_there_is_told_from_the_host() {
     let port = closed_port().await;
     let egress = Egress::new(through(&format!("http://proxy.internal:{port}"), &[])).unwrap();
-    let error = egress.connect(&sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err().to_string();
+    let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err().to_string();
     let expected = format!(
         "failed to reach `sp1.example:443` through the proxy http://proxy.internal:{port}: failed to connect to `proxy.internal:{port}`: \
          127.0.0.1:{port}: "
@@ -220,11 +220,11 @@ async fn a_proxy_over_tls_carries_tls() {
         }
     });
     let egress = Egress::new(through(&format!("https://proxy.internal:{port}"), &[&authority])).unwrap();
-    let mut connection = egress.connect(&sp1(443), "mqtt.sp1.example", 8883, true, &[]).await.unwrap();
+    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[]).await.unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     assert!(text.ends_with("hello"));
-    let client = egress.http(&sp1(443)).unwrap();
+    let client = http(&egress, &sp1(443));
     let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "hello");
 }

@@ -1,7 +1,7 @@
 use protostub_egress::{EgressError, Grants, Phase};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::fixture::{Authority, Names, egress, listen};
+use crate::fixture::{Authority, Names, connect, egress, listen, start_tls};
 
 fn grants(port: u16) -> Grants {
     Grants::none().allow_loopback(true).allow_host("*.sp1.example", port, true).unwrap()
@@ -27,19 +27,19 @@ async fn tls_begins_on_a_plain_connection() {
         tls.shutdown().await.unwrap();
     });
     let egress = egress(&names(), &[&authority]);
-    let mut connection = egress.connect(&grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let mut connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
     let mut greeting = [0; 5];
     connection.read_exact(&mut greeting).await.unwrap();
     connection.write_all(b"STARTTLS").await.unwrap();
 
-    let mut connection = egress.start_tls(&grants(port), connection, "mail.sp1.example").await.unwrap();
+    let mut connection = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap();
     assert!(connection.is_tls());
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "secret");
     server.await.unwrap();
 
-    let error = egress.start_tls(&grants(port), connection, "mail.sp1.example").await.unwrap_err();
+    let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();
     assert!(matches!(error, EgressError::Invalid { .. }), "{error}");
 }
 
@@ -47,8 +47,8 @@ async fn tls_begins_on_a_plain_connection() {
 async fn the_name_of_the_certificate_has_to_be_granted() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
-    let connection = egress.connect(&grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
-    let error = egress.start_tls(&grants(port), connection, "mail.sp2.example").await.unwrap_err();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let error = start_tls(&egress, &grants(port), connection, "mail.sp2.example").await.unwrap_err();
     assert!(error.is_refused() && error.to_string().contains("mail.sp2.example"), "{error}");
 }
 
@@ -63,8 +63,8 @@ async fn what_came_before_in_the_clear_is_no_handshake() {
         drop(acceptor.accept(tcp).await);
     });
     let egress = egress(&names(), &[&authority]);
-    let connection = egress.connect(&grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
-    let error = egress.start_tls(&grants(port), connection, "mail.sp1.example").await.unwrap_err();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();
     assert!(matches!(error, EgressError::Tls { .. }), "{error}");
 }
 
@@ -72,9 +72,9 @@ async fn what_came_before_in_the_clear_is_no_handshake() {
 async fn a_server_that_says_nothing_is_given_up() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
-    let connection = egress.connect(&grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
     // From here on, time passes when nothing else happens.
     tokio::time::pause();
-    let error = egress.start_tls(&grants(port), connection, "mail.sp1.example").await.unwrap_err();
+    let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Handshaking, .. }), "{error}");
 }

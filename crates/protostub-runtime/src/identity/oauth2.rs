@@ -464,8 +464,7 @@ impl<'c> AsyncHttpClient<'c> for TokenEndpoint {
 async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpResponse, ExchangeError> {
     let (head, body) = request.into_parts();
     let url = Url::parse(&head.uri.to_string()).map_err(|error| ExchangeError::Unavailable(error.to_string()))?;
-    let request = http.request(head.method, &url)?.headers(head.headers).body(body);
-    let mut response = request.send().await.map_err(EgressError::from)?;
+    let mut response = http.send(head.method, &url, head.headers, body).await?;
     let status = response.status();
     if status.is_server_error() || status.as_u16() == 429 {
         return Err(ExchangeError::Unavailable(format!("it answers {status}")));

@@ -54,7 +54,7 @@ impl Network {
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let grants = Grants::none().allow_loopback(self.allow_loopback).allow_private(allow_private);
         let grants = grants.allow_host(host, port, false).map_err(|error| EgressError::Config(error.to_string()))?;
-        self.egress.http(&grants)
+        Ok(self.egress.http(&grants, self.egress.own()))
     }
 }
 

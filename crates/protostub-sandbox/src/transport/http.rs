@@ -5,26 +5,25 @@
 //!       └──────────► Failed(how) ◄──────┘
 //! ```
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures_util::future::BoxFuture;
 use http::Method;
-use protostub_egress::{EgressError, HttpClient};
-use url::{Position, Url};
+use protostub_egress::{EgressError, ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest, HttpTarget};
+use url::{Origin, Position, Url};
 
 use super::{
-    Authorization, Error, TransportLimits,
-    error::{chain, too_long},
+    Authorization, Error, Route, TransportLimits,
+    error::too_long,
     headers,
     news::{News, Topic},
-    traffic::{Direction, Gate, Traffic},
+    traffic::Counted,
 };
+
+/// What a head has besides the names and values of its fields, in bytes: the status line, and for each
+/// field a colon, a space and the end of a line.
+const HEAD_FRAMING_BYTES: usize = 8 << 10;
 
 /// What a stub asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +52,12 @@ pub(super) struct Exchange {
     /// The stub was given the error that the exchange ended with: nothing is new any more.
     end_told: bool,
     receive_bytes: usize,
-    incoming: Gate,
+    origin: Origin,
+    /// The connection, when the whole body was read.
+    idle: Option<Http1<Counted>>,
 }
 
-type Body = BoxStream<'static, reqwest::Result<Bytes>>;
+type Body = Box<HttpBody<Counted>>;
 
 enum Phase {
     Sending(BoxFuture<'static, Result<(Head, Body), String>>),
@@ -67,62 +68,9 @@ enum Phase {
 }
 
 impl Exchange {
-    /// Checks what can be checked at once, and prepares the request; it is sent when the exchange is first driven.
-    pub(super) fn send(
-        client: &HttpClient,
-        limits: &TransportLimits,
-        traffic: &Arc<Traffic>,
-        request: Request,
-        authorization: Option<Authorization>,
-    ) -> Result<Self, Error> {
-        let method = parse_method(&request.method)?;
-        let url = parse_url(&request.url, limits)?;
-        let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
-        if request.body.len() > limits.request_body_bytes {
-            return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
-        }
-
-        let target = format!("{method} {}", &url[..Position::AfterPath]);
-        let builder = client.request(method, &url).map_err(|error| match error {
-            EgressError::Refused(refused) => Error::Denied(refused.to_string()),
-            error => Error::Invalid(error.to_string()),
-        })?;
-        let mut builder = builder.headers(headers);
-        let in_headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = request.url.len() + in_headers + request.body.len();
-        let mut outgoing = Gate::new(traffic, Direction::Out);
-        if !request.body.is_empty() {
-            builder = builder.body(request.body);
-        }
-        let (name, header_bytes, head_timeout) = (target.clone(), limits.response_header_bytes, limits.head_timeout);
-        let exchange = async move {
-            poll_fn(|cx| outgoing.poll_open(cx)).await;
-            outgoing.count(bytes);
-            let sent = async {
-                if let Some(authorization) = authorization {
-                    let value = authorization.await.map_err(|why| format!("{name} was not sent: {why}"))?;
-                    builder = builder.header(http::header::AUTHORIZATION, value);
-                }
-                builder.send().await.map_err(|error| EgressError::from(error).to_string())
-            };
-            let response = match tokio::time::timeout(head_timeout, sent).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(how)) => return Err(how),
-                Err(_) => return Err(format!("{name} got no answer within {head_timeout:?}")),
-            };
-            let headers = headers::list(response.headers(), header_bytes)
-                .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, header_bytes)))?;
-            Ok((Head { status: response.status().as_u16(), headers }, response.bytes_stream().boxed()))
-        };
-        Ok(Self {
-            news: News::default(),
-            phase: Phase::Sending(Box::pin(exchange)),
-            target,
-            held: Bytes::new(),
-            end_told: false,
-            receive_bytes: limits.receive_bytes,
-            incoming: Gate::new(traffic, Direction::In),
-        })
+    /// The connection for the next exchange with its origin, once this exchange does not need it any more.
+    pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<Counted>)> {
+        Some((self.origin.clone(), self.idle.take()?))
     }
 
     /// The head, also when the body failed meanwhile.
@@ -168,6 +116,10 @@ impl Exchange {
             self.news.set(Topic::State);
         }
         self.read_ahead(cx);
+        if let Phase::Answered(_, Some(body)) = &mut self.phase {
+            // The server may have answered before it read the whole request.
+            body.drive(cx);
+        }
         let has_body = matches!(self.phase, Phase::Answered(_, Some(_)));
         if !self.held.is_empty() || !(has_body || self.end_told) {
             self.news.set(Topic::Read);
@@ -177,25 +129,128 @@ impl Exchange {
 
     /// Reads one piece, unless there is one that the stub has not fetched.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        while self.held.is_empty()
-            && let Phase::Answered(head, Some(body)) = &mut self.phase
-        {
-            if self.incoming.poll_open(cx).is_pending() {
-                return;
-            }
-            match Pin::new(body).poll_next(cx) {
-                Poll::Ready(Some(Ok(piece))) => {
-                    self.incoming.count(piece.len());
-                    self.held = piece;
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let how = format!("the answer to {} broke off: {}", self.target, chain(&error.without_url()));
-                    self.phase = Phase::Failed(Some(head.clone()), how);
-                }
-                Poll::Ready(None) => self.phase = Phase::Answered(head.clone(), None),
-                Poll::Pending => return,
-            }
+        if !self.held.is_empty() {
+            return;
         }
+        let Phase::Answered(head, reading) = &mut self.phase else { return };
+        let Some(body) = reading else { return };
+        match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(piece))) => self.held = piece,
+            Poll::Ready(Some(Err(error))) => {
+                let how = format!("the answer to {} broke off: {error}", self.target);
+                self.phase = Phase::Failed(Some(head.clone()), how);
+            }
+            Poll::Ready(None) => self.idle = reading.take().and_then(|body| body.into_idle()),
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// A request that may be sent.
+pub(super) struct Sending {
+    /// The method and the URL without its query, for the texts of errors.
+    name: String,
+    route: Route,
+    target: HttpTarget,
+    request: HttpRequest,
+    authorization: Option<Authorization>,
+    limits: TransportLimits,
+}
+
+impl Sending {
+    /// Checks what can be checked at once.
+    pub(super) fn new(
+        route: &Route,
+        limits: &TransportLimits,
+        request: Request,
+        authorization: Option<Authorization>,
+    ) -> Result<Self, Error> {
+        let method = parse_method(&request.method)?;
+        let url = parse_url(&request.url, limits)?;
+        let headers = headers::parse(&request.headers, limits.request_header_bytes)?;
+        if request.body.len() > limits.request_body_bytes {
+            return Err(Error::too_long("a request's body", request.body.len(), limits.request_body_bytes));
+        }
+        let refused = |error| match error {
+            EgressError::Refused(refused) => Error::Denied(refused.to_string()),
+            error => Error::Invalid(error.to_string()),
+        };
+        let name = format!("{method} {}", &url[..Position::AfterPath]);
+        let target = HttpTarget::new(&route.grants, &url).map_err(refused)?;
+        let request = route.egress.http_request(&target, method, headers, request.body.into()).map_err(refused)?;
+        Ok(Self { name, route: route.clone(), target, request, authorization, limits: limits.clone() })
+    }
+
+    /// Requests with the same origin can share connections.
+    pub(super) fn origin(&self) -> Origin {
+        self.target.origin()
+    }
+
+    /// The exchange, over an idle connection to the same origin or a new one. It begins when it is first
+    /// driven.
+    pub(super) fn over(self, idle: Option<Http1<Counted>>) -> Exchange {
+        let (target, origin) = (self.name.clone(), self.origin());
+        let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
+        let late = format!("{target} got no answer within {head_timeout:?}");
+        let sent = async move { tokio::time::timeout(head_timeout, self.send(idle)).await.unwrap_or(Err(late)) };
+        Exchange {
+            news: News::default(),
+            phase: Phase::Sending(Box::pin(sent)),
+            target,
+            held: Bytes::new(),
+            end_told: false,
+            receive_bytes,
+            origin,
+            idle: None,
+        }
+    }
+
+    async fn send(mut self, idle: Option<Http1<Counted>>) -> Result<(Head, Body), String> {
+        if let Some(authorization) = self.authorization.take() {
+            let value = authorization.await.map_err(|why| format!("{} was not sent: {why}", self.name))?;
+            self.request.append(http::header::AUTHORIZATION, value);
+        }
+        let Self { name, route, target, request, limits, .. } = self;
+        let header_bytes = limits.response_header_bytes;
+        let failed = |error: ExchangeError| match error {
+            ExchangeError::Head { fields, .. } => {
+                format!("{name} failed: a response's head is over the limit of {header_bytes} bytes or {fields} fields")
+            }
+            error => target.broken(&error).to_string(),
+        };
+        let (head, body) = match attempt(request, idle).await {
+            Ok(answer) => answer.map_err(failed)?,
+            Err(request) => {
+                let connection = route.egress.connect_http(&route.grants, &route.quota, &target).await;
+                let connection = connection.map_err(|error| target.failed(error).to_string())?;
+                let http_limits = HttpLimits {
+                    head_bytes: header_bytes + HEAD_FRAMING_BYTES,
+                    fields: limits.response_headers,
+                    informational: limits.informational_responses,
+                    silence: route.egress.read_timeout(),
+                };
+                let http = Http1::new(Counted::new(connection, &route.traffic), http_limits).await.map_err(failed)?;
+                http.exchange(request).await.map_err(failed)?
+            }
+        };
+        let headers = headers::list(head.headers(), header_bytes)
+            .map_err(|size| format!("{name} failed: {}", too_long("a response's head", size, header_bytes)))?;
+        Ok((Head { status: head.status().as_u16(), headers }, Box::new(body)))
+    }
+}
+
+type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
+
+/// Sends a request over an idle connection.
+///
+/// # Errors
+/// The request, if it has to go over another connection: there is none, or the server closed it before a
+/// byte of the request was sent. A request that was sent is never sent again: it may have been processed.
+async fn attempt(request: HttpRequest, idle: Option<Http1<Counted>>) -> Result<Answer, HttpRequest> {
+    let Some(http) = idle else { return Err(request) };
+    match http.exchange(request).await {
+        Err(ExchangeError::Unsent(request)) => Err(*request),
+        answer => Ok(answer),
     }
 }
 

@@ -31,6 +31,10 @@ pub(crate) struct TransportLimits {
     pub(crate) request_header_bytes: usize,
     /// How large those of an HTTP response may be. 64 KiB.
     pub(crate) response_header_bytes: usize,
+    /// Number of fields of an HTTP response. 256.
+    pub(crate) response_headers: usize,
+    /// Number of informational responses (1xx) before an HTTP response. 8.
+    pub(crate) informational_responses: usize,
     /// How large those of the answer to a WebSocket handshake may be. 16 KiB.
     pub(crate) handshake_header_bytes: usize,
     /// How much one call of a `receive` returns at most, whatever the stub asked for, in bytes. 1 MiB. One WebSocket message may exceed it.
@@ -73,6 +77,8 @@ impl Default for TransportLimits {
             request_body_bytes: 1 << 20,
             request_header_bytes: 64 << 10,
             response_header_bytes: 64 << 10,
+            response_headers: 256,
+            informational_responses: 8,
             handshake_header_bytes: 16 << 10,
             receive_bytes: 1 << 20,
             receive_frames: 1_024,

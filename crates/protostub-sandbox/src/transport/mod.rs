@@ -7,7 +7,7 @@
 //!                                                   sockets, timers
 //! ```
 //!
-//! [`Connections`] owns all of it and spawns nothing (reqwest's connection pool does for itself). A function that the stub calls polls its
+//! [`Connections`] owns all of it and spawns nothing. A function that the stub calls polls its
 //! socket once with the connection's own waker and returns what there is; whatever is left to do, [`Connections::poll_ready`] does from
 //! the sandbox's task. Each connection has a waker of its own ([`news`]), so that a busy one among many costs no look at the others.
 //!
@@ -20,6 +20,7 @@ mod error;
 mod farewell;
 mod headers;
 mod http;
+mod idle;
 mod limits;
 mod news;
 mod tcp;
@@ -35,8 +36,9 @@ use std::{
 
 use ::http::HeaderValue;
 use futures_util::future::BoxFuture;
-use protostub_egress::{Egress, Grants, HttpClient};
+use protostub_egress::{Egress, Grants, Http1, Quota};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use url::Origin;
 
 pub(crate) use self::{
     error::Error,
@@ -46,8 +48,9 @@ pub(crate) use self::{
     websocket::{CloseReason, Frame, Handshake, State as WebSocketState},
 };
 use self::{
-    news::{Mark, News, Woken},
-    traffic::Traffic,
+    idle::IdleConnections,
+    news::{Mark, News, Owner, Woken},
+    traffic::{Counted, Traffic},
 };
 
 /// The value of the header `authorization` that the host puts into a request, once it has it; or why there is none.
@@ -55,16 +58,23 @@ pub(crate) type Authorization = BoxFuture<'static, Result<HeaderValue, String>>;
 
 /// All connections of one stub. Belongs to the store's data; only the sandbox's task touches it.
 pub(crate) struct Connections {
-    egress: Egress,
-    grants: Grants,
+    route: Route,
     limits: TransportLimits,
-    /// Made with the first exchange: most stubs have none.
-    http: Option<HttpClient>,
+    /// HTTP connections between two exchanges.
+    idle: IdleConnections,
     /// By handle; also those that the stub closed, as long as they say good-bye.
     connections: HashMap<u32, Connection>,
     /// The handles of those that say good-bye, oldest first.
     closing: VecDeque<u32>,
     woken: Arc<Woken>,
+}
+
+/// How a stub's connections leave.
+#[derive(Clone)]
+struct Route {
+    egress: Egress,
+    quota: Quota,
+    grants: Grants,
     traffic: Arc<Traffic>,
 }
 
@@ -103,17 +113,16 @@ impl Transport {
 }
 
 impl Connections {
-    /// No connection yet; those to come use `egress` with the stub's `grants`.
-    pub(crate) fn new(egress: Egress, grants: Grants, limits: TransportLimits) -> Self {
+    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged to its `quota`.
+    pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
+        let woken = Arc::default();
         Self {
-            egress,
-            grants,
-            traffic: Traffic::new(&limits),
+            route: Route { egress, quota, grants, traffic: Traffic::new(&limits) },
             limits,
-            http: None,
+            idle: IdleConnections::new(&woken),
             connections: HashMap::new(),
             closing: VecDeque::new(),
-            woken: Arc::default(),
+            woken,
         }
     }
 
@@ -122,15 +131,17 @@ impl Connections {
     ///
     /// Never waits, does a bounded piece of work, and names each handle once for each change since the stub last asked.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
-        if self.connections.is_empty() {
+        if self.connections.is_empty() && self.idle.len() == 0 {
             return Poll::Pending;
         }
         self.woken.register(cx.waker());
         // What wakes itself meanwhile (it has more to do than its share) has its turn after the task has yielded.
         for _ in 0..self.woken.len() {
-            let Some(handle) = self.woken.pop() else { break };
-            if self.drive(handle) {
-                return Poll::Ready(handle);
+            match self.woken.pop() {
+                Some(Owner::Handle(handle)) if self.drive(handle) => return Poll::Ready(handle),
+                Some(Owner::Handle(_)) => {}
+                Some(Owner::Idle) => self.idle.drive(),
+                None => break,
             }
         }
         if self.woken.len() > 0 {
@@ -149,6 +160,7 @@ impl Connections {
     /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are
     /// cancelled. What is closed already, too, now has no more time than for the other side's answer.
     pub(crate) fn close_all(&mut self) {
+        self.idle.close_all();
         let open: Vec<u32> =
             self.connections.iter().filter(|(_, connection)| !connection.closing).map(|(handle, _)| *handle).collect();
         for handle in open {
@@ -178,13 +190,23 @@ impl Connections {
 
     /// How often a connection had to wait to receive, and to send, since this was asked last: others had used up what a second has.
     pub(crate) fn take_throttled(&self) -> (u64, u64) {
-        self.traffic.take_throttled()
+        self.route.traffic.take_throttled()
+    }
+
+    /// The limits of the quota that refused a connection since this was asked last, and how often.
+    pub(crate) fn take_refused(&self) -> [(&'static str, u64); 3] {
+        self.route.quota.take_hits()
     }
 
     /// Drives one connection; whether the stub is to be told of it.
     fn drive(&mut self, handle: u32) -> bool {
         let Some(connection) = self.connections.get_mut(&handle) else { return false };
         let finished = connection.transport.drive(&mut Context::from_waker(&connection.waker)).is_ready();
+        if let Transport::Http(exchange) = &mut connection.transport {
+            let idle = exchange.take_idle();
+            self.keep_idle(idle);
+        }
+        let Some(connection) = self.connections.get_mut(&handle) else { return false };
         if !connection.closing {
             let announced = connection.transport.news().announce();
             if announced {
@@ -200,6 +222,20 @@ impl Connections {
         false
     }
 
+    /// Keeps the connection of an exchange that is over, as far as the stub has places left.
+    fn keep_idle(&mut self, idle: Option<(Origin, Http1<Counted>)>) {
+        let Some((origin, http)) = idle else { return };
+        self.idle.insert(origin, http);
+        self.make_room(0);
+    }
+
+    /// Closes idle connections until the stub has places for so many more connections, or there are none.
+    fn make_room(&mut self, more: usize) {
+        while self.idle.len() > 0 && self.open_count() + self.idle.len() + more > self.limits.connections {
+            self.idle.close_oldest();
+        }
+    }
+
     /// Whether one more connection fits.
     fn check_room(&self) -> Result<(), Error> {
         let open = self.open_count();
@@ -212,8 +248,21 @@ impl Connections {
         )))
     }
 
+    /// Checks the quota for one more connection, so that the stub learns of it at once.
+    fn check_quota(&mut self) -> Result<(), Error> {
+        let quota = &self.route.quota;
+        while self.idle.len() > 0 && quota.check().is_err_and(|limit| limit.setting() != "connect_attempts_per_second") {
+            self.idle.close_oldest();
+        }
+        quota.check().map_err(|limit| {
+            quota.note(limit);
+            Error::Limit(limit.to_string())
+        })
+    }
+
     fn insert(&mut self, handle: u32, transport: Transport) {
-        let mark = Mark::new(handle, &self.woken);
+        self.make_room(1);
+        let mark = Mark::new(Owner::Handle(handle), &self.woken);
         let waker = Waker::from(Arc::clone(&mark));
         // Connecting begins with the first poll.
         mark.queue();
@@ -263,8 +312,8 @@ impl Connections {
         authorization: Option<Authorization>,
     ) -> Result<(), Error> {
         self.check_room()?;
-        let route = websocket::Route { egress: &self.egress, grants: &self.grants, traffic: &self.traffic };
-        let socket = websocket::WebSocket::open(route, &self.limits, url, protocols, headers, authorization)?;
+        self.check_quota()?;
+        let socket = websocket::WebSocket::open(&self.route, &self.limits, url, protocols, headers, authorization)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
         Ok(())
     }
@@ -318,12 +367,12 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn http_send(&mut self, handle: u32, request: Request, authorization: Option<Authorization>) -> Result<(), Error> {
         self.check_room()?;
-        let client = match &mut self.http {
-            Some(client) => client,
-            none => none.insert(self.egress.http(&self.grants).map_err(|error| Error::Io(error::chain(&error)))?),
-        };
-        let exchange = http::Exchange::send(client, &self.limits, &self.traffic, request, authorization)?;
-        self.insert(handle, Transport::Http(Box::new(exchange)));
+        let sending = http::Sending::new(&self.route, &self.limits, request, authorization)?;
+        let idle = self.idle.take(&sending.origin());
+        if idle.is_none() {
+            self.check_quota()?;
+        }
+        self.insert(handle, Transport::Http(Box::new(sending.over(idle))));
         Ok(())
     }
 
@@ -341,8 +390,10 @@ impl Connections {
     /// `io`, `closed`, `busy`.
     pub(crate) fn http_receive(&mut self, handle: u32, max_bytes: u32) -> Result<Option<Vec<u8>>, Error> {
         let received = self.exchange(handle, |exchange, cx| exchange.receive(cx, to_usize(max_bytes))).ok_or(Error::Closed)??;
-        if received.is_none() {
-            self.connections.remove(&handle);
+        if received.is_none()
+            && let Some(Connection { transport: Transport::Http(mut exchange), .. }) = self.connections.remove(&handle)
+        {
+            self.keep_idle(exchange.take_idle());
         }
         Ok(received)
     }
@@ -367,7 +418,8 @@ impl Connections {
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
         self.check_room()?;
-        let connection = tcp::Tcp::open(&self.egress, &self.grants, &self.limits, &self.traffic, host, port, tls)?;
+        self.check_quota()?;
+        let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, tls)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));
         Ok(())
     }
@@ -425,6 +477,7 @@ impl fmt::Debug for Connections {
         f.debug_struct("Connections")
             .field("open", &self.open_count())
             .field("closing", &self.closing.len())
+            .field("idle", &self.idle.len())
             .finish_non_exhaustive()
     }
 }

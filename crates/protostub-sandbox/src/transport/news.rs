@@ -30,25 +30,34 @@ impl Woken {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The handle that waited longest. A wake-up from here on puts it into the queue again.
-    pub(super) fn pop(&self) -> Option<u32> {
+    /// Who waited longest. A wake-up from here on puts it into the queue again.
+    pub(super) fn pop(&self) -> Option<Owner> {
         let mark = self.marks.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
         mark.queued.store(false, Ordering::Release);
-        Some(mark.handle)
+        Some(mark.owner)
     }
+}
+
+/// Whom a [`Mark`] is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A connection of the stub.
+    Handle(u32),
+    /// The HTTP connections that are idle, all together.
+    Idle,
 }
 
 /// One connection's place in [`Woken`]; as a [`Waker`], what its socket and its timers wake.
 #[derive(Debug)]
 pub(super) struct Mark {
-    handle: u32,
+    owner: Owner,
     queued: AtomicBool,
     woken: Arc<Woken>,
 }
 
 impl Mark {
-    pub(super) fn new(handle: u32, woken: &Arc<Woken>) -> Arc<Self> {
-        Arc::new(Self { handle, queued: AtomicBool::new(false), woken: Arc::clone(woken) })
+    pub(super) fn new(owner: Owner, woken: &Arc<Woken>) -> Arc<Self> {
+        Arc::new(Self { owner, queued: AtomicBool::new(false), woken: Arc::clone(woken) })
     }
 
     /// Has the connection looked at the next time that the task polls. Does not wake the task: this is for what the task itself does.
@@ -118,13 +127,13 @@ mod tests {
     #[test]
     fn a_mark_stands_in_the_queue_once() {
         let woken = Arc::new(Woken::default());
-        let (one, two) = (Mark::new(1, &woken), Mark::new(2, &woken));
+        let (one, two) = (Mark::new(Owner::Handle(1), &woken), Mark::new(Owner::Idle, &woken));
         one.wake_by_ref();
         two.wake_by_ref();
         one.wake_by_ref();
-        assert_eq!((woken.pop(), woken.len()), (Some(1), 1));
+        assert_eq!((woken.pop(), woken.len()), (Some(Owner::Handle(1)), 1));
         one.wake_by_ref();
-        assert_eq!([woken.pop(), woken.pop(), woken.pop()], [Some(2), Some(1), None]);
+        assert_eq!([woken.pop(), woken.pop(), woken.pop()], [Some(Owner::Idle), Some(Owner::Handle(1)), None]);
     }
 
     #[test]

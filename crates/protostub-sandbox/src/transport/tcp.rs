@@ -10,21 +10,20 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, BytesMut};
 use futures_util::future::BoxFuture;
-use protostub_egress::{Connection, Egress, Grants, Protection};
+use protostub_egress::{Connection, Protection};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
-    Error, TransportLimits,
+    Error, Route, TransportLimits,
     error::chain,
     farewell::Farewell,
     news::{News, Topic},
-    traffic::{Counted, Traffic},
+    traffic::Counted,
 };
 
 /// How much is read from the socket at once, and before the stub asks.
@@ -47,15 +46,13 @@ pub(crate) enum State {
 pub(super) struct Tcp {
     pub(super) news: News,
     state: State,
-    egress: Egress,
-    grants: Grants,
+    route: Route,
     /// Where it goes, for the texts of errors: `sp1.example:5222`.
     target: String,
     port: u16,
     tls: bool,
     /// TCP and TLS from the start, or TLS over a connection that was plain.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
-    traffic: Arc<Traffic>,
     stream: Option<Counted>,
     ending: Option<Ending>,
     /// What was read before the stub asked.
@@ -79,10 +76,8 @@ struct Ending {
 impl Tcp {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
     pub(super) fn open(
-        egress: &Egress,
-        grants: &Grants,
+        route: &Route,
         limits: &TransportLimits,
-        traffic: &Arc<Traffic>,
         host: &str,
         port: u16,
         tls: bool,
@@ -92,14 +87,14 @@ impl Tcp {
             return Err(Error::Invalid("the port 0 names no service".to_owned()));
         }
         let protection = if tls { Protection::Tls } else { Protection::Plain };
-        grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
+        route.grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
 
         let target = format!("{host}:{port}");
         let (name, host, open_timeout) = (target.clone(), host.to_owned(), limits.open_timeout);
         let opening = {
-            let (egress, grants) = (egress.clone(), grants.clone());
+            let Route { egress, quota, grants, .. } = route.clone();
             async move {
-                match tokio::time::timeout(open_timeout, egress.connect(&grants, &host, port, tls, &[])).await {
+                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, tls, &[])).await {
                     Ok(result) => result.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
                 }
@@ -108,13 +103,11 @@ impl Tcp {
         Ok(Self {
             news: News::default(),
             state: State::Connecting,
-            egress: egress.clone(),
-            grants: grants.clone(),
+            route: route.clone(),
             target,
             port,
             tls,
             opening: Some(Box::pin(opening)),
-            traffic: Arc::clone(traffic),
             stream: None,
             ending: None,
             held: BytesMut::new(),
@@ -128,7 +121,7 @@ impl Tcp {
 
     pub(super) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), Error> {
         check_host(server_name)?;
-        self.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
+        self.route.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
         match &self.state {
             State::Open => {}
             State::Connecting => return Err(Error::Busy),
@@ -156,10 +149,11 @@ impl Tcp {
         }
         match (&self.state, self.stream.take()) {
             (State::Open, Some(stream)) => {
-                let (egress, grants, open_timeout) = (self.egress.clone(), self.grants.clone(), self.limits.open_timeout);
+                let Route { egress, quota, grants, .. } = self.route.clone();
+                let open_timeout = self.limits.open_timeout;
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
                 self.opening = Some(Box::pin(async move {
-                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, stream.into_inner(), &server_name)).await {
+                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, &quota, stream.into_inner(), &server_name)).await {
                         Ok(result) => result.map_err(|error| error.to_string()),
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }
@@ -255,7 +249,7 @@ impl Tcp {
             self.opening = None;
             match opened {
                 Ok(stream) => {
-                    self.stream = Some(Counted::new(stream, &self.traffic));
+                    self.stream = Some(Counted::new(stream, &self.route.traffic));
                     self.state = State::Open;
                 }
                 Err(how) => self.state = State::Failed(how),

@@ -16,12 +16,10 @@ mod outbox;
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use futures_util::{Stream as _, future::BoxFuture};
-use protostub_egress::{Egress, Grants};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -38,11 +36,10 @@ use self::{
     outbox::Outbox,
 };
 use super::{
-    Authorization, Error, TransportLimits,
+    Authorization, Error, Route, TransportLimits,
     error::{chain, too_long},
     farewell::Farewell,
     news::{News, Topic},
-    traffic::Traffic,
 };
 
 type Stream = WebSocketStream<Heard>;
@@ -93,14 +90,6 @@ pub(crate) enum State {
     Failed(String),
 }
 
-/// How a connection leaves.
-#[derive(Clone, Copy)]
-pub(super) struct Route<'a> {
-    pub(super) egress: &'a Egress,
-    pub(super) grants: &'a Grants,
-    pub(super) traffic: &'a Arc<Traffic>,
-}
-
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
 pub(super) struct WebSocket {
     pub(super) news: News,
@@ -140,7 +129,7 @@ enum Drain {
 impl WebSocket {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
     pub(super) fn open(
-        route: Route<'_>,
+        route: &Route,
         limits: &TransportLimits,
         url: &str,
         protocols: &[String],
@@ -148,11 +137,10 @@ impl WebSocket {
         authorization: Option<Authorization>,
     ) -> Result<Self, Error> {
         let target = Target::parse(url, limits)?;
-        target.check(route.grants)?;
+        target.check(&route.grants)?;
         let request = target.request(protocols, headers, limits)?;
         let name = target.to_string();
-        let (egress, grants, traffic) = (route.egress.clone(), route.grants.clone(), Arc::clone(route.traffic));
-        let opening = handshake::open(egress, grants, limits.clone(), traffic, target, request, authorization);
+        let opening = handshake::open(route.clone(), limits.clone(), target, request, authorization);
         Ok(Self {
             news: News::default(),
             state: State::Connecting,

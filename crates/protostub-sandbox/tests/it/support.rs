@@ -170,9 +170,11 @@ impl Stage {
 
     pub(crate) async fn sandbox(&self) -> (Result<Sandbox, SandboxError>, watch::Receiver<Vec<(StubStatus, Option<String>)>>) {
         let (sender, statuses) = watch::channel(Vec::new());
+        let egress = Egress::new(EgressConfig::default()).expect("an egress");
         let services = SandboxServices {
             bus: self.bus.clone(),
-            egress: Egress::new(EgressConfig::default()).expect("an egress"),
+            quota: egress.quota(self.limits.quota()),
+            egress,
             presence: Arc::new(Statuses(sender, Arc::clone(&self.hits))),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),

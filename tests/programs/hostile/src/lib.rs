@@ -3,6 +3,7 @@
 
 mod asks_for_credentials;
 mod asks_for_random_bytes;
+mod asks_many_names;
 mod floods_bus;
 mod floods_http;
 mod floods_log;
@@ -59,6 +60,7 @@ fn program(name: &str) -> Option<Program> {
     Some(match name {
         "asks-for-credentials" => Program::attack(asks_for_credentials::attack),
         "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
+        "asks-many-names" => Program { ready: asks_many_names::ready, ..Program::attack(asks_many_names::attack) },
         "floods-bus" => Program::attack(floods_bus::attack),
         "floods-http" => Program::attack(floods_http::attack),
         "floods-log" => Program::attack(floods_log::attack),

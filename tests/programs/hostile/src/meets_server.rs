@@ -1,4 +1,4 @@
-//! The accomplice of a hostile server: connects to it, and reads whatever comes, without end.
+//! The accomplice of a hostile server: connects to it, as often as `times` of its configuration says, and reads whatever comes, without end.
 
 use crate::{
     Stub,
@@ -10,7 +10,11 @@ use crate::{
 };
 
 pub fn attack(stub: &Stub) -> Option<String> {
-    let url = stub.text("url");
+    let times = stub.configuration["times"].as_u64().unwrap_or(1);
+    (0..times).find_map(|_| open(stub.text("url")))
+}
+
+fn open(url: &str) -> Option<String> {
     let opened = if url.starts_with("ws") {
         websocket::open(url, &[], &[])
     } else {

@@ -297,3 +297,253 @@ async fn cancelling_ends_the_connection_and_its_news() {
     assert!(gone.is_err(), "the server's body was dropped");
     assert_eq!(ready, Vec::<u32>::new());
 }
+
+/// A server that answers each request of each connection with these bytes. Returns its port, and what
+/// it tells: `true` for each connection that it accepts, `false` for each request.
+async fn serve_answers(answer: Vec<u8>) -> (u16, mpsc::UnboundedReceiver<bool>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let (tell, answer) = (tell.clone(), answer.clone());
+            let _ = tell.send(true);
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while tcp.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    let _ = tell.send(false);
+                    if tcp.write_all(&answer).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (port, told)
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Does a whole exchange; returns its body, or how it failed.
+async fn exchange(connections: &mut Connections, port: u16) -> Result<Vec<u8>, String> {
+    connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a")), None).unwrap();
+    let outcome = match head(connections).await {
+        Ok(_) => match receive_all(connections, 1 << 20).await {
+            (pieces, None) => Ok(pieces.concat()),
+            (_, Some(error)) => Err(error.to_string()),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    connections.http_cancel(HANDLE);
+    outcome
+}
+
+/// How many connections, and how many requests, a server had until now.
+fn counted(told: &mut mpsc::UnboundedReceiver<bool>) -> (usize, usize) {
+    let mut counts = (0, 0);
+    while let Ok(connection) = told.try_recv() {
+        if connection { counts.0 += 1 } else { counts.1 += 1 }
+    }
+    counts
+}
+
+#[tokio::test]
+async fn informational_responses_over_limit_fail_exchange() {
+    let mut connections = connections();
+    let early = |count: usize| [b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(count), OK.to_vec()].concat();
+    let (port, _told) = serve_answers(early(8)).await;
+    assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
+    for count in [9, 50_000] {
+        let (port, _told) = serve_answers(early(count)).await;
+        let expected = format!(
+            "failed to exchange HTTP with `http://127.0.0.1:{port}/a`: the server sent more informational responses (1xx) than \
+             the limit of 8"
+        );
+        assert_eq!(exchange(&mut connections, port).await, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn head_or_trailers_without_end_fail_exchange() {
+    let mut connections = connections();
+    let fields = |count: usize| b"x-more: and more\r\n".repeat(count);
+    let long = [b"x: ".to_vec(), vec![b'a'; 1 << 20]].concat();
+    for more in [fields(100_000), fields(257), long] {
+        let (port, _told) = serve_answers([b"HTTP/1.1 200 OK\r\n".to_vec(), more, b"\r\n\r\n".to_vec()].concat()).await;
+        let expected =
+            format!("GET http://127.0.0.1:{port}/a failed: a response's head is over the limit of 65536 bytes or 256 fields");
+        assert_eq!(exchange(&mut connections, port).await, Err(expected));
+    }
+
+    let chunked = |trailers: Vec<u8>| {
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n".to_vec(), trailers, b"\r\n".to_vec()].concat()
+    };
+    let (port, _told) = serve_answers(chunked(fields(3))).await;
+    assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
+    let (port, _told) = serve_answers(chunked(fields(100_000))).await;
+    let how = exchange(&mut connections, port).await.unwrap_err();
+    assert!(how.starts_with(&format!("the answer to GET http://127.0.0.1:{port}/a broke off: ")), "{how}");
+}
+
+#[tokio::test]
+async fn heads_count_towards_bytes_of_a_second() {
+    let limits = TransportLimits { bytes_in_per_second: 100_000, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let answer = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(60_000));
+    let (port, _told) = serve_answers(answer.into_bytes()).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..4 {
+        exchange(&mut connections, port).await.unwrap();
+    }
+    // A second's share comes at once; the last head has to wait for the one before it.
+    assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    assert!(connections.take_throttled().0 > 0);
+}
+
+#[tokio::test]
+async fn requests_count_towards_bytes_of_a_second() {
+    let limits = TransportLimits { bytes_out_per_second: 100_000, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    let (port, _told) = serve_answers(OK.to_vec()).await;
+    let mut request = get_of(format!("http://127.0.0.1:{port}/"));
+    request.headers.push(("x".to_owned(), "a".repeat(60_000)));
+    for _ in 0..4 {
+        connections.http_send(HANDLE, request.clone(), None).unwrap();
+        head(&mut connections).await.unwrap();
+        receive_all(&mut connections, 100).await;
+    }
+    assert!(connections.take_throttled().1 > 0);
+}
+
+#[tokio::test]
+async fn idle_connections_are_reused_and_bounded() {
+    let mut connections = connections();
+    let mut servers = Vec::new();
+    for _ in 0..2 * idle::MAX_IDLE {
+        let (port, mut told) = serve_answers(OK.to_vec()).await;
+        for _ in 0..3 {
+            assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
+        }
+        assert_eq!(counted(&mut told), (1, 3), "three requests over one connection");
+        servers.push((port, told));
+        assert!(connections.idle.len() <= idle::MAX_IDLE);
+    }
+    assert_eq!((connections.open_count(), connections.idle.len()), (0, idle::MAX_IDLE));
+    // The oldest ones went.
+    for (n, (port, told)) in servers.iter_mut().enumerate().rev() {
+        exchange(&mut connections, *port).await.unwrap();
+        assert_eq!(counted(told).0, usize::from(n < idle::MAX_IDLE), "server {n}");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    let limits = TransportLimits { connections: 2, ..TransportLimits::default() };
+    let mut connections = connections_with(limits, EgressConfig::default());
+    for _ in 0..3 {
+        let (port, _told) = serve_answers(OK.to_vec()).await;
+        exchange(&mut connections, port).await.unwrap();
+    }
+    assert_eq!(connections.idle.len(), 2);
+    let (port, _accepted) = serve_nothing().await;
+    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    assert_eq!(connections.idle.len(), 1, "two places: one for the connection");
+    connections.tcp_open(2, "127.0.0.1", port, false).unwrap();
+    assert_eq!(connections.idle.len(), 0);
+    assert!(matches!(connections.tcp_open(3, "127.0.0.1", port, false), Err(Error::Limit(_))));
+}
+
+#[tokio::test]
+async fn idle_connections_close_in_time() {
+    let mut connections = connections();
+    let (port, _told) = serve_answers(OK.to_vec()).await;
+    exchange(&mut connections, port).await.unwrap();
+    assert_eq!(connections.idle.len(), 1);
+    tokio::time::pause();
+    drive(&mut connections, tokio::time::sleep(Duration::from_secs(31))).await;
+    assert_eq!(connections.idle.len(), 0, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn closed_idle_connection_is_replaced() {
+    let mut connections = connections();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (closed, mut was_closed) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = tcp.read(&mut request).await.unwrap();
+            tcp.write_all(OK).await.unwrap();
+            drop(tcp);
+            closed.send(()).unwrap();
+        }
+    });
+    for _ in 0..5 {
+        assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
+        was_closed.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn request_that_was_sent_is_not_sent_again() {
+    let mut connections = connections();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = tcp.read(&mut request).await.unwrap();
+        tcp.write_all(OK).await.unwrap();
+        // The second one is read, and not answered.
+        assert!(tcp.read(&mut request).await.unwrap() > 0);
+        drop(tcp);
+        listener
+    });
+    assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
+    let how = exchange(&mut connections, port).await.unwrap_err();
+    assert!(how.ends_with("connection closed before message completed"), "{how}");
+    let listener = server.await.unwrap();
+    let again = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_ready())).await;
+    assert!(!again, "nobody asked again");
+}
+
+#[tokio::test]
+async fn request_goes_on_after_an_early_answer() {
+    const BODY: usize = 1 << 20;
+    let (port, server) = serve(async |mut tcp| {
+        let mut first = [0; 1024];
+        let mut received = tcp.read(&mut first).await.unwrap();
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nearl").await.unwrap();
+        let mut more = vec![0; 1 << 16];
+        while received < BODY {
+            let read = tcp.read(&mut more).await.unwrap();
+            assert!(read > 0, "the connection ended after {received} bytes");
+            received += read;
+        }
+    })
+    .await;
+    let mut connections = connections();
+    let request = Request { body: vec![b'x'; BODY], method: "POST".to_owned(), ..get_of(format!("http://127.0.0.1:{port}/")) };
+    connections.http_send(HANDLE, request, None).unwrap();
+    assert_eq!(head(&mut connections).await.unwrap().status, 200);
+    assert_eq!(receive_all(&mut connections, 100).await, (vec![b"earl".to_vec()], None));
+    drive(&mut connections, server).await.0.unwrap();
+}
+
+#[tokio::test]
+async fn answers_without_a_body_end_at_once() {
+    let mut connections = connections();
+    for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"] {
+        let (port, mut told) = serve_answers(answer.as_bytes().to_vec()).await;
+        for _ in 0..2 {
+            assert_eq!(exchange(&mut connections, port).await, Ok(Vec::new()), "{answer}");
+        }
+        assert_eq!(counted(&mut told), (1, 2), "{answer}");
+    }
+    // HTTP/1.0 ends with the connection.
+    let port = answered(&mut connections, b"HTTP/1.0 200 OK\r\n\r\nold").await;
+    assert_eq!(head(&mut connections).await.unwrap().status, 200, "{port}");
+    assert_eq!(receive_all(&mut connections, 100).await, (vec![b"old".to_vec()], None));
+    assert_eq!(connections.idle.len(), 1, "of the server before");
+}

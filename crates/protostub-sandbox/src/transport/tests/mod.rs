@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Egress, EgressConfig, Grants, Ports, Resolver};
+use protostub_egress::{Egress, EgressConfig, Grants, Ports, QuotaLimits, Resolver};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -40,6 +40,11 @@ impl Resolver for Here {
     }
 }
 
+/// The quota of a stub with these limits, but with any number of attempts.
+fn quota(limits: &TransportLimits) -> QuotaLimits {
+    QuotaLimits { sockets: 2 * limits.connections, attempts_per_second: 1_000_000, ..QuotaLimits::default() }
+}
+
 fn connections() -> Connections {
     connections_with(TransportLimits::default(), EgressConfig::default())
 }
@@ -49,7 +54,8 @@ fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connection
     let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..egress }).unwrap();
     let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap();
     let grants = grants.allow_host("sp1.example", Ports::all(), true).unwrap().allow_loopback(true);
-    Connections::new(egress, grants, limits)
+    let quota = egress.quota(quota(&limits));
+    Connections::new(egress, quota, grants, limits)
 }
 
 /// Polls the connections until the future is done. Returns its result, and the handles that had news meanwhile.

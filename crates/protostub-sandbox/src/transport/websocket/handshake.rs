@@ -1,9 +1,9 @@
 //! Where a WebSocket URL leads, and the opening handshake with it (RFC 6455 section 4).
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt};
 
 use http::{HeaderMap, HeaderValue, Uri, header};
-use protostub_egress::{Egress, Grants, Protection};
+use protostub_egress::{Grants, Protection};
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{
@@ -16,10 +16,10 @@ use url::Url;
 
 use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
 use crate::transport::{
-    Authorization, Error, TransportLimits,
+    Authorization, Error, Route, TransportLimits,
     error::{chain, too_long},
     headers,
-    traffic::{Counted, Traffic},
+    traffic::Counted,
 };
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
@@ -136,21 +136,20 @@ pub(super) enum Opened {
 /// # Errors
 /// A text that says with whom what failed.
 pub(super) async fn open(
-    egress: Egress,
-    grants: Grants,
+    route: Route,
     limits: TransportLimits,
-    traffic: Arc<Traffic>,
     target: Target,
     mut request: http::Request<()>,
     authorization: Option<Authorization>,
 ) -> Result<Opened, String> {
+    let Route { egress, quota, grants, traffic } = route;
     let open = async {
         if let Some(authorization) = authorization {
             let value = authorization.await.map_err(|why| format!("{target} was not opened: {why}"))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-        let connect = egress.connect(&grants, &target.host, target.port, target.tls, alpn);
+        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.tls, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
         shake_hands(Counted::new(connection, &traffic), request, &limits)
             .await

@@ -1,0 +1,216 @@
+//! TLS handshakes, on threads of their own.
+//!
+//! Verifying certificates costs milliseconds of computing time, which a server chooses by its chain.
+//! The runtime's workers have other work, so each poll of a handshake happens here. Parties take
+//! turns, poll by poll, and a party has one poll at a time: another one waits no longer for its turn
+//! than one poll of each party takes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::quota::Party;
+
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
+/// The most threads, however many processors there are.
+const MAX_THREADS: usize = 4;
+
+/// The threads, which start with the first handshake and end when there is none for a while. Clones
+/// share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Handshakes(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    state: Mutex<State>,
+    /// A party has a turn, or no task is left.
+    news: Condvar,
+    max_threads: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The parties that have something to poll, and are not being polled, in the order of their turns.
+    turns: VecDeque<Party>,
+    /// Of each party with tasks: what is to be polled.
+    queues: HashMap<Party, Queue>,
+    threads: usize,
+    /// Those of the threads that wait for news.
+    idle: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    woken: VecDeque<Arc<Task>>,
+    is_polled: bool,
+    /// All tasks of the party, woken or not.
+    tasks: usize,
+}
+
+struct Task {
+    party: Party,
+    pool: Arc<Pool>,
+    /// It is in its party's queue.
+    is_queued: AtomicBool,
+    /// `None`: it has ended.
+    future: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Handshakes {
+    /// Starts no thread yet. Half of the processors are left to the workers, where there are several.
+    pub(crate) fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let max_threads = (processors / 2).clamp(1, MAX_THREADS);
+        Self(Arc::new(Pool { state: Mutex::default(), news: Condvar::new(), max_threads }))
+    }
+
+    /// Polls a future on the threads, in the turns of its party. Dropping what this returns drops the
+    /// future in its next turn.
+    ///
+    /// # Errors
+    /// If no thread can be started, or the future panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        party: Party,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (mut done, outcome) = oneshot::channel();
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = done.closed() => return,
+                output = future => done.send(output).ok(),
+            };
+        };
+        self.0.start(party, Box::pin(task))?;
+        outcome.await.map_err(|_| io::Error::other("the TLS handshake ended unexpectedly"))
+    }
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole after each of the methods below; none of them calls anything that panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>, party: Party, future: BoxFuture<'static, ()>) -> io::Result<()> {
+        let mut state = self.state();
+        if state.idle == 0 && state.threads < self.max_threads {
+            let pool = Arc::clone(self);
+            let started = thread::Builder::new().name("protostub-tls".to_owned()).spawn(move || pool.work());
+            match started {
+                Ok(_) => state.threads += 1,
+                // Those that are there do it.
+                Err(_) if state.threads > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        state.queues.entry(party).or_default().tasks += 1;
+        drop(state);
+        let task = Task { party, pool: Arc::clone(self), is_queued: AtomicBool::new(false), future: Mutex::new(Some(future)) };
+        Arc::new(task).wake();
+        Ok(())
+    }
+
+    /// The work of a thread, until there is none for a while.
+    fn work(&self) {
+        let mut state = self.state();
+        loop {
+            let Some(task) = state.next() else {
+                state.idle += 1;
+                let (woken, timeout) = self.news.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                state.idle -= 1;
+                if timeout.timed_out() && state.queues.is_empty() {
+                    state.threads -= 1;
+                    return;
+                }
+                continue;
+            };
+            drop(state);
+            let has_ended = task.poll();
+            state = self.state();
+            state.polled(task.party, has_ended);
+            if state.turns.len() > 1 {
+                // This thread takes one of them.
+                self.news.notify_one();
+            }
+        }
+    }
+}
+
+impl State {
+    /// The task whose turn it is. Its party has no other turn until [`polled`](Self::polled).
+    fn next(&mut self) -> Option<Arc<Task>> {
+        let party = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&party)?;
+        queue.is_polled = true;
+        queue.woken.pop_front()
+    }
+
+    fn woken(&mut self, task: Arc<Task>) {
+        let Some(queue) = self.queues.get_mut(&task.party) else { return };
+        if queue.woken.is_empty() && !queue.is_polled {
+            self.turns.push_back(task.party);
+        }
+        queue.woken.push_back(task);
+    }
+
+    fn polled(&mut self, party: Party, has_ended: bool) {
+        let Some(queue) = self.queues.get_mut(&party) else { return };
+        queue.is_polled = false;
+        queue.tasks -= usize::from(has_ended);
+        if !queue.woken.is_empty() {
+            self.turns.push_back(party);
+        } else if queue.tasks == 0 {
+            self.queues.remove(&party);
+        }
+    }
+}
+
+impl Task {
+    /// Polls the future once; returns whether it ended with that.
+    fn poll(self: &Arc<Self>) -> bool {
+        self.is_queued.store(false, Ordering::SeqCst);
+        let waker = Waker::from(Arc::clone(self));
+        let mut future = self.future.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = future.as_mut() else { return false };
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut Context::from_waker(&waker))));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return false;
+        }
+        // After a panic too: the caller finds that its channel is closed.
+        let _ = catch_unwind(AssertUnwindSafe(|| *future = None));
+        true
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        if !self.is_queued.swap(true, Ordering::SeqCst) {
+            let pool = Arc::clone(&self.pool);
+            pool.state().woken(self);
+            pool.news.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("party", &self.party).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,417 @@
+//! The sockets of the process, and each party's share of them and of connection attempts.
+//!
+//! ```text
+//!   Egress ── Budget: the sockets of the process, with a reserve for the host's own
+//!                │
+//!   Quota ───────┤  one party's account: sockets held, attempts per second, look-ups at a time
+//!                ▼
+//!   Socket owns a Permit ── returned to both when the socket is really closed
+//! ```
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+/// How many descriptors one look-up holds: a socket for IPv4 addresses and one for IPv6 addresses.
+const LOOKUP_SOCKETS: usize = 2;
+/// The seconds' worth of attempts that may come at once.
+const BURST_SECONDS: u32 = 2;
+/// The host's own look-ups at a time. Further ones wait.
+const OWN_LOOKUPS: usize = 16;
+
+/// Maximum use of the network by one party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the creator of a quota has to decide on all of it")]
+pub struct QuotaLimits {
+    /// Maximum number of open sockets, whatever their use: connecting, in use, idle or closing.
+    pub sockets: usize,
+    /// Maximum number of connection attempts per second. Twice as many may come at once. An attempt
+    /// is a look-up with the first address, each further address, and each later start of TLS.
+    pub attempts_per_second: u32,
+    /// Maximum number of concurrent name look-ups. Further look-ups wait.
+    pub lookups: usize,
+}
+
+impl Default for QuotaLimits {
+    fn default() -> Self {
+        Self { sockets: 32, attempts_per_second: 20, lookups: 8 }
+    }
+}
+
+/// The account of one party: a stub with all its instances, or the host itself. Clones share it.
+///
+/// [`Egress::quota`](crate::Egress::quota) opens one, and [`Egress::own`](crate::Egress::own) is the
+/// host's. A socket stays charged until it is closed, also when its owner has ended.
+#[derive(Clone)]
+pub struct Quota(Arc<Account>);
+
+/// One party among those that take turns. Only an account that is in use has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Party(usize);
+
+struct Account {
+    budget: Arc<Budget>,
+    /// `None`: the host's own account, limited by the budget alone.
+    limits: Option<QuotaLimits>,
+    lookups: Semaphore,
+    attempts: Mutex<Attempts>,
+    /// Sockets of connections.
+    sockets: AtomicUsize,
+    /// All descriptors, those of look-ups included. Changed under the budget's lock.
+    held: AtomicUsize,
+    hits: [AtomicU64; Kind::ALL.len()],
+}
+
+/// Token bucket in the form of the next free time (GCRA, ITU-T I.371).
+#[derive(Debug)]
+struct Attempts {
+    /// The time at which the bucket is full again.
+    full_at: Instant,
+}
+
+impl Attempts {
+    /// The time to wait for an attempt; `None`: it is possible now.
+    fn wait(&self, per_second: u32, now: Instant) -> Option<Duration> {
+        let capacity = Duration::from_secs(BURST_SECONDS.into());
+        let debt = (self.full_at + interval(per_second)).saturating_duration_since(now);
+        debt.checked_sub(capacity).filter(|wait| !wait.is_zero())
+    }
+
+    fn take(&mut self, per_second: u32, now: Instant) {
+        self.full_at = self.full_at.max(now) + interval(per_second);
+    }
+}
+
+fn interval(per_second: u32) -> Duration {
+    Duration::from_secs(1) / per_second.max(1)
+}
+
+/// A limit that refuses a connection. The text names the setting that raises it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitReached {
+    kind: Kind,
+    limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The party's sockets.
+    Connections,
+    /// The party's attempts per second.
+    Attempts,
+    /// The process's sockets.
+    Sockets,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Connections, Self::Attempts, Self::Sockets];
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Attempts => "connect_attempts_per_second",
+            Self::Sockets => "max_sockets",
+        }
+    }
+}
+
+impl LimitReached {
+    /// The setting of the limit: `connections` and `connect_attempts_per_second` are the party's,
+    /// `max_sockets` is the process's.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        self.kind.setting()
+    }
+}
+
+impl std::error::Error for LimitReached {}
+
+impl fmt::Display for LimitReached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, limit } = self;
+        match kind {
+            Kind::Connections => {
+                write!(f, "all {limit} sockets of the stub are open (`connections`); close one first")
+            }
+            Kind::Attempts => write!(
+                f,
+                "the stub has made its {limit} connection attempts per second (`connect-attempts-per-second`); try again later"
+            ),
+            Kind::Sockets => write!(
+                f,
+                "the stubs share {limit} sockets, and this stub has its share of them (`max-sockets`); close one or try again later"
+            ),
+        }
+    }
+}
+
+impl Quota {
+    /// An account with these limits.
+    pub(crate) fn new(budget: &Arc<Budget>, limits: QuotaLimits) -> Self {
+        Self::open(budget, Some(limits), limits.lookups)
+    }
+
+    /// The host's own account: limited by the budget alone, whose reserve it may use.
+    pub(crate) fn own(budget: &Arc<Budget>) -> Self {
+        Self::open(budget, None, OWN_LOOKUPS)
+    }
+
+    fn open(budget: &Arc<Budget>, limits: Option<QuotaLimits>, lookups: usize) -> Self {
+        Self(Arc::new(Account {
+            budget: Arc::clone(budget),
+            limits,
+            lookups: Semaphore::new(lookups.clamp(1, Semaphore::MAX_PERMITS)),
+            attempts: Mutex::new(Attempts { full_at: Instant::now() }),
+            sockets: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            hits: Default::default(),
+        }))
+    }
+
+    /// Which account it is.
+    pub(crate) fn party(&self) -> Party {
+        Party(Arc::as_ptr(&self.0) as usize)
+    }
+
+    /// Number of open sockets.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.0.sockets.load(Ordering::Relaxed)
+    }
+
+    /// Checks for room for one more connection, without opening one: for callers that can refuse
+    /// early, or can close an idle connection first. A refusal does not count as a hit.
+    ///
+    /// # Errors
+    /// The limit that would refuse it now.
+    pub fn check(&self) -> Result<(), LimitReached> {
+        self.0.check_attempt(Instant::now())?;
+        let mut held = self.0.budget.held();
+        self.0.check_socket(&mut held)
+    }
+
+    /// Records a refusal that a caller decided on after [`check`](Self::check).
+    pub fn note(&self, limit: LimitReached) {
+        self.0.note(limit.kind);
+    }
+
+    /// The settings of the limits that refused something since the last call, with the number of
+    /// times.
+    pub fn take_hits(&self) -> [(&'static str, u64); 3] {
+        Kind::ALL.map(|kind| {
+            let hits = &self.0.hits[kind as usize];
+            // Asked after every call of a stub, and mostly zero.
+            let times = if hits.load(Ordering::Relaxed) == 0 { 0 } else { hits.swap(0, Ordering::Relaxed) };
+            (kind.setting(), times)
+        })
+    }
+
+    /// Charges a connection attempt.
+    pub(crate) fn attempt(&self) -> Result<(), LimitReached> {
+        let now = Instant::now();
+        let Some(limits) = self.0.limits else { return Ok(()) };
+        let mut attempts = self.0.attempts();
+        if attempts.wait(limits.attempts_per_second, now).is_some() {
+            drop(attempts);
+            return Err(self.0.note(Kind::Attempts));
+        }
+        attempts.take(limits.attempts_per_second, now);
+        Ok(())
+    }
+
+    /// Charges a socket, for as long as the permit lives.
+    pub(crate) fn socket(&self) -> Result<Permit, LimitReached> {
+        let mut held = self.0.budget.held();
+        if let Err(limit) = self.0.check_socket(&mut held) {
+            drop(held);
+            return Err(self.0.note(limit.kind));
+        }
+        held.take(&self.0, 1);
+        self.0.sockets.fetch_add(1, Ordering::Relaxed);
+        Ok(Permit { account: Arc::clone(&self.0), descriptors: 1, is_connection: true })
+    }
+
+    /// Waits for the party's turn to resolve a name, and charges the look-up's sockets.
+    pub(crate) async fn lookup(&self) -> Result<Lookup<'_>, LimitReached> {
+        // The semaphore is never closed.
+        let turn = self.0.lookups.acquire().await.ok();
+        let mut held = self.0.budget.held();
+        if let Err(limit) = self.0.check_share(&mut held, LOOKUP_SOCKETS) {
+            drop(held);
+            return Err(self.0.note(limit.kind));
+        }
+        held.take(&self.0, LOOKUP_SOCKETS);
+        let sockets = Permit { account: Arc::clone(&self.0), descriptors: LOOKUP_SOCKETS, is_connection: false };
+        Ok(Lookup { _sockets: sockets, _turn: turn })
+    }
+}
+
+impl Account {
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_attempt(&self, now: Instant) -> Result<(), LimitReached> {
+        match self.limits {
+            Some(limits) if self.attempts().wait(limits.attempts_per_second, now).is_some() => Err(self.reached(Kind::Attempts)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_socket(&self, held: &mut Held) -> Result<(), LimitReached> {
+        if self.limits.is_some_and(|limits| self.sockets.load(Ordering::Relaxed) >= limits.sockets) {
+            return Err(self.reached(Kind::Connections));
+        }
+        self.check_share(held, 1)
+    }
+
+    /// A party may hold as many sockets as are left for all: one party gets half of them at most, two
+    /// a third each, and a party without any always finds some.
+    fn check_share(&self, held: &mut Held, more: usize) -> Result<(), LimitReached> {
+        let budget = &self.budget;
+        let fits = match self.limits {
+            None => held.all + more <= budget.total,
+            Some(_) => {
+                let left = budget.for_stubs().saturating_sub(held.by_stubs).min(budget.total.saturating_sub(held.all));
+                more <= left && self.held.load(Ordering::Relaxed) < left
+            }
+        };
+        if fits { Ok(()) } else { Err(self.reached(Kind::Sockets)) }
+    }
+
+    fn reached(&self, kind: Kind) -> LimitReached {
+        let limit = match (kind, self.limits) {
+            (Kind::Sockets, _) | (_, None) => self.budget.for_stubs(),
+            (Kind::Connections, Some(limits)) => limits.sockets,
+            (Kind::Attempts, Some(limits)) => limits.attempts_per_second.try_into().unwrap_or(usize::MAX),
+        };
+        LimitReached { kind, limit }
+    }
+
+    fn note(&self, kind: Kind) -> LimitReached {
+        self.hits[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.reached(kind)
+    }
+}
+
+/// Without the budget.
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quota").field("limits", &self.0.limits).field("sockets", &self.sockets()).finish_non_exhaustive()
+    }
+}
+
+/// A charge for descriptors. Dropping it returns them.
+pub(crate) struct Permit {
+    account: Arc<Account>,
+    descriptors: usize,
+    is_connection: bool,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut held = self.account.budget.held();
+        held.give_back(&self.account, self.descriptors);
+        drop(held);
+        if self.is_connection {
+            self.account.sockets.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("descriptors", &self.descriptors).finish_non_exhaustive()
+    }
+}
+
+/// A party's turn to resolve a name. Dropping it ends the turn.
+#[derive(Debug)]
+pub(crate) struct Lookup<'a> {
+    _sockets: Permit,
+    _turn: Option<SemaphorePermit<'a>>,
+}
+
+/// The sockets of all parties together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: usize,
+    /// Those of `total` that only the host's own account may use.
+    reserve: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_stubs: usize,
+}
+
+impl Held {
+    fn take(&mut self, account: &Account, descriptors: usize) {
+        self.all += descriptors;
+        self.by_stubs += if account.limits.is_some() { descriptors } else { 0 };
+        account.held.fetch_add(descriptors, Ordering::Relaxed);
+    }
+
+    fn give_back(&mut self, account: &Account, descriptors: usize) {
+        self.all -= descriptors;
+        self.by_stubs -= if account.limits.is_some() { descriptors } else { 0 };
+        account.held.fetch_sub(descriptors, Ordering::Relaxed);
+    }
+}
+
+impl Budget {
+    /// So many sockets, an eighth of which only the host may use.
+    pub(crate) fn new(max_sockets: usize) -> Arc<Self> {
+        let total = max_sockets.max(MIN_SOCKETS);
+        Arc::new(Self { total, reserve: (total / 8).min(MAX_RESERVE), held: Mutex::default() })
+    }
+
+    /// The number of sockets that stubs share.
+    fn for_stubs(&self) -> usize {
+        self.total - self.reserve
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Numbers, whole after every statement.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fewer sockets than these serve nobody.
+const MIN_SOCKETS: usize = 8;
+/// The catalogue and token endpoints never need more.
+const MAX_RESERVE: usize = 128;
+/// The default where the system has no limit on descriptors.
+const UNLIMITED_SOCKETS: usize = 64 << 10;
+
+/// The default number of sockets: the soft limit on the process's descriptors, less a quarter (at
+/// least 64, at most 1024) for files, the control socket and the host program.
+pub(crate) fn default_max_sockets() -> usize {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit: Option<u64> = None;
+    sockets_of(limit)
+}
+
+/// The same, of a soft limit; `None`: unlimited.
+fn sockets_of(soft_limit: Option<u64>) -> usize {
+    let limit = soft_limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(UNLIMITED_SOCKETS).min(UNLIMITED_SOCKETS);
+    limit.saturating_sub((limit / 4).clamp(64, 1024)).max(limit / 4)
+}

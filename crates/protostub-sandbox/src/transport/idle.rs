@@ -1,0 +1,84 @@
+//! HTTP connections between two exchanges of a stub.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use protostub_egress::Http1;
+use tokio::time::{Sleep, sleep};
+use url::Origin;
+
+use super::{
+    news::{Mark, Owner, Woken},
+    traffic::Counted,
+};
+
+/// Number of connections that wait for the stub's next request, to all servers together. Most stubs
+/// speak to one server, and a few at the same time.
+pub(super) const MAX_IDLE: usize = 4;
+/// How long each of them waits.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The idle connections of one stub, oldest first. Each takes a place among the stub's connections,
+/// which it gives up when the stub opens another one.
+pub(super) struct IdleConnections {
+    connections: VecDeque<Idle>,
+    mark: Arc<Mark>,
+    waker: Waker,
+}
+
+struct Idle {
+    origin: Origin,
+    http: Http1<Counted>,
+    expires: Pin<Box<Sleep>>,
+}
+
+impl IdleConnections {
+    pub(super) fn new(woken: &Arc<Woken>) -> Self {
+        let mark = Mark::new(Owner::Idle, woken);
+        let waker = Waker::from(Arc::clone(&mark));
+        Self { connections: VecDeque::new(), mark, waker }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Keeps a connection for the next request to its origin. The oldest one goes, if there are too many.
+    pub(super) fn insert(&mut self, origin: Origin, http: Http1<Counted>) {
+        if self.connections.len() == MAX_IDLE {
+            self.connections.pop_front();
+        }
+        self.connections.push_back(Idle { origin, http, expires: Box::pin(sleep(IDLE_TIMEOUT)) });
+        // Its socket and its timer have yet to learn whom they wake.
+        self.mark.queue();
+    }
+
+    /// The connection to an origin that was used last, if it is still open.
+    pub(super) fn take(&mut self, origin: &Origin) -> Option<Http1<Counted>> {
+        self.drive();
+        let index = self.connections.iter().rposition(|idle| idle.origin == *origin && idle.http.is_ready())?;
+        self.connections.remove(index).map(|idle| idle.http)
+    }
+
+    /// Closes the connection that has waited longest.
+    pub(super) fn close_oldest(&mut self) {
+        self.connections.pop_front();
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.connections.clear();
+    }
+
+    /// Drops connections that their servers closed, or that waited for too long.
+    pub(super) fn drive(&mut self) {
+        let cx = &mut Context::from_waker(&self.waker);
+        self.connections.retain_mut(|idle| {
+            idle.http.poll_closed(cx).is_pending() && Future::poll(idle.expires.as_mut(), cx).is_pending()
+        });
+    }
+}
