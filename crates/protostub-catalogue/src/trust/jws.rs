@@ -14,6 +14,10 @@ const MAX_BYTES: usize = 512 * 1024;
 /// How many names a stub may be signed for, and how long each may be, in bytes.
 const MAX_NAMES: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
+/// The longest time for which a signature counts, from `iat` to `exp`: 3660 days, ten years with their leap days. A key that
+/// is stolen, or a release with a known fault, does not count for ever.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 /// By how much clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(60);
 
@@ -79,10 +83,15 @@ pub struct Signed {
 /// and count only if they are of the same content.
 ///
 /// # Errors
-/// If the descriptor states no digest of its component, or there is no randomness to sign with.
+/// If the descriptor states no digest of its component, the signature is to count for longer than [`MAX_LIFETIME`], or there
+/// is no randomness to sign with.
 pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey) -> Result<(), SignError> {
     if descriptor.digest().is_none() {
         return Err(SignError::NoDigest);
+    }
+    let lifetime = statement.expires.duration_since(statement.issued).unwrap_or_default();
+    if lifetime > MAX_LIFETIME {
+        return Err(SignError::Lifetime { days: lifetime.as_secs().div_ceil(DAY_SECONDS) });
     }
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let content = serde_json::to_value(&*descriptor).map_err(|error| SignError::Descriptor(error.to_string()))?;
@@ -114,6 +123,12 @@ pub enum SignError {
     /// A signature has to bind the code.
     #[error("the descriptor states no digest of its component ($.sourcePackage.sha256): say which component it is")]
     NoDigest,
+    /// It would count for longer than [`MAX_LIFETIME`], and no host would take it.
+    #[error("a signature counts for {} days at most, and this one would for {days}: sign it for fewer days", MAX_LIFETIME.as_secs() / DAY_SECONDS)]
+    Lifetime {
+        /// For how long it would count, in days.
+        days: u64,
+    },
     /// The key failed.
     #[error(transparent)]
     Key(KeyError),
@@ -205,7 +220,7 @@ impl Payload {
     /// The descriptor as it was signed, with the code of the one that was published, if it is the one that is wanted.
     pub(super) fn check(self, wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
         let Claims { sub, names, contract, iat, exp, descriptor } = self.claims;
-        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("a time is none"));
+        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("it states a time that this machine cannot count to"));
         let (issued, expires) = (time(iat)?, time(exp)?);
         let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
         let Some(domain) = domain else {
@@ -218,8 +233,11 @@ impl Payload {
         if expires <= wanted.now {
             return Err(SignatureError::Expired { expired: utc(exp) });
         }
-        if issued > wanted.now + LEEWAY {
+        if issued.duration_since(wanted.now).is_ok_and(|ahead| ahead > LEEWAY) {
             return Err(SignatureError::NotYet { issued: utc(iat) });
+        }
+        if exp.saturating_sub(iat) > MAX_LIFETIME.as_secs() {
+            return Err(SignatureError::TooLong { issued: utc(iat), expires: utc(exp), days: MAX_LIFETIME.as_secs() / DAY_SECONDS });
         }
         let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
             .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;
