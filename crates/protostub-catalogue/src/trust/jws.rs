@@ -33,7 +33,7 @@ pub struct Statement {
     pub contract: Option<String>,
     /// When it was signed.
     pub issued: SystemTime,
-    /// Until when it counts.
+    /// Until when it counts: hosts refuse a signature that is to count for longer than [`MAX_LIFETIME`].
     pub expires: SystemTime,
 }
 
@@ -83,15 +83,10 @@ pub struct Signed {
 /// and count only if they are of the same content.
 ///
 /// # Errors
-/// If the descriptor states no digest of its component, the signature is to count for longer than [`MAX_LIFETIME`], or there
-/// is no randomness to sign with.
+/// If the descriptor states no digest of its component, or there is no randomness to sign with.
 pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey) -> Result<(), SignError> {
     if descriptor.digest().is_none() {
         return Err(SignError::NoDigest);
-    }
-    let lifetime = statement.expires.duration_since(statement.issued).unwrap_or_default();
-    if lifetime > MAX_LIFETIME {
-        return Err(SignError::Lifetime { days: lifetime.as_secs().div_ceil(DAY_SECONDS) });
     }
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let content = serde_json::to_value(&*descriptor).map_err(|error| SignError::Descriptor(error.to_string()))?;
@@ -123,12 +118,6 @@ pub enum SignError {
     /// A signature has to bind the code.
     #[error("the descriptor states no digest of its component ($.sourcePackage.sha256): say which component it is")]
     NoDigest,
-    /// It would count for longer than [`MAX_LIFETIME`], and no host would take it.
-    #[error("a signature counts for {} days at most, and this one would for {days}: sign it for fewer days", MAX_LIFETIME.as_secs() / DAY_SECONDS)]
-    Lifetime {
-        /// For how long it would count, in days.
-        days: u64,
-    },
     /// The key failed.
     #[error(transparent)]
     Key(KeyError),

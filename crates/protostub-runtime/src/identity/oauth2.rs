@@ -46,6 +46,10 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 /// How many tokens of different scopes are kept for a domain.
 const MAX_TOKENS: usize = 32;
 
+/// The parameters that a token request has of itself (RFC 6749). None may come twice (section 3.2): a second `scope` would be
+/// one that no stub has asked for.
+const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token"];
+
 /// How much of what a token endpoint says of an error is told, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 300;
 
@@ -162,6 +166,11 @@ impl CredentialProvider for OAuth2Credentials {
             if let Some(scope) = account.client.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
                 let scope = printable(scope);
                 let problem = format!("`{scope}`, a scope of {domain}, is no scope token: write each scope as a text of its own");
+                return Err(CredentialError::Failed(problem));
+            }
+            let given = |name: &&str| account.client.parameters.iter().any(|(given, _)| given == name);
+            if let Some(name) = OWN_PARAMETERS.iter().find(|name| given(name)) {
+                let problem = format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
                 return Err(CredentialError::Failed(problem));
             }
         }
