@@ -16,7 +16,7 @@ pub struct Attack {
     pub(crate) configuration: Map<String, Value>,
     /// How much of it there is, where that can be said.
     pub(crate) scale: usize,
-    /// The name below which its domain is, of those in `names.rs`; none: any, or its server's address.
+    /// The name in `names.rs` above its domain; none: any, or its server's address.
     pub(crate) below: Option<&'static str>,
     /// With what the URL begins that the stub is told to connect to.
     pub(crate) scheme: &'static str,
@@ -102,8 +102,8 @@ impl Attack {
         Self { server: Some(server), ..self }
     }
 
-    /// With a domain of its own below this one. If it has a server, the descriptor states the server's port, and the stub is
-    /// told to connect there by the domain's name.
+    /// With a domain of its own below this one. The descriptor states the port of the server, if there
+    /// is one, and the stub's configuration names it by the domain.
     pub(crate) fn below(self, name: &'static str, scheme: &'static str) -> Self {
         Self { below: Some(name), scheme, ..self }
     }

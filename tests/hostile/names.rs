@@ -14,11 +14,11 @@ use protostub_runtime::Resolver;
 pub(crate) const CHANGING: &str = "changing.example";
 /// Below this name, everything is this machine. The operator has no settings for domains there.
 pub(crate) const HERE: &str = "here.example";
-/// Below this name, domains have a credential by OAuth 2.0, with one scope. None of them has an address.
+/// Below this name, domains have a credential by OAuth 2.0, with one scope, and no address.
 pub(crate) const GRANTED: &str = "granted.example";
 
-/// The names below which domains have settings of the operator's, and the number of these domains: as many attackers
-/// may be there at a time.
+/// The names below which domains have settings of the operator's. The number of domains bounds the
+/// attackers that are there at a time.
 pub(crate) const WITH_SETTINGS: [&str; 2] = [CHANGING, GRANTED];
 const DOMAINS: usize = 32;
 
@@ -40,8 +40,9 @@ const ELSEWHERE: [&str; 8] = [
 ];
 
 /// For each name below [`CHANGING`], in turn: somewhere else and the attacker's server on loopback, and that same elsewhere alone. Whoever asks once more
-/// for what was judged already dials something that nobody has judged. Names below [`HERE`] stay the same. Others do not exist: nobody's name
-/// service is asked.
+/// for what was judged already dials something that nobody has judged.
+///
+/// Names below [`HERE`] stay the same. Others do not exist, and no other name service is asked.
 #[derive(Debug, Default)]
 pub(crate) struct ChangingNames(Mutex<HashMap<String, usize>>);
 

@@ -150,7 +150,8 @@ pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Issues tokens as many authorization servers do: for the scope that is asked for, and without one for all that the client may do.
+/// Issues tokens as many authorization servers do: for the scope of the request, and for all that the
+/// client may do where the request has none.
 pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut head = Vec::new();

@@ -345,7 +345,8 @@ impl Stage {
     }
 }
 
-/// Gives the domains of [`names::WITH_SETTINGS`] what an operator would: the way to this machine, or a credential with one scope.
+/// Gives the domains of [`names::WITH_SETTINGS`] what an operator would give them: the way to this
+/// machine, or a credential with one scope.
 fn with_settings(mut builder: RuntimeBuilder, tokens: &Server) -> Result<(RuntimeBuilder, Vec<Domain>)> {
     let mut free = Vec::new();
     let mut settings = DomainSettings::default();

@@ -274,7 +274,7 @@ async fn token_with_an_ungranted_scope_is_refused() {
         let reason = refused(builder().credentials(granted())).await;
         assert!(reason.contains("which the runtime's settings do not grant") && reason.contains("admin"), "{reason}");
     }
-    // Less than what is granted, and an answer that does not say, is what was asked for.
+    // An answer with fewer scopes, or without a word of them, is good.
     for scope in [Some("mail"), Some("mail chat"), Some(""), None] {
         server.state().scope = scope.map(str::to_owned);
         let (_runtime, app) = runtime(builder().credentials(granted()), json!({})).await;
@@ -296,7 +296,7 @@ async fn refresh_token_is_used_with_the_operators_scopes() {
     let scope = |server: &TokenServer| server.state().requests.last().expect("a request").get("scope").cloned();
     let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server).scopes(["mail", "chat"]))), json!({})).await;
     assert_eq!((connected_with(&app).await["value"].as_str(), scope(&server).as_deref()), (Some("token-1"), Some("chat mail")));
-    // In whatever order they are named, these scopes have one token; others have another one.
+    // Two scopes have one token in both orders. Another set of scopes has another token.
     assert_eq!(asked(&app, Some("mail chat")).await.expect("a token")["value"], "token-1");
     assert_eq!(asked(&app, Some("mail")).await.expect("a token")["value"], "token-2");
     assert_eq!(scope(&server).as_deref(), Some("mail"));
@@ -320,7 +320,7 @@ async fn expiry_of_any_size_harms_nobody() {
     }
 }
 
-/// What a runtime with these credentials says when it is built.
+/// Returns the error of building a runtime with these credentials.
 async fn build_error(builder: RuntimeBuilder) -> String {
     match builder.build().await.expect_err("it cannot be built") {
         BuildError::Credentials(error) => error.to_string(),

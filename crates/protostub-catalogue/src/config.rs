@@ -43,10 +43,11 @@ pub struct CatalogueConfig {
     /// How long to wait before the first repetition, 200 ms; doubled for each further one, up to 2 s, and extended by chance to at most
     /// twice as long.
     pub retry_delay: Duration,
-    /// Whether domains that are loopback by their own name ([`Domain::is_loopback`]) are asked; they are asked over plain
-    /// HTTP. No.
+    /// Asks domains that are loopback by their own name ([`Domain::is_loopback`]), over plain HTTP.
+    /// Default: no.
     pub allow_loopback: bool,
-    /// The domains that may be on this machine by whatever name, and their code too where it is at the domain itself. None.
+    /// Domains that may be on this machine by any name, with the code that they serve themselves.
+    /// Default: empty.
     pub loopback: BTreeSet<Domain>,
     /// The domains that may be in private networks, and their code too. None.
     pub private: BTreeSet<Domain>,

@@ -89,9 +89,10 @@ impl HttpsSource {
         Ok(client)
     }
 
-    /// A client for this URL alone: its host, and what is below it, over TLS. Only a publisher that is loopback by its
-    /// own name, or that the operator lets go there, leads to this machine: no other domain can make it ask itself.
-    /// Another host than the publisher's is never on loopback, unless the publisher is by its own name.
+    /// Builds a client for the host of this URL and the hosts below it, over TLS.
+    ///
+    /// Only a publisher that is loopback by its own name, or that the operator names, leads to this
+    /// machine. A host of another domain is on loopback only for the first of the two.
     fn new_client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
         let refused = |reason: String| Fault::Refused { reason };
         let host = url.host_str().unwrap_or_default();

@@ -44,8 +44,7 @@ pub(crate) struct RuntimeFlags {
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
 
-    /// Let stubs of loopback domains (localhost, 127.0.0.1, ::1) be found on, and talk to, this machine,
-    /// without TLS too
+    /// Let stubs of loopback domains be found on, and talk to, this machine, without TLS too
     #[arg(long)]
     pub(crate) allow_loopback: bool,
 
@@ -542,7 +541,7 @@ impl LimitsOfStub {
     }
 }
 
-/// Reads the keys of these files. Two keys must not share an id: nobody could say which of the two is trusted, or revoked.
+/// Reads the keys of these files. Refuses two keys with one id: `revoked-keys` would mean both.
 fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
     let mut by_id = UniqueMap::<String, PublicKey>::new();
     for file in files {

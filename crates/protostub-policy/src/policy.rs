@@ -140,8 +140,8 @@ impl CedarPolicy {
     }
 }
 
-/// Finds domains and addresses that are not in their normalised form. A rule about `Domain::"SP1.example"` would never hold: every
-/// message has `sp1.example`.
+/// Finds domains and addresses that are not in their normalised form. A rule about
+/// `Domain::"SP1.example"` would never hold: every message has `sp1.example`.
 fn misspelt(file: &Path, policies: &PolicySet) -> Vec<PolicyFault> {
     let normalised = |entity: &EntityUid| {
         let text = entity.id().unescaped();

@@ -41,9 +41,9 @@ pub struct DomainSettings {
     pub grants: Vec<Rule>,
     /// Whether names may lead the domain's stub, its descriptor and its component into private networks.
     pub allow_private: bool,
-    /// Whether names may lead the domain's stub, and what the domain itself publishes, to this machine.
-    /// A domain that is this machine by its own name ([`Domain::is_loopback`]) may go there too where
-    /// [`RuntimeBuilder::allow_loopback`] says so.
+    /// Lets names lead the domain's stub, and requests for what the domain publishes, to this
+    /// machine. A domain that is loopback by its own name ([`Domain::is_loopback`]) needs only
+    /// [`RuntimeBuilder::allow_loopback`]. Default: no.
     pub allow_loopback: bool,
     /// The limits of the domain's stub, in place of the runtime's.
     pub limits: Option<Limits>,
@@ -254,9 +254,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Grants descriptors, components and stubs of loopback domains (`localhost`, names below it, 127/8,
-    /// ::1) the way to this machine, without TLS too: for development and tests. A domain with another
-    /// name that resolves to this machine needs [`DomainSettings::allow_loopback`]. Default: refused.
+    /// Grants descriptors, components and stubs of loopback domains the way to this machine, without
+    /// TLS too: for development and tests. Loopback domains are `localhost`, names below it, 127/8 and
+    /// ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default: refused.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.config.allow_loopback = allow;
         self
@@ -269,7 +269,7 @@ impl RuntimeBuilder {
     }
 
     /// Sets what the operator says about one domain. [`Self::build`] refuses a domain that was given
-    /// twice, in one spelling or in two.
+    /// twice.
     pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
         self.config.domains.add(domain, settings);
         self

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::Instant;
 
-/// The longest pause that is computed with, whatever the operator says: a year. A jitter is added to it.
+/// The longest pause before its jitter: a year. The sum with any time of a clock is a time.
 const FARTHEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// When a stub gets a new instance: it crashed, exceeded a limit, said `failed`, or could not connect again in time, after it had been live.

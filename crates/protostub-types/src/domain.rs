@@ -55,8 +55,8 @@ impl Domain {
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
     }
 
-    /// Returns whether this domain is the machine itself by its name alone: `localhost`, a name below
-    /// it (RFC 6761 section 6.3), or an address in 127/8 or `::1`. What a name resolves to does not count.
+    /// Returns whether this domain is the machine itself by its name alone: `localhost`, a name
+    /// below it (RFC 6761 section 6.3), or an address in 127/8 or `::1`. No name is resolved.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let host = self.host();

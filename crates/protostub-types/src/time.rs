@@ -10,7 +10,7 @@ const FARTHEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 #[must_use]
 pub fn deadline<I: Into<Instant> + From<Instant>>(now: I, after: Duration) -> I {
     let now = now.into();
-    // No clock starts within 100 years of its end: what is added here cannot overflow.
+    // A clock that is within 100 years of its end has no later time to give.
     now.checked_add(after.min(FARTHEST)).unwrap_or(now).into()
 }
 

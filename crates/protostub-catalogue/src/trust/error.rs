@@ -92,7 +92,7 @@ pub enum SignatureError {
         /// When, in UTC.
         expired: String,
     },
-    /// It would count for longer than any signature may ([`MAX_LIFETIME`](crate::trust::MAX_LIFETIME)).
+    /// It would count for longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
     #[error(
         "the signature is of {issued} and would count until {expires}, which is longer than the {days} days that a signature may count: the \
          domain has to sign the stub anew"

@@ -14,8 +14,8 @@ const MAX_BYTES: usize = 512 * 1024;
 /// How many names a stub may be signed for, and how long each may be, in bytes.
 const MAX_NAMES: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
-/// The longest time for which a signature counts, from `iat` to `exp`: 3660 days, ten years with their leap days. A key that
-/// is stolen, or a release with a known fault, does not count for ever.
+/// The longest time for which a signature counts, from `iat` to `exp`: 3660 days, ten years with
+/// their leap days. A stolen key, or a release with a known fault, does not count for ever.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 /// By how much clocks may differ.
@@ -33,7 +33,7 @@ pub struct Statement {
     pub contract: Option<String>,
     /// When it was signed.
     pub issued: SystemTime,
-    /// Until when it counts: hosts refuse a signature that is to count for longer than [`MAX_LIFETIME`].
+    /// Until when it counts. Hosts refuse a lifetime of more than [`MAX_LIFETIME`].
     pub expires: SystemTime,
 }
 

@@ -179,7 +179,7 @@ async fn what_is_not_good_is_refused() {
     check("what must be understood", unchanged, critical, malformed).await;
 }
 
-/// What is wrong with a signature that counts until then.
+/// Returns the error for a signature that counts until then.
 async fn judged_until(expires: SystemTime) -> SignatureError {
     let server = Server::start().await;
     let key = key("2026");

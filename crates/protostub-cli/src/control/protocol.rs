@@ -276,8 +276,8 @@ fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
 
 /// A time as in RFC 3339, in UTC, with three digits of the second's fraction.
 ///
-/// A time beyond the years that RFC 3339 can write becomes the seconds before or after 1970: a stranger's signature may
-/// state any.
+/// RFC 3339 ends with the year 9999, and a stranger's signature may state any time. A later time,
+/// or one before the year 0, becomes the seconds after or before 1970.
 pub(crate) fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let nanoseconds = match &since {

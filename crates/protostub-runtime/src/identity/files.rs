@@ -60,8 +60,8 @@ impl FileCredentials {
         Self::default()
     }
 
-    /// The same, with a file that holds the secret of exactly this domain, and nothing else but a line's end. A runtime is not
-    /// built with a domain that was given twice.
+    /// The same, with a file that holds the secret of exactly this domain, and nothing else but a line's end.
+    /// Building a runtime fails for a domain that was given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, kind: CredentialKind, path: impl Into<PathBuf>) -> Self {
         self.by_domain.add(domain, (kind, Secret::file(path)));
@@ -97,8 +97,8 @@ impl CredentialProvider for FileCredentials {
     }
 }
 
-/// Reads the credentials of many domains. What serde says of what is wrong may quote a secret: the place has to do, but for
-/// a domain that is given twice, where it quotes nothing but domains.
+/// Reads the credentials of many domains. An error of serde may quote a secret, so only its place is
+/// shown. The error about a repeated domain quotes domains only, and is shown.
 fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
         if let Some(repeated) = repeated_domain(text) {
@@ -113,7 +113,7 @@ fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, C
     })
 }
 
-/// Returns which domain a text of credentials gives twice, if all its keys are domains.
+/// Returns the error about a repeated domain, if all keys of the text are domains.
 fn repeated_domain(text: &str) -> Option<String> {
     serde_json::from_str::<BTreeMap<Domain, IgnoredAny>>(text).ok()?;
     serde_json::from_str::<UniqueMap<Domain, IgnoredAny>>(text).err().map(|error| error.to_string())

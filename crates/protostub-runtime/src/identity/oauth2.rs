@@ -46,8 +46,8 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 /// How many tokens of different scopes are kept for a domain.
 const MAX_TOKENS: usize = 32;
 
-/// The parameters that a token request has of itself (RFC 6749). None may come twice (section 3.2): a second `scope` would be
-/// one that no stub has asked for.
+/// The parameters that each token request has (RFC 6749). Section 3.2 forbids a second one, and a
+/// second `scope` would be one that no stub has asked for.
 const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token"];
 
 /// How much of what a token endpoint says of an error is told, in characters.
@@ -70,8 +70,8 @@ impl OAuth2Credentials {
         Self::default()
     }
 
-    /// The same, with what this client is granted as the credential of exactly this domain. A runtime is not built with
-    /// a domain that was given twice, nor with a scope that is no scope token.
+    /// The same, with what this client is granted as the credential of exactly this domain. Building
+    /// a runtime fails for a domain that was given twice, and for a scope that is no scope token.
     #[must_use]
     pub fn with(mut self, domain: Domain, client: OAuth2Client) -> Self {
         let account = Account { domain: domain.clone(), client, turn: Semaphore::new(1), state: Mutex::default() };
@@ -121,9 +121,9 @@ impl OAuth2Client {
         Self { client_secret: Some(secret), ..self }
     }
 
-    /// What tokens are to be good for: scope tokens (RFC 6749 section 3.3). A stub that names no scope gets a token for all
-    /// of these; a stub that names some gets them only if they are among these. An answer of the token endpoint with any other
-    /// scope is refused. Default: none is asked for, which leaves it to the server.
+    /// Sets the scopes that tokens may have, each a scope token (RFC 6749 section 3.3). A stub that
+    /// names no scope gets a token for all of these. A stub that names another scope is refused, and
+    /// so is a token that has one. Default: no scope is asked for, and the server decides.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
         Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
     }
@@ -225,8 +225,8 @@ struct Rotated {
 }
 
 impl Account {
-    /// Returns what to ask for: what the stub asks for, if it may, or all that the operator lists. Only where the operator
-    /// lists nothing, and the stub names no scope, is there none.
+    /// Returns the scopes to ask for: those of the stub, if the operator lists them, or all of the
+    /// operator's. The set is empty only if the stub names none and the operator lists none.
     fn scopes(&self, asked: Option<&str>) -> Result<Scopes, CredentialError> {
         let Some(asked) = asked else { return Ok(self.client.scopes.clone()) };
         let asked = OAuthScope::parse(asked).map_err(|error| CredentialError::Refused(error.to_string()))?.into_tokens();
@@ -291,8 +291,8 @@ impl Account {
         Ok(Token { credential, renew_at })
     }
 
-    /// Refuses a token that is good for more than the operator lists. An answer without `scope` is for what was asked
-    /// (RFC 6749 section 5.1).
+    /// Refuses a token that has a scope which the operator does not list. An answer without `scope` is
+    /// for the scopes that were asked for (RFC 6749 section 5.1).
     fn check_answered(&self, answer: &BasicTokenResponse) -> Result<(), CredentialError> {
         let granted = &self.client.scopes;
         let mut answered = answer.scopes().into_iter().flatten().map(|scope| scope.as_str());

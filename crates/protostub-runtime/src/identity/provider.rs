@@ -30,7 +30,7 @@ pub trait CredentialProvider: Send + Sync + 'static {
     /// Checks what the provider was given, when a runtime is built with it.
     ///
     /// # Errors
-    /// If the provider cannot be used: a domain was given twice, say.
+    /// If the provider cannot be used, because a domain was given twice, for example.
     fn check(&self) -> Result<(), CredentialError> {
         Ok(())
     }
@@ -42,9 +42,8 @@ pub trait CredentialProvider: Send + Sync + 'static {
 pub struct CredentialRequest<'a> {
     /// Whose credential.
     pub domain: &'a Domain,
-    /// For what, as the domain understands it; none: the default. It is the stub's wish: what it may have is for the
-    /// provider to say. There is one scope token at least, all of the syntax of RFC 6749 section 3.3: the host refuses a
-    /// blank or malformed scope before it asks a provider.
+    /// The scope that the stub asks for; none: the default. The provider decides what the stub gets.
+    /// A scope is never blank: the host refuses what is no scope by RFC 6749 section 3.3.
     pub scope: Option<&'a str>,
     /// How providers get out.
     pub(crate) network: &'a Network,
@@ -54,15 +53,15 @@ pub struct CredentialRequest<'a> {
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) egress: Egress,
-    /// Whether endpoints that are this machine by their own name may be asked.
+    /// Lets credentials come from endpoints that are loopback by their own name.
     pub(crate) allow_loopback: bool,
-    /// The domains whose endpoints may be on this machine by whatever name.
+    /// Domains whose endpoints may be on this machine by any name.
     pub(crate) loopback: Arc<BTreeSet<Domain>>,
 }
 
 impl Network {
-    /// A client that reaches the server of this URL, and no other, for the credential of `domain`: over TLS, unless the
-    /// server is this machine.
+    /// Builds a client for the credential of `domain`. It reaches the server of this URL alone, over
+    /// TLS unless the server is this machine.
     pub(crate) fn http(&self, domain: &Domain, url: &Url, allow_private: bool) -> Result<HttpClient, EgressError> {
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let is_loopback = || Domain::parse(host).is_ok_and(|host| host.is_loopback());

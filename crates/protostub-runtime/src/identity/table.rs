@@ -18,7 +18,8 @@ impl StaticCredentials {
         Self::default()
     }
 
-    /// The same, with the credential for exactly this domain. A runtime is not built with a domain that was given twice.
+    /// The same, with the credential for exactly this domain. Building a runtime fails for a domain
+    /// that was given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, credential: Credential) -> Self {
         self.by_domain.add(domain, credential);
