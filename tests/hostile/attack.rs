@@ -16,7 +16,7 @@ pub struct Attack {
     pub(crate) configuration: Map<String, Value>,
     /// How much of it there is, where that can be said.
     pub(crate) scale: usize,
-    /// The name below which its domain is; none: any, or its server's address.
+    /// The name in `names.rs` above its domain; none: any, or its server's address.
     pub(crate) below: Option<&'static str>,
     /// With what the URL begins that the stub is told to connect to.
     pub(crate) scheme: &'static str,
@@ -110,7 +110,8 @@ impl Attack {
         Self { server: Some(server), ..self }
     }
 
-    /// With a domain of its own below this one, on its server's port, where the stub connects to.
+    /// With a domain of its own below this one. The descriptor states the port of the server, if there
+    /// is one, and the stub's configuration names it by the domain.
     pub(crate) fn below(self, name: &'static str, scheme: &'static str) -> Self {
         Self { below: Some(name), scheme, ..self }
     }
@@ -150,15 +151,15 @@ impl Attack {
         }
     }
 
-    /// The configuration of the stub of this domain.
-    pub(crate) fn configuration(&self, domain: &str) -> Map<String, Value> {
+    /// The configuration of the stub whose server is reached by this name, or address, and port.
+    pub(crate) fn configuration(&self, server: &str) -> Map<String, Value> {
         let mut configuration = self.configuration.clone();
         if let Publishes::Program(name) = self.publishes {
             configuration.insert("program".to_owned(), json!(name.replace('_', "-")));
         }
         if self.server.is_some() {
-            configuration.insert("server".to_owned(), json!(domain));
-            configuration.insert("url".to_owned(), json!(format!("{}://{domain}/", self.scheme)));
+            configuration.insert("server".to_owned(), json!(server));
+            configuration.insert("url".to_owned(), json!(format!("{}://{server}/", self.scheme)));
         }
         configuration
     }

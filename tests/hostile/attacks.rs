@@ -14,6 +14,10 @@ macro_rules! wat {
     };
 }
 
+pub fn asks_for_blank_scopes() -> Attack {
+    Attack::program("asks_for_blank_scopes", Refused("all were denied, and the token is for chat")).below(names::GRANTED, "")
+}
+
 pub fn asks_for_credentials() -> Attack {
     Attack::program("asks_for_credentials", Held("identity_requests"))
 }
@@ -109,6 +113,10 @@ pub fn returns_endless_text() -> Attack {
 
 pub fn returns_invalid_utf8() -> Attack {
     Attack::text("returns_invalid_utf8", wat!("returns_invalid_utf8"), NotDeployed("utf-8"))
+}
+
+pub fn scans_local_ports() -> Attack {
+    Attack::program("scans_local_ports", Refused("all were refused")).with(servers::wrong_certificate).below(names::HERE, "wss")
 }
 
 pub fn sleeps() -> Attack {

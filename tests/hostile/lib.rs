@@ -28,6 +28,7 @@ pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig};
 macro_rules! for_each_attack {
     ($each:ident) => {
         $each! {
+            asks_for_blank_scopes,
             asks_for_credentials,
             asks_for_random_bytes,
             ask_for_what_is_not_there,
@@ -51,6 +52,7 @@ macro_rules! for_each_attack {
             recurses,
             returns_endless_text,
             returns_invalid_utf8,
+            scans_local_ports,
             sleeps,
             spins,
             spins_between_calls,

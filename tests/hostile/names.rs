@@ -10,8 +10,22 @@ use std::{
 use async_trait::async_trait;
 use protostub_runtime::Resolver;
 
-/// Below this name, answers change. Others do not exist: nobody's name service is asked.
+/// Below this name, answers change. The operator lets domains there go to this machine.
 pub(crate) const CHANGING: &str = "changing.example";
+/// Below this name, everything is this machine. The operator has no settings for domains there.
+pub(crate) const HERE: &str = "here.example";
+/// Below this name, domains have a credential by OAuth 2.0, with one scope, and no address.
+pub(crate) const GRANTED: &str = "granted.example";
+
+/// The names below which domains have settings of the operator's. The number of domains bounds the
+/// attackers that are there at a time.
+pub(crate) const WITH_SETTINGS: [&str; 2] = [CHANGING, GRANTED];
+const DOMAINS: usize = 32;
+
+/// The domains below one of [`WITH_SETTINGS`].
+pub(crate) fn below(name: &str) -> impl Iterator<Item = String> {
+    (0..DOMAINS).map(move |n| format!("a{n}.{name}"))
+}
 
 /// What else than its server an attacker would like to have dialled.
 const ELSEWHERE: [&str; 8] = [
@@ -27,12 +41,17 @@ const ELSEWHERE: [&str; 8] = [
 
 /// For each name below [`CHANGING`], in turn: somewhere else and the attacker's server on loopback, and that same elsewhere alone. Whoever asks once more
 /// for what was judged already dials something that nobody has judged.
+///
+/// Names below [`HERE`] stay the same. Others do not exist, and no other name service is asked.
 #[derive(Debug, Default)]
 pub(crate) struct ChangingNames(Mutex<HashMap<String, usize>>);
 
 #[async_trait]
 impl Resolver for ChangingNames {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        if name.ends_with(HERE) {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        }
         if !name.ends_with(CHANGING) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "this name service knows no other names"));
         }

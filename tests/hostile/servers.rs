@@ -177,6 +177,26 @@ pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     })
 }
 
+/// Issues tokens as many authorization servers do: for the scope of the request, and for all that the
+/// client may do where the request has none.
+pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
+    Box::pin(async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        let mut body = vec![0; length.unwrap_or_default()];
+        stream.read_exact(&mut body).await?;
+        let body = String::from_utf8_lossy(&body);
+        let scope = body.split('&').find_map(|parameter| parameter.strip_prefix("scope=")).unwrap_or("everything");
+        let answer = format!(r#"{{"access_token": "token-for-{scope}", "token_type": "bearer", "expires_in": 3600}}"#);
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+        stream.write_all(format!("{head}content-length: {}\r\n\r\n{answer}", answer.len()).as_bytes()).await
+    })
+}
+
 /// Gzip of spaces: a literal one, and then, again and again, 258 times what stands one byte before (RFC 1951, fixed codes, from the low bit on).
 ///
 /// Such a length and distance have 13 bits: so the same 13 bytes come again and again, and what is computed here is little. The server's time is not to

@@ -2,19 +2,27 @@ use std::{
     error::Error,
     fmt,
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::FutureExt as _;
 use protostub_runtime::{
-    CrashKind, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, StubStatus, Version,
+    CrashKind, Descriptor, Domain, DomainSettings, Hyperty, Limits, MemorySource, Message, OAuth2Client, OAuth2Credentials,
+    Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus, Version,
 };
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use crate::{Attack, Containment, Server, component, descriptors, names::ChangingNames};
+use crate::{
+    Attack, Containment, Server, component, descriptors,
+    names::{self, ChangingNames},
+    servers,
+};
 
 /// How long an attack may take to be contained, whatever the machine is busy with.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +72,10 @@ pub struct Stage {
     source: MemorySource,
     neighbours: Neighbours,
     attackers: AtomicUsize,
+    /// Domains with settings of the operator's that no attacker has at the moment.
+    free: Mutex<Vec<Domain>>,
     milliseconds: u64,
+    _tokens: Server,
 }
 
 /// The well-behaved stubs of a runtime that is attacked.
@@ -107,8 +118,10 @@ impl From<anyhow::Error> for Escaped {
     }
 }
 
-fn descriptor(component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
-    version("1.0", component, configuration)
+fn descriptor(component: &[u8], configuration: Map<String, Value>, port: Option<u16>) -> Result<Descriptor> {
+    let mut descriptor = version("1.0", component, configuration)?;
+    descriptor.ports.extend(port);
+    Ok(descriptor)
 }
 
 pub(crate) fn version(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
@@ -134,7 +147,7 @@ impl Stage {
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
         }
-        let runtime = builder
+        let builder = builder
             .home_domain("home.example")
             .allow_loopback(true)
             .resolver(ChangingNames::default())
@@ -143,17 +156,26 @@ impl Stage {
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
-            .max_descriptor_bytes(1 << 20)
-            .build()
-            .await?;
+            .max_descriptor_bytes(1 << 20);
+        let tokens = Server::start(servers::issues_tokens).await?;
+        let (builder, free) = with_settings(builder, &tokens)?;
+        let runtime = builder.build().await?;
         let mut neighbours = Vec::new();
         let echo = component("echo");
         for n in 0..config.neighbours {
             let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-            source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo.clone());
+            source.insert(&domain, "default", descriptor(&echo, Map::new(), None)?.to_json(), echo.clone());
             neighbours.push(runtime.deploy_protostub(domain.as_str()).await?);
         }
-        Ok(Self { runtime, source, neighbours: Neighbours(neighbours), attackers: AtomicUsize::new(0), milliseconds })
+        Ok(Self {
+            runtime,
+            source,
+            neighbours: Neighbours(neighbours),
+            attackers: AtomicUsize::new(0),
+            free: Mutex::new(free),
+            milliseconds,
+            _tokens: tokens,
+        })
     }
 
     /// Has the code of most attackers in memory from now on: of one that never attacks.
@@ -202,17 +224,27 @@ impl Stage {
         };
         let n = self.attackers.fetch_add(1, Ordering::Relaxed);
         let domain = match (&server, attack.below) {
-            (Some(server), Some(name)) => format!("a{n}.{name}:{}", server.port()),
-            (Some(server), None) => server.domain(),
-            (None, _) => format!("a{n}.{}.example", attack.name.replace('_', "-")),
+            (_, Some(name)) if names::WITH_SETTINGS.contains(&name) => self.free_below(name)?,
+            (_, Some(name)) => Domain::parse(&format!("a{n}.{name}"))?,
+            (Some(server), None) => Domain::parse(&server.domain())?,
+            (None, None) => Domain::parse(&format!("a{n}.{}.example", attack.name.replace('_', "-")))?,
         };
-        let domain = Domain::parse(&domain)?;
         if let Some(component) = attack.component() {
-            let descriptor = descriptor(&component, attack.configuration(domain.as_str()))?;
+            let port = server.as_ref().filter(|_| attack.below.is_some()).map(Server::port);
+            let server = port.map_or_else(|| domain.to_string(), |port| format!("{domain}:{port}"));
+            let descriptor = descriptor(&component, attack.configuration(&server), port)?;
             self.source.insert(&domain, "default", descriptor.to_json(), component);
         }
         let app = self.runtime.register_hyperty(format!("hyperty://home.example/attacked-{n}").as_str()).await?;
         Ok(Attacker { attack, domain, app, _server: server })
+    }
+
+    /// Takes a domain below this name, for an attacker to have.
+    fn free_below(&self, name: &str) -> Result<Domain> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = free.iter().position(|domain| domain.host().ends_with(name));
+        let index = index.with_context(|| format!("every domain below {name} has an attacker"))?;
+        Ok(free.swap_remove(index))
     }
 
     /// Has an attacker attack, as often as one likes.
@@ -337,8 +369,33 @@ impl Stage {
             let _gone = timeout(PATIENCE, stub.undeploy()).await.context("it cannot be undeployed")?;
         }
         self.source.remove(&attacker.domain, "default");
+        if attacker.attack.below.is_some_and(|name| names::WITH_SETTINGS.contains(&name)) {
+            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(attacker.domain);
+        }
         Ok(())
     }
+}
+
+/// Gives the domains of [`names::WITH_SETTINGS`] what an operator would give them: the way to this
+/// machine, or a credential with one scope.
+fn with_settings(mut builder: RuntimeBuilder, tokens: &Server) -> Result<(RuntimeBuilder, Vec<Domain>)> {
+    let mut free = Vec::new();
+    let mut settings = DomainSettings::default();
+    settings.allow_loopback = true;
+    for domain in names::below(names::CHANGING) {
+        let domain = Domain::parse(&domain)?;
+        builder = builder.domain(domain.clone(), settings.clone());
+        free.push(domain);
+    }
+    let mut credentials = OAuth2Credentials::new();
+    for domain in names::below(names::GRANTED) {
+        let domain = Domain::parse(&domain)?;
+        let endpoint = format!("http://{}/token", tokens.domain()).parse()?;
+        let client = OAuth2Client::client_credentials(endpoint, "runtime", Secret::text("open sesame"));
+        credentials = credentials.with(domain.clone(), client.scopes(["chat"]));
+        free.push(domain);
+    }
+    Ok((builder.credentials(credentials), free))
 }
 
 impl Attacker {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{DomainSettings, Download, MemorySource, Message, MessageType, Progress, StubStatus, steps as spec};
+use protostub_runtime::{BuildError, DomainSettings, Download, Limits, MemorySource, Message, MessageType, Progress, RestartPolicy, StubStatus, steps as spec};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -237,4 +237,35 @@ async fn what_is_compiled_already_is_not_fetched_again_unless_it_would_be_refuse
     for refused in ["three.example", "four.example"] {
         runtime.deploy_protostub(refused).await.expect_err(refused);
     }
+}
+
+#[tokio::test]
+async fn domain_given_twice_is_refused() {
+    let settings = DomainSettings::default;
+    let builder = builder().domain(domain("LocalHost:8001"), settings()).domain(domain("localhost:8001"), settings());
+    let error = builder.build().await.expect_err("it is given twice");
+    assert!(matches!(error, BuildError::Domains(_)), "{error}");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("`localhost:8001` is given twice: keep one of the two"));
+}
+
+/// No clock reaches the ends of these times: they mean "never".
+#[tokio::test]
+async fn longest_times_are_no_panic() {
+    let source = source(&["sp1.example"], &component("echo"), &json!({}));
+    let mut limits = Limits::default();
+    (limits.cpu_per_call, limits.cpu_per_second, limits.time_per_call) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    let mut restart = RestartPolicy::default();
+    (restart.within, restart.first_pause, restart.longest_pause) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    let builder = builder().source(source).limits(limits).restart(restart).request_timeout(Duration::MAX);
+    let builder = builder.compile_timeout(Duration::MAX).connect_timeout(Duration::MAX).grace(Duration::MAX);
+    let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX);
+    let runtime = builder.build().await.expect("a runtime");
+    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+    let reply = app.request_within(Message::read("hyperty://sp1.example/alice"), Duration::MAX).await.expect("a reply");
+    assert_eq!(reply.code(), Some(200));
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("the same stub");
+    stub.disconnect().await.expect("disconnected");
+    runtime.deploy_protostub("sp1.example").await.expect("live again");
+    runtime.shutdown(Duration::MAX).await;
 }

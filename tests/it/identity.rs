@@ -3,14 +3,17 @@
 use std::{
     fs,
     future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use protostub_runtime::{
-    Credential, CredentialKind, DomainSettings, EnvironmentCredentials, FileCredentials, Hyperty, Message, MessageType,
-    OAuth2Client, OAuth2Credentials, RestartPolicy, Runtime, RuntimeBuilder, Secret, StaticCredentials, StatusForm, StubStatus,
+    BuildError, Credential, CredentialKind, DomainSettings, EnvironmentCredentials, FileCredentials, Hyperty, Message, MessageType,
+    OAuth2Client, OAuth2Credentials, Resolver, RestartPolicy, Runtime, RuntimeBuilder, Secret, StaticCredentials, StatusForm, StubStatus,
 };
 use serde_json::{Value, json};
 
@@ -20,6 +23,17 @@ use crate::{
     support::{body, builder, component, domain, ok, order, serve, source},
     token_server::TokenServer,
 };
+
+/// A name service for which every name is this machine.
+#[derive(Debug)]
+struct Here;
+
+#[async_trait]
+impl Resolver for Here {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        Ok(vec![Ipv4Addr::LOCALHOST.into()])
+    }
+}
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
@@ -229,6 +243,128 @@ async fn a_stub_gets_no_scope_that_the_operator_does_not_grant() {
     assert_eq!(server.state().requests.len(), 2);
 }
 
+/// A server takes a request without `scope` for one for all that the client may do.
+#[tokio::test]
+async fn blank_or_malformed_scope_is_denied() {
+    let server = TokenServer::start().await;
+    for scopes in [&["chat", "mail"] as &[&str], &[]] {
+        let client = client(&server, "open sesame").scopes(scopes.iter().copied());
+        let (runtime, app) = runtime(builder().credentials(oauth2(client)), json!({})).await;
+        runtime.deploy_protostub("sp1.example").await.expect("a stub");
+        let before = server.state().requests.len();
+        for scope in ["", " ", "  ", "\t", "\n", "\u{a0}", "\u{3000}"] {
+            let refused = told(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is blank");
+            let expected = "denied: the scope is blank: name a scope token, or no scope at all for the default";
+            assert_eq!(refused, expected, "{scope:?}");
+        }
+        for scope in ["chat\tmail", "chat  mail", " chat", "chat ", "ch\"at", "ch\\at", "ch\u{e4}t", "chat\u{200b}"] {
+            let refused = told(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is malformed");
+            assert!(refused.as_str().is_some_and(|text| text.starts_with("denied: the scope is malformed")), "{scope:?}: {refused}");
+        }
+        assert_eq!(server.state().requests.len(), before, "nothing was asked for");
+    }
+}
+
+#[tokio::test]
+async fn token_with_an_ungranted_scope_is_refused() {
+    let server = TokenServer::start().await;
+    let granted = || oauth2(client(&server, "open sesame").scopes(["chat", "mail"]));
+    for scope in ["chat mail admin", "admin", "chat\tadmin"] {
+        server.state().scope = Some(scope.to_owned());
+        let reason = refused(builder().credentials(granted())).await;
+        assert!(reason.contains("which the runtime's settings do not grant") && reason.contains("admin"), "{reason}");
+    }
+    // An answer with fewer scopes, or without a word of them, is good.
+    for scope in [Some("mail"), Some("mail chat"), Some(""), None] {
+        server.state().scope = scope.map(str::to_owned);
+        let (_runtime, app) = runtime(builder().credentials(granted()), json!({})).await;
+        assert!(connected_with(&app).await["value"].is_string(), "{scope:?}");
+    }
+    // Where the operator lists none, the answer is not judged.
+    server.state().scope = Some("admin".to_owned());
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server, "open sesame"))), json!({})).await;
+    assert!(connected_with(&app).await["value"].is_string());
+}
+
+#[tokio::test]
+async fn refresh_token_is_used_with_the_operators_scopes() {
+    let server = TokenServer::start().await;
+    let client = |server: &TokenServer| {
+        let start = server.state().refresh_token.clone();
+        OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::text(start))
+    };
+    let scope = |server: &TokenServer| server.state().requests.last().expect("a request").get("scope").cloned();
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server).scopes(["mail", "chat"]))), json!({})).await;
+    assert_eq!((connected_with(&app).await["value"].as_str(), scope(&server).as_deref()), (Some("token-1"), Some("chat mail")));
+    // Two scopes have one token in both orders. Another set of scopes has another token.
+    assert_eq!(asked(&app, Some("mail chat")).await.expect("a token")["value"], "token-1");
+    assert_eq!(asked(&app, Some("mail")).await.expect("a token")["value"], "token-2");
+    assert_eq!(scope(&server).as_deref(), Some("mail"));
+    let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server))), json!({})).await;
+    assert_eq!((connected_with(&app).await["value"].as_str(), scope(&server)), (Some("token-3"), None));
+}
+
+#[tokio::test]
+async fn expiry_of_any_size_harms_nobody() {
+    let server = TokenServer::start().await;
+    let token = |expires: Value| json!({ "access_token": "token-x", "token_type": "Bearer", "expires_in": expires });
+    for expires in [json!(u64::MAX), json!(i64::MAX), json!(253_402_300_800_u64), json!(1_u64 << 53)] {
+        server.state().failures.push_back((200, token(expires.clone())));
+        let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server, "open sesame"))), json!({})).await;
+        assert_eq!(connected_with(&app).await["value"], "token-x", "{expires}");
+    }
+    for expires in [json!(-1), json!(-1e300), json!(1e300), json!(3600.5), json!("NaN"), json!([])] {
+        server.state().failures.push_back((200, token(expires.clone())));
+        let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
+        assert!(reason.contains("its answer cannot be read, at `expires_in`"), "{expires}: {reason}");
+    }
+}
+
+/// Returns the error of building a runtime with these credentials.
+async fn build_error(builder: RuntimeBuilder) -> String {
+    match builder.build().await.expect_err("it cannot be built") {
+        BuildError::Credentials(error) => error.to_string(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn credentials_given_twice_are_refused() {
+    let twice = "`sp1.example` is given twice: keep one of the two";
+    let (sp1, again) = (domain("sp1.example"), domain("SP1.example."));
+    let table = StaticCredentials::new().with(sp1.clone(), bearer("a")).with(again.clone(), bearer("b"));
+    assert_eq!(build_error(builder().credentials(table)).await, twice);
+    let files = FileCredentials::new().with(sp1.clone(), CredentialKind::Bearer, "a").with(again.clone(), CredentialKind::Bearer, "b");
+    assert_eq!(build_error(builder().credentials(files)).await, twice);
+    let environment = EnvironmentCredentials::new().with(sp1.clone(), CredentialKind::Bearer);
+    let environment = environment.with_variable(again.clone(), CredentialKind::Bearer, "OTHER");
+    assert_eq!(build_error(builder().credentials(environment)).await, twice);
+    let server = TokenServer::start().await;
+    let tokens = OAuth2Credentials::new().with(sp1, client(&server, "a")).with(again, client(&server, "b"));
+    assert_eq!(build_error(builder().credentials(tokens)).await, twice);
+    // Two domains whose variable has one name.
+    let environment = EnvironmentCredentials::new()
+        .with(domain("a-b.example"), CredentialKind::Bearer)
+        .with(domain("a__b.example"), CredentialKind::Bearer);
+    assert_eq!(
+        build_error(builder().credentials(environment)).await,
+        "`a__b.example` and `a-b.example` are two spellings of `PROTOSTUB_CREDENTIAL_A__B_EXAMPLE`: keep one of the two"
+    );
+    let scopes = oauth2(client(&server, "a").scopes(["chat mail"]));
+    assert!(build_error(builder().credentials(scopes)).await.contains("`chat mail`, a scope of sp1.example, is no scope token"));
+    let scope_twice = oauth2(client(&server, "a").scopes(["chat"]).parameter("scope", "admin"));
+    assert!(build_error(builder().credentials(scope_twice)).await.contains("`scope` is no further parameter"));
+
+    // In a file, both are named, and no secret is.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("credentials.json");
+    let of = |secret: &str| format!(r#"{{"kind": "bearer", "value": "{secret}"}}"#);
+    write_private(&file, &format!(r#"{{"SP1.example": {}, "sp1.example": {}}}"#, of("open"), of("sesame")));
+    let reason = refused(builder().credentials(FileCredentials::new().with_json(&file))).await;
+    let expected = "`sp1.example` and `SP1.example` are two spellings of `sp1.example`: keep one of the two";
+    assert!(reason.contains(expected) && !reason.contains("sesame"), "{reason}");
+}
+
 #[tokio::test]
 async fn whoever_needs_a_token_at_once_waits_for_one_request() {
     let server = TokenServer::start().await;
@@ -317,10 +453,13 @@ async fn a_token_endpoint_is_reached_by_the_rules_of_the_network() {
     let check = async |endpoint: &str, loopback: bool, expected: &str| {
         let endpoint = endpoint.parse().expect("a URL");
         let client = OAuth2Client::client_credentials(endpoint, "runtime", Secret::text("open sesame"));
-        let reason = refused(builder().allow_loopback(loopback).credentials(oauth2(client))).await;
+        let builder = builder().allow_loopback(loopback).resolver(Here).credentials(oauth2(client));
+        let reason = refused(builder).await;
         assert!(reason.contains(expected), "{reason}");
     };
     check(server.endpoint.as_str(), false, "loopback").await;
+    // This machine by its own name: what a name resolves to is no reason to go there.
+    check("https://idp.example/token", true, "loopback").await;
     check("http://idp.example/token", true, "TLS").await;
     check("https://10.0.0.1/token", true, "private").await;
     check("https://169.254.169.254/token", true, "169.254.169.254").await;
@@ -484,6 +623,7 @@ async fn no_secret_is_ever_said() {
     let other = serve(vec![("/", ok("text/plain", b"hello"))]).await;
     let mut settings = DomainSettings::default();
     settings.grants = vec![format!("{other} plain").parse().expect("a rule")];
+    settings.allow_loopback = true;
 
     // Providers that fail.
     let wrong = client(&server, &format!("{MARK}-guess"));

@@ -40,6 +40,8 @@ pub(crate) struct State {
     /// What the tokens begin with.
     pub(crate) prefix: String,
     pub(crate) expires_in: Option<u64>,
+    /// The scope that answers state; none: they state none.
+    pub(crate) scope: Option<String>,
     /// What is answered instead of the next answers.
     pub(crate) failures: VecDeque<(u16, Value)>,
     /// The parameters of all requests.
@@ -56,6 +58,7 @@ impl TokenServer {
             refresh_token: "refresh-0".to_owned(),
             prefix: "token".to_owned(),
             expires_in: Some(3600),
+            scope: None,
             failures: VecDeque::new(),
             requests: Vec::new(),
             issued: 0,
@@ -120,6 +123,9 @@ async fn token(Extracted(shared): Extracted<Arc<Shared>>, headers: HeaderMap, bo
     let mut token = json!({ "access_token": format!("{}-{}", state.prefix, state.issued), "token_type": "Bearer" });
     if let Some(seconds) = state.expires_in {
         token["expires_in"] = json!(seconds);
+    }
+    if let Some(scope) = &state.scope {
+        token["scope"] = json!(scope);
     }
     if let Some(refresh_token) = refresh_token {
         token["refresh_token"] = json!(refresh_token);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::{Address, Message};
+use protostub_types::{Address, Message, deadline};
 use tokio::time::Instant;
 
 use crate::{Parcel, PostError};
@@ -399,13 +399,13 @@ impl Mailbox {
         let mut kept = VecDeque::with_capacity(state.queue.len());
         for queued in mem::take(&mut state.queue) {
             match queued.class {
-                Class::Plain { since } | Class::Copy { since } if since + timeout <= now => {
+                Class::Plain { since } | Class::Copy { since } if deadline(since, timeout) <= now => {
                     state.uncount(&queued);
                     expired.push(queued);
                     continue;
                 }
-                Class::Plain { since } | Class::Copy { since } if next.is_none_or(|next| since + timeout < next) => {
-                    next = Some(since + timeout);
+                Class::Plain { since } | Class::Copy { since } if next.is_none_or(|next| deadline(since, timeout) < next) => {
+                    next = Some(deadline(since, timeout));
                 }
                 _ => {}
             }

@@ -423,7 +423,7 @@ impl Inner {
 
     /// By what a domain is asked for what is well-known of it.
     fn scheme(&self, publisher: &Domain) -> &'static str {
-        let is_plain = self.config.allow_http || (self.config.allow_loopback && well_known::is_loopback(publisher));
+        let is_plain = self.config.allow_http || (publisher.is_loopback() && self.config.reaches_loopback(publisher));
         if is_plain { "http" } else { "https" }
     }
 

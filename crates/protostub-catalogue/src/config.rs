@@ -43,8 +43,12 @@ pub struct CatalogueConfig {
     /// How long to wait before the first repetition, 200 ms; doubled for each further one, up to 2 s, and extended by chance to at most
     /// twice as long.
     pub retry_delay: Duration,
-    /// Whether domains that are loopback (`localhost`, `127.0.0.1:8080`) are asked; they are asked over plain HTTP. No.
+    /// Asks domains that are loopback by their own name ([`Domain::is_loopback`]), over plain HTTP.
+    /// Default: no.
     pub allow_loopback: bool,
+    /// Domains that may be on this machine by any name, with the code that they serve themselves.
+    /// Default: empty.
+    pub loopback: BTreeSet<Domain>,
     /// The domains that may be in private networks, and their code too. None.
     pub private: BTreeSet<Domain>,
     /// Whether all domains are asked over plain HTTP instead of HTTPS: for laboratories without certificates. No.
@@ -68,6 +72,11 @@ pub struct Sizes {
 }
 
 impl CatalogueConfig {
+    /// Returns whether what a domain publishes may be on this machine.
+    pub(crate) fn reaches_loopback(&self, domain: &Domain) -> bool {
+        self.loopback.contains(domain) || (self.allow_loopback && domain.is_loopback())
+    }
+
     pub(crate) fn descriptor_bytes(&self, domain: &Domain) -> usize {
         self.sizes.get(domain).and_then(|sizes| sizes.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
     }
@@ -99,6 +108,7 @@ impl CatalogueConfig {
             retries: 2,
             retry_delay: Duration::from_millis(200),
             allow_loopback: false,
+            loopback: BTreeSet::new(),
             private: BTreeSet::new(),
             allow_http: false,
             unpinned: BTreeSet::new(),

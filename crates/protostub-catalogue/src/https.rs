@@ -18,7 +18,6 @@ use url::{Origin, Url};
 
 use crate::{
     CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators, component::length, error::beginning,
-    well_known,
 };
 
 /// How many redirects are followed, within the domain and never from HTTPS to HTTP.
@@ -48,6 +47,7 @@ const BROKER_NOT_FOUND: [&str; 5] = [
 pub struct HttpsSource {
     egress: Egress,
     allow_loopback: bool,
+    loopback: BTreeSet<Domain>,
     private: BTreeSet<Domain>,
     /// Those that were used last, the latest one at the end.
     clients: Arc<Mutex<VecDeque<(Way, HttpClient)>>>,
@@ -60,7 +60,13 @@ impl HttpsSource {
     /// Goes out by `egress`, to loopback, and into private networks, as far as the configuration allows that.
     #[must_use]
     pub fn new(egress: Egress, config: &CatalogueConfig) -> Self {
-        Self { egress, allow_loopback: config.allow_loopback, private: config.private.clone(), clients: Arc::default() }
+        Self {
+            egress,
+            allow_loopback: config.allow_loopback,
+            loopback: config.loopback.clone(),
+            private: config.private.clone(),
+            clients: Arc::default(),
+        }
     }
 
     /// The client for this URL: the one that was used before, with the connections that it has, or a new one.
@@ -83,8 +89,10 @@ impl HttpsSource {
         Ok(client)
     }
 
-    /// A client for this URL alone: its host, and what is below it, over TLS. Another host than the publisher's is never on loopback, unless
-    /// the publisher is: a domain cannot make this machine ask itself.
+    /// Builds a client for the host of this URL and the hosts below it, over TLS.
+    ///
+    /// Only a publisher that is loopback by its own name, or that the operator names, leads to this
+    /// machine. A host of another domain is on loopback only for the first of the two.
     fn new_client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
         let refused = |reason: String| Fault::Refused { reason };
         let host = url.host_str().unwrap_or_default();
@@ -103,9 +111,9 @@ impl HttpsSource {
             }
             _ => (Protection::Tls, grants),
         };
-        let may_be_loopback = domain.is_within(publisher) || well_known::is_loopback(publisher);
-        let grants =
-            grants.allow_loopback(self.allow_loopback && may_be_loopback).allow_private(self.private.contains(publisher));
+        let by_name = self.allow_loopback && publisher.is_loopback();
+        let by_setting = self.loopback.contains(publisher) && (domain.is_within(publisher) || publisher.is_loopback());
+        let grants = grants.allow_loopback(by_name || by_setting).allow_private(self.private.contains(publisher));
         grants.check(host, port, protection).map_err(|error| refused(error.to_string()))?;
         Ok(self.egress.http(&grants, self.egress.own()))
     }

@@ -3,7 +3,7 @@ use std::{future::Future, mem, time::Duration};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use protostub_types::Sha256Digest;
+use protostub_types::{Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
@@ -19,8 +19,6 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
 /// this host ask without end.
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
-/// Stands for a time that no clock reaches.
-const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
 const MAX_RESERVED: u64 = 1024 * 1024;
 
@@ -127,8 +125,7 @@ impl Patience {
 }
 
 fn after(duration: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(duration).unwrap_or_else(|| now + THIRTY_YEARS)
+    deadline(Instant::now(), duration)
 }
 
 /// What came of a document so far, over all attempts.

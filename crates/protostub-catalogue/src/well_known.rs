@@ -30,9 +30,3 @@ pub(crate) fn fallback_name(key: &StubKey) -> Option<String> {
         _ => None,
     }
 }
-
-/// Whether this domain is the machine itself: `localhost`, a name below it (RFC 6761), or an address in 127/8 or `::1`.
-pub(crate) fn is_loopback(domain: &Domain) -> bool {
-    let host = domain.host();
-    domain.ip().map_or_else(|| host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
-}

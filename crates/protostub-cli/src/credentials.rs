@@ -9,7 +9,7 @@ use std::{
 use protostub_runtime::{
     CredentialKind, EnvironmentCredentials, FileCredentials, OAuth2Client, OAuth2Credentials, RuntimeBuilder, Secret,
 };
-use protostub_types::Domain;
+use protostub_types::{Domain, OAuthScope};
 use serde::Deserialize;
 use url::Url;
 
@@ -87,6 +87,11 @@ impl Providers {
                 return Err(Failure::usage(problem));
             }
         };
+        if let Some(scope) = oauth2.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
+            let scope = scope.escape_debug();
+            let problem = format!("the domain `{domain}`: `{scope}` is no scope: write each scope as a text of its own");
+            return Err(Failure::usage(problem));
+        }
         let client = client.scopes(&oauth2.scopes).secret_in_body(oauth2.secret_in_body).allow_private(oauth2.allow_private);
         let client = oauth2.parameters.iter().fold(client, |client, (name, value)| client.parameter(name, value));
         self.oauth2 = self.oauth2.with(domain.clone(), client);

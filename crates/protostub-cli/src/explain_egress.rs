@@ -40,7 +40,7 @@ pub(crate) struct ExplainEgress {
 
 impl ExplainEgress {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let mut settings = Settings::load(self.runtime)?.grant(self.grants);
+        let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         let address = Address::parse(&self.target).map_err(Failure::usage)?;
         let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
         settings.home.get_or_insert_with(|| domain.clone());

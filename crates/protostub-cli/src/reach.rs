@@ -15,7 +15,7 @@ use crate::{
     bars::Bars,
     control::client::Client,
     output::Failure,
-    settings::{GrantFlags, RuntimeFlags, Settings, is_loopback},
+    settings::{GrantFlags, RuntimeFlags, Settings},
 };
 
 /// The flag of commands that ask a running runtime.
@@ -78,7 +78,7 @@ impl ReachFlags {
                 "--socket asks a runtime that is running, and --here and flags of a runtime start another one: leave out either";
             return Err(Failure::usage(problem));
         }
-        let settings = |runtime, grants| Ok(Reached::Own(Box::new(Settings::load(runtime)?.grant(grants))));
+        let settings = |runtime, grants| Ok(Reached::Own(Box::new(Settings::load(runtime)?.grant(grants)?)));
         if own {
             return settings(self.runtime, self.grants);
         }
@@ -96,7 +96,7 @@ impl ReachFlags {
 pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars) -> anyhow::Result<Runtime> {
     let domain =
         target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain that could be asked for its stub")))?;
-    settings.allow_loopback |= is_loopback(&domain);
+    settings.allow_loopback |= domain.is_loopback();
     // Without a home of its own, the runtime is one of the target's domain.
     settings.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
     Ok(settings.builder()?.progress(bars.hook()).build().await?)

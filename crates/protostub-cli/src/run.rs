@@ -93,7 +93,7 @@ enum Event {
 
 impl Run {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let mut settings = Settings::load(self.runtime)?.grant(self.grants);
+        let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
         let stop = Stop::listen()?;

@@ -1,7 +1,7 @@
 //! What a runtime is told: in a TOML file, and in flags, which come on top of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +14,7 @@ use protostub_runtime::{
     RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
     trust::{PublicKey, Signatures, SignaturesError, TrustPolicy},
 };
-use protostub_types::{Address, Domain, Sha256Digest};
+use protostub_types::{Address, Domain, Sha256Digest, UniqueMap};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -68,7 +68,15 @@ pub(crate) struct GrantFlags {
     /// Let the stub of DOMAIN connect to a host beside its own: `sp1.example=*.cdn.example:443`, or with
     /// ` plain` at its end, without TLS too; can be repeated
     #[arg(long = "grant", value_name = "DOMAIN=RULE", value_parser = grant)]
-    grants: Vec<(Domain, Rule)>,
+    grants: Vec<GrantOf>,
+}
+
+/// A rule for the stub of one domain, with the domain as it was written.
+#[derive(Debug, Clone, PartialEq)]
+struct GrantOf {
+    spelling: String,
+    domain: Domain,
+    rule: Rule,
 }
 
 /// A runtime, as a TOML file describes it: `protostub.example.toml` explains each key.
@@ -102,7 +110,7 @@ pub(crate) struct Settings {
     trust: Trust,
     restart: RestartOfStub,
     limits: LimitsOfStub,
-    domains: BTreeMap<Domain, OfDomain>,
+    domains: UniqueMap<Domain, OfDomain>,
 }
 
 /// What is said of one domain.
@@ -114,6 +122,7 @@ struct OfDomain {
     relays: Vec<Domain>,
     may_deploy: Vec<Domains>,
     allow_private: bool,
+    allow_loopback: bool,
     waive_digest: bool,
     allow_older: bool,
     register: bool,
@@ -233,9 +242,11 @@ impl TryFrom<String> for Grant {
     }
 }
 
-fn grant(text: &str) -> Result<(Domain, Rule), String> {
-    let (domain, rule) = text.split_once('=').ok_or("write `domain=host:port`")?;
-    Ok((domain.parse().map_err(|error| format!("{error}"))?, rule.parse().map_err(|error| format!("{error}"))?))
+fn grant(text: &str) -> Result<GrantOf, String> {
+    let (spelling, rule) = text.split_once('=').ok_or("write `domain=host:port`")?;
+    let domain = spelling.parse().map_err(|error| format!("{error}"))?;
+    let rule = rule.parse().map_err(|error| format!("{error}"))?;
+    Ok(GrantOf { spelling: spelling.to_owned(), domain, rule })
 }
 
 impl Settings {
@@ -281,12 +292,20 @@ impl Settings {
         self
     }
 
-    /// With these grants beside those of the file.
-    pub(crate) fn grant(mut self, flags: GrantFlags) -> Self {
-        for (domain, rule) in flags.grants {
-            self.domains.entry(domain).or_default().grants.push(Grant(rule));
+    /// Adds these grants to those of the file. A domain may have several, all in one spelling.
+    ///
+    /// # Errors
+    /// If two flags spell a domain differently.
+    pub(crate) fn grant(mut self, flags: GrantFlags) -> anyhow::Result<Self> {
+        let mut spelled = UniqueMap::<Domain, String>::new();
+        for GrantOf { spelling, domain, rule } in flags.grants {
+            if spelled.get(&domain) != Some(&spelling) {
+                let inserted = spelled.insert(&spelling, domain.clone(), spelling.clone());
+                inserted.map_err(|repeated| Failure::usage(format_args!("--grant: {repeated}")))?;
+            }
+            self.domains.or_default(domain).grants.push(Grant(rule));
         }
-        self
+        Ok(self)
     }
 
     /// The builder of the runtime.
@@ -294,7 +313,7 @@ impl Settings {
         let home = self.home.as_ref().ok_or_else(|| Failure::usage("the runtime needs a home domain: give --home"))?;
         let mut builder = Runtime::builder()
             .home_domain(home.as_str())
-            .allow_loopback(self.allow_loopback || is_loopback(home))
+            .allow_loopback(self.allow_loopback || home.is_loopback())
             .allow_http(self.allow_http);
         if let Some(folder) = &self.cache_dir {
             builder = builder.cache_dir(folder);
@@ -363,7 +382,7 @@ impl Settings {
         }
         builder = builder.trust(self.trust()?);
         let mut providers = Providers::default();
-        for (domain, of_domain) in &self.domains {
+        for (domain, of_domain) in self.domains.iter() {
             providers = match (&of_domain.credential, &of_domain.oauth2) {
                 (Some(_), Some(_)) => {
                     let problem = format!("the domain `{domain}` has both `credential` and `oauth2`: leave one of them out");
@@ -385,7 +404,7 @@ impl Settings {
         policy.keys = keys(&self.trust.trusted_keys)?;
         policy.revoked_keys = self.trust.revoked_keys.iter().cloned().collect();
         policy.revoked_components = self.trust.revoked_components.iter().copied().collect();
-        for (domain, of_domain) in &self.domains {
+        for (domain, of_domain) in self.domains.iter() {
             let trust = policy.domains.entry(domain.clone()).or_default();
             trust.signatures = of_domain.signatures.map(|Mode(signatures)| signatures);
             trust.keys = keys(&of_domain.trusted_keys)?;
@@ -398,10 +417,16 @@ impl Settings {
         let home = self.home.as_ref().unwrap_or(domain);
         let mut config = CatalogueConfig::new(home.clone());
         config.cache_dir.clone_from(&self.cache_dir);
-        config.allow_loopback = self.allow_loopback || is_loopback(domain) || is_loopback(home);
+        config.allow_loopback = self.allow_loopback || domain.is_loopback() || home.is_loopback();
+        config.loopback = self.domains_where(|of_domain| of_domain.allow_loopback);
+        config.private = self.domains_where(|of_domain| of_domain.allow_private);
         config.allow_http = self.allow_http;
         config.trust = self.trust()?;
         Ok(config)
+    }
+
+    fn domains_where(&self, says: impl Fn(&OfDomain) -> bool) -> BTreeSet<Domain> {
+        self.domains.iter().filter(|(_, of_domain)| says(of_domain)).map(|(domain, _)| domain.clone()).collect()
     }
 
     /// The certificates of `trust-roots`.
@@ -459,6 +484,7 @@ impl OfDomain {
         settings.configuration.clone_from(&self.configuration);
         settings.relays.clone_from(&self.relays);
         settings.allow_private = self.allow_private;
+        settings.allow_loopback = self.allow_loopback;
         settings.waive_digest = self.waive_digest;
         settings.allow_older = self.allow_older;
         settings.register = self.register;
@@ -525,8 +551,19 @@ impl LimitsOfStub {
     }
 }
 
+/// Reads the keys of these files. Refuses two keys with one id: `revoked-keys` would mean both.
 fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
-    files.iter().map(|file| keygen::read_public(file)).collect::<anyhow::Result<Vec<_>>>().map(|keys| keys.concat())
+    let mut by_id = UniqueMap::<String, PublicKey>::new();
+    for file in files {
+        for key in keygen::read_public(file)? {
+            if by_id.get(&key.id().to_owned()) != Some(&key) {
+                let place = format!("{} in {}", key.id(), file.display());
+                let inserted = by_id.insert(place, key.id().to_owned(), key);
+                inserted.map_err(|repeated| Failure::usage(format_args!("`trusted-keys` has two keys with one id: {repeated}")))?;
+            }
+        }
+    }
+    Ok(by_id.values().cloned().collect())
 }
 
 /// The operator's rules. The error says where in the file it is.
@@ -569,13 +606,10 @@ fn without_value(message: &str) -> String {
     }
 }
 
-/// Whether a domain is this machine: who names it means it.
-pub(crate) fn is_loopback(domain: &Domain) -> bool {
-    domain.host() == "localhost" || domain.ip().is_some_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::credentials::Place;
 
@@ -677,7 +711,7 @@ mod tests {
         check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs`?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, waive-digest, allow-older, register, signatures, trusted-keys, retire-after-seconds, restart, limits, credential-origins, credential, oauth2",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, trusted-keys, retire-after-seconds, restart, limits, credential-origins, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",

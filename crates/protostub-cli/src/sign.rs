@@ -22,6 +22,9 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most days that a signature counts.
+const MAX_DAYS: i64 = 3660;
+const _: () = assert!(MAX_DAYS.unsigned_abs() * DAY.as_secs() == trust::MAX_LIFETIME.as_secs(), "hosts refuse other lifetimes");
 
 /// Sign the descriptor of a stub
 ///
@@ -60,7 +63,7 @@ pub(crate) struct Sign {
     component: Option<PathBuf>,
 
     /// For how many days the signature counts
-    #[arg(long, value_name = "NUMBER", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     days: u32,
 
     /// Keep the signatures that are there: of another key, in a rotation

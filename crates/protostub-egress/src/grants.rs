@@ -310,8 +310,8 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule(rule) => write!(f, "grant `{rule}` to allow it"),
-            Self::Loopback => f.write_str("grant loopback to allow it"),
-            Self::Private => f.write_str("grant private networks to allow it"),
+            Self::Loopback => f.write_str("grant loopback (`allow-loopback` for the domain) to allow it"),
+            Self::Private => f.write_str("grant private networks (`allow-private` for the domain) to allow it"),
             Self::Nothing => f.write_str("no grant allows it"),
         }
     }

@@ -3,8 +3,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cedar_policy::{Authorizer, Effect, Policy, PolicyId, PolicySet, Response, Schema, ValidationMode, Validator};
+use cedar_policy::{Authorizer, Effect, EntityUid, Policy, PolicyId, PolicySet, Response, Schema, ValidationMode, Validator};
 use protostub_bus::{Decision, Hop};
+use protostub_types::{Address, Domain};
 
 use crate::{
     PolicyError,
@@ -81,6 +82,10 @@ impl CedarPolicy {
         if !faults.is_empty() {
             return Err(PolicyError::Faults { faults });
         }
+        let faults = misspelt(&file, &own);
+        if !faults.is_empty() {
+            return Err(PolicyError::Faults { faults });
+        }
         let warnings = in_order(&file, text, found.validation_warnings());
         let mut policies = own;
         let built_in: PolicySet = BUILT_IN.parse().map_err(|error: cedar_policy::ParseErrors| one(&error))?;
@@ -133,6 +138,31 @@ impl CedarPolicy {
             }
         }
     }
+}
+
+/// Finds domains and addresses that are not in their normalised form. A rule about
+/// `Domain::"SP1.example"` would never hold: every message has `sp1.example`.
+fn misspelt(file: &Path, policies: &PolicySet) -> Vec<PolicyFault> {
+    let normalised = |entity: &EntityUid| {
+        let text = entity.id().unescaped();
+        match entity.type_name().to_string().as_str() {
+            "Domain" | "Runtime" => Domain::parse(text).ok().map(String::from),
+            "Hyperty" | "Stub" | "Address" => Address::parse(text).ok().map(|address| address.as_str().to_owned()),
+            _ => None,
+        }
+    };
+    let mut faults = Vec::new();
+    for policy in policies.policies() {
+        for entity in policy.entity_literals() {
+            let Some(normalised) = normalised(&entity).filter(|normalised| normalised != entity.id().unescaped()) else { continue };
+            let problem = format!("policy {} names {entity}, which no message has in this spelling", number(policy.id()));
+            let advice = Some(format!("write `{}::\"{normalised}\"`", entity.type_name()));
+            faults.push(PolicyFault { file: file.to_owned(), line: 0, column: 0, problem, advice });
+        }
+    }
+    faults.sort_by(|one, other| one.problem.cmp(&other.problem));
+    faults.dedup();
+    faults
 }
 
 /// Where brackets are nested too deep, if they are: line and column, from 1.

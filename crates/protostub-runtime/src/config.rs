@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     num::NonZero,
     path::PathBuf,
@@ -14,7 +14,7 @@ use protostub_catalogue::{
 };
 use protostub_egress::{Resolver, Rule};
 use protostub_sandbox::{CrashReport, CredentialOrigin, HostImport, Import, Limits};
-use protostub_types::{Domain, StubKey};
+use protostub_types::{Domain, StubKey, UniqueMap};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -41,6 +41,10 @@ pub struct DomainSettings {
     pub grants: Vec<Rule>,
     /// Whether names may lead the domain's stub, its descriptor and its component into private networks.
     pub allow_private: bool,
+    /// Lets names lead the domain's stub, and requests for what the domain publishes, to this
+    /// machine. A domain that is loopback by its own name ([`Domain::is_loopback`]) needs only
+    /// [`RuntimeBuilder::allow_loopback`]. Default: no.
+    pub allow_loopback: bool,
     /// The limits of the domain's stub, in place of the runtime's.
     pub limits: Option<Limits>,
     /// How much may wait for the domain's stub, in place of what the runtime says.
@@ -81,7 +85,7 @@ pub struct DomainSettings {
 pub(crate) struct Config {
     pub(crate) inbox: InboxLimits,
     pub(crate) limits: Limits,
-    pub(crate) domains: BTreeMap<Domain, DomainSettings>,
+    pub(crate) domains: UniqueMap<Domain, DomainSettings>,
     pub(crate) allow_loopback: bool,
     pub(crate) max_stubs: usize,
     pub(crate) max_sandboxes: Option<usize>,
@@ -101,6 +105,11 @@ static NO_SETTINGS: std::sync::LazyLock<DomainSettings> = std::sync::LazyLock::n
 impl Config {
     pub(crate) fn settings(&self, domain: &Domain) -> &DomainSettings {
         self.domains.get(domain).unwrap_or(&NO_SETTINGS)
+    }
+
+    /// Returns whether the stub of a domain, and what the domain publishes, may be on this machine.
+    pub(crate) fn reaches_loopback(&self, domain: &Domain) -> bool {
+        self.settings(domain).allow_loopback || (self.allow_loopback && domain.is_loopback())
     }
 
     pub(crate) fn inbox_of(&self, domain: &Domain) -> InboxLimits {
@@ -160,7 +169,7 @@ impl RuntimeBuilder {
             config: Config {
                 inbox: InboxLimits::default(),
                 limits: Limits::default(),
-                domains: BTreeMap::new(),
+                domains: UniqueMap::new(),
                 allow_loopback: false,
                 max_stubs: 1000,
                 max_sandboxes: None,
@@ -245,8 +254,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Grants descriptors, components and stubs of loopback domains (`localhost`, 127/8, ::1) the way to this machine, without TLS too: for
-    /// development and tests. Default: refused.
+    /// Grants descriptors, components and stubs of loopback domains the way to this machine, without
+    /// TLS too: for development and tests. Loopback domains are `localhost`, names below it, 127/8 and
+    /// ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default: refused.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.config.allow_loopback = allow;
         self
@@ -258,9 +268,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Says something about one domain.
+    /// Sets what the operator says about one domain. [`Self::build`] refuses a domain that was given
+    /// twice.
     pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
-        self.config.domains.insert(domain, settings);
+        self.config.domains.add(domain, settings);
         self
     }
 

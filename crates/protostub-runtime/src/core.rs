@@ -104,7 +104,7 @@ impl Core {
 
     /// Where a stub of `domain` may connect to: its own domain, on the usual ports and those of its descriptor, and what the operator grants.
     pub(crate) fn grants(&self, domain: &Domain, ports: &[u16], settings: &DomainSettings) -> Grants {
-        let own = Grants::same_domain(domain, ports).allow_loopback(self.config.allow_loopback);
+        let own = Grants::same_domain(domain, ports).allow_loopback(self.config.reaches_loopback(domain));
         settings.grants.iter().cloned().fold(own.allow_private(settings.allow_private), Grants::allow)
     }
 }

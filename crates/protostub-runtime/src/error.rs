@@ -4,7 +4,7 @@ use protostub_bus::AttachError;
 use protostub_catalogue::{CatalogueError, StoreError};
 use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, CredentialError, EngineError, SandboxError, StartErrorKind};
-use protostub_types::{Address, AddressError, Domain, DomainError, StubKey, Version};
+use protostub_types::{Address, AddressError, Domain, DomainError, RepeatedKey, StubKey, Version};
 
 /// Why a runtime could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,12 @@ pub enum BuildError {
     /// The library's own threads could not be started.
     #[error("failed to start the runtime's threads")]
     Threads(#[source] std::io::Error),
+    /// A domain was given to [`RuntimeBuilder::domain`](crate::RuntimeBuilder::domain) twice.
+    #[error("failed to read the settings of domains")]
+    Domains(#[source] RepeatedKey),
+    /// A credential provider cannot be used as it is.
+    #[error("failed to prepare the credentials of domains")]
+    Credentials(#[source] CredentialError),
     /// The connection to the outside could not be prepared: a root certificate or the proxy's URL.
     #[error("failed to prepare the way to the network")]
     Egress(#[source] EgressError),

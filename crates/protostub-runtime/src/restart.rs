@@ -5,6 +5,9 @@ use std::{collections::VecDeque, time::Duration};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::Instant;
 
+/// The longest pause before its jitter: a year. The sum with any time of a clock is a time.
+const FARTHEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// When a stub gets a new instance: it crashed, exceeded a limit, said `failed`, or could not connect again in time, after it had been live.
 ///
 /// A stub that was never live gets none: its deployment has failed, and a later message tries again. The pause before a new instance begins with
@@ -39,11 +42,11 @@ impl RestartPolicy {
     /// The pause after so many new instances that count.
     fn pause(&self, counted: usize) -> Duration {
         let pauses = ExponentialBuilder::default()
-            .with_min_delay(self.first_pause)
-            .with_max_delay(self.longest_pause)
+            .with_min_delay(self.first_pause.min(FARTHEST_PAUSE))
+            .with_max_delay(self.longest_pause.min(FARTHEST_PAUSE))
             .with_max_times(counted + 1)
             .with_jitter();
-        pauses.build().nth(counted).unwrap_or(self.longest_pause)
+        pauses.build().nth(counted).unwrap_or(self.longest_pause.min(FARTHEST_PAUSE))
     }
 }
 

@@ -272,6 +272,8 @@ fn sizes(settings: &DomainSettings) -> Sizes {
 }
 
 fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
+    builder.config.domains.check().map_err(BuildError::Domains)?;
+    builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
     let (extra_roots_pem, proxy, resolver) = (builder.roots, builder.proxy, builder.resolver);
@@ -288,9 +290,10 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     catalogue.allow_http = builder.allow_http;
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
     catalogue.private = domains_where(|settings| settings.allow_private);
+    catalogue.loopback = domains_where(|settings| settings.allow_loopback);
     catalogue.unpinned = domains_where(|settings| settings.waive_digest);
     catalogue.trust = builder.trust;
-    for (domain, settings) in &builder.config.domains {
+    for (domain, settings) in builder.config.domains.iter() {
         let of_domain = catalogue.trust.domains.entry(domain.clone()).or_default();
         of_domain.signatures = settings.signatures.or(of_domain.signatures);
         of_domain.keys.extend(settings.trusted_keys.iter().cloned());
@@ -301,7 +304,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     let of_domains = builder.config.domains.values().filter_map(|settings| settings.max_component_bytes);
     let max_component_bytes = of_domains.fold(catalogue.max_component_bytes, usize::max);
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
-    for (domain, settings) in &builder.config.domains {
+    for (domain, settings) in builder.config.domains.iter() {
         let offered = |interface: &&String| builder.imports.iter().any(|import| import.interface() == interface.as_str());
         if let Some(interface) = settings.imports.iter().find(|interface| !offered(interface)) {
             return Err(BuildError::UnknownImport { domain: domain.clone(), interface: interface.clone() });
@@ -339,7 +342,12 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         listen("ua", &ua_inbox)?,
         listen("identity", &identity_inbox)?,
     ];
-    let network = Network { egress: egress.clone(), allow_loopback: builder.config.allow_loopback };
+    let loopback = builder.config.domains.iter().filter(|(_, settings)| settings.allow_loopback);
+    let network = Network {
+        egress: egress.clone(),
+        allow_loopback: builder.config.allow_loopback,
+        loopback: Arc::new(loopback.map(|(domain, _)| domain.clone()).collect()),
+    };
     // What is left of the time in which a stub has to be live is for its connection.
     let identity = IdentityModule::new(builder.credentials, network, builder.config.connect_timeout / 2);
 

@@ -25,7 +25,7 @@ use std::{
 
 use protostub_bus::{Inbox, Route};
 use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
-use protostub_types::StubStatus;
+use protostub_types::{StubStatus, deadline};
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
@@ -361,7 +361,7 @@ impl Supervisor {
                     return Err((End::Broken(self.spent(fault)), inbox));
                 };
                 self.disconnected(&format!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
-                if let Err(end) = self.pause(Pause::Until(Instant::now() + pause)).await {
+                if let Err(end) = self.pause(Pause::Until(deadline(Instant::now(), pause))).await {
                     return Err((end, inbox));
                 }
             }
@@ -537,7 +537,7 @@ impl Supervisor {
 
     /// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. From now on it has to be live in time.
     fn log_in(&self, instance: &mut Instance, done: Option<oneshot::Sender<()>>) {
-        instance.connect_by = Some(Instant::now() + self.core.config.connect_timeout);
+        instance.connect_by = Some(deadline(Instant::now(), self.core.config.connect_timeout));
         if let Some(login) = &mut instance.login {
             login.done.extend(done);
             return;

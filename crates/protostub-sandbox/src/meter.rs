@@ -23,6 +23,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use protostub_types::deadline;
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{Sleep, sleep_until},
@@ -274,8 +275,8 @@ impl Meter {
                     self.since_turn = Duration::ZERO;
                     self.stamp.wakes(cx.waker());
                     let (end, state) = match pause {
-                        Some(pause) => (now + pause, Between::Held),
-                        None => (now + limit.saturating_sub(used), Between::Waiting(now)),
+                        Some(pause) => (deadline(now, pause), Between::Held),
+                        None => (deadline(now, limit.saturating_sub(used)), Between::Waiting(now)),
                     };
                     between = Some(state);
                     if poll_alarm(&mut alarm, Some(end), cx).is_ready() {

@@ -55,6 +55,14 @@ impl Domain {
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
     }
 
+    /// Returns whether this domain is the machine itself by its name alone: `localhost`, a name
+    /// below it (RFC 6761 section 6.3), or an address in 127/8 or `::1`. No name is resolved.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host();
+        self.ip().map_or_else(|| host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
+    }
+
     /// Whether the host is a public suffix (`com`, `co.uk`, `github.io`), below which names belong to different people.
     #[must_use]
     pub fn is_public_suffix(&self) -> bool {
@@ -177,6 +185,17 @@ mod tests {
         check("localhost", "localhost");
         for text in ["", ".", "a..b", "a b", "sp1.example:0", "sp1.example:65536", "sp1.example:", "[::1", "a/b", "%41.example"] {
             assert!(Domain::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_told_by_the_name_alone() {
+        let is_loopback = |text: &str| Domain::parse(text).unwrap().is_loopback();
+        for text in ["localhost", "LocalHost:8001", "a.localhost.", "127.0.0.1:80", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]:1"] {
+            assert!(is_loopback(text), "{text}");
+        }
+        for text in ["notlocalhost", "localhost.example", "sp1.example", "0.0.0.0", "10.0.0.1", "[::2]", "127.0.0.1.example"] {
+            assert!(!is_loopback(text), "{text}");
         }
     }
 

@@ -3,6 +3,8 @@
 //! * [`Domain`]: who runs a protocol, and [`StubKey`]: which stub serves an address of it
 //! * [`Address`], [`Message`], [`Body`]: what flows on the message bus
 //! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
+//! * [`OAuthScope`]: what a stub asks a credential for
+//! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
@@ -13,7 +15,10 @@ mod digest;
 mod domain;
 mod key;
 mod message;
+mod scope;
 mod status;
+mod time;
+mod unique;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
@@ -22,5 +27,8 @@ pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
+pub use scope::{OAuthScope, OAuthScopeError};
 pub use status::{StatusReport, StubStatus};
+pub use time::deadline;
+pub use unique::{RepeatedKey, UniqueMap};
 pub use version::{Version, VersionError};

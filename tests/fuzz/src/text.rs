@@ -7,12 +7,12 @@ use std::{
     str,
     sync::LazyLock,
     task::{Context, Poll},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use protostub_bus::{Hop, Origin, Policy as _, Receiver};
-use protostub_catalogue::trust::{PublicKey, SigningKey, Statement, TrustPolicy, sign};
+use protostub_catalogue::trust::{MAX_LIFETIME, PublicKey, SigningKey, Statement, TrustPolicy, sign};
 use protostub_egress::{
     Egress, EgressConfig, Grants, Http1, HttpLimits, HttpRequest, HttpTarget, Rule,
     reqwest::{Method, header::HeaderMap},
@@ -130,13 +130,14 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     let mut content = Descriptor::new("default", Version::parse("1.0").expect("a version"));
     content.refer("component.wasm", b"\0asm");
     content.ports = vec![9000];
-    let from_now_on = UNIX_EPOCH + Duration::from_secs(1 << 30);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let issued = UNIX_EPOCH + Duration::from_secs(now - 1);
     let statement = Statement {
         domain: HOME.clone(),
         names: vec!["default".to_owned()],
         contract: Some("0.1".to_owned()),
-        issued: from_now_on,
-        expires: from_now_on + Duration::from_secs(1 << 33),
+        issued,
+        expires: issued + MAX_LIFETIME,
     };
     let key = [key("HA7SKVirAD/jQ70oHBIhYRPQdFZciytORQC/zdblx4p"), key("AABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")];
     let [key, stranger] = key;
@@ -174,6 +175,7 @@ pub fn jws(data: &[u8]) {
         }
     }
     stage.signs(data);
+    stage.judges_times(data);
 }
 
 impl Signed {
@@ -195,6 +197,30 @@ impl Signed {
             package.source_code = None;
         }
         assert_eq!(descriptor, self.content);
+    }
+
+    /// Signs with any two times, `iat` and `exp`. A signature that is believed keeps to the limits.
+    fn judges_times(&self, data: &[u8]) {
+        let seconds = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
+        let Some((issued, expires)) = data.split_at_checked(8).and_then(|(iat, exp)| Some((seconds(iat)?, seconds(exp.get(..8)?)?)))
+        else {
+            return;
+        };
+        let time = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let (Some(issued), Some(expires)) = (time(issued), time(expires)) else { return };
+        let mut descriptor = self.content.clone();
+        let statement = Statement { issued, expires, ..self.statement.clone() };
+        sign(&mut descriptor, &statement, &self.key).expect("a signature");
+        let mut trust = TrustPolicy::default();
+        trust.keys.push(self.key.public().clone());
+        match trust.verify(descriptor.to_json().as_bytes(), &HOME, Some("default"), &[]) {
+            Err(error) => assert!(!error.to_string().is_empty()),
+            Ok((signed, _)) => {
+                assert_eq!(signed.statement, statement);
+                let lifetime = expires.duration_since(issued).expect("it has not run out");
+                assert!(lifetime <= MAX_LIFETIME && expires > UNIX_EPOCH, "{lifetime:?}");
+            }
+        }
     }
 
     /// Any descriptor can be signed, and is believed then: here, as this, by this key.

@@ -11,7 +11,6 @@ use crate::{
     Attempt, CatalogueError, Download, Fault, Held, Request, Subject, VerifiedComponent,
     component::length,
     receive::{Limits, Received, Tell, receive},
-    well_known,
 };
 
 impl Inner {
@@ -119,9 +118,9 @@ impl Inner {
             let host = url.host_str().and_then(|host| Domain::parse(host).ok());
             is_elsewhere = host.as_ref().is_none_or(|host| !host.is_within(publisher));
             let may_be_plain = self.config.allow_http
-                || (self.config.allow_loopback
-                    && well_known::is_loopback(publisher)
-                    && host.as_ref().is_some_and(well_known::is_loopback));
+                || (publisher.is_loopback()
+                    && self.config.reaches_loopback(publisher)
+                    && host.as_ref().is_some_and(Domain::is_loopback));
             if url.scheme() != "https" && !may_be_plain {
                 let reason = "code comes over HTTPS; publish it there, or set `allow_http`".to_owned();
                 return Err(Fault::Refused { reason });

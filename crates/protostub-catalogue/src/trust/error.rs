@@ -92,6 +92,19 @@ pub enum SignatureError {
         /// When, in UTC.
         expired: String,
     },
+    /// It would count for longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
+    #[error(
+        "the signature is of {issued} and would count until {expires}, which is longer than the {days} days that a signature may count: the \
+         domain has to sign the stub anew"
+    )]
+    TooLong {
+        /// When it was signed, in UTC.
+        issued: String,
+        /// Until when it would count, in UTC.
+        expires: String,
+        /// The longest lifetime, in days.
+        days: u64,
+    },
     /// It is of the future.
     #[error("it was signed on {issued}, which is not yet: the signer's clock is wrong, or this machine's")]
     NotYet {

@@ -14,6 +14,10 @@ const MAX_BYTES: usize = 512 * 1024;
 /// How many names a stub may be signed for, and how long each may be, in bytes.
 const MAX_NAMES: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
+/// The longest time for which a signature counts, from `iat` to `exp`: 3660 days, ten years with
+/// their leap days. A stolen key, or a release with a known fault, does not count for ever.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 /// By how much clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(60);
 
@@ -29,7 +33,7 @@ pub struct Statement {
     pub contract: Option<String>,
     /// When it was signed.
     pub issued: SystemTime,
-    /// Until when it counts.
+    /// Until when it counts. Hosts refuse a lifetime of more than [`MAX_LIFETIME`].
     pub expires: SystemTime,
 }
 
@@ -205,7 +209,7 @@ impl Payload {
     /// The descriptor as it was signed, with the code of the one that was published, if it is the one that is wanted.
     pub(super) fn check(self, wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
         let Claims { sub, names, contract, iat, exp, descriptor } = self.claims;
-        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("a time is none"));
+        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("it states a time that this machine cannot count to"));
         let (issued, expires) = (time(iat)?, time(exp)?);
         let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
         let Some(domain) = domain else {
@@ -218,8 +222,11 @@ impl Payload {
         if expires <= wanted.now {
             return Err(SignatureError::Expired { expired: utc(exp) });
         }
-        if issued > wanted.now + LEEWAY {
+        if issued.duration_since(wanted.now).is_ok_and(|ahead| ahead > LEEWAY) {
             return Err(SignatureError::NotYet { issued: utc(iat) });
+        }
+        if exp.saturating_sub(iat) > MAX_LIFETIME.as_secs() {
+            return Err(SignatureError::TooLong { issued: utc(iat), expires: utc(exp), days: MAX_LIFETIME.as_secs() / DAY_SECONDS });
         }
         let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
             .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;

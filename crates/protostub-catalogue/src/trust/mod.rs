@@ -21,7 +21,7 @@
 //! | `sub` | the domain whose stub it is, as it stands in addresses, with its port if it has one |
 //! | `names` | the names that it may be published under: the last segments of well-known URLs, `default` if it is that |
 //! | `contract` | optional: the track of the contract that the component is for. A component for another one is not started |
-//! | `iat`, `exp` | when it was signed and until when it counts, in seconds since 1970 |
+//! | `iat`, `exp` | when it was signed and until when it counts, in seconds since 1970; at most 3660 days apart |
 //! | `descriptor` | the whole descriptor but for `signatures`, and for `sourcePackage.sourceCode`, for which `sourcePackage.sha256` stands, and has to |
 //!
 //! So the version, the digest, the ports and the configuration with its hosts, and every other member, are signed. What is published has to be the same
@@ -70,7 +70,7 @@ use self::jws::{Jws, Wanted};
 pub(crate) use self::published::{KeySet, MAX_SET_BYTES, Published, url};
 pub use self::{
     error::SignatureError,
-    jws::{SignError, Signed, Statement, sign},
+    jws::{MAX_LIFETIME, SignError, Signed, Statement, sign},
     key::{KeyError, PublicKey, SigningAlgorithm, SigningKey},
     policy::{DomainTrust, Signatures, SignaturesError, TrustPolicy},
 };

@@ -287,10 +287,30 @@ async fn plain_http_can_be_allowed_for_all() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor());
     let port = server.domain().port().unwrap();
-    let key = StubKey::Domain(Domain::parse(&format!("sp1.example:{port}")).unwrap());
-    let mut plain = config();
+    let domain = Domain::parse(&format!("sp1.example:{port}")).unwrap();
+    let key = StubKey::Domain(domain.clone());
+    let mut config = config();
+    config.loopback.insert(domain);
+    let mut plain = config.clone();
     plain.allow_http = true;
     assert_eq!(catalogue(plain).discover(&key).await.unwrap().url.scheme(), "http");
-    let error = catalogue(config()).discover(&key).await.unwrap_err();
+    let error = catalogue(config).discover(&key).await.unwrap_err();
     assert!(error.url().starts_with("https://"), "{error}");
+}
+
+#[tokio::test]
+async fn domain_that_resolves_to_loopback_needs_the_operator() {
+    let server = Server::start().await;
+    server.publish(OWN, &descriptor());
+    let domain = Domain::parse(&format!("sp1.example:{}", server.domain().port().unwrap())).unwrap();
+    let key = StubKey::Domain(domain.clone());
+    let mut config = config();
+    config.allow_http = true;
+    // That loopback domains may be asked is no reason to let this one lead here.
+    let error = catalogue(config.clone()).discover(&key).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Refused { reason } if reason.contains("`allow-loopback` for the domain")), "{error}");
+    assert!(server.asked().is_empty());
+    config.allow_loopback = false;
+    config.loopback.insert(domain);
+    catalogue(config).discover(&key).await.unwrap();
 }

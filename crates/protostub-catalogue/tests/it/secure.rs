@@ -11,6 +11,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::server::{COMPONENT, Server, config, descriptor, egress, read_head};
 
+fn at(name: &str, port: u16) -> Domain {
+    Domain::parse(&format!("{name}:{port}")).unwrap()
+}
+
 /// A server of `sp1.example` that answers everything with one text. Its port, and what its certificate can be verified with.
 async fn start(text: String) -> (u16, Vec<u8>) {
     let certified = rcgen::generate_simple_self_signed(["sp1.example".to_owned()]).unwrap();
@@ -44,11 +48,12 @@ async fn domains_are_asked_over_tls() {
     let home = Server::start().await;
     let mut config = config();
     config.home = home.domain();
+    config.loopback = ["sp1.example", "other.sp1.example"].map(|name| at(name, port)).into();
     let catalogue = |roots: Vec<Vec<u8>>| {
         let egress = egress(EgressConfig { extra_roots_pem: roots, ..EgressConfig::default() });
         Catalogue::new(config.clone(), egress, Vec::new()).unwrap()
     };
-    let key = |name: &str| StubKey::Domain(Domain::parse(&format!("{name}:{port}")).unwrap());
+    let key = |name: &str| StubKey::Domain(at(name, port));
 
     let trusting = catalogue(vec![root]);
     let found = trusting.discover(&key("sp1.example")).await.unwrap();
@@ -72,11 +77,12 @@ async fn no_copy_stands_in_for_a_server_that_cannot_prove_who_it_is() {
     let (port, root) = start(stub.to_json()).await;
     let mut config = config();
     config.cache_dir = Some(dir.path().to_owned());
+    config.loopback.insert(at("sp1.example", port));
     let catalogue = |roots: Vec<Vec<u8>>| {
         let egress = egress(EgressConfig { extra_roots_pem: roots, ..EgressConfig::default() });
         Catalogue::new(config.clone(), egress, Vec::new()).unwrap()
     };
-    let key = StubKey::Domain(Domain::parse(&format!("sp1.example:{port}")).unwrap());
+    let key = StubKey::Domain(at("sp1.example", port));
     catalogue(vec![root]).discover(&key).await.unwrap();
     assert_eq!(fs::read_dir(dir.path().join("descriptors")).unwrap().count(), 1);
     let error = catalogue(Vec::new()).discover(&key).await.unwrap_err();
@@ -95,8 +101,10 @@ async fn code_that_was_described_over_tls_comes_over_tls() {
         stub.refer(&url, COMPONENT);
         let (port, root) = start(stub.to_json()).await;
         let egress = egress(EgressConfig { extra_roots_pem: vec![root], ..EgressConfig::default() });
-        let catalogue = Catalogue::new(config(), egress, Vec::new()).unwrap();
-        let key = StubKey::Domain(Domain::parse(&format!("sp1.example:{port}")).unwrap());
+        let mut config = config();
+        config.loopback.insert(at("sp1.example", port));
+        let catalogue = Catalogue::new(config, egress, Vec::new()).unwrap();
+        let key = StubKey::Domain(at("sp1.example", port));
         let found = catalogue.discover(&key).await.unwrap();
         let error = catalogue.fetch(&found).await.unwrap_err();
         assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");

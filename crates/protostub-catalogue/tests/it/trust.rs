@@ -12,7 +12,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use protostub_catalogue::{
     CatalogueConfig, CatalogueError, Discovered, Fault, Provenance,
-    trust::{Authenticity, PublicKey, SignatureError, Signatures, SigningAlgorithm, SigningKey, Statement, sign},
+    trust::{Authenticity, MAX_LIFETIME, PublicKey, SignatureError, Signatures, SigningAlgorithm, SigningKey, Statement, sign},
 };
 use protostub_types::{Descriptor, Domain, Sha256Digest, StubKey, Version};
 use serde_json::{Value, json};
@@ -142,6 +142,14 @@ async fn what_is_not_good_is_refused() {
     let expired = |statement: &mut Statement| statement.expires = SystemTime::now() - DAY;
     check("expired", expired, as_it_is, |error| matches!(error, SignatureError::Expired { .. })).await;
     let early = |statement: &mut Statement| statement.issued = SystemTime::now() + DAY;
+    let for_ever = |statement: &mut Statement| statement.expires = statement.issued + MAX_LIFETIME + Duration::from_secs(1);
+    check("for too long", for_ever, as_it_is, |error| matches!(error, SignatureError::TooLong { .. })).await;
+    // The last second of the year 9999, and what no calendar has.
+    for seconds in [253_402_300_799, 253_402_300_800, i64::MAX.unsigned_abs()] {
+        let farthest = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
+        let error = judged_until(farthest).await;
+        assert!(matches!(&error, SignatureError::TooLong { days: 3660, .. }) && !error.to_string().is_empty(), "{error}");
+    }
     check("of tomorrow", early, as_it_is, |error| matches!(error, SignatureError::NotYet { .. })).await;
 
     let changed = |error: &SignatureError| matches!(error, SignatureError::Changed { .. });
@@ -169,6 +177,16 @@ async fn what_is_not_good_is_refused() {
     check("an ID token", unchanged, other_type, malformed).await;
     let critical = |json: &mut Value| edit(json, 0, "\"kid\"", "\"crit\":[\"b64\"],\"kid\"");
     check("what must be understood", unchanged, critical, malformed).await;
+}
+
+/// Returns the error for a signature that counts until then.
+async fn judged_until(expires: SystemTime) -> SignatureError {
+    let server = Server::start().await;
+    let key = key("2026");
+    publish_keys(&server, &[&key]);
+    let statement = Statement { expires, ..statement(&server.domain()) };
+    server.publish(OWN, &signed(&statement, &key));
+    signature_error(discover(requiring(Signatures::VerifyIfPresent), &server).await)
 }
 
 /// Replaces something in the header (0) or payload (1) of the first signature.
@@ -477,6 +495,7 @@ fn what_errors_say() {
         judged(|statement| statement.names = vec!["a".into(), "b".into()], |_| (), &own),
         judged(|statement| statement.domain = Domain::parse("sp2.example").unwrap(), |_| (), &own),
         judged(|statement| statement.expires = statement.issued, |_| (), &own),
+        judged(|statement| statement.expires = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800), |_| (), &own),
         judged(|_| (), |json| json["version"] = "2".into(), &own),
     ];
     insta::assert_snapshot!(texts.join("\n"));

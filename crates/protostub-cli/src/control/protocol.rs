@@ -275,9 +275,43 @@ fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
 }
 
 /// A time as in RFC 3339, in UTC, with three digits of the second's fraction.
+///
+/// RFC 3339 ends with the year 9999, and a stranger's signature may state any time. A later time,
+/// or one before the year 0, becomes the seconds after or before 1970.
 pub(crate) fn utc(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let second = time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339);
-    // The years that RFC 3339 cannot write are none that a clock shows.
-    format!("{}.{:03}Z", second.unwrap_or_default().trim_end_matches('Z'), time.millisecond())
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = match &since {
+        Ok(after) => i128::try_from(after.as_nanos()).ok(),
+        Err(before) => i128::try_from(before.duration().as_nanos()).ok().map(i128::wrapping_neg),
+    };
+    let in_years = |nanoseconds| {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+        let second = time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()?;
+        Some(format!("{}.{:03}Z", second.trim_end_matches('Z'), time.millisecond()))
+    };
+    nanoseconds.and_then(in_years).unwrap_or_else(|| match since {
+        Ok(after) => format!("{} s after 1970", after.as_secs()),
+        Err(before) => format!("{} s before 1970", before.duration().as_secs()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_time_has_a_text() {
+        let after = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let before = |seconds| SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(seconds));
+        let check = |time: Option<SystemTime>, expected: &str| assert_eq!(time.map(utc).as_deref(), Some(expected));
+        check(after(0), "1970-01-01T00:00:00.000Z");
+        check(after(253_402_300_799), "9999-12-31T23:59:59.000Z");
+        check(after(253_402_300_800), "253402300800 s after 1970");
+        check(before(1), "1969-12-31T23:59:59.000Z");
+        check(before(1 << 40), "1099511627776 s before 1970");
+        let farthest = i64::MAX.unsigned_abs();
+        assert!(after(farthest).into_iter().chain(before(farthest)).map(utc).all(|text| text.ends_with("1970")));
+    }
 }

@@ -52,6 +52,14 @@ fn the_rules_are_those_that_run_would_have() {
     let (allowed, json) = explained(domain, "http://10.0.0.1/", &format!("{grant}\nallow-private = true"));
     assert!(allowed, "{json}");
 
+    // That the home is this machine is no reason for other domains to go there.
+    let grant = format!("home = '127.0.0.1:9'\nallow-loopback = true\n[domains.'sp1.example']\ngrants = ['{domain} plain']");
+    let (allowed, json) = explained("sp1.example", &format!("http://{domain}/"), &grant);
+    let reason = json["reason"].as_str().expect("a text");
+    assert!(!allowed && reason.contains("grant loopback (`allow-loopback` for the domain) to allow it"), "{json}");
+    let (allowed, json) = explained("sp1.example", &format!("http://{domain}/"), &format!("{grant}\nallow-loopback = true"));
+    assert!(allowed, "{json}");
+
     // Metadata services are reached by no grant.
     let grant = format!("[domains.'{domain}']\nallow-private = true\ngrants = ['169.254.169.254:80 plain']");
     let (allowed, json) = explained(domain, "http://169.254.169.254/latest/meta-data", &grant);

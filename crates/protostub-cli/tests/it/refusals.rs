@@ -15,6 +15,7 @@ fn a_wrong_command_line_has_exit_code_2() {
         &["send", "--to", "hyperty://a.example/1", "--type", ""],
         &["send", "--to", "hyperty://a.example/1", "--timeout", "0"],
         &["send", "--to", "hyperty://a.example/1", "--grant", "b.example:1"],
+        &["send", "--to", "hyperty://a.example/1", "--grant", "b.example=c.example:1", "--grant", "B.example=d.example:1"],
         &["send", "--to", "hyperty://a.example/1", "--trust-root", "/nothing/here.pem"],
         &["run"],
         &["send", "--to", "hyperty://a.example/1", "--socket", "s", "--here"],
@@ -58,6 +59,20 @@ fn a_settings_file_is_checked() {
         "none: No such file",
     );
     check("allow-loopback = true", "needs a home domain");
+    check(
+        "home = 'home.example'\n[domains.'LocalHost:8001']\nsignatures = 'require'\n[domains.'localhost:8001']\nregister = true",
+        "protostub.toml:4:10: `localhost:8001` and `LocalHost:8001` are two spellings of `localhost:8001`: keep one of the two",
+    );
+    check(
+        "home = 'home.example'\n[domains]\n'xn--bcher-kva.example' = {}\n'bücher.example' = {}",
+        "protostub.toml:4:1: `bücher.example` and `xn--bcher-kva.example` are two spellings of `xn--bcher-kva.example`",
+    );
+    check("home = 'home.example'\n[domains.'[::1]']\n[domains.'[0:0::1]']", "protostub.toml:3:10: `[0:0::1]` and `[::1]` are two");
+    check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
+    check(
+        "home = 'home.example'\n[domains.'sp1.example']\noauth2 = { token-endpoint = 'https://a.example', client-id = 'a', client-secret = { env = 'A' }, scopes = ['chat mail'] }",
+        "the domain `sp1.example`: `chat mail` is no scope: write each scope as a text of its own",
+    );
     check("home = 'home.example'\npolicy = 'none.cedar'", "failed to read the policies in ");
     fs::write(folder.path().join("rules.cedar"), "permit (principal is Stab, action, resource);").expect("written");
     let expected = "rules.cedar:1:22: unrecognized entity type `Stab`: did you mean `Stub`?";

@@ -1,7 +1,13 @@
 //! `protostub keygen`, `sign` and `verify`, and what `inspect` and `deploy` make of signatures.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
+use protostub_catalogue::trust::{SigningKey, Statement, sign};
+use protostub_types::{Descriptor, Domain, Version};
 use serde_json::{Value, json};
 
 use crate::command::{Running, catalogue, protostub, protostub_json, protostub_json_in};
@@ -106,4 +112,37 @@ fn a_stub_is_signed_served_verified_and_deployed() {
     fs::write(&descriptor, changed).expect("written");
     refused(&["inspect", &domain], 1, "`version` of the descriptor is not what was signed");
     server.stop();
+}
+
+/// RFC 3339 cannot write the year 10000, nor a calendar the last second that a clock counts to.
+#[test]
+fn signature_that_never_expires_is_refused_in_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stubs = folder.path().join("stubs");
+    fs::create_dir_all(stubs.join("echo")).expect("made");
+    let component = fs::read(catalogue().join("echo/component.wasm")).expect("a component");
+    fs::write(stubs.join("echo/component.wasm"), &component).expect("written");
+    let (key, jwks) = (folder.path().join("sp1.key"), stubs.join("protostub-jwks.json"));
+    assert_eq!(protostub_json(&["keygen", text(&key), "--jwks", text(&jwks)]).0, 0);
+    let key = SigningKey::from_pem(&fs::read(&key).expect("a key"), None).expect("a key");
+
+    let mut server = Running::start(&["serve", text(&stubs), "--bind", "127.0.0.1:0"]);
+    let domain = server.event("serving")["domain"].as_str().expect("a text").to_owned();
+    for exp in [253_402_300_800, i64::MAX.unsigned_abs()] {
+        let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
+        descriptor.refer("component.wasm", &component);
+        let statement = Statement {
+            domain: Domain::parse(&domain).expect("a domain"),
+            names: vec!["default".to_owned(), "echo".to_owned()],
+            contract: None,
+            issued: SystemTime::now(),
+            expires: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp)).expect("a time"),
+        };
+        sign(&mut descriptor, &statement, &key).expect("signed");
+        fs::write(stubs.join("echo/descriptor.json"), descriptor.to_json()).expect("written");
+        let expected = format!("would count until {exp} s after 1970, which is longer than the 3660 days");
+        for args in [["inspect", &domain], ["verify", &domain]] {
+            refused(&args, 1, &expected);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::{future::pending, ops::ControlFlow, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use protostub_types::deadline;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +47,7 @@ impl Line<'_> {
     async fn run(&mut self, node: &MessageNode, id: ConnectionId, stop: &CancellationToken) -> Option<Ending> {
         // A period of nothing would be no period.
         let keep_alive = self.limits.keep_alive.max(Duration::from_millis(1));
-        let mut ticks = interval_at(Instant::now() + keep_alive, keep_alive);
+        let mut ticks = interval_at(deadline(Instant::now(), keep_alive), keep_alive);
         // Counted rather than timed: a machine that was busy elsewhere must not take a client for silent that it did not listen to.
         let mut silent_ticks = 0;
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -81,11 +81,11 @@ async fn a_granted_name_does_not_open_what_it_resolves_to() {
     let sp1 = || sp1(8883);
     assert_eq!(
         refused(&["127.0.0.1"], sp1()).await,
-        "`sp1.example:8883` is refused: its address 127.0.0.1 is loopback, RFC 1122; grant loopback to allow it"
+        "`sp1.example:8883` is refused: its address 127.0.0.1 is loopback, RFC 1122; grant loopback (`allow-loopback` for the domain) to allow it"
     );
     assert_eq!(
         refused(&["::ffff:10.0.0.1"], sp1()).await,
-        "`sp1.example:8883` is refused: its address 10.0.0.1 is private, RFC 1918; grant private networks to allow it"
+        "`sp1.example:8883` is refused: its address 10.0.0.1 is private, RFC 1918; grant private networks (`allow-private` for the domain) to allow it"
     );
     assert_eq!(
         refused(&["169.254.169.254"], sp1().allow_loopback(true).allow_private(true)).await,

@@ -99,7 +99,7 @@ fn any_name_is_no_address() {
     let grants = Grants::none().allow("*:443".parse().unwrap());
     assert_eq!(missing(&grants, "anything.example", 443, Tls), None);
     assert_eq!(missing(&grants, "192.0.43.8", 443, Tls).unwrap(), "grant `192.0.43.8:443` to allow it");
-    assert_eq!(missing(&grants, "localhost", 443, Tls).unwrap(), "grant loopback to allow it");
+    assert_eq!(missing(&grants, "localhost", 443, Tls).unwrap(), "grant loopback (`allow-loopback` for the domain) to allow it");
 }
 
 #[test]

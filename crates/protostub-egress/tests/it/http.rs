@@ -122,7 +122,7 @@ async fn what_a_name_resolves_to_is_judged() {
     assert_eq!(
         fails(&client, &format!("https://private.sp1.example:{port}/")).await.to_string(),
         format!(
-            "`private.sp1.example:{port}` is refused: its address 10.0.0.1 is private, RFC 1918; grant private networks to allow it"
+            "`private.sp1.example:{port}` is refused: its address 10.0.0.1 is private, RFC 1918; grant private networks (`allow-private` for the domain) to allow it"
         )
     );
     let error = fails(&client, &format!("https://metadata.sp1.example:{port}/")).await;

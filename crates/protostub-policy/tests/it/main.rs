@@ -200,3 +200,19 @@ fn what_is_nested_without_end_is_refused() {
     let brackets = "([{".repeat(100);
     assert!(rule(&format!("context.id != \"\\\"{brackets}\" // {brackets}\n")).is_ok());
 }
+
+/// A rule about a spelling that no message has would never hold.
+#[test]
+fn policy_about_another_spelling_is_refused() {
+    let check = |entity: &str, expected: &str| {
+        let text = format!("permit (principal, action, resource);\nforbid (principal, action, resource in {entity});");
+        let error = CedarPolicy::parse("rules.cedar", &text).expect_err(entity).to_string();
+        let expected = format!("policy 2 names {entity}, which no message has in this spelling: write `{expected}`");
+        assert!(error.contains(&expected), "{error}");
+    };
+    check(r#"Domain::"SP1.example""#, r#"Domain::"sp1.example""#);
+    check(r#"Domain::"sp1.example.""#, r#"Domain::"sp1.example""#);
+    check(r#"Domain::"[0:0::1]""#, r#"Domain::"[::1]""#);
+    check(r#"Address::"hyperty://SP1.example/bob""#, r#"Address::"hyperty://sp1.example/bob""#);
+    policy(r#"forbid (principal, action, resource in Domain::"sp1.example:8443");"#);
+}

@@ -1,14 +1,13 @@
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use protostub_types::Domain;
+use protostub_types::{Domain, RepeatedKey, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Secret};
 
 /// Credentials that stand in environment variables. No other part of the library reads any, and this one only those of the domains that it is told.
 ///
 /// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals, its dots as `_`, hyphens as `__`, and the colon before a
-/// port as `___`:
+/// port as `___`. Two domains can share a variable that way: `a_b.example` and `a.b.example`. Building
+/// a runtime fails then, as it does for a domain that was given twice.
 ///
 /// ```
 /// # use protostub_runtime::{Domain, EnvironmentCredentials};
@@ -20,7 +19,11 @@ use super::{Credential, CredentialError, CredentialKind, CredentialProvider, Cre
 /// ```
 #[derive(Debug, Default)]
 pub struct EnvironmentCredentials {
-    by_domain: BTreeMap<Domain, (CredentialKind, Secret)>,
+    by_domain: UniqueMap<Domain, (CredentialKind, Secret)>,
+    /// The domains whose variable is named after them, each inserted under its own spelling.
+    by_variable: UniqueMap<String, ()>,
+    /// A variable that is named after two of them.
+    shared: Option<RepeatedKey>,
 }
 
 impl EnvironmentCredentials {
@@ -32,15 +35,17 @@ impl EnvironmentCredentials {
 
     /// The same, with the secret of exactly this domain in the [variable](Self::variable) that is named after it.
     #[must_use]
-    pub fn with(self, domain: Domain, kind: CredentialKind) -> Self {
+    pub fn with(mut self, domain: Domain, kind: CredentialKind) -> Self {
         let variable = Self::variable(&domain);
+        let inserted = self.by_variable.insert(domain.as_str(), variable.clone(), ());
+        self.shared = self.shared.take().or(inserted.err());
         self.with_variable(domain, kind, variable)
     }
 
     /// The same, with the secret of exactly this domain in a variable with this name.
     #[must_use]
     pub fn with_variable(mut self, domain: Domain, kind: CredentialKind, variable: impl Into<String>) -> Self {
-        self.by_domain.insert(domain, (kind, Secret::environment(variable)));
+        self.by_domain.add(domain, (kind, Secret::environment(variable)));
         self
     }
 
@@ -65,5 +70,10 @@ impl CredentialProvider for EnvironmentCredentials {
     async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
         let Some((kind, secret)) = self.by_domain.get(request.domain) else { return Ok(None) };
         Ok(Some(Credential { kind: kind.clone(), value: secret.read().await?, expires: None }))
+    }
+
+    fn check(&self) -> Result<(), CredentialError> {
+        let repeated = self.by_domain.check().and_then(|()| self.shared.clone().map_or(Ok(()), Err));
+        repeated.map_err(|repeated| CredentialError::Failed(repeated.to_string()))
     }
 }

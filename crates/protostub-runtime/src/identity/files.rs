@@ -5,8 +5,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_types::Domain;
-use serde::Deserialize;
+use protostub_types::{Domain, UniqueMap};
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest,
@@ -32,7 +32,7 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// refused.
 #[derive(Debug, Default)]
 pub struct FileCredentials {
-    by_domain: BTreeMap<Domain, (CredentialKind, Secret)>,
+    by_domain: UniqueMap<Domain, (CredentialKind, Secret)>,
     many: Vec<PathBuf>,
 }
 
@@ -61,9 +61,10 @@ impl FileCredentials {
     }
 
     /// The same, with a file that holds the secret of exactly this domain, and nothing else but a line's end.
+    /// Building a runtime fails for a domain that was given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, kind: CredentialKind, path: impl Into<PathBuf>) -> Self {
-        self.by_domain.insert(domain, (kind, Secret::file(path)));
+        self.by_domain.add(domain, (kind, Secret::file(path)));
         self
     }
 
@@ -90,11 +91,19 @@ impl CredentialProvider for FileCredentials {
         }
         Ok(None)
     }
+
+    fn check(&self) -> Result<(), CredentialError> {
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))
+    }
 }
 
-/// What serde says of what is wrong may quote a secret: the place has to do.
-fn parse(path: &Path, text: &str) -> Result<BTreeMap<Domain, CredentialJson>, CredentialError> {
+/// Reads the credentials of many domains. An error of serde may quote a secret, so only its place is
+/// shown. The error about a repeated domain quotes domains only, and is shown.
+fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
+        if let Some(repeated) = repeated_domain(text) {
+            return CredentialError::Failed(format!("`{}`: {repeated}", path.display()));
+        }
         CredentialError::Failed(format!(
             r#"`{}` holds no credentials, at line {}, column {}: write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
             path.display(),
@@ -102,4 +111,10 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<Domain, CredentialJson>, Cr
             error.column()
         ))
     })
+}
+
+/// Returns the error about a repeated domain, if all keys of the text are domains.
+fn repeated_domain(text: &str) -> Option<String> {
+    serde_json::from_str::<BTreeMap<Domain, IgnoredAny>>(text).ok()?;
+    serde_json::from_str::<UniqueMap<Domain, IgnoredAny>>(text).err().map(|error| error.to_string())
 }

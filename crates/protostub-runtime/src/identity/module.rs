@@ -6,7 +6,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use protostub_types::Domain;
+use protostub_types::{Domain, deadline};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, Network};
@@ -37,7 +37,7 @@ impl IdentityModule {
 
     /// The credential for a domain, if one of the providers knows it: one that has not run out.
     pub(crate) async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
-        let by = Instant::now() + self.patience;
+        let by = deadline(Instant::now(), self.patience);
         let pauses = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE);
         let mut pauses = pauses.with_jitter().without_max_times().build();
         loop {

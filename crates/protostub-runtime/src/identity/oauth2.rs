@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     future::Future,
     io::Write as _,
@@ -20,7 +20,7 @@ use oauth2::{
 };
 use protostub_egress::{EgressError, HttpClient};
 use protostub_sandbox::Secrets;
-use protostub_types::Domain;
+use protostub_types::{Domain, OAuthScope, UniqueMap, deadline};
 use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
@@ -46,6 +46,10 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 /// How many tokens of different scopes are kept for a domain.
 const MAX_TOKENS: usize = 32;
 
+/// The parameters that each token request has (RFC 6749). Section 3.2 forbids a second one, and a
+/// second `scope` would be one that no stub has asked for.
+const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token"];
+
 /// How much of what a token endpoint says of an error is told, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 300;
 
@@ -56,7 +60,7 @@ const MAX_DESCRIPTION_CHARS: usize = 300;
 /// runtime leaves: with its roots and its proxy, over TLS unless the endpoint is this machine, and to nobody but the endpoint.
 #[derive(Debug, Default)]
 pub struct OAuth2Credentials {
-    by_domain: BTreeMap<Domain, Arc<Account>>,
+    by_domain: UniqueMap<Domain, Arc<Account>>,
 }
 
 impl OAuth2Credentials {
@@ -66,11 +70,12 @@ impl OAuth2Credentials {
         Self::default()
     }
 
-    /// The same, with what this client is granted as the credential of exactly this domain.
+    /// The same, with what this client is granted as the credential of exactly this domain. Building
+    /// a runtime fails for a domain that was given twice, and for a scope that is no scope token.
     #[must_use]
     pub fn with(mut self, domain: Domain, client: OAuth2Client) -> Self {
         let account = Account { domain: domain.clone(), client, turn: Semaphore::new(1), state: Mutex::default() };
-        self.by_domain.insert(domain, Arc::new(account));
+        self.by_domain.add(domain, Arc::new(account));
         self
     }
 }
@@ -116,8 +121,9 @@ impl OAuth2Client {
         Self { client_secret: Some(secret), ..self }
     }
 
-    /// What tokens are to be good for. A stub gets other scopes than all of these only if they are among these. Default: none is asked for, which
-    /// leaves it to the server.
+    /// Sets the scopes that tokens may have, each a scope token (RFC 6749 section 3.3). A stub that
+    /// names no scope gets a token for all of these. A stub that names another scope is refused, and
+    /// so is a token that has one. Default: no scope is asked for, and the server decides.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
         Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
     }
@@ -152,6 +158,23 @@ impl CredentialProvider for OAuth2Credentials {
         let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
         let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
         asking.await.unwrap_or_else(gone).map(Some)
+    }
+
+    fn check(&self) -> Result<(), CredentialError> {
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))?;
+        for (domain, account) in self.by_domain.iter() {
+            if let Some(scope) = account.client.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
+                let scope = printable(scope);
+                let problem = format!("`{scope}`, a scope of {domain}, is no scope token: write each scope as a text of its own");
+                return Err(CredentialError::Failed(problem));
+            }
+            let given = |name: &&str| account.client.parameters.iter().any(|(given, _)| given == name);
+            if let Some(name) = OWN_PARAMETERS.iter().find(|name| given(name)) {
+                let problem = format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
+                return Err(CredentialError::Failed(problem));
+            }
+        }
+        Ok(())
     }
 
     fn forget(&self, domain: &Domain) {
@@ -202,13 +225,11 @@ struct Rotated {
 }
 
 impl Account {
-    /// What to ask for: what the stub asks for, if it may, or all that the operator says.
+    /// Returns the scopes to ask for: those of the stub, if the operator lists them, or all of the
+    /// operator's. The set is empty only if the stub names none and the operator lists none.
     fn scopes(&self, asked: Option<&str>) -> Result<Scopes, CredentialError> {
-        let Some(asked) = asked else {
-            // A refresh token is good for what it was issued for.
-            return Ok(if self.client.refresh_token.is_some() { Scopes::new() } else { self.client.scopes.clone() });
-        };
-        let asked: Scopes = asked.split_ascii_whitespace().map(str::to_owned).collect();
+        let Some(asked) = asked else { return Ok(self.client.scopes.clone()) };
+        let asked = OAuthScope::parse(asked).map_err(|error| CredentialError::Refused(error.to_string()))?.into_tokens();
         match asked.difference(&self.client.scopes).next() {
             Some(_) => Err(CredentialError::Refused(format!(
                 "a scope was asked for that the runtime's settings do not grant to {}",
@@ -253,6 +274,7 @@ impl Account {
 
     /// The token of an answer. Its life is counted from the request on.
     fn token(&self, answer: &BasicTokenResponse, asked_at: SystemTime) -> Result<Token, CredentialError> {
+        self.check_answered(answer)?;
         let kind = match answer.token_type() {
             BasicTokenType::Bearer => CredentialKind::Bearer,
             other => CredentialKind::Other(other.as_ref().to_owned()),
@@ -264,9 +286,25 @@ impl Account {
         if credential.is_expired() {
             return Err(CredentialError::Failed(self.in_words("its token had run out before it came")));
         }
-        let renew_at = asked_at.checked_add(fresh).unwrap_or(asked_at + UNKNOWN_LIFE);
+        let renew_at = asked_at.checked_add(fresh).or(asked_at.checked_add(UNKNOWN_LIFE)).unwrap_or(asked_at);
         tracing::debug!(target: "protostub", domain = %self.domain, expires_in = ?life, "a token endpoint has issued a token");
         Ok(Token { credential, renew_at })
+    }
+
+    /// Refuses a token that has a scope which the operator does not list. An answer without `scope` is
+    /// for the scopes that were asked for (RFC 6749 section 5.1).
+    fn check_answered(&self, answer: &BasicTokenResponse) -> Result<(), CredentialError> {
+        let granted = &self.client.scopes;
+        let mut answered = answer.scopes().into_iter().flatten().map(|scope| scope.as_str());
+        match answered.find(|scope| !scope.is_empty() && !granted.contains(*scope)) {
+            Some(scope) if !granted.is_empty() => {
+                let scope = printable(scope);
+                Err(CredentialError::Failed(self.in_words(&format!(
+                    "its token has the scope `{scope}`, which the runtime's settings do not grant; grant it, or have the server issue less"
+                ))))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn keep(&self, scopes: Scopes, answer: Result<Token, CredentialError>) -> Result<Credential, CredentialError> {
@@ -284,7 +322,7 @@ impl Account {
             Err(error) => {
                 let times = kept.failure.as_ref().map_or(0, |failure| failure.times + 1);
                 let memory = FIRST_MEMORY.saturating_mul(1 << times.min(8)).min(LONGEST_MEMORY);
-                kept.failure = Some(Failure { error: error.clone(), times, until: Instant::now() + memory });
+                kept.failure = Some(Failure { error: error.clone(), times, until: deadline(Instant::now(), memory) });
                 match kept.token.as_ref().filter(|token| !token.credential.is_expired()) {
                     Some(token) => {
                         tracing::warn!(target: "protostub", domain = %self.domain, %error, "a token could not be renewed yet");
@@ -311,7 +349,8 @@ impl Account {
         let secrets = Secrets::new();
         secret.iter().chain(&refresh_token).for_each(|secret| secrets.hold_text(secret));
 
-        let http = network.http(token_endpoint, self.client.allow_private).map_err(|error| self.unreachable(&error))?;
+        let http =
+            network.http(&self.domain, token_endpoint, self.client.allow_private).map_err(|error| self.unreachable(&error))?;
         let client = BasicClient::new(ClientId::new(client_id.clone()))
             .set_token_uri(TokenUrl::from_url(token_endpoint.clone()))
             .set_auth_type(if self.client.secret_in_body { AuthType::RequestBody } else { AuthType::BasicAuth });

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use protostub_egress::{Egress, EgressError, Grants, HttpClient};
@@ -26,6 +26,14 @@ pub trait CredentialProvider: Send + Sync + 'static {
     fn forget(&self, domain: &Domain) {
         let _ = domain;
     }
+
+    /// Checks what the provider was given, when a runtime is built with it.
+    ///
+    /// # Errors
+    /// If the provider cannot be used, because a domain was given twice, for example.
+    fn check(&self) -> Result<(), CredentialError> {
+        Ok(())
+    }
 }
 
 /// What a [`CredentialProvider`] is asked for.
@@ -34,8 +42,8 @@ pub trait CredentialProvider: Send + Sync + 'static {
 pub struct CredentialRequest<'a> {
     /// Whose credential.
     pub domain: &'a Domain,
-    /// For what, as the domain understands it (RFC 6749 section 3.3); none: the default. It is the stub's wish: what it may have is for the
-    /// provider to say.
+    /// The scope that the stub asks for; none: the default. The provider decides what the stub gets.
+    /// A scope is never blank: the host refuses what is no scope by RFC 6749 section 3.3.
     pub scope: Option<&'a str>,
     /// How providers get out.
     pub(crate) network: &'a Network,
@@ -45,14 +53,20 @@ pub struct CredentialRequest<'a> {
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) egress: Egress,
+    /// Lets credentials come from endpoints that are loopback by their own name.
     pub(crate) allow_loopback: bool,
+    /// Domains whose endpoints may be on this machine by any name.
+    pub(crate) loopback: Arc<BTreeSet<Domain>>,
 }
 
 impl Network {
-    /// A client that reaches the server of this URL, and no other: over TLS, unless it is this machine.
-    pub(crate) fn http(&self, url: &Url, allow_private: bool) -> Result<HttpClient, EgressError> {
+    /// Builds a client for the credential of `domain`. It reaches the server of this URL alone, over
+    /// TLS unless the server is this machine.
+    pub(crate) fn http(&self, domain: &Domain, url: &Url, allow_private: bool) -> Result<HttpClient, EgressError> {
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
-        let grants = Grants::none().allow_loopback(self.allow_loopback).allow_private(allow_private);
+        let is_loopback = || Domain::parse(host).is_ok_and(|host| host.is_loopback());
+        let loopback = self.loopback.contains(domain) || (self.allow_loopback && is_loopback());
+        let grants = Grants::none().allow_loopback(loopback).allow_private(allow_private);
         let grants = grants.allow_host(host, port, false).map_err(|error| EgressError::Config(error.to_string()))?;
         Ok(self.egress.http(&grants, self.egress.own()))
     }

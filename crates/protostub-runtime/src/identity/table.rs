@@ -1,14 +1,14 @@
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use async_trait::async_trait;
-use protostub_types::Domain;
+use protostub_types::{Domain, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest};
 
 /// Credentials that the host program knows already, one a domain.
 #[derive(Default)]
 pub struct StaticCredentials {
-    by_domain: BTreeMap<Domain, Credential>,
+    by_domain: UniqueMap<Domain, Credential>,
 }
 
 impl StaticCredentials {
@@ -18,17 +18,18 @@ impl StaticCredentials {
         Self::default()
     }
 
-    /// The same, with the credential for exactly this domain.
+    /// The same, with the credential for exactly this domain. Building a runtime fails for a domain
+    /// that was given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, credential: Credential) -> Self {
-        self.by_domain.insert(domain, credential);
+        self.by_domain.add(domain, credential);
         self
     }
 }
 
 impl fmt::Debug for StaticCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.by_domain.keys()).finish()
+        f.debug_list().entries(self.by_domain.iter().map(|(domain, _)| domain)).finish()
     }
 }
 
@@ -36,5 +37,9 @@ impl fmt::Debug for StaticCredentials {
 impl CredentialProvider for StaticCredentials {
     async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
         Ok(self.by_domain.get(request.domain).cloned())
+    }
+
+    fn check(&self) -> Result<(), CredentialError> {
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))
     }
 }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use protostub_types::OAuthScope;
 
 use crate::{
     Credential, CredentialError,
@@ -63,6 +64,10 @@ impl StubState {
             return Err(types::Error::Limit(format!(
                 "a scope of {bytes} bytes was asked for; at most {MAX_SCOPE_BYTES} are possible"
             )));
+        }
+        // A provider might take a blank scope for none, and answer with all that the client may do.
+        if let Some(Err(error)) = scope.as_deref().map(OAuthScope::parse) {
+            return Err(types::Error::Denied(error.to_string()));
         }
         let handle = self.handles.next()?;
         let source = std::sync::Arc::clone(&self.services.credentials);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use protostub_egress::Connection;
+use protostub_types::deadline;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep_until},
@@ -91,7 +92,7 @@ impl Gate {
             };
             self.waits = wait.is_some();
             let Some(wait) = wait else { return Poll::Ready(()) };
-            let until = tokio::time::Instant::from_std(now + wait);
+            let until = tokio::time::Instant::from_std(deadline(now, wait));
             let closed = self.closed.get_or_insert_with(|| Box::pin(sleep_until(until)));
             closed.as_mut().reset(until);
             if closed.as_mut().poll(cx).is_pending() {

@@ -1,6 +1,7 @@
 //! A stranger's stub. It connects like any other; once a message comes, it attacks whoever runs it, in the way that `program` of its
 //! configuration names: a module each. What did not end it is the answer, a text. The programs that no compiler would make are in `wat/`.
 
+mod asks_for_blank_scopes;
 mod asks_for_credentials;
 mod asks_for_random_bytes;
 mod asks_many_names;
@@ -17,6 +18,7 @@ mod meets_server;
 mod opens_connections;
 mod panics_at_length;
 mod reaches_for_domains;
+mod scans_local_ports;
 mod sleeps;
 mod spins;
 mod spins_between_calls;
@@ -58,6 +60,9 @@ impl Program {
 
 fn program(name: &str) -> Option<Program> {
     Some(match name {
+        "asks-for-blank-scopes" => {
+            Program { ready: asks_for_blank_scopes::ready, ..Program::attack(asks_for_blank_scopes::attack) }
+        }
         "asks-for-credentials" => Program::attack(asks_for_credentials::attack),
         "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
         "asks-many-names" => Program { ready: asks_many_names::ready, ..Program::attack(asks_many_names::attack) },
@@ -76,6 +81,7 @@ fn program(name: &str) -> Option<Program> {
         "opens-connections" => Program::attack(opens_connections::attack),
         "panics-at-length" => Program::attack(panics_at_length::attack),
         "reaches-for-domains" => Program::attack(reaches_for_domains::attack),
+        "scans-local-ports" => Program { ready: scans_local_ports::ready, ..Program::attack(scans_local_ports::attack) },
         "sleeps" => Program::attack(sleeps::attack),
         "spins" => Program::attack(spins::attack),
         "spins-between-calls" => Program::attack(spins_between_calls::attack),
