@@ -3,6 +3,7 @@
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use protostub_types::SafeText;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Position, Url};
 
@@ -83,7 +84,7 @@ impl Egress {
             }
             builder = builder.proxy(through);
         }
-        let client = builder.build().map_err(|error| EgressError::Config(chain(&error)))?;
+        let client = builder.build().map_err(|error| EgressError::Config(chain(&error).to_string()))?;
         Ok(HttpClient { grants, client })
     }
 }
@@ -134,7 +135,7 @@ impl HttpClient {
             if !is_redirect(response.status()) {
                 return Ok(response);
             }
-            let fail = |problem: String| EgressError::Redirect { from: shown(&url), problem };
+            let fail = |problem: String| EgressError::Redirect { from: shown(&url).into(), problem: problem.into() };
             let Some(location) = response.headers().get(header::LOCATION) else { return Ok(response) };
             if followed == max_redirects {
                 return Err(fail(format!("{max_redirects} redirects were followed already")));
@@ -204,7 +205,7 @@ impl From<reqwest::Error> for EgressError {
             }
             next = cause.source();
         }
-        let url = error.url().map_or_else(String::new, shown);
+        let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
         let timed_out = error.is_timeout();
         Self::Http { url, problem: chain(&error.without_url()), timed_out }
     }

@@ -4,7 +4,7 @@
 //! * [`Address`], [`Message`], [`Body`]: what flows on the message bus
 //! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
-//! * [`SafeText`]: text of strangers, safe to show
+//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -25,5 +25,5 @@ pub use domain::{Domain, DomainError};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use status::{StatusReport, StubStatus};
-pub use text::SafeText;
+pub use text::{SafeList, SafeText};
 pub use version::{Version, VersionError};

@@ -44,10 +44,19 @@ impl SafeText {
     /// Default maximum of a text, in bytes of UTF-8 after escaping. A sentence and a URL fit.
     pub const MAX_BYTES: usize = 1024;
 
+    /// Maximum of a quotation, in bytes: enough to recognise a name, a URL or a value in an error.
+    pub const MAX_QUOTE_BYTES: usize = 240;
+
     /// Builds a text of at most [`Self::MAX_BYTES`].
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self::cut(text, Self::MAX_BYTES)
+    }
+
+    /// Builds a quotation of at most [`Self::MAX_QUOTE_BYTES`], as part of a longer text.
+    #[must_use]
+    pub fn quote(text: &str) -> Self {
+        Self::cut(text, Self::MAX_QUOTE_BYTES)
     }
 
     /// Builds a text of at most `max_bytes`, the escapes and the mark `…` included.
@@ -83,6 +92,12 @@ impl SafeText {
         &self.0
     }
 
+    /// Returns the text, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// Returns whether a character is shown as it is, and not as an escape.
     ///
     /// It is shown if people see it where it stands, or it is a space. The tables are those of
@@ -103,6 +118,88 @@ impl SafeText {
                 | GeneralCategory::Surrogate
                 | GeneralCategory::Unassigned
         ) && !is_ignorable(character)
+    }
+}
+
+/// A list of strangers' texts of bounded length: it counts what it does not hold.
+///
+/// # Examples
+///
+/// ```
+/// use protostub_types::SafeList;
+///
+/// let names: SafeList = (0..600).map(|n| format!("name-{n}")).collect();
+/// assert_eq!((names.len(), names.left_out()), (SafeList::MAX_TEXTS, 580));
+/// assert!(names.to_string().ends_with("name-18, name-19 and 580 more"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SafeList {
+    texts: Vec<SafeText>,
+    left_out: usize,
+}
+
+impl SafeList {
+    /// Default maximum of texts that a list holds: as many as a person reads in an error.
+    pub const MAX_TEXTS: usize = 20;
+
+    /// Adds a text; counts it only if the list holds `max_texts` already.
+    pub fn push(&mut self, text: SafeText, max_texts: usize) {
+        if self.texts.len() < max_texts {
+            self.texts.push(text);
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Builds a list that holds at most `max_texts`, each cut by [`SafeText::quote`].
+    #[must_use]
+    pub fn cut<T: AsRef<str>>(texts: impl IntoIterator<Item = T>, max_texts: usize) -> Self {
+        let mut list = Self::default();
+        for text in texts {
+            list.push(SafeText::quote(text.as_ref()), max_texts);
+        }
+        list
+    }
+
+    /// Returns the number of texts that the list does not hold.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Returns the texts that the list holds.
+    #[must_use]
+    pub fn as_slice(&self) -> &[SafeText] {
+        &self.texts
+    }
+
+    /// Returns the list as one text, with `separator` between its parts.
+    #[must_use]
+    pub fn join(&self, separator: &str) -> String {
+        let mut text = self.texts.iter().map(SafeText::as_str).collect::<Vec<_>>().join(separator);
+        if self.left_out > 0 {
+            text.push_str(&format!(" and {} more", self.left_out));
+        }
+        text
+    }
+}
+
+impl<T: AsRef<str>> FromIterator<T> for SafeList {
+    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
+        Self::cut(texts, Self::MAX_TEXTS)
+    }
+}
+
+impl Deref for SafeList {
+    type Target = [SafeText];
+    fn deref(&self) -> &[SafeText] {
+        &self.texts
+    }
+}
+
+impl fmt::Display for SafeList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.join(", "))
     }
 }
 
@@ -242,6 +339,18 @@ impl PartialEq<str> for SafeText {
 
 impl PartialEq<&str> for SafeText {
     fn eq(&self, other: &&str) -> bool {
+        *self.0 == **other
+    }
+}
+
+impl From<&String> for SafeText {
+    fn from(text: &String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl PartialEq<String> for SafeText {
+    fn eq(&self, other: &String) -> bool {
         *self.0 == **other
     }
 }

@@ -5,7 +5,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_types::Domain;
+use protostub_types::{Domain, SafeText};
 use serde::Deserialize;
 
 use super::{
@@ -95,11 +95,11 @@ impl CredentialProvider for FileCredentials {
 /// What serde says of what is wrong may quote a secret: the place has to do.
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
-        CredentialError::Failed(format!(
+        CredentialError::Failed(SafeText::display(format_args!(
             r#"`{}` holds no credentials, at line {}, column {}: write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
             path.display(),
             error.line(),
             error.column()
-        ))
+        )))
     })
 }

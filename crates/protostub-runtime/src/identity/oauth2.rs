@@ -20,7 +20,7 @@ use oauth2::{
 };
 use protostub_egress::{EgressError, HttpClient};
 use protostub_sandbox::Secrets;
-use protostub_types::Domain;
+use protostub_types::{Domain, SafeText};
 use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
@@ -45,9 +45,6 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 
 /// How many tokens of different scopes are kept for a domain.
 const MAX_TOKENS: usize = 32;
-
-/// How much of what a token endpoint says of an error is told, in characters.
-const MAX_DESCRIPTION_CHARS: usize = 300;
 
 /// Access tokens from OAuth 2.0 token endpoints.
 ///
@@ -150,7 +147,7 @@ impl CredentialProvider for OAuth2Credentials {
         let (account, network) = (Arc::clone(account), request.network.clone());
         // Whoever asked may go, and a refresh token that was changed for a new one must not be lost with that.
         let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
-        let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
+        let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         asking.await.unwrap_or_else(gone).map(Some)
     }
 
@@ -210,10 +207,10 @@ impl Account {
         };
         let asked: Scopes = asked.split_ascii_whitespace().map(str::to_owned).collect();
         match asked.difference(&self.client.scopes).next() {
-            Some(_) => Err(CredentialError::Refused(format!(
+            Some(_) => Err(CredentialError::Refused(SafeText::display(format_args!(
                 "a scope was asked for that the runtime's settings do not grant to {}",
                 self.domain
-            ))),
+            )))),
             None => Ok(asked),
         }
     }
@@ -235,7 +232,7 @@ impl Account {
 
     async fn obtain(&self, scopes: Scopes, network: &Network) -> Result<Credential, CredentialError> {
         let Ok(_turn) = self.turn.acquire().await else {
-            return Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
+            return Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         };
         // Whoever had the turn before may have got it.
         if let Some(answer) = self.kept(&scopes) {
@@ -387,8 +384,8 @@ impl Account {
             }
             RequestTokenError::ServerResponse(response) => {
                 let description = response.error_description().map_or("", String::as_str);
-                let description = printable(&secrets.redact(description));
-                let code = printable(&secrets.redact(response.error().as_ref()));
+                let description = SafeText::quote(&secrets.redact(description));
+                let code = SafeText::quote(&secrets.redact(response.error().as_ref()));
                 let advice = match response.error() {
                     BasicErrorResponseType::InvalidClient => "; is the client's secret right?",
                     BasicErrorResponseType::InvalidGrant => "; a new refresh token is needed",
@@ -414,10 +411,10 @@ impl Account {
     }
 
     /// What is wrong, and with whom.
-    fn in_words(&self, problem: &str) -> String {
+    fn in_words(&self, problem: &str) -> SafeText {
         let Self { domain, client: OAuth2Client { token_endpoint, .. }, .. } = self;
         let server = &token_endpoint[url::Position::BeforeHost..url::Position::AfterPath];
-        format!("failed to get a token for {domain} from the token endpoint {server}: {problem}")
+        SafeText::display(format_args!("failed to get a token for {domain} from the token endpoint {server}: {problem}"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -430,11 +427,6 @@ impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.client.fmt(f)
     }
-}
-
-/// What a server says, bounded, and without what a terminal would take for something else.
-fn printable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(MAX_DESCRIPTION_CHARS).collect()
 }
 
 /// Why there is no answer of a token endpoint.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::Method;
 use protostub_egress::{EgressError, HttpClient};
+use protostub_types::SafeText;
 use url::{Position, Url};
 
 use super::{
@@ -204,7 +205,7 @@ fn parse_method(method: &str) -> Result<Method, Error> {
         // Both are about the connection, which is the host's.
         Ok(Method::CONNECT | Method::TRACE) => Err(Error::Invalid(format!("a stub cannot use the method {method}"))),
         Ok(method) => Ok(method),
-        Err(_) => Err(Error::Invalid(format!("`{}` is no method (RFC 9110 section 9.1)", method.escape_debug()))),
+        Err(_) => Err(Error::Invalid(format!("`{}` is no method (RFC 9110 section 9.1)", SafeText::quote(method)))),
     }
 }
 

@@ -16,6 +16,7 @@ mod meets_server;
 mod opens_connections;
 mod panics_at_length;
 mod reaches_for_domains;
+mod says_control_characters;
 mod sleeps;
 mod spins;
 mod spins_between_calls;
@@ -74,6 +75,7 @@ fn program(name: &str) -> Option<Program> {
         "opens-connections" => Program::attack(opens_connections::attack),
         "panics-at-length" => Program::attack(panics_at_length::attack),
         "reaches-for-domains" => Program::attack(reaches_for_domains::attack),
+        "says-control-characters" => Program::attack(says_control_characters::attack),
         "sleeps" => Program::attack(sleeps::attack),
         "spins" => Program::attack(spins::attack),
         "spins-between-calls" => Program::attack(spins_between_calls::attack),
