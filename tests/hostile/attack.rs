@@ -14,6 +14,8 @@ pub struct Attack {
     pub(crate) publishes: Publishes,
     pub(crate) server: Option<Behaviour>,
     pub(crate) configuration: Map<String, Value>,
+    /// Whether something of it goes on after it was contained.
+    pub(crate) lingers: bool,
     /// How much of it there is, where that can be said.
     pub(crate) scale: usize,
     /// The name in `names.rs` above its domain; none: any, or its server's address.
@@ -64,6 +66,7 @@ impl Attack {
             publishes,
             server: None,
             configuration: Map::new(),
+            lingers: false,
             scale: 4_000,
             below: None,
             scheme: "http",
@@ -122,6 +125,17 @@ impl Attack {
         self
     }
 
+    /// With this member of its configuration.
+    pub(crate) fn configured(mut self, member: &str, value: &str) -> Self {
+        self.configuration.insert(member.to_owned(), json!(value));
+        self
+    }
+
+    /// With something that goes on after it was contained: the compiler cannot be interrupted.
+    pub(crate) fn lingering(self) -> Self {
+        Self { lingers: true, ..self }
+    }
+
     /// The same, of which there is so much: functions that have to be compiled.
     #[must_use]
     pub fn scaled(self, scale: usize) -> Self {
@@ -138,7 +152,7 @@ impl Attack {
     /// Whether something of it goes on after it was contained: the compiler cannot be interrupted.
     #[must_use]
     pub fn lingers(&self) -> bool {
-        matches!(self.publishes, Publishes::Bytes(_))
+        self.lingers
     }
 
     /// The component that the attacker's domain publishes; none: its server says that.
@@ -155,7 +169,7 @@ impl Attack {
     pub(crate) fn configuration(&self, server: &str) -> Map<String, Value> {
         let mut configuration = self.configuration.clone();
         if let Publishes::Program(name) = self.publishes {
-            configuration.insert("program".to_owned(), json!(name.replace('_', "-")));
+            configuration.entry("program").or_insert_with(|| json!(name.replace('_', "-")));
         }
         if self.server.is_some() {
             configuration.insert("server".to_owned(), json!(server));

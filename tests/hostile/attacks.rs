@@ -30,6 +30,10 @@ pub fn ask_for_what_is_not_there() -> Attack {
     Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
 }
 
+pub fn component_has_endless_import_names() -> Attack {
+    Attack::bytes("component_has_endless_import_names", components::endless_import_names, NotDeployed(" and 580 more"))
+}
+
 pub fn floods_bus() -> Attack {
     Attack::program("floods_bus", Held("posts_per_second"))
 }
@@ -107,12 +111,21 @@ pub fn recurses() -> Attack {
     Attack::text("recurses", wat!("recurses"), NotDeployed("bytes of stack"))
 }
 
+pub fn refuses_with_control_characters() -> Attack {
+    Attack::program("refuses_with_control_characters", NotDeployed(r"there is no program `\u{202e}evil\nERROR\u{1b}[31m`"))
+        .configured("program", "\u{202e}evil\nERROR\u{1b}[31m")
+}
+
 pub fn returns_endless_text() -> Attack {
     Attack::text("returns_endless_text", wat!("returns_endless_text"), NotDeployed("out of bounds"))
 }
 
 pub fn returns_invalid_utf8() -> Attack {
     Attack::text("returns_invalid_utf8", wat!("returns_invalid_utf8"), NotDeployed("utf-8"))
+}
+
+pub fn says_control_characters() -> Attack {
+    Attack::program("says_control_characters", Traps(r"no such room\r\nERROR all is \u{202e}tsol"))
 }
 
 pub fn scans_local_ports() -> Attack {
@@ -242,5 +255,5 @@ pub fn server_says_nothing() -> Attack {
 }
 
 pub fn takes_minutes_to_compile() -> Attack {
-    Attack::bytes("takes_minutes_to_compile", components::slow, NotDeployed("was not compiled within"))
+    Attack::bytes("takes_minutes_to_compile", components::slow, NotDeployed("was not compiled within")).lingering()
 }

@@ -1,4 +1,4 @@
-//! Components: those that the build made, those that are written as text, and one that no compiler likes.
+//! Components: those that the build made, those that are written as text, and two that no compiler likes.
 
 use std::{fs, path::PathBuf};
 
@@ -42,6 +42,23 @@ pub(crate) fn slow(count: usize) -> Vec<u8> {
     let code = [size(count), body.repeat(count)].concat();
     let module = [b"\0asm\x01\0\0\0".to_vec(), section(1, &types), section(3, &functions), section(10, &code)].concat();
     [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
+}
+
+/// How many imports a component has whose names are endless.
+const IMPORTS: usize = 600;
+/// How long each of these names is, in bytes: nearly as long as a name may be.
+const IMPORT_NAME_BYTES: usize = 90_000;
+
+/// A component of 54 MB: no code, and 600 imports with long names.
+pub(crate) fn endless_import_names(_: usize) -> Vec<u8> {
+    // An instance type with one function `f`.
+    let types = [1, 0x42, 2, 0x01, 0x40, 0, 1, 0, 0x04, 0, 1, b'f', 1, 0];
+    let import = |n: usize| {
+        let name = format!("a:b/c{n}-{}", "x".repeat(IMPORT_NAME_BYTES));
+        [&[0][..], &size(name.len()), name.as_bytes(), &[5, 0]].concat()
+    };
+    let imports = [size(IMPORTS), (0..IMPORTS).flat_map(import).collect()].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(7, &types), section(10, &imports)].concat()
 }
 
 fn section(id: u8, contents: &[u8]) -> Vec<u8> {

@@ -21,7 +21,7 @@ pub use environment::{Child, Environment, Outcome, Scale, Verdict, all_environme
 pub use load::{Answer, Load, Sum};
 pub use machine::{Lateness, Resident, descriptors, percentile, resident, threads};
 pub use servers::{Behaviour, Served, Server};
-pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig};
+pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig, unsafe_character};
 
 /// Calls a macro with the names of all attacks, which are functions of [`attacks`].
 #[macro_export]
@@ -32,6 +32,7 @@ macro_rules! for_each_attack {
             asks_for_credentials,
             asks_for_random_bytes,
             ask_for_what_is_not_there,
+            component_has_endless_import_names,
             floods_bus,
             floods_http,
             floods_log,
@@ -50,8 +51,10 @@ macro_rules! for_each_attack {
             posts_overlapping,
             reaches_for_domains,
             recurses,
+            refuses_with_control_characters,
             returns_endless_text,
             returns_invalid_utf8,
+            says_control_characters,
             scans_local_ports,
             sleeps,
             spins,

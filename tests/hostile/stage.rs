@@ -30,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_millis(500);
 /// Number of descriptors that an attack may leave open, on both sides of its connections: what others do meanwhile in the same process counts too.
 const SPARED_DESCRIPTORS: usize = 200;
+/// How many messages wait for a stub that is not deployed.
+const WAITING: usize = 4;
+/// How long a text is at most that is said of a stub, in bytes: last words have 24 lines of 8 KiB.
+const MAX_SAID_BYTES: usize = 25 * (8 << 10);
 /// How often it is looked whether a limit was counted.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -260,13 +264,16 @@ impl Stage {
 
     async fn contain(&self, attacker: &Attacker) -> Result<String> {
         let Attacker { attack, domain, .. } = attacker;
-        let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
         if let Containment::NotDeployed(reason) = attack.contained {
+            let deployed = self.runtime.deploy_protostub(domain.as_str());
+            let (deployed, refused) = tokio::join!(deployed, self.wait_for(attacker));
             let Err(error) = deployed else { bail!("it was deployed") };
-            let told = chain(&error);
+            let told = safe(chain(&error))?;
+            refused?;
             ensure!(told.contains(reason), "it was not deployed, but for another reason than `{reason}`: {told}");
             return Ok(format!("not deployed: {reason}"));
         }
+        let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
         let stub = deployed.map_err(|error| anyhow::anyhow!("it was not deployed: {}", chain(&error)))?;
         let before = attack.or_ends.map(|limit| hits(&stub, limit));
         let contained = self.meet(attacker, &stub).await;
@@ -274,6 +281,17 @@ impl Stage {
             Some(limit) if contained.is_err() && Some(hits(&stub, limit)) > before => Ok(format!("ended: {limit}")),
             _ => contained,
         }
+    }
+
+    /// Has several messages wait for a stub that is not deployed. What each sender learns is bounded.
+    async fn wait_for(&self, Attacker { domain, app, .. }: &Attacker) -> Result<()> {
+        let to = format!("hyperty://{domain}/attack");
+        let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.as_str()), PATIENCE));
+        for answer in futures_util::future::join_all(waiting).await {
+            let Err(error) = answer else { bail!("it answered") };
+            safe(error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Has a stub that is live attack.
@@ -297,7 +315,11 @@ impl Stage {
                 until(|| stub.last_crash().is_some()).await;
                 let crash = stub.last_crash().context("there is no report")?;
                 ensure!(crash.kind == CrashKind::Trap, "{crash:?}");
-                let told = format!("{} {}", crash.reason, crash.message.as_deref().unwrap_or_default());
+                let told = safe(format!("{} {}", crash.reason, crash.message.as_deref().unwrap_or_default()))?;
+                for frame in &crash.backtrace {
+                    safe(frame.to_string())?;
+                }
+                safe(stub.status().reason.unwrap_or_default().to_string())?;
                 ensure!(told.contains(text), "it crashed, but not with `{text}`: {told}");
                 Ok("ended: it crashed".to_owned())
             }
@@ -425,6 +447,27 @@ impl Neighbours {
         }
         Ok(())
     }
+}
+
+/// Returns a text that people read, if nothing in it is for terminals or hides something, and it is
+/// no longer than what people read.
+fn safe(text: String) -> Result<String> {
+    ensure!(text.len() <= MAX_SAID_BYTES, "{} bytes are said: {}…", text.len(), &text[..text.floor_char_boundary(200)]);
+    match unsafe_character(&text) {
+        Some(character) => bail!("{character:?} is said, raw: {text:?}"),
+        None => Ok(text),
+    }
+}
+
+/// Returns a character of a text that no log, status or error may have: a control, a line or
+/// paragraph separator, or one that changes how others look or hides.
+#[must_use]
+pub fn unsafe_character(text: &str) -> Option<char> {
+    text.chars().find(|character| {
+        character.is_control()
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+            || matches!(character, '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+    })
 }
 
 /// How often a stub ran into a limit.

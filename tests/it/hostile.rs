@@ -6,7 +6,7 @@ use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
 use protostub_runtime::Message;
 use tokio::sync::OnceCell;
 
-use crate::support::code_dir;
+use crate::{sayings, steps, support::code_dir};
 
 /// One for all attacks: a stub that is ended leaves the runtime as it was.
 static STAGE: OnceCell<Stage> = OnceCell::const_new();
@@ -39,9 +39,11 @@ async fn check(attack: Attack) {
 }
 
 async fn contained(stage: &Stage, attack: &Attack) {
+    steps::record();
     if let Err(escaped) = stage.attack(attack).await {
         panic!("{}: {escaped}", attack.name);
     }
+    assert_eq!(sayings::not_safe(), [""; 0], "{}", attack.name);
     let neighbour = stage.neighbours().stubs()[0].domain();
     let echo = stage.runtime().request(Message::read(format!("hyperty://{neighbour}/alice").as_str())).await;
     assert_eq!(echo.expect("an echo").code(), Some(200), "{}", attack.name);

@@ -23,6 +23,7 @@ mod probes;
 mod references;
 mod restart;
 mod retire;
+mod sayings;
 mod signed;
 mod status;
 mod steps;

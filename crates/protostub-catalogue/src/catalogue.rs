@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use protostub_egress::Egress;
-use protostub_types::{Descriptor, Domain, Sha256Digest, StubKey};
+use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, StubKey};
 use tracing::{debug, warn};
 use url::Url;
 
@@ -284,21 +284,21 @@ impl Inner {
                     && let Some((url, given)) = usable(&copies.load(&urls).await, &|kept| self.offline(kept))
                 {
                     let provenance = given.provenance;
-                    asked.push(Attempt { url: url.to_string(), fault });
+                    asked.push(Attempt { url: url.as_str().into(), fault });
                     match by(given).await {
                         Ok(given) => {
                             let fault = asked.pop().map(|attempt| attempt.fault.to_string()).unwrap_or_default();
                             warn!(%url, fault, ?provenance, "a domain cannot be asked for its descriptor; a copy is used");
                             return Ok(found(url, given));
                         }
-                        Err(fault) => asked.push(Attempt { url: format!("the copy of {url}"), fault }),
+                        Err(fault) => asked.push(Attempt { url: SafeText::display(format_args!("the copy of {url}")), fault }),
                     }
                     return Err(self.vain(key, std::mem::take(asked)));
                 }
                 let (is_not_found, is_no_host) = (fault.is_not_found(), matches!(fault, Fault::NoSuchHost { .. }));
                 // That a local source has nothing is worth telling only where nobody else is asked.
                 if is_last || !is_not_found {
-                    asked.push(Attempt { url: url.to_string(), fault });
+                    asked.push(Attempt { url: url.as_str().into(), fault });
                 }
                 if !is_not_found {
                     return Err(self.vain(key, std::mem::take(asked)));
@@ -356,7 +356,7 @@ impl Inner {
             (Err(SignatureError::UnknownKey { .. }), Some(error)) if mode == Signatures::Require => Err(error.into()),
             (Err(SignatureError::UnknownKey { .. }), Some(error)) => {
                 warn!(%domain, %error, "the signature of a descriptor is not verified");
-                Ok(Given { authenticity: Authenticity::Unverified { reason: error.to_string() }, ..given })
+                Ok(Given { authenticity: Authenticity::Unverified { reason: SafeText::display(error) }, ..given })
             }
             (Err(error), _) => Err(error.into()),
         }
@@ -369,7 +369,7 @@ impl Inner {
         source: &dyn Source,
         judgement: &Judgement<'_>,
     ) -> Result<Vec<PublicKey>, SignatureError> {
-        let no_keys = |url: &str, reason: String| SignatureError::NoKeys { reason, url: url.to_owned() };
+        let no_keys = |url: &str, reason: String| SignatureError::NoKeys { reason: reason.into(), url: url.into() };
         let url = trust::url(self.scheme(publisher), publisher).ok_or_else(|| no_keys("", "the domain has no URL".to_owned()))?;
         let no_keys = |reason: String| no_keys(url.as_str(), reason);
         let read = |set: &KeySet| PublicKey::read_set(set.json.as_bytes());
@@ -512,8 +512,8 @@ impl Inner {
             let name = key.descriptor_name();
             let answer =
                 if well_known::is_name(&name) { "there is no source to ask" } else { "the name is not one that a stub can have" };
-            let url = format!("https://{}/.well-known/{}/{}", key.domain(), well_known::SPELLINGS[0], name.escape_debug());
-            Attempt { url, fault: Fault::NotFound { answer: answer.to_owned() } }
+            let url = format!("https://{}/.well-known/{}/{}", key.domain(), well_known::SPELLINGS[0], name);
+            Attempt { url: url.into(), fault: Fault::NotFound { answer: answer.into() } }
         });
         CatalogueError::new(Subject::Descriptor, key.domain().clone(), asked, last)
     }

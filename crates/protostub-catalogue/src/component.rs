@@ -1,7 +1,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use protostub_types::{Descriptor, DescriptorError, Sha256Digest, SourcePackage};
+use protostub_types::{Descriptor, DescriptorError, SafeText, Sha256Digest, SourcePackage};
 
 use crate::{Fault, error::beginning};
 
@@ -30,7 +30,7 @@ impl VerifiedComponent {
         let received = length(&bytes);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             let is_text = |start: &[u8]| !start.is_empty() && !start.contains(&0);
-            let beginning = if is_text(&bytes[..bytes.len().min(64)]) { beginning(&bytes) } else { String::new() };
+            let beginning = if is_text(&bytes[..bytes.len().min(64)]) { beginning(&bytes) } else { SafeText::default() };
             return Err(Fault::WrongDigest { expected, actual: digest, received, beginning });
         }
         if let Some(expected) = descriptor.size().filter(|expected| *expected != received) {

@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use protostub_types::Domain;
+use protostub_types::{Domain, SafeText};
 use tokio::io::AsyncReadExt as _;
 use url::Url;
 
@@ -95,7 +95,9 @@ fn percent_decoded(segment: &str) -> Option<String> {
 impl Source for DirectorySource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
         let Some(path) = self.file(request) else {
-            return Err(Fault::NotFound { answer: format!("not a file below {}", self.folder.display()) });
+            return Err(Fault::NotFound {
+                answer: SafeText::display(format_args!("not a file below {}", self.folder.display())),
+            });
         };
         let mut candidates = vec![path.clone()];
         if request.subject == Subject::Descriptor {
@@ -110,7 +112,7 @@ impl Source for DirectorySource {
                 Err(error) => return Err(failed(&candidate, &error)),
             }
         }
-        Err(Fault::NotFound { answer: format!("no file {}", path.display()) })
+        Err(Fault::NotFound { answer: SafeText::display(format_args!("no file {}", path.display())) })
     }
 }
 

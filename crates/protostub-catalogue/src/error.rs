@@ -1,6 +1,6 @@
 use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
-use protostub_types::{DescriptorError, Domain, Sha256Digest};
+use protostub_types::{DescriptorError, Domain, SafeText, Sha256Digest};
 
 use crate::trust::SignatureError;
 
@@ -20,7 +20,7 @@ pub enum Subject {
 #[non_exhaustive]
 pub struct Attempt {
     /// What was asked.
-    pub url: String,
+    pub url: SafeText,
     /// What came.
     pub fault: Fault,
 }
@@ -43,13 +43,13 @@ pub enum Fault {
     #[error("there is no host `{host}`")]
     NoSuchHost {
         /// As it stands in the URL.
-        host: String,
+        host: SafeText,
     },
     /// There is nothing there, and the other side says so.
     #[error("not found ({answer})")]
     NotFound {
         /// The other side's words.
-        answer: String,
+        answer: SafeText,
     },
     /// The server answered with a status that is neither success nor "not found".
     #[error("the server answered {status}{}; see its log", Quoted(": ", .beginning))]
@@ -57,7 +57,7 @@ pub enum Fault {
         /// RFC 9110, section 15.
         status: u16,
         /// The first characters of its explanation; may be empty.
-        beginning: String,
+        beginning: SafeText,
         /// For how long it wants to be left alone, if it says so in seconds (`Retry-After`).
         retry_after: Option<Duration>,
     },
@@ -65,25 +65,25 @@ pub enum Fault {
     #[error("the server redirects, and that is not followed: {reason}; publish it at this URL itself")]
     Redirect {
         /// Where to, and the rule against it.
-        reason: String,
+        reason: SafeText,
     },
     /// The operator's policy, or the default one, forbids to ask there.
     #[error("not allowed: {reason}")]
     Refused {
         /// The rule, and who can change it.
-        reason: String,
+        reason: SafeText,
     },
     /// No connection came about.
     #[error("no connection: {reason}")]
     Unreachable {
         /// What the network says.
-        reason: String,
+        reason: SafeText,
     },
     /// The server could not prove who it is, or does not speak TLS.
     #[error("no secure connection: {reason}; the server's certificate has to be valid for this host")]
     Tls {
         /// What is wrong with it.
-        reason: String,
+        reason: SafeText,
     },
     /// It took too long.
     #[error("timed out after {limit:?} {phase}; the server is overloaded or the connection slow")]
@@ -111,13 +111,13 @@ pub enum Fault {
         /// How many were promised.
         stated: Option<u64>,
         /// What the network says.
-        reason: String,
+        reason: SafeText,
     },
     /// The server compressed what was not to be compressed.
     #[error("the server sent it encoded as `{encoding}` without being asked to; turn that off for this URL")]
     Encoded {
         /// The `content-encoding`.
-        encoding: String,
+        encoding: SafeText,
     },
     /// Something else than JSON, a web page mostly.
     #[error(
@@ -126,9 +126,9 @@ pub enum Fault {
     )]
     NotJson {
         /// `a web page (text/html)`, say.
-        what: String,
+        what: SafeText,
         /// The first characters; may be empty.
-        beginning: String,
+        beginning: SafeText,
     },
     /// JSON, but no descriptor, or none that can be deployed.
     #[error("the descriptor is faulty: {0}")]
@@ -137,7 +137,7 @@ pub enum Fault {
     #[error("the descriptor states no digest ($.sourcePackage.sha256): {reason}")]
     NoDigest {
         /// Why it has to, and who can waive it.
-        reason: String,
+        reason: SafeText,
     },
     /// The descriptor, or the component, is not released by whom it should be.
     #[error(transparent)]
@@ -156,7 +156,7 @@ pub enum Fault {
         /// How many bytes came.
         received: u64,
         /// The first characters if it is a text, a web page say; else empty.
-        beginning: String,
+        beginning: SafeText,
     },
     /// The code is not as long as the descriptor says.
     #[error(
@@ -169,7 +169,7 @@ pub enum Fault {
         received: u64,
     },
     /// A source of the embedder failed.
-    #[error("the source failed: {0}")]
+    #[error("the source failed: {}", SafeText::display(.0))]
     Source(Box<dyn Error + Send + Sync>),
 }
 
@@ -321,24 +321,10 @@ impl fmt::Display for Of<'_> {
     }
 }
 
-/// The first characters of what came, on one line and without control characters: at most 80.
-pub(crate) fn beginning(bytes: &[u8]) -> String {
-    const SHOWN: usize = 80;
-    let start = &bytes[..bytes.len().min(4 * SHOWN)];
-    let text = String::from_utf8_lossy(start);
-    let mut words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).fold(
-        String::new(),
-        |mut line, word| {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-            line
-        },
-    );
-    if let Some((end, _)) = words.char_indices().nth(SHOWN) {
-        words.truncate(end);
-        words.push('…');
-    }
-    words
+/// Returns the first characters of what came: at most 80, with one blank for each white space.
+pub(crate) fn beginning(bytes: &[u8]) -> SafeText {
+    const SHOWN_BYTES: usize = 80;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_BYTES)]);
+    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    SafeText::cut(&words.join(" "), SHOWN_BYTES)
 }

@@ -13,7 +13,7 @@ use protostub_egress::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
-use protostub_types::Domain;
+use protostub_types::{Domain, SafeText};
 use url::{Origin, Url};
 
 use crate::{
@@ -94,7 +94,7 @@ impl HttpsSource {
     /// Only a publisher that is loopback by its own name, or that the operator names, leads to this
     /// machine. A host of another domain is on loopback only for the first of the two.
     fn new_client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
-        let refused = |reason: String| Fault::Refused { reason };
+        let refused = |reason: String| Fault::Refused { reason: reason.into() };
         let host = url.host_str().unwrap_or_default();
         let domain = Domain::parse(host).map_err(|error| refused(error.to_string()))?;
         let grants = if domain.is_within(publisher) {
@@ -139,7 +139,7 @@ impl Source for HttpsSource {
             (200, _) => document(response, Extent::Whole),
             (206, Held::Beginning { .. }) => document(response, Extent::Rest),
             (304, Held::Whole(_)) => document(response, Extent::Unchanged),
-            (404 | 410, _) => Err(Fault::NotFound { answer: status.to_string() }),
+            (404 | 410, _) => Err(Fault::NotFound { answer: SafeText::display(status) }),
             (code, _) => {
                 let retry_after = text_header(&response, header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
                 let retry_after = retry_after.map(Duration::from_secs);
@@ -148,7 +148,7 @@ impl Source for HttpsSource {
                 let is_broker = matches!(code, 400 | 500) && BROKER_NOT_FOUND.iter().any(|known| text.contains(known));
                 let beginning = beginning(&explanation);
                 if is_broker && request.subject == Subject::Descriptor {
-                    return Err(Fault::NotFound { answer: format!("{code} `{beginning}`") });
+                    return Err(Fault::NotFound { answer: SafeText::display(format_args!("{code} `{beginning}`")) });
                 }
                 Err(Fault::Status { status: code, beginning, retry_after })
             }
@@ -272,22 +272,23 @@ fn fault(url: &Url, error: EgressError) -> Fault {
     match error {
         // This URL itself was checked before, but for what its name resolves to.
         EgressError::Refused(refused) if refused.host() != host || ![0, port].contains(&refused.port()) => {
-            Fault::Redirect { reason: format!("`{}:{}` is not of the same domain", refused.host(), refused.port()) }
+            let to = format_args!("`{}:{}` is not of the same domain", refused.host(), refused.port());
+            Fault::Redirect { reason: SafeText::display(to) }
         }
         EgressError::Redirect { problem, .. } => Fault::Redirect { reason: problem },
         EgressError::Refused(_) | EgressError::Invalid { .. } | EgressError::Config(_) => {
-            Fault::Refused { reason: error.to_string() }
+            Fault::Refused { reason: SafeText::display(error) }
         }
-        EgressError::NoSuchHost { host, .. } => Fault::NoSuchHost { host },
+        EgressError::NoSuchHost { host, .. } => Fault::NoSuchHost { host: host.into() },
         EgressError::Tls { problem, .. } => Fault::Tls { reason: problem },
         _ => Fault::Unreachable { reason: reason(error) },
     }
 }
 
 /// What happened, without the URL, which stands beside it.
-fn reason(error: EgressError) -> String {
+fn reason(error: EgressError) -> SafeText {
     match error {
         EgressError::Http { problem, .. } | EgressError::Resolve { problem, .. } => problem,
-        other => other.to_string(),
+        other => SafeText::display(other),
     }
 }

@@ -94,7 +94,7 @@ impl Source for MemorySource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
         self.find(request)
             .map(Document::from_bytes)
-            .ok_or_else(|| Fault::NotFound { answer: "not among the stubs that the program brings along".to_owned() })
+            .ok_or_else(|| Fault::NotFound { answer: "not among the stubs that the program brings along".into() })
     }
 }
 

@@ -3,7 +3,7 @@ use std::{future::Future, mem, time::Duration};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use protostub_types::{Sha256Digest, deadline};
+use protostub_types::{SafeText, Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
@@ -199,7 +199,7 @@ impl Transfer {
         if let Some(total) = total.filter(|total| *total != received) {
             // What is too long does not become right by more of it.
             self.resumption = self.resumption.take().filter(|_| received < total);
-            return Err(Fault::Truncated { received, stated: Some(total), reason: "the lengths differ".to_owned() });
+            return Err(Fault::Truncated { received, stated: Some(total), reason: "the lengths differ".into() });
         }
         let Self { bytes, hash, .. } = mem::take(self);
         let digest = Sha256Digest::from_bytes(hash.finalize().into());
@@ -219,7 +219,7 @@ fn behind(before: u64, fault: Fault) -> Fault {
 
 impl Received {
     /// What came, in words.
-    pub(crate) fn what(&self) -> String {
+    pub(crate) fn what(&self) -> SafeText {
         let start: Vec<u8> = self.bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
         let is_html = |media_type: &String| media_type.to_ascii_lowercase().starts_with("text/html");
         let what = if start.is_empty() {
@@ -235,8 +235,8 @@ impl Received {
             "a text"
         };
         match &self.media_type {
-            Some(media_type) => format!("{what} ({})", beginning(media_type.as_bytes())),
-            None => what.to_owned(),
+            Some(media_type) => SafeText::display(format_args!("{what} ({})", beginning(media_type.as_bytes()))),
+            None => what.into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered, trust::Authenticity};
 use protostub_egress::{Egress, EgressConfig};
 use protostub_sandbox::{CompiledStub, Engine, EngineConfig};
-use protostub_types::{Address, Sha256Digest, StubKey};
+use protostub_types::{Address, SafeText, Sha256Digest, StubKey};
 use serde_json::{Value, json};
 
 use crate::{
@@ -115,20 +115,22 @@ pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
 
 fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
     let descriptor = &discovered.descriptor;
-    let mut rows = vec![("descriptor", discovered.url.to_string())];
+    // All of it is the domain's own words.
+    let safe = |text: &str| SafeText::new(text).to_string();
+    let mut rows = vec![("descriptor", safe(discovered.url.as_str()))];
     if discovered.publisher != *discovered.key.domain() {
         rows.push(("published by", discovered.publisher.to_string()));
     }
-    rows.push(("name", descriptor.object_name.clone()));
+    rows.push(("name", safe(&descriptor.object_name)));
     rows.push(("version", descriptor.version.to_string()));
-    rows.extend(descriptor.description.clone().map(|description| ("description", description)));
-    rows.push(("source", descriptor.source_package_url.clone().unwrap_or_else(|| "in the descriptor".to_owned())));
+    rows.extend(descriptor.description.as_deref().map(|description| ("description", safe(description))));
+    rows.push(("source", safe(descriptor.source_package_url.as_deref().unwrap_or("in the descriptor"))));
     rows.push(("signature", in_words(&discovered.authenticity)));
     if !descriptor.ports.is_empty() {
         rows.push(("ports", descriptor.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")));
     }
     if !descriptor.configuration.is_empty() {
-        let members = descriptor.configuration.iter().map(|(name, value)| format!("{name} = {value}"));
+        let members = descriptor.configuration.iter().map(|(name, value)| safe(&format!("{name} = {value}")));
         rows.push(("configuration", members.collect::<Vec<_>>().join("\n")));
     }
     rows
@@ -138,7 +140,8 @@ fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
 pub(crate) fn in_words(authenticity: &Authenticity) -> String {
     match authenticity {
         Authenticity::Verified(signed) => {
-            format!("good, by the key {} ({}), until {}", signed.key.id(), signed.key.algorithm(), utc(signed.statement.expires))
+            let (key, algorithm) = (SafeText::quote(signed.key.id()), signed.key.algorithm());
+            format!("good, by the key {key} ({algorithm}), until {}", utc(signed.statement.expires))
         }
         Authenticity::Unsigned => "none".to_owned(),
         Authenticity::Unverified { reason } => format!("not verified: {reason}"),
@@ -153,7 +156,7 @@ pub(crate) fn signature(authenticity: &Authenticity) -> Value {
     match authenticity {
         Authenticity::Verified(signed) => {
             json["verdict"] = "verified".into();
-            json["key"] = signed.key.id().into();
+            json["key"] = SafeText::quote(signed.key.id()).as_str().into();
             json["algorithm"] = signed.key.algorithm().to_string().into();
             json["expires"] = utc(signed.statement.expires).into();
         }
@@ -195,9 +198,11 @@ impl Findings {
                 rows.push(("contract", stub.track().to_owned()));
                 rows.push(("exports", stub.exports().join("\n")));
                 let (wasi, own): (Vec<_>, Vec<_>) = stub.imports().iter().partition(|import| import.starts_with("wasi:"));
-                let mut imports: Vec<_> = own.into_iter().map(String::as_str).collect();
+                let mut imports: Vec<_> = own.into_iter().map(SafeText::as_str).collect();
                 let of_wasi = format!("{} interfaces of WASI, whose context is empty", wasi.len());
                 imports.extend((!wasi.is_empty()).then_some(of_wasi.as_str()));
+                let left_out = format!("and {} more", stub.imports().left_out());
+                imports.extend((stub.imports().left_out() > 0).then_some(left_out.as_str()));
                 rows.push(("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join("\n") }));
             }
             Err(problem) => rows.push(("problem", problem.clone())),
@@ -210,8 +215,8 @@ impl Findings {
         match &self.compiled {
             Ok(stub) => {
                 json["contract"] = stub.track().into();
-                json["exports"] = stub.exports().into();
-                json["imports"] = stub.imports().into();
+                json["exports"] = json!(stub.exports().as_slice());
+                json["imports"] = json!(stub.imports().as_slice());
             }
             Err(problem) => json["problem"] = problem.as_str().into(),
         }

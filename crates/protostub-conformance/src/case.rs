@@ -1,6 +1,7 @@
 use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
+use protostub_types::SafeText;
 use serde::Serialize;
 
 /// What has to hold.
@@ -71,11 +72,11 @@ impl Case {
 
 impl Verdict {
     pub(crate) fn fail(expected: impl Into<String>, observed: impl Into<String>) -> Self {
-        Self::Fail { expected: expected.into(), observed: observed.into() }
+        Self::Fail { expected: expected.into(), observed: shown(&observed.into()) }
     }
 
     pub(crate) fn not_applicable(reason: impl Into<String>) -> Self {
-        Self::NotApplicable { reason: reason.into() }
+        Self::NotApplicable { reason: shown(&reason.into()) }
     }
 
     /// The name in reports: `pass`, `FAIL` or `skip`.
@@ -94,12 +95,18 @@ impl<S> Script<S> {
         let began = std::time::Instant::now();
         let course = tokio::time::timeout(patience, (self.run)(subject)).await;
         let (verdict, note) = match course {
-            Ok(Ok(note)) => (Verdict::Pass, note),
+            Ok(Ok(note)) => (Verdict::Pass, note.as_deref().map(shown)),
             Ok(Err(verdict)) => (verdict, None),
             Err(_elapsed) => (Verdict::fail(format!("an end within {} s", patience.as_secs()), "none"), None),
         };
         Outcome { case: self.case, verdict, note, took: began.elapsed() }
     }
+}
+
+/// Returns what was seen of a subject, safe to show: lines stay lines, as a report indents them.
+fn shown(text: &str) -> String {
+    const MAX_LINES: usize = 50;
+    text.lines().take(MAX_LINES).map(|line| SafeText::new(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
 /// Ends a case unless this holds.

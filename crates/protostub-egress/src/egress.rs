@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use protostub_types::SafeText;
 use rustls::ClientConfig;
 use url::Url;
 
@@ -255,10 +256,10 @@ impl Shared {
         if let Some(known) = host.known_addresses() {
             return Ok(known);
         }
-        let no_such_host = |problem: String| EgressError::NoSuchHost { host: host.to_string(), problem };
+        let no_such_host = |problem: String| EgressError::NoSuchHost { host: host.to_string(), problem: problem.into() };
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => no_such_host(error.to_string()),
-            _ => EgressError::Resolve { host: host.to_string(), problem: error.to_string() },
+            _ => EgressError::Resolve { host: host.to_string(), problem: SafeText::display(error) },
         };
         let turn = quota.lookup().await.map_err(|limit| EgressError::Limit { target: host.to_string(), limit })?;
         let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(fail)?;

@@ -2,10 +2,12 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use protostub_types::SafeText;
+
 use crate::{grants::Refused, quota::LimitReached};
 
-/// How much of a text is quoted in an error: more than a host name or a URL of usual length.
-const MAX_QUOTED_CHARS: usize = 300;
+/// Maximum of attempts that an error names: a name may have any number of addresses.
+const MAX_ATTEMPTS_NAMED: usize = 8;
 
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
@@ -29,9 +31,9 @@ pub enum EgressError {
     #[error("`{what}` is invalid: {problem}")]
     Invalid {
         /// The host, URL or header.
-        what: String,
+        what: SafeText,
         /// What is wrong with it.
-        problem: String,
+        problem: SafeText,
     },
 
     /// The configuration cannot be used.
@@ -44,7 +46,7 @@ pub enum EgressError {
         /// The name.
         host: String,
         /// What the resolver said.
-        problem: String,
+        problem: SafeText,
     },
 
     /// The name could not be resolved now: whether it exists is not known.
@@ -53,7 +55,7 @@ pub enum EgressError {
         /// The name.
         host: String,
         /// What the resolver said.
-        problem: String,
+        problem: SafeText,
     },
 
     /// No address accepted a connection.
@@ -82,7 +84,7 @@ pub enum EgressError {
         /// Host and port.
         target: String,
         /// What rustls said.
-        problem: String,
+        problem: SafeText,
     },
 
     /// The proxy could not be reached, or did not open a tunnel.
@@ -93,25 +95,25 @@ pub enum EgressError {
         /// The proxy, without its password.
         proxy: String,
         /// What happened.
-        problem: String,
+        problem: SafeText,
     },
 
     /// A redirect was not followed.
     #[error("failed to follow the redirect from `{from}`: {problem}")]
     Redirect {
         /// The URL that redirected.
-        from: String,
+        from: SafeText,
         /// Why it was not followed.
-        problem: String,
+        problem: SafeText,
     },
 
     /// An HTTP exchange failed.
     #[error("failed to exchange HTTP with `{url}`: {problem}")]
     Http {
         /// The URL, without its query.
-        url: String,
+        url: SafeText,
         /// What happened.
-        problem: String,
+        problem: SafeText,
         /// Whether it was the time limit.
         timed_out: bool,
     },
@@ -149,7 +151,7 @@ impl EgressError {
     }
 
     pub(crate) fn invalid(what: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Self::Invalid { what: printable(&what.into()), problem: problem.to_string() }
+        Self::Invalid { what: SafeText::quote(&what.into()), problem: SafeText::display(problem) }
     }
 }
 
@@ -171,22 +173,18 @@ impl fmt::Display for Attempts<'_> {
         if self.0.is_empty() {
             return f.write_str("the name has no addresses");
         }
-        for (n, (address, error)) in self.0.iter().enumerate() {
+        for (n, (address, error)) in self.0.iter().take(MAX_ATTEMPTS_NAMED).enumerate() {
             write!(f, "{}{address}: {error}", if n == 0 { "" } else { "; " })?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MAX_ATTEMPTS_NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 
-/// The beginning of a text that anybody may have written, without what moves cursors or breaks lines.
-pub(crate) fn printable(text: &str) -> String {
-    let beginning: String =
-        text.chars().take(MAX_QUOTED_CHARS).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
-    if text.chars().nth(MAX_QUOTED_CHARS).is_some() { format!("{beginning}…") } else { beginning }
-}
-
 /// An error and everything beneath it in one line, leaving out what repeats.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> SafeText {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -196,5 +194,5 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = error.source();
     }
-    text
+    text.into()
 }

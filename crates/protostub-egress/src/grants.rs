@@ -2,17 +2,19 @@
 
 use std::{fmt, net::IpAddr};
 
-use protostub_types::Domain;
+use protostub_types::{Domain, SafeText};
 
 use crate::{
     addresses::{Judged, Scope, judge},
-    error::printable,
     host::Host,
     rule::{Fit, Ports, Rule, RuleError},
 };
 
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
+
+/// Maximum of addresses that a refusal names: a name may have any number of them.
+const MAX_ADDRESSES_NAMED: usize = 8;
 
 /// Whether a connection is to be protected by TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,7 +110,7 @@ impl Grants {
     /// # Errors
     /// If no rule allows it, or the host is an address (or `localhost`) that may not be dialled.
     pub fn check(&self, host: &str, port: u16, protection: Protection) -> Result<(), Refused> {
-        let refused = |problem| Refused::new(printable(host), port, protection, Reason::Unreadable(problem));
+        let refused = |problem| Refused::new(SafeText::quote(host).to_string(), port, protection, Reason::Unreadable(problem));
         let host = Host::parse(host).map_err(refused)?;
         self.check_host(&host, port, protection)
     }
@@ -119,7 +121,11 @@ impl Grants {
         let parsed = Host::parse(host).ok();
         let fit = |rule: &Rule| parsed.as_ref().map_or(Fit::OtherHosts, |host| rule.fit(host, port, protection));
         Explanation {
-            asked: Asked { host: parsed.as_ref().map_or_else(|| printable(host), Host::to_string), port, protection },
+            asked: Asked {
+                host: parsed.as_ref().map_or_else(|| SafeText::quote(host).to_string(), Host::to_string),
+                port,
+                protection,
+            },
             rules: self.rules.iter().map(|(rule, by)| (rule.clone(), *by, fit(rule))).collect(),
             addresses: Vec::new(),
             remark: None,
@@ -284,9 +290,12 @@ impl fmt::Display for Refused {
             Reason::OtherPorts(rule) => write!(f, "rule `{rule}` names this host on other ports")?,
             Reason::TlsOnly(rule) => write!(f, "rule `{rule}` asks for TLS")?,
             Reason::Addresses(addresses) => {
-                for (n, (address, judged)) in addresses.iter().enumerate() {
+                for (n, (address, judged)) in addresses.iter().take(MAX_ADDRESSES_NAMED).enumerate() {
                     let start = if n == 0 { "its address " } else { "; " };
                     write!(f, "{start}{address} is {judged}")?;
+                }
+                if let more @ 1.. = addresses.len().saturating_sub(MAX_ADDRESSES_NAMED) {
+                    write!(f, " and {more} more")?;
                 }
             }
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use protostub_types::SafeText;
 use reqwest::ResponseBuilderExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use url::{Origin, Position, Url};
@@ -102,7 +103,7 @@ impl HttpTarget {
         let timed_out = matches!(error, EgressError::TimedOut { .. });
         match error {
             EgressError::Connect { .. } | EgressError::TimedOut { .. } | EgressError::Proxy { .. } => {
-                EgressError::Http { url: shown(&self.url), problem: error.to_string(), timed_out }
+                EgressError::Http { url: shown(&self.url).into(), problem: SafeText::display(error), timed_out }
             }
             other => other,
         }
@@ -112,7 +113,7 @@ impl HttpTarget {
     #[must_use]
     pub fn broken(&self, error: &ExchangeError) -> EgressError {
         let timed_out = matches!(error, ExchangeError::Silent(_));
-        EgressError::Http { url: shown(&self.url), problem: error.to_string(), timed_out }
+        EgressError::Http { url: shown(&self.url).into(), problem: SafeText::display(error), timed_out }
     }
 }
 
@@ -271,7 +272,7 @@ impl HttpClient {
             if !is_redirect(response.status()) {
                 return Ok(response);
             }
-            let fail = |problem: String| EgressError::Redirect { from: shown(&url), problem };
+            let fail = |problem: String| EgressError::Redirect { from: shown(&url).into(), problem: problem.into() };
             let Some(location) = response.headers().get(header::LOCATION) else { return Ok(response) };
             if followed == max_redirects {
                 return Err(fail(format!("{max_redirects} redirects were followed already")));
@@ -424,7 +425,7 @@ impl From<reqwest::Error> for EgressError {
             }
             next = cause.source();
         }
-        let url = error.url().map_or_else(String::new, shown);
+        let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
         let timed_out = error.is_timeout();
         Self::Http { url, problem: chain(&error.without_url()), timed_out }
     }

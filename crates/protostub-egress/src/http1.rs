@@ -30,6 +30,7 @@ use hyper::{
     client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use protostub_types::SafeText;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -82,7 +83,7 @@ pub enum ExchangeError {
     Silent(Duration),
     /// The connection broke, or the server sent no HTTP.
     #[error("{0}")]
-    Broken(String),
+    Broken(SafeText),
 }
 
 /// A request as a connection sends it.

@@ -9,6 +9,7 @@ use std::fmt;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::HeaderValue;
 use percent_encoding::percent_decode_str;
+use protostub_types::SafeText;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
 
@@ -70,7 +71,7 @@ impl Proxy {
             answer.push(stream.read_u8().await.map_err(|error| fail(format!("no complete answer to CONNECT: {error}")))?);
         }
         let line = String::from_utf8_lossy(&answer);
-        let line: String = line.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
+        let line = SafeText::quote(line.lines().next().unwrap_or_default());
         match status(&line) {
             Some(200..=299) => Ok(()),
             Some(407) if self.authorization.is_none() => {
@@ -82,7 +83,7 @@ impl Proxy {
     }
 
     pub(crate) fn error(&self, target: &str, problem: String) -> EgressError {
-        EgressError::Proxy { target: target.to_owned(), proxy: self.to_string(), problem }
+        EgressError::Proxy { target: target.to_owned(), proxy: self.to_string(), problem: problem.into() }
     }
 }
 

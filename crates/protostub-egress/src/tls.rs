@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use protostub_types::SafeText;
 use rustls::{CertificateError, ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -74,13 +75,16 @@ pub(crate) async fn handshake(
 }
 
 /// What rustls said, and what to do where that is known.
-pub(crate) fn problem(error: &io::Error) -> String {
+pub(crate) fn problem(error: &io::Error) -> SafeText {
     let text = chain(error);
     match cause(error) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            format!("{text}: no root that is trusted here issued it; if its authority is yours, add that to the extra roots")
+            const ADVICE: &str = "no root that is trusted here issued it; if its authority is yours, add that to the extra roots";
+            SafeText::display(format_args!("{text}: {ADVICE}"))
         }
-        Some(rustls::Error::InvalidMessage(_)) => format!("{text}: the server may not speak TLS on this port"),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            SafeText::display(format_args!("{text}: the server may not speak TLS on this port"))
+        }
         _ => text,
     }
 }

@@ -127,7 +127,7 @@ impl Unroutable for DeployOnDemand {
             return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
         };
         let loaded = load_stub(&core, key, origin, false);
-        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error)))?;
+        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
         Ok(record.mailbox.clone())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use protostub_bus::{Inbox, Origin, Route};
 use protostub_catalogue::{Committed, Discovered, trust::Authenticity};
 use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
-use protostub_types::{Message, Sha256Digest, StubKey, StubStatus, Version};
+use protostub_types::{Message, SafeText, Sha256Digest, StubKey, StubStatus, Version};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
@@ -133,7 +133,7 @@ async fn begin(core: Arc<Core>, reservation: Reservation) -> Option<Box<Supervis
 fn fail(core: &Core, record: &Arc<Record>, inbox: Option<Inbox>, error: DeployError) {
     let reason = in_full(&error);
     tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
-    let _ = record.status.advance(StubStatus::DeploymentFailed, Some(&reason));
+    let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
     core.announce(record);
     core.registry.remove(record, error);
     if let Some(inbox) = inbox {
@@ -249,7 +249,7 @@ fn refuse_downgrade(core: &Core, discovered: &Discovered, before: Option<&Commit
 /// A version that is to follow this one, which was signed, has to be signed itself.
 pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Result<(), DeployErrorKind> {
     let problem = match &discovered.authenticity {
-        Authenticity::Unsigned => "it has no signature".to_owned(),
+        Authenticity::Unsigned => "it has no signature".into(),
         Authenticity::Unverified { reason } => reason.clone(),
         _ => return Ok(()),
     };
@@ -294,9 +294,7 @@ pub(crate) async fn obtain(core: &Core, record: &Record, discovered: Discovered)
 fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
     let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
     match signed.filter(|signed| *signed != compiled.track()) {
-        Some(signed) => {
-            Err(DeployErrorKind::OtherContract { signed: signed.chars().take(40).collect(), is: compiled.track().to_owned() })
-        }
+        Some(signed) => Err(DeployErrorKind::OtherContract { signed: SafeText::quote(signed), is: compiled.track().to_owned() }),
         None => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use protostub_bus::AttachError;
 use protostub_catalogue::{CatalogueError, StoreError};
 use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, CredentialError, EngineError, SandboxError, StartErrorKind};
-use protostub_types::{Address, AddressError, Domain, DomainError, RepeatedKey, StubKey, Version};
+use protostub_types::{Address, AddressError, Domain, DomainError, RepeatedKey, SafeText, StubKey, Version};
 
 /// Why a runtime could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +145,7 @@ pub enum DeployErrorKind {
     #[error("it failed a moment ago and is tried again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
     Remembered {
         /// What went wrong then.
-        reason: String,
+        reason: SafeText,
         /// When the next message for the domain deploys it anew.
         again_in: Duration,
     },
@@ -168,7 +168,7 @@ pub enum DeployErrorKind {
         /// The version that was accepted last.
         committed: Version,
         /// What is wrong with the signatures of the one that is published.
-        problem: String,
+        problem: SafeText,
     },
     /// The component is for another contract than was signed.
     #[error(
@@ -176,7 +176,7 @@ pub enum DeployErrorKind {
     )]
     OtherContract {
         /// What was signed.
-        signed: String,
+        signed: SafeText,
         /// What the component is for.
         is: String,
     },
@@ -188,13 +188,13 @@ pub enum DeployErrorKind {
         /// Within which time.
         within: Duration,
         /// What happened to the last one.
-        last: String,
+        last: SafeText,
     },
     /// The stub said that it cannot connect, or crashed.
     #[error("{reason}")]
     Failed {
         /// In its own words, or the crash.
-        reason: String,
+        reason: SafeText,
     },
     /// The Identity Module has no credential for a domain that should have one.
     #[error("there is no credential to connect with: {0}")]
@@ -251,20 +251,29 @@ impl DeployErrorKind {
     }
 }
 
-/// An error and all its causes in one line, for a response's description or a log.
-pub(crate) fn in_full(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+/// Maximum of the text of a failure with all its causes, in bytes: what several servers answered, or
+/// the names of what a component lacks. Every message that waits for the stub is answered with it.
+const MAX_FAILURE_BYTES: usize = 4 << 10;
+
+/// Returns what became of a stub, for its status, the log and those who wait for it.
+pub(crate) fn told(failure: impl fmt::Display) -> SafeText {
+    SafeText::display_cut(failure, MAX_FAILURE_BYTES)
+}
+
+/// Returns an error and all its causes in one line, for a response's description or a log.
+pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
+    let mut text = told(error).to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let cause_text = cause.to_string();
+        let cause_text = told(cause);
         // A transparent error says what its cause says.
-        if !text.ends_with(&cause_text) {
+        if !text.ends_with(cause_text.as_str()) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
         next = cause.source();
     }
-    text
+    told(text)
 }
 
 /// Why a hyperty could not be registered.

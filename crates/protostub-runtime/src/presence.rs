@@ -11,7 +11,7 @@ use std::{
 
 use protostub_bus::{Bus, Origin};
 use protostub_sandbox::Presence;
-use protostub_types::{Address, Message, MessageId, StatusReport, StubStatus};
+use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubStatus};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
@@ -84,17 +84,17 @@ impl StatusCell {
     }
 
     /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
-    pub(crate) fn advance(&self, status: StubStatus, reason: Option<&str>) -> Result<Option<StatusReport>, String> {
+    pub(crate) fn advance(&self, status: StubStatus, reason: Option<SafeText>) -> Result<Option<StatusReport>, String> {
         let mut outcome = Ok(None);
         self.report.send_if_modified(|current| {
-            if current.status == status && current.reason.as_deref() == reason {
+            if current.status == status && current.reason == reason {
                 return false;
             }
             if current.status != status && !current.status.may_become(status) {
                 outcome = Err(format!("a stub that is {} cannot become {status}", current.status));
                 return false;
             }
-            *current = current.then(status, reason.map(str::to_owned));
+            *current = current.then(status, reason.clone());
             outcome = Ok(Some(current.clone()));
             true
         });
@@ -282,7 +282,7 @@ impl StubPresence {
 }
 
 impl Presence for StubPresence {
-    fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
+    fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
         let Place { cell, is_public } = self.place().clone();
         if let Some(report) = cell.advance(status, reason)?
             && is_public
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(polled_late.as_mut().poll(&mut context), Poll::Ready(true));
         // Not that it was before.
         let mut again = pin!(waiting());
-        cell.advance(StubStatus::Disconnected, Some("it was idle")).expect("another reason");
+        cell.advance(StubStatus::Disconnected, Some("it was idle".into())).expect("another reason");
         assert_eq!(again.as_mut().poll(&mut context), Poll::Pending);
         let mut gone = pin!(waiting());
         drop(cell);

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use protostub_bus::Origin;
-use protostub_types::{Address, AddressError, Domain, Message, MessageType, StubKey, StubStatus};
+use protostub_types::{Address, AddressError, Domain, Message, MessageType, SafeText, StubKey, StubStatus};
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,7 @@ pub enum Registration {
     /// The Registry refused it, or could not be reached. It is tried again.
     Failed {
         /// In the Registry's words, or the host's.
-        reason: String,
+        reason: SafeText,
     },
     /// It is over.
     Removed,
@@ -134,16 +134,16 @@ impl Entry {
         load_stub(core, &self.key, &self.origin, false)
     }
 
-    async fn create(&self, core: &Core) -> Result<(), String> {
+    async fn create(&self, core: &Core) -> Result<(), SafeText> {
         self.tell(core, Message::create(self.registry.clone()).with_body(json!({ "value": self.value })), PATIENCE).await
     }
 
-    async fn delete(&self, core: &Core) -> Result<(), String> {
+    async fn delete(&self, core: &Core) -> Result<(), SafeText> {
         let body = json!({ "resource": self.url.as_str(), "value": { "url": self.url.as_str() } });
         self.tell(core, Message::new(MessageType::Delete, self.registry.clone()).with_body(body), FAREWELL).await
     }
 
-    async fn tell(&self, core: &Core, mut message: Message, within: Duration) -> Result<(), String> {
+    async fn tell(&self, core: &Core, mut message: Message, within: Duration) -> Result<(), SafeText> {
         message.from = self.url.clone();
         let reply = core.bus.request(&Origin::Host, message, Some(within)).await.map_err(|error| in_full(&error))?;
         match reply.code() {
@@ -152,7 +152,7 @@ impl Entry {
                 let body = reply.body.as_ref().and_then(|body| body.parse::<Value>().ok()).unwrap_or_default();
                 let reason = ["desc", "description"].iter().find_map(|name| body[*name].as_str());
                 let (code, reason) = (code.unwrap_or_default(), reason.unwrap_or("no reason given"));
-                Err(format!("{} answers with code {code}: {reason}", self.registry))
+                Err(SafeText::display(format_args!("{} answers with code {code}: {reason}", self.registry)))
             }
         }
     }
@@ -230,7 +230,7 @@ impl Keeper {
                 && record.status.current().status == StubStatus::Live
                 && let Err(reason) = self.entry.delete(&self.core).await
             {
-                tracing::debug!(target: "protostub", url = %self.entry.url, reason, "a registration could not be removed");
+                tracing::debug!(target: "protostub", url = %self.entry.url, reason = reason.as_str(), "a registration could not be removed");
             }
             drop(leaving);
             if matches!(leave, Leave::Over) {
@@ -281,7 +281,7 @@ impl Keeper {
                 }
                 Err(reason) => {
                     *may_be_registered = false;
-                    tracing::warn!(target: "protostub", url = %self.entry.url, reason, "a registration failed, and is tried again");
+                    tracing::warn!(target: "protostub", url = %self.entry.url, reason = reason.as_str(), "a registration failed, and is tried again");
                     self.status.send_replace(Registration::Failed { reason });
                     pauses.next().unwrap_or(LONGEST_PAUSE)
                 }

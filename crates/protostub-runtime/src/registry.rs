@@ -14,7 +14,7 @@ use std::{
 use protostub_bus::{Inbox, Mailbox, Route};
 use protostub_egress::Quota;
 use protostub_sandbox::{CrashReport, Idleness, Session};
-use protostub_types::{Address, AddressError, Sha256Digest, StubKey, Version};
+use protostub_types::{Address, AddressError, SafeText, Sha256Digest, StubKey, Version};
 use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -60,7 +60,8 @@ struct State {
 
 #[derive(Debug)]
 struct Failure {
-    error: DeployError,
+    /// Made once, however many ask while it is remembered.
+    reason: SafeText,
     times: u32,
     at: Instant,
 }
@@ -259,7 +260,7 @@ impl Registry {
         if let Some(failure) = state.failures.get(key).filter(|_| !patient)
             && let Some(again_in) = failure.remaining()
         {
-            return Err(fail(DeployErrorKind::Remembered { reason: in_full(&failure.error), again_in }));
+            return Err(fail(DeployErrorKind::Remembered { reason: failure.reason.clone(), again_in }));
         }
         if state.records.len() >= self.max_stubs {
             return Err(fail(DeployErrorKind::TooMany { limit: self.max_stubs }));
@@ -329,7 +330,7 @@ impl Registry {
                 let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
                 oldest.and_then(|key| state.failures.remove(&key));
             }
-            state.failures.insert(record.key.clone(), Failure { error: error.clone(), times, at: Instant::now() });
+            state.failures.insert(record.key.clone(), Failure { reason: in_full(&error), times, at: Instant::now() });
         }
         drop(state);
         record.over(error);

@@ -414,7 +414,7 @@ impl Drop for Runtime {
         self.core.end("the runtime is gone");
         // Whoever has a stub's handle learns that it is over: the stub's own task may be lost with the threads.
         for record in self.core.registry.records() {
-            let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN));
+            let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
             let over = stopped(&record.key, SHUTTING_DOWN);
             self.core.registry.remove(&record, over);
         }

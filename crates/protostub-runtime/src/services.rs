@@ -226,10 +226,10 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         return Answer::Refused(400, "`params` has to begin with a domain or an address".to_owned());
     };
     let loaded = async {
-        let key = key_of(target, &core.home).map_err(|error| (400, in_full(&error)))?;
+        let key = key_of(target, &core.home).map_err(|error| (400, in_full(&error).to_string()))?;
         let record = load_stub(core, &key, &origin, !matches!(origin, Origin::Stub(_)))
-            .map_err(|error| (error.kind.code(), in_full(&error)))?;
-        record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
+            .map_err(|error| (error.kind.code(), in_full(&error).to_string()))?;
+        record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
         Ok::<_, (u16, String)>(record)
     };
     match loaded.await {

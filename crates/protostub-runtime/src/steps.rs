@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use protostub_types::{Address, StubKey};
+use protostub_types::{Address, SafeText, StubKey};
 use tracing::{Span, info_span};
 
 /// The steps in the order in which they happen.
@@ -65,7 +65,7 @@ impl Steps {
     /// A step that lasts until the span is dropped.
     pub(crate) fn open(&self, step: u8, detail: &str) -> Span {
         let stub = self.stub.get().map_or("", Address::as_str);
-        info_span!(target: "protostub", "step", step, call = call(step), domain = %self.domain, stub, detail)
+        info_span!(target: "protostub", "step", step, call = call(step), domain = %self.domain, stub, detail = SafeText::new(detail).as_str())
     }
 
     /// A step that is an answer, or done at once.

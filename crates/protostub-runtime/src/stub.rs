@@ -159,7 +159,7 @@ impl Protostub {
     /// If the stub is no longer there, with why it ended; or if the credential has run out.
     pub async fn connect_with(&self, credential: Credential) -> Result<(), DeployError> {
         if credential.is_expired() {
-            let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".to_owned()));
+            let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".into()));
             return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
         }
         self.record.ask(|done| Command::Connect { credential: Some(Box::new(credential)), done }).await

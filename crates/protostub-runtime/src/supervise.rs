@@ -18,6 +18,7 @@ mod retire;
 mod update;
 
 use std::{
+    fmt,
     future::{self, Future},
     pin::{Pin, pin},
     sync::Arc,
@@ -25,7 +26,7 @@ use std::{
 
 use protostub_bus::{Inbox, Route};
 use protostub_sandbox::{CrashReport, DisconnectReason, Ended, Presence as _, StubHandle, StubTask};
-use protostub_types::{StubStatus, deadline};
+use protostub_types::{SafeText, StubStatus, deadline};
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
@@ -36,7 +37,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     core::{Core, SHUTTING_DOWN},
     deploy::{self, Artifact, Deployed},
-    error::{DeployError, DeployErrorKind, Phase, in_full},
+    error::{DeployError, DeployErrorKind, Phase, in_full, told},
     identity::{Credential, CredentialError},
     presence::{StatusWatch, StubPresence},
     registration::{Entry, Kept},
@@ -99,7 +100,7 @@ type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Se
 /// What happened to an instance, or is to happen.
 enum Turn {
     Ended(Result<Ended, JoinError>),
-    Failed(Option<String>),
+    Failed(Option<SafeText>),
     ConnectTimeout,
     NoCredential(CredentialError),
     Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
@@ -190,11 +191,11 @@ impl Supervisor {
             let (fault, inbox) = match self.watch(&mut instance).await {
                 Turn::Ended(Ok(Ended { inbox, outcome, crash, .. })) => {
                     self.crashed(crash);
-                    (self.failed(Phase::Running, outcome.to_string()), Some(inbox))
+                    (self.failed(Phase::Running, told(outcome)), Some(inbox))
                 }
                 Turn::Ended(Err(error)) => (self.lost_task(&error), None),
                 Turn::Failed(reason) => {
-                    let reason = reason.unwrap_or_else(|| NO_REASON.to_owned());
+                    let reason = reason.unwrap_or_else(|| NO_REASON.into());
                     self.forget_credentials();
                     (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
@@ -222,7 +223,7 @@ impl Supervisor {
                     let inbox = self.stop(&mut instance).await;
                     self.try_out(artifact, done);
                     tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
-                    self.publish(StubStatus::Disconnected, &format!("version {to} takes over"));
+                    self.publish(StubStatus::Disconnected, format_args!("version {to} takes over"));
                     let Some(inbox) = inbox else { return (self.lost(), None) };
                     match Box::pin(self.start(inbox)).await {
                         Ok(started) => {
@@ -248,7 +249,7 @@ impl Supervisor {
                     self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
                     instance.login = None;
-                    self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)))));
+                    self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)).to_string())));
                     Box::pin(self.say_goodbye(&instance, reason)).await;
                     return (end, self.stop(&mut instance).await);
                 }
@@ -351,7 +352,7 @@ impl Supervisor {
     async fn follow(&mut self, mut fault: DeployError, mut inbox: Inbox) -> Result<Instance, (End, Inbox)> {
         loop {
             if let Some(trial) = self.trial.take() {
-                self.disconnected(&format!("the update failed, the version before it takes over again: {}", in_full(&fault)));
+                self.disconnected(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
                 self.artifact = trial.roll_back(&self.record, fault);
             } else {
                 if !self.record.status.was_live() {
@@ -360,7 +361,7 @@ impl Supervisor {
                 let Some(pause) = self.restarts.next(Instant::now()) else {
                     return Err((End::Broken(self.spent(fault)), inbox));
                 };
-                self.disconnected(&format!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
+                self.disconnected(format_args!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
                 if let Err(end) = self.pause(Pause::Until(deadline(Instant::now(), pause))).await {
                     return Err((end, inbox));
                 }
@@ -499,13 +500,14 @@ impl Supervisor {
     }
 
     /// Says in the name of an instance that is no more that the stub is not connected.
-    fn disconnected(&self, reason: &str) {
-        tracing::warn!(target: "protostub", domain = %self.record.key, reason, "the protocol stub has lost its instance");
+    fn disconnected(&self, reason: fmt::Arguments<'_>) {
+        let reason = told(reason);
+        tracing::warn!(target: "protostub", domain = %self.record.key, reason = reason.as_str(), "the protocol stub has lost its instance");
         self.publish(StubStatus::Disconnected, reason);
     }
 
-    fn publish(&self, status: StubStatus, reason: &str) {
-        if let Err(error) = self.presence.publish(status, Some(reason)) {
+    fn publish(&self, status: StubStatus, reason: impl fmt::Display) {
+        if let Err(error) = self.presence.publish(status, Some(told(reason))) {
             tracing::debug!(target: "protostub", %error, "a status could not be published");
         }
     }
@@ -591,17 +593,17 @@ impl Supervisor {
         }
     }
 
-    fn failed(&self, phase: Phase, reason: String) -> DeployError {
+    fn failed(&self, phase: Phase, reason: SafeText) -> DeployError {
         DeployError { key: self.record.key.clone(), phase, kind: DeployErrorKind::Failed { reason } }
     }
 
     /// The task of an instance panicked, or the threads are gone.
     fn lost_task(&self, error: &JoinError) -> DeployError {
-        self.failed(Phase::Running, format!("its task ended without a word: {error}"))
+        self.failed(Phase::Running, told(format_args!("its task ended without a word: {error}")))
     }
 
     fn lost(&self) -> End {
-        End::Broken(self.failed(Phase::Running, "its task ended without a word".to_owned()))
+        End::Broken(self.failed(Phase::Running, "its task ended without a word".into()))
     }
 
     fn spent(&self, fault: DeployError) -> DeployError {
@@ -609,8 +611,7 @@ impl Supervisor {
         if policy.restarts == 0 {
             return fault;
         }
-        let kind =
-            DeployErrorKind::RestartsSpent { restarts: policy.restarts, within: policy.within, last: fault.kind.to_string() };
+        let kind = DeployErrorKind::RestartsSpent { restarts: policy.restarts, within: policy.within, last: told(fault.kind) };
         DeployError { kind, ..fault }
     }
 
@@ -623,7 +624,7 @@ impl Supervisor {
             End::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN), None),
         };
         let reason = in_full(&error);
-        self.record.mailbox.refuse(Some((503, reason.clone())));
+        self.record.mailbox.refuse(Some((503, reason.to_string())));
         if status == StubStatus::Failed {
             let stub = self.record.url.get();
             tracing::warn!(target: "protostub", domain = %key, ?stub, error = %reason, "the protocol stub has ended");

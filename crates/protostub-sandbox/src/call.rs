@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use protostub_types::SafeText;
 use wasmtime::{Store, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, host::printable,
-    meter::Meter, state::StubState,
+    CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, meter::Meter,
+    state::StubState,
 };
 
 /// How long a function's or a module's name may be that is told of a crash, in bytes.
@@ -85,7 +86,7 @@ pub(crate) fn diagnose(
     let (crash, kind, limit, reason) = match cause(state, failure) {
         Cause::Limit(exceeded) => {
             state.limited(exceeded.setting());
-            let reason = exceeded.to_string();
+            let reason = SafeText::display(&exceeded);
             (Crash::Exceeded(exceeded.clone()), CrashKind::Limit, Some(exceeded.setting()), reason)
         }
         Cause::Trap(reason) => {
@@ -114,7 +115,7 @@ pub(crate) fn diagnose(
 }
 
 enum Cause {
-    Trap(String),
+    Trap(SafeText),
     Limit(Exceeded),
 }
 
@@ -149,7 +150,7 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
     if reason.starts_with(RANDOM_BYTES) && reason.ends_with(&format!(" {}", limits.random_bytes)) {
         return Cause::Limit(Exceeded::Random { limit: limits.random_bytes });
     }
-    Cause::Trap(reason)
+    Cause::Trap(state.secrets.shown(&reason))
 }
 
 /// Whether an instantiation failed before any of the guest's code ran: there is no room in the pool, say.
@@ -161,10 +162,10 @@ pub(crate) fn is_hosts_fault(error: &wasmtime::Error) -> bool {
 fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
     let frame = |frame: &wasmtime::FrameInfo| Frame {
         function: match frame.func_name() {
-            Some(name) => printable(&format!("{:#}", rustc_demangle::demangle(name)), MAX_NAME_BYTES),
-            None => format!("function {}", frame.func_index()),
+            Some(name) => SafeText::display_cut(format_args!("{:#}", rustc_demangle::demangle(name)), MAX_NAME_BYTES),
+            None => SafeText::display(format_args!("function {}", frame.func_index())),
         },
-        module: frame.module().name().map(|name| printable(name, MAX_NAME_BYTES)),
+        module: frame.module().name().map(|name| SafeText::cut(name, MAX_NAME_BYTES)),
         offset: frame.module_offset(),
     };
     backtrace.frames().iter().map(frame).collect()

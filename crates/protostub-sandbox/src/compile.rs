@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use protostub_types::Sha256Digest;
+use protostub_types::{SafeList, SafeText, Sha256Digest};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
@@ -54,21 +54,21 @@ pub enum CompileError {
     WrongWorld(WorldMismatch),
     /// It consists of more parts than the host has room for, or has larger ones.
     #[error("it needs more than the host has room for: {0}")]
-    TooComplex(String),
+    TooComplex(SafeText),
     /// It is invalid, or uses a WebAssembly proposal that is off.
     #[error("it is not valid: {0}")]
-    Invalid(String),
+    Invalid(SafeText),
     /// The process that is to compile it does not: it is none of this version, or the component takes it more than it may have.
     #[error("the compile worker {} {problem}", program.display())]
     Worker {
         /// The executable.
         program: PathBuf,
         /// What became of it.
-        problem: String,
+        problem: SafeText,
     },
     /// The compiler itself failed, or was shut down meanwhile.
     #[error("the compiler failed: {0}")]
-    Compiler(String),
+    Compiler(SafeText),
 }
 
 /// A component that is known to be a stub, as native code. Cloning is cheap. When the last clone is dropped, the code is unloaded, unless it is among
@@ -86,17 +86,18 @@ pub(crate) struct Code {
     /// Of the component, not of the code.
     bytes: usize,
     component: Component,
-    imports: Vec<String>,
-    exports: Vec<String>,
+    imports: SafeList,
+    exports: SafeList,
     /// By what is granted: of all domains that publish it, mostly the same.
     linked: Mutex<Vec<(BTreeSet<String>, Arc<Linked>)>>,
 }
 
 impl Code {
-    /// How much memory the code takes, in bytes.
+    /// Returns how much memory the code takes, in bytes, with what wasmtime keeps of the component:
+    /// names, which may be nearly all of it.
     fn size(&self) -> usize {
         let code = self.component.image_range();
-        (code.end as usize).saturating_sub(code.start as usize)
+        (code.end as usize).saturating_sub(code.start as usize).saturating_add(self.bytes)
     }
 
     fn linked(&self) -> MutexGuard<'_, Vec<(BTreeSet<String>, Arc<Linked>)>> {
@@ -135,15 +136,15 @@ impl CompiledStub {
         TRACK
     }
 
-    /// The interfaces that it imports, with their versions, in the order of their names.
+    /// The interfaces that it imports, with their versions, in the order of their names. At most 256 are named.
     #[must_use]
-    pub fn imports(&self) -> &[String] {
+    pub fn imports(&self) -> &SafeList {
         &self.code.imports
     }
 
-    /// The interfaces that it exports, with their versions, in the order of their names.
+    /// The interfaces that it exports, with their versions, in the order of their names. At most 256 are named.
     #[must_use]
-    pub fn exports(&self) -> &[String] {
+    pub fn exports(&self) -> &SafeList {
         &self.code.exports
     }
 
@@ -223,6 +224,8 @@ impl Engine {
             Some(linked) => linked,
             None => self.compiler().link(Arc::clone(&code), granted.clone()).await?,
         };
+        // Only now: what is refused is not kept in memory.
+        self.compiler().used(&code);
         Ok(CompiledStub { engine: self.clone(), code, linked })
     }
 }
@@ -277,21 +280,17 @@ impl Compiler {
 
     /// The code of this digest, if somebody has it.
     fn known(&self, digest: Sha256Digest) -> Option<Arc<Code>> {
-        let code = self.slots().by_digest.get(&digest)?.try_lock().ok()?.upgrade()?;
-        self.used(&code);
-        Some(code)
+        self.slots().by_digest.get(&digest)?.try_lock().ok()?.upgrade()
     }
 
     async fn code(&self, bytes: impl AsRef<[u8]> + Send + 'static, digest: Sha256Digest) -> Result<Arc<Code>, CompileError> {
         let mut slot = self.slot(digest).lock_owned().await;
         if let Some(code) = slot.upgrade() {
-            self.used(&code);
             return Ok(code);
         }
         if let Some(worker) = &self.worker {
             let code = self.code_of_worker(worker, bytes, digest).await?;
             *slot = Arc::downgrade(&code);
-            self.used(&code);
             return Ok(code);
         }
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
@@ -312,9 +311,7 @@ impl Compiler {
             drop(turn);
             Ok::<_, CompileError>(code)
         });
-        let code = compilation.await.map_err(|error| stopped(&error))??;
-        self.used(&code);
-        Ok(code)
+        compilation.await.map_err(|error| stopped(&error))?
     }
 
     /// Keeps this code in memory for a while, and lets go of what was not asked for for the longest time.
@@ -366,7 +363,9 @@ impl Compiler {
     async fn link(&self, code: Arc<Code>, interfaces: BTreeSet<String>) -> Result<Arc<Linked>, CompileError> {
         let imports = Arc::clone(&self.imports);
         let linking = tokio::task::spawn_blocking(move || {
-            let granted = imports.granted(&interfaces).map_err(|error| CompileError::Compiler(format!("{error:#}")))?;
+            let granted = imports
+                .granted(&interfaces)
+                .map_err(|error| CompileError::Compiler(SafeText::display(format_args!("{error:#}"))))?;
             let pre = world::link(&granted, &code.component).map_err(CompileError::WrongWorld)?;
             let linked = Arc::new(Linked { pre, own: granted.own });
             code.linked().push((interfaces, Arc::clone(&linked)));
@@ -393,7 +392,7 @@ impl Compiler {
 }
 
 fn stopped(error: &dyn fmt::Display) -> CompileError {
-    CompileError::Compiler(error.to_string())
+    CompileError::Compiler(SafeText::display(error))
 }
 
 /// What was compiled before, if it is on disk.
@@ -437,7 +436,7 @@ impl Code {
 /// wasmtime's error has no type that tells what the pool has no room for.
 pub(crate) fn invalid(text: &str) -> CompileError {
     if text.contains("exceeds the configured maximum") {
-        return CompileError::TooComplex(text.to_owned());
+        return CompileError::TooComplex(SafeText::new(text));
     }
-    CompileError::Invalid(text.to_owned())
+    CompileError::Invalid(SafeText::new(text))
 }

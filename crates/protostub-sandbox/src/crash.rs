@@ -4,7 +4,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use protostub_types::{Address, Domain, Sha256Digest};
+use protostub_types::{Address, Domain, SafeText, Sha256Digest};
 use serde::{Serialize, Serializer};
 
 use crate::contract::types;
@@ -27,7 +27,7 @@ use crate::contract::types;
 ///   "during": "handle",
 ///   "kind": "trap",
 ///   "reason": "wasm `unreachable` instruction executed",
-///   "message": "thread 'main' panicked at src/lib.rs:42:17:\nno such room",
+///   "message": "thread 'main' panicked at src/lib.rs:42:17:\\nno such room",
 ///   "backtrace": [{ "function": "rooms::join", "module": "rooms.wasm", "offset": 4711 }],
 ///   "uptime_us": 5100200,
 ///   "call_us": 240,
@@ -60,10 +60,10 @@ pub struct CrashReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<&'static str>,
     /// What happened, in wasmtime's words or the limit's: `wasm unreachable instruction executed`.
-    pub reason: String,
-    /// What it wrote to standard error last; in Rust, the panic's message and place. At most 24 lines, each as long as a log line may be.
+    pub reason: SafeText,
+    /// What it wrote to standard error last; in Rust, the panic's message and place. At most 24 lines, each as long as a log line may be; `\n` is between two lines.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    pub message: Option<SafeText>,
     /// What was being executed, innermost first, at most 20 frames. Nothing for a call that waited until its time was over.
     pub backtrace: Vec<Frame>,
     /// How long the instance had been there.
@@ -110,10 +110,10 @@ pub enum CrashKind {
 #[non_exhaustive]
 pub struct Frame {
     /// Its name, or `function 42` if the component was stripped of names.
-    pub function: String,
+    pub function: SafeText,
     /// The core module that it is of, if that has a name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub module: Option<String>,
+    pub module: Option<SafeText>,
     /// Where in the module's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<usize>,

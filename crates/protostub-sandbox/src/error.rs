@@ -1,6 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use protostub_bus::Inbox;
+use protostub_types::SafeText;
 
 use crate::CrashReport;
 
@@ -46,7 +47,7 @@ pub struct StartError {
 pub enum StartErrorKind {
     /// The stub refused, with this reason: its configuration is wrong, say.
     #[error("the stub refused to start: {0}")]
-    Refused(String),
+    Refused(SafeText),
     /// It trapped while it was instantiated or in `start`.
     #[error("the stub crashed while it started: {0}")]
     Trapped(Trap),
@@ -55,7 +56,7 @@ pub enum StartErrorKind {
     Exceeded(Exceeded),
     /// It could not be instantiated: no room in the pool, say.
     #[error("the stub could not be instantiated: {0}")]
-    Instantiate(String),
+    Instantiate(SafeText),
 }
 
 /// How an instance ended.
@@ -93,9 +94,9 @@ impl fmt::Display for Outcome {
 #[non_exhaustive]
 pub struct Trap {
     /// What wasmtime calls it: `wasm unreachable instruction executed`, say; `it ended itself with code 1`.
-    pub reason: String,
+    pub reason: SafeText,
     /// What the guest wrote to standard error last; in Rust, the panic's message and place.
-    pub message: Option<String>,
+    pub message: Option<SafeText>,
 }
 
 impl fmt::Display for Trap {

@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr};
 
+use protostub_types::SafeText;
 use url::{Host, Origin, Url};
 
 /// Where a credential may go that a stub refers to and does not see: exactly this scheme, host and port.
@@ -20,7 +21,7 @@ pub struct CredentialOrigin(Origin);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no origin that a credential may go to: {problem}; write `https://host` or `wss://host:port`")]
 pub struct CredentialOriginError {
-    text: String,
+    text: SafeText,
     problem: &'static str,
 }
 
@@ -35,8 +36,7 @@ impl FromStr for CredentialOrigin {
     type Err = CredentialOriginError;
 
     fn from_str(text: &str) -> Result<Self, CredentialOriginError> {
-        let wrong =
-            |problem| CredentialOriginError { text: text.chars().take(200).flat_map(char::escape_debug).collect(), problem };
+        let wrong = |problem| CredentialOriginError { text: SafeText::quote(text), problem };
         let url = Url::parse(text).map_err(|_| wrong("it is no URL"))?;
         let is_loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protostub_types::Address;
+use protostub_types::{Address, SafeText};
 
 use crate::{
     contract::types::{Body, DisconnectReason, Error, Event, MessageType},
@@ -234,11 +234,11 @@ impl Entry {
     pub(crate) fn server(self, url: &str) -> Self {
         let server = url.split_once("://").map_or("", |(_, rest)| rest.split(['/', '\\', '?', '#']).next().unwrap_or_default());
         let server = server.rsplit_once('@').map_or(server, |(_, server)| server);
-        Self { to: Some(server[..server.floor_char_boundary(MAX_SERVER_BYTES)].into()), ..self }
+        Self { to: Some(SafeText::cut(server, MAX_SERVER_BYTES).shared()), ..self }
     }
 
     pub(crate) fn host(self, host: &str, port: u16) -> Self {
-        let host = &host[..host.floor_char_boundary(MAX_SERVER_BYTES)];
+        let host = SafeText::cut(host, MAX_SERVER_BYTES);
         Self { to: Some(format!("{host}:{port}").into()), ..self }
     }
 

@@ -1,6 +1,7 @@
 use std::{fmt, pin::pin, sync::Arc};
 
 use protostub_bus::Inbox;
+use protostub_types::SafeText;
 use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
@@ -10,7 +11,6 @@ use crate::{
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::{EngineConfig, Room},
-    host,
     imports::ImportData,
     meter::{CpuBudget, Meter, Turns},
     state::StubState,
@@ -113,7 +113,7 @@ impl Sandbox {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
             Err(Failure::Guest(error)) if call::is_hosts_fault(&error) && !store.data().memory.has_denied() => {
-                return Err(StartErrorKind::Instantiate(format!("{error:#}")).into());
+                return Err(StartErrorKind::Instantiate(SafeText::display(format_args!("{error:#}"))).into());
             }
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Instantiate, failure).into()),
         };
@@ -125,15 +125,12 @@ impl Sandbox {
         };
         match started {
             Ok(Ok(())) => {}
-            Ok(Err(reason)) => return Err(StartErrorKind::Refused(host::readable(&reason, MAX_REASON_BYTES)).into()),
+            Ok(Err(reason)) => return Err(StartErrorKind::Refused(store.data().secrets.shown(&reason)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
         Ok(Instance { guest, store, compiled, meter: Box::new(meter), _room: room })
     }
 }
-
-/// How much is kept of the reason why a stub refuses to start, in bytes.
-const MAX_REASON_BYTES: usize = 4 << 10;
 
 /// A [`StartError`] without the inbox.
 struct NotStarted {

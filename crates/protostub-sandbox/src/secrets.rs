@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use protostub_types::SafeText;
 
 use crate::{Credential, CredentialKind};
 
@@ -47,6 +48,15 @@ impl Secrets {
 
     /// The same for a secret that is no credential.
     pub fn hold_text(&self, secret: &str) {
+        self.hold_exactly(secret);
+        // A text may have been escaped before it is looked through: the error of a connection, say.
+        let escaped = SafeText::cut(secret, usize::MAX);
+        if escaped != secret {
+            self.hold_exactly(&escaped);
+        }
+    }
+
+    fn hold_exactly(&self, secret: &str) {
         let mut secrets = self.secrets();
         if secret.len() < MIN_BYTES || secrets.iter().any(|held| held == secret) {
             return;
@@ -65,6 +75,20 @@ impl Secrets {
         // One may be part of another.
         found.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         found.into_iter().fold(Cow::Borrowed(text), |text, secret| Cow::Owned(text.replace(secret.as_str(), REDACTED)))
+    }
+
+    /// Returns the text without them, safe to show: at most [`SafeText::MAX_BYTES`].
+    ///
+    /// They are taken out first. A secret that the cut would split is not found any more.
+    #[must_use]
+    pub fn shown(&self, text: &str) -> SafeText {
+        self.shown_cut(text, SafeText::MAX_BYTES)
+    }
+
+    /// Returns the text without them, safe to show: at most `max_bytes`.
+    #[must_use]
+    pub fn shown_cut(&self, text: &str, max_bytes: usize) -> SafeText {
+        SafeText::cut(&self.redact(text), max_bytes)
     }
 
     /// How long the longest one is, in bytes.
@@ -98,7 +122,19 @@ mod tests {
         check("alice:open sesame, alice, open sesame!", "[secret], alice, [secret]!");
         check("authorization: Basic YWxpY2U6b3BlbiBzZXNhbWU=", "authorization: Basic [secret]");
         check("sesame", "[secret]");
-        assert_eq!(format!("{secrets:?}"), "Secrets(4)");
+        secrets.hold_text("bell\u{7}\u{202e}");
+        check("bell\u{7}\u{202e} and bell\\u{7}\\u{202e}", "[secret] and [secret]");
+        assert_eq!(format!("{secrets:?}"), "Secrets(6)");
+    }
+
+    #[test]
+    fn secret_at_the_cut_is_taken_out_whole() {
+        let secrets = Secrets::new();
+        secrets.hold_text("open sesame");
+        for max_bytes in 0..40 {
+            let shown = secrets.shown_cut("the password is open sesame, and more", max_bytes);
+            assert!(!shown.contains("open"), "{shown}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 use async_trait::async_trait;
 use protostub_bus::Bus;
 use protostub_egress::{Egress, Grants, Quota};
-use protostub_types::{Address, Domain, StubStatus};
+use protostub_types::{Address, Domain, SafeText, StubStatus};
 
 use crate::{CredentialOrigin, Limits, Session};
 
@@ -62,7 +62,7 @@ pub trait Presence: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the status cannot follow the one that holds; the text, which the stub is given, says why.
-    fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String>;
+    fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String>;
 
     /// Is told that the stub ran into a limit: the setting of [`Limits`], or `stack` for the engine's. Called from the sandbox' task for each time;
     /// must not block. Does nothing unless it is implemented.
@@ -147,11 +147,11 @@ impl fmt::Debug for Credential {
 pub enum CredentialError {
     /// It is not for whoever asked, and asking again will not help.
     #[error("{0}")]
-    Refused(String),
+    Refused(SafeText),
     /// Asking again after a while may help: a server did not answer.
     #[error("{0}")]
-    Temporary(String),
+    Temporary(SafeText),
     /// It cannot be had until somebody changes something: a file cannot be read, a server does not know the client.
     #[error("{0}")]
-    Failed(String),
+    Failed(SafeText),
 }

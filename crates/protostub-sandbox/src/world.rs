@@ -1,7 +1,8 @@
 use std::fmt;
 
+use protostub_types::{SafeList, SafeText};
 use wasmtime::component::{
-    Component, ComponentNamedList, InstancePre, Lift, Lower,
+    Component, ComponentNamedList, InstancePre, Lift, Linker, Lower,
     types::{ComponentFunc, ComponentItem},
 };
 
@@ -16,18 +17,22 @@ use crate::{
 const START: &str = "start";
 const HANDLE: &str = "handle";
 
-/// How a component differs from what the contract asks for, by name.
+/// Maximum of imports and of exports that are named of a component that runs. No stub has as many.
+const MAX_NAMES: usize = 256;
+
+/// How a component differs from what the contract asks for, by name. The names are the component's:
+/// each list is bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WorldMismatch {
     /// What it would have to export.
-    pub missing_exports: Vec<String>,
+    pub missing_exports: SafeList,
     /// What it imports, and no stub may: whole interfaces, or functions as `interface#function`.
-    pub unknown_imports: Vec<String>,
+    pub unknown_imports: SafeList,
     /// The host program's own interfaces that it imports, and that are not granted to it.
-    pub not_granted: Vec<String>,
+    pub not_granted: SafeList,
     /// What it imports or exports with other parameters or results than the contract's, with the difference.
-    pub mismatches: Vec<String>,
+    pub mismatches: SafeList,
 }
 
 impl WorldMismatch {
@@ -60,31 +65,34 @@ impl fmt::Display for WorldMismatch {
 pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, WorldMismatch> {
     let missing_exports = missing_exports(component);
     let linked = granted.linker.instantiate_pre(component).and_then(ProtostubPre::new);
-    let mut mismatches = linked.as_ref().map_or_else(|_| Vec::new(), |pre| mismatching_exports(pre.instance_pre()));
+    let mut mismatches = linked.as_ref().map_or_else(|_| SafeList::default(), |pre| mismatching_exports(pre.instance_pre()));
     match linked {
         Ok(pre) if missing_exports.is_empty() && mismatches.is_empty() => Ok(pre),
         linked => {
             let (unknown_imports, not_granted) = missing_imports(granted, component);
-            mismatches.extend(mismatching_imports(granted, component));
+            mismatching_imports(granted, component, &mut mismatches);
             let mut mismatch = WorldMismatch { missing_exports, unknown_imports, not_granted, mismatches };
             if let Err(error) = linked
                 && mismatch.is_empty()
             {
-                mismatch.mismatches.push(format!("{error:#}"));
+                mismatch.mismatches.push(SafeText::display(format_args!("{error:#}")), SafeList::MAX_TEXTS);
             }
             Err(mismatch)
         }
     }
 }
 
-/// The names of what a component imports and exports.
-pub(crate) fn names(component: &Component) -> (Vec<String>, Vec<String>) {
+/// Returns the names of what a component imports and exports, sorted. Those that are not named are
+/// the last ones.
+pub(crate) fn names(component: &Component) -> (SafeList, SafeList) {
     let engine = component.engine();
     let ty = component.component_type();
-    let mut imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    let mut exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    imports.sort_unstable();
-    exports.sort_unstable();
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        SafeList::cut(names, MAX_NAMES)
+    };
+    let imports = sorted(ty.imports(engine).map(|(name, _)| name).collect());
+    let exports = sorted(ty.exports(engine).map(|(name, _)| name).collect());
     (imports, exports)
 }
 
@@ -93,11 +101,11 @@ fn wanted_export() -> String {
     format!("{STUB_EXPORT}@{TRACK}.")
 }
 
-fn missing_exports(component: &Component) -> Vec<String> {
+fn missing_exports(component: &Component) -> SafeList {
     let engine = component.engine();
     let ty = component.component_type();
     let wanted = wanted_export();
-    let mut others = Vec::new();
+    let mut others = SafeList::default();
     for (name, export) in ty.exports(engine) {
         if let (true, ComponentItem::ComponentInstance(instance)) = (name.starts_with(&wanted), &export.ty) {
             return [START, HANDLE]
@@ -107,18 +115,18 @@ fn missing_exports(component: &Component) -> Vec<String> {
                 .collect();
         }
         if name.starts_with(STUB_EXPORT) {
-            others.push(format!("`{name}`"));
+            others.push(SafeText::new(&format!("`{}`", SafeText::quote(name))), SafeList::MAX_TEXTS);
         }
     }
     let wanted = format!("`{wanted}0`");
-    vec![if others.is_empty() { wanted } else { format!("{wanted} (but {})", others.join(", ")) }]
+    SafeList::from_iter([if others.is_empty() { wanted } else { format!("{wanted} (but {others})") }])
 }
 
 /// The functions that a component exports with other types than the contract's. Its instances would be refused for that, only later.
-fn mismatching_exports(pre: &InstancePre<StubState>) -> Vec<String> {
+fn mismatching_exports(pre: &InstancePre<StubState>) -> SafeList {
     let engine = pre.engine();
     let ty = pre.component().component_type();
-    let mut mismatches = Vec::new();
+    let mut mismatches = SafeList::default();
     for (name, export) in ty.exports(engine).filter(|(name, _)| name.starts_with(&wanted_export())) {
         let ComponentItem::ComponentInstance(instance) = export.ty else { continue };
         for (function, export) in instance.exports(engine) {
@@ -129,7 +137,8 @@ fn mismatching_exports(pre: &InstancePre<StubState>) -> Vec<String> {
                 _ => Ok(()),
             };
             if let Err(error) = checked {
-                mismatches.push(format!("`{name}#{function}`: {}", error.root_cause()));
+                let text = format!("`{}#{function}`: {}", SafeText::quote(name), error.root_cause());
+                mismatches.push(SafeText::new(&text), SafeList::MAX_TEXTS);
             }
         }
     }
@@ -145,70 +154,84 @@ where
     function.typecheck::<Parameters, Results>(&pre.instance_type())
 }
 
-/// Everything that a component imports, as interface and function; none for what is imported as a whole.
-fn imported_functions(component: &Component) -> Vec<(String, Option<String>)> {
+/// Calls `visit` with the interface and the name of each function that a component imports; with no
+/// function for what is imported as a whole. Names are as long as the component likes.
+fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, Option<&str>)) {
     let engine = component.engine();
-    let mut functions = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         match import.ty {
-            ComponentItem::ComponentInstance(instance) => functions.extend(
-                instance
-                    .exports(engine)
-                    .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_)))
-                    .map(|(function, _)| (name.to_owned(), Some(function.to_owned()))),
-            ),
+            ComponentItem::ComponentInstance(instance) => instance
+                .exports(engine)
+                .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_)))
+                .for_each(|(function, _)| visit(name, Some(function))),
             ComponentItem::Type(_) | ComponentItem::Resource(_) => {}
-            _ => functions.push((name.to_owned(), None)),
+            _ => visit(name, None),
         }
     }
-    functions
 }
 
-/// The interfaces and functions that the linker does not have: those that nobody may import, and those that others may.
-fn missing_imports(granted: &Granted, component: &Component) -> (Vec<String>, Vec<String>) {
-    let (mut unknown, mut not_granted) = (Vec::new(), Vec::new());
+/// Returns the interfaces and functions that the linker does not have: those that no stub may import,
+/// and those that the operator can grant.
+fn missing_imports(granted: &Granted, component: &Component) -> (SafeList, SafeList) {
+    let (mut unknown, mut not_granted) = (SafeList::default(), SafeList::default());
     let mut probe = granted.linker.clone();
-    for (interface, function) in imported_functions(component) {
-        let name = match (offered(granted, &interface), function) {
-            (None, _) if find(&interface, granted.others.iter().map(Import::interface)).is_some() => {
-                if !not_granted.contains(&interface) {
-                    not_granted.push(interface);
-                }
-                continue;
+    // An interface comes with each of its functions, one after the other, and is named once.
+    let mut last = String::new();
+    visit_imported_functions(component, |interface, function| {
+        let is_next = |last: &mut String| {
+            let is_next = last != interface;
+            if is_next {
+                interface.clone_into(last);
             }
-            (None, _) => interface,
-            (Some(_), None) => continue,
-            (Some(offered), Some(function)) => {
-                // A function can be defined only if it is not there.
-                let missing = probe.instance(offered).is_ok_and(|mut instance| instance.func_new(&function, never).is_ok());
-                if !missing {
-                    continue;
-                }
-                format!("{interface}#{function}")
-            }
+            is_next
         };
-        if !unknown.contains(&name) {
-            unknown.push(name);
+        match (offered(granted, interface), function) {
+            (None, _) if find(interface, granted.others.iter().map(Import::interface)).is_some() => {
+                if is_next(&mut last) {
+                    not_granted.push(SafeText::quote(interface), SafeList::MAX_TEXTS);
+                }
+            }
+            (None, _) => {
+                if is_next(&mut last) {
+                    unknown.push(SafeText::quote(interface), SafeList::MAX_TEXTS);
+                }
+            }
+            (Some(_), None) => {}
+            (Some(offered), Some(function)) => {
+                if !is_defined(&mut probe, offered, function) {
+                    unknown.push(SafeText::quote(&format!("{interface}#{}", SafeText::quote(function))), SafeList::MAX_TEXTS);
+                }
+            }
         }
-    }
+    });
     (unknown, not_granted)
 }
 
-/// The functions of the contract, and of the host program's own interfaces, that a component imports with other types, found by replacing all others with ones that take anything.
-fn mismatching_imports(granted: &Granted, component: &Component) -> Vec<String> {
-    let mut mismatches = Vec::new();
+/// Returns whether the linker has a function; if not, it has one afterwards. A function can be
+/// defined only once.
+fn is_defined(linker: &mut Linker<StubState>, interface: &str, function: &str) -> bool {
+    !linker.instance(interface).is_ok_and(|mut instance| instance.func_new(function, never).is_ok())
+}
+
+/// Adds the functions of the contract, and of the host program's own interfaces, that a component
+/// imports with other types. Finds each by replacing all others with ones that take anything.
+fn mismatching_imports(granted: &Granted, component: &Component, mismatches: &mut SafeList) {
     let mut complete = granted.linker.clone();
     if complete.define_unknown_imports_as_traps(component).is_err() || complete.substituted_component_type(component).is_ok() {
-        return mismatches;
+        return;
     }
     complete.allow_shadowing(true);
-    let functions: Vec<(String, &str, String)> = imported_functions(component)
-        .into_iter()
-        .filter_map(|(interface, function)| {
-            let offered = offered(granted, &interface).filter(|name| !wasi::INTERFACES.contains(name))?;
-            Some((interface, offered, function?))
-        })
-        .collect();
+    let mut functions: Vec<(String, &str, String)> = Vec::new();
+    let mut probe = granted.linker.clone();
+    visit_imported_functions(component, |interface, function| {
+        // What the linker does not have, of which there may be any number, has no type to compare with.
+        if let (Some(offered), Some(function)) = (offered(granted, interface), function)
+            && !wasi::INTERFACES.contains(&offered)
+            && is_defined(&mut probe, offered, function)
+        {
+            functions.push((interface.to_owned(), offered, function.to_owned()));
+        }
+    });
     for (index, (interface, _, function)) in functions.iter().enumerate() {
         let mut probe = complete.clone();
         for (_, offered, other) in functions.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, function)| function)
@@ -216,10 +239,10 @@ fn mismatching_imports(granted: &Granted, component: &Component) -> Vec<String> 
             let _ = probe.instance(offered).and_then(|mut instance| instance.func_new(other, never));
         }
         if let Err(error) = probe.substituted_component_type(component) {
-            mismatches.push(format!("`{interface}#{function}`: {}", error.root_cause()));
+            let text = format!("`{interface}#{function}`: {}", error.root_cause());
+            mismatches.push(SafeText::new(&text), SafeList::MAX_TEXTS);
         }
     }
-    mismatches
 }
 
 /// The name under which the linker has an interface: the same, or one of a compatible version.

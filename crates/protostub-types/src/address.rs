@@ -2,7 +2,7 @@ use std::{borrow::Borrow, fmt, hash, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Domain, domain};
+use crate::{Domain, SafeText, domain};
 
 /// How long an address may be, in bytes. Real ones take about a hundred; this is what URL libraries and proxies bear.
 pub const MAX_ADDRESS_BYTES: usize = 2048;
@@ -25,7 +25,7 @@ pub struct Address {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an address: {problem}")]
 pub struct AddressError {
-    text: String,
+    text: SafeText,
     problem: String,
 }
 
@@ -33,7 +33,7 @@ impl AddressError {
     /// The address is well formed, but names no domain where one is needed.
     #[must_use]
     pub fn without_domain(address: &Address) -> Self {
-        Self { text: crate::message::shorten(address.as_str()), problem: "it names no domain".to_owned() }
+        Self { text: SafeText::quote(address.as_str()), problem: "it names no domain".to_owned() }
     }
 }
 
@@ -48,9 +48,9 @@ impl Address {
     /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
     ///
     /// # Errors
-    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has control characters or blanks, or its authority is no domain.
+    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has blanks, control or invisible characters, or its authority is no domain.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let fail = |problem: &str| AddressError { text: crate::message::shorten(text), problem: problem.into() };
+        let fail = |problem: &str| AddressError { text: SafeText::quote(text), problem: problem.into() };
         if text.is_empty() {
             return Err(fail("it is empty"));
         }
@@ -58,7 +58,7 @@ impl Address {
             return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes")));
         }
         if has_blanks(text) {
-            return Err(fail("it has blanks or control characters"));
+            return Err(fail("it has blanks, control or invisible characters"));
         }
         let scheme_end = text.find(':').filter(|&end| text[end + 1..].starts_with('/')).unwrap_or(0);
         let scheme = &text[..scheme_end];
@@ -185,12 +185,12 @@ impl Address {
     }
 }
 
-/// Whether there are blanks or control characters in it.
+/// Returns whether there are blanks, control characters or invisible characters in a text.
 fn has_blanks(text: &str) -> bool {
     if text.is_ascii() {
         return text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
     }
-    text.chars().any(|c| c.is_control() || c.is_whitespace())
+    text.chars().any(|c| c.is_whitespace() || !SafeText::is_shown(c))
 }
 
 /// Addresses are at most [`MAX_ADDRESS_BYTES`] long, so every position in one fits.
@@ -302,7 +302,16 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         let long = format!("hyperty://sp1.example/{}", "x".repeat(MAX_ADDRESS_BYTES));
-        for text in ["", "hyperty://a b", "hyperty://sp1.example/\u{7}", "1x://sp1", "hyperty://user@/x", &long, "ä://x"] {
+        for text in [
+            "",
+            "hyperty://a b",
+            "hyperty://sp1.example/\u{7}",
+            "1x://sp1",
+            "hyperty://user@/x",
+            &long,
+            "ä://x",
+            "hyperty://sp1.example/\u{202e}ecila",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
-use crate::{Sha256Digest, Version, message::shorten};
+use crate::{SafeText, Sha256Digest, Version};
 
 /// The [`Descriptor::language`] of stubs that are WebAssembly components.
 pub const WASM_COMPONENT: &str = "WASM_COMPONENT";
@@ -135,12 +135,12 @@ pub enum SourceLocation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct DescriptorError {
-    path: String,
-    problem: String,
+    path: SafeText,
+    problem: SafeText,
 }
 
 impl DescriptorError {
-    fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
+    fn new(path: impl Into<SafeText>, problem: impl Into<SafeText>) -> Self {
         Self { path: path.into(), problem: problem.into() }
     }
 
@@ -210,7 +210,7 @@ impl Descriptor {
                 _ => text(value, path)?,
             };
             Version::parse(&text)
-                .map_err(|error| DescriptorError::new(path, format!("`{}` is no version: {error}", shorten(&text))))
+                .map_err(|error| DescriptorError::new(path, format!("`{}` is no version: {error}", SafeText::quote(&text))))
         })?;
         let mut message_schemas = members.optional("messageSchemas", texts)?.unwrap_or_default();
         message_schemas.extend(members.optional("messageSchema", texts)?.unwrap_or_default());
@@ -258,7 +258,7 @@ impl Descriptor {
             Some(language) => {
                 return Err(DescriptorError::new(
                     "$.language",
-                    format!("is `{}`; only stubs in {WASM_COMPONENT} can be deployed", shorten(language)),
+                    format!("is `{}`; only stubs in {WASM_COMPONENT} can be deployed", SafeText::quote(language)),
                 ));
             }
             None => {
@@ -289,7 +289,7 @@ impl Descriptor {
             return Ok(SourceLocation::Inline);
         };
         let parse = |text: &str| {
-            base.join(text).map_err(|error| DescriptorError::new(PATH, format!("`{}` is no URL: {error}", shorten(text))))
+            base.join(text).map_err(|error| DescriptorError::new(PATH, format!("`{}` is no URL: {error}", SafeText::quote(text))))
         };
         let scheme_end = "hyperty-catalogue".len();
         let url = match written.split_at_checked(scheme_end) {
@@ -305,7 +305,7 @@ impl Descriptor {
                 Err(DescriptorError::new(PATH, "has a user name or a password; a stub's code is public"))
             }
             "https" | "http" if url.has_host() => Ok(SourceLocation::Url(url)),
-            scheme => Err(DescriptorError::new(PATH, format!("has the scheme `{}`; https is possible", shorten(scheme)))),
+            scheme => Err(DescriptorError::new(PATH, format!("has the scheme `{}`; https is possible", SafeText::quote(scheme)))),
         }
     }
 
@@ -505,12 +505,12 @@ fn boolean(value: Value, path: &str) -> Result<bool, DescriptorError> {
 
 fn digest(value: Value, path: &str) -> Result<Sha256Digest, DescriptorError> {
     let text = text(value, path)?;
-    text.parse().map_err(|error| DescriptorError::new(path, format!("`{}`: {error}", shorten(&text))))
+    text.parse().map_err(|error| DescriptorError::new(path, format!("`{}`: {error}", SafeText::quote(&text))))
 }
 
 fn size(value: Value, path: &str) -> Result<u64, DescriptorError> {
     let text = text(value, path)?;
-    text.parse().map_err(|_| DescriptorError::new(path, format!("`{}` is no number of bytes", shorten(&text))))
+    text.parse().map_err(|_| DescriptorError::new(path, format!("`{}` is no number of bytes", SafeText::quote(&text))))
 }
 
 fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {
@@ -518,7 +518,7 @@ fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {
     match text.to_ascii_lowercase().as_str() {
         "base64" => Ok(Encoding::Base64),
         "utf-8" | "utf8" => Ok(Encoding::Utf8),
-        _ => Err(DescriptorError::new(path, format!("is `{}`; base64 and utf-8 are possible", shorten(&text)))),
+        _ => Err(DescriptorError::new(path, format!("is `{}`; base64 and utf-8 are possible", SafeText::quote(&text)))),
     }
 }
 
@@ -538,7 +538,7 @@ fn ports(value: Value, path: &str) -> Result<Vec<u16>, DescriptorError> {
     let port = |(at, item): (usize, Value)| match item.as_u64().and_then(|number| u16::try_from(number).ok()) {
         Some(port @ 1024..) => Ok(port),
         _ => {
-            let item = shorten(&item.to_string());
+            let item = SafeText::quote(&item.to_string());
             Err(DescriptorError::new(format!("{path}[{at}]"), format!("is {item}; a port from 1024 to 65535 is possible")))
         }
     };

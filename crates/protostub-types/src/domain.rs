@@ -2,6 +2,8 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::SafeText;
+
 /// A domain that runs a protocol: a host name in lower-case A-labels (RFC 5890) without a trailing dot, or an IP address, with a
 /// port where it is not the protocol's own. `sp1.example`, `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`.
 ///
@@ -14,7 +16,7 @@ pub struct Domain(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a domain: {problem}")]
 pub struct DomainError {
-    text: String,
+    text: SafeText,
     problem: &'static str,
 }
 
@@ -25,9 +27,7 @@ impl Domain {
     /// # Errors
     /// If there is no host, the host is no host name or address, or the port is no number from 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        normalise(text)
-            .map(|text| Self(text.into()))
-            .map_err(|problem| DomainError { text: crate::message::shorten(text), problem })
+        normalise(text).map(|text| Self(text.into())).map_err(|problem| DomainError { text: SafeText::quote(text), problem })
     }
 
     /// The text: host, and port if there is one.

@@ -6,6 +6,7 @@
 //! * [`OAuthScope`]: what a stub asks a credential for
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
+//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -17,6 +18,7 @@ mod key;
 mod message;
 mod scope;
 mod status;
+mod text;
 mod time;
 mod unique;
 mod version;
@@ -29,6 +31,7 @@ pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use scope::{OAuthScope, OAuthScopeError};
 pub use status::{StatusReport, StubStatus};
+pub use text::{SafeList, SafeText};
 pub use time::deadline;
 pub use unique::{RepeatedKey, UniqueMap};
 pub use version::{Version, VersionError};

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Address, AddressError};
+use crate::{Address, AddressError, SafeText};
 
 /// How many addresses a message may have come through; a longer way is a loop.
 pub const MAX_VIA: usize = 16;
@@ -80,7 +80,7 @@ pub enum Body {
 pub enum MessageError {
     /// The text is no JSON object with the members of a message.
     #[error("the text is no message: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(SafeText),
     /// An address is none.
     #[error("the message's `{member}` is no address")]
     Address {
@@ -98,6 +98,12 @@ pub enum MessageError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl From<serde_json::Error> for MessageError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(SafeText::display(error))
+    }
 }
 
 impl Message {
@@ -391,10 +397,11 @@ impl MessageId {
 }
 
 impl fmt::Display for MessageId {
+    /// Writes the id for people: strangers may have chosen it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
+            Self::Text(text) => SafeText::quote(text).fmt(f),
         }
     }
 }
@@ -439,7 +446,7 @@ impl FromStr for MessageType {
             "response" => Self::Response,
             "forward" => Self::Forward,
             "execute" => Self::Execute,
-            name if !name.is_empty() && name.len() <= 64 && !name.contains(char::is_control) => Self::Other(name.into()),
+            name if !name.is_empty() && name.len() <= 64 && name.chars().all(SafeText::is_shown) => Self::Other(name.into()),
             _ => {
                 return Err(MessageError::Member { member: "type", problem: "has to be a word of 1 to 64 bytes".into() });
             }
@@ -479,15 +486,6 @@ impl fmt::Debug for Body {
             Self::Json(text) => write!(f, "Json({} bytes)", text.len()),
             Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
         }
-    }
-}
-
-/// The beginning of a text of any length, for error messages.
-pub(crate) fn shorten(text: &str) -> String {
-    const SHOWN: usize = 80;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
-        None => text.escape_debug().to_string(),
     }
 }
 

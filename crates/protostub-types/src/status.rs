@@ -2,6 +2,8 @@ use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::SafeText;
+
 /// What a protocol stub goes through, from the first message for its domain to its end.
 ///
 /// ```text
@@ -114,7 +116,7 @@ pub struct StatusReport {
     /// What holds.
     pub status: StubStatus,
     /// Why, for people.
-    pub reason: Option<String>,
+    pub reason: Option<SafeText>,
     /// How many statuses there were before, over the whole life of the stub's URL.
     pub sequence: u64,
     /// Since when.
@@ -130,7 +132,7 @@ impl StatusReport {
 
     /// The report that follows this one.
     #[must_use]
-    pub fn then(&self, status: StubStatus, reason: Option<String>) -> Self {
+    pub fn then(&self, status: StubStatus, reason: Option<SafeText>) -> Self {
         Self { status, reason, sequence: self.sequence + 1, since: SystemTime::now() }
     }
 }

@@ -7,7 +7,7 @@ use serde::{
     de::{DeserializeSeed, Error as _, MapAccess, Visitor},
 };
 
-use crate::message::shorten;
+use crate::SafeText;
 
 /// A map that takes each key once. A key is compared in its normalised form (`localhost:8001`), and
 /// kept with the spelling that it came in (`LocalHost:8001`).
@@ -187,7 +187,7 @@ where
 impl fmt::Display for RepeatedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, first, second } = self;
-        let (first, second) = (shorten(first), shorten(second));
+        let (first, second) = (SafeText::quote(first), SafeText::quote(second));
         match first == second {
             true => write!(f, "`{first}` is given twice: keep one of the two"),
             false => write!(f, "`{second}` and `{first}` are two spellings of `{key}`: keep one of the two"),

@@ -2,6 +2,8 @@ use std::{cmp::Ordering, fmt};
 
 use serde::Serialize;
 
+use crate::SafeText;
+
 /// How long a version may be, in bytes.
 const MAX_VERSION_BYTES: usize = 128;
 
@@ -15,18 +17,20 @@ pub struct Version(String);
 
 /// Why a text is no [`Version`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a version has 1 to {MAX_VERSION_BYTES} bytes, without control characters, and at least one letter or digit")]
+#[error(
+    "a version has 1 to {MAX_VERSION_BYTES} bytes, without control or invisible characters, and at least one letter or digit"
+)]
 pub struct VersionError;
 
 impl Version {
     /// Reads a version; blanks around it are dropped.
     ///
     /// # Errors
-    /// If it is longer than 128 bytes, has no letter or digit, or has control characters.
+    /// If it is longer than 128 bytes, has no letter or digit, or has control or invisible characters.
     pub fn parse(text: &str) -> Result<Self, VersionError> {
         let text = text.trim();
         if text.len() > MAX_VERSION_BYTES
-            || text.contains(char::is_control)
+            || !text.chars().all(SafeText::is_shown)
             || !text.contains(|c: char| c.is_ascii_alphanumeric())
         {
             return Err(VersionError);
@@ -172,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_is_no_version_is_refused() {
-        for text in ["", "  ", "...", "1\n2", &"1".repeat(129)] {
+        for text in ["", "  ", "...", "1\n2", "1.\u{202e}2", &"1".repeat(129)] {
             assert_eq!(Version::parse(text), Err(VersionError), "{text}");
         }
     }

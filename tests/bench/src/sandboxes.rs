@@ -15,7 +15,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Engine, EngineConfig, Import, Presence, Sandbox, SandboxConfig,
     SandboxServices, Session, wasmtime,
 };
-use protostub_types::{Address, Domain, Sha256Digest, StubStatus};
+use protostub_types::{Address, Domain, SafeText, Sha256Digest, StubStatus};
 
 use crate::live::{self, Probe, limits};
 
@@ -118,7 +118,7 @@ impl Stage {
 struct Anything;
 
 impl Presence for Anything {
-    fn publish(&self, _: StubStatus, _: Option<&str>) -> Result<(), String> {
+    fn publish(&self, _: StubStatus, _: Option<SafeText>) -> Result<(), String> {
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ impl Inner {
         let mut url = discovered.url.clone();
         let outcome = self.fetch_from(discovered, &mut url).await;
         outcome.map_err(|fault| {
-            let attempt = Attempt { url: url.into(), fault };
+            let attempt = Attempt { url: url.as_str().into(), fault };
             CatalogueError::new(Subject::Component, discovered.key.domain().clone(), Vec::new(), attempt)
         })
     }
@@ -123,19 +123,19 @@ impl Inner {
                     && host.as_ref().is_some_and(Domain::is_loopback));
             if url.scheme() != "https" && !may_be_plain {
                 let reason = "code comes over HTTPS; publish it there, or set `allow_http`".to_owned();
-                return Err(Fault::Refused { reason });
+                return Err(Fault::Refused { reason: reason.into() });
             }
         }
         match descriptor.digest() {
             Some(_) => Ok(()),
             None if is_elsewhere => {
                 let reason = format!("code that is not at {publisher} itself needs one");
-                Err(Fault::NoDigest { reason })
+                Err(Fault::NoDigest { reason: reason.into() })
             }
             None if self.config.unpinned.contains(key.domain()) => Ok(()),
             None => {
                 let reason = format!("the domain has to publish it, or the operator to waive it for {}", key.domain());
-                Err(Fault::NoDigest { reason })
+                Err(Fault::NoDigest { reason: reason.into() })
             }
         }
     }

@@ -1,4 +1,4 @@
-use protostub_types::{Domain, Sha256Digest};
+use protostub_types::{Domain, SafeText, Sha256Digest};
 
 /// Why a signature is not good, or a descriptor not signed by whom it should be. Texts say who has to do what.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum SignatureError {
     #[error("the signature cannot be read: {problem}; `protostub sign` makes one that can")]
     Malformed {
         /// What is wrong with it.
-        problem: String,
+        problem: SafeText,
     },
     /// There are keys, and not the one that it names.
     #[error(
@@ -26,7 +26,7 @@ pub enum SignatureError {
     )]
     UnknownKey {
         /// The id that the signature names.
-        key: String,
+        key: SafeText,
         /// How many keys are trusted.
         known: usize,
         /// Whose stub it is.
@@ -38,15 +38,15 @@ pub enum SignatureError {
     )]
     NoKeys {
         /// What came in place of keys.
-        reason: String,
+        reason: SafeText,
         /// Where they should be.
-        url: String,
+        url: SafeText,
     },
     /// The operator has revoked the key.
     #[error("it is signed with the key `{key}`, which the operator has revoked: the domain has to sign it with another one")]
     RevokedKey {
         /// Its id.
-        key: String,
+        key: SafeText,
     },
     /// The operator has revoked the component.
     #[error("the component {digest} is revoked by the operator: the domain has to publish another version")]
@@ -58,23 +58,23 @@ pub enum SignatureError {
     #[error("it is signed with {stated}, and the key `{key}` is one for {expected}: the domain has to sign it anew")]
     Algorithm {
         /// What the signature says.
-        stated: String,
+        stated: SafeText,
         /// The id of the key.
-        key: String,
+        key: SafeText,
         /// What the key is for.
-        expected: String,
+        expected: SafeText,
     },
     /// It is not this key's signature over this payload.
     #[error("the signature is not one of the key `{key}`: it was made with another key, or changed since")]
     Wrong {
         /// The id of the key.
-        key: String,
+        key: SafeText,
     },
     /// It is of another domain's stub.
     #[error("it was signed for the stub of `{signed}`, not for {domain}: a descriptor of another domain was published here")]
     OtherDomain {
         /// What was signed.
-        signed: String,
+        signed: SafeText,
         /// Whose stub it should be.
         domain: Domain,
     },
@@ -82,15 +82,15 @@ pub enum SignatureError {
     #[error("it was signed for the stub {signed}, not for `{name}`: if that is meant, sign it with `--name {name}` too")]
     OtherStub {
         /// The names that were signed.
-        signed: String,
+        signed: SafeText,
         /// The name that was asked for.
-        name: String,
+        name: SafeText,
     },
     /// It has run out.
     #[error("the signature ran out on {expired}: the domain has to sign the stub anew, or this machine's clock is wrong")]
     Expired {
         /// When, in UTC.
-        expired: String,
+        expired: SafeText,
     },
     /// It would count for longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
     #[error(
@@ -109,7 +109,7 @@ pub enum SignatureError {
     #[error("it was signed on {issued}, which is not yet: the signer's clock is wrong, or this machine's")]
     NotYet {
         /// When, in UTC.
-        issued: String,
+        issued: SafeText,
     },
     /// The descriptor is not what was signed.
     #[error(
@@ -117,7 +117,7 @@ pub enum SignatureError {
     )]
     Changed {
         /// The first member that differs.
-        member: String,
+        member: SafeText,
     },
     /// What was signed does not bind the code.
     #[error("what was signed states no digest of the component ($.sourcePackage.sha256): sign it with `--component`")]

@@ -1,7 +1,10 @@
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use protostub_types::{Descriptor, Domain};
+use protostub_types::{Descriptor, Domain, SafeList, SafeText};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
@@ -134,8 +137,8 @@ pub(super) struct Jws<'a> {
     signature: Vec<u8>,
 }
 
-fn malformed(problem: impl ToString) -> SignatureError {
-    SignatureError::Malformed { problem: problem.to_string() }
+fn malformed(problem: impl fmt::Display) -> SignatureError {
+    SignatureError::Malformed { problem: SafeText::display(problem) }
 }
 
 impl<'a> Jws<'a> {
@@ -170,10 +173,10 @@ impl<'a> Jws<'a> {
 
     /// The payload, which is believed to be by the key from now on.
     pub(super) fn verify(&self, key: &PublicKey) -> Result<Payload, SignatureError> {
-        let id = || key.id().to_owned();
+        let id = || SafeText::quote(key.id());
         if self.header.alg != key.algorithm().name() {
-            let stated = shown(&self.header.alg);
-            return Err(SignatureError::Algorithm { stated, key: id(), expected: key.algorithm().to_string() });
+            let stated = SafeText::quote(&self.header.alg);
+            return Err(SignatureError::Algorithm { stated, key: id(), expected: SafeText::display(key.algorithm()) });
         }
         if !key.verifies(self.message.as_bytes(), &self.signature) {
             return Err(SignatureError::Wrong { key: id() });
@@ -213,20 +216,20 @@ impl Payload {
         let (issued, expires) = (time(iat)?, time(exp)?);
         let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
         let Some(domain) = domain else {
-            return Err(SignatureError::OtherDomain { signed: shown(&sub), domain: wanted.domain.clone() });
+            return Err(SignatureError::OtherDomain { signed: SafeText::quote(&sub), domain: wanted.domain.clone() });
         };
         if let Some(name) = wanted.name.filter(|name| !names.iter().any(|signed| signed == name)) {
-            let signed = names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ");
-            return Err(SignatureError::OtherStub { signed, name: shown(name) });
+            let signed: SafeList = names.iter().map(|name| format!("`{}`", SafeText::quote(name))).collect();
+            return Err(SignatureError::OtherStub { signed: SafeText::display(signed), name: SafeText::quote(name) });
         }
         if expires <= wanted.now {
-            return Err(SignatureError::Expired { expired: utc(exp) });
+            return Err(SignatureError::Expired { expired: utc(exp).into() });
         }
         if issued.duration_since(wanted.now).is_ok_and(|ahead| ahead > LEEWAY) {
-            return Err(SignatureError::NotYet { issued: utc(iat) });
+            return Err(SignatureError::NotYet { issued: utc(iat).into() });
         }
         if exp.saturating_sub(iat) > MAX_LIFETIME.as_secs() {
-            return Err(SignatureError::TooLong { issued: utc(iat), expires: utc(exp), days: MAX_LIFETIME.as_secs() / DAY_SECONDS });
+            return Err(SignatureError::TooLong { issued: utc(iat).into(), expires: utc(exp).into(), days: MAX_LIFETIME.as_secs() / DAY_SECONDS });
         }
         let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
             .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;
@@ -262,7 +265,7 @@ fn signed_part(mut descriptor: Value) -> Value {
 }
 
 /// The first member that is not the same in both.
-fn difference(published: &Value, signed: &Value) -> Option<String> {
+fn difference(published: &Value, signed: &Value) -> Option<SafeText> {
     if published == signed {
         return None;
     }
@@ -271,12 +274,7 @@ fn difference(published: &Value, signed: &Value) -> Option<String> {
     let mut names: Vec<_> = left.keys().chain(right.keys()).collect();
     names.sort_unstable();
     let differs = names.into_iter().find(|name| left.get(*name) != right.get(*name));
-    Some(differs.map_or_else(|| "the whole".to_owned(), |name| shown(name)))
-}
-
-/// The beginning of what a stranger has written, on one line.
-fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
+    Some(differs.map_or_else(|| SafeText::new("the whole"), |name| SafeText::quote(name)))
 }
 
 /// Seconds since the Unix epoch, as people write times.

@@ -4,7 +4,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use protostub_types::Sha256Digest;
+use protostub_types::{SafeText, Sha256Digest};
 use ring::{
     rand::SystemRandom,
     signature::{
@@ -54,7 +54,7 @@ enum Pair {
 /// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct KeyError(String);
+pub struct KeyError(SafeText);
 
 impl SigningAlgorithm {
     /// What it is called in JOSE headers and keys (RFC 7518, RFC 8037).
@@ -81,7 +81,8 @@ impl PublicKey {
     /// If it is no JSON, or neither a key nor a set of keys.
     pub fn read_set(json: &[u8]) -> Result<Vec<Self>, KeyError> {
         let none = |problem: &dyn fmt::Display| {
-            KeyError(format!("it is neither a JSON Web Key Set (`{{\"keys\": […]}}`) nor a JSON Web Key: {problem}"))
+            let problem = format_args!("it is neither a JSON Web Key Set (`{{\"keys\": […]}}`) nor a JSON Web Key: {problem}");
+            KeyError(SafeText::display(problem))
         };
         let document: Map<String, Value> = serde_json::from_slice(json).map_err(|error| none(&error))?;
         let keys = match document.get("keys") {
@@ -182,7 +183,7 @@ impl SigningKey {
             SigningAlgorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&random),
             SigningAlgorithm::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random),
         };
-        let pkcs8 = pkcs8.map_err(|_| KeyError("the system has no random numbers".to_owned()))?;
+        let pkcs8 = pkcs8.map_err(|_| KeyError("the system has no random numbers".into()))?;
         let encoded = STANDARD.encode(pkcs8.as_ref());
         let mut pem = "-----BEGIN PRIVATE KEY-----\n".to_owned();
         for line in encoded.as_bytes().chunks(64) {
@@ -198,10 +199,9 @@ impl SigningKey {
     /// # Errors
     /// If it is none.
     pub fn from_pem(pem: &[u8], id: Option<String>) -> Result<Self, KeyError> {
-        let none =
-            || KeyError("it is no private key of Ed25519 or P-256 as PKCS#8 in PEM; `protostub keygen` makes one".to_owned());
+        let none = || KeyError("it is no private key of Ed25519 or P-256 as PKCS#8 in PEM; `protostub keygen` makes one".into());
         if let Some(bytes) = id.as_ref().map(String::len).filter(|bytes| !(1..=MAX_ID_BYTES).contains(bytes)) {
-            return Err(KeyError(format!("the id of a key has {bytes} bytes; from 1 to {MAX_ID_BYTES} are possible")));
+            return Err(KeyError(format!("the id of a key has {bytes} bytes; from 1 to {MAX_ID_BYTES} are possible").into()));
         }
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| none())?;
         let der = der.secret_pkcs8_der();
@@ -227,7 +227,7 @@ impl SigningKey {
             Pair::P256(pair) => pair
                 .sign(&SystemRandom::new(), message)
                 .map(|signature| signature.as_ref().to_vec())
-                .map_err(|_| KeyError("the system has no random numbers".to_owned())),
+                .map_err(|_| KeyError("the system has no random numbers".into())),
         }
     }
 }

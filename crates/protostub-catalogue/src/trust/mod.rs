@@ -64,7 +64,7 @@ mod published;
 
 use std::time::SystemTime;
 
-use protostub_types::{Descriptor, Domain};
+use protostub_types::{Descriptor, Domain, SafeText};
 
 use self::jws::{Jws, Wanted};
 pub(crate) use self::published::{KeySet, MAX_SET_BYTES, Published, url};
@@ -86,7 +86,7 @@ pub enum Authenticity {
     /// There are some, and no key could be had to judge them by; none are required.
     Unverified {
         /// Why there is no key.
-        reason: String,
+        reason: SafeText,
     },
     /// One is good.
     Verified(Box<Signed>),
@@ -116,8 +116,8 @@ impl TrustPolicy {
         name: Option<&str>,
         own: &[PublicKey],
     ) -> Result<(Signed, Descriptor), SignatureError> {
-        let descriptor =
-            Descriptor::parse(json).map_err(|error| SignatureError::Malformed { problem: format!("the descriptor: {error}") })?;
+        let descriptor = Descriptor::parse(json)
+            .map_err(|error| SignatureError::Malformed { problem: SafeText::display(format_args!("the descriptor: {error}")) })?;
         let (mut keys, are_asked) = self.keys_of(domain);
         keys.extend(own.iter().filter(|_| are_asked).cloned());
         let wanted = Wanted { domain, name, json, now: SystemTime::now() };
@@ -148,14 +148,14 @@ impl TrustPolicy {
     fn judge_one(&self, signature: &str, keys: &[PublicKey], wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
         let jws = Jws::read(signature)?;
         if self.revoked_keys.contains(jws.key_id()) {
-            return Err(SignatureError::RevokedKey { key: jws.key_id().to_owned() });
+            return Err(SignatureError::RevokedKey { key: SafeText::quote(jws.key_id()) });
         }
-        let key = || jws.key_id().chars().take(80).flat_map(char::escape_debug).collect();
-        let mut outcome = SignatureError::UnknownKey { key: key(), known: keys.len(), domain: wanted.domain.clone() };
+        let key = SafeText::quote(jws.key_id());
+        let mut outcome = SignatureError::UnknownKey { key, known: keys.len(), domain: wanted.domain.clone() };
         // Two keys may have one id, if two sets have them.
         for key in keys.iter().filter(|key| jws.names(key)) {
             match jws.verify(key) {
-                Ok(_) if self.is_revoked(key) => return Err(SignatureError::RevokedKey { key: key.id().to_owned() }),
+                Ok(_) if self.is_revoked(key) => return Err(SignatureError::RevokedKey { key: SafeText::quote(key.id()) }),
                 Ok(payload) => return payload.check(wanted),
                 Err(error) => outcome = error,
             }

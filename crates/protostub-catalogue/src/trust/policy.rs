@@ -4,7 +4,7 @@ use std::{
     str::FromStr,
 };
 
-use protostub_types::{Domain, Sha256Digest};
+use protostub_types::{Domain, SafeText, Sha256Digest};
 
 use super::{PublicKey, SignatureError};
 
@@ -76,7 +76,7 @@ impl TrustPolicy {
 /// Why a text is none of `off`, `verify-if-present` and `require`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no such mode: write `off`, `verify-if-present` or `require`")]
-pub struct SignaturesError(String);
+pub struct SignaturesError(SafeText);
 
 impl FromStr for Signatures {
     type Err = SignaturesError;
@@ -86,7 +86,7 @@ impl FromStr for Signatures {
             "off" => Ok(Self::Off),
             "verify-if-present" => Ok(Self::VerifyIfPresent),
             "require" => Ok(Self::Require),
-            _ => Err(SignaturesError(text.chars().take(40).flat_map(char::escape_debug).collect())),
+            _ => Err(SignaturesError(SafeText::quote(text))),
         }
     }
 }

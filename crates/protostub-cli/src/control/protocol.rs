@@ -219,7 +219,7 @@ impl Stub {
             domain: stub.domain().clone(),
             stub: stub.url().cloned(),
             status: report.status,
-            reason: report.reason,
+            reason: report.reason.map(|reason| reason.to_string()),
             since: utc(report.since),
             version: stub.version().map(|version| version.to_string()),
             descriptor: stub.descriptor_url().map(String::from),

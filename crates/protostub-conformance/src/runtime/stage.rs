@@ -82,7 +82,7 @@ impl Source for Catalogue {
         let count = if request.subject == Asked::Descriptor { &self.0.descriptors } else { &self.0.components };
         count.fetch_add(1, Ordering::SeqCst);
         if self.0.out_of_order.load(Ordering::SeqCst) {
-            return Err(Fault::Refused { reason: "the catalogue is out of order".to_owned() });
+            return Err(Fault::Refused { reason: "the catalogue is out of order".into() });
         }
         self.0.stubs.open(request).await
     }

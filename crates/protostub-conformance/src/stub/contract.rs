@@ -1,6 +1,7 @@
 //! What the component is, before anything of it runs.
 
 use protostub_sandbox::{CompileError, WorldMismatch};
+use protostub_types::SafeList;
 
 use super::Bench;
 use crate::{
@@ -68,7 +69,7 @@ async fn types(bench: &Bench) -> Course {
 }
 
 /// Passes if nothing of the component is on this list.
-fn without(bench: &Bench, expected: &str, list: fn(&WorldMismatch) -> &Vec<String>) -> Course<()> {
+fn without(bench: &Bench, expected: &str, list: fn(&WorldMismatch) -> &SafeList) -> Course<()> {
     match &bench.compiled {
         Ok(_) => Ok(()),
         Err(CompileError::WrongWorld(mismatch)) if list(mismatch).is_empty() => Ok(()),

@@ -14,7 +14,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Ended, Limits, Presence, Sandbox, SandboxConfig,
     SandboxServices, Session, StartErrorKind, StubHandle,
 };
-use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey, StubStatus};
+use protostub_types::{Address, Domain, Message, MessageId, MessageType, SafeText, StubKey, StubStatus};
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
@@ -438,13 +438,13 @@ fn fill_in(value: &mut Value, authority: &str) {
 struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>);
 
 impl Presence for Statuses {
-    fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
+    fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
         let mut outcome = Ok(());
         self.0.send_modify(|all| match all.last() {
             Some((current, _)) if *current != status && !current.may_become(status) => {
                 outcome = Err(format!("a stub that is {current} cannot become {status}"));
             }
-            _ => all.push((status, reason.map(str::to_owned))),
+            _ => all.push((status, reason.map(|reason| reason.to_string()))),
         });
         outcome
     }

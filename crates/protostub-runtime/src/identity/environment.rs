@@ -1,5 +1,5 @@
 use async_trait::async_trait;
-use protostub_types::{Domain, RepeatedKey, UniqueMap};
+use protostub_types::{Domain, RepeatedKey, SafeText, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Secret};
 
@@ -74,6 +74,6 @@ impl CredentialProvider for EnvironmentCredentials {
 
     fn check(&self) -> Result<(), CredentialError> {
         let repeated = self.by_domain.check().and_then(|()| self.shared.clone().map_or(Ok(()), Err));
-        repeated.map_err(|repeated| CredentialError::Failed(repeated.to_string()))
+        repeated.map_err(|repeated| CredentialError::Failed(SafeText::display(repeated)))
     }
 }

@@ -5,7 +5,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_types::{Domain, UniqueMap};
+use protostub_types::{Domain, SafeText, UniqueMap};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
@@ -93,7 +93,7 @@ impl CredentialProvider for FileCredentials {
     }
 
     fn check(&self) -> Result<(), CredentialError> {
-        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(SafeText::display(repeated)))
     }
 }
 
@@ -102,14 +102,14 @@ impl CredentialProvider for FileCredentials {
 fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
         if let Some(repeated) = repeated_domain(text) {
-            return CredentialError::Failed(format!("`{}`: {repeated}", path.display()));
+            return CredentialError::Failed(SafeText::display(format_args!("`{}`: {repeated}", path.display())));
         }
-        CredentialError::Failed(format!(
+        CredentialError::Failed(SafeText::display(format_args!(
             r#"`{}` holds no credentials, at line {}, column {}: write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
             path.display(),
             error.line(),
             error.column()
-        ))
+        )))
     })
 }
 

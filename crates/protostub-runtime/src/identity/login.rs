@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use protostub_bus::{Inbox, Origin};
 use protostub_sandbox::CredentialSource;
-use protostub_types::{Address, Body, Domain, Message, MessageType, StubKey};
+use protostub_types::{Address, Body, Domain, Message, MessageType, SafeText, StubKey};
 use serde::Deserialize;
 
 use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
@@ -57,9 +57,9 @@ impl CredentialSource for StubCredentials {
         self.module.credential(domain, scope).await.map_err(|error| match error {
             refused @ CredentialError::Refused(_) => refused,
             // Where the operator keeps secrets is nothing for a stub.
-            _ => CredentialError::Failed(format!(
+            _ => CredentialError::Failed(SafeText::display(format_args!(
                 "the Identity Module could not get the credential for {domain}: the runtime's log says why"
-            )),
+            ))),
         })
     }
 }
@@ -111,7 +111,7 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
     };
     let key = match key_of(target, &core.home) {
         Ok(key) => key,
-        Err(error) => return Answer::Refused(400, in_full(&error)),
+        Err(error) => return Answer::Refused(400, in_full(&error).to_string()),
     };
     let done = match call {
         Execute::Login(Login { credential, .. }) => log_in(core, &key, &message.from, credential.map(Credential::from)).await,
@@ -137,7 +137,7 @@ async fn log_in(
     hyperty: &Address,
     credential: Option<Credential>,
 ) -> Result<Arc<Record>, Refusal> {
-    let unavailable = |error: DeployError| (error.kind.code(), in_full(&error));
+    let unavailable = |error: DeployError| (error.kind.code(), in_full(&error).to_string());
     let record = load_stub(core, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
     let stub = Protostub::new(core, Arc::clone(&record));
     match credential.clone() {
@@ -164,9 +164,9 @@ async fn log_in(
 /// Forgets what the stub was logged in with, and disconnects it.
 async fn log_out(core: &Arc<Core>, key: &StubKey) -> Result<Arc<Record>, Refusal> {
     let record = core.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
-    record.until_deployed().await.map_err(|error| (503, in_full(&error)))?;
+    record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
     record.login.forget();
     // Also one that has no connection at the moment: it is not to come back with the next message.
-    Protostub::new(core, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error)))?;
+    Protostub::new(core, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error).to_string()))?;
     Ok(record)
 }

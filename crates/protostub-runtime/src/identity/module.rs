@@ -14,6 +14,8 @@ use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, 
 /// How long is waited before a provider is asked again that failed for the moment, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Maximum of domains whose last error is remembered: a provider may fail for any domain.
+const MAX_TOLD: usize = 1024;
 
 /// What the providers know, asked in their order.
 pub(crate) struct IdentityModule {
@@ -43,7 +45,7 @@ impl IdentityModule {
         loop {
             let answer = timeout_at(by, self.ask(domain, scope)).await.unwrap_or_else(|_| {
                 let patience = self.patience.as_secs_f32();
-                Err(CredentialError::Temporary(format!("no answer of the credential provider within {patience} s")))
+                Err(CredentialError::Temporary(format!("no answer of the credential provider within {patience} s").into()))
             });
             self.tell(domain, &answer);
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
@@ -66,7 +68,7 @@ impl IdentityModule {
                 None => {}
                 Some(credential) if credential.is_expired() => {
                     let reason = format!("the credential for {domain} has run out: renew it where it stands");
-                    return Err(CredentialError::Failed(reason));
+                    return Err(CredentialError::Failed(reason.into()));
                 }
                 Some(credential) => return Ok(Some(credential)),
             }
@@ -84,6 +86,9 @@ impl IdentityModule {
                 tracing::debug!(target: "protostub", %domain, ?credential, "a credential is handed out");
             }
             Err(error) => {
+                if told.len() >= MAX_TOLD && !told.contains_key(domain) {
+                    told.clear();
+                }
                 let is_new = told.insert(domain.clone(), error.clone()).as_ref() != Some(error);
                 drop(told);
                 if is_new {

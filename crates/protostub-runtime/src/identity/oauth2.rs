@@ -20,7 +20,7 @@ use oauth2::{
 };
 use protostub_egress::{EgressError, HttpClient};
 use protostub_sandbox::Secrets;
-use protostub_types::{Domain, OAuthScope, UniqueMap, deadline};
+use protostub_types::{Domain, OAuthScope, SafeText, UniqueMap, deadline};
 use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
@@ -49,9 +49,6 @@ const MAX_TOKENS: usize = 32;
 /// The parameters that each token request has (RFC 6749). Section 3.2 forbids a second one, and a
 /// second `scope` would be one that no stub has asked for.
 const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token"];
-
-/// How much of what a token endpoint says of an error is told, in characters.
-const MAX_DESCRIPTION_CHARS: usize = 300;
 
 /// Access tokens from OAuth 2.0 token endpoints.
 ///
@@ -156,22 +153,22 @@ impl CredentialProvider for OAuth2Credentials {
         let (account, network) = (Arc::clone(account), request.network.clone());
         // Whoever asked may go, and a refresh token that was changed for a new one must not be lost with that.
         let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
-        let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
+        let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         asking.await.unwrap_or_else(gone).map(Some)
     }
 
     fn check(&self) -> Result<(), CredentialError> {
-        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))?;
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(SafeText::display(repeated)))?;
         for (domain, account) in self.by_domain.iter() {
             if let Some(scope) = account.client.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
-                let scope = printable(scope);
+                let scope = SafeText::quote(scope);
                 let problem = format!("`{scope}`, a scope of {domain}, is no scope token: write each scope as a text of its own");
-                return Err(CredentialError::Failed(problem));
+                return Err(CredentialError::Failed(problem.into()));
             }
             let given = |name: &&str| account.client.parameters.iter().any(|(given, _)| given == name);
             if let Some(name) = OWN_PARAMETERS.iter().find(|name| given(name)) {
                 let problem = format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
-                return Err(CredentialError::Failed(problem));
+                return Err(CredentialError::Failed(problem.into()));
             }
         }
         Ok(())
@@ -229,12 +226,12 @@ impl Account {
     /// operator's. The set is empty only if the stub names none and the operator lists none.
     fn scopes(&self, asked: Option<&str>) -> Result<Scopes, CredentialError> {
         let Some(asked) = asked else { return Ok(self.client.scopes.clone()) };
-        let asked = OAuthScope::parse(asked).map_err(|error| CredentialError::Refused(error.to_string()))?.into_tokens();
+        let asked = OAuthScope::parse(asked).map_err(|error| CredentialError::Refused(SafeText::display(error)))?.into_tokens();
         match asked.difference(&self.client.scopes).next() {
-            Some(_) => Err(CredentialError::Refused(format!(
+            Some(_) => Err(CredentialError::Refused(SafeText::display(format_args!(
                 "a scope was asked for that the runtime's settings do not grant to {}",
                 self.domain
-            ))),
+            )))),
             None => Ok(asked),
         }
     }
@@ -256,7 +253,7 @@ impl Account {
 
     async fn obtain(&self, scopes: Scopes, network: &Network) -> Result<Credential, CredentialError> {
         let Ok(_turn) = self.turn.acquire().await else {
-            return Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned()));
+            return Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         };
         // Whoever had the turn before may have got it.
         if let Some(answer) = self.kept(&scopes) {
@@ -298,7 +295,7 @@ impl Account {
         let mut answered = answer.scopes().into_iter().flatten().map(|scope| scope.as_str());
         match answered.find(|scope| !scope.is_empty() && !granted.contains(*scope)) {
             Some(scope) if !granted.is_empty() => {
-                let scope = printable(scope);
+                let scope = SafeText::quote(scope);
                 Err(CredentialError::Failed(self.in_words(&format!(
                     "its token has the scope `{scope}`, which the runtime's settings do not grant; grant it, or have the server issue less"
                 ))))
@@ -426,8 +423,8 @@ impl Account {
             }
             RequestTokenError::ServerResponse(response) => {
                 let description = response.error_description().map_or("", String::as_str);
-                let description = printable(&secrets.redact(description));
-                let code = printable(&secrets.redact(response.error().as_ref()));
+                let description = SafeText::quote(&secrets.redact(description));
+                let code = SafeText::quote(&secrets.redact(response.error().as_ref()));
                 let advice = match response.error() {
                     BasicErrorResponseType::InvalidClient => "; is the client's secret right?",
                     BasicErrorResponseType::InvalidGrant => "; a new refresh token is needed",
@@ -453,10 +450,10 @@ impl Account {
     }
 
     /// What is wrong, and with whom.
-    fn in_words(&self, problem: &str) -> String {
+    fn in_words(&self, problem: &str) -> SafeText {
         let Self { domain, client: OAuth2Client { token_endpoint, .. }, .. } = self;
         let server = &token_endpoint[url::Position::BeforeHost..url::Position::AfterPath];
-        format!("failed to get a token for {domain} from the token endpoint {server}: {problem}")
+        SafeText::display(format_args!("failed to get a token for {domain} from the token endpoint {server}: {problem}"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -469,11 +466,6 @@ impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.client.fmt(f)
     }
-}
-
-/// What a server says, bounded, and without what a terminal would take for something else.
-fn printable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(MAX_DESCRIPTION_CHARS).collect()
 }
 
 /// Why there is no answer of a token endpoint.

@@ -55,11 +55,11 @@ impl Secret {
                     std::env::VarError::NotPresent => "is not set",
                     std::env::VarError::NotUnicode(_) => "is not UTF-8 text",
                 };
-                CredentialError::Failed(format!("the environment variable `{variable}` {problem}"))
+                CredentialError::Failed(format!("the environment variable `{variable}` {problem}").into())
             })?,
         };
         match secret.is_empty() {
-            true => Err(CredentialError::Failed(format!("{self:?} is empty"))),
+            true => Err(CredentialError::Failed(format!("{self:?} is empty").into())),
             false => Ok(secret),
         }
     }
@@ -80,8 +80,9 @@ impl fmt::Debug for Secret {
 pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, CredentialError> {
     let path = path.to_owned();
     let read = move || {
-        let fail =
-            |problem: String| CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()));
+        let fail = |problem: String| {
+            CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()).into())
+        };
         let io = |error: io::Error| fail(error.to_string());
         // To open a pipe would wait for whoever writes to it.
         if !fs::metadata(&path).map_err(io)?.is_file() {
@@ -97,7 +98,7 @@ pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, 
         String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".to_owned()))
     };
     let reading = tokio::task::spawn_blocking(read).await;
-    reading.unwrap_or_else(|_| Err(CredentialError::Temporary(SHUTTING_DOWN.to_owned())))
+    reading.unwrap_or_else(|_| Err(CredentialError::Temporary(SHUTTING_DOWN.into())))
 }
 
 #[cfg(unix)]

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use protostub_types::{Domain, UniqueMap};
+use protostub_types::{Domain, SafeText, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest};
 
@@ -40,6 +40,6 @@ impl CredentialProvider for StaticCredentials {
     }
 
     fn check(&self) -> Result<(), CredentialError> {
-        self.by_domain.check().map_err(|repeated| CredentialError::Failed(repeated.to_string()))
+        self.by_domain.check().map_err(|repeated| CredentialError::Failed(SafeText::display(repeated)))
     }
 }

@@ -10,7 +10,7 @@ use super::{End, Instance, Login, NO_REASON, Supervisor, until};
 use crate::{
     core::SHUTTING_DOWN,
     deploy::{self, Artifact},
-    error::{DeployError, DeployErrorKind, Phase},
+    error::{DeployError, DeployErrorKind, Phase, told},
     presence::StubPresence,
     registry::stopped,
     update::{Trial, UpdateErrorKind},
@@ -37,7 +37,7 @@ impl Supervisor {
         let next = tokio::select! {
             biased;
             () = self.core.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
-            () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".to_owned())),
+            () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".into())),
             next = self.try_beside(&presence, &artifact) => next,
         };
         let mut next = match next {
@@ -70,7 +70,7 @@ impl Supervisor {
         match ended {
             Ok(Ended { outcome, crash, .. }) => {
                 self.core.report(&self.record, crash);
-                self.failed(Phase::Running, outcome.to_string())
+                self.failed(Phase::Running, told(outcome))
             }
             Err(error) => self.lost_task(&error),
         }
@@ -94,7 +94,7 @@ impl Supervisor {
             ended = &mut next.task => Err(self.broke(ended)),
             report = settled => match report.status {
                 StubStatus::Live => Ok(next),
-                _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.to_owned()))),
+                _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into()))),
             },
             Err(error) = Login::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
             () = until(next.connect_by) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use protostub_bus::Parcel;
-use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType};
+use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType, SafeText};
 
 use super::{KnownAddresses, types};
 use crate::{Credential, CredentialKind, DisconnectReason};
@@ -19,7 +19,7 @@ pub(crate) enum Refused {
     #[error("`{member}` has {bytes} bytes, more than the {limit} that are possible")]
     TooLong { member: &'static str, bytes: usize, limit: usize },
     #[error("the name of the header `{0}` is empty, or has upper-case letters, blanks or control characters")]
-    HeaderName(String),
+    HeaderName(SafeText),
     #[error("{0}")]
     Message(#[from] MessageError),
 }
@@ -80,7 +80,7 @@ pub(crate) fn lift<A>(
         return Err(Refused::TooLong { member: "body", bytes, limit: body_bytes });
     }
     if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
-        return Err(Refused::HeaderName(name.chars().take(80).flat_map(char::escape_debug).collect()));
+        return Err(Refused::HeaderName(SafeText::quote(name)));
     }
     Ok(Message {
         id: match message.id {

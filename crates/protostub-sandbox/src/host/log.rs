@@ -4,9 +4,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use protostub_types::{Address, Domain};
+use protostub_types::{Address, Domain, SafeText};
 
-use super::{rate::Rate, text::printable};
+use super::rate::Rate;
 use crate::{
     Limits, Secrets,
     contract::log::{self, Level},
@@ -34,7 +34,7 @@ struct Lines {
     /// What has no line's end yet.
     standard: Vec<u8>,
     error: Vec<u8>,
-    last_words: VecDeque<String>,
+    last_words: VecDeque<SafeText>,
 }
 
 /// Where a program writes lines.
@@ -119,16 +119,17 @@ impl LogLines {
     }
 
     /// What the guest wrote to standard error during this call, if anything; in Rust, the panic's message and place.
-    pub(crate) fn take_last_words(&self) -> Option<String> {
+    pub(crate) fn take_last_words(&self) -> Option<SafeText> {
         let words = mem::take(&mut self.lines().last_words);
         let panic = words.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
         let text = words
             .range(panic..)
             .filter(|line| !line.trim().is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE"))
-            .map(String::as_str)
+            .map(SafeText::as_str)
             .collect::<Vec<_>>()
             .join("\n");
-        (!text.is_empty()).then_some(text)
+        // Each line is cut already.
+        (!text.is_empty()).then(|| SafeText::cut(&text, usize::MAX))
     }
 
     fn output_line(&self, lines: &mut Lines, output: Output, line: &[u8]) {
@@ -160,9 +161,9 @@ impl LogLines {
         }
     }
 
-    /// A line as it is told: without secrets, cut, and on one line.
-    fn shown(&self, text: &str) -> String {
-        printable(&self.secrets.redact(text), self.line_bytes)
+    /// Returns a line as it is told: without secrets, cut, and on one line.
+    fn shown(&self, text: &str) -> SafeText {
+        self.secrets.shown_cut(text, self.line_bytes)
     }
 
     fn tell_dropped(&self, lines: &mut Lines) {
@@ -227,7 +228,7 @@ mod tests {
         let log = lines(100, 64);
         log.output(Output::Error, b"warming up\nthread 'main' panick");
         log.output(Output::Error, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
-        assert_eq!(log.take_last_words().as_deref(), Some("thread 'main' panicked at src/lib.rs:3:5:\nno way"));
+        assert_eq!(log.take_last_words().as_deref(), Some(r"thread 'main' panicked at src/lib.rs:3:5:\nno way"));
         assert_eq!(log.take_last_words(), None);
     }
 
@@ -235,6 +236,13 @@ mod tests {
     fn a_line_is_cut() {
         let shown = lines(100, 8).shown(&"x".repeat(1 << 20));
         assert_eq!(shown, "xxxxx…");
+    }
+
+    #[test]
+    fn text_is_cut_and_does_nothing() {
+        let log = lines(100, 64);
+        assert_eq!(log.shown("a\u{1b}[2J\r\nb\u{202e}c\u{2028}"), r"a\u{1b}[2J\r\nb\u{202e}c\u{2028}");
+        assert_eq!(lines(100, 5).shown("äöü"), "ä…");
     }
 
     #[test]

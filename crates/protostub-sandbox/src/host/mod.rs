@@ -11,15 +11,13 @@ mod rate;
 mod reference;
 mod session;
 mod tcp;
-mod text;
 mod timers;
 mod websocket;
 
+use protostub_types::SafeText;
 use wasmtime::component::{HasSelf, Linker};
 
-pub(crate) use self::{
-    bus::Posting, identity::IdentityRequests, presence::Status, text::printable, text::readable, timers::Timers,
-};
+pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, timers::Timers};
 use crate::{
     contract::{self, types::Error},
     state::StubState,
@@ -35,14 +33,16 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
 impl contract::types::Host for StubState {}
 
 impl From<transport::Error> for Error {
+    /// Bounds and escapes the text, which may quote the stub or a server.
     fn from(error: transport::Error) -> Self {
+        let safe = |text: String| SafeText::new(&text).to_string();
         match error {
-            transport::Error::Denied(text) => Self::Denied(text),
-            transport::Error::Invalid(text) => Self::Invalid(text),
+            transport::Error::Denied(text) => Self::Denied(safe(text)),
+            transport::Error::Invalid(text) => Self::Invalid(safe(text)),
             transport::Error::Busy => Self::Busy,
             transport::Error::Closed => Self::Closed,
-            transport::Error::Limit(text) => Self::Limit(text),
-            transport::Error::Io(text) => Self::Io(text),
+            transport::Error::Limit(text) => Self::Limit(safe(text)),
+            transport::Error::Io(text) => Self::Io(safe(text)),
         }
     }
 }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use protostub_types::StubStatus;
+use protostub_types::{SafeText, StubStatus};
 
-use super::{rate::Rate, text::readable};
+use super::rate::Rate;
 use crate::{
     contract::{
         presence::{self, Status as Published},
@@ -12,14 +12,11 @@ use crate::{
     state::StubState,
 };
 
-/// How long a status' reason may be, in bytes; longer ones are cut.
-const MAX_REASON_BYTES: usize = 1024;
-
 /// The instance's status, as it was published last.
 #[derive(Debug)]
 pub(crate) struct Status {
     /// None: `start` has not returned.
-    current: Option<(StubStatus, Option<String>)>,
+    current: Option<(StubStatus, Option<SafeText>)>,
     rate: Rate,
 }
 
@@ -48,7 +45,7 @@ impl StubState {
     async fn publish_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<(), Error> {
         let Some(reason) = self.check_status(status, reason)? else { return Ok(()) };
         let presence = Arc::clone(&self.services.presence);
-        let publish = move || (presence.publish(status, reason.as_deref()), reason);
+        let publish = move || (presence.publish(status, reason.clone()), reason);
         let (published, reason) = self.cpu.outside(publish).await;
         published.map_err(Error::Invalid)?;
         self.status.current = Some((status, reason));
@@ -58,8 +55,8 @@ impl StubState {
     /// Whether this may be published, and with which reason; none if it is what holds.
     // On the guest's stack, it has none of what it takes when it has returned.
     #[inline(never)]
-    fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<String>>, Error> {
-        let reason = reason.map(|reason| readable(&self.secrets.redact(&reason), MAX_REASON_BYTES));
+    fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<SafeText>>, Error> {
+        let reason = reason.map(|reason| self.secrets.shown(&reason));
         let Some((current, current_reason)) = &self.status.current else {
             return Err(Error::Invalid(format!("`{status}` cannot be published before `start` has returned")));
         };

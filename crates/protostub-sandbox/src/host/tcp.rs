@@ -1,3 +1,5 @@
+use protostub_types::SafeText;
+
 use crate::{
     contract::{tcp, types::Error},
     recorder::Entry,
@@ -28,7 +30,7 @@ impl tcp::Host for StubState {
             TcpState::Connecting => tcp::State::Connecting,
             TcpState::Open => tcp::State::Open,
             TcpState::Closed => tcp::State::Closed,
-            TcpState::Failed(text) => tcp::State::Failed(text),
+            TcpState::Failed(text) => tcp::State::Failed(SafeText::new(&text).to_string()),
         }
     }
 

@@ -1,3 +1,5 @@
+use protostub_types::SafeText;
+
 use crate::{
     contract::{
         types::Error,
@@ -27,7 +29,7 @@ impl websocket::Host for StubState {
             WebSocketState::Open(handshake) => websocket::State::Open(handshake.into()),
             WebSocketState::Refused(handshake) => websocket::State::Refused(handshake.into()),
             WebSocketState::Closed(reason) => websocket::State::Closed(CloseReason { code: reason.code, reason: reason.reason }),
-            WebSocketState::Failed(text) => websocket::State::Failed(text),
+            WebSocketState::Failed(text) => websocket::State::Failed(SafeText::new(&text).to_string()),
         }
     }
 

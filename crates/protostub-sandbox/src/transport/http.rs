@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Method;
 use protostub_egress::{EgressError, ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest, HttpTarget};
+use protostub_types::SafeText;
 use url::{Origin, Position, Url};
 
 use super::{
@@ -259,7 +260,7 @@ fn parse_method(method: &str) -> Result<Method, Error> {
         // Both are about the connection, which is the host's.
         Ok(Method::CONNECT | Method::TRACE) => Err(Error::Invalid(format!("a stub cannot use the method {method}"))),
         Ok(method) => Ok(method),
-        Err(_) => Err(Error::Invalid(format!("`{}` is no method (RFC 9110 section 9.1)", method.escape_debug()))),
+        Err(_) => Err(Error::Invalid(format!("`{}` is no method (RFC 9110 section 9.1)", SafeText::quote(method)))),
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use futures_util::future::BoxFuture;
 use protostub_egress::{Connection, Protection};
+use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
@@ -419,7 +420,10 @@ fn check_host(host: &str) -> Result<(), Error> {
     if let Some(wrong) =
         host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))
     {
-        return Err(Error::Invalid(format!("`{}` is no part of a host's name or address", wrong.escape_debug())));
+        return Err(Error::Invalid(format!(
+            "`{}` is no part of a host's name or address",
+            SafeText::quote(wrong.encode_utf8(&mut [0; 4]))
+        )));
     }
     Ok(())
 }

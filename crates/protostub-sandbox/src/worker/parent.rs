@@ -1,6 +1,6 @@
 use std::process::{ExitStatus, Stdio};
 
-use protostub_types::Sha256Digest;
+use protostub_types::{SafeText, Sha256Digest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,7 +29,7 @@ pub(crate) async fn compile(
     bytes: impl AsRef<[u8]>,
     digest: Sha256Digest,
 ) -> Result<Component, CompileError> {
-    let fail = |problem: String| CompileError::Worker { program: worker.program.clone(), problem };
+    let fail = |problem: String| CompileError::Worker { program: worker.program.clone(), problem: problem.into() };
     let mut key = [0; KEY_BYTES];
     SystemRandom::new().fill(&mut key).map_err(|_| fail("has no key: this system has no random numbers".to_owned()))?;
     let name = Name::new(engine, digest);
@@ -104,7 +104,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Resu
 
 /// Why there is no answer.
 fn how_it_ended(status: ExitStatus, worker: &CompileWorker, complaint: &str) -> String {
-    let complaint: String = complaint.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let complaint = SafeText::new(complaint.trim());
     let said = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
     let CompileWorker { memory_bytes, cpu_seconds, .. } = worker;
     match signal(status) {

@@ -13,7 +13,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialKind, CredentialSource, Ended, Engine, EngineConfig, Limits, Outcome,
     Presence, Sandbox, SandboxConfig, SandboxError, SandboxServices, Session, StartErrorKind, StubHandle,
 };
-use protostub_types::{Address, Domain, Message, Sha256Digest, StubKey, StubStatus};
+use protostub_types::{Address, Domain, Message, SafeText, Sha256Digest, StubKey, StubStatus};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -95,11 +95,11 @@ impl Hits {
 }
 
 impl Presence for Statuses {
-    fn publish(&self, status: StubStatus, reason: Option<&str>) -> Result<(), String> {
+    fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
         let mut result = Ok(());
         self.0.send_modify(|all| match all.last() {
             Some((current, _)) if !current.may_become(status) => result = Err(format!("`{status}` cannot follow `{current}`")),
-            _ => all.push((status, reason.map(str::to_owned))),
+            _ => all.push((status, reason.map(|reason| reason.to_string()))),
         });
         result
     }

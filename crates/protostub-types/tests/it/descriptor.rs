@@ -233,7 +233,8 @@ fn errors_name_the_member() {
     check(r#"{"version":true}"#, "$.version", "is a truth value; it has to be a text");
 
     let check = |name: &str, value: Value, path: &str, problem: &str| check(&with(name, value).to_string(), path, problem);
-    let version = "is no version: a version has 1 to 128 bytes, without control characters, and at least one letter or digit";
+    let version =
+        "is no version: a version has 1 to 128 bytes, without control or invisible characters, and at least one letter or digit";
     check("version", json!("-"), "$.version", &format!("`-` {version}"));
     check("language", json!(["x"]), "$.language", "is an array; it has to be a text");
     check("configuration", json!([1]), "$.configuration", "is an array; it has to be an object");
@@ -245,7 +246,7 @@ fn errors_name_the_member() {
     check("ports", json!(8443), "$.ports", "is a number; it has to be an array");
     check("ports", json!([8443, 443]), "$.ports[1]", "is 443; a port from 1024 to 65535 is possible");
     check("ports", json!([65536]), "$.ports[0]", "is 65536; a port from 1024 to 65535 is possible");
-    check("ports", json!(["8443"]), "$.ports[0]", "is \\\"8443\\\"; a port from 1024 to 65535 is possible");
+    check("ports", json!(["8443"]), "$.ports[0]", "is \"8443\"; a port from 1024 to 65535 is possible");
     check("ports", json!(vec![8443; 17]), "$.ports", "has 17 ports; at most 16 are possible");
     check("overlap", json!("perhaps"), "$.overlap", "is a text; it has to be true or false");
     let digest = "a SHA-256 digest is 64 hexadecimal digits, with or without `sha256:` before them";

@@ -18,6 +18,7 @@ mod meets_server;
 mod opens_connections;
 mod panics_at_length;
 mod reaches_for_domains;
+mod says_control_characters;
 mod scans_local_ports;
 mod sleeps;
 mod spins;
@@ -81,6 +82,7 @@ fn program(name: &str) -> Option<Program> {
         "opens-connections" => Program::attack(opens_connections::attack),
         "panics-at-length" => Program::attack(panics_at_length::attack),
         "reaches-for-domains" => Program::attack(reaches_for_domains::attack),
+        "says-control-characters" => Program::attack(says_control_characters::attack),
         "scans-local-ports" => Program { ready: scans_local_ports::ready, ..Program::attack(scans_local_ports::attack) },
         "sleeps" => Program::attack(sleeps::attack),
         "spins" => Program::attack(spins::attack),

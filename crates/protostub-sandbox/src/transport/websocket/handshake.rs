@@ -4,6 +4,7 @@ use std::{collections::HashSet, fmt};
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 use protostub_egress::{Grants, Protection};
+use protostub_types::SafeText;
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{
@@ -118,7 +119,7 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
             && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
         if !is_token || !seen.insert(protocol) {
             let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
-            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", protocol.escape_debug())));
+            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
         }
     }
     let value = HeaderValue::from_str(&protocols.join(", "));
