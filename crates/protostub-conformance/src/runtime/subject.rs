@@ -106,6 +106,9 @@ pub struct ThisRuntime {
     /// Where compiled code is kept ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)): each case has a runtime of its own, and all
     /// of them deploy the same component. None: each compiles it.
     pub code_dir: Option<PathBuf>,
+    /// The executable that compiles components, in a process with limits ([`RuntimeBuilder::compile_worker`](protostub_runtime::RuntimeBuilder::compile_worker)).
+    /// None: this process does.
+    pub compile_worker: Option<PathBuf>,
 }
 
 struct Embedded {
@@ -120,6 +123,9 @@ impl Runtimes for ThisRuntime {
         let mut builder = Runtime::builder().home_domain("home.example").source(catalogue);
         if let Some(dir) = &self.code_dir {
             builder = builder.code_dir(dir);
+        }
+        if let Some(program) = &self.compile_worker {
+            builder = builder.compile_worker(program);
         }
         let runtime = builder.build().await.map_err(|error| error.to_string())?;
         let hyperty = async |name: &str| {
