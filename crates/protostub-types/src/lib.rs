@@ -5,6 +5,7 @@
 //! * [`json_line`], [`json_indented`]: JSON text of strangers, rewritten for output
 //! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
+//! * [`SafeText`]: text of strangers, safe to show
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -16,6 +17,7 @@ mod json;
 mod key;
 mod message;
 mod status;
+mod text;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
@@ -26,4 +28,5 @@ pub use json::{json_indented, json_line};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use status::{StatusReport, StubStatus};
+pub use text::SafeText;
 pub use version::{Version, VersionError};

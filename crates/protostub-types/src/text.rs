@@ -1,0 +1,383 @@
+//! Text that strangers wrote, made safe for logs, statuses, errors, terminals and pages.
+
+use std::{
+    fmt::{self, Write as _},
+    ops::Deref,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+/// The mark at the end of a text that was cut.
+const CUT: &str = "…";
+
+/// A stranger's text that is safe to show: short, on one line, and without invisible characters.
+///
+/// A stub, a server, a catalogue or a descriptor may write anything. This type cuts and escapes the
+/// text when it is built. Every sink takes it: log lines, statuses, errors, crash reports, pages.
+///
+/// * Control characters are escaped as `\n`, `\r`, `\t` or `\u{1b}`. A newline starts no line.
+/// * Characters that change what others look like, or are not seen at all, are escaped as
+///   `\u{202e}`: format and bidi characters, line and paragraph separators, variation selectors,
+///   fillers, tags, private-use and unassigned characters. See [`SafeText::is_shown`].
+/// * A backslash stays as it is. So a text that was built once does not change when it is built
+///   again. It also means that `\n` may stand for a newline or for these two characters.
+/// * A text that is too long ends with `…`. The cut splits no character and no escape.
+///
+/// A clone shares the text.
+///
+/// # Examples
+///
+/// ```
+/// use protostub_types::SafeText;
+///
+/// let text = SafeText::new("no such room\nERROR all is \u{202e}lost");
+/// assert_eq!(text.as_str(), r"no such room\nERROR all is \u{202e}lost");
+/// assert_eq!(SafeText::new(&text), text);
+/// assert_eq!(SafeText::cut("four and five", 7).as_str(), "four…");
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SafeText(Arc<str>);
+
+impl SafeText {
+    /// Default maximum of a text, in bytes of UTF-8 after escaping. A sentence and a URL fit.
+    pub const MAX_BYTES: usize = 1024;
+
+    /// Builds a text of at most [`Self::MAX_BYTES`].
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self::cut(text, Self::MAX_BYTES)
+    }
+
+    /// Builds a text of at most `max_bytes`, the escapes and the mark `…` included.
+    ///
+    /// Takes time for what is kept only, however long `text` is.
+    #[must_use]
+    pub fn cut(text: &str, max_bytes: usize) -> Self {
+        let mut escaper = Escaper::new(max_bytes);
+        let _ = escaper.write_str(text);
+        escaper.finish()
+    }
+
+    /// Builds a text of at most [`Self::MAX_BYTES`] from a value that is displayed, such as an error.
+    ///
+    /// Stops the display when the text is full. No more than the maximum is ever in memory.
+    #[must_use]
+    pub fn display(value: impl fmt::Display) -> Self {
+        Self::display_cut(value, Self::MAX_BYTES)
+    }
+
+    /// Builds a text of at most `max_bytes` from a value that is displayed.
+    #[must_use]
+    pub fn display_cut(value: impl fmt::Display, max_bytes: usize) -> Self {
+        let mut escaper = Escaper::new(max_bytes);
+        // The escaper fails when it is full, to end the display.
+        let _ = write!(escaper, "{value}");
+        escaper.finish()
+    }
+
+    /// Returns the text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns whether a character is shown as it is, and not as an escape.
+    ///
+    /// It is shown if people see it where it stands, or it is a space. The tables are those of
+    /// Unicode: `General_Category`, and `Default_Ignorable_Code_Point` for letters and marks that
+    /// nothing is drawn for.
+    #[must_use]
+    pub fn is_shown(character: char) -> bool {
+        if character.is_ascii() {
+            return !character.is_ascii_control();
+        }
+        !matches!(
+            character.general_category(),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::PrivateUse
+                | GeneralCategory::Surrogate
+                | GeneralCategory::Unassigned
+        ) && !is_ignorable(character)
+    }
+}
+
+/// Returns whether a letter or mark is drawn as nothing: `Default_Ignorable_Code_Point` of
+/// Unicode's `DerivedCoreProperties.txt`, without the categories that are never shown.
+fn is_ignorable(character: char) -> bool {
+    matches!(
+        character,
+        '\u{34f}'                       // combining grapheme joiner
+            | '\u{115f}'..='\u{1160}'   // Hangul fillers
+            | '\u{17b4}'..='\u{17b5}'   // Khmer inherent vowels
+            | '\u{180b}'..='\u{180f}'   // Mongolian variation selectors
+            | '\u{3164}' | '\u{ffa0}'   // Hangul fillers
+            | '\u{fe00}'..='\u{fe0f}'   // variation selectors
+            | '\u{e0100}'..='\u{e01ef}' // variation selectors
+    )
+}
+
+/// A writer that escapes what is written to it, and fails when it is full.
+struct Escaper {
+    text: String,
+    max_bytes: usize,
+    /// The end of the last character or escape that leaves room for [`CUT`].
+    end_with_mark: usize,
+    full: bool,
+}
+
+impl Escaper {
+    fn new(max_bytes: usize) -> Self {
+        Self { text: String::new(), max_bytes, end_with_mark: 0, full: false }
+    }
+
+    /// Appends what must not be split.
+    fn push(&mut self, part: impl fmt::Display, bytes: usize) -> fmt::Result {
+        if self.text.len() + bytes > self.max_bytes {
+            self.full = true;
+            return Err(fmt::Error);
+        }
+        write!(self.text, "{part}")?;
+        if self.text.len() + CUT.len() <= self.max_bytes {
+            self.end_with_mark = self.text.len();
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> SafeText {
+        if self.full {
+            self.text.truncate(self.end_with_mark);
+            if self.text.len() + CUT.len() <= self.max_bytes {
+                self.text.push_str(CUT);
+            }
+        }
+        SafeText(self.text.into())
+    }
+}
+
+impl fmt::Write for Escaper {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.full {
+            return Err(fmt::Error);
+        }
+        let mut rest = text;
+        while let Some(character) = rest.chars().next() {
+            let read = match character {
+                '\\' => {
+                    let bytes = escape_bytes(rest);
+                    self.push(&rest[..bytes], bytes)?;
+                    bytes
+                }
+                _ if SafeText::is_shown(character) => {
+                    self.push(character, character.len_utf8())?;
+                    character.len_utf8()
+                }
+                _ => {
+                    let escape = character.escape_default();
+                    self.push(&escape, escape.len())?;
+                    character.len_utf8()
+                }
+            };
+            rest = &rest[read..];
+        }
+        Ok(())
+    }
+}
+
+/// Returns the length of the escape that `text` begins with; 1 for a backslash that begins none.
+fn escape_bytes(text: &str) -> usize {
+    /// The longest escape: `\u{10ffff}`.
+    const MAX_ESCAPE_BYTES: usize = 10;
+    match text.as_bytes() {
+        [b'\\', b'n' | b'r' | b't', ..] => 2,
+        [b'\\', b'u', b'{', digits @ ..] => {
+            let count = digits.iter().take(MAX_ESCAPE_BYTES).take_while(|byte| byte.is_ascii_hexdigit()).count();
+            let bytes = "\\u{".len() + count + "}".len();
+            if count > 0 && bytes <= MAX_ESCAPE_BYTES && digits.get(count) == Some(&b'}') { bytes } else { 1 }
+        }
+        _ => 1,
+    }
+}
+
+impl Default for SafeText {
+    fn default() -> Self {
+        Self(Arc::from(""))
+    }
+}
+
+impl Deref for SafeText {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for SafeText {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for SafeText {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for SafeText {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+impl PartialEq<str> for SafeText {
+    fn eq(&self, other: &str) -> bool {
+        *self.0 == *other
+    }
+}
+
+impl PartialEq<&str> for SafeText {
+    fn eq(&self, other: &&str) -> bool {
+        *self.0 == **other
+    }
+}
+
+impl fmt::Display for SafeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for SafeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for SafeText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SafeText {
+    /// Reads any text, and builds it with [`SafeText::new`].
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &str) {
+        let safe = SafeText::new(text);
+        assert_eq!(safe.as_str(), expected, "{text:?}");
+        assert_eq!(SafeText::new(&safe), safe, "{text:?} is not idempotent");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        check("a\u{1b}[2J\r\nb\tc\0\u{7f}\u{85}\u{9b}", r"a\u{1b}[2J\r\nb\tc\u{0}\u{7f}\u{85}\u{9b}");
+    }
+
+    #[test]
+    fn invisible_characters_are_escaped() {
+        let ranges = [
+            '\u{ad}'..='\u{ad}',
+            '\u{61c}'..='\u{61c}',
+            '\u{200b}'..='\u{200f}',
+            '\u{2028}'..='\u{202e}',
+            '\u{2060}'..='\u{206f}',
+            '\u{3164}'..='\u{3164}',
+            '\u{fe00}'..='\u{fe0f}',
+            '\u{feff}'..='\u{feff}',
+            '\u{fff9}'..='\u{fffb}',
+            '\u{e000}'..='\u{f8ff}',
+            '\u{e0000}'..='\u{e0fff}',
+            '\u{10ffff}'..='\u{10ffff}',
+        ];
+        for character in ranges.into_iter().flatten() {
+            check(&format!("a{character}b"), &format!(r"a\u{{{:x}}}b", u32::from(character)));
+        }
+    }
+
+    #[test]
+    fn visible_text_is_kept() {
+        for text in
+            ["", "plain \"text\" it's", "Grüße, κόσμε", "日本語　한국어", "עברית العربية", "🦀 e\u{301} \u{fffd} a\u{a0}b…"]
+        {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn backslash_is_kept() {
+        for text in [r"C:\temp\new", r"\", r"\\", r"\u{202e}", r"\u{}", r"\u{1234567}", r"\u{12", r"\x"] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        let cut = |text, bytes| SafeText::cut(text, bytes).to_string();
+        assert_eq!(cut("äöü", 6), "äöü");
+        assert_eq!(cut("äöü", 5), "ä…");
+        assert_eq!(cut("äöü", 4), "…");
+        assert_eq!(cut("äöü", 2), "");
+        assert_eq!(cut("äöü", 0), "");
+        assert_eq!(cut("", 0), "");
+        assert_eq!(SafeText::new(&"x".repeat(1 << 20)).len(), SafeText::MAX_BYTES);
+    }
+
+    #[test]
+    fn escape_is_never_split() {
+        let once = SafeText::new("ab\u{202e}\ncd\u{1b}");
+        for max_bytes in 0..=once.len() {
+            let raw = SafeText::cut("ab\u{202e}\ncd\u{1b}", max_bytes);
+            assert_eq!(SafeText::cut(&once, max_bytes), raw, "{max_bytes}");
+            assert_eq!(SafeText::cut(&raw, max_bytes), raw, "{max_bytes}");
+            assert!(raw.len() <= max_bytes);
+            let text = raw.strip_suffix(CUT).unwrap_or(&raw);
+            assert!(
+                ["", "a", "ab", r"ab\u{202e}", r"ab\u{202e}\n", r"ab\u{202e}\nc", r"ab\u{202e}\ncd"].contains(&text)
+                    || raw == once,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn display_stops_when_the_text_is_full() {
+        struct Endless;
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("on and\non ")?;
+                }
+            }
+        }
+        assert_eq!(SafeText::display_cut(Endless, 16).as_str(), r"on and\non on…");
+        assert_eq!(SafeText::display(Endless).len(), SafeText::MAX_BYTES);
+    }
+
+    #[test]
+    fn clone_shares_the_text() {
+        let text = SafeText::new("shared");
+        assert!(Arc::ptr_eq(&text.0, &text.clone().0));
+    }
+
+    #[test]
+    fn serde_writes_and_reads_text() {
+        let text = SafeText::new("a\nb");
+        let json = serde_json::to_string(&text).unwrap();
+        assert_eq!(json, r#""a\\nb""#);
+        assert_eq!(serde_json::from_str::<SafeText>(&json).unwrap(), text);
+        assert_eq!(serde_json::from_str::<SafeText>(r#""a\u202eb""#).unwrap().as_str(), r"a\u{202e}b");
+    }
+}
