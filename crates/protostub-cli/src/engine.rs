@@ -36,7 +36,9 @@ impl Compiler {
         let compiled = timeout(self.timeout, self.engine.compile(code, digest)).await;
         let too_long = || {
             let seconds = self.timeout.as_secs();
-            format!("the component was not compiled within {seconds} s: raise `compile-timeout-seconds` if it is meant to be so large")
+            format!(
+                "the component was not compiled within {seconds} s: raise `compile-timeout-seconds` if it is meant to be so large"
+            )
         };
         Ok(compiled.with_context(too_long)??)
     }

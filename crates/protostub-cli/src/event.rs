@@ -110,7 +110,7 @@ impl Event {
             Self::Following { runtime, .. } => format!("Following the runtime {runtime}. Ctrl-C ends it."),
             Self::Ended => "The runtime has ended.".to_owned(),
         };
-        escaped(&text)
+        escaped(&text).to_string()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use protostub_runtime::RequestError;
-use protostub_types::json_line;
+use protostub_types::{SafeText, json_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::signal;
@@ -195,22 +195,15 @@ pub(crate) fn json_text(json: &str) -> String {
     json_line(json).unwrap_or_else(|| "null".to_owned())
 }
 
-/// Returns a text as one line, with characters that act on a terminal escaped.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+/// Returns a text as one line, with characters that are not shown escaped. Nothing is cut.
+pub(crate) fn escaped(text: &str) -> SafeText {
+    SafeText::cut(text, usize::MAX)
 }
 
 /// Returns a text whose lines are escaped, each for itself.
 fn escaped_lines(text: &str) -> String {
-    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+    let lines: Vec<_> = text.split('\n').map(escaped).collect();
+    lines.iter().map(SafeText::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether a command ended since nobody reads its output any more.

@@ -1,6 +1,6 @@
 use std::{
     future::pending,
-    io::{self, Write as _},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},

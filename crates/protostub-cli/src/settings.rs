@@ -410,8 +410,8 @@ impl Settings {
         if !cfg!(unix) || self.compile_in_process {
             return Ok(None);
         }
-        let own =
-            env::current_exe().map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
+        let own = env::current_exe()
+            .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
         let mut worker = CompileWorker::new(own);
         worker.memory_bytes = self.compile_memory_bytes.unwrap_or(worker.memory_bytes);
         // A worker has one thread: more than that it cannot compute in this time.

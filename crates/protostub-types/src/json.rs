@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
 
+use crate::SafeText;
+
 /// Depth up to which [`json_indented`] begins lines. Deeper values stay in one line, which bounds the blanks of each line.
 const INDENTED_DEPTH: usize = 16;
 
 /// Rewrites JSON text as one line without white space between its tokens. Numbers, the order of members and repeated members stay as they
-/// are. Characters in strings that could act on a terminal or on the reading order are written as `\uXXXX`.
+/// are. Characters in strings that are not shown ([`SafeText::is_shown`]) are written as `\uXXXX`: control and bidi characters, for
+/// instance.
 ///
 /// Returns `None` if the text is not JSON, or has a `\uXXXX` escape of half a surrogate pair, which many parsers refuse.
 ///
@@ -122,7 +125,7 @@ impl Rewritten {
                 _ => {
                     let character = text[at..].chars().next()?;
                     let end = at + character.len_utf8();
-                    if is_active(character) {
+                    if !SafeText::is_shown(character) {
                         self.text.push_str(&text[copied..at]);
                         for unit in character.encode_utf16(&mut [0; 2]) {
                             let _ = write!(self.text, "\\u{unit:04x}");
@@ -151,15 +154,6 @@ fn escape_bytes(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns whether a character could act on a terminal or on the reading order.
-fn is_active(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +162,8 @@ mod tests {
     fn json_line_keeps_tokens_and_drops_white_space() {
         let check = |text: &str, expected: &str| assert_eq!(json_line(text).as_deref(), Some(expected), "{text}");
         check(" { \"a\" : [ 1 ,\t2.50 ] ,\r\n\"a\":\"b c\" } ", r#"{"a":[1,2.50],"a":"b c"}"#);
-        for text in ["1e999", "-0.0E+10", "1234567890123456789012345678901234567890", "null", r#""\"\\\u00e9\ud83d\ude00""#, "[]"] {
+        for text in ["1e999", "-0.0E+10", "1234567890123456789012345678901234567890", "null", r#""\"\\\u00e9\ud83d\ude00""#, "[]"]
+        {
             check(text, text);
         }
         check("\"\u{202e}\u{2028}\u{7f}\u{9b}\u{feff}\u{e0041}é\"", r#""\u202e\u2028\u007f\u009b\ufeff\udb40\udc41é""#);
@@ -176,7 +171,9 @@ mod tests {
 
     #[test]
     fn json_line_of_other_text_is_none() {
-        for text in ["", "hello", "1e", "{}{}", "[1,]", "\"a\nb\"", "\u{feff}1", r#""\ud800""#, r#""\udc00""#, r#""\ud800\u0041""#, "'a'"] {
+        for text in
+            ["", "hello", "1e", "{}{}", "[1,]", "\"a\nb\"", "\u{feff}1", r#""\ud800""#, r#""\udc00""#, r#""\ud800\u0041""#, "'a'"]
+        {
             assert_eq!(json_line(text), None, "{text}");
         }
     }

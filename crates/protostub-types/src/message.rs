@@ -534,8 +534,9 @@ mod tests {
     #[test]
     fn json_line_of_any_body_is_one_line() {
         let check = |body: Body, expected: &str| {
-            let message = Message { body: Some(body), ..read(r#"{"id":"\u202e","type":"read","from":"a.example","to":"b.example"}"#) };
-            let begin = r#"{"id":"\u202e","type":"read","from":"domain://a.example","to":"domain://b.example","#;
+            let message =
+                Message { body: Some(body), ..read(r#"{"id":"\u202e","type":"read","from":"a.example","to":"b.example"}"#) };
+            let begin = r#"{"id":"\u202e","type":"read","from":"a.example","to":"b.example","#;
             assert_eq!(message.to_json_line(), format!("{begin}{expected}}}"));
         };
         check(Body::Json("{ \"a\":\n1e999 }".into()), r#""body":{"a":1e999}"#);

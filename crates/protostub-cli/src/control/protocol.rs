@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, time::SystemTime};
 
 use protostub_runtime::{Address, BusCounts, Domain, Message, Protostub, Runtime, StubStatus};
+use protostub_types::SafeText;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -86,7 +87,7 @@ impl Line {
 }
 
 fn no_request(problem: impl Display) -> Failure {
-    Failure::wrong(format_args!("it is no request: {problem}"))
+    Failure::wrong(SafeText::display(format_args!("it is no request: {problem}")))
 }
 
 impl Request {
