@@ -26,7 +26,8 @@ pub(crate) struct Bars {
     news: Arc<News>,
 }
 
-/// What is to be drawn: the last that is known of each stub. A terminal that is stopped holds up the thread that draws, and no deployment.
+/// The latest news of each stub, until they are drawn. A terminal that is stopped holds up the
+/// thread that draws, and no deployment.
 #[derive(Debug, Default)]
 struct News {
     of_stubs: Mutex<HashMap<String, What>>,
@@ -78,7 +79,7 @@ impl Bars {
         }
     }
 
-    /// Draws what is to be shown, for as long as the process lives.
+    /// Draws the news, for as long as the process lives.
     fn draw_all(&self) {
         loop {
             for (key, what) in self.news.take() {

@@ -1,4 +1,4 @@
-//! The ways of strangers' bytes through the command, for the fuzzers: they call what the command calls.
+//! Ways of strangers' bytes through the command. The fuzzers call the command's functions here.
 
 use protostub_runtime::{Address, Message};
 
@@ -15,7 +15,8 @@ pub fn message_of_run(hyperty: &Address, message: &Message, json: bool) -> Strin
     Printed { event: Event::Message { hyperty: hyperty.clone(), message: message.clone() }, json }.into_text()
 }
 
-/// Returns what `send` prints of a reply, in JSON or as text. The reply goes through a line of the control socket.
+/// Returns what `send` prints of a reply, in JSON or as text. The reply goes through a line of the
+/// control socket.
 #[must_use]
 pub fn reply_of_send(reply: &Message, json: bool) -> Option<String> {
     let result = serde_json::value::to_raw_value(&Sent::of(reply, 12).ok()?).ok()?;
@@ -25,10 +26,11 @@ pub fn reply_of_send(reply: &Message, json: bool) -> Option<String> {
     Some(Output::form(json, || sent.text(), || sent.to_json()))
 }
 
-/// Reads a line of the control socket as the server does. Returns the request as a client would write it, or the server's answer.
+/// Reads a line of the control socket as the server does. Returns the request as a client would
+/// write it, or the server's answer.
 ///
 /// # Errors
-/// If it is no request: what the server answers.
+/// The server's answer, if the line is not a request.
 pub fn request(line: &[u8]) -> Result<String, String> {
     match Request::read(line) {
         Ok(request) => Ok(serde_json::to_string(&request).unwrap_or_default()),
@@ -36,7 +38,8 @@ pub fn request(line: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Reads a line of the control socket as a client does, and returns the same answer as the server would write it.
+/// Reads a line of the control socket as a client does. Returns the answer as the server would
+/// write it.
 #[must_use]
 pub fn response(line: &[u8]) -> Option<String> {
     Response::read(line).map(|response| response.to_line())

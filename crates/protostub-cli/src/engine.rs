@@ -1,4 +1,5 @@
-//! The compiler of `inspect` and `sign`: a compile worker with limits, unless the operator's settings say otherwise.
+//! The compiler of `inspect` and `sign`: a compile worker with limits, unless the operator's
+//! settings say otherwise.
 
 use std::time::Duration;
 

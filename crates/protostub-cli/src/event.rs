@@ -10,7 +10,7 @@ use crate::{
     printer::Entry,
 };
 
-/// What `run` and `status --follow` print.
+/// An event that `run` or `status --follow` prints.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A runtime runs.

@@ -10,10 +10,10 @@
 //! * `reach`: which runtime those mean; `control`: how they talk to one that is running
 //! * `compile_worker`: the process that a runtime compiles a component in
 //! * `settings`: what runtimes are told, in flags and in a file
-//! * `engine`: what compiles components for `inspect`, `sign` and `conformance`
+//! * `engine`: the compiler of `inspect` and `sign`
 //! * `output`: how all of them talk to people and programs; `bars`: what goes on meanwhile
-//! * `event`: what `run` and `status --follow` print; `printer`: the threads that print it, and the log
-//! * `consumers`: what the fuzzers call
+//! * `event`: the events of `run` and `status --follow`; `printer`: the threads that print and log
+//! * `consumers`: entry points of the fuzzers
 //!
 //! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket. This library is the command's own: embedders want
 //! `protostub-runtime`.
@@ -156,7 +156,7 @@ pub fn main() -> ExitCode {
 
 /// Says why there is no command to run.
 fn report(failure: &Failure, json: bool) -> ExitCode {
-    // If it cannot be said, there is nobody left to tell.
+    // An error of stderr leaves no other place to report to.
     let _ = io::Write::write_all(&mut io::stderr(), failure.line(json).as_bytes());
     failure.exit_code()
 }
@@ -194,12 +194,12 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
             failure.exit_code()
         }
     };
-    // A log that nobody reads does not hold up the end.
+    // An unread log does not hold up the end.
     let _ = timeout(LOG_FLUSH, output.log.flush()).await;
     code
 }
 
-/// Sends logs to stderr, so that stdout is the command's alone. `verbose` is `None` if nothing but errors is wanted.
+/// Sends logs to stderr, so that stdout is the command's alone. `None` logs errors only.
 fn log(verbose: Option<u8>, printer: Printer<LogLine>) {
     let (level, spans) = match verbose {
         None => ("error", FmtSpan::NONE),
@@ -215,7 +215,7 @@ fn log(verbose: Option<u8>, printer: Printer<LogLine>) {
     tracing_subscriber::registry().with(filter).with(without_headers).with(lines).init();
 }
 
-/// The log. A reader of stderr that stops reading holds up nobody.
+/// The log. A reader of stderr that stops reading holds up no other task.
 struct Log(Printer<LogLine>);
 
 impl<'a> MakeWriter<'a> for Log {

@@ -191,11 +191,11 @@ impl Entry for LogLine {
 
 /// Returns JSON text in one line, without characters that act on a terminal.
 pub(crate) fn json_text(json: &str) -> String {
-    // What serde writes is JSON.
+    // Text that serde wrote is JSON.
     json_line(json).unwrap_or_else(|| "null".to_owned())
 }
 
-/// Returns a text as one line, with characters that are not shown escaped. Nothing is cut.
+/// Returns a text as one line, with characters that are not shown escaped, but without a cut.
 pub(crate) fn escaped(text: &str) -> SafeText {
     SafeText::cut(text, usize::MAX)
 }

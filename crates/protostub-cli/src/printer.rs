@@ -26,9 +26,11 @@ pub(crate) trait Entry: Send + 'static {
     fn into_text(self) -> String;
 }
 
-/// A thread that prints, with a bounded queue before it: a reader that stops reading holds up nothing but this thread.
+/// A thread that prints, with a bounded queue before it. A reader that stops reading holds up this
+/// thread and no other task.
 ///
-/// What does not fit into the queue is dropped and counted. After the first error, such as a closed pipe or a full disk, everything is.
+/// Entries that do not fit into the queue are dropped and counted. After the first error, such as a
+/// closed pipe or a full disk, all entries are.
 #[derive(Debug)]
 pub(crate) struct Printer<T> {
     queue: mpsc::UnboundedSender<Order<T>>,
@@ -98,7 +100,8 @@ impl<T> Clone for Printer<T> {
 }
 
 impl<T: Entry> Printer<T> {
-    /// Starts a printer whose entries stand above the progress bars. `of_dropped` makes the entry that tells of so many dropped ones.
+    /// Starts a printer whose entries appear above the progress bars. `of_dropped` makes the entry
+    /// that reports a number of dropped ones.
     pub(crate) fn start(stream: Stream, bars: Bars, of_dropped: impl Fn(u64) -> T + Send + 'static) -> io::Result<Self> {
         Self::start_with(move |text| bars.aside(|| stream.write(text)), stream == Stream::Stdout, of_dropped)
     }
@@ -269,7 +272,7 @@ mod tests {
         };
         let printer = Printer::start_with(write, false, of_dropped).expect("a thread");
         let large = || "x".repeat(QUEUE_BYTES / 4);
-        // Three fit; one more does if the thread has taken none yet, which keeps its room until it is written.
+        // Three fit. The one that the thread has taken keeps its room until it is written.
         (0..10).for_each(|_| printer.print(large()));
         assert_eq!(printer.counts().dropped(), 7);
         drop(go_on);

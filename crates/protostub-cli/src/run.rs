@@ -145,7 +145,7 @@ impl Run {
 struct Reports {
     printer: Printer<Printed>,
     json: bool,
-    /// Whether no problem was reported.
+    /// False after the first problem.
     in_order: Arc<AtomicBool>,
 }
 
@@ -174,7 +174,8 @@ async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Soc
     }
 }
 
-/// Reads the policies again at each SIGHUP and deploys what was asked for, until a signal stops the runtime. Nothing in here waits for a reader.
+/// Reads the policies again at each SIGHUP and waits for the deployments, until a signal stops the
+/// runtime. No step of it waits for a reader.
 async fn until_stopped(
     mut stop: Stop,
     (mut hangup, reload): (Hangup, impl Fn()),
@@ -205,7 +206,7 @@ async fn deploy(runtime: &Runtime, targets: &[String], printed: &Reports) {
 /// Tells of the statuses of all stubs.
 async fn watch(mut monitor: Hyperty, runtime: Address, printed: Reports, changes: broadcast::Sender<Change>) {
     while let Some(message) = monitor.recv().await {
-        // Stubs can post to this address too; only the Registry knows.
+        // Stubs can post to this address too, but only the Registry knows the statuses.
         let is_registrys = message.from == runtime && message.via.is_empty();
         let Some(change) = is_registrys.then(|| read_change(&message)).flatten() else { continue };
         // Without a client there is nobody to tell.
@@ -228,7 +229,7 @@ fn read_change(message: &Message) -> Option<Change> {
     Some(Change { domain, stub, status, reason, at: utc(SystemTime::now()) })
 }
 
-/// Answers what comes for a hyperty, and tells of it.
+/// Answers the messages for a hyperty, and prints each of them.
 async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, printed: Reports) {
     if register {
         printed.tell(match announce(&hyperty).await {

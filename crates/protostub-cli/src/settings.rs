@@ -26,7 +26,8 @@ use crate::{
     output::Failure,
 };
 
-/// Time that the compilation of a component may take, unless the settings say another: as for [`RuntimeBuilder::compile_timeout`].
+/// Default time that the compilation of a component may take: that of
+/// [`RuntimeBuilder::compile_timeout`].
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How alike two keys are if one of them may be meant by the other, from 0 to 1: as clap judges flags.
 const NEAR: f64 = 0.7;
@@ -404,8 +405,9 @@ impl Settings {
         self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
     }
 
-    /// Returns this command as the worker that compiles components, with its limits. Returns `None` if components are compiled in this process:
-    /// the settings say so, or the system has no limits that a process could set itself.
+    /// Returns this command as the worker that compiles components, with its limits. Returns `None`
+    /// if components are compiled in this process: the settings say so, or the system has no limits
+    /// that a process could set itself.
     pub(crate) fn compile_worker(&self) -> anyhow::Result<Option<CompileWorker>> {
         if !cfg!(unix) || self.compile_in_process {
             return Ok(None);

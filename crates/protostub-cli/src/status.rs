@@ -57,7 +57,8 @@ impl ShowStatus {
     }
 }
 
-/// Prints changes until a signal, the end of the runtime, or of the reader. A reader that reads slowly holds up neither signals nor the runtime.
+/// Prints changes until a signal, the end of the runtime, or the end of the reader. A slow reader
+/// holds up neither signals nor the runtime.
 async fn follow(client: &mut Client, target: Option<String>, output: &Output) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let printer = output.printer()?;

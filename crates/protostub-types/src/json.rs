@@ -1,4 +1,5 @@
-//! JSON text of strangers, rewritten for output. Nothing here builds a tree: any depth, any number and any length is passed on.
+//! JSON text of strangers, rewritten for output. No function here builds a tree: values of any
+//! depth, and numbers of any length, pass through.
 
 use std::fmt::Write as _;
 
@@ -6,14 +7,16 @@ use serde_json::value::RawValue;
 
 use crate::SafeText;
 
-/// Depth up to which [`json_indented`] begins lines. Deeper values stay in one line, which bounds the blanks of each line.
+/// Depth up to which [`json_indented`] begins lines. Deeper values stay in one line, which bounds
+/// the blanks of each line.
 const INDENTED_DEPTH: usize = 16;
 
-/// Rewrites JSON text as one line without white space between its tokens. Numbers, the order of members and repeated members stay as they
-/// are. Characters in strings that are not shown ([`SafeText::is_shown`]) are written as `\uXXXX`: control and bidi characters, for
-/// instance.
+/// Rewrites JSON text as one line without white space between its tokens. Numbers, the order of
+/// members and repeated members stay. Characters of strings that are not shown
+/// ([`SafeText::is_shown`]) become `\uXXXX`: control and bidi characters, for instance.
 ///
-/// Returns `None` if the text is not JSON, or has a `\uXXXX` escape of half a surrogate pair, which many parsers refuse.
+/// Returns `None` if the text is not JSON, or has a `\uXXXX` escape of half a surrogate pair, which
+/// many parsers refuse.
 ///
 /// ```
 /// use protostub_types::json_line;
@@ -27,7 +30,8 @@ pub fn json_line(text: &str) -> Option<String> {
     rewrite(text, Layout::Line)
 }
 
-/// Rewrites JSON text as [`json_line`] does, but with a line for each member and element down to a depth of 16: for people.
+/// Rewrites JSON text as [`json_line`] does, with a line for each member and element down to a
+/// depth of 16: for people.
 #[must_use]
 pub fn json_indented(text: &str) -> Option<String> {
     rewrite(text, Layout::Indented)
@@ -59,7 +63,7 @@ struct Rewritten {
 }
 
 impl Rewritten {
-    /// Appends what is between two strings.
+    /// Appends the tokens between two strings.
     fn push_structure(&mut self, text: &str) {
         for character in text.chars() {
             match character {
@@ -106,7 +110,8 @@ impl Rewritten {
         let _ = write!(self.text, "\n{:1$}", "", 2 * depth);
     }
 
-    /// Appends the string that the text begins with, and returns what comes after it. Returns `None` for half a surrogate pair.
+    /// Appends the string that the text begins with, and returns the rest of the text. Returns
+    /// `None` for half a surrogate pair.
     fn push_string<'a>(&mut self, text: &'a str) -> Option<&'a str> {
         self.begin_element();
         let bytes = text.as_bytes();

@@ -260,9 +260,11 @@ impl Message {
         self.to_json_of_type(&self.kind.as_str().to_ascii_uppercase())
     }
 
-    /// Writes the message for output: one line of JSON, whatever the body is. The line has the members of [`Self::to_json`], with numbers as the
-    /// sender wrote them, and without characters that act on a terminal ([`json_line`]). A body that is not JSON is the string `text` in place of
-    /// `body`.
+    /// Writes the message for output: one line of JSON for any body.
+    ///
+    /// The line has the members of [`Self::to_json`], with numbers as the sender wrote them, and
+    /// without characters that act on a terminal ([`json_line`]). A body that is not JSON is the
+    /// string `text` in place of `body`.
     #[must_use]
     pub fn to_json_line(&self) -> String {
         let kind = self.kind.as_str();

@@ -1,4 +1,5 @@
-// What the command does with bytes of strangers: messages that `run` and `send` print, and lines of the control socket.
+// Bytes of strangers in the command: messages that `run` and `send` print, and lines of the control
+// socket.
 
 use std::str;
 
@@ -6,14 +7,14 @@ use protostub_cli::consumers;
 use protostub_types::{Address, Body, Message, MessageId, SafeText};
 use serde_json::Value;
 
-/// What separates the fields of an input: the last is the body.
+/// Separator of the fields of an input. The last field is the body.
 const SEPARATOR: u8 = 0x1e;
 /// Bytes that an output may have for each byte of its input, and in addition.
 const GROWTH: (usize, usize) = (48, 8 * 1024);
 /// Bytes that the answer to a line that is no request may have.
 const MAX_REFUSAL_BYTES: usize = 2 * 1024;
 
-/// A message with any body, and with any id, type, path and header before it, as `run` and `send` print it.
+/// Prints a message as `run` and `send` do: with any body, id, type, path and header.
 pub fn consumer(data: &[u8]) {
     let mut fields: Vec<&[u8]> = data.splitn(5, |byte| *byte == SEPARATOR).collect();
     let body = fields.pop().unwrap_or_default();
@@ -56,7 +57,7 @@ fn check(message: &Message, bytes: usize) {
         (consumers::reply_of_send(message, true).expect("a reply"), "reply", vec!["12".to_owned()]),
     ];
     for (output, member, last) in for_programs {
-        let line = one_line(&output, bytes);
+        let line = only_line(&output, bytes);
         let written = tokens(line).unwrap_or_else(|| panic!("no JSON: {line}"));
         match &body {
             Some((_, Some(tokens))) => {
@@ -74,22 +75,23 @@ fn check(message: &Message, bytes: usize) {
             None => assert!(!written.contains(&Token::String("body".to_owned())), "{line}"),
         }
     }
-    one_line(&consumers::message_of_run(&hyperty, message, false), bytes);
+    only_line(&consumers::message_of_run(&hyperty, message, false), bytes);
     let text = consumers::reply_of_send(message, false).expect("a reply");
     let lines = text.strip_suffix('\n').expect("an end");
     assert!(lines.split('\n').all(|line| line.chars().all(SafeText::is_shown)), "{lines:?}");
     assert!(text.len() <= GROWTH.0 * bytes + GROWTH.1, "{} bytes of {bytes}", text.len());
 }
 
-/// The line of an output, which has no other, and nothing that a terminal takes for an order.
-fn one_line(output: &str, bytes: usize) -> &str {
+/// Returns the line of an output. The output has no other line, and no character that acts on a
+/// terminal.
+fn only_line(output: &str, bytes: usize) -> &str {
     let line = output.strip_suffix('\n').unwrap_or_else(|| panic!("no end: {output:?}"));
     assert!(line.chars().all(SafeText::is_shown), "{line:?}");
     assert!(output.len() <= GROWTH.0 * bytes + GROWTH.1, "{} bytes of {bytes}", output.len());
     line
 }
 
-/// A line of the control socket, from a client and from a server.
+/// Reads a line of the control socket, as one of a client and as one of a server.
 pub fn control(data: &[u8]) {
     match consumers::request(data) {
         Ok(request) => {
@@ -99,14 +101,14 @@ pub fn control(data: &[u8]) {
         }
         Err(refusal) => {
             assert!(refusal.len() <= MAX_REFUSAL_BYTES, "{refusal}");
-            let line = one_line(&refusal, data.len());
+            let line = only_line(&refusal, data.len());
             assert!(tokens(line).is_some(), "no JSON: {line}");
             let read = consumers::response(refusal.as_bytes()).expect("a client understands it");
             assert_eq!(read, refusal);
         }
     }
     if let Some(response) = consumers::response(data) {
-        let line = one_line(&response, data.len());
+        let line = only_line(&response, data.len());
         assert!(tokens(line).is_some(), "no JSON: {line}");
     }
 }
@@ -127,9 +129,10 @@ impl Token<'_> {
     }
 }
 
-/// The tokens of JSON text (RFC 8259), or `None` if it is none: another parser than the one that the command uses, without recursion.
+/// Returns the tokens of JSON text (RFC 8259), or `None` for other text. This parser is independent
+/// of the command's, and has no recursion.
 fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
-    /// What may come next.
+    /// The tokens that may follow.
     #[derive(Clone, Copy, PartialEq, Eq)]
     enum Next {
         Value,
@@ -188,7 +191,7 @@ fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
     None
 }
 
-/// The length of the string that a text begins with, with its quotation marks.
+/// Returns the length of the string that a text begins with, with its quotation marks.
 fn string_bytes(text: &str) -> Option<usize> {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {

@@ -12,11 +12,13 @@ use crate::output::{Failure, json_text};
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
 pub(crate) enum Request {
-    /// Answered with a [`Stub`] when it is live. With `progress`, the client learns how the download and the compilation go on.
+    /// Answered with a [`Stub`] when it is live. With `progress`, the client learns how the
+    /// deployment goes on.
     Deploy { target: String, progress: bool },
     /// Answered with the last that is known of the [`Stub`] when it is gone.
     Undeploy { target: String },
-    /// Answered with an [`Update`] when the new version is live, or there is none. With `check`, the stub is left as it is.
+    /// Answered with an [`Update`] when the published version is live. With `check`, the stub stays
+    /// as it is.
     Update { target: String, check: bool, progress: bool },
     /// Answered with [`Stubs`].
     List {},
@@ -32,8 +34,8 @@ pub(crate) enum Request {
 
 /// The members of a request's line.
 ///
-/// The whole line is one structure, since serde keeps the members of a tagged enumeration in a tree until it knows the tag: numbers in a body
-/// would change, and a deep body would be refused.
+/// The whole line is one structure: of a tagged enumeration, serde keeps the members in a tree
+/// until it knows the tag. That would change the numbers of a body, and refuse a deep one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -277,12 +279,12 @@ pub(crate) struct Status {
     pub(crate) stubs: Vec<Stub>,
     /// What the bus has counted.
     pub(crate) messages: BTreeMap<String, u64>,
-    /// Of runtimes that do not say it, none.
+    /// Zero for runtimes that do not count them.
     #[serde(default)]
     pub(crate) dropped: Dropped,
 }
 
-/// Lines that a runtime could not print: nobody read them in time, or the output failed.
+/// Lines that a runtime could not print: they were not read in time, or the output failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dropped {
     /// Lines of standard output.

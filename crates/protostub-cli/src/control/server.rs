@@ -48,7 +48,7 @@ pub(crate) struct Served {
     pub(crate) policy: Option<PathBuf>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) progress: broadcast::Sender<Doing>,
-    /// What was not printed on standard output, and what was not logged.
+    /// Counts of the lines that were not printed, and of those that were not logged.
     pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
 }
 

@@ -475,7 +475,7 @@ fn every_documented_event_of_a_runtime_is_one() {
     seen.extend(["message".to_owned(), "reloaded".to_owned()]);
     let (_, code) = run.stop();
     assert_eq!(code, 1, "one stub could not be deployed");
-    // Of `dropped`, see `hostile.rs`: there, nobody reads.
+    // `hostile.rs` has the test of `dropped`.
     seen.extend(["stopped".to_owned(), "dropped".to_owned()]);
     assert_eq!(seen, expected);
     drop(server);

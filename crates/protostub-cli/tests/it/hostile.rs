@@ -90,7 +90,8 @@ impl Peer {
     }
 }
 
-/// A stranger behind a real message node sends what `run` cannot read: `run` answers it, and shows it as it came.
+/// A stranger behind a real message node sends bodies that `run` cannot read. `run` answers each of
+/// them, and shows it unchanged.
 #[test]
 fn messages_that_no_tree_holds_do_not_end_run() {
     let folder = catalogue().to_str().expect("UTF-8");
@@ -169,7 +170,7 @@ impl Unread {
         BufReader::new(self.child.stderr.take().expect("a pipe")).lines()
     }
 
-    /// Reads the first line of standard output, and nothing of what comes after it.
+    /// Reads the first line of standard output, and not a byte more.
     fn started(&mut self) {
         let mut stdout = self.child.stdout.take().expect("a pipe");
         let mut byte = [0];
@@ -194,7 +195,7 @@ impl Drop for Unread {
     }
 }
 
-/// Waits for the end of a process, whose outputs nobody reads.
+/// Waits for the end of a process. Its outputs stay unread.
 fn ends(child: &mut Child) -> Option<i32> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let id = child.id();
@@ -211,7 +212,7 @@ fn ends(child: &mut Child) -> Option<i32> {
 }
 
 #[test]
-fn output_that_nobody_reads_holds_up_neither_answers_nor_signals() {
+fn unread_output_holds_up_neither_answers_nor_signals() {
     for signal in ["-TERM", "-INT"] {
         let mut run = Unread::start(&[], Stdio::piped());
         run.started();
@@ -227,7 +228,7 @@ fn output_that_nobody_reads_holds_up_neither_answers_nor_signals() {
 }
 
 #[test]
-fn log_that_nobody_reads_holds_up_neither_answers_nor_signals() {
+fn unread_log_holds_up_neither_answers_nor_signals() {
     let mut run = Unread::start(&["-vvv"], Stdio::piped());
     run.started();
     let mut client = Client::connect(&run.socket);
@@ -290,7 +291,7 @@ fn follow_whose_output_is_unread_ends_at_a_signal() {
     stream.write_all(format!("{}\n", json!({ "result": status })).as_bytes()).expect("written");
     let change = json!({ "domain": "sp1.example", "stub": null, "status": "live", "reason": "x".repeat(900), "at": "" });
     let line = format!("{}\n", json!({ "status": change }));
-    // The client stops to read when its output does: 16 MiB are more than all buffers between the two hold.
+    // The client stops reading when its output is full: 16 MiB are more than all buffers hold.
     stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a time-out");
     let written = (0..16 * 1024).take_while(|_| stream.write_all(line.as_bytes()).is_ok()).count();
     assert!(written < 16 * 1024);
@@ -299,7 +300,7 @@ fn follow_whose_output_is_unread_ends_at_a_signal() {
 }
 
 #[test]
-fn status_of_a_stub_that_somebody_else_tells_is_ignored() {
+fn status_that_is_not_from_the_registry_is_ignored() {
     let mut run = Running::start(&["run", "--home", "home.example"]);
     let started = run.event("started");
     let text = |member: &str| started[member].as_str().expect("a text").to_owned();
@@ -358,12 +359,12 @@ fn conformance_and_sign_compile_in_a_worker() {
     }
 }
 
-/// Whether a process compiles for this one.
+/// Returns whether a process has a compile worker.
 #[cfg(target_os = "linux")]
 fn has_worker(parent: u32) -> bool {
     let processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
     processes.into_iter().any(|process| {
-        // One that has just ended is none.
+        // The files of a process that has just ended cannot be read.
         let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
         // `id (name) state parent …`
         let of = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());

@@ -106,8 +106,9 @@ pub struct ThisRuntime {
     /// Where compiled code is kept ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)): each case has a runtime of its own, and all
     /// of them deploy the same component. None: each compiles it.
     pub code_dir: Option<PathBuf>,
-    /// The executable that compiles components, in a process with limits ([`RuntimeBuilder::compile_worker`](protostub_runtime::RuntimeBuilder::compile_worker)).
-    /// None: this process does.
+    /// Executable that compiles components in a process with limits. See
+    /// [`RuntimeBuilder::compile_worker`](protostub_runtime::RuntimeBuilder::compile_worker).
+    /// Without one, this process compiles them.
     pub compile_worker: Option<PathBuf>,
 }
 

@@ -157,8 +157,10 @@ pub enum RequestError {
 }
 
 impl Suite {
-    /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one, and used again. With a `compile_worker`, a component
-    /// that takes the compiler minutes or gigabytes fails; without one, it takes them of this process.
+    /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one.
+    ///
+    /// With a `compile_worker`, a component that takes the compiler minutes or gigabytes fails.
+    /// Without one, this process compiles it without limits.
     ///
     /// # Errors
     /// If the engine cannot run here, or `cache_dir` or the worker cannot be used.

@@ -126,7 +126,7 @@ impl Frame {
         if self.to.len() == 1 {
             return self.text.clone();
         }
-        // The other members are passed on as they came: a body may have numbers, and a depth, that no tree holds.
+        // The other members stay as text: a body may have numbers and a depth that no tree holds.
         let single = || {
             let to = to_raw_value(to.as_str())?;
             let mut message = serde_json::from_str::<BTreeMap<String, &RawValue>>(self.text.as_str())?;
