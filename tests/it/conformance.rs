@@ -32,7 +32,7 @@ const LITTLE: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 6;
 
 fn suite() -> Suite {
-    Suite::new(None).expect("an engine")
+    Suite::new(None, None).expect("an engine")
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -3,6 +3,9 @@
 use std::{fs, path::Path};
 
 #[expect(unreachable_pub, reason = "the fuzzers' own library exports them")]
+#[path = "../fuzz/src/consumers.rs"]
+mod consumers;
+#[expect(unreachable_pub, reason = "the fuzzers' own library exports them")]
 #[path = "../fuzz/src/sandbox.rs"]
 mod sandbox;
 #[expect(unreachable_pub, reason = "the fuzzers' own library exports them")]
@@ -56,6 +59,16 @@ fn corpus_of_http_answers() {
 #[test]
 fn corpus_of_policies() {
     replay("policy", text::policy);
+}
+
+#[test]
+fn corpus_of_consumers() {
+    replay("consumer", consumers::consumer);
+}
+
+#[test]
+fn corpus_of_control_lines() {
+    replay("control", consumers::control);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 use std::{
     collections::HashMap,
     io::{self, IsTerminal as _},
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -21,17 +23,41 @@ pub(crate) struct Bars {
     /// Whether there is anybody to see them.
     shown: bool,
     of_stubs: Arc<Mutex<HashMap<String, ProgressBar>>>,
+    news: Arc<News>,
+}
+
+/// The latest news of each stub, until they are drawn. A terminal that is stopped holds up the
+/// thread that draws, and no deployment.
+#[derive(Debug, Default)]
+struct News {
+    of_stubs: Mutex<HashMap<String, What>>,
+    came: Condvar,
+}
+
+impl News {
+    /// Waits for news, and takes them.
+    fn take(&self) -> HashMap<String, What> {
+        let news = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = self.came.wait_while(news, |news| news.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *news)
+    }
 }
 
 impl Bars {
     /// Bars for people who look at a terminal, if they are `wanted`.
     pub(crate) fn new(wanted: bool) -> Self {
         let shown = wanted && io::stderr().is_terminal();
-        Self::on(if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }, shown)
+        let bars = Self::on(if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }, shown);
+        if shown {
+            let drawing = bars.clone();
+            // Without a thread there are no bars.
+            let _ = thread::Builder::new().name("bars".to_owned()).spawn(move || drawing.draw_all());
+        }
+        bars
     }
 
     fn on(target: ProgressDrawTarget, shown: bool) -> Self {
-        Self { all: MultiProgress::with_draw_target(target), shown, of_stubs: Arc::default() }
+        Self { all: MultiProgress::with_draw_target(target), shown, of_stubs: Arc::default(), news: Arc::default() }
     }
 
     /// Whether there is anybody to see them.
@@ -44,11 +70,25 @@ impl Bars {
         if self.shown { self.all.suspend(print) } else { print() }
     }
 
-    /// Shows how a deployment goes on.
+    /// Shows how a deployment goes on. Never waits for the terminal.
     pub(crate) fn show(&self, doing: &Doing) {
-        if !self.shown {
-            return;
+        if self.shown {
+            let mut news = self.news.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
+            news.insert(doing.key.clone(), doing.what);
+            self.news.came.notify_one();
         }
+    }
+
+    /// Draws the news, for as long as the process lives.
+    fn draw_all(&self) {
+        loop {
+            for (key, what) in self.news.take() {
+                self.draw(&Doing { key, what });
+            }
+        }
+    }
+
+    fn draw(&self, doing: &Doing) {
         let mut bars = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
         match doing.what {
             What::Ready => {
@@ -136,7 +176,7 @@ mod tests {
     fn a_deployment_is_shown_while_it_goes_on_and_leaves_nothing() {
         let terminal = InMemoryTerm::new(10, 80);
         let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), true);
-        let show = |what| bars.show(&Doing { key: "sp1.example".to_owned(), what });
+        let show = |what| bars.draw(&Doing { key: "sp1.example".to_owned(), what });
         show(What::Downloading { bytes: 0, total: Some(2048) });
         bars.all.suspend(|| {});
         assert!(terminal.contents().starts_with("Downloading the stub of sp1.example"), "{}", terminal.contents());

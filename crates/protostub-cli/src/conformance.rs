@@ -14,7 +14,10 @@ use protostub_types::Domain;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::output::{Failure, Output};
+use crate::{
+    output::{Failure, Output},
+    settings::Settings,
+};
 
 /// Try a stub, a message node or the runtime out against what is specified, case by case
 ///
@@ -131,10 +134,12 @@ impl Conformance {
             let code = tempfile::tempdir().context("preparing a folder for compiled code")?;
             let mut this = runtime::ThisRuntime::default();
             this.code_dir = Some(code.path().join("code"));
+            this.compile_worker = Settings::default().compile_worker()?.map(|worker| worker.program);
             runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(this), seen).await
         } else {
             let subject = self.subject().await?;
-            let suite = stub::Suite::new(None).context("preparing the WebAssembly engine")?.only(only);
+            let worker = Settings::default().compile_worker()?;
+            let suite = stub::Suite::new(None, worker).context("preparing the WebAssembly engine")?.only(only);
             begin("stub", &subject.name)?;
             suite.run_with(&subject, seen).await
         };

@@ -1,16 +1,16 @@
 use std::{path::Path, process::ExitCode, sync::Arc};
 
-use anyhow::Context as _;
 use clap::Args;
 use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered, trust::Authenticity};
 use protostub_egress::{Egress, EgressConfig};
-use protostub_sandbox::{CompiledStub, Engine, EngineConfig};
+use protostub_sandbox::CompiledStub;
 use protostub_types::{Address, SafeText, Sha256Digest, StubKey};
 use serde_json::{Value, json};
 
 use crate::{
     bars::Bars,
     control::protocol::{Doing, What, utc},
+    engine::Compiler,
     output::{Failure, Output, table},
     settings::{RuntimeFlags, Settings},
 };
@@ -181,13 +181,8 @@ fn without_code(discovered: &Discovered) -> Value {
 
 impl Findings {
     async fn of(code: Vec<u8>, digest: Sha256Digest, settings: &Settings) -> anyhow::Result<Self> {
-        let mut config = EngineConfig::default();
-        config.cache_dir = settings.cache_dir().map(|folder| folder.join("compiled"));
-        config.cache_key = settings.cache_key().map(Path::to_path_buf);
-        config.max_sandboxes = 1;
-        let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;
         let bytes = code.len();
-        let compiled = engine.compile(code, digest).await;
+        let compiled = Compiler::new(settings)?.compile(code, digest).await;
         Ok(Self { bytes, digest, compiled: compiled.map_err(|error| error.to_string()) })
     }
 

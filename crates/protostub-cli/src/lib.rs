@@ -10,7 +10,10 @@
 //! * `reach`: which runtime those mean; `control`: how they talk to one that is running
 //! * `compile_worker`: the process that a runtime compiles a component in
 //! * `settings`: what runtimes are told, in flags and in a file
+//! * `engine`: the compiler of `inspect` and `sign`
 //! * `output`: how all of them talk to people and programs; `bars`: what goes on meanwhile
+//! * `event`: the events of `run` and `status --follow`; `printer`: the threads that print and log
+//! * `consumers`: entry points of the fuzzers
 //!
 //! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket. This library is the command's own: embedders want
 //! `protostub-runtime`.
@@ -19,14 +22,19 @@ mod bars;
 mod compile_worker;
 #[cfg(feature = "conformance")]
 mod conformance;
+#[doc(hidden)]
+pub mod consumers;
 mod control;
 mod credentials;
 mod deploy;
+mod engine;
+mod event;
 mod explain_egress;
 mod inspect;
 mod keygen;
 mod list;
 mod output;
+mod printer;
 mod reach;
 mod reload;
 mod run;
@@ -40,9 +48,10 @@ mod undeploy;
 mod update;
 mod verify;
 
-use std::{env, io, io::IsTerminal as _, process::ExitCode};
+use std::{env, io, io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
+use tokio::time::timeout;
 use tracing::Level;
 use tracing_subscriber::{
     EnvFilter,
@@ -54,8 +63,12 @@ use tracing_subscriber::{
 
 use crate::{
     bars::Bars,
-    output::{Failure, Output},
+    output::{Failure, LogLine, Output},
+    printer::Printer,
 };
+
+/// Time to write at the end what waits of the log.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Protocol stubs in WebAssembly sandboxes: serve them, look at them, run them, talk through them
 #[derive(Debug, Parser)]
@@ -124,9 +137,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && env::args_os().any(|arg| arg == "--json") => {
-            let failure = Failure::wrong(error.to_string().trim_end());
-            Output::new(true, Bars::new(false)).error(&failure);
-            return failure.exit_code();
+            return report(&Failure::wrong(error.to_string().trim_end()), true);
         }
         Err(error) => error.exit(),
     };
@@ -134,20 +145,24 @@ pub fn main() -> ExitCode {
         // Before there is any other thread: what limits itself is to be as small as it can be.
         return worker.run();
     }
+    let json = cli.json;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let output = Output::new(cli.json, Bars::new(!cli.json && !cli.quiet));
-    match threads {
-        Ok(threads) => threads.block_on(run(cli, output)),
-        Err(error) => {
-            let failure = Failure::failed(format_args!("the system has no threads for the command: {error}"));
-            output.error(&failure);
-            failure.exit_code()
-        }
+    let output = Output::new(json, Bars::new(!json && !cli.quiet));
+    match threads.and_then(|threads| Ok((threads, output?))) {
+        Ok((threads, output)) => threads.block_on(run(cli, output)),
+        Err(error) => report(&Failure::failed(format_args!("the system has no threads for the command: {error}")), json),
     }
 }
 
+/// Says why there is no command to run.
+fn report(failure: &Failure, json: bool) -> ExitCode {
+    // An error of stderr leaves no other place to report to.
+    let _ = io::Write::write_all(&mut io::stderr(), failure.line(json).as_bytes());
+    failure.exit_code()
+}
+
 async fn run(cli: Cli, output: Output) -> ExitCode {
-    log(if cli.quiet { None } else { Some(cli.verbose) }, output.bars.clone());
+    log(if cli.quiet { None } else { Some(cli.verbose) }, output.log.clone());
     let outcome = match cli.command {
         #[cfg(feature = "serve")]
         Command::Serve(serve) => serve.run(&output).await,
@@ -169,7 +184,7 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
         Command::CompileWorker(worker) => return worker.run(),
     };
     output.bars.clear();
-    match outcome {
+    let code = match outcome {
         Ok(code) => code,
         // Whoever reads has read enough.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
@@ -178,11 +193,14 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
             output.error(&failure);
             failure.exit_code()
         }
-    }
+    };
+    // An unread log does not hold up the end.
+    let _ = timeout(LOG_FLUSH, output.log.flush()).await;
+    code
 }
 
-/// Logs go to stderr, so that stdout is the command's alone. `verbose` is none if nothing but errors is wanted.
-fn log(verbose: Option<u8>, bars: Bars) {
+/// Sends logs to stderr, so that stdout is the command's alone. `None` logs errors only.
+fn log(verbose: Option<u8>, printer: Printer<LogLine>) {
     let (level, spans) = match verbose {
         None => ("error", FmtSpan::NONE),
         Some(0) => ("warn", FmtSpan::NONE),
@@ -193,14 +211,14 @@ fn log(verbose: Option<u8>, bars: Bars) {
     let filter = EnvFilter::try_from_env("PROTOSTUB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // At `trace`, tungstenite writes the headers of its requests, and credentials with them.
     let without_headers = filter_fn(|event| !(event.target().starts_with("tungstenite") && *event.level() == Level::TRACE));
-    let lines = fmt::layer().with_writer(Stderr(bars)).with_ansi(io::stderr().is_terminal()).with_span_events(spans);
+    let lines = fmt::layer().with_writer(Log(printer)).with_ansi(io::stderr().is_terminal()).with_span_events(spans);
     tracing_subscriber::registry().with(filter).with(without_headers).with(lines).init();
 }
 
-/// Stderr, with the progress bars out of the way.
-struct Stderr(Bars);
+/// The log. A reader of stderr that stops reading holds up no other task.
+struct Log(Printer<LogLine>);
 
-impl<'a> MakeWriter<'a> for Stderr {
+impl<'a> MakeWriter<'a> for Log {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -208,12 +226,14 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-impl io::Write for &Stderr {
+impl io::Write for &Log {
+    /// The layer writes each event with one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.aside(|| io::stderr().write(line))
+        self.0.print(LogLine(String::from_utf8_lossy(line).into_owned()));
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

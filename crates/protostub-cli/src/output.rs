@@ -6,17 +6,24 @@ use std::{
 };
 
 use protostub_runtime::RequestError;
+use protostub_types::{SafeText, json_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::signal;
 
-use crate::bars::Bars;
+use crate::{
+    bars::Bars,
+    event::{Event, Printed},
+    printer::{Entry, Printer, Stream},
+};
 
 /// How a command talks: in text for people, or in JSON for programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     json: bool,
     pub(crate) bars: Bars,
+    /// Standard error.
+    pub(crate) log: Printer<LogLine>,
 }
 
 /// Why a command ends without having done what it was to do. Any other error is a [`Kind::Failed`].
@@ -84,6 +91,12 @@ impl Failure {
         Self { problem: format!("{error:#}"), kind: Kind::Failed, code }
     }
 
+    /// Returns the line for stderr, with a line feed at its end.
+    pub(crate) fn line(&self, json: bool) -> String {
+        let line = if json { json_text(&json!(self).to_string()) } else { escaped_lines(&format!("protostub: {self}")) };
+        line + "\n"
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }
@@ -98,8 +111,12 @@ impl Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Output {
-    pub(crate) const fn new(json: bool, bars: Bars) -> Self {
-        Self { json, bars }
+    /// # Errors
+    /// If the system has no thread for the log.
+    pub(crate) fn new(json: bool, bars: Bars) -> io::Result<Self> {
+        let of_dropped = |lines| LogLine(format!("{lines} lines of the log were dropped: standard error was not read in time\n"));
+        let log = Printer::start(Stream::Stderr, bars.clone(), of_dropped)?;
+        Ok(Self { json, bars, log })
     }
 
     /// The same, in JSON in any case.
@@ -108,19 +125,29 @@ impl Output {
         Self { json: true, ..self.clone() }
     }
 
-    #[cfg(feature = "conformance")]
     pub(crate) const fn is_json(&self) -> bool {
         self.json
     }
 
     /// Prints the one or the other.
     pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
-        let line = if self.json { json().to_string() } else { text() };
+        self.print_json(text, || json_text(&json().to_string()))
+    }
+
+    /// Prints the one or the other, where the JSON is text already.
+    pub(crate) fn print_json(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> io::Result<()> {
+        let line = Self::form(self.json, text, json);
         self.bars.aside(|| {
             let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{line}")?;
+            stdout.write_all(line.as_bytes())?;
             stdout.flush()
         })
+    }
+
+    /// Returns the one or the other, with a line feed at its end.
+    pub(crate) fn form(is_json: bool, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> String {
+        let line = if is_json { json() } else { escaped_lines(&text()) };
+        line + "\n"
     }
 
     /// Prints one text for all of them, or the JSON of each in a line of its own.
@@ -135,12 +162,48 @@ impl Output {
         Ok(())
     }
 
-    /// Says why the command failed, on stderr in any case.
-    pub(crate) fn error(&self, failure: &Failure) {
-        let line = if self.json { json!(failure).to_string() } else { format!("protostub: {failure}") };
-        // If it cannot be said, there is nobody left to tell.
-        let _ = self.bars.aside(|| writeln!(io::stderr().lock(), "{line}"));
+    /// Starts a thread that prints events, for commands that must not wait for a reader.
+    pub(crate) fn printer(&self) -> io::Result<Printer<Printed>> {
+        let json = self.json;
+        let of_dropped = move |lines| Printed { event: Event::Dropped { lines }, json };
+        Printer::start(Stream::Stdout, self.bars.clone(), of_dropped)
     }
+
+    /// Logs why the command failed, on stderr in any case.
+    pub(crate) fn error(&self, failure: &Failure) {
+        self.log.print(LogLine(failure.line(self.json)));
+    }
+}
+
+/// A line of the log.
+#[derive(Debug)]
+pub(crate) struct LogLine(pub(crate) String);
+
+impl Entry for LogLine {
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn into_text(self) -> String {
+        self.0
+    }
+}
+
+/// Returns JSON text in one line, without characters that act on a terminal.
+pub(crate) fn json_text(json: &str) -> String {
+    // Text that serde wrote is JSON.
+    json_line(json).unwrap_or_else(|| "null".to_owned())
+}
+
+/// Returns a text as one line, with characters that are not shown escaped, but without a cut.
+pub(crate) fn escaped(text: &str) -> SafeText {
+    SafeText::cut(text, usize::MAX)
+}
+
+/// Returns a text whose lines are escaped, each for itself.
+fn escaped_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(escaped).collect();
+    lines.iter().map(SafeText::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether a command ended since nobody reads its output any more.

@@ -1,7 +1,10 @@
 use std::{
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -10,17 +13,19 @@ use clap::Args;
 use protostub_runtime::{Hyperty, Message, Runtime, StatusForm, StubKey};
 use protostub_types::Address;
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc};
+use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{
         actions,
-        protocol::{Change, Doing, Reloaded, utc},
+        protocol::{Change, Doing, utc},
         server::{self, Served},
         socket::Socket,
     },
+    event::{Event, Printed},
     output::{Hangup, Output, Stop},
+    printer::Printer,
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
 
@@ -28,8 +33,8 @@ use crate::{
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// How long a registration holds.
 const REGISTERED: Duration = Duration::from_secs(24 * 3600);
-/// How many messages may wait to be printed.
-const QUEUED: usize = 64;
+/// Time to print at the end what waits for a reader.
+const FLUSH: Duration = Duration::from_secs(1);
 /// How many changes, and how much progress, a client of the control socket may be behind.
 const REMEMBERED: usize = 256;
 
@@ -75,22 +80,6 @@ pub(crate) struct Run {
     grants: GrantFlags,
 }
 
-/// What is printed.
-enum Event {
-    /// Something came for a hyperty.
-    Message { hyperty: Address, message: Message },
-    /// A stub has another status.
-    Status(Change),
-    /// A hyperty's domain knows where it is.
-    Registered { hyperty: Address },
-    /// A stub that was asked for is live.
-    Deployed { target: String, stub: Option<Address> },
-    /// The policies were read anew.
-    Reloaded { policy: Option<PathBuf>, error: Option<String> },
-    /// Something that was asked for could not be done.
-    Problem { what: String, error: String },
-}
-
 impl Run {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
@@ -112,50 +101,65 @@ impl Run {
         let runtime = settings.builder()?.progress(show).status_form(StatusForm::Phase2).build().await?;
         let runtime = Arc::new(runtime);
 
-        let (events, printed) = mpsc::channel(QUEUED);
+        let printed = Reports::start(output)?;
         let monitor = runtime.register_hyperty(runtime.url().join("monitor")?).await?;
         monitor.subscribe(runtime.url().join("status")?).await?;
-        runtime.spawn_inside(watch(monitor, events.clone(), changes.clone()));
+        runtime.spawn_inside(watch(monitor, runtime.url().clone(), printed.clone(), changes.clone()));
         let path = socket.as_ref().map(|socket| socket.path.clone());
+        let dropped = (printed.printer.counts(), output.log.counts());
         let (stop_serving, served) = (
             CancellationToken::new(),
-            Served { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress },
+            Served { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress, dropped },
         );
         let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
-        output.print(
-            || {
-                let socket = path.as_ref().map_or_else(String::new, |path| format!(" Its control socket is {}.", path.display()));
-                format!("The runtime is {}. Ctrl-C stops it.{socket}", runtime.url())
-            },
-            || json!({ "event": "started", "runtime": runtime.url(), "home": runtime.home_domain(), "socket": path }),
-        )?;
+        printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
         for address in &settings.hyperties {
             let hyperty = runtime.register_hyperty(address.clone()).await?;
-            output.print(|| format!("Listening as {address}."), || json!({ "event": "listening", "hyperty": address }))?;
-            runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), events.clone()));
+            printed.tell(Event::Listening { hyperty: address.clone() });
+            runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), printed.clone()));
         }
-        let reload = || Event::reloaded(actions::reload(&runtime, settings.policy.as_deref()));
-        let deploying = deploy(&runtime, &settings.deploy, &events);
-        let outcome = print_until_stopped(output, stop, (hangup, reload), deploying, printed).await;
+        let reload = || printed.tell(Event::reloaded(actions::reload(&runtime, settings.policy.as_deref())));
+        let deploying = deploy(&runtime, &settings.deploy, &printed);
+        let outcome = until_stopped(stop, (hangup, reload), deploying).await;
 
         stop_serving.cancel();
         if let Some(serving) = serving {
             serving.await?;
         }
-        let in_order = outcome?;
+        outcome?;
         // Whoever had it has ended.
         let Some(runtime) = Arc::into_inner(runtime) else { bail!("the runtime is still in use") };
         let outcome = runtime.shutdown(SHUTDOWN).await;
         let names = |keys: &[StubKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (stopped, abandoned) = (names(&outcome.stopped), names(&outcome.abandoned));
-        output.print(
-            || {
-                let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                format!("Stopped. Stubs that ended: {}; that did not: {}.", or_none(&stopped), or_none(&abandoned))
-            },
-            || json!({ "event": "stopped", "stopped": stopped, "abandoned": abandoned }),
-        )?;
-        Ok(if in_order && abandoned.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let in_order = printed.in_order.load(Relaxed) && abandoned.is_empty();
+        printed.tell(Event::Stopped { stopped, abandoned });
+        // A runtime that stopped in order did so without a reader too.
+        let _ = timeout(FLUSH, printed.printer.flush()).await;
+        Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Where the tasks of `run` report to. Reporting never waits.
+#[derive(Clone)]
+struct Reports {
+    printer: Printer<Printed>,
+    json: bool,
+    /// False after the first problem.
+    in_order: Arc<AtomicBool>,
+}
+
+impl Reports {
+    fn start(output: &Output) -> anyhow::Result<Self> {
+        let printer = output.printer().context("starting the thread that prints")?;
+        Ok(Self { printer, json: output.is_json(), in_order: Arc::new(AtomicBool::new(true)) })
+    }
+
+    fn tell(&self, event: Event) {
+        if matches!(event, Event::Problem { .. }) {
+            self.in_order.store(false, Relaxed);
+        }
+        self.printer.print(Printed { event, json: self.json });
     }
 }
 
@@ -170,55 +174,44 @@ async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Soc
     }
 }
 
-/// Prints what happens, and tells in the end whether all went well.
-async fn print_until_stopped(
-    output: &Output,
+/// Reads the policies again at each SIGHUP and waits for the deployments, until a signal stops the
+/// runtime. No step of it waits for a reader.
+async fn until_stopped(
     mut stop: Stop,
-    (mut hangup, reload): (Hangup, impl Fn() -> Event),
+    (mut hangup, reload): (Hangup, impl Fn()),
     deployments: impl Future<Output = ()>,
-    mut events: mpsc::Receiver<Event>,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     tokio::pin!(deployments);
-    let (mut deploying, mut in_order) = (true, true);
+    let mut deploying = true;
     loop {
         tokio::select! {
             biased;
-            outcome = stop.told() => {
-                outcome?;
-                return Ok(in_order);
-            }
-            () = hangup.told() => reload().print(output)?,
-            Some(event) = events.recv() => {
-                in_order &= !matches!(event, Event::Problem { .. });
-                event.print(output)?;
-            }
+            outcome = stop.told() => return Ok(outcome?),
+            () = hangup.told() => reload(),
             () = &mut deployments, if deploying => deploying = false,
         }
     }
 }
 
 /// Deploys one after the other, each until it is live.
-async fn deploy(runtime: &Runtime, targets: &[String], events: &mpsc::Sender<Event>) {
+async fn deploy(runtime: &Runtime, targets: &[String], printed: &Reports) {
     for target in targets {
-        let event = match runtime.deploy_protostub(target).await {
+        printed.tell(match runtime.deploy_protostub(target).await {
             Ok(stub) => Event::Deployed { target: target.clone(), stub: stub.url().cloned() },
             Err(error) => Event::problem(format!("deploying {target}"), error),
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
+        });
     }
 }
 
 /// Tells of the statuses of all stubs.
-async fn watch(mut monitor: Hyperty, events: mpsc::Sender<Event>, changes: broadcast::Sender<Change>) {
+async fn watch(mut monitor: Hyperty, runtime: Address, printed: Reports, changes: broadcast::Sender<Change>) {
     while let Some(message) = monitor.recv().await {
-        let Some(change) = read_change(&message) else { continue };
+        // Stubs can post to this address too, but only the Registry knows the statuses.
+        let is_registrys = message.from == runtime && message.via.is_empty();
+        let Some(change) = is_registrys.then(|| read_change(&message)).flatten() else { continue };
         // Without a client there is nobody to tell.
         let _ = changes.send(change.clone());
-        if events.send(Event::Status(change)).await.is_err() {
-            return;
-        }
+        printed.tell(Event::Status(change));
     }
 }
 
@@ -236,27 +229,21 @@ fn read_change(message: &Message) -> Option<Change> {
     Some(Change { domain, stub, status, reason, at: utc(SystemTime::now()) })
 }
 
-/// Tells of what comes for a hyperty, and answers it.
-async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, events: mpsc::Sender<Event>) {
+/// Answers the messages for a hyperty, and prints each of them.
+async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, printed: Reports) {
     if register {
-        let event = match announce(&hyperty).await {
+        printed.tell(match announce(&hyperty).await {
             Ok(()) => Event::Registered { hyperty: hyperty.address().clone() },
             Err(error) => Event::problem(format!("registering {}", hyperty.address()), error),
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
+        });
     }
     while let Some(message) = hyperty.recv().await {
-        let response = message.expects_response().then(|| message.response(200, answer.clone()));
-        if events.send(Event::Message { hyperty: hyperty.address().clone(), message }).await.is_err() {
-            return;
-        }
-        if let Some(response) = response
-            && let Err(error) = hyperty.post(response)
+        if message.expects_response()
+            && let Err(error) = hyperty.post(message.response(200, answer.clone()))
         {
             tracing::warn!(hyperty = %hyperty.address(), "an answer was not accepted: {error}");
         }
+        printed.tell(Event::Message { hyperty: hyperty.address().clone(), message });
     }
 }
 
@@ -277,55 +264,5 @@ async fn announce(hyperty: &Hyperty) -> anyhow::Result<()> {
                 body["desc"].as_str().unwrap_or("no reason given")
             )
         }
-    }
-}
-
-impl Event {
-    fn problem(what: String, error: impl Into<anyhow::Error>) -> Self {
-        Self::Problem { what, error: format!("{:#}", error.into()) }
-    }
-
-    fn reloaded(outcome: anyhow::Result<Reloaded>) -> Self {
-        match outcome {
-            Ok(Reloaded { policy }) => Self::Reloaded { policy: Some(policy), error: None },
-            Err(error) => Self::Reloaded { policy: None, error: Some(format!("{error:#}")) },
-        }
-    }
-
-    fn print(self, output: &Output) -> anyhow::Result<()> {
-        match self {
-            Self::Message { hyperty, message } => {
-                let whole: Value = serde_json::from_str(&message.to_json()?)?;
-                output.print(
-                    || {
-                        let body = whole.get("body").map_or_else(String::new, |body| format!(": {body}"));
-                        format!("{hyperty} has {} {} from {}{body}", message.kind, message.id, message.from)
-                    },
-                    || json!({ "event": "message", "hyperty": hyperty, "message": whole }),
-                )?;
-            }
-            Self::Status(change) => output.print(|| change.text(), || change.event())?,
-            Self::Registered { hyperty } => {
-                output.print(|| format!("{hyperty} is registered."), || json!({ "event": "registered", "hyperty": hyperty }))?;
-            }
-            Self::Deployed { target, stub } => output.print(
-                || format!("The stub of {target} is live."),
-                || json!({ "event": "deployed", "target": target, "stub": stub }),
-            )?,
-            Self::Reloaded { policy, error } => output.print(
-                || match (&policy, &error) {
-                    (Some(policy), _) => format!("The policies in {} are in force.", policy.display()),
-                    (None, error) => format!("Problem: reading the policies anew: {}", error.as_deref().unwrap_or_default()),
-                },
-                || json!({ "event": "reloaded", "policy": policy, "error": error }),
-            )?,
-            Self::Problem { what, error } => {
-                output.print(
-                    || format!("Problem: {what}: {error}"),
-                    || json!({ "event": "problem", "what": what, "error": error }),
-                )?;
-            }
-        }
-        Ok(())
     }
 }

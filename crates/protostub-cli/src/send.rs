@@ -2,15 +2,16 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use protostub_runtime::MessageType;
-use protostub_types::Address;
-use serde_json::{Value, json};
+use protostub_types::{Address, json_indented};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     control::{
         actions::{self, TIMEOUTS},
         protocol::{Letter, Request, Sent},
     },
-    output::{Failure, Output},
+    output::{Failure, Output, escaped, json_text},
     reach::{self, ReachFlags, Reached},
 };
 
@@ -41,7 +42,7 @@ pub(crate) struct Send {
 
     /// What it carries, as JSON
     #[arg(long, value_name = "JSON", value_parser = json_value)]
-    body: Option<Value>,
+    body: Option<Box<RawValue>>,
 
     /// The sender's address [default: an address of the home domain]
     #[arg(long, value_name = "ADDRESS")]
@@ -55,7 +56,7 @@ pub(crate) struct Send {
     reach: ReachFlags,
 }
 
-fn json_value(text: &str) -> Result<Value, String> {
+fn json_value(text: &str) -> Result<Box<RawValue>, String> {
     serde_json::from_str(text).map_err(|error| format!("it is no JSON ({error}); a text needs its quotation marks: '\"hello\"'"))
 }
 
@@ -84,20 +85,52 @@ impl Send {
                 sent?
             }
         };
-        output.print(|| sent.text(), || json!(sent))?;
+        output.print_json(|| sent.text(), || sent.to_json())?;
         Ok(if sent.code().is_some_and(|code| code >= 400) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
+/// A reply, as far as the command reads it.
+#[derive(Deserialize)]
+struct Reply {
+    from: String,
+    #[serde(default)]
+    body: Option<Box<RawValue>>,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    bytes: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Coded {
+    code: Option<u64>,
+}
+
 impl Sent {
     fn code(&self) -> Option<u64> {
-        self.reply["body"]["code"].as_u64()
+        let reply: Reply = serde_json::from_str(self.reply.get()).ok()?;
+        serde_json::from_str::<Coded>(reply.body?.get()).ok()?.code
     }
 
-    fn text(&self) -> String {
+    /// Returns the line for programs.
+    pub(crate) fn to_json(&self) -> String {
+        json_text(&serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// Returns the lines for people.
+    pub(crate) fn text(&self) -> String {
+        let Ok(reply) = serde_json::from_str::<Reply>(self.reply.get()) else {
+            return format!("a reply that this command does not understand, after {} ms", self.milliseconds);
+        };
         let code = self.code().map_or_else(|| "a reply".to_owned(), |code| code.to_string());
-        let from = self.reply["from"].as_str().unwrap_or_default();
-        let body = self.reply.get("body").map_or_else(String::new, |body| format!("\n{body:#}"));
-        format!("{code} from {from} after {} ms{body}", self.milliseconds)
+        let body = match reply {
+            Reply { body: Some(body), .. } => json_indented(body.get()).map(|body| format!("\n{body}")),
+            Reply { text: Some(text), .. } => Some(format!("\nno JSON: {}", json_text(&Value::from(text).to_string()))),
+            Reply { bytes: Some(bytes), .. } => Some(format!("\nbytes, in base64: {}", escaped(&bytes))),
+            _ => None,
+        };
+        let from = escaped(&reply.from);
+        format!("{code} from {from} after {} ms{}", self.milliseconds, body.unwrap_or_default())
     }
 }

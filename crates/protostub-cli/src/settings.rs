@@ -14,6 +14,7 @@ use protostub_runtime::{
     RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
     trust::{PublicKey, Signatures, SignaturesError, TrustPolicy},
 };
+use protostub_sandbox::CompileWorker;
 use protostub_types::{Address, Domain, Sha256Digest, UniqueMap};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -25,6 +26,9 @@ use crate::{
     output::Failure,
 };
 
+/// Default time that the compilation of a component may take: that of
+/// [`RuntimeBuilder::compile_timeout`].
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How alike two keys are if one of them may be meant by the other, from 0 to 1: as clap judges flags.
 const NEAR: f64 = 0.7;
 
@@ -365,17 +369,9 @@ impl Settings {
         if let Some(bytes) = self.limits.component_bytes {
             builder = builder.max_component_bytes(bytes);
         }
-        if let Some(seconds) = self.compile_timeout_seconds {
-            builder = builder.compile_timeout(Duration::from_secs(seconds));
-        }
-        // Elsewhere there are no limits that a process could set itself.
-        if cfg!(unix) && !self.compile_in_process {
-            let own = env::current_exe()
-                .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
-            builder = builder.compile_worker(own);
-        }
-        if let Some(bytes) = self.compile_memory_bytes {
-            builder = builder.compile_memory_bytes(bytes);
+        builder = builder.compile_timeout(self.compile_timeout());
+        if let Some(worker) = self.compile_worker()? {
+            builder = builder.compile_worker(worker.program).compile_memory_bytes(worker.memory_bytes);
         }
         for root in self.roots()? {
             builder = builder.trust_roots(root);
@@ -432,6 +428,27 @@ impl Settings {
     /// The certificates of `trust-roots`.
     pub(crate) fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
         self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
+    }
+
+    /// Returns this command as the worker that compiles components, with its limits. Returns `None`
+    /// if components are compiled in this process: the settings say so, or the system has no limits
+    /// that a process could set itself.
+    pub(crate) fn compile_worker(&self) -> anyhow::Result<Option<CompileWorker>> {
+        if !cfg!(unix) || self.compile_in_process {
+            return Ok(None);
+        }
+        let own = env::current_exe()
+            .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
+        let mut worker = CompileWorker::new(own);
+        worker.memory_bytes = self.compile_memory_bytes.unwrap_or(worker.memory_bytes);
+        // A worker has one thread: more than that it cannot compute in this time.
+        worker.cpu_seconds = self.compile_timeout().as_secs().saturating_add(1);
+        Ok(Some(worker))
+    }
+
+    /// Returns the time that the compilation of a component may take.
+    pub(crate) fn compile_timeout(&self) -> Duration {
+        self.compile_timeout_seconds.map_or(COMPILE_TIMEOUT, Duration::from_secs)
     }
 
     pub(crate) fn cache_dir(&self) -> Option<&Path> {

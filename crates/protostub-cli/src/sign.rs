@@ -11,14 +11,15 @@ use protostub_runtime::{
     Descriptor, Domain,
     trust::{self, Statement},
 };
-use protostub_sandbox::{Engine, EngineConfig};
 use protostub_types::Sha256Digest;
 use serde_json::json;
 
 use crate::{
     control::protocol::utc,
+    engine::Compiler,
     keygen,
     output::{Failure, Output, table},
+    settings::Settings,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -128,10 +129,7 @@ impl Sign {
 /// The contract's track that a component is for, which it has to have to be signed.
 async fn track(code: Vec<u8>) -> anyhow::Result<String> {
     let digest = Sha256Digest::of(&code);
-    let mut config = EngineConfig::default();
-    config.max_sandboxes = 1;
-    let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;
-    Ok(engine.compile(code, digest).await?.track().to_owned())
+    Ok(Compiler::new(&Settings::default())?.compile(code, digest).await?.track().to_owned())
 }
 
 /// Writes the digest of its component into a descriptor, wherever the code is.

@@ -1,16 +1,21 @@
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     control::{
         client::Client,
-        protocol::{Change, Request, Status, Stub, Stubs},
+        protocol::{Change, Dropped, Request, Status, Stub, Stubs},
     },
+    event::{Event, Printed},
     output::{Output, Stop, table},
     reach::SocketFlag,
 };
+
+/// Time to print at the end what waits for a reader.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Show how a runtime, or one stub in it, is
 ///
@@ -52,24 +57,30 @@ impl ShowStatus {
     }
 }
 
+/// Prints changes until a signal, the end of the runtime, or the end of the reader. A slow reader
+/// holds up neither signals nor the runtime.
 async fn follow(client: &mut Client, target: Option<String>, output: &Output) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
-    let status = client.follow(target).await?;
-    output.print(
-        || format!("Following the runtime {}. Ctrl-C ends it.", status.runtime),
-        || json!({ "event": "following", "runtime": status.runtime, "home": status.home }),
-    )?;
-    loop {
-        let change = tokio::select! {
-            told = stop.told() => return Ok(told?),
-            change = client.change() => change?,
-        };
-        let Some(change) = change else {
-            output.print(|| "The runtime has ended.".to_owned(), || json!({ "event": "ended" }))?;
-            return Ok(());
-        };
-        output.print(|| change.text(), || change.event())?;
+    let printer = output.printer()?;
+    let json = output.is_json();
+    let Status { runtime, home, .. } = client.follow(target).await?;
+    let changes = async {
+        printer.print_when_there_is_room(Printed { event: Event::Following { runtime, home }, json }).await?;
+        while let Some(change) = client.change().await? {
+            printer.print_when_there_is_room(Printed { event: Event::Status(change), json }).await?;
+        }
+        printer.print_when_there_is_room(Printed { event: Event::Ended, json }).await?;
+        Ok(printer.flush().await?)
+    };
+    tokio::select! {
+        biased;
+        told = stop.told() => told?,
+        fault = printer.failed() => return Err(fault.into()),
+        outcome = changes => return outcome,
     }
+    // Without a reader, the rest stays unprinted.
+    let _ = timeout(FLUSH, printer.flush()).await;
+    Ok(())
 }
 
 impl Change {
@@ -139,6 +150,10 @@ impl Status {
             ("process", format!("{} (protostub {})", self.pid, self.version)),
             ("messages", counts.join(", ")),
         ];
+        let Dropped { output, log } = self.dropped;
+        let dropped = format!("{output} of the output, {log} of the log");
+        let is_any = output + log > 0;
+        let rows: Vec<_> = rows.into_iter().chain(is_any.then_some(("lines dropped", dropped))).collect();
         format!("{}\n\n{}\n\n{}", self.runtime, table(&rows), Stubs::table(&self.stubs))
     }
 }

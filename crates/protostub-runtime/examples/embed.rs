@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "question": "who is there?" }));
     let reply = app.request(question).await?; // deploys the stub of sp1.example on the way
-    println!("reply: {}", reply.to_json()?);
+    println!("reply: {}", reply.to_json_line());
 
     let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub
     println!("{} is {}", stub.domain(), stub.status().status);

@@ -2,6 +2,7 @@
 //!
 //! * [`Domain`]: who runs a protocol, and [`StubKey`]: which stub serves an address of it
 //! * [`Address`], [`Message`], [`Body`]: what flows on the message bus
+//! * [`json_line`], [`json_indented`]: JSON text of strangers, rewritten for output
 //! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
 //! * [`OAuthScope`]: what a stub asks a credential for
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
@@ -14,6 +15,7 @@ mod address;
 mod descriptor;
 mod digest;
 mod domain;
+mod json;
 mod key;
 mod message;
 mod scope;
@@ -27,6 +29,7 @@ pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
 pub use descriptor::{Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage, WASM_COMPONENT};
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
+pub use json::{json_indented, json_line};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use scope::{OAuthScope, OAuthScopeError};

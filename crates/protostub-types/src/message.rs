@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Address, AddressError, SafeText};
+use crate::{Address, AddressError, SafeText, json_line};
 
 /// How many addresses a message may have come through; a longer way is a loop.
 pub const MAX_VIA: usize = 16;
@@ -266,22 +266,43 @@ impl Message {
         self.to_json_of_type(&self.kind.as_str().to_ascii_uppercase())
     }
 
+    /// Writes the message for output: one line of JSON for any body.
+    ///
+    /// The line has the members of [`Self::to_json`], with numbers as the sender wrote them, and
+    /// without characters that act on a terminal ([`json_line`]). A body that is not JSON is the
+    /// string `text` in place of `body`.
+    #[must_use]
+    pub fn to_json_line(&self) -> String {
+        let kind = self.kind.as_str();
+        let line = self.to_json_of_type(kind).ok().and_then(|json| json_line(&json));
+        line.unwrap_or_else(|| {
+            let text = String::from_utf8_lossy(self.body.as_ref().map_or(&[], Body::as_bytes));
+            let json = serde_json::to_string(&WireOut { text: Some(&text), ..self.without_body(kind) });
+            json.ok().and_then(|json| json_line(&json)).unwrap_or_default()
+        })
+    }
+
     fn to_json_of_type(&self, kind: &str) -> Result<String, MessageError> {
         let (body, bytes) = match &self.body {
             None => (None, None),
             Some(Body::Json(text)) => (Some(serde_json::from_str::<&RawValue>(text)?), None),
             Some(Body::Bytes(bytes)) => (None, Some(BASE64.encode(bytes))),
         };
-        Ok(serde_json::to_string(&WireOut {
+        Ok(serde_json::to_string(&WireOut { body, bytes, ..self.without_body(kind) })?)
+    }
+
+    fn without_body<'a>(&'a self, kind: &'a str) -> WireOut<'a> {
+        WireOut {
             id: &self.id,
             kind,
             from: &self.from,
             to: &self.to,
             via: &self.via,
             headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            body,
-            bytes,
-        })?)
+            body: None,
+            bytes: None,
+            text: None,
+        }
     }
 
     /// Reads what [`Self::to_json`] writes, and what other reTHINK runtimes send: types in any case, an `id` that is a number or a
@@ -357,6 +378,8 @@ struct WireOut<'a> {
     body: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -506,6 +529,20 @@ mod tests {
         ] {
             assert_eq!(read(text).to_json().unwrap(), text);
         }
+    }
+
+    #[test]
+    fn json_line_of_any_body_is_one_line() {
+        let check = |body: Body, expected: &str| {
+            let message =
+                Message { body: Some(body), ..read(r#"{"id":"\u202e","type":"read","from":"a.example","to":"b.example"}"#) };
+            let begin = r#"{"id":"\u202e","type":"read","from":"a.example","to":"b.example","#;
+            assert_eq!(message.to_json_line(), format!("{begin}{expected}}}"));
+        };
+        check(Body::Json("{ \"a\":\n1e999 }".into()), r#""body":{"a":1e999}"#);
+        check(Body::Json("hello\n\u{1b}[2J\u{2066}".into()), r#""text":"hello\n\u001b[2J\u2066""#);
+        check(Body::Json(r#""\ud800""#.into()), r#""text":"\"\\ud800\"""#);
+        check(Body::Bytes([0xff, 0].into()), r#""bytes":"/wA=""#);
     }
 
     #[test]

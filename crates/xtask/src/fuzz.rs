@@ -23,11 +23,13 @@ Throws random bytes at what reads them: all targets, or those that are named, fo
   http         the answers of HTTP servers
   jws          signatures of descriptors, and the keys that they are judged by
   policy       operators' rules in Cedar
+  consumer     messages with any body, as `run` and `send` print them
+  control      lines of the control socket
   settings     settings files
   component    components, their start functions included
   host_calls   the calls that a stub makes of its host, with a server that answers anything
 
-The last three contain the sandbox, which takes ten minutes or more to build the first time. Nightly Rust and cargo-fuzz are needed, and cargo-fuzz is
+The last five contain the sandbox, which takes ten minutes or more to build the first time. Nightly Rust and cargo-fuzz are needed, and cargo-fuzz is
 installed if it is not there.
 
 Each target begins with its seeds in tests/fuzz/corpus/<target> and what earlier runs found in target/fuzz/corpus/<target>. What breaks something is

@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use protostub_runtime::{Address, Message, Protostub, Runtime, StubKey, Updated};
+use protostub_runtime::{Address, Body, Message, Protostub, Runtime, StubKey, Updated};
 use uuid::Uuid;
 
 use super::protocol::{Letter, Outcome, Reloaded, Sent, Stub, Update};
@@ -86,10 +86,10 @@ pub(crate) async fn send(runtime: &Runtime, letter: Letter) -> anyhow::Result<Se
     let sender = runtime.register_hyperty(from).await?;
     let mut message = Message::new(kind, letter.to);
     if let Some(body) = letter.body {
-        message = message.with_body(body);
+        message.body = Some(Body::Json(body.get().into()));
     }
     let sent = Instant::now();
     let reply = sender.request_within(message, Duration::from_secs_f64(letter.timeout)).await?;
     let milliseconds = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Sent { reply: serde_json::from_str(&reply.to_json()?)?, milliseconds })
+    Sent::of(&reply, milliseconds)
 }

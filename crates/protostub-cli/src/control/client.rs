@@ -58,7 +58,7 @@ impl Client {
         let _told = self.stream.write_all(&line).await;
         loop {
             match self.hear().await? {
-                Some(Response::Result { result }) => return serde_json::from_value(result).with_context(|| self.garbled()),
+                Some(Response::Result { result }) => return serde_json::from_str(result.get()).with_context(|| self.garbled()),
                 Some(Response::Error(failure)) => return Err(failure.into()),
                 Some(Response::Progress { progress: doing }) => progress(doing),
                 Some(Response::Status { .. }) => {}
@@ -93,7 +93,7 @@ impl Client {
             Ok(0) | Err(_) => Ok(None),
             // The runtime was killed while it wrote.
             Ok(_) if !line.ends_with(b"\n") => Ok(None),
-            Ok(_) => serde_json::from_slice(&line).map(Some).with_context(|| self.garbled()),
+            Ok(_) => Response::read(&line).map(Some).with_context(|| self.garbled()),
         }
     }
 

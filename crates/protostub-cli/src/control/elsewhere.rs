@@ -34,7 +34,10 @@ pub(crate) mod server {
     use tokio_util::sync::CancellationToken;
 
     use super::socket::Socket;
-    use crate::control::protocol::{Change, Doing};
+    use crate::{
+        control::protocol::{Change, Doing},
+        printer::Counts,
+    };
 
     /// What clients would share.
     pub(crate) struct Served {
@@ -43,6 +46,7 @@ pub(crate) mod server {
         pub(crate) policy: Option<PathBuf>,
         pub(crate) changes: broadcast::Sender<Change>,
         pub(crate) progress: broadcast::Sender<Doing>,
+        pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
     }
 
     pub(crate) async fn serve(_socket: Socket, _served: Served, stop: CancellationToken) {

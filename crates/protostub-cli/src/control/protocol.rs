@@ -1,35 +1,25 @@
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, fmt::Display, path::PathBuf, time::SystemTime};
 
-use protostub_runtime::{Address, BusCounts, Domain, Protostub, Runtime, StubStatus};
+use protostub_runtime::{Address, BusCounts, Domain, Message, Protostub, Runtime, StubStatus};
+use protostub_types::SafeText;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::output::Failure;
+use crate::output::{Failure, json_text};
 
 /// What a client asks for: a line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
 pub(crate) enum Request {
-    /// Answered with a [`Stub`] when it is live.
-    Deploy {
-        target: String,
-        /// Whether to be told how the download and the compilation go on.
-        #[serde(default)]
-        progress: bool,
-    },
+    /// Answered with a [`Stub`] when it is live. With `progress`, the client learns how the
+    /// deployment goes on.
+    Deploy { target: String, progress: bool },
     /// Answered with the last that is known of the [`Stub`] when it is gone.
     Undeploy { target: String },
-    /// Answered with an [`Update`] when the new version is live, or there is none.
-    Update {
-        target: String,
-        /// Whether to tell only what there is.
-        #[serde(default)]
-        check: bool,
-        /// As for `deploy`.
-        #[serde(default)]
-        progress: bool,
-    },
+    /// Answered with an [`Update`] when the published version is live. With `check`, the stub stays
+    /// as it is.
+    Update { target: String, check: bool, progress: bool },
     /// Answered with [`Stubs`].
     List {},
     /// Answered with [`Reloaded`].
@@ -37,57 +27,169 @@ pub(crate) enum Request {
     /// Answered with [`Sent`] when there is a reply.
     Send(Letter),
     /// Answered with a [`Status`], or if there is a target, with its [`Stub`].
-    Status {
-        #[serde(default)]
-        target: Option<String>,
-    },
+    Status { target: Option<String> },
     /// Answered with a [`Status`]; then each [`Change`] is told, until the client sends something or goes.
-    Follow {
-        #[serde(default)]
-        target: Option<String>,
-    },
+    Follow { target: Option<String> },
+}
+
+/// The members of a request's line.
+///
+/// The whole line is one structure: of a tagged enumeration, serde keeps the members in a tree
+/// until it knows the tag. That would change the numbers of a body, and refuse a deep one.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    command: Command,
+    #[serde(default, deserialize_with = "present")]
+    target: Option<Option<String>>,
+    progress: Option<bool>,
+    check: Option<bool>,
+    to: Option<Address>,
+    r#type: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    from: Option<Option<Address>>,
+    #[serde(default, deserialize_with = "present")]
+    body: Option<Box<RawValue>>,
+    timeout: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Command {
+    Deploy,
+    Undeploy,
+    Update,
+    List,
+    Reload,
+    Send,
+    Status,
+    Follow,
+}
+
+impl Line {
+    /// Refuses members that the command does not have.
+    fn check(&self) -> Result<(), Failure> {
+        use Command::{Deploy, Follow, Send, Status, Undeploy, Update};
+        let is_one_of = |commands: &[Command]| commands.contains(&self.command);
+        let members: [(&str, bool, &[Command]); 8] = [
+            ("target", self.target.is_some(), &[Deploy, Undeploy, Update, Status, Follow]),
+            ("progress", self.progress.is_some(), &[Deploy, Update, Send]),
+            ("check", self.check.is_some(), &[Update]),
+            ("to", self.to.is_some(), &[Send]),
+            ("type", self.r#type.is_some(), &[Send]),
+            ("from", self.from.is_some(), &[Send]),
+            ("body", self.body.is_some(), &[Send]),
+            ("timeout", self.timeout.is_some(), &[Send]),
+        ];
+        match members.iter().find(|(_, is_there, commands)| *is_there && !is_one_of(commands)) {
+            Some((member, ..)) => Err(no_request(format_args!("unknown field `{member}`"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn no_request(problem: impl Display) -> Failure {
+    Failure::wrong(SafeText::display(format_args!("it is no request: {problem}")))
+}
+
+impl Request {
+    /// Reads a line. Bodies stay as the client wrote them.
+    pub(crate) fn read(line: &[u8]) -> Result<Self, Failure> {
+        // serde would take an array for a structure too.
+        if line.trim_ascii_start().first() != Some(&b'{') {
+            return Err(no_request("it is no JSON object"));
+        }
+        let line: Line = serde_json::from_slice(line).map_err(no_request)?;
+        line.check()?;
+        let missing = |member: &str| no_request(format_args!("missing field `{member}`"));
+        let progress = line.progress.unwrap_or_default();
+        let target = line.target.flatten();
+        let required = |target: Option<String>| target.ok_or_else(|| missing("target"));
+        Ok(match line.command {
+            Command::Deploy => Self::Deploy { target: required(target)?, progress },
+            Command::Undeploy => Self::Undeploy { target: required(target)? },
+            Command::Update => Self::Update { target: required(target)?, check: line.check.unwrap_or_default(), progress },
+            Command::List => Self::List {},
+            Command::Reload => Self::Reload {},
+            Command::Status => Self::Status { target },
+            Command::Follow => Self::Follow { target },
+            Command::Send => Self::Send(Letter {
+                to: line.to.ok_or_else(|| missing("to"))?,
+                r#type: line.r#type.unwrap_or_else(|| "read".to_owned()),
+                from: line.from.flatten(),
+                body: line.body,
+                timeout: line.timeout.unwrap_or(LETTER_TIMEOUT),
+                progress,
+            }),
+        })
+    }
 }
 
 /// What a client is told: a line. A request has exactly one `result` or `error`. `progress` comes before it, `status` after that of `follow`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Response {
-    Result { result: Value },
+    Result { result: Box<RawValue> },
     Error(Failure),
     Progress { progress: Doing },
     Status { status: Change },
 }
 
+/// The members of a response's line: see [`Line`].
+#[derive(Debug, Deserialize)]
+struct ResponseLine {
+    #[serde(default, deserialize_with = "present")]
+    result: Option<Box<RawValue>>,
+    error: Option<Value>,
+    kind: Option<Value>,
+    code: Option<Value>,
+    progress: Option<Doing>,
+    status: Option<Change>,
+}
+
+impl Response {
+    /// Reads a line. Returns `None` if it is no response.
+    pub(crate) fn read(line: &[u8]) -> Option<Self> {
+        let line: ResponseLine = serde_json::from_slice(line).ok()?;
+        if let Some(result) = line.result {
+            return Some(Self::Result { result });
+        }
+        if let Some(error) = line.error {
+            let failure = json!({ "error": error, "kind": line.kind, "code": line.code });
+            return serde_json::from_value(failure).ok().map(Self::Error);
+        }
+        let progress = line.progress.map(|progress| Self::Progress { progress });
+        progress.or_else(|| line.status.map(|status| Self::Status { status }))
+    }
+
+    /// Writes a line, with a line feed at its end, without characters that act on a terminal.
+    pub(crate) fn to_line(&self) -> String {
+        let mut line = json_text(&serde_json::to_string(self).unwrap_or_default());
+        line.push('\n');
+        line
+    }
+}
+
 /// A message that is to be sent, from somewhere in the runtime.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Letter {
     pub(crate) to: Address,
-    #[serde(default = "read")]
     pub(crate) r#type: String,
-    #[serde(default)]
     pub(crate) from: Option<Address>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub(crate) body: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<Box<RawValue>>,
     /// In seconds.
-    #[serde(default = "half_a_minute")]
     pub(crate) timeout: f64,
     /// As for `deploy`.
-    #[serde(default)]
     pub(crate) progress: bool,
 }
 
-fn read() -> String {
-    "read".to_owned()
-}
+/// Time to wait for a reply, in seconds, unless the request says another.
+const LETTER_TIMEOUT: f64 = 30.0;
 
-fn half_a_minute() -> f64 {
-    30.0
-}
-
-/// A `null` that is there is a body too.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+/// A `null` that is there is a value too.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A stub, as it is at the moment.
@@ -158,7 +260,8 @@ pub(crate) struct Reloaded {
 /// A reply, and how long it took.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Sent {
-    pub(crate) reply: Value,
+    /// As [`Message::to_json_line`] writes it.
+    pub(crate) reply: Box<RawValue>,
     pub(crate) milliseconds: u64,
 }
 
@@ -176,6 +279,18 @@ pub(crate) struct Status {
     pub(crate) stubs: Vec<Stub>,
     /// What the bus has counted.
     pub(crate) messages: BTreeMap<String, u64>,
+    /// Zero for runtimes that do not count them.
+    #[serde(default)]
+    pub(crate) dropped: Dropped,
+}
+
+/// Lines that a runtime could not print: they were not read in time, or the output failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dropped {
+    /// Lines of standard output.
+    pub(crate) output: u64,
+    /// Lines of the log, on standard error.
+    pub(crate) log: u64,
 }
 
 /// A stub's new status.
@@ -209,6 +324,12 @@ pub(crate) enum What {
     Compiling,
     /// Neither of the two, for now.
     Ready,
+}
+
+impl Sent {
+    pub(crate) fn of(reply: &Message, milliseconds: u64) -> anyhow::Result<Self> {
+        Ok(Self { reply: RawValue::from_string(reply.to_json_line())?, milliseconds })
+    }
 }
 
 impl Stub {
@@ -246,7 +367,7 @@ impl From<Stub> for Change {
 }
 
 impl Status {
-    pub(crate) fn of(runtime: &Runtime, since: SystemTime) -> Self {
+    pub(crate) fn of(runtime: &Runtime, since: SystemTime, dropped: Dropped) -> Self {
         Self {
             runtime: runtime.url().clone(),
             home: runtime.home_domain().clone(),
@@ -255,6 +376,7 @@ impl Status {
             since: utc(since),
             stubs: Stub::all(runtime),
             messages: counted(runtime.counts()),
+            dropped,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use protostub_runtime::{Address, Domain, Runtime, StubKey};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     actions,
-    protocol::{Change, Doing, Request, Response, Status, Stub, Stubs},
+    protocol::{Change, Doing, Dropped, Request, Response, Status, Stub, Stubs},
     socket::{self, Socket},
 };
-use crate::output::Failure;
+use crate::{output::Failure, printer::Counts};
 
 /// How long a request may be, in bytes: no message of a stub's inbox is longer.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
@@ -48,6 +48,15 @@ pub(crate) struct Served {
     pub(crate) policy: Option<PathBuf>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) progress: broadcast::Sender<Doing>,
+    /// Counts of the lines that were not printed, and of those that were not logged.
+    pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
+}
+
+impl Served {
+    fn status(&self) -> Status {
+        let (output, log) = &self.dropped;
+        Status::of(&self.runtime, self.since, Dropped { output: output.dropped(), log: log.dropped() })
+    }
 }
 
 /// Answers clients until it is told to stop. Nothing of it is left when it returns.
@@ -130,9 +139,7 @@ impl Client {
     }
 
     async fn tell(&mut self, response: &Response) -> Result<(), Gone> {
-        let mut line = serde_json::to_vec(response).map_err(|_| Gone)?;
-        line.push(b'\n');
-        match timeout(PATIENCE, self.writer.write_all(&line)).await {
+        match timeout(PATIENCE, self.writer.write_all(response.to_line().as_bytes())).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }
@@ -157,12 +164,12 @@ impl Client {
             }
             Request::Reload {} => actions::reload(runtime, served.policy.as_deref()).and_then(to_json),
             Request::List {} => to_json(Stubs { stubs: Stub::all(runtime) }),
-            Request::Status { target: None } => to_json(Status::of(runtime, served.since)),
+            Request::Status { target: None } => to_json(served.status()),
             Request::Status { target: Some(target) } => {
                 actions::find(runtime, &target).map(|stub| Stub::of(&stub)).and_then(to_json)
             }
             // Taken care of before.
-            Request::Follow { .. } => Ok(Value::Null),
+            Request::Follow { .. } => to_json(()),
         };
         let response = match outcome {
             Ok(result) => Response::Result { result },
@@ -197,7 +204,7 @@ impl Client {
             Err(problem) => return self.tell(&Response::Error(Failure::wrong(problem))).await,
         };
         let domain = key.as_ref().map(StubKey::domain);
-        let status = match to_json(Status::of(&served.runtime, served.since)) {
+        let status = match to_json(served.status()) {
             Ok(status) => status,
             Err(error) => return self.tell(&Response::Error(Failure::of(&error))).await,
         };
@@ -245,12 +252,6 @@ impl Client {
     }
 }
 
-impl Request {
-    fn read(line: &[u8]) -> Result<Self, Failure> {
-        serde_json::from_slice(line).map_err(|error| Failure::wrong(format!("it is no request: {error}")))
-    }
-}
-
-fn to_json(value: impl Serialize) -> anyhow::Result<Value> {
-    Ok(serde_json::to_value(value)?)
+fn to_json(value: impl Serialize) -> anyhow::Result<Box<RawValue>> {
+    Ok(to_raw_value(&value)?)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::shapes;
 
 /// Whose sockets are in `session`.
-fn command(args: &[&str], session: &Path) -> Command {
+pub(crate) fn command(args: &[&str], session: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_protostub"));
     command.args(args).env("XDG_RUNTIME_DIR", session);
     command.env_remove("PROTOSTUB_LOG").env_remove("PROTOSTUB_SOCKET").env_remove("COLUMNS");
@@ -95,9 +95,14 @@ impl Running {
         self.session.as_ref().expect("a session of its own").path()
     }
 
+    /// The next line, as it is.
+    pub(crate) fn raw_line(&mut self) -> String {
+        self.lines.next().expect("the command has ended").expect("UTF-8")
+    }
+
     /// The next line, as the README says.
     pub(crate) fn line(&mut self) -> Value {
-        let line = self.lines.next().expect("the command has ended").expect("UTF-8");
+        let line = self.raw_line();
         let json: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         shapes::check(&self.documented, &json);
         json
@@ -148,9 +153,8 @@ impl Running {
     }
 
     #[cfg(unix)]
-    fn signal(&self, signal: &str) {
-        let told = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill starts");
-        assert!(told.success());
+    fn signal(&self, with: &str) {
+        signal(&self.child, with);
     }
 
     /// Tells it to stop, and returns its last event and its exit code.
@@ -160,6 +164,13 @@ impl Running {
         let last = self.event("stopped");
         (last, self.child.wait().expect("it ends").code().expect("an exit code"))
     }
+}
+
+/// Sends a signal, as `kill` names it.
+#[cfg(unix)]
+pub(crate) fn signal(child: &Child, signal: &str) {
+    let told = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill starts");
+    assert!(told.success());
 }
 
 impl Drop for Running {

@@ -51,7 +51,7 @@ async fn failure(worker: CompileWorker, bytes: Vec<u8>) -> String {
 }
 
 /// A component that is valid, and takes the compiler minutes: long functions of nothing but branches, over which a hundred values live.
-static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
+pub(crate) static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     const FUNCTIONS: usize = 40;
     const FUNCTION_BYTES: usize = 1_000_000;
     const LOCALS: u8 = 120;

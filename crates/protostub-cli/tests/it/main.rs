@@ -8,6 +8,8 @@ mod conformance;
 mod control;
 mod explain;
 mod help;
+#[cfg(all(unix, feature = "conformance", feature = "serve"))]
+mod hostile;
 mod inspect;
 mod refusals;
 mod shapes;

@@ -106,6 +106,10 @@ pub struct ThisRuntime {
     /// Where compiled code is kept ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)): each case has a runtime of its own, and all
     /// of them deploy the same component. None: each compiles it.
     pub code_dir: Option<PathBuf>,
+    /// Executable that compiles components in a process with limits. See
+    /// [`RuntimeBuilder::compile_worker`](protostub_runtime::RuntimeBuilder::compile_worker).
+    /// Without one, this process compiles them.
+    pub compile_worker: Option<PathBuf>,
 }
 
 struct Embedded {
@@ -120,6 +124,9 @@ impl Runtimes for ThisRuntime {
         let mut builder = Runtime::builder().home_domain("home.example").source(catalogue);
         if let Some(dir) = &self.code_dir {
             builder = builder.code_dir(dir);
+        }
+        if let Some(program) = &self.compile_worker {
+            builder = builder.compile_worker(program);
         }
         let runtime = builder.build().await.map_err(|error| error.to_string())?;
         let hyperty = async |name: &str| {

@@ -8,7 +8,7 @@
 //! # async fn example(component: Vec<u8>, configuration: serde_json::Map<String, serde_json::Value>) -> Result<(), Box<dyn std::error::Error>> {
 //! use protostub_conformance::stub::{Subject, Suite};
 //!
-//! let report = Suite::new(None)?.run(&Subject::new("mine.wasm", component, configuration)).await;
+//! let report = Suite::new(None, None)?.run(&Subject::new("mine.wasm", component, configuration)).await;
 //! println!("{}", report.to_text());
 //! # Ok(())
 //! # }
@@ -33,7 +33,7 @@ mod status;
 use std::{path::Path, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use protostub_sandbox::{CompileError, CompiledStub, Engine, EngineConfig, EngineError};
+use protostub_sandbox::{CompileError, CompileWorker, CompiledStub, Engine, EngineConfig, EngineError};
 use protostub_types::{Address, AddressError, MessageType, Sha256Digest};
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
@@ -157,12 +157,16 @@ pub enum RequestError {
 }
 
 impl Suite {
-    /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one, and used again.
+    /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one.
+    ///
+    /// With a `compile_worker`, a component that takes the compiler minutes or gigabytes fails.
+    /// Without one, this process compiles it without limits.
     ///
     /// # Errors
-    /// If the engine cannot run here, or `cache_dir` cannot be used.
-    pub fn new(cache_dir: Option<&Path>) -> Result<Self, EngineError> {
+    /// If the engine cannot run here, or `cache_dir` or the worker cannot be used.
+    pub fn new(cache_dir: Option<&Path>, compile_worker: Option<CompileWorker>) -> Result<Self, EngineError> {
         let mut config = EngineConfig::default();
+        config.compile_worker = compile_worker;
         config.cache_dir = cache_dir.map(Path::to_owned);
         config.max_sandboxes = 16 * AT_A_TIME;
         Ok(Self { engine: Engine::new(&config)?, only: Vec::new(), patience: Patience::default() })

@@ -1,9 +1,14 @@
 //! What stands in a frame: one message as JSON text, or one of the NoMatrix flavour's commands.
 
+use std::collections::BTreeMap;
+
 use axum::extract::ws::Utf8Bytes;
 use protostub_types::Address;
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 /// How many addresses the `to` of one message may list: as many answers as it may get have to find room in its sender's queue.
 const MAX_RECEIVERS: usize = 64;
@@ -121,14 +126,15 @@ impl Frame {
         if self.to.len() == 1 {
             return self.text.clone();
         }
-        match serde_json::from_str::<Map<String, Value>>(self.text.as_str()) {
-            Ok(mut message) => {
-                message.insert("to".into(), to.as_str().into());
-                Value::Object(message).to_string().into()
-            }
-            // It was parsed before; should it ever not be, the receiver gets what the sender wrote.
-            Err(_) => self.text.clone(),
-        }
+        // The other members stay as text: a body may have numbers and a depth that no tree holds.
+        let single = || {
+            let to = to_raw_value(to.as_str())?;
+            let mut message = serde_json::from_str::<BTreeMap<String, &RawValue>>(self.text.as_str())?;
+            message.insert("to".into(), &to);
+            serde_json::to_string(&message)
+        };
+        // It was parsed before; should it ever not be, the receiver gets what the sender wrote.
+        single().map_or_else(|_| self.text.clone(), Utf8Bytes::from)
     }
 
     /// Whether its sender waits for an answer, as far as its type tells. Updates are publications, which may have no subscriber.

@@ -1,0 +1,46 @@
+//! Ways of strangers' bytes through the command. The fuzzers call the command's functions here.
+
+use protostub_runtime::{Address, Message};
+
+use crate::{
+    control::protocol::{Request, Response, Sent},
+    event::{Event, Printed},
+    output::Output,
+    printer::Entry as _,
+};
+
+/// Returns what `run` prints of a message, in JSON or as text.
+#[must_use]
+pub fn message_of_run(hyperty: &Address, message: &Message, json: bool) -> String {
+    Printed { event: Event::Message { hyperty: hyperty.clone(), message: message.clone() }, json }.into_text()
+}
+
+/// Returns what `send` prints of a reply, in JSON or as text. The reply goes through a line of the
+/// control socket.
+#[must_use]
+pub fn reply_of_send(reply: &Message, json: bool) -> Option<String> {
+    let result = serde_json::value::to_raw_value(&Sent::of(reply, 12).ok()?).ok()?;
+    let line = Response::Result { result }.to_line();
+    let Response::Result { result } = Response::read(line.as_bytes())? else { return None };
+    let sent: Sent = serde_json::from_str(result.get()).ok()?;
+    Some(Output::form(json, || sent.text(), || sent.to_json()))
+}
+
+/// Reads a line of the control socket as the server does. Returns the request as a client would
+/// write it, or the server's answer.
+///
+/// # Errors
+/// The server's answer, if the line is not a request.
+pub fn request(line: &[u8]) -> Result<String, String> {
+    match Request::read(line) {
+        Ok(request) => Ok(serde_json::to_string(&request).unwrap_or_default()),
+        Err(problem) => Err(Response::Error(problem).to_line()),
+    }
+}
+
+/// Reads a line of the control socket as a client does. Returns the answer as the server would
+/// write it.
+#[must_use]
+pub fn response(line: &[u8]) -> Option<String> {
+    Response::read(line).map(|response| response.to_line())
+}

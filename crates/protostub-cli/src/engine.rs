@@ -1,0 +1,46 @@
+//! The compiler of `inspect` and `sign`: a compile worker with limits, unless the operator's
+//! settings say otherwise.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use protostub_sandbox::{CompiledStub, Engine, EngineConfig};
+use protostub_types::Sha256Digest;
+use tokio::time::timeout;
+
+use crate::settings::Settings;
+
+/// An engine that compiles and runs nothing.
+pub(crate) struct Compiler {
+    engine: Engine,
+    timeout: Duration,
+}
+
+impl Compiler {
+    /// # Errors
+    /// If the engine cannot run here, or the cache folder of the settings cannot be used.
+    pub(crate) fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let mut config = EngineConfig::default();
+        config.cache_dir = settings.cache_dir().map(|folder| folder.join("compiled"));
+        config.cache_key = settings.cache_key().map(ToOwned::to_owned);
+        config.max_sandboxes = 1;
+        config.compile_worker = settings.compile_worker()?;
+        let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;
+        Ok(Self { engine, timeout: settings.compile_timeout() })
+    }
+
+    /// Compiles a component within the limits that a deployment has.
+    ///
+    /// # Errors
+    /// If the component is no stub, or takes more than the limits allow.
+    pub(crate) async fn compile(&self, code: Vec<u8>, digest: Sha256Digest) -> anyhow::Result<CompiledStub> {
+        let compiled = timeout(self.timeout, self.engine.compile(code, digest)).await;
+        let too_long = || {
+            let seconds = self.timeout.as_secs();
+            format!(
+                "the component was not compiled within {seconds} s: raise `compile-timeout-seconds` if it is meant to be so large"
+            )
+        };
+        Ok(compiled.with_context(too_long)??)
+    }
+}
