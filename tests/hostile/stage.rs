@@ -373,7 +373,7 @@ impl Stage {
         let n = self.attackers.fetch_add(1, Ordering::Relaxed);
         let domain = Domain::parse(&format!("late{n}.neighbour.example"))?;
         let echo = component("echo");
-        self.source.insert(&domain, "default", descriptor(&echo, Map::new())?.to_json(), echo);
+        self.source.insert(&domain, "default", descriptor(&echo, Map::new(), None)?.to_json(), echo);
         let stub = self.runtime.deploy_protostub(domain.as_str()).await;
         self.source.remove(&domain, "default");
         stub?.undeploy().await?;
