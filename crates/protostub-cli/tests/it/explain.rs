@@ -53,11 +53,11 @@ fn the_rules_are_those_that_run_would_have() {
     assert!(allowed, "{json}");
 
     // That the home is this machine is no reason for other domains to go there.
-    let grant = format!("home = '127.0.0.1:9'\nallow-loopback = true\n[domains.'sp1.example']\ngrants = ['{domain} plain']");
-    let (allowed, json) = explained("sp1.example", &format!("http://{domain}/"), &grant);
+    let grant = format!("home = '127.0.0.1:9'\nallow-loopback = true\n[domains.'10.0.0.1']\ngrants = ['{domain} plain']");
+    let (allowed, json) = explained("10.0.0.1", &format!("http://{domain}/"), &grant);
     let reason = json["reason"].as_str().expect("a text");
     assert!(!allowed && reason.contains("grant loopback (`allow-loopback` for the domain) to allow it"), "{json}");
-    let (allowed, json) = explained("sp1.example", &format!("http://{domain}/"), &format!("{grant}\nallow-loopback = true"));
+    let (allowed, json) = explained("10.0.0.1", &format!("http://{domain}/"), &format!("{grant}\nallow-loopback = true"));
     assert!(allowed, "{json}");
 
     // Metadata services are reached by no grant.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::HeaderValue;
+use protostub_types::OAuthScope;
 use url::Url;
 
 use super::identity::MAX_SCOPE_BYTES;
@@ -50,6 +51,9 @@ impl StubState {
         let scope = reference(&value).transpose()?.flatten().map(str::to_owned);
         if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {
             return Err(Error::Limit(format!("a scope of {bytes} bytes was asked for; at most {MAX_SCOPE_BYTES} are possible")));
+        }
+        if let Some(Err(error)) = scope.as_deref().map(OAuthScope::parse) {
+            return Err(Error::Denied(error.to_string()));
         }
         let origins = &self.config.credential_origins;
         let target = Url::parse(url).map_err(|error| Error::Invalid(format!("the URL cannot be read: {error}")))?;
