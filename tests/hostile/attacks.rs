@@ -233,7 +233,9 @@ pub fn server_sends_endless_fragments() -> Attack {
 }
 
 pub fn server_sends_endless_head() -> Attack {
-    Attack::back_end("server_sends_endless_head", "http", servers::endless_head, Held("bytes_in_per_second")).times(14)
+    Attack::back_end("server_sends_endless_head", "http", servers::endless_head, Held("bytes_in_per_second"))
+        .times(14)
+        .or_ends("connect_attempts_per_second")
 }
 
 pub fn server_sends_endless_informational() -> Attack {
@@ -244,6 +246,7 @@ pub fn server_sends_endless_informational() -> Attack {
         Refused("more informational responses (1xx) than the limit of 8"),
     )
     .times(14)
+    .or_ends("connect_attempts_per_second")
 }
 
 pub fn server_sends_endless_frame() -> Attack {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
+use ::hostile::{Attack, Load, Stage, StageConfig, for_each_attack, percentile};
 use protostub_runtime::Message;
 use tokio::sync::OnceCell;
 
@@ -33,20 +33,26 @@ async fn check(attack: Attack) {
         drop(Stage::new(config.clone()).await.expect("a stage"));
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
+    } else if attack.name == "opens_connections_to_many_names" {
+        // Each connection is an attempt: fewer of them would show less.
+        let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
+        config.limits.connect_attempts_per_second = 10_000;
+        let how = contained(&Stage::new(config).await.expect("a stage"), &attack).await;
+        // It gave up connections, and not exchanges.
+        assert!(how.contains("1000 answered"), "{how}");
     } else {
         contained(stage().await, &attack).await;
     }
 }
 
-async fn contained(stage: &Stage, attack: &Attack) {
+async fn contained(stage: &Stage, attack: &Attack) -> String {
     steps::record();
-    if let Err(escaped) = stage.attack(attack).await {
-        panic!("{}: {escaped}", attack.name);
-    }
+    let contained = stage.attack(attack).await.unwrap_or_else(|escaped| panic!("{}: {escaped}", attack.name));
     assert_eq!(sayings::not_safe(), [""; 0], "{}", attack.name);
     let neighbour = stage.neighbours().stubs()[0].domain();
     let echo = stage.runtime().request(Message::read(format!("hyperty://{neighbour}/alice").as_str())).await;
     assert_eq!(echo.expect("an echo").code(), Some(200), "{}", attack.name);
+    contained.how
 }
 
 macro_rules! cases {
@@ -60,3 +66,24 @@ macro_rules! cases {
     };
 }
 for_each_attack!(cases);
+
+/// The neighbour is asked at fixed times, while each of fourteen exchanges gets informational responses
+/// without an end, again and again.
+#[tokio::test]
+async fn neighbours_are_served_beside_endless_informational() {
+    const ROUNDS: usize = 20;
+    let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
+    config.limits.connect_attempts_per_second = 10_000;
+    let stage = Stage::new(config).await.expect("a stage");
+    let load = Load::begin(&stage).await.expect("load");
+    let attacker = stage.place(&::hostile::attacks::server_sends_endless_informational()).await.expect("an attacker");
+    for _ in 0..ROUNDS {
+        stage.provoke(&attacker).await.expect("it is contained");
+    }
+    let mut latencies = load.take();
+    let sum = load.end().await;
+    assert_eq!(sum.lost, 0, "{:?}", sum.fault);
+    let p95 = percentile(&mut latencies, 95);
+    assert!(p95 < Duration::from_secs(1), "{p95:?} of {} requests", latencies.len());
+    stage.remove(attacker).await.expect("it goes");
+}

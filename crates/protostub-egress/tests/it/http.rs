@@ -6,6 +6,8 @@ use protostub_egress::{
     reqwest::{Method, StatusCode, Url},
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::fixture::{Authority, Names, Tls, config, egress, http, listen, sp1, sp1_here};
 
 /// Greets, shows the headers of requests, and redirects to what stands in the query.
@@ -272,4 +274,64 @@ fn headers_of_the_connection_are_the_hosts() {
     check("x-one", "a\r\nhost: b", "the value of this header has characters that none has");
     let headers = request_headers(&[("Authorization".into(), "Bearer x".into())]).unwrap();
     assert_eq!(headers["authorization"], "Bearer x");
+}
+
+/// Sends these bytes to each client, whatever it asks.
+async fn answers(bytes: Vec<u8>) -> u16 {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let _ = tcp.read(&mut request).await;
+            let _ = tcp.write_all(&bytes).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn endless_informational_responses_are_refused() {
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let grants = |port| Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let check = async |bytes: Vec<u8>, expected: Result<&str, &str>| {
+        let port = answers(bytes).await;
+        let answer = http(&egress(&names, &[]), &grants(port)).get(&url(&format!("http://sp1.example:{port}/a")), 0).await;
+        let text = match answer {
+            Ok(response) => Ok(response.text().await.unwrap()),
+            Err(error) => Err(error.to_string()),
+        };
+        let fail = |problem| format!("failed to exchange HTTP with `http://sp1.example:{port}/a`: {problem}");
+        assert_eq!(text, expected.map(str::to_owned).map_err(fail));
+    };
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let early = |count| [b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count), ok.to_vec()].concat();
+    check(early(8), Ok("ok")).await;
+    let too_many = "the server sent more informational responses (1xx) than the limit of 8";
+    check(early(9), Err(too_many)).await;
+    check(early(100_000), Err(too_many)).await;
+    let head = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 1 << 20]].concat();
+    check(head, Err("the head of the response is over the limit of 73728 bytes or 256 fields")).await;
+}
+
+#[tokio::test]
+async fn idle_connection_is_used_again() {
+    let names = Names::of([("sp1.example", &["127.0.0.1"])]);
+    let (listener, port) = listen().await;
+    let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                while tcp.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    tcp.write_all(b"HTTP/1.1 302 Found\r\nlocation: /a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                }
+            });
+        }
+    });
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let client = http(&egress(&names, &[]), &grants);
+    client.get(&url(&format!("http://sp1.example:{port}/")), 5).await.unwrap_err();
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::Relaxed), 1, "six requests over one connection");
 }

@@ -73,15 +73,26 @@ fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
     EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
 }
 
-/// A server that greets over TLS, as HTTP.
+/// What a server is asked by those who speak no HTTP otherwise.
+const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+/// A server that answers with a greeting over TLS, as HTTP.
 async fn greeter(authority: &Authority) -> u16 {
     let (listener, port) = listen().await;
     let acceptor = authority.server(&["mqtt.sp1.example"]);
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let mut tls = acceptor.accept(tcp).await.unwrap();
-            tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
-            tls.shutdown().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                match tls.read_u8().await {
+                    Ok(byte) => request.push(byte),
+                    Err(_) => break,
+                }
+            }
+            // Who asked nothing is gone.
+            let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+            let _ = tls.shutdown().await;
         }
     });
     port
@@ -95,6 +106,7 @@ async fn a_tunnel_is_asked_for_by_name() {
 
     let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await.unwrap();
     assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
+    connection.write_all(ASK).await.unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     assert!(text.ends_with("hello"));
@@ -221,6 +233,7 @@ async fn a_proxy_over_tls_carries_tls() {
     });
     let egress = Egress::new(through(&format!("https://proxy.internal:{port}"), &[&authority])).unwrap();
     let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[]).await.unwrap();
+    connection.write_all(ASK).await.unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     assert!(text.ends_with("hello"));

@@ -1,5 +1,7 @@
 //! The accomplice of a hostile server: connects to it, as often as `times` of its configuration says, and reads whatever comes, without end.
 
+use std::cell::RefCell;
+
 use crate::{
     Stub,
     rethink::protostub::{
@@ -14,6 +16,10 @@ pub fn attack(stub: &Stub) -> Option<String> {
     (0..times).find_map(|_| open(stub.text("url")))
 }
 
+thread_local! {
+    static OPEN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
 fn open(url: &str) -> Option<String> {
     let opened = if url.starts_with("ws") {
         websocket::open(url, &[], &[])
@@ -21,17 +27,20 @@ fn open(url: &str) -> Option<String> {
         let request = http::Request { method: "GET".to_owned(), url: url.to_owned(), headers: Vec::new(), body: Vec::new() };
         http::send(&request)
     };
+    OPEN.with_borrow_mut(|open| open.extend(opened.as_ref().ok()));
     opened.err().map(|error| told(&error))
 }
 
 pub fn ready(_: &Stub, handle: u32) -> Option<String> {
-    let end = read(handle);
-    if end.is_some() {
-        // Or a few servers that break would be all that there may be.
-        websocket::close(handle, 1000, "");
-        http::cancel(handle);
+    if !OPEN.with_borrow(|open| open.contains(&handle)) {
+        return None;
     }
-    end
+    let end = read(handle)?;
+    // Or a few servers that break would be all that there may be.
+    websocket::close(handle, 1000, "");
+    http::cancel(handle);
+    OPEN.with_borrow_mut(|open| open.retain(|other| *other != handle));
+    OPEN.with_borrow(Vec::is_empty).then_some(end)
 }
 
 fn read(handle: u32) -> Option<String> {

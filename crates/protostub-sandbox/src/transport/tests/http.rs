@@ -545,5 +545,5 @@ async fn answers_without_a_body_end_at_once() {
     let port = answered(&mut connections, b"HTTP/1.0 200 OK\r\n\r\nold").await;
     assert_eq!(head(&mut connections).await.unwrap().status, 200, "{port}");
     assert_eq!(receive_all(&mut connections, 100).await, (vec![b"old".to_vec()], None));
-    assert_eq!(connections.idle.len(), 1, "of the server before");
+    assert_eq!(connections.idle.len(), 2, "of the servers before");
 }
