@@ -75,12 +75,12 @@ async fn neighbours_are_served_beside_endless_informational() {
     let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
     config.limits.connect_attempts_per_second = 10_000;
     let stage = Stage::new(config).await.expect("a stage");
-    let load = Load::begin(&stage).await.expect("load");
+    let load = Load::begin(stage.runtime(), stage.neighbours()).await.expect("load");
     let attacker = stage.place(&::hostile::attacks::server_sends_endless_informational()).await.expect("an attacker");
     for _ in 0..ROUNDS {
         stage.provoke(&attacker).await.expect("it is contained");
     }
-    let mut latencies = load.take();
+    let mut latencies: Vec<Duration> = load.take().iter().map(|answer| answer.latency).collect();
     let sum = load.end().await;
     assert_eq!(sum.lost, 0, "{:?}", sum.fault);
     let p95 = percentile(&mut latencies, 95);
