@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
+use ::hostile::{Attack, Containment, Stage, StageConfig, for_each_attack};
 use protostub_runtime::Message;
 use tokio::sync::OnceCell;
 
@@ -36,6 +36,24 @@ async fn check(attack: Attack) {
     } else {
         contained(stage().await, &attack).await;
     }
+}
+
+/// Three stubs that open all they can have their shares of 28 sockets: there is one left for the next stub, and for the catalogue.
+#[tokio::test]
+async fn hoards_of_three_stubs_leave_sockets_for_others() {
+    let config = StageConfig { code_dir: Some(code_dir()), max_sockets: Some(28), ..StageConfig::default() };
+    let stage = Stage::new(config).await.expect("a stage");
+    let hoarder = ::hostile::attacks::opens_connections();
+    // The first one has enough for its own limit.
+    let short = Attack { contained: Containment::Held("max_sockets"), ..hoarder.clone() };
+    let mut hoarders = Vec::new();
+    for attack in [&hoarder, &short, &short] {
+        let attacker = stage.place(attack).await.expect("an attacker");
+        stage.provoke(&attacker).await.expect("a share");
+        hoarders.push(attacker);
+    }
+    contained(&stage, &::hostile::attacks::server_has_wrong_certificate()).await;
+    contained(&stage, &::hostile::attacks::server_redirects_in_circle()).await;
 }
 
 async fn contained(stage: &Stage, attack: &Attack) {

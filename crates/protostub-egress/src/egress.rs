@@ -17,7 +17,7 @@ use crate::{
     handshakes::Handshakes,
     host::Host,
     proxy::Proxy,
-    quota::{Budget, Quota, QuotaLimits, default_max_sockets},
+    quota::{Budget, Quota, QuotaLimits, max_sockets},
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
     tls,
 };
@@ -91,9 +91,9 @@ impl Egress {
     /// Does no I/O.
     ///
     /// # Errors
-    /// [`EgressError::Config`], if a root is no certificate or the proxy is none.
+    /// [`EgressError::Config`], if a root is no certificate, the proxy is none, or the process may not have so many sockets.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
-        let budget = Budget::new(config.max_sockets.unwrap_or_else(default_max_sockets));
+        let budget = Budget::new(max_sockets(config.max_sockets)?);
         Ok(Self(Arc::new(Shared {
             own: Quota::own(&budget),
             budget,

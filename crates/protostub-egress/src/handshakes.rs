@@ -214,3 +214,85 @@ impl std::fmt::Debug for Task {
         f.debug_struct("Task").field("party", &self.party).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::quota::{Budget, Quota, QuotaLimits};
+
+    fn one_thread() -> Handshakes {
+        Handshakes(Arc::new(Pool { state: Mutex::default(), news: Condvar::new(), max_threads: 1 }))
+    }
+
+    fn quotas<const N: usize>() -> [Quota; N] {
+        let budget = Budget::new(100);
+        std::array::from_fn(|_| Quota::new(&budget, QuotaLimits::default()))
+    }
+
+    #[tokio::test]
+    async fn handshake_runs_on_a_thread_of_its_own() {
+        let [quota] = quotas();
+        let name = one_thread().run(quota.party(), async { thread::current().name().map(str::to_owned) }).await;
+        assert_eq!(name.unwrap().as_deref(), Some("protostub-tls"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn parties_take_turns() {
+        let handshakes = one_thread();
+        let [gate, many, one] = quotas();
+        let (open, opened) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut start = |quota: &Quota, name: &'static str, wait: Option<mpsc::Receiver<()>>| {
+            let (handshakes, party, tell) = (handshakes.clone(), quota.party(), tell.clone());
+            let work = async move {
+                wait.map(|wait| wait.recv());
+                tell.send(name).unwrap();
+            };
+            tasks.spawn(async move { handshakes.run(party, work).await });
+        };
+        // Nobody is polled until all stand in line.
+        start(&gate, "gate", Some(opened));
+        (0..20).for_each(|_| start(&many, "many", None));
+        while handshakes.0.state().queues.get(&many.party()).is_none_or(|queue| queue.woken.len() < 20) {
+            tokio::task::yield_now().await;
+        }
+        start(&one, "one", None);
+        while !handshakes.0.state().turns.contains(&one.party()) {
+            tokio::task::yield_now().await;
+        }
+        open.send(()).unwrap();
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap().unwrap();
+        }
+        let order: Vec<_> = told.try_iter().collect();
+        assert_eq!(order[..3], ["gate", "many", "one"], "{order:?}");
+        assert!(handshakes.0.state().queues.is_empty());
+    }
+
+    #[tokio::test]
+    async fn dropped_handshake_is_dropped_on_its_thread() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let handshakes = one_thread();
+        let [quota] = quotas();
+        let endless = async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        };
+        let mut running = Box::pin(handshakes.run(quota.party(), endless));
+        assert!(futures_util::poll!(&mut running).is_pending());
+        drop(running);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn panic_fails_one_handshake_only() {
+        let handshakes = one_thread();
+        let [quota] = quotas();
+        let error = handshakes.run(quota.party(), async { panic!("a bug") }).await.map(|()| ()).unwrap_err();
+        assert_eq!(error.to_string(), "the TLS handshake ended unexpectedly");
+        assert_eq!(handshakes.run(quota.party(), async { 7 }).await.unwrap(), 7);
+    }
+}

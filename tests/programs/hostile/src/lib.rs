@@ -1,8 +1,10 @@
 //! A stranger's stub. It connects like any other; once a message comes, it attacks whoever runs it, in the way that `program` of its
 //! configuration names: a module each. What did not end it is the answer, a text. The programs that no compiler would make are in `wat/`.
 
+mod abandons_lookups;
 mod asks_for_credentials;
 mod asks_for_random_bytes;
+mod churns_connections;
 mod floods_bus;
 mod floods_http;
 mod floods_log;
@@ -45,10 +47,11 @@ struct Program {
     start: fn(),
     attack: fn(&Stub) -> Option<String>,
     ready: fn(&Stub, u32) -> Option<String>,
+    timer: fn(&Stub) -> Option<String>,
 }
 
 impl Program {
-    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None };
+    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None, timer: |_| None };
 
     const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
         Self { attack, ..Self::NONE }
@@ -57,8 +60,14 @@ impl Program {
 
 fn program(name: &str) -> Option<Program> {
     Some(match name {
+        "abandons-lookups" => Program {
+            ready: abandons_lookups::ready,
+            timer: abandons_lookups::timer,
+            ..Program::attack(abandons_lookups::attack)
+        },
         "asks-for-credentials" => Program::attack(asks_for_credentials::attack),
         "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
+        "churns-connections" => Program { ready: churns_connections::ready, ..Program::attack(churns_connections::attack) },
         "floods-bus" => Program::attack(floods_bus::attack),
         "floods-http" => Program::attack(floods_http::attack),
         "floods-log" => Program::attack(floods_log::attack),
@@ -66,7 +75,11 @@ fn program(name: &str) -> Option<Program> {
         "floods-timers" => Program::attack(floods_timers::attack),
         "floods-websocket" => Program { ready: floods_websocket::ready, ..Program::attack(floods_websocket::attack) },
         "follows-changing-names" => {
-            Program { ready: follows_changing_names::ready, ..Program::attack(follows_changing_names::attack) }
+            Program {
+                ready: follows_changing_names::ready,
+                timer: follows_changing_names::timer,
+                ..Program::attack(follows_changing_names::attack)
+            }
         }
         "forges-senders" => Program::attack(forges_senders::attack),
         "hoards-handles" => Program::attack(hoards_handles::attack),
@@ -168,7 +181,7 @@ impl Guest for Hostile {
                         }
                     }
                     Event::Timer(_) => {
-                        if let Some(text) = stub.late.take() {
+                        if let Some(text) = stub.late.take().or_else(|| (stub.program.timer)(stub)) {
                             stub.answer(text);
                         }
                     }
