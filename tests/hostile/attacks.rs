@@ -191,7 +191,12 @@ pub fn server_floods_pings() -> Attack {
 
 /// A hundred intermediates, which all claim that a root of the web has issued them.
 pub fn server_has_long_chain() -> Attack {
-    Attack::back_end("server_has_long_chain", "wss", servers::long_chain, Refused("101 intermediate certificates, and at most 10"))
+    Attack::back_end(
+        "server_has_long_chain",
+        "wss",
+        servers::long_chain,
+        Refused("101 intermediate certificates, and at most 10"),
+    )
 }
 
 /// Ten intermediates, each of which may have issued each other: thousands of paths.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384,
-    string::PrintableString,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa, KeyPair,
+    PKCS_ECDSA_P384_SHA384, string::PrintableString,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -45,7 +45,8 @@ async fn hoards_of_three_stubs_leave_sockets_for_others() {
     let stage = Stage::new(config).await.expect("a stage");
     let hoarder = ::hostile::attacks::opens_connections();
     // The first one has enough for its own limit.
-    let short = Attack { contained: Containment::Held("max_sockets"), ..hoarder.clone() };
+    let mut short = hoarder.clone();
+    short.contained = Containment::Held("max_sockets");
     let mut hoarders = Vec::new();
     for attack in [&hoarder, &short, &short] {
         let attacker = stage.place(attack).await.expect("an attacker");

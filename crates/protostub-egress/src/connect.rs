@@ -348,7 +348,9 @@ mod tests {
             Failed::Limit(limit) => panic!("there is no limit: {limit}"),
         };
         (
-            outcome.map_err(failed).map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
+            outcome
+                .map_err(failed)
+                .map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
             start.elapsed(),
         )
     }

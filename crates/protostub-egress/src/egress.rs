@@ -277,7 +277,9 @@ impl Shared {
             let addresses = addresses.into_iter().map(|address| (address, proxy.port).into()).collect();
             let stream = to_proxy.dial(quota, addresses).await?;
             match proxy.tls {
-                true => tls::handshake(&self.handshakes, quota, &self.tls, &[], &proxy.host, &to_proxy.target, stream).await.map(Stream::Tls),
+                true => tls::handshake(&self.handshakes, quota, &self.tls, &[], &proxy.host, &to_proxy.target, stream)
+                    .await
+                    .map(Stream::Tls),
                 false => Ok(stream),
             }
         };

@@ -65,11 +65,7 @@ impl Egress {
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .dns_resolver(CheckedResolver {
-                shared: Arc::clone(&self.0),
-                grants: Arc::clone(&grants),
-                quota: quota.clone(),
-            })
+            .dns_resolver(CheckedResolver { shared: Arc::clone(&self.0), grants: Arc::clone(&grants), quota: quota.clone() })
             .connect_timeout(self.0.connect_timeout)
             .read_timeout(self.0.read_timeout)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)

@@ -22,12 +22,12 @@ mod resolve;
 
 mod quota;
 
+mod chains;
 mod connect;
 mod egress;
+mod handshakes;
 mod http;
 mod proxy;
-mod chains;
-mod handshakes;
 mod tls;
 
 mod error;

@@ -67,7 +67,10 @@ async fn attempts_are_charged_whatever_comes_of_them() {
     // Each address that is dialled is one of the six that may come at once.
     assert!(matches!(open().await, EgressError::Connect { attempts, .. } if attempts.len() == 4));
     let text = open().await.to_string();
-    assert!(text.contains("127.0.0.2") && text.contains("127.0.0.3:") && text.contains("`connect-attempts-per-second`"), "{text}");
+    assert!(
+        text.contains("127.0.0.2") && text.contains("127.0.0.3:") && text.contains("`connect-attempts-per-second`"),
+        "{text}"
+    );
     assert!(!text.contains("127.0.0.4"), "{text}");
     let error = open().await;
     assert_eq!(setting(&error), Some("connect_attempts_per_second"), "{error}");
@@ -138,4 +141,17 @@ async fn chain_out_of_order_is_still_verified() {
     let port = keeper(Some(server_with(chain, &below))).await;
     let egress = egress(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&authority]);
     connect(&egress, &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+}
+
+/// Certificates are verified on threads whose name says so, not on the caller's.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn handshake_of_a_connection_leaves_the_caller() {
+    let authority = Authority::new();
+    let port = keeper(Some(authority.server(&["sp1.example"]))).await;
+    let egress = egress(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&authority]);
+    connect(&egress, &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+    assert!(names.any(|name| name.trim() == "protostub-tls"));
 }

@@ -14,7 +14,7 @@ use crate::{
 
 const ROUNDS: u32 = 10;
 /// For each round, in milliseconds: until all look-ups that there may be are under way.
-const ROUND: u32 = 30;
+const ROUND: u64 = 30;
 /// One connection is left for the last attempt.
 const PARALLEL: u32 = 15;
 
@@ -63,7 +63,7 @@ pub fn timer(stub: &Stub) -> Option<String> {
     })
 }
 
-fn wait(milliseconds: u32) -> Option<String> {
+fn wait(milliseconds: u64) -> Option<String> {
     timers::after(milliseconds).err().map(|error| told(&error))
 }
 

@@ -29,11 +29,16 @@ fn attempt(stub: &Stub) -> Option<String> {
     LEFT.set(left.checked_sub(1)?);
     let port = ports[usize::try_from(left).ok()? % ports.len()];
     let opened = tcp::open(host, port, false);
-    (left == 1).then(|| format!("it connected {ATTEMPTS} times, the last time: {}", opened.map_or_else(|error| told(&error), |_| "yes".to_owned())))
+    (left == 1).then(|| {
+        format!(
+            "it connected {ATTEMPTS} times, the last time: {}",
+            opened.map_or_else(|error| told(&error), |_| "yes".to_owned())
+        )
+    })
 }
 
 pub fn ready(stub: &Stub, connection: u32) -> Option<String> {
-    if tcp::poll(connection) == State::Connecting {
+    if matches!(tcp::poll(connection), State::Connecting) {
         return None;
     }
     tcp::close(connection);

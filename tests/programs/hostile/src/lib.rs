@@ -74,13 +74,11 @@ fn program(name: &str) -> Option<Program> {
         "floods-statuses" => Program::attack(floods_statuses::attack),
         "floods-timers" => Program::attack(floods_timers::attack),
         "floods-websocket" => Program { ready: floods_websocket::ready, ..Program::attack(floods_websocket::attack) },
-        "follows-changing-names" => {
-            Program {
-                ready: follows_changing_names::ready,
-                timer: follows_changing_names::timer,
-                ..Program::attack(follows_changing_names::attack)
-            }
-        }
+        "follows-changing-names" => Program {
+            ready: follows_changing_names::ready,
+            timer: follows_changing_names::timer,
+            ..Program::attack(follows_changing_names::attack)
+        },
         "forges-senders" => Program::attack(forges_senders::attack),
         "hoards-handles" => Program::attack(hoards_handles::attack),
         "meets-server" => Program { ready: meets_server::ready, ..Program::attack(meets_server::attack) },
