@@ -14,7 +14,8 @@ macro_rules! wat {
     };
 }
 
-/// The name service answers no more look-ups than one stub's share; the last one comes to the server, which cannot prove to be what it is called.
+/// The name service sees no more look-ups than one stub's share. The last attempt reaches the
+/// server, whose certificate is wrong.
 pub fn abandons_lookups() -> Attack {
     Attack::program("abandons_lookups", Refused("certificate")).with(servers::wrong_certificate).below(names::SILENT, "wss")
 }
@@ -189,7 +190,7 @@ pub fn server_floods_pings() -> Attack {
     Attack::back_end("server_floods_pings", "ws", servers::floods_pings, Held("bytes_in_per_second"))
 }
 
-/// A hundred intermediates, which all claim that a root of the web has issued them.
+/// A hundred intermediates that all claim a root of the web as their issuer.
 pub fn server_has_long_chain() -> Attack {
     Attack::back_end(
         "server_has_long_chain",

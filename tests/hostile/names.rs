@@ -13,9 +13,9 @@ use protostub_runtime::Resolver;
 /// Below this name, answers change. Others do not exist: nobody's name service is asked.
 pub(crate) const CHANGING: &str = "changing.example";
 
-/// Below this name, look-ups are never answered, but those of names that begin with `last`.
+/// Below this name, look-ups stay without an answer, except for names that begin with `last`.
 pub(crate) const SILENT: &str = "silent.example";
-/// How many look-ups one party may have under way: [`QuotaLimits::lookups`](protostub_egress).
+/// A party's share of concurrent look-ups: the default of `QuotaLimits::lookups`.
 const SHARE: usize = 8;
 
 /// What else than its server an attacker would like to have dialled.
@@ -34,13 +34,13 @@ const ELSEWHERE: [&str; 8] = [
 /// for what was judged already dials something that nobody has judged.
 #[derive(Debug, Default)]
 pub(crate) struct AttackersNames {
-    /// How often each of the names was asked for whose answers change.
+    /// Number of questions for each name whose answers change.
     changing: Mutex<HashMap<String, usize>>,
-    /// The look-ups under way that are never answered, by the domain that they are below.
+    /// Number of pending look-ups without an answer, by their parent domain.
     silent: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A look-up that is never answered, until nobody waits for it.
+/// A pending look-up without an answer. Dropped when the stub abandons it.
 struct Silence(Arc<Mutex<HashMap<String, usize>>>, String);
 
 impl Drop for Silence {

@@ -256,7 +256,7 @@ pub(crate) fn swallows_frames(stream: TcpStream) -> Served {
     })
 }
 
-/// Proves to be somebody with a hundred intermediates, which all claim to be issued by a root of the web.
+/// Sends a hundred intermediates that all claim a root of the web as their issuer.
 pub(crate) fn long_chain(stream: TcpStream) -> Served {
     static CHAIN: LazyLock<io::Result<TlsAcceptor>> = LazyLock::new(|| {
         let root = authority("ISRG Root X2", None)?;
@@ -265,7 +265,7 @@ pub(crate) fn long_chain(stream: TcpStream) -> Served {
     chain(stream, &CHAIN)
 }
 
-/// Proves to be somebody with ten intermediates, each of which may have issued each other.
+/// Sends ten intermediates, each of which may have issued each other.
 pub(crate) fn winding_chain(stream: TcpStream) -> Served {
     static CHAIN: LazyLock<io::Result<TlsAcceptor>> = LazyLock::new(|| {
         let issuer = authority("m", None)?;
@@ -281,7 +281,7 @@ fn chain(stream: TcpStream, acceptor: &'static io::Result<TlsAcceptor>) -> Serve
     })
 }
 
-/// An authority of this name, with a key of P-384: what is slow to verify.
+/// An authority of this name, with a P-384 key, which is slow to verify.
 fn authority(name: &str, issuer: Option<&Authority>) -> io::Result<Authority> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(io::Error::other)?;
     let mut params = CertificateParams::default();
@@ -305,7 +305,7 @@ fn authority(name: &str, issuer: Option<&Authority>) -> io::Result<Authority> {
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
-/// A server with a certificate of this issuer, and these others behind it.
+/// A server with a certificate of this issuer, followed by the intermediates.
 fn chained(intermediates: Vec<Authority>, issuer: &Authority) -> io::Result<TlsAcceptor> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).map_err(io::Error::other)?;

@@ -36,7 +36,7 @@ pub struct StageConfig {
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
     pub connect_timeout: Duration,
-    /// How many sockets there are for all; none: as many as by default.
+    /// Maximum number of sockets of the runtime. `None`: the default.
     pub max_sockets: Option<usize>,
 }
 

@@ -38,7 +38,8 @@ async fn check(attack: Attack) {
     }
 }
 
-/// Three stubs that open all they can have their shares of 28 sockets: there is one left for the next stub, and for the catalogue.
+/// Three stubs open all the connections that they can get of 28 sockets. The next stub and the
+/// catalogue still find one.
 #[tokio::test]
 async fn hoards_of_three_stubs_leave_sockets_for_others() {
     let config = StageConfig { code_dir: Some(code_dir()), max_sockets: Some(28), ..StageConfig::default() };

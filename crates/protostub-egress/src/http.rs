@@ -53,7 +53,8 @@ pub struct HttpClient {
 }
 
 impl Egress {
-    /// A client within grants, with connections of its own. Its attempts and look-ups are charged to the quota, its sockets are not.
+    /// A client within grants, with connections of its own. Its look-ups are charged to the quota,
+    /// its sockets are not.
     ///
     /// # Errors
     /// [`EgressError::Config`], if the client cannot be set up.

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::error::EgressError;
 
-/// How many descriptors one look-up holds: a socket for IPv4 addresses and one for IPv6 addresses.
+/// Descriptors of one look-up: a socket for IPv4 addresses and one for IPv6 addresses.
 const LOOKUP_SOCKETS: usize = 2;
 /// The seconds' worth of attempts that may come at once.
 const BURST_SECONDS: u32 = 2;
@@ -35,7 +35,7 @@ const OWN_LOOKUPS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the creator of a quota has to decide on all of it")]
 pub struct QuotaLimits {
-    /// Maximum number of open sockets, whatever their use: connecting, in use, idle or closing.
+    /// Maximum number of open sockets: connecting, in use, idle and closing.
     pub sockets: usize,
     /// Maximum number of connection attempts per second. Twice as many may come at once. An attempt
     /// is a look-up with the first address, each further address, and each later start of TLS.
@@ -52,7 +52,7 @@ impl Default for QuotaLimits {
 
 /// The account of one party: a stub with all its instances, or the host itself. Clones share it.
 ///
-/// [`Egress::quota`](crate::Egress::quota) opens one, and [`Egress::own`](crate::Egress::own) is the
+/// [`Egress::quota`](crate::Egress::quota) opens one. [`Egress::own`](crate::Egress::own) is the
 /// host's. A socket stays charged until it is closed, also when its owner has ended.
 #[derive(Clone)]
 pub struct Quota(Arc<Account>);
@@ -277,8 +277,8 @@ impl Account {
         self.check_share(held, 1)
     }
 
-    /// A party may hold as many sockets as are left for all: one party gets half of them at most, two
-    /// a third each, and a party without any always finds some.
+    /// Checks the party's share: it may hold as many sockets as are left for all. One party gets
+    /// at most half of them, two get a third each, and a party without any always finds some.
     fn check_share(&self, held: &mut Held, more: usize) -> Result<(), LimitReached> {
         let budget = &self.budget;
         let fits = match self.limits {
@@ -374,7 +374,7 @@ impl Held {
 }
 
 impl Budget {
-    /// So many sockets, an eighth of which only the host may use.
+    /// A budget of `max_sockets`, an eighth of which only the host may use.
     pub(crate) fn new(max_sockets: usize) -> Arc<Self> {
         let total = max_sockets.max(MIN_SOCKETS);
         Arc::new(Self { total, reserve: (total / 8).min(MAX_RESERVE), held: Mutex::default() })
@@ -395,14 +395,14 @@ impl Budget {
     }
 }
 
-/// Fewer sockets than these serve nobody.
+/// The smallest budget that serves a stub.
 const MIN_SOCKETS: usize = 8;
 /// The catalogue and token endpoints never need more.
 const MAX_RESERVE: usize = 128;
 /// The default where the system has no limit on descriptors.
 const UNLIMITED_SOCKETS: usize = 64 << 10;
 
-/// The number of sockets that is asked for, or follows from the soft limit on the process's descriptors.
+/// The configured number of sockets, or the default from the soft limit on descriptors.
 pub(crate) fn max_sockets(asked: Option<usize>) -> Result<usize, EgressError> {
     #[cfg(unix)]
     let soft_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

@@ -37,9 +37,11 @@ const DISCARD_PORT: u16 = 9;
 pub trait Resolver: fmt::Debug + Send + Sync {
     /// The addresses of a name (in A-labels, without a trailing dot), best first. None: the name has no addresses.
     ///
-    /// It is never asked for addresses, `localhost` or names below it, and need not limit its time. Each party has a number of look-ups at a time
-    /// ([`QuotaLimits::lookups`](crate::QuotaLimits::lookups)), and the future is dropped when its answer is of no use any more: that has to end
-    /// the look-up.
+    /// It is never asked for addresses, `localhost` or names below it, and need not limit its time.
+    ///
+    /// Each party has a number of concurrent look-ups
+    /// ([`QuotaLimits::lookups`](crate::QuotaLimits::lookups)). An abandoned look-up's future is
+    /// dropped, which has to end the look-up.
     ///
     /// # Errors
     /// Of the kind [`io::ErrorKind::NotFound`], if the name service says that the name does not exist or has no address; of any other, if it
@@ -55,7 +57,7 @@ pub trait Resolver: fmt::Debug + Send + Sync {
 /// gives a [`Resolver`] of its own.
 #[derive(Debug, Default)]
 pub struct SystemResolver {
-    /// `None`: nobody has asked yet.
+    /// `None` before the first look-up.
     known: Mutex<Option<Known>>,
 }
 
@@ -115,7 +117,7 @@ impl Sources {
         Ok(Self { hosts: Hosts::from_system().unwrap_or_default(), servers: servers(config, options)? })
     }
 
-    /// The addresses that the file of hosts has for a name, if any. Name servers are not asked then.
+    /// The addresses of a name in the file of hosts. If there are any, no name server is asked.
     fn in_hosts(&self, name: &Name) -> Vec<IpAddr> {
         let of_type = |record| self.hosts.lookup_static_host(&Query::query(name.clone(), record));
         [RecordType::AAAA, RecordType::A].into_iter().filter_map(of_type).flat_map(|found| addresses(&found)).collect()
@@ -148,7 +150,7 @@ async fn ask(servers: &TokioResolver, name: Name) -> io::Result<Vec<IpAddr>> {
     }
 }
 
-/// Whether the name service says that there is nothing.
+/// Returns true if the name service answered that there is no address.
 fn is_answer(error: &NetError) -> bool {
     error.is_no_records_found()
 }
@@ -249,8 +251,7 @@ mod tests {
         assert_ne!(failure.kind(), io::ErrorKind::NotFound, "{failure}");
     }
 
-    /// A hundred look-ups that nobody waits for any more, of a server that never answers, leave no
-    /// socket behind.
+    /// A hundred abandoned look-ups at a silent server leave no socket behind.
     #[tokio::test]
     async fn dropped_lookup_ends_at_once() {
         let silent = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -297,8 +298,8 @@ mod tests {
         (port, asked)
     }
 
-    /// The name server is silent for one stub's names: that stub asks for eight at a time and waits,
-    /// and another stub and the host are answered.
+    /// The name server is silent for one stub's names. That stub waits with eight look-ups, while
+    /// another stub and the host get answers.
     #[tokio::test]
     async fn silent_names_of_one_stub_delay_nobody_else() {
         let (port, asked) = serve_good().await;

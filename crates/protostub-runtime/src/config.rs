@@ -334,9 +334,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Sets the maximum number of sockets that all stubs and the runtime itself have open at a time. An eighth (at most 128) is kept for the runtime,
-    /// and no stub gets more than are left for the others. Default: the soft limit on descriptors that the process has at this time, less a quarter
-    /// (64 to 1024). The library never changes that limit; the `protostub` command raises it.
+    /// Sets the maximum number of sockets that all stubs and the runtime itself have open at a
+    /// time. An eighth (at most 128) is kept for the runtime. A stub gets no more than are left.
+    /// Default: the process's soft limit on descriptors, less a quarter (64 to 1024). The library
+    /// never changes that limit; the `protostub` command raises it.
     pub fn max_sockets(mut self, sockets: usize) -> Self {
         self.max_sockets = Some(sockets);
         self

@@ -49,7 +49,7 @@ async fn socket_is_charged_until_it_is_closed() {
     let error = open().await.unwrap_err();
     assert_eq!(setting(&error), Some("connections"), "{error}");
     assert!(error.is_retryable());
-    // Whoever is asked early says the same, and the other parties have nothing to do with it.
+    // An early check agrees, and other parties are not affected.
     assert_eq!(quota.check().unwrap_err().setting(), "connections");
     assert!(connect(&egress, &grants, "sp1.example", port, false, &[]).await.is_ok());
     drop(first);
@@ -120,8 +120,8 @@ async fn long_chain_is_refused_by_its_length() {
     assert!(text.contains("UnknownIssuer"), "{text}");
 }
 
-/// Ten intermediates that may each have issued each other: webpki would try 187 000 paths, which takes
-/// longer than there is time for a connection.
+/// Ten intermediates that may each have issued each other. webpki would try 187 000 paths, which
+/// takes longer than the connection's timeout.
 #[tokio::test]
 async fn chain_with_many_paths_is_tried_along_one() {
     let key = || KeyPair::generate().unwrap();

@@ -110,7 +110,8 @@ impl Transport {
 }
 
 impl Connections {
-    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged to its `quota`.
+    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged
+    /// to its `quota`.
     pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
         Self {
             route: Route { egress, quota, grants, traffic: Traffic::new(&limits) },

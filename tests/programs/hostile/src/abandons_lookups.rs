@@ -1,5 +1,5 @@
-//! Has names below its own domain looked up for which no name service answers, as many as it may have connections, and abandons them for others again and
-//! again. Its last attempt is at a name that is known.
+//! Connects to names below its own domain that the name service never answers, and abandons them
+//! for others again and again. The last attempt uses a known name.
 
 use std::cell::RefCell;
 

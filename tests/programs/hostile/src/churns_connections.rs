@@ -1,4 +1,4 @@
-//! Connects to one port after the other of its own domain, and lets go of what answers: a scan of ports, or work for the host without end.
+//! Connects to one port after the other of its own domain, and closes each connection: a port scan.
 
 use std::cell::Cell;
 
