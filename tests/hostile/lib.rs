@@ -28,10 +28,12 @@ pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig, un
 macro_rules! for_each_attack {
     ($each:ident) => {
         $each! {
+            abandons_lookups,
             asks_for_blank_scopes,
             asks_for_credentials,
             asks_for_random_bytes,
             ask_for_what_is_not_there,
+            churns_connections,
             component_has_endless_import_names,
             floods_bus,
             floods_http,
@@ -75,6 +77,8 @@ macro_rules! for_each_attack {
             server_dribbles_descriptor,
             server_dribbles_head,
             server_floods_pings,
+            server_has_long_chain,
+            server_has_winding_chain,
             server_has_wrong_certificate,
             server_nests_a_million_arrays,
             server_redirects_in_circle,

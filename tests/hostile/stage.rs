@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     Attack, Containment, Server, component, descriptors,
-    names::{self, ChangingNames},
+    names::{self, AttackersNames},
     servers,
 };
 
@@ -50,6 +50,8 @@ pub struct StageConfig {
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
     pub connect_timeout: Duration,
+    /// Maximum number of sockets of the runtime. `None`: the default.
+    pub max_sockets: Option<usize>,
 }
 
 impl Default for StageConfig {
@@ -59,12 +61,15 @@ impl Default for StageConfig {
         limits.posts_per_second = 1_000;
         limits.bytes_in_per_second = 512 << 10;
         limits.bytes_out_per_second = 512 << 10;
+        // Those who attack one connection after the other are slower than that.
+        limits.connect_attempts_per_second = 100;
         Self {
             limits,
             neighbours: 1,
             code_dir: None,
             compile_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
+            max_sockets: None,
         }
     }
 }
@@ -151,10 +156,13 @@ impl Stage {
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
         }
+        if let Some(sockets) = config.max_sockets {
+            builder = builder.max_sockets(sockets);
+        }
         let builder = builder
             .home_domain("home.example")
             .allow_loopback(true)
-            .resolver(ChangingNames::default())
+            .resolver(AttackersNames::default())
             .source(source.clone())
             .limits(config.limits)
             .restart(restart)
@@ -404,7 +412,7 @@ fn with_settings(mut builder: RuntimeBuilder, tokens: &Server) -> Result<(Runtim
     let mut free = Vec::new();
     let mut settings = DomainSettings::default();
     settings.allow_loopback = true;
-    for domain in names::below(names::CHANGING) {
+    for domain in names::below(names::CHANGING).chain(names::below(names::SILENT)) {
         let domain = Domain::parse(&domain)?;
         builder = builder.domain(domain.clone(), settings.clone());
         free.push(domain);

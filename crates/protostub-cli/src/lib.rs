@@ -27,6 +27,7 @@ pub mod consumers;
 mod control;
 mod credentials;
 mod deploy;
+mod descriptors;
 mod engine;
 mod event;
 mod explain_egress;
@@ -145,6 +146,7 @@ pub fn main() -> ExitCode {
         // Before there is any other thread: what limits itself is to be as small as it can be.
         return worker.run();
     }
+    descriptors::raise_limit();
     let json = cli.json;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let output = Output::new(json, Bars::new(!json && !cli.quiet));
