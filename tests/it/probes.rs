@@ -89,7 +89,7 @@ impl Source for Catalogue {
             self.0.descriptors.fetch_add(1, Ordering::SeqCst);
         }
         if self.0.out_of_order.load(Ordering::SeqCst) {
-            return Err(Fault::Refused { reason: "the catalogue is out of order".to_owned() });
+            return Err(Fault::Refused { reason: "the catalogue is out of order".into() });
         }
         self.0.stubs.open(request).await
     }

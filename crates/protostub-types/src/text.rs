@@ -197,6 +197,13 @@ impl Deref for SafeList {
     }
 }
 
+impl<const N: usize> PartialEq<[&str; N]> for SafeList {
+    /// Returns whether the list has these texts and leaves out none.
+    fn eq(&self, other: &[&str; N]) -> bool {
+        self.left_out == 0 && self.texts.iter().map(SafeText::as_str).eq(other.iter().copied())
+    }
+}
+
 impl fmt::Display for SafeList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.join(", "))

@@ -158,7 +158,7 @@ async fn the_same_code_is_compiled_once() {
     assert_eq!((first.digest(), first.track()), (digest, "0.1"));
     assert_eq!(first.imports(), second.imports());
     assert!(first.imports().iter().any(|import| import == "rethink:protostub/bus@0.1.0"), "{:?}", first.imports());
-    assert_eq!(first.exports(), ["rethink:protostub/stub@0.1.0"]);
+    assert_eq!(*first.exports(), ["rethink:protostub/stub@0.1.0"]);
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ impl CredentialSource for Credentials {
     async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         match scope {
             Some("never") => std::future::pending().await,
-            Some("broken") => Err(CredentialError::Temporary("the identity provider is down".to_owned())),
+            Some("broken") => Err(CredentialError::Temporary("the identity provider is down".into())),
             scope => {
                 let value = self.0.lock().unwrap().get(scope.unwrap_or_default()).cloned();
                 Ok(value.map(|credential| Credential { value: format!("{}@{domain}", credential.value), ..credential }))
