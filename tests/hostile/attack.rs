@@ -50,8 +50,8 @@ pub enum Containment {
     Held(&'static str),
     /// The stub lives, and each attempt is refused: it answers with this.
     Refused(&'static str),
-    /// The stub lives, does all that it wants, and answers with this. The process has hardly more
-    /// descriptors open than before, and another stub can be deployed.
+    /// The stub lives, and answers with this when it is done. The process has hardly more descriptors
+    /// open than before, and another stub can be deployed.
     Spares(&'static str),
     /// The stub lives, and its call goes on to wait: nobody else does.
     Waits,

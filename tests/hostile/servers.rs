@@ -146,7 +146,7 @@ pub(crate) fn dribbles_head(mut stream: TcpStream) -> Served {
     })
 }
 
-/// The head of an answer that comes as quickly as it is read.
+/// Sends a head without end, as fast as the client reads.
 pub(crate) fn endless_head(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -155,7 +155,7 @@ pub(crate) fn endless_head(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Heads of answers that announce the answer.
+/// Sends informational responses without end.
 pub(crate) fn endless_informational(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;

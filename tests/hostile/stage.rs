@@ -28,7 +28,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stub is watched that does nothing but wait.
 const WATCHED: Duration = Duration::from_millis(500);
-/// Number of descriptors that an attack may leave open, on both sides of its connections: what others do meanwhile in the same process counts too.
+/// Maximum number of descriptors that an attack leaves open. The servers' side counts too, and so do
+/// other tests in the same process.
 const SPARED_DESCRIPTORS: usize = 200;
 /// How many messages wait for a stub that is not deployed.
 const WAITING: usize = 4;
@@ -376,7 +377,7 @@ impl Stage {
         }
     }
 
-    /// Deploys one more well-behaved stub, and takes it away again.
+    /// Deploys another well-behaved stub, and undeploys it.
     async fn deploy_neighbour(&self) -> Result<()> {
         let n = self.attackers.fetch_add(1, Ordering::Relaxed);
         let domain = Domain::parse(&format!("late{n}.neighbour.example"))?;

@@ -29,9 +29,9 @@ use crate::{
     quota::Quota,
 };
 
-/// Number of connections of a client that wait for the next request, and for how long: a party that
-/// may reach many hosts leaves few behind.
+/// Maximum number of idle connections of a client.
 const MAX_IDLE_CONNECTIONS: usize = 2;
+/// Time that an idle connection waits for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who we are to HTTP servers.
@@ -96,8 +96,8 @@ impl HttpTarget {
         self.url.origin()
     }
 
-    /// Says which URL an exchange failed with. What the host refuses, and what TLS and name resolution
-    /// say, stays as it is.
+    /// Names the URL in the error of a connection that could not be opened. Refusals, and errors of
+    /// TLS and name resolution, stay as they are.
     #[must_use]
     pub fn failed(&self, error: EgressError) -> EgressError {
         let timed_out = matches!(error, EgressError::TimedOut { .. });
@@ -109,7 +109,7 @@ impl HttpTarget {
         }
     }
 
-    /// The same for an exchange on a connection that was open.
+    /// Names the URL in the error of an exchange on an open connection.
     #[must_use]
     pub fn broken(&self, error: &ExchangeError) -> EgressError {
         let timed_out = matches!(error, ExchangeError::Silent(_));
@@ -118,8 +118,8 @@ impl HttpTarget {
 }
 
 impl Egress {
-    /// Prepares a request. `host`, the length of the body, and a proxy's own fields are added; `accept` and
-    /// `user-agent`, where there are none.
+    /// Prepares a request. Adds `host`, the length of the body and the proxy's own fields; and
+    /// `accept` and `user-agent`, if they are missing.
     ///
     /// # Errors
     /// [`EgressError::Invalid`], if the URL has a character that HTTP cannot send.
@@ -153,8 +153,8 @@ impl Egress {
         Ok(HttpRequest(request))
     }
 
-    /// Opens a connection for exchanges with a target's origin: to its server, through the proxy's tunnel,
-    /// or, without TLS, to the proxy itself.
+    /// Opens a connection for exchanges with a target's origin: to its server, through the proxy's
+    /// tunnel, or, without TLS, to the proxy itself.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -188,9 +188,9 @@ impl Egress {
 
 /// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
 ///
-/// It follows no redirects by itself, knows no cookies and no proxy of the environment. The addresses that it dials are those that were
-/// judged. What a server may send around a body is bounded by [`HttpLimits`]: reqwest's own client bounds no informational responses,
-/// and takes no connection that does.
+/// Follows no redirects by itself, and has no cookies and no proxy of the environment. Dials only the
+/// addresses that were judged. [`HttpLimits`] bound heads and informational responses. reqwest's own
+/// client has no limit on informational responses, and accepts no connection that has one.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     egress: Egress,
@@ -200,11 +200,12 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Sends a request, and waits for the head of the response. The body of that is not limited: take it piece by piece. What
-    /// taking it fails with becomes an [`EgressError`] by `from`.
+    /// Sends a request, and waits for the head of the response. The body has no limit: take it piece
+    /// by piece. An error of the body becomes an [`EgressError`] by `from`.
     ///
     /// # Errors
-    /// As [`HttpTarget::new`]; [`Refused`](EgressError::Refused) for what the name resolves to; otherwise what failed.
+    /// As [`HttpTarget::new`] and [`Egress::connect_http`]; [`Http`](EgressError::Http), if the
+    /// exchange fails or takes longer than [`EgressConfig::read_timeout`](crate::EgressConfig).
     pub async fn send(
         &self,
         method: Method,
@@ -220,7 +221,7 @@ impl HttpClient {
         let size = body.size_hint();
         let mut body = PooledBody { body: Some(body), size, target, idle: Arc::clone(&self.idle) };
         if body.size.exact() == Some(0) {
-            // Its end is there already, and nobody may look for it: of a redirect, say.
+            // Returns the connection now: a caller that follows a redirect reads no body.
             let _end = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
         }
         let (parts, ()) = head.into_parts();
@@ -297,7 +298,7 @@ struct Idle(Mutex<Waiting>);
 struct Waiting {
     /// Oldest first.
     connections: Vec<(Origin, Instant, Http1<Connection>)>,
-    /// A task closes what waits for too long.
+    /// A task closes expired connections.
     watched: bool,
 }
 
@@ -328,7 +329,7 @@ impl Idle {
         }
     }
 
-    /// Closes what has waited for too long. Returns when the next one has.
+    /// Closes expired connections. Returns the time at which the next one expires.
     fn expire(&self) -> Option<Instant> {
         let mut waiting = self.lock();
         waiting.connections.retain(|(_, until, _)| *until > Instant::now());
@@ -346,9 +347,9 @@ async fn close_in_time(idle: Weak<Idle>) {
 
 /// The body of a response. Its connection waits for the next request afterwards.
 struct PooledBody {
-    /// None: it has ended.
+    /// `None` after the end.
     body: Option<HttpBody<Connection>>,
-    /// What the head says of it.
+    /// The size that the head states.
     size: SizeHint,
     target: HttpTarget,
     idle: Arc<Idle>,
@@ -417,7 +418,7 @@ fn shown(url: &Url) -> String {
 
 impl From<reqwest::Error> for EgressError {
     fn from(error: reqwest::Error) -> Self {
-        // What a body failed with comes out of reqwest in boxes.
+        // reqwest boxes the error of a body.
         let mut next: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(cause) = next {
             if let Some(ours) = cause.downcast_ref::<Self>() {

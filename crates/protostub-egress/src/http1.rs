@@ -44,7 +44,7 @@ const MIN_BUFFER_BYTES: usize = 8 << 10;
 /// Limits of what a server sends around the body of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Size of a head, and of a body's trailers, in bytes, as read from the connection. Default: 72 KiB.
+    /// Size of a head, and of trailers, in bytes, as read from the connection. Default: 72 KiB.
     pub head_bytes: usize,
     /// Number of fields of a head, and of trailers. Default: 256.
     pub fields: usize,
@@ -64,7 +64,7 @@ impl Default for HttpLimits {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
-    /// The connection ended before a byte of the request was sent: another connection may send it.
+    /// The connection ended before a byte of the request was sent. Another connection may send it.
     #[error("the connection was closed before the request was sent")]
     Unsent(Box<HttpRequest>),
     /// The server sent one informational response after the other.
@@ -102,14 +102,14 @@ type Driver<S> = Connection<TokioIo<Bounded<S>>, Full<Bytes>>;
 /// A connection that takes the next request.
 pub struct Http1<S: AsyncRead + AsyncWrite + Unpin> {
     sender: SendRequest<Full<Bytes>>,
-    /// None: it ended.
+    /// `None` after the end of the connection.
     driver: Option<Box<Driver<S>>>,
     informational: Arc<Informational>,
     limits: HttpLimits,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
-    /// Begins HTTP on a connection to a server, over which nothing was sent yet. Sends nothing itself.
+    /// Begins HTTP on a new connection to a server. Sends nothing itself.
     ///
     /// # Errors
     /// [`ExchangeError::Broken`], if hyper refuses the connection.
@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         let handshake = Builder::new()
             .max_headers(limits.fields)
             .max_header_size(limits.head_bytes)
-            // What is not a head needs no larger buffer.
+            // Bodies need no larger buffer than heads.
             .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
             .handshake(TokioIo::new(stream));
         let (sender, driver) = handshake.await.map_err(|error| ExchangeError::Broken(chain(&error)))?;
@@ -161,14 +161,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         }
     }
 
-    /// Watches an idle connection. Ready: the server closed it, or sent what it was not asked for.
+    /// Watches an idle connection. Ready, if the server closed it or sent something unasked.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         poll_driver(&mut self.driver, cx);
         if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Whether the connection takes a request now. False also while the request before it is still being
-    /// sent, which a server may answer before its end.
+    /// Returns `true` if the connection takes a request now. Returns `false` also while the last
+    /// request is still being sent, since a server may answer before its end.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.driver.is_some() && self.sender.is_ready()
@@ -182,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 }
 
-/// Polls a connection. What it fails with is told by the exchange, or by its body.
+/// Polls a connection. The exchange, or its body, reports the error that ends it.
 fn poll_driver<S: AsyncRead + AsyncWrite + Unpin>(driver: &mut Option<Box<Driver<S>>>, cx: &mut Context<'_>) {
     if let Some(polled) = driver
         && Pin::new(polled).poll(cx).is_ready()
@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HttpBody<S> {
     /// The next piece, never empty. `None` after the last one. Trailers are read and dropped.
     ///
     /// # Errors
-    /// What failed; the body ends with it.
+    /// The error that ends the body.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>> {
         loop {
             if self.ended {
@@ -242,12 +242,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HttpBody<S> {
         }
     }
 
-    /// Does what is left to do besides reading: sends the rest of the request.
+    /// Sends the rest of the request, without reading the body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         poll_driver(&mut self.http.driver, cx);
     }
 
-    /// The number of bytes that are still to come, if the server says so.
+    /// The number of bytes that are still to come, if the server states it.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
@@ -304,8 +304,8 @@ impl Informational {
     }
 }
 
-/// A stream that is not read any more after too many informational responses: hyper skips them without
-/// an end, and its callback cannot stop it.
+/// A stream that fails to be read after too many informational responses. hyper skips them without
+/// limit, and its callback cannot stop it.
 #[derive(Debug)]
 struct Bounded<S> {
     stream: S,

@@ -280,13 +280,13 @@ pub fn policy(data: &[u8]) {
     }
 }
 
-/// How long the answers of a server that never waits may take to be read.
+/// Time for reading the answers of a server that never waits.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Number of requests over one connection, if it is kept for so many.
+/// Maximum number of requests over one connection.
 const REQUESTS: usize = 3;
 
-/// The answers of an HTTP server, as exchanges of stubs read them. The first byte says in pieces of what
-/// size they come, and for what method.
+/// The answers of an HTTP server, as exchanges of stubs read them. The first byte selects the method and
+/// the size of the pieces in which they come.
 pub fn http(data: &[u8]) {
     let Some((first, answers)) = data.split_first() else { return };
     let method = if first % 2 == 0 { Method::GET } else { Method::HEAD };
@@ -331,7 +331,7 @@ fn http_request(method: &Method) -> HttpRequest {
     egress.http_request(target, method.clone(), HeaderMap::new(), "".into()).expect("a request")
 }
 
-/// A server in memory that answers whatever it is asked, and then ends the connection.
+/// A server in memory that sends its answers without reading requests, and then ends the connection.
 struct Server {
     answers: Vec<u8>,
     sent: usize,

@@ -276,7 +276,7 @@ fn headers_of_the_connection_are_the_hosts() {
     assert_eq!(headers["authorization"], "Bearer x");
 }
 
-/// Sends these bytes to each client, whatever it asks.
+/// Sends the same bytes to each client, after its first request.
 async fn answers(bytes: Vec<u8>) -> u16 {
     let (listener, port) = listen().await;
     tokio::spawn(async move {

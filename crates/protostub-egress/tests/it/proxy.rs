@@ -73,7 +73,7 @@ fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
     EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
 }
 
-/// What a server is asked by those who speak no HTTP otherwise.
+/// A request as bytes.
 const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
 /// A server that answers with a greeting over TLS, as HTTP.
@@ -90,7 +90,7 @@ async fn greeter(authority: &Authority) -> u16 {
                     Err(_) => break,
                 }
             }
-            // Who asked nothing is gone.
+            // A client that sent no request has closed the connection.
             let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
             let _ = tls.shutdown().await;
         }

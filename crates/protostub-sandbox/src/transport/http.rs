@@ -22,7 +22,7 @@ use super::{
     traffic::Counted,
 };
 
-/// What a head has besides the names and values of its fields, in bytes: the status line, and for each
+/// Size of a head without the names and values of its fields, in bytes: the status line, and for each
 /// field a colon, a space and the end of a line.
 const HEAD_FRAMING_BYTES: usize = 8 << 10;
 
@@ -69,7 +69,7 @@ enum Phase {
 }
 
 impl Exchange {
-    /// The connection for the next exchange with its origin, once this exchange does not need it any more.
+    /// The connection for the next exchange with the same origin, after the end of this one.
     pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<Counted>)> {
         Some((self.origin.clone(), self.idle.take()?))
     }
@@ -182,13 +182,12 @@ impl Sending {
         Ok(Self { name, route: route.clone(), target, request, authorization, limits: limits.clone() })
     }
 
-    /// Requests with the same origin can share connections.
+    /// The scheme, host and port. Requests with the same origin can share connections.
     pub(super) fn origin(&self) -> Origin {
         self.target.origin()
     }
 
-    /// The exchange, over an idle connection to the same origin or a new one. It begins when it is first
-    /// driven.
+    /// The exchange, over an idle connection to the same origin or a new one. Its first drive begins it.
     pub(super) fn over(self, idle: Option<Http1<Counted>>) -> Exchange {
         let (target, origin) = (self.name.clone(), self.origin());
         let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
@@ -245,8 +244,9 @@ type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
 /// Sends a request over an idle connection.
 ///
 /// # Errors
-/// The request, if it has to go over another connection: there is none, or the server closed it before a
-/// byte of the request was sent. A request that was sent is never sent again: it may have been processed.
+/// The request, if it has to go over a new connection: there is no idle one, or the server closed it
+/// before a byte of the request was sent. A request that was sent is never sent again, since the server
+/// may have processed it.
 async fn attempt(request: HttpRequest, idle: Option<Http1<Counted>>) -> Result<Answer, HttpRequest> {
     let Some(http) = idle else { return Err(request) };
     match http.exchange(request).await {

@@ -17,14 +17,14 @@ use super::{
     traffic::Counted,
 };
 
-/// Number of connections that wait for the stub's next request, to all servers together. Most stubs
-/// speak to one server, and a few at the same time.
+/// Maximum number of idle connections, to all servers together. Most stubs speak to one server, with a
+/// few requests at the same time.
 pub(super) const MAX_IDLE: usize = 4;
-/// How long each of them waits.
+/// Time that an idle connection waits for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The idle connections of one stub, oldest first. Each takes a place among the stub's connections,
-/// which it gives up when the stub opens another one.
+/// The idle connections of one stub, oldest first. Each takes one of the stub's places for connections,
+/// until the stub needs that place.
 pub(super) struct IdleConnections {
     connections: VecDeque<Idle>,
     mark: Arc<Mark>,
@@ -48,17 +48,17 @@ impl IdleConnections {
         self.connections.len()
     }
 
-    /// Keeps a connection for the next request to its origin. The oldest one goes, if there are too many.
+    /// Keeps a connection for the next request to its origin. Closes the oldest one if there are too many.
     pub(super) fn insert(&mut self, origin: Origin, http: Http1<Counted>) {
         if self.connections.len() == MAX_IDLE {
             self.connections.pop_front();
         }
         self.connections.push_back(Idle { origin, http, expires: Box::pin(sleep(IDLE_TIMEOUT)) });
-        // Its socket and its timer have yet to learn whom they wake.
+        // The next drive registers the waker with the socket and the timer.
         self.mark.queue();
     }
 
-    /// The connection to an origin that was used last, if it is still open.
+    /// Takes the connection to an origin that was used last, if it is still open.
     pub(super) fn take(&mut self, origin: &Origin) -> Option<Http1<Counted>> {
         self.drive();
         let index = self.connections.iter().rposition(|idle| idle.origin == *origin && idle.http.is_ready())?;
@@ -74,7 +74,7 @@ impl IdleConnections {
         self.connections.clear();
     }
 
-    /// Drops connections that their servers closed, or that waited for too long.
+    /// Drops connections that a server closed or that have expired.
     pub(super) fn drive(&mut self) {
         let cx = &mut Context::from_waker(&self.waker);
         self.connections.retain_mut(|idle| {

@@ -223,14 +223,14 @@ impl Connections {
         false
     }
 
-    /// Keeps the connection of an exchange that is over, as far as the stub has places left.
+    /// Keeps the connection of a finished exchange, if the stub has a place left.
     fn keep_idle(&mut self, idle: Option<(Origin, Http1<Counted>)>) {
         let Some((origin, http)) = idle else { return };
         self.idle.insert(origin, http);
         self.make_room(0);
     }
 
-    /// Closes idle connections until the stub has places for so many more connections, or there are none.
+    /// Closes idle connections until there are places for `more` connections.
     fn make_room(&mut self, more: usize) {
         while self.idle.len() > 0 && self.open_count() + self.idle.len() + more > self.limits.connections {
             self.idle.close_oldest();

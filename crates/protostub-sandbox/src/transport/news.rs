@@ -30,7 +30,7 @@ impl Woken {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Who waited longest. A wake-up from here on puts it into the queue again.
+    /// The owner of the oldest mark. A later wake-up puts the mark into the queue again.
     pub(super) fn pop(&self) -> Option<Owner> {
         let mark = self.marks.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
         mark.queued.store(false, Ordering::Release);
@@ -38,12 +38,12 @@ impl Woken {
     }
 }
 
-/// Whom a [`Mark`] is of.
+/// The owner of a [`Mark`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     /// A connection of the stub.
     Handle(u32),
-    /// The HTTP connections that are idle, all together.
+    /// All idle HTTP connections together.
     Idle,
 }
 
