@@ -33,6 +33,8 @@ pub(crate) enum Publishes {
     Bytes(fn(usize) -> Vec<u8>),
     /// Whatever its server says.
     Server,
+    /// A good component, below as many subdomains as its scale, before another domain offers a version that is older than the accepted one.
+    Flood,
 }
 
 /// What has to become of an attack.
@@ -87,6 +89,11 @@ impl Attack {
         Self { server: Some(server), ..Self::new(name, Publishes::Server, contained) }
     }
 
+    /// By a domain with endless subdomains, which is to have another domain's accepted version forgotten.
+    pub(crate) fn flood(name: &'static str, contained: Containment) -> Self {
+        Self { scale: 40, ..Self::new(name, Publishes::Flood, contained) }
+    }
+
     /// By a domain's back-end, whose stub connects to it and reads whatever comes.
     pub(crate) fn back_end(name: &'static str, scheme: &'static str, server: Behaviour, contained: Containment) -> Self {
         Self { server: Some(server), scheme, ..Self::new(name, Publishes::Program("meets_server"), contained) }
@@ -132,6 +139,7 @@ impl Attack {
             Publishes::Program(_) => Some(components::component("hostile")),
             Publishes::Text(text) => Some(components::from_text(text)),
             Publishes::Bytes(bytes) => Some(bytes(self.scale)),
+            Publishes::Flood => Some(components::component("echo")),
             Publishes::Server => None,
         }
     }

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::FutureExt as _;
 use protostub_runtime::{
-    CrashKind, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, StubStatus, Version,
+    Bounds, CrashKind, DeployError, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, StubStatus, Version,
 };
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use crate::{Attack, Containment, Server, component, names::ChangingNames};
+use crate::{Attack, Containment, Server, attack::Publishes, component, names::ChangingNames};
 
 /// How long an attack may take to be contained, whatever the machine is busy with.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +36,8 @@ pub struct StageConfig {
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
     pub connect_timeout: Duration,
+    /// How many accepted versions are remembered.
+    pub accepted_versions: Bounds,
 }
 
 impl Default for StageConfig {
@@ -51,6 +53,7 @@ impl Default for StageConfig {
             code_dir: None,
             compile_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
+            accepted_versions: Bounds { total: 1024, per_domain: 8 },
         }
     }
 }
@@ -106,7 +109,11 @@ impl From<anyhow::Error> for Escaped {
 }
 
 fn descriptor(component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
-    let mut descriptor = Descriptor::new("default", Version::parse("1.0")?);
+    version("1.0", component, configuration)
+}
+
+fn version(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
+    let mut descriptor = Descriptor::new("default", Version::parse(version)?);
     descriptor.refer("component.wasm", component);
     descriptor.configuration = configuration;
     Ok(descriptor)
@@ -137,6 +144,7 @@ impl Stage {
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
+            .accepted_versions(config.accepted_versions)
             .max_descriptor_bytes(1 << 20)
             .build()
             .await?;
@@ -222,7 +230,10 @@ impl Stage {
 
     async fn contain(&self, attacker: &Attacker) -> Result<String> {
         let Attacker { attack, domain, .. } = attacker;
-        let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
+        let deployed = match attack.publishes {
+            Publishes::Flood => self.roll_back_behind_flood(attacker).await?,
+            _ => self.runtime.deploy_protostub(domain.as_str()).await,
+        };
         if let Containment::NotDeployed(reason) = attack.contained {
             let Err(error) = deployed else { bail!("it was deployed") };
             let told = chain(&error);
@@ -236,6 +247,37 @@ impl Stage {
             Some(limit) if contained.is_err() && Some(hits(&stub, limit)) > before => Ok(format!("ended: {limit}")),
             _ => contained,
         }
+    }
+
+    /// Floods the runtime with accepted versions of an attacker's subdomains, and returns what becomes of a victim that offers an older version then.
+    async fn roll_back_behind_flood(&self, Attacker { attack, domain, .. }: &Attacker) -> Result<Result<Protostub, DeployError>> {
+        let component = attack.component().context("a component")?;
+        let publish = |domain: &Domain, number: &str| {
+            let descriptor = version(number, &component, Map::new())?.to_json();
+            self.source.insert(domain, "default", descriptor, component.clone());
+            anyhow::Ok(())
+        };
+        let accept = async |domain: &Domain, number: &str| {
+            publish(domain, number)?;
+            self.runtime.deploy_protostub(domain.as_str()).await.with_context(|| format!("{number} of {domain}"))?.undeploy().await?;
+            anyhow::Ok(())
+        };
+        // One of its own for each attack: what was accepted of it stays.
+        let name = domain.as_str().split('.').next().unwrap_or_default();
+        let victim = Domain::parse(&format!("{name}.bank.example"))?;
+        accept(&victim, "2.0").await?;
+        for n in 0..attack.scale {
+            let subdomain = Domain::parse(&format!("s{n}.{domain}"))?;
+            accept(&subdomain, "1.0").await?;
+            self.source.remove(&subdomain, "default");
+        }
+        publish(&victim, "1.0")?;
+        let deployed = self.runtime.deploy_protostub(victim.as_str()).await;
+        self.source.remove(&victim, "default");
+        if let Ok(stub) = &deployed {
+            stub.undeploy().await?;
+        }
+        Ok(deployed)
     }
 
     /// Has a stub that is live attack.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::hostile::{Attack, Stage, StageConfig, for_each_attack};
-use protostub_runtime::Message;
+use protostub_runtime::{Bounds, Message};
 use tokio::sync::OnceCell;
 
 use crate::support::code_dir;
@@ -33,6 +33,11 @@ async fn check(attack: Attack) {
         drop(Stage::new(config.clone()).await.expect("a stage"));
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
+    } else if attack.name == "catalogue_floods_accepted_versions" {
+        // One that remembers little: the flood is more than that.
+        let accepted_versions = Bounds { total: 32, per_domain: 4 };
+        let config = StageConfig { code_dir: Some(code_dir()), accepted_versions, ..StageConfig::default() };
+        contained(&Stage::new(config).await.expect("a stage"), &attack).await;
     } else {
         contained(stage().await, &attack).await;
     }
