@@ -33,7 +33,8 @@ pub(crate) enum Publishes {
     Bytes(fn(usize) -> Vec<u8>),
     /// Whatever its server says.
     Server,
-    /// A good component, below as many subdomains as its scale, before another domain offers a version that is older than the accepted one.
+    /// A good component, below as many subdomains as its scale, before another domain offers a
+    /// version that is older than the accepted one.
     Flood,
 }
 
@@ -89,7 +90,8 @@ impl Attack {
         Self { server: Some(server), ..Self::new(name, Publishes::Server, contained) }
     }
 
-    /// By a domain with endless subdomains, which is to have another domain's accepted version forgotten.
+    /// By a domain with endless subdomains, which is to have another domain's accepted version
+    /// forgotten.
     pub(crate) fn flood(name: &'static str, contained: Containment) -> Self {
         Self { scale: 40, ..Self::new(name, Publishes::Flood, contained) }
     }

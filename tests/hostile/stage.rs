@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::FutureExt as _;
 use protostub_runtime::{
-    Bounds, CrashKind, DeployError, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, StubStatus, Version,
+    Bounds, CrashKind, DeployError, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy,
+    Runtime, StubStatus, Version,
 };
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
@@ -36,7 +37,7 @@ pub struct StageConfig {
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
     pub connect_timeout: Duration,
-    /// How many accepted versions are remembered.
+    /// The most accepted versions that are remembered.
     pub accepted_versions: Bounds,
 }
 
@@ -249,7 +250,8 @@ impl Stage {
         }
     }
 
-    /// Floods the runtime with accepted versions of an attacker's subdomains, and returns what becomes of a victim that offers an older version then.
+    /// Floods the runtime with accepted versions of an attacker's subdomains, and returns what
+    /// becomes of a victim that offers an older version then.
     async fn roll_back_behind_flood(&self, Attacker { attack, domain, .. }: &Attacker) -> Result<Result<Protostub, DeployError>> {
         let component = attack.component().context("a component")?;
         let publish = |domain: &Domain, number: &str| {
@@ -259,7 +261,12 @@ impl Stage {
         };
         let accept = async |domain: &Domain, number: &str| {
             publish(domain, number)?;
-            self.runtime.deploy_protostub(domain.as_str()).await.with_context(|| format!("{number} of {domain}"))?.undeploy().await?;
+            self.runtime
+                .deploy_protostub(domain.as_str())
+                .await
+                .with_context(|| format!("{number} of {domain}"))?
+                .undeploy()
+                .await?;
             anyhow::Ok(())
         };
         // One of its own for each attack: what was accepted of it stays.

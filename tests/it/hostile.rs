@@ -34,7 +34,7 @@ async fn check(attack: Attack) {
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
     } else if attack.name == "catalogue_floods_accepted_versions" {
-        // One that remembers little: the flood is more than that.
+        // A stage that remembers fewer versions than the flood has.
         let accepted_versions = Bounds { total: 32, per_domain: 4 };
         let config = StageConfig { code_dir: Some(code_dir()), accepted_versions, ..StageConfig::default() };
         contained(&Stage::new(config).await.expect("a stage"), &attack).await;

@@ -1,4 +1,5 @@
-//! A runtime whose trust state cannot be read or written: nothing else becomes live, what runs goes on, and mending it is enough.
+//! A runtime whose trust state cannot be read or written: nothing else becomes live, what runs goes
+//! on, and mending it is enough.
 #![cfg(unix)]
 
 use std::{
@@ -68,7 +69,8 @@ impl Host {
     }
 }
 
-/// A link that leads to itself in the place of a file or folder: neither can be read then, not even by root. Dropped, what was there is there again.
+/// A link that leads to itself in the place of a file or folder: neither can be read then, not even
+/// by root. Dropped, what was there is there again.
 struct Broken {
     path: PathBuf,
     aside: PathBuf,
@@ -90,7 +92,7 @@ impl Drop for Broken {
     }
 }
 
-/// Stays in-progress when it is told to connect.
+/// The configuration of a stub that stays in-progress.
 fn slowly() -> Value {
     json!({ "connect": { "do": "publish", "status": "in-progress" } })
 }
@@ -116,14 +118,15 @@ async fn unreadable_version_refuses_until_it_is_mended() {
     let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
     assert!(matches!(**kind, TrustStateError::Read { .. }), "{kind:?}");
     check_text(&kind.to_string(), &two);
-    // What runs goes on, in its version.
+    // The stub that runs goes on, in its version.
     let running = host.runtime.deploy_protostub("sp1.example").await.expect("it runs");
     let error = running.update().await.expect_err("its record cannot be read");
     let UpdateErrorKind::Obtain(kind) = &error.kind else { panic!("{error:?}") };
     check_text(&kind.to_string(), &one);
     assert_eq!((host.runs("sp1.example").await, running.restarts()), ("1.0".to_owned(), 0));
     drop(broken);
-    // Nothing is held against the domains: a message deploys at once, which a failure of theirs would not allow yet.
+    // The failure is not held against the domains: a message deploys at once, which a failure of theirs
+    // would not allow yet.
     host.publish("sp2.example", "1.2", json!({}));
     assert_eq!(host.runs("sp2.example").await, "1.2");
     running.update().await.expect("updated");

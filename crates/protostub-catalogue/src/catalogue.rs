@@ -196,17 +196,19 @@ impl Catalogue {
         self.inner.admits(discovered, bytes)
     }
 
-    /// Remembers the version of a stub that is accepted: it is about to be live. `before` is what [`Self::committed`] said when it was judged. With a
-    /// [cache](CatalogueConfig::cache_dir) the version is durable when this returns, and known to the next process. The catalogue itself draws no
-    /// conclusions: whether an older version may be deployed later is for whoever deploys.
+    /// Remembers the version of a stub that is accepted: it is about to be live. `before` is what
+    /// [`Self::committed`] said when it was judged. With a [cache](CatalogueConfig::cache_dir) the
+    /// version is durable when this returns, and known to the next process. The catalogue itself
+    /// draws no conclusions: whether an older version may be deployed later is for whoever deploys.
     ///
-    /// # Errors
-    /// If it could not be kept, also when tried again a few times. Then the version must not be live.
+    /// # Errors If it could not be kept, also when tried again a few times. Then the version must
+    /// not be live.
     pub async fn commit(&self, key: &StubKey, committed: &Committed, before: Option<&Committed>) -> Result<(), TrustStateError> {
         self.inner.commits.save(key, committed, before).await
     }
 
-    /// The version of a stub that was accepted last, by this process or, with a [cache](CatalogueConfig::cache_dir), by any that shares it.
+    /// The version of a stub that was accepted last, by this process or, with a
+    /// [cache](CatalogueConfig::cache_dir), by any that shares it.
     ///
     /// # Errors
     /// If there may be one, and it cannot be read. Then nothing must be deployed.
@@ -375,8 +377,9 @@ impl Inner {
         }
     }
 
-    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for again and one of the signatures is good by them. The
-    /// inner error says that no key can be had, which a domain that requires no signature survives.
+    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for
+    /// again and one of the signatures is good by them. The inner error says that no key can be
+    /// had, which a domain that requires no signature survives.
     async fn published_keys(
         &self,
         publisher: &Domain,
@@ -425,7 +428,8 @@ impl Inner {
             Err(fault) if fault.is_unreachable() => match kept.map(|kept| (kept.age(), kept)) {
                 // The time since then is not known: the keys may have been withdrawn long ago.
                 Some((None, _)) => {
-                    let reason = format!("those that are kept were confirmed later than this machine's clock says it is, and {fault}");
+                    let reason =
+                        format!("those that are kept were confirmed later than this machine's clock says it is, and {fault}");
                     return Err(no_keys(reason).into());
                 }
                 Some((Some(age), kept)) if age < self.config.max_offline_age => {
@@ -577,7 +581,7 @@ impl Kept {
     }
 }
 
-/// What came of looking for what a domain has served before.
+/// The attempt to find out what a domain has served before.
 fn unread(domain: &Domain, error: TrustStateError) -> Attempt {
     Attempt { url: format!("the copies of {domain}"), fault: error.into() }
 }

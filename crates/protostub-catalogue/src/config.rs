@@ -16,13 +16,17 @@ pub struct CatalogueConfig {
     /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
     /// Where components, copies of descriptors, domains' keys and accepted versions are kept, in the folders `components`, `descriptors`, `keys` and
-    /// `committed`. None keeps accepted versions and keys in memory, and nothing else. Any number of processes may share it; they trust each other with the descriptors, so it has to be one user's own.
+    /// `committed`. None keeps accepted versions and keys in memory, and nothing else. Any number
+    /// of processes may share it; they trust each other with the descriptors, so it has to be one
+    /// user's own.
     pub cache_dir: Option<PathBuf>,
     /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
     pub max_store_bytes: u64,
-    /// How many accepted versions of stubs are remembered: 16,384 in all, and 256 of one registrable domain.
+    /// The most accepted versions of stubs that are remembered: 16,384 in all, and 256 of one
+    /// registrable domain.
     pub accepted_versions: Bounds,
-    /// How many key sets that domains publish are kept: 1,024 in all, and 16 of one registrable domain.
+    /// The most key sets of domains that are kept: 1,024 in all, and 16 of one registrable
+    /// domain.
     pub key_sets: Bounds,
     /// How long ago a domain may have confirmed its descriptor for the copy to be used while the domain cannot be reached: 30 days. Zero: such
     /// copies are not used at all.
@@ -61,8 +65,9 @@ pub struct CatalogueConfig {
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
-/// The number of records of trust state that are kept. A record gives way only to others of its own registrable domain. If there are as many as there
-/// may be in all, stubs of further domains are not deployed.
+/// The number of records of trust state that are kept. A record gives way only to others of its own
+/// registrable domain. If there are as many as there may be in all, stubs of further domains are
+/// not deployed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "records are counted in all and for each registrable domain")]
 pub struct Bounds {

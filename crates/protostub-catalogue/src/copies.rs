@@ -87,7 +87,7 @@ impl Copy {
 }
 
 impl Kept {
-    /// How long ago the domain confirmed it. `None`: the clock was set back since, so nobody knows.
+    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
         now.duration_since(self.confirmed).ok()
     }
@@ -102,7 +102,8 @@ impl Kept {
                 == (&other.json, &other.url, &other.validators, other.component)
     }
 
-    /// How long ago the domain confirmed it, if it need not be asked yet. It has to be if the clock was set back meanwhile.
+    /// How long ago the domain confirmed it, if it need not be asked yet. It has to be if the clock
+    /// was set back meanwhile.
     pub(crate) fn fresh(&self, now: SystemTime) -> Option<Duration> {
         self.age(now).filter(|age| *age < self.keep)
     }
@@ -148,7 +149,8 @@ impl Copies {
         }
     }
 
-    /// What the folder says of each of these URLs. Nothing is known where a file cannot be read or used; it stays until it is replaced.
+    /// Reads the copies of these URLs. A file that cannot be read or used counts as no copy, and stays
+    /// until it is replaced.
     pub(crate) async fn load(&self, asked: &[Url]) -> Vec<Option<Copy>> {
         let (this, asked) = (self.clone(), asked.to_vec());
         let read = move || {
@@ -184,7 +186,8 @@ impl Copies {
         None
     }
 
-    /// Whether there is a copy of any of these, also one that cannot be used, or was withdrawn: the domain has served a descriptor.
+    /// Returns `true` if there is a copy of any of these, also one that cannot be used, or was withdrawn: the
+    /// domain has served a descriptor.
     ///
     /// # Errors
     /// If the folder cannot be looked into; with the file.
@@ -229,7 +232,8 @@ impl Copies {
         }
     }
 
-    /// Remembers that there was a descriptor, if there was, and is none any more. One that cannot be read counts.
+    /// Remembers that there was a descriptor, if there was, and is none any more. One that cannot
+    /// be read counts.
     pub(crate) async fn withdraw(&self, asked: &Url) {
         let was_there = match self.load_one(asked).await {
             Some(copy) => copy.kept().is_some(),

@@ -142,7 +142,7 @@ pub enum Fault {
     /// The descriptor, or the component, is not released by whom it should be.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// What this machine remembers of the domain cannot be used.
+    /// This machine's trust state of the domain cannot be used.
     #[error(transparent)]
     TrustState(#[from] TrustStateError),
     /// The code is not the one that the descriptor names.

@@ -23,10 +23,11 @@ const USED_LATELY: Duration = Duration::from_secs(60 * 60);
 /// Which part of a full folder is cleared at once; and which part of it is written before it is looked at again.
 const SPARE: usize = 8;
 
-/// The share of a full folder up to which the files of one registrable domain are spared: one part of so many.
+/// The share of a full folder up to which the files of one registrable domain are spared: an eighth.
 const SHARES: usize = 8;
 
-/// A folder of files that appear whole or not at all, and are replaced but never changed: any number of processes may share it.
+/// A folder of files that appear whole or not at all, and are replaced but never changed: any
+/// number of processes may share it.
 ///
 /// Everything here blocks.
 #[derive(Debug, Clone)]
@@ -34,8 +35,9 @@ pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// A folder that is bounded in count and bytes. Of the files of registrable domains that hold more than their share, the one that was not used for
-/// the longest time goes first; then of all files. So one domain pushes out an eighth of the others' files at most.
+/// A folder that is bounded in count and bytes. Of the files of registrable domains that hold more
+/// than their share, the one that was not used for the longest time goes first; then of all files.
+/// So one domain pushes out an eighth of the others' files at most.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     folder: Folder,
@@ -44,7 +46,8 @@ pub(crate) struct Pool {
     room: Arc<Mutex<Room>>,
 }
 
-/// The name of a file: a digest of its subject, and the registrable domain to which the file is charged.
+/// The name of a file: a digest of its subject, and the registrable domain to which the file is
+/// charged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Name {
     subject: Sha256Digest,
@@ -157,7 +160,7 @@ impl Folder {
         })
     }
 
-    /// Whether there is a file, or anything else in its place. Takes no descriptor.
+    /// Returns `true` if there is a file, or anything else in its place. Takes no descriptor.
     pub(crate) fn has(&self, name: &Name) -> io::Result<bool> {
         for path in self.paths_of(name) {
             match fs::symlink_metadata(path) {
@@ -230,7 +233,8 @@ impl Folder {
         self.paths_of(name).iter().try_for_each(|path| remove(path))
     }
 
-    /// How many files there are, and those that count for the owner of this one, the one first that was not used for the longest time.
+    /// Counts the files, and lists those of the owner of this one, the one first that
+    /// was not used for the longest time.
     pub(crate) fn beside(&self, name: &Name) -> io::Result<(usize, Vec<PathBuf>)> {
         let (mut all, mut own) = (0, Vec::new());
         let entries = match fs::read_dir(&self.path) {
@@ -385,7 +389,8 @@ fn read_at_most(file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Makes a folder that only the user who runs this can write to. One that exists becomes that, if it is the user's own.
+/// Makes a folder that only the user who runs this can write to. One that exists becomes that, if
+/// it is the user's own.
 fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -397,7 +402,10 @@ fn create_private(folder: &Path) -> io::Result<()> {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
         let metadata = fs::metadata(folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!("it belongs to another user ({}): remove it, or choose another one", metadata.uid())));
+            return Err(io::Error::other(format!(
+                "it belongs to another user ({}): remove it, or choose another one",
+                metadata.uid()
+            )));
         }
         if metadata.permissions().mode() & 0o077 != 0 {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
@@ -508,7 +516,8 @@ mod tests {
         assert_eq!(there(&pool, &["a", "b", "c", "d"], A), ["d"]);
     }
 
-    /// A domain that writes without end pushes out its own files, and no more of the others' than its share.
+    /// A domain that writes without end pushes out its own files, and no more of the others' than
+    /// its share.
     #[test]
     fn flood_of_one_domain_leaves_the_files_of_others() {
         let (_dir, pool) = pool(64, 64_000);
@@ -519,9 +528,10 @@ mod tests {
         for n in 0..500 {
             pool.write(&name(&n.to_string(), A), b"1").unwrap();
         }
-        let left = subjects.iter().enumerate().filter(|(n, subject)| {
-            pool.folder().has(&name(subject, &format!("d{n}.example"))).unwrap()
-        });
+        let left = subjects
+            .iter()
+            .enumerate()
+            .filter(|(n, subject)| pool.folder().has(&name(subject, &format!("d{n}.example"))).unwrap());
         let left = left.count();
         assert!(left >= 56 - 64 / SHARES, "{left} of 56 are left");
     }
@@ -539,7 +549,7 @@ mod tests {
         assert_eq!(folder.read(&a, 9).unwrap().as_deref(), Some(&b"2"[..]));
     }
 
-    /// Nobody else can write to a folder that was there before, either.
+    /// A folder that was there before is closed to other users, too.
     #[cfg(unix)]
     #[test]
     fn folder_open_to_others_becomes_private() {

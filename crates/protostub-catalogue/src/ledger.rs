@@ -1,4 +1,5 @@
-//! Trust state: records that decide whether something is deployed, so they are not lost to faults, floods or crashes.
+//! Trust state: records that decide whether something is deployed, so they are not lost to faults,
+//! floods or crashes.
 
 use std::{
     collections::HashMap,
@@ -17,15 +18,16 @@ use crate::{
     folder::{Folder, Name, Stamp},
 };
 
-/// The first pause before an operation of the file system is tried again; each further one is twice as long.
+/// The first pause before an operation of the file system is tried again; each further one is twice
+/// as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The number of times that an operation of the file system is tried again.
 const RETRIES: usize = 4;
 /// The bytes that are written to see whether the folder takes a record.
 const PROBE: &[u8] = &[b' '; 512];
 
-/// Why trust state cannot be used: the accepted version of a stub, or the keys that a domain publishes. No stub of the domain is deployed or updated
-/// until the fault is mended. What runs goes on.
+/// Why trust state cannot be used: the accepted version of a stub, or the keys that a domain
+/// publishes. No stub of the domain is deployed or updated until the fault is mended. Stubs that run go on.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustStateError {
@@ -74,7 +76,8 @@ pub enum TrustStateError {
         /// The fault in it.
         problem: String,
     },
-    /// There are as many records as there may be, and none of this domain can take the place of another domain's.
+    /// There are as many records as there may be, and none of this domain can take the place of
+    /// another domain's.
     #[error("failed to keep {what} of {domain}: the limit of {limit} records is reached; raise `{setting}`")]
     Full {
         /// The kind of record.
@@ -87,7 +90,9 @@ pub enum TrustStateError {
         setting: &'static str,
     },
     /// The record is not the one by which the deployment was judged.
-    #[error("failed to write {what} of {domain}: another process or deployment has changed the record meanwhile; deploy the stub again")]
+    #[error(
+        "failed to write {what} of {domain}: another process or deployment has changed the record meanwhile; deploy the stub again"
+    )]
     Changed {
         /// The kind of record.
         what: &'static str,
@@ -115,7 +120,7 @@ pub(crate) trait Record: Clone + PartialEq + Serialize + DeserializeOwned + Send
     /// The text that says of what the record is. The name of the file is its digest.
     fn id(&self) -> &str;
 
-    /// Finds what is wrong with a record that was read.
+    /// Checks a record that was read. The error is the fault in it.
     fn check(&self) -> Result<(), String>;
 }
 
@@ -138,10 +143,12 @@ impl Entry {
     }
 }
 
-/// Records of one kind, in memory and, with a folder, in a file each. Any number of processes may share the folder.
+/// Records of one kind, in memory and, with a folder, in a file each. Any number of processes may
+/// share the folder.
 ///
-/// A record gives way only to others of the same registrable domain. Faults of the file system are errors, after a few retries: a record that cannot
-/// be read is never taken for one that is missing, and is never removed for it.
+/// A record gives way only to others of the same registrable domain. Faults of the file system are
+/// errors, after a few retries: a record that cannot be read is never taken for one that is
+/// missing, and is never removed for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
     inner: Arc<Inner<R>>,
@@ -189,15 +196,15 @@ impl<R: Record> Ledger<R> {
         {
             return Ok(Some(record));
         }
-        // What is to be done next to this is begun first: a thread has to be woken.
+        // Lets the caller's other work begin first: a thread has to be woken.
         tokio::task::yield_now().await;
         self.with_folder(entry, folder, Inner::read).await
     }
 
     /// Keeps a record in place of the one of its entry. It is durable afterwards.
     ///
-    /// # Errors
-    /// If it cannot be written, there is no room for it, or the present record is not one that it `may_replace`.
+    /// # Errors If it cannot be written, there is no room for it, or the present record is not one
+    /// that it `may_replace`.
     pub(crate) async fn save(
         &self,
         entry: &Entry,
@@ -207,9 +214,8 @@ impl<R: Record> Ledger<R> {
         match &self.inner.folder {
             None => self.inner.keep(entry, record, &may_replace),
             Some(folder) => {
-                let write = move |inner: &Inner<R>, folder: &Folder, entry: &Entry| {
-                    inner.write(folder, entry, &record, &may_replace)
-                };
+                let write =
+                    move |inner: &Inner<R>, folder: &Folder, entry: &Entry| inner.write(folder, entry, &record, &may_replace);
                 self.with_folder(entry, folder, write).await
             }
         }
@@ -266,7 +272,8 @@ impl<R: Record> Ledger<R> {
 
 impl<R: Record> Inner<R> {
     fn known(&self) -> MutexGuard<'_, Known<R>> {
-        // Each change is whole before the lock is let go, and the records in it are whole in any case.
+        // Each change is whole before the lock is let go, and the records in it are whole in any
+        // case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -329,7 +336,8 @@ impl<R: Record> Inner<R> {
         Ok(())
     }
 
-    /// Returns the files of the same registrable domain that have to give way to the one of this entry.
+    /// Returns the files of the same registrable domain that have to give way to the one of this
+    /// entry.
     fn in_the_way(&self, folder: &Folder, entry: &Entry) -> Result<Vec<PathBuf>, TrustStateError> {
         let unwritable = |error| Self::unwritable(folder, entry, error);
         if folder.has(&entry.name()).map_err(unwritable)? {
@@ -382,8 +390,8 @@ impl<R: Record> Known<R> {
         own.is_some_and(|own| own.contains_key(&entry.id) || own.len() >= bounds.per_domain.max(1)) || self.count < bounds.total
     }
 
-    /// Keeps a record, in place of the one of the same registrable domain that was not used for the longest time if these are too many. Returns `false`
-    /// if there is no room.
+    /// Keeps a record, in place of the one of the same registrable domain that was not used for the
+    /// longest time if these are too many. Returns `false` if there is no room.
     fn put(&mut self, entry: &Entry, record: R, stamp: Option<Stamp>, bounds: Bounds) -> bool {
         if !self.has_room(entry, bounds) {
             return false;

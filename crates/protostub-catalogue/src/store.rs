@@ -11,8 +11,9 @@ use crate::{
 /// How many components are kept at most: with their bytes limited, this bounds how long looking through the folder takes.
 const MAX_FILES: usize = 4096;
 
-/// Verified components in the folder `components`, each in a file that is named by its digest and charged to the domain that it was fetched for. What
-/// is read is verified again, so nobody needs to trust the folder.
+/// Verified components in the folder `components`, each in a file that is named by its digest and
+/// charged to the domain that it was fetched for. What is read is verified again, so nobody needs
+/// to trust the folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     pool: Pool,
@@ -23,7 +24,7 @@ impl Store {
         Ok(Self { pool: Pool::open(cache_dir.join("components"), MAX_FILES, max_bytes)? })
     }
 
-    /// Returns the component with this digest, if it is there and intact. One that is not, or cannot be read, is fetched again.
+    /// Returns the component with this digest, if it is there and intact. Otherwise the caller fetches it again.
     pub(crate) async fn load(&self, digest: Sha256Digest, domain: &Domain, max_bytes: usize) -> Option<Bytes> {
         let (pool, name) = (self.pool.clone(), Name::new(digest, &domain.registrable()));
         let read = move || match pool.read_any(&name, max_bytes) {

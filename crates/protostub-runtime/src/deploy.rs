@@ -45,7 +45,7 @@ pub(crate) struct Artifact {
     pub(crate) discovered: Discovered,
     pub(crate) digest: Sha256Digest,
     pub(crate) compiled: CompiledStub,
-    /// What was accepted before.
+    /// The version that was accepted before.
     pub(crate) before: Option<Committed>,
 }
 

@@ -238,7 +238,8 @@ impl Error for DeployError {
 }
 
 impl DeployErrorKind {
-    /// Returns `true` if this machine's trust state is at fault. The domain is not, so the failure is not held against it.
+    /// Returns `true` if this machine's trust state is at fault. The domain is not, so the failure
+    /// is not held against it.
     pub(crate) fn is_trust_state(&self) -> bool {
         match self {
             Self::TrustState(_) => true,

@@ -204,7 +204,8 @@ impl Place {
 /// The number of statuses that an instance may publish while it waits to be live.
 const MAX_HELD: usize = 16;
 
-/// Whether an instance may be live. Until the runtime remembers that its version is accepted, `live` is held back, with whatever follows it.
+/// The permission of an instance to be live. Until the runtime remembers that its version is accepted,
+/// `live` is held back, with whatever follows it.
 #[derive(Debug, Default)]
 struct Admission {
     is_open: bool,
@@ -261,12 +262,12 @@ impl StubPresence {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on instances are of a version that is accepted, or of one that is not. What was held back is dropped.
+    /// From now on instances are of a version that is accepted, or of one that is not. Drops what was held back.
     pub(crate) fn set_admission(&self, is_open: bool) {
         *self.admission() = Admission { is_open, held: VecDeque::new() };
     }
 
-    /// Whether instances may be live.
+    /// Returns `true` if instances may be live.
     pub(crate) fn is_admitted(&self) -> bool {
         self.admission().is_open
     }
@@ -281,7 +282,8 @@ impl StubPresence {
     /// The version is accepted: publishes what was held back, in its order.
     pub(crate) fn admit(&self) {
         loop {
-            // What is published meanwhile is held back, too, behind the others. The lock is not held while subscribers are told.
+            // Statuses that are published meanwhile are held back behind the others. The lock is not
+            // held while subscribers are told.
             let next = {
                 let mut admission = self.admission();
                 let next = admission.held.pop_front();

@@ -305,7 +305,8 @@ impl Registry {
         Ok(url)
     }
 
-    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A failure of the domain is remembered for a while.
+    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
+    /// failure of the domain is remembered for a while.
     pub(crate) fn remove(&self, record: &Arc<Record>, error: DeployError) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {

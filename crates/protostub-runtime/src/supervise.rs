@@ -14,8 +14,8 @@
 //!   └──► undeploy, shutdown: good-bye ──► the end
 //! ```
 //!
-//! The first time that a version says `live`, its status is held back until the version is durable as the accepted one. If it cannot be, the instance is
-//! ended as one that broke.
+//! The first time that a version says `live`, its status is held back until the version is durable
+//! as the accepted one. If it cannot be, the instance is ended as one that broke.
 
 mod retire;
 mod update;
@@ -278,7 +278,8 @@ impl Supervisor {
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
         let task = self.core.spawn(task.run());
         let look_at = self.retire_after.and_then(|after| Instant::now().checked_add(after));
-        let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, refused: None, look_at };
+        let mut instance =
+            Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, refused: None, look_at };
         if self.may_connect {
             self.log_in(&mut instance, None);
         }
@@ -494,7 +495,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Makes durable that a version is accepted. None older follows it.
+    /// Makes durable that a version is accepted. No older version follows it.
     async fn remember(&self, artifact: &Artifact) -> Result<(), DeployErrorKind> {
         match artifact.to_commit() {
             Some(committed) => {

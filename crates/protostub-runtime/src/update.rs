@@ -102,7 +102,7 @@ pub(crate) struct Trial {
     pub(crate) to: Version,
     /// What ran before, and will again if this fails.
     pub(crate) old: Arc<Artifact>,
-    /// Whether that had been accepted.
+    /// Its version had been accepted.
     pub(crate) was_admitted: bool,
     /// What that had saved.
     pub(crate) session: Option<Arc<[u8]>>,

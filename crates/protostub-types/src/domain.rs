@@ -61,9 +61,11 @@ impl Domain {
         self.ip().is_none() && psl::domain_str(self.host()).is_none()
     }
 
-    /// Returns the registrable domain: the public suffix with one label before it. All domains of one registrant share it.
+    /// Returns the registrable domain: the public suffix with one label before it. All domains of
+    /// one registrant share it.
     ///
-    /// An IPv4 address, a public suffix and a name without one are their own. An IPv6 address stands for its network of 64 bits, which has one user.
+    /// An IPv4 address, a public suffix and a name without one are their own. An IPv6 address
+    /// stands for its network of 64 bits, which has one user.
     #[must_use]
     pub fn registrable(&self) -> String {
         match self.ip() {

@@ -44,7 +44,7 @@ impl KeySet {
         Self { asked: asked.to_string(), confirmed, keep_seconds: keep.as_secs(), json }
     }
 
-    /// How long ago the domain confirmed it. `None`: the clock was set back since, so nobody knows.
+    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
     pub(crate) fn age(&self) -> Option<Duration> {
         let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.confirmed))?;
         SystemTime::now().duration_since(confirmed).ok()

@@ -72,7 +72,8 @@ async fn what_another_process_does_to_it_is_known_at_once() {
     }
 }
 
-/// Two deployments were judged by the same record: the second one does not replace the version of the first one.
+/// Two deployments were judged by the same record: the second one does not replace the version of
+/// the first one.
 #[tokio::test]
 async fn commit_over_a_record_not_judged_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -118,7 +119,8 @@ async fn versions_in_files_of_earlier_releases_count() {
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.1"));
 }
 
-/// A domain with endless subdomains and names pushes out its own versions. When all places are taken, those who come are refused, not those who are there.
+/// A domain with endless subdomains and names pushes out its own versions. When all places are
+/// taken, those who come are refused, not those who are there.
 #[tokio::test]
 async fn flood_of_one_domain_evicts_its_own_versions_only() {
     let dir = tempfile::tempdir().unwrap();

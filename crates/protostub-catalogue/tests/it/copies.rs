@@ -380,7 +380,7 @@ async fn the_clock_may_be_wrong() {
     assert_eq!(started(&dir).discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
     fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
     server.stop().await;
-    // Nobody knows how old it is, so it does not count while the domain cannot be asked.
+    // Its age is not known, so it does not count while the domain cannot be asked.
     let error = started(&dir).discover(&server.key()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
 }

@@ -1,4 +1,5 @@
-//! Trust state that cannot be read or written refuses, and is never lost for it. Each fault is a real one of the file system.
+//! Trust state that cannot be read or written refuses, and is never lost for it. Each fault is a
+//! real one of the file system.
 #![cfg(unix)]
 
 use std::{
@@ -110,9 +111,7 @@ async fn cache_folder_removed_meanwhile_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache = TempDir::new_in(dir.path()).unwrap();
     let server = Server::start().await;
-    let with_time = |_: &axum::http::HeaderMap| {
-        ([(header::CACHE_CONTROL, "max-age=60")], descriptor().to_json()).into_response()
-    };
+    let with_time = |_: &axum::http::HeaderMap| ([(header::CACHE_CONTROL, "max-age=60")], descriptor().to_json()).into_response();
     server.answer_to(OWN, with_time).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
     let catalogue = catalogue(keeping(&cache));
     accept(&catalogue, &server.key(), "2.0").await.unwrap();
@@ -163,7 +162,8 @@ async fn version_that_cannot_be_written_is_an_error() {
     accept(&catalogue, &key, "1.0").await.unwrap();
 }
 
-/// A domain signs, and its keys are kept. When they cannot be read, what it publishes is not used without them.
+/// A domain signs, and its keys are kept. When they cannot be read, what it publishes is not used
+/// without them.
 #[tokio::test]
 async fn key_set_that_cannot_be_read_refuses() {
     let dir = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ async fn key_set_that_cannot_be_read_refuses() {
     assert!(discover().await.unwrap().authenticity.signed().is_some());
 }
 
-/// The keys were confirmed by a clock that was ahead: nobody knows how old they are.
+/// The keys were confirmed by a clock that was ahead: their age is not known.
 #[tokio::test]
 async fn key_set_of_the_future_is_confirmed_or_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,9 +207,8 @@ async fn key_set_of_the_future_is_confirmed_or_refused() {
     let set = json!({ "keys": [own.public().to_jwk()] }).to_string();
     server.answer(KEYS, move || -> Response { ([(header::CACHE_CONTROL, "max-age=3600")], set.clone()).into_response() });
     let descriptor = signed(&statement(&server.domain()), &own).to_json();
-    let with_time = move |_: &axum::http::HeaderMap| {
-        ([(header::CACHE_CONTROL, "max-age=60")], descriptor.clone()).into_response()
-    };
+    let with_time =
+        move |_: &axum::http::HeaderMap| ([(header::CACHE_CONTROL, "max-age=60")], descriptor.clone()).into_response();
     server.answer_to(OWN, with_time);
     let discover = async || -> Result<_, CatalogueError> {
         let mut config = keeping(&dir);
@@ -233,14 +232,13 @@ async fn key_set_of_the_future_is_confirmed_or_refused() {
     assert!(error.to_string().contains("clock"), "{error}");
 }
 
-/// A copy that cannot be read is fetched again and stays, and the home domain does not speak for a domain that has served its own.
+/// A copy that cannot be read is fetched again and stays, and the home domain does not speak for a
+/// domain that has served its own.
 #[tokio::test]
 async fn copy_that_cannot_be_read_is_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let with_time = |_: &axum::http::HeaderMap| {
-        ([(header::CACHE_CONTROL, "max-age=60")], descriptor().to_json()).into_response()
-    };
+    let with_time = |_: &axum::http::HeaderMap| ([(header::CACHE_CONTROL, "max-age=60")], descriptor().to_json()).into_response();
     server.answer_to(OWN, with_time).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
     let started = || catalogue(keeping(&dir));
     let found = started().discover(&server.key()).await.unwrap();
@@ -262,9 +260,7 @@ async fn copy_that_cannot_be_read_is_fetched_again() {
 async fn unreadable_copy_gives_no_place_to_the_home_domain() {
     let dir = tempfile::tempdir().unwrap();
     let (home, server) = (Server::start().await, Server::start().await);
-    let with_time = |_: &axum::http::HeaderMap| {
-        ([(header::CACHE_CONTROL, "max-age=0")], descriptor().to_json()).into_response()
-    };
+    let with_time = |_: &axum::http::HeaderMap| ([(header::CACHE_CONTROL, "max-age=0")], descriptor().to_json()).into_response();
     server.answer_to(OWN, with_time);
     let started = || {
         let mut config = keeping(&dir);
@@ -284,7 +280,7 @@ async fn unreadable_copy_gives_no_place_to_the_home_domain() {
         unspoil(&path, b"");
     }
     assert!(started().discover(&server.key()).await.unwrap_err().is_not_found());
-    // What cannot be looked into is no proof that there was nothing.
+    // A folder that cannot be looked into is no proof that it was empty.
     fs::remove_dir_all(dir.path().join("descriptors")).unwrap();
     let catalogue = started();
     fs::remove_dir(dir.path().join("descriptors")).unwrap();
@@ -372,10 +368,9 @@ async fn full_file_system_refuses_versions() {
             let catalogue = catalogue(config.clone());
             accept(&catalogue, &key("sp1.example"), "1.0").await.unwrap();
             let _ = fs::write(&filler, vec![1; 128 * 1024]);
-            for refused in [
-                accept(&catalogue, &key("sp1.example"), "2.0").await,
-                catalogue.check_commit(&key("sp2.example")).await,
-            ] {
+            for refused in
+                [accept(&catalogue, &key("sp1.example"), "2.0").await, catalogue.check_commit(&key("sp2.example")).await]
+            {
                 let error = refused.unwrap_err();
                 assert!(matches!(error, TrustStateError::Write { .. }), "{error}");
                 assert!(error.to_string().contains("No space left"), "{error}");
