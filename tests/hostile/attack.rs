@@ -35,6 +35,9 @@ pub(crate) enum Publishes {
     Bytes(fn(usize) -> Vec<u8>),
     /// Whatever its server says.
     Server,
+    /// A good component, below as many subdomains as its scale, before another domain offers a
+    /// version that is older than the accepted one.
+    Flood,
 }
 
 /// What has to become of an attack.
@@ -91,6 +94,12 @@ impl Attack {
     /// By a domain's catalogue.
     pub(crate) fn catalogue(name: &'static str, server: Behaviour, contained: Containment) -> Self {
         Self { server: Some(server), ..Self::new(name, Publishes::Server, contained) }
+    }
+
+    /// By a domain with endless subdomains, which is to have another domain's accepted version
+    /// forgotten.
+    pub(crate) fn flood(name: &'static str, contained: Containment) -> Self {
+        Self { scale: 40, ..Self::new(name, Publishes::Flood, contained) }
     }
 
     /// By a domain's back-end, whose stub connects to it and reads whatever comes.
@@ -161,6 +170,7 @@ impl Attack {
             Publishes::Program(_) => Some(components::component("hostile")),
             Publishes::Text(text) => Some(components::from_text(text)),
             Publishes::Bytes(bytes) => Some(bytes(self.scale)),
+            Publishes::Flood => Some(components::component("echo")),
             Publishes::Server => None,
         }
     }

@@ -36,6 +36,10 @@ pub fn ask_for_what_is_not_there() -> Attack {
     Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
 }
 
+pub fn catalogue_floods_accepted_versions() -> Attack {
+    Attack::flood("catalogue_floods_accepted_versions", NotDeployed("the newer 2.0 was live here before"))
+}
+
 pub fn churns_connections() -> Attack {
     Attack::program("churns_connections", Held("connect_attempts_per_second")).with(servers::says_nothing)
 }

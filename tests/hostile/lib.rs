@@ -33,6 +33,7 @@ macro_rules! for_each_attack {
             asks_for_credentials,
             asks_for_random_bytes,
             ask_for_what_is_not_there,
+            catalogue_floods_accepted_versions,
             churns_connections,
             component_has_endless_import_names,
             floods_bus,

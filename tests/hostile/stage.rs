@@ -12,14 +12,16 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::FutureExt as _;
 use protostub_runtime::{
-    CrashKind, Descriptor, Domain, DomainSettings, Hyperty, Limits, MemorySource, Message, OAuth2Client, OAuth2Credentials,
-    Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus, Version,
+    Bounds, CrashKind, DeployError, Descriptor, Domain, DomainSettings, Hyperty, Limits, MemorySource, Message, OAuth2Client,
+    OAuth2Credentials, Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus, Version,
 };
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    Attack, Containment, Server, component, descriptors,
+    Attack, Containment, Server,
+    attack::Publishes,
+    component, descriptors,
     names::{self, AttackersNames},
     servers,
 };
@@ -53,6 +55,8 @@ pub struct StageConfig {
     pub connect_timeout: Duration,
     /// Maximum number of sockets of the runtime. `None`: the default.
     pub max_sockets: Option<usize>,
+    /// The most accepted versions that are remembered.
+    pub accepted_versions: Bounds,
 }
 
 impl Default for StageConfig {
@@ -71,6 +75,7 @@ impl Default for StageConfig {
             compile_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
             max_sockets: None,
+            accepted_versions: Bounds { total: 1024, per_domain: 8 },
         }
     }
 }
@@ -169,6 +174,7 @@ impl Stage {
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
+            .accepted_versions(config.accepted_versions)
             .max_descriptor_bytes(1 << 20);
         let tokens = Server::start(servers::issues_tokens).await?;
         let (builder, free) = with_settings(builder, &tokens)?;
@@ -274,11 +280,17 @@ impl Stage {
     async fn contain(&self, attacker: &Attacker) -> Result<String> {
         let Attacker { attack, domain, .. } = attacker;
         if let Containment::NotDeployed(reason) = attack.contained {
-            let deployed = self.runtime.deploy_protostub(domain.as_str());
-            let (deployed, refused) = tokio::join!(deployed, self.wait_for(attacker));
+            let deployed = match attack.publishes {
+                Publishes::Flood => self.roll_back_behind_flood(attacker).await?,
+                _ => {
+                    let deployed = self.runtime.deploy_protostub(domain.as_str());
+                    let (deployed, refused) = tokio::join!(deployed, self.wait_for(attacker));
+                    refused?;
+                    deployed
+                }
+            };
             let Err(error) = deployed else { bail!("it was deployed") };
             let told = safe(chain(&error))?;
-            refused?;
             ensure!(told.contains(reason), "it was not deployed, but for another reason than `{reason}`: {told}");
             return Ok(format!("not deployed: {reason}"));
         }
@@ -301,6 +313,43 @@ impl Stage {
             safe(error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Floods the runtime with accepted versions of an attacker's subdomains, and returns what
+    /// becomes of a victim that offers an older version then.
+    async fn roll_back_behind_flood(&self, Attacker { attack, domain, .. }: &Attacker) -> Result<Result<Protostub, DeployError>> {
+        let component = attack.component().context("a component")?;
+        let publish = |domain: &Domain, number: &str| {
+            let descriptor = version(number, &component, Map::new())?.to_json();
+            self.source.insert(domain, "default", descriptor, component.clone());
+            anyhow::Ok(())
+        };
+        let accept = async |domain: &Domain, number: &str| {
+            publish(domain, number)?;
+            self.runtime
+                .deploy_protostub(domain.as_str())
+                .await
+                .with_context(|| format!("{number} of {domain}"))?
+                .undeploy()
+                .await?;
+            anyhow::Ok(())
+        };
+        // One of its own for each attack: what was accepted of it stays.
+        let name = domain.as_str().split('.').next().unwrap_or_default();
+        let victim = Domain::parse(&format!("{name}.bank.example"))?;
+        accept(&victim, "2.0").await?;
+        for n in 0..attack.scale {
+            let subdomain = Domain::parse(&format!("s{n}.{domain}"))?;
+            accept(&subdomain, "1.0").await?;
+            self.source.remove(&subdomain, "default");
+        }
+        publish(&victim, "1.0")?;
+        let deployed = self.runtime.deploy_protostub(victim.as_str()).await;
+        self.source.remove(&victim, "default");
+        if let Ok(stub) = &deployed {
+            stub.undeploy().await?;
+        }
+        Ok(deployed)
     }
 
     /// Has a stub that is live attack.

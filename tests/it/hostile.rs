@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::hostile::{Attack, Containment, Load, Stage, StageConfig, for_each_attack, percentile};
-use protostub_runtime::Message;
+use protostub_runtime::{Bounds, Message};
 use tokio::sync::OnceCell;
 
 use crate::{sayings, steps, support::code_dir};
@@ -40,6 +40,11 @@ async fn check(attack: Attack) {
         let how = contained(&Stage::new(config).await.expect("a stage"), &attack).await;
         // It gave up connections, and not exchanges.
         assert!(how.contains("1000 answered"), "{how}");
+    } else if attack.name == "catalogue_floods_accepted_versions" {
+        // A stage that remembers fewer versions than the flood has.
+        let accepted_versions = Bounds { total: 32, per_domain: 4 };
+        let config = StageConfig { code_dir: Some(code_dir()), accepted_versions, ..StageConfig::default() };
+        contained(&Stage::new(config).await.expect("a stage"), &attack).await;
     } else {
         contained(stage().await, &attack).await;
     }

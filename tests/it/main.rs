@@ -30,5 +30,6 @@ mod steps;
 mod support;
 mod token_server;
 mod triggers;
+mod trust_state;
 mod two_runtimes;
 mod update;

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::{
     Attempt, CatalogueConfig, CatalogueError, Committed, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
-    Validators, VerifiedComponent,
+    TrustStateError, Validators, VerifiedComponent,
     committed::Commits,
     copies::{Copies, Copy, Kept},
     error::beginning,
@@ -68,7 +68,8 @@ struct Inner {
     store: Option<Store>,
     /// Of what the network has answered.
     copies: Option<Copies>,
-    commits: Option<Commits>,
+    /// The versions that were accepted.
+    commits: Commits,
     /// The keys that domains publish.
     keys: Published,
     /// Domains that have served a descriptor of their own: the home domain is not asked for theirs any more.
@@ -145,8 +146,8 @@ impl Catalogue {
         let dir = config.cache_dir.as_deref();
         let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
         let copies = dir.map(|dir| Copies::open(dir, config.most_descriptor_bytes())).transpose()?;
-        let commits = dir.map(Commits::open).transpose()?;
-        let keys = Published::open(dir)?;
+        let commits = Commits::open(dir, config.accepted_versions)?;
+        let keys = Published::open(dir, config.key_sets)?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
         Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }) })
     }
@@ -195,18 +196,32 @@ impl Catalogue {
         self.inner.admits(discovered, bytes)
     }
 
-    /// Remembers the version of a stub that was accepted: it became live. With a [cache](CatalogueConfig::cache_dir) the next process knows it
-    /// too; without one, nothing is remembered. The catalogue itself draws no conclusions: whether an older version may be deployed later is for
-    /// whoever deploys. That it could not be remembered is traced.
-    pub async fn commit(&self, key: &StubKey, committed: &Committed) {
-        if let Some(commits) = &self.inner.commits {
-            commits.save(key, committed).await;
-        }
+    /// Remembers the version of a stub that is accepted: it is about to be live. `before` is what
+    /// [`Self::committed`] said when it was judged. With a [cache](CatalogueConfig::cache_dir) the
+    /// version is durable when this returns, and known to the next process. The catalogue itself
+    /// draws no conclusions: whether an older version may be deployed later is for whoever deploys.
+    ///
+    /// # Errors If it could not be kept, also when tried again a few times. Then the version must
+    /// not be live.
+    pub async fn commit(&self, key: &StubKey, committed: &Committed, before: Option<&Committed>) -> Result<(), TrustStateError> {
+        self.inner.commits.save(key, committed, before).await
     }
 
-    /// The version of a stub that was accepted last, if that is remembered.
-    pub async fn committed(&self, key: &StubKey) -> Option<Committed> {
-        self.inner.commits.as_ref()?.load(key).await
+    /// The version of a stub that was accepted last, by this process or, with a
+    /// [cache](CatalogueConfig::cache_dir), by any that shares it.
+    ///
+    /// # Errors
+    /// If there may be one, and it cannot be read. Then nothing must be deployed.
+    pub async fn committed(&self, key: &StubKey) -> Result<Option<Committed>, TrustStateError> {
+        self.inner.commits.load(key).await
+    }
+
+    /// Finds out whether a version of a stub could be accepted now, before anything of it runs.
+    ///
+    /// # Errors
+    /// If [`Self::commit`] would fail now.
+    pub async fn check_commit(&self, key: &StubKey) -> Result<(), TrustStateError> {
+        self.inner.commits.check_room(key).await
     }
 }
 
@@ -219,7 +234,7 @@ impl Inner {
             return Ok(found);
         }
         if let Some(name) = well_known::fallback_name(key).filter(|_| *domain != self.config.home)
-            && !self.has_served(key).await
+            && !self.has_served(key).await.map_err(|error| self.vain(key, vec![unread(domain, error)]))?
         {
             debug!(%domain, home = %self.config.home, "the domain publishes no stub; asking the home domain for one");
             if let Some(found) = self.ask(key, &self.config.home, &name, copying, &mut asked).await? {
@@ -313,7 +328,7 @@ impl Inner {
 
     /// Whether a copy may be used since the publisher cannot be reached.
     fn offline(&self, kept: &Kept) -> Option<Provenance> {
-        let age = kept.age(SystemTime::now());
+        let age = kept.age(SystemTime::now())?;
         (age < self.config.max_offline_age).then_some(Provenance::Offline { age })
     }
 
@@ -342,7 +357,7 @@ impl Inner {
         let (mut keys, are_asked) = judgement.operators_keys();
         let mut no_keys = None;
         if are_asked && judgement.by(&keys).is_err() {
-            match self.published_keys(publisher, source, &judgement).await {
+            match self.published_keys(publisher, source, &judgement).await? {
                 Ok(own) => keys.extend(own),
                 Err(error) => no_keys = Some(error),
             }
@@ -362,24 +377,28 @@ impl Inner {
         }
     }
 
-    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for again and one of the signatures is good by them.
+    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for
+    /// again and one of the signatures is good by them. The inner error says that no key can be
+    /// had, which a domain that requires no signature survives.
     async fn published_keys(
         &self,
         publisher: &Domain,
         source: &dyn Source,
         judgement: &Judgement<'_>,
-    ) -> Result<Vec<PublicKey>, SignatureError> {
+    ) -> Result<Result<Vec<PublicKey>, SignatureError>, Fault> {
         let no_keys = |url: &str, reason: String| SignatureError::NoKeys { reason: reason.into(), url: url.into() };
-        let url = trust::url(self.scheme(publisher), publisher).ok_or_else(|| no_keys("", "the domain has no URL".to_owned()))?;
+        let Some(url) = trust::url(self.scheme(publisher), publisher) else {
+            return Ok(Err(no_keys("", "the domain has no URL".to_owned())));
+        };
         let no_keys = |reason: String| no_keys(url.as_str(), reason);
         let read = |set: &KeySet| PublicKey::read_set(set.json.as_bytes());
-        let kept = self.keys.load(&url).await;
+        let kept = self.keys.load(&url, publisher).await?;
         if let Some(kept) = &kept
             && let Ok(keys) = read(kept)
             && kept.is_fresh()
             && judgement.by(&keys).is_ok()
         {
-            return Ok(keys);
+            return Ok(Ok(keys));
         }
         let limits = Limits {
             bytes: trust::MAX_SET_BYTES.min(self.config.descriptor_bytes(publisher)),
@@ -394,31 +413,42 @@ impl Inner {
         {
             outcome = receive(network.as_ref(), request, &self.config, limits, &|_| ()).await;
         }
-        match outcome {
+        Ok(match outcome {
             Ok(received) => {
-                let json = String::from_utf8(received.bytes.to_vec()).map_err(|_| no_keys("they are no text".to_owned()))?;
+                let Ok(json) = String::from_utf8(received.bytes.to_vec()) else {
+                    return Ok(Err(no_keys("they are no text".to_owned())));
+                };
                 let set = KeySet::new(&url, json, received.keep.unwrap_or_default());
-                let keys = read(&set).map_err(|error| no_keys(error.to_string()))?;
-                debug!(%url, keys = keys.len(), "a domain's keys");
-                self.keys.save(&url, set, received.keep.is_some()).await;
-                Ok(keys)
+                let keys = read(&set).map_err(|error| no_keys(error.to_string()));
+                if let Ok(keys) = &keys {
+                    debug!(%url, keys = keys.len(), "a domain's keys");
+                    self.keys.save(&url, publisher, set, received.keep.is_some()).await?;
+                }
+                keys
             }
-            Err(fault) if fault.is_unreachable() => {
-                let usable = kept.filter(|kept| kept.age().is_some_and(|age| age < self.config.max_offline_age));
-                let keys = usable.and_then(|kept| read(&kept).ok()).ok_or_else(|| no_keys(fault.to_string()))?;
-                warn!(%url, %fault, "a domain cannot be asked for its keys; those that it published before are used");
-                Ok(keys)
-            }
+            Err(fault) if fault.is_unreachable() => match kept.map(|kept| (kept.age(), kept)) {
+                // The time since then is not known: the keys may have been withdrawn long ago.
+                Some((None, _)) => {
+                    let reason =
+                        format!("those that are kept were confirmed later than this machine's clock says it is, and {fault}");
+                    return Err(no_keys(reason).into());
+                }
+                Some((Some(age), kept)) if age < self.config.max_offline_age => {
+                    warn!(%url, %fault, "a domain cannot be asked for its keys; those that it published before are used");
+                    read(&kept).map_err(|error| no_keys(error.to_string()))
+                }
+                _ => Err(no_keys(fault.to_string())),
+            },
             Err(Fault::TooLarge { limit: trust::MAX_SET_BYTES, .. }) => {
                 Err(no_keys(format!("they are larger than {} bytes, the most that a set of keys may have", trust::MAX_SET_BYTES)))
             }
             Err(fault) => {
                 if matches!(fault, Fault::NotFound { .. }) {
-                    self.keys.remove(&url).await;
+                    self.keys.remove(&url, publisher).await?;
                 }
                 Err(no_keys(fault.to_string()))
             }
-        }
+        })
     }
 
     /// By what a domain is asked for what is well-known of it.
@@ -526,17 +556,16 @@ impl Inner {
     }
 
     /// Whether the domain has served a descriptor of its own, now or before this process was started.
-    async fn has_served(&self, key: &StubKey) -> bool {
+    async fn has_served(&self, key: &StubKey) -> Result<bool, TrustStateError> {
         if self.served.lock().unwrap_or_else(|error| error.into_inner()).contains(key.domain()) {
-            return true;
+            return Ok(true);
         }
-        let Some(copies) = &self.copies else { return false };
-        for name in ["default", &key.descriptor_name()] {
-            if copies.load(&self.well_known_urls(key.domain(), name)).await.iter().any(Option::is_some) {
-                return true;
-            }
-        }
-        false
+        let Some(copies) = &self.copies else { return Ok(false) };
+        let urls = ["default", &key.descriptor_name()].map(|name| self.well_known_urls(key.domain(), name)).concat();
+        copies.any(&urls).await.map_err(|(path, error)| {
+            let (what, domain) = ("the copy of the descriptor", key.domain().clone());
+            TrustStateError::Read { what, domain, path, error: Arc::new(error) }
+        })
     }
 }
 
@@ -553,10 +582,15 @@ impl Kept {
     }
 }
 
+/// The attempt to find out what a domain has served before.
+fn unread(domain: &Domain, error: TrustStateError) -> Attempt {
+    Attempt { url: format!("the copies of {domain}"), fault: error.into() }
+}
+
 /// Whether a copy may be used without asking.
 fn fresh(kept: &Kept) -> Option<Provenance> {
     let now = SystemTime::now();
-    kept.is_fresh(now).then(|| Provenance::Fresh { age: kept.age(now) })
+    kept.fresh(now).map(|age| Provenance::Fresh { age })
 }
 
 /// Reads a descriptor that can be deployed.

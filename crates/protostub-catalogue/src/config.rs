@@ -16,10 +16,18 @@ pub struct CatalogueConfig {
     /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
     /// Where components, copies of descriptors, domains' keys and accepted versions are kept, in the folders `components`, `descriptors`, `keys` and
-    /// `committed`. None keeps nothing. Any number of processes may share it; they trust each other with the descriptors, so it has to be one user's own.
+    /// `committed`. None keeps accepted versions and keys in memory, and nothing else. Any number
+    /// of processes may share it; they trust each other with the descriptors, so it has to be one
+    /// user's own.
     pub cache_dir: Option<PathBuf>,
     /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
     pub max_store_bytes: u64,
+    /// The most accepted versions of stubs that are remembered: 16,384 in all, and 256 of one
+    /// registrable domain.
+    pub accepted_versions: Bounds,
+    /// The most key sets of domains that are kept: 1,024 in all, and 16 of one registrable
+    /// domain.
+    pub key_sets: Bounds,
     /// How long ago a domain may have confirmed its descriptor for the copy to be used while the domain cannot be reached: 30 days. Zero: such
     /// copies are not used at all.
     pub max_offline_age: Duration,
@@ -61,6 +69,18 @@ pub struct CatalogueConfig {
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
+/// The number of records of trust state that are kept. A record gives way only to others of its own
+/// registrable domain. If there are as many as there may be in all, stubs of further domains are
+/// not deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "records are counted in all and for each registrable domain")]
+pub struct Bounds {
+    /// The most in all.
+    pub total: usize,
+    /// The most of one registrable domain. At least one is kept.
+    pub per_domain: usize,
+}
+
 /// How large what a domain publishes may be, where that is not what holds for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "there are a descriptor and a component, and nothing else")]
@@ -97,6 +117,8 @@ impl CatalogueConfig {
             home,
             cache_dir: None,
             max_store_bytes: 1024 * 1024 * 1024,
+            accepted_versions: Bounds { total: 16_384, per_domain: 256 },
+            key_sets: Bounds { total: 1_024, per_domain: 16 },
             max_offline_age: Duration::from_secs(30 * 24 * 60 * 60),
             network: true,
             max_descriptor_bytes: 256 * 1024,

@@ -1,16 +1,22 @@
 use std::{
     collections::HashMap,
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use protostub_types::{Descriptor, Sha256Digest};
+use protostub_types::{Descriptor, Domain, Sha256Digest};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{StoreError, folder::Folder, source::Validators};
+use crate::{
+    StoreError,
+    folder::{Name, Pool},
+    https::MAX_KEPT,
+    source::Validators,
+};
 
 /// How many descriptors are kept, and how much they may be together, in bytes.
 const MAX_FILES: usize = 16_384;
@@ -29,7 +35,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// then the descriptor as it came. Unlike components, they are believed, so the folder has to be the user's own.
 #[derive(Clone)]
 pub(crate) struct Copies {
-    folder: Folder,
+    pool: Pool,
     max_descriptor_bytes: usize,
     recent: Arc<Mutex<Recent>>,
 }
@@ -81,9 +87,9 @@ impl Copy {
 }
 
 impl Kept {
-    /// How long ago the domain confirmed it: no time, if the clock says that it will do so in future.
-    pub(crate) fn age(&self, now: SystemTime) -> Duration {
-        now.duration_since(self.confirmed).unwrap_or_default()
+    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
+    pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
+        now.duration_since(self.confirmed).ok()
     }
 
     /// Whether this says of a copy what `other` says, but that it was confirmed a moment earlier.
@@ -96,9 +102,10 @@ impl Kept {
                 == (&other.json, &other.url, &other.validators, other.component)
     }
 
-    /// Whether the domain need not be asked yet. Not if the clock was set back meanwhile.
-    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
-        now.duration_since(self.confirmed).is_ok_and(|age| age < self.keep)
+    /// How long ago the domain confirmed it, if it need not be asked yet. It has to be if the clock
+    /// was set back meanwhile.
+    pub(crate) fn fresh(&self, now: SystemTime) -> Option<Duration> {
+        self.age(now).filter(|age| *age < self.keep)
     }
 }
 
@@ -126,8 +133,8 @@ struct CopyHeader {
 
 impl Copies {
     pub(crate) fn open(cache_dir: &Path, max_descriptor_bytes: usize) -> Result<Self, StoreError> {
-        let folder = Folder::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?;
-        Ok(Self { folder, max_descriptor_bytes, recent: Arc::default() })
+        let pool = Pool::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?;
+        Ok(Self { pool, max_descriptor_bytes, recent: Arc::default() })
     }
 
     /// What this process knows of each of these URLs.
@@ -142,7 +149,8 @@ impl Copies {
         }
     }
 
-    /// What the folder says of each of these URLs. A file that cannot be used is removed, and nothing is known.
+    /// Reads the copies of these URLs. A file that cannot be read or used counts as no copy, and stays
+    /// until it is replaced.
     pub(crate) async fn load(&self, asked: &[Url]) -> Vec<Option<Copy>> {
         let (this, asked) = (self.clone(), asked.to_vec());
         let read = move || {
@@ -166,8 +174,7 @@ impl Copies {
     }
 
     fn read(&self, asked: &Url) -> Option<Copy> {
-        let name = file_name(asked);
-        let problem = match self.folder.read(&name, self.max_descriptor_bytes.saturating_add(MAX_HEADER_BYTES)) {
+        let problem = match self.pool.folder().read(&name(asked), self.max_descriptor_bytes.saturating_add(MAX_HEADER_BYTES)) {
             Ok(None) => return None,
             Ok(Some(file)) => match parse(Bytes::from(file), asked) {
                 Ok(copy) => return Some(copy),
@@ -175,9 +182,27 @@ impl Copies {
             },
             Err(error) => error.to_string(),
         };
-        tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used and is removed");
-        self.folder.remove(&name);
+        tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used, and the domain is asked for it");
         None
+    }
+
+    /// Returns `true` if there is a copy of any of these, also one that cannot be used, or was withdrawn: the
+    /// domain has served a descriptor.
+    ///
+    /// # Errors
+    /// If the folder cannot be looked into; with the file.
+    pub(crate) async fn any(&self, asked: &[Url]) -> Result<bool, (PathBuf, io::Error)> {
+        let (pool, names) = (self.pool.clone(), asked.iter().map(name).collect::<Vec<_>>());
+        let look = move || {
+            for name in &names {
+                if pool.folder().has(name).map_err(|error| (pool.folder().path_of(name), error))? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let lost = |error| Err((self.pool.folder().path().to_owned(), io::Error::other(error)));
+        tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
     }
 
     /// Keeps a copy in place of what is there. That it could not be kept is traced.
@@ -207,11 +232,14 @@ impl Copies {
         }
     }
 
-    /// Remembers that there was a descriptor, if there was, and is none any more.
+    /// Remembers that there was a descriptor, if there was, and is none any more. One that cannot
+    /// be read counts.
     pub(crate) async fn withdraw(&self, asked: &Url) {
-        if let Some(Copy::Kept(_)) = self.load_one(asked).await
-            && self.write(asked, None, Bytes::new()).await
-        {
+        let was_there = match self.load_one(asked).await {
+            Some(copy) => copy.kept().is_some(),
+            None => self.any(std::slice::from_ref(asked)).await.unwrap_or(true),
+        };
+        if was_there && self.write(asked, None, Bytes::new()).await {
             self.recent().put(asked, Some(Copy::Withdrawn));
         }
     }
@@ -219,24 +247,28 @@ impl Copies {
     /// Forgets the URL.
     pub(crate) async fn remove(&self, asked: &Url) {
         self.recent().put(asked, None);
-        let (folder, name) = (self.folder.clone(), file_name(asked));
-        let _ = tokio::task::spawn_blocking(move || folder.remove(&name)).await;
+        let (folder, name) = (self.pool.folder().clone(), name(asked));
+        match tokio::task::spawn_blocking(move || folder.remove(&name)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, url = %asked, "the copy of a descriptor could not be removed"),
+            Err(error) => tracing::warn!(%error, url = %asked, "the copy of a descriptor could not be removed"),
+        }
     }
 
     /// Whether it is written.
     async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) -> bool {
-        let (folder, asked) = (self.folder.clone(), asked.clone());
+        let (pool, asked) = (self.pool.clone(), asked.clone());
         let write = move || {
             let header = Header { asked: asked.to_string(), copy };
             let mut file = serde_json::to_vec(&header)?;
             file.push(b'\n');
             file.extend_from_slice(&json);
-            folder.write(&file_name(&asked), &file)
+            pool.write(&name(&asked), &file)
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => {
-                tracing::warn!(%error, folder = %self.folder.path().display(), "the copy of a descriptor could not be kept");
+                tracing::warn!(%error, folder = %self.pool.folder().path().display(), "the copy of a descriptor could not be kept");
             }
             Err(error) => tracing::warn!(%error, "the copy of a descriptor could not be kept"),
         }
@@ -259,8 +291,11 @@ impl Recent {
     }
 }
 
-fn file_name(asked: &Url) -> String {
-    Sha256Digest::of(asked.as_str().as_bytes()).to_string()
+/// A copy is charged to the domain that was asked for it.
+fn name(asked: &Url) -> Name {
+    let host = asked.host_str().unwrap_or_default();
+    let owner = Domain::parse(host).map_or_else(|_| host.to_owned(), |domain| domain.registrable());
+    Name::new(Sha256Digest::of(asked.as_str().as_bytes()), &owner)
 }
 
 fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
@@ -283,7 +318,7 @@ fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
         url: Url::parse(&copy.url).map_err(|error| error.to_string())?,
         validators: Validators { etag: copy.etag, last_modified: copy.last_modified },
         confirmed,
-        keep: Duration::from_secs(copy.keep_seconds),
+        keep: Duration::from_secs(copy.keep_seconds).min(MAX_KEPT),
         component: copy.component,
     })))
 }

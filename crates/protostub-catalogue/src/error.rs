@@ -2,7 +2,7 @@ use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
 use protostub_types::{DescriptorError, Domain, SafeText, Sha256Digest};
 
-use crate::trust::SignatureError;
+use crate::{TrustStateError, trust::SignatureError};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,9 @@ pub enum Fault {
     /// The descriptor, or the component, is not released by whom it should be.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// This machine's trust state of the domain cannot be used.
+    #[error(transparent)]
+    TrustState(#[from] TrustStateError),
     /// The code is not the one that the descriptor names.
     #[error(
         "the descriptor promises the digest {expected}, and {received} bytes with the digest {actual} came{}; \

@@ -28,7 +28,7 @@ const MAX_EXPLANATION_BYTES: usize = 2048;
 /// How long a header may be that is kept, in bytes.
 const MAX_HEADER_BYTES: usize = 1024;
 /// For how long a descriptor is used without asking, whatever its server says: nobody can bind this host to a version for longer.
-const MAX_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// For how many publishers the way to them stays open for a moment: the component mostly comes from where the descriptor came from.
 const MAX_CLIENTS: usize = 64;

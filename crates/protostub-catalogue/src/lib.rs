@@ -36,10 +36,31 @@
 //! * [`Catalogue::revalidate`] asks in any case.
 //! * A process that goes on asks by what it was told itself, without reading the folder. What other processes that share the folder were told counts when it
 //!   starts, and while the domain cannot be reached.
-//! * Of stubs in memory and in folders there are no copies. A file that is damaged is ignored, and replaced.
+//! * Of stubs in memory and in folders there are no copies. A file that is damaged, or cannot be
+//!   read, is ignored, and replaced by the next answer. A copy that a clock ahead of this one has
+//!   confirmed is confirmed again, and not used while the domain cannot be reached.
+//! * When the folder is full, the files of registrable domains go first that hold more than an
+//!   eighth of it, and then those that were not used for the longest time. Components are kept
+//!   likewise.
 //!
 //! Code is stored by its digest, so an unchanged descriptor means no download. Where the operator [waived](CatalogueConfig::unpinned) the digest,
 //! code is downloaded whenever the domain was asked, and taken from the store otherwise.
+//!
+//! # Trust state
+//!
+//! The accepted version of each stub ([`Catalogue::commit`]) and the key sets that domains publish
+//! decide whether something is deployed. So they fail closed ([`TrustStateError`]):
+//!
+//! * They are in memory, and with a cache folder also in files. A version
+//!   that another process has accepted in the same folder counts at once.
+//! * A version is durable when [`Catalogue::commit`] returns: file and folder are on the disk.
+//! * A record that cannot be read, for whatever reason but that there is none, is an error after a
+//!   few retries. Neither is it taken for missing, nor is the file removed. A file that is damaged
+//!   is an error, too, until the operator restores or removes it.
+//! * They are [bounded](CatalogueConfig::accepted_versions). A record gives way only to one of the
+//!   same registrable domain. When all places are taken, further domains are refused. Domains that
+//!   share a registrable domain share its places: two tenants of one provider, unless the
+//!   provider's domain is a public suffix.
 //!
 //! # Faults that may pass
 //!
@@ -63,6 +84,7 @@ mod directory;
 mod error;
 mod folder;
 mod https;
+mod ledger;
 mod memory;
 mod progress;
 mod receive;
@@ -74,10 +96,11 @@ mod well_known;
 pub use catalogue::{Catalogue, Discovered, Provenance};
 pub use committed::Committed;
 pub use component::VerifiedComponent;
-pub use config::{CatalogueConfig, Sizes};
+pub use config::{Bounds, CatalogueConfig, Sizes};
 pub use directory::DirectorySource;
 pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
 pub use https::HttpsSource;
+pub use ledger::TrustStateError;
 pub use memory::MemorySource;
 pub use progress::{Download, DownloadProgress};
 pub use source::{Document, Extent, Held, Request, Source, Validators};

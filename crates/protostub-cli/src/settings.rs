@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use protostub_catalogue::CatalogueConfig;
+use protostub_catalogue::{Bounds, CatalogueConfig};
 use protostub_runtime::{
     CedarPolicy, CredentialOrigin, CredentialOriginError, DomainPattern, DomainPatternError, DomainSettings, InboxLimits, Limits,
     RestartPolicy, Rule, RuleError, Runtime, RuntimeBuilder,
@@ -111,6 +111,10 @@ pub(crate) struct Settings {
     connect_timeout_seconds: Option<u64>,
     grace_seconds: Option<u64>,
     max_offline_seconds: Option<u64>,
+    max_accepted_versions: Option<usize>,
+    max_accepted_versions_per_domain: Option<usize>,
+    max_key_sets: Option<usize>,
+    max_key_sets_per_domain: Option<usize>,
     credentials: Vec<PathBuf>,
     trust: Trust,
     restart: RestartOfStub,
@@ -364,6 +368,8 @@ impl Settings {
         if let Some(seconds) = self.max_offline_seconds {
             builder = builder.max_offline_age(Duration::from_secs(seconds));
         }
+        let catalogue = self.bounded(CatalogueConfig::new(home.clone()));
+        builder = builder.accepted_versions(catalogue.accepted_versions).key_sets(catalogue.key_sets);
         let limits = self.limits.over(Limits::default());
         let restart = self.restart.over(RestartPolicy::default());
         let inbox = self.limits.inbox_over(InboxLimits::default());
@@ -423,7 +429,19 @@ impl Settings {
         config.private = self.domains_where(|of_domain| of_domain.allow_private);
         config.allow_http = self.allow_http;
         config.trust = self.trust()?;
-        Ok(config)
+        Ok(self.bounded(config))
+    }
+
+    /// With as many records of trust state as there may be.
+    fn bounded(&self, mut config: CatalogueConfig) -> CatalogueConfig {
+        let over = |bounds: Bounds, total: Option<usize>, per_domain: Option<usize>| Bounds {
+            total: total.unwrap_or(bounds.total),
+            per_domain: per_domain.unwrap_or(bounds.per_domain),
+        };
+        let (versions, versions_of_domain) = (self.max_accepted_versions, self.max_accepted_versions_per_domain);
+        config.accepted_versions = over(config.accepted_versions, versions, versions_of_domain);
+        config.key_sets = over(config.key_sets, self.max_key_sets, self.max_key_sets_per_domain);
+        config
     }
 
     fn domains_where(&self, says: impl Fn(&OfDomain) -> bool) -> BTreeSet<Domain> {
@@ -721,6 +739,16 @@ mod tests {
         let documented = |key: &str| rows.get(key).map(|default| default.replace(' ', ""));
         for (key, default) in limits {
             assert_eq!(documented(key), Some(default.to_string()), "{key}");
+        }
+        let of_runtime = ["max-accepted-versions", "max-accepted-versions-per-domain", "max-key-sets", "max-key-sets-per-domain"];
+        for key in of_runtime {
+            assert_eq!(documented(key), Some(example[key].to_string()), "{key}");
+        }
+        let defaults = CatalogueConfig::new(Domain::parse("home.example").unwrap());
+        let Bounds { total, per_domain } = defaults.accepted_versions;
+        let keys = defaults.key_sets;
+        for (key, default) in of_runtime.into_iter().zip([total, per_domain, keys.total, keys.per_domain]) {
+            assert_eq!(example[key].as_integer(), i64::try_from(default).ok(), "{key}");
         }
     }
 

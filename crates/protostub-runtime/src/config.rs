@@ -9,7 +9,7 @@ use std::{
 
 use protostub_bus::{InboxLimits, Policy};
 use protostub_catalogue::{
-    Source,
+    Bounds, Source,
     trust::{PublicKey, Signatures, TrustPolicy},
 };
 use protostub_egress::{Resolver, Rule};
@@ -125,6 +125,8 @@ pub struct RuntimeBuilder {
     pub(crate) code_dir: Option<PathBuf>,
     pub(crate) cache_key: Option<PathBuf>,
     pub(crate) max_offline_age: Option<Duration>,
+    pub(crate) accepted_versions: Option<Bounds>,
+    pub(crate) key_sets: Option<Bounds>,
     pub(crate) max_descriptor_bytes: Option<usize>,
     pub(crate) max_component_bytes: Option<usize>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
@@ -152,6 +154,8 @@ impl RuntimeBuilder {
             code_dir: None,
             cache_key: None,
             max_offline_age: None,
+            accepted_versions: None,
+            key_sets: None,
             max_descriptor_bytes: None,
             max_component_bytes: None,
             sources: Vec::new(),
@@ -213,6 +217,26 @@ impl RuntimeBuilder {
     /// write to, the key belongs elsewhere.
     pub fn cache_key(mut self, file: impl Into<PathBuf>) -> Self {
         self.cache_key = Some(file.into());
+        self
+    }
+
+    /// The number of accepted versions of stubs that are remembered, so that none older is deployed
+    /// afterwards. Without a [cache](Self::cache_dir) they are remembered as long as the runtime is
+    /// there. Default: 16,384 in all, and 256 of one registrable domain, of which the one that was
+    /// not used for the longest time gives way. If there are as many as there may be in all, stubs
+    /// of further domains are not deployed.
+    #[must_use]
+    pub fn accepted_versions(mut self, bounds: Bounds) -> Self {
+        self.accepted_versions = Some(bounds);
+        self
+    }
+
+    /// The number of key sets that domains publish, and that are kept for when they cannot be
+    /// asked, bounded as [`Self::accepted_versions`] are. Default: 1,024 in all, and 16 of one
+    /// registrable domain.
+    #[must_use]
+    pub fn key_sets(mut self, bounds: Bounds) -> Self {
+        self.key_sets = Some(bounds);
         self
     }
 

@@ -3,10 +3,10 @@
 //! [`deploy`] is one line of steps, each consuming what the one before it returned. What was done is undone by dropping it: routes detach, a
 //! sandbox goes with its store.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use protostub_bus::{Inbox, Origin, Route};
-use protostub_catalogue::{Committed, Discovered, trust::Authenticity};
+use protostub_catalogue::{Committed, Discovered, TrustStateError, trust::Authenticity};
 use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
 use protostub_types::{Message, SafeText, Sha256Digest, StubKey, StubStatus, Version};
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use crate::{
     error::{DeployError, DeployErrorKind, Phase, in_full},
     hook::Progress,
     identity::StubCredentials,
-    presence::{Place, StubPresence},
+    presence::StubPresence,
     registry::{Discovery, Published, Record, Reservation, stopped},
     supervise::{Command, Supervision},
     triggers,
@@ -45,7 +45,7 @@ pub(crate) struct Artifact {
     pub(crate) discovered: Discovered,
     pub(crate) digest: Sha256Digest,
     pub(crate) compiled: CompiledStub,
-    /// What was accepted before, if it was looked for.
+    /// The version that was accepted before.
     pub(crate) before: Option<Committed>,
 }
 
@@ -192,7 +192,12 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(5, discovered.url.as_str());
+    let before = before.map_err(trust_state).map_err(during(Phase::Discovering))?;
     refuse_downgrade(core, &discovered, before.as_ref()).map_err(during(Phase::Discovering))?;
+    if before.is_none() {
+        // Before anything is fetched for a stub that could not be live.
+        core.catalogue.check_commit(key).await.map_err(trust_state).map_err(during(Phase::Discovering))?;
+    }
     let artifact = Artifact { before, ..obtain(core, record, discovered).await? };
     record.publish(artifact.published());
 
@@ -208,15 +213,8 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     drop(listening);
     steps.mark(11, url.as_str());
 
-    let presence = Arc::new(StubPresence {
-        stub: url.clone(),
-        topic,
-        place: Mutex::new(Place::public(Arc::clone(&record.status))),
-        bus: core.bus.clone(),
-        form: core.config.status_form,
-        steps: Arc::clone(steps),
-        limits_hit: Arc::clone(&record.limits_hit),
-    });
+    let presence = Arc::new(StubPresence::new(core, record, url.clone(), topic));
+    presence.set_admission(artifact.to_commit().is_none());
     let making = steps.open(12, "");
     let sandbox = sandbox(core, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
     drop(making);
@@ -234,7 +232,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
 
 /// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
 /// signed, after one that was.
-fn refuse_downgrade(core: &Core, discovered: &Discovered, before: Option<&Committed>) -> Result<(), DeployErrorKind> {
+pub(crate) fn refuse_downgrade(core: &Core, discovered: &Discovered, before: Option<&Committed>) -> Result<(), DeployErrorKind> {
     if core.config.settings(discovered.key.domain()).allow_older {
         return Ok(());
     }
@@ -328,6 +326,10 @@ pub(crate) async fn sandbox(
     };
     let sandbox = core.room(record).await.and_then(|room| Sandbox::in_room(room, &artifact.compiled, services, config));
     sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
+}
+
+pub(crate) fn trust_state(error: TrustStateError) -> DeployErrorKind {
+    DeployErrorKind::TrustState(Arc::new(error))
 }
 
 fn catalogue(error: protostub_catalogue::CatalogueError) -> DeployErrorKind {

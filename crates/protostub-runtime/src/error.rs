@@ -1,7 +1,7 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use protostub_bus::AttachError;
-use protostub_catalogue::{CatalogueError, StoreError};
+use protostub_catalogue::{CatalogueError, Fault, StoreError, TrustStateError};
 use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, CredentialError, EngineError, SandboxError, StartErrorKind};
 use protostub_types::{Address, AddressError, Domain, DomainError, RepeatedKey, SafeText, StubKey, Version};
@@ -90,6 +90,9 @@ pub enum DeployErrorKind {
     /// The descriptor or the component could not be had, or not be trusted.
     #[error(transparent)]
     Catalogue(Arc<CatalogueError>),
+    /// The version that was accepted last cannot be read, or this one not be remembered.
+    #[error(transparent)]
+    TrustState(Arc<TrustStateError>),
     /// The component is none of a protocol stub.
     #[error(transparent)]
     Compile(Arc<CompileError>),
@@ -241,6 +244,16 @@ impl Error for DeployError {
 }
 
 impl DeployErrorKind {
+    /// Returns `true` if this machine's trust state is at fault. The domain is not, so the failure
+    /// is not held against it.
+    pub(crate) fn is_trust_state(&self) -> bool {
+        match self {
+            Self::TrustState(_) => true,
+            Self::Catalogue(error) => matches!(error.fault(), Fault::TrustState(_)),
+            _ => false,
+        }
+    }
+
     /// The code of the response to a message that cannot be delivered for this reason, as in RFC 9110.
     pub(crate) fn code(&self) -> u16 {
         match self {

@@ -159,7 +159,8 @@ pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
-    CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject, trust,
+    Bounds, CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
+    TrustStateError, trust,
 };
 pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]

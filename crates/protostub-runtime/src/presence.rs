@@ -1,7 +1,7 @@
 //! A stub's status: one writer, many who watch (steps 21 and 22).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +15,7 @@ use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubS
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::steps::Steps;
+use crate::{core::Core, registry::Record, steps::Steps};
 
 /// How a status looks on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -201,6 +201,18 @@ impl Place {
     }
 }
 
+/// The number of statuses that an instance may publish while it waits to be live.
+const MAX_HELD: usize = 16;
+
+/// The permission of an instance to be live. Until the runtime remembers that its version is accepted,
+/// `live` is held back, with whatever follows it.
+#[derive(Debug, Default)]
+struct Admission {
+    is_open: bool,
+    /// From `live` on, in their order.
+    held: VecDeque<(StubStatus, Option<SafeText>)>,
+}
+
 /// How often a stub ran into each limit, by the setting's name; it outlives the stub's instances.
 #[derive(Debug, Default)]
 pub(crate) struct LimitsHit(Mutex<BTreeMap<&'static str, u64>>);
@@ -219,14 +231,109 @@ impl LimitsHit {
 pub(crate) struct StubPresence {
     pub(crate) stub: Address,
     pub(crate) topic: Address,
-    pub(crate) place: Mutex<Place>,
-    pub(crate) bus: Bus,
-    pub(crate) form: StatusForm,
-    pub(crate) steps: Arc<Steps>,
-    pub(crate) limits_hit: Arc<LimitsHit>,
+    place: Mutex<Place>,
+    bus: Bus,
+    form: StatusForm,
+    steps: Arc<Steps>,
+    limits_hit: Arc<LimitsHit>,
+    admission: Mutex<Admission>,
+    /// An instance wants to be live.
+    wants_admission: Notify,
 }
 
 impl StubPresence {
+    /// The presence of a stub whose version is not accepted yet.
+    pub(crate) fn new(core: &Core, record: &Record, stub: Address, topic: Address) -> Self {
+        Self {
+            stub,
+            topic,
+            place: Mutex::new(Place::public(Arc::clone(&record.status))),
+            bus: core.bus.clone(),
+            form: core.config.status_form,
+            steps: Arc::clone(&record.steps),
+            limits_hit: Arc::clone(&record.limits_hit),
+            admission: Mutex::default(),
+            wants_admission: Notify::new(),
+        }
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        // It is whole after every statement.
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on instances are of a version that is accepted, or of one that is not. Drops what was held back.
+    pub(crate) fn set_admission(&self, is_open: bool) {
+        *self.admission() = Admission { is_open, held: VecDeque::new() };
+    }
+
+    /// Returns `true` if instances may be live.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admission().is_open
+    }
+
+    /// Waits until an instance wants to be live that may not yet.
+    pub(crate) async fn wants_admission(&self) {
+        while self.admission().held.is_empty() {
+            self.wants_admission.notified().await;
+        }
+    }
+
+    /// The version is accepted: publishes what was held back, in its order.
+    pub(crate) fn admit(&self) {
+        loop {
+            // Statuses that are published meanwhile are held back behind the others. The lock is not
+            // held while subscribers are told.
+            let next = {
+                let mut admission = self.admission();
+                let next = admission.held.pop_front();
+                admission.is_open = next.is_none();
+                next
+            };
+            let Some((status, reason)) = next else { return };
+            if let Err(problem) = self.tell(status, reason) {
+                tracing::debug!(stub = %self.stub, problem, "a status that was held back could not be published");
+            }
+        }
+    }
+
+    /// Forgets what was held back: the instance is not live, and will not be.
+    pub(crate) fn drop_held(&self) {
+        self.admission().held.clear();
+    }
+
+    /// Publishes a status now.
+    fn tell(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
+        let Place { cell, is_public } = self.place().clone();
+        if let Some(report) = cell.advance(status, reason)?
+            && is_public
+        {
+            self.post(&report);
+        }
+        Ok(())
+    }
+
+    /// Holds a status back if it has to wait for `live`. Returns whether it does.
+    fn hold_back(&self, status: StubStatus, reason: Option<&SafeText>) -> Result<bool, String> {
+        let now = self.place().cell.current().status;
+        let mut admission = self.admission();
+        let is_held = !admission.is_open && (status == StubStatus::Live || !admission.held.is_empty());
+        if !is_held {
+            return Ok(false);
+        }
+        let last = admission.held.back().map_or(now, |(status, _)| *status);
+        if last != status && !last.may_become(status) {
+            return Err(format!("a stub that is {last} cannot become {status}"));
+        }
+        if admission.held.len() >= MAX_HELD {
+            return Err(format!("{MAX_HELD} statuses wait for the stub's version to be accepted"));
+        }
+        admission.held.push_back((status, reason.cloned()));
+        drop(admission);
+        self.wants_admission.notify_one();
+        Ok(true)
+    }
+
     fn place(&self) -> MutexGuard<'_, Place> {
         // It is whole after every statement.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
@@ -236,6 +343,8 @@ impl StubPresence {
     pub(crate) fn beside(&self) -> Self {
         let Self { stub, topic, bus, form, steps, limits_hit, .. } = self;
         let place = Mutex::new(Place::private(StubStatus::Deployed));
+        // It is not seen before its version is accepted.
+        let admission = Mutex::new(Admission { is_open: true, held: VecDeque::new() });
         Self {
             stub: stub.clone(),
             topic: topic.clone(),
@@ -244,6 +353,8 @@ impl StubPresence {
             form: *form,
             steps: Arc::clone(steps),
             limits_hit: Arc::clone(limits_hit),
+            admission,
+            wants_admission: Notify::new(),
         }
     }
 
@@ -283,13 +394,7 @@ impl StubPresence {
 
 impl Presence for StubPresence {
     fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
-        let Place { cell, is_public } = self.place().clone();
-        if let Some(report) = cell.advance(status, reason)?
-            && is_public
-        {
-            self.post(&report);
-        }
-        Ok(())
+        if self.hold_back(status, reason.as_ref())? { Ok(()) } else { self.tell(status, reason) }
     }
 
     fn limited(&self, setting: &'static str) {

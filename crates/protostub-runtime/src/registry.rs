@@ -310,7 +310,8 @@ impl Registry {
         Ok(url)
     }
 
-    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A failure is remembered for a while.
+    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
+    /// failure of the domain is remembered for a while.
     pub(crate) fn remove(&self, record: &Arc<Record>, error: DeployError) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
@@ -324,7 +325,7 @@ impl Registry {
         }
         if matches!(error.kind, DeployErrorKind::Stopped(_)) {
             state.failures.remove(&record.key);
-        } else {
+        } else if !error.kind.is_trust_state() {
             let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
             if times == 0 && state.failures.len() >= MAX_REMEMBERED {
                 let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());

@@ -291,6 +291,8 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     let mut catalogue = CatalogueConfig::new(home.clone());
     catalogue.cache_dir.clone_from(&builder.cache_dir);
     catalogue.max_offline_age = builder.max_offline_age.unwrap_or(catalogue.max_offline_age);
+    catalogue.accepted_versions = builder.accepted_versions.unwrap_or(catalogue.accepted_versions);
+    catalogue.key_sets = builder.key_sets.unwrap_or(catalogue.key_sets);
     catalogue.allow_loopback = builder.config.allow_loopback;
     catalogue.allow_http = builder.allow_http;
     catalogue.progress = Some(Arc::new(builder.config.progress.clone()));

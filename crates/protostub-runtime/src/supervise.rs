@@ -13,6 +13,9 @@
 //!   ├──► idle: good-bye ──► a message, somebody asks for it ──► start ──► watch …
 //!   └──► undeploy, shutdown: good-bye ──► the end
 //! ```
+//!
+//! The first time that a version says `live`, its status is held back until the version is durable
+//! as the accepted one. If it cannot be, the instance is ended as one that broke.
 
 mod retire;
 mod update;
@@ -84,6 +87,8 @@ struct Instance {
     /// Until when it has to be live.
     connect_by: Option<Instant>,
     is_live: bool,
+    /// Why its version cannot be accepted, if that was found out when it started.
+    refused: Option<DeployErrorKind>,
     /// When to look whether it is idle.
     look_at: Option<Instant>,
 }
@@ -103,6 +108,8 @@ enum Turn {
     Failed(Option<SafeText>),
     ConnectTimeout,
     NoCredential(CredentialError),
+    /// It is not live since its version cannot be remembered as accepted.
+    NotAccepted(DeployErrorKind),
     Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
     /// It agreed to retire; who is told once it has.
     Idle(Option<oneshot::Sender<bool>>),
@@ -208,6 +215,11 @@ impl Supervisor {
                     let kind = DeployErrorKind::Credential(error);
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
+                Turn::NotAccepted(kind) => {
+                    let phase = Phase::Connecting;
+                    Box::pin(self.say_goodbye(&instance, DisconnectReason::Request)).await;
+                    (DeployError { key: self.record.key.clone(), phase, kind }, self.stop(&mut instance).await)
+                }
                 // Only what is to be connected can show, beside the other, that it works.
                 Turn::Update(artifact, done)
                     if instance.is_live && self.may_connect && artifact.discovered.descriptor.overlap =>
@@ -267,7 +279,8 @@ impl Supervisor {
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
         let task = self.core.spawn(task.run());
         let look_at = self.retire_after.and_then(|after| Instant::now().checked_add(after));
-        let mut instance = Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, look_at };
+        let mut instance =
+            Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, refused: None, look_at };
         if self.may_connect {
             self.log_in(&mut instance, None);
         }
@@ -277,6 +290,9 @@ impl Supervisor {
     /// Waits until something happens to the instance, and does what can be done with it as it is.
     async fn watch(&mut self, instance: &mut Instance) -> Turn {
         self.record.set_idleness(Some(instance.handle.idleness().clone()));
+        if let Some(kind) = instance.refused.take() {
+            return Turn::NotAccepted(kind);
+        }
         loop {
             let report = self.status.current();
             match report.status {
@@ -284,7 +300,7 @@ impl Supervisor {
                     instance.connect_by = None;
                     if !instance.is_live {
                         instance.is_live = true;
-                        self.is_live().await;
+                        self.is_live();
                     }
                 }
                 StubStatus::Failed => return Turn::Failed(report.reason),
@@ -294,6 +310,12 @@ impl Supervisor {
             let may_login = instance.connect_by.is_none() && self.may_connect && report.status == StubStatus::Disconnected;
             tokio::select! {
                 biased;
+                // Before its end: an instance that has said so was live.
+                () = self.presence.wants_admission() => {
+                    if let Err(kind) = self.accept().await {
+                        return Turn::NotAccepted(kind);
+                    }
+                }
                 ended = &mut instance.task => {
                     self.record.set_idleness(None);
                     instance.login = None;
@@ -314,8 +336,11 @@ impl Supervisor {
                         instance.login = None;
                         Box::pin(self.say_goodbye(instance, DisconnectReason::Request)).await;
                         self.fail_waiting();
-                        if self.trial.is_some() {
-                            self.accept().await;
+                        if self.trial.is_some()
+                            && let Err(kind) = self.accept().await
+                        {
+                            let _ = done.send(());
+                            return Turn::NotAccepted(kind);
                         }
                         let _ = done.send(());
                     }
@@ -353,6 +378,7 @@ impl Supervisor {
         loop {
             if let Some(trial) = self.trial.take() {
                 self.disconnected(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
+                self.presence.set_admission(trial.was_admitted);
                 self.artifact = trial.roll_back(&self.record, fault);
             } else {
                 if !self.record.status.was_live() {
@@ -428,13 +454,13 @@ impl Supervisor {
         };
         match sandbox.deploy_component(inbox).await {
             Ok((handle, task)) => {
-                let instance = self.begin(handle, task);
+                let mut instance = self.begin(handle, task);
                 // One that is to stay disconnected cannot show more than that it starts, which its task says first of all.
                 if !self.may_connect {
                     let mut status = self.status.clone();
                     tokio::select! {
                         biased;
-                        _ = status.until(|report| report.status != StubStatus::Disconnected) => self.accept().await,
+                        _ = status.until(|report| report.status != StubStatus::Disconnected) => instance.refused = self.accept().await.err(),
                         () = instance.handle.ended() => {}
                     }
                 }
@@ -448,20 +474,36 @@ impl Supervisor {
     }
 
     /// The instance is live for the first time.
-    async fn is_live(&mut self) {
+    fn is_live(&mut self) {
         self.restarts.live();
         self.core.registry.forgive(&self.record.key);
-        self.accept().await;
+        self.accepted();
     }
 
     /// This version is the stub's from now on.
-    async fn accept(&mut self) {
+    fn accepted(&mut self) {
         self.record.publish(self.artifact.published());
-        if let Some(committed) = self.artifact.to_commit() {
-            self.core.catalogue.commit(&self.record.key, &committed).await;
-        }
         if let Some(trial) = self.trial.take() {
             trial.commit();
+        }
+    }
+
+    /// Remembers that this version is accepted, and then lets it be live.
+    async fn accept(&mut self) -> Result<(), DeployErrorKind> {
+        self.remember(&self.artifact).await?;
+        self.accepted();
+        self.presence.admit();
+        Ok(())
+    }
+
+    /// Makes durable that a version is accepted. No older version follows it.
+    async fn remember(&self, artifact: &Artifact) -> Result<(), DeployErrorKind> {
+        match artifact.to_commit() {
+            Some(committed) => {
+                let commit = self.core.catalogue.commit(&self.record.key, &committed, artifact.before.as_ref());
+                commit.await.map_err(deploy::trust_state)
+            }
+            None => Ok(()),
         }
     }
 
@@ -507,6 +549,7 @@ impl Supervisor {
     }
 
     fn publish(&self, status: StubStatus, reason: impl fmt::Display) {
+        self.presence.drop_held();
         if let Err(error) = self.presence.publish(status, Some(told(reason))) {
             tracing::debug!(target: "protostub", %error, "a status could not be published");
         }
@@ -569,6 +612,7 @@ impl Supervisor {
 
     /// The same, of an instance with this status.
     async fn bid_goodbye(&self, instance: &Instance, reason: DisconnectReason, mut status: StatusWatch) {
+        self.presence.drop_held();
         let goodbye = async {
             let was = status.current().status;
             if instance.handle.disconnect(reason).await.is_ok() && matches!(was, StubStatus::Live | StubStatus::InProgress) {

@@ -102,6 +102,8 @@ pub(crate) struct Trial {
     pub(crate) to: Version,
     /// What ran before, and will again if this fails.
     pub(crate) old: Arc<Artifact>,
+    /// Its version had been accepted.
+    pub(crate) was_admitted: bool,
     /// What that had saved.
     pub(crate) session: Option<Arc<[u8]>>,
     pub(crate) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
@@ -143,12 +145,18 @@ async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, Upd
     if running.signed && !core.config.settings(record.key.domain()).allow_older {
         deploy::refuse_unsigned(&discovered, &running.version).map_err(|error| UpdateErrorKind::Obtain(Box::new(error)))?;
     }
+    let refused = |kind| UpdateErrorKind::Obtain(Box::new(kind));
+    let before = core.catalogue.committed(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
+    deploy::refuse_downgrade(core, &discovered, before.as_ref()).map_err(refused)?;
     // What runs goes on meanwhile.
     let obtained = deploy::obtain(core, record, discovered).await;
-    let artifact = obtained.map_err(|error: DeployError| UpdateErrorKind::Obtain(Box::new(error.kind)))?;
+    let artifact = Artifact { before, ..obtained.map_err(|error: DeployError| refused(error.kind))? };
     // A signature alone is no reason for another instance.
     if (Published { signed: running.signed, ..artifact.published() }) == running {
         return up_to_date();
+    }
+    if artifact.to_commit().is_some() {
+        core.catalogue.check_commit(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
     }
     let artifact = Box::new(artifact);
     record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;

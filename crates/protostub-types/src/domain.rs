@@ -69,6 +69,23 @@ impl Domain {
         self.ip().is_none() && psl::domain_str(self.host()).is_none()
     }
 
+    /// Returns the registrable domain: the public suffix with one label before it. All domains of
+    /// one registrant share it.
+    ///
+    /// An IPv4 address, a public suffix and a name without one are their own. An IPv6 address
+    /// stands for its network of 64 bits, which has one user.
+    #[must_use]
+    pub fn registrable(&self) -> String {
+        match self.ip() {
+            Some(std::net::IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string()
+            }
+            Some(std::net::IpAddr::V4(address)) => address.to_string(),
+            None => psl::domain_str(self.host()).unwrap_or(self.host()).to_owned(),
+        }
+    }
+
     /// Whether this is `other`, or a subdomain of it on any port. Nothing is below an address or a public suffix.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {

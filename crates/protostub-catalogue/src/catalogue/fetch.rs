@@ -34,7 +34,7 @@ impl Inner {
         let limit = self.check_stated(discovered, &location)?;
         let known = descriptor.digest().or(discovered.component.filter(|_| discovered.provenance != Provenance::Asked));
         if let (Some(store), Some(digest)) = (&self.store, known)
-            && let Some(bytes) = store.load(digest, limit.bytes).await
+            && let Some(bytes) = store.load(digest, discovered.key.domain(), limit.bytes).await
         {
             debug!(%digest, "the component is in the store");
             self.config.trust.check_component(digest)?;
@@ -55,7 +55,7 @@ impl Inner {
         let component = VerifiedComponent::verify(descriptor, bytes, digest)?;
         self.config.trust.check_component(component.digest())?;
         if let Some(store) = &self.store {
-            store.save(component.digest(), component.bytes().clone()).await;
+            store.save(component.digest(), discovered.key.domain(), component.bytes().clone()).await;
             if let Some(copies) = self.copies.as_ref().filter(|_| !component.is_pinned()) {
                 copies.came_with(&discovered.asked, descriptor, component.digest()).await;
             }

@@ -47,7 +47,10 @@
 //! | `verify-if-present` | used | used, with a warning | used | refused |
 //! | `require` | refused | refused | used | refused |
 //!
-//! *No key can be had*: the operator gave none, and the domain publishes none, or cannot be reached and was not asked before. Whoever could keep the key set
+//! *No key can be had*: the operator gave none, and the domain publishes none, or cannot be reached
+//! and was not asked before. (Keys that are kept and cannot be read, or were confirmed by a clock
+//! ahead of this one while the domain cannot be reached, refuse the stub in any mode but `off`.)
+//! Whoever could keep the key set
 //! away could take the signature off as well, so nothing is lost by it. A revoked component ([`TrustPolicy::revoked_components`]) is refused in any mode. All
 //! of it is asked of copies too, each time that one is used: what has run out, or is revoked, does not run because its domain is offline.
 //!

@@ -1,33 +1,28 @@
 use std::{
-    collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use protostub_types::{Domain, Sha256Digest};
+use protostub_types::Domain;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{StoreError, folder::Folder};
+use super::PublicKey;
+use crate::{
+    Bounds, StoreError, TrustStateError,
+    https::MAX_KEPT,
+    ledger::{Entry, Ledger, Record},
+};
 
-/// How many key sets are kept, and how much they may be together, in bytes.
-const MAX_FILES: usize = 1024;
-const MAX_FOLDER_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a key set may be, in bytes.
 pub(crate) const MAX_SET_BYTES: usize = 64 * 1024;
-/// How many key sets are remembered without a folder.
-const MAX_REMEMBERED: usize = 1024;
 
-/// The key sets that domains have published, in memory and, with a folder, for the next process.
+/// The key sets that domains have published: in memory, and with a cache in the folder `keys`.
 #[derive(Debug)]
-pub(crate) struct Published {
-    folder: Option<Folder>,
-    sets: Mutex<HashMap<Url, Arc<KeySet>>>,
-}
+pub(crate) struct Published(Ledger<KeySet>);
 
 /// A key set, as it was when it was last asked for. The file is this, as JSON.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeySet {
     /// What was asked: the name of the file is its digest.
     asked: String,
@@ -49,7 +44,7 @@ impl KeySet {
         Self { asked: asked.to_string(), confirmed, keep_seconds: keep.as_secs(), json }
     }
 
-    /// How long ago the domain confirmed it. None if the clock was set back since.
+    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
     pub(crate) fn age(&self) -> Option<Duration> {
         let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.confirmed))?;
         SystemTime::now().duration_since(confirmed).ok()
@@ -57,62 +52,47 @@ impl KeySet {
 
     /// Whether the domain need not be asked again.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.age().is_some_and(|age| age < Duration::from_secs(self.keep_seconds))
+        self.age().is_some_and(|age| age < Duration::from_secs(self.keep_seconds).min(MAX_KEPT))
+    }
+}
+
+impl Record for KeySet {
+    const WHAT: &'static str = "the published keys";
+    const SETTING: &'static str = "max-key-sets";
+    /// Quotation marks in it are escaped.
+    const MAX_BYTES: usize = 2 * MAX_SET_BYTES;
+
+    fn id(&self) -> &str {
+        &self.asked
+    }
+
+    fn check(&self) -> Result<(), String> {
+        PublicKey::read_set(self.json.as_bytes()).map(drop).map_err(|_| "it has no keys".to_owned())
     }
 }
 
 impl Published {
-    pub(crate) fn open(cache_dir: Option<&Path>) -> Result<Self, StoreError> {
-        let folder = cache_dir.map(|dir| Folder::open(dir.join("keys"), MAX_FILES, MAX_FOLDER_BYTES)).transpose()?;
-        Ok(Self { folder, sets: Mutex::default() })
+    pub(crate) fn open(cache_dir: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
+        Ledger::open(cache_dir.map(|dir| dir.join("keys")).as_deref(), bounds).map(Self)
     }
 
-    pub(crate) async fn load(&self, asked: &Url) -> Option<Arc<KeySet>> {
-        let known = self.sets.lock().unwrap_or_else(PoisonError::into_inner).get(asked).cloned();
-        if known.is_some() {
-            return known;
-        }
-        let (folder, url) = (self.folder.clone()?, asked.clone());
-        let read = move || {
-            let bytes = folder.read(&file_name(&url), 2 * MAX_SET_BYTES).ok()??;
-            let set: KeySet = serde_json::from_slice(&bytes).ok()?;
-            (set.asked == url.as_str()).then_some(set)
-        };
-        let set = Arc::new(tokio::task::spawn_blocking(read).await.ok()??);
-        self.remember(asked, Arc::clone(&set));
-        Some(set)
+    pub(crate) async fn load(&self, asked: &Url, publisher: &Domain) -> Result<Option<KeySet>, TrustStateError> {
+        self.0.load(&entry(asked, publisher)).await
     }
 
     /// Keeps it for this process, and if `stored`, for the next one.
-    pub(crate) async fn save(&self, asked: &Url, set: KeySet, stored: bool) {
-        self.remember(asked, Arc::new(set.clone()));
-        let Some(folder) = self.folder.clone().filter(|_| stored) else { return };
-        let name = file_name(asked);
-        let write = move || folder.write(&name, &serde_json::to_vec(&set)?);
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the keys of a domain could not be kept"),
-            Err(error) => tracing::warn!(%error, "the keys of a domain could not be kept"),
-        }
+    pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet, stored: bool) -> Result<(), TrustStateError> {
+        let entry = entry(asked, publisher);
+        // Whichever answer came last counts.
+        if stored { self.0.save(&entry, set, |_| true).await } else { self.0.hold(&entry, set).await }
     }
 
     /// The domain publishes none any more.
-    pub(crate) async fn remove(&self, asked: &Url) {
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner).remove(asked);
-        let Some(folder) = self.folder.clone() else { return };
-        let name = file_name(asked);
-        let _ = tokio::task::spawn_blocking(move || folder.remove(&name)).await;
-    }
-
-    fn remember(&self, asked: &Url, set: Arc<KeySet>) {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if sets.len() >= MAX_REMEMBERED && !sets.contains_key(asked) {
-            sets.clear();
-        }
-        sets.insert(asked.clone(), set);
+    pub(crate) async fn remove(&self, asked: &Url, publisher: &Domain) -> Result<(), TrustStateError> {
+        self.0.remove(&entry(asked, publisher)).await
     }
 }
 
-fn file_name(asked: &Url) -> String {
-    Sha256Digest::of(asked.as_str().as_bytes()).to_string()
+fn entry(asked: &Url, publisher: &Domain) -> Entry {
+    Entry::new(asked.to_string(), publisher)
 }

@@ -2,24 +2,39 @@
 
 use std::fs;
 
-use protostub_catalogue::{Catalogue, CatalogueConfig, Committed};
+use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, Committed, TrustStateError};
 use protostub_types::{Domain, Sha256Digest, StubKey, Version};
 use tempfile::TempDir;
 
 use crate::server::{catalogue, config};
 
-fn keeping(dir: &TempDir) -> CatalogueConfig {
+pub(crate) fn keeping(dir: &TempDir) -> CatalogueConfig {
     let mut config = config();
     config.cache_dir = Some(dir.path().to_owned());
     config
 }
 
-fn committed(version: &str) -> Committed {
+pub(crate) fn committed(version: &str) -> Committed {
     Committed {
         version: Version::parse(version).unwrap(),
         digest: Sha256Digest::of(version.as_bytes()),
         signed: version == "1.1",
     }
+}
+
+pub(crate) fn key(domain: &str) -> StubKey {
+    StubKey::Domain(Domain::parse(domain).unwrap())
+}
+
+/// Which version was accepted last.
+pub(crate) async fn accepted(catalogue: &Catalogue, key: &StubKey) -> Option<String> {
+    catalogue.committed(key).await.unwrap().map(|committed| committed.version.to_string())
+}
+
+/// Accepts a version in place of whichever was accepted before.
+pub(crate) async fn accept(catalogue: &Catalogue, key: &StubKey, version: &str) -> Result<(), TrustStateError> {
+    let before = catalogue.committed(key).await?;
+    catalogue.commit(key, &committed(version), before.as_ref()).await
 }
 
 #[tokio::test]
@@ -32,30 +47,13 @@ async fn what_was_committed_is_known_to_the_next_process() {
     // All of one domain, and three of one name.
     let keys = [StubKey::Domain(domain.clone()), named("default"), named("chat"), legacy, named("slack.sp1.example")];
     for (n, key) in keys.iter().enumerate() {
-        assert_eq!(started().committed(key).await, None);
-        started().commit(key, &committed("1.0")).await;
-        started().commit(key, &committed(&format!("2.{n}"))).await;
+        assert_eq!(accepted(&started(), key).await, None);
+        accept(&started(), key, "1.0").await.unwrap();
+        accept(&started(), key, &format!("2.{n}")).await.unwrap();
     }
     for (n, key) in keys.iter().enumerate() {
-        assert_eq!(started().committed(key).await, Some(committed(&format!("2.{n}"))), "{key}");
+        assert_eq!(started().committed(key).await.unwrap(), Some(committed(&format!("2.{n}"))), "{key}");
     }
-}
-
-#[tokio::test]
-async fn what_cannot_be_read_is_not_known() {
-    let dir = tempfile::tempdir().unwrap();
-    let catalogue = catalogue(keeping(&dir));
-    let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
-    catalogue.commit(&key, &committed("1.0")).await;
-    let path = fs::read_dir(dir.path().join("committed")).unwrap().next().unwrap().unwrap().path();
-    let intact = fs::read_to_string(&path).unwrap();
-    for damaged in ["", "{}", &intact.replace("1.0", "..."), &intact.replace("sp1", "sp2"), &" ".repeat(5000)] {
-        fs::write(&path, damaged).unwrap();
-        assert_eq!(catalogue.committed(&key).await, None, "{damaged}");
-        assert!(!path.exists());
-    }
-    catalogue.commit(&key, &committed("1.1")).await;
-    assert_eq!(catalogue.committed(&key).await, Some(committed("1.1")));
 }
 
 #[tokio::test]
@@ -63,29 +61,98 @@ async fn what_another_process_does_to_it_is_known_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let started = || -> Catalogue { catalogue(keeping(&dir)) };
     let (this, other) = (started(), started());
-    let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
+    let key = key("sp1.example");
     for version in ["1.0", "2.0", "1.1", "3.0"] {
-        other.commit(&key, &committed(version)).await;
+        accept(&other, &key, version).await.unwrap();
         // Read, and remembered.
         for _ in 0..2 {
-            assert_eq!(this.committed(&key).await, Some(committed(version)));
-            assert_eq!(other.committed(&key).await, Some(committed(version)));
+            assert_eq!(this.committed(&key).await.unwrap(), Some(committed(version)));
+            assert_eq!(other.committed(&key).await.unwrap(), Some(committed(version)));
         }
     }
-    let path = fs::read_dir(dir.path().join("committed")).unwrap().next().unwrap().unwrap().path();
-    fs::write(&path, "{}").unwrap();
-    assert_eq!(this.committed(&key).await, None);
-    assert_eq!(other.committed(&key).await, None, "the file was removed");
-    this.commit(&key, &committed("4.0")).await;
-    assert_eq!(other.committed(&key).await, Some(committed("4.0")));
-    fs::remove_file(&path).unwrap();
-    assert_eq!(other.committed(&key).await, None);
+}
+
+/// Two deployments were judged by the same record: the second one does not replace the version of
+/// the first one.
+#[tokio::test]
+async fn commit_over_a_record_not_judged_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (this, other) in [(catalogue(keeping(&dir)), catalogue(keeping(&dir))), {
+        let shared = catalogue(config());
+        (shared.clone(), shared)
+    }] {
+        let key = key("sp1.example");
+        accept(&this, &key, "1.0").await.unwrap();
+        let before = other.committed(&key).await.unwrap();
+        accept(&this, &key, "3.0").await.unwrap();
+        let error = other.commit(&key, &committed("2.0"), before.as_ref()).await.unwrap_err();
+        assert!(matches!(error, TrustStateError::Changed { .. }), "{error}");
+        assert!(error.to_string().ends_with("deploy the stub again"), "{error}");
+        assert_eq!(accepted(&other, &key).await.as_deref(), Some("3.0"));
+        // The same version twice is no conflict.
+        other.commit(&key, &committed("3.0"), before.as_ref()).await.unwrap();
+    }
 }
 
 #[tokio::test]
-async fn without_a_folder_nothing_is_remembered() {
+async fn without_a_folder_versions_are_remembered_in_memory() {
     let catalogue = catalogue(config());
-    let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
-    catalogue.commit(&key, &committed("1.0")).await;
-    assert_eq!(catalogue.committed(&key).await, None);
+    let key = key("sp1.example");
+    assert_eq!(accepted(&catalogue, &key).await, None);
+    accept(&catalogue, &key, "1.0").await.unwrap();
+    assert_eq!(catalogue.clone().committed(&key).await.unwrap(), Some(committed("1.0")));
+}
+
+/// A file of an earlier version counts, and is replaced by one that is charged to the domain.
+#[tokio::test]
+async fn versions_in_files_of_earlier_releases_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = key("sp1.example");
+    let catalogue = catalogue(keeping(&dir));
+    let file = dir.path().join("committed").join(Sha256Digest::of(b"domain sp1.example default").to_string());
+    let digest = Sha256Digest::of(b"x");
+    let json = format!(r#"{{"key":"domain sp1.example default","version":"2.0","sha256":"{digest}","signed":true}}"#);
+    fs::write(&file, json).unwrap();
+    assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.0"));
+    accept(&catalogue, &key, "2.1").await.unwrap();
+    assert!(!file.exists());
+    assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.1"));
+}
+
+/// A domain with endless subdomains and names pushes out its own versions. When all places are
+/// taken, those who come are refused, not those who are there.
+#[tokio::test]
+async fn flood_of_one_domain_evicts_its_own_versions_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for cache_dir in [None, Some(dir.path().to_owned())] {
+        let mut config = config();
+        config.cache_dir = cache_dir;
+        config.accepted_versions = Bounds { total: 8, per_domain: 4 };
+        let catalogue = catalogue(config);
+        let victim = key("bank.example");
+        accept(&catalogue, &victim, "2.0").await.unwrap();
+        for n in 0..20 {
+            let key = match n % 2 {
+                0 => key(&format!("a{n}.evil.example:{}", 8000 + n)),
+                _ => StubKey::Named { domain: Domain::parse("evil.example").unwrap(), name: format!("n{n}") },
+            };
+            catalogue.check_commit(&key).await.unwrap();
+            accept(&catalogue, &key, "1.0").await.unwrap();
+            assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("1.0"));
+        }
+        for n in 0..3 {
+            accept(&catalogue, &key(&format!("evil{n}.example")), "1.0").await.unwrap();
+        }
+        let late = key("late.example");
+        for refused in [catalogue.check_commit(&late).await, accept(&catalogue, &late, "1.0").await] {
+            let error = refused.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "failed to keep the accepted version of late.example: the limit of 8 records is reached; raise `max-accepted-versions`"
+            );
+        }
+        assert_eq!(accepted(&catalogue, &victim).await.as_deref(), Some("2.0"));
+        accept(&catalogue, &victim, "2.1").await.unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path().join("committed")).unwrap().count(), 8);
 }

@@ -11,3 +11,4 @@ mod server;
 mod sources;
 mod stored;
 mod trust;
+mod trust_state;

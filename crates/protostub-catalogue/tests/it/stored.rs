@@ -38,11 +38,11 @@ async fn what_was_damaged_is_downloaded_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes(CODE, COMPONENT);
-    let path = dir.path().join("components").join(Sha256Digest::of(COMPONENT).to_string());
     let catalogue = catalogue(storing(&dir));
     let found = catalogue.discover(&server.key()).await.unwrap();
+    catalogue.fetch(&found).await.unwrap();
+    let path = fs::read_dir(dir.path().join("components")).unwrap().next().unwrap().unwrap().path();
     for damaged in [&b""[..], &COMPONENT[1..], b"another component altogether"] {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, damaged).unwrap();
         let component = catalogue.fetch(&found).await.unwrap();
         assert!(!component.is_stored() && component.bytes() == COMPONENT);
@@ -129,7 +129,7 @@ async fn writers_do_not_disturb_each_other() {
     assert_eq!(stored.len(), components.len(), "{stored:?}");
     for path in stored {
         let digest = Sha256Digest::of(&fs::read(&path).unwrap());
-        assert_eq!(path.file_name().unwrap().to_str().unwrap(), digest.to_string());
+        assert!(path.file_name().unwrap().to_str().unwrap().starts_with(&digest.to_string()));
     }
 }
 

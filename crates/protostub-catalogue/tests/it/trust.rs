@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use crate::server::{COMPONENT, OWN, Server, catalogue, config, descriptor};
 
-const KEYS: &str = "/.well-known/protostub-jwks.json";
+pub(crate) const KEYS: &str = "/.well-known/protostub-jwks.json";
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn key(id: &str) -> SigningKey {
+pub(crate) fn key(id: &str) -> SigningKey {
     key_for(SigningAlgorithm::EdDsa, id)
 }
 
@@ -31,13 +31,13 @@ fn key_for(algorithm: SigningAlgorithm, id: &str) -> SigningKey {
     SigningKey::from_pem(SigningKey::generate(algorithm).unwrap().as_bytes(), Some(id.to_owned())).unwrap()
 }
 
-fn statement(domain: &Domain) -> Statement {
+pub(crate) fn statement(domain: &Domain) -> Statement {
     let issued = SystemTime::now();
     let names = vec!["default".to_owned()];
     Statement { domain: domain.clone(), names, contract: Some("0.1".to_owned()), issued, expires: issued + 30 * DAY }
 }
 
-fn signed(statement: &Statement, key: &SigningKey) -> Descriptor {
+pub(crate) fn signed(statement: &Statement, key: &SigningKey) -> Descriptor {
     let mut stub = descriptor();
     stub.ports = vec![9000];
     sign(&mut stub, statement, key).unwrap();

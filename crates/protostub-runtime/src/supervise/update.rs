@@ -21,7 +21,9 @@ impl Supervisor {
     pub(super) fn try_out(&mut self, artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>>) {
         let old = std::mem::replace(&mut self.artifact, Arc::from(artifact));
         let session = self.record.session.load();
-        self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, session, done });
+        let was_admitted = self.presence.is_admitted();
+        self.presence.set_admission(self.artifact.to_commit().is_none());
+        self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, was_admitted, session, done });
     }
 
     /// Starts an instance of a version that may run beside the one before it, and when it is live, has it take over. Until then nothing of it
@@ -47,6 +49,11 @@ impl Supervisor {
                 return Ok(());
             }
         };
+        if let Err(kind) = self.remember(&artifact).await {
+            next.handle.stop();
+            let _ = done.send(Err(UpdateErrorKind::RolledBack { version: to, error: Box::new(kind) }));
+            return Ok(());
+        }
         tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
         let leaving = self.presence.step_aside();
         self.bid_goodbye(instance, DisconnectReason::Update, leaving).await;
@@ -60,7 +67,7 @@ impl Supervisor {
         next.is_live = true;
         *instance = next;
         self.record.restarted();
-        self.is_live().await;
+        self.is_live();
         let _ = done.send(Ok(()));
         Ok(())
     }

@@ -70,20 +70,20 @@ impl CodeCache {
     /// The code of this component for this engine, if it is there and authentic.
     pub(crate) fn load(&self, engine: &wasmtime::Engine, component: Sha256Digest) -> Option<Component> {
         let name = Name::new(engine, component);
-        let loaded = self.read(&name).and_then(|file| match file {
-            None => Ok(None),
-            Some(file) => self.key.load(engine, &name, &file).map(Some),
-        });
-        match loaded {
-            Ok(Some(code)) => {
+        match self.read(&name).map(|file| file.map(|file| self.key.load(engine, &name, &file))) {
+            Ok(Some(Ok(code))) => {
                 self.hits.fetch_add(1, Relaxed);
                 tracing::debug!(target: "protostub", %component, "the compiled code is in the cache");
                 return Some(code);
             }
             Ok(None) => {}
-            Err(problem) => {
+            Ok(Some(Err(problem))) => {
                 tracing::warn!(%component, problem, folder = %self.folder.display(), "compiled code in the cache cannot be used and is removed");
                 let _ = fs::remove_file(self.path(&name));
+            }
+            // It may be as good as before once the system can read it again.
+            Err(problem) => {
+                tracing::warn!(%component, problem, folder = %self.folder.display(), "compiled code in the cache cannot be read; it is compiled again");
             }
         }
         self.misses.fetch_add(1, Relaxed);
@@ -138,7 +138,15 @@ impl CodeCache {
                 self.max_bytes
             )));
         }
-        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder)?;
+        let make = || tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder);
+        let mut file = match make() {
+            // It was removed meanwhile, and is made and checked as at the start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                private::folder(&self.folder)?;
+                make()?
+            }
+            made => made?,
+        };
         for part in parts {
             file.write_all(part)?;
         }

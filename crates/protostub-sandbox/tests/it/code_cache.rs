@@ -133,6 +133,19 @@ async fn what_was_changed_is_compiled_anew() {
 }
 
 #[tokio::test]
+async fn folder_removed_meanwhile_is_made_again() {
+    let cache = Cache::new();
+    let engine = Engine::new(&cache.config()).unwrap();
+    fs::remove_dir_all(cache.code()).unwrap();
+    let bytes = wat::parse_str(SMALL).unwrap();
+    let digest = Sha256Digest::of(&bytes);
+    assert!(matches!(engine.compile(bytes, digest).await, Err(CompileError::WrongWorld(_))));
+    cache.entry();
+    assert_eq!(mode(&cache.code()), 0o700);
+    assert_eq!(cache.compile(SMALL).await, (1, 0));
+}
+
+#[tokio::test]
 async fn code_of_another_component_or_with_another_key_is_not_loaded() {
     let (cache, others) = (Cache::new(), Cache::new());
     cache.compile(SMALL).await;

@@ -1,0 +1,428 @@
+//! Trust state: records that decide whether something is deployed, so they are not lost to faults,
+//! floods or crashes.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backon::{ExponentialBuilder, Retryable as _};
+use protostub_types::{Domain, Sha256Digest};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    Bounds, StoreError,
+    folder::{Folder, Name, Stamp},
+};
+
+/// The first pause before an operation of the file system is tried again; each further one is twice
+/// as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The number of times that an operation of the file system is tried again.
+const RETRIES: usize = 4;
+/// The bytes that are written to see whether the folder takes a record.
+const PROBE: &[u8] = &[b' '; 512];
+
+/// Why trust state cannot be used: the accepted version of a stub, or the keys that a domain
+/// publishes. No stub of the domain is deployed or updated until the fault is mended. Stubs that run go on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustStateError {
+    /// The file system refuses to read a record, also when asked again.
+    #[error(
+        "failed to read {what} of {domain} from {}: {error}; make the file readable: no stub of the domain is deployed until then",
+        path.display()
+    )]
+    Read {
+        /// The kind of record.
+        what: &'static str,
+        /// The domain that it is of.
+        domain: Domain,
+        /// The file.
+        path: PathBuf,
+        /// The answer of the file system.
+        error: Arc<io::Error>,
+    },
+    /// The file system refuses to write a record, also when asked again.
+    #[error(
+        "failed to write {what} of {domain} to {}: {error}; make the folder writable: no other version of the stub is live until then",
+        path.display()
+    )]
+    Write {
+        /// The kind of record.
+        what: &'static str,
+        /// The domain that it is of.
+        domain: Domain,
+        /// The file.
+        path: PathBuf,
+        /// The answer of the file system.
+        error: Arc<io::Error>,
+    },
+    /// There is a file, and it is not such a record.
+    #[error(
+        "failed to understand {what} of {domain} in {}: {problem}; restore the file from a backup, or remove it to trust the domain's next version",
+        path.display()
+    )]
+    Damaged {
+        /// The kind of record.
+        what: &'static str,
+        /// The domain that it should be of.
+        domain: Domain,
+        /// The file.
+        path: PathBuf,
+        /// The fault in it.
+        problem: String,
+    },
+    /// There are as many records as there may be, and none of this domain can take the place of
+    /// another domain's.
+    #[error("failed to keep {what} of {domain}: the limit of {limit} records is reached; raise `{setting}`")]
+    Full {
+        /// The kind of record.
+        what: &'static str,
+        /// The domain that it is of.
+        domain: Domain,
+        /// The most that there may be.
+        limit: usize,
+        /// The key of the settings.
+        setting: &'static str,
+    },
+    /// The record is not the one by which the deployment was judged.
+    #[error(
+        "failed to write {what} of {domain}: another process or deployment has changed the record meanwhile; deploy the stub again"
+    )]
+    Changed {
+        /// The kind of record.
+        what: &'static str,
+        /// The domain that it is of.
+        domain: Domain,
+    },
+}
+
+impl TrustStateError {
+    /// Returns `true` if a moment later the file system may answer otherwise.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Write { .. })
+    }
+}
+
+/// A kind of trust state.
+pub(crate) trait Record: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The kind, in errors.
+    const WHAT: &'static str;
+    /// The key of the settings for the most that there may be in all.
+    const SETTING: &'static str;
+    /// The most bytes that a file may have.
+    const MAX_BYTES: usize;
+
+    /// The text that says of what the record is. The name of the file is its digest.
+    fn id(&self) -> &str;
+
+    /// Checks a record that was read. The error is the fault in it.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// A place in a [`Ledger`]: the text that says of what the record is, and whose it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    id: String,
+    domain: Domain,
+    /// The registrable domain that the record counts for.
+    owner: String,
+}
+
+impl Entry {
+    pub(crate) fn new(id: String, domain: &Domain) -> Self {
+        Self { id, domain: domain.clone(), owner: domain.registrable() }
+    }
+
+    fn name(&self) -> Name {
+        Name::new(Sha256Digest::of(self.id.as_bytes()), &self.owner)
+    }
+}
+
+/// Records of one kind, in memory and, with a folder, in a file each. Any number of processes may
+/// share the folder.
+///
+/// A record gives way only to others of the same registrable domain. Faults of the file system are
+/// errors, after a few retries: a record that cannot be read is never taken for one that is
+/// missing, and is never removed for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger<R> {
+    inner: Arc<Inner<R>>,
+}
+
+#[derive(Debug)]
+struct Inner<R> {
+    folder: Option<Folder>,
+    bounds: Bounds,
+    known: Mutex<Known<R>>,
+    /// Held while a new file takes its place, so that all of them are counted.
+    placing: Mutex<()>,
+}
+
+/// The records in memory, by the registrable domain that they count for.
+#[derive(Debug)]
+struct Known<R> {
+    owners: HashMap<String, HashMap<String, Held<R>>>,
+    count: usize,
+    /// The number of uses so far.
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Held<R> {
+    record: R,
+    /// The file that it was read from. `None`: the file is not known.
+    stamp: Option<Stamp>,
+    last_use: u64,
+}
+
+impl<R: Record> Ledger<R> {
+    pub(crate) fn open(folder: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
+        let folder = folder.map(|path| Folder::open(path.to_owned())).transpose()?;
+        let known = Mutex::new(Known { owners: HashMap::new(), count: 0, uses: 0 });
+        Ok(Self { inner: Arc::new(Inner { folder, bounds, known, placing: Mutex::default() }) })
+    }
+
+    /// Returns the record of this entry, if there is one.
+    pub(crate) async fn load(&self, entry: &Entry) -> Result<Option<R>, TrustStateError> {
+        let Some(folder) = &self.inner.folder else { return Ok(self.inner.known().get(entry).map(|(record, _)| record)) };
+        let known = self.inner.known().get(entry);
+        if let Some((record, Some(stamp))) = known
+            && folder.is_still(&entry.name(), &stamp)
+        {
+            return Ok(Some(record));
+        }
+        // Lets the caller's other work begin first: a thread has to be woken.
+        tokio::task::yield_now().await;
+        self.with_folder(entry, folder, Inner::read).await
+    }
+
+    /// Keeps a record in place of the one of its entry. It is durable afterwards.
+    ///
+    /// # Errors If it cannot be written, there is no room for it, or the present record is not one
+    /// that it `may_replace`.
+    pub(crate) async fn save(
+        &self,
+        entry: &Entry,
+        record: R,
+        may_replace: impl Fn(Option<&R>) -> bool + Clone + Send + 'static,
+    ) -> Result<(), TrustStateError> {
+        match &self.inner.folder {
+            None => self.inner.keep(entry, record, &may_replace),
+            Some(folder) => {
+                let write =
+                    move |inner: &Inner<R>, folder: &Folder, entry: &Entry| inner.write(folder, entry, &record, &may_replace);
+                self.with_folder(entry, folder, write).await
+            }
+        }
+    }
+
+    /// Keeps a record in memory alone.
+    pub(crate) async fn hold(&self, entry: &Entry, record: R) -> Result<(), TrustStateError> {
+        if let Some(folder) = &self.inner.folder {
+            self.with_folder(entry, folder, Inner::erase).await?;
+        }
+        self.inner.keep(entry, record, &|_| true)
+    }
+
+    /// Removes the record of an entry.
+    pub(crate) async fn remove(&self, entry: &Entry) -> Result<(), TrustStateError> {
+        self.inner.known().remove(entry);
+        match &self.inner.folder {
+            None => Ok(()),
+            Some(folder) => self.with_folder(entry, folder, Inner::erase).await,
+        }
+    }
+
+    /// Finds out whether a record of this entry could be kept now.
+    pub(crate) async fn check_room(&self, entry: &Entry) -> Result<(), TrustStateError> {
+        match &self.inner.folder {
+            None if self.inner.known().has_room(entry, self.inner.bounds) => Ok(()),
+            None => Err(self.inner.full(entry)),
+            Some(folder) => self.with_folder(entry, folder, Inner::probe).await,
+        }
+    }
+
+    /// Does something that blocks, and again a few times if the file system refuses.
+    async fn with_folder<T: Send + 'static>(
+        &self,
+        entry: &Entry,
+        folder: &Folder,
+        job: impl Fn(&Inner<R>, &Folder, &Entry) -> Result<T, TrustStateError> + Clone + Send + 'static,
+    ) -> Result<T, TrustStateError> {
+        let attempt = || async {
+            let (inner, folder, entry, job) = (Arc::clone(&self.inner), folder.clone(), entry.clone(), job.clone());
+            let path = folder.path_of(&entry.name());
+            let domain = entry.domain.clone();
+            let outcome = tokio::task::spawn_blocking(move || job(&inner, &folder, &entry)).await;
+            outcome.unwrap_or_else(|error| {
+                let error = Arc::new(io::Error::other(error));
+                Err(TrustStateError::Read { what: R::WHAT, domain, path, error })
+            })
+        };
+        let pauses = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_times(RETRIES);
+        let notify = |error: &TrustStateError, _pause| tracing::debug!(%error, "trust state is tried again");
+        attempt.retry(pauses).when(TrustStateError::may_pass).notify(notify).await
+    }
+}
+
+impl<R: Record> Inner<R> {
+    fn known(&self) -> MutexGuard<'_, Known<R>> {
+        // Each change is whole before the lock is let go, and the records in it are whole in any
+        // case.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, folder: &Folder, entry: &Entry) -> Result<Option<R>, TrustStateError> {
+        let name = entry.name();
+        let path = || folder.path_of(&name);
+        let unreadable = |error: io::Error| {
+            let (what, domain, path) = (R::WHAT, entry.domain.clone(), path());
+            if error.kind() == io::ErrorKind::FileTooLarge {
+                return TrustStateError::Damaged { what, domain, path, problem: error.to_string() };
+            }
+            TrustStateError::Read { what, domain, path, error: Arc::new(error) }
+        };
+        let Some((bytes, stamp)) = folder.read_stamped(&name, R::MAX_BYTES).map_err(unreadable)? else {
+            // A link to nowhere is no missing record.
+            if folder.has(&name).map_err(unreadable)? && folder.read_stamped(&name, R::MAX_BYTES).map_err(unreadable)?.is_none() {
+                return Err(unreadable(io::Error::other("it is a link that leads nowhere")));
+            }
+            return Ok(self.known().get(entry).map(|(record, _)| record));
+        };
+        let record = parse::<R>(&bytes, &entry.id).map_err(|problem| {
+            let (what, domain) = (R::WHAT, entry.domain.clone());
+            TrustStateError::Damaged { what, domain, path: path(), problem }
+        })?;
+        // If there is no room for it in memory, the file is read again the next time.
+        let _ = self.known().put(entry, record.clone(), stamp, self.bounds);
+        Ok(Some(record))
+    }
+
+    fn write(
+        &self,
+        folder: &Folder,
+        entry: &Entry,
+        record: &R,
+        may_replace: &dyn Fn(Option<&R>) -> bool,
+    ) -> Result<(), TrustStateError> {
+        let name = entry.name();
+        let unwritable = |error| Self::unwritable(folder, entry, error);
+        let is_there = |now: Option<&R>| Ok(now == Some(record) && folder.has(&name).map_err(unwritable)?);
+        if !is_there(self.read(folder, entry)?.as_ref())? {
+            let bytes = serde_json::to_vec(record).map_err(|error| unwritable(error.into()))?;
+            // Before the others have to wait: it takes longest.
+            let staged = folder.stage(&bytes).map_err(unwritable)?;
+            let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.read(folder, entry)?;
+            if !is_there(now.as_ref())? {
+                if now.as_ref() != Some(record) && !may_replace(now.as_ref()) {
+                    return Err(TrustStateError::Changed { what: R::WHAT, domain: entry.domain.clone() });
+                }
+                for path in self.in_the_way(folder, entry)? {
+                    tracing::info!(domain = %entry.domain, file = %path.display(), "the domain has too many records; the oldest one goes");
+                    std::fs::remove_file(path).map_err(unwritable)?;
+                }
+                folder.place(staged, &name).map_err(unwritable)?;
+            }
+        }
+        // Also after an attempt that failed here.
+        folder.sync().map_err(unwritable)?;
+        let _ = self.known().put(entry, record.clone(), None, self.bounds);
+        Ok(())
+    }
+
+    /// Returns the files of the same registrable domain that have to give way to the one of this
+    /// entry.
+    fn in_the_way(&self, folder: &Folder, entry: &Entry) -> Result<Vec<PathBuf>, TrustStateError> {
+        let unwritable = |error| Self::unwritable(folder, entry, error);
+        if folder.has(&entry.name()).map_err(unwritable)? {
+            return Ok(Vec::new());
+        }
+        let (all, mut own) = folder.beside(&entry.name()).map_err(unwritable)?;
+        own.truncate((own.len() + 1).saturating_sub(self.bounds.per_domain));
+        if all - own.len() >= self.bounds.total { Err(self.full(entry)) } else { Ok(own) }
+    }
+
+    fn erase(&self, folder: &Folder, entry: &Entry) -> Result<(), TrustStateError> {
+        folder.remove(&entry.name()).map_err(|error| Self::unwritable(folder, entry, error))
+    }
+
+    fn probe(&self, folder: &Folder, entry: &Entry) -> Result<(), TrustStateError> {
+        self.in_the_way(folder, entry)?;
+        folder.draft(PROBE).map(drop).map_err(|error| Self::unwritable(folder, entry, error))
+    }
+
+    fn keep(&self, entry: &Entry, record: R, may_replace: &dyn Fn(Option<&R>) -> bool) -> Result<(), TrustStateError> {
+        let mut known = self.known();
+        let now = known.get(entry).map(|(record, _)| record);
+        if now.as_ref() != Some(&record) && !may_replace(now.as_ref()) {
+            return Err(TrustStateError::Changed { what: R::WHAT, domain: entry.domain.clone() });
+        }
+        if known.put(entry, record, None, self.bounds) { Ok(()) } else { Err(self.full(entry)) }
+    }
+
+    fn full(&self, entry: &Entry) -> TrustStateError {
+        let (what, domain, limit, setting) = (R::WHAT, entry.domain.clone(), self.bounds.total, R::SETTING);
+        TrustStateError::Full { what, domain, limit, setting }
+    }
+
+    fn unwritable(folder: &Folder, entry: &Entry, error: io::Error) -> TrustStateError {
+        let (domain, path) = (entry.domain.clone(), folder.path_of(&entry.name()));
+        TrustStateError::Write { what: R::WHAT, domain, path, error: Arc::new(error) }
+    }
+}
+
+impl<R: Record> Known<R> {
+    fn get(&mut self, entry: &Entry) -> Option<(R, Option<Stamp>)> {
+        self.uses += 1;
+        let held = self.owners.get_mut(&entry.owner)?.get_mut(&entry.id)?;
+        held.last_use = self.uses;
+        Some((held.record.clone(), held.stamp.clone()))
+    }
+
+    fn has_room(&self, entry: &Entry, bounds: Bounds) -> bool {
+        let own = self.owners.get(&entry.owner);
+        own.is_some_and(|own| own.contains_key(&entry.id) || own.len() >= bounds.per_domain.max(1)) || self.count < bounds.total
+    }
+
+    /// Keeps a record, in place of the one of the same registrable domain that was not used for the
+    /// longest time if these are too many. Returns `false` if there is no room.
+    fn put(&mut self, entry: &Entry, record: R, stamp: Option<Stamp>, bounds: Bounds) -> bool {
+        if !self.has_room(entry, bounds) {
+            return false;
+        }
+        self.uses += 1;
+        let own = self.owners.entry(entry.owner.clone()).or_default();
+        if !own.contains_key(&entry.id) && own.len() >= bounds.per_domain.max(1) {
+            let oldest = own.iter().min_by_key(|(_, held)| held.last_use).map(|(id, _)| id.clone());
+            self.count -= usize::from(oldest.is_some_and(|oldest| own.remove(&oldest).is_some()));
+        }
+        let before = own.insert(entry.id.clone(), Held { record, stamp, last_use: self.uses });
+        self.count += usize::from(before.is_none());
+        true
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        let Some(own) = self.owners.get_mut(&entry.owner) else { return };
+        self.count -= usize::from(own.remove(&entry.id).is_some());
+        if own.is_empty() {
+            self.owners.remove(&entry.owner);
+        }
+    }
+}
+
+fn parse<R: Record>(bytes: &[u8], id: &str) -> Result<R, String> {
+    // Where the fault is, and nothing of the file: parts of it may be a stranger's.
+    let record: R = serde_json::from_slice(bytes)
+        .map_err(|error| format!("it is cut off or changed at line {}, column {}", error.line(), error.column()))?;
+    if record.id() != id {
+        return Err("it is of another stub or domain".to_owned());
+    }
+    record.check()?;
+    Ok(record)
+}

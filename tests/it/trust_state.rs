@@ -1,0 +1,247 @@
+//! A runtime whose trust state cannot be read or written: nothing else becomes live, what runs goes
+//! on, and mending it is enough.
+#![cfg(unix)]
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use protostub_runtime::{
+    Bounds, DeployErrorKind, Hyperty, MemorySource, Protostub, Runtime, StubStatus, TrustStateError, UpdateErrorKind, Updated,
+    Version,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{body, builder, component, order, publish};
+
+/// A runtime with a cache, and an app on its bus.
+struct Host {
+    cache: TempDir,
+    source: MemorySource,
+    runtime: Runtime,
+    app: Hyperty,
+}
+
+impl Host {
+    async fn new() -> Self {
+        let (cache, source) = (tempfile::tempdir().expect("a folder"), MemorySource::new());
+        let runtime = builder().cache_dir(cache.path()).source(source.clone()).build().await.expect("a runtime");
+        let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+        Self { cache, source, runtime, app }
+    }
+
+    fn publish(&self, domain: &str, version: &str, mut configuration: Value) {
+        configuration["is"] = version.into();
+        publish(&self.source, domain, version, &component("actor"), configuration);
+    }
+
+    async fn deploy(&self, domain: &str) -> Protostub {
+        let stub = self.runtime.deploy_protostub(domain).await.expect("a stub");
+        stub.until_live().await.expect("live");
+        stub
+    }
+
+    async fn ask(&self, domain: &str, what: Value) -> Value {
+        let response = self.app.request(order(&format!("hyperty://{domain}/alice"), what)).await.expect("a response");
+        assert_eq!(response.code(), Some(200), "{response:?}");
+        body(&response)["value"].clone()
+    }
+
+    /// Which version runs.
+    async fn runs(&self, domain: &str) -> String {
+        self.ask(domain, json!({ "do": "configuration" })).await["is"].as_str().expect("which it is").to_owned()
+    }
+
+    /// The folder of the accepted versions.
+    fn committed(&self) -> PathBuf {
+        self.cache.path().join("committed")
+    }
+
+    /// The file with the accepted version of a domain's stub.
+    fn record(&self, domain: &str) -> PathBuf {
+        let entries = fs::read_dir(self.committed()).expect("a folder");
+        let mut files = entries.map(|entry| entry.expect("an entry").path());
+        let of_domain = |file: &PathBuf| fs::read_to_string(file).expect("a file").contains(&format!("domain {domain} "));
+        files.find(of_domain).expect("a record")
+    }
+}
+
+/// A link that leads to itself in the place of a file or folder: neither can be read then, not even
+/// by root. Dropped, what was there is there again.
+struct Broken {
+    path: PathBuf,
+    aside: PathBuf,
+}
+
+impl Broken {
+    fn new(path: &Path) -> Self {
+        let aside = path.with_extension("aside");
+        fs::rename(path, &aside).expect("moved");
+        symlink(path, path).expect("a link");
+        Self { path: path.to_owned(), aside }
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        fs::remove_file(&self.path).expect("the link");
+        fs::rename(&self.aside, &self.path).expect("moved back");
+    }
+}
+
+/// The configuration of a stub that stays in-progress.
+fn slowly() -> Value {
+    json!({ "connect": { "do": "publish", "status": "in-progress" } })
+}
+
+fn check_text(text: &str, path: &Path) {
+    assert!(text.contains(path.to_str().expect("a path")) && text.contains("make the f"), "{text}");
+}
+
+#[tokio::test]
+async fn unreadable_version_refuses_until_it_is_mended() {
+    let host = Host::new().await;
+    for domain in ["sp1.example", "sp2.example"] {
+        host.publish(domain, "1.0", json!({}));
+        host.deploy(domain).await;
+    }
+    let stub = host.runtime.deploy_protostub("sp2.example").await.expect("a stub");
+    stub.undeploy().await.expect("undeployed");
+    host.publish("sp1.example", "1.1", json!({}));
+    host.publish("sp2.example", "0.9", json!({}));
+    let (one, two) = (host.record("sp1.example"), host.record("sp2.example"));
+    let broken = [Broken::new(&one), Broken::new(&two)];
+    let error = host.runtime.deploy_protostub("sp2.example").await.expect_err("its record cannot be read");
+    let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
+    assert!(matches!(**kind, TrustStateError::Read { .. }), "{kind:?}");
+    check_text(&kind.to_string(), &two);
+    // The stub that runs goes on, in its version.
+    let running = host.runtime.deploy_protostub("sp1.example").await.expect("it runs");
+    let error = running.update().await.expect_err("its record cannot be read");
+    let UpdateErrorKind::Obtain(kind) = &error.kind else { panic!("{error:?}") };
+    check_text(&kind.to_string(), &one);
+    assert_eq!((host.runs("sp1.example").await, running.restarts()), ("1.0".to_owned(), 0));
+    drop(broken);
+    // The failure is not held against the domains: a message deploys at once, which a failure of theirs
+    // would not allow yet.
+    host.publish("sp2.example", "1.2", json!({}));
+    assert_eq!(host.runs("sp2.example").await, "1.2");
+    running.update().await.expect("updated");
+    assert_eq!(host.runs("sp1.example").await, "1.1");
+}
+
+#[tokio::test]
+async fn damaged_version_refuses_by_the_name_of_its_file() {
+    let host = Host::new().await;
+    host.publish("sp1.example", "1.0", json!({}));
+    host.deploy("sp1.example").await.undeploy().await.expect("undeployed");
+    let file = host.record("sp1.example");
+    fs::write(&file, "{").expect("written");
+    for version in ["0.9", "1.1"] {
+        host.publish("sp1.example", version, json!({}));
+        let error = host.runtime.deploy_protostub("sp1.example").await.expect_err("damaged").kind.to_string();
+        assert!(error.contains(file.to_str().expect("a path")) && error.contains("or remove it"), "{error}");
+    }
+    fs::remove_file(&file).expect("removed");
+    assert_eq!(host.runs("sp1.example").await, "1.1");
+}
+
+/// The version is durable before it is live: if it cannot be written, it never is.
+#[tokio::test]
+async fn version_that_cannot_be_written_is_never_live() {
+    let host = Host::new().await;
+    host.publish("sp1.example", "1.0", slowly());
+    let deploying = tokio::spawn({
+        let runtime = host.runtime.clone();
+        async move { runtime.deploy_protostub("sp1.example").await?.until_live().await }
+    });
+    host.runs("sp1.example").await;
+    let stub = host.runtime.protostubs()[0].clone();
+    stub.watch().until(|report| report.status == StubStatus::InProgress).await;
+    let broken = Broken::new(&host.committed());
+    host.ask("sp1.example", json!({ "do": "publish", "status": "live" })).await;
+    let last = stub.watch().until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed)).await;
+    assert_eq!(last.status, StubStatus::Failed, "{last:?}");
+    let error = deploying.await.expect("a task").expect_err("never live");
+    let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
+    check_text(&kind.to_string(), &host.committed());
+    drop(broken);
+    assert_eq!(fs::read_dir(host.committed()).expect("a folder").count(), 0);
+    host.publish("sp1.example", "1.0", json!({}));
+    host.deploy("sp1.example").await;
+    host.record("sp1.example");
+}
+
+#[tokio::test]
+async fn update_that_cannot_be_written_is_taken_back() {
+    let host = Host::new().await;
+    host.publish("sp1.example", "1.0", json!({}));
+    let stub = host.deploy("sp1.example").await;
+    host.publish("sp1.example", "1.1", slowly());
+    let update = tokio::spawn({
+        let stub = stub.clone();
+        async move { stub.update().await }
+    });
+    stub.watch().until(|report| report.status == StubStatus::InProgress).await;
+    let broken = Broken::new(&host.committed());
+    host.ask("sp1.example", json!({ "do": "publish", "status": "live" })).await;
+    let error = update.await.expect("a task").expect_err("not accepted");
+    let UpdateErrorKind::RolledBack { error, .. } = &error.kind else { panic!("{error:?}") };
+    check_text(&error.to_string(), &host.committed());
+    assert_eq!(host.runs("sp1.example").await, "1.0");
+    stub.until_live().await.expect("live again");
+    drop(broken);
+    host.publish("sp1.example", "1.1", json!({}));
+    let updated = stub.update().await.expect("updated");
+    assert!(matches!(updated, Updated::Updated { .. }), "{updated:?}");
+    assert!(fs::read_to_string(host.record("sp1.example")).expect("a record").contains("1.1"));
+}
+
+/// The statuses that follow `live` while the version is written come after it, and in their order.
+#[tokio::test]
+async fn statuses_behind_live_keep_their_order() {
+    let host = Host::new().await;
+    let connect = json!({ "connect": [
+        { "do": "publish", "status": "in-progress" },
+        { "do": "publish", "status": "live" },
+        { "do": "publish", "status": "disconnected", "reason": "for a moment" },
+        { "do": "publish", "status": "in-progress" },
+        { "do": "publish", "status": "live", "reason": "once more" },
+    ] });
+    host.publish("sp1.example", "1.0", connect);
+    let mut sequences = Vec::new();
+    // The second time the version is accepted already, and nothing is held back.
+    for _ in 0..2 {
+        let stub = host.deploy("sp1.example").await;
+        let last = stub.watch().until(|report| report.reason.as_deref() == Some("once more")).await;
+        assert_eq!(last.status, StubStatus::Live);
+        sequences.push(last.sequence);
+        host.record("sp1.example");
+        stub.undeploy().await.expect("undeployed");
+    }
+    assert_eq!(sequences[0], sequences[1], "each status is published once");
+}
+
+#[tokio::test]
+async fn runtime_without_a_cache_refuses_older_versions() {
+    let source = MemorySource::new();
+    let bounds = Bounds { total: 2, per_domain: 1 };
+    let runtime = builder().accepted_versions(bounds).source(source.clone()).build().await.expect("a runtime");
+    let deploy = async |domain: &str, version: &str| {
+        publish(&source, domain, version, &component("actor"), json!({}));
+        let stub = runtime.deploy_protostub(domain).await?;
+        stub.until_live().await?;
+        stub.undeploy().await
+    };
+    deploy("sp1.example", "2.0").await.expect("deployed");
+    let error = deploy("sp1.example", "1.0").await.expect_err("older");
+    let DeployErrorKind::Older { committed, .. } = &error.kind else { panic!("{error:?}") };
+    assert_eq!(committed, &Version::parse("2.0").expect("a version"));
+    deploy("sp2.example", "1.0").await.expect("deployed");
+    let error = deploy("sp3.example", "1.0").await.expect_err("no place is left").kind.to_string();
+    assert!(error.contains("sp3.example") && error.contains("`max-accepted-versions`"), "{error}");
+    deploy("sp1.example", "2.1").await.expect("a domain that is there goes on");
+}
