@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{BuildError, DomainSettings, Download, Limits, MemorySource, Message, MessageType, Progress, RestartPolicy, StubStatus, steps as spec};
+use protostub_runtime::{
+    BuildError, DomainSettings, Download, Limits, MemorySource, Message, MessageType, Progress, RestartPolicy, StubStatus,
+    steps as spec,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use protostub_runtime::{
-    BuildError, Credential, CredentialKind, DomainSettings, EnvironmentCredentials, FileCredentials, Hyperty, Message, MessageType,
-    OAuth2Client, OAuth2Credentials, Resolver, RestartPolicy, Runtime, RuntimeBuilder, Secret, StaticCredentials, StatusForm, StubStatus,
+    BuildError, Credential, CredentialKind, DomainSettings, EnvironmentCredentials, FileCredentials, Hyperty, Message,
+    MessageType, OAuth2Client, OAuth2Credentials, Resolver, RestartPolicy, Runtime, RuntimeBuilder, Secret, StaticCredentials,
+    StatusForm, StubStatus,
 };
 use serde_json::{Value, json};
 
@@ -259,7 +260,10 @@ async fn blank_or_malformed_scope_is_denied() {
         }
         for scope in ["chat\tmail", "chat  mail", " chat", "chat ", "ch\"at", "ch\\at", "ch\u{e4}t", "chat\u{200b}"] {
             let refused = told(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is malformed");
-            assert!(refused.as_str().is_some_and(|text| text.starts_with("denied: the scope is malformed")), "{scope:?}: {refused}");
+            assert!(
+                refused.as_str().is_some_and(|text| text.starts_with("denied: the scope is malformed")),
+                "{scope:?}: {refused}"
+            );
         }
         assert_eq!(server.state().requests.len(), before, "nothing was asked for");
     }
@@ -334,7 +338,8 @@ async fn credentials_given_twice_are_refused() {
     let (sp1, again) = (domain("sp1.example"), domain("SP1.example."));
     let table = StaticCredentials::new().with(sp1.clone(), bearer("a")).with(again.clone(), bearer("b"));
     assert_eq!(build_error(builder().credentials(table)).await, twice);
-    let files = FileCredentials::new().with(sp1.clone(), CredentialKind::Bearer, "a").with(again.clone(), CredentialKind::Bearer, "b");
+    let files =
+        FileCredentials::new().with(sp1.clone(), CredentialKind::Bearer, "a").with(again.clone(), CredentialKind::Bearer, "b");
     assert_eq!(build_error(builder().credentials(files)).await, twice);
     let environment = EnvironmentCredentials::new().with(sp1.clone(), CredentialKind::Bearer);
     let environment = environment.with_variable(again.clone(), CredentialKind::Bearer, "OTHER");

@@ -584,7 +584,7 @@ impl Kept {
 
 /// The attempt to find out what a domain has served before.
 fn unread(domain: &Domain, error: TrustStateError) -> Attempt {
-    Attempt { url: format!("the copies of {domain}"), fault: error.into() }
+    Attempt { url: format!("the copies of {domain}").into(), fault: error.into() }
 }
 
 /// Whether a copy may be used without asking.

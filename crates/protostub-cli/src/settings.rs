@@ -600,7 +600,8 @@ fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
             if by_id.get(&key.id().to_owned()) != Some(&key) {
                 let place = format!("{} in {}", key.id(), file.display());
                 let inserted = by_id.insert(place, key.id().to_owned(), key);
-                inserted.map_err(|repeated| Failure::usage(format_args!("`trusted-keys` has two keys with one id: {repeated}")))?;
+                inserted
+                    .map_err(|repeated| Failure::usage(format_args!("`trusted-keys` has two keys with one id: {repeated}")))?;
             }
         }
     }

@@ -56,9 +56,7 @@ impl Host {
     pub(crate) fn known_addresses(&self) -> Option<Vec<IpAddr>> {
         match self {
             Self::Address(address) => Some(vec![*address]),
-            Self::Name(name) if name.is_loopback() => {
-                Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
-            }
+            Self::Name(name) if name.is_loopback() => Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
             Self::Name(_) => None,
         }
     }

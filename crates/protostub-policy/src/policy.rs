@@ -154,7 +154,9 @@ fn misspelt(file: &Path, policies: &PolicySet) -> Vec<PolicyFault> {
     let mut faults = Vec::new();
     for policy in policies.policies() {
         for entity in policy.entity_literals() {
-            let Some(normalised) = normalised(&entity).filter(|normalised| normalised != entity.id().unescaped()) else { continue };
+            let Some(normalised) = normalised(&entity).filter(|normalised| normalised != entity.id().unescaped()) else {
+                continue;
+            };
             let problem = format!("policy {} names {entity}, which no message has in this spelling", number(policy.id()));
             let advice = Some(format!("write `{}::\"{normalised}\"`", entity.type_name()));
             faults.push(PolicyFault { file: file.to_owned(), line: 0, column: 0, problem, advice });

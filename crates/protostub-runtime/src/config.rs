@@ -1,11 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    fmt,
-    num::NonZero,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use protostub_bus::{InboxLimits, Policy};
 use protostub_catalogue::{

@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn loopback_is_told_by_the_name_alone() {
         let is_loopback = |text: &str| Domain::parse(text).unwrap().is_loopback();
-        for text in ["localhost", "LocalHost:8001", "a.localhost.", "127.0.0.1:80", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]:1"] {
+        for text in ["localhost", "LocalHost:8001", "a.localhost.", "127.0.0.1:80", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]:1"]
+        {
             assert!(is_loopback(text), "{text}");
         }
         for text in ["notlocalhost", "localhost.example", "sp1.example", "0.0.0.0", "10.0.0.1", "[::2]", "127.0.0.1.example"] {

@@ -74,7 +74,9 @@ mod tests {
         for text in ["", " ", "   ", "\t", "\n", "\r\n", "\u{a0}", "\u{2003}", "\u{3000} "] {
             assert_eq!(OAuthScope::parse(text), Err(OAuthScopeError::Blank), "{text:?}");
         }
-        for text in [" chat", "chat ", "chat  mail", "chat\tmail", "chat\nmail", "a\"b", "a\\b", "chät", "a\0", "\u{200b}", "\u{7f}"] {
+        for text in
+            [" chat", "chat ", "chat  mail", "chat\tmail", "chat\nmail", "a\"b", "a\\b", "chät", "a\0", "\u{200b}", "\u{7f}"]
+        {
             assert_eq!(OAuthScope::parse(text), Err(OAuthScopeError::Malformed), "{text:?}");
         }
     }

@@ -81,9 +81,7 @@ impl<K: Ord + fmt::Display, V> UniqueMap<K, V> {
     fn check_key(&self, spelling: &str, key: &K) -> Result<(), RepeatedKey> {
         match self.entries.get(key) {
             None => Ok(()),
-            Some((first, _)) => {
-                Err(RepeatedKey { key: key.to_string(), first: first.clone(), second: spelling.to_owned() })
-            }
+            Some((first, _)) => Err(RepeatedKey { key: key.to_string(), first: first.clone(), second: spelling.to_owned() }),
         }
     }
 }

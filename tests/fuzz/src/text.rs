@@ -202,7 +202,8 @@ impl Signed {
     /// Signs with any two times, `iat` and `exp`. A signature that is believed keeps to the limits.
     fn judges_times(&self, data: &[u8]) {
         let seconds = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
-        let Some((issued, expires)) = data.split_at_checked(8).and_then(|(iat, exp)| Some((seconds(iat)?, seconds(exp.get(..8)?)?)))
+        let Some((issued, expires)) =
+            data.split_at_checked(8).and_then(|(iat, exp)| Some((seconds(iat)?, seconds(exp.get(..8)?)?)))
         else {
             return;
         };

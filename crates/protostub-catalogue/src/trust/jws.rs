@@ -212,7 +212,11 @@ impl Payload {
     /// The descriptor as it was signed, with the code of the one that was published, if it is the one that is wanted.
     pub(super) fn check(self, wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
         let Claims { sub, names, contract, iat, exp, descriptor } = self.claims;
-        let time = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("it states a time that this machine cannot count to"));
+        let time = |seconds: u64| {
+            UNIX_EPOCH
+                .checked_add(Duration::from_secs(seconds))
+                .ok_or_else(|| malformed("it states a time that this machine cannot count to"))
+        };
         let (issued, expires) = (time(iat)?, time(exp)?);
         let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
         let Some(domain) = domain else {
@@ -229,7 +233,11 @@ impl Payload {
             return Err(SignatureError::NotYet { issued: utc(iat).into() });
         }
         if exp.saturating_sub(iat) > MAX_LIFETIME.as_secs() {
-            return Err(SignatureError::TooLong { issued: utc(iat).into(), expires: utc(exp).into(), days: MAX_LIFETIME.as_secs() / DAY_SECONDS });
+            return Err(SignatureError::TooLong {
+                issued: utc(iat).into(),
+                expires: utc(exp).into(),
+                days: MAX_LIFETIME.as_secs() / DAY_SECONDS,
+            });
         }
         let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
             .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;

@@ -193,6 +193,7 @@ async fn a_domain_that_does_not_exist_any_more_counts_as_unreachable() {
     server.publish(OWN, &descriptor());
     let mut config = keeping(&dir);
     config.allow_http = true;
+    config.loopback.insert(here.domain().clone());
     config.home = home.domain();
     catalogue(config.clone()).discover(&here).await.unwrap();
     // What the copy of one domain says is said of another one.

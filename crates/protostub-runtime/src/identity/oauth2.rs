@@ -167,7 +167,8 @@ impl CredentialProvider for OAuth2Credentials {
             }
             let given = |name: &&str| account.client.parameters.iter().any(|(given, _)| given == name);
             if let Some(name) = OWN_PARAMETERS.iter().find(|name| given(name)) {
-                let problem = format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
+                let problem =
+                    format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
                 return Err(CredentialError::Failed(problem.into()));
             }
         }
