@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::{
     mosquitto::{HOST, Mosquitto},
-    mqtt::{create, subscribe, tcp},
+    mqtt::tcp,
     support::{code_dir, component, descriptor, domain, source},
     two_runtimes::{app, server_with},
 };
@@ -69,11 +69,12 @@ fn builder(home: &str, halves: &[Half], more: &str) -> RuntimeBuilder {
     builder_from_settings(&settings).unwrap_or_else(|error| panic!("{error}\n{settings}")).code_dir(code_dir())
 }
 
-/// All stubs of a runtime are live, in their first instances.
-fn check(runtime: &Runtime, what: &str) {
+/// Checks that all stubs of a runtime are live, in their first instances.
+async fn check(runtime: &Runtime, what: &str) {
     let stubs = runtime.protostubs();
     assert!(!stubs.is_empty(), "{what}: no stub is deployed");
     for stub in stubs {
+        timeout(PATIENCE, stub.until_live()).await.expect("a status").unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!((stub.status().status, stub.restarts()), (StubStatus::Live, 0), "{what}: {:?}", stub.limits_hit());
     }
 }
@@ -90,7 +91,7 @@ async fn echo(halves: &[Half]) {
     for answer in join_all((0..MESSAGES).map(ask)).await {
         assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
     }
-    check(&runtime, &format!("the echo with {halves:?}"));
+    check(&runtime, &format!("the echo with {halves:?}")).await;
 }
 
 /// Sends messages from one runtime to another one, over the message node of a domain.
@@ -115,7 +116,7 @@ async fn message_node(halves: &[Half]) {
         assert_eq!((answer.code(), &body["value"]["n"]), (Some(200), &json!(n)));
     }
     for runtime in [&alice, &bob] {
-        check(runtime, &format!("the message node's stub with {halves:?}"));
+        check(runtime, &format!("the message node's stub with {halves:?}")).await;
     }
 }
 
@@ -124,13 +125,14 @@ async fn mqtt(halves: &[Half]) {
     let broker = Mosquitto::start().await.expect("a broker");
     let stub = component("mqtt");
     let source = MemorySource::new();
-    source.insert(&domain("sp1.example"), "mqtt.sp1.example", descriptor(&stub, tcp(&broker)).to_json(), stub);
-    let grant = format!("[domains.'sp1.example']\ngrants = ['{HOST}:{} plain']\n", broker.tcp);
+    source.insert(&domain(HOST), &format!("mqtt.{HOST}"), descriptor(&stub, tcp(&broker)).to_json(), stub);
+    let grant = format!("[domains.'{HOST}']\ngrants = ['{HOST}:{} plain']\n", broker.tcp);
     let runtime = builder("home.example", halves, &grant).source(source).build().await.expect("a runtime");
     let mut app: Hyperty = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    subscribe(&app, "room/1").await;
-    for n in 0..MESSAGES {
-        let answer = app.request_within(create("room/1", json!({ "n": n }).into()), PATIENCE).await;
+    let topic = format!("mqtt://{HOST}/room/1");
+    let published = (0..MESSAGES).map(|n| Message::create(topic.as_str()).with_body(json!({ "n": n })));
+    for message in [Message::subscribe(topic.as_str())].into_iter().chain(published) {
+        let answer = app.request_within(message, PATIENCE).await;
         assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
     }
     for n in 0..MESSAGES {
@@ -138,7 +140,7 @@ async fn mqtt(halves: &[Half]) {
         let body: Value = message.body.as_ref().expect("a body").parse().expect("JSON");
         assert_eq!((&message.kind, body), (&MessageType::Update, json!({ "n": n })));
     }
-    check(&runtime, &format!("the stub of MQTT with {halves:?}"));
+    check(&runtime, &format!("the stub of MQTT with {halves:?}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
-//! Every test that `SECURITY.md` names exists: in the threat model, and in the table of resources.
+//! Every test exists that `SECURITY.md` names in the threat model and the table of resources, and
+//! that `tests/README.md` names for the findings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,11 +55,11 @@ fn rows(document: &str) -> Vec<(&str, Vec<&str>)> {
     .collect()
 }
 
-/// The rows of the table of resources, without its head, as cells.
-fn resources(document: &str) -> Vec<Vec<&str>> {
-    let (_, resources) = document.split_once("\n## Resources\n").expect("resources");
-    let resources = resources.split("\n## ").next().unwrap_or_default();
-    let rows = resources.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+/// The rows of the table below a heading, without the head of the table, as cells.
+fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, section) = document.split_once(heading).expect("the heading");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.skip(2).map(|cells| cells.split(" | ").map(str::trim).collect()).collect()
 }
 
@@ -87,7 +88,7 @@ fn exists(found: &BTreeMap<String, BTreeSet<String>>, test: &str) -> bool {
 fn resources_have_no_blanks_and_name_existing_tests() {
     let found = all_tests();
     let document = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
-    let rows = resources(&document);
+    let rows = table(&document, "\n## Resources\n");
     assert!(rows.len() > 20, "{} rows", rows.len());
     for cells in rows {
         assert_eq!(cells.len(), 7, "a row of another number of columns: {cells:?}");
@@ -95,6 +96,19 @@ fn resources_have_no_blanks_and_name_existing_tests() {
         assert_eq!(blank, None, "a blank cell: {cells:?}");
         let missing: Vec<_> = names(cells[6]).into_iter().filter(|test| !exists(&found, test)).collect();
         assert!(!names(cells[6]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or others: {missing:?}");
+    }
+}
+
+#[test]
+fn findings_name_existing_tests() {
+    let found = all_tests();
+    let document = fs::read_to_string(root().join("tests/README.md")).expect("tests/README.md");
+    let rows = table(&document, "\n## Hostile input: findings and their tests\n");
+    assert!(rows.len() > 10, "{} rows", rows.len());
+    for cells in rows {
+        assert_eq!(cells.len(), 3, "a row of another number of columns: {cells:?}");
+        let missing: Vec<_> = names(cells[1]).into_iter().filter(|test| !exists(&found, test)).collect();
+        assert!(!names(cells[1]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or others: {missing:?}");
     }
 }
 
