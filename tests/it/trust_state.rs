@@ -92,9 +92,10 @@ impl Drop for Broken {
     }
 }
 
-/// The configuration of a stub that stays in-progress.
+/// The configuration of a stub that takes three seconds from in-progress to live.
 fn slowly() -> Value {
-    json!({ "connect": { "do": "publish", "status": "in-progress" } })
+    let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 3000 }]);
+    json!({ "connect": connect, "timer": { "do": "publish", "status": "live" } })
 }
 
 fn check_text(text: &str, path: &Path) {
@@ -154,18 +155,21 @@ async fn damaged_version_refuses_by_the_name_of_its_file() {
 async fn version_that_cannot_be_written_is_never_live() {
     let host = Host::new().await;
     host.publish("sp1.example", "1.0", slowly());
-    let deploying = tokio::spawn({
-        let runtime = host.runtime.clone();
-        async move { runtime.deploy_protostub("sp1.example").await?.until_live().await }
+    let stub = host.runtime.load_stub("sp1.example").await.expect("deployed");
+    let live = tokio::spawn({
+        let stub = stub.clone();
+        async move { stub.until_live().await }
     });
-    host.runs("sp1.example").await;
-    let stub = host.runtime.protostubs()[0].clone();
     stub.watch().until(|report| report.status == StubStatus::InProgress).await;
     let broken = Broken::new(&host.committed());
-    host.ask("sp1.example", json!({ "do": "publish", "status": "live" })).await;
-    let last = stub.watch().until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed)).await;
+    let mut statuses = stub.watch();
+    let settled = statuses.until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed));
+    let request = host.app.request(order("hyperty://sp1.example/alice", json!({ "do": "configuration" })));
+    let (last, response) = tokio::join!(settled, request);
     assert_eq!(last.status, StubStatus::Failed, "{last:?}");
-    let error = deploying.await.expect("a task").expect_err("never live");
+    // Nor does it get a message.
+    assert_eq!(response.expect_err("never live").code, 503);
+    let error = live.await.expect("a task").expect_err("never live");
     let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
     check_text(&kind.to_string(), &host.committed());
     drop(broken);
@@ -187,7 +191,6 @@ async fn update_that_cannot_be_written_is_taken_back() {
     });
     stub.watch().until(|report| report.status == StubStatus::InProgress).await;
     let broken = Broken::new(&host.committed());
-    host.ask("sp1.example", json!({ "do": "publish", "status": "live" })).await;
     let error = update.await.expect("a task").expect_err("not accepted");
     let UpdateErrorKind::RolledBack { error, .. } = &error.kind else { panic!("{error:?}") };
     check_text(&error.to_string(), &host.committed());

@@ -397,6 +397,10 @@ impl Presence for StubPresence {
         if self.hold_back(status, reason.as_ref())? { Ok(()) } else { self.tell(status, reason) }
     }
 
+    fn holds_back(&self) -> bool {
+        !self.is_admitted()
+    }
+
     fn limited(&self, setting: &'static str) {
         self.limits_hit.count(setting);
     }

@@ -312,7 +312,7 @@ impl Supervisor {
                 biased;
                 // Before its end: an instance that has said so was live.
                 () = self.presence.wants_admission() => {
-                    if let Err(kind) = self.accept().await {
+                    if let Err(kind) = self.accept(&instance.handle).await {
                         return Turn::NotAccepted(kind);
                     }
                 }
@@ -337,7 +337,7 @@ impl Supervisor {
                         Box::pin(self.say_goodbye(instance, DisconnectReason::Request)).await;
                         self.fail_waiting();
                         if self.trial.is_some()
-                            && let Err(kind) = self.accept().await
+                            && let Err(kind) = self.accept(&instance.handle).await
                         {
                             let _ = done.send(());
                             return Turn::NotAccepted(kind);
@@ -460,7 +460,7 @@ impl Supervisor {
                     let mut status = self.status.clone();
                     tokio::select! {
                         biased;
-                        _ = status.until(|report| report.status != StubStatus::Disconnected) => instance.refused = self.accept().await.err(),
+                        _ = status.until(|report| report.status != StubStatus::Disconnected) => instance.refused = self.accept(&instance.handle).await.err(),
                         () = instance.handle.ended() => {}
                     }
                 }
@@ -489,10 +489,11 @@ impl Supervisor {
     }
 
     /// Remembers that this version is accepted, and then lets it be live.
-    async fn accept(&mut self) -> Result<(), DeployErrorKind> {
+    async fn accept(&mut self, handle: &StubHandle) -> Result<(), DeployErrorKind> {
         self.remember(&self.artifact).await?;
         self.accepted();
         self.presence.admit();
+        handle.admit();
         Ok(())
     }
 

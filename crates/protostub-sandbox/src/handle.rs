@@ -81,10 +81,24 @@ impl Idleness {
 /// What the task is told. The sender of `done` is dropped when the instance ends first.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Connect { credential: Option<Box<Credential>>, done: oneshot::Sender<()> },
-    Disconnect { reason: DisconnectReason, done: oneshot::Sender<()> },
-    TakeOver { of: Box<(Inbox, Session)>, done: oneshot::Sender<()> },
-    Retire { idle: Duration, agreed: oneshot::Sender<bool> },
+    Connect {
+        credential: Option<Box<Credential>>,
+        done: oneshot::Sender<()>,
+    },
+    Disconnect {
+        reason: DisconnectReason,
+        done: oneshot::Sender<()>,
+    },
+    TakeOver {
+        of: Box<(Inbox, Session)>,
+        done: oneshot::Sender<()>,
+    },
+    Retire {
+        idle: Duration,
+        agreed: oneshot::Sender<bool>,
+    },
+    /// What the presence held back is published.
+    Admit,
 }
 
 /// What handles have told, and the task has not heard yet. The task looks before and after every batch, and most of the time there is nothing: that
@@ -245,6 +259,15 @@ impl StubHandle {
     /// If the instance ended before.
     pub async fn retire(&self, idle: Duration) -> Result<bool, InstanceEnded> {
         self.ask(|agreed| Command::Retire { idle, agreed }).await
+    }
+
+    /// Tells an instance whose `live` was [held back](crate::Presence::holds_back) that it is published now: messages are handed to the guest.
+    pub fn admit(&self) {
+        self.orders.tell(COMMANDS, |waiting| {
+            if !waiting.has_ended {
+                waiting.commands.push_back(Command::Admit);
+            }
+        });
     }
 
     /// Ends the instance. A call in progress may return first, for up to a second; the guest is not told.

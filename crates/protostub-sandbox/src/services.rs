@@ -64,6 +64,11 @@ pub trait Presence: Send + Sync + 'static {
     /// If the status cannot follow the one that holds; the text, which the stub is given, says why.
     fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String>;
 
+    /// Returns `true` if `live` is held back for now, though it was taken. Until [`StubHandle::admit`](crate::StubHandle::admit) the guest gets no messages.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
     /// Is told that the stub ran into a limit: the setting of [`Limits`], or `stack` for the engine's. Called from the sandbox' task for each time;
     /// must not block. Does nothing unless it is implemented.
     fn limited(&self, setting: &'static str) {

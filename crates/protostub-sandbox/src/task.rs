@@ -243,6 +243,7 @@ impl StubTask {
                     *retires = is_idle && batch.events.is_empty();
                     let _ = agreed.send(*retires);
                 }
+                Command::Admit => state.status.admit(),
                 command => batch.command(command, &state.secrets, state.refers_only()),
             }
         }
@@ -323,7 +324,7 @@ impl Batch {
                 self.disconnects = true;
             }
             // They are nothing to tell the guest of.
-            Command::TakeOver { .. } | Command::Retire { .. } => {}
+            Command::TakeOver { .. } | Command::Retire { .. } | Command::Admit => {}
         }
     }
 

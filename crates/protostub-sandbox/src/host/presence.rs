@@ -17,17 +17,24 @@ use crate::{
 pub(crate) struct Status {
     /// None: `start` has not returned.
     current: Option<(StubStatus, Option<SafeText>)>,
+    /// It is `live`, and nobody sees that yet.
+    is_held: bool,
     rate: Rate,
 }
 
 impl Status {
     pub(crate) fn new(per_second: u32) -> Self {
-        Self { current: None, rate: Rate::new(per_second) }
+        Self { current: None, is_held: false, rate: Rate::new(per_second) }
     }
 
     /// Whether messages may be handed to the guest.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.current, Some((StubStatus::Live, _)))
+        matches!(self.current, Some((StubStatus::Live, _))) && !self.is_held
+    }
+
+    /// `live` is published.
+    pub(crate) fn admit(&mut self) {
+        self.is_held = false;
     }
 }
 
@@ -48,6 +55,7 @@ impl StubState {
         let publish = move || (presence.publish(status, reason.clone()), reason);
         let (published, reason) = self.cpu.outside(publish).await;
         published.map_err(Error::Invalid)?;
+        self.status.is_held = status == StubStatus::Live && self.services.presence.holds_back();
         self.status.current = Some((status, reason));
         Ok(())
     }
