@@ -252,6 +252,10 @@ async fn domain_given_twice_is_refused() {
     assert_eq!(source.as_deref(), Some("`localhost:8001` is given twice: keep one of the two"));
 }
 
+async fn within_a_minute<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
 /// No clock reaches the ends of these times: they mean "never".
 #[tokio::test]
 async fn longest_times_are_no_panic() {
@@ -265,10 +269,11 @@ async fn longest_times_are_no_panic() {
     let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX);
     let runtime = builder.build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let reply = app.request_within(Message::read("hyperty://sp1.example/alice"), Duration::MAX).await.expect("a reply");
+    let request = app.request_within(Message::read("hyperty://sp1.example/alice"), Duration::MAX);
+    let reply = within_a_minute("request", request).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
-    let stub = runtime.deploy_protostub("sp1.example").await.expect("the same stub");
-    stub.disconnect().await.expect("disconnected");
-    runtime.deploy_protostub("sp1.example").await.expect("live again");
-    runtime.shutdown(Duration::MAX).await;
+    let stub = within_a_minute("deploy", runtime.deploy_protostub("sp1.example")).await.expect("the same stub");
+    within_a_minute("disconnect", stub.disconnect()).await.expect("disconnected");
+    within_a_minute("connect", runtime.deploy_protostub("sp1.example")).await.expect("live again");
+    within_a_minute("shutdown", runtime.shutdown(Duration::MAX)).await;
 }

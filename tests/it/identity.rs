@@ -408,7 +408,7 @@ async fn a_refresh_token_that_is_changed_is_kept() {
     let server = TokenServer::start().await;
     let client = || {
         let client = OAuth2Client::refresh_token(server.endpoint.clone(), "runtime", Secret::file(&file));
-        oauth2(client.client_secret(Secret::text("open sesame")).scopes(["chat"]))
+        oauth2(client.client_secret(Secret::text("open sesame")).scopes(["chat", "mail"]))
     };
     let (_runtime, app) = runtime(builder().credentials(client()), json!({})).await;
     assert_eq!(connected_with(&app).await["value"], "token-1");
@@ -420,7 +420,7 @@ async fn a_refresh_token_that_is_changed_is_kept() {
 
     // A client without a secret; its refresh token stands nowhere but in memory.
     let start = server.state().refresh_token.clone();
-    let public = OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::text(start)).scopes(["chat"]);
+    let public = OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::text(start)).scopes(["chat", "mail"]);
     let (_runtime, app) = runtime(builder().credentials(oauth2(public)), json!({})).await;
     assert_eq!(connected_with(&app).await["value"], "token-4");
     assert_eq!(asked(&app, Some("chat")).await.expect("a token")["value"], "token-5");

@@ -35,6 +35,7 @@ fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
     let mut settings = DomainSettings::default();
     let rule = format!("{HOST}:{},{},{}", broker.tcp, broker.tls, broker.websocket);
     settings.grants.push(rule.parse().expect("a rule"));
+    settings.allow_loopback = true;
     builder().source(source).domain(domain(DOMAIN), settings).trust_roots(broker.certificate.clone())
 }
 

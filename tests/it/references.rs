@@ -88,6 +88,7 @@ async fn runtime(credential: Option<Credential>, servers: &[&Server], configurat
     let mut settings = DomainSettings::default();
     let rule = |server: &&Server| format!("127.0.0.1:{}", server.port).parse().expect("a rule");
     settings.grants = servers.iter().map(rule).collect();
+    settings.allow_loopback = true;
     settings.credential_origins =
         [servers[0].http(""), servers[0].websocket("")].iter().map(|origin| origin.parse().expect("an origin")).collect();
     let mut credentials = StaticCredentials::new();

@@ -66,8 +66,9 @@ fn runtime(catalogue: &Path, broker: &Mosquitto, url: &str) -> Result<protostub_
     let mut settings = DomainSettings::default();
     settings.configuration.insert("url".to_owned(), json!(url));
     settings.grants.push(format!("{HOST}:{},{}", broker.tls, broker.websocket).parse()?);
+    settings.allow_loopback = true;
     let builder = Runtime::builder().home_domain("home.example").source(source).domain(domain, settings);
-    Ok(builder.allow_loopback(true).trust_roots(broker.certificate.clone()))
+    Ok(builder.trust_roots(broker.certificate.clone()))
 }
 
 /// A lamp listens with `mosquitto_sub`, and the app switches it on.
