@@ -351,6 +351,7 @@ async fn child_without_descriptors_reads_no_version() {
 }
 
 /// A full file system takes no version; what was accepted before stays.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 #[tokio::test]
 async fn full_file_system_refuses_versions() {
     let dir = tempfile::tempdir().unwrap();
