@@ -44,9 +44,9 @@ pub(crate) fn slow(count: usize) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
 }
 
-/// How many imports a component has whose names are endless.
+/// Number of imports with long names.
 const IMPORTS: usize = 600;
-/// How long each of these names is, in bytes: nearly as long as a name may be.
+/// Length of each of these names, in bytes. The engine allows 100 000.
 const IMPORT_NAME_BYTES: usize = 90_000;
 
 /// A component of 54 MB: no code, and 600 imports with long names.

@@ -33,9 +33,9 @@ const WATCHED: Duration = Duration::from_millis(500);
 /// Maximum number of descriptors that an attack leaves open. The servers' side counts too, and so do
 /// other tests in the same process.
 const SPARED_DESCRIPTORS: usize = 200;
-/// How many messages wait for a stub that is not deployed.
+/// Number of messages that wait for a stub that is not deployed.
 const WAITING: usize = 4;
-/// How long a text is at most that is said of a stub, in bytes: last words have 24 lines of 8 KiB.
+/// Maximum of a text about a stub, in bytes: last words have 24 lines of 8 KiB.
 const MAX_SAID_BYTES: usize = 25 * (8 << 10);
 /// How often it is looked whether a limit was counted.
 const LOOK: Duration = Duration::from_millis(5);
@@ -304,7 +304,7 @@ impl Stage {
         }
     }
 
-    /// Has several messages wait for a stub that is not deployed. What each sender learns is bounded.
+    /// Posts several messages to a stub that is not deployed, and checks each sender's error.
     async fn wait_for(&self, Attacker { domain, app, .. }: &Attacker) -> Result<()> {
         let to = format!("hyperty://{domain}/attack");
         let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.as_str()), PATIENCE));

@@ -1,4 +1,4 @@
-//! Watches what is logged for people: that no line has what a terminal obeys, and how much it is.
+//! Checks every log line of the project: its length, and that a terminal obeys nothing in it.
 
 use std::{
     fmt,

@@ -324,7 +324,7 @@ impl fmt::Display for Of<'_> {
     }
 }
 
-/// Returns the first characters of what came: at most 80, with one blank for each white space.
+/// Returns the first characters of what came: at most 80 bytes. White space becomes one space.
 pub(crate) fn beginning(bytes: &[u8]) -> SafeText {
     const SHOWN_BYTES: usize = 80;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_BYTES)]);

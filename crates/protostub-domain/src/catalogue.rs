@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use protostub_types::{Descriptor, Domain, Sha256Digest, WASM_COMPONENT};
+use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, WASM_COMPONENT};
 use serde_json::{Map, Value};
 
 /// How long a descriptor may be, in bytes.
@@ -326,5 +326,5 @@ pub(crate) fn is_name(text: &str) -> bool {
 
 /// The beginning of a name of any length, for error messages.
 fn shown(name: &str) -> String {
-    name.chars().take(80).flat_map(char::escape_debug).collect()
+    SafeText::quote(name).to_string()
 }

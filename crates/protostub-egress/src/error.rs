@@ -6,9 +6,6 @@ use protostub_types::SafeText;
 
 use crate::{grants::Refused, quota::LimitReached};
 
-/// Maximum of attempts that an error names: a name may have any number of addresses.
-const MAX_ATTEMPTS_NAMED: usize = 8;
-
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -173,13 +170,10 @@ impl fmt::Display for Attempts<'_> {
         if self.0.is_empty() {
             return f.write_str("the name has no addresses");
         }
-        for (n, (address, error)) in self.0.iter().take(MAX_ATTEMPTS_NAMED).enumerate() {
+        for (n, (address, error)) in self.0.iter().enumerate() {
             write!(f, "{}{address}: {error}", if n == 0 { "" } else { "; " })?;
         }
-        match self.0.len().saturating_sub(MAX_ATTEMPTS_NAMED) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
+        Ok(())
     }
 }
 

@@ -13,9 +13,6 @@ use crate::{
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
 
-/// Maximum of addresses that a refusal names: a name may have any number of them.
-const MAX_ADDRESSES_NAMED: usize = 8;
-
 /// Whether a connection is to be protected by TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protection {
@@ -290,12 +287,9 @@ impl fmt::Display for Refused {
             Reason::OtherPorts(rule) => write!(f, "rule `{rule}` names this host on other ports")?,
             Reason::TlsOnly(rule) => write!(f, "rule `{rule}` asks for TLS")?,
             Reason::Addresses(addresses) => {
-                for (n, (address, judged)) in addresses.iter().take(MAX_ADDRESSES_NAMED).enumerate() {
+                for (n, (address, judged)) in addresses.iter().enumerate() {
                     let start = if n == 0 { "its address " } else { "; " };
                     write!(f, "{start}{address} is {judged}")?;
-                }
-                if let more @ 1.. = addresses.len().saturating_sub(MAX_ADDRESSES_NAMED) {
-                    write!(f, " and {more} more")?;
                 }
             }
         }

@@ -264,8 +264,8 @@ impl DeployErrorKind {
     }
 }
 
-/// Maximum of the text of a failure with all its causes, in bytes: what several servers answered, or
-/// the names of what a component lacks. Every message that waits for the stub is answered with it.
+/// Maximum of the text of a failure with all its causes, in bytes. Every message that waits for the
+/// stub is answered with it.
 const MAX_FAILURE_BYTES: usize = 4 << 10;
 
 /// Returns what became of a stub, for its status, the log and those who wait for it.

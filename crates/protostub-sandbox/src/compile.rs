@@ -224,7 +224,7 @@ impl Engine {
             Some(linked) => linked,
             None => self.compiler().link(Arc::clone(&code), granted.clone()).await?,
         };
-        // Only now: what is refused is not kept in memory.
+        // Refused code is not kept in memory, so it counts as used from here on.
         self.compiler().used(&code);
         Ok(CompiledStub { engine: self.clone(), code, linked })
     }

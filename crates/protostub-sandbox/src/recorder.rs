@@ -422,6 +422,6 @@ mod tests {
         assert_eq!(server("wss://sp1.example?token=secret"), "sp1.example");
         assert_eq!(server("wss://secret\\@sp1.example"), "secret");
         assert_eq!(server("secret@sp1.example"), "");
-        assert_eq!(server(&format!("wss://{}", "ä".repeat(1_000))).len(), MAX_SERVER_BYTES);
+        assert!(server(&format!("wss://{}", "ä".repeat(1_000))).len() <= MAX_SERVER_BYTES);
     }
 }

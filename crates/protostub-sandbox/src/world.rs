@@ -82,8 +82,7 @@ pub(crate) fn link(granted: &Granted, component: &Component) -> Result<Protostub
     }
 }
 
-/// Returns the names of what a component imports and exports, sorted. Those that are not named are
-/// the last ones.
+/// Returns the sorted names of a component's imports and exports. The last ones are left out.
 pub(crate) fn names(component: &Component) -> (SafeList, SafeList) {
     let engine = component.engine();
     let ty = component.component_type();
@@ -154,8 +153,8 @@ where
     function.typecheck::<Parameters, Results>(&pre.instance_type())
 }
 
-/// Calls `visit` with the interface and the name of each function that a component imports; with no
-/// function for what is imported as a whole. Names are as long as the component likes.
+/// Calls `visit` with the interface and the name of each function that a component imports. An import
+/// as a whole has no function. Names have any length.
 fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, Option<&str>)) {
     let engine = component.engine();
     for (name, import) in component.component_type().imports(engine) {
@@ -170,8 +169,8 @@ fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, O
     }
 }
 
-/// Returns the interfaces and functions that the linker does not have: those that no stub may import,
-/// and those that the operator can grant.
+/// Returns the imports that the linker does not have: those that no stub may have, and those that the
+/// operator can grant.
 fn missing_imports(granted: &Granted, component: &Component) -> (SafeList, SafeList) {
     let (mut unknown, mut not_granted) = (SafeList::default(), SafeList::default());
     let mut probe = granted.linker.clone();
@@ -224,7 +223,7 @@ fn mismatching_imports(granted: &Granted, component: &Component, mismatches: &mu
     let mut functions: Vec<(String, &str, String)> = Vec::new();
     let mut probe = granted.linker.clone();
     visit_imported_functions(component, |interface, function| {
-        // What the linker does not have, of which there may be any number, has no type to compare with.
+        // A component may import any number of functions that the linker does not have.
         if let (Some(offered), Some(function)) = (offered(granted, interface), function)
             && !wasi::INTERFACES.contains(&offered)
             && is_defined(&mut probe, offered, function)

@@ -121,7 +121,7 @@ impl SafeText {
     }
 }
 
-/// A list of strangers' texts of bounded length: it counts what it does not hold.
+/// A bounded list of strangers' texts. It counts the texts that it does not hold.
 ///
 /// # Examples
 ///

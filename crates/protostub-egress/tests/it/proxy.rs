@@ -176,7 +176,7 @@ async fn a_proxy_that_opens_no_tunnel_is_quoted() {
         assert!(!format!("{egress:?}").contains("secret"));
     };
     check("HTTP/1.1 403 Forbidden\r\n\r\n", "it answered `HTTP/1.1 403 Forbidden` to CONNECT").await;
-    check("HTTP/1.0 407 \x1b[31mWho?\r\n\r\n", "it answered `HTTP/1.0 407 [31mWho?` to CONNECT").await;
+    check("HTTP/1.0 407 \x1b[31mWho?\r\n\r\n", "it answered `HTTP/1.0 407 \\u{1b}[31mWho?` to CONNECT").await;
     check("SSH-2.0-x\r\n\r\n", "it answered no HTTP to CONNECT: `SSH-2.0-x`").await;
     check("HTTP/1.1 20\r\n\r\n", "it answered no HTTP to CONNECT: `HTTP/1.1 20`").await;
     check("HTTP/1.1 200 OK\r\n", "no complete answer to CONNECT: unexpected end of file").await;

@@ -161,7 +161,7 @@ impl LogLines {
         }
     }
 
-    /// Returns a line as it is told: without secrets, cut, and on one line.
+    /// Returns the text of one log line: without secrets, cut and escaped.
     fn shown(&self, text: &str) -> SafeText {
         self.secrets.shown_cut(text, self.line_bytes)
     }
