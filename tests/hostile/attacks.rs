@@ -14,6 +14,12 @@ macro_rules! wat {
     };
 }
 
+/// The name service sees no more look-ups than one stub's share. The last attempt reaches the
+/// server, whose certificate is wrong.
+pub fn abandons_lookups() -> Attack {
+    Attack::program("abandons_lookups", Refused("certificate")).with(servers::wrong_certificate).below(names::SILENT, "wss")
+}
+
 pub fn asks_for_credentials() -> Attack {
     Attack::program("asks_for_credentials", Held("identity_requests"))
 }
@@ -24,6 +30,10 @@ pub fn asks_for_random_bytes() -> Attack {
 
 pub fn ask_for_what_is_not_there() -> Attack {
     Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
+}
+
+pub fn churns_connections() -> Attack {
+    Attack::program("churns_connections", Held("connect_attempts_per_second")).with(servers::says_nothing)
 }
 
 pub fn floods_bus() -> Attack {
@@ -185,6 +195,21 @@ pub fn server_dribbles_head() -> Attack {
 
 pub fn server_floods_pings() -> Attack {
     Attack::back_end("server_floods_pings", "ws", servers::floods_pings, Held("bytes_in_per_second"))
+}
+
+/// A hundred intermediates that all claim a root of the web as their issuer.
+pub fn server_has_long_chain() -> Attack {
+    Attack::back_end(
+        "server_has_long_chain",
+        "wss",
+        servers::long_chain,
+        Refused("101 intermediate certificates, and at most 10"),
+    )
+}
+
+/// Ten intermediates, each of which may have issued each other: thousands of paths.
+pub fn server_has_winding_chain() -> Attack {
+    Attack::back_end("server_has_winding_chain", "wss", servers::winding_chain, Refused("UnknownIssuer"))
 }
 
 pub fn server_has_wrong_certificate() -> Attack {

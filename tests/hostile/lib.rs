@@ -24,9 +24,11 @@ pub use stage::{Attacker, Contained, Escaped, Neighbours, Stage, StageConfig};
 macro_rules! for_each_attack {
     ($each:ident) => {
         $each! {
+            abandons_lookups,
             asks_for_credentials,
             asks_for_random_bytes,
             ask_for_what_is_not_there,
+            churns_connections,
             floods_bus,
             floods_http,
             floods_log,
@@ -66,6 +68,8 @@ macro_rules! for_each_attack {
             server_dribbles_descriptor,
             server_dribbles_head,
             server_floods_pings,
+            server_has_long_chain,
+            server_has_winding_chain,
             server_has_wrong_certificate,
             server_nests_a_million_arrays,
             server_redirects_in_circle,

@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa, KeyPair,
+    PKCS_ECDSA_P384_SHA384, string::PrintableString,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -17,7 +21,10 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
 };
 
 /// What a server does with a connection.
@@ -276,16 +283,80 @@ pub(crate) fn swallows_frames(stream: TcpStream) -> Served {
     })
 }
 
+/// Sends a hundred intermediates that all claim a root of the web as their issuer.
+pub(crate) fn long_chain(stream: TcpStream) -> Served {
+    static CHAIN: LazyLock<io::Result<TlsAcceptor>> = LazyLock::new(|| {
+        let root = authority("ISRG Root X2", None)?;
+        chained((0..100).map(|_| authority("m", Some(&root))).collect::<io::Result<_>>()?, &authority("m", Some(&root))?)
+    });
+    chain(stream, &CHAIN)
+}
+
+/// Sends ten intermediates, each of which may have issued each other.
+pub(crate) fn winding_chain(stream: TcpStream) -> Served {
+    static CHAIN: LazyLock<io::Result<TlsAcceptor>> = LazyLock::new(|| {
+        let issuer = authority("m", None)?;
+        chained((0..9).map(|_| authority("m", Some(&issuer))).collect::<io::Result<_>>()?, &issuer)
+    });
+    chain(stream, &CHAIN)
+}
+
+fn chain(stream: TcpStream, acceptor: &'static io::Result<TlsAcceptor>) -> Served {
+    Box::pin(async move {
+        let acceptor = acceptor.as_ref().map_err(|error| io::Error::other(error.to_string()))?;
+        acceptor.accept(stream).await?.read_u8().await.map(drop)
+    })
+}
+
+/// An authority of this name, with a P-384 key, which is slow to verify.
+fn authority(name: &str, issuer: Option<&Authority>) -> io::Result<Authority> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(io::Error::other)?;
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name = DistinguishedName::new();
+    if name.contains(' ') {
+        // The root that is called so, exactly.
+        let text = |text: &str| PrintableString::try_from(text).map(DnValue::PrintableString).map_err(io::Error::other);
+        params.distinguished_name.push(DnType::CountryName, text("US")?);
+        params.distinguished_name.push(DnType::OrganizationName, text("Internet Security Research Group")?);
+        params.distinguished_name.push(DnType::CommonName, text(name)?);
+    } else {
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
+    let certified = match issuer {
+        Some(issuer) => CertifiedIssuer::signed_by(params, key, issuer),
+        None => CertifiedIssuer::self_signed(params, key),
+    };
+    certified.map_err(io::Error::other)
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A server with a certificate of this issuer, followed by the intermediates.
+fn chained(intermediates: Vec<Authority>, issuer: &Authority) -> io::Result<TlsAcceptor> {
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).map_err(io::Error::other)?;
+    let leaf = params.signed_by(&key, issuer).map_err(io::Error::other)?;
+    let chain = [leaf.der().clone()].into_iter().chain(intermediates.iter().map(|authority| authority.der().clone()));
+    let chain = chain.chain([issuer.der().clone()]).collect();
+    serving(chain, &key)
+}
+
+fn serving(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> io::Result<TlsAcceptor> {
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
 /// Proves, with a certificate that it made itself, to be somebody else.
 pub(crate) fn wrong_certificate(stream: TcpStream) -> Served {
     Box::pin(async move {
         let certified = rcgen::generate_simple_self_signed(["bank.example".to_owned()]).map_err(io::Error::other)?;
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).map_err(io::Error::other)?;
-        let config = ServerConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .and_then(|config| config.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key))
-            .map_err(io::Error::other)?;
-        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        let acceptor = serving(vec![certified.cert.der().clone()], &certified.signing_key)?;
+        let mut stream = acceptor.accept(stream).await?;
         stream.read_u8().await.map(drop)
     })
 }

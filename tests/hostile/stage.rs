@@ -14,7 +14,7 @@ use protostub_runtime::{
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use crate::{Attack, Containment, Server, component, descriptors, names::ChangingNames};
+use crate::{Attack, Containment, Server, component, descriptors, names::AttackersNames};
 
 /// How long an attack may take to be contained, whatever the machine is busy with.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ pub struct StageConfig {
     pub compile_timeout: Duration,
     /// How long a stub may take to be live.
     pub connect_timeout: Duration,
+    /// Maximum number of sockets of the runtime. `None`: the default.
+    pub max_sockets: Option<usize>,
 }
 
 impl Default for StageConfig {
@@ -48,12 +50,15 @@ impl Default for StageConfig {
         limits.posts_per_second = 1_000;
         limits.bytes_in_per_second = 512 << 10;
         limits.bytes_out_per_second = 512 << 10;
+        // Those who attack one connection after the other are slower than that.
+        limits.connect_attempts_per_second = 100;
         Self {
             limits,
             neighbours: 1,
             code_dir: None,
             compile_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
+            max_sockets: None,
         }
     }
 }
@@ -131,10 +136,13 @@ impl Stage {
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
         }
+        if let Some(sockets) = config.max_sockets {
+            builder = builder.max_sockets(sockets);
+        }
         let runtime = builder
             .home_domain("home.example")
             .allow_loopback(true)
-            .resolver(ChangingNames::default())
+            .resolver(AttackersNames::default())
             .source(source.clone())
             .limits(config.limits)
             .restart(restart)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::hostile::{Attack, Load, Stage, StageConfig, for_each_attack, percentile};
+use ::hostile::{Attack, Containment, Load, Stage, StageConfig, for_each_attack, percentile};
 use protostub_runtime::Message;
 use tokio::sync::OnceCell;
 
@@ -43,6 +43,26 @@ async fn check(attack: Attack) {
     } else {
         contained(stage().await, &attack).await;
     }
+}
+
+/// Three stubs open all the connections that they can get of 28 sockets. The next stub and the
+/// catalogue still find one.
+#[tokio::test]
+async fn hoards_of_three_stubs_leave_sockets_for_others() {
+    let config = StageConfig { code_dir: Some(code_dir()), max_sockets: Some(28), ..StageConfig::default() };
+    let stage = Stage::new(config).await.expect("a stage");
+    let hoarder = ::hostile::attacks::opens_connections();
+    // The first one has enough for its own limit.
+    let mut short = hoarder.clone();
+    short.contained = Containment::Held("max_sockets");
+    let mut hoarders = Vec::new();
+    for attack in [&hoarder, &short, &short] {
+        let attacker = stage.place(attack).await.expect("an attacker");
+        stage.provoke(&attacker).await.expect("a share");
+        hoarders.push(attacker);
+    }
+    contained(&stage, &::hostile::attacks::server_has_wrong_certificate()).await;
+    contained(&stage, &::hostile::attacks::server_redirects_in_circle()).await;
 }
 
 async fn contained(stage: &Stage, attack: &Attack) -> String {

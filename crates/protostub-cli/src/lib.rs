@@ -22,6 +22,7 @@ mod conformance;
 mod control;
 mod credentials;
 mod deploy;
+mod descriptors;
 mod explain_egress;
 mod inspect;
 mod keygen;
@@ -134,6 +135,7 @@ pub fn main() -> ExitCode {
         // Before there is any other thread: what limits itself is to be as small as it can be.
         return worker.run();
     }
+    descriptors::raise_limit();
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let output = Output::new(cli.json, Bars::new(!cli.json && !cli.quiet));
     match threads {

@@ -88,6 +88,7 @@ pub(crate) struct Settings {
     proxy: Option<Url>,
     max_stubs: Option<usize>,
     max_sandboxes: Option<usize>,
+    max_sockets: Option<usize>,
     retire_after_seconds: Option<u64>,
     deployments_per_minute: Option<u32>,
     worker_threads: Option<usize>,
@@ -152,6 +153,7 @@ struct LimitsOfStub {
     timers: Option<usize>,
     identity_requests: Option<usize>,
     connections: Option<usize>,
+    connect_attempts_per_second: Option<u32>,
     frame_bytes: Option<usize>,
     bytes_in_per_second: Option<u64>,
     bytes_out_per_second: Option<u64>,
@@ -314,6 +316,9 @@ impl Settings {
         }
         if let Some(sandboxes) = self.max_sandboxes {
             builder = builder.max_sandboxes(sandboxes);
+        }
+        if let Some(sockets) = self.max_sockets {
+            builder = builder.max_sockets(sockets);
         }
         if let Some(seconds) = self.retire_after_seconds {
             builder = builder.retire_after(Duration::from_secs(seconds));
@@ -501,6 +506,7 @@ impl LimitsOfStub {
         limits.timers = self.timers.unwrap_or(limits.timers);
         limits.identity_requests = self.identity_requests.unwrap_or(limits.identity_requests);
         limits.connections = self.connections.unwrap_or(limits.connections);
+        limits.connect_attempts_per_second = self.connect_attempts_per_second.unwrap_or(limits.connect_attempts_per_second);
         limits.frame_bytes = self.frame_bytes.unwrap_or(limits.frame_bytes);
         limits.bytes_in_per_second = self.bytes_in_per_second.unwrap_or(limits.bytes_in_per_second);
         limits.bytes_out_per_second = self.bytes_out_per_second.unwrap_or(limits.bytes_out_per_second);

@@ -12,16 +12,15 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
-/// How many intermediate certificates a server may send: more than any chain of the web has, and some
-/// for servers that send all they have.
+/// Maximum number of intermediate certificates. Chains of the web have fewer; some servers send
+/// more than their chain.
 const MAX_INTERMEDIATES: usize = 10;
 
 /// Verifies as webpki does, but along one path only.
 ///
-/// webpki tries every path from the server's certificate to a root. A server that sends certificates
-/// which fit each other in many ways makes that take seconds. Here, the issuer's name of each
-/// certificate leads to the first intermediate with that name, and that is the path. It has one
-/// signature per certificate.
+/// webpki tries every path from the server's certificate to a root. Certificates that fit each other
+/// in many ways make that take seconds. Here, the issuer's name of each certificate leads to the
+/// first intermediate with that name, and that is the path. It has one signature per certificate.
 #[derive(Debug)]
 pub(crate) struct ShortChains(pub(crate) Arc<WebPkiServerVerifier>);
 
@@ -67,8 +66,8 @@ impl ServerCertVerifier for ShortChains {
     }
 }
 
-/// The intermediates from the server's certificate upwards. Certificates that name themselves as their
-/// issuer are left out: the roots are the operator's choice. So is what cannot be read.
+/// The intermediates from the server's certificate upwards. Certificates that name themselves as
+/// their issuer are left out: the roots are the operator's choice. Unreadable ones are left out too.
 fn path<'a>(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
     let names = |der: &CertificateDer<'_>| {
         let parsed = EndEntityCert::try_from(der).ok()?;

@@ -52,7 +52,7 @@ pub(crate) struct Socket {
     // Closed before the permit is returned: fields are dropped in their order.
     tcp: TcpStream,
     _permit: Permit,
-    /// How many bytes may still be read; `None`: any number.
+    /// Remaining number of bytes that may be read. `None`: any number.
     left: Option<usize>,
 }
 
@@ -151,8 +151,8 @@ impl Deadline {
         timeout_at(self.end, work).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Opens a TCP connection to one of the addresses. The caller has charged the attempt at the first
-    /// one; further ones are charged here.
+    /// Opens a TCP connection to one of the addresses. The caller has charged the attempt for the
+    /// first address. This function charges the further ones.
     pub(crate) async fn dial(&self, quota: &Quota, addresses: Vec<SocketAddr>) -> Result<Stream, EgressError> {
         let mut is_first = true;
         let dial = |address| {
@@ -189,12 +189,13 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 enum Failed {
     /// A limit allowed to dial none.
     Limit(LimitReached),
-    /// Each that was dialled failed. If a limit kept the next one from being dialled, it is the last.
+    /// All dialled addresses failed. The last entry may be a limit that refused the next one.
     All(Vec<(SocketAddr, Arc<io::Error>)>),
 }
 
-/// Dials addresses in their order; the first that answers wins, the others are dropped. The next one is dialled when one fails, or has not
-/// answered for a while. Whoever has not answered at `end` has failed. Once a limit refuses an address, only those that are being dialled count.
+/// Dials addresses in their order. The first that answers wins, and the others are dropped. The
+/// next address is dialled when one fails, or has not answered for a while. At `end`, all without an
+/// answer have failed. After a limit refuses an address, no further address is dialled.
 async fn race<S, F>(
     addresses: Vec<SocketAddr>,
     end: Instant,
@@ -348,7 +349,9 @@ mod tests {
             Failed::Limit(limit) => panic!("there is no limit: {limit}"),
         };
         (
-            outcome.map_err(failed).map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
+            outcome
+                .map_err(failed)
+                .map_err(|failed| failed.iter().map(|(address, error)| format!("{address} {:?}", error.kind())).collect()),
             start.elapsed(),
         )
     }

@@ -17,7 +17,7 @@ use crate::{
     handshakes::Handshakes,
     host::Host,
     proxy::Proxy,
-    quota::{Budget, Quota, QuotaLimits, default_max_sockets},
+    quota::{Budget, Quota, QuotaLimits, max_sockets},
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
     tls,
 };
@@ -38,9 +38,9 @@ pub struct EgressConfig {
     pub read_timeout: Duration,
     /// Instead of the operating system's resolver.
     pub resolver: Option<Arc<dyn Resolver>>,
-    /// Maximum number of sockets of all parties together, at least 8. An eighth of them (at most 128) is kept for the host's own. Default: the
-    /// soft limit on descriptors that the process has at this time, less a quarter (64 to 1024) for files, the control socket and the host
-    /// program.
+    /// Maximum number of sockets of all parties together, at least 8. An eighth of them (at most
+    /// 128) is kept for the host's own. Default: the process's soft limit on descriptors, less a
+    /// quarter (64 to 1024) for files, the control socket and the host program.
     pub max_sockets: Option<usize>,
 }
 
@@ -68,7 +68,8 @@ impl Default for EgressConfig {
 /// let egress = Egress::new(EgressConfig::default())?;
 /// let grants = Grants::same_domain(&Domain::parse("sp1.example")?, &[]);
 /// let quota = egress.quota(QuotaLimits::default());
-/// let connection = egress.connect(&grants, &quota, "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await?;
+/// let (host, port) = ("mqtt.sp1.example", 8883);
+/// let connection = egress.connect(&grants, &quota, host, port, true, &[b"mqtt"]).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -91,9 +92,10 @@ impl Egress {
     /// Does no I/O.
     ///
     /// # Errors
-    /// [`EgressError::Config`], if a root is no certificate or the proxy is none.
+    /// [`EgressError::Config`], if a root is no certificate, the proxy's URL is invalid, or the
+    /// process may not have that many sockets.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
-        let budget = Budget::new(config.max_sockets.unwrap_or_else(default_max_sockets));
+        let budget = Budget::new(max_sockets(config.max_sockets)?);
         Ok(Self(Arc::new(Shared {
             own: Quota::own(&budget),
             budget,
@@ -113,20 +115,23 @@ impl Egress {
         Quota::new(&self.0.budget, limits)
     }
 
-    /// The host's own account: for the catalogue and token endpoints. It has a reserve of sockets and
-    /// look-ups that no stub can use.
+    /// The host's own account, for the catalogue and token endpoints. It has a reserve of sockets
+    /// and look-ups that no stub can use.
     #[must_use]
     pub fn own(&self) -> &Quota {
         &self.0.own
     }
 
-    /// Opens a connection to a host (a name, or an address with or without brackets): checks the grants, charges the quota, resolves the name,
-    /// judges every address, dials those that may be, and does the TLS handshake, offering the protocols of `alpn`, if `tls`. The socket is
-    /// charged to the quota until it is closed.
+    /// Opens a connection to a host (a name, or an address with or without brackets).
+    ///
+    /// Checks the grants, charges the quota, resolves the name, judges every address, and dials
+    /// those that the grants admit. With `tls`, it does the TLS handshake and offers the protocols
+    /// of `alpn`. The socket is charged to the quota until it is closed.
     ///
     /// # Errors
-    /// [`Refused`](EgressError::Refused) by the grants, for the name or what it resolves to; [`Limit`](EgressError::Limit) by the quota or the
-    /// budget; [`Invalid`](EgressError::Invalid), if the host is none; otherwise what failed.
+    /// [`Refused`](EgressError::Refused) by the grants, for the name or its addresses;
+    /// [`Limit`](EgressError::Limit) by the quota or the budget; [`Invalid`](EgressError::Invalid),
+    /// if the host cannot be read; otherwise the failure.
     pub async fn connect(
         &self,
         grants: &Grants,
@@ -153,8 +158,9 @@ impl Egress {
         if tls { self.handshake(&deadline, quota, connection, host, alpn).await } else { Ok(connection) }
     }
 
-    /// Begins TLS on a plain connection (`STARTTLS`), which is an attempt for the quota too. The server's certificate has to be for
-    /// `server_name`, which has to be granted on the connection's port.
+    /// Begins TLS on a plain connection (`STARTTLS`), which is an attempt for the quota too. The
+    /// server's certificate has to be for `server_name`, which has to be granted on the
+    /// connection's port.
     ///
     /// What the server sent in the clear and nobody has read yet is taken as part of its handshake, and fails that. What was read has to be
     /// thrown away by the caller.
@@ -250,7 +256,7 @@ impl Shared {
         Ok(admitted.into_iter().map(|address| (address, port).into()).collect())
     }
 
-    /// The addresses of a host, whatever they are: at least one. Waits for the party's turn; dropped, it takes no turn any more.
+    /// Returns at least one address of a host, not yet judged. Waits for the party's turn.
     pub(crate) async fn resolve(&self, quota: &Quota, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
         if let Some(known) = host.known_addresses() {
             return Ok(known);
@@ -278,7 +284,9 @@ impl Shared {
             let addresses = addresses.into_iter().map(|address| (address, proxy.port).into()).collect();
             let stream = to_proxy.dial(quota, addresses).await?;
             match proxy.tls {
-                true => tls::handshake(&self.handshakes, quota, &self.tls, &[], &proxy.host, &to_proxy.target, stream).await.map(Stream::Tls),
+                true => tls::handshake(&self.handshakes, quota, &self.tls, &[], &proxy.host, &to_proxy.target, stream)
+                    .await
+                    .map(Stream::Tls),
                 false => Ok(stream),
             }
         };

@@ -1,9 +1,10 @@
 //! TLS handshakes, on threads of their own.
 //!
-//! Verifying certificates costs milliseconds of computing time, which a server chooses by its chain.
-//! The runtime's workers have other work, so each poll of a handshake happens here. Parties take
-//! turns, poll by poll, and a party has one poll at a time: another one waits no longer for its turn
-//! than one poll of each party takes.
+//! Verifying certificates costs milliseconds of computing time, and the server's chain decides how
+//! many. The runtime's workers have other work, so each poll of a handshake happens here.
+//!
+//! Parties take turns, poll by poll, and a party has one poll at a time. A party waits for its turn
+//! no longer than one poll of each other party takes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,8 +30,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// The most threads, however many processors there are.
 const MAX_THREADS: usize = 4;
 
-/// The threads, which start with the first handshake and end when there is none for a while. Clones
-/// share them.
+/// The threads. They start with the first handshake and end after a while without one. Clones share
+/// them.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshakes(Arc<Pool>);
 
@@ -44,9 +45,10 @@ struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The parties that have something to poll, and are not being polled, in the order of their turns.
+    /// The parties with tasks to poll, in the order of their turns. A party that is being polled is
+    /// not among them.
     turns: VecDeque<Party>,
-    /// Of each party with tasks: what is to be polled.
+    /// The tasks to poll, for each party that has tasks.
     queues: HashMap<Party, Queue>,
     threads: usize,
     /// Those of the threads that wait for news.
@@ -71,15 +73,15 @@ struct Task {
 }
 
 impl Handshakes {
-    /// Starts no thread yet. Half of the processors are left to the workers, where there are several.
+    /// Starts no thread yet. There is one thread for two processors.
     pub(crate) fn new() -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let max_threads = (processors / 2).clamp(1, MAX_THREADS);
         Self(Arc::new(Pool { state: Mutex::default(), news: Condvar::new(), max_threads }))
     }
 
-    /// Polls a future on the threads, in the turns of its party. Dropping what this returns drops the
-    /// future in its next turn.
+    /// Polls a future on the threads, in the turns of its party. Dropping the returned future drops
+    /// it in its next turn.
     ///
     /// # Errors
     /// If no thread can be started, or the future panics.
@@ -114,7 +116,7 @@ impl Pool {
             let started = thread::Builder::new().name("protostub-tls".to_owned()).spawn(move || pool.work());
             match started {
                 Ok(_) => state.threads += 1,
-                // Those that are there do it.
+                // The threads that exist do the work.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => return Err(error),
             }
@@ -126,7 +128,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The work of a thread, until there is none for a while.
+    /// Runs a thread until it has been idle for a while.
     fn work(&self) {
         let mut state = self.state();
         loop {
@@ -212,5 +214,87 @@ impl Wake for Task {
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task").field("party", &self.party).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::quota::{Budget, Quota, QuotaLimits};
+
+    fn one_thread() -> Handshakes {
+        Handshakes(Arc::new(Pool { state: Mutex::default(), news: Condvar::new(), max_threads: 1 }))
+    }
+
+    fn quotas<const N: usize>() -> [Quota; N] {
+        let budget = Budget::new(100);
+        std::array::from_fn(|_| Quota::new(&budget, QuotaLimits::default()))
+    }
+
+    #[tokio::test]
+    async fn handshake_runs_on_a_thread_of_its_own() {
+        let [quota] = quotas();
+        let name = one_thread().run(quota.party(), async { thread::current().name().map(str::to_owned) }).await;
+        assert_eq!(name.unwrap().as_deref(), Some("protostub-tls"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn parties_take_turns() {
+        let handshakes = one_thread();
+        let [gate, many, one] = quotas();
+        let (open, opened) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut start = |quota: &Quota, name: &'static str, wait: Option<mpsc::Receiver<()>>| {
+            let (handshakes, party, tell) = (handshakes.clone(), quota.party(), tell.clone());
+            let work = async move {
+                wait.map(|wait| wait.recv());
+                tell.send(name).unwrap();
+            };
+            tasks.spawn(async move { handshakes.run(party, work).await });
+        };
+        // The gate blocks the thread until all tasks are queued.
+        start(&gate, "gate", Some(opened));
+        (0..20).for_each(|_| start(&many, "many", None));
+        while handshakes.0.state().queues.get(&many.party()).is_none_or(|queue| queue.woken.len() < 20) {
+            tokio::task::yield_now().await;
+        }
+        start(&one, "one", None);
+        while !handshakes.0.state().turns.contains(&one.party()) {
+            tokio::task::yield_now().await;
+        }
+        open.send(()).unwrap();
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap().unwrap();
+        }
+        let order: Vec<_> = told.try_iter().collect();
+        assert_eq!(order[..3], ["gate", "many", "one"], "{order:?}");
+        assert!(handshakes.0.state().queues.is_empty());
+    }
+
+    #[tokio::test]
+    async fn dropped_handshake_is_dropped_on_its_thread() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let handshakes = one_thread();
+        let [quota] = quotas();
+        let endless = async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        };
+        let mut running = Box::pin(handshakes.run(quota.party(), endless));
+        assert!(futures_util::poll!(&mut running).is_pending());
+        drop(running);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn panic_fails_one_handshake_only() {
+        let handshakes = one_thread();
+        let [quota] = quotas();
+        let error = handshakes.run(quota.party(), async { panic!("a bug") }).await.map(|()| ()).unwrap_err();
+        assert_eq!(error.to_string(), "the TLS handshake ended unexpectedly");
+        assert_eq!(handshakes.run(quota.party(), async { 7 }).await.unwrap(), 7);
     }
 }

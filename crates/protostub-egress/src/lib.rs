@@ -22,13 +22,13 @@ mod resolve;
 
 mod quota;
 
+mod chains;
 mod connect;
 mod egress;
+mod handshakes;
 mod http;
 mod http1;
 mod proxy;
-mod chains;
-mod handshakes;
 mod tls;
 
 mod error;

@@ -22,7 +22,9 @@ use tokio::{
     time::Instant,
 };
 
-/// How many descriptors one look-up holds: a socket for IPv4 addresses and one for IPv6 addresses.
+use crate::error::EgressError;
+
+/// Descriptors of one look-up: a socket for IPv4 addresses and one for IPv6 addresses.
 const LOOKUP_SOCKETS: usize = 2;
 /// The seconds' worth of attempts that may come at once.
 const BURST_SECONDS: u32 = 2;
@@ -33,7 +35,7 @@ const OWN_LOOKUPS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the creator of a quota has to decide on all of it")]
 pub struct QuotaLimits {
-    /// Maximum number of open sockets, whatever their use: connecting, in use, idle or closing.
+    /// Maximum number of open sockets: connecting, in use, idle and closing.
     pub sockets: usize,
     /// Maximum number of connection attempts per second. Twice as many may come at once. An attempt
     /// is a look-up with the first address, each further address, and each later start of TLS.
@@ -50,7 +52,7 @@ impl Default for QuotaLimits {
 
 /// The account of one party: a stub with all its instances, or the host itself. Clones share it.
 ///
-/// [`Egress::quota`](crate::Egress::quota) opens one, and [`Egress::own`](crate::Egress::own) is the
+/// [`Egress::quota`](crate::Egress::quota) opens one. [`Egress::own`](crate::Egress::own) is the
 /// host's. A socket stays charged until it is closed, also when its owner has ended.
 #[derive(Clone)]
 pub struct Quota(Arc<Account>);
@@ -275,8 +277,8 @@ impl Account {
         self.check_share(held, 1)
     }
 
-    /// A party may hold as many sockets as are left for all: one party gets half of them at most, two
-    /// a third each, and a party without any always finds some.
+    /// Checks the party's share: it may hold as many sockets as are left for all. One party gets
+    /// at most half of them, two get a third each, and a party without any always finds some.
     fn check_share(&self, held: &mut Held, more: usize) -> Result<(), LimitReached> {
         let budget = &self.budget;
         let fits = match self.limits {
@@ -372,7 +374,7 @@ impl Held {
 }
 
 impl Budget {
-    /// So many sockets, an eighth of which only the host may use.
+    /// A budget of `max_sockets`, an eighth of which only the host may use.
     pub(crate) fn new(max_sockets: usize) -> Arc<Self> {
         let total = max_sockets.max(MIN_SOCKETS);
         Arc::new(Self { total, reserve: (total / 8).min(MAX_RESERVE), held: Mutex::default() })
@@ -393,25 +395,113 @@ impl Budget {
     }
 }
 
-/// Fewer sockets than these serve nobody.
+/// The smallest budget that serves a stub.
 const MIN_SOCKETS: usize = 8;
 /// The catalogue and token endpoints never need more.
 const MAX_RESERVE: usize = 128;
 /// The default where the system has no limit on descriptors.
 const UNLIMITED_SOCKETS: usize = 64 << 10;
 
-/// The default number of sockets: the soft limit on the process's descriptors, less a quarter (at
-/// least 64, at most 1024) for files, the control socket and the host program.
-pub(crate) fn default_max_sockets() -> usize {
+/// The configured number of sockets, or the default from the soft limit on descriptors.
+pub(crate) fn max_sockets(asked: Option<usize>) -> Result<usize, EgressError> {
     #[cfg(unix)]
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let soft_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     #[cfg(not(unix))]
-    let limit: Option<u64> = None;
-    sockets_of(limit)
+    let soft_limit: Option<u64> = None;
+    let asked_of_limit = asked.zip(soft_limit.and_then(|limit| usize::try_from(limit).ok()));
+    match asked_of_limit {
+        Some((sockets, limit)) if sockets > limit => Err(EgressError::Config(format!(
+            "`max_sockets` is {sockets}, and the process may have {limit} descriptors; raise that limit (`ulimit -n`)"
+        ))),
+        _ => Ok(asked.unwrap_or_else(|| sockets_of(soft_limit))),
+    }
 }
 
-/// The same, of a soft limit; `None`: unlimited.
+/// The soft limit, less a quarter of it (64 to 1024) for files, the control socket and the host
+/// program. `None`: unlimited.
 fn sockets_of(soft_limit: Option<u64>) -> usize {
     let limit = soft_limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(UNLIMITED_SOCKETS).min(UNLIMITED_SOCKETS);
     limit.saturating_sub((limit / 4).clamp(64, 1024)).max(limit / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(sockets: usize) -> QuotaLimits {
+        QuotaLimits { sockets, ..QuotaLimits::default() }
+    }
+
+    /// As many permits as there are to be had.
+    fn hoard(quota: &Quota) -> Vec<Permit> {
+        std::iter::from_fn(|| quota.socket().ok()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_come_back_with_time() {
+        let quota = Quota::new(&Budget::new(100), limits(16));
+        let attempts = || std::iter::from_fn(|| quota.attempt().ok()).count();
+        assert_eq!(attempts(), 40, "two seconds' worth at once");
+        let refused = quota.attempt().unwrap_err();
+        assert_eq!(refused.setting(), "connect_attempts_per_second");
+        assert!(refused.to_string().contains("20 connection attempts per second (`connect-attempts-per-second`)"), "{refused}");
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(attempts(), 10);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(attempts(), 40, "no more is saved up");
+        let hits = quota.take_hits();
+        assert_eq!(hits[1], ("connect_attempts_per_second", 4));
+        assert_eq!(quota.take_hits().map(|(_, times)| times), [0; 3]);
+    }
+
+    #[test]
+    fn sockets_of_a_quota_come_back_when_closed() {
+        let quota = Quota::new(&Budget::new(1_000), limits(16));
+        let mut held = hoard(&quota);
+        assert_eq!((held.len(), quota.sockets()), (16, 16));
+        assert_eq!(quota.check().unwrap_err().setting(), "connections");
+        held.pop();
+        assert_eq!(quota.check(), Ok(()));
+        drop(held);
+        assert_eq!(quota.sockets(), 0);
+        assert_eq!(quota.take_hits()[0], ("connections", 1));
+    }
+
+    #[test]
+    fn hoarders_leave_sockets_for_a_newcomer() {
+        let budget = Budget::new(80);
+        assert_eq!(budget.for_stubs(), 70);
+        let hoarders: Vec<_> = (0..4).map(|_| Quota::new(&budget, limits(1_000))).collect();
+        let hoards: Vec<_> = hoarders.iter().map(hoard).collect();
+        assert_eq!(hoards[0].len(), 35, "the first has half");
+        assert_eq!(hoarders[0].check().unwrap_err().setting(), "max_sockets");
+        let newcomer = Quota::new(&budget, limits(1_000));
+        let first = newcomer.socket();
+        assert!(first.is_ok(), "{first:?}");
+        // The host has its reserve in any case.
+        let own = hoard(&Quota::own(&budget));
+        assert!(own.len() >= 10, "{}", own.len());
+        drop((hoards, first, own));
+        let held = budget.held();
+        assert_eq!((held.all, held.by_stubs), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn lookups_over_the_share_wait_for_their_turn() {
+        let quota = Quota::new(&Budget::new(1_000), QuotaLimits { lookups: 2, ..QuotaLimits::default() });
+        let (first, _second) = (quota.lookup().await.unwrap(), quota.lookup().await.unwrap());
+        let mut third = std::pin::pin!(quota.lookup());
+        assert!(futures_util::poll!(&mut third).is_pending());
+        drop(first);
+        assert!(third.await.is_ok());
+    }
+
+    #[test]
+    fn default_leaves_descriptors_for_files() {
+        let of = |limit| sockets_of(Some(limit));
+        assert_eq!([of(64), of(256), of(1_024), of(65_536)], [16, 192, 768, 64_512]);
+        assert_eq!(sockets_of(None), 64_512);
+        let error = max_sockets(Some(usize::MAX)).unwrap_err().to_string();
+        assert!(error.contains("raise that limit (`ulimit -n`)"), "{error}");
+    }
 }

@@ -1,17 +1,36 @@
 //! From names to addresses.
 
-use std::{fmt, io, net::IpAddr, sync::Arc};
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 
 use async_trait::async_trait;
-use dns_lookup::LookupErrorKind;
-use tokio::sync::Semaphore;
+use futures_util::future::join;
+use hickory_resolver::{
+    Hosts, TokioResolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    lookup::Lookup,
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    },
+    system_conf::read_system_conf,
+};
 
 /// How many addresses of a name are looked at; the others are left out. A name with more is either a mistake or an attempt to keep
 /// somebody busy.
 pub(crate) const MAX_ADDRESSES: usize = 16;
 
-/// How many lookups the system resolver does at a time. Each holds a thread until it is answered, even if nobody waits any more.
-const MAX_LOOKUPS: usize = 32;
+/// How old the system's configuration may be when it is used.
+const CONFIGURATION_AGE: Duration = Duration::from_secs(5);
+/// The files whose change means another configuration.
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// The port that a connected socket has, which sends nothing.
+const DISCARD_PORT: u16 = 9;
 
 /// Finds the addresses of names. What it answers is judged afterwards, and what was judged is dialled.
 #[async_trait]
@@ -20,46 +39,299 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     ///
     /// It is never asked for addresses, `localhost` or names below it, and need not limit its time.
     ///
+    /// Each party has a number of concurrent look-ups
+    /// ([`QuotaLimits::lookups`](crate::QuotaLimits::lookups)). An abandoned look-up's future is
+    /// dropped, which has to end the look-up.
+    ///
     /// # Errors
     /// Of the kind [`io::ErrorKind::NotFound`], if the name service says that the name does not exist or has no address; of any other, if it
     /// could not be resolved now.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The operating system's resolver (`getaddrinfo`), on threads for blocking work.
-#[derive(Debug, Clone)]
+/// Asks the name servers of the system's configuration: `/etc/resolv.conf` or its like, after
+/// `/etc/hosts`. Changes of both files are seen within seconds. Answers are not kept.
+///
+/// Dropping a look-up ends it, which `getaddrinfo` cannot. In return, names are not found that only
+/// other sources of the system know (`nsswitch.conf`: mDNS, NIS, LDAP). An embedder who needs those
+/// gives a [`Resolver`] of its own.
+#[derive(Debug, Default)]
 pub struct SystemResolver {
-    lookups: Arc<Semaphore>,
+    /// `None` before the first look-up.
+    known: Mutex<Option<Known>>,
+}
+
+/// The system's configuration, and when it was read.
+#[derive(Debug)]
+struct Known {
+    sources: Arc<Sources>,
+    checked_at: Instant,
+    /// When each of [`FILES`] was changed.
+    changed: [Option<SystemTime>; 2],
+}
+
+struct Sources {
+    hosts: Hosts,
+    servers: TokioResolver,
 }
 
 impl SystemResolver {
-    /// Does at most 32 lookups at a time; others wait.
+    /// Reads nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+        Self::default()
+    }
+
+    /// The configuration that holds. If a changed one cannot be used, the one before.
+    fn sources(&self) -> io::Result<Arc<Sources>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.as_ref().filter(|known| known.checked_at.elapsed() < CONFIGURATION_AGE) {
+            return Ok(Arc::clone(&known.sources));
+        }
+        let changed = FILES.map(|file| fs::metadata(file).and_then(|file| file.modified()).ok());
+        let before = known.as_ref().map(|known| (Arc::clone(&known.sources), known.changed == changed));
+        let sources = match before {
+            Some((sources, true)) => sources,
+            before => match (Sources::read(), before) {
+                (Ok(sources), _) => Arc::new(sources),
+                (Err(error), Some((before, _))) => {
+                    tracing::warn!(%error, "failed to use the configuration of name servers: the one before is used");
+                    before
+                }
+                (Err(error), None) => return Err(error),
+            },
+        };
+        *known = Some(Known { sources: Arc::clone(&sources), checked_at: Instant::now(), changed });
+        Ok(sources)
     }
 }
 
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self::new()
+impl Sources {
+    fn read() -> io::Result<Self> {
+        // Without a configuration, a name server on this host is meant (resolv.conf(5)).
+        let (config, options) = read_system_conf().unwrap_or_else(|error| {
+            tracing::debug!(%error, "there is no configuration of name servers");
+            let here = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+            (ResolverConfig::from_parts(None, Vec::new(), vec![here]), ResolverOpts::default())
+        });
+        Ok(Self { hosts: Hosts::from_system().unwrap_or_default(), servers: servers(config, options)? })
     }
+
+    /// The addresses of a name in the file of hosts. If there are any, no name server is asked.
+    fn in_hosts(&self, name: &Name) -> Vec<IpAddr> {
+        let of_type = |record| self.hosts.lookup_static_host(&Query::query(name.clone(), record));
+        [RecordType::AAAA, RecordType::A].into_iter().filter_map(of_type).flat_map(|found| addresses(&found)).collect()
+    }
+}
+
+/// A client of name servers, without a memory and without the file of hosts.
+fn servers(config: ResolverConfig, mut options: ResolverOpts) -> io::Result<TokioResolver> {
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = 0;
+    // One server after the other, as the sockets of a look-up are charged.
+    options.num_concurrent_reqs = 1;
+    // Quotas bound them, fairly.
+    options.max_active_requests = usize::MAX >> 1;
+    let provider = TokioRuntimeProvider::default();
+    TokioResolver::builder_with_config(config, provider).with_options(options).build().map_err(io::Error::other)
+}
+
+async fn ask(servers: &TokioResolver, name: Name) -> io::Result<Vec<IpAddr>> {
+    let (v6, v4) = join(servers.ipv6_lookup(name.clone()), servers.ipv4_lookup(name)).await;
+    let found: Vec<IpAddr> = [&v6, &v4].into_iter().flatten().flat_map(addresses).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    // A failure says nothing of the name, so it comes before an answer without addresses.
+    let error = [v6, v4].into_iter().filter_map(Result::err).reduce(|one, other| if is_answer(&one) { other } else { one });
+    match error {
+        Some(error) if !is_answer(&error) => Err(io::Error::other(error)),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name, or it has no address")),
+    }
+}
+
+/// Returns true if the name service answered that there is no address.
+fn is_answer(error: &NetError) -> bool {
+    error.is_no_records_found()
+}
+
+fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
+    lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect()
+}
+
+/// IPv6 first, where this host has a route to it, and IPv4 first otherwise (RFC 6724, rule 1).
+fn sorted(mut found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let v6_is_reached = found.iter().find(|address| address.is_ipv6()).is_some_and(|address| has_route(*address));
+    found.sort_by_key(|address| address.is_ipv6() != v6_is_reached);
+    found
+}
+
+fn has_route(address: IpAddr) -> bool {
+    let from: IpAddr = if address.is_ipv6() { [0; 16].into() } else { [0; 4].into() };
+    UdpSocket::bind((from, 0)).and_then(|socket| socket.connect((address, DISCARD_PORT))).is_ok()
 }
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let name = name.to_owned();
-        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
-        let lookup = move || {
-            // The lookup cannot be cancelled: it keeps its permit until it is over, so that abandoned ones count.
-            let _permit = permit;
-            let addresses = dns_lookup::lookup_host(&name).map_err(|error| match error.kind() {
-                LookupErrorKind::NoName | LookupErrorKind::NoData => io::Error::new(io::ErrorKind::NotFound, error),
-                _ => error.into(),
-            })?;
-            Ok(addresses.take(MAX_ADDRESSES).collect())
+        let no_name = |error| io::Error::new(io::ErrorKind::NotFound, format!("`{name}` is no name: {error}"));
+        let parsed = Name::from_utf8(name).map_err(|error| no_name(error.to_string()))?;
+        if name.contains(char::is_whitespace) {
+            return Err(no_name("it has a space".to_owned()));
+        }
+        let sources = self.sources()?;
+        let mut found = sources.in_hosts(&parsed);
+        if found.is_empty() {
+            found = ask(&sources.servers, parsed).await?;
+        }
+        found.truncate(MAX_ADDRESSES);
+        Ok(sorted(found))
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use futures_util::{StreamExt as _, stream::FuturesUnordered};
+    use hickory_resolver::config::ConnectionConfig;
+    use tokio::net;
+
+    use super::*;
+    use crate::{Egress, EgressConfig, Grants, Protection, QuotaLimits};
+
+    /// A client of one name server on loopback.
+    fn client(port: u16) -> TokioResolver {
+        let mut udp = ConnectionConfig::udp();
+        udp.port = port;
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![udp]);
+        servers(ResolverConfig::from_parts(None, Vec::new(), vec![server]), ResolverOpts::default()).unwrap()
+    }
+
+    /// The answer to a question: one address of the type that is asked for, or none with this code.
+    fn answer(question: &[u8], code: u8) -> Vec<u8> {
+        let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let is_v4 = question[end - 3] == 1;
+        let has_answer = code == 0 && is_v4;
+        let mut message = question[..2].to_vec();
+        message.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+        message.extend(&question[12..end]);
+        if has_answer {
+            message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+        }
+        message
+    }
+
+    async fn serve(code: u8) -> u16 {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((size, from)) = socket.recv_from(&mut question).await {
+                socket.send_to(&answer(&question[..size], code), from).await.unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn answers_of_name_servers_are_told_apart() {
+        let name = || Name::from_utf8("sp1.example.").unwrap();
+        let found = ask(&client(serve(0).await), name()).await;
+        assert_eq!(found.unwrap(), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+        let nothing = ask(&client(serve(3).await), name()).await.unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::NotFound, "{nothing}");
+        let failure = ask(&client(serve(2).await), name()).await.unwrap_err();
+        assert_ne!(failure.kind(), io::ErrorKind::NotFound, "{failure}");
+    }
+
+    /// A hundred abandoned look-ups at a silent server leave no socket behind.
+    #[tokio::test]
+    async fn dropped_lookup_ends_at_once() {
+        let silent = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let client = client(silent.local_addr().unwrap().port());
+        let mut question = [0; 512];
+        for n in 0..100 {
+            let name = Name::from_utf8(format!("n{n}.example.")).unwrap();
+            tokio::select! {
+                answer = ask(&client, name) => panic!("{answer:?}"),
+                asked = silent.recv_from(&mut question) => drop(asked.unwrap()),
+            }
+        }
+        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        assert!(open < 100, "{open} descriptors are open");
+    }
+
+    #[test]
+    fn hosts_file_answers_before_name_servers() {
+        let mut hosts = Hosts::default();
+        hosts.read_hosts_conf(&b"10.0.0.7 pinned.example other.example"[..]).unwrap();
+        let sources = Sources { hosts, servers: client(1) };
+        let of = |name: &str| sources.in_hosts(&Name::from_utf8(name).unwrap());
+        assert_eq!(of("pinned.example"), ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(of("sp1.example"), Vec::<IpAddr>::new());
+    }
+
+    /// A name server that answers for names below `good.example` only, and counts all names that it
+    /// is asked for.
+    async fn serve_good() -> (u16, Arc<Mutex<HashSet<Vec<u8>>>>) {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let asked = Arc::new(Mutex::new(HashSet::new()));
+        let names = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((size, from)) = socket.recv_from(&mut question).await {
+                let name = question[12..size].split(|byte| *byte == 0).next().unwrap().to_vec();
+                if name.ends_with(b"\x04good\x07example") {
+                    socket.send_to(&answer(&question[..size], 0), from).await.unwrap();
+                }
+                names.lock().unwrap().insert(name);
+            }
+        });
+        (port, asked)
+    }
+
+    /// The name server is silent for one stub's names. That stub waits with eight look-ups, while
+    /// another stub and the host get answers.
+    #[tokio::test]
+    async fn silent_names_of_one_stub_delay_nobody_else() {
+        let (port, asked) = serve_good().await;
+        let sources = Arc::new(Sources { hosts: Hosts::default(), servers: client(port) });
+        let resolver =
+            SystemResolver { known: Mutex::new(Some(Known { sources, checked_at: Instant::now(), changed: [None; 2] })) };
+        let config = EgressConfig { resolver: Some(Arc::new(resolver)), ..EgressConfig::default() };
+        let egress = Egress::new(config).unwrap();
+        let (evil, good) = (egress.quota(QuotaLimits::default()), egress.quota(QuotaLimits::default()));
+        let evil_grants = Grants::none().allow_host("*.evil.example", 443, false).unwrap();
+        let good_grants = Grants::none().allow_host("good.example", 443, false).unwrap();
+        let names: Vec<_> = (0..32).map(|n| format!("n{n}.evil.example")).collect();
+        let connect = |name| egress.connect(&evil_grants, &evil, name, 443, true, &[]);
+        let mut hanging: FuturesUnordered<_> = names.iter().map(|name| connect(name)).collect();
+        let others = async {
+            while asked.lock().unwrap().len() < 8 {
+                tokio::task::yield_now().await;
+            }
+            let started = Instant::now();
+            // The address is one for documentation: found, judged and refused.
+            let refused = egress.connect(&good_grants, &good, "good.example", 443, true, &[]).await.unwrap_err();
+            let explained = egress.explain(&good_grants, "good.example", 443, Protection::Tls).await;
+            (refused.to_string(), explained.addresses().count(), started.elapsed())
         };
-        tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
+        let (refused, explained, took) = tokio::select! {
+            others = others => others,
+            failed = hanging.next() => panic!("{failed:?}"),
+        };
+        assert!(refused.contains("192.0.2.7 is for documentation"), "{refused}");
+        assert_eq!(explained, 1);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        let evil_names = asked.lock().unwrap().iter().filter(|name| name.ends_with(b"\x04evil\x07example")).count();
+        assert_eq!(evil_names, 8, "one stub's share");
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> 
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid(&error))?;
     if roots.is_empty() {
-        // Nothing is trusted. The verifier below wants a root.
+        // No server is trusted. The verifier below requires a root.
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
@@ -46,7 +46,7 @@ pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> 
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
-/// How much of a server's handshake is read: twice what its largest message may have.
+/// Maximum number of bytes of a server's handshake: twice the size of its largest message.
 const MAX_HANDSHAKE_BYTES: usize = 128 << 10;
 
 /// Does the handshake with a server whose certificate has to be for `host`, on the threads of

@@ -123,6 +123,7 @@ pub struct RuntimeBuilder {
     pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) proxy: Option<Url>,
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    pub(crate) max_sockets: Option<usize>,
     pub(crate) allow_http: bool,
     pub(crate) worker_threads: usize,
     pub(crate) request_timeout: Duration,
@@ -149,6 +150,7 @@ impl RuntimeBuilder {
             roots: Vec::new(),
             proxy: None,
             resolver: None,
+            max_sockets: None,
             allow_http: false,
             worker_threads: std::thread::available_parallelism().map_or(1, NonZero::get).max(MIN_THREADS),
             request_timeout: Duration::from_secs(15),
@@ -329,6 +331,15 @@ impl RuntimeBuilder {
     /// [retired](Self::retire_after).
     pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
         self.config.max_sandboxes = Some(sandboxes);
+        self
+    }
+
+    /// Sets the maximum number of sockets that all stubs and the runtime itself have open at a
+    /// time. An eighth (at most 128) is kept for the runtime. A stub gets no more than are left.
+    /// Default: the process's soft limit on descriptors, less a quarter (64 to 1024). The library
+    /// never changes that limit; the `protostub` command raises it.
+    pub fn max_sockets(mut self, sockets: usize) -> Self {
+        self.max_sockets = Some(sockets);
         self
     }
 

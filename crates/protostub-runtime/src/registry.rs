@@ -90,7 +90,7 @@ pub(crate) struct Record {
     pub(crate) sandbox_url: OnceLock<Address>,
     /// What its instances save for one another.
     pub(crate) session: Session,
-    /// The account that the connections of all its instances are charged to. Opened with the first instance.
+    /// The account for the connections of all its instances. Opened with the first instance.
     pub(crate) quota: OnceLock<Quota>,
     /// What it was explicitly logged in with.
     pub(crate) login: Arc<ExplicitLogin>,

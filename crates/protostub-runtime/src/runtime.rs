@@ -274,9 +274,14 @@ fn sizes(settings: &DomainSettings) -> Sizes {
 fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
-    let (extra_roots_pem, proxy, resolver) = (builder.roots, builder.proxy, builder.resolver);
-    let egress =
-        Egress::new(EgressConfig { extra_roots_pem, proxy, resolver, ..EgressConfig::default() }).map_err(BuildError::Egress)?;
+    let egress = EgressConfig {
+        extra_roots_pem: builder.roots,
+        proxy: builder.proxy,
+        resolver: builder.resolver,
+        max_sockets: builder.max_sockets,
+        ..EgressConfig::default()
+    };
+    let egress = Egress::new(egress).map_err(BuildError::Egress)?;
     let domains_where = |says: fn(&DomainSettings) -> bool| {
         let domains = builder.config.domains.iter().filter(|(_, settings)| says(settings));
         domains.map(|(domain, _)| domain.clone()).collect()

@@ -6,6 +6,8 @@ mod compile_worker;
 mod conformance;
 #[cfg(unix)]
 mod control;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod explain;
 mod help;
 mod inspect;

@@ -77,6 +77,14 @@ impl Authority {
         self.0.pem().into_bytes()
     }
 
+    /// An authority of this name that this one has certified.
+    pub(crate) fn intermediate(&self, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap()
+    }
+
     /// A server whose certificate is for these names.
     pub(crate) fn server(&self, names: &[&str]) -> TlsAcceptor {
         self.server_of(CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap())

@@ -5,4 +5,5 @@ mod fixture;
 mod grants;
 mod http;
 mod proxy;
+mod quotas;
 mod starttls;

@@ -113,7 +113,8 @@ impl Transport {
 }
 
 impl Connections {
-    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged to its `quota`.
+    /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged
+    /// to its `quota`.
     pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
         let woken = Arc::default();
         Self {

@@ -75,13 +75,7 @@ struct Ending {
 
 impl Tcp {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(
-        route: &Route,
-        limits: &TransportLimits,
-        host: &str,
-        port: u16,
-        tls: bool,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(route: &Route, limits: &TransportLimits, host: &str, port: u16, tls: bool) -> Result<Self, Error> {
         check_host(host)?;
         if port == 0 {
             return Err(Error::Invalid("the port 0 names no service".to_owned()));
@@ -153,7 +147,9 @@ impl Tcp {
                 let open_timeout = self.limits.open_timeout;
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
                 self.opening = Some(Box::pin(async move {
-                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, &quota, stream.into_inner(), &server_name)).await {
+                    match tokio::time::timeout(open_timeout, egress.start_tls(&grants, &quota, stream.into_inner(), &server_name))
+                        .await
+                    {
                         Ok(result) => result.map_err(|error| error.to_string()),
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }

@@ -5,7 +5,10 @@ use std::cell::Cell;
 
 use crate::{
     Stub,
-    rethink::protostub::websocket::{self, State},
+    rethink::protostub::{
+        timers,
+        websocket::{self, State},
+    },
     told,
 };
 
@@ -27,7 +30,20 @@ pub fn attack(stub: &Stub) -> Option<String> {
 }
 
 fn attempt(stub: &Stub) -> Option<String> {
-    websocket::open(stub.text("url"), &[], &[]).err().map(|error| told(&error))
+    match websocket::open(stub.text("url"), &[], &[]) {
+        Ok(_) => None,
+        Err(error) if told(&error).contains("connect-attempts-per-second") => wait(),
+        Err(error) => Some(told(&error)),
+    }
+}
+
+/// Until there is another attempt.
+fn wait() -> Option<String> {
+    timers::after(100).err().map(|error| told(&error))
+}
+
+pub fn timer(stub: &Stub) -> Option<String> {
+    attempt(stub)
 }
 
 pub fn ready(stub: &Stub, socket: u32) -> Option<String> {
@@ -37,6 +53,11 @@ pub fn ready(stub: &Stub, socket: u32) -> Option<String> {
         State::Failed(how) if how.contains("is refused: its address") => attempts.refused += 1,
         // It cannot prove to be what it is called, which is how one sees that it was met.
         State::Failed(how) if how.contains("certificate") => attempts.at_its_server += 1,
+        // It attacks again and again, and is made to wait.
+        State::Failed(how) if how.contains("connect-attempts-per-second") => {
+            websocket::close(socket, 1000, "");
+            return wait();
+        }
         State::Failed(how) => return Some(format!("dialled: {how}")),
         State::Open(_) | State::Refused(_) | State::Closed(_) => return Some("there is a connection".to_owned()),
     }

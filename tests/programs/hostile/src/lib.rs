@@ -1,9 +1,11 @@
 //! A stranger's stub. It connects like any other; once a message comes, it attacks whoever runs it, in the way that `program` of its
 //! configuration names: a module each. What did not end it is the answer, a text. The programs that no compiler would make are in `wat/`.
 
+mod abandons_lookups;
 mod asks_for_credentials;
 mod asks_for_random_bytes;
 mod asks_many_names;
+mod churns_connections;
 mod floods_bus;
 mod floods_http;
 mod floods_log;
@@ -46,10 +48,11 @@ struct Program {
     start: fn(),
     attack: fn(&Stub) -> Option<String>,
     ready: fn(&Stub, u32) -> Option<String>,
+    timer: fn(&Stub) -> Option<String>,
 }
 
 impl Program {
-    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None };
+    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None, timer: |_| None };
 
     const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
         Self { attack, ..Self::NONE }
@@ -58,18 +61,26 @@ impl Program {
 
 fn program(name: &str) -> Option<Program> {
     Some(match name {
+        "abandons-lookups" => Program {
+            ready: abandons_lookups::ready,
+            timer: abandons_lookups::timer,
+            ..Program::attack(abandons_lookups::attack)
+        },
         "asks-for-credentials" => Program::attack(asks_for_credentials::attack),
         "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
         "asks-many-names" => Program { ready: asks_many_names::ready, ..Program::attack(asks_many_names::attack) },
+        "churns-connections" => Program { ready: churns_connections::ready, ..Program::attack(churns_connections::attack) },
         "floods-bus" => Program::attack(floods_bus::attack),
         "floods-http" => Program::attack(floods_http::attack),
         "floods-log" => Program::attack(floods_log::attack),
         "floods-statuses" => Program::attack(floods_statuses::attack),
         "floods-timers" => Program::attack(floods_timers::attack),
         "floods-websocket" => Program { ready: floods_websocket::ready, ..Program::attack(floods_websocket::attack) },
-        "follows-changing-names" => {
-            Program { ready: follows_changing_names::ready, ..Program::attack(follows_changing_names::attack) }
-        }
+        "follows-changing-names" => Program {
+            ready: follows_changing_names::ready,
+            timer: follows_changing_names::timer,
+            ..Program::attack(follows_changing_names::attack)
+        },
         "forges-senders" => Program::attack(forges_senders::attack),
         "hoards-handles" => Program::attack(hoards_handles::attack),
         "meets-server" => Program { ready: meets_server::ready, ..Program::attack(meets_server::attack) },
@@ -170,7 +181,7 @@ impl Guest for Hostile {
                         }
                     }
                     Event::Timer(_) => {
-                        if let Some(text) = stub.late.take() {
+                        if let Some(text) = stub.late.take().or_else(|| (stub.program.timer)(stub)) {
                             stub.answer(text);
                         }
                     }
