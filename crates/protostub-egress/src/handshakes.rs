@@ -257,6 +257,9 @@ mod tests {
         };
         // The gate blocks the thread until all tasks are queued.
         start(&gate, "gate", Some(opened));
+        while handshakes.0.state().queues.get(&gate.party()).is_none_or(|queue| !queue.is_polled) {
+            tokio::task::yield_now().await;
+        }
         (0..20).for_each(|_| start(&many, "many", None));
         while handshakes.0.state().queues.get(&many.party()).is_none_or(|queue| queue.woken.len() < 20) {
             tokio::task::yield_now().await;

@@ -198,8 +198,7 @@ impl Quota {
     /// The limit that would refuse it now.
     pub fn check(&self) -> Result<(), LimitReached> {
         self.0.check_attempt(Instant::now())?;
-        let mut held = self.0.budget.held();
-        self.0.check_socket(&mut held)
+        self.0.check_socket(&self.0.budget.held())
     }
 
     /// Records a refusal that a caller decided on after [`check`](Self::check).
@@ -234,7 +233,7 @@ impl Quota {
     /// Charges a socket, for as long as the permit lives.
     pub(crate) fn socket(&self) -> Result<Permit, LimitReached> {
         let mut held = self.0.budget.held();
-        if let Err(limit) = self.0.check_socket(&mut held) {
+        if let Err(limit) = self.0.check_socket(&held) {
             drop(held);
             return Err(self.0.note(limit.kind));
         }
@@ -248,9 +247,10 @@ impl Quota {
         // The semaphore is never closed.
         let turn = self.0.lookups.acquire().await.ok();
         let mut held = self.0.budget.held();
-        if let Err(limit) = self.0.check_share(&mut held, LOOKUP_SOCKETS) {
+        // The host's own look-ups are few, and fail for no limit: that would count as their domain's failure.
+        if self.0.limits.is_some() && !self.0.has_share(&held, LOOKUP_SOCKETS) {
             drop(held);
-            return Err(self.0.note(limit.kind));
+            return Err(self.0.note(Kind::Sockets));
         }
         held.take(&self.0, LOOKUP_SOCKETS);
         let sockets = Permit { account: Arc::clone(&self.0), descriptors: LOOKUP_SOCKETS, is_connection: false };
@@ -270,25 +270,24 @@ impl Account {
         }
     }
 
-    fn check_socket(&self, held: &mut Held) -> Result<(), LimitReached> {
+    fn check_socket(&self, held: &Held) -> Result<(), LimitReached> {
         if self.limits.is_some_and(|limits| self.sockets.load(Ordering::Relaxed) >= limits.sockets) {
             return Err(self.reached(Kind::Connections));
         }
-        self.check_share(held, 1)
+        if self.has_share(held, 1) { Ok(()) } else { Err(self.reached(Kind::Sockets)) }
     }
 
-    /// Checks the party's share: it may hold as many sockets as are left for all. One party gets
-    /// at most half of them, two get a third each, and a party without any always finds some.
-    fn check_share(&self, held: &mut Held, more: usize) -> Result<(), LimitReached> {
+    /// Whether the party's share has room: it may hold as many sockets as are left for all. One party
+    /// gets at most half of them, two get a third each, and a party without any always finds some.
+    fn has_share(&self, held: &Held, more: usize) -> bool {
         let budget = &self.budget;
-        let fits = match self.limits {
+        match self.limits {
             None => held.all + more <= budget.total,
             Some(_) => {
                 let left = budget.for_stubs().saturating_sub(held.by_stubs).min(budget.total.saturating_sub(held.all));
                 more <= left && self.held.load(Ordering::Relaxed) < left
             }
-        };
-        if fits { Ok(()) } else { Err(self.reached(Kind::Sockets)) }
+        }
     }
 
     fn reached(&self, kind: Kind) -> LimitReached {

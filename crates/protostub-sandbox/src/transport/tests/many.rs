@@ -37,6 +37,33 @@ async fn there_are_no_more_connections_than_the_limit() {
     assert_eq!(connections.connections.len(), 1, "what has no connection has nothing to say at its end");
 }
 
+/// Two stubs of one runtime share 16 sockets, two of which are the runtime's.
+#[tokio::test]
+async fn stub_with_its_share_of_sockets_is_told() {
+    let egress = Egress::new(EgressConfig { max_sockets: Some(16), ..EgressConfig::default() }).unwrap();
+    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap().allow_loopback(true);
+    let limits = TransportLimits::default();
+    let stub = || Connections::new(egress.clone(), egress.quota(quota(&limits)), grants.clone(), limits.clone());
+    let (mut one, mut other) = (stub(), stub());
+    let (port, _accepted) = serve_nothing().await;
+    for handle in 1..=8 {
+        one.tcp_open(handle, "127.0.0.1", port, false).unwrap();
+    }
+    let mut failed = 0;
+    for _ in 1..=8 {
+        let handle = next_ready(&mut one).await;
+        failed += u32::from(matches!(one.tcp_poll(handle), TcpState::Failed(how) if how.contains("`max-sockets`")));
+    }
+    assert_eq!(failed, 1, "half of the sockets is 7");
+    let Err(Error::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, false) else { panic!("there is one more") };
+    assert!(text.contains("the stubs share 14 sockets"), "{text}");
+    assert_eq!(one.take_refused()[2], ("max_sockets", 2));
+    other.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    assert_eq!(next_ready(&mut other).await, 1);
+    assert_eq!(other.tcp_poll(1), TcpState::Open);
+    one.close_all();
+}
+
 #[tokio::test]
 async fn handles_are_of_one_interface() {
     let mut connections = connections();
