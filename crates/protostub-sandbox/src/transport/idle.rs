@@ -77,8 +77,7 @@ impl IdleConnections {
     /// Drops connections that a server closed or that have expired.
     pub(super) fn drive(&mut self) {
         let cx = &mut Context::from_waker(&self.waker);
-        self.connections.retain_mut(|idle| {
-            idle.http.poll_closed(cx).is_pending() && Future::poll(idle.expires.as_mut(), cx).is_pending()
-        });
+        self.connections
+            .retain_mut(|idle| idle.http.poll_closed(cx).is_pending() && Future::poll(idle.expires.as_mut(), cx).is_pending());
     }
 }
