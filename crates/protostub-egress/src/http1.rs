@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             .await
         };
         // A head may have come with too many of them in one piece.
-        self.informational.check().map_err(|limit| ExchangeError::Informational(limit))?;
+        self.informational.check().map_err(ExchangeError::Informational)?;
         match answer {
             Ok(response) => {
                 let (head, incoming) = response.into_parts();
