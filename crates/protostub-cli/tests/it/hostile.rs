@@ -83,7 +83,7 @@ impl Peer {
             let mut text = vec![0; length];
             self.0.read_exact(&mut text).expect("a frame");
             let json: Value = serde_json::from_slice(&text).unwrap_or_default();
-            if json["id"] == id || json["id"] == id.to_string() {
+            if json["id"] == id {
                 return json;
             }
         }
