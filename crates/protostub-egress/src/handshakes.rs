@@ -296,7 +296,7 @@ mod tests {
     async fn panic_fails_one_handshake_only() {
         let handshakes = one_thread();
         let [quota] = quotas();
-        let error = handshakes.run(quota.party(), async { panic!("a bug") }).await.map(|()| ()).unwrap_err();
+        let error = handshakes.run::<()>(quota.party(), async { panic!("a bug") }).await.unwrap_err();
         assert_eq!(error.to_string(), "the TLS handshake ended unexpectedly");
         assert_eq!(handshakes.run(quota.party(), async { 7 }).await.unwrap(), 7);
     }

@@ -433,13 +433,13 @@ mod tests {
 
     /// As many permits as there are to be had.
     fn hoard(quota: &Quota) -> Vec<Permit> {
-        std::iter::from_fn(|| quota.socket().ok()).collect()
+        (0..1_000).map_while(|_| quota.socket().ok()).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn attempts_come_back_with_time() {
         let quota = Quota::new(&Budget::new(100), limits(16));
-        let attempts = || std::iter::from_fn(|| quota.attempt().ok()).count();
+        let attempts = || (0..1_000).map_while(|_| quota.attempt().ok()).count();
         assert_eq!(attempts(), 40, "two seconds' worth at once");
         let refused = quota.attempt().unwrap_err();
         assert_eq!(refused.setting(), "connect_attempts_per_second");
