@@ -218,7 +218,6 @@ impl RuntimeBuilder {
     /// there. Default: 16,384 in all, and 256 of one registrable domain, of which the one that was
     /// not used for the longest time gives way. If there are as many as there may be in all, stubs
     /// of further domains are not deployed.
-    #[must_use]
     pub fn accepted_versions(mut self, bounds: Bounds) -> Self {
         self.accepted_versions = Some(bounds);
         self
@@ -227,7 +226,6 @@ impl RuntimeBuilder {
     /// The number of key sets that domains publish, and that are kept for when they cannot be
     /// asked, bounded as [`Self::accepted_versions`] are. Default: 1,024 in all, and 16 of one
     /// registrable domain.
-    #[must_use]
     pub fn key_sets(mut self, bounds: Bounds) -> Self {
         self.key_sets = Some(bounds);
         self

@@ -99,9 +99,9 @@ pub enum SignatureError {
     )]
     TooLong {
         /// When it was signed, in UTC.
-        issued: String,
+        issued: SafeText,
         /// Until when it would count, in UTC.
-        expires: String,
+        expires: SafeText,
         /// The longest lifetime, in days.
         days: u64,
     },
