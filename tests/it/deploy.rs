@@ -274,6 +274,7 @@ async fn longest_times_are_no_panic() {
     assert_eq!(reply.code(), Some(200));
     let stub = within_a_minute("deploy", runtime.deploy_protostub("sp1.example")).await.expect("the same stub");
     within_a_minute("disconnect", stub.disconnect()).await.expect("disconnected");
-    within_a_minute("connect", runtime.deploy_protostub("sp1.example")).await.expect("live again");
+    within_a_minute("connect", stub.connect()).await.expect("told");
+    within_a_minute("live", stub.until_live()).await.expect("live again");
     within_a_minute("shutdown", runtime.shutdown(Duration::MAX)).await;
 }

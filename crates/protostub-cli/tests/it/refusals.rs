@@ -69,7 +69,7 @@ fn a_settings_file_is_checked() {
     );
     check(
         "home = 'home.example'\n[domains.'[::1]']\n[domains.'[0:0::1]']",
-        "protostub.toml:3:10: `[0:0::1]` and `[::1]` are two",
+        "`[::1]` and `[0:0::1]` are two",
     );
     check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
     check(

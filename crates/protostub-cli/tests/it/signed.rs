@@ -7,7 +7,7 @@ use std::{
 };
 
 use protostub_catalogue::trust::{SigningKey, Statement, sign};
-use protostub_types::{Descriptor, Domain, Version};
+use protostub_types::{Descriptor, Domain};
 use serde_json::{Value, json};
 
 use crate::command::{Running, catalogue, protostub, protostub_json, protostub_json_in};
@@ -129,8 +129,10 @@ fn signature_that_never_expires_is_refused_in_words() {
     let mut server = Running::start(&["serve", text(&stubs), "--bind", "127.0.0.1:0"]);
     let domain = server.event("serving")["domain"].as_str().expect("a text").to_owned();
     for exp in [253_402_300_800, i64::MAX.unsigned_abs()] {
-        let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
-        descriptor.refer("component.wasm", &component);
+        let published = fs::read(catalogue().join("echo/descriptor.json")).expect("a descriptor");
+        let mut descriptor = Descriptor::parse(&published).expect("a descriptor");
+        let url = descriptor.source_package_url.clone().expect("a URL");
+        descriptor.refer(&url, &component);
         let statement = Statement {
             domain: Domain::parse(&domain).expect("a domain"),
             names: vec!["default".to_owned(), "echo".to_owned()],
