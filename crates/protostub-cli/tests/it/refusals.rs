@@ -67,10 +67,7 @@ fn a_settings_file_is_checked() {
         "home = 'home.example'\n[domains]\n'xn--bcher-kva.example' = {}\n'bücher.example' = {}",
         "protostub.toml:3:1: `xn--bcher-kva.example` and `bücher.example` are two spellings of `xn--bcher-kva.example`",
     );
-    check(
-        "home = 'home.example'\n[domains.'[::1]']\n[domains.'[0:0::1]']",
-        "`[::1]` and `[0:0::1]` are two",
-    );
+    check("home = 'home.example'\n[domains.'[::1]']\n[domains.'[0:0::1]']", "`[::1]` and `[0:0::1]` are two");
     check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
     check(
         "home = 'home.example'\n[domains.'sp1.example']\noauth2 = { token-endpoint = 'https://a.example', client-id = 'a', client-secret = { env = 'A' }, scopes = ['chat mail'] }",
