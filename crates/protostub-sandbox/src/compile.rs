@@ -51,7 +51,7 @@ pub enum CompileError {
     },
     /// It is a component, but not of the contract's world.
     #[error("it is a component, but not a protocol stub of track {TRACK}: {0}")]
-    WrongWorld(WorldMismatch),
+    WrongWorld(Box<WorldMismatch>),
     /// It consists of more parts than the host has room for, or has larger ones.
     #[error("it needs more than the host has room for: {0}")]
     TooComplex(SafeText),

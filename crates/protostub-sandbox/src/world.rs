@@ -62,7 +62,7 @@ impl fmt::Display for WorldMismatch {
 }
 
 /// Links a component to the contract, or says what does not fit.
-pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, WorldMismatch> {
+pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, Box<WorldMismatch>> {
     let missing_exports = missing_exports(component);
     let linked = granted.linker.instantiate_pre(component).and_then(ProtostubPre::new);
     let mut mismatches = linked.as_ref().map_or_else(|_| SafeList::default(), |pre| mismatching_exports(pre.instance_pre()));
@@ -77,7 +77,7 @@ pub(crate) fn link(granted: &Granted, component: &Component) -> Result<Protostub
             {
                 mismatch.mismatches.push(SafeText::display(format_args!("{error:#}")), SafeList::MAX_TEXTS);
             }
-            Err(mismatch)
+            Err(Box::new(mismatch))
         }
     }
 }

@@ -11,7 +11,7 @@ async fn compile(engine: &Engine, bytes: Vec<u8>) -> CompileError {
 /// How a component, in WebAssembly's text format, differs from a stub.
 async fn mismatch(text: &str) -> WorldMismatch {
     match compile(engine(), wat::parse_str(text).expect("a component")).await {
-        CompileError::WrongWorld(mismatch) => mismatch,
+        CompileError::WrongWorld(mismatch) => *mismatch,
         other => panic!("{other}"),
     }
 }
