@@ -53,8 +53,8 @@ pub enum Containment {
     Held(&'static str),
     /// The stub lives, and each attempt is refused: it answers with this.
     Refused(&'static str),
-    /// The stub lives, and answers with this when it is done. The process has hardly more descriptors
-    /// open than before, and another stub can be deployed.
+    /// The stub lives, and answers with this when it is done. The process has hardly more
+    /// descriptors open than before, and another stub can be deployed.
     Spares(&'static str),
     /// The stub lives, and its call goes on to wait: nobody else does.
     Waits,
@@ -122,8 +122,8 @@ impl Attack {
         Self { server: Some(server), ..self }
     }
 
-    /// With a domain of its own below this one. The descriptor states the port of the server, if there
-    /// is one, and the stub's configuration names it by the domain.
+    /// With a domain of its own below this one. The descriptor states the port of the server, if
+    /// there is one, and the stub's configuration names it by the domain.
     pub(crate) fn below(self, name: &'static str, scheme: &'static str) -> Self {
         Self { below: Some(name), scheme, ..self }
     }

@@ -1,4 +1,5 @@
-//! Components: those that the build made, those that are written as text, and two that no compiler likes.
+//! Components: those that the build made, those that are written as text, and two that no compiler
+//! likes.
 
 use std::{fs, path::PathBuf};
 

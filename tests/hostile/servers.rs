@@ -184,8 +184,8 @@ pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Issues tokens as many authorization servers do: for the scope of the request, and for all that the
-/// client may do where the request has none.
+/// Issues tokens as many authorization servers do: for the scope of the request, and for all that
+/// the client may do where the request has none.
 pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut head = Vec::new();

@@ -30,8 +30,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stub is watched that does nothing but wait.
 const WATCHED: Duration = Duration::from_millis(500);
-/// Maximum number of descriptors that an attack leaves open. The servers' side counts too, and so do
-/// other tests in the same process.
+/// Maximum number of descriptors that an attack leaves open. The servers' side counts too, and so
+/// do other tests in the same process.
 const SPARED_DESCRIPTORS: usize = 200;
 /// Number of messages that wait for a stub that is not deployed.
 const WAITING: usize = 4;

@@ -50,8 +50,8 @@ async fn check(attack: Attack) {
     }
 }
 
-/// Three stubs open all the connections that they can get of 20 sockets. None of them gets as many as
-/// its own limit allows. The next stub and the catalogue still find a socket.
+/// Three stubs open all the connections that they can get of 20 sockets. None of them gets as many
+/// as its own limit allows. The next stub and the catalogue still find a socket.
 #[tokio::test]
 async fn hoards_of_three_stubs_leave_sockets_for_others() {
     let config = StageConfig { code_dir: Some(code_dir()), max_sockets: Some(20), ..StageConfig::default() };
@@ -90,8 +90,8 @@ macro_rules! cases {
 }
 for_each_attack!(cases);
 
-/// The neighbour is asked at fixed times, while each of fourteen exchanges gets informational responses
-/// without an end, again and again.
+/// The neighbour is asked at fixed times, while each of fourteen exchanges gets informational
+/// responses without an end, again and again.
 #[tokio::test]
 async fn neighbours_are_served_beside_endless_informational() {
     const ROUNDS: usize = 20;

@@ -127,8 +127,8 @@ async fn unreadable_version_refuses_until_it_is_mended() {
     check_text(&kind.to_string(), &one);
     assert_eq!((host.runs("sp1.example").await, running.restarts()), ("1.0".to_owned(), 0));
     drop(broken);
-    // The failure is not held against the domains: a message deploys at once, which a failure of theirs
-    // would not allow yet.
+    // The failure is not held against the domains: a message deploys at once, which a failure of
+    // theirs would not allow yet.
     host.publish("sp2.example", "1.2", json!({}));
     assert_eq!(host.runs("sp2.example").await, "1.2");
     running.update().await.expect("updated");

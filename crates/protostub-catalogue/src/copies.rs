@@ -149,8 +149,8 @@ impl Copies {
         }
     }
 
-    /// Reads the copies of these URLs. A file that cannot be read or used counts as no copy, and stays
-    /// until it is replaced.
+    /// Reads the copies of these URLs. A file that cannot be read or used counts as no copy, and
+    /// stays until it is replaced.
     pub(crate) async fn load(&self, asked: &[Url]) -> Vec<Option<Copy>> {
         let (this, asked) = (self.clone(), asked.to_vec());
         let read = move || {
@@ -186,8 +186,8 @@ impl Copies {
         None
     }
 
-    /// Returns `true` if there is a copy of any of these, also one that cannot be used, or was withdrawn: the
-    /// domain has served a descriptor.
+    /// Returns `true` if there is a copy of any of these, also one that cannot be used, or was
+    /// withdrawn: the domain has served a descriptor.
     ///
     /// # Errors
     /// If the folder cannot be looked into; with the file.

@@ -23,7 +23,8 @@ const USED_LATELY: Duration = Duration::from_secs(60 * 60);
 /// Which part of a full folder is cleared at once; and which part of it is written before it is looked at again.
 const SPARE: usize = 8;
 
-/// The share of a full folder up to which the files of one registrable domain are spared: an eighth.
+/// The share of a full folder up to which the files of one registrable domain are spared: an
+/// eighth.
 const SHARES: usize = 8;
 
 /// A folder of files that appear whole or not at all, and are replaced but never changed: any

@@ -27,7 +27,8 @@ const RETRIES: usize = 4;
 const PROBE: &[u8] = &[b' '; 512];
 
 /// Why trust state cannot be used: the accepted version of a stub, or the keys that a domain
-/// publishes. No stub of the domain is deployed or updated until the fault is mended. Stubs that run go on.
+/// publishes. No stub of the domain is deployed or updated until the fault is mended. Stubs that
+/// run go on.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustStateError {

@@ -24,7 +24,8 @@ impl Store {
         Ok(Self { pool: Pool::open(cache_dir.join("components"), MAX_FILES, max_bytes)? })
     }
 
-    /// Returns the component with this digest, if it is there and intact. Otherwise the caller fetches it again.
+    /// Returns the component with this digest, if it is there and intact. Otherwise the caller
+    /// fetches it again.
     pub(crate) async fn load(&self, digest: Sha256Digest, domain: &Domain, max_bytes: usize) -> Option<Bytes> {
         let (pool, name) = (self.pool.clone(), Name::new(digest, &domain.registrable()));
         let read = move || match pool.read_any(&name, max_bytes) {

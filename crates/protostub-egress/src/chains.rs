@@ -18,9 +18,10 @@ const MAX_INTERMEDIATES: usize = 10;
 
 /// Verifies as webpki does, but along one path only.
 ///
-/// webpki tries every path from the server's certificate to a root. Certificates that fit each other
-/// in many ways make that take seconds. Here, the issuer's name of each certificate leads to the
-/// first intermediate with that name, and that is the path. It has one signature per certificate.
+/// webpki tries every path from the server's certificate to a root. Certificates that fit each
+/// other in many ways make that take seconds. Here, the issuer's name of each certificate leads to
+/// the first intermediate with that name, and that is the path. It has one signature per
+/// certificate.
 #[derive(Debug)]
 pub(crate) struct ShortChains(pub(crate) Arc<WebPkiServerVerifier>);
 
@@ -67,7 +68,8 @@ impl ServerCertVerifier for ShortChains {
 }
 
 /// The intermediates from the server's certificate upwards. Certificates that name themselves as
-/// their issuer are left out: the roots are the operator's choice. Unreadable ones are left out too.
+/// their issuer are left out: the roots are the operator's choice. Unreadable ones are left out
+/// too.
 fn path<'a>(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
     let names = |der: &CertificateDer<'_>| {
         let parsed = EndEntityCert::try_from(der).ok()?;

@@ -194,8 +194,8 @@ enum Failed {
 }
 
 /// Dials addresses in their order. The first that answers wins, and the others are dropped. The
-/// next address is dialled when one fails, or has not answered for a while. At `end`, all without an
-/// answer have failed. After a limit refuses an address, no further address is dialled.
+/// next address is dialled when one fails, or has not answered for a while. At `end`, all without
+/// an answer have failed. After a limit refuses an address, no further address is dialled.
 async fn race<S, F>(
     addresses: Vec<SocketAddr>,
     end: Instant,

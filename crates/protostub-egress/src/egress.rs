@@ -276,8 +276,8 @@ impl Shared {
         if addresses.is_empty() { Err(no_such_host("the name has no addresses".into())) } else { Ok(addresses) }
     }
 
-    /// A connection to the proxy itself, on the way to the deadline's target. Its own address is the
-    /// operator's choice and not judged.
+    /// A connection to the proxy itself, on the way to the deadline's target. Its own address is
+    /// the operator's choice and not judged.
     pub(crate) async fn reach_proxy(&self, proxy: &Proxy, quota: &Quota, deadline: &Deadline) -> Result<Stream, EgressError> {
         let to_proxy = Deadline::new(proxy.host.with_port(proxy.port), self.connect_timeout);
         let connect = async {

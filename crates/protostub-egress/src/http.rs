@@ -67,8 +67,8 @@ pub struct HttpTarget {
 }
 
 impl HttpTarget {
-    /// Checks an `https` URL, or an `http` one where the grants allow to do without TLS. The addresses
-    /// that its name resolves to are judged by [`Egress::connect_http`].
+    /// Checks an `https` URL, or an `http` one where the grants allow to do without TLS. The
+    /// addresses that its name resolves to are judged by [`Egress::connect_http`].
     ///
     /// # Errors
     /// [`Refused`](EgressError::Refused) by the grants, for the host and port; [`Invalid`](EgressError::Invalid), if the URL is not of these
@@ -188,9 +188,10 @@ impl Egress {
 
 /// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
 ///
-/// Follows no redirects by itself, and has no cookies and no proxy of the environment. Dials only the
-/// addresses that were judged. [`HttpLimits`] bound heads and informational responses. reqwest's own
-/// client has no limit on informational responses, and accepts no connection that has one.
+/// Follows no redirects by itself, and has no cookies and no proxy of the environment. Dials only
+/// the addresses that were judged. [`HttpLimits`] bound heads and informational responses.
+/// reqwest's own client has no limit on informational responses, and accepts no connection that has
+/// one.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     egress: Egress,
@@ -200,8 +201,8 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Sends a request, and waits for the head of the response. The body has no limit: take it piece
-    /// by piece. An error of the body becomes an [`EgressError`] by `from`.
+    /// Sends a request, and waits for the head of the response. The body has no limit: take it
+    /// piece by piece. An error of the body becomes an [`EgressError`] by `from`.
     ///
     /// # Errors
     /// As [`HttpTarget::new`] and [`Egress::connect_http`]; [`Http`](EgressError::Http), if the
@@ -256,7 +257,8 @@ impl HttpClient {
     /// response's own `url()` is where it came from in the end. Its body is not limited: take it piece by piece.
     ///
     /// # Errors
-    /// As [`send`](Self::send); [`Redirect`](EgressError::Redirect), if there are too many or one leads nowhere; otherwise what failed.
+    /// As [`send`](Self::send); [`Redirect`](EgressError::Redirect), if there are too many or one
+    /// leads nowhere; otherwise what failed.
     pub async fn get(&self, url: &Url, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
         self.get_with(url, HeaderMap::new(), max_redirects).await
     }

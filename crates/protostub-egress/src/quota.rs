@@ -247,7 +247,8 @@ impl Quota {
         // The semaphore is never closed.
         let turn = self.0.lookups.acquire().await.ok();
         let mut held = self.0.budget.held();
-        // The host's own look-ups are few, and fail for no limit: that would count as their domain's failure.
+        // The host's own look-ups are few, and fail for no limit: that would count as their
+        // domain's failure.
         if self.0.limits.is_some() && !self.0.has_share(&held, LOOKUP_SOCKETS) {
             drop(held);
             return Err(self.0.note(Kind::Sockets));
@@ -277,8 +278,9 @@ impl Account {
         if self.has_share(held, 1) { Ok(()) } else { Err(self.reached(Kind::Sockets)) }
     }
 
-    /// Whether the party's share has room: it may hold as many sockets as are left for all. One party
-    /// gets at most half of them, two get a third each, and a party without any always finds some.
+    /// Whether the party's share has room: it may hold as many sockets as are left for all. One
+    /// party gets at most half of them, two get a third each, and a party without any always finds
+    /// some.
     fn has_share(&self, held: &Held, more: usize) -> bool {
         let budget = &self.budget;
         match self.limits {

@@ -271,9 +271,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Grants descriptors, components and stubs of loopback domains the way to this machine, without
-    /// TLS too: for development and tests. Loopback domains are `localhost`, names below it, 127/8 and
-    /// ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default: refused.
+    /// Grants descriptors, components and stubs of loopback domains the way to this machine,
+    /// without TLS too: for development and tests. Loopback domains are `localhost`, names below
+    /// it, 127/8 and ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default:
+    /// refused.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.config.allow_loopback = allow;
         self
@@ -285,8 +286,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Sets what the operator says about one domain. [`Self::build`] refuses a domain that was given
-    /// twice.
+    /// Sets what the operator says about one domain. [`Self::build`] refuses a domain that was
+    /// given twice.
     pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
         self.config.domains.add(domain, settings);
         self

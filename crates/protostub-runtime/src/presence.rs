@@ -204,8 +204,8 @@ impl Place {
 /// The number of statuses that an instance may publish while it waits to be live.
 const MAX_HELD: usize = 16;
 
-/// The permission of an instance to be live. Until the runtime remembers that its version is accepted,
-/// `live` is held back, with whatever follows it.
+/// The permission of an instance to be live. Until the runtime remembers that its version is
+/// accepted, `live` is held back, with whatever follows it.
 #[derive(Debug, Default)]
 struct Admission {
     is_open: bool,
@@ -262,7 +262,8 @@ impl StubPresence {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on instances are of a version that is accepted, or of one that is not. Drops what was held back.
+    /// From now on instances are of a version that is accepted, or of one that is not. Drops what
+    /// was held back.
     pub(crate) fn set_admission(&self, is_open: bool) {
         *self.admission() = Admission { is_open, held: VecDeque::new() };
     }
@@ -282,8 +283,8 @@ impl StubPresence {
     /// The version is accepted: publishes what was held back, in its order.
     pub(crate) fn admit(&self) {
         loop {
-            // Statuses that are published meanwhile are held back behind the others. The lock is not
-            // held while subscribers are told.
+            // Statuses that are published meanwhile are held back behind the others. The lock is
+            // not held while subscribers are told.
             let next = {
                 let mut admission = self.admission();
                 let next = admission.held.pop_front();

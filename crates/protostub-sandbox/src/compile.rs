@@ -136,13 +136,15 @@ impl CompiledStub {
         TRACK
     }
 
-    /// The interfaces that it imports, with their versions, in the order of their names. At most 256 are named.
+    /// The interfaces that it imports, with their versions, in the order of their names. At most
+    /// 256 are named.
     #[must_use]
     pub fn imports(&self) -> &SafeList {
         &self.code.imports
     }
 
-    /// The interfaces that it exports, with their versions, in the order of their names. At most 256 are named.
+    /// The interfaces that it exports, with their versions, in the order of their names. At most
+    /// 256 are named.
     #[must_use]
     pub fn exports(&self) -> &SafeList {
         &self.code.exports

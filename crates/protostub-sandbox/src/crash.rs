@@ -61,7 +61,8 @@ pub struct CrashReport {
     pub limit: Option<&'static str>,
     /// What happened, in wasmtime's words or the limit's: `wasm unreachable instruction executed`.
     pub reason: SafeText,
-    /// What it wrote to standard error last; in Rust, the panic's message and place. At most 24 lines, each as long as a log line may be; `\n` is between two lines.
+    /// What it wrote to standard error last; in Rust, the panic's message and place. At most 24
+    /// lines, each as long as a log line may be; `\n` is between two lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<SafeText>,
     /// What was being executed, innermost first, at most 20 frames. Nothing for a call that waited until its time was over.

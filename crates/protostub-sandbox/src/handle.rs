@@ -261,7 +261,8 @@ impl StubHandle {
         self.ask(|agreed| Command::Retire { idle, agreed }).await
     }
 
-    /// Tells an instance whose `live` was [held back](crate::Presence::holds_back) that it is published now: messages are handed to the guest.
+    /// Tells an instance whose `live` was [held back](crate::Presence::holds_back) that it is
+    /// published now: messages are handed to the guest.
     pub fn admit(&self) {
         self.orders.tell(COMMANDS, |waiting| {
             if !waiting.has_ended {

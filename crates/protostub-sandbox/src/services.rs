@@ -64,7 +64,8 @@ pub trait Presence: Send + Sync + 'static {
     /// If the status cannot follow the one that holds; the text, which the stub is given, says why.
     fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String>;
 
-    /// Returns `true` if `live` is held back for now, though it was taken. Until [`StubHandle::admit`](crate::StubHandle::admit) the guest gets no messages.
+    /// Returns `true` if `live` is held back for now, though it was taken. Until
+    /// [`StubHandle::admit`](crate::StubHandle::admit) the guest gets no messages.
     fn holds_back(&self) -> bool {
         false
     }

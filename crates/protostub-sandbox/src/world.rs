@@ -153,8 +153,8 @@ where
     function.typecheck::<Parameters, Results>(&pre.instance_type())
 }
 
-/// Calls `visit` with the interface and the name of each function that a component imports. An import
-/// as a whole has no function. Names have any length.
+/// Calls `visit` with the interface and the name of each function that a component imports. An
+/// import as a whole has no function. Names have any length.
 fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, Option<&str>)) {
     let engine = component.engine();
     for (name, import) in component.component_type().imports(engine) {
@@ -169,8 +169,8 @@ fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, O
     }
 }
 
-/// Returns the imports that the linker does not have: those that no stub may have, and those that the
-/// operator can grant.
+/// Returns the imports that the linker does not have: those that no stub may have, and those that
+/// the operator can grant.
 fn missing_imports(granted: &Granted, component: &Component) -> (SafeList, SafeList) {
     let (mut unknown, mut not_granted) = (SafeList::default(), SafeList::default());
     let mut probe = granted.linker.clone();

@@ -48,7 +48,8 @@ impl Address {
     /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
     ///
     /// # Errors
-    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has blanks, control or invisible characters, or its authority is no domain.
+    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has blanks, control or invisible
+    /// characters, or its authority is no domain.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let fail = |problem: &str| AddressError { text: SafeText::quote(text), problem: problem.into() };
         if text.is_empty() {

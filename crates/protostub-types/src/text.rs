@@ -69,7 +69,8 @@ impl SafeText {
         escaper.finish()
     }
 
-    /// Builds a text of at most [`Self::MAX_BYTES`] from a value that is displayed, such as an error.
+    /// Builds a text of at most [`Self::MAX_BYTES`] from a value that is displayed, such as an
+    /// error.
     ///
     /// Stops the display when the text is full. No more than the maximum is ever in memory.
     #[must_use]

@@ -26,7 +26,8 @@ impl Version {
     /// Reads a version; blanks around it are dropped.
     ///
     /// # Errors
-    /// If it is longer than 128 bytes, has no letter or digit, or has control or invisible characters.
+    /// If it is longer than 128 bytes, has no letter or digit, or has control or invisible
+    /// characters.
     pub fn parse(text: &str) -> Result<Self, VersionError> {
         let text = text.trim();
         if text.len() > MAX_VERSION_BYTES

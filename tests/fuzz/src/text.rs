@@ -1,4 +1,5 @@
-// What is read from texts: addresses, messages, descriptors and their signatures, policies, answers of HTTP servers. Nothing here knows wasmtime.
+// What is read from texts: addresses, messages, descriptors and their signatures, policies, answers
+// of HTTP servers. Nothing here knows wasmtime.
 
 use std::{
     future::poll_fn,
@@ -286,8 +287,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Maximum number of requests over one connection.
 const REQUESTS: usize = 3;
 
-/// The answers of an HTTP server, as exchanges of stubs read them. The first byte selects the method and
-/// the size of the pieces in which they come.
+/// The answers of an HTTP server, as exchanges of stubs read them. The first byte selects the
+/// method and the size of the pieces in which they come.
 pub fn http(data: &[u8]) {
     let Some((first, answers)) = data.split_first() else { return };
     let method = if first % 2 == 0 { Method::GET } else { Method::HEAD };
@@ -332,7 +333,8 @@ fn http_request(method: &Method) -> HttpRequest {
     egress.http_request(target, method.clone(), HeaderMap::new(), "".into()).expect("a request")
 }
 
-/// A server in memory that sends its answers without reading requests, and then ends the connection.
+/// A server in memory that sends its answers without reading requests, and then ends the
+/// connection.
 struct Server {
     answers: Vec<u8>,
     sent: usize,

@@ -5,9 +5,10 @@ use super::{Credential, CredentialError, CredentialKind, CredentialProvider, Cre
 
 /// Credentials that stand in environment variables. No other part of the library reads any, and this one only those of the domains that it is told.
 ///
-/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals, its dots as `_`, hyphens as `__`, and the colon before a
-/// port as `___`. Two domains can share a variable that way: `a_b.example` and `a.b.example`. Building
-/// a runtime fails then, as it does for a domain that was given twice.
+/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals, its dots as `_`,
+/// hyphens as `__`, and the colon before a port as `___`. Two domains can share a variable that
+/// way: `a_b.example` and `a.b.example`. Building a runtime fails then, as it does for a domain
+/// that was given twice.
 ///
 /// ```
 /// # use protostub_runtime::{Domain, EnvironmentCredentials};

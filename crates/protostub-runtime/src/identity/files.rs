@@ -97,8 +97,8 @@ impl CredentialProvider for FileCredentials {
     }
 }
 
-/// Reads the credentials of many domains. An error of serde may quote a secret, so only its place is
-/// shown. The error about a repeated domain quotes domains only, and is shown.
+/// Reads the credentials of many domains. An error of serde may quote a secret, so only its place
+/// is shown. The error about a repeated domain quotes domains only, and is shown.
 fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
         if let Some(repeated) = repeated_domain(text) {

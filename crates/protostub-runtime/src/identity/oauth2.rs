@@ -67,8 +67,9 @@ impl OAuth2Credentials {
         Self::default()
     }
 
-    /// The same, with what this client is granted as the credential of exactly this domain. Building
-    /// a runtime fails for a domain that was given twice, and for a scope that is no scope token.
+    /// The same, with what this client is granted as the credential of exactly this domain.
+    /// Building a runtime fails for a domain that was given twice, and for a scope that is no scope
+    /// token.
     #[must_use]
     pub fn with(mut self, domain: Domain, client: OAuth2Client) -> Self {
         let account = Account { domain: domain.clone(), client, turn: Semaphore::new(1), state: Mutex::default() };
@@ -119,8 +120,8 @@ impl OAuth2Client {
     }
 
     /// Sets the scopes that tokens may have, each a scope token (RFC 6749 section 3.3). A stub that
-    /// names no scope gets a token for all of these. A stub that names another scope is refused, and
-    /// so is a token that has one. Default: no scope is asked for, and the server decides.
+    /// names no scope gets a token for all of these. A stub that names another scope is refused,
+    /// and so is a token that has one. Default: no scope is asked for, and the server decides.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
         Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
     }
@@ -289,8 +290,8 @@ impl Account {
         Ok(Token { credential, renew_at })
     }
 
-    /// Refuses a token that has a scope which the operator does not list. An answer without `scope` is
-    /// for the scopes that were asked for (RFC 6749 section 5.1).
+    /// Refuses a token that has a scope which the operator does not list. An answer without `scope`
+    /// is for the scopes that were asked for (RFC 6749 section 5.1).
     fn check_answered(&self, answer: &BasicTokenResponse) -> Result<(), CredentialError> {
         let granted = &self.client.scopes;
         let mut answered = answer.scopes().into_iter().flatten().map(|scope| scope.as_str());

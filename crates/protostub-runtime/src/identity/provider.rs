@@ -42,8 +42,8 @@ pub trait CredentialProvider: Send + Sync + 'static {
 pub struct CredentialRequest<'a> {
     /// Whose credential.
     pub domain: &'a Domain,
-    /// The scope that the stub asks for; none: the default. The provider decides what the stub gets.
-    /// A scope is never blank: the host refuses what is no scope by RFC 6749 section 3.3.
+    /// The scope that the stub asks for; none: the default. The provider decides what the stub
+    /// gets. A scope is never blank: the host refuses what is no scope by RFC 6749 section 3.3.
     pub scope: Option<&'a str>,
     /// How providers get out.
     pub(crate) network: &'a Network,
@@ -60,8 +60,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Builds a client for the credential of `domain`. It reaches the server of this URL alone, over
-    /// TLS unless the server is this machine.
+    /// Builds a client for the credential of `domain`. It reaches the server of this URL alone,
+    /// over TLS unless the server is this machine.
     pub(crate) fn http(&self, domain: &Domain, url: &Url, allow_private: bool) -> Result<HttpClient, EgressError> {
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let is_loopback = || Domain::parse(host).is_ok_and(|host| host.is_loopback());

@@ -22,8 +22,8 @@ use super::{
     traffic::Counted,
 };
 
-/// Size of a head without the names and values of its fields, in bytes: the status line, and for each
-/// field a colon, a space and the end of a line.
+/// Size of a head without the names and values of its fields, in bytes: the status line, and for
+/// each field a colon, a space and the end of a line.
 const HEAD_FRAMING_BYTES: usize = 8 << 10;
 
 /// What a stub asks for.
@@ -187,7 +187,8 @@ impl Sending {
         self.target.origin()
     }
 
-    /// The exchange, over an idle connection to the same origin or a new one. Its first drive begins it.
+    /// The exchange, over an idle connection to the same origin or a new one. Its first drive
+    /// begins it.
     pub(super) fn over(self, idle: Option<Http1<Counted>>) -> Exchange {
         let (target, origin) = (self.name.clone(), self.origin());
         let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
@@ -244,9 +245,9 @@ type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
 /// Sends a request over an idle connection.
 ///
 /// # Errors
-/// The request, if it has to go over a new connection: there is no idle one, or the server closed it
-/// before a byte of the request was sent. A request that was sent is never sent again, since the server
-/// may have processed it.
+/// The request, if it has to go over a new connection: there is no idle one, or the server closed
+/// it before a byte of the request was sent. A request that was sent is never sent again, since the
+/// server may have processed it.
 async fn attempt(request: HttpRequest, idle: Option<Http1<Counted>>) -> Result<Answer, HttpRequest> {
     let Some(http) = idle else { return Err(request) };
     match http.exchange(request).await {

@@ -17,14 +17,14 @@ use super::{
     traffic::Counted,
 };
 
-/// Maximum number of idle connections, to all servers together. Most stubs speak to one server, with a
-/// few requests at the same time.
+/// Maximum number of idle connections, to all servers together. Most stubs speak to one server,
+/// with a few requests at the same time.
 pub(super) const MAX_IDLE: usize = 4;
 /// Time that an idle connection waits for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The idle connections of one stub, oldest first. Each takes one of the stub's places for connections,
-/// until the stub needs that place.
+/// The idle connections of one stub, oldest first. Each takes one of the stub's places for
+/// connections, until the stub needs that place.
 pub(super) struct IdleConnections {
     connections: VecDeque<Idle>,
     mark: Arc<Mark>,
@@ -48,7 +48,8 @@ impl IdleConnections {
         self.connections.len()
     }
 
-    /// Keeps a connection for the next request to its origin. Closes the oldest one if there are too many.
+    /// Keeps a connection for the next request to its origin. Closes the oldest one if there are
+    /// too many.
     pub(super) fn insert(&mut self, origin: Origin, http: Http1<Counted>) {
         if self.connections.len() == MAX_IDLE {
             self.connections.pop_front();

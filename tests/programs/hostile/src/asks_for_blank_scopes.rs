@@ -1,5 +1,5 @@
-//! Asks for tokens with scopes that a server may take for none. It then issues tokens for all that the
-//! client may do.
+//! Asks for tokens with scopes that a server may take for none. It then issues tokens for all that
+//! the client may do.
 
 use std::cell::Cell;
 

@@ -1,4 +1,5 @@
-//! Sends a request to each of a thousand names below its own domain, a few at a time, and reads the answers.
+//! Sends a request to each of a thousand names below its own domain, a few at a time, and reads the
+//! answers.
 
 use std::cell::Cell;
 

@@ -1,4 +1,5 @@
-//! The accomplice of a hostile server: connects to it, as often as `times` of its configuration says, and reads whatever comes, without end.
+//! The accomplice of a hostile server: connects to it, as often as `times` of its configuration
+//! says, and reads whatever comes, without end.
 
 use std::cell::RefCell;
 

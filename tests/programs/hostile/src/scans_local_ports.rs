@@ -1,5 +1,5 @@
-//! Connects to ports of this machine, by names of its own domain that resolve to it. The answers tell
-//! which services run here.
+//! Connects to ports of this machine, by names of its own domain that resolve to it. The answers
+//! tell which services run here.
 
 use std::cell::Cell;
 

@@ -298,8 +298,8 @@ async fn cancelling_ends_the_connection_and_its_news() {
     assert_eq!(ready, Vec::<u32>::new());
 }
 
-/// A server that answers each request of each connection with these bytes. Returns its port, and what
-/// it tells: `true` for each connection that it accepts, `false` for each request.
+/// A server that answers each request of each connection with these bytes. Returns its port, and
+/// what it tells: `true` for each connection that it accepts, `false` for each request.
 async fn serve_answers(answer: Vec<u8>) -> (u16, mpsc::UnboundedReceiver<bool>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
