@@ -13,6 +13,7 @@ mod imports;
 mod interleavings;
 mod leaks;
 mod limits;
+mod lines;
 mod machine;
 mod mosquitto;
 mod mqtt;

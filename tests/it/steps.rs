@@ -13,7 +13,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, filter::Targets, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::{leaks::Leaks, sayings::Sayings};
+use crate::{leaks, sayings};
 
 /// One step, as its span told it.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +32,7 @@ pub(crate) fn record() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let steps = Recorder.with_filter(Targets::new().with_target("protostub", Level::INFO));
-        tracing_subscriber::registry().with(steps).with(Leaks::layer()).with(Sayings::layer()).init();
+        tracing_subscriber::registry().with(steps).with(leaks::layer()).with(sayings::layer()).init();
     });
 }
 
