@@ -6,9 +6,8 @@ use std::cell::Cell;
 use crate::{Stub, rethink::protostub::identity, told};
 
 /// After the scope that is granted, those that look like one or like none.
-const SCOPES: [&str; 12] = [
-    "chat", "", " ", "   ", "\t", "\r\n", "\u{a0}", "\u{2003}", "chat  admin", " chat", "chat\tadmin", "admin",
-];
+const SCOPES: [&str; 12] =
+    ["chat", "", " ", "   ", "\t", "\r\n", "\u{a0}", "\u{2003}", "chat  admin", " chat", "chat\tadmin", "admin"];
 
 thread_local! {
     static NEXT: Cell<usize> = const { Cell::new(0) };

@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// A text with two lines, a colour, and characters that reverse, hide and join what is around them.
-const TEXT: &str = "no such room\r\nERROR all is \u{202e}tsol\u{202c} \u{1b}[31m\u{2066}\u{200b}\u{2028}\u{feff}\u{e0041}\u{9b}2J";
+const TEXT: &str =
+    "no such room\r\nERROR all is \u{202e}tsol\u{202c} \u{1b}[31m\u{2066}\u{200b}\u{2028}\u{feff}\u{e0041}\u{9b}2J";
 
 pub fn attack(_: &Stub) -> Option<String> {
     log::write(log::Level::Error, TEXT);
