@@ -283,18 +283,18 @@ impl StubPresence {
     /// The version is accepted: publishes what was held back, in its order.
     pub(crate) fn admit(&self) {
         loop {
-            // Statuses that are published meanwhile are held back behind the others. The lock is
-            // not held while subscribers are told.
+            // A status stays in the queue until it is published, so that those that come meanwhile
+            // wait behind it. The lock is not held while subscribers are told.
             let next = {
                 let mut admission = self.admission();
-                let next = admission.held.pop_front();
-                admission.is_open = next.is_none();
-                next
+                admission.is_open = admission.held.is_empty();
+                admission.held.front().cloned()
             };
             let Some((status, reason)) = next else { return };
             if let Err(problem) = self.tell(status, reason) {
                 tracing::debug!(stub = %self.stub, problem, "a status that was held back could not be published");
             }
+            self.admission().held.pop_front();
         }
     }
 
@@ -417,10 +417,63 @@ impl std::fmt::Debug for StubPresence {
 mod tests {
     use std::{
         pin::pin,
+        sync::OnceLock,
         task::{Context, Poll, Waker},
     };
 
+    use protostub_bus::BusConfig;
+    use protostub_types::{Domain, StubKey};
+    use tracing::{Subscriber, span};
+    use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _};
+
     use super::*;
+
+    fn presence(cell: &Arc<StatusCell>) -> StubPresence {
+        let address = |text| Address::parse(text).expect("an address");
+        let domain = Domain::parse("sp1.example").expect("a domain");
+        StubPresence {
+            stub: address("hyperty-runtime://home.example/stub"),
+            topic: address("hyperty-runtime://home.example/stub/status"),
+            place: Mutex::new(Place::public(Arc::clone(cell))),
+            bus: Bus::new(BusConfig::new(domain.clone(), address("hyperty-runtime://home.example/runtime"))),
+            form: StatusForm::default(),
+            steps: Arc::new(Steps::of(&StubKey::Domain(domain))),
+            limits_hit: Arc::default(),
+            admission: Mutex::default(),
+            wants_admission: Notify::new(),
+        }
+    }
+
+    /// Has the instance publish `disconnected` while the runtime tells subscribers of `live`.
+    struct DisconnectsMeanwhile {
+        presence: Arc<StubPresence>,
+        /// The status that holds right afterwards.
+        seen: Arc<OnceLock<StubStatus>>,
+    }
+
+    impl<S: Subscriber> Layer<S> for DisconnectsMeanwhile {
+        fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: layer::Context<'_, S>) {
+            if attributes.metadata().name() == "step" {
+                self.seen.get_or_init(|| {
+                    self.presence.publish(StubStatus::Disconnected, None).expect("it is taken");
+                    self.presence.watch().current().status
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn status_behind_live_waits_for_its_turn() {
+        let cell = Arc::new(StatusCell::at(StubStatus::InProgress));
+        let (presence, seen) = (Arc::new(presence(&cell)), Arc::<OnceLock<_>>::default());
+        presence.publish(StubStatus::Live, None).expect("it is held back");
+        assert_eq!(cell.current().status, StubStatus::InProgress);
+        let layer = DisconnectsMeanwhile { presence: Arc::clone(&presence), seen: Arc::clone(&seen) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || presence.admit());
+        assert_eq!(seen.get(), Some(&StubStatus::Live), "it came before subscribers knew of `live`");
+        assert_eq!((cell.current().status, cell.current().sequence), (StubStatus::Disconnected, 2));
+        assert!(!presence.holds_back());
+    }
 
     #[test]
     fn whoever_waits_for_a_stub_to_be_live_learns_that_it_was() {
