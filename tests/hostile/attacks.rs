@@ -45,7 +45,12 @@ pub fn churns_connections() -> Attack {
 }
 
 pub fn component_has_endless_import_names() -> Attack {
-    Attack::bytes("component_has_endless_import_names", components::endless_import_names, NotDeployed(" and 580 more"))
+    let refused = NotDeployed("its imports and exports take");
+    Attack::bytes("component_has_endless_import_names", components::endless_import_names, refused)
+}
+
+pub fn component_has_long_import_names() -> Attack {
+    Attack::bytes("component_has_long_import_names", components::long_import_names, NotDeployed(" and 580 more"))
 }
 
 pub fn floods_bus() -> Attack {

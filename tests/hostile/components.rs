@@ -47,15 +47,26 @@ pub(crate) fn slow(count: usize) -> Vec<u8> {
 
 /// Number of imports with long names.
 const IMPORTS: usize = 600;
-/// Length of each of these names, in bytes. The engine allows 100 000.
-const IMPORT_NAME_BYTES: usize = 90_000;
+/// Length of the longest of these names, in bytes. The engine allows 100 000.
+const ENDLESS_NAME_BYTES: usize = 90_000;
+/// Length of those names that a component may have together, in bytes.
+const LONG_NAME_BYTES: usize = 1_000;
 
-/// A component of 54 MB: no code, and 600 imports with long names.
+/// A component of 54 MB: no code, and 600 imports with names without an end.
 pub(crate) fn endless_import_names(_: usize) -> Vec<u8> {
+    imports_of(ENDLESS_NAME_BYTES)
+}
+
+/// A component of 600 KB: no code, and 600 imports with long names.
+pub(crate) fn long_import_names(_: usize) -> Vec<u8> {
+    imports_of(LONG_NAME_BYTES)
+}
+
+fn imports_of(name_bytes: usize) -> Vec<u8> {
     // An instance type with one function `f`.
     let types = [1, 0x42, 2, 0x01, 0x40, 0, 1, 0, 0x04, 0, 1, b'f', 1, 0];
     let import = |n: usize| {
-        let name = format!("a:b/c{n}-{}", "x".repeat(IMPORT_NAME_BYTES));
+        let name = format!("a:b/c{n}-{}", "x".repeat(name_bytes));
         [&[0][..], &size(name.len()), name.as_bytes(), &[5, 0]].concat()
     };
     let imports = [size(IMPORTS), (0..IMPORTS).flat_map(import).collect()].concat();

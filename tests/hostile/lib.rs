@@ -36,6 +36,7 @@ macro_rules! for_each_attack {
             catalogue_floods_accepted_versions,
             churns_connections,
             component_has_endless_import_names,
+            component_has_long_import_names,
             floods_bus,
             floods_http,
             floods_log,

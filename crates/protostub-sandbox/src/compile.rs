@@ -7,6 +7,7 @@ use std::{
 
 use protostub_types::{SafeList, SafeText, Sha256Digest};
 use tokio::sync::Semaphore;
+use wasmparser::Payload;
 use wasmtime::component::Component;
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 const MAX_RECENT_BYTES: usize = 64 << 20;
 /// How many components that may be of.
 const MAX_RECENT: usize = 64;
+/// Maximum size of all import and export sections of a component, in bytes. A component of many parts
+/// has some 100 KB.
+const MAX_NAMES_BYTES: usize = 1 << 20;
 
 /// How the header of a core module goes on after `\0asm`.
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
@@ -419,7 +423,32 @@ fn stored(
         Some(rest) if rest.starts_with(&CORE_MODULE) => return Err(CompileError::CoreModule),
         Some(_) => {}
     }
+    check_names(bytes)?;
     Ok(disk.and_then(|disk| disk.load(engine, digest)))
+}
+
+/// Refuses a component whose import and export sections, those of its parts included, are larger
+/// than [`MAX_NAMES_BYTES`].
+///
+/// The compiler copies their names several times. Without a compile worker it does that in the
+/// host's memory, much of which the allocator keeps.
+fn check_names(bytes: &[u8]) -> Result<(), CompileError> {
+    let mut names = 0;
+    // The compiler names what is malformed.
+    for payload in wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok) {
+        names += match payload {
+            Payload::ComponentImportSection(section) => section.range().len(),
+            Payload::ComponentExportSection(section) => section.range().len(),
+            Payload::ImportSection(section) => section.range().len(),
+            Payload::ExportSection(section) => section.range().len(),
+            _ => 0,
+        };
+    }
+    if names > MAX_NAMES_BYTES {
+        let problem = format!("its imports and exports take {names} bytes, and the limit is {MAX_NAMES_BYTES}");
+        return Err(CompileError::TooComplex(problem.into()));
+    }
+    Ok(())
 }
 
 fn keep(engine: &wasmtime::Engine, digest: Sha256Digest, component: &Component, disk: Option<&CodeCache>) {

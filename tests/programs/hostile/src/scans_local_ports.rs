@@ -31,10 +31,16 @@ fn connect(stub: &Stub) -> Option<String> {
         match websocket::open(url, &[], &[]) {
             Ok(_) => return None,
             Err(crate::Error::Denied(_)) => NEXT.set(NEXT.get() + 1),
+            Err(error) if is_limited(&told(&error)) => NEXT.set(NEXT.get() + 1),
             Err(error) => return Some(format!("{url}: {}", told(&error))),
         }
     }
     Some(format!("all were refused: {}", urls.len()))
+}
+
+/// A scan that goes on for long is stopped by the limit of attempts, too.
+fn is_limited(how: &str) -> bool {
+    how.contains("connect-attempts-per-second")
 }
 
 pub fn ready(stub: &Stub, socket: u32) -> Option<String> {
@@ -44,7 +50,7 @@ pub fn ready(stub: &Stub, socket: u32) -> Option<String> {
         State::Open(_) | State::Refused(_) | State::Closed(_) => "there is a connection".to_owned(),
     };
     websocket::close(socket, 1000, "");
-    if !how.contains("is refused: its address 127.0.0.1 is loopback") {
+    if !how.contains("is refused: its address 127.0.0.1 is loopback") && !is_limited(&how) {
         return Some(format!("dialled: {how}"));
     }
     NEXT.set(NEXT.get() + 1);
