@@ -65,11 +65,11 @@ pub(crate) fn long_import_names(_: usize) -> Vec<u8> {
 fn imports_of(name_bytes: usize) -> Vec<u8> {
     // An instance type with one function `f`.
     let types = [1, 0x42, 2, 0x01, 0x40, 0, 1, 0, 0x04, 0, 1, b'f', 1, 0];
-    let import = |n: usize| {
+    let mut imports = size(IMPORTS);
+    for n in 0..IMPORTS {
         let name = format!("a:b/c{n}-{}", "x".repeat(name_bytes));
-        [&[0][..], &size(name.len()), name.as_bytes(), &[5, 0]].concat()
-    };
-    let imports = [size(IMPORTS), (0..IMPORTS).flat_map(import).collect()].concat();
+        imports.extend([&[0][..], &size(name.len()), name.as_bytes(), &[5, 0]].concat());
+    }
     [b"\0asm\x0d\0\x01\0".to_vec(), section(7, &types), section(10, &imports)].concat()
 }
 
