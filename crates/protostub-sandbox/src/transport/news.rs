@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Wake, Waker},
@@ -52,21 +52,29 @@ pub(super) enum Owner {
 pub(super) struct Mark {
     owner: Owner,
     queued: AtomicBool,
-    woken: Arc<Woken>,
+    /// The queue holds marks: if marks held it too, those that are queued at the end would keep it and
+    /// the task that polls it.
+    woken: Weak<Woken>,
 }
 
 impl Mark {
     pub(super) fn new(owner: Owner, woken: &Arc<Woken>) -> Arc<Self> {
-        Arc::new(Self { owner, queued: AtomicBool::new(false), woken: Arc::clone(woken) })
+        Arc::new(Self { owner, queued: AtomicBool::new(false), woken: Arc::downgrade(woken) })
     }
 
     /// Has the connection looked at the next time that the task polls. Does not wake the task: this is for what the task itself does.
-    pub(super) fn queue(self: &Arc<Self>) -> bool {
-        let new = !self.queued.swap(true, Ordering::AcqRel);
-        if new {
-            self.woken.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
+    pub(super) fn queue(self: &Arc<Self>) {
+        self.queue_in();
+    }
+
+    /// Returns the queue, if the mark is new in it.
+    fn queue_in(self: &Arc<Self>) -> Option<Arc<Woken>> {
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return None;
         }
-        new
+        let woken = self.woken.upgrade()?;
+        woken.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
+        Some(woken)
     }
 }
 
@@ -76,8 +84,8 @@ impl Wake for Mark {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.queue() {
-            self.woken.task.wake();
+        if let Some(woken) = self.queue_in() {
+            woken.task.wake();
         }
     }
 }
@@ -134,6 +142,18 @@ mod tests {
         assert_eq!((woken.pop(), woken.len()), (Some(Owner::Handle(1)), 1));
         one.wake_by_ref();
         assert_eq!([woken.pop(), woken.pop(), woken.pop()], [Some(Owner::Idle), Some(Owner::Handle(1)), None]);
+    }
+
+    #[test]
+    fn queued_marks_do_not_keep_their_queue() {
+        let woken = Arc::new(Woken::default());
+        let mark = Mark::new(Owner::Idle, &woken);
+        mark.wake_by_ref();
+        let queue = Arc::downgrade(&woken);
+        drop(woken);
+        assert!(queue.upgrade().is_none(), "the queue is dropped with its marks");
+        mark.wake_by_ref();
+        assert_eq!(Arc::strong_count(&mark), 1);
     }
 
     #[test]
