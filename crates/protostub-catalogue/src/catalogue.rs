@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, Committed, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
+    Attempt, CatalogueConfig, CatalogueError, AcceptedRelease, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
     TrustStateError, Validators, VerifiedComponent,
     committed::Commits,
     copies::{Copies, Copy, Kept},
@@ -203,7 +203,7 @@ impl Catalogue {
     ///
     /// # Errors If it could not be kept, also when tried again a few times. Then the version must
     /// not be live.
-    pub async fn commit(&self, key: &StubKey, committed: &Committed, before: Option<&Committed>) -> Result<(), TrustStateError> {
+    pub async fn commit(&self, key: &StubKey, committed: &AcceptedRelease, before: Option<&AcceptedRelease>) -> Result<(), TrustStateError> {
         self.inner.commits.save(key, committed, before).await
     }
 
@@ -212,7 +212,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// If there may be one, and it cannot be read. Then nothing must be deployed.
-    pub async fn committed(&self, key: &StubKey) -> Result<Option<Committed>, TrustStateError> {
+    pub async fn committed(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
         self.inner.commits.load(key).await
     }
 

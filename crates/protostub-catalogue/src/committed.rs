@@ -10,7 +10,7 @@ use crate::{
 
 /// Which version of a stub was accepted last: see [`Catalogue::commit`](crate::Catalogue::commit).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
+pub struct AcceptedRelease {
     /// The version that its descriptor stated.
     pub version: Version,
     /// The digest of its component.
@@ -49,13 +49,13 @@ impl Record for File {
 }
 
 impl File {
-    fn new(key: String, committed: &Committed) -> Self {
+    fn new(key: String, committed: &AcceptedRelease) -> Self {
         Self { key, version: committed.version.to_string(), sha256: committed.digest, signed: committed.signed }
     }
 
-    fn committed(&self) -> Option<Committed> {
+    fn committed(&self) -> Option<AcceptedRelease> {
         let version = Version::parse(&self.version).ok()?;
-        Some(Committed { version, digest: self.sha256, signed: self.signed })
+        Some(AcceptedRelease { version, digest: self.sha256, signed: self.signed })
     }
 }
 
@@ -64,7 +64,7 @@ impl Commits {
         Ledger::open(cache_dir.map(|dir| dir.join("committed")).as_deref(), bounds).map(Self)
     }
 
-    pub(crate) async fn load(&self, key: &StubKey) -> Result<Option<Committed>, TrustStateError> {
+    pub(crate) async fn load(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
         // A record without a version was refused when it was read.
         Ok(self.0.load(&entry(key)).await?.and_then(|file| file.committed()))
     }
@@ -73,8 +73,8 @@ impl Commits {
     pub(crate) async fn save(
         &self,
         key: &StubKey,
-        committed: &Committed,
-        before: Option<&Committed>,
+        committed: &AcceptedRelease,
+        before: Option<&AcceptedRelease>,
     ) -> Result<(), TrustStateError> {
         let judged = before.map(|before| File::new(text(key), before));
         let may_replace = move |now: Option<&File>| now == judged.as_ref();

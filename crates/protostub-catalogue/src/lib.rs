@@ -94,7 +94,7 @@ pub mod trust;
 mod well_known;
 
 pub use catalogue::{Catalogue, Discovered, Provenance};
-pub use committed::Committed;
+pub use committed::AcceptedRelease;
 pub use component::VerifiedComponent;
 pub use config::{Bounds, CatalogueConfig, Sizes};
 pub use directory::DirectorySource;

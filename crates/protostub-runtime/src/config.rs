@@ -13,11 +13,11 @@ use url::Url;
 
 use crate::{
     error::BuildError,
-    hook::{Hook, Progress},
     identity::CredentialProvider,
-    presence::StatusForm,
+    observer::{Observer, Progress},
     restart::RestartPolicy,
     runtime::Runtime,
+    status::StatusForm,
     triggers::DomainPattern,
 };
 
@@ -89,8 +89,8 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     pub(crate) restart: RestartPolicy,
     pub(crate) status_form: StatusForm,
-    pub(crate) progress: Hook<Progress>,
-    pub(crate) crashes: Hook<CrashReport>,
+    pub(crate) progress: Observer<Progress>,
+    pub(crate) crashes: Observer<CrashReport>,
 }
 
 static NO_SETTINGS: std::sync::LazyLock<DomainSettings> = std::sync::LazyLock::new(DomainSettings::default);
@@ -179,8 +179,8 @@ impl RuntimeBuilder {
                 grace: Duration::from_secs(5),
                 restart: RestartPolicy::default(),
                 status_form: StatusForm::default(),
-                progress: Hook::default(),
-                crashes: Hook::default(),
+                progress: Observer::default(),
+                crashes: Observer::default(),
             },
         }
     }
@@ -444,14 +444,14 @@ impl RuntimeBuilder {
     /// Calls this while a component is downloaded or compiled, for a progress bar. It is called in the task of the deployment: it must not block,
     /// and should not take long.
     pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
-        self.config.progress = Hook::new(move |key, progress: &Progress| hook(key, *progress));
+        self.config.progress = Observer::new(move |key, progress: &Progress| hook(key, *progress));
         self
     }
 
     /// Calls this with the report of every instance that crashed or ran into a limit, also while it was starting. It is called in the task of the
     /// stub: it must not block, and should not take long. A deployed stub's last one is [`Protostub::last_crash`](crate::Protostub::last_crash).
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
-        self.config.crashes = Hook::new(hook);
+        self.config.crashes = Observer::new(hook);
         self
     }
 

@@ -5,7 +5,7 @@ use protostub_egress::{Explanation, Protection};
 use protostub_types::{AddressError, Domain, StubKey};
 use url::Url;
 
-use crate::core::Core;
+use crate::context::RuntimeContext;
 
 /// Why the stub of a domain may, or may not, connect to a URL: [`Runtime::explain_egress`](crate::Runtime::explain_egress).
 #[derive(Debug)]
@@ -53,12 +53,12 @@ fn target(url: &Url) -> Result<(String, u16, Protection), ExplainError> {
 }
 
 /// Asks for the stub's descriptor, as its deployment would, and explains its grants.
-pub(crate) async fn explain(core: Arc<Core>, key: StubKey, url: Url) -> Result<EgressExplanation, ExplainError> {
+pub(crate) async fn explain(context: Arc<RuntimeContext>, key: StubKey, url: Url) -> Result<EgressExplanation, ExplainError> {
     let (host, port, protection) = target(&url)?;
-    let discovered = core.catalogue.discover(&key).await;
+    let discovered = context.catalogue.discover(&key).await;
     let ports = discovered.as_ref().map_or(&[][..], |discovered| discovered.descriptor.ports.as_slice());
     let domain: &Domain = key.domain();
-    let grants = core.grants(domain, ports, core.config.settings(domain));
-    let explanation = core.egress.explain(&grants, &host, port, protection).await;
+    let grants = context.grants(domain, ports, context.config.settings(domain));
+    let explanation = context.egress.explain(&grants, &host, port, protection).await;
     Ok(EgressExplanation { explanation, descriptor: discovered.map(|discovered| discovered.url) })
 }

@@ -8,27 +8,27 @@ use protostub_bus::{Inbox, Origin, PostError, RequestError, Route, Way};
 use protostub_types::{Address, Message};
 
 use crate::{
-    core::Core,
+    context::RuntimeContext,
     error::RegisterError,
-    registration::{Entry, HypertyDescriptor, Kept, Registration},
+    registration::{HypertyDescriptor, Registration, RegistrationHandle, RegistrationRequest},
 };
 
 /// A part of the host program with an address on the bus. Dropped, its address is free again, and its domain's Registry is told that it has gone.
 pub struct Hyperty {
-    core: Arc<Core>,
+    context: Arc<RuntimeContext>,
     address: Address,
     origin: Origin,
     way: Mutex<Way>,
     inbox: Inbox,
-    registration: Option<Kept>,
+    registration: Option<RegistrationHandle>,
     _route: Route,
 }
 
 impl Hyperty {
-    pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
-        core.registry.add_hyperty(&address, inbox.mailbox());
+    pub(crate) fn new(context: Arc<RuntimeContext>, address: Address, inbox: Inbox, route: Route) -> Self {
+        context.registry.add_hyperty(&address, inbox.mailbox());
         Self {
-            core,
+            context,
             origin: Origin::Hyperty(address.clone()),
             way: Mutex::default(),
             address,
@@ -41,10 +41,10 @@ impl Hyperty {
     /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
         let address = &self.address;
-        let entry = Entry::of_hyperty(&self.core, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = entry.deploy(&self.core);
+        let entry = RegistrationRequest::of_hyperty(&self.context, address, descriptor).map_err(RegisterError::Address)?;
+        let deployed = entry.deploy(&self.context);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
-        self.registration = descriptor.register.then(|| Kept::keep(&self.core, entry));
+        self.registration = descriptor.register.then(|| RegistrationHandle::keep(&self.context, entry));
         Ok(self)
     }
 
@@ -52,7 +52,7 @@ impl Hyperty {
     /// [with a descriptor](crate::Runtime::register_hyperty_with) that says so.
     #[must_use]
     pub fn registration(&self) -> Option<Registration> {
-        self.registration.as_ref().map(Kept::status)
+        self.registration.as_ref().map(RegistrationHandle::status)
     }
 
     /// Waits until its domain's Registry has answered, and tells what.
@@ -72,16 +72,16 @@ impl Hyperty {
     /// If it was refused: nobody is there (404), policy (403), a queue is full (429), or the domain's stub cannot be deployed (503).
     pub fn post(&self, message: Message) -> Result<(), PostError> {
         match self.way.try_lock() {
-            Ok(mut way) => way.post(&self.core.bus, &self.origin, message),
+            Ok(mut way) => way.post(&self.context.bus, &self.origin, message),
             // Another thread posts at this moment, or a hook that this one called: nobody waits.
-            Err(_) => self.core.bus.post(&self.origin, message),
+            Err(_) => self.context.bus.post(&self.origin, message),
         }
     }
 
     /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
     /// address.
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        self.core.bus.post_all(&self.origin, messages)
+        self.context.bus.post_all(&self.origin, messages)
     }
 
     /// Posts a request, of any type, and waits for its final response: for as long as its `timeout-ms` header says, or the runtime's request
@@ -91,7 +91,7 @@ impl Hyperty {
     /// If the host answers in the receiver's place, since there is none (404), it was refused (403, 429), it had no answer in time (408), or
     /// the stub crashed with it, or could not be deployed (502, 503).
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
-        self.core.bus.request(&self.origin, message, None).await
+        self.context.bus.request(&self.origin, message, None).await
     }
 
     /// The same, within a time of its own.
@@ -99,7 +99,7 @@ impl Hyperty {
     /// # Errors
     /// As [`Self::request`].
     pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
-        self.core.bus.request(&self.origin, message, Some(timeout)).await
+        self.context.bus.request(&self.origin, message, Some(timeout)).await
     }
 
     /// Subscribes to an address: `<stub>/status` or `<runtime>/status`, whose current status comes at once, or whatever a domain offers.
@@ -124,7 +124,7 @@ impl Hyperty {
 
 impl Drop for Hyperty {
     fn drop(&mut self) {
-        self.core.registry.remove_hyperty(&self.address);
+        self.context.registry.remove_hyperty(&self.address);
     }
 }
 

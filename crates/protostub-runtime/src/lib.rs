@@ -120,20 +120,20 @@
 //! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
 
 mod config;
-mod core;
+mod context;
 mod deploy;
+mod endpoints;
 mod error;
 mod explain;
-mod hook;
 mod hyperty;
 mod identity;
 pub mod imports;
-mod presence;
+mod observer;
 mod registration;
 mod registry;
 mod restart;
 mod runtime;
-mod services;
+mod status;
 pub mod steps;
 mod stub;
 mod supervise;
@@ -143,16 +143,16 @@ mod update;
 pub use config::{DomainSettings, RuntimeBuilder};
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
 pub use explain::{EgressExplanation, ExplainError};
-pub use hook::Progress;
 pub use hyperty::Hyperty;
 pub use identity::{
     Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, EnvironmentCredentials, FileCredentials,
     OAuth2Client, OAuth2Credentials, Secret, StaticCredentials,
 };
-pub use presence::{StatusForm, StatusWatch};
+pub use observer::Progress;
 pub use registration::{HypertyDescriptor, Registration};
 pub use restart::RestartPolicy;
 pub use runtime::{Runtime, Shutdown};
+pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
 pub use triggers::{DomainPattern, DomainPatternError};
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};

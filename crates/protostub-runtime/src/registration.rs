@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    core::Core,
+    context::RuntimeContext,
     deploy::load_stub,
     error::{DeployError, in_full},
-    registry::Record,
+    registry::StubRecord,
 };
 
 /// How long a Registry may take to answer.
@@ -85,7 +85,7 @@ pub enum Registration {
 
 /// Something that is to be registered: where, and what the Registry is told.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct RegistrationRequest {
     key: StubKey,
     registry: Address,
     url: Address,
@@ -95,11 +95,15 @@ pub(crate) struct Entry {
     value: Map<String, Value>,
 }
 
-impl Entry {
-    pub(crate) fn of_hyperty(core: &Core, url: &Address, descriptor: &HypertyDescriptor) -> Result<Self, AddressError> {
+impl RegistrationRequest {
+    pub(crate) fn of_hyperty(
+        context: &RuntimeContext,
+        url: &Address,
+        descriptor: &HypertyDescriptor,
+    ) -> Result<Self, AddressError> {
         let domain = descriptor.domain.clone().or_else(|| url.domain()).ok_or_else(|| AddressError::without_domain(url))?;
-        let key = StubKey::of(&registry_of(&domain)?, &core.home).unwrap_or(StubKey::Domain(domain));
-        let mut entry = Self::new(core, key, url, Origin::Hyperty(url.clone()), descriptor.expires)?;
+        let key = StubKey::of(&registry_of(&domain)?, &context.home).unwrap_or(StubKey::Domain(domain));
+        let mut entry = Self::new(context, key, url, Origin::Hyperty(url.clone()), descriptor.expires)?;
         let mut add = |name: &str, value: Option<Value>| value.map(|value| entry.value.insert(name.to_owned(), value));
         add("descriptor", descriptor.descriptor_url.as_ref().map(|url| Value::from(url.as_str())));
         add("user", descriptor.user.as_ref().map(|user| Value::from(user.as_str())));
@@ -108,19 +112,25 @@ impl Entry {
         Ok(entry)
     }
 
-    pub(crate) fn of_stub(core: &Core, record: &Record, url: &Address) -> Result<Self, AddressError> {
+    pub(crate) fn of_stub(context: &RuntimeContext, record: &StubRecord, url: &Address) -> Result<Self, AddressError> {
         let expires = HypertyDescriptor::default().expires;
-        let mut entry = Self::new(core, record.key.clone(), url, Origin::Host, expires)?;
+        let mut entry = Self::new(context, record.key.clone(), url, Origin::Host, expires)?;
         if let Some(published) = record.published() {
             entry.value.insert("descriptor".to_owned(), Value::from(published.descriptor_url.as_str()));
         }
         Ok(entry)
     }
 
-    fn new(core: &Core, key: StubKey, url: &Address, origin: Origin, expires: Duration) -> Result<Self, AddressError> {
+    fn new(
+        context: &RuntimeContext,
+        key: StubKey,
+        url: &Address,
+        origin: Origin,
+        expires: Duration,
+    ) -> Result<Self, AddressError> {
         let registry = registry_of(key.domain())?;
         let value = json!({
-            "url": url.as_str(), "status": "live", "expires": expires.as_secs().max(1), "runtime": core.runtime_url.as_str(),
+            "url": url.as_str(), "status": "live", "expires": expires.as_secs().max(1), "runtime": context.runtime_url.as_str(),
         });
         let value = match value {
             Value::Object(value) => value,
@@ -130,22 +140,22 @@ impl Entry {
     }
 
     /// Has the domain's stub deployed, if it is not there: the trigger of a hyperty whose domain has no stub.
-    pub(crate) fn deploy(&self, core: &Arc<Core>) -> Result<Arc<Record>, DeployError> {
-        load_stub(core, &self.key, &self.origin, false)
+    pub(crate) fn deploy(&self, context: &Arc<RuntimeContext>) -> Result<Arc<StubRecord>, DeployError> {
+        load_stub(context, &self.key, &self.origin, false)
     }
 
-    async fn create(&self, core: &Core) -> Result<(), SafeText> {
-        self.tell(core, Message::create(self.registry.clone()).with_body(json!({ "value": self.value })), PATIENCE).await
+    async fn create(&self, context: &RuntimeContext) -> Result<(), SafeText> {
+        self.tell(context, Message::create(self.registry.clone()).with_body(json!({ "value": self.value })), PATIENCE).await
     }
 
-    async fn delete(&self, core: &Core) -> Result<(), SafeText> {
+    async fn delete(&self, context: &RuntimeContext) -> Result<(), SafeText> {
         let body = json!({ "resource": self.url.as_str(), "value": { "url": self.url.as_str() } });
-        self.tell(core, Message::new(MessageType::Delete, self.registry.clone()).with_body(body), FAREWELL).await
+        self.tell(context, Message::new(MessageType::Delete, self.registry.clone()).with_body(body), FAREWELL).await
     }
 
-    async fn tell(&self, core: &Core, mut message: Message, within: Duration) -> Result<(), SafeText> {
+    async fn tell(&self, context: &RuntimeContext, mut message: Message, within: Duration) -> Result<(), SafeText> {
         message.from = self.url.clone();
-        let reply = core.bus.request(&Origin::Host, message, Some(within)).await.map_err(|error| in_full(&error))?;
+        let reply = context.bus.request(&Origin::Host, message, Some(within)).await.map_err(|error| in_full(&error))?;
         match reply.code() {
             Some(200..300) => Ok(()),
             code => {
@@ -164,18 +174,18 @@ fn registry_of(domain: &Domain) -> Result<Address, AddressError> {
 
 /// A registration that is kept up until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct RegistrationHandle {
     status: watch::Receiver<Registration>,
     over: CancellationToken,
 }
 
-impl Kept {
+impl RegistrationHandle {
     /// Registers, and goes on registering for as long as it takes.
-    pub(crate) fn keep(core: &Arc<Core>, entry: Entry) -> Self {
+    pub(crate) fn keep(context: &Arc<RuntimeContext>, entry: RegistrationRequest) -> Self {
         let (status, seen) = watch::channel(Registration::Pending);
         let over = CancellationToken::new();
-        let keeper = Keeper { core: Arc::clone(core), entry, status, over: over.clone() };
-        core.spawn(keeper.run());
+        let keeper = RegistrationTask { context: Arc::clone(context), entry, status, over: over.clone() };
+        context.spawn(keeper.run());
         Self { status: seen, over }
     }
 
@@ -198,15 +208,15 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for RegistrationHandle {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-struct Keeper {
-    core: Arc<Core>,
-    entry: Entry,
+struct RegistrationTask {
+    context: Arc<RuntimeContext>,
+    entry: RegistrationRequest,
     status: watch::Sender<Registration>,
     over: CancellationToken,
 }
@@ -219,7 +229,7 @@ enum Leave {
     StubGoes,
 }
 
-impl Keeper {
+impl RegistrationTask {
     async fn run(self) {
         while let Some(record) = self.stub().await {
             // The stub's end waits for what is dropped with this.
@@ -228,7 +238,7 @@ impl Keeper {
             let leave = self.keep_with(&record, &mut may_be_registered).await;
             if may_be_registered
                 && record.status.current().status == StubStatus::Live
-                && let Err(reason) = self.entry.delete(&self.core).await
+                && let Err(reason) = self.entry.delete(&self.context).await
             {
                 tracing::debug!(target: "protostub", url = %self.entry.url, reason = reason.as_str(), "a registration could not be removed");
             }
@@ -243,15 +253,15 @@ impl Keeper {
     }
 
     /// The domain's stub, once it is deployed, by whomever; none if it is all over.
-    async fn stub(&self) -> Option<Arc<Record>> {
-        let mut deployments = self.core.registry.deployments();
+    async fn stub(&self) -> Option<Arc<StubRecord>> {
+        let mut deployments = self.context.registry.deployments();
         loop {
-            if let Some(record) = self.core.registry.record(&self.entry.key) {
+            if let Some(record) = self.context.registry.record(&self.entry.key) {
                 return Some(record);
             }
             tokio::select! {
                 biased;
-                () = self.core.stop.cancelled() => return None,
+                () = self.context.stop.cancelled() => return None,
                 () = self.over.cancelled() => return None,
                 changed = deployments.changed() => changed.ok()?,
             }
@@ -259,12 +269,12 @@ impl Keeper {
     }
 
     /// Registers again and again. It may be registered from the request on, also if its answer is not waited for.
-    async fn keep_with(&self, record: &Record, may_be_registered: &mut bool) -> Leave {
+    async fn keep_with(&self, record: &StubRecord, may_be_registered: &mut bool) -> Leave {
         let mut pauses = pauses();
         loop {
             let create = async {
                 *may_be_registered = true;
-                self.entry.create(&self.core).await
+                self.entry.create(&self.context).await
             };
             let created = tokio::select! {
                 biased;
@@ -299,7 +309,7 @@ impl Keeper {
 }
 
 /// Waits until a stub that is live is not, or the other way round.
-async fn liveness_changed(record: &Record) {
+async fn liveness_changed(record: &StubRecord) {
     let mut status = record.status.watch();
     let was_live = status.current().status == StubStatus::Live;
     status.until(|report| (report.status == StubStatus::Live) != was_live).await;

@@ -21,11 +21,11 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    core::{Core, SHUTTING_DOWN},
+    context::{RuntimeContext, SHUTTING_DOWN},
     error::{DeployError, DeployErrorKind, Phase, in_full},
     identity::ExplicitLogin,
-    presence::{LimitsHit, StatusCell},
-    registration::Kept,
+    registration::RegistrationHandle,
+    status::{LimitsHit, StatusCell},
     steps::Steps,
     supervise::Command,
 };
@@ -40,18 +40,18 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 pub(crate) struct Registry {
     runtime: Address,
     max_stubs: usize,
-    state: Mutex<State>,
+    state: Mutex<RegistryState>,
     /// Changes whenever a deployment begins.
     deployments: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RegistryState {
     /// Everything that is deployed, or being deployed.
-    records: HashMap<StubKey, Arc<Record>>,
+    records: HashMap<StubKey, Arc<StubRecord>>,
     /// Of those, the ones that have their URL.
-    by_url: HashMap<Address, Arc<Record>>,
-    failures: HashMap<StubKey, Failure>,
+    by_url: HashMap<Address, Arc<StubRecord>>,
+    failures: HashMap<StubKey, RememberedFailure>,
     /// Sandboxes by their addresses.
     sandboxes: BTreeMap<Address, StubKey>,
     hyperties: HashMap<Address, Mailbox>,
@@ -59,14 +59,14 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Failure {
+struct RememberedFailure {
     /// Made once, however many ask while it is remembered.
     reason: SafeText,
     times: u32,
     at: Instant,
 }
 
-impl Failure {
+impl RememberedFailure {
     fn memory(&self) -> Duration {
         FIRST_MEMORY.saturating_mul(1 << self.times.min(8)).min(LONGEST_MEMORY)
     }
@@ -78,7 +78,7 @@ impl Failure {
 
 /// One stub, from its reservation to its end; shared by everybody who waits for it or uses it.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct StubRecord {
     pub(crate) key: StubKey,
     /// Where the messages for its domain go, also while it is not there yet.
     pub(crate) mailbox: Mailbox,
@@ -96,14 +96,14 @@ pub(crate) struct Record {
     /// What it was explicitly logged in with.
     pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
-    published: Mutex<Option<Published>>,
+    published: Mutex<Option<Release>>,
     /// Of its instance, while it has one.
     idleness: Mutex<Option<Idleness>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
     pub(crate) limits_hit: Arc<LimitsHit>,
     /// Its own registration at its domain's Registry, if the operator wants it.
-    pub(crate) registration: OnceLock<Kept>,
+    pub(crate) registration: OnceLock<RegistrationHandle>,
     /// What is registered through it.
     pub(crate) registrations: TaskTracker,
     /// It is about to end: whoever has registered something through it has a moment to remove it.
@@ -116,7 +116,7 @@ pub(crate) struct Record {
 
 /// What the stub is made of, as its domain publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Published {
+pub(crate) struct Release {
     pub(crate) descriptor_url: Url,
     pub(crate) version: Version,
     /// Of the component: known from step 7 on, if the descriptor does not state it.
@@ -125,7 +125,7 @@ pub(crate) struct Published {
     pub(crate) signed: bool,
 }
 
-impl Record {
+impl StubRecord {
     /// Asks the stub's supervisor for something. The error: the stub is no longer there, and why.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeployError> {
         let (done, mut answer) = oneshot::channel();
@@ -143,11 +143,11 @@ impl Record {
         }
     }
 
-    pub(crate) fn published(&self) -> Option<Published> {
+    pub(crate) fn published(&self) -> Option<Release> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn publish(&self, published: Published) {
+    pub(crate) fn publish(&self, published: Release) {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
     }
 
@@ -209,22 +209,22 @@ pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
 /// What the registry knows of a key (step 3).
 pub(crate) enum Discovery {
     /// It is there, or will be.
-    Available(Arc<Record>),
+    Available(Arc<StubRecord>),
     /// It was not; now it is reserved for whoever asked.
     Reserved(Reservation),
 }
 
 /// The right, and the duty, to deploy a stub. Dropped without [`Deployed`](crate::deploy::Deployed) having come of it, everything is as before.
 pub(crate) struct Reservation {
-    pub(crate) record: Arc<Record>,
+    pub(crate) record: Arc<StubRecord>,
     pub(crate) inbox: Inbox,
     pub(crate) commands: mpsc::Receiver<Box<Command>>,
     pub(crate) key_route: Route,
 }
 
-impl Core {
+impl RuntimeContext {
     /// An instance crashed or ran into a limit, if there is a report of it.
-    pub(crate) fn report(&self, record: &Record, crash: Option<Arc<CrashReport>>) {
+    pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
         let Some(crash) = crash else { return };
         *record.last_crash.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&crash));
         self.config.crashes.tell(&record.key, &crash);
@@ -236,7 +236,7 @@ impl Registry {
         Self { runtime, max_stubs, state: Mutex::default(), deployments: watch::Sender::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RegistryState> {
         // The state is plain data, whole after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -267,7 +267,7 @@ impl Registry {
         }
         let (inbox, key_route) = open().map_err(fail)?;
         let (sender, commands) = mpsc::channel(8);
-        let record = Arc::new(Record {
+        let record = Arc::new(StubRecord {
             key: key.clone(),
             mailbox: inbox.mailbox(),
             status: Arc::new(StatusCell::new()),
@@ -295,7 +295,7 @@ impl Registry {
     }
 
     /// Step 9: unique for the whole life of the runtime, and beyond (a UUID).
-    pub(crate) fn generate_stub_url(&self, record: &Arc<Record>) -> Result<Address, AddressError> {
+    pub(crate) fn generate_stub_url(&self, record: &Arc<StubRecord>) -> Result<Address, AddressError> {
         let url = Address::parse(&format!("hyperty-runtime://{}/protostub/{}", record.key.domain(), Uuid::new_v4()))?;
         let _ = record.url.set(url.clone());
         self.state().by_url.insert(url.clone(), Arc::clone(record));
@@ -303,7 +303,7 @@ impl Registry {
     }
 
     /// Steps 14 and 15.
-    pub(crate) fn register_sandbox(&self, record: &Record) -> Result<Address, AddressError> {
+    pub(crate) fn register_sandbox(&self, record: &StubRecord) -> Result<Address, AddressError> {
         let url = self.runtime.join(&format!("sandbox/{}", Uuid::new_v4()))?;
         self.state().sandboxes.insert(url.clone(), record.key.clone());
         let _ = record.sandbox_url.set(url.clone());
@@ -312,7 +312,7 @@ impl Registry {
 
     /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
     /// failure of the domain is remembered for a while.
-    pub(crate) fn remove(&self, record: &Arc<Record>, error: DeployError) {
+    pub(crate) fn remove(&self, record: &Arc<StubRecord>, error: DeployError) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
             state.records.remove(&record.key);
@@ -331,7 +331,7 @@ impl Registry {
                 let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
                 oldest.and_then(|key| state.failures.remove(&key));
             }
-            state.failures.insert(record.key.clone(), Failure { reason: in_full(&error), times, at: Instant::now() });
+            state.failures.insert(record.key.clone(), RememberedFailure { reason: in_full(&error), times, at: Instant::now() });
         }
         drop(state);
         record.over(error);
@@ -348,23 +348,23 @@ impl Registry {
     }
 
     /// The stubs whose instances have had nothing to do for `least` or longer, the longest first; no more than `most` of them.
-    pub(crate) fn longest_idle(&self, least: Duration, most: usize) -> Vec<Arc<Record>> {
-        let with_idle = |record: &Arc<Record>| Some((record.idle().filter(|idle| *idle >= least)?, Arc::clone(record)));
+    pub(crate) fn longest_idle(&self, least: Duration, most: usize) -> Vec<Arc<StubRecord>> {
+        let with_idle = |record: &Arc<StubRecord>| Some((record.idle().filter(|idle| *idle >= least)?, Arc::clone(record)));
         let mut idle: Vec<_> = self.state().records.values().filter_map(with_idle).collect();
         idle.sort_unstable_by_key(|(idle, _)| Reverse(*idle));
         idle.into_iter().take(most).map(|(_, record)| record).collect()
     }
 
-    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+    pub(crate) fn records(&self) -> Vec<Arc<StubRecord>> {
         self.state().records.values().cloned().collect()
     }
 
-    pub(crate) fn record(&self, key: &StubKey) -> Option<Arc<Record>> {
+    pub(crate) fn record(&self, key: &StubKey) -> Option<Arc<StubRecord>> {
         self.state().records.get(key).cloned()
     }
 
     /// The record of the stub with this URL.
-    pub(crate) fn record_of(&self, stub: &Address) -> Option<Arc<Record>> {
+    pub(crate) fn record_of(&self, stub: &Address) -> Option<Arc<StubRecord>> {
         self.state().by_url.get(stub).cloned()
     }
 

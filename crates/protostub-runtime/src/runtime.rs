@@ -17,15 +17,15 @@ use uuid::Uuid;
 
 use crate::{
     config::{Config, DomainSettings, RuntimeBuilder},
-    core::{Core, DeployOnDemand, SHUTTING_DOWN},
+    context::{DeployOnDemand, RuntimeContext, SHUTTING_DOWN},
     deploy::load_stub,
+    endpoints,
     error::{BuildError, DeployError, RegisterError},
     explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
     identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
-    registry::{Record, Registry, stopped},
-    services,
+    registry::{Registry, StubRecord, stopped},
     stub::Protostub,
     triggers::Triggers,
 };
@@ -35,7 +35,7 @@ use crate::{
 /// It runs on threads of its own, so its methods can be called from any async runtime. Dropped, it stops at once; [`Runtime::shutdown`] lets
 /// stubs say good-bye.
 pub struct Runtime {
-    core: Arc<Core>,
+    context: Arc<RuntimeContext>,
     /// Taken by whoever ends it.
     threads: Mutex<Option<tokio::runtime::Runtime>>,
     /// It listens until the last stub has ended.
@@ -72,8 +72,8 @@ impl Runtime {
         let on_threads = threads.handle().clone();
         // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
         let starting = on_threads.spawn_blocking(move || match start_core(home, builder, threads.handle()) {
-            Ok(Started { core, registry, routes }) => {
-                Ok(Self { core, threads: Mutex::new(Some(threads)), registry, _routes: routes })
+            Ok(Started { context, registry, routes }) => {
+                Ok(Self { context, threads: Mutex::new(Some(threads)), registry, _routes: routes })
             }
             Err(error) => {
                 // This is one of the threads: it must not wait for itself.
@@ -88,13 +88,13 @@ impl Runtime {
     /// The domain that the runtime belongs to.
     #[must_use]
     pub fn home_domain(&self) -> &Domain {
-        &self.core.home
+        &self.context.home
     }
 
     /// The runtime's own address: `runtime://<home domain>/<id>`.
     #[must_use]
     pub fn url(&self) -> &Address {
-        &self.core.runtime_url
+        &self.context.runtime_url
     }
 
     /// Gives a part of the host program an address on the bus. Its messages may deploy stubs.
@@ -107,10 +107,10 @@ impl Runtime {
         AddressError: From<A::Error>,
     {
         let address = address.try_into().map_err(AddressError::from)?;
-        let inbox = self.core.bus.inbox(self.core.config.inbox);
-        let attached = self.core.bus.attach(&address, &inbox.mailbox());
+        let inbox = self.context.bus.inbox(self.context.config.inbox);
+        let attached = self.context.bus.attach(&address, &inbox.mailbox());
         let route = attached.map_err(|source| RegisterError::Bus { address: address.clone(), source })?;
-        Ok(Hyperty::new(Arc::clone(&self.core), address, inbox, route))
+        Ok(Hyperty::new(Arc::clone(&self.context), address, inbox, route))
     }
 
     /// The same, for a hyperty that says what it is: the stub of its domain is deployed at once, if it is not there (step 1), and the domain's
@@ -136,7 +136,7 @@ impl Runtime {
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
-        let stub = Protostub::new(&self.core, record);
+        let stub = Protostub::new(&self.context, record);
         let live = stub.live_from_now();
         // A new one connects by itself.
         if stub.is_deployed() {
@@ -153,23 +153,23 @@ impl Runtime {
     pub async fn load_stub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         record.until_deployed().await?;
-        Ok(Protostub::new(&self.core, record))
+        Ok(Protostub::new(&self.context, record))
     }
 
-    fn loading(&self, target: &str) -> Result<Arc<Record>, DeployError> {
-        let key = key_of(target, &self.core.home).map_err(|error| DeployError {
-            key: StubKey::Domain(self.core.home.clone()),
+    fn loading(&self, target: &str) -> Result<Arc<StubRecord>, DeployError> {
+        let key = key_of(target, &self.context.home).map_err(|error| DeployError {
+            key: StubKey::Domain(self.context.home.clone()),
             phase: crate::error::Phase::Reserving,
             kind: crate::error::DeployErrorKind::Address(error),
         })?;
-        load_stub(&self.core, &key, &Origin::Host, true)
+        load_stub(&self.context, &key, &Origin::Host, true)
     }
 
     /// The stubs that are deployed, or being deployed.
     #[must_use]
     pub fn protostubs(&self) -> Vec<Protostub> {
-        let records = self.core.registry.records();
-        records.into_iter().map(|record| Protostub::new(&self.core, record)).collect()
+        let records = self.context.registry.records();
+        records.into_iter().map(|record| Protostub::new(&self.context, record)).collect()
     }
 
     /// The key of the stub for a domain, an address, or the URL of a stub in a catalogue: whatever [`Self::deploy_protostub`] takes.
@@ -177,13 +177,13 @@ impl Runtime {
     /// # Errors
     /// If it is none of these, or has no domain.
     pub fn stub_key(&self, target: &str) -> Result<StubKey, AddressError> {
-        key_of(target, &self.core.home)
+        key_of(target, &self.context.home)
     }
 
     /// The stub with this key, if it is deployed, or being deployed.
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
-        self.core.registry.record(key).map(|record| Protostub::new(&self.core, record))
+        self.context.registry.record(key).map(|record| Protostub::new(&self.context, record))
     }
 
     /// Why the stub of a domain, or an address, may or may not connect to the host of a URL, by the rules that it would have in this runtime: `https`, `wss`,
@@ -194,7 +194,7 @@ impl Runtime {
     /// If the target is none, or the URL is nothing that a stub connects to.
     pub async fn explain_egress(&self, target: &str, url: &Url) -> Result<EgressExplanation, ExplainError> {
         let key = self.stub_key(target)?;
-        let task = self.core.spawn(explain::explain(Arc::clone(&self.core), key, url.clone()));
+        let task = self.context.spawn(explain::explain(Arc::clone(&self.context), key, url.clone()));
         let ended = task.await;
         ended.unwrap_or_else(|_| Err(ExplainError::Url { url: String::new(), problem: SHUTTING_DOWN }))
     }
@@ -205,30 +205,30 @@ impl Runtime {
     /// As [`Hyperty::request`].
     pub async fn request(&self, mut message: Message) -> Result<Message, RequestError> {
         if message.from.is_unset() {
-            message.from = self.core.runtime_url.clone();
+            message.from = self.context.runtime_url.clone();
         }
-        self.core.bus.request(&Origin::Host, message, None).await
+        self.context.bus.request(&Origin::Host, message, None).await
     }
 
     /// Puts other rules of the operator's in force, for whatever is posted from now on; none: whatever the rules that always hold let pass. Nothing has to
     /// stop for it.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
-        self.core.bus.set_policy(policy);
+        self.context.bus.set_policy(policy);
     }
 
     /// What the bus has counted since the start.
     #[must_use]
     pub fn counts(&self) -> BusCounts {
-        self.core.bus.counts()
+        self.context.bus.counts()
     }
 
     /// Runs a future on the library's own threads, where a round trip over the bus is quickest: a listener that must not wait to be woken on
     /// other threads lives here. It is dropped at shutdown.
     pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.core.stop.clone();
-        let mut task = self.core.spawn(task);
+        let stop = self.context.stop.clone();
+        let mut task = self.context.spawn(task);
         // In a task of its own: looked at by that one, the shutdown would be looked at whenever a message comes.
-        self.core.spawn(async move {
+        self.context.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => task.abort(),
                 // However it ended: nobody asks.
@@ -240,18 +240,18 @@ impl Runtime {
     /// Ends everything: deployments stop, stubs say good-bye within their grace time, what waits is answered with 503. Returns when all of it is
     /// done, or `deadline` is over.
     pub async fn shutdown(mut self, deadline: Duration) -> Shutdown {
-        let before = self.core.registry.records();
-        self.core.registry.close();
-        self.core.stop.cancel();
-        self.core.tasks.close();
-        let tasks = self.core.tasks.clone();
-        let waiting = self.core.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
+        let before = self.context.registry.records();
+        self.context.registry.close();
+        self.context.stop.cancel();
+        self.context.tasks.close();
+        let tasks = self.context.tasks.clone();
+        let waiting = self.context.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
         let _in_time = waiting.await;
-        self.core.stubs_ended.cancel();
+        self.context.stubs_ended.cancel();
         let _heard_all = (&mut self.registry).await;
         // Stubs have said good-bye over it. What hyperties still hold open ends here.
-        self.core.end(SHUTTING_DOWN);
-        let left = self.core.registry.records();
+        self.context.end(SHUTTING_DOWN);
+        let left = self.context.registry.records();
         let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
         Shutdown { stopped, abandoned }
@@ -260,7 +260,7 @@ impl Runtime {
 
 /// What runs of a runtime.
 struct Started {
-    core: Arc<Core>,
+    context: Arc<RuntimeContext>,
     /// The Registry's task.
     registry: JoinHandle<()>,
     /// The runtime's own addresses.
@@ -358,7 +358,7 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     // What is left of the time in which a stub has to be live is for its connection.
     let identity = IdentityModule::new(builder.credentials, network, builder.config.connect_timeout / 2);
 
-    let core = Arc::new(Core {
+    let context = Arc::new(RuntimeContext {
         registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
         triggers: Triggers::new(builder.config.deployments_per_minute),
         registry_mailbox: registry_inbox.mailbox(),
@@ -376,19 +376,19 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
         stop: CancellationToken::new(),
         stubs_ended: CancellationToken::new(),
     });
-    core.bus.set_unroutable(Arc::new(DeployOnDemand { core: Arc::downgrade(&core) }));
-    let registry = core.threads.spawn(services::registry(Arc::clone(&core), registry_inbox));
-    core.spawn(services::runtime_ua(Arc::clone(&core), ua_inbox));
-    core.spawn(identity::identity(Arc::clone(&core), identity_inbox));
-    let (bus, stop) = (core.bus.clone(), core.stop.clone());
-    core.spawn(async move {
+    context.bus.set_unroutable(Arc::new(DeployOnDemand { context: Arc::downgrade(&context) }));
+    let registry = context.threads.spawn(endpoints::registry(Arc::clone(&context), registry_inbox));
+    context.spawn(endpoints::runtime_ua(Arc::clone(&context), ua_inbox));
+    context.spawn(identity::identity(Arc::clone(&context), identity_inbox));
+    let (bus, stop) = (context.bus.clone(), context.stop.clone());
+    context.spawn(async move {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = bus.run_deadlines() => {}
         }
     });
-    Ok(Started { core, registry, routes })
+    Ok(Started { context, registry, routes })
 }
 
 /// How many sandboxes there are: what the operator says; else one for each stub, as far as the machine allows that.
@@ -416,14 +416,14 @@ pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressErro
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.core.registry.close();
-        self.core.stop.cancel();
-        self.core.end("the runtime is gone");
+        self.context.registry.close();
+        self.context.stop.cancel();
+        self.context.end("the runtime is gone");
         // Whoever has a stub's handle learns that it is over: the stub's own task may be lost with the threads.
-        for record in self.core.registry.records() {
+        for record in self.context.registry.records() {
             let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
             let over = stopped(&record.key, SHUTTING_DOWN);
-            self.core.registry.remove(&record, over);
+            self.context.registry.remove(&record, over);
         }
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {

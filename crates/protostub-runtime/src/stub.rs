@@ -5,12 +5,12 @@ use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Vers
 use url::Url;
 
 use crate::{
-    core::Core,
+    context::RuntimeContext,
     error::{DeployError, DeployErrorKind, Phase},
     identity::{Credential, CredentialError},
-    presence::StatusWatch,
-    registration::{Kept, Registration},
-    registry::Record,
+    registration::{Registration, RegistrationHandle},
+    registry::StubRecord,
+    status::StatusWatch,
     supervise::Command,
     update::{self, AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
@@ -18,13 +18,13 @@ use crate::{
 /// A deployed protocol stub. A cloneable handle: the stub lives on without it, until it is undeployed or the runtime shuts down.
 #[derive(Clone)]
 pub struct Protostub {
-    core: Arc<Core>,
-    record: Arc<Record>,
+    context: Arc<RuntimeContext>,
+    record: Arc<StubRecord>,
 }
 
 impl Protostub {
-    pub(crate) fn new(core: &Arc<Core>, record: Arc<Record>) -> Self {
-        Self { core: Arc::clone(core), record }
+    pub(crate) fn new(context: &Arc<RuntimeContext>, record: Arc<StubRecord>) -> Self {
+        Self { context: Arc::clone(context), record }
     }
 
     /// Which stub it is.
@@ -93,7 +93,7 @@ impl Protostub {
     /// set for the domain.
     #[must_use]
     pub fn registration(&self) -> Option<Registration> {
-        self.record.registration.get().map(Kept::status)
+        self.record.registration.get().map(RegistrationHandle::status)
     }
 
     /// What it is going through now.
@@ -189,8 +189,8 @@ impl Protostub {
     /// # Errors
     /// If the stub is no longer there, or the domain publishes none that can be deployed.
     pub async fn check_for_update(&self) -> Result<Option<AvailableUpdate>, UpdateError> {
-        let (core, record) = (Arc::clone(&self.core), Arc::clone(&self.record));
-        self.on_threads(async move { update::check(&core, &record).await }).await
+        let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
+        self.on_threads(async move { update::check(&context, &record).await }).await
     }
 
     /// Replaces it by what its domain publishes now, if that is something else.
@@ -210,8 +210,8 @@ impl Protostub {
     /// If there is no update to be had, it is older, or it did not become live. Only if the stub is [no longer there](UpdateErrorKind::Gone), it does
     /// not run on.
     pub async fn update(&self) -> Result<Updated, UpdateError> {
-        let (core, record) = (Arc::clone(&self.core), Arc::clone(&self.record));
-        self.on_threads(async move { update::update(&core, &record).await }).await
+        let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
+        self.on_threads(async move { update::update(&context, &record).await }).await
     }
 
     /// Runs what connects to somewhere on the library's own threads.
@@ -220,8 +220,8 @@ impl Protostub {
         task: impl Future<Output = Result<T, UpdateError>> + Send + 'static,
     ) -> Result<T, UpdateError> {
         let gone = || UpdateError { key: self.key().clone(), kind: UpdateErrorKind::Gone };
-        let stop = self.core.stop.clone();
-        let ended = self.core.spawn(async move { stop.run_until_cancelled(task).await }).await;
+        let stop = self.context.stop.clone();
+        let ended = self.context.spawn(async move { stop.run_until_cancelled(task).await }).await;
         ended.ok().flatten().unwrap_or_else(|| Err(gone()))
     }
 }

@@ -38,14 +38,14 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    core::{Core, SHUTTING_DOWN},
+    context::{RuntimeContext, SHUTTING_DOWN},
     deploy::{self, Artifact, Deployed},
     error::{DeployError, DeployErrorKind, Phase, in_full, told},
     identity::{Credential, CredentialError},
-    presence::{StatusWatch, StubPresence},
-    registration::{Entry, Kept},
-    registry::{Record, stopped},
+    registration::{RegistrationHandle, RegistrationRequest},
+    registry::{StubRecord, stopped},
     restart::Restarts,
+    status::{StatusWatch, StubPresence},
     update::{Trial, UpdateErrorKind},
 };
 
@@ -81,7 +81,7 @@ pub(crate) enum Command {
 struct Instance {
     handle: StubHandle,
     task: JoinHandle<Ended>,
-    login: Option<Login>,
+    login: Option<PendingLogin>,
     /// What it was last told to connect with explicitly.
     told: Option<Credential>,
     /// Until when it has to be live.
@@ -94,7 +94,7 @@ struct Instance {
 }
 
 /// A domain login under way, and who waits for it.
-struct Login {
+struct PendingLogin {
     result: LoginResult,
     done: Vec<oneshot::Sender<()>>,
 }
@@ -103,7 +103,7 @@ struct Login {
 type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Send + Sync>>;
 
 /// What happened to an instance, or is to happen.
-enum Turn {
+enum InstanceEvent {
     Ended(Result<Ended, JoinError>),
     Failed(Option<SafeText>),
     ConnectTimeout,
@@ -113,7 +113,7 @@ enum Turn {
     Update(Box<Artifact>, oneshot::Sender<Result<(), UpdateErrorKind>>),
     /// It agreed to retire; who is told once it has.
     Idle(Option<oneshot::Sender<bool>>),
-    Over(End),
+    Over(Termination),
 }
 
 /// What a stub without an instance waits for.
@@ -125,15 +125,15 @@ enum Pause {
 }
 
 /// How a stub's life ends.
-enum End {
+enum Termination {
     Broken(DeployError),
     Undeployed(Option<oneshot::Sender<()>>),
     Shutdown,
 }
 
 struct Supervisor {
-    core: Arc<Core>,
-    record: Arc<Record>,
+    context: Arc<RuntimeContext>,
+    record: Arc<StubRecord>,
     presence: Arc<StubPresence>,
     status: StatusWatch,
     commands: mpsc::Receiver<Box<Command>>,
@@ -157,19 +157,19 @@ pub(crate) struct Supervision {
 
 impl Supervision {
     /// Its first instance begins to run, and logs in.
-    pub(crate) fn begin(core: Arc<Core>, deployed: Deployed) -> Box<Self> {
+    pub(crate) fn begin(context: Arc<RuntimeContext>, deployed: Deployed) -> Box<Self> {
         let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
-        let settings = core.config.settings(record.key.domain());
-        let policy = settings.restart.clone().unwrap_or_else(|| core.config.restart.clone());
-        let retire_after = settings.retire_after.or(core.config.retire_after).filter(|after| !after.is_zero());
+        let settings = context.config.settings(record.key.domain());
+        let policy = settings.restart.clone().unwrap_or_else(|| context.config.restart.clone());
+        let retire_after = settings.retire_after.or(context.config.retire_after).filter(|after| !after.is_zero());
         if settings.register
-            && let Some(Ok(entry)) = record.url.get().map(|url| Entry::of_stub(&core, &record, url))
+            && let Some(Ok(entry)) = record.url.get().map(|url| RegistrationRequest::of_stub(&context, &record, url))
         {
-            let _ = record.registration.set(Kept::keep(&core, entry));
+            let _ = record.registration.set(RegistrationHandle::keep(&context, entry));
         }
         let supervisor = Supervisor {
             status: record.status.watch(),
-            core,
+            context,
             record,
             presence,
             commands,
@@ -193,35 +193,35 @@ impl Supervision {
 
 impl Supervisor {
     /// Returns how it ended, with what is left in its inbox.
-    async fn supervise(&mut self, mut instance: Instance) -> (End, Option<Inbox>) {
+    async fn supervise(&mut self, mut instance: Instance) -> (Termination, Option<Inbox>) {
         loop {
             let (fault, inbox) = match self.watch(&mut instance).await {
-                Turn::Ended(Ok(Ended { inbox, outcome, crash, .. })) => {
+                InstanceEvent::Ended(Ok(Ended { inbox, outcome, crash, .. })) => {
                     self.crashed(crash);
                     (self.failed(Phase::Running, told(outcome)), Some(inbox))
                 }
-                Turn::Ended(Err(error)) => (self.lost_task(&error), None),
-                Turn::Failed(reason) => {
+                InstanceEvent::Ended(Err(error)) => (self.lost_task(&error), None),
+                InstanceEvent::Failed(reason) => {
                     let reason = reason.unwrap_or_else(|| NO_REASON.into());
                     self.forget_credentials();
                     (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
-                Turn::ConnectTimeout => {
-                    let kind = DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout };
+                InstanceEvent::ConnectTimeout => {
+                    let kind = DeployErrorKind::ConnectTimeout { after: self.context.config.connect_timeout };
                     self.forget_credentials();
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
-                Turn::NoCredential(error) => {
+                InstanceEvent::NoCredential(error) => {
                     let kind = DeployErrorKind::Credential(error);
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
-                Turn::NotAccepted(kind) => {
+                InstanceEvent::NotAccepted(kind) => {
                     let phase = Phase::Connecting;
                     Box::pin(self.say_goodbye(&instance, DisconnectReason::Request)).await;
                     (DeployError { key: self.record.key.clone(), phase, kind }, self.stop(&mut instance).await)
                 }
                 // Only what is to be connected can show, beside the other, that it works.
-                Turn::Update(artifact, done)
+                InstanceEvent::Update(artifact, done)
                     if instance.is_live && self.may_connect && artifact.discovered.descriptor.overlap =>
                 {
                     match Box::pin(self.overlap(&mut instance, artifact, done)).await {
@@ -229,7 +229,7 @@ impl Supervisor {
                         Err(lost) => return (lost, None),
                     }
                 }
-                Turn::Update(artifact, done) => {
+                InstanceEvent::Update(artifact, done) => {
                     let to = artifact.discovered.descriptor.version.clone();
                     Box::pin(self.say_goodbye(&instance, DisconnectReason::Update)).await;
                     let inbox = self.stop(&mut instance).await;
@@ -245,7 +245,7 @@ impl Supervisor {
                         Err((error, inbox)) => (error, Some(inbox)),
                     }
                 }
-                Turn::Idle(done) => match Box::pin(self.retire(instance, done)).await {
+                InstanceEvent::Idle(done) => match Box::pin(self.retire(instance, done)).await {
                     Ok(Ok(started)) => {
                         instance = started;
                         continue;
@@ -253,10 +253,10 @@ impl Supervisor {
                     Ok(Err((error, inbox))) => (error, Some(inbox)),
                     Err((end, inbox)) => return (end, inbox),
                 },
-                Turn::Over(end) => {
+                InstanceEvent::Over(end) => {
                     let (reason, why) = match &end {
-                        End::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
-                        End::Undeployed(_) | End::Broken(_) => (DisconnectReason::Request, UNDEPLOYED),
+                        Termination::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
+                        Termination::Undeployed(_) | Termination::Broken(_) => (DisconnectReason::Request, UNDEPLOYED),
                     };
                     self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
@@ -267,7 +267,7 @@ impl Supervisor {
                 }
             };
             // Its queue went with the task.
-            let Some(inbox) = inbox else { return (End::Broken(fault), None) };
+            let Some(inbox) = inbox else { return (Termination::Broken(fault), None) };
             instance = match Box::pin(self.follow(fault, inbox)).await {
                 Ok(next) => next,
                 Err((end, inbox)) => return (end, Some(inbox)),
@@ -277,7 +277,7 @@ impl Supervisor {
 
     /// An instance that was started begins to run, and logs in.
     fn begin(&self, handle: StubHandle, task: StubTask) -> Instance {
-        let task = self.core.spawn(task.run());
+        let task = self.context.spawn(task.run());
         let look_at = self.retire_after.and_then(|after| Instant::now().checked_add(after));
         let mut instance =
             Instance { handle, task, login: None, told: None, connect_by: None, is_live: false, refused: None, look_at };
@@ -288,10 +288,10 @@ impl Supervisor {
     }
 
     /// Waits until something happens to the instance, and does what can be done with it as it is.
-    async fn watch(&mut self, instance: &mut Instance) -> Turn {
+    async fn watch(&mut self, instance: &mut Instance) -> InstanceEvent {
         self.record.set_idleness(Some(instance.handle.idleness().clone()));
         if let Some(kind) = instance.refused.take() {
-            return Turn::NotAccepted(kind);
+            return InstanceEvent::NotAccepted(kind);
         }
         loop {
             let report = self.status.current();
@@ -303,7 +303,7 @@ impl Supervisor {
                         self.is_live();
                     }
                 }
-                StubStatus::Failed => return Turn::Failed(report.reason),
+                StubStatus::Failed => return InstanceEvent::Failed(report.reason),
                 _ => {}
             }
             // A new stub connects at once; one whose network broke, when there is a message for it.
@@ -313,17 +313,17 @@ impl Supervisor {
                 // Before its end: an instance that has said so was live.
                 () = self.presence.wants_admission() => {
                     if let Err(kind) = self.accept(&instance.handle).await {
-                        return Turn::NotAccepted(kind);
+                        return InstanceEvent::NotAccepted(kind);
                     }
                 }
                 ended = &mut instance.task => {
                     self.record.set_idleness(None);
                     instance.login = None;
-                    return Turn::Ended(ended);
+                    return InstanceEvent::Ended(ended);
                 }
                 // Before what is asked of it: an update of a stub that has just become live is one of a live stub.
-                changed = self.status.changed() => if changed.is_none() { return Turn::Over(End::Undeployed(None)) },
-                () = self.core.stop.cancelled() => return Turn::Over(End::Shutdown),
+                changed = self.status.changed() => if changed.is_none() { return InstanceEvent::Over(Termination::Undeployed(None)) },
+                () = self.context.stop.cancelled() => return InstanceEvent::Over(Termination::Shutdown),
                 command = self.commands.recv() => match command.map(|command| *command) {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
@@ -340,19 +340,19 @@ impl Supervisor {
                             && let Err(kind) = self.accept(&instance.handle).await
                         {
                             let _ = done.send(());
-                            return Turn::NotAccepted(kind);
+                            return InstanceEvent::NotAccepted(kind);
                         }
                         let _ = done.send(());
                     }
                     Some(Command::Update { done, .. }) if self.trial.is_some() => {
                         let _ = done.send(Err(UpdateErrorKind::UnderWay));
                     }
-                    Some(Command::Update { artifact, done }) => return Turn::Update(artifact, done),
-                    Some(Command::Undeploy { done }) => return Turn::Over(End::Undeployed(Some(done))),
+                    Some(Command::Update { artifact, done }) => return InstanceEvent::Update(artifact, done),
+                    Some(Command::Undeploy { done }) => return InstanceEvent::Over(Termination::Undeployed(Some(done))),
                     Some(Command::Retire { idle, done }) => {
                         // Whoever asked may have found room elsewhere meanwhile.
                         if !done.is_closed() && self.agrees_to_retire(instance, idle).await {
-                            return Turn::Idle(Some(done));
+                            return InstanceEvent::Idle(Some(done));
                         }
                         let _ = done.send(false);
                     }
@@ -363,18 +363,18 @@ impl Supervisor {
                     {
                         self.log_in(instance, None);
                     },
-                    None => return Turn::Over(End::Undeployed(None)),
+                    None => return InstanceEvent::Over(Termination::Undeployed(None)),
                 },
-                Err(error) = Login::ended(&mut instance.login) => return Turn::NoCredential(error),
+                Err(error) = PendingLogin::ended(&mut instance.login) => return InstanceEvent::NoCredential(error),
                 () = self.record.mailbox.waiting(), if may_login => self.log_in(instance, None),
-                () = until(instance.connect_by) => return Turn::ConnectTimeout,
-                () = until(instance.look_at) => if self.has_been_idle(instance).await { return Turn::Idle(None) },
+                () = until(instance.connect_by) => return InstanceEvent::ConnectTimeout,
+                () = until(instance.look_at) => if self.has_been_idle(instance).await { return InstanceEvent::Idle(None) },
             }
         }
     }
 
     /// What follows an instance that broke: another one, with the same inbox, or the stub's end.
-    async fn follow(&mut self, mut fault: DeployError, mut inbox: Inbox) -> Result<Instance, (End, Inbox)> {
+    async fn follow(&mut self, mut fault: DeployError, mut inbox: Inbox) -> Result<Instance, (Termination, Inbox)> {
         loop {
             if let Some(trial) = self.trial.take() {
                 self.disconnected(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
@@ -382,10 +382,10 @@ impl Supervisor {
                 self.artifact = trial.roll_back(&self.record, fault);
             } else {
                 if !self.record.status.was_live() {
-                    return Err((End::Broken(fault), inbox));
+                    return Err((Termination::Broken(fault), inbox));
                 }
                 let Some(pause) = self.restarts.next(Instant::now()) else {
-                    return Err((End::Broken(self.spent(fault)), inbox));
+                    return Err((Termination::Broken(self.spent(fault)), inbox));
                 };
                 self.disconnected(format_args!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
                 if let Err(end) = self.pause(Pause::Until(deadline(Instant::now(), pause))).await {
@@ -402,7 +402,7 @@ impl Supervisor {
 
     /// Waits before a new instance starts: until then, or until somebody asks for it; the queue goes on filling. An instance that is to stay
     /// disconnected is none yet.
-    async fn pause(&mut self, pause: Pause) -> Result<(), End> {
+    async fn pause(&mut self, pause: Pause) -> Result<(), Termination> {
         let record = Arc::clone(&self.record);
         let mut over = pin!(async move {
             match pause {
@@ -413,7 +413,7 @@ impl Supervisor {
         loop {
             tokio::select! {
                 biased;
-                () = self.core.stop.cancelled() => return Err(End::Shutdown),
+                () = self.context.stop.cancelled() => return Err(Termination::Shutdown),
                 command = self.commands.recv() => match command.map(|command| *command) {
                     Some(Command::Connect { credential, done }) => {
                         self.record.mailbox.refuse(None);
@@ -433,11 +433,11 @@ impl Supervisor {
                         self.try_out(artifact, done);
                         return Ok(());
                     }
-                    Some(Command::Undeploy { done }) => return Err(End::Undeployed(Some(done))),
+                    Some(Command::Undeploy { done }) => return Err(Termination::Undeployed(Some(done))),
                     // There is nothing to retire.
                     Some(Command::Retire { done, .. }) => drop(done.send(false)),
                     Some(Command::Wake) => if self.may_connect && matches!(pause, Pause::UntilUsed) { return Ok(()) },
-                    None => return Err(End::Undeployed(None)),
+                    None => return Err(Termination::Undeployed(None)),
                 },
                 () = &mut over, if self.may_connect => return Ok(()),
             }
@@ -448,7 +448,7 @@ impl Supervisor {
     async fn start(&mut self, inbox: Inbox) -> Result<Instance, (DeployError, Inbox)> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
         let session = self.record.session.clone();
-        let sandbox = match deploy::sandbox(&self.core, &self.record, &self.presence, &self.artifact, session).await {
+        let sandbox = match deploy::sandbox(&self.context, &self.record, &self.presence, &self.artifact, session).await {
             Ok(sandbox) => sandbox,
             Err(kind) => return Err((during(kind), inbox)),
         };
@@ -467,7 +467,7 @@ impl Supervisor {
                 Ok(instance)
             }
             Err(error) => {
-                self.core.report(&self.record, error.crash);
+                self.context.report(&self.record, error.crash);
                 Err((during(DeployErrorKind::Start(Arc::new(error.kind))), error.inbox))
             }
         }
@@ -476,7 +476,7 @@ impl Supervisor {
     /// The instance is live for the first time.
     fn is_live(&mut self) {
         self.restarts.live();
-        self.core.registry.forgive(&self.record.key);
+        self.context.registry.forgive(&self.record.key);
         self.accepted();
     }
 
@@ -501,7 +501,7 @@ impl Supervisor {
     async fn remember(&self, artifact: &Artifact) -> Result<(), DeployErrorKind> {
         match artifact.to_commit() {
             Some(committed) => {
-                let commit = self.core.catalogue.commit(&self.record.key, &committed, artifact.before.as_ref());
+                let commit = self.context.catalogue.commit(&self.record.key, &committed, artifact.before.as_ref());
                 commit.await.map_err(deploy::trust_state)
             }
             None => Ok(()),
@@ -515,13 +515,13 @@ impl Supervisor {
         let ended = (&mut instance.task).await;
         self.record.set_idleness(None);
         let Ended { inbox, crash, .. } = ended.ok()?;
-        self.core.report(&self.record, crash);
+        self.context.report(&self.record, crash);
         Some(inbox)
     }
 
     /// A session may be what crashes an instance: the one after the second crash begins without.
     fn crashed(&mut self, crash: Option<Arc<CrashReport>>) {
-        self.core.report(&self.record, crash);
+        self.context.report(&self.record, crash);
         if self.record.session.load().is_some() && self.restarts.blames_session(Instant::now()) {
             tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with what it had saved, which is dropped");
             let _ = self.record.session.take();
@@ -535,7 +535,7 @@ impl Supervisor {
 
     /// What the stub has not taken by then, nobody will until somebody connects it: that may be never.
     fn fail_waiting(&self) {
-        self.core.bus.fail_waiting(&self.record.mailbox, 503, &self.told_to_disconnect());
+        self.context.bus.fail_waiting(&self.record.mailbox, 503, &self.told_to_disconnect());
     }
 
     fn told_to_disconnect(&self) -> String {
@@ -578,12 +578,12 @@ impl Supervisor {
     /// With what it has, the stub could not connect: next time, something else is tried.
     fn forget_credentials(&self) {
         self.record.login.forget();
-        self.core.identity.forget(self.record.key.domain());
+        self.context.identity.forget(self.record.key.domain());
     }
 
     /// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. From now on it has to be live in time.
     fn log_in(&self, instance: &mut Instance, done: Option<oneshot::Sender<()>>) {
-        instance.connect_by = Some(deadline(Instant::now(), self.core.config.connect_timeout));
+        instance.connect_by = Some(deadline(Instant::now(), self.context.config.connect_timeout));
         if let Some(login) = &mut instance.login {
             login.done.extend(done);
             return;
@@ -591,19 +591,19 @@ impl Supervisor {
         instance.told = self.record.login.credential();
         let explicit = instance.told.clone();
         // Where there is nobody to ask, it is told at once.
-        let result: LoginResult = if explicit.is_some() || self.core.identity.has_no_providers() {
+        let result: LoginResult = if explicit.is_some() || self.context.identity.has_no_providers() {
             Box::pin(connect(&instance.handle, explicit))
         } else {
-            let (core, record, handle) = (Arc::clone(&self.core), Arc::clone(&self.record), instance.handle.clone());
+            let (context, record, handle) = (Arc::clone(&self.context), Arc::clone(&self.record), instance.handle.clone());
             // In a task of its own: what providers do is their own affair, and a supervisor has to be there for others.
-            let asking = self.core.spawn(async move {
-                let credential = core.identity.credential(record.key.domain(), None).await?;
+            let asking = self.context.spawn(async move {
+                let credential = context.identity.credential(record.key.domain(), None).await?;
                 connect(&handle, credential).await
             });
             let asking = AbortOnDropHandle::new(asking);
             Box::pin(async move { asking.await.unwrap_or(Ok(())) })
         };
-        instance.login = Some(Login { result, done: done.into_iter().collect() });
+        instance.login = Some(PendingLogin { result, done: done.into_iter().collect() });
     }
 
     /// Lets the stub say good-bye, for as long as it may.
@@ -620,19 +620,19 @@ impl Supervisor {
                 status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
             }
         };
-        if timeout(self.core.config.grace, goodbye).await.is_err() {
+        if timeout(self.context.config.grace, goodbye).await.is_err() {
             tracing::debug!(target: "protostub", domain = %self.record.key, "the stub did not disconnect within its grace time");
         }
     }
 
     /// Has everything that is registered through the stub removed, while it can still tell its domain.
     async fn remove_registrations(&self) {
-        let Record { registration, registrations, leaving, .. } = &*self.record;
+        let StubRecord { registration, registrations, leaving, .. } = &*self.record;
         registration.get().inspect(|own| own.end());
         leaving.cancel();
         registrations.close();
         if self.status.current().status == StubStatus::Live
-            && timeout(self.core.config.grace, registrations.wait()).await.is_err()
+            && timeout(self.context.config.grace, registrations.wait()).await.is_err()
         {
             tracing::debug!(target: "protostub", domain = %self.record.key, "what was registered was not removed within the grace time");
         }
@@ -647,8 +647,8 @@ impl Supervisor {
         self.failed(Phase::Running, told(format_args!("its task ended without a word: {error}")))
     }
 
-    fn lost(&self) -> End {
-        End::Broken(self.failed(Phase::Running, "its task ended without a word".into()))
+    fn lost(&self) -> Termination {
+        Termination::Broken(self.failed(Phase::Running, "its task ended without a word".into()))
     }
 
     fn spent(&self, fault: DeployError) -> DeployError {
@@ -661,12 +661,12 @@ impl Supervisor {
     }
 
     /// The last words, and nothing is left: who waits is answered, the addresses are free.
-    fn clear_up(self, end: End, inbox: Option<Inbox>, routes: [Route; 3]) {
+    fn clear_up(self, end: Termination, inbox: Option<Inbox>, routes: [Route; 3]) {
         let key = &self.record.key;
         let (status, error, done) = match end {
-            End::Broken(error) => (StubStatus::Failed, error, None),
-            End::Undeployed(done) => (StubStatus::Dead, stopped(key, UNDEPLOYED), done),
-            End::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN), None),
+            Termination::Broken(error) => (StubStatus::Failed, error, None),
+            Termination::Undeployed(done) => (StubStatus::Dead, stopped(key, UNDEPLOYED), done),
+            Termination::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN), None),
         };
         let reason = in_full(&error);
         self.record.mailbox.refuse(Some((503, reason.to_string())));
@@ -677,7 +677,7 @@ impl Supervisor {
         self.publish(status, &reason);
         // In this order: whoever learns that it is over may deploy it anew at once, and needs its key's route.
         drop(routes);
-        self.core.registry.remove(&self.record, error);
+        self.context.registry.remove(&self.record, error);
         if let Some(inbox) = inbox {
             inbox.close(503, &reason);
         }
@@ -690,7 +690,7 @@ impl Supervisor {
 const NO_REASON: &str = "the stub said `failed` and gave no reason";
 const UNDEPLOYED: &str = "it was undeployed";
 
-impl Login {
+impl PendingLogin {
     /// Waits for the end of a login, if there is one. Dropped, it tells those who wait for it.
     async fn ended(login: &mut Option<Self>) -> Result<(), CredentialError> {
         let ended = match login {
@@ -702,7 +702,7 @@ impl Login {
     }
 }
 
-impl Drop for Login {
+impl Drop for PendingLogin {
     fn drop(&mut self) {
         // The stub was told, or something else came of it that its status tells.
         for done in self.done.drain(..) {

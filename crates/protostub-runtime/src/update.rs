@@ -7,10 +7,10 @@ use protostub_types::{Sha256Digest, StubKey, Version};
 use tokio::sync::oneshot;
 
 use crate::{
-    core::Core,
+    context::RuntimeContext,
     deploy::{self, Artifact},
     error::{DeployError, DeployErrorKind},
-    registry::{Published, Record},
+    registry::{Release, StubRecord},
     supervise::Command,
 };
 
@@ -116,7 +116,7 @@ impl Trial {
     }
 
     /// The new version is of no use: what ran before it comes back, as it was.
-    pub(crate) fn roll_back(self, record: &Record, fault: DeployError) -> Arc<Artifact> {
+    pub(crate) fn roll_back(self, record: &StubRecord, fault: DeployError) -> Arc<Artifact> {
         record.session.restore(self.session);
         let _ = self.done.send(Err(UpdateErrorKind::RolledBack { version: self.to, error: Box::new(fault.kind) }));
         self.old
@@ -124,39 +124,39 @@ impl Trial {
 }
 
 /// Whether what is published is something else than what runs.
-pub(crate) async fn check(core: &Core, record: &Record) -> Result<Option<AvailableUpdate>, UpdateError> {
-    let (available, _) = ask(core, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })?;
+pub(crate) async fn check(context: &RuntimeContext, record: &StubRecord) -> Result<Option<AvailableUpdate>, UpdateError> {
+    let (available, _) = ask(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })?;
     Ok(available)
 }
 
 /// Gets what is published, and has the stub's supervisor put it in the place of what runs.
-pub(crate) async fn update(core: &Core, record: &Record) -> Result<Updated, UpdateError> {
-    obtain_and_replace(core, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
+pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateError> {
+    obtain_and_replace(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
 }
 
-async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, UpdateErrorKind> {
-    let (available, discovered) = ask(core, record).await?;
+async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateErrorKind> {
+    let (available, discovered) = ask(context, record).await?;
     let running = record.published().ok_or(UpdateErrorKind::Gone)?;
     let up_to_date = || Ok(Updated::UpToDate { version: running.version.clone() });
     let Some(available) = available else { return up_to_date() };
-    if available.is_older() && !core.config.settings(record.key.domain()).allow_older {
+    if available.is_older() && !context.config.settings(record.key.domain()).allow_older {
         return Err(UpdateErrorKind::Older { published: available.version, running: running.version });
     }
-    if running.signed && !core.config.settings(record.key.domain()).allow_older {
+    if running.signed && !context.config.settings(record.key.domain()).allow_older {
         deploy::refuse_unsigned(&discovered, &running.version).map_err(|error| UpdateErrorKind::Obtain(Box::new(error)))?;
     }
     let refused = |kind| UpdateErrorKind::Obtain(Box::new(kind));
-    let before = core.catalogue.committed(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
-    deploy::refuse_downgrade(core, &discovered, before.as_ref()).map_err(refused)?;
+    let before = context.catalogue.committed(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
+    deploy::refuse_downgrade(context, &discovered, before.as_ref()).map_err(refused)?;
     // What runs goes on meanwhile.
-    let obtained = deploy::obtain(core, record, discovered).await;
+    let obtained = deploy::obtain(context, record, discovered).await;
     let artifact = Artifact { before, ..obtained.map_err(|error: DeployError| refused(error.kind))? };
     // A signature alone is no reason for another instance.
-    if (Published { signed: running.signed, ..artifact.published() }) == running {
+    if (Release { signed: running.signed, ..artifact.published() }) == running {
         return up_to_date();
     }
     if artifact.to_commit().is_some() {
-        core.catalogue.check_commit(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
+        context.catalogue.check_commit(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
     }
     let artifact = Box::new(artifact);
     record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
@@ -164,9 +164,9 @@ async fn obtain_and_replace(core: &Core, record: &Record) -> Result<Updated, Upd
 }
 
 /// Asks the domain, which has to answer itself.
-async fn ask(core: &Core, record: &Record) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
+async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
     let running = record.published().ok_or(UpdateErrorKind::Gone)?;
-    let discovered = core.catalogue.revalidate(&record.key).await;
+    let discovered = context.catalogue.revalidate(&record.key).await;
     let discovered =
         discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;
     let (version, digest) = (discovered.descriptor.version.clone(), discovered.descriptor.digest());

@@ -56,7 +56,7 @@
 //!
 //! # Downgrades
 //!
-//! A stub that was live with a good signature is remembered ([`Committed::signed`](crate::Committed)), and is not deployed without one afterwards, nor in an
+//! A stub that was live with a good signature is remembered ([`AcceptedRelease::signed`](crate::AcceptedRelease)), and is not deployed without one afterwards, nor in an
 //! older version, unless the operator allows that for the domain. So in `verify-if-present` nobody can take off the signature of a stub that was seen before.
 
 mod error;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, Committed, TrustStateError};
+use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, AcceptedRelease, TrustStateError};
 use protostub_types::{Domain, Sha256Digest, StubKey, Version};
 use tempfile::TempDir;
 
@@ -14,8 +14,8 @@ pub(crate) fn keeping(dir: &TempDir) -> CatalogueConfig {
     config
 }
 
-pub(crate) fn committed(version: &str) -> Committed {
-    Committed {
+pub(crate) fn committed(version: &str) -> AcceptedRelease {
+    AcceptedRelease {
         version: Version::parse(version).unwrap(),
         digest: Sha256Digest::of(version.as_bytes()),
         signed: version == "1.1",

@@ -10,12 +10,12 @@ use serde::Deserialize;
 
 use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
 use crate::{
-    core::Core,
+    context::RuntimeContext,
     deploy::load_stub,
+    endpoints::{Answer, describe, serve},
     error::{DeployError, in_full},
-    registry::Record,
+    registry::StubRecord,
     runtime::key_of,
-    services::{Answer, describe, serve},
     stub::Protostub,
 };
 
@@ -67,14 +67,14 @@ impl CredentialSource for StubCredentials {
 /// What `execute` to `<runtime>/identity` carries. The crate's documentation shows it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", tag = "method", content = "params")]
-enum Execute {
-    Login(Login),
-    Logout(Logout),
+enum LoginRequest {
+    Login(LoginParameters),
+    Logout(LogoutParameters),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Login {
+struct LoginParameters {
     domain: String,
     #[serde(default)]
     credential: Option<CredentialJson>,
@@ -82,18 +82,18 @@ struct Login {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Logout {
+struct LogoutParameters {
     domain: String,
 }
 
 /// Listens for the Identity Module: `execute` of `login` and `logout`, by a hyperty.
-pub(crate) async fn identity(core: Arc<Core>, inbox: Inbox) {
-    serve(core, inbox, |core, message| async move { execute(&core, &message).await }).await;
+pub(crate) async fn identity(context: Arc<RuntimeContext>, inbox: Inbox) {
+    serve(context, inbox, |context, message| async move { execute(&context, &message).await }).await;
 }
 
-async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
+async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
     // What came through a stub has the stub in `via`, whoever it says it is.
-    if !message.via.is_empty() || !core.registry.is_hyperty(&message.from) {
+    if !message.via.is_empty() || !context.registry.is_hyperty(&message.from) {
         return Answer::Refused(403, format!("{} is no hyperty of this runtime: only they may log in", message.from));
     }
     let call = match (&message.kind, message.body.as_ref().map(Body::parse)) {
@@ -107,15 +107,17 @@ async fn execute(core: &Arc<Core>, message: &Message) -> Answer {
         }
     };
     let target = match &call {
-        Execute::Login(Login { domain, .. }) | Execute::Logout(Logout { domain }) => domain,
+        LoginRequest::Login(LoginParameters { domain, .. }) | LoginRequest::Logout(LogoutParameters { domain }) => domain,
     };
-    let key = match key_of(target, &core.home) {
+    let key = match key_of(target, &context.home) {
         Ok(key) => key,
         Err(error) => return Answer::Refused(400, in_full(&error).to_string()),
     };
     let done = match call {
-        Execute::Login(Login { credential, .. }) => log_in(core, &key, &message.from, credential.map(Credential::from)).await,
-        Execute::Logout(_) => log_out(core, &key).await,
+        LoginRequest::Login(LoginParameters { credential, .. }) => {
+            log_in(context, &key, &message.from, credential.map(Credential::from)).await
+        }
+        LoginRequest::Logout(_) => log_out(context, &key).await,
     };
     match done {
         Ok(record) => Answer::Ok(Some(describe(&record))),
@@ -132,14 +134,14 @@ type Refusal = (u16, String);
 
 /// Has the stub deployed, if it is not, and waits until it is live with this credential; without one, with what the providers have.
 async fn log_in(
-    core: &Arc<Core>,
+    context: &Arc<RuntimeContext>,
     key: &StubKey,
     hyperty: &Address,
     credential: Option<Credential>,
-) -> Result<Arc<Record>, Refusal> {
+) -> Result<Arc<StubRecord>, Refusal> {
     let unavailable = |error: DeployError| (error.kind.code(), in_full(&error).to_string());
-    let record = load_stub(core, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
-    let stub = Protostub::new(core, Arc::clone(&record));
+    let record = load_stub(context, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
+    let stub = Protostub::new(context, Arc::clone(&record));
     match credential.clone() {
         Some(credential) => {
             // One that is being deployed has it from its first login on.
@@ -162,11 +164,11 @@ async fn log_in(
 }
 
 /// Forgets what the stub was logged in with, and disconnects it.
-async fn log_out(core: &Arc<Core>, key: &StubKey) -> Result<Arc<Record>, Refusal> {
-    let record = core.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
+async fn log_out(context: &Arc<RuntimeContext>, key: &StubKey) -> Result<Arc<StubRecord>, Refusal> {
+    let record = context.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
     record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
     record.login.forget();
     // Also one that has no connection at the moment: it is not to come back with the next message.
-    Protostub::new(core, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error).to_string()))?;
+    Protostub::new(context, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error).to_string()))?;
     Ok(record)
 }

@@ -25,7 +25,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Network, Secret};
-use crate::core::SHUTTING_DOWN;
+use crate::context::SHUTTING_DOWN;
 
 /// How long a token request may take, from resolving the server's name to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -191,20 +191,20 @@ struct Account {
     client: OAuth2Client,
     /// One token request at a time: a refresh token may be good for one alone.
     turn: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<TokenState>,
 }
 
 #[derive(Default)]
-struct State {
-    kept: HashMap<Scopes, Kept>,
+struct TokenState {
+    kept: HashMap<Scopes, CachedToken>,
     /// The refresh token that came in the place of the one that stands where the settings say.
     rotated: Option<Rotated>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct CachedToken {
     token: Option<Token>,
-    failure: Option<Failure>,
+    failure: Option<TokenFailure>,
 }
 
 struct Token {
@@ -212,7 +212,7 @@ struct Token {
     renew_at: SystemTime,
 }
 
-struct Failure {
+struct TokenFailure {
     error: CredentialError,
     times: u32,
     until: Instant,
@@ -241,7 +241,7 @@ impl Account {
     /// What needs no request: a token that lasts, or a failure of a moment ago.
     fn kept(&self, scopes: &Scopes) -> Option<Result<Credential, CredentialError>> {
         let state = self.state();
-        let Kept { token, failure } = state.kept.get(scopes)?;
+        let CachedToken { token, failure } = state.kept.get(scopes)?;
         let token = token.as_ref().filter(|token| !token.credential.is_expired());
         let failure = failure.as_ref().filter(|failure| Instant::now() < failure.until);
         match (token, failure) {
@@ -315,13 +315,13 @@ impl Account {
         match answer {
             Ok(token) => {
                 let credential = token.credential.clone();
-                *kept = Kept { token: Some(token), failure: None };
+                *kept = CachedToken { token: Some(token), failure: None };
                 Ok(credential)
             }
             Err(error) => {
                 let times = kept.failure.as_ref().map_or(0, |failure| failure.times + 1);
                 let memory = FIRST_MEMORY.saturating_mul(1 << times.min(8)).min(LONGEST_MEMORY);
-                kept.failure = Some(Failure { error: error.clone(), times, until: deadline(Instant::now(), memory) });
+                kept.failure = Some(TokenFailure { error: error.clone(), times, until: deadline(Instant::now(), memory) });
                 match kept.token.as_ref().filter(|token| !token.credential.is_expired()) {
                     Some(token) => {
                         tracing::warn!(target: "protostub", domain = %self.domain, %error, "a token could not be renewed yet");
@@ -458,7 +458,7 @@ impl Account {
         SafeText::display(format_args!("failed to get a token for {domain} from the token endpoint {server}: {problem}"))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TokenState> {
         // Plain data, whole after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,17 +6,17 @@ use std::{
 };
 
 use super::CredentialError;
-use crate::core::SHUTTING_DOWN;
+use crate::context::SHUTTING_DOWN;
 
 /// How long a secret may be, in bytes: more than any token that fits into a header.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Where a secret stands. `Debug` does not show the secret.
 #[derive(Clone)]
-pub struct Secret(Place);
+pub struct Secret(SecretSource);
 
 #[derive(Clone)]
-enum Place {
+enum SecretSource {
     Here(String),
     File(PathBuf),
     Environment(String),
@@ -25,32 +25,32 @@ enum Place {
 impl Secret {
     /// It is this text.
     pub fn text(secret: impl Into<String>) -> Self {
-        Self(Place::Here(secret.into()))
+        Self(SecretSource::Here(secret.into()))
     }
 
     /// It stands in this file, alone; a line's end behind it is not part of it. The file is read whenever the secret is needed. On Unix, it is
     /// refused if everybody may read it.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(Place::File(path.into()))
+        Self(SecretSource::File(path.into()))
     }
 
     /// It is the value of this environment variable.
     pub fn environment(variable: impl Into<String>) -> Self {
-        Self(Place::Environment(variable.into()))
+        Self(SecretSource::Environment(variable.into()))
     }
 
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.0 {
-            Place::File(path) => Some(path),
-            Place::Here(_) | Place::Environment(_) => None,
+            SecretSource::File(path) => Some(path),
+            SecretSource::Here(_) | SecretSource::Environment(_) => None,
         }
     }
 
     pub(super) async fn read(&self) -> Result<String, CredentialError> {
         let secret = match &self.0 {
-            Place::Here(secret) => secret.clone(),
-            Place::File(path) => read_private(path, MAX_SECRET_BYTES).await?.trim_end_matches(['\r', '\n']).to_owned(),
-            Place::Environment(variable) => std::env::var(variable).map_err(|error| {
+            SecretSource::Here(secret) => secret.clone(),
+            SecretSource::File(path) => read_private(path, MAX_SECRET_BYTES).await?.trim_end_matches(['\r', '\n']).to_owned(),
+            SecretSource::Environment(variable) => std::env::var(variable).map_err(|error| {
                 let problem = match error {
                     std::env::VarError::NotPresent => "is not set",
                     std::env::VarError::NotUnicode(_) => "is not UTF-8 text",
@@ -69,9 +69,9 @@ impl fmt::Debug for Secret {
     /// Where it stands.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Here(_) => f.write_str("the secret"),
-            Place::File(path) => write!(f, "the secret in `{}`", path.display()),
-            Place::Environment(variable) => write!(f, "the secret in the environment variable `{variable}`"),
+            SecretSource::Here(_) => f.write_str("the secret"),
+            SecretSource::File(path) => write!(f, "the secret in `{}`", path.display()),
+            SecretSource::Environment(variable) => write!(f, "the secret in the environment variable `{variable}`"),
         }
     }
 }

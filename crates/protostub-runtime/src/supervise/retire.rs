@@ -7,7 +7,7 @@ use protostub_sandbox::DisconnectReason;
 use protostub_types::StubStatus;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{End, Instance, Pause, Supervisor};
+use super::{Instance, Pause, Supervisor, Termination};
 use crate::error::DeployError;
 
 impl Supervisor {
@@ -40,7 +40,7 @@ impl Supervisor {
         &mut self,
         mut instance: Instance,
         done: Option<oneshot::Sender<bool>>,
-    ) -> Result<Result<Instance, (DeployError, Inbox)>, (End, Option<Inbox>)> {
+    ) -> Result<Result<Instance, (DeployError, Inbox)>, (Termination, Option<Inbox>)> {
         self.say_goodbye(&instance, DisconnectReason::Idle).await;
         let Some(inbox) = self.stop(&mut instance).await else { return Err((self.lost(), None)) };
         drop(instance);

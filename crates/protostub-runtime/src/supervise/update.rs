@@ -6,13 +6,13 @@ use protostub_sandbox::{DisconnectReason, Ended, Session};
 use protostub_types::StubStatus;
 use tokio::{sync::oneshot, task::JoinError};
 
-use super::{End, Instance, Login, NO_REASON, Supervisor, until};
+use super::{Instance, NO_REASON, PendingLogin, Supervisor, Termination, until};
 use crate::{
-    core::SHUTTING_DOWN,
+    context::SHUTTING_DOWN,
     deploy::{self, Artifact},
     error::{DeployError, DeployErrorKind, Phase, told},
-    presence::StubPresence,
     registry::stopped,
+    status::StubPresence,
     update::{Trial, UpdateErrorKind},
 };
 
@@ -33,12 +33,12 @@ impl Supervisor {
         instance: &mut Instance,
         artifact: Box<Artifact>,
         done: oneshot::Sender<Result<(), UpdateErrorKind>>,
-    ) -> Result<(), End> {
+    ) -> Result<(), Termination> {
         let to = artifact.discovered.descriptor.version.clone();
         let presence = Arc::new(self.presence.beside());
         let next = tokio::select! {
             biased;
-            () = self.core.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
+            () = self.context.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
             () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".into())),
             next = self.try_beside(&presence, &artifact) => next,
         };
@@ -62,7 +62,7 @@ impl Supervisor {
         (self.presence, self.artifact) = (presence, Arc::from(artifact));
         let Some(inbox) = inbox else { return Err(self.lost()) };
         if next.handle.take_over(inbox, self.record.session.clone()).await.is_err() {
-            return Err(End::Broken(self.broke(next.task.await)));
+            return Err(Termination::Broken(self.broke(next.task.await)));
         }
         next.is_live = true;
         *instance = next;
@@ -76,7 +76,7 @@ impl Supervisor {
     fn broke(&self, ended: Result<Ended, JoinError>) -> DeployError {
         match ended {
             Ok(Ended { outcome, crash, .. }) => {
-                self.core.report(&self.record, crash);
+                self.context.report(&self.record, crash);
                 self.failed(Phase::Running, told(outcome))
             }
             Err(error) => self.lost_task(&error),
@@ -86,10 +86,10 @@ impl Supervisor {
     /// An instance beside the one that is the stub, once it is live.
     async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = deploy::sandbox(&self.core, &self.record, presence, artifact, Session::new()).await.map_err(during)?;
-        let inbox = self.core.bus.inbox(self.core.config.inbox_of(self.record.key.domain()));
+        let sandbox = deploy::sandbox(&self.context, &self.record, presence, artifact, Session::new()).await.map_err(during)?;
+        let inbox = self.context.bus.inbox(self.context.config.inbox_of(self.record.key.domain()));
         let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
-            self.core.report(&self.record, error.crash);
+            self.context.report(&self.record, error.crash);
             during(DeployErrorKind::Start(Arc::new(error.kind)))
         })?;
         let mut status = presence.watch();
@@ -103,9 +103,9 @@ impl Supervisor {
                 StubStatus::Live => Ok(next),
                 _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into()))),
             },
-            Err(error) = Login::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
+            Err(error) = PendingLogin::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
             () = until(next.connect_by) => {
-                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.core.config.connect_timeout }))
+                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.context.config.connect_timeout }))
             }
         }
     }

@@ -20,9 +20,9 @@ pub enum Progress {
 type Tell<T> = dyn Fn(&StubKey, &T) + Send + Sync;
 
 /// Whoever wants to know something of stubs, if anybody.
-pub(crate) struct Hook<T>(Option<Arc<Tell<T>>>);
+pub(crate) struct Observer<T>(Option<Arc<Tell<T>>>);
 
-impl<T> Hook<T> {
+impl<T> Observer<T> {
     pub(crate) fn new(hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
@@ -34,26 +34,26 @@ impl<T> Hook<T> {
     }
 }
 
-impl<T> Clone for Hook<T> {
+impl<T> Clone for Observer<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Default for Hook<T> {
+impl<T> Default for Observer<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl DownloadProgress for Hook<Progress> {
+impl DownloadProgress for Observer<Progress> {
     fn download(&self, key: &StubKey, download: Download) {
         self.tell(key, &Progress::Download(download));
     }
 }
 
-impl<T> fmt::Debug for Hook<T> {
+impl<T> fmt::Debug for Observer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Hook(set)" } else { "Hook(none)" })
+        f.write_str(if self.0.is_some() { "Observer(set)" } else { "Observer(none)" })
     }
 }

@@ -15,7 +15,7 @@ use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubS
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::{core::Core, registry::Record, steps::Steps};
+use crate::{context::RuntimeContext, registry::StubRecord, steps::Steps};
 
 /// How a status looks on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -185,13 +185,13 @@ impl StatusWatch {
 
 /// Where what an instance says of its status goes.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct StatusTarget {
     pub(crate) cell: Arc<StatusCell>,
     /// Whether subscribers are told. Beside the instance that is the stub, another one may be trying, or on its way out.
     pub(crate) is_public: bool,
 }
 
-impl Place {
+impl StatusTarget {
     pub(crate) const fn public(cell: Arc<StatusCell>) -> Self {
         Self { cell, is_public: true }
     }
@@ -231,7 +231,7 @@ impl LimitsHit {
 pub(crate) struct StubPresence {
     pub(crate) stub: Address,
     pub(crate) topic: Address,
-    place: Mutex<Place>,
+    place: Mutex<StatusTarget>,
     bus: Bus,
     form: StatusForm,
     steps: Arc<Steps>,
@@ -243,13 +243,13 @@ pub(crate) struct StubPresence {
 
 impl StubPresence {
     /// The presence of a stub whose version is not accepted yet.
-    pub(crate) fn new(core: &Core, record: &Record, stub: Address, topic: Address) -> Self {
+    pub(crate) fn new(context: &RuntimeContext, record: &StubRecord, stub: Address, topic: Address) -> Self {
         Self {
             stub,
             topic,
-            place: Mutex::new(Place::public(Arc::clone(&record.status))),
-            bus: core.bus.clone(),
-            form: core.config.status_form,
+            place: Mutex::new(StatusTarget::public(Arc::clone(&record.status))),
+            bus: context.bus.clone(),
+            form: context.config.status_form,
             steps: Arc::clone(&record.steps),
             limits_hit: Arc::clone(&record.limits_hit),
             admission: Mutex::default(),
@@ -305,7 +305,7 @@ impl StubPresence {
 
     /// Publishes a status now.
     fn tell(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
-        let Place { cell, is_public } = self.place().clone();
+        let StatusTarget { cell, is_public } = self.place().clone();
         if let Some(report) = cell.advance(status, reason)?
             && is_public
         {
@@ -335,7 +335,7 @@ impl StubPresence {
         Ok(true)
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
+    fn place(&self) -> MutexGuard<'_, StatusTarget> {
         // It is whole after every statement.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -343,7 +343,7 @@ impl StubPresence {
     /// The presence of an instance that is not the stub yet.
     pub(crate) fn beside(&self) -> Self {
         let Self { stub, topic, bus, form, steps, limits_hit, .. } = self;
-        let place = Mutex::new(Place::private(StubStatus::Deployed));
+        let place = Mutex::new(StatusTarget::private(StubStatus::Deployed));
         // It is not seen before its version is accepted.
         let admission = Mutex::new(Admission { is_open: true, held: VecDeque::new() });
         Self {
@@ -362,13 +362,13 @@ impl StubPresence {
     /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
     pub(crate) fn step_aside(&self) -> StatusWatch {
         let mut place = self.place();
-        *place = Place::private(place.cell.current().status);
+        *place = StatusTarget::private(place.cell.current().status);
         place.cell.watch()
     }
 
     /// From now on the instance is the stub.
     pub(crate) fn step_forward(&self, cell: &Arc<StatusCell>) {
-        *self.place() = Place::public(Arc::clone(cell));
+        *self.place() = StatusTarget::public(Arc::clone(cell));
     }
 
     /// The status of this instance.
@@ -434,7 +434,7 @@ mod tests {
         StubPresence {
             stub: address("hyperty-runtime://home.example/stub"),
             topic: address("hyperty-runtime://home.example/stub/status"),
-            place: Mutex::new(Place::public(Arc::clone(cell))),
+            place: Mutex::new(StatusTarget::public(Arc::clone(cell))),
             bus: Bus::new(BusConfig::new(domain.clone(), address("hyperty-runtime://home.example/runtime"))),
             form: StatusForm::default(),
             steps: Arc::new(Steps::of(&StubKey::Domain(domain))),

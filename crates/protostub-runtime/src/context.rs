@@ -15,7 +15,7 @@ use crate::{
     deploy::load_stub,
     error::in_full,
     identity::IdentityModule,
-    registry::{Record, Registry},
+    registry::{Registry, StubRecord},
     supervise::Command,
     triggers::Triggers,
 };
@@ -30,7 +30,7 @@ const ROOM_ATTEMPTS: usize = 20;
 /// Why things end that nobody has ended.
 pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
-pub(crate) struct Core {
+pub(crate) struct RuntimeContext {
     pub(crate) config: Config,
     pub(crate) home: Domain,
     /// `runtime://<home>/<id>`
@@ -54,7 +54,7 @@ pub(crate) struct Core {
     pub(crate) stubs_ended: CancellationToken,
 }
 
-impl Core {
+impl RuntimeContext {
     /// Runs a task on the library's own threads; shutdown waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_on(task, &self.threads)
@@ -67,7 +67,7 @@ impl Core {
     }
 
     /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it, but for `own`, whose supervisor may be who asks.
-    pub(crate) async fn room(&self, own: &Record) -> Result<Room, SandboxError> {
+    pub(crate) async fn room(&self, own: &StubRecord) -> Result<Room, SandboxError> {
         let full = match self.engine.room() {
             Ok(room) => return Ok(room),
             Err(full) => full,
@@ -109,24 +109,24 @@ impl Core {
     }
 }
 
-impl std::fmt::Debug for Core {
+impl std::fmt::Debug for RuntimeContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("runtime_url", &self.runtime_url).finish_non_exhaustive()
+        f.debug_struct("RuntimeContext").field("runtime_url", &self.runtime_url).finish_non_exhaustive()
     }
 }
 
 /// Step 1, triggered by a message to a domain that nobody serves.
 #[derive(Debug)]
 pub(crate) struct DeployOnDemand {
-    pub(crate) core: std::sync::Weak<Core>,
+    pub(crate) context: std::sync::Weak<RuntimeContext>,
 }
 
 impl Unroutable for DeployOnDemand {
     fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError> {
-        let Some(core) = self.core.upgrade() else {
+        let Some(context) = self.context.upgrade() else {
             return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
         };
-        let loaded = load_stub(&core, key, origin, false);
+        let loaded = load_stub(&context, key, origin, false);
         let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
         Ok(record.mailbox.clone())
     }
