@@ -119,6 +119,7 @@
 //! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`; only at `trace` do libraries below this one log
 //! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
 
+mod builder;
 mod config;
 mod context;
 mod deploy;
@@ -140,7 +141,8 @@ mod supervise;
 mod triggers;
 mod update;
 
-pub use config::{DomainSettings, RuntimeBuilder};
+pub use builder::RuntimeBuilder;
+pub use config::DomainSettings;
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
 pub use explain::{EgressExplanation, ExplainError};
 pub use hyperty::Hyperty;

@@ -5,29 +5,20 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, Origin, Policy, RequestError, Route};
-use protostub_catalogue::{Catalogue, CatalogueConfig, Sizes};
-use protostub_egress::{Egress, EgressConfig};
-use protostub_sandbox::{CompileWorker, Engine, EngineConfig};
+use protostub_bus::{BusCounts, Origin, Policy, RequestError, Route};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
-use tokio::{runtime::Handle, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::JoinHandle;
 use url::Url;
-use uuid::Uuid;
 
 use crate::{
-    config::{Config, DomainSettings, RuntimeBuilder},
-    context::{DeployOnDemand, RuntimeContext, SHUTTING_DOWN},
+    context::{RuntimeContext, SHUTTING_DOWN},
     deploy::load_stub,
-    endpoints,
-    error::{BuildError, DeployError, RegisterError},
+    error::{DeployError, RegisterError},
     explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
-    identity::{self, IdentityModule, Network},
     registration::HypertyDescriptor,
-    registry::{Registry, StubRecord, stopped},
+    registry::{StubRecord, stopped},
     stub::Protostub,
-    triggers::Triggers,
 };
 
 /// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
@@ -44,6 +35,15 @@ pub struct Runtime {
     _routes: Vec<Route>,
 }
 
+/// The running parts of a runtime.
+pub(crate) struct Started {
+    pub(crate) context: Arc<RuntimeContext>,
+    /// The Registry's task.
+    pub(crate) registry: JoinHandle<()>,
+    /// The runtime's own addresses.
+    pub(crate) routes: Vec<Route>,
+}
+
 /// What a shutdown left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -55,34 +55,10 @@ pub struct Shutdown {
 }
 
 impl Runtime {
-    /// Begins to build a runtime.
-    pub fn builder() -> RuntimeBuilder {
-        RuntimeBuilder::new()
-    }
-
-    pub(crate) async fn start(builder: RuntimeBuilder) -> Result<Self, BuildError> {
-        let home = builder.home_domain.as_deref().ok_or(BuildError::NoHomeDomain)?;
-        let home = Domain::parse(home).map_err(BuildError::HomeDomain)?;
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(builder.worker_threads)
-            .thread_name("protostub")
-            .enable_all()
-            .build()
-            .map_err(BuildError::Threads)?;
-        let on_threads = threads.handle().clone();
-        // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
-        let starting = on_threads.spawn_blocking(move || match start_core(home, builder, threads.handle()) {
-            Ok(Started { context, registry, routes }) => {
-                Ok(Self { context, threads: Mutex::new(Some(threads)), registry, _routes: routes })
-            }
-            Err(error) => {
-                // This is one of the threads: it must not wait for itself.
-                threads.shutdown_background();
-                Err(error)
-            }
-        });
-        let started = starting.await;
-        started.map_err(|error| BuildError::Threads(std::io::Error::other(error)))?
+    /// The handle of a runtime that has just started.
+    pub(crate) fn new(started: Started, threads: tokio::runtime::Runtime) -> Self {
+        let Started { context, registry, routes } = started;
+        Self { context, threads: Mutex::new(Some(threads)), registry, _routes: routes }
     }
 
     /// The domain that the runtime belongs to.
@@ -256,153 +232,6 @@ impl Runtime {
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
         Shutdown { stopped, abandoned }
     }
-}
-
-/// What runs of a runtime.
-struct Started {
-    context: Arc<RuntimeContext>,
-    /// The Registry's task.
-    registry: JoinHandle<()>,
-    /// The runtime's own addresses.
-    routes: Vec<Route>,
-}
-
-fn sizes(settings: &DomainSettings) -> Sizes {
-    Sizes { descriptor_bytes: settings.max_descriptor_bytes, component_bytes: settings.max_component_bytes }
-}
-
-fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
-    builder.config.domains.check().map_err(BuildError::Domains)?;
-    builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
-    let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
-    let status_url = runtime_url.join("status")?;
-    let egress = EgressConfig {
-        extra_roots_pem: builder.roots,
-        proxy: builder.proxy,
-        resolver: builder.resolver,
-        max_sockets: builder.max_sockets,
-        ..EgressConfig::default()
-    };
-    let egress = Egress::new(egress).map_err(BuildError::Egress)?;
-    let domains_where = |says: fn(&DomainSettings) -> bool| {
-        let domains = builder.config.domains.iter().filter(|(_, settings)| says(settings));
-        domains.map(|(domain, _)| domain.clone()).collect()
-    };
-    let mut catalogue = CatalogueConfig::new(home.clone());
-    catalogue.cache_dir.clone_from(&builder.cache_dir);
-    catalogue.max_offline_age = builder.max_offline_age.unwrap_or(catalogue.max_offline_age);
-    catalogue.accepted_versions = builder.accepted_versions.unwrap_or(catalogue.accepted_versions);
-    catalogue.key_sets = builder.key_sets.unwrap_or(catalogue.key_sets);
-    catalogue.allow_loopback = builder.config.allow_loopback;
-    catalogue.allow_http = builder.allow_http;
-    catalogue.progress = Some(Arc::new(builder.config.progress.clone()));
-    catalogue.private = domains_where(|settings| settings.allow_private);
-    catalogue.loopback = domains_where(|settings| settings.allow_loopback);
-    catalogue.unpinned = domains_where(|settings| settings.waive_digest);
-    catalogue.trust = builder.trust;
-    for (domain, settings) in builder.config.domains.iter() {
-        let of_domain = catalogue.trust.domains.entry(domain.clone()).or_default();
-        of_domain.signatures = settings.signatures.or(of_domain.signatures);
-        of_domain.keys.extend(settings.trusted_keys.iter().cloned());
-    }
-    catalogue.max_descriptor_bytes = builder.max_descriptor_bytes.unwrap_or(catalogue.max_descriptor_bytes);
-    catalogue.max_component_bytes = builder.max_component_bytes.unwrap_or(catalogue.max_component_bytes);
-    catalogue.sizes = builder.config.domains.iter().map(|(domain, settings)| (domain.clone(), sizes(settings))).collect();
-    let of_domains = builder.config.domains.values().filter_map(|settings| settings.max_component_bytes);
-    let max_component_bytes = of_domains.fold(catalogue.max_component_bytes, usize::max);
-    let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
-    for (domain, settings) in builder.config.domains.iter() {
-        let offered = |interface: &&String| builder.imports.iter().any(|import| import.interface() == interface.as_str());
-        if let Some(interface) = settings.imports.iter().find(|interface| !offered(interface)) {
-            return Err(BuildError::UnknownImport { domain: domain.clone(), interface: interface.clone() });
-        }
-    }
-    let mut engine = EngineConfig::default();
-    engine.imports = builder.imports;
-    engine.max_component_bytes = max_component_bytes;
-    engine.cache_dir = builder.code_dir.or_else(|| builder.cache_dir.map(|dir| dir.join("compiled")));
-    engine.cache_key = builder.cache_key;
-    engine.compile_worker = builder.compile_worker.map(|program| {
-        let mut worker = CompileWorker::new(program);
-        worker.memory_bytes = builder.compile_memory_bytes.unwrap_or(worker.memory_bytes);
-        // It has one thread: more than that it cannot compute in this time.
-        worker.cpu_seconds = builder.config.compile_timeout.as_secs().saturating_add(1);
-        worker
-    });
-    engine.max_sandboxes = max_sandboxes(&builder.config);
-    let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
-    let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
-    bus.request_timeout = builder.request_timeout;
-    let bus = Bus::new(bus);
-    bus.set_policy(builder.policy);
-
-    let registry_inbox = bus.inbox(builder.config.inbox);
-    let ua_inbox = bus.inbox(builder.config.inbox);
-    let identity_inbox = bus.inbox(builder.config.inbox);
-    let listen = |segment: &str, inbox: &Inbox| {
-        let address = runtime_url.join(segment)?;
-        bus.attach(&address, &inbox.mailbox()).map_err(BuildError::Bus)
-    };
-    let routes = vec![
-        listen("status", &registry_inbox)?,
-        listen("registry", &registry_inbox)?,
-        listen("ua", &ua_inbox)?,
-        listen("identity", &identity_inbox)?,
-    ];
-    let loopback = builder.config.domains.iter().filter(|(_, settings)| settings.allow_loopback);
-    let network = Network {
-        egress: egress.clone(),
-        allow_loopback: builder.config.allow_loopback,
-        loopback: Arc::new(loopback.map(|(domain, _)| domain.clone()).collect()),
-    };
-    // What is left of the time in which a stub has to be live is for its connection.
-    let identity = IdentityModule::new(builder.credentials, network, builder.config.connect_timeout / 2);
-
-    let context = Arc::new(RuntimeContext {
-        registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
-        triggers: Triggers::new(builder.config.deployments_per_minute),
-        registry_mailbox: registry_inbox.mailbox(),
-        config: builder.config,
-        home,
-        runtime_url,
-        status_url,
-        bus,
-        catalogue,
-        egress,
-        engine,
-        identity: Arc::new(identity),
-        threads: threads.clone(),
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
-        stubs_ended: CancellationToken::new(),
-    });
-    context.bus.set_unroutable(Arc::new(DeployOnDemand { context: Arc::downgrade(&context) }));
-    let registry = context.threads.spawn(endpoints::registry(Arc::clone(&context), registry_inbox));
-    context.spawn(endpoints::runtime_ua(Arc::clone(&context), ua_inbox));
-    context.spawn(identity::identity(Arc::clone(&context), identity_inbox));
-    let (bus, stop) = (context.bus.clone(), context.stop.clone());
-    context.spawn(async move {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = bus.run_deadlines() => {}
-        }
-    });
-    Ok(Started { context, registry, routes })
-}
-
-/// How many sandboxes there are: what the operator says; else one for each stub, as far as the machine allows that.
-fn max_sandboxes(config: &Config) -> usize {
-    // In an update that overlaps, a stub has two for a while.
-    let wanted = config.max_stubs.saturating_add(1);
-    let most = Engine::most_sandboxes().unwrap_or(usize::MAX);
-    if config.max_sandboxes.is_none() && wanted > most {
-        tracing::warn!(
-            target: "protostub", stubs = config.max_stubs, sandboxes = most,
-            "this machine allows fewer sandboxes than stubs: idle stubs are retired when others need theirs (raise `vm.max_map_count` to have more)"
-        );
-    }
-    config.max_sandboxes.unwrap_or_else(|| wanted.min(most))
 }
 
 /// The key of a domain, an address, or the URL of a stub in a catalogue.
