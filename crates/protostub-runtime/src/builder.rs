@@ -516,8 +516,8 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         stubs_ended: CancellationToken::new(),
     });
     context.bus.set_unroutable(Arc::new(DeployOnDemand { context: Arc::downgrade(&context) }));
-    let registry = context.threads.spawn(endpoints::registry(Arc::clone(&context), registry_inbox));
-    context.spawn(endpoints::runtime_ua(Arc::clone(&context), ua_inbox));
+    let registry = context.threads.spawn(endpoints::registry::registry(Arc::clone(&context), registry_inbox));
+    context.spawn(endpoints::registry::runtime_ua(Arc::clone(&context), ua_inbox));
     context.spawn(identity::identity(Arc::clone(&context), identity_inbox));
     let (bus, stop) = (context.bus.clone(), context.stop.clone());
     context.spawn(async move {

@@ -41,7 +41,7 @@
 //!
 //! # A deployment
 //!
-//! `deploy.rs` is the specification's "Deploy Protocol Stub" from top to bottom; [`steps`] names its 22 steps, each of which is a `tracing` span.
+//! `deploy/mod.rs` is the specification's "Deploy Protocol Stub" from top to bottom; [`steps`] names its 22 steps, each of which is a `tracing` span.
 //!
 //! # What triggers a deployment
 //!

@@ -14,8 +14,8 @@
 //! gets credentials from afar renews them before it.
 
 mod environment;
+mod explicit;
 mod files;
-mod login;
 mod module;
 mod oauth2;
 mod provider;
@@ -30,6 +30,6 @@ pub use provider::{CredentialProvider, CredentialRequest};
 pub use secret::Secret;
 pub use table::StaticCredentials;
 
-pub(crate) use login::{ExplicitLogin, StubCredentials, identity};
+pub(crate) use explicit::{ExplicitLogin, StubCredentials, identity};
 pub(crate) use module::IdentityModule;
 pub(crate) use provider::Network;

@@ -12,7 +12,7 @@ use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
 use crate::{
     context::RuntimeContext,
     deploy::load_stub,
-    endpoints::{Answer, describe, serve},
+    endpoints::registry::{Answer, describe, serve},
     error::{DeployError, in_full},
     registry::StubRecord,
     runtime::key_of,

@@ -1,0 +1,3 @@
+//! The runtime's own listeners on the bus.
+
+pub(crate) mod registry;
