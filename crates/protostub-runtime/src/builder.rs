@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     config::{Config, DomainSettings},
-    context::{DeployOnDemand, RuntimeContext},
+    context::RuntimeContext,
     endpoints,
     error::BuildError,
-    identity::{self, CredentialProvider, IdentityModule, Network},
+    identity::{CredentialProvider, IdentityModule, Network},
+    launch::DeployOnDemand,
     observer::{Observer, Progress},
     registry::Registry,
     restart::RestartPolicy,
@@ -516,9 +517,9 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         stubs_ended: CancellationToken::new(),
     });
     context.bus.set_unroutable(Arc::new(DeployOnDemand { context: Arc::downgrade(&context) }));
-    let registry = context.threads.spawn(endpoints::registry::registry(Arc::clone(&context), registry_inbox));
-    context.spawn(endpoints::registry::runtime_ua(Arc::clone(&context), ua_inbox));
-    context.spawn(identity::identity(Arc::clone(&context), identity_inbox));
+    let registry = context.threads.spawn(endpoints::registry::listen(Arc::clone(&context), registry_inbox));
+    context.spawn(endpoints::ua::listen(Arc::clone(&context), ua_inbox));
+    context.spawn(endpoints::identity::listen(Arc::clone(&context), identity_inbox));
     let (bus, stop) = (context.bus.clone(), context.stop.clone());
     context.spawn(async move {
         tokio::select! {

@@ -10,10 +10,10 @@ use protostub_types::{Domain, UniqueMap};
 use serde_json::{Map, Value};
 
 use crate::{
+    domain_pattern::DomainPattern,
     observer::{Observer, Progress},
     restart::RestartPolicy,
     status::StatusForm,
-    triggers::DomainPattern,
 };
 
 /// What an operator says about one domain, over what the domain says itself.

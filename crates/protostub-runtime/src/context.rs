@@ -1,34 +1,23 @@
 //! What every part of a running runtime shares.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
-use protostub_bus::{Bus, Mailbox, Origin, PostError, Unroutable};
+use protostub_bus::{Bus, Mailbox};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
-use protostub_sandbox::{Engine, Room, SandboxError};
-use protostub_types::{Address, Domain, Message, StubKey};
-use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
+use protostub_sandbox::{CrashReport, Engine};
+use protostub_types::{Address, Domain, Message};
+use serde_json::Value;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, DomainSettings},
-    deploy::load_stub,
-    error::in_full,
     identity::IdentityModule,
-    registry::{Registry, StubRecord},
-    supervise::Command,
+    record::StubRecord,
+    registry::Registry,
     triggers::Triggers,
 };
-
-/// How long a stub has had nothing to do if it is to make room for another one: one that waits for its server for a moment is not idle.
-const IDLE_ENOUGH: Duration = Duration::from_secs(1);
-/// How many are asked, one after the other, before it is looked anew who is idle.
-const CANDIDATES: usize = 8;
-/// How often it is looked, every quarter of a second.
-const ROOM_ATTEMPTS: usize = 20;
-
-/// Why things end that nobody has ended.
-pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
 pub(crate) struct RuntimeContext {
     pub(crate) config: Config,
@@ -66,68 +55,39 @@ impl RuntimeContext {
         self.registry.end_hyperties(reason);
     }
 
-    /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it, but for `own`, whose supervisor may be who asks.
-    pub(crate) async fn room(&self, own: &StubRecord) -> Result<Room, SandboxError> {
-        let full = match self.engine.room() {
-            Ok(room) => return Ok(room),
-            Err(full) => full,
-        };
-        // Those that were busy may be idle in a moment.
-        for _ in 0..ROOM_ATTEMPTS {
-            for record in self.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
-                let may_retire = self.config.settings(record.key.domain()).retire_after != Some(Duration::ZERO);
-                if std::ptr::eq(&*record, own) || !may_retire {
-                    continue;
-                }
-                let (done, retired) = oneshot::channel();
-                if record.commands.try_send(Box::new(Command::Retire { idle: IDLE_ENOUGH, done })).is_err() {
-                    continue;
-                }
-                let made = async {
-                    tokio::select! {
-                        biased;
-                        room = self.engine.next_room() => room.ok(),
-                        // Its room is free by now, if nobody was quicker.
-                        retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| self.engine.room().ok()),
-                    }
-                };
-                if let Ok(Some(room)) = timeout(self.config.grace, made).await {
-                    return Ok(room);
-                }
-            }
-            if let Ok(room) = timeout(IDLE_ENOUGH / 4, self.engine.next_room()).await {
-                return room;
-            }
-        }
-        Err(full)
-    }
-
     /// Where a stub of `domain` may connect to: its own domain, on the usual ports and those of its descriptor, and what the operator grants.
     pub(crate) fn grants(&self, domain: &Domain, ports: &[u16], settings: &DomainSettings) -> Grants {
         let own = Grants::same_domain(domain, ports).allow_loopback(self.config.reaches_loopback(domain));
         settings.grants.iter().cloned().fold(own.allow_private(settings.allow_private), Grants::allow)
+    }
+
+    /// Tells `<runtime>/status` about a stub that cannot speak for itself: before it runs, or when it never did.
+    pub(crate) fn announce(&self, record: &StubRecord) {
+        let report = record.status.current();
+        let mut body = self.config.status_form.body(&report, record.url.get());
+        body["domain"] = Value::from(record.key.domain().as_str());
+        self.publish_status(body);
+    }
+
+    /// The second half of step 22: `<runtime>/status` tells what `<stub>/status` told.
+    pub(crate) fn publish_status(&self, body: Value) {
+        let mut message = Message::update(self.status_url.clone()).with_body(body);
+        message.from = self.runtime_url.clone();
+        if let Err(error) = self.bus.publish(message) {
+            tracing::debug!(target: "protostub", %error, "a status could not be told to the runtime's subscribers");
+        }
+    }
+
+    /// An instance crashed or ran into a limit, if there is a report of it.
+    pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
+        let Some(crash) = crash else { return };
+        record.crashed(&crash);
+        self.config.crashes.tell(&record.key, &crash);
     }
 }
 
 impl std::fmt::Debug for RuntimeContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RuntimeContext").field("runtime_url", &self.runtime_url).finish_non_exhaustive()
-    }
-}
-
-/// Step 1, triggered by a message to a domain that nobody serves.
-#[derive(Debug)]
-pub(crate) struct DeployOnDemand {
-    pub(crate) context: std::sync::Weak<RuntimeContext>,
-}
-
-impl Unroutable for DeployOnDemand {
-    fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError> {
-        let Some(context) = self.context.upgrade() else {
-            return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
-        };
-        let loaded = load_stub(&context, key, origin, false);
-        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
-        Ok(record.mailbox.clone())
     }
 }

@@ -289,6 +289,14 @@ pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
     told(text)
 }
 
+/// The reason why things end at shutdown.
+pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
+
+/// Returns the error of a stub that was ended on purpose.
+pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
+    DeployError { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::Stopped(why) }
+}
+
 /// Why a hyperty could not be registered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

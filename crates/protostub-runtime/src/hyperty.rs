@@ -10,6 +10,7 @@ use protostub_types::{Address, Message};
 use crate::{
     context::RuntimeContext,
     error::RegisterError,
+    launch::load_stub,
     registration::{HypertyDescriptor, Registration, RegistrationHandle, RegistrationRequest},
 };
 
@@ -42,7 +43,7 @@ impl Hyperty {
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
         let address = &self.address;
         let entry = RegistrationRequest::of_hyperty(&self.context, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = entry.deploy(&self.context);
+        let deployed = load_stub(&self.context, entry.key(), &self.origin, false);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
         self.registration = descriptor.register.then(|| RegistrationHandle::keep(&self.context, entry));
         Ok(self)

@@ -119,17 +119,22 @@
 //! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`; only at `trace` do libraries below this one log
 //! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
 
+mod artifact;
 mod builder;
+mod command;
 mod config;
 mod context;
 mod deploy;
+mod domain_pattern;
 mod endpoints;
 mod error;
 mod explain;
 mod hyperty;
 mod identity;
 pub mod imports;
+mod launch;
 mod observer;
+mod record;
 mod registration;
 mod registry;
 mod restart;
@@ -143,6 +148,7 @@ mod update;
 
 pub use builder::RuntimeBuilder;
 pub use config::DomainSettings;
+pub use domain_pattern::{DomainPattern, DomainPatternError};
 pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
 pub use explain::{EgressExplanation, ExplainError};
 pub use hyperty::Hyperty;
@@ -156,7 +162,6 @@ pub use restart::RestartPolicy;
 pub use runtime::{Runtime, Shutdown};
 pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
-pub use triggers::{DomainPattern, DomainPatternError};
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};

@@ -4,30 +4,19 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use protostub_bus::{Inbox, Mailbox, Route};
-use protostub_egress::Quota;
-use protostub_sandbox::{CrashReport, Idleness, Session};
-use protostub_types::{Address, AddressError, SafeText, Sha256Digest, StubKey, Version};
-use tokio::sync::{SetOnce, mpsc, oneshot, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use url::Url;
+use protostub_types::{Address, AddressError, SafeText, StubKey};
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
-    error::{DeployError, DeployErrorKind, Phase, in_full},
-    identity::ExplicitLogin,
-    registration::RegistrationHandle,
-    status::{LimitsHit, StatusCell},
-    steps::Steps,
-    supervise::Command,
+    command::Command,
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
+    record::StubRecord,
 };
 
 /// How many failures are remembered. The oldest is forgotten first: a flood of made-up domains costs no more memory than this.
@@ -76,136 +65,6 @@ impl RememberedFailure {
     }
 }
 
-/// One stub, from its reservation to its end; shared by everybody who waits for it or uses it.
-#[derive(Debug)]
-pub(crate) struct StubRecord {
-    pub(crate) key: StubKey,
-    /// Where the messages for its domain go, also while it is not there yet.
-    pub(crate) mailbox: Mailbox,
-    pub(crate) status: Arc<StatusCell>,
-    pub(crate) steps: Arc<Steps>,
-    pub(crate) commands: mpsc::Sender<Box<Command>>,
-    /// Known from step 9 on.
-    pub(crate) url: OnceLock<Address>,
-    /// Known from step 15 on.
-    pub(crate) sandbox_url: OnceLock<Address>,
-    /// What its instances save for one another.
-    pub(crate) session: Session,
-    /// The account for the connections of all its instances. Opened with the first instance.
-    pub(crate) quota: OnceLock<Quota>,
-    /// What it was explicitly logged in with.
-    pub(crate) login: Arc<ExplicitLogin>,
-    /// Known from step 5 on.
-    published: Mutex<Option<Release>>,
-    /// Of its instance, while it has one.
-    idleness: Mutex<Option<Idleness>>,
-    restarts: AtomicU64,
-    last_crash: Mutex<Option<Arc<CrashReport>>>,
-    pub(crate) limits_hit: Arc<LimitsHit>,
-    /// Its own registration at its domain's Registry, if the operator wants it.
-    pub(crate) registration: OnceLock<RegistrationHandle>,
-    /// What is registered through it.
-    pub(crate) registrations: TaskTracker,
-    /// It is about to end: whoever has registered something through it has a moment to remove it.
-    pub(crate) leaving: CancellationToken,
-    /// Step 20.
-    deployed: SetOnce<()>,
-    /// It did not come to be, or it is over.
-    over: SetOnce<Arc<DeployError>>,
-}
-
-/// What the stub is made of, as its domain publishes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Release {
-    pub(crate) descriptor_url: Url,
-    pub(crate) version: Version,
-    /// Of the component: known from step 7 on, if the descriptor does not state it.
-    pub(crate) digest: Option<Sha256Digest>,
-    /// Whether it had a good signature.
-    pub(crate) signed: bool,
-}
-
-impl StubRecord {
-    /// Asks the stub's supervisor for something. The error: the stub is no longer there, and why.
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeployError> {
-        let (done, mut answer) = oneshot::channel();
-        // What cannot be sent is dropped, and `done` with it.
-        let _ = self.commands.send(Box::new(command(done))).await;
-        let answer = tokio::select! {
-            biased;
-            answer = &mut answer => answer.ok(),
-            // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
-            () = self.commands.closed() => answer.try_recv().ok(),
-        };
-        match answer {
-            Some(answer) => Ok(answer),
-            None => Err(self.until_over().await),
-        }
-    }
-
-    pub(crate) fn published(&self) -> Option<Release> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn publish(&self, published: Release) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
-    }
-
-    /// How long its instance has had nothing to do; none: it has no instance.
-    pub(crate) fn idle(&self) -> Option<Duration> {
-        self.idleness.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Idleness::duration)
-    }
-
-    /// It has another instance, or none any more.
-    pub(crate) fn set_idleness(&self, idleness: Option<Idleness>) {
-        *self.idleness.lock().unwrap_or_else(PoisonError::into_inner) = idleness;
-    }
-
-    /// How many instances followed the first one.
-    pub(crate) fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn restarted(&self) {
-        self.restarts.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn last_crash(&self) -> Option<Arc<CrashReport>> {
-        self.last_crash.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn deployed(&self) {
-        let _ = self.deployed.set(());
-    }
-
-    fn over(&self, error: DeployError) {
-        let _ = self.over.set(Arc::new(error));
-    }
-
-    /// Whether step 20 was done.
-    pub(crate) fn is_deployed(&self) -> bool {
-        self.deployed.initialized()
-    }
-
-    /// Waits for step 20.
-    pub(crate) async fn until_deployed(&self) -> Result<(), DeployError> {
-        tokio::select! {
-            biased;
-            error = self.until_over() => Err(error),
-            () = async { self.deployed.wait().await; } => Ok(()),
-        }
-    }
-
-    /// Waits until it is over, and tells why.
-    pub(crate) async fn until_over(&self) -> DeployError {
-        DeployError::clone(self.over.wait().await)
-    }
-}
-
-pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
-    DeployError { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::Stopped(why) }
-}
-
 /// What the registry knows of a key (step 3).
 pub(crate) enum Discovery {
     /// It is there, or will be.
@@ -220,15 +79,6 @@ pub(crate) struct Reservation {
     pub(crate) inbox: Inbox,
     pub(crate) commands: mpsc::Receiver<Box<Command>>,
     pub(crate) key_route: Route,
-}
-
-impl RuntimeContext {
-    /// An instance crashed or ran into a limit, if there is a report of it.
-    pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
-        let Some(crash) = crash else { return };
-        *record.last_crash.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&crash));
-        self.config.crashes.tell(&record.key, &crash);
-    }
 }
 
 impl Registry {
@@ -267,28 +117,7 @@ impl Registry {
         }
         let (inbox, key_route) = open().map_err(fail)?;
         let (sender, commands) = mpsc::channel(8);
-        let record = Arc::new(StubRecord {
-            key: key.clone(),
-            mailbox: inbox.mailbox(),
-            status: Arc::new(StatusCell::new()),
-            steps: Arc::new(Steps::of(key)),
-            commands: sender,
-            url: OnceLock::new(),
-            sandbox_url: OnceLock::new(),
-            session: Session::new(),
-            quota: OnceLock::new(),
-            login: Arc::default(),
-            published: Mutex::default(),
-            idleness: Mutex::default(),
-            restarts: AtomicU64::new(0),
-            last_crash: Mutex::default(),
-            limits_hit: Arc::default(),
-            registration: OnceLock::new(),
-            registrations: TaskTracker::new(),
-            leaving: CancellationToken::new(),
-            deployed: SetOnce::new(),
-            over: SetOnce::new(),
-        });
+        let record = Arc::new(StubRecord::new(key.clone(), inbox.mailbox(), sender));
         state.records.insert(key.clone(), Arc::clone(&record));
         self.deployments.send_replace(());
         Ok(Discovery::Reserved(Reservation { record, inbox, commands, key_route }))

@@ -11,13 +11,13 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
-    deploy::load_stub,
-    error::{DeployError, RegisterError},
+    context::RuntimeContext,
+    error::{DeployError, RegisterError, SHUTTING_DOWN, stopped},
     explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
+    launch::{key_of, load_stub},
+    record::StubRecord,
     registration::HypertyDescriptor,
-    registry::{StubRecord, stopped},
     stub::Protostub,
 };
 
@@ -232,15 +232,6 @@ impl Runtime {
         let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
         Shutdown { stopped, abandoned }
     }
-}
-
-/// The key of a domain, an address, or the URL of a stub in a catalogue.
-pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressError> {
-    if let Some(key) = StubKey::of_catalogue_url(target) {
-        return Ok(key);
-    }
-    let address = Address::parse(target)?;
-    StubKey::of(&address, home).ok_or_else(|| AddressError::without_domain(&address))
 }
 
 impl Drop for Runtime {

@@ -5,14 +5,15 @@ use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Vers
 use url::Url;
 
 use crate::{
+    command::Command,
     context::RuntimeContext,
+    deploy,
     error::{DeployError, DeployErrorKind, Phase},
     identity::{Credential, CredentialError},
+    record::StubRecord,
     registration::{Registration, RegistrationHandle},
-    registry::StubRecord,
     status::StatusWatch,
-    supervise::Command,
-    update::{self, AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
+    update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
 
 /// A deployed protocol stub. A cloneable handle: the stub lives on without it, until it is undeployed or the runtime shuts down.
@@ -190,7 +191,7 @@ impl Protostub {
     /// If the stub is no longer there, or the domain publishes none that can be deployed.
     pub async fn check_for_update(&self) -> Result<Option<AvailableUpdate>, UpdateError> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
-        self.on_threads(async move { update::check(&context, &record).await }).await
+        self.on_threads(async move { deploy::update::check(&context, &record).await }).await
     }
 
     /// Replaces it by what its domain publishes now, if that is something else.
@@ -211,7 +212,7 @@ impl Protostub {
     /// not run on.
     pub async fn update(&self) -> Result<Updated, UpdateError> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
-        self.on_threads(async move { update::update(&context, &record).await }).await
+        self.on_threads(async move { deploy::update::update(&context, &record).await }).await
     }
 
     /// Runs what connects to somewhere on the library's own threads.

@@ -1,18 +1,8 @@
 //! Updates: what a domain publishes now takes the place of what runs, or what runs stays.
 
-use std::{cmp::Ordering, sync::Arc};
-
-use protostub_catalogue::Discovered;
 use protostub_types::{Sha256Digest, StubKey, Version};
-use tokio::sync::oneshot;
 
-use crate::{
-    context::RuntimeContext,
-    deploy::{self, Artifact},
-    error::{DeployError, DeployErrorKind},
-    registry::{Release, StubRecord},
-    supervise::Command,
-};
+use crate::error::DeployErrorKind;
 
 /// What a domain publishes that is not what runs: [`Protostub::check_for_update`](crate::Protostub::check_for_update).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,83 +85,4 @@ pub enum UpdateErrorKind {
     /// The stub is not deployed any more, or came to its end meanwhile.
     #[error("it is no longer there")]
     Gone,
-}
-
-/// An update whose new version has not been live yet.
-pub(crate) struct Trial {
-    pub(crate) to: Version,
-    /// What ran before, and will again if this fails.
-    pub(crate) old: Arc<Artifact>,
-    /// Its version had been accepted.
-    pub(crate) was_admitted: bool,
-    /// What that had saved.
-    pub(crate) session: Option<Arc<[u8]>>,
-    pub(crate) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
-}
-
-impl Trial {
-    /// The new version is live.
-    pub(crate) fn commit(self) {
-        let _ = self.done.send(Ok(()));
-    }
-
-    /// The new version is of no use: what ran before it comes back, as it was.
-    pub(crate) fn roll_back(self, record: &StubRecord, fault: DeployError) -> Arc<Artifact> {
-        record.session.restore(self.session);
-        let _ = self.done.send(Err(UpdateErrorKind::RolledBack { version: self.to, error: Box::new(fault.kind) }));
-        self.old
-    }
-}
-
-/// Whether what is published is something else than what runs.
-pub(crate) async fn check(context: &RuntimeContext, record: &StubRecord) -> Result<Option<AvailableUpdate>, UpdateError> {
-    let (available, _) = ask(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })?;
-    Ok(available)
-}
-
-/// Gets what is published, and has the stub's supervisor put it in the place of what runs.
-pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateError> {
-    obtain_and_replace(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
-}
-
-async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateErrorKind> {
-    let (available, discovered) = ask(context, record).await?;
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
-    let up_to_date = || Ok(Updated::UpToDate { version: running.version.clone() });
-    let Some(available) = available else { return up_to_date() };
-    if available.is_older() && !context.config.settings(record.key.domain()).allow_older {
-        return Err(UpdateErrorKind::Older { published: available.version, running: running.version });
-    }
-    if running.signed && !context.config.settings(record.key.domain()).allow_older {
-        deploy::refuse_unsigned(&discovered, &running.version).map_err(|error| UpdateErrorKind::Obtain(Box::new(error)))?;
-    }
-    let refused = |kind| UpdateErrorKind::Obtain(Box::new(kind));
-    let before = context.catalogue.committed(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
-    deploy::refuse_downgrade(context, &discovered, before.as_ref()).map_err(refused)?;
-    // What runs goes on meanwhile.
-    let obtained = deploy::obtain(context, record, discovered).await;
-    let artifact = Artifact { before, ..obtained.map_err(|error: DeployError| refused(error.kind))? };
-    // A signature alone is no reason for another instance.
-    if (Release { signed: running.signed, ..artifact.published() }) == running {
-        return up_to_date();
-    }
-    if artifact.to_commit().is_some() {
-        context.catalogue.check_commit(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
-    }
-    let artifact = Box::new(artifact);
-    record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
-    Ok(Updated::Updated { from: running.version, to: available.version })
-}
-
-/// Asks the domain, which has to answer itself.
-async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
-    let discovered = context.catalogue.revalidate(&record.key).await;
-    let discovered =
-        discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;
-    let (version, digest) = (discovered.descriptor.version.clone(), discovered.descriptor.digest());
-    // Without a digest, only the component itself could tell.
-    let is_other = version.cmp(&running.version) != Ordering::Equal || (digest.is_some() && digest != running.digest);
-    let available = AvailableUpdate { version, digest, running: running.version };
-    Ok((is_other.then_some(available), discovered))
 }

@@ -3,29 +3,33 @@
 //! [`deploy`] is one line of steps, each consuming what the one before it returned. What was done is undone by dropping it: routes detach, a
 //! sandbox goes with its store.
 
-use std::sync::Arc;
+pub(crate) mod downgrade;
+mod obtain;
+mod sandbox;
+pub(crate) mod update;
 
-use protostub_bus::{Inbox, Origin, Route};
-use protostub_catalogue::{AcceptedRelease, Discovered, TrustStateError, trust::Authenticity};
-use protostub_sandbox::{CompiledStub, Sandbox, SandboxConfig, SandboxServices, Session, StubHandle, StubTask};
-use protostub_types::{Message, SafeText, Sha256Digest, StubKey, StubStatus, Version};
-use serde_json::{Map, Value};
+use std::{future::Future, sync::Arc};
+
+use protostub_bus::{Inbox, Route};
+use protostub_sandbox::{Room, Sandbox, SandboxError, StubHandle, StubTask};
+use protostub_types::StubStatus;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
-use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
-    error::{DeployError, DeployErrorKind, Phase, in_full},
-    identity::StubCredentials,
-    observer::Progress,
-    registry::{Discovery, Release, Reservation, StubRecord, stopped},
-    status::StubPresence,
-    supervise::{Command, Supervision},
-    triggers,
+pub(crate) use self::sandbox::sandbox;
+use self::{
+    downgrade::{refuse_downgrade, trust_state},
+    obtain::{catalogue, obtain},
 };
-
-/// How long a configuration may be, in bytes of JSON text: what the contract promises of `configuration.get`.
-const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
+use crate::{
+    artifact::{Artifact, published},
+    command::Command,
+    context::RuntimeContext,
+    error::{DeployError, DeployErrorKind, Phase},
+    record::StubRecord,
+    registry::Reservation,
+    status::{StatusPublisher, StubPresence},
+};
 
 /// A stub after step 20. Dropped, it is gone from the bus.
 pub(crate) struct Deployed {
@@ -39,124 +43,17 @@ pub(crate) struct Deployed {
     pub(crate) routes: [Route; 3],
 }
 
-/// What a stub's instances are made of: what steps 4 to 7 found, verified and compiled.
-#[derive(Debug)]
-pub(crate) struct Artifact {
-    pub(crate) discovered: Discovered,
-    pub(crate) digest: Sha256Digest,
-    pub(crate) compiled: CompiledStub,
-    /// The version that was accepted before.
-    pub(crate) before: Option<AcceptedRelease>,
-}
+/// A deployment that failed. The inbox may hold messages; it is lost with an instance that crashed.
+pub(crate) type FailedDeployment = (Option<Inbox>, DeployError);
 
-impl Artifact {
-    pub(crate) fn published(&self) -> Release {
-        Release { digest: Some(self.digest), ..published(&self.discovered) }
-    }
-
-    /// What is accepted with this. None if the same was accepted before.
-    pub(crate) fn to_commit(&self) -> Option<AcceptedRelease> {
-        let signed = self.discovered.authenticity.signed().is_some();
-        let now = AcceptedRelease { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed };
-        (self.before.as_ref() != Some(&now)).then_some(now)
-    }
-}
-
-fn published(discovered: &Discovered) -> Release {
-    let descriptor = &discovered.descriptor;
-    Release {
-        descriptor_url: discovered.url.clone(),
-        version: descriptor.version.clone(),
-        digest: descriptor.digest(),
-        signed: discovered.authenticity.signed().is_some(),
-    }
-}
-
-/// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
-/// future ends it for others. `origin` is who triggers that. A failure of a moment ago is held against it, unless it is `patient`.
-pub(crate) fn load_stub(
+/// Steps 4 to 20. The permit for the sandbox is asked for at step 12.
+pub(crate) async fn deploy(
     context: &Arc<RuntimeContext>,
-    key: &StubKey,
-    origin: &Origin,
-    patient: bool,
-) -> Result<Arc<StubRecord>, DeployError> {
-    let reserving = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
-    triggers::authorise(&context.config, origin, key).map_err(reserving)?;
-    let open = || {
-        context.triggers.count(origin)?;
-        let inbox = context.bus.inbox(context.config.inbox_of(key.domain()));
-        let route = context.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
-        Ok((inbox, route))
-    };
-    let reservation = match context.registry.discover(key, patient, open)? {
-        Discovery::Available(record) => return Ok(record),
-        Discovery::Reserved(reservation) => reservation,
-    };
-    let record = Arc::clone(&reservation.record);
-    record.steps.mark(1, "");
-    record.steps.mark(2, "");
-    record.steps.mark(3, "");
-    context.spawn(run(Arc::clone(context), reservation));
-    Ok(record)
-}
-
-/// A stub's whole life: its deployment, and its supervision until it ends.
-async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
-    // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
-    let supervision = Box::pin(begin(context, reservation)).await;
-    if let Some(supervision) = supervision {
-        unboxed(supervision).run().await;
-    }
-}
-
-/// What is in the box, without the box: taken out in an `async` function, it would be kept for as long as that runs.
-#[expect(clippy::boxed_local, reason = "taking it out of its box is all that this does")]
-fn unboxed<T>(boxed: Box<T>) -> T {
-    *boxed
-}
-
-/// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.
-async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervision>> {
+    reservation: Reservation,
+    permit: impl Future<Output = Result<Room, SandboxError>> + Send,
+) -> Result<Deployed, FailedDeployment> {
     let Reservation { record, inbox, commands, key_route } = reservation;
-    context.announce(&record);
-    let outcome = tokio::select! {
-        biased;
-        // The deployment's inbox is dropped with it, and that answers what waits.
-        () = context.stop.cancelled() => Err((None, stopped(&record.key, SHUTTING_DOWN))),
-        outcome = deploy(&context, &record, inbox, commands, key_route) => outcome,
-    };
-    match outcome {
-        Ok(deployed) => Some(Supervision::begin(context, deployed)),
-        Err((inbox, error)) => {
-            fail(&context, &record, inbox, error);
-            None
-        }
-    }
-}
-
-/// Everything that is undone already stays undone; what is left is to tell everybody.
-fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>, error: DeployError) {
-    let reason = in_full(&error);
-    tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
-    let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
-    context.announce(record);
-    context.registry.remove(record, error);
-    if let Some(inbox) = inbox {
-        inbox.close(503, &reason);
-    }
-}
-
-type Failed = (Option<Inbox>, DeployError);
-
-/// Steps 4 to 20. The inbox comes back with an error, since it may hold messages.
-async fn deploy(
-    context: &Arc<RuntimeContext>,
-    record: &Arc<StubRecord>,
-    inbox: Inbox,
-    commands: mpsc::Receiver<Box<Command>>,
-    key_route: Route,
-) -> Result<Deployed, Failed> {
-    let prepared = match prepare(context, record).await {
+    let prepared = match prepare(context, &record, permit).await {
         Ok(prepared) => prepared,
         Err(error) => return Err((Some(inbox), error)),
     };
@@ -166,7 +63,7 @@ async fn deploy(
     let deploying = steps.open(16, "");
     let deployed = sandbox.deploy_component(inbox).instrument(deploying).await;
     let (handle, task) = deployed.map_err(|error| {
-        context.report(record, error.crash);
+        context.report(&record, error.crash);
         let kind = DeployErrorKind::Start(Arc::new(error.kind));
         (Some(error.inbox), DeployError { key: record.key.clone(), phase: Phase::Starting, kind })
     })?;
@@ -176,7 +73,7 @@ async fn deploy(
     record.deployed();
     steps.mark(20, "");
     let routes = [key_route, stub_route, status_route];
-    Ok(Deployed { record: Arc::clone(record), presence, artifact, handle, task, commands, routes })
+    Ok(Deployed { record, presence, artifact, handle, task, commands, routes })
 }
 
 /// What steps 4 to 15 and 19 leave behind.
@@ -188,7 +85,11 @@ struct Prepared {
     stub_route: Route,
 }
 
-async fn prepare(context: &Arc<RuntimeContext>, record: &Arc<StubRecord>) -> Result<Prepared, DeployError> {
+async fn prepare(
+    context: &Arc<RuntimeContext>,
+    record: &Arc<StubRecord>,
+    permit: impl Future<Output = Result<Room, SandboxError>> + Send,
+) -> Result<Prepared, DeployError> {
     let (key, steps) = (&record.key, &record.steps);
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
@@ -218,10 +119,17 @@ async fn prepare(context: &Arc<RuntimeContext>, record: &Arc<StubRecord>) -> Res
     drop(listening);
     steps.mark(11, url.as_str());
 
-    let presence = Arc::new(StubPresence::new(context, record, url.clone(), topic));
+    let publisher = StatusPublisher {
+        stub: url.clone(),
+        topic,
+        bus: context.bus.clone(),
+        form: context.config.status_form,
+        steps: Arc::clone(&record.steps),
+    };
+    let presence = Arc::new(StubPresence::new(publisher, &record.status, &record.limits_hit));
     presence.set_admission(artifact.to_commit().is_none());
     let making = steps.open(12, "");
-    let sandbox = sandbox(context, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
+    let sandbox = sandbox(permit, context, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
     drop(making);
     steps.mark(13, "");
     steps.mark(14, "");
@@ -233,153 +141,4 @@ async fn prepare(context: &Arc<RuntimeContext>, record: &Arc<StubRecord>) -> Res
     let stub_route = attached(context.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
     drop(attaching);
     Ok(Prepared { presence, artifact, sandbox, status_route, stub_route })
-}
-
-/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
-/// signed, after one that was.
-pub(crate) fn refuse_downgrade(
-    context: &RuntimeContext,
-    discovered: &Discovered,
-    before: Option<&AcceptedRelease>,
-) -> Result<(), DeployErrorKind> {
-    if context.config.settings(discovered.key.domain()).allow_older {
-        return Ok(());
-    }
-    let Some(AcceptedRelease { version: committed, signed, .. }) = before else { return Ok(()) };
-    let published = &discovered.descriptor.version;
-    if published < committed {
-        return Err(DeployErrorKind::Older { published: published.clone(), committed: committed.clone() });
-    }
-    if *signed { refuse_unsigned(discovered, committed) } else { Ok(()) }
-}
-
-/// A version that is to follow this one, which was signed, has to be signed itself.
-pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Result<(), DeployErrorKind> {
-    let problem = match &discovered.authenticity {
-        Authenticity::Unsigned => "it has no signature".into(),
-        Authenticity::Unverified { reason } => reason.clone(),
-        _ => return Ok(()),
-    };
-    Err(DeployErrorKind::NoLongerSigned { committed: before.clone(), problem })
-}
-
-/// Steps 6 and 7, and the compilation, of the first version or of an update.
-pub(crate) async fn obtain(
-    context: &RuntimeContext,
-    record: &StubRecord,
-    discovered: Discovered,
-) -> Result<Artifact, DeployError> {
-    let (key, steps) = (&record.key, &record.steps);
-    let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
-
-    let granted = &context.config.settings(key.domain()).imports;
-    let fetching = steps.open(6, "");
-    // What other domains publish too, or what ran a moment ago, is verified and compiled already.
-    if let Some(digest) = discovered.descriptor.digest()
-        && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
-        && context.catalogue.admits(&discovered, compiled.component_bytes())
-    {
-        drop(fetching);
-        steps.mark(7, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
-        check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
-        return Ok(Artifact { discovered, digest, compiled, before: None });
-    }
-    let component =
-        context.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
-    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
-
-    let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
-    context.config.progress.tell(key, &Progress::Compiling);
-    let bytes = component.bytes().clone();
-    let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
-    let after = context.config.compile_timeout;
-    let compiled = tokio::time::timeout(after, compilation).await;
-    context.config.progress.tell(key, &Progress::CompilingEnded);
-    let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
-    let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
-    check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
-    Ok(Artifact { discovered, digest: component.digest(), compiled, before: None })
-}
-
-/// Whether the component is for the contract that its signer says it is for.
-fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
-    let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
-    match signed.filter(|signed| *signed != compiled.track()) {
-        Some(signed) => Err(DeployErrorKind::OtherContract { signed: SafeText::quote(signed), is: compiled.track().to_owned() }),
-        None => Ok(()),
-    }
-}
-
-/// A sandbox for one instance of a stub that has its URL. Waits if another stub has to make room for it first.
-pub(crate) async fn sandbox(
-    context: &RuntimeContext,
-    record: &StubRecord,
-    presence: &Arc<StubPresence>,
-    artifact: &Artifact,
-    session: Session,
-) -> Result<Sandbox, DeployErrorKind> {
-    let (domain, discovered) = (record.key.domain(), &artifact.discovered);
-    let settings = context.config.settings(domain);
-    let config = SandboxConfig {
-        url: presence.stub.clone(),
-        domain: domain.clone(),
-        configuration: configuration(context, discovered, &settings.configuration)?,
-        limits: settings.limits.clone().unwrap_or_else(|| context.config.limits.clone()),
-        grants: context.grants(domain, &discovered.descriptor.ports, settings),
-        relays: settings.relays.clone(),
-        credential_origins: settings.credential_origins.clone(),
-    };
-    let services = SandboxServices {
-        bus: context.bus.clone(),
-        egress: context.egress.clone(),
-        quota: record.quota.get_or_init(|| context.egress.quota(config.limits.quota())).clone(),
-        presence: Arc::clone(presence) as Arc<_>,
-        credentials: Arc::new(StubCredentials { module: Arc::clone(&context.identity), login: Arc::clone(&record.login) }),
-        session,
-    };
-    let sandbox = context.room(record).await.and_then(|room| Sandbox::in_room(room, &artifact.compiled, services, config));
-    sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
-}
-
-pub(crate) fn trust_state(error: TrustStateError) -> DeployErrorKind {
-    DeployErrorKind::TrustState(Arc::new(error))
-}
-
-fn catalogue(error: protostub_catalogue::CatalogueError) -> DeployErrorKind {
-    DeployErrorKind::Catalogue(Arc::new(error))
-}
-
-/// The descriptor's configuration, overridden key by key by the operator's, with the runtime's URL.
-fn configuration(
-    context: &RuntimeContext,
-    discovered: &Discovered,
-    overrides: &Map<String, Value>,
-) -> Result<Arc<str>, DeployErrorKind> {
-    let mut configuration = discovered.descriptor.configuration.clone();
-    configuration.extend(overrides.clone());
-    configuration.insert("runtimeURL".to_owned(), Value::from(context.runtime_url.as_str()));
-    let text = Value::Object(configuration).to_string();
-    if text.len() > MAX_CONFIGURATION_BYTES {
-        return Err(DeployErrorKind::Configuration { bytes: text.len(), limit: MAX_CONFIGURATION_BYTES });
-    }
-    Ok(text.into())
-}
-
-impl RuntimeContext {
-    /// Tells `<runtime>/status` about a stub that cannot speak for itself: before it runs, or when it never did.
-    fn announce(&self, record: &StubRecord) {
-        let report = record.status.current();
-        let mut body = self.config.status_form.body(&report, record.url.get());
-        body["domain"] = Value::from(record.key.domain().as_str());
-        self.publish_status(body);
-    }
-
-    /// The second half of step 22: `<runtime>/status` tells what `<stub>/status` told.
-    pub(crate) fn publish_status(&self, body: Value) {
-        let mut message = Message::update(self.status_url.clone()).with_body(body);
-        message.from = self.runtime_url.clone();
-        if let Err(error) = self.bus.publish(message) {
-            tracing::debug!(target: "protostub", %error, "a status could not be told to the runtime's subscribers");
-        }
-    }
 }

@@ -3,21 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use protostub_bus::{Inbox, Origin};
 use protostub_sandbox::CredentialSource;
-use protostub_types::{Address, Body, Domain, Message, MessageType, SafeText, StubKey};
-use serde::Deserialize;
+use protostub_types::{Domain, SafeText};
 
-use super::{Credential, CredentialError, IdentityModule, files::CredentialJson};
-use crate::{
-    context::RuntimeContext,
-    deploy::load_stub,
-    endpoints::registry::{Answer, describe, serve},
-    error::{DeployError, in_full},
-    registry::StubRecord,
-    runtime::key_of,
-    stub::Protostub,
-};
+use super::{Credential, CredentialError, IdentityModule};
 
 /// What a stub was explicitly logged in with: its own until it runs out, the stub cannot connect with it, or is undeployed.
 #[derive(Debug, Default)]
@@ -62,113 +51,4 @@ impl CredentialSource for StubCredentials {
             ))),
         })
     }
-}
-
-/// What `execute` to `<runtime>/identity` carries. The crate's documentation shows it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", tag = "method", content = "params")]
-enum LoginRequest {
-    Login(LoginParameters),
-    Logout(LogoutParameters),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LoginParameters {
-    domain: String,
-    #[serde(default)]
-    credential: Option<CredentialJson>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LogoutParameters {
-    domain: String,
-}
-
-/// Listens for the Identity Module: `execute` of `login` and `logout`, by a hyperty.
-pub(crate) async fn identity(context: Arc<RuntimeContext>, inbox: Inbox) {
-    serve(context, inbox, |context, message| async move { execute(&context, &message).await }).await;
-}
-
-async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
-    // What came through a stub has the stub in `via`, whoever it says it is.
-    if !message.via.is_empty() || !context.registry.is_hyperty(&message.from) {
-        return Answer::Refused(403, format!("{} is no hyperty of this runtime: only they may log in", message.from));
-    }
-    let call = match (&message.kind, message.body.as_ref().map(Body::parse)) {
-        (MessageType::Execute, Some(Ok(call))) => call,
-        // What serde says of it may quote the secret.
-        _ => {
-            let reason = format!(
-                "the Identity Module understands an execute with the body {LOGIN} (`credential` may be missing) or {LOGOUT}"
-            );
-            return Answer::Refused(400, reason);
-        }
-    };
-    let target = match &call {
-        LoginRequest::Login(LoginParameters { domain, .. }) | LoginRequest::Logout(LogoutParameters { domain }) => domain,
-    };
-    let key = match key_of(target, &context.home) {
-        Ok(key) => key,
-        Err(error) => return Answer::Refused(400, in_full(&error).to_string()),
-    };
-    let done = match call {
-        LoginRequest::Login(LoginParameters { credential, .. }) => {
-            log_in(context, &key, &message.from, credential.map(Credential::from)).await
-        }
-        LoginRequest::Logout(_) => log_out(context, &key).await,
-    };
-    match done {
-        Ok(record) => Answer::Ok(Some(describe(&record))),
-        Err((code, reason)) => Answer::Refused(code, reason),
-    }
-}
-
-/// What is understood.
-const LOGIN: &str =
-    r#"{"method": "login", "params": {"domain": "<domain>", "credential": {"kind": "bearer", "value": "<secret>"}}}"#;
-const LOGOUT: &str = r#"{"method": "logout", "params": {"domain": "<domain>"}}"#;
-
-type Refusal = (u16, String);
-
-/// Has the stub deployed, if it is not, and waits until it is live with this credential; without one, with what the providers have.
-async fn log_in(
-    context: &Arc<RuntimeContext>,
-    key: &StubKey,
-    hyperty: &Address,
-    credential: Option<Credential>,
-) -> Result<Arc<StubRecord>, Refusal> {
-    let unavailable = |error: DeployError| (error.kind.code(), in_full(&error).to_string());
-    let record = load_stub(context, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
-    let stub = Protostub::new(context, Arc::clone(&record));
-    match credential.clone() {
-        Some(credential) => {
-            // One that is being deployed has it from its first login on.
-            if record.url.get().is_none() {
-                record.login.hold(credential.clone());
-            }
-            record.until_deployed().await.map_err(unavailable)?;
-            stub.connect_with(credential).await.map_err(unavailable)?;
-        }
-        None => {
-            record.until_deployed().await.map_err(unavailable)?;
-            stub.connect().await.map_err(unavailable)?;
-        }
-    }
-    stub.until_live().await.map_err(unavailable)?;
-    match credential.is_some() && record.login.credential() != credential {
-        true => Err((401, format!("the protocol stub of {key} could not connect with the credential"))),
-        false => Ok(record),
-    }
-}
-
-/// Forgets what the stub was logged in with, and disconnects it.
-async fn log_out(context: &Arc<RuntimeContext>, key: &StubKey) -> Result<Arc<StubRecord>, Refusal> {
-    let record = context.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
-    record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
-    record.login.forget();
-    // Also one that has no connection at the moment: it is not to come back with the next message.
-    Protostub::new(context, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error).to_string()))?;
-    Ok(record)
 }

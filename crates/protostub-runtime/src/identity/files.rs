@@ -39,7 +39,7 @@ pub struct FileCredentials {
 /// A credential as JSON: of a file, or of a login message.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CredentialJson {
+pub(crate) struct CredentialJson {
     kind: String,
     value: String,
     #[serde(default)]

@@ -30,6 +30,7 @@ pub use provider::{CredentialProvider, CredentialRequest};
 pub use secret::Secret;
 pub use table::StaticCredentials;
 
-pub(crate) use explicit::{ExplicitLogin, StubCredentials, identity};
+pub(crate) use explicit::{ExplicitLogin, StubCredentials};
+pub(crate) use files::CredentialJson;
 pub(crate) use module::IdentityModule;
 pub(crate) use provider::Network;

@@ -25,7 +25,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Network, Secret};
-use crate::context::SHUTTING_DOWN;
+use crate::error::SHUTTING_DOWN;
 
 /// How long a token request may take, from resolving the server's name to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

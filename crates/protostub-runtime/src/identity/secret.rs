@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::CredentialError;
-use crate::context::SHUTTING_DOWN;
+use crate::error::SHUTTING_DOWN;
 
 /// How long a secret may be, in bytes: more than any token that fits into a header.
 const MAX_SECRET_BYTES: u64 = 64 << 10;

@@ -1,7 +1,9 @@
 //! Registration at a domain's own Registry.
 
+mod handle;
 mod task;
 
-pub use task::{HypertyDescriptor, Registration};
+pub use handle::{HypertyDescriptor, Registration};
 
-pub(crate) use task::{RegistrationHandle, RegistrationRequest};
+pub(crate) use handle::RegistrationHandle;
+pub(crate) use task::RegistrationRequest;

@@ -15,14 +15,9 @@ use protostub_types::{Address, AddressError, Domain, Message, MessageType, SafeT
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use crate::{
-    context::RuntimeContext,
-    deploy::load_stub,
-    error::{DeployError, in_full},
-    registry::StubRecord,
-};
+use super::{HypertyDescriptor, Registration, RegistrationHandle};
+use crate::{context::RuntimeContext, error::in_full, record::StubRecord};
 
 /// How long a Registry may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,65 +27,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a hyperty says of itself when it is registered: [`Runtime::register_hyperty_with`](crate::Runtime::register_hyperty_with).
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct HypertyDescriptor {
-    /// The domain whose stub the hyperty speaks through, and whose Registry it is registered at. Default: that of its address.
-    pub domain: Option<Domain>,
-    /// Whether the domain's Registry is told where the hyperty is, for as long as it is there. Default: yes.
-    pub register: bool,
-    /// How long a registration holds that is not refreshed. It is, when half of that is over. Default: one hour.
-    pub expires: Duration,
-    /// Where the hyperty is described: `descriptor` of the registration.
-    pub descriptor_url: Option<Url>,
-    /// Whose it is: `user` of the registration.
-    pub user: Option<Address>,
-    /// What it can be used for (`chat`, `voice`): `resources` of the registration.
-    pub resources: Vec<String>,
-    /// The schemes of the data objects that it understands (`comm`, `connection`): `dataSchemes` of the registration.
-    pub data_schemes: Vec<String>,
-}
-
-impl Default for HypertyDescriptor {
-    fn default() -> Self {
-        Self {
-            domain: None,
-            register: true,
-            expires: Duration::from_secs(3600),
-            descriptor_url: None,
-            user: None,
-            resources: Vec::new(),
-            data_schemes: Vec::new(),
-        }
-    }
-}
-
-/// What has become of a registration at a domain's Registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Registration {
-    /// It was not answered yet; or the domain's stub is gone, and whoever deploys it next brings it back.
-    Pending,
-    /// The Registry has it.
-    Registered,
-    /// The Registry refused it, or could not be reached. It is tried again.
-    Failed {
-        /// In the Registry's words, or the host's.
-        reason: SafeText,
-    },
-    /// It is over.
-    Removed,
-}
-
 /// Something that is to be registered: where, and what the Registry is told.
 #[derive(Debug)]
 pub(crate) struct RegistrationRequest {
     key: StubKey,
     registry: Address,
     url: Address,
-    /// Who triggers a deployment with it.
-    origin: Origin,
     expires: Duration,
     value: Map<String, Value>,
 }
@@ -103,7 +45,7 @@ impl RegistrationRequest {
     ) -> Result<Self, AddressError> {
         let domain = descriptor.domain.clone().or_else(|| url.domain()).ok_or_else(|| AddressError::without_domain(url))?;
         let key = StubKey::of(&registry_of(&domain)?, &context.home).unwrap_or(StubKey::Domain(domain));
-        let mut entry = Self::new(context, key, url, Origin::Hyperty(url.clone()), descriptor.expires)?;
+        let mut entry = Self::new(context, key, url, descriptor.expires)?;
         let mut add = |name: &str, value: Option<Value>| value.map(|value| entry.value.insert(name.to_owned(), value));
         add("descriptor", descriptor.descriptor_url.as_ref().map(|url| Value::from(url.as_str())));
         add("user", descriptor.user.as_ref().map(|user| Value::from(user.as_str())));
@@ -114,20 +56,14 @@ impl RegistrationRequest {
 
     pub(crate) fn of_stub(context: &RuntimeContext, record: &StubRecord, url: &Address) -> Result<Self, AddressError> {
         let expires = HypertyDescriptor::default().expires;
-        let mut entry = Self::new(context, record.key.clone(), url, Origin::Host, expires)?;
+        let mut entry = Self::new(context, record.key.clone(), url, expires)?;
         if let Some(published) = record.published() {
             entry.value.insert("descriptor".to_owned(), Value::from(published.descriptor_url.as_str()));
         }
         Ok(entry)
     }
 
-    fn new(
-        context: &RuntimeContext,
-        key: StubKey,
-        url: &Address,
-        origin: Origin,
-        expires: Duration,
-    ) -> Result<Self, AddressError> {
+    fn new(context: &RuntimeContext, key: StubKey, url: &Address, expires: Duration) -> Result<Self, AddressError> {
         let registry = registry_of(key.domain())?;
         let value = json!({
             "url": url.as_str(), "status": "live", "expires": expires.as_secs().max(1), "runtime": context.runtime_url.as_str(),
@@ -136,12 +72,12 @@ impl RegistrationRequest {
             Value::Object(value) => value,
             _ => Map::new(),
         };
-        Ok(Self { key, registry, url: url.clone(), origin, expires, value })
+        Ok(Self { key, registry, url: url.clone(), expires, value })
     }
 
-    /// Has the domain's stub deployed, if it is not there: the trigger of a hyperty whose domain has no stub.
-    pub(crate) fn deploy(&self, context: &Arc<RuntimeContext>) -> Result<Arc<StubRecord>, DeployError> {
-        load_stub(context, &self.key, &self.origin, false)
+    /// The key of the stub that it is registered through.
+    pub(crate) fn key(&self) -> &StubKey {
+        &self.key
     }
 
     async fn create(&self, context: &RuntimeContext) -> Result<(), SafeText> {
@@ -172,13 +108,6 @@ fn registry_of(domain: &Domain) -> Result<Address, AddressError> {
     Address::parse(&format!("domain://registry.{domain}"))
 }
 
-/// A registration that is kept up until this is dropped.
-#[derive(Debug)]
-pub(crate) struct RegistrationHandle {
-    status: watch::Receiver<Registration>,
-    over: CancellationToken,
-}
-
 impl RegistrationHandle {
     /// Registers, and goes on registering for as long as it takes.
     pub(crate) fn keep(context: &Arc<RuntimeContext>, entry: RegistrationRequest) -> Self {
@@ -186,31 +115,7 @@ impl RegistrationHandle {
         let over = CancellationToken::new();
         let keeper = RegistrationTask { context: Arc::clone(context), entry, status, over: over.clone() };
         context.spawn(keeper.run());
-        Self { status: seen, over }
-    }
-
-    pub(crate) fn status(&self) -> Registration {
-        self.status.borrow().clone()
-    }
-
-    /// It is no longer wanted.
-    pub(crate) fn end(&self) {
-        self.over.cancel();
-    }
-
-    /// What came of it, once there was an answer.
-    pub(crate) async fn settled(&self) -> Registration {
-        let mut status = self.status.clone();
-        match status.wait_for(|status| *status != Registration::Pending).await {
-            Ok(status) => status.clone(),
-            Err(_) => Registration::Removed,
-        }
-    }
-}
-
-impl Drop for RegistrationHandle {
-    fn drop(&mut self) {
-        self.end();
+        Self::new(seen, over)
     }
 }
 

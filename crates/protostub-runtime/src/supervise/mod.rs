@@ -17,7 +17,9 @@
 //! The first time that a version says `live`, its status is held back until the version is durable
 //! as the accepted one. If it cannot be, the instance is ended as one that broke.
 
+mod eviction;
 mod retire;
+mod trial;
 mod update;
 
 use std::{
@@ -37,45 +39,21 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::eviction::permit;
+use self::trial::Trial;
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
-    deploy::{self, Artifact, Deployed},
-    error::{DeployError, DeployErrorKind, Phase, in_full, told},
+    artifact::Artifact,
+    command::Command,
+    context::RuntimeContext,
+    deploy::{self, Deployed},
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped, told},
     identity::{Credential, CredentialError},
+    record::StubRecord,
     registration::{RegistrationHandle, RegistrationRequest},
-    registry::{StubRecord, stopped},
     restart::Restarts,
     status::{StatusWatch, StubPresence},
-    update::{Trial, UpdateErrorKind},
+    update::UpdateErrorKind,
 };
-
-/// What the host program asks of a deployed stub. The answer comes when it is done. In a box on its way: every stub's channel has 32 places,
-/// which hardly ever hold one.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Explicitly, if with a credential.
-    Connect {
-        credential: Option<Box<Credential>>,
-        done: oneshot::Sender<()>,
-    },
-    Disconnect {
-        done: oneshot::Sender<()>,
-    },
-    Update {
-        artifact: Box<Artifact>,
-        done: oneshot::Sender<Result<(), UpdateErrorKind>>,
-    },
-    Undeploy {
-        done: oneshot::Sender<()>,
-    },
-    /// Others need its room: it is to go without an instance until it is used again, if it has been idle for so long. The answer: whether it does.
-    Retire {
-        idle: Duration,
-        done: oneshot::Sender<bool>,
-    },
-    /// Somebody wants it to be live, who has no message for it.
-    Wake,
-}
 
 /// A stub with its sandbox, and how far it is.
 struct Instance {
@@ -448,7 +426,16 @@ impl Supervisor {
     async fn start(&mut self, inbox: Inbox) -> Result<Instance, (DeployError, Inbox)> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
         let session = self.record.session.clone();
-        let sandbox = match deploy::sandbox(&self.context, &self.record, &self.presence, &self.artifact, session).await {
+        let sandbox = match deploy::sandbox(
+            permit(&self.context, &self.record),
+            &self.context,
+            &self.record,
+            &self.presence,
+            &self.artifact,
+            session,
+        )
+        .await
+        {
             Ok(sandbox) => sandbox,
             Err(kind) => return Err((during(kind), inbox)),
         };
@@ -502,7 +489,7 @@ impl Supervisor {
         match artifact.to_commit() {
             Some(committed) => {
                 let commit = self.context.catalogue.commit(&self.record.key, &committed, artifact.before.as_ref());
-                commit.await.map_err(deploy::trust_state)
+                commit.await.map_err(deploy::downgrade::trust_state)
             }
             None => Ok(()),
         }

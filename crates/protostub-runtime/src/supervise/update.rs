@@ -6,14 +6,13 @@ use protostub_sandbox::{DisconnectReason, Ended, Session};
 use protostub_types::StubStatus;
 use tokio::{sync::oneshot, task::JoinError};
 
-use super::{Instance, NO_REASON, PendingLogin, Supervisor, Termination, until};
+use super::{Instance, NO_REASON, PendingLogin, Supervisor, Termination, Trial, permit, until};
 use crate::{
-    context::SHUTTING_DOWN,
-    deploy::{self, Artifact},
-    error::{DeployError, DeployErrorKind, Phase, told},
-    registry::stopped,
+    artifact::Artifact,
+    deploy,
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, stopped, told},
     status::StubPresence,
-    update::{Trial, UpdateErrorKind},
+    update::UpdateErrorKind,
 };
 
 impl Supervisor {
@@ -86,7 +85,10 @@ impl Supervisor {
     /// An instance beside the one that is the stub, once it is live.
     async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
         let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox = deploy::sandbox(&self.context, &self.record, presence, artifact, Session::new()).await.map_err(during)?;
+        let sandbox =
+            deploy::sandbox(permit(&self.context, &self.record), &self.context, &self.record, presence, artifact, Session::new())
+                .await
+                .map_err(during)?;
         let inbox = self.context.bus.inbox(self.context.config.inbox_of(self.record.key.domain()));
         let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
             self.context.report(&self.record, error.crash);

@@ -1,0 +1,50 @@
+//! The parts that a stub's instances are made of.
+
+use protostub_catalogue::{AcceptedRelease, Discovered};
+use protostub_sandbox::CompiledStub;
+use protostub_types::{Sha256Digest, Version};
+use url::Url;
+
+/// What a stub's instances are made of: what steps 4 to 7 found, verified and compiled.
+#[derive(Debug)]
+pub(crate) struct Artifact {
+    pub(crate) discovered: Discovered,
+    pub(crate) digest: Sha256Digest,
+    pub(crate) compiled: CompiledStub,
+    /// The version that was accepted before.
+    pub(crate) before: Option<AcceptedRelease>,
+}
+
+impl Artifact {
+    pub(crate) fn published(&self) -> Release {
+        Release { digest: Some(self.digest), ..published(&self.discovered) }
+    }
+
+    /// What is accepted with this. None if the same was accepted before.
+    pub(crate) fn to_commit(&self) -> Option<AcceptedRelease> {
+        let signed = self.discovered.authenticity.signed().is_some();
+        let now = AcceptedRelease { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed };
+        (self.before.as_ref() != Some(&now)).then_some(now)
+    }
+}
+
+pub(crate) fn published(discovered: &Discovered) -> Release {
+    let descriptor = &discovered.descriptor;
+    Release {
+        descriptor_url: discovered.url.clone(),
+        version: descriptor.version.clone(),
+        digest: descriptor.digest(),
+        signed: discovered.authenticity.signed().is_some(),
+    }
+}
+
+/// What the stub is made of, as its domain publishes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Release {
+    pub(crate) descriptor_url: Url,
+    pub(crate) version: Version,
+    /// Of the component: known from step 7 on, if the descriptor does not state it.
+    pub(crate) digest: Option<Sha256Digest>,
+    /// Whether it had a good signature.
+    pub(crate) signed: bool,
+}

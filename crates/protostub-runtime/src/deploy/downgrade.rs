@@ -1,0 +1,40 @@
+//! Protection against rollback: the last accepted version bounds what may follow it.
+
+use std::sync::Arc;
+
+use protostub_catalogue::{AcceptedRelease, Discovered, TrustStateError, trust::Authenticity};
+use protostub_types::Version;
+
+use crate::{context::RuntimeContext, error::DeployErrorKind};
+
+/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
+/// signed, after one that was.
+pub(crate) fn refuse_downgrade(
+    context: &RuntimeContext,
+    discovered: &Discovered,
+    before: Option<&AcceptedRelease>,
+) -> Result<(), DeployErrorKind> {
+    if context.config.settings(discovered.key.domain()).allow_older {
+        return Ok(());
+    }
+    let Some(AcceptedRelease { version: committed, signed, .. }) = before else { return Ok(()) };
+    let published = &discovered.descriptor.version;
+    if published < committed {
+        return Err(DeployErrorKind::Older { published: published.clone(), committed: committed.clone() });
+    }
+    if *signed { refuse_unsigned(discovered, committed) } else { Ok(()) }
+}
+
+/// A version that is to follow this one, which was signed, has to be signed itself.
+pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Result<(), DeployErrorKind> {
+    let problem = match &discovered.authenticity {
+        Authenticity::Unsigned => "it has no signature".into(),
+        Authenticity::Unverified { reason } => reason.clone(),
+        _ => return Ok(()),
+    };
+    Err(DeployErrorKind::NoLongerSigned { committed: before.clone(), problem })
+}
+
+pub(crate) fn trust_state(error: TrustStateError) -> DeployErrorKind {
+    DeployErrorKind::TrustState(Arc::new(error))
+}

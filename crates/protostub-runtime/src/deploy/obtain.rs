@@ -1,0 +1,67 @@
+//! Steps 6 and 7, and the compilation.
+
+use std::sync::Arc;
+
+use protostub_catalogue::{CatalogueError, Discovered};
+use protostub_sandbox::CompiledStub;
+use protostub_types::SafeText;
+use tracing::Instrument as _;
+
+use crate::{
+    artifact::Artifact,
+    context::RuntimeContext,
+    error::{DeployError, DeployErrorKind, Phase},
+    observer::Progress,
+    record::StubRecord,
+};
+
+/// Steps 6 and 7, and the compilation, of the first version or of an update.
+pub(crate) async fn obtain(
+    context: &RuntimeContext,
+    record: &StubRecord,
+    discovered: Discovered,
+) -> Result<Artifact, DeployError> {
+    let (key, steps) = (&record.key, &record.steps);
+    let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
+
+    let granted = &context.config.settings(key.domain()).imports;
+    let fetching = steps.open(6, "");
+    // What other domains publish too, or what ran a moment ago, is verified and compiled already.
+    if let Some(digest) = discovered.descriptor.digest()
+        && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
+        && context.catalogue.admits(&discovered, compiled.component_bytes())
+    {
+        drop(fetching);
+        steps.mark(7, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
+        check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
+        return Ok(Artifact { discovered, digest, compiled, before: None });
+    }
+    let component =
+        context.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
+    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
+
+    let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
+    context.config.progress.tell(key, &Progress::Compiling);
+    let bytes = component.bytes().clone();
+    let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
+    let after = context.config.compile_timeout;
+    let compiled = tokio::time::timeout(after, compilation).await;
+    context.config.progress.tell(key, &Progress::CompilingEnded);
+    let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
+    let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
+    check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
+    Ok(Artifact { discovered, digest: component.digest(), compiled, before: None })
+}
+
+/// Whether the component is for the contract that its signer says it is for.
+fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
+    let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
+    match signed.filter(|signed| *signed != compiled.track()) {
+        Some(signed) => Err(DeployErrorKind::OtherContract { signed: SafeText::quote(signed), is: compiled.track().to_owned() }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn catalogue(error: CatalogueError) -> DeployErrorKind {
+    DeployErrorKind::Catalogue(Arc::new(error))
+}

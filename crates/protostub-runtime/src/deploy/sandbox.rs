@@ -1,0 +1,64 @@
+//! Step 12: the sandbox of one instance.
+
+use std::{future::Future, sync::Arc};
+
+use protostub_catalogue::Discovered;
+use protostub_sandbox::{Room, Sandbox, SandboxConfig, SandboxError, SandboxServices, Session};
+use serde_json::{Map, Value};
+
+use crate::{
+    artifact::Artifact, context::RuntimeContext, error::DeployErrorKind, identity::StubCredentials, record::StubRecord,
+    status::StubPresence,
+};
+
+/// How long a configuration may be, in bytes of JSON text: what the contract promises of `configuration.get`.
+const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
+
+/// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once
+/// everything else is ready.
+pub(crate) async fn sandbox(
+    permit: impl Future<Output = Result<Room, SandboxError>> + Send,
+    context: &RuntimeContext,
+    record: &StubRecord,
+    presence: &Arc<StubPresence>,
+    artifact: &Artifact,
+    session: Session,
+) -> Result<Sandbox, DeployErrorKind> {
+    let (domain, discovered) = (record.key.domain(), &artifact.discovered);
+    let settings = context.config.settings(domain);
+    let config = SandboxConfig {
+        url: presence.stub().clone(),
+        domain: domain.clone(),
+        configuration: configuration(context, discovered, &settings.configuration)?,
+        limits: settings.limits.clone().unwrap_or_else(|| context.config.limits.clone()),
+        grants: context.grants(domain, &discovered.descriptor.ports, settings),
+        relays: settings.relays.clone(),
+        credential_origins: settings.credential_origins.clone(),
+    };
+    let services = SandboxServices {
+        bus: context.bus.clone(),
+        egress: context.egress.clone(),
+        quota: record.quota.get_or_init(|| context.egress.quota(config.limits.quota())).clone(),
+        presence: Arc::clone(presence) as Arc<_>,
+        credentials: Arc::new(StubCredentials { module: Arc::clone(&context.identity), login: Arc::clone(&record.login) }),
+        session,
+    };
+    let sandbox = permit.await.and_then(|permit| Sandbox::in_room(permit, &artifact.compiled, services, config));
+    sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
+}
+
+/// The descriptor's configuration, overridden key by key by the operator's, with the runtime's URL.
+fn configuration(
+    context: &RuntimeContext,
+    discovered: &Discovered,
+    overrides: &Map<String, Value>,
+) -> Result<Arc<str>, DeployErrorKind> {
+    let mut configuration = discovered.descriptor.configuration.clone();
+    configuration.extend(overrides.clone());
+    configuration.insert("runtimeURL".to_owned(), Value::from(context.runtime_url.as_str()));
+    let text = Value::Object(configuration).to_string();
+    if text.len() > MAX_CONFIGURATION_BYTES {
+        return Err(DeployErrorKind::Configuration { bytes: text.len(), limit: MAX_CONFIGURATION_BYTES });
+    }
+    Ok(text.into())
+}

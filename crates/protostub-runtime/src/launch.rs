@@ -1,0 +1,116 @@
+//! A stub's whole life: its reservation, its deployment, its supervision, its end.
+
+use std::sync::{Arc, Weak};
+
+use protostub_bus::{Inbox, Mailbox, Origin, PostError, Unroutable};
+use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
+
+use crate::{
+    context::RuntimeContext,
+    deploy::deploy,
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
+    record::StubRecord,
+    registry::{Discovery, Reservation},
+    supervise::{self, Supervision},
+    triggers,
+};
+
+/// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
+/// future ends it for others. `origin` is who triggers that. A failure of a moment ago is held against it, unless it is `patient`.
+pub(crate) fn load_stub(
+    context: &Arc<RuntimeContext>,
+    key: &StubKey,
+    origin: &Origin,
+    patient: bool,
+) -> Result<Arc<StubRecord>, DeployError> {
+    let reserving = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
+    triggers::authorise(&context.config, origin, key).map_err(reserving)?;
+    let open = || {
+        context.triggers.count(origin)?;
+        let inbox = context.bus.inbox(context.config.inbox_of(key.domain()));
+        let route = context.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
+        Ok((inbox, route))
+    };
+    let reservation = match context.registry.discover(key, patient, open)? {
+        Discovery::Available(record) => return Ok(record),
+        Discovery::Reserved(reservation) => reservation,
+    };
+    let record = Arc::clone(&reservation.record);
+    record.steps.mark(1, "");
+    record.steps.mark(2, "");
+    record.steps.mark(3, "");
+    context.spawn(run(Arc::clone(context), reservation));
+    Ok(record)
+}
+
+/// A stub's whole life: its deployment, and its supervision until it ends.
+async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
+    // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
+    let supervision = Box::pin(begin(context, reservation)).await;
+    if let Some(supervision) = supervision {
+        unboxed(supervision).run().await;
+    }
+}
+
+/// What is in the box, without the box: taken out in an `async` function, it would be kept for as long as that runs.
+#[expect(clippy::boxed_local, reason = "taking it out of its box is all that this does")]
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
+}
+
+/// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.
+async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervision>> {
+    let record = Arc::clone(&reservation.record);
+    context.announce(&record);
+    let outcome = tokio::select! {
+        biased;
+        // The deployment's inbox is dropped with it, and that answers what waits.
+        () = context.stop.cancelled() => Err((None, stopped(&record.key, SHUTTING_DOWN))),
+        outcome = deploy(&context, reservation, supervise::permit(&context, &record)) => outcome,
+    };
+    match outcome {
+        Ok(deployed) => Some(Supervision::begin(context, deployed)),
+        Err((inbox, error)) => {
+            fail(&context, &record, inbox, error);
+            None
+        }
+    }
+}
+
+/// Everything that is undone already stays undone; what is left is to tell everybody.
+fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>, error: DeployError) {
+    let reason = in_full(&error);
+    tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
+    let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
+    context.announce(record);
+    context.registry.remove(record, error);
+    if let Some(inbox) = inbox {
+        inbox.close(503, &reason);
+    }
+}
+
+/// Step 1, triggered by a message to a domain that nobody serves.
+#[derive(Debug)]
+pub(crate) struct DeployOnDemand {
+    pub(crate) context: Weak<RuntimeContext>,
+}
+
+impl Unroutable for DeployOnDemand {
+    fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError> {
+        let Some(context) = self.context.upgrade() else {
+            return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
+        };
+        let loaded = load_stub(&context, key, origin, false);
+        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
+        Ok(record.mailbox.clone())
+    }
+}
+
+/// The key of a domain, an address, or the URL of a stub in a catalogue.
+pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressError> {
+    if let Some(key) = StubKey::of_catalogue_url(target) {
+        return Ok(key);
+    }
+    let address = Address::parse(target)?;
+    StubKey::of(&address, home).ok_or_else(|| AddressError::without_domain(&address))
+}

@@ -1,0 +1,284 @@
+//! The status of a stub as its instances publish it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use protostub_bus::{Bus, Origin};
+use protostub_sandbox::Presence;
+use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubStatus};
+use tokio::sync::Notify;
+
+use super::{LimitsHit, StatusCell, StatusForm, StatusWatch};
+use crate::steps::Steps;
+
+/// Where what an instance says of its status goes.
+#[derive(Debug, Clone)]
+pub(crate) struct StatusTarget {
+    pub(crate) cell: Arc<StatusCell>,
+    /// Whether subscribers are told. Beside the instance that is the stub, another one may be trying, or on its way out.
+    pub(crate) is_public: bool,
+}
+
+impl StatusTarget {
+    pub(crate) const fn public(cell: Arc<StatusCell>) -> Self {
+        Self { cell, is_public: true }
+    }
+
+    fn private(status: StubStatus) -> Self {
+        Self { cell: Arc::new(StatusCell::at(status)), is_public: false }
+    }
+}
+
+/// The number of statuses that an instance may publish while it waits to be live.
+const MAX_HELD: usize = 16;
+
+/// The permission of an instance to be live. Until the runtime remembers that its version is
+/// accepted, `live` is held back, with whatever follows it.
+#[derive(Debug, Default)]
+struct Admission {
+    is_open: bool,
+    /// From `live` on, in their order.
+    held: VecDeque<(StubStatus, Option<SafeText>)>,
+}
+
+/// Publishes the status of one stub on the bus.
+#[derive(Clone)]
+pub(crate) struct StatusPublisher {
+    pub(crate) stub: Address,
+    /// `<stub>/status`
+    pub(crate) topic: Address,
+    pub(crate) bus: Bus,
+    pub(crate) form: StatusForm,
+    pub(crate) steps: Arc<Steps>,
+}
+
+impl StatusPublisher {
+    /// Step 21: posts the stub's status to `<stub>/status`.
+    fn post(&self, report: &StatusReport) {
+        let _step = self.steps.open(21, report.status.as_str()).entered();
+        let mut message = Message::update(self.topic.clone()).with_body(self.form.body(report, None));
+        message.from = self.stub.clone();
+        message.id = MessageId::Text(report.sequence.to_string().into());
+        if let Err(error) = self.bus.post(&Origin::Host, message) {
+            tracing::warn!(stub = %self.stub, %error, "the status could not be told to its subscribers");
+        }
+    }
+}
+
+/// What a sandbox publishes its stub's status through.
+pub(crate) struct StubPresence {
+    publisher: StatusPublisher,
+    place: Mutex<StatusTarget>,
+    limits_hit: Arc<LimitsHit>,
+    admission: Mutex<Admission>,
+    /// An instance wants to be live.
+    wants_admission: Notify,
+}
+
+impl StubPresence {
+    /// The presence of a stub whose version is not accepted yet.
+    pub(crate) fn new(publisher: StatusPublisher, cell: &Arc<StatusCell>, limits_hit: &Arc<LimitsHit>) -> Self {
+        Self {
+            publisher,
+            place: Mutex::new(StatusTarget::public(Arc::clone(cell))),
+            limits_hit: Arc::clone(limits_hit),
+            admission: Mutex::default(),
+            wants_admission: Notify::new(),
+        }
+    }
+
+    /// The stub's URL.
+    pub(crate) fn stub(&self) -> &Address {
+        &self.publisher.stub
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        // It is whole after every statement.
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on instances are of a version that is accepted, or of one that is not. Drops what
+    /// was held back.
+    pub(crate) fn set_admission(&self, is_open: bool) {
+        *self.admission() = Admission { is_open, held: VecDeque::new() };
+    }
+
+    /// Returns `true` if instances may be live.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admission().is_open
+    }
+
+    /// Waits until an instance wants to be live that may not yet.
+    pub(crate) async fn wants_admission(&self) {
+        while self.admission().held.is_empty() {
+            self.wants_admission.notified().await;
+        }
+    }
+
+    /// The version is accepted: publishes what was held back, in its order.
+    pub(crate) fn admit(&self) {
+        loop {
+            // A status stays in the queue until it is published, so that those that come meanwhile
+            // wait behind it. The lock is not held while subscribers are told.
+            let next = {
+                let mut admission = self.admission();
+                admission.is_open = admission.held.is_empty();
+                admission.held.front().cloned()
+            };
+            let Some((status, reason)) = next else { return };
+            if let Err(problem) = self.tell(status, reason) {
+                tracing::debug!(stub = %self.stub(), problem, "a status that was held back could not be published");
+            }
+            self.admission().held.pop_front();
+        }
+    }
+
+    /// Forgets what was held back: the instance is not live, and will not be.
+    pub(crate) fn drop_held(&self) {
+        self.admission().held.clear();
+    }
+
+    /// Publishes a status now.
+    fn tell(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
+        let StatusTarget { cell, is_public } = self.place().clone();
+        if let Some(report) = cell.advance(status, reason)?
+            && is_public
+        {
+            self.publisher.post(&report);
+        }
+        Ok(())
+    }
+
+    /// Holds a status back if it has to wait for `live`. Returns whether it does.
+    fn hold_back(&self, status: StubStatus, reason: Option<&SafeText>) -> Result<bool, String> {
+        let now = self.place().cell.current().status;
+        let mut admission = self.admission();
+        let is_held = !admission.is_open && (status == StubStatus::Live || !admission.held.is_empty());
+        if !is_held {
+            return Ok(false);
+        }
+        let last = admission.held.back().map_or(now, |(status, _)| *status);
+        if last != status && !last.may_become(status) {
+            return Err(format!("a stub that is {last} cannot become {status}"));
+        }
+        if admission.held.len() >= MAX_HELD {
+            return Err(format!("{MAX_HELD} statuses wait for the stub's version to be accepted"));
+        }
+        admission.held.push_back((status, reason.cloned()));
+        drop(admission);
+        self.wants_admission.notify_one();
+        Ok(true)
+    }
+
+    fn place(&self) -> MutexGuard<'_, StatusTarget> {
+        // It is whole after every statement.
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The presence of an instance that is not the stub yet.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            publisher: self.publisher.clone(),
+            place: Mutex::new(StatusTarget::private(StubStatus::Deployed)),
+            limits_hit: Arc::clone(&self.limits_hit),
+            // It is not seen before its version is accepted.
+            admission: Mutex::new(Admission { is_open: true, held: VecDeque::new() }),
+            wants_admission: Notify::new(),
+        }
+    }
+
+    /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
+    pub(crate) fn step_aside(&self) -> StatusWatch {
+        let mut place = self.place();
+        *place = StatusTarget::private(place.cell.current().status);
+        place.cell.watch()
+    }
+
+    /// From now on the instance is the stub.
+    pub(crate) fn step_forward(&self, cell: &Arc<StatusCell>) {
+        *self.place() = StatusTarget::public(Arc::clone(cell));
+    }
+
+    /// The status of this instance.
+    pub(crate) fn watch(&self) -> StatusWatch {
+        self.place().cell.watch()
+    }
+}
+
+impl Presence for StubPresence {
+    fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
+        if self.hold_back(status, reason.as_ref())? { Ok(()) } else { self.tell(status, reason) }
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.is_admitted()
+    }
+
+    fn limited(&self, setting: &'static str) {
+        self.limits_hit.count(setting);
+    }
+}
+
+impl std::fmt::Debug for StubPresence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StubPresence").field("stub", self.stub()).field("current", &self.place().cell.current()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use protostub_bus::BusConfig;
+    use protostub_types::{Domain, StubKey};
+    use tracing::{Subscriber, span};
+    use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _};
+
+    use super::*;
+
+    fn presence(cell: &Arc<StatusCell>) -> StubPresence {
+        let address = |text| Address::parse(text).expect("an address");
+        let domain = Domain::parse("sp1.example").expect("a domain");
+        let publisher = StatusPublisher {
+            stub: address("hyperty-runtime://home.example/stub"),
+            topic: address("hyperty-runtime://home.example/stub/status"),
+            bus: Bus::new(BusConfig::new(domain.clone(), address("hyperty-runtime://home.example/runtime"))),
+            form: StatusForm::default(),
+            steps: Arc::new(Steps::of(&StubKey::Domain(domain))),
+        };
+        StubPresence::new(publisher, cell, &Arc::default())
+    }
+
+    /// Has the instance publish `disconnected` while the runtime tells subscribers of `live`.
+    struct DisconnectsMeanwhile {
+        presence: Arc<StubPresence>,
+        /// The status that holds right afterwards.
+        seen: Arc<OnceLock<StubStatus>>,
+    }
+
+    impl<S: Subscriber> Layer<S> for DisconnectsMeanwhile {
+        fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: layer::Context<'_, S>) {
+            if attributes.metadata().name() == "step" {
+                self.seen.get_or_init(|| {
+                    self.presence.publish(StubStatus::Disconnected, None).expect("it is taken");
+                    self.presence.watch().current().status
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn status_behind_live_waits_for_its_turn() {
+        let cell = Arc::new(StatusCell::at(StubStatus::InProgress));
+        let (presence, seen) = (Arc::new(presence(&cell)), Arc::<OnceLock<_>>::default());
+        presence.publish(StubStatus::Live, None).expect("it is held back");
+        assert_eq!(cell.current().status, StubStatus::InProgress);
+        let layer = DisconnectsMeanwhile { presence: Arc::clone(&presence), seen: Arc::clone(&seen) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || presence.admit());
+        assert_eq!(seen.get(), Some(&StubStatus::Live), "it came before subscribers knew of `live`");
+        assert_eq!((cell.current().status, cell.current().sequence), (StubStatus::Disconnected, 2));
+        assert!(!presence.holds_back());
+    }
+}

@@ -1,0 +1,52 @@
+//! Eviction: an idle stub is retired if another one needs its sandbox.
+
+use std::time::Duration;
+
+use protostub_sandbox::{Room, SandboxError};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{command::Command, context::RuntimeContext, record::StubRecord};
+
+/// How long a stub has had nothing to do if it is to make room for another one: one that waits for its server for a moment is not idle.
+const IDLE_ENOUGH: Duration = Duration::from_secs(1);
+/// How many are asked, one after the other, before it is looked anew who is idle.
+const CANDIDATES: usize = 8;
+/// How often it is looked, every quarter of a second.
+const ROOM_ATTEMPTS: usize = 20;
+
+/// Returns a permit for one more sandbox. If there is none left, retires the stub that has been
+/// idle for longest. Never retires `own`, whose supervisor may be the caller.
+pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<Room, SandboxError> {
+    let full = match context.engine.room() {
+        Ok(room) => return Ok(room),
+        Err(full) => full,
+    };
+    // Those that were busy may be idle in a moment.
+    for _ in 0..ROOM_ATTEMPTS {
+        for record in context.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
+            let may_retire = context.config.settings(record.key.domain()).retire_after != Some(Duration::ZERO);
+            if std::ptr::eq(&*record, own) || !may_retire {
+                continue;
+            }
+            let (done, retired) = oneshot::channel();
+            if record.commands.try_send(Box::new(Command::Retire { idle: IDLE_ENOUGH, done })).is_err() {
+                continue;
+            }
+            let made = async {
+                tokio::select! {
+                    biased;
+                    room = context.engine.next_room() => room.ok(),
+                    // Its room is free by now, if nobody was quicker.
+                    retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.room().ok()),
+                }
+            };
+            if let Ok(Some(room)) = timeout(context.config.grace, made).await {
+                return Ok(room);
+            }
+        }
+        if let Ok(room) = timeout(IDLE_ENOUGH / 4, context.engine.next_room()).await {
+            return room;
+        }
+    }
+    Err(full)
+}
