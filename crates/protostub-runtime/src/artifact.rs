@@ -16,6 +16,10 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
+    pub(crate) fn version(&self) -> &Version {
+        &self.discovered.descriptor.version
+    }
+
     pub(crate) fn published(&self) -> Release {
         Release { digest: Some(self.digest), ..published(&self.discovered) }
     }
@@ -23,7 +27,7 @@ impl Artifact {
     /// What is accepted with this. None if the same was accepted before.
     pub(crate) fn to_commit(&self) -> Option<AcceptedRelease> {
         let signed = self.discovered.authenticity.signed().is_some();
-        let now = AcceptedRelease { version: self.discovered.descriptor.version.clone(), digest: self.digest, signed };
+        let now = AcceptedRelease { version: self.version().clone(), digest: self.digest, signed };
         (self.before.as_ref() != Some(&now)).then_some(now)
     }
 }

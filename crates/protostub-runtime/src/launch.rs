@@ -11,7 +11,7 @@ use crate::{
     error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
     record::StubRecord,
     registry::{Discovery, Reservation},
-    supervise::{self, Supervision},
+    supervise::{self, Supervisor},
     triggers,
 };
 
@@ -45,21 +45,14 @@ pub(crate) fn load_stub(
 
 /// A stub's whole life: its deployment, and its supervision until it ends.
 async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
-    // In a box that goes with it: the task stays as small as what a stub needs that has nothing to do.
-    let supervision = Box::pin(begin(context, reservation)).await;
-    if let Some(supervision) = supervision {
-        unboxed(supervision).run().await;
+    // In a box that is gone afterwards: the task stays as small as what an idle stub needs (`idle_stub_kib`).
+    if let Some(supervisor) = Box::pin(begin(context, reservation)).await {
+        supervisor.run().await;
     }
 }
 
-/// What is in the box, without the box: taken out in an `async` function, it would be kept for as long as that runs.
-#[expect(clippy::boxed_local, reason = "taking it out of its box is all that this does")]
-fn unboxed<T>(boxed: Box<T>) -> T {
-    *boxed
-}
-
 /// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.
-async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervision>> {
+async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervisor>> {
     let record = Arc::clone(&reservation.record);
     context.announce(&record);
     let outcome = tokio::select! {
@@ -69,7 +62,7 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
         outcome = deploy(&context, reservation, supervise::permit(&context, &record)) => outcome,
     };
     match outcome {
-        Ok(deployed) => Some(Supervision::begin(context, deployed)),
+        Ok(deployed) => Some(Supervisor::begin(context, deployed)),
         Err((inbox, error)) => {
             fail(&context, &record, inbox, error);
             None

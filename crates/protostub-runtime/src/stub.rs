@@ -163,7 +163,7 @@ impl Protostub {
             let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".into()));
             return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
         }
-        self.record.ask(|done| Command::Connect { credential: Some(Box::new(credential)), done }).await
+        self.record.ask(|done| Command::Connect { credential: Some(credential), done }).await
     }
 
     /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,

@@ -49,7 +49,7 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
     if artifact.to_commit().is_some() {
         context.catalogue.check_commit(&record.key).await.map_err(downgrade::trust_state).map_err(refused)?;
     }
-    let artifact = Box::new(artifact);
+    let artifact = Arc::new(artifact);
     record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
     Ok(Updated::Updated { from: running.version, to: available.version })
 }

@@ -1,63 +1,50 @@
-//! Retirement: a stub that nobody has used for long goes without an instance until somebody uses it again.
+//! Retirement: a stub that has been idle for long has no instance until it is used again.
 
-use std::time::Duration;
-
-use protostub_bus::Inbox;
-use protostub_sandbox::DisconnectReason;
 use protostub_types::StubStatus;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
-use super::{Instance, Pause, Supervisor, Termination};
-use crate::error::DeployError;
+use super::{state::Event, supervisor::Supervisor};
+use crate::command::Command;
 
 impl Supervisor {
-    /// Whether the instance has had nothing to do for as long as the operator says, and agrees to retire. If not, sets when to look again.
-    pub(super) async fn has_been_idle(&self, instance: &mut Instance) -> bool {
-        let Some(after) = self.retire_after else { return false };
-        let left = after.saturating_sub(instance.handle.idleness().duration());
-        if left.is_zero() && self.agrees_to_retire(instance, after).await {
-            return true;
+    /// Asks the instance whether it can be spared. If it agrees, it takes no more messages.
+    pub(super) async fn ask_to_retire(&mut self) -> Event {
+        let idle = match self.command.as_deref() {
+            // The caller may have found room elsewhere meanwhile.
+            Some(Command::Retire { done, .. }) if done.is_closed() => None,
+            Some(Command::Retire { idle, .. }) => Some(*idle),
+            _ => self.retire_after,
+        };
+        let is_settled = matches!(self.status.current().status, StubStatus::Live | StubStatus::Disconnected);
+        match (&self.instance, idle) {
+            // What is registered through the stub has to be reachable.
+            (Some(instance), Some(idle)) if is_settled && instance.login.is_none() && self.record.registrations.is_empty() => {
+                match instance.handle.retire(idle).await {
+                    Ok(true) => Event::RetireAgreed,
+                    _ => Event::RetireDeclined,
+                }
+            }
+            _ => Event::RetireDeclined,
         }
-        // Something is under way: that may take as long again.
-        instance.look_at = Instant::now().checked_add(if left.is_zero() { after } else { left });
-        false
     }
 
-    /// Whether the instance can be done without now: nobody is waiting for anything, it has been idle for so long, and says so itself. From then on it
-    /// takes no messages.
-    pub(super) async fn agrees_to_retire(&self, instance: &Instance, idle: Duration) -> bool {
-        let is_settled = matches!(self.status.current().status, StubStatus::Live | StubStatus::Disconnected)
-            && instance.login.is_none()
-            && instance.connect_by.is_none()
-            && self.trial.is_none();
-        // What is registered through it wants to be found.
-        is_settled && self.record.registrations.is_empty() && instance.handle.retire(idle).await.unwrap_or(false)
+    /// Answers `false` to the stub that needs the sandbox. Without one, looks again later.
+    pub(super) fn decline_to_retire(&mut self) {
+        if let Some(command) = self.command.take() {
+            if let Command::Retire { done, .. } = *command {
+                let _ = done.send(false);
+            }
+        } else if let (Some(after), Some(instance)) = (self.retire_after, &mut self.instance) {
+            // Something is under way: it may take as long again.
+            instance.look_at = Instant::now().checked_add(after);
+        }
     }
 
-    /// Ends the instance in peace, tells `done`, and starts the next one once somebody uses the stub: as its inbox says, or asks for it. What is
-    /// posted meanwhile waits.
-    pub(super) async fn retire(
-        &mut self,
-        mut instance: Instance,
-        done: Option<oneshot::Sender<bool>>,
-    ) -> Result<Result<Instance, (DeployError, Inbox)>, (Termination, Option<Inbox>)> {
-        self.say_goodbye(&instance, DisconnectReason::Idle).await;
-        let Some(inbox) = self.stop(&mut instance).await else { return Err((self.lost(), None)) };
-        drop(instance);
-        if self.may_connect {
-            self.publish(StubStatus::Disconnected, RETIRED);
-        }
-        tracing::info!(target: "protostub", domain = %self.record.key, "the protocol stub was idle, and is retired until it is used");
-        if let Some(done) = done {
-            let _ = done.send(true);
-        }
-        if let Err(end) = self.pause(Pause::UntilUsed).await {
-            return Err((end, Some(inbox)));
-        }
-        self.record.restarted();
-        Ok(self.start(inbox).await)
+    /// Publishes that the stub is retired.
+    pub(super) fn publish_retired(&self) {
+        self.publish(StubStatus::Disconnected, RETIRED);
     }
 }
 
-/// Why a stub is disconnected that is retired.
+/// The reason of a retired stub's status.
 const RETIRED: &str = "it was idle, and comes back with the next message";

@@ -6,25 +6,25 @@ use tokio::sync::oneshot;
 use crate::{artifact::Artifact, error::DeployError, record::StubRecord, update::UpdateErrorKind};
 
 /// An update whose new version has not been live yet.
-pub(crate) struct Trial {
-    pub(crate) to: Version,
+pub(super) struct Trial {
+    pub(super) to: Version,
     /// What ran before, and will again if this fails.
-    pub(crate) old: Arc<Artifact>,
+    pub(super) old: Arc<Artifact>,
     /// Its version had been accepted.
-    pub(crate) was_admitted: bool,
+    pub(super) was_admitted: bool,
     /// What that had saved.
-    pub(crate) session: Option<Arc<[u8]>>,
-    pub(crate) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
+    pub(super) session: Option<Arc<[u8]>>,
+    pub(super) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
 }
 
 impl Trial {
     /// The new version is live.
-    pub(crate) fn commit(self) {
+    pub(super) fn commit(self) {
         let _ = self.done.send(Ok(()));
     }
 
     /// The new version is of no use: what ran before it comes back, as it was.
-    pub(crate) fn roll_back(self, record: &StubRecord, fault: DeployError) -> Arc<Artifact> {
+    pub(super) fn roll_back(self, record: &StubRecord, fault: DeployError) -> Arc<Artifact> {
         record.session.restore(self.session);
         let _ = self.done.send(Err(UpdateErrorKind::RolledBack { version: self.to, error: Box::new(fault.kind) }));
         self.old

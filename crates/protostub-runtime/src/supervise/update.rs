@@ -1,74 +1,105 @@
-//! Updates: an instance of another version takes over, after the one before it or beside it.
+//! Updates: an instance of another version takes over, after the one before it or next to it.
 
 use std::sync::Arc;
 
 use protostub_sandbox::{DisconnectReason, Ended, Session};
 use protostub_types::StubStatus;
-use tokio::{sync::oneshot, task::JoinError};
+use tokio::task::JoinError;
 
-use super::{Instance, NO_REASON, PendingLogin, Supervisor, Termination, Trial, permit, until};
+use super::{
+    eviction::permit,
+    instance::{Instance, PendingLogin, until},
+    state::Event,
+    supervisor::{NO_REASON, Supervisor},
+    trial::Trial,
+};
 use crate::{
     artifact::Artifact,
+    command::Command,
     deploy,
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, stopped, told},
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped, told},
     status::StubPresence,
     update::UpdateErrorKind,
 };
 
 impl Supervisor {
-    /// The next instance is made of a new version, until that has shown that it works.
-    pub(super) fn try_out(&mut self, artifact: Box<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>>) {
-        let old = std::mem::replace(&mut self.artifact, Arc::from(artifact));
+    /// Makes the command's version that of the next instance, until it has shown that it works.
+    pub(super) fn try_out(&mut self) {
+        let Some(command) = self.command.take() else { return };
+        let Command::Update { artifact, done } = *command else { return };
+        let old = std::mem::replace(&mut self.artifact, artifact);
         let session = self.record.session.load();
         let was_admitted = self.presence.is_admitted();
         self.presence.set_admission(self.artifact.to_commit().is_none());
-        self.trial = Some(Trial { to: self.artifact.discovered.descriptor.version.clone(), old, was_admitted, session, done });
+        self.trial = Some(Trial { to: self.artifact.version().clone(), old, was_admitted, session, done });
     }
 
-    /// Starts an instance of a version that may run beside the one before it, and when it is live, has it take over. Until then nothing of it
-    /// is seen, and if it fails, nothing has happened.
-    pub(super) async fn overlap(
-        &mut self,
-        instance: &mut Instance,
-        artifact: Box<Artifact>,
-        done: oneshot::Sender<Result<(), UpdateErrorKind>>,
-    ) -> Result<(), Termination> {
-        let to = artifact.discovered.descriptor.version.clone();
+    /// Publishes that another version takes over.
+    pub(super) fn publish_takeover(&self) {
+        let to = self.artifact.version();
+        tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
+        self.publish(StubStatus::Disconnected, format_args!("version {to} takes over"));
+    }
+
+    /// Makes the version before the update that of the next instance.
+    pub(super) fn roll_back(&mut self) {
+        let Some(trial) = self.trial.take() else { return };
+        let fault = self.take_fault();
+        self.publish_loss(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
+        self.presence.set_admission(trial.was_admitted);
+        self.artifact = trial.roll_back(&self.record, fault);
+    }
+
+    /// Starts an instance of a version that may run next to the running one. Once it is live, it
+    /// takes over. Until then nothing of it is seen, and if it fails, nothing has happened.
+    pub(super) async fn overlap(&mut self) -> Option<Event> {
+        let Some(Command::Update { artifact, .. }) = self.command.as_deref() else { return None };
+        let artifact = Arc::clone(artifact);
         let presence = Arc::new(self.presence.beside());
+        let old_ended = self.instance.as_ref().map(|instance| instance.handle.ended());
         let next = tokio::select! {
             biased;
             () = self.context.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
-            () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".into())),
+            () = async { if let Some(ended) = old_ended { ended.await } } => {
+                Err(self.failed(Phase::Running, "the version before it broke meanwhile".into()))
+            }
             next = self.try_beside(&presence, &artifact) => next,
         };
         let mut next = match next {
             Ok(next) => next,
-            Err(fault) => {
-                let _ = done.send(Err(UpdateErrorKind::RolledBack { version: to, error: Box::new(fault.kind) }));
-                return Ok(());
-            }
+            Err(fault) => return self.keep_running(&artifact, fault.kind),
         };
         if let Err(kind) = self.remember(&artifact).await {
             next.handle.stop();
-            let _ = done.send(Err(UpdateErrorKind::RolledBack { version: to, error: Box::new(kind) }));
-            return Ok(());
+            return self.keep_running(&artifact, kind);
         }
-        tracing::info!(target: "protostub", domain = %self.record.key, version = %to, "another version takes over");
+        tracing::info!(target: "protostub", domain = %self.record.key, version = %artifact.version(), "another version takes over");
         let leaving = self.presence.step_aside();
-        self.bid_goodbye(instance, DisconnectReason::Update, leaving).await;
-        let inbox = self.stop(instance).await;
+        self.say_goodbye(DisconnectReason::Update, leaving).await;
+        let has_inbox = self.stop().await;
         presence.step_forward(&self.record.status);
-        (self.presence, self.artifact) = (presence, Arc::from(artifact));
-        let Some(inbox) = inbox else { return Err(self.lost()) };
+        (self.presence, self.artifact) = (presence, artifact);
+        let Some(inbox) = self.inbox.take().filter(|_| has_inbox) else { return Some(Event::Lost) };
         if next.handle.take_over(inbox, self.record.session.clone()).await.is_err() {
-            return Err(Termination::Broken(self.broke(next.task.await)));
+            let ended = (&mut next.task).await;
+            self.blame(self.broke(ended));
+            return Some(Event::Lost);
         }
-        next.is_live = true;
-        *instance = next;
+        self.install(next);
         self.record.restarted();
-        self.is_live();
-        let _ = done.send(Ok(()));
-        Ok(())
+        self.become_live();
+        Some(Event::TookOver)
+    }
+
+    /// Answers the command: the new version is of no use, and the running one stays.
+    fn keep_running(&mut self, artifact: &Artifact, kind: DeployErrorKind) -> Option<Event> {
+        if let Some(command) = self.command.take()
+            && let Command::Update { done, .. } = *command
+        {
+            let version = artifact.version().clone();
+            let _ = done.send(Err(UpdateErrorKind::RolledBack { version, error: Box::new(kind) }));
+        }
+        None
     }
 
     /// An instance that was to take over has ended.
@@ -82,21 +113,19 @@ impl Supervisor {
         }
     }
 
-    /// An instance beside the one that is the stub, once it is live.
+    /// Starts an instance next to the running one, and returns it once it is live.
     async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
-        let during = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Starting, kind };
-        let sandbox =
-            deploy::sandbox(permit(&self.context, &self.record), &self.context, &self.record, presence, artifact, Session::new())
-                .await
-                .map_err(during)?;
+        let permit = permit(&self.context, &self.record);
+        let sandbox = deploy::sandbox(permit, &self.context, &self.record, presence, artifact, Session::new()).await;
+        let sandbox = sandbox.map_err(|kind| self.error(Phase::Starting, kind))?;
         let inbox = self.context.bus.inbox(self.context.config.inbox_of(self.record.key.domain()));
         let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
             self.context.report(&self.record, error.crash);
-            during(DeployErrorKind::Start(Arc::new(error.kind)))
+            self.error(Phase::Starting, DeployErrorKind::Start(Arc::new(error.kind)))
         })?;
         let mut status = presence.watch();
-        let mut next = self.begin(handle, task);
-        let connecting = |kind| DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind };
+        let mut next = Instance::begin(&self.context, handle, task, self.retire_after);
+        next.log_in(&self.context, &self.record, None);
         let settled = status.until(|report| matches!(report.status, StubStatus::Live | StubStatus::Failed));
         tokio::select! {
             biased;
@@ -105,9 +134,12 @@ impl Supervisor {
                 StubStatus::Live => Ok(next),
                 _ => Err(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into()))),
             },
-            Err(error) = PendingLogin::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
-            () = until(next.connect_by) => {
-                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.context.config.connect_timeout }))
+            Err(error) = PendingLogin::ended(&mut next.login) => {
+                Err(self.error(Phase::Connecting, DeployErrorKind::Credential(error)))
+            }
+            () = until(Some(next.connect_by)) => {
+                let after = self.context.config.connect_timeout;
+                Err(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }))
             }
         }
     }

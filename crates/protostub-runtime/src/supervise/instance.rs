@@ -1,0 +1,141 @@
+//! One instance of a stub: its task, its login, its deadlines.
+
+use std::{
+    future::{self, Future},
+    pin::Pin,
+    sync::Arc,
+};
+
+use protostub_sandbox::{DisconnectReason, Ended, StubHandle, StubTask};
+use protostub_types::{StubStatus, deadline};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Duration, Instant, sleep_until, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    context::RuntimeContext,
+    identity::{Credential, CredentialError},
+    record::StubRecord,
+    status::StatusWatch,
+};
+
+/// A sandbox with the component in it, and its task.
+pub(super) struct Instance {
+    pub(super) handle: StubHandle,
+    pub(super) task: JoinHandle<Ended>,
+    pub(super) login: Option<PendingLogin>,
+    /// The explicit credential that it was last told to connect with.
+    pub(super) told: Option<Credential>,
+    /// The time by which it has to be live, while it is connecting.
+    pub(super) connect_by: Instant,
+    /// The time at which to look whether it is idle.
+    pub(super) look_at: Option<Instant>,
+}
+
+/// A domain login under way, and the callers who wait for it. They are answered when it is dropped.
+pub(super) struct PendingLogin {
+    result: LoginResult,
+    done: Vec<oneshot::Sender<()>>,
+}
+
+/// Ready when the instance was told to connect, or when its credential could not be had.
+type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Send + Sync>>;
+
+impl Instance {
+    /// Lets an instance run whose start succeeded.
+    pub(super) fn begin(context: &RuntimeContext, handle: StubHandle, task: StubTask, look_after: Option<Duration>) -> Self {
+        let task = context.spawn(task.run());
+        let look_at = look_after.and_then(|after| Instant::now().checked_add(after));
+        Self { handle, task, login: None, told: None, connect_by: Instant::now(), look_at }
+    }
+
+    /// The domain login: tells the instance to connect, with the credential that the Identity Module
+    /// has for its domain. From now on it has to be live in time. Answers `done` when it was told.
+    pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
+        self.connect_by = deadline(Instant::now(), context.config.connect_timeout);
+        if let Some(login) = &mut self.login {
+            login.done.extend(done);
+            return;
+        }
+        self.told = record.login.credential();
+        let explicit = self.told.clone();
+        // Without providers to ask, it is told at once.
+        let result: LoginResult = if explicit.is_some() || context.identity.has_no_providers() {
+            Box::pin(connect(&self.handle, explicit))
+        } else {
+            let (asked, record, handle) = (Arc::clone(context), Arc::clone(record), self.handle.clone());
+            // Providers may take long, so they are asked in a task of their own.
+            let asking = context.spawn(async move {
+                let credential = asked.identity.credential(record.key.domain(), None).await?;
+                connect(&handle, credential).await
+            });
+            let asking = AbortOnDropHandle::new(asking);
+            Box::pin(async move { asking.await.unwrap_or(Ok(())) })
+        };
+        self.login = Some(PendingLogin { result, done: done.into_iter().collect() });
+    }
+
+    /// Lets the instance disconnect, for as long as the grace time allows. `status` is its own.
+    pub(super) async fn say_goodbye(
+        &self,
+        context: &RuntimeContext,
+        record: &StubRecord,
+        reason: DisconnectReason,
+        mut status: StatusWatch,
+    ) {
+        let goodbye = async {
+            let was = status.current().status;
+            if self.handle.disconnect(reason).await.is_ok() && matches!(was, StubStatus::Live | StubStatus::InProgress) {
+                status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
+            }
+        };
+        if timeout(context.config.grace, goodbye).await.is_err() {
+            tracing::debug!(target: "protostub", domain = %record.key, "the stub did not disconnect within its grace time");
+        }
+    }
+}
+
+impl PendingLogin {
+    /// Waits for the end of a login, if there is one.
+    pub(super) async fn ended(login: &mut Option<Self>) -> Result<(), CredentialError> {
+        let ended = match login {
+            Some(Self { result, .. }) => result.await,
+            None => future::pending().await,
+        };
+        *login = None;
+        ended
+    }
+}
+
+impl Drop for PendingLogin {
+    fn drop(&mut self) {
+        // The instance was told, or its status tells what became of it.
+        for done in self.done.drain(..) {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Waits until a time, or forever.
+pub(super) async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => future::pending().await,
+    }
+}
+
+/// Tells an instance to connect.
+fn connect(
+    handle: &StubHandle,
+    credential: Option<Credential>,
+) -> impl Future<Output = Result<(), CredentialError>> + Send + Sync + use<> {
+    let connected = handle.connect(credential);
+    async move {
+        // If the instance has ended, its task reports that.
+        let _ = connected.await;
+        Ok(())
+    }
+}

@@ -1,0 +1,388 @@
+//! The supervisor's decisions, without their execution: a pure state machine.
+//!
+//! ```text
+//! Starting ──► Running ──► it broke ──────► Waiting(Restart) ──► Starting …
+//!                │  ▲  ▲                       └ budget spent, or it was never live ──► Ended
+//!                │  │  └ update, old and new instance overlap
+//!                │  └─── update: Starting, on trial ──► it broke: Starting, the version before it
+//!                ├──► idle: Waiting(Use) ──► used ──► Starting …
+//!                └──► undeployed, shutdown ──► Ended
+//! ```
+//!
+//! [`State::on`] returns the next state and the actions that lead there. The supervisor performs
+//! the actions in their order. An action may report an [`Event`] of its own; the actions after it
+//! are then dropped, and the event is handled next.
+
+use protostub_sandbox::DisconnectReason;
+use protostub_types::StubStatus;
+
+/// The connection that the stub's users want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The stub connects by itself.
+    Connected,
+    /// The host program told the stub to disconnect.
+    Disconnected,
+}
+
+/// The trust that an instance has earned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is of an update's version. If it breaks, the version before it takes over again.
+    OnTrial,
+    /// It is of the accepted version, and has not been live yet.
+    New,
+    /// It has been live.
+    Proven,
+}
+
+/// The state of an instance's connection, as far as a deadline depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// The instance was told to connect, and has to be live in time.
+    Connecting,
+    /// The instance is live, has lost its connection, or was told to disconnect.
+    Settled,
+}
+
+/// The event that a stub without an instance waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The end of the pause after a failure.
+    Restart,
+    /// A message, or a caller who wants the stub to be live.
+    Use,
+}
+
+/// The end of a stub's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It broke, and gets no further instance.
+    Broken,
+    /// The host program undeployed it.
+    Undeployed,
+    /// The runtime shuts down.
+    Shutdown,
+}
+
+/// The state of a stub after its deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// An instance is being started. No command is taken meanwhile.
+    Starting { wanted: Wanted, standing: Standing },
+    /// An instance runs.
+    Running { wanted: Wanted, standing: Standing, connection: Connection },
+    /// There is no instance. Messages wait in the mailbox.
+    Waiting { wanted: Wanted, wait: Wait },
+    /// The stub is over.
+    Ended(End),
+}
+
+/// The credential of a `connect` command, compared with the one that the instance connects with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Login {
+    /// The same one, or none.
+    Same,
+    /// Another one.
+    Other,
+}
+
+/// The order of the old and the new instance in an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The old instance ends before the new one starts.
+    OneByOne,
+    /// The descriptor allows both at a time.
+    Overlap,
+}
+
+/// An event of a stub. Details of it stay with the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    // Commands of the host program.
+    Connect {
+        login: Login,
+        status: StubStatus,
+    },
+    Disconnect,
+    Update(Order),
+    Undeploy,
+    /// Another stub needs the sandbox.
+    Retire,
+    /// A caller wants the stub to be live.
+    Wake {
+        status: StubStatus,
+    },
+
+    // Events of the instance.
+    /// Its start succeeded.
+    Started,
+    /// Its start failed.
+    NotStarted,
+    /// It wants to be live, and its version is not accepted yet.
+    WantsAdmission,
+    /// Its version is durable as the accepted one.
+    Accepted,
+    /// Its version could not be made durable.
+    NotAccepted,
+    /// It is live.
+    Live,
+    /// It said that it cannot connect.
+    Failed,
+    /// It was not live in time.
+    ConnectTimeout,
+    /// There is no credential for it.
+    NoCredential,
+    /// It ended by itself.
+    Crashed,
+    /// Its task was lost, with the inbox.
+    Lost,
+    /// It has been idle for as long as the operator allows.
+    Idle,
+    /// It agreed to retire, and takes no more messages.
+    RetireAgreed,
+    /// It is in use.
+    RetireDeclined,
+    /// The new instance of an overlapping update has replaced it.
+    TookOver,
+
+    // Events of the stub.
+    /// A message waits, and no connected instance takes it.
+    MessageWaits,
+    /// The pause before the next instance is over.
+    PauseOver,
+    /// No further instance is allowed.
+    GaveUp,
+    /// The runtime shuts down.
+    Shutdown,
+}
+
+/// An action of the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Lets the mailbox accept messages.
+    AcceptMessages,
+    /// Lets the mailbox refuse messages, with the state's reason.
+    RefuseMessages,
+    /// Answers the messages that the instance has not taken with 503.
+    FailWaiting,
+    /// Keeps the command's credential for this stub.
+    HoldCredential,
+    /// Forgets the credentials that the stub could not connect with.
+    ForgetCredentials,
+    /// Drops a login that is under way.
+    DropLogin,
+    /// Tells the instance to connect. The command, if any, is answered when the instance was told.
+    LogIn,
+    /// Lets the instance disconnect, within its grace time.
+    SayGoodbye(DisconnectReason),
+    /// Removes the registrations that go through the stub, while it can still tell its domain.
+    RemoveRegistrations,
+    /// Makes the version durable, and admits the instance. Reports `Accepted` or `NotAccepted`.
+    Accept,
+    /// Waits until the instance has started, and accepts its version then. An instance that is to
+    /// stay disconnected shows no more than that. Reports `Accepted` or `NotAccepted`.
+    AcceptStarted,
+    /// Leaves the stub's failures behind.
+    BecomeLive,
+    /// Asks the instance whether it is idle. Reports `RetireAgreed` or `RetireDeclined`.
+    AskToRetire,
+    /// Answers `false` to the command, or looks again later if there is none.
+    DeclineToRetire,
+    /// Publishes that the stub is retired.
+    PublishRetired,
+    /// Stops the instance, and takes its inbox back. Reports `Lost` if the inbox is lost.
+    Stop,
+    /// Makes the command's version that of the next instance.
+    TryOut,
+    /// Publishes that another version takes over.
+    PublishTakeover,
+    /// Makes the version before the update that of the next instance.
+    RollBack,
+    /// Sets the pause before the next instance. Reports `GaveUp` if there is to be none.
+    PlanRestart,
+    /// Counts one more instance.
+    CountInstance,
+    /// Starts an instance. Reports `Started` or `NotStarted`.
+    Start,
+    /// Starts an instance of the command's version next to the running one, which it replaces once
+    /// it is live. Reports `TookOver`, `Lost`, or nothing if the running instance stays.
+    Overlap,
+    /// Answers the command, if any: it is done.
+    Reply,
+    /// Answers the command: another update is under way.
+    ReplyUnderWay,
+}
+
+type Step = (State, &'static [Action]);
+
+impl State {
+    /// The state of a stub whose deployment has started its first instance.
+    pub(super) const FIRST: Self = Self::Starting { wanted: Wanted::Connected, standing: Standing::New };
+
+    /// Returns the state after an event, and the actions that lead there.
+    pub(super) fn on(self, event: Event) -> Step {
+        use Action::{
+            Accept, AcceptMessages, AcceptStarted, AskToRetire, BecomeLive, CountInstance, DeclineToRetire, DropLogin,
+            FailWaiting, ForgetCredentials, HoldCredential, LogIn, Overlap, PlanRestart, PublishRetired, PublishTakeover,
+            RefuseMessages, RemoveRegistrations, Reply, ReplyUnderWay, RollBack, SayGoodbye, Start, Stop, TryOut,
+        };
+        use Connection::{Connecting, Settled};
+        use DisconnectReason::{Idle, Request, Shutdown, Update};
+        use Standing::{New, OnTrial, Proven};
+        use State::{Ended, Running, Starting, Waiting};
+        use StubStatus::{Disconnected, InProgress, Live};
+        use Wanted::Connected;
+
+        match (event, self) {
+            (Event::Connect { login, status }, Running { standing, connection, .. }) => match (login, status) {
+                (Login::Same, Live) => {
+                    (Running { wanted: Connected, standing, connection }, &[AcceptMessages, HoldCredential, Reply])
+                }
+                (Login::Same, _) => (connecting(standing), &[AcceptMessages, HoldCredential, LogIn]),
+                (Login::Other, Live | InProgress) => {
+                    (connecting(standing), &[AcceptMessages, HoldCredential, DropLogin, SayGoodbye(Request), LogIn])
+                }
+                (Login::Other, _) => (connecting(standing), &[AcceptMessages, HoldCredential, DropLogin, LogIn]),
+            },
+            (Event::Connect { .. }, Waiting { .. }) => {
+                (starting(Connected, New), &[AcceptMessages, HoldCredential, Reply, CountInstance, Start])
+            }
+
+            (Event::Disconnect, Running { standing, .. }) => {
+                let state = Running { wanted: Wanted::Disconnected, standing, connection: Settled };
+                match standing {
+                    // Its version cannot show more than that it runs.
+                    OnTrial => (state, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Accept]),
+                    New | Proven => (state, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Reply]),
+                }
+            }
+            (Event::Disconnect, Waiting { wait, .. }) => {
+                (Waiting { wanted: Wanted::Disconnected, wait }, &[RefuseMessages, FailWaiting, Reply])
+            }
+
+            (Event::Update(_), Running { standing: OnTrial, .. }) => (self, &[ReplyUnderWay]),
+            // Only an instance that is to be connected can show, next to another one, that it works.
+            (Event::Update(Order::Overlap), Running { wanted: Connected, standing: Proven, .. }) => (self, &[Overlap]),
+            (Event::Update(_), Running { wanted, .. }) => {
+                (starting(wanted, OnTrial), &[SayGoodbye(Update), Stop, TryOut, PublishTakeover, Start])
+            }
+            (Event::Update(_), Waiting { wanted, .. }) => (starting(wanted, OnTrial), &[TryOut, CountInstance, Start]),
+
+            (Event::Undeploy, Running { .. }) => {
+                (Ended(End::Undeployed), &[RemoveRegistrations, DropLogin, RefuseMessages, SayGoodbye(Request)])
+            }
+            (Event::Undeploy, Waiting { .. }) => (Ended(End::Undeployed), &[]),
+
+            (Event::Retire | Event::Idle, Running { standing: New | Proven, connection: Settled, .. }) => (self, &[AskToRetire]),
+            (Event::Retire | Event::Idle, Running { .. }) => (self, &[DeclineToRetire]),
+            (Event::Retire, Waiting { .. }) => (self, &[DeclineToRetire]),
+
+            (Event::Wake { status: Disconnected }, Running { wanted: Connected, standing, connection: Settled }) => {
+                (connecting(standing), &[LogIn])
+            }
+            (Event::Wake { .. }, Waiting { wanted: Connected, wait: Wait::Use }) => {
+                (starting(Connected, New), &[CountInstance, Start])
+            }
+
+            (Event::Started, Starting { wanted: Connected, standing }) => (connecting(standing), &[LogIn]),
+            (Event::Started, Starting { wanted, standing }) => {
+                (Running { wanted, standing, connection: Settled }, &[AcceptStarted])
+            }
+            (Event::NotStarted, Starting { wanted, standing: OnTrial }) => {
+                (starting(wanted, New), &[RollBack, CountInstance, Start])
+            }
+            (Event::NotStarted, Starting { wanted, .. }) => (restarting(wanted), &[PlanRestart]),
+
+            (Event::WantsAdmission, Running { .. }) => (self, &[Accept]),
+            (Event::Accepted, Running { wanted, standing: OnTrial, connection }) => {
+                (Running { wanted, standing: New, connection }, &[Reply])
+            }
+            (Event::Accepted, Running { .. }) => (self, &[Reply]),
+            (Event::Live, Running { wanted, standing: OnTrial | New, .. }) => {
+                (Running { wanted, standing: Proven, connection: Settled }, &[BecomeLive])
+            }
+            // A network that broke is back.
+            (Event::Live, Running { wanted, standing: Proven, .. }) => {
+                (Running { wanted, standing: Proven, connection: Settled }, &[])
+            }
+            (Event::TookOver, Running { wanted, .. }) => (Running { wanted, standing: Proven, connection: Connecting }, &[Reply]),
+
+            (Event::Crashed, Running { wanted, standing: OnTrial, .. }) => {
+                (starting(wanted, New), &[RollBack, CountInstance, Start])
+            }
+            (Event::Crashed, Running { wanted, .. }) => (restarting(wanted), &[PlanRestart]),
+            (Event::Failed | Event::ConnectTimeout, Running { wanted, standing: OnTrial, .. }) => {
+                (starting(wanted, New), &[ForgetCredentials, Stop, RollBack, CountInstance, Start])
+            }
+            (Event::Failed | Event::ConnectTimeout, Running { wanted, .. }) => {
+                (restarting(wanted), &[ForgetCredentials, Stop, PlanRestart])
+            }
+            (Event::NoCredential, Running { wanted, standing: OnTrial, .. }) => {
+                (starting(wanted, New), &[Stop, RollBack, CountInstance, Start])
+            }
+            (Event::NoCredential, Running { wanted, .. }) => (restarting(wanted), &[Stop, PlanRestart]),
+            (Event::NotAccepted, Running { wanted, standing: OnTrial, .. }) => {
+                (starting(wanted, New), &[Reply, SayGoodbye(Request), Stop, RollBack, CountInstance, Start])
+            }
+            (Event::NotAccepted, Running { wanted, .. }) => {
+                (restarting(wanted), &[Reply, SayGoodbye(Request), Stop, PlanRestart])
+            }
+
+            (Event::RetireAgreed, Running { wanted, .. }) => {
+                let state = Waiting { wanted, wait: Wait::Use };
+                match wanted {
+                    Connected => (state, &[SayGoodbye(Idle), Stop, PublishRetired, Reply]),
+                    // It is disconnected already, for another reason.
+                    Wanted::Disconnected => (state, &[SayGoodbye(Idle), Stop, Reply]),
+                }
+            }
+            (Event::RetireDeclined, Running { .. }) => (self, &[DeclineToRetire]),
+
+            (Event::MessageWaits, Running { wanted: Connected, standing, connection: Settled }) => {
+                (connecting(standing), &[LogIn])
+            }
+            (Event::MessageWaits, Waiting { wanted: Connected, wait: Wait::Use })
+            | (Event::PauseOver, Waiting { wanted: Connected, wait: Wait::Restart }) => {
+                (starting(Connected, New), &[CountInstance, Start])
+            }
+
+            (Event::GaveUp, Waiting { .. }) => (Ended(End::Broken), &[]),
+            (Event::Lost, Starting { .. } | Running { .. } | Waiting { .. }) => (Ended(End::Broken), &[]),
+            (Event::Shutdown, Running { .. }) => {
+                (Ended(End::Shutdown), &[RemoveRegistrations, DropLogin, RefuseMessages, SayGoodbye(Shutdown)])
+            }
+            (Event::Shutdown, Waiting { .. }) => (Ended(End::Shutdown), &[]),
+
+            _ => (self, &[]),
+        }
+    }
+
+    /// Returns `true` if the instance has to be live by its deadline.
+    pub(super) fn has_deadline(self) -> bool {
+        matches!(self, Self::Running { connection: Connection::Connecting, .. })
+    }
+
+    /// Returns `true` if it makes a difference that the instance is live.
+    pub(super) fn heeds_live(self) -> bool {
+        self.has_deadline() || matches!(self, Self::Running { standing: Standing::OnTrial | Standing::New, .. })
+    }
+
+    /// Returns `true` if an instance with this status is told to connect once a message waits.
+    pub(super) fn heeds_messages(self, status: StubStatus) -> bool {
+        status == StubStatus::Disconnected
+            && matches!(self, Self::Running { wanted: Wanted::Connected, connection: Connection::Settled, .. })
+    }
+}
+
+fn starting(wanted: Wanted, standing: Standing) -> State {
+    State::Starting { wanted, standing }
+}
+
+fn connecting(standing: Standing) -> State {
+    State::Running { wanted: Wanted::Connected, standing, connection: Connection::Connecting }
+}
+
+fn restarting(wanted: Wanted) -> State {
+    State::Waiting { wanted, wait: Wait::Restart }
+}

@@ -1,0 +1,138 @@
+//! The wait for a stub's next event.
+
+use protostub_sandbox::Ended;
+use protostub_types::StubStatus;
+use tokio::{
+    task::JoinError,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    instance::{PendingLogin, until},
+    state::{Event, Login, Order, State, Wait, Wanted},
+    supervisor::{NO_REASON, Supervisor},
+};
+use crate::{
+    command::Command,
+    error::{DeployErrorKind, Phase, told},
+};
+
+impl Supervisor {
+    /// Waits for the next event, and keeps its details.
+    pub(super) async fn next_event(&mut self) -> Event {
+        match self.state {
+            State::Waiting { wanted, wait } => self.wait(wanted, wait).await,
+            _ => self.watch().await,
+        }
+    }
+
+    /// Waits until something happens to the instance, or a command comes.
+    async fn watch(&mut self) -> Event {
+        loop {
+            let report = self.status.current();
+            match report.status {
+                StubStatus::Live if self.state.heeds_live() => return Event::Live,
+                StubStatus::Failed => {
+                    self.blame(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into())));
+                    return Event::Failed;
+                }
+                _ => {}
+            }
+            // A stub whose network broke connects again when there is a message for it.
+            let heeds_messages = self.state.heeds_messages(report.status);
+            let Some(instance) = &mut self.instance else { return Event::Lost };
+            let connect_by = self.state.has_deadline().then_some(instance.connect_by);
+            tokio::select! {
+                biased;
+                // Before its end: an instance that has said so was live.
+                () = self.presence.wants_admission() => return Event::WantsAdmission,
+                ended = &mut instance.task => return self.ended(ended),
+                // Before what is asked of it: an update of a stub that has just become live is one of a live stub.
+                changed = self.status.changed() => if changed.is_none() { return Event::Undeploy },
+                () = self.context.stop.cancelled() => return Event::Shutdown,
+                command = self.commands.recv() => return self.take(command),
+                Err(error) = PendingLogin::ended(&mut instance.login) => {
+                    self.blame(self.error(Phase::Connecting, DeployErrorKind::Credential(error)));
+                    return Event::NoCredential;
+                }
+                () = self.record.mailbox.waiting(), if heeds_messages => return Event::MessageWaits,
+                () = until(connect_by) => {
+                    let after = self.context.config.connect_timeout;
+                    self.blame(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }));
+                    return Event::ConnectTimeout;
+                }
+                () = until(instance.look_at) => if self.has_been_idle() { return Event::Idle },
+            }
+        }
+    }
+
+    /// Waits until another instance is due, or a command comes. The mailbox goes on filling.
+    async fn wait(&mut self, wanted: Wanted, wait: Wait) -> Event {
+        let due = async {
+            match wait {
+                Wait::Restart => {
+                    sleep_until(self.resume_at).await;
+                    Event::PauseOver
+                }
+                Wait::Use => {
+                    self.record.mailbox.waiting().await;
+                    Event::MessageWaits
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => Event::Shutdown,
+            command = self.commands.recv() => self.take(command),
+            event = due, if wanted == Wanted::Connected => event,
+        }
+    }
+
+    /// Notes the command that the next actions carry out.
+    fn take(&mut self, command: Option<Box<Command>>) -> Event {
+        let Some(command) = command else { return Event::Undeploy };
+        let status = self.status.current().status;
+        let event = match &*command {
+            Command::Connect { credential, .. } => {
+                let told = self.instance.as_ref().and_then(|instance| instance.told.as_ref());
+                let is_other = credential.as_ref().is_some_and(|credential| told != Some(credential));
+                Event::Connect { login: if is_other { Login::Other } else { Login::Same }, status }
+            }
+            Command::Disconnect { .. } => Event::Disconnect,
+            Command::Update { artifact, .. } if artifact.discovered.descriptor.overlap => Event::Update(Order::Overlap),
+            Command::Update { .. } => Event::Update(Order::OneByOne),
+            Command::Undeploy { .. } => Event::Undeploy,
+            Command::Retire { .. } => Event::Retire,
+            Command::Wake => return Event::Wake { status },
+        };
+        self.command = Some(command);
+        event
+    }
+
+    /// The instance ended by itself.
+    fn ended(&mut self, ended: Result<Ended, JoinError>) -> Event {
+        self.record.set_idleness(None);
+        self.instance = None;
+        match ended {
+            Ok(Ended { inbox, outcome, crash, .. }) => {
+                self.crashed(crash);
+                self.blame(self.failed(Phase::Running, told(outcome)));
+                self.inbox = Some(inbox);
+                Event::Crashed
+            }
+            Err(error) => {
+                self.blame(self.lost_task(&error));
+                Event::Lost
+            }
+        }
+    }
+
+    /// Returns whether the instance has had nothing to do for as long as the operator says. If not,
+    /// sets when to look again.
+    fn has_been_idle(&mut self) -> bool {
+        let (Some(after), Some(instance)) = (self.retire_after, &mut self.instance) else { return false };
+        let left = after.saturating_sub(instance.handle.idleness().duration());
+        instance.look_at = Instant::now().checked_add(left);
+        left.is_zero()
+    }
+}
