@@ -386,3 +386,6 @@ fn connecting(standing: Standing) -> State {
 fn restarting(wanted: Wanted) -> State {
     State::Waiting { wanted, wait: Wait::Restart }
 }
+
+#[cfg(test)]
+mod tests;
