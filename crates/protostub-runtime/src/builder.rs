@@ -499,8 +499,11 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     let identity = IdentityModule::new(builder.credentials, network, builder.config.connect_timeout / 2);
 
     let context = Arc::new(RuntimeContext {
-        registry: Registry::new(runtime_url.clone(), builder.config.max_stubs),
-        triggers: Triggers::new(builder.config.deployments_per_minute),
+        registry: Registry::new(
+            runtime_url.clone(),
+            builder.config.max_stubs,
+            Triggers::new(builder.config.deployments_per_minute),
+        ),
         registry_mailbox: registry_inbox.mailbox(),
         config: builder.config,
         home,

@@ -16,7 +16,6 @@ use crate::{
     identity::IdentityModule,
     record::StubRecord,
     registry::Registry,
-    triggers::Triggers,
 };
 
 pub(crate) struct RuntimeContext {
@@ -31,7 +30,6 @@ pub(crate) struct RuntimeContext {
     pub(crate) egress: Egress,
     pub(crate) engine: Engine,
     pub(crate) registry: Registry,
-    pub(crate) triggers: Triggers,
     /// Where statuses, and requests to the registry, go.
     pub(crate) registry_mailbox: Mailbox,
     pub(crate) identity: Arc<IdentityModule>,

@@ -12,6 +12,7 @@ use crate::{
     error::RegisterError,
     launch::load_stub,
     registration::{HypertyDescriptor, Registration, RegistrationHandle, RegistrationRequest},
+    registry::Retry,
 };
 
 /// A part of the host program with an address on the bus. Dropped, its address is free again, and its domain's Registry is told that it has gone.
@@ -43,7 +44,7 @@ impl Hyperty {
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
         let address = &self.address;
         let entry = RegistrationRequest::of_hyperty(&self.context, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = load_stub(&self.context, entry.key(), &self.origin, false);
+        let deployed = load_stub(&self.context, entry.key(), &self.origin, Retry::AfterPause);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
         self.registration = descriptor.register.then(|| RegistrationHandle::keep(&self.context, entry));
         Ok(self)

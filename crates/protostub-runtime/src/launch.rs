@@ -4,41 +4,57 @@ use std::sync::{Arc, Weak};
 
 use protostub_bus::{Inbox, Mailbox, Origin, PostError, Unroutable};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
+use tokio::sync::mpsc;
 
 use crate::{
     context::RuntimeContext,
     deploy::deploy,
     error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
     record::StubRecord,
-    registry::{Discovery, Reservation},
+    registry::{Reservation, Reserved, Retry},
+    steps::Step,
     supervise::{self, Supervisor},
     triggers,
 };
 
-/// Steps 1 to 3: the record of the stub for `key`; if there is none, its deployment begins in a task of its own, so that nobody's dropped
-/// future ends it for others. `origin` is who triggers that. A failure of a moment ago is held against it, unless it is `patient`.
+/// Steps 1 to 3: returns the record of the stub for `key`. If there is none, its deployment begins,
+/// triggered by `origin`. It runs in a task of its own, so that no caller's dropped future ends it
+/// for the others.
+///
+/// # Errors
+/// If the stub is not there and cannot be deployed now.
 pub(crate) fn load_stub(
     context: &Arc<RuntimeContext>,
     key: &StubKey,
     origin: &Origin,
-    patient: bool,
+    retry: Retry,
 ) -> Result<Arc<StubRecord>, DeployError> {
     let reserving = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
     triggers::authorise(&context.config, origin, key).map_err(reserving)?;
-    let open = || {
-        context.triggers.count(origin)?;
-        let inbox = context.bus.inbox(context.config.inbox_of(key.domain()));
-        let route = context.bus.attach_key(key, &inbox.mailbox()).map_err(|error| DeployErrorKind::Bus(Arc::new(error)))?;
-        Ok((inbox, route))
+    if let Some(record) = context.registry.discover(key, retry)? {
+        return Ok(record);
+    }
+    let inbox = context.bus.inbox(context.config.inbox_of(key.domain()));
+    let (sender, commands) = mpsc::channel(8);
+    let record = Arc::new(StubRecord::new(key.clone(), inbox.mailbox(), sender));
+    let _loading = record.steps.open(Step::LoadStub, "").entered();
+    let reserved = {
+        let _discovering = record.steps.open(Step::DiscoverStub, "").entered();
+        context.registry.reserve(&record, origin, retry)?
     };
-    let reservation = match context.registry.discover(key, patient, open)? {
-        Discovery::Available(record) => return Ok(record),
-        Discovery::Reserved(reservation) => reservation,
+    if let Reserved::Available(record) = reserved {
+        return Ok(record);
+    }
+    let _none_available = record.steps.open(Step::NoneAvailable, "").entered();
+    let key_route = match context.bus.attach_key(key, &record.mailbox) {
+        Ok(route) => route,
+        Err(error) => {
+            let error = reserving(DeployErrorKind::Bus(Arc::new(error)));
+            context.registry.remove(&record, error.clone());
+            return Err(error);
+        }
     };
-    let record = Arc::clone(&reservation.record);
-    record.steps.mark(1, "");
-    record.steps.mark(2, "");
-    record.steps.mark(3, "");
+    let reservation = Reservation { record: Arc::clone(&record), inbox, commands, key_route };
     context.spawn(run(Arc::clone(context), reservation));
     Ok(record)
 }
@@ -93,7 +109,7 @@ impl Unroutable for DeployOnDemand {
         let Some(context) = self.context.upgrade() else {
             return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
         };
-        let loaded = load_stub(&context, key, origin, false);
+        let loaded = load_stub(&context, key, origin, Retry::AfterPause);
         let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
         Ok(record.mailbox.clone())
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protostub_bus::{Inbox, Mailbox, Route};
+use protostub_bus::{Inbox, Mailbox, Origin, Route};
 use protostub_types::{Address, AddressError, SafeText, StubKey};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use crate::{
     command::Command,
     error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
     record::StubRecord,
+    triggers::Triggers,
 };
 
 /// How many failures are remembered. The oldest is forgotten first: a flood of made-up domains costs no more memory than this.
@@ -29,6 +30,7 @@ const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 pub(crate) struct Registry {
     runtime: Address,
     max_stubs: usize,
+    triggers: Triggers,
     state: Mutex<RegistryState>,
     /// Changes whenever a deployment begins.
     deployments: watch::Sender<()>,
@@ -45,6 +47,28 @@ struct RegistryState {
     sandboxes: BTreeMap<Address, StubKey>,
     hyperties: HashMap<Address, Mailbox>,
     closing: bool,
+}
+
+impl RegistryState {
+    fn discover(&self, key: &StubKey, retry: Retry, max_stubs: usize) -> Result<Option<Arc<StubRecord>>, DeployError> {
+        let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
+        if self.closing {
+            return Err(stopped(key, SHUTTING_DOWN));
+        }
+        if let Some(record) = self.records.get(key) {
+            return Ok(Some(Arc::clone(record)));
+        }
+        if retry == Retry::AfterPause
+            && let Some(failure) = self.failures.get(key)
+            && let Some(again_in) = failure.remaining()
+        {
+            return Err(fail(DeployErrorKind::Remembered { reason: failure.reason.clone(), again_in }));
+        }
+        if self.records.len() >= max_stubs {
+            return Err(fail(DeployErrorKind::TooMany { limit: max_stubs }));
+        }
+        Ok(None)
+    }
 }
 
 #[derive(Debug)]
@@ -65,15 +89,25 @@ impl RememberedFailure {
     }
 }
 
-/// What the registry knows of a key (step 3).
-pub(crate) enum Discovery {
-    /// It is there, or will be.
-    Available(Arc<StubRecord>),
-    /// It was not; now it is reserved for whoever asked.
-    Reserved(Reservation),
+/// The effect of a failure of a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It does not count: the stub is deployed now.
+    Now,
+    /// The stub is not deployed before its pause is over.
+    AfterPause,
 }
 
-/// The right, and the duty, to deploy a stub. Dropped without [`Deployed`](crate::deploy::Deployed) having come of it, everything is as before.
+/// The registry's answer to a reservation (step 3).
+#[derive(Debug)]
+pub(crate) enum Reserved {
+    /// The key is the record's. Its stub has to be deployed, or the record to be removed.
+    New,
+    /// The stub is there, or will be.
+    Available(Arc<StubRecord>),
+}
+
+/// The parts of a stub that is about to be deployed. Dropped, its inbox and its route are gone.
 pub(crate) struct Reservation {
     pub(crate) record: Arc<StubRecord>,
     pub(crate) inbox: Inbox,
@@ -82,8 +116,8 @@ pub(crate) struct Reservation {
 }
 
 impl Registry {
-    pub(crate) fn new(runtime: Address, max_stubs: usize) -> Self {
-        Self { runtime, max_stubs, state: Mutex::default(), deployments: watch::Sender::default() }
+    pub(crate) fn new(runtime: Address, max_stubs: usize, triggers: Triggers) -> Self {
+        Self { runtime, max_stubs, triggers, state: Mutex::default(), deployments: watch::Sender::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, RegistryState> {
@@ -91,36 +125,30 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Steps 2 and 3: the record of a key, or its reservation, whose inbox and route `open` makes. `patient`: a failure of a moment ago is
-    /// not held against it.
-    pub(crate) fn discover(
-        &self,
-        key: &StubKey,
-        patient: bool,
-        open: impl FnOnce() -> Result<(Inbox, Route), DeployErrorKind>,
-    ) -> Result<Discovery, DeployError> {
-        let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
+    /// Returns the record of a key. `None`: its stub can be reserved.
+    ///
+    /// # Errors
+    /// If it cannot: the runtime shuts down, it failed a moment ago, or there are too many.
+    pub(crate) fn discover(&self, key: &StubKey, retry: Retry) -> Result<Option<Arc<StubRecord>>, DeployError> {
+        self.state().discover(key, retry, self.max_stubs)
+    }
+
+    /// Steps 2 and 3: reserves the record's key, unless the stub is there. A reservation counts as
+    /// triggered by `origin`. Of all callers that find no stub at the same time, one reserves it.
+    ///
+    /// # Errors
+    /// As [`Self::discover`]; or if `origin` has triggered too many. Nothing is reserved then.
+    pub(crate) fn reserve(&self, record: &Arc<StubRecord>, origin: &Origin, retry: Retry) -> Result<Reserved, DeployError> {
+        let key = &record.key;
         let mut state = self.state();
-        if state.closing {
-            return Err(stopped(key, SHUTTING_DOWN));
+        if let Some(record) = state.discover(key, retry, self.max_stubs)? {
+            return Ok(Reserved::Available(record));
         }
-        if let Some(record) = state.records.get(key) {
-            return Ok(Discovery::Available(Arc::clone(record)));
-        }
-        if let Some(failure) = state.failures.get(key).filter(|_| !patient)
-            && let Some(again_in) = failure.remaining()
-        {
-            return Err(fail(DeployErrorKind::Remembered { reason: failure.reason.clone(), again_in }));
-        }
-        if state.records.len() >= self.max_stubs {
-            return Err(fail(DeployErrorKind::TooMany { limit: self.max_stubs }));
-        }
-        let (inbox, key_route) = open().map_err(fail)?;
-        let (sender, commands) = mpsc::channel(8);
-        let record = Arc::new(StubRecord::new(key.clone(), inbox.mailbox(), sender));
-        state.records.insert(key.clone(), Arc::clone(&record));
+        self.triggers.count(origin).map_err(|kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind })?;
+        state.records.insert(key.clone(), Arc::clone(record));
+        drop(state);
         self.deployments.send_replace(());
-        Ok(Discovery::Reserved(Reservation { record, inbox, commands, key_route }))
+        Ok(Reserved::New)
     }
 
     /// Step 9: unique for the whole life of the runtime, and beyond (a UUID).
@@ -222,5 +250,86 @@ impl Registry {
     /// From now on nothing is reserved.
     pub(crate) fn close(&self) {
         self.state().closing = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Barrier, thread};
+
+    use protostub_bus::{Bus, BusConfig};
+    use protostub_types::Domain;
+
+    use super::*;
+
+    const ASKERS: usize = 64;
+    const ROUNDS: usize = 50;
+
+    fn key(number: usize) -> StubKey {
+        StubKey::Domain(Domain::parse(&format!("sp{number}.example")).expect("a domain"))
+    }
+
+    fn hyperty(number: usize) -> Origin {
+        Origin::Hyperty(Address::parse(&format!("hyperty://home.example/{number}")).expect("an address"))
+    }
+
+    fn bus_and_registry(per_minute: u32) -> (Bus, Registry) {
+        let runtime = Address::parse("runtime://home.example/1").expect("an address");
+        let bus = Bus::new(BusConfig::new(Domain::parse("home.example").expect("a domain"), runtime.clone()));
+        (bus, Registry::new(runtime, 1000, Triggers::new(per_minute)))
+    }
+
+    fn record(bus: &Bus, key: StubKey) -> Arc<StubRecord> {
+        let inbox = bus.inbox(protostub_bus::InboxLimits::default());
+        Arc::new(StubRecord::new(key, inbox.mailbox(), mpsc::channel(1).0))
+    }
+
+    #[test]
+    fn concurrent_askers_reserve_once_and_one_is_counted() {
+        let (bus, registry) = bus_and_registry(1);
+        for round in 0..ROUNDS {
+            let barrier = Barrier::new(ASKERS);
+            let winners: Vec<_> = thread::scope(|scope| {
+                let ask = |number: usize| {
+                    let (barrier, bus, registry) = (&barrier, &bus, &registry);
+                    move || {
+                        let record = record(bus, key(round));
+                        barrier.wait();
+                        let origin = hyperty(round * ASKERS + number);
+                        match registry.reserve(&record, &origin, Retry::AfterPause).expect("each may trigger one") {
+                            Reserved::New => Some((number, record)),
+                            Reserved::Available(_) => None,
+                        }
+                    }
+                };
+                let askers: Vec<_> = (0..ASKERS).map(|number| scope.spawn(ask(number))).collect();
+                askers.into_iter().filter_map(|asker| asker.join().expect("no panic")).collect()
+            });
+            let [(winner, reserved)] = &winners[..] else { panic!("{} have reserved it", winners.len()) };
+            let held = registry.record(&key(round)).expect("it is reserved");
+            assert!(Arc::ptr_eq(&held, reserved));
+            // The one trigger of the minute is spent for the asker that reserved, and for no other.
+            for number in [*winner, (*winner + 1) % ASKERS] {
+                let other = key(1000 + round);
+                let origin = hyperty(round * ASKERS + number);
+                let reserved = registry.reserve(&record(&bus, other.clone()), &origin, Retry::AfterPause);
+                assert_eq!(reserved.is_err(), number == *winner, "{reserved:?}");
+                assert_eq!(registry.record(&other).is_some(), number != *winner, "a refused trigger reserves nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn failed_stub_is_refused_until_its_pause_is_over() {
+        let (bus, registry) = bus_and_registry(0);
+        let first = record(&bus, key(0));
+        let reserve = |record, retry| registry.reserve(record, &Origin::Host, retry);
+        assert!(matches!(reserve(&first, Retry::AfterPause), Ok(Reserved::New)));
+        let kind = DeployErrorKind::Failed { reason: "no network".into() };
+        registry.remove(&first, DeployError { key: key(0), phase: Phase::Connecting, kind });
+        let second = record(&bus, key(0));
+        let error = reserve(&second, Retry::AfterPause).expect_err("it failed a moment ago");
+        assert!(matches!(error.kind, DeployErrorKind::Remembered { .. }), "{error:?}");
+        assert!(matches!(reserve(&second, Retry::Now), Ok(Reserved::New)));
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     launch::{key_of, load_stub},
     record::StubRecord,
     registration::HypertyDescriptor,
+    registry::Retry,
     stub::Protostub,
 };
 
@@ -138,7 +139,7 @@ impl Runtime {
             phase: crate::error::Phase::Reserving,
             kind: crate::error::DeployErrorKind::Address(error),
         })?;
-        load_stub(&self.context, &key, &Origin::Host, true)
+        load_stub(&self.context, &key, &Origin::Host, Retry::Now)
     }
 
     /// The stubs that are deployed, or being deployed.

@@ -1,7 +1,7 @@
 use std::{fmt, pin::pin, sync::Arc};
 
 use protostub_bus::Inbox;
-use protostub_types::SafeText;
+use protostub_types::{SafeText, Step};
 use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
@@ -104,7 +104,7 @@ impl Sandbox {
         let limit = store.data().config.limits.time_per_call;
         let began = call::begin(&mut store);
         let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
-        let step = tracing::info_span!(target: "protostub", "step", step = 17_u64, call = "Sandbox → protostub: new", %domain, %stub, detail = "");
+        let step = tracing::info_span!(target: "protostub", "step", step = Step::NewStub.number(), call = Step::NewStub.call(), %domain, %stub, detail = "");
         let instantiated = {
             let call = pin!(compiled.pre().instantiate_async(&mut store));
             call::bounded(&compiled, &mut meter, (began, limit), call).instrument(step).await

@@ -7,6 +7,7 @@
 //! * [`OAuthScope`]: what a stub asks a credential for
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
+//! * [`Step`]: a step of a deployment, as the specification numbers it
 //! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
@@ -20,6 +21,7 @@ mod key;
 mod message;
 mod scope;
 mod status;
+mod step;
 mod text;
 mod time;
 mod unique;
@@ -34,6 +36,7 @@ pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
 pub use scope::{OAuthScope, OAuthScopeError};
 pub use status::{StatusReport, StubStatus};
+pub use step::Step;
 pub use text::{SafeList, SafeText};
 pub use time::deadline;
 pub use unique::{RepeatedKey, UniqueMap};

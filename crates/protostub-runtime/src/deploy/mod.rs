@@ -29,6 +29,7 @@ use crate::{
     record::StubRecord,
     registry::Reservation,
     status::{StatusPublisher, StubPresence},
+    steps::Step,
 };
 
 /// A stub after step 20. Dropped, it is gone from the bus.
@@ -60,18 +61,18 @@ pub(crate) async fn deploy(
     let Prepared { presence, artifact, sandbox, status_route, stub_route } = prepared;
     let steps = &record.steps;
 
-    let deploying = steps.open(16, "");
+    let deploying = steps.open(Step::DeployComponent, "");
     let deployed = sandbox.deploy_component(inbox).instrument(deploying).await;
     let (handle, task) = deployed.map_err(|error| {
         context.report(&record, error.crash);
         let kind = DeployErrorKind::Start(Arc::new(error.kind));
         (Some(error.inbox), DeployError { key: record.key.clone(), phase: Phase::Starting, kind })
     })?;
-    steps.mark(18, "");
+    steps.mark(Step::ComponentDeployed, "");
 
     let _ = record.status.advance(StubStatus::Deployed, None);
     record.deployed();
-    steps.mark(20, "");
+    steps.mark(Step::Successful, "");
     let routes = [key_route, stub_route, status_route];
     Ok(Deployed { record, presence, artifact, handle, task, commands, routes })
 }
@@ -93,11 +94,11 @@ async fn prepare(
     let (key, steps) = (&record.key, &record.steps);
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
-    let asking = steps.open(4, &key.descriptor_name());
+    let asking = steps.open(Step::GetDescriptor, &key.descriptor_name());
     let (discovered, before) = tokio::join!(context.catalogue.discover(key).instrument(asking), context.catalogue.committed(key));
     let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
-    steps.mark(5, discovered.url.as_str());
+    steps.mark(Step::Descriptor, discovered.url.as_str());
     let before = before.map_err(trust_state).map_err(during(Phase::Discovering))?;
     refuse_downgrade(context, &discovered, before.as_ref()).map_err(during(Phase::Discovering))?;
     if before.is_none() {
@@ -108,16 +109,16 @@ async fn prepare(
     record.publish(artifact.published());
 
     let registering = during(Phase::Registering);
-    steps.mark(8, "");
+    steps.mark(Step::RegisterStub, "");
     let url = context.registry.generate_stub_url(record).map_err(DeployErrorKind::Address).map_err(&registering)?;
     steps.stub_is(&url);
-    steps.mark(9, url.as_str());
+    steps.mark(Step::GenerateStubUrl, url.as_str());
     let topic = url.join("status").map_err(DeployErrorKind::Address).map_err(&registering)?;
-    let listening = steps.open(10, topic.as_str());
+    let listening = steps.open(Step::ListenForStatus, topic.as_str());
     let attached = |route: Result<Route, _>| route.map_err(|error| DeployErrorKind::Bus(Arc::new(error)));
     let status_route = attached(context.bus.attach(&topic, &context.registry_mailbox)).map_err(&registering)?;
     drop(listening);
-    steps.mark(11, url.as_str());
+    steps.mark(Step::StubUrl, url.as_str());
 
     let publisher = StatusPublisher {
         stub: url.clone(),
@@ -128,15 +129,15 @@ async fn prepare(
     };
     let presence = Arc::new(StubPresence::new(publisher, &record.status, &record.limits_hit));
     presence.set_admission(artifact.to_commit().is_none());
-    let making = steps.open(12, "");
+    let making = steps.open(Step::NewSandbox, "");
     let sandbox = sandbox(permit, context, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
     drop(making);
-    steps.mark(13, "");
-    steps.mark(14, "");
+    steps.mark(Step::Sandbox, "");
+    steps.mark(Step::RegisterSandbox, "");
     let sandbox_url = context.registry.register_sandbox(record).map_err(DeployErrorKind::Address).map_err(&registering)?;
-    steps.mark(15, sandbox_url.as_str());
+    steps.mark(Step::SandboxUrl, sandbox_url.as_str());
 
-    let attaching = steps.open(19, "");
+    let attaching = steps.open(Step::ListenForMessages, "");
     record.mailbox.belongs_to(&url);
     let stub_route = attached(context.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
     drop(attaching);

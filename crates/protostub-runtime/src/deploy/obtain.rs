@@ -13,6 +13,7 @@ use crate::{
     error::{DeployError, DeployErrorKind, Phase},
     observer::Progress,
     record::StubRecord,
+    steps::Step,
 };
 
 /// Steps 6 and 7, and the compilation, of the first version or of an update.
@@ -25,20 +26,20 @@ pub(crate) async fn obtain(
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let granted = &context.config.settings(key.domain()).imports;
-    let fetching = steps.open(6, "");
+    let fetching = steps.open(Step::GetComponent, "");
     // What other domains publish too, or what ran a moment ago, is verified and compiled already.
     if let Some(digest) = discovered.descriptor.digest()
         && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
         && context.catalogue.admits(&discovered, compiled.component_bytes())
     {
         drop(fetching);
-        steps.mark(7, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
+        steps.mark(Step::Component, &format!("{} bytes, sha256 {digest}, as compiled before", compiled.component_bytes()));
         check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
         return Ok(Artifact { discovered, digest, compiled, before: None });
     }
     let component =
         context.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
-    steps.mark(7, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
+    steps.mark(Step::Component, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
     context.config.progress.tell(key, &Progress::Compiling);

@@ -11,6 +11,7 @@ use crate::{
     identity::{Credential, CredentialJson},
     launch::{key_of, load_stub},
     record::StubRecord,
+    registry::Retry,
     stub::Protostub,
 };
 
@@ -90,7 +91,7 @@ async fn log_in(
     credential: Option<Credential>,
 ) -> Result<Arc<StubRecord>, Refusal> {
     let unavailable = |error: DeployError| (error.kind.code(), in_full(&error).to_string());
-    let record = load_stub(context, key, &Origin::Hyperty(hyperty.clone()), true).map_err(unavailable)?;
+    let record = load_stub(context, key, &Origin::Hyperty(hyperty.clone()), Retry::Now).map_err(unavailable)?;
     let stub = Protostub::new(context, Arc::clone(&record));
     match credential.clone() {
         Some(credential) => {

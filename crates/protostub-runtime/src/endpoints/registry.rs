@@ -5,7 +5,7 @@ use protostub_types::{Address, Message, MessageType};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, answer_with, describe};
-use crate::{context::RuntimeContext, record::StubRecord};
+use crate::{context::RuntimeContext, record::StubRecord, steps::Step};
 
 /// Listens for the Registry.
 ///
@@ -54,7 +54,7 @@ fn on_status(context: &RuntimeContext, message: &Message) {
     let Some(mut body) = message.body.as_ref().and_then(|body| body.parse::<Map<String, Value>>().ok()) else { return };
     if let Some(record) = context.registry.record_of(&message.from) {
         let value = body.get("value").and_then(Value::as_str).unwrap_or_default();
-        record.steps.mark(22, &value.to_ascii_lowercase());
+        record.steps.mark(Step::StatusEvent, &value.to_ascii_lowercase());
     }
     body.insert("resource".to_owned(), Value::from(message.from.as_str()));
     context.publish_status(Value::Object(body));

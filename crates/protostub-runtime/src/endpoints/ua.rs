@@ -10,6 +10,7 @@ use crate::{
     context::RuntimeContext,
     error::in_full,
     launch::{key_of, load_stub},
+    registry::Retry,
 };
 
 /// What `execute` to `<runtime>/ua` carries: `{"method": "loadStub", "params": ["sp1.example"]}`; a single text stands for a list of one.
@@ -54,8 +55,9 @@ async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
     };
     let loaded = async {
         let key = key_of(target, &context.home).map_err(|error| (400, in_full(&error).to_string()))?;
-        let record = load_stub(context, &key, &origin, !matches!(origin, Origin::Stub(_)))
-            .map_err(|error| (error.kind.code(), in_full(&error).to_string()))?;
+        let retry = if matches!(origin, Origin::Stub(_)) { Retry::AfterPause } else { Retry::Now };
+        let record =
+            load_stub(context, &key, &origin, retry).map_err(|error| (error.kind.code(), in_full(&error).to_string()))?;
         record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
         Ok::<_, (u16, String)>(record)
     };

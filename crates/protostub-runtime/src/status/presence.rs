@@ -11,7 +11,7 @@ use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubS
 use tokio::sync::Notify;
 
 use super::{LimitsHit, StatusCell, StatusForm, StatusWatch};
-use crate::steps::Steps;
+use crate::steps::{Step, Steps};
 
 /// Where what an instance says of its status goes.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(crate) struct StatusPublisher {
 impl StatusPublisher {
     /// Step 21: posts the stub's status to `<stub>/status`.
     fn post(&self, report: &StatusReport) {
-        let _step = self.steps.open(21, report.status.as_str()).entered();
+        let _step = self.steps.open(Step::PostStatus, report.status.as_str()).entered();
         let mut message = Message::update(self.topic.clone()).with_body(self.form.body(report, None));
         message.from = self.stub.clone();
         message.id = MessageId::Text(report.sequence.to_string().into());
