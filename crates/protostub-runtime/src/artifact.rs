@@ -5,6 +5,8 @@ use protostub_sandbox::CompiledStub;
 use protostub_types::{Sha256Digest, Version};
 use url::Url;
 
+use crate::status::Admission;
+
 /// What a stub's instances are made of: what steps 4 to 7 found, verified and compiled.
 #[derive(Debug)]
 pub(crate) struct Artifact {
@@ -22,6 +24,11 @@ impl Artifact {
 
     pub(crate) fn published(&self) -> Release {
         Release { digest: Some(self.digest), ..published(&self.discovered) }
+    }
+
+    /// The permission of instances to be live before their version is durable as the accepted one.
+    pub(crate) fn admission(&self) -> Admission {
+        if self.to_commit().is_none() { Admission::Admitted } else { Admission::HeldBack }
     }
 
     /// What is accepted with this. None if the same was accepted before.

@@ -80,7 +80,7 @@ impl RuntimeContext {
     pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
         let Some(crash) = crash else { return };
         record.crashed(&crash);
-        self.config.crashes.tell(&record.key, &crash);
+        self.config.crashes.notify(&record.key, &crash);
     }
 }
 

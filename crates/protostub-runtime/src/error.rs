@@ -269,16 +269,16 @@ impl DeployErrorKind {
 const MAX_FAILURE_BYTES: usize = 4 << 10;
 
 /// Returns what became of a stub, for its status, the log and those who wait for it.
-pub(crate) fn told(failure: impl fmt::Display) -> SafeText {
+pub(crate) fn failure_text(failure: impl fmt::Display) -> SafeText {
     SafeText::display_cut(failure, MAX_FAILURE_BYTES)
 }
 
 /// Returns an error and all its causes in one line, for a response's description or a log.
 pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
-    let mut text = told(error).to_string();
+    let mut text = failure_text(error).to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let cause_text = told(cause);
+        let cause_text = failure_text(cause);
         // A transparent error says what its cause says.
         if !text.ends_with(cause_text.as_str()) {
             text.push_str(": ");
@@ -286,7 +286,7 @@ pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
         }
         next = cause.source();
     }
-    told(text)
+    failure_text(text)
 }
 
 /// The reason why things end at shutdown.

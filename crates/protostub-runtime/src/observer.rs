@@ -17,17 +17,17 @@ pub enum Progress {
     CompilingEnded,
 }
 
-type Tell<T> = dyn Fn(&StubKey, &T) + Send + Sync;
+type Callback<T> = dyn Fn(&StubKey, &T) + Send + Sync;
 
 /// Whoever wants to know something of stubs, if anybody.
-pub(crate) struct Observer<T>(Option<Arc<Tell<T>>>);
+pub(crate) struct Observer<T>(Option<Arc<Callback<T>>>);
 
 impl<T> Observer<T> {
     pub(crate) fn new(hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
 
-    pub(crate) fn tell(&self, key: &StubKey, what: &T) {
+    pub(crate) fn notify(&self, key: &StubKey, what: &T) {
         if let Some(hook) = &self.0 {
             hook(key, what);
         }
@@ -48,7 +48,7 @@ impl<T> Default for Observer<T> {
 
 impl DownloadProgress for Observer<Progress> {
     fn download(&self, key: &StubKey, download: Download) {
-        self.tell(key, &Progress::Download(download));
+        self.notify(key, &Progress::Download(download));
     }
 }
 

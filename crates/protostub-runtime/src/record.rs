@@ -21,7 +21,7 @@ use crate::{
     error::DeployError,
     identity::ExplicitLogin,
     registration::RegistrationHandle,
-    status::{LimitsHit, StatusCell},
+    status::{LimitCounters, StatusCell},
     steps::Steps,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct StubRecord {
     idleness: Mutex<Option<Idleness>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
-    pub(crate) limits_hit: Arc<LimitsHit>,
+    pub(crate) limit_counters: Arc<LimitCounters>,
     /// Its own registration at its domain's Registry, if the operator wants it.
     pub(crate) registration: OnceLock<RegistrationHandle>,
     /// What is registered through it.
@@ -81,7 +81,7 @@ impl StubRecord {
             idleness: Mutex::default(),
             restarts: AtomicU64::new(0),
             last_crash: Mutex::default(),
-            limits_hit: Arc::default(),
+            limit_counters: Arc::default(),
             registration: OnceLock::new(),
             registrations: TaskTracker::new(),
             leaving: CancellationToken::new(),

@@ -195,7 +195,7 @@ impl Registry {
     }
 
     /// A stub that is live has left its failures behind.
-    pub(crate) fn forgive(&self, key: &StubKey) {
+    pub(crate) fn clear_failures(&self, key: &StubKey) {
         self.state().failures.remove(key);
     }
 

@@ -89,7 +89,7 @@ impl Restarts {
     }
 
     /// An instance has crashed while a session was saved. Whether the next one had better do without: the second time within the time that counts.
-    pub(crate) fn blames_session(&mut self, now: Instant) -> bool {
+    pub(crate) fn suspects_session(&mut self, now: Instant) -> bool {
         let counts = |at: Instant| now.saturating_duration_since(at) <= self.policy.within;
         let again = self.with_session.take().is_some_and(counts);
         if !again {
@@ -143,9 +143,9 @@ mod tests {
     fn a_session_is_blamed_for_the_second_crash_in_a_row() {
         let mut restarts = Restarts::new(RestartPolicy::default());
         let start = Instant::now();
-        assert!(!restarts.blames_session(start));
-        assert!(restarts.blames_session(at(start, 60)));
-        assert!(!restarts.blames_session(at(start, 61)));
-        assert!(!restarts.blames_session(at(start, 200)), "that is long ago");
+        assert!(!restarts.suspects_session(start));
+        assert!(restarts.suspects_session(at(start, 60)));
+        assert!(!restarts.suspects_session(at(start, 61)));
+        assert!(!restarts.suspects_session(at(start, 200)), "that is long ago");
     }
 }

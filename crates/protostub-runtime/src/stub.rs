@@ -87,7 +87,7 @@ impl Protostub {
     /// the target `protostub::limits` too, the first time, the tenth, the hundredth and so on.
     #[must_use]
     pub fn limits_hit(&self) -> BTreeMap<&'static str, u64> {
-        self.record.limits_hit.counts()
+        self.record.limit_counters.counts()
     }
 
     /// What has become of its registration at its domain's Registry. None unless [`DomainSettings::register`](crate::DomainSettings::register) is

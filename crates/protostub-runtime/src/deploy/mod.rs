@@ -127,8 +127,8 @@ async fn prepare(
         form: context.config.status_form,
         steps: Arc::clone(&record.steps),
     };
-    let presence = Arc::new(StubPresence::new(publisher, &record.status, &record.limits_hit));
-    presence.set_admission(artifact.to_commit().is_none());
+    let presence = Arc::new(StubPresence::new(publisher, &record.status, &record.limit_counters));
+    presence.set_admission(artifact.admission());
     let making = steps.open(Step::NewSandbox, "");
     let sandbox = sandbox(permit, context, record, &presence, &artifact, record.session.clone()).await.map_err(&registering)?;
     drop(making);

@@ -42,12 +42,12 @@ pub(crate) async fn obtain(
     steps.mark(Step::Component, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
-    context.config.progress.tell(key, &Progress::Compiling);
+    context.config.progress.notify(key, &Progress::Compiling);
     let bytes = component.bytes().clone();
     let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
     let after = context.config.compile_timeout;
     let compiled = tokio::time::timeout(after, compilation).await;
-    context.config.progress.tell(key, &Progress::CompilingEnded);
+    context.config.progress.notify(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
     let compiled = compiled.map_err(|error| DeployErrorKind::Compile(Arc::new(error))).map_err(during(Phase::Compiling))?;
     check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;

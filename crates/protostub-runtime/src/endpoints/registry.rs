@@ -76,13 +76,13 @@ fn on_request(context: &RuntimeContext, message: &Message) -> Answer {
         }
         (MessageType::Subscribe, Some(record)) => {
             context.bus.subscribe(&message.to, &message.from);
-            tell_current(context, record, message);
+            send_current(context, record, message);
             Answer::Ok(None)
         }
         (MessageType::Subscribe, None) if message.to == context.status_url => {
             context.bus.subscribe(&message.to, &message.from);
             for record in context.registry.records() {
-                tell_current(context, &record, message);
+                send_current(context, &record, message);
             }
             Answer::Ok(None)
         }
@@ -97,7 +97,7 @@ fn status_of(context: &RuntimeContext, topic: &Address) -> Option<Arc<StubRecord
 }
 
 /// A late subscriber learns what holds, and nobody else hears it again.
-fn tell_current(context: &RuntimeContext, record: &StubRecord, subscription: &Message) {
+fn send_current(context: &RuntimeContext, record: &StubRecord, subscription: &Message) {
     let Some(stub) = record.url.get() else { return };
     let report = record.status.current();
     let of_runtime = subscription.to == context.status_url;

@@ -15,21 +15,21 @@ use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum of domains whose last error is remembered: a provider may fail for any domain.
-const MAX_TOLD: usize = 1024;
+const MAX_LAST_ERRORS: usize = 1024;
 
 /// What the providers know, asked in their order.
 pub(crate) struct IdentityModule {
     providers: Vec<Arc<dyn CredentialProvider>>,
     network: Network,
     /// For how long what fails for the moment is tried again.
-    patience: Duration,
+    retry_for: Duration,
     /// The last error of each domain, which is not logged again and again.
-    told: Mutex<HashMap<Domain, CredentialError>>,
+    last_errors: Mutex<HashMap<Domain, CredentialError>>,
 }
 
 impl IdentityModule {
-    pub(crate) fn new(providers: Vec<Arc<dyn CredentialProvider>>, network: Network, patience: Duration) -> Self {
-        Self { providers, network, patience, told: Mutex::default() }
+    pub(crate) fn new(providers: Vec<Arc<dyn CredentialProvider>>, network: Network, retry_for: Duration) -> Self {
+        Self { providers, network, retry_for, last_errors: Mutex::default() }
     }
 
     /// Whether there is nobody to ask for credentials.
@@ -39,15 +39,15 @@ impl IdentityModule {
 
     /// The credential for a domain, if one of the providers knows it: one that has not run out.
     pub(crate) async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
-        let by = deadline(Instant::now(), self.patience);
+        let by = deadline(Instant::now(), self.retry_for);
         let pauses = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE);
         let mut pauses = pauses.with_jitter().without_max_times().build();
         loop {
             let answer = timeout_at(by, self.ask(domain, scope)).await.unwrap_or_else(|_| {
-                let patience = self.patience.as_secs_f32();
-                Err(CredentialError::Temporary(format!("no answer of the credential provider within {patience} s").into()))
+                let retry_for = self.retry_for.as_secs_f32();
+                Err(CredentialError::Temporary(format!("no answer of the credential provider within {retry_for} s").into()))
             });
-            self.tell(domain, &answer);
+            self.log_answer(domain, &answer);
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             match &answer {
                 Err(CredentialError::Temporary(_)) if Instant::now() + pause < by => sleep(pause).await,
@@ -76,21 +76,21 @@ impl IdentityModule {
         Ok(None)
     }
 
-    fn tell(&self, domain: &Domain, answer: &Result<Option<Credential>, CredentialError>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn log_answer(&self, domain: &Domain, answer: &Result<Option<Credential>, CredentialError>) {
+        let mut last_errors = self.last_errors.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(None) => {}
             Ok(Some(credential)) => {
-                told.remove(domain);
-                drop(told);
+                last_errors.remove(domain);
+                drop(last_errors);
                 tracing::debug!(target: "protostub", %domain, ?credential, "a credential is handed out");
             }
             Err(error) => {
-                if told.len() >= MAX_TOLD && !told.contains_key(domain) {
-                    told.clear();
+                if last_errors.len() >= MAX_LAST_ERRORS && !last_errors.contains_key(domain) {
+                    last_errors.clear();
                 }
-                let is_new = told.insert(domain.clone(), error.clone()).as_ref() != Some(error);
-                drop(told);
+                let is_new = last_errors.insert(domain.clone(), error.clone()).as_ref() != Some(error);
+                drop(last_errors);
                 if is_new {
                     tracing::warn!(target: "protostub", %domain, %error, "there is no credential for a domain that should have one");
                 }

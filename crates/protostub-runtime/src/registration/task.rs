@@ -20,9 +20,9 @@ use super::{HypertyDescriptor, Registration, RegistrationHandle};
 use crate::{context::RuntimeContext, error::in_full, record::StubRecord};
 
 /// How long a Registry may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the Registry may take to answer a removal.
-const FAREWELL: Duration = Duration::from_secs(2);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -45,22 +45,22 @@ impl RegistrationRequest {
     ) -> Result<Self, AddressError> {
         let domain = descriptor.domain.clone().or_else(|| url.domain()).ok_or_else(|| AddressError::without_domain(url))?;
         let key = StubKey::of(&registry_of(&domain)?, &context.home).unwrap_or(StubKey::Domain(domain));
-        let mut entry = Self::new(context, key, url, descriptor.expires)?;
-        let mut add = |name: &str, value: Option<Value>| value.map(|value| entry.value.insert(name.to_owned(), value));
+        let mut request = Self::new(context, key, url, descriptor.expires)?;
+        let mut add = |name: &str, value: Option<Value>| value.map(|value| request.value.insert(name.to_owned(), value));
         add("descriptor", descriptor.descriptor_url.as_ref().map(|url| Value::from(url.as_str())));
         add("user", descriptor.user.as_ref().map(|user| Value::from(user.as_str())));
         add("resources", Some(Value::from(descriptor.resources.clone())));
         add("dataSchemes", Some(Value::from(descriptor.data_schemes.clone())));
-        Ok(entry)
+        Ok(request)
     }
 
     pub(crate) fn of_stub(context: &RuntimeContext, record: &StubRecord, url: &Address) -> Result<Self, AddressError> {
         let expires = HypertyDescriptor::default().expires;
-        let mut entry = Self::new(context, record.key.clone(), url, expires)?;
+        let mut request = Self::new(context, record.key.clone(), url, expires)?;
         if let Some(published) = record.published() {
-            entry.value.insert("descriptor".to_owned(), Value::from(published.descriptor_url.as_str()));
+            request.value.insert("descriptor".to_owned(), Value::from(published.descriptor_url.as_str()));
         }
-        Ok(entry)
+        Ok(request)
     }
 
     fn new(context: &RuntimeContext, key: StubKey, url: &Address, expires: Duration) -> Result<Self, AddressError> {
@@ -81,15 +81,15 @@ impl RegistrationRequest {
     }
 
     async fn create(&self, context: &RuntimeContext) -> Result<(), SafeText> {
-        self.tell(context, Message::create(self.registry.clone()).with_body(json!({ "value": self.value })), PATIENCE).await
+        self.send(context, Message::create(self.registry.clone()).with_body(json!({ "value": self.value })), CREATE_TIMEOUT).await
     }
 
     async fn delete(&self, context: &RuntimeContext) -> Result<(), SafeText> {
         let body = json!({ "resource": self.url.as_str(), "value": { "url": self.url.as_str() } });
-        self.tell(context, Message::new(MessageType::Delete, self.registry.clone()).with_body(body), FAREWELL).await
+        self.send(context, Message::new(MessageType::Delete, self.registry.clone()).with_body(body), DELETE_TIMEOUT).await
     }
 
-    async fn tell(&self, context: &RuntimeContext, mut message: Message, within: Duration) -> Result<(), SafeText> {
+    async fn send(&self, context: &RuntimeContext, mut message: Message, within: Duration) -> Result<(), SafeText> {
         message.from = self.url.clone();
         let reply = context.bus.request(&Origin::Host, message, Some(within)).await.map_err(|error| in_full(&error))?;
         match reply.code() {
@@ -110,10 +110,10 @@ fn registry_of(domain: &Domain) -> Result<Address, AddressError> {
 
 impl RegistrationHandle {
     /// Registers, and goes on registering for as long as it takes.
-    pub(crate) fn keep(context: &Arc<RuntimeContext>, entry: RegistrationRequest) -> Self {
+    pub(crate) fn keep(context: &Arc<RuntimeContext>, request: RegistrationRequest) -> Self {
         let (status, seen) = watch::channel(Registration::Pending);
         let over = CancellationToken::new();
-        let keeper = RegistrationTask { context: Arc::clone(context), entry, status, over: over.clone() };
+        let keeper = RegistrationTask { context: Arc::clone(context), request, status, over: over.clone() };
         context.spawn(keeper.run());
         Self::new(seen, over)
     }
@@ -121,13 +121,13 @@ impl RegistrationHandle {
 
 struct RegistrationTask {
     context: Arc<RuntimeContext>,
-    entry: RegistrationRequest,
+    request: RegistrationRequest,
     status: watch::Sender<Registration>,
     over: CancellationToken,
 }
 
 /// Why a registration is not kept up any longer with a stub.
-enum Leave {
+enum Interruption {
     /// It is no longer wanted.
     Over,
     /// The stub is about to go, or has gone.
@@ -143,12 +143,12 @@ impl RegistrationTask {
             let leave = self.keep_with(&record, &mut may_be_registered).await;
             if may_be_registered
                 && record.status.current().status == StubStatus::Live
-                && let Err(reason) = self.entry.delete(&self.context).await
+                && let Err(reason) = self.request.delete(&self.context).await
             {
-                tracing::debug!(target: "protostub", url = %self.entry.url, reason = reason.as_str(), "a registration could not be removed");
+                tracing::debug!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "a registration could not be removed");
             }
             drop(leaving);
-            if matches!(leave, Leave::Over) {
+            if matches!(leave, Interruption::Over) {
                 break;
             }
             self.status.send_replace(Registration::Pending);
@@ -161,7 +161,7 @@ impl RegistrationTask {
     async fn stub(&self) -> Option<Arc<StubRecord>> {
         let mut deployments = self.context.registry.deployments();
         loop {
-            if let Some(record) = self.context.registry.record(&self.entry.key) {
+            if let Some(record) = self.context.registry.record(&self.request.key) {
                 return Some(record);
             }
             tokio::select! {
@@ -174,38 +174,38 @@ impl RegistrationTask {
     }
 
     /// Registers again and again. It may be registered from the request on, also if its answer is not waited for.
-    async fn keep_with(&self, record: &StubRecord, may_be_registered: &mut bool) -> Leave {
+    async fn keep_with(&self, record: &StubRecord, may_be_registered: &mut bool) -> Interruption {
         let mut pauses = pauses();
         loop {
             let create = async {
                 *may_be_registered = true;
-                self.entry.create(&self.context).await
+                self.request.create(&self.context).await
             };
             let created = tokio::select! {
                 biased;
-                () = self.over.cancelled() => return Leave::Over,
-                () = record.leaving.cancelled() => return Leave::StubGoes,
-                _ = record.until_over() => return Leave::StubGoes,
+                () = self.over.cancelled() => return Interruption::Over,
+                () = record.leaving.cancelled() => return Interruption::StubGoes,
+                _ = record.until_over() => return Interruption::StubGoes,
                 created = create => created,
             };
             let pause = match created {
                 Ok(()) => {
                     self.status.send_replace(Registration::Registered);
                     pauses = self::pauses();
-                    self.entry.expires / 2
+                    self.request.expires / 2
                 }
                 Err(reason) => {
                     *may_be_registered = false;
-                    tracing::warn!(target: "protostub", url = %self.entry.url, reason = reason.as_str(), "a registration failed, and is tried again");
+                    tracing::warn!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "a registration failed, and is tried again");
                     self.status.send_replace(Registration::Failed { reason });
                     pauses.next().unwrap_or(LONGEST_PAUSE)
                 }
             };
             tokio::select! {
                 biased;
-                () = self.over.cancelled() => return Leave::Over,
-                () = record.leaving.cancelled() => return Leave::StubGoes,
-                _ = record.until_over() => return Leave::StubGoes,
+                () = self.over.cancelled() => return Interruption::Over,
+                () = record.leaving.cancelled() => return Interruption::StubGoes,
+                _ = record.until_over() => return Interruption::StubGoes,
                 () = liveness_changed(record) => {}
                 () = sleep(pause) => {}
             }

@@ -15,7 +15,7 @@ use protostub_types::{Address, SafeText, StatusReport, StubStatus};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-pub(crate) use presence::{StatusPublisher, StubPresence};
+pub(crate) use presence::{Admission, StatusPublisher, StubPresence};
 
 /// How a status looks on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,12 +49,12 @@ impl StatusForm {
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     report: watch::Sender<StatusReport>,
-    lives: Arc<Lives>,
+    live_counter: Arc<LiveCounter>,
 }
 
 /// How often the stub has become live: whoever waits for that may not be there in time to see it, and is not to be woken for what comes before it.
 #[derive(Debug, Default)]
-struct Lives {
+struct LiveCounter {
     count: AtomicU64,
     is_over: AtomicBool,
     changed: Notify,
@@ -67,12 +67,12 @@ impl StatusCell {
 
     /// Beginning with this status.
     pub(crate) fn at(status: StubStatus) -> Self {
-        Self { report: watch::Sender::new(StatusReport::first(status)), lives: Arc::default() }
+        Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default() }
     }
 
     /// Whether the stub has ever been live, however shortly.
     pub(crate) fn was_live(&self) -> bool {
-        self.lives.count() > 0
+        self.live_counter.count() > 0
     }
 
     pub(crate) fn current(&self) -> StatusReport {
@@ -80,7 +80,7 @@ impl StatusCell {
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { reports: self.report.subscribe(), lives: Arc::clone(&self.lives) }
+        StatusWatch { reports: self.report.subscribe(), live_counter: Arc::clone(&self.live_counter) }
     }
 
     /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
@@ -99,7 +99,7 @@ impl StatusCell {
             true
         });
         if status == StubStatus::Live && matches!(outcome, Ok(Some(_))) {
-            self.lives.add();
+            self.live_counter.add();
         }
         outcome
     }
@@ -107,11 +107,11 @@ impl StatusCell {
 
 impl Drop for StatusCell {
     fn drop(&mut self) {
-        self.lives.end();
+        self.live_counter.end();
     }
 }
 
-impl Lives {
+impl LiveCounter {
     fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
     }
@@ -147,7 +147,7 @@ impl Lives {
 #[derive(Debug, Clone)]
 pub struct StatusWatch {
     reports: watch::Receiver<StatusReport>,
-    lives: Arc<Lives>,
+    live_counter: Arc<LiveCounter>,
 }
 
 impl StatusWatch {
@@ -177,17 +177,17 @@ impl StatusWatch {
     /// Waits until the stub is live, or has been since this was called, however shortly. False: it is gone.
     pub(crate) fn until_live_once(self) -> impl Future<Output = bool> {
         // In this order: what becomes live in between counts.
-        let lives = self.lives.count();
+        let live_counter = self.live_counter.count();
         let is_live = self.reports.borrow().status == StubStatus::Live;
-        async move { is_live || self.lives.more_than(lives).await }
+        async move { is_live || self.live_counter.more_than(live_counter).await }
     }
 }
 
 /// How often a stub ran into each limit, by the setting's name; it outlives the stub's instances.
 #[derive(Debug, Default)]
-pub(crate) struct LimitsHit(Mutex<BTreeMap<&'static str, u64>>);
+pub(crate) struct LimitCounters(Mutex<BTreeMap<&'static str, u64>>);
 
-impl LimitsHit {
+impl LimitCounters {
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

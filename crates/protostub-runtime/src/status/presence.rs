@@ -10,7 +10,7 @@ use protostub_sandbox::Presence;
 use protostub_types::{Address, Message, MessageId, SafeText, StatusReport, StubStatus};
 use tokio::sync::Notify;
 
-use super::{LimitsHit, StatusCell, StatusForm, StatusWatch};
+use super::{LimitCounters, StatusCell, StatusForm, StatusWatch};
 use crate::steps::{Step, Steps};
 
 /// Where what an instance says of its status goes.
@@ -34,11 +34,20 @@ impl StatusTarget {
 /// The number of statuses that an instance may publish while it waits to be live.
 const MAX_HELD: usize = 16;
 
-/// The permission of an instance to be live. Until the runtime remembers that its version is
-/// accepted, `live` is held back, with whatever follows it.
+/// The permission of a version's instances to be live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Admission {
+    /// The version is accepted.
+    Admitted,
+    /// The version is not accepted yet: `live` is held back, with whatever follows it.
+    #[default]
+    HeldBack,
+}
+
+/// The gate before an instance's statuses.
 #[derive(Debug, Default)]
-struct Admission {
-    is_open: bool,
+struct Gate {
+    admission: Admission,
     /// From `live` on, in their order.
     held: VecDeque<(StubStatus, Option<SafeText>)>,
 }
@@ -70,21 +79,21 @@ impl StatusPublisher {
 /// What a sandbox publishes its stub's status through.
 pub(crate) struct StubPresence {
     publisher: StatusPublisher,
-    place: Mutex<StatusTarget>,
-    limits_hit: Arc<LimitsHit>,
-    admission: Mutex<Admission>,
+    target: Mutex<StatusTarget>,
+    limit_counters: Arc<LimitCounters>,
+    gate: Mutex<Gate>,
     /// An instance wants to be live.
     wants_admission: Notify,
 }
 
 impl StubPresence {
     /// The presence of a stub whose version is not accepted yet.
-    pub(crate) fn new(publisher: StatusPublisher, cell: &Arc<StatusCell>, limits_hit: &Arc<LimitsHit>) -> Self {
+    pub(crate) fn new(publisher: StatusPublisher, cell: &Arc<StatusCell>, limit_counters: &Arc<LimitCounters>) -> Self {
         Self {
             publisher,
-            place: Mutex::new(StatusTarget::public(Arc::clone(cell))),
-            limits_hit: Arc::clone(limits_hit),
-            admission: Mutex::default(),
+            target: Mutex::new(StatusTarget::public(Arc::clone(cell))),
+            limit_counters: Arc::clone(limit_counters),
+            gate: Mutex::default(),
             wants_admission: Notify::new(),
         }
     }
@@ -94,25 +103,25 @@ impl StubPresence {
         &self.publisher.stub
     }
 
-    fn admission(&self) -> MutexGuard<'_, Admission> {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
         // It is whole after every statement.
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on instances are of a version that is accepted, or of one that is not. Drops what
     /// was held back.
-    pub(crate) fn set_admission(&self, is_open: bool) {
-        *self.admission() = Admission { is_open, held: VecDeque::new() };
+    pub(crate) fn set_admission(&self, admission: Admission) {
+        *self.gate() = Gate { admission, held: VecDeque::new() };
     }
 
-    /// Returns `true` if instances may be live.
-    pub(crate) fn is_admitted(&self) -> bool {
-        self.admission().is_open
+    /// The permission of instances to be live.
+    pub(crate) fn admission(&self) -> Admission {
+        self.gate().admission
     }
 
     /// Waits until an instance wants to be live that may not yet.
     pub(crate) async fn wants_admission(&self) {
-        while self.admission().held.is_empty() {
+        while self.gate().held.is_empty() {
             self.wants_admission.notified().await;
         }
     }
@@ -123,26 +132,26 @@ impl StubPresence {
             // A status stays in the queue until it is published, so that those that come meanwhile
             // wait behind it. The lock is not held while subscribers are told.
             let next = {
-                let mut admission = self.admission();
-                admission.is_open = admission.held.is_empty();
-                admission.held.front().cloned()
+                let mut gate = self.gate();
+                gate.admission = if gate.held.is_empty() { Admission::Admitted } else { Admission::HeldBack };
+                gate.held.front().cloned()
             };
             let Some((status, reason)) = next else { return };
-            if let Err(problem) = self.tell(status, reason) {
+            if let Err(problem) = self.publish_now(status, reason) {
                 tracing::debug!(stub = %self.stub(), problem, "a status that was held back could not be published");
             }
-            self.admission().held.pop_front();
+            self.gate().held.pop_front();
         }
     }
 
     /// Forgets what was held back: the instance is not live, and will not be.
     pub(crate) fn drop_held(&self) {
-        self.admission().held.clear();
+        self.gate().held.clear();
     }
 
     /// Publishes a status now.
-    fn tell(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
-        let StatusTarget { cell, is_public } = self.place().clone();
+    fn publish_now(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
+        let StatusTarget { cell, is_public } = self.target().clone();
         if let Some(report) = cell.advance(status, reason)?
             && is_public
         {
@@ -153,77 +162,77 @@ impl StubPresence {
 
     /// Holds a status back if it has to wait for `live`. Returns whether it does.
     fn hold_back(&self, status: StubStatus, reason: Option<&SafeText>) -> Result<bool, String> {
-        let now = self.place().cell.current().status;
-        let mut admission = self.admission();
-        let is_held = !admission.is_open && (status == StubStatus::Live || !admission.held.is_empty());
+        let now = self.target().cell.current().status;
+        let mut gate = self.gate();
+        let is_held = gate.admission == Admission::HeldBack && (status == StubStatus::Live || !gate.held.is_empty());
         if !is_held {
             return Ok(false);
         }
-        let last = admission.held.back().map_or(now, |(status, _)| *status);
+        let last = gate.held.back().map_or(now, |(status, _)| *status);
         if last != status && !last.may_become(status) {
             return Err(format!("a stub that is {last} cannot become {status}"));
         }
-        if admission.held.len() >= MAX_HELD {
+        if gate.held.len() >= MAX_HELD {
             return Err(format!("{MAX_HELD} statuses wait for the stub's version to be accepted"));
         }
-        admission.held.push_back((status, reason.cloned()));
-        drop(admission);
+        gate.held.push_back((status, reason.cloned()));
+        drop(gate);
         self.wants_admission.notify_one();
         Ok(true)
     }
 
-    fn place(&self) -> MutexGuard<'_, StatusTarget> {
+    fn target(&self) -> MutexGuard<'_, StatusTarget> {
         // It is whole after every statement.
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The presence of an instance that is not the stub yet.
-    pub(crate) fn beside(&self) -> Self {
+    pub(crate) fn for_successor(&self) -> Self {
         Self {
             publisher: self.publisher.clone(),
-            place: Mutex::new(StatusTarget::private(StubStatus::Deployed)),
-            limits_hit: Arc::clone(&self.limits_hit),
+            target: Mutex::new(StatusTarget::private(StubStatus::Deployed)),
+            limit_counters: Arc::clone(&self.limit_counters),
             // It is not seen before its version is accepted.
-            admission: Mutex::new(Admission { is_open: true, held: VecDeque::new() }),
+            gate: Mutex::new(Gate { admission: Admission::Admitted, held: VecDeque::new() }),
             wants_admission: Notify::new(),
         }
     }
 
     /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
-    pub(crate) fn step_aside(&self) -> StatusWatch {
-        let mut place = self.place();
-        *place = StatusTarget::private(place.cell.current().status);
-        place.cell.watch()
+    pub(crate) fn make_private(&self) -> StatusWatch {
+        let mut target = self.target();
+        *target = StatusTarget::private(target.cell.current().status);
+        target.cell.watch()
     }
 
     /// From now on the instance is the stub.
-    pub(crate) fn step_forward(&self, cell: &Arc<StatusCell>) {
-        *self.place() = StatusTarget::public(Arc::clone(cell));
+    pub(crate) fn make_public(&self, cell: &Arc<StatusCell>) {
+        *self.target() = StatusTarget::public(Arc::clone(cell));
     }
 
     /// The status of this instance.
     pub(crate) fn watch(&self) -> StatusWatch {
-        self.place().cell.watch()
+        self.target().cell.watch()
     }
 }
 
 impl Presence for StubPresence {
     fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String> {
-        if self.hold_back(status, reason.as_ref())? { Ok(()) } else { self.tell(status, reason) }
+        if self.hold_back(status, reason.as_ref())? { Ok(()) } else { self.publish_now(status, reason) }
     }
 
     fn holds_back(&self) -> bool {
-        !self.is_admitted()
+        self.admission() == Admission::HeldBack
     }
 
     fn limited(&self, setting: &'static str) {
-        self.limits_hit.count(setting);
+        self.limit_counters.count(setting);
     }
 }
 
 impl std::fmt::Debug for StubPresence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StubPresence").field("stub", self.stub()).field("current", &self.place().cell.current()).finish()
+        f.debug_struct("StubPresence").field("stub", self.stub()).field("current", &self.target().cell.current()).finish()
     }
 }
 

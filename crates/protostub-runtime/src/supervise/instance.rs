@@ -28,7 +28,7 @@ pub(super) struct Instance {
     pub(super) task: JoinHandle<Ended>,
     pub(super) login: Option<PendingLogin>,
     /// The explicit credential that it was last told to connect with.
-    pub(super) told: Option<Credential>,
+    pub(super) credential: Option<Credential>,
     /// The time by which it has to be live, while it is connecting.
     pub(super) connect_by: Instant,
     /// The time at which to look whether it is idle.
@@ -49,7 +49,7 @@ impl Instance {
     pub(super) fn begin(context: &RuntimeContext, handle: StubHandle, task: StubTask, look_after: Option<Duration>) -> Self {
         let task = context.spawn(task.run());
         let look_at = look_after.and_then(|after| Instant::now().checked_add(after));
-        Self { handle, task, login: None, told: None, connect_by: Instant::now(), look_at }
+        Self { handle, task, login: None, credential: None, connect_by: Instant::now(), look_at }
     }
 
     /// The domain login: tells the instance to connect, with the credential that the Identity Module
@@ -60,8 +60,8 @@ impl Instance {
             login.done.extend(done);
             return;
         }
-        self.told = record.login.credential();
-        let explicit = self.told.clone();
+        self.credential = record.login.credential();
+        let explicit = self.credential.clone();
         // Without providers to ask, it is told at once.
         let result: LoginResult = if explicit.is_some() || context.identity.has_no_providers() {
             Box::pin(connect(&self.handle, explicit))
@@ -79,7 +79,7 @@ impl Instance {
     }
 
     /// Lets the instance disconnect, for as long as the grace time allows. `status` is its own.
-    pub(super) async fn say_goodbye(
+    pub(super) async fn disconnect(
         &self,
         context: &RuntimeContext,
         record: &StubRecord,

@@ -32,7 +32,7 @@ use crate::{
     command::Command,
     context::RuntimeContext,
     deploy::{self, Deployed},
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped, told},
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, failure_text, in_full, stopped},
     registration::{RegistrationHandle, RegistrationRequest},
     restart::Restarts,
     update::UpdateErrorKind,
@@ -126,7 +126,7 @@ impl Supervisor {
                 }
             }
             Action::LogIn => self.log_in(),
-            Action::SayGoodbye(reason) => self.say_goodbye(reason, self.status.clone()).await,
+            Action::Disconnect(reason) => self.disconnect(reason, self.status.clone()).await,
             Action::RemoveRegistrations => self.remove_registrations().await,
             Action::Accept => return Some(self.accept().await),
             Action::AcceptStarted => return self.accept_started().await,
@@ -194,7 +194,7 @@ impl Supervisor {
             Err(kind) => (inbox, kind),
         };
         self.inbox = Some(inbox);
-        self.blame(self.error(Phase::Starting, kind));
+        self.set_fault(self.error(Phase::Starting, kind));
         Event::NotStarted
     }
 
@@ -212,7 +212,7 @@ impl Supervisor {
     /// Remembers that the version is accepted, and then lets it be live.
     async fn accept(&mut self) -> Event {
         if let Err(kind) = self.remember(&self.artifact).await {
-            self.blame(self.error(Phase::Connecting, kind));
+            self.set_fault(self.error(Phase::Connecting, kind));
             return Event::NotAccepted;
         }
         self.commit();
@@ -231,7 +231,7 @@ impl Supervisor {
         let fault = self.take_fault();
         let Some(pause) = self.restarts.next(Instant::now()) else {
             let fault = self.spent(fault);
-            self.blame(fault);
+            self.set_fault(fault);
             return Some(Event::GaveUp);
         };
         self.publish_loss(format_args!("a new instance starts in {} ms: {}", pause.as_millis(), in_full(&fault)));
@@ -244,7 +244,8 @@ impl Supervisor {
         if policy.restarts == 0 {
             return fault;
         }
-        let kind = DeployErrorKind::RestartsSpent { restarts: policy.restarts, within: policy.within, last: told(fault.kind) };
+        let kind =
+            DeployErrorKind::RestartsSpent { restarts: policy.restarts, within: policy.within, last: failure_text(fault.kind) };
         DeployError { kind, ..fault }
     }
 

@@ -175,7 +175,7 @@ pub(super) enum Action {
     /// Tells the instance to connect. The command, if any, is answered when the instance was told.
     LogIn,
     /// Lets the instance disconnect, within its grace time.
-    SayGoodbye(DisconnectReason),
+    Disconnect(DisconnectReason),
     /// Removes the registrations that go through the stub, while it can still tell its domain.
     RemoveRegistrations,
     /// Makes the version durable, and admits the instance. Reports `Accepted` or `NotAccepted`.
@@ -223,9 +223,9 @@ impl State {
     /// Returns the state after an event, and the actions that lead there.
     pub(super) fn on(self, event: Event) -> Step {
         use Action::{
-            Accept, AcceptMessages, AcceptStarted, AskToRetire, BecomeLive, CountInstance, DeclineToRetire, DropLogin,
-            FailWaiting, ForgetCredentials, HoldCredential, LogIn, Overlap, PlanRestart, PublishRetired, PublishTakeover,
-            RefuseMessages, RemoveRegistrations, Reply, ReplyUnderWay, RollBack, SayGoodbye, Start, Stop, TryOut,
+            Accept, AcceptMessages, AcceptStarted, AskToRetire, BecomeLive, CountInstance, DeclineToRetire, Disconnect,
+            DropLogin, FailWaiting, ForgetCredentials, HoldCredential, LogIn, Overlap, PlanRestart, PublishRetired,
+            PublishTakeover, RefuseMessages, RemoveRegistrations, Reply, ReplyUnderWay, RollBack, Start, Stop, TryOut,
         };
         use Connection::{Connecting, Settled};
         use DisconnectReason::{Idle, Request, Shutdown, Update};
@@ -241,7 +241,7 @@ impl State {
                 }
                 (Login::Same, _) => (connecting(standing), &[AcceptMessages, HoldCredential, LogIn]),
                 (Login::Other, Live | InProgress) => {
-                    (connecting(standing), &[AcceptMessages, HoldCredential, DropLogin, SayGoodbye(Request), LogIn])
+                    (connecting(standing), &[AcceptMessages, HoldCredential, DropLogin, Disconnect(Request), LogIn])
                 }
                 (Login::Other, _) => (connecting(standing), &[AcceptMessages, HoldCredential, DropLogin, LogIn]),
             },
@@ -253,8 +253,8 @@ impl State {
                 let state = Running { wanted: Wanted::Disconnected, standing, connection: Settled };
                 match standing {
                     // Its version cannot show more than that it runs.
-                    OnTrial => (state, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Accept]),
-                    New | Proven => (state, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Reply]),
+                    OnTrial => (state, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Accept]),
+                    New | Proven => (state, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Reply]),
                 }
             }
             (Event::Disconnect, Waiting { wait, .. }) => {
@@ -265,12 +265,12 @@ impl State {
             // Only an instance that is to be connected can show, next to another one, that it works.
             (Event::Update(Order::Overlap), Running { wanted: Connected, standing: Proven, .. }) => (self, &[Overlap]),
             (Event::Update(_), Running { wanted, .. }) => {
-                (starting(wanted, OnTrial), &[SayGoodbye(Update), Stop, TryOut, PublishTakeover, Start])
+                (starting(wanted, OnTrial), &[Disconnect(Update), Stop, TryOut, PublishTakeover, Start])
             }
             (Event::Update(_), Waiting { wanted, .. }) => (starting(wanted, OnTrial), &[TryOut, CountInstance, Start]),
 
             (Event::Undeploy, Running { .. }) => {
-                (Ended(End::Undeployed), &[RemoveRegistrations, DropLogin, RefuseMessages, SayGoodbye(Request)])
+                (Ended(End::Undeployed), &[RemoveRegistrations, DropLogin, RefuseMessages, Disconnect(Request)])
             }
             (Event::Undeploy, Waiting { .. }) => (Ended(End::Undeployed), &[]),
 
@@ -323,18 +323,18 @@ impl State {
             }
             (Event::NoCredential, Running { wanted, .. }) => (restarting(wanted), &[Stop, PlanRestart]),
             (Event::NotAccepted, Running { wanted, standing: OnTrial, .. }) => {
-                (starting(wanted, New), &[Reply, SayGoodbye(Request), Stop, RollBack, CountInstance, Start])
+                (starting(wanted, New), &[Reply, Disconnect(Request), Stop, RollBack, CountInstance, Start])
             }
             (Event::NotAccepted, Running { wanted, .. }) => {
-                (restarting(wanted), &[Reply, SayGoodbye(Request), Stop, PlanRestart])
+                (restarting(wanted), &[Reply, Disconnect(Request), Stop, PlanRestart])
             }
 
             (Event::RetireAgreed, Running { wanted, .. }) => {
                 let state = Waiting { wanted, wait: Wait::Use };
                 match wanted {
-                    Connected => (state, &[SayGoodbye(Idle), Stop, PublishRetired, Reply]),
+                    Connected => (state, &[Disconnect(Idle), Stop, PublishRetired, Reply]),
                     // It is disconnected already, for another reason.
-                    Wanted::Disconnected => (state, &[SayGoodbye(Idle), Stop, Reply]),
+                    Wanted::Disconnected => (state, &[Disconnect(Idle), Stop, Reply]),
                 }
             }
             (Event::RetireDeclined, Running { .. }) => (self, &[DeclineToRetire]),
@@ -350,7 +350,7 @@ impl State {
             (Event::GaveUp, Waiting { .. }) => (Ended(End::Broken), &[]),
             (Event::Lost, Starting { .. } | Running { .. } | Waiting { .. }) => (Ended(End::Broken), &[]),
             (Event::Shutdown, Running { .. }) => {
-                (Ended(End::Shutdown), &[RemoveRegistrations, DropLogin, RefuseMessages, SayGoodbye(Shutdown)])
+                (Ended(End::Shutdown), &[RemoveRegistrations, DropLogin, RefuseMessages, Disconnect(Shutdown)])
             }
             (Event::Shutdown, Waiting { .. }) => (Ended(End::Shutdown), &[]),
 

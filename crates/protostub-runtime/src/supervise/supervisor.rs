@@ -17,7 +17,7 @@ use crate::{
     command::Command,
     context::RuntimeContext,
     deploy::downgrade,
-    error::{DeployError, DeployErrorKind, Phase, told},
+    error::{DeployError, DeployErrorKind, Phase, failure_text},
     record::StubRecord,
     restart::Restarts,
     status::{StatusWatch, StubPresence},
@@ -74,10 +74,10 @@ impl Supervisor {
     }
 
     /// Lets the instance disconnect, within its grace time.
-    pub(super) async fn say_goodbye(&self, reason: DisconnectReason, status: StatusWatch) {
+    pub(super) async fn disconnect(&self, reason: DisconnectReason, status: StatusWatch) {
         self.presence.drop_held();
         if let Some(instance) = &self.instance {
-            instance.say_goodbye(&self.context, &self.record, reason, status).await;
+            instance.disconnect(&self.context, &self.record, reason, status).await;
         }
     }
 
@@ -95,7 +95,7 @@ impl Supervisor {
     /// The instance is live for the first time.
     pub(super) fn become_live(&mut self) {
         self.restarts.live();
-        self.context.registry.forgive(&self.record.key);
+        self.context.registry.clear_failures(&self.record.key);
         self.commit();
     }
 
@@ -111,7 +111,7 @@ impl Supervisor {
     /// crash starts without it.
     pub(super) fn crashed(&mut self, crash: Option<Arc<CrashReport>>) {
         self.context.report(&self.record, crash);
-        if self.record.session.load().is_some() && self.restarts.blames_session(Instant::now()) {
+        if self.record.session.load().is_some() && self.restarts.suspects_session(Instant::now()) {
             tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with what it had saved, which is dropped");
             let _ = self.record.session.take();
         }
@@ -119,7 +119,7 @@ impl Supervisor {
 
     /// Publishes that the stub has lost its instance.
     pub(super) fn publish_loss(&self, reason: fmt::Arguments<'_>) {
-        let reason = told(reason);
+        let reason = failure_text(reason);
         tracing::warn!(target: "protostub", domain = %self.record.key, reason = reason.as_str(), "the protocol stub has lost its instance");
         self.publish(StubStatus::Disconnected, reason);
     }
@@ -127,13 +127,13 @@ impl Supervisor {
     /// Publishes a status in the stub's name.
     pub(super) fn publish(&self, status: StubStatus, reason: impl fmt::Display) {
         self.presence.drop_held();
-        if let Err(error) = self.presence.publish(status, Some(told(reason))) {
+        if let Err(error) = self.presence.publish(status, Some(failure_text(reason))) {
             tracing::debug!(target: "protostub", %error, "a status could not be published");
         }
     }
 
     /// Notes why the instance is of no use.
-    pub(super) fn blame(&mut self, fault: DeployError) {
+    pub(super) fn set_fault(&mut self, fault: DeployError) {
         self.fault = Some(Box::new(fault));
     }
 
@@ -152,7 +152,7 @@ impl Supervisor {
 
     /// The task of an instance panicked, or the threads are gone.
     pub(super) fn lost_task(&self, error: &JoinError) -> DeployError {
-        self.failed(Phase::Running, told(format_args!("its task ended without a word: {error}")))
+        self.failed(Phase::Running, failure_text(format_args!("its task ended without a word: {error}")))
     }
 
     fn lost(&self) -> DeployError {

@@ -3,15 +3,15 @@ use std::sync::Arc;
 use protostub_types::Version;
 use tokio::sync::oneshot;
 
-use crate::{artifact::Artifact, error::DeployError, record::StubRecord, update::UpdateErrorKind};
+use crate::{artifact::Artifact, error::DeployError, record::StubRecord, status::Admission, update::UpdateErrorKind};
 
 /// An update whose new version has not been live yet.
 pub(super) struct Trial {
     pub(super) to: Version,
     /// What ran before, and will again if this fails.
     pub(super) old: Arc<Artifact>,
-    /// Its version had been accepted.
-    pub(super) was_admitted: bool,
+    /// The admission of its version.
+    pub(super) admission: Admission,
     /// What that had saved.
     pub(super) session: Option<Arc<[u8]>>,
     pub(super) done: oneshot::Sender<Result<(), UpdateErrorKind>>,

@@ -17,7 +17,7 @@ use crate::{
     artifact::Artifact,
     command::Command,
     deploy,
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped, told},
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, failure_text, in_full, stopped},
     status::StubPresence,
     update::UpdateErrorKind,
 };
@@ -29,9 +29,9 @@ impl Supervisor {
         let Command::Update { artifact, done } = *command else { return };
         let old = std::mem::replace(&mut self.artifact, artifact);
         let session = self.record.session.load();
-        let was_admitted = self.presence.is_admitted();
-        self.presence.set_admission(self.artifact.to_commit().is_none());
-        self.trial = Some(Trial { to: self.artifact.version().clone(), old, was_admitted, session, done });
+        let admission = self.presence.admission();
+        self.presence.set_admission(self.artifact.admission());
+        self.trial = Some(Trial { to: self.artifact.version().clone(), old, admission, session, done });
     }
 
     /// Publishes that another version takes over.
@@ -46,7 +46,7 @@ impl Supervisor {
         let Some(trial) = self.trial.take() else { return };
         let fault = self.take_fault();
         self.publish_loss(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
-        self.presence.set_admission(trial.was_admitted);
+        self.presence.set_admission(trial.admission);
         self.artifact = trial.roll_back(&self.record, fault);
     }
 
@@ -55,7 +55,7 @@ impl Supervisor {
     pub(super) async fn overlap(&mut self) -> Option<Event> {
         let Some(Command::Update { artifact, .. }) = self.command.as_deref() else { return None };
         let artifact = Arc::clone(artifact);
-        let presence = Arc::new(self.presence.beside());
+        let presence = Arc::new(self.presence.for_successor());
         let old_ended = self.instance.as_ref().map(|instance| instance.handle.ended());
         let next = tokio::select! {
             biased;
@@ -63,7 +63,7 @@ impl Supervisor {
             () = async { if let Some(ended) = old_ended { ended.await } } => {
                 Err(self.failed(Phase::Running, "the version before it broke meanwhile".into()))
             }
-            next = self.try_beside(&presence, &artifact) => next,
+            next = self.start_successor(&presence, &artifact) => next,
         };
         let mut next = match next {
             Ok(next) => next,
@@ -74,15 +74,15 @@ impl Supervisor {
             return self.keep_running(&artifact, kind);
         }
         tracing::info!(target: "protostub", domain = %self.record.key, version = %artifact.version(), "another version takes over");
-        let leaving = self.presence.step_aside();
-        self.say_goodbye(DisconnectReason::Update, leaving).await;
+        let leaving = self.presence.make_private();
+        self.disconnect(DisconnectReason::Update, leaving).await;
         let has_inbox = self.stop().await;
-        presence.step_forward(&self.record.status);
+        presence.make_public(&self.record.status);
         (self.presence, self.artifact) = (presence, artifact);
         let Some(inbox) = self.inbox.take().filter(|_| has_inbox) else { return Some(Event::Lost) };
         if next.handle.take_over(inbox, self.record.session.clone()).await.is_err() {
             let ended = (&mut next.task).await;
-            self.blame(self.broke(ended));
+            self.set_fault(self.broke(ended));
             return Some(Event::Lost);
         }
         self.install(next);
@@ -107,14 +107,14 @@ impl Supervisor {
         match ended {
             Ok(Ended { outcome, crash, .. }) => {
                 self.context.report(&self.record, crash);
-                self.failed(Phase::Running, told(outcome))
+                self.failed(Phase::Running, failure_text(outcome))
             }
             Err(error) => self.lost_task(&error),
         }
     }
 
     /// Starts an instance next to the running one, and returns it once it is live.
-    async fn try_beside(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
+    async fn start_successor(&self, presence: &Arc<StubPresence>, artifact: &Artifact) -> Result<Instance, DeployError> {
         let permit = permit(&self.context, &self.record);
         let sandbox = deploy::sandbox(permit, &self.context, &self.record, presence, artifact, Session::new()).await;
         let sandbox = sandbox.map_err(|kind| self.error(Phase::Starting, kind))?;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     command::Command,
-    error::{DeployErrorKind, Phase, told},
+    error::{DeployErrorKind, Phase, failure_text},
 };
 
 impl Supervisor {
@@ -33,7 +33,7 @@ impl Supervisor {
             match report.status {
                 StubStatus::Live if self.state.heeds_live() => return Event::Live,
                 StubStatus::Failed => {
-                    self.blame(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into())));
+                    self.set_fault(self.failed(Phase::Connecting, report.reason.unwrap_or_else(|| NO_REASON.into())));
                     return Event::Failed;
                 }
                 _ => {}
@@ -52,13 +52,13 @@ impl Supervisor {
                 () = self.context.stop.cancelled() => return Event::Shutdown,
                 command = self.commands.recv() => return self.take(command),
                 Err(error) = PendingLogin::ended(&mut instance.login) => {
-                    self.blame(self.error(Phase::Connecting, DeployErrorKind::Credential(error)));
+                    self.set_fault(self.error(Phase::Connecting, DeployErrorKind::Credential(error)));
                     return Event::NoCredential;
                 }
                 () = self.record.mailbox.waiting(), if heeds_messages => return Event::MessageWaits,
                 () = until(connect_by) => {
                     let after = self.context.config.connect_timeout;
-                    self.blame(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }));
+                    self.set_fault(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }));
                     return Event::ConnectTimeout;
                 }
                 () = until(instance.look_at) => if self.has_been_idle() { return Event::Idle },
@@ -94,7 +94,7 @@ impl Supervisor {
         let status = self.status.current().status;
         let event = match &*command {
             Command::Connect { credential, .. } => {
-                let told = self.instance.as_ref().and_then(|instance| instance.told.as_ref());
+                let told = self.instance.as_ref().and_then(|instance| instance.credential.as_ref());
                 let is_other = credential.as_ref().is_some_and(|credential| told != Some(credential));
                 Event::Connect { login: if is_other { Login::Other } else { Login::Same }, status }
             }
@@ -116,12 +116,12 @@ impl Supervisor {
         match ended {
             Ok(Ended { inbox, outcome, crash, .. }) => {
                 self.crashed(crash);
-                self.blame(self.failed(Phase::Running, told(outcome)));
+                self.set_fault(self.failed(Phase::Running, failure_text(outcome)));
                 self.inbox = Some(inbox);
                 Event::Crashed
             }
             Err(error) => {
-                self.blame(self.lost_task(&error));
+                self.set_fault(self.lost_task(&error));
                 Event::Lost
             }
         }

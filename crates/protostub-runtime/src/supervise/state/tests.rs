@@ -114,7 +114,7 @@ fn connect_in_each_state_connects() {
         rows.row(|_| true, restarted, &restart).end();
     }
     for status in [Live, InProgress] {
-        let actions = [AcceptMessages, HoldCredential, DropLogin, SayGoodbye(Request), LogIn];
+        let actions = [AcceptMessages, HoldCredential, DropLogin, Disconnect(Request), LogIn];
         connect(Login::Other, status).row(is_running, connecting, &actions).row(|_| true, restarted, &restart).end();
     }
     for status in [Deployed, Created, Disconnected] {
@@ -131,15 +131,15 @@ fn disconnect_in_each_state_disconnects() {
         other => other,
     };
     Rows::of(Event::Disconnect)
-        .row(is_on_trial, settled, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Accept])
-        .row(is_running, settled, &[RefuseMessages, DropLogin, SayGoodbye(Request), FailWaiting, Reply])
+        .row(is_on_trial, settled, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Accept])
+        .row(is_running, settled, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Reply])
         .row(|_| true, settled, &[RefuseMessages, FailWaiting, Reply])
         .end();
 }
 
 #[test]
 fn update_in_each_state_starts_one_trial() {
-    let one_by_one = [SayGoodbye(Update), Stop, TryOut, PublishTakeover, Start];
+    let one_by_one = [Disconnect(Update), Stop, TryOut, PublishTakeover, Start];
     let trial = |state| starting(wanted(state), OnTrial);
     let is_proven = |state| matches!(state, State::Running { wanted: Wanted::Connected, standing: Proven, .. });
     Rows::of(Event::Update(Order::OneByOne))
@@ -159,7 +159,7 @@ fn update_in_each_state_starts_one_trial() {
 fn undeploy_and_shutdown_in_each_state_end_the_stub() {
     for (event, end, reason) in [(Event::Undeploy, End::Undeployed, Request), (Event::Shutdown, End::Shutdown, Shutdown)] {
         for state in states() {
-            let goodbye = [RemoveRegistrations, DropLogin, RefuseMessages, SayGoodbye(reason)];
+            let goodbye = [RemoveRegistrations, DropLogin, RefuseMessages, Disconnect(reason)];
             let actions: &[Action] = if is_running(state) { &goodbye } else { &[] };
             assert_eq!(state.on(event), (State::Ended(end), actions), "{event:?} in {state:?}");
         }
@@ -220,7 +220,7 @@ fn failure_on_trial_brings_back_the_version_before() {
         (Event::NoCredential, &[Stop]),
         (Event::Failed, &[ForgetCredentials, Stop]),
         (Event::ConnectTimeout, &[ForgetCredentials, Stop]),
-        (Event::NotAccepted, &[Reply, SayGoodbye(Request), Stop]),
+        (Event::NotAccepted, &[Reply, Disconnect(Request), Stop]),
     ];
     for (event, first) in table {
         for state in states().into_iter().filter(|state| is_running(*state)) {
@@ -282,9 +282,9 @@ fn message_wakes_a_stub_that_may_connect() {
 fn retired_instance_says_why_it_is_disconnected() {
     let live = running(Wanted::Connected, Proven, Settled).on(Event::RetireAgreed);
     let retired = waiting(Wanted::Connected, Wait::Use);
-    assert_eq!(live, (retired, &[SayGoodbye(Idle), Stop, PublishRetired, Reply][..]));
+    assert_eq!(live, (retired, &[Disconnect(Idle), Stop, PublishRetired, Reply][..]));
     let silent = running(Wanted::Disconnected, Proven, Settled).on(Event::RetireAgreed);
-    assert_eq!(silent, (waiting(Wanted::Disconnected, Wait::Use), &[SayGoodbye(Idle), Stop, Reply][..]));
+    assert_eq!(silent, (waiting(Wanted::Disconnected, Wait::Use), &[Disconnect(Idle), Stop, Reply][..]));
 }
 
 #[test]
