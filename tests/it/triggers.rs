@@ -1,12 +1,13 @@
 //! Step 1: who has a stub deployed, and what is registered at its domain.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protostub_domain::{DomainServer, Limits, Memory};
 use protostub_runtime::{
     Domain, DomainPattern, DomainSettings, HypertyDescriptor, Message, MessageType, Registration, Runtime, StubStatus,
 };
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 
 use crate::{
     support::{body, builder, component, domain, order, source},
@@ -74,6 +75,43 @@ async fn nobody_but_the_program_triggers_deployments_without_bound() {
     let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");
     assert_eq!(other.request(ask("three.example")).await.expect("an answer").code(), Some(200));
     runtime.deploy_protostub("four.example").await.expect("live");
+}
+
+/// Of hyperties that ask for the same stub at the same time, the one whose trigger starts the
+/// deployment is counted, and no other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_askers_trigger_one_counted_deployment() {
+    const ASKERS: usize = 12;
+    let own: Vec<_> = (0..ASKERS).map(|number| format!("own{number}.example")).collect();
+    let domains: Vec<_> = own.iter().map(String::as_str).chain(["shared.example"]).collect();
+    let runtime = builder().source(source(&domains, &component("actor"), &Value::Null)).deployments_per_minute(1);
+    let runtime = runtime.build().await.expect("a runtime");
+    let mut askers = Vec::new();
+    for number in 0..ASKERS {
+        askers.push(runtime.register_hyperty(format!("hyperty://home.example/{number}")).await.expect("a hyperty"));
+    }
+    let barrier = Arc::new(Barrier::new(ASKERS));
+    let asking = askers.into_iter().map(|asker| {
+        let barrier = Arc::clone(&barrier);
+        tokio::spawn(async move {
+            barrier.wait().await;
+            (asker.request(Message::read("hyperty://shared.example/x")).await.expect("an answer"), asker)
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut refused = 0;
+    for (asking, own) in asking.into_iter().zip(&own) {
+        let (reply, asker) = asking.await.expect("no panic");
+        assert_eq!(reply.code(), Some(200));
+        match asker.request(Message::read(format!("hyperty://{own}/x"))).await {
+            Ok(reply) => assert_eq!(reply.code(), Some(200)),
+            Err(error) => {
+                assert_eq!(error.code, 429, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((refused, runtime.protostubs().len()), (1, ASKERS), "the shared stub, and one of each other asker");
 }
 
 /// What the Registry of a domain says of an address.
