@@ -61,7 +61,7 @@ pub(crate) fn load_stub(
 
 /// A stub's whole life: its deployment, and its supervision until it ends.
 async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
-    // In a box that is gone afterwards: the task stays as small as what an idle stub needs (`idle_stub_kib`).
+    // The box is freed afterwards, so that the task of an idle stub stays small (`idle_stub_kib`).
     if let Some(supervisor) = Box::pin(begin(context, reservation)).await {
         supervisor.run().await;
     }

@@ -7,11 +7,12 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{command::Command, context::RuntimeContext, record::StubRecord};
 
-/// How long a stub has had nothing to do if it is to make room for another one: one that waits for its server for a moment is not idle.
+/// Minimum idle time of a stub that is retired for another one. A stub that waits for its server for
+/// a moment is not idle.
 const IDLE_ENOUGH: Duration = Duration::from_secs(1);
-/// How many are asked, one after the other, before it is looked anew who is idle.
+/// Maximum of stubs that are asked, one after the other, before the idle stubs are listed again.
 const CANDIDATES: usize = 8;
-/// How often it is looked, every quarter of a second.
+/// Maximum of lists of idle stubs, one every quarter of a second.
 const ROOM_ATTEMPTS: usize = 20;
 
 /// Returns a permit for one more sandbox. If there is none left, retires the stub that has been
@@ -36,7 +37,7 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
                 tokio::select! {
                     biased;
                     room = context.engine.next_room() => room.ok(),
-                    // Its room is free by now, if nobody was quicker.
+                    // Its sandbox is free now, unless another stub took it.
                     retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.room().ok()),
                 }
             };

@@ -52,8 +52,8 @@ impl Instance {
         Self { handle, task, login: None, credential: None, connect_by: Instant::now(), look_at }
     }
 
-    /// The domain login: tells the instance to connect, with the credential that the Identity Module
-    /// has for its domain. From now on it has to be live in time. Answers `done` when it was told.
+    /// Logs in at the domain: tells the instance to connect, with the credential that the Identity
+    /// Module has for its domain. From now on it has to be live in time. Answers `done` when it was told.
     pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
         self.connect_by = deadline(Instant::now(), context.config.connect_timeout);
         if let Some(login) = &mut self.login {
@@ -62,7 +62,7 @@ impl Instance {
         }
         self.credential = record.login.credential();
         let explicit = self.credential.clone();
-        // Without providers to ask, it is told at once.
+        // Without providers, there is no credential to wait for.
         let result: LoginResult = if explicit.is_some() || context.identity.has_no_providers() {
             Box::pin(connect(&self.handle, explicit))
         } else {

@@ -1,13 +1,13 @@
-//! A stub after its deployment: its login, its commands, the instances that follow one another, its end.
+//! A stub after its deployment: login, commands, one instance after another, end.
 //!
-//! An instance is a sandbox with the component in it. The stub is what outlives it: the record, with the mailbox, the URL, the status, the
-//! session and the subscribers.
+//! An instance is a sandbox with the component in it. The stub outlives its instances: the record
+//! has the mailbox, the URL, the status, the session and the subscribers.
 //!
-//! A [`Supervisor`] waits for the stub's next [event](wait), has the [state machine](state) decide, and performs the actions. All of its
-//! decisions are in [`state`].
+//! A [`Supervisor`] waits for the stub's next [event](wait). The [state machine](state) decides, and
+//! the supervisor performs the actions. All decisions are in [`state`].
 //!
-//! The first time that a version says `live`, its status is held back until the version is durable
-//! as the accepted one. If it cannot be, the instance is ended as one that broke.
+//! When a version says `live` for the first time, its status is held back until the version is
+//! durable as the accepted one. If it cannot be made durable, the instance is ended like a broken one.
 
 mod eviction;
 mod instance;
@@ -82,7 +82,7 @@ impl Supervisor {
         let end = loop {
             let (state, actions) = self.state.on(event);
             self.state = state;
-            // In a box that is gone afterwards: what an idle stub keeps is the wait (`idle_stub_kib`).
+            // The box is freed afterwards, so that an idle stub keeps only the wait (`idle_stub_kib`).
             let reported = if actions.is_empty() { None } else { Box::pin(self.perform_all(actions)).await };
             event = match (reported, self.state) {
                 (Some(event), _) => event,
@@ -269,7 +269,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes the last status, and leaves nothing behind: what waits is answered, the addresses are free.
+    /// Publishes the last status, frees the addresses, and answers waiting messages and the command.
     fn clear_up(mut self: Box<Self>, end: End) {
         let key = &self.record.key;
         let (status, error) = match end {
@@ -285,7 +285,7 @@ impl Supervisor {
         }
         self.publish(status, &reason);
         let Self { context, record, routes, inbox, command, .. } = *self;
-        // In this order: a caller who learns that it is over may deploy it again at once, and needs its key's route.
+        // In this order: a caller that sees the end may deploy the stub again at once, and needs the route.
         drop(routes);
         context.registry.remove(&record, error);
         if let Some(inbox) = inbox {

@@ -17,7 +17,7 @@ impl Supervisor {
         };
         let is_settled = matches!(self.status.current().status, StubStatus::Live | StubStatus::Disconnected);
         match (&self.instance, idle) {
-            // What is registered through the stub has to be reachable.
+            // Hyperties that are registered through the stub have to be reachable.
             (Some(instance), Some(idle)) if is_settled && instance.login.is_none() && self.record.registrations.is_empty() => {
                 match instance.handle.retire(idle).await {
                     Ok(true) => Event::RetireAgreed,

@@ -187,7 +187,7 @@ pub(super) enum Action {
     BecomeLive,
     /// Asks the instance whether it is idle. Reports `RetireAgreed` or `RetireDeclined`.
     AskToRetire,
-    /// Answers `false` to the command, or looks again later if there is none.
+    /// Answers the command with `false`. Without a command, looks again later.
     DeclineToRetire,
     /// Publishes that the stub is retired.
     PublishRetired,
@@ -262,7 +262,7 @@ impl State {
             }
 
             (Event::Update(_), Running { standing: OnTrial, .. }) => (self, &[ReplyUnderWay]),
-            // Only an instance that is to be connected can show, next to another one, that it works.
+            // An instance shows that it works by being live, so it has to be allowed to connect.
             (Event::Update(Order::Overlap), Running { wanted: Connected, standing: Proven, .. }) => (self, &[Overlap]),
             (Event::Update(_), Running { wanted, .. }) => {
                 (starting(wanted, OnTrial), &[Disconnect(Update), Stop, TryOut, PublishTakeover, Start])
@@ -368,7 +368,7 @@ impl State {
         self.has_deadline() || matches!(self, Self::Running { standing: Standing::OnTrial | Standing::New, .. })
     }
 
-    /// Returns `true` if an instance with this status is told to connect once a message waits.
+    /// Returns `true` if a waiting message makes an instance with this status connect.
     pub(super) fn heeds_messages(self, status: StubStatus) -> bool {
         status == StubStatus::Disconnected
             && matches!(self, Self::Running { wanted: Wanted::Connected, connection: Connection::Settled, .. })

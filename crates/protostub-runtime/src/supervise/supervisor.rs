@@ -1,4 +1,4 @@
-//! The supervisor of one stub: what it holds, and what several of its actions share.
+//! The supervisor of one stub: its parts, and the functions that several actions share.
 
 use std::{fmt, sync::Arc};
 

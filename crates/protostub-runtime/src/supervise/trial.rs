@@ -8,11 +8,11 @@ use crate::{artifact::Artifact, error::DeployError, record::StubRecord, status::
 /// An update whose new version has not been live yet.
 pub(super) struct Trial {
     pub(super) to: Version,
-    /// What ran before, and will again if this fails.
+    /// The version before it, which runs again if this one fails.
     pub(super) old: Arc<Artifact>,
     /// The admission of its version.
     pub(super) admission: Admission,
-    /// What that had saved.
+    /// The session that the version before it had saved.
     pub(super) session: Option<Arc<[u8]>>,
     pub(super) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
 }

@@ -1,4 +1,4 @@
-//! The table of the state machine: each command in each state, and each other event where it occurs.
+//! The table of the state machine: each command in each state, and the other events.
 
 use protostub_sandbox::DisconnectReason::{Idle, Request, Shutdown, Update};
 use protostub_types::StubStatus::{Created, Deployed, Disconnected, InProgress, Live};
@@ -298,7 +298,7 @@ fn ended_stub_does_nothing() {
     }
 }
 
-/// Whatever happens, in whatever order.
+/// All events in all orders.
 #[test]
 fn reachable_states_keep_the_invariants() {
     let statuses = [Deployed, Created, InProgress, Live, Disconnected];
