@@ -307,7 +307,7 @@ impl Stage {
     /// Posts several messages to a stub that is not deployed, and checks each sender's error.
     async fn wait_for(&self, Attacker { domain, app, .. }: &Attacker) -> Result<()> {
         let to = format!("hyperty://{domain}/attack");
-        let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.as_str()), PATIENCE));
+        let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.parse().unwrap()), PATIENCE));
         for answer in futures_util::future::join_all(waiting).await {
             let Err(error) = answer else { bail!("it answered") };
             safe(error.to_string())?;
@@ -355,7 +355,7 @@ impl Stage {
     /// Has a stub that is live attack.
     async fn meet(&self, Attacker { attack, domain, app, .. }: &Attacker, stub: &Protostub) -> Result<String> {
         let restarts = stub.restarts();
-        let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").as_str()), PATIENCE);
+        let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").parse().unwrap()), PATIENCE);
         match attack.contained {
             Containment::NotDeployed(_) => unreachable!("it was deployed"),
             Containment::Ends(setting) => {

@@ -196,7 +196,7 @@ impl Stage {
             Act::Post => {
                 self.next += 1;
                 let told = json!({ "do": "post", "to": "hyperty://home.example/observer", "body": { "n": n, "of": name } });
-                let mut message = Message::new(MessageType::Update, to).with_body(told);
+                let mut message = Message::new(MessageType::Update, to.parse().unwrap()).with_body(told);
                 message.id = MessageId::Number(n);
                 let (done, is_done) = oneshot::channel();
                 self.posts.send((message, done)).await.expect("the poster is there");

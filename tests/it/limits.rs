@@ -85,7 +85,8 @@ async fn echo(halves: &[Half]) {
     let runtime = builder("home.example", halves, "").source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let ask = |n| {
-        let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "n": n, "text": "x".repeat(1_000) }));
+        let question =
+            Message::read("hyperty://sp1.example/alice".parse().unwrap()).with_body(json!({ "n": n, "text": "x".repeat(1_000) }));
         app.request_within(question, PATIENCE)
     };
     for answer in join_all((0..MESSAGES).map(ask)).await {
@@ -130,8 +131,8 @@ async fn mqtt(halves: &[Half]) {
     let runtime = builder("home.example", halves, &grant).source(source).build().await.expect("a runtime");
     let mut app: Hyperty = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let topic = format!("mqtt://{HOST}/room/1");
-    let published = (0..MESSAGES).map(|n| Message::create(topic.as_str()).with_body(json!({ "n": n })));
-    for message in [Message::subscribe(topic.as_str())].into_iter().chain(published) {
+    let published = (0..MESSAGES).map(|n| Message::create(topic.parse().unwrap()).with_body(json!({ "n": n })));
+    for message in [Message::subscribe(topic.parse().unwrap())].into_iter().chain(published) {
         let answer = app.request_within(message, PATIENCE).await;
         assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
     }

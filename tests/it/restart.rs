@@ -89,8 +89,11 @@ async fn messages_wait_for_the_next_instance_in_their_order() {
     assert!(reason.starts_with("a new instance starts in ") && reason.contains("no more bytes"), "{reason}");
 
     for n in 0..100 {
-        app.post(protostub_runtime::Message::new(MessageType::Update, ALICE).with_body(json!({ "do": "echo", "n": n })))
-            .expect("a place in the queue");
+        app.post(
+            protostub_runtime::Message::new(MessageType::Update, ALICE.parse().unwrap())
+                .with_body(json!({ "do": "echo", "n": n })),
+        )
+        .expect("a place in the queue");
     }
     // Who tells it to connect need not wait for the pause to end.
     stub.connect().await.expect("a new instance");

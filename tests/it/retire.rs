@@ -78,7 +78,7 @@ async fn nothing_is_lost_when_a_message_comes_while_a_stub_retires() {
         if n % 2 == 1 {
             retired(&stub).await;
         }
-        app.post(Message::new(MessageType::Update, ALICE).with_body(told(n))).expect("a place in the queue");
+        app.post(Message::new(MessageType::Update, ALICE.parse().unwrap()).with_body(told(n))).expect("a place in the queue");
         assert_eq!(value(&app, ALICE, json!({ "do": "echo", "n": n })).await["n"], json!(n));
     }
     let mut heard = Vec::new();

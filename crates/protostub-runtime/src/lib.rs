@@ -27,7 +27,7 @@
 //! #   .source(stubs)
 //!     .build().await?;
 //! let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
-//! let reply = app.request(Message::read("hyperty://sp1.example/alice")).await?; // deploys sp1.example's stub on the way
+//! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?; // deploys sp1.example's stub on the way
 //! println!("{}", reply.to_json_line());
 //! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
 //! println!("{}", stub.status().status); // live; `stub.watch()` tells of changes
