@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
+    context::RuntimeContext,
     error::{DeployError, DeployErrorKind, Phase, in_full},
     identity::StubCredentials,
     observer::Progress,
-    registry::{Discovery, Release, Reservation, StubRecord, stopped},
+    registry::{Discovery, Release, Reservation, StubRecord},
     status::StubPresence,
     supervise::{Command, Supervision},
     triggers,
@@ -122,7 +122,7 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
     let outcome = tokio::select! {
         biased;
         // The deployment's inbox is dropped with it, and that answers what waits.
-        () = context.stop.cancelled() => Err((None, stopped(&record.key, SHUTTING_DOWN))),
+        () = context.stop.cancelled() => Err((None, DeployError::shut_down(&record.key))),
         outcome = deploy(&context, &record, inbox, commands, key_route) => outcome,
     };
     match outcome {
@@ -140,7 +140,7 @@ fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>
     tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
     let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
     context.announce(record);
-    context.registry.remove(record, error);
+    context.registry.remove(record, error.into());
     if let Some(inbox) = inbox {
         inbox.close(503, &reason);
     }

@@ -143,7 +143,7 @@ mod update;
 
 pub use builder::RuntimeBuilder;
 pub use config::DomainSettings;
-pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
+pub use error::{BuildError, ConnectError, DeployError, DeployErrorKind, Phase, RegisterError, StubGone, StubGoneReason};
 pub use explain::{EgressExplanation, ExplainError};
 pub use hyperty::Hyperty;
 pub use identity::{

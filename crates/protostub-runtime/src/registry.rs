@@ -21,8 +21,8 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
-    error::{DeployError, DeployErrorKind, Phase, in_full},
+    context::RuntimeContext,
+    error::{DeployError, DeployErrorKind, Phase, StubGone, StubGoneReason, in_full},
     identity::ExplicitLogin,
     registration::RegistrationHandle,
     status::{LimitsHit, StatusCell},
@@ -111,7 +111,7 @@ pub(crate) struct StubRecord {
     /// Step 20.
     deployed: SetOnce<()>,
     /// It did not come to be, or it is over.
-    over: SetOnce<Arc<DeployError>>,
+    over: SetOnce<StubGone>,
 }
 
 /// What the stub is made of, as its domain publishes it.
@@ -126,8 +126,8 @@ pub(crate) struct Release {
 }
 
 impl StubRecord {
-    /// Asks the stub's supervisor for something. The error: the stub is no longer there, and why.
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeployError> {
+    /// Asks the stub's supervisor for something.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StubGone> {
         let (done, mut answer) = oneshot::channel();
         // What cannot be sent is dropped, and `done` with it.
         let _ = self.commands.send(Box::new(command(done))).await;
@@ -178,8 +178,13 @@ impl StubRecord {
         let _ = self.deployed.set(());
     }
 
-    fn over(&self, error: DeployError) {
-        let _ = self.over.set(Arc::new(error));
+    fn over(&self, gone: StubGone) {
+        let _ = self.over.set(gone);
+    }
+
+    /// How the stub ended, if it has.
+    pub(crate) fn gone(&self) -> Option<StubGone> {
+        self.over.get().cloned()
     }
 
     /// Whether step 20 was done.
@@ -191,19 +196,15 @@ impl StubRecord {
     pub(crate) async fn until_deployed(&self) -> Result<(), DeployError> {
         tokio::select! {
             biased;
-            error = self.until_over() => Err(error),
+            gone = self.until_over() => Err(gone.into()),
             () = async { self.deployed.wait().await; } => Ok(()),
         }
     }
 
     /// Waits until it is over, and tells why.
-    pub(crate) async fn until_over(&self) -> DeployError {
-        DeployError::clone(self.over.wait().await)
+    pub(crate) async fn until_over(&self) -> StubGone {
+        self.over.wait().await.clone()
     }
-}
-
-pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
-    DeployError { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::Stopped(why) }
 }
 
 /// What the registry knows of a key (step 3).
@@ -252,7 +253,7 @@ impl Registry {
         let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
         let mut state = self.state();
         if state.closing {
-            return Err(stopped(key, SHUTTING_DOWN));
+            return Err(DeployError::shut_down(key));
         }
         if let Some(record) = state.records.get(key) {
             return Ok(Discovery::Available(Arc::clone(record)));
@@ -312,7 +313,7 @@ impl Registry {
 
     /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
     /// failure of the domain is remembered for a while.
-    pub(crate) fn remove(&self, record: &Arc<StubRecord>, error: DeployError) {
+    pub(crate) fn remove(&self, record: &Arc<StubRecord>, gone: StubGone) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
             state.records.remove(&record.key);
@@ -323,18 +324,21 @@ impl Registry {
         if let Some(url) = record.sandbox_url.get() {
             state.sandboxes.remove(url);
         }
-        if matches!(error.kind, DeployErrorKind::Stopped(_)) {
-            state.failures.remove(&record.key);
-        } else if !error.kind.is_trust_state() {
-            let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
-            if times == 0 && state.failures.len() >= MAX_REMEMBERED {
-                let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
-                oldest.and_then(|key| state.failures.remove(&key));
+        match &gone.reason {
+            StubGoneReason::Undeployed | StubGoneReason::ShutDown => drop(state.failures.remove(&record.key)),
+            StubGoneReason::Failed(error) if error.kind.is_trust_state() => {}
+            StubGoneReason::Failed(error) => {
+                let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
+                if times == 0 && state.failures.len() >= MAX_REMEMBERED {
+                    let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
+                    oldest.and_then(|key| state.failures.remove(&key));
+                }
+                let failure = RememberedFailure { reason: in_full(error), times, at: Instant::now() };
+                state.failures.insert(record.key.clone(), failure);
             }
-            state.failures.insert(record.key.clone(), RememberedFailure { reason: in_full(&error), times, at: Instant::now() });
         }
         drop(state);
-        record.over(error);
+        record.over(gone);
     }
 
     /// A stub that is live has left its failures behind.

@@ -13,11 +13,11 @@ use url::Url;
 use crate::{
     context::{RuntimeContext, SHUTTING_DOWN},
     deploy::load_stub,
-    error::{DeployError, RegisterError},
+    error::{DeployError, RegisterError, StubGone},
     explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
     registration::HypertyDescriptor,
-    registry::{StubRecord, stopped},
+    registry::StubRecord,
     stub::Protostub,
 };
 
@@ -251,8 +251,7 @@ impl Drop for Runtime {
         // Whoever has a stub's handle learns that it is over: the stub's own task may be lost with the threads.
         for record in self.context.registry.records() {
             let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
-            let over = stopped(&record.key, SHUTTING_DOWN);
-            self.context.registry.remove(&record, over);
+            self.context.registry.remove(&record, StubGone::shut_down(&record.key));
         }
         // A runtime must not wait for its threads where the host program's async tasks run.
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {

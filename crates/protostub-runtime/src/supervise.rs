@@ -38,12 +38,12 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    context::{RuntimeContext, SHUTTING_DOWN},
+    context::RuntimeContext,
     deploy::{self, Artifact, Deployed},
-    error::{DeployError, DeployErrorKind, Phase, in_full, told},
+    error::{DeployError, DeployErrorKind, Phase, StubGone, in_full, told},
     identity::{Credential, CredentialError},
     registration::{RegistrationHandle, RegistrationRequest},
-    registry::{StubRecord, stopped},
+    registry::StubRecord,
     restart::Restarts,
     status::{StatusWatch, StubPresence},
     update::{Trial, UpdateErrorKind},
@@ -254,14 +254,17 @@ impl Supervisor {
                     Err((end, inbox)) => return (end, inbox),
                 },
                 InstanceEvent::Over(end) => {
-                    let (reason, why) = match &end {
-                        Termination::Shutdown => (DisconnectReason::Shutdown, SHUTTING_DOWN),
-                        Termination::Undeployed(_) | Termination::Broken(_) => (DisconnectReason::Request, UNDEPLOYED),
+                    let key = &self.record.key;
+                    let (reason, gone) = match &end {
+                        Termination::Shutdown => (DisconnectReason::Shutdown, StubGone::shut_down(key)),
+                        Termination::Undeployed(_) | Termination::Broken(_) => {
+                            (DisconnectReason::Request, StubGone::undeployed(key))
+                        }
                     };
                     self.remove_registrations().await;
                     // Nothing new comes in, and the stub says good-bye while it still can.
                     instance.login = None;
-                    self.record.mailbox.refuse(Some((503, in_full(&stopped(&self.record.key, why)).to_string())));
+                    self.record.mailbox.refuse(Some((503, in_full(&gone).to_string())));
                     Box::pin(self.say_goodbye(&instance, reason)).await;
                     return (end, self.stop(&mut instance).await);
                 }
@@ -663,12 +666,12 @@ impl Supervisor {
     /// The last words, and nothing is left: who waits is answered, the addresses are free.
     fn clear_up(self, end: Termination, inbox: Option<Inbox>, routes: [Route; 3]) {
         let key = &self.record.key;
-        let (status, error, done) = match end {
-            Termination::Broken(error) => (StubStatus::Failed, error, None),
-            Termination::Undeployed(done) => (StubStatus::Dead, stopped(key, UNDEPLOYED), done),
-            Termination::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN), None),
+        let (status, gone, done) = match end {
+            Termination::Broken(error) => (StubStatus::Failed, StubGone::from(error), None),
+            Termination::Undeployed(done) => (StubStatus::Dead, StubGone::undeployed(key), done),
+            Termination::Shutdown => (StubStatus::Dead, StubGone::shut_down(key), None),
         };
-        let reason = in_full(&error);
+        let reason = in_full(&gone);
         self.record.mailbox.refuse(Some((503, reason.to_string())));
         if status == StubStatus::Failed {
             let stub = self.record.url.get();
@@ -677,7 +680,7 @@ impl Supervisor {
         self.publish(status, &reason);
         // In this order: whoever learns that it is over may deploy it anew at once, and needs its key's route.
         drop(routes);
-        self.context.registry.remove(&self.record, error);
+        self.context.registry.remove(&self.record, gone);
         if let Some(inbox) = inbox {
             inbox.close(503, &reason);
         }
@@ -688,7 +691,6 @@ impl Supervisor {
 }
 
 const NO_REASON: &str = "the stub said `failed` and gave no reason";
-const UNDEPLOYED: &str = "it was undeployed";
 
 impl PendingLogin {
     /// Waits for the end of a login, if there is one. Dropped, it tells those who wait for it.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::{
     context::RuntimeContext,
     deploy::{self, Artifact},
-    error::{DeployError, DeployErrorKind},
+    error::{DeployError, DeployErrorKind, StubGone},
     registry::{Release, StubRecord},
     supervise::Command,
 };
@@ -92,9 +92,12 @@ pub enum UpdateErrorKind {
     /// Another update of the stub is under way.
     #[error("another update is under way: wait for it")]
     UnderWay,
-    /// The stub is not deployed any more, or came to its end meanwhile.
-    #[error("it is no longer there")]
-    Gone,
+    /// The stub's deployment has not found its descriptor yet.
+    #[error("the stub is still being deployed: wait until it is live")]
+    NotDeployed,
+    /// The stub has ended.
+    #[error(transparent)]
+    Gone(#[from] StubGone),
 }
 
 /// An update whose new version has not been live yet.
@@ -136,7 +139,7 @@ pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Res
 
 async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateErrorKind> {
     let (available, discovered) = ask(context, record).await?;
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let running = running(record)?;
     let up_to_date = || Ok(Updated::UpToDate { version: running.version.clone() });
     let Some(available) = available else { return up_to_date() };
     if available.is_older() && !context.config.settings(record.key.domain()).allow_older {
@@ -159,13 +162,19 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
         context.catalogue.check_commit(&record.key).await.map_err(deploy::trust_state).map_err(refused)?;
     }
     let artifact = Box::new(artifact);
-    record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
+    record.ask(|done| Command::Update { artifact, done }).await??;
     Ok(Updated::Updated { from: running.version, to: available.version })
+}
+
+/// The release that runs.
+fn running(record: &StubRecord) -> Result<Release, UpdateErrorKind> {
+    let absent = || record.gone().map_or(UpdateErrorKind::NotDeployed, UpdateErrorKind::Gone);
+    record.published().ok_or_else(absent)
 }
 
 /// Asks the domain, which has to answer itself.
 async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let running = running(record)?;
     let discovered = context.catalogue.revalidate(&record.key).await;
     let discovered =
         discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;

@@ -8,10 +8,8 @@ use tokio::{sync::oneshot, task::JoinError};
 
 use super::{Instance, NO_REASON, PendingLogin, Supervisor, Termination, until};
 use crate::{
-    context::SHUTTING_DOWN,
     deploy::{self, Artifact},
     error::{DeployError, DeployErrorKind, Phase, told},
-    registry::stopped,
     status::StubPresence,
     update::{Trial, UpdateErrorKind},
 };
@@ -38,7 +36,7 @@ impl Supervisor {
         let presence = Arc::new(self.presence.beside());
         let next = tokio::select! {
             biased;
-            () = self.context.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
+            () = self.context.stop.cancelled() => Err(DeployError::shut_down(&self.record.key)),
             () = instance.handle.ended() => Err(self.failed(Phase::Running, "the version before it broke meanwhile".into())),
             next = self.try_beside(&presence, &artifact) => next,
         };
