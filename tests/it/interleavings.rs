@@ -125,7 +125,8 @@ impl Stage {
             stage.until_balanced().await?;
         }
         let runtime = stage.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let ending = runtime.expect("nobody else ends it").shutdown(PATIENCE);
+        let runtime = runtime.expect("nobody else ends it");
+        let ending = runtime.shutdown(PATIENCE);
         let ended = timeout(2 * PATIENCE, ending).await.map_err(|_| TestCaseError::fail("the runtime does not end"))?;
         prop_assert_eq!(&ended.abandoned, &vec![]);
         stage.settle().await?;

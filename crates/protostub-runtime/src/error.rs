@@ -413,6 +413,12 @@ pub enum RegisterError {
         #[source]
         source: Box<DeployError>,
     },
+    /// The runtime is shutting down.
+    #[error("failed to register the hyperty {address}: the runtime is shutting down")]
+    ShutDown {
+        /// Whose address.
+        address: Address,
+    },
     /// Somebody else has the address.
     #[error("failed to register the hyperty {address}")]
     Bus {

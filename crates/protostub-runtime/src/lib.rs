@@ -145,7 +145,7 @@ pub use builder::RuntimeBuilder;
 pub use config::DomainSettings;
 pub use error::{BuildError, ConnectError, DeployError, DeployErrorKind, Phase, RegisterError, StubGone, StubGoneReason};
 pub use explain::{EgressExplanation, ExplainError};
-pub use hyperty::Hyperty;
+pub use hyperty::{Hyperty, HypertySender};
 pub use identity::{
     Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, EnvironmentCredentials, FileCredentials,
     OAuth2Client, OAuth2Credentials, Secret, StaticCredentials,

@@ -376,8 +376,14 @@ impl Registry {
         self.state().sandboxes.iter().map(|(url, key)| (url.clone(), key.clone())).collect()
     }
 
-    pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) {
-        self.state().hyperties.insert(address.clone(), mailbox);
+    /// Adds a hyperty. Returns `false` if the runtime is shutting down: the hyperty would never
+    /// learn of the end.
+    pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) -> bool {
+        let mut state = self.state();
+        if !state.closing {
+            state.hyperties.insert(address.clone(), mailbox);
+        }
+        !state.closing
     }
 
     /// Nothing is posted to hyperties any more: each learns that once it has taken what waits for it.
