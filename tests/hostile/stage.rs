@@ -158,6 +158,8 @@ impl Stage {
         restart.first_pause = Duration::from_millis(10);
         restart.longest_pause = Duration::from_millis(10);
         let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
+        let mut limits = config.limits;
+        limits.descriptor_bytes = 1 << 20;
         let mut builder = Runtime::builder();
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
@@ -170,12 +172,11 @@ impl Stage {
             .allow_loopback(true)
             .resolver(AttackersNames::default())
             .source(source.clone())
-            .limits(config.limits)
+            .limits(limits)
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
-            .accepted_versions(config.accepted_versions)
-            .max_descriptor_bytes(1 << 20);
+            .accepted_versions(config.accepted_versions);
         let tokens = Server::start(servers::issues_tokens).await?;
         let (builder, free) = with_settings(builder, &tokens)?;
         let runtime = builder.build().await?;

@@ -235,7 +235,7 @@ async fn what_is_compiled_already_is_not_fetched_again_unless_it_would_be_refuse
         state(name, size);
     }
     let mut settings = DomainSettings::default();
-    settings.max_component_bytes = Some(code.len() - 1);
+    settings.limits.component_bytes = Some(code.len() - 1);
     let runtime = builder().domain(domain("four.example"), settings).source(source.clone()).build().await.expect("a runtime");
     let error = runtime.deploy_protostub("two.example").await.expect_err("nobody has it yet");
     assert!(format!("{error:?}").contains("WrongDigest"), "{error:?}");

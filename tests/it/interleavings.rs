@@ -21,8 +21,8 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use protostub_runtime::{
-    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Runtime, StubStatus,
-    Version,
+    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Retire, Runtime,
+    StubStatus, Version,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -138,7 +138,7 @@ impl Stage {
         let mut restart = RestartPolicy::default();
         (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
         let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
-        built = built.retire_after(if retires { Duration::from_millis(1) } else { Duration::ZERO });
+        built = built.retire_after(if retires { Retire::After(Duration::from_millis(1)) } else { Retire::Never });
         for name in DOMAINS {
             publish(&stubs, name, "1.0", false);
             let mut settings = DomainSettings::default();

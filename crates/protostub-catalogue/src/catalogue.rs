@@ -407,7 +407,7 @@ impl Inner {
         }
         let limits = Limits {
             bytes: trust::MAX_SET_BYTES.min(self.config.descriptor_bytes(publisher)),
-            setting: "max_descriptor_bytes",
+            setting: "descriptor-bytes",
             total: self.config.descriptor_timeout,
         };
         let request = Request { subject: Subject::Keys, domain: publisher, url: &url, held: Held::Nothing };
@@ -481,7 +481,7 @@ impl Inner {
     ) -> Result<Given, Fault> {
         let limits = Limits {
             bytes: self.config.descriptor_bytes(domain),
-            setting: "max_descriptor_bytes",
+            setting: "descriptor-bytes",
             total: self.config.descriptor_timeout,
         };
         let ask = async |held| {

@@ -11,8 +11,9 @@ use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, DomainSettings},
+    config::Config,
     deploy::load_stub,
+    domain_settings::DomainSettings,
     error::in_full,
     identity::IdentityModule,
     registry::{Registry, StubRecord},
@@ -75,7 +76,7 @@ impl RuntimeContext {
         // Those that were busy may be idle in a moment.
         for _ in 0..ROOM_ATTEMPTS {
             for record in self.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
-                let may_retire = self.config.settings(record.key.domain()).retire_after != Some(Duration::ZERO);
+                let may_retire = self.config.gives_way(record.key.domain());
                 if std::ptr::eq(&*record, own) || !may_retire {
                     continue;
                 }
@@ -91,7 +92,7 @@ impl RuntimeContext {
                         retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| self.engine.room().ok()),
                     }
                 };
-                if let Ok(Some(room)) = timeout(self.config.grace, made).await {
+                if let Ok(Some(room)) = timeout(self.config.lifecycle.grace, made).await {
                     return Ok(room);
                 }
             }

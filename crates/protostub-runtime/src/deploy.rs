@@ -292,7 +292,7 @@ pub(crate) async fn obtain(
     context.config.progress.tell(key, &Progress::Compiling);
     let bytes = component.bytes().clone();
     let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
-    let after = context.config.compile_timeout;
+    let after = context.config.lifecycle.compile_timeout;
     let compiled = tokio::time::timeout(after, compilation).await;
     context.config.progress.tell(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;
@@ -324,7 +324,7 @@ pub(crate) async fn sandbox(
         url: presence.stub.clone(),
         domain: domain.clone(),
         configuration: configuration(context, discovered, &settings.configuration)?,
-        limits: settings.limits.clone().unwrap_or_else(|| context.config.limits.clone()),
+        limits: context.config.limits_of(domain),
         grants: context.grants(domain, &discovered.descriptor.ports, settings),
         relays: settings.relays.clone(),
         credential_origins: settings.credential_origins.clone(),

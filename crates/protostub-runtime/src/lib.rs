@@ -50,6 +50,12 @@
 //! ([`DomainSettings::may_deploy`]), a response never does. [`RuntimeBuilder::max_stubs`] and [`RuntimeBuilder::deployments_per_minute`] bound
 //! them.
 //!
+//! # Settings
+//!
+//! [`Settings`] are plain values in groups. A program sets them by the methods of [`RuntimeBuilder`], or reads them from
+//! a file, since they implement `Deserialize`, and passes them to [`RuntimeBuilder::settings`]. [`DomainSettings`]
+//! override them for one domain. Secrets, keys and code come from the program alone.
+//!
 //! # Registration
 //!
 //! A domain's own Registry (`domain://registry.<domain>`) is told of a hyperty that has a [`HypertyDescriptor`], and of a stub whose
@@ -123,6 +129,7 @@ mod builder;
 mod config;
 mod context;
 mod deploy;
+mod domain_settings;
 mod endpoints;
 mod error;
 mod explain;
@@ -134,6 +141,7 @@ mod registration;
 mod registry;
 mod restart;
 mod runtime;
+mod settings;
 mod status;
 pub mod steps;
 mod stub;
@@ -142,7 +150,7 @@ mod triggers;
 mod update;
 
 pub use builder::RuntimeBuilder;
-pub use config::DomainSettings;
+pub use domain_settings::DomainSettings;
 pub use error::{BuildError, ConnectError, DeployError, DeployErrorKind, Phase, RegisterError, StubGone, StubGoneReason};
 pub use explain::{EgressExplanation, ExplainError};
 pub use hyperty::{Hyperty, HypertySender};
@@ -152,8 +160,9 @@ pub use identity::{
 };
 pub use observer::Progress;
 pub use registration::{HypertyDescriptor, Registration};
-pub use restart::RestartPolicy;
+pub use restart::{RestartOverrides, RestartPolicy};
 pub use runtime::{Runtime, Shutdown};
+pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Retire, Settings};
 pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
 pub use triggers::{DomainPattern, DomainPatternError};
@@ -169,9 +178,9 @@ pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
     Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame,
-    GuestCall, Limits, compile_worker,
+    GuestCall, LimitOverrides, Limits, compile_worker,
 };
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
-    StubStatus, Version,
+    StubStatus, UniqueMap, Version,
 };

@@ -112,7 +112,7 @@ impl Runtime {
         AddressError: From<A::Error>,
     {
         let address = address.try_into().map_err(AddressError::from)?;
-        let inbox = self.context().bus.inbox(self.context().config.inbox);
+        let inbox = self.context().bus.inbox(self.context().config.limits.inbox());
         let attached = self.context().bus.attach(&address, &inbox.mailbox());
         let route = attached.map_err(|source| RegisterError::Bus { address: address.clone(), source })?;
         Hyperty::new(Arc::clone(self.context()), address, inbox, route)

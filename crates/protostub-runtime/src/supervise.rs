@@ -160,8 +160,8 @@ impl Supervision {
     pub(crate) fn begin(context: Arc<RuntimeContext>, deployed: Deployed) -> Box<Self> {
         let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
         let settings = context.config.settings(record.key.domain());
-        let policy = settings.restart.clone().unwrap_or_else(|| context.config.restart.clone());
-        let retire_after = settings.retire_after.or(context.config.retire_after).filter(|after| !after.is_zero());
+        let policy = context.config.restart_of(record.key.domain());
+        let retire_after = context.config.retire_after(record.key.domain());
         if settings.register
             && let Some(Ok(entry)) = record.url.get().map(|url| RegistrationRequest::of_stub(&context, &record, url))
         {
@@ -207,7 +207,7 @@ impl Supervisor {
                     (self.failed(Phase::Connecting, reason), self.stop(&mut instance).await)
                 }
                 InstanceEvent::ConnectTimeout => {
-                    let kind = DeployErrorKind::ConnectTimeout { after: self.context.config.connect_timeout };
+                    let kind = DeployErrorKind::ConnectTimeout { after: self.context.config.lifecycle.connect_timeout };
                     self.forget_credentials();
                     (DeployError { key: self.record.key.clone(), phase: Phase::Connecting, kind }, self.stop(&mut instance).await)
                 }
@@ -586,7 +586,7 @@ impl Supervisor {
 
     /// The domain login: tells the stub to connect, with what the Identity Module holds for its domain. From now on it has to be live in time.
     fn log_in(&self, instance: &mut Instance, done: Option<oneshot::Sender<()>>) {
-        instance.connect_by = Some(deadline(Instant::now(), self.context.config.connect_timeout));
+        instance.connect_by = Some(deadline(Instant::now(), self.context.config.lifecycle.connect_timeout));
         if let Some(login) = &mut instance.login {
             login.done.extend(done);
             return;
@@ -623,7 +623,7 @@ impl Supervisor {
                 status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
             }
         };
-        if timeout(self.context.config.grace, goodbye).await.is_err() {
+        if timeout(self.context.config.lifecycle.grace, goodbye).await.is_err() {
             tracing::debug!(target: "protostub", domain = %self.record.key, "the stub did not disconnect within its grace time");
         }
     }
@@ -635,7 +635,7 @@ impl Supervisor {
         leaving.cancel();
         registrations.close();
         if self.status.current().status == StubStatus::Live
-            && timeout(self.context.config.grace, registrations.wait()).await.is_err()
+            && timeout(self.context.config.lifecycle.grace, registrations.wait()).await.is_err()
         {
             tracing::debug!(target: "protostub", domain = %self.record.key, "what was registered was not removed within the grace time");
         }

@@ -9,6 +9,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use protostub_bus::Origin;
 use protostub_types::{Address, Domain, StubKey};
+use serde::Deserialize;
 
 use crate::{config::Config, error::DeployErrorKind};
 
@@ -24,7 +25,8 @@ const MAX_COUNTED: usize = 1024;
 /// assert!(!pattern.contains(&Domain::parse("sp1.example")?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct DomainPattern(Pattern);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,6 +80,14 @@ impl FromStr for DomainPattern {
             return Err(fault(format!("the domains below `{parent}` belong to many people")));
         }
         Ok(Self(Pattern::Below(parent)))
+    }
+}
+
+impl TryFrom<String> for DomainPattern {
+    type Error = DomainPatternError;
+
+    fn try_from(text: String) -> Result<Self, DomainPatternError> {
+        text.parse()
     }
 }
 

@@ -103,7 +103,7 @@ impl Supervisor {
             },
             Err(error) = PendingLogin::ended(&mut next.login) => Err(connecting(DeployErrorKind::Credential(error))),
             () = until(next.connect_by) => {
-                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.context.config.connect_timeout }))
+                Err(connecting(DeployErrorKind::ConnectTimeout { after: self.context.config.lifecycle.connect_timeout }))
             }
         }
     }
