@@ -94,7 +94,7 @@ impl Stage {
 
 /// The messages there and back; how often the listener was woken.
 async fn exchange(listener: &mut Hyperty, how: How) -> usize {
-    let mut message = Message::update("hyperty://sp1.example/echo");
+    let mut message = Message::update("hyperty://sp1.example/echo".parse().unwrap());
     message.body = Some(Body::Json(r#"{"text":"hello"}"#.into()));
     let wakes = poll_fn(|cx| Poll::Ready(Arc::new(Wakes { count: AtomicUsize::new(0), task: cx.waker().clone() }))).await;
     let waker = Waker::from(Arc::clone(&wakes));

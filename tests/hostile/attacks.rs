@@ -208,7 +208,7 @@ pub fn traps_in_start() -> Attack {
 }
 
 pub fn server_answers_with_endless_body() -> Attack {
-    Attack::catalogue("server_answers_with_endless_body", servers::endless_body, NotDeployed("max_descriptor_bytes"))
+    Attack::catalogue("server_answers_with_endless_body", servers::endless_body, NotDeployed("descriptor-bytes"))
 }
 
 pub fn server_answers_with_gzip_bomb() -> Attack {

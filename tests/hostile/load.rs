@@ -110,7 +110,7 @@ async fn ask(app: Arc<Hyperty>, domain: Domain, mut at: Instant, shared: Arc<Sha
     while !shared.ended.load(Ordering::Relaxed) {
         sleep_until(at).await;
         while requests.try_join_next().is_some() {}
-        let (app, shared, message) = (Arc::clone(&app), Arc::clone(&shared), Message::read(to.as_str()));
+        let (app, shared, message) = (Arc::clone(&app), Arc::clone(&shared), Message::read(to.parse().unwrap()));
         shared.asked.fetch_add(1, Ordering::Relaxed);
         requests.spawn(async move {
             let outcome = app.request(message).await;

@@ -158,6 +158,8 @@ impl Stage {
         restart.first_pause = Duration::from_millis(10);
         restart.longest_pause = Duration::from_millis(10);
         let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
+        let mut limits = config.limits;
+        limits.descriptor_bytes = 1 << 20;
         let mut builder = Runtime::builder();
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
@@ -170,12 +172,11 @@ impl Stage {
             .allow_loopback(true)
             .resolver(AttackersNames::default())
             .source(source.clone())
-            .limits(config.limits)
+            .limits(limits)
             .restart(restart)
             .compile_timeout(config.compile_timeout)
             .connect_timeout(config.connect_timeout)
-            .accepted_versions(config.accepted_versions)
-            .max_descriptor_bytes(1 << 20);
+            .accepted_versions(config.accepted_versions);
         let tokens = Server::start(servers::issues_tokens).await?;
         let (builder, free) = with_settings(builder, &tokens)?;
         let runtime = builder.build().await?;
@@ -307,7 +308,7 @@ impl Stage {
     /// Posts several messages to a stub that is not deployed, and checks each sender's error.
     async fn wait_for(&self, Attacker { domain, app, .. }: &Attacker) -> Result<()> {
         let to = format!("hyperty://{domain}/attack");
-        let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.as_str()), PATIENCE));
+        let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.parse().unwrap()), PATIENCE));
         for answer in futures_util::future::join_all(waiting).await {
             let Err(error) = answer else { bail!("it answered") };
             safe(error.to_string())?;
@@ -355,7 +356,7 @@ impl Stage {
     /// Has a stub that is live attack.
     async fn meet(&self, Attacker { attack, domain, app, .. }: &Attacker, stub: &Protostub) -> Result<String> {
         let restarts = stub.restarts();
-        let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").as_str()), PATIENCE);
+        let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").parse().unwrap()), PATIENCE);
         match attack.contained {
             Containment::NotDeployed(_) => unreachable!("it was deployed"),
             Containment::Ends(setting) => {

@@ -530,7 +530,7 @@ impl Subject for BadRuntime {
 
     async fn next(&self) -> Option<Message> {
         if self.wrong == Wrong::Misdelivers && self.is_first() {
-            return Some(Message::read("hyperty://home.example/app").error_response(200, "not for you"));
+            return Some(Message::read("hyperty://home.example/app".parse().unwrap()).error_response(200, "not for you"));
         }
         let next = self.good.next().await;
         if self.wrong == Wrong::Overhears && self.is_first() { self.good.next().await } else { next }

@@ -23,7 +23,10 @@ async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
     let source = source(&["steps.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/steps").await.expect("a hyperty");
-    let reply = app.request(Message::read("hyperty://steps.example/alice").with_body(json!("hello"))).await.expect("a reply");
+    let reply = app
+        .request(Message::read("hyperty://steps.example/alice".parse().unwrap()).with_body(json!("hello")))
+        .await
+        .expect("a reply");
     assert_eq!(reply.code(), Some(200));
     let stub = runtime.deploy_protostub("steps.example").await.expect("the same stub");
     let url = stub.url().expect("a URL").to_string();
@@ -52,7 +55,7 @@ async fn one_stub_serves_all_who_ask_at_once() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let ask = |to: &'static str| app.request(Message::read(to));
+    let ask = |to: &'static str| app.request(Message::read(to.parse().unwrap()));
     let (a, b, c, d, e) = tokio::join!(
         ask("hyperty://sp1.example/alice"),
         ask("domain://msg-node.sp1.example/sm"),
@@ -102,7 +105,7 @@ async fn undeployment_is_real_and_the_next_message_deploys_anew() {
     // A message to the old URL is one to the domain, whose new stub has another URL.
     let reply = app.request(Message::read(first.url().expect("a URL").clone())).await.expect("a reply of the new one");
     assert_eq!(reply.code(), Some(200));
-    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply of the new one");
+    app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect("a reply of the new one");
     assert_ne!(runtime.protostubs()[0].url(), first.url());
     let outcome = runtime.shutdown(Duration::from_secs(5)).await;
     assert_eq!((outcome.stopped.len(), outcome.abandoned.len()), (1, 0));
@@ -115,7 +118,7 @@ async fn where_many_messages_went_the_next_one_deploys_anew_too() {
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     for _ in 0..2 {
         for _ in 0..4 {
-            app.post(Message::update("hyperty://sp1.example/alice")).expect("there is room");
+            app.post(Message::update("hyperty://sp1.example/alice".parse().unwrap())).expect("there is room");
         }
         for _ in 0..4 {
             assert_eq!(app.recv().await.expect("the runtime is there").kind, MessageType::Update);
@@ -149,11 +152,11 @@ async fn a_stub_that_was_told_to_disconnect_answers_503_until_it_is_told_to_conn
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     stub.disconnect().await.expect("disconnected");
     assert_eq!(stub.status().status, StubStatus::Disconnected);
-    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!(refused.code, 503);
     stub.connect().await.expect("connected");
     stub.until_live().await.expect("live");
-    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply");
+    app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect("a reply");
 }
 
 #[tokio::test]
@@ -204,7 +207,8 @@ async fn a_stub_that_the_home_domain_offers_may_connect_to_its_own_domain_and_no
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let order = async |url: String| {
-        let order = Message::read(format!("hyperty://{foreign}/alice")).with_body(json!({ "do": "websocket", "url": url }));
+        let order = Message::read(format!("hyperty://{foreign}/alice").parse().unwrap())
+            .with_body(json!({ "do": "websocket", "url": url }));
         app.request(order).await.expect("a reply")
     };
     assert_eq!(order(format!("ws://{foreign}/ws")).await.code(), Some(200));
@@ -228,7 +232,7 @@ async fn what_is_compiled_already_is_not_fetched_again_unless_it_would_be_refuse
         state(name, size);
     }
     let mut settings = DomainSettings::default();
-    settings.max_component_bytes = Some(code.len() - 1);
+    settings.limits.component_bytes = Some(code.len() - 1);
     let runtime = builder().domain(domain("four.example"), settings).source(source.clone()).build().await.expect("a runtime");
     let error = runtime.deploy_protostub("two.example").await.expect_err("nobody has it yet");
     assert!(format!("{error:?}").contains("WrongDigest"), "{error:?}");
@@ -266,7 +270,7 @@ async fn longest_times_are_no_panic() {
     let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX);
     let runtime = builder.build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let request = app.request_within(Message::read("hyperty://sp1.example/alice"), Duration::MAX);
+    let request = app.request_within(Message::read("hyperty://sp1.example/alice".parse().unwrap()), Duration::MAX);
     let reply = within_a_minute("request", request).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
     let stub = within_a_minute("deploy", runtime.deploy_protostub("sp1.example")).await.expect("the same stub");

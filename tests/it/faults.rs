@@ -117,9 +117,9 @@ async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
     let mut app = runtime.register_hyperty(address).await.expect("a hyperty");
     let to = format!("hyperty://{domain}/alice");
     // Three messages that want no answer, and a request: each has one outcome.
-    let ping = || Message::new(MessageType::Other("ping".into()), to.as_str());
+    let ping = || Message::new(MessageType::Other("ping".into()), to.parse().unwrap());
     let outcomes = [(); 3].map(|()| app.post(ping()));
-    let error = app.request(Message::read(to.as_str())).await.expect_err("no stub can be deployed");
+    let error = app.request(Message::read(to.parse().unwrap())).await.expect_err("no stub can be deployed");
     let reason = itself(&error.reason);
     for refused in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
         // The deployment had failed before the next message was posted.
@@ -132,7 +132,7 @@ async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
     }
     // A moment later nothing is fetched again, and the reason is the same. Where that moment was over already, the next one is longer.
     loop {
-        let again = app.request(Message::read(to.as_str())).await.expect_err("still not");
+        let again = app.request(Message::read(to.parse().unwrap())).await.expect_err("still not");
         assert_eq!(itself(&again.reason), reason);
         if again.reason.contains(A_MOMENT_AGO) {
             break;
@@ -178,7 +178,7 @@ async fn a_failure_is_remembered_for_a_growing_time_and_not_held_against_who_ins
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let seconds_left = async || {
         let asked = source.0.load(Ordering::Relaxed);
-        let error = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("no stub");
+        let error = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("no stub");
         assert_eq!((error.code, source.0.load(Ordering::Relaxed)), (503, asked), "{error}");
         let (_, left) = error.reason.split_once("is tried again in ").unwrap_or_else(|| panic!("{error}"));
         left.split_once(" s: ").and_then(|(left, _)| left.parse::<f64>().ok()).unwrap_or_else(|| panic!("{error}"))

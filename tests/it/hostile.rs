@@ -73,7 +73,7 @@ async fn contained(stage: &Stage, attack: &Attack) -> String {
     let contained = stage.attack(attack).await.unwrap_or_else(|escaped| panic!("{}: {escaped}", attack.name));
     assert_eq!(sayings::not_safe(), [""; 0], "{}", attack.name);
     let neighbour = stage.neighbours().stubs()[0].domain();
-    let echo = stage.runtime().request(Message::read(format!("hyperty://{neighbour}/alice").as_str())).await;
+    let echo = stage.runtime().request(Message::read(format!("hyperty://{neighbour}/alice").parse().unwrap())).await;
     assert_eq!(echo.expect("an echo").code(), Some(200), "{}", attack.name);
     contained.how
 }

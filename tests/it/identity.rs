@@ -199,7 +199,7 @@ async fn what_has_run_out_is_never_handed_out() {
     let (runtime, _app) = runtime(builder(), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let error = stub.connect_with(credential(CredentialKind::Bearer, "old", Some(past))).await.expect_err("it has run out");
-    assert_eq!(error.kind.to_string(), "there is no credential to connect with: it has run out");
+    assert_eq!(error.to_string(), "there is no credential to connect with: it has run out");
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use protostub_runtime::{
-    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Runtime, StubStatus,
-    Version,
+    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Retire, Runtime,
+    StubStatus, Version,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -125,7 +125,8 @@ impl Stage {
             stage.until_balanced().await?;
         }
         let runtime = stage.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let ending = runtime.expect("nobody else ends it").shutdown(PATIENCE);
+        let runtime = runtime.expect("nobody else ends it");
+        let ending = runtime.shutdown(PATIENCE);
         let ended = timeout(2 * PATIENCE, ending).await.map_err(|_| TestCaseError::fail("the runtime does not end"))?;
         prop_assert_eq!(&ended.abandoned, &vec![]);
         stage.settle().await?;
@@ -137,7 +138,7 @@ impl Stage {
         let mut restart = RestartPolicy::default();
         (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
         let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
-        built = built.retire_after(if retires { Duration::from_millis(1) } else { Duration::ZERO });
+        built = built.retire_after(if retires { Retire::After(Duration::from_millis(1)) } else { Retire::Never });
         for name in DOMAINS {
             publish(&stubs, name, "1.0", false);
             let mut settings = DomainSettings::default();
@@ -196,7 +197,7 @@ impl Stage {
             Act::Post => {
                 self.next += 1;
                 let told = json!({ "do": "post", "to": "hyperty://home.example/observer", "body": { "n": n, "of": name } });
-                let mut message = Message::new(MessageType::Update, to).with_body(told);
+                let mut message = Message::new(MessageType::Update, to.parse().unwrap()).with_body(told);
                 message.id = MessageId::Number(n);
                 let (done, is_done) = oneshot::channel();
                 self.posts.send((message, done)).await.expect("the poster is there");

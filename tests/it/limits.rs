@@ -32,8 +32,8 @@ const AT_A_TIME: usize = 4;
 struct Half {
     key: String,
     value: i64,
-    /// `true` for a key of `[limits]`, `false` for a limit of the runtime.
-    of_stub: bool,
+    /// The table of the key: `limits` of a stub, or `cache` of the runtime.
+    table: &'static str,
 }
 
 /// Returns half of each limit of which the table in the document states the default.
@@ -46,9 +46,9 @@ fn halves() -> Vec<Half> {
         let (key, rest) = line.split_once("` | ").expect("a key and its default");
         let default = rest.split(" | ").next().unwrap_or_default().replace(' ', "");
         let Ok(default) = default.parse::<i64>() else { continue };
-        let of_stub = example["limits"].get(key).is_some();
-        assert!(of_stub || example.get(key).is_some(), "`{key}` stands in no settings file");
-        halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), of_stub });
+        let table = ["limits", "cache"].into_iter().find(|table| example[*table].get(key).is_some());
+        let table = table.unwrap_or_else(|| panic!("`{key}` stands in no settings file"));
+        halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), table });
     }
     halves
 }
@@ -57,13 +57,8 @@ fn halves() -> Vec<Half> {
 fn builder(home: &str, halves: &[Half], more: &str) -> RuntimeBuilder {
     let mut settings =
         format!("home = '{home}'\nallow-loopback = true\ncompile-in-process = true\nrequest-timeout-seconds = 60\n");
-    let lines = |of_stub| halves.iter().filter(move |half| half.of_stub == of_stub);
-    for Half { key, value, .. } in lines(false) {
-        settings += &format!("{key} = {value}\n");
-    }
-    settings += "[limits]\n";
-    for Half { key, value, .. } in lines(true) {
-        settings += &format!("{key} = {value}\n");
+    for Half { key, value, table } in halves {
+        settings += &format!("{table}.{key} = {value}\n");
     }
     settings += more;
     builder_from_settings(&settings).unwrap_or_else(|error| panic!("{error}\n{settings}")).code_dir(code_dir())
@@ -85,7 +80,8 @@ async fn echo(halves: &[Half]) {
     let runtime = builder("home.example", halves, "").source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let ask = |n| {
-        let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "n": n, "text": "x".repeat(1_000) }));
+        let question =
+            Message::read("hyperty://sp1.example/alice".parse().unwrap()).with_body(json!({ "n": n, "text": "x".repeat(1_000) }));
         app.request_within(question, PATIENCE)
     };
     for answer in join_all((0..MESSAGES).map(ask)).await {
@@ -130,8 +126,8 @@ async fn mqtt(halves: &[Half]) {
     let runtime = builder("home.example", halves, &grant).source(source).build().await.expect("a runtime");
     let mut app: Hyperty = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let topic = format!("mqtt://{HOST}/room/1");
-    let published = (0..MESSAGES).map(|n| Message::create(topic.as_str()).with_body(json!({ "n": n })));
-    for message in [Message::subscribe(topic.as_str())].into_iter().chain(published) {
+    let published = (0..MESSAGES).map(|n| Message::create(topic.parse().unwrap()).with_body(json!({ "n": n })));
+    for message in [Message::subscribe(topic.parse().unwrap())].into_iter().chain(published) {
         let answer = app.request_within(message, PATIENCE).await;
         assert_eq!(answer.unwrap_or_else(|error| panic!("{halves:?}: {error}")).code(), Some(200), "{halves:?}");
     }

@@ -58,6 +58,9 @@ async fn more_sandboxes_than_the_machine_allows_are_refused_with_what_to_do() {
     let source = source(&["sp1.example"], &component("actor"), &Value::Null);
     let runtime = builder().max_stubs(3 * most).source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let reply = app.request(Message::read("hyperty://sp1.example/x").with_body(json!({ "n": 1 }))).await.expect("a response");
+    let reply = app
+        .request(Message::read("hyperty://sp1.example/x".parse().unwrap()).with_body(json!({ "n": 1 })))
+        .await
+        .expect("a response");
     assert_eq!(reply.code(), Some(200));
 }

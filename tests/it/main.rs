@@ -7,6 +7,7 @@ mod environment;
 mod faults;
 mod forgery;
 mod fuzz;
+mod handles;
 mod hostile;
 mod identity;
 mod imports;

@@ -21,7 +21,8 @@ async fn server(folder: &TempDir) -> DomainServer {
 async fn ask(builder: RuntimeBuilder, server: &DomainServer) {
     let runtime = builder.build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let reply = app.request(Message::read(format!("hyperty://{}/alice", server.domain()))).await.expect("a reply");
+    let reply =
+        app.request(Message::read(format!("hyperty://{}/alice", server.domain()).parse().unwrap())).await.expect("a reply");
     assert_eq!(reply.code(), Some(200), "{:?}", reply.body);
     runtime.shutdown(Duration::from_secs(5)).await;
 }

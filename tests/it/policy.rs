@@ -37,20 +37,20 @@ async fn a_request_is_answered_with_403_and_the_reason_and_deploys_nothing() {
     let policy = Rule(move |hop: &Hop<'_>| to_sp2(hop).then_some("sp2.example is not to be talked to"));
     let runtime = builder().source(source).policy(policy).build().await.expect("a runtime");
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let refused = app.request(Message::read("hyperty://sp2.example/alice")).await.expect_err("refused");
+    let refused = app.request(Message::read("hyperty://sp2.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
-    let refused = app.post(Message::update("domain://registry.sp2.example")).expect_err("refused");
+    let refused = app.post(Message::update("domain://registry.sp2.example".parse().unwrap())).expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
     assert!(runtime.protostubs().is_empty());
-    app.request(Message::read("hyperty://sp1.example/alice")).await.expect("a reply");
+    app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect("a reply");
     assert_eq!(runtime.counts().denied, 2);
 
     // Nothing has to stop for other rules.
     runtime.set_policy(rule(|hop| matches!(hop.receiver, Receiver::Stub(_)).then_some("no stub is to be talked to")));
-    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "no stub is to be talked to"));
     runtime.set_policy(None);
-    app.request(Message::read("hyperty://sp2.example/alice")).await.expect("a reply");
+    app.request(Message::read("hyperty://sp2.example/alice".parse().unwrap())).await.expect("a reply");
     let received = app.recv();
     tokio::pin!(received);
     assert!(futures_util::poll!(&mut received).is_pending(), "a refusal is told once");
@@ -76,7 +76,7 @@ async fn what_a_stub_posts_and_answers_is_asked_about_too() {
 
     runtime
         .set_policy(rule(move |hop| (from_stub(hop) && hop.message.kind == MessageType::Response).then_some("it never answers")));
-    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "the response was refused: it never answers"));
     let post = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
     app.request(order("hyperty://sp1.example/alice", post)).await.expect_err("refused");
@@ -90,7 +90,7 @@ async fn the_runtimes_own_messages_are_asked_about_too() {
     runtime.set_policy(rule(|hop| (*hop.origin == Origin::Host).then_some("the runtime is silent")));
     let refused = app.subscribe(runtime.url().join("status").expect("an address")).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "the response was refused: the runtime is silent"));
-    let refused = runtime.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    let refused = runtime.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!(refused.code, 403);
     // A stub's life does not hang on who is told of it.
     runtime.deploy_protostub("sp1.example").await.expect("a stub");
@@ -140,7 +140,7 @@ async fn rules_in_cedar_are_reloaded_while_messages_flow() {
     let all_but_alice =
         r#"permit (principal, action, resource); forbid (principal, action, resource) when { resource.path == "/alice" };"#;
     runtime.set_policy(Some(Arc::new(rules(all_but_alice).expect("policies"))));
-    let refused = app.request(Message::read("hyperty://sp1.example/alice")).await.expect_err("refused");
+    let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids it"));
     let say = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
     assert_eq!(heard(&app.request(order("hyperty://sp1.example/bob", say)).await.expect("a reply")), "ok");

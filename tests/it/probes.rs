@@ -120,7 +120,7 @@ impl Stage {
 
     /// The stub of a domain has this order as a request.
     async fn order(&self, order: Value) -> Value {
-        value(&self.app.request(Message::read(ALICE).with_body(order)).await.expect("a reply"))
+        value(&self.app.request(Message::read(ALICE.parse().unwrap()).with_body(order)).await.expect("a reply"))
     }
 
     /// One deployment, with all that belongs to it, has happened.
@@ -142,7 +142,7 @@ impl Stage {
 }
 
 fn ping(to: &str, n: u64) -> Message {
-    Message::new(MessageType::Other("ping".into()), to).with_body(json!({ "n": n }))
+    Message::new(MessageType::Other("ping".into()), to.parse().unwrap()).with_body(json!({ "n": n }))
 }
 
 fn value(response: &Message) -> Value {
@@ -191,7 +191,7 @@ async fn probe_v_twenty_messages_before_and_after_the_deployment_keep_their_orde
 #[tokio::test]
 async fn probe_t_the_functions_and_schemes_of_a_domain_have_one_stub() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
-    let ask = |to: &'static str| stage.app.request(Message::read(to));
+    let ask = |to: &'static str| stage.app.request(Message::read(to.parse().unwrap()));
     let replies = tokio::join!(
         ask("domain://msg-node.foo.com/sm"),
         ask("domain://registry.foo.com"),
@@ -208,7 +208,7 @@ async fn probe_t_the_functions_and_schemes_of_a_domain_have_one_stub() {
 #[tokio::test]
 async fn probe_u_the_global_registry_is_reached_through_the_home_domain() {
     let stage = Stage::new(&["home.example"], json!({})).await;
-    let reply = stage.app.request(Message::read("global://registry/")).await.expect("a reply");
+    let reply = stage.app.request(Message::read("global://registry/".parse().unwrap())).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
     stage.deployed_once().await;
     assert_eq!(stage.runtime.protostubs()[0].domain().as_str(), "home.example");
@@ -250,10 +250,12 @@ async fn probe_e_a_message_to_a_stub_in_progress_waits_until_it_is_live() {
 async fn probe_f_a_stub_that_failed_is_told_of_at_once_and_deployed_anew() {
     let failing = json!({ "connect": { "do": "publish", "status": "failed", "reason": "wrong password" } });
     let stage = Stage::new(&[DOMAIN], failing).await;
-    let error = stage.app.request(Message::read(ALICE)).await.expect_err("no stub");
+    let error = stage.app.request(Message::read(ALICE.parse().unwrap())).await.expect_err("no stub");
     assert_eq!(error.code, 503);
     assert!(error.reason.contains("wrong password"), "{error}");
-    let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE))).await.expect("at once");
+    let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE.parse().unwrap())))
+        .await
+        .expect("at once");
     assert!(fast.is_err_and(|error| error.code == 503 && error.reason.contains("wrong password")));
     stage.catalogue.publish(DOMAIN, &json!({}));
     stage.runtime.deploy_protostub(DOMAIN).await.expect("a stub");
@@ -289,7 +291,7 @@ async fn probe_g_a_catalogue_that_failed_once_is_told_of_at_once_and_asked_again
     let recovered = async {
         loop {
             moments.tick().await;
-            match stage.app.request(Message::read(ALICE)).await {
+            match stage.app.request(Message::read(ALICE.parse().unwrap())).await {
                 Ok(reply) => break reply,
                 Err(error) => assert!(error.code == 503 && error.reason.contains("a moment ago"), "{error}"),
             }
@@ -307,7 +309,9 @@ async fn probe_h_a_stub_that_cannot_start_leaves_nothing_behind() {
         let error = stage.runtime.load_stub(DOMAIN).await.expect_err("no stub");
         assert_eq!(error.phase, protostub_runtime::Phase::Starting);
         assert_eq!(stage.registered().await, (0, 0));
-        let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE))).await.expect("at once");
+        let fast = tokio::time::timeout(Duration::from_secs(10), stage.app.request(Message::read(ALICE.parse().unwrap())))
+            .await
+            .expect("at once");
         assert!(fast.is_err_and(|error| error.code == 503));
         assert_eq!(stage.runtime.counts().open, 0);
         stage.catalogue.publish(DOMAIN, &json!({}));

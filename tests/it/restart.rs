@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use protostub_runtime::{Credential, CredentialKind, Hyperty, MessageType, RestartPolicy, Runtime, RuntimeBuilder, StubStatus};
+use protostub_runtime::{
+    ConnectError, Credential, CredentialKind, Hyperty, MessageType, RestartPolicy, Runtime, RuntimeBuilder, StubGoneReason,
+    StubStatus,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -89,8 +92,11 @@ async fn messages_wait_for_the_next_instance_in_their_order() {
     assert!(reason.starts_with("a new instance starts in ") && reason.contains("no more bytes"), "{reason}");
 
     for n in 0..100 {
-        app.post(protostub_runtime::Message::new(MessageType::Update, ALICE).with_body(json!({ "do": "echo", "n": n })))
-            .expect("a place in the queue");
+        app.post(
+            protostub_runtime::Message::new(MessageType::Update, ALICE.parse().unwrap())
+                .with_body(json!({ "do": "echo", "n": n })),
+        )
+        .expect("a place in the queue");
     }
     // Who tells it to connect need not wait for the pause to end.
     stub.connect().await.expect("a new instance");
@@ -116,8 +122,15 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
     stub.until_live().await.expect_err("it is over");
     let credential = Credential { kind: CredentialKind::Bearer, value: "a token".to_owned(), expires: None };
     // Whoever asks something of it learns why it is gone.
-    let gone = [stub.connect().await, stub.disconnect().await, stub.undeploy().await, stub.connect_with(credential).await];
-    for error in gone.map(|asked| asked.expect_err("it is over").kind.to_string()) {
+    let with_credential = match stub.connect_with(credential).await.expect_err("it is over") {
+        ConnectError::Gone(gone) => Err(gone),
+        other => panic!("{other:?}"),
+    };
+    for asked in [stub.connect().await, stub.disconnect().await, stub.undeploy().await, with_credential] {
+        let gone = asked.expect_err("it is over");
+        assert_eq!((gone.to_string(), &gone.key), ("the protocol stub of sp1.example has ended".to_owned(), stub.key()));
+        let StubGoneReason::Failed(error) = gone.reason else { panic!("{gone:?}") };
+        let error = error.kind.to_string();
         assert!(error.contains("it broke again after 3 new instances") && error.contains("no more bytes"), "{error}");
     }
     let again = runtime.deploy_protostub("sp1.example").await.expect("another stub");
@@ -209,8 +222,10 @@ async fn whoever_waits_for_a_stub_learns_that_its_runtime_is_gone() {
     let told = tokio::time::timeout(Duration::from_secs(30), told).await.expect("within 30 s");
     drop(ends);
     for over in told.into_iter().chain([stub.connect().await, stub.undeploy().await]) {
-        let error = over.expect_err("the runtime is gone").kind.to_string();
-        assert!(error.contains("the runtime is shutting down"), "{error}");
+        let gone = over.expect_err("the runtime is gone");
+        assert!(matches!(gone.reason, StubGoneReason::ShutDown), "{gone:?}");
+        let expected = "the protocol stub of sp1.example has ended: the runtime is shutting down; start another runtime";
+        assert_eq!(gone.to_string(), expected);
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use protostub_runtime::{
-    DeployErrorKind, DomainSettings, Hyperty, Message, MessageType, Protostub, Runtime, RuntimeBuilder, StatusReport, StubStatus,
-    Updated,
+    DeployErrorKind, DomainSettings, Hyperty, Message, MessageType, Protostub, Retire, Runtime, RuntimeBuilder, StatusReport,
+    StubStatus, Updated,
 };
 use protostub_sandbox::SandboxError;
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ async fn nothing_is_lost_when_a_message_comes_while_a_stub_retires() {
         if n % 2 == 1 {
             retired(&stub).await;
         }
-        app.post(Message::new(MessageType::Update, ALICE).with_body(told(n))).expect("a place in the queue");
+        app.post(Message::new(MessageType::Update, ALICE.parse().unwrap()).with_body(told(n))).expect("a place in the queue");
         assert_eq!(value(&app, ALICE, json!({ "do": "echo", "n": n })).await["n"], json!(n));
     }
     let mut heard = Vec::new();
@@ -152,8 +152,7 @@ async fn more_stubs_than_sandboxes_take_turns() {
 
 #[tokio::test]
 async fn what_is_under_way_keeps_a_stub_in_its_sandbox() {
-    let mut keep = DomainSettings::default();
-    keep.retire_after = Some(Duration::ZERO);
+    let keep = DomainSettings::new().retire_after(Retire::Never);
     let (runtime, mut app) = runtime(builder().max_sandboxes(2).domain(domain("sp3.example"), keep)).await;
     for name in ["sp1.example", "sp3.example"] {
         runtime.deploy_protostub(name).await.expect("a stub");

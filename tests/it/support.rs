@@ -54,7 +54,7 @@ pub(crate) fn body(message: &Message) -> Value {
 
 /// A request for a stub of `tests/programs/actor`, which follows the order.
 pub(crate) fn order(to: &str, order: Value) -> Message {
-    Message::read(to).with_body(order)
+    Message::read(to.parse().unwrap()).with_body(order)
 }
 
 /// A first request waits for the compiler, too, and that for all other tests': it has a minute for it.

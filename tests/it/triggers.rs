@@ -63,7 +63,7 @@ async fn nobody_but_the_program_triggers_deployments_without_bound() {
     let runtime = builder().source(source(&domains, &component("actor"), &Value::Null)).deployments_per_minute(2);
     let runtime = runtime.build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let ask = |domain: &str| Message::read(format!("hyperty://{domain}/x"));
+    let ask = |domain: &str| Message::read(format!("hyperty://{domain}/x").parse().unwrap());
     for domain in &domains[..2] {
         assert_eq!(app.request(ask(domain)).await.expect("an answer").code(), Some(200));
     }
@@ -117,7 +117,8 @@ async fn concurrent_askers_trigger_one_counted_deployment() {
 /// What the Registry of a domain says of an address.
 async fn looked_up(runtime: &Runtime, domain: &Domain, url: &str) -> Value {
     let registry = format!("domain://registry.{domain}");
-    let reply = runtime.request(Message::read(registry).with_body(json!({ "resource": url }))).await.expect("an answer");
+    let reply =
+        runtime.request(Message::read(registry.parse().unwrap()).with_body(json!({ "resource": url }))).await.expect("an answer");
     body(&reply)
 }
 
@@ -142,7 +143,7 @@ async fn a_hyperty_with_a_descriptor_deploys_its_domains_stub_and_is_found_by_ot
         (&json!("live"), &json!(["chat"]), &json!(bob.url().as_str())),
         "{found}"
     );
-    let (reply, ()) = tokio::join!(alice.request(Message::read(address.as_str())), async {
+    let (reply, ()) = tokio::join!(alice.request(Message::read(address.parse().unwrap())), async {
         let question = hyperty.recv().await.expect("a message");
         hyperty.post(question.response(200, None)).expect("accepted");
     });
@@ -207,6 +208,6 @@ async fn a_stub_is_registered_at_its_domain_while_it_is_deployed() {
 async fn a_response_deploys_nothing() {
     let runtime = builder().source(source(&["one.example"], &component("actor"), &Value::Null)).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    app.post(Message::new(MessageType::Response, "hyperty://one.example/x")).expect("counted and dropped");
+    app.post(Message::new(MessageType::Response, "hyperty://one.example/x".parse().unwrap())).expect("counted and dropped");
     assert_eq!(runtime.protostubs().len(), 0);
 }

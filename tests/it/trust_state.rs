@@ -9,8 +9,8 @@ use std::{
 };
 
 use protostub_runtime::{
-    Bounds, DeployErrorKind, Hyperty, MemorySource, Protostub, Runtime, StubStatus, TrustStateError, UpdateErrorKind, Updated,
-    Version,
+    Bounds, DeployError, DeployErrorKind, Hyperty, MemorySource, Protostub, Runtime, StubGoneReason, StubStatus, TrustStateError,
+    UpdateErrorKind, Updated, Version,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -170,7 +170,8 @@ async fn version_that_cannot_be_written_is_never_live() {
     assert_eq!(last.status, StubStatus::Failed, "{last:?}");
     // Nor does it get a message.
     assert_eq!(response.expect_err("never live").code, 503);
-    let error = live.await.expect("a task").expect_err("never live");
+    let gone = live.await.expect("a task").expect_err("never live");
+    let StubGoneReason::Failed(error) = &gone.reason else { panic!("{gone:?}") };
     let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
     check_text(&kind.to_string(), &host.committed());
     drop(broken);
@@ -238,7 +239,7 @@ async fn runtime_without_a_cache_refuses_older_versions() {
         publish(&source, domain, version, &component("actor"), json!({}));
         let stub = runtime.deploy_protostub(domain).await?;
         stub.until_live().await?;
-        stub.undeploy().await
+        Ok::<(), DeployError>(stub.undeploy().await?)
     };
     deploy("sp1.example", "2.0").await.expect("deployed");
     let error = deploy("sp1.example", "1.0").await.expect_err("older");

@@ -29,7 +29,7 @@ pub(crate) async fn runtime(server: &DomainServer) -> Runtime {
 
 pub(crate) async fn app(runtime: &Runtime, server: &DomainServer) -> Hyperty {
     let node = format!("domain://msg-node.{}/address-allocation", server.domain());
-    let request = Message::create(node.as_str()).with_body(json!({ "value": { "number": 1 } }));
+    let request = Message::create(node.parse().unwrap()).with_body(json!({ "value": { "number": 1 } }));
     let allocation = runtime.request(request).await.expect("an allocation");
     let body: Value = allocation.body.expect("a body").parse().expect("JSON");
     let address = body["value"]["allocated"][0].as_str().unwrap_or_else(|| panic!("no address in {body}")).to_owned();

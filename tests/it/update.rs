@@ -9,7 +9,8 @@ use std::{
 };
 
 use protostub_runtime::{
-    DomainSettings, Hyperty, MemorySource, RestartPolicy, Runtime, RuntimeBuilder, StubStatus, UpdateErrorKind, Updated, Version,
+    DomainSettings, Hyperty, MemorySource, RestartPolicy, Runtime, RuntimeBuilder, StubGone, StubGoneReason, StubStatus,
+    UpdateErrorKind, Updated, Version,
 };
 use serde_json::{Value, json};
 
@@ -204,9 +205,14 @@ async fn one_update_at_a_time_and_none_of_a_stub_that_is_gone() {
     assert!(matches!(second.kind, UpdateErrorKind::UnderWay), "{second:?}");
     stub.undeploy().await.expect("undeployed");
     let first = first.await.expect("a task").expect_err("undeployed meanwhile");
-    assert!(matches!(first.kind, UpdateErrorKind::Gone), "{first:?}");
+    assert!(matches!(&first.kind, UpdateErrorKind::Gone(gone) if is_undeployed(gone)), "{first:?}");
     let third = stub.update().await.expect_err("it is gone");
-    assert!(matches!(third.kind, UpdateErrorKind::Gone), "{third:?}");
+    assert!(matches!(&third.kind, UpdateErrorKind::Gone(gone) if is_undeployed(gone)), "{third:?}");
+}
+
+fn is_undeployed(gone: &StubGone) -> bool {
+    gone.to_string() == "the protocol stub of sp1.example was undeployed; deploy it again to use it"
+        && matches!(gone.reason, StubGoneReason::Undeployed)
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ impl Outages {
 /// A hyperty at an address that the server allocates.
 async fn hyperty(runtime: &Runtime, server: &DomainServer) -> Result<Hyperty> {
     let node = format!("domain://msg-node.{}/address-allocation", server.domain());
-    let request = Message::create(node.as_str()).with_body(json!({ "value": { "number": 1 } }));
+    let request = Message::create(node.parse().unwrap()).with_body(json!({ "value": { "number": 1 } }));
     let body: Value = runtime.request(request).await?.body.context("a body")?.parse()?;
     let address = body["value"]["allocated"][0].as_str().context("an address")?.to_owned();
     Ok(runtime.register_hyperty(address).await?)

@@ -18,6 +18,9 @@ use crate::{
     table::Table,
 };
 
+/// Default of [`BusConfig::request_timeout`]: 15 s.
+pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The longest time that a request may be open, whatever it asks for.
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -49,7 +52,7 @@ impl BusConfig {
         Self {
             home,
             runtime,
-            request_timeout: Duration::from_secs(15),
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
             queue_timeout: Duration::from_secs(60),
             max_open_requests: 65_536,
         }

@@ -36,11 +36,16 @@ impl Inbox {
 
     /// The next message; none once the inbox is closed. May be dropped at any time: a message is taken only when it is returned.
     pub async fn recv(&mut self) -> Option<Message> {
+        future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Polls for the next message: ready with none once the inbox is closed.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let mut single = mem::take(&mut self.parcels);
-        future::poll_fn(|cx| self.poll_batch(cx, 1, usize::MAX, &mut single)).await;
+        let polled = self.poll_batch(cx, 1, usize::MAX, &mut single);
         let message = single.pop();
         self.parcels = single;
-        message.map(Parcel::into_message)
+        polled.map(|()| message.map(Parcel::into_message))
     }
 
     /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by

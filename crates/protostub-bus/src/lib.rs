@@ -103,7 +103,9 @@ mod policy;
 mod post;
 mod table;
 
-pub use bus::{Bus, BusConfig, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT, Origin, Route, Unroutable};
+pub use bus::{
+    Bus, BusConfig, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT, Origin, Route, Unroutable,
+};
 pub use counts::BusCounts;
 pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::{
-    Attempt, CatalogueConfig, CatalogueError, AcceptedRelease, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
+    AcceptedRelease, Attempt, CatalogueConfig, CatalogueError, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
     TrustStateError, Validators, VerifiedComponent,
     committed::Commits,
     copies::{Copies, Copy, Kept},
@@ -203,7 +203,12 @@ impl Catalogue {
     ///
     /// # Errors If it could not be kept, also when tried again a few times. Then the version must
     /// not be live.
-    pub async fn commit(&self, key: &StubKey, committed: &AcceptedRelease, before: Option<&AcceptedRelease>) -> Result<(), TrustStateError> {
+    pub async fn commit(
+        &self,
+        key: &StubKey,
+        committed: &AcceptedRelease,
+        before: Option<&AcceptedRelease>,
+    ) -> Result<(), TrustStateError> {
         self.inner.commits.save(key, committed, before).await
     }
 
@@ -402,7 +407,7 @@ impl Inner {
         }
         let limits = Limits {
             bytes: trust::MAX_SET_BYTES.min(self.config.descriptor_bytes(publisher)),
-            setting: "max_descriptor_bytes",
+            setting: "descriptor-bytes",
             total: self.config.descriptor_timeout,
         };
         let request = Request { subject: Subject::Keys, domain: publisher, url: &url, held: Held::Nothing };
@@ -476,7 +481,7 @@ impl Inner {
     ) -> Result<Given, Fault> {
         let limits = Limits {
             bytes: self.config.descriptor_bytes(domain),
-            setting: "max_descriptor_bytes",
+            setting: "descriptor-bytes",
             total: self.config.descriptor_timeout,
         };
         let ask = async |held| {

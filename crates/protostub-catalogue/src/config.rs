@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::Domain;
+use protostub_types::{DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, Domain};
 
 use crate::{DownloadProgress, trust::TrustPolicy};
 
@@ -69,6 +69,9 @@ pub struct CatalogueConfig {
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
+/// Default of [`CatalogueConfig::max_offline_age`]: 30 days.
+pub const DEFAULT_MAX_OFFLINE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// The number of records of trust state that are kept. A record gives way only to others of its own
 /// registrable domain. If there are as many as there may be in all, stubs of further domains are
 /// not deployed.
@@ -89,6 +92,13 @@ pub struct Sizes {
     pub descriptor_bytes: Option<usize>,
     /// The component of its stub, in bytes, in place of [`CatalogueConfig::max_component_bytes`].
     pub component_bytes: Option<usize>,
+}
+
+impl Bounds {
+    /// Default bounds of the accepted versions of stubs.
+    pub const ACCEPTED_VERSIONS: Self = Self { total: 16_384, per_domain: 256 };
+    /// Default bounds of the key sets that domains publish.
+    pub const KEY_SETS: Self = Self { total: 1_024, per_domain: 16 };
 }
 
 impl CatalogueConfig {
@@ -117,12 +127,12 @@ impl CatalogueConfig {
             home,
             cache_dir: None,
             max_store_bytes: 1024 * 1024 * 1024,
-            accepted_versions: Bounds { total: 16_384, per_domain: 256 },
-            key_sets: Bounds { total: 1_024, per_domain: 16 },
-            max_offline_age: Duration::from_secs(30 * 24 * 60 * 60),
+            accepted_versions: Bounds::ACCEPTED_VERSIONS,
+            key_sets: Bounds::KEY_SETS,
+            max_offline_age: DEFAULT_MAX_OFFLINE_AGE,
             network: true,
-            max_descriptor_bytes: 256 * 1024,
-            max_component_bytes: 64 * 1024 * 1024,
+            max_descriptor_bytes: DEFAULT_DESCRIPTOR_BYTES,
+            max_component_bytes: DEFAULT_COMPONENT_BYTES,
             sizes: BTreeMap::new(),
             descriptor_timeout: Duration::from_secs(15),
             component_timeout: Duration::from_secs(5 * 60),

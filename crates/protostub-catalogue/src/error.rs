@@ -100,7 +100,7 @@ pub enum Fault {
         limit: usize,
         /// What the server, or the descriptor, says how large it is.
         stated: Option<u64>,
-        /// The setting of [`CatalogueConfig`](crate::CatalogueConfig).
+        /// Key of the limit in a settings file.
         setting: &'static str,
     },
     /// The connection broke before everything had come.

@@ -96,7 +96,7 @@ mod well_known;
 pub use catalogue::{Catalogue, Discovered, Provenance};
 pub use committed::AcceptedRelease;
 pub use component::VerifiedComponent;
-pub use config::{Bounds, CatalogueConfig, Sizes};
+pub use config::{Bounds, CatalogueConfig, DEFAULT_MAX_OFFLINE_AGE, Sizes};
 pub use directory::DirectorySource;
 pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
 pub use https::HttpsSource;

@@ -21,8 +21,8 @@ impl Compiler {
     /// If the engine cannot run here, or the cache folder of the settings cannot be used.
     pub(crate) fn new(settings: &Settings) -> anyhow::Result<Self> {
         let mut config = EngineConfig::default();
-        config.cache_dir = settings.cache_dir().map(|folder| folder.join("compiled"));
-        config.cache_key = settings.cache_key().map(ToOwned::to_owned);
+        config.cache_dir = settings.runtime.cache.compiled_code_dir();
+        config.cache_key = settings.runtime.cache.key.clone();
         config.max_sandboxes = 1;
         config.compile_worker = settings.compile_worker()?;
         let engine = Engine::new(&config).context("preparing the WebAssembly engine")?;

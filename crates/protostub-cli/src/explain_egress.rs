@@ -43,7 +43,7 @@ impl ExplainEgress {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         let address = Address::parse(&self.target).map_err(Failure::usage)?;
         let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
-        settings.home.get_or_insert_with(|| domain.clone());
+        settings.runtime.home.get_or_insert_with(|| domain.clone());
         let runtime = settings.builder()?.build().await.context("preparing a runtime")?;
         let explained = runtime.explain_egress(&self.target, &self.url).await;
         let explained = explained.map_err(|error| Failure::usage(format!("{:#}", anyhow::Error::new(error))))?;

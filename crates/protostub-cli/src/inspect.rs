@@ -109,7 +109,11 @@ pub(crate) fn catalogue(
 
 /// The way out that the settings describe.
 pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
-    let config = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
+    let config = EgressConfig {
+        extra_roots_pem: settings.roots()?,
+        proxy: settings.runtime.network.proxy.clone(),
+        ..EgressConfig::default()
+    };
     Ok(Egress::new(config)?)
 }
 

@@ -96,8 +96,8 @@ impl ReachFlags {
 pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars) -> anyhow::Result<Runtime> {
     let domain =
         target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain that could be asked for its stub")))?;
-    settings.allow_loopback |= domain.is_loopback();
+    settings.runtime.network.allow_loopback |= domain.is_loopback();
     // Without a home of its own, the runtime is one of the target's domain.
-    settings.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
+    settings.runtime.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
     Ok(settings.builder()?.progress(bars.hook()).build().await?)
 }

@@ -85,7 +85,7 @@ async fn runtime(home: &protostub_runtime::Domain) -> anyhow::Result<Runtime> {
 /// An app with an address that the domain's message node allocated for it.
 async fn app_with_allocated_address(runtime: &Runtime, domain: &protostub_runtime::Domain) -> anyhow::Result<Hyperty> {
     let node = format!("domain://msg-node.{domain}/address-allocation");
-    let request = Message::create(node.as_str()).with_body(json!({ "value": { "number": 1 } }));
+    let request = Message::create(node.parse()?).with_body(json!({ "value": { "number": 1 } }));
     let allocation = runtime.request(request).await.context("no address was allocated")?;
     let body: Value = allocation.body.as_ref().context("the allocation is empty")?.parse()?;
     let address = body["value"]["allocated"][0].as_str().with_context(|| format!("no address in {body}"))?;

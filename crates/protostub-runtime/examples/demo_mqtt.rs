@@ -75,7 +75,7 @@ fn runtime(catalogue: &Path, broker: &Mosquitto, url: &str) -> Result<protostub_
 async fn from_the_app(app: &Hyperty, broker: &Mosquitto) -> Result<u32> {
     let mut lamp = Lamp::listen(broker).await?;
     let to = format!("mqtt://{DOMAIN}/lamp/1/set");
-    let answer = app.request_within(Message::create(to.as_str()).with_body(json!({ "on": true })), PATIENCE).await?;
+    let answer = app.request_within(Message::create(to.parse()?).with_body(json!({ "on": true })), PATIENCE).await?;
     ensure!(answer.code() == Some(200), "the broker did not take it: {:?}", answer.body);
     println!("  app → create {to} {{\"on\":true}} → 200");
     let line = lamp.next().await?;
@@ -88,7 +88,7 @@ async fn from_the_app(app: &Hyperty, broker: &Mosquitto) -> Result<u32> {
 /// A thermometer publishes with `mosquitto_pub`, and the app, which subscribed to all of them, is told.
 async fn to_the_app(app: &mut Hyperty, broker: &Mosquitto) -> Result<u32> {
     let all = format!("mqtt://{DOMAIN}/sensors/+/temperature");
-    let answer = app.request_within(Message::subscribe(all.as_str()), PATIENCE).await?;
+    let answer = app.request_within(Message::subscribe(all.parse()?), PATIENCE).await?;
     ensure!(answer.code() == Some(200), "the broker did not agree: {:?}", answer.body);
     println!("  app → subscribe {all} → 200");
     let published =

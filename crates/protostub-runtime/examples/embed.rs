@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::builder().home_domain("home.example").source(source).build().await?;
     let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
 
-    let question = Message::read("hyperty://sp1.example/alice").with_body(json!({ "question": "who is there?" }));
+    let question = Message::read("hyperty://sp1.example/alice".parse()?).with_body(json!({ "question": "who is there?" }));
     let reply = app.request(question).await?; // deploys the stub of sp1.example on the way
     println!("reply: {}", reply.to_json_line());
 

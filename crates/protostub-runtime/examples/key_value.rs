@@ -124,13 +124,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn keep(app: &Hyperty, domain: &str, key: &str, value: &str) -> Result<(), Box<dyn Error>> {
-    let message = Message::create(format!("hyperty://{domain}/store").as_str());
+    let message = Message::create(format!("hyperty://{domain}/store").parse()?);
     app.request(message.with_body(json!({ "key": key, "value": value }))).await?;
     Ok(())
 }
 
 async fn kept(app: &Hyperty, domain: &str, key: &str) -> Result<Value, Box<dyn Error>> {
-    let response = app.request(Message::read(format!("hyperty://{domain}/store").as_str()).with_body(json!(key))).await?;
+    let response = app.request(Message::read(format!("hyperty://{domain}/store").parse()?).with_body(json!(key))).await?;
     let body: Value = response.body.ok_or("no answer")?.parse()?;
     Ok(body["value"].clone())
 }

@@ -11,12 +11,7 @@ use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    config::{Config, DomainSettings},
-    identity::IdentityModule,
-    record::StubRecord,
-    registry::Registry,
-};
+use crate::{config::Config, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord, registry::Registry};
 
 pub(crate) struct RuntimeContext {
     pub(crate) config: Config,

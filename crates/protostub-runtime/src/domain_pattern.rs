@@ -1,6 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use protostub_types::Domain;
+use serde::Deserialize;
 
 /// Which domains are meant: `sp1.example` (that one, with its port if it has one), `*.sp1.example` (all below it, not itself) or `*` (all).
 ///
@@ -11,7 +12,8 @@ use protostub_types::Domain;
 /// assert!(!pattern.contains(&Domain::parse("sp1.example")?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct DomainPattern(Pattern);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,6 +67,14 @@ impl FromStr for DomainPattern {
             return Err(fault(format!("the domains below `{parent}` belong to many people")));
         }
         Ok(Self(Pattern::Below(parent)))
+    }
+}
+
+impl TryFrom<String> for DomainPattern {
+    type Error = DomainPatternError;
+
+    fn try_from(text: String) -> Result<Self, DomainPatternError> {
+        text.parse()
     }
 }
 

@@ -208,9 +208,49 @@ pub enum DeployErrorKind {
         /// How long it had.
         after: Duration,
     },
-    /// The runtime is shutting down, or the stub was undeployed meanwhile.
-    #[error("{0}")]
-    Stopped(&'static str),
+    /// The stub was undeployed before its deployment was complete.
+    #[error("the stub was undeployed meanwhile; deploy it again")]
+    Undeployed,
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    ShutDown,
+}
+
+/// The stub behind a [`Protostub`](crate::Protostub) handle has ended. The handle stays useless:
+/// [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub) returns another one.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StubGone {
+    /// Which stub.
+    pub key: StubKey,
+    /// How the stub ended.
+    pub reason: StubGoneReason,
+}
+
+/// How a stub ended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum StubGoneReason {
+    /// The host program or a hyperty undeployed the stub. The next deployment starts it again.
+    Undeployed,
+    /// The runtime was shut down or dropped. Only another runtime can deploy the stub.
+    ShutDown,
+    /// The stub's deployment failed, or the stub broke too often. The next deployment starts it
+    /// again.
+    Failed(Arc<DeployError>),
+}
+
+/// Why a stub was not told to connect with a credential:
+/// [`Protostub::connect_with`](crate::Protostub::connect_with).
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The stub has ended.
+    #[error(transparent)]
+    Gone(#[from] StubGone),
+    /// The credential cannot be used.
+    #[error("there is no credential to connect with: {0}")]
+    Credential(CredentialError),
 }
 
 impl fmt::Display for Phase {
@@ -230,9 +270,12 @@ impl fmt::Display for Phase {
 
 impl fmt::Display for DeployError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.phase {
-            Phase::Running => write!(f, "the protocol stub of {} has ended", self.key),
-            phase => write!(f, "failed to deploy the protocol stub of {} while {phase}", self.key),
+        match (self.phase, &self.kind) {
+            (Phase::Running, _) => write!(f, "the protocol stub of {} has ended", self.key),
+            (_, DeployErrorKind::Undeployed | DeployErrorKind::ShutDown) => {
+                write!(f, "failed to deploy the protocol stub of {}", self.key)
+            }
+            (phase, _) => write!(f, "failed to deploy the protocol stub of {} while {phase}", self.key),
         }
     }
 }
@@ -240,6 +283,71 @@ impl fmt::Display for DeployError {
 impl Error for DeployError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.kind)
+    }
+}
+
+impl DeployError {
+    /// The error of a deployment that a shutdown ends or prevents.
+    pub(crate) fn shut_down(key: &StubKey) -> Self {
+        Self { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::ShutDown }
+    }
+}
+
+impl From<StubGone> for DeployError {
+    /// A stub that ended while a deployment waited for it.
+    fn from(StubGone { key, reason }: StubGone) -> Self {
+        let kind = match reason {
+            StubGoneReason::Failed(error) => return Arc::unwrap_or_clone(error),
+            StubGoneReason::Undeployed => DeployErrorKind::Undeployed,
+            StubGoneReason::ShutDown => DeployErrorKind::ShutDown,
+        };
+        Self { key, phase: Phase::Reserving, kind }
+    }
+}
+
+impl StubGone {
+    pub(crate) fn undeployed(key: &StubKey) -> Self {
+        Self { key: key.clone(), reason: StubGoneReason::Undeployed }
+    }
+
+    pub(crate) fn shut_down(key: &StubKey) -> Self {
+        Self { key: key.clone(), reason: StubGoneReason::ShutDown }
+    }
+}
+
+impl From<DeployError> for StubGone {
+    /// A stub that ended with its deployment, or broke.
+    fn from(error: DeployError) -> Self {
+        let key = error.key.clone();
+        let reason = match error.kind {
+            DeployErrorKind::Undeployed => StubGoneReason::Undeployed,
+            DeployErrorKind::ShutDown => StubGoneReason::ShutDown,
+            _ => StubGoneReason::Failed(Arc::new(error)),
+        };
+        Self { key, reason }
+    }
+}
+
+impl fmt::Display for StubGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            StubGoneReason::Undeployed => {
+                write!(f, "the protocol stub of {} was undeployed; deploy it again to use it", self.key)
+            }
+            StubGoneReason::ShutDown => {
+                write!(f, "the protocol stub of {} has ended: the runtime is shutting down; start another runtime", self.key)
+            }
+            StubGoneReason::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for StubGone {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.reason {
+            StubGoneReason::Undeployed | StubGoneReason::ShutDown => None,
+            StubGoneReason::Failed(error) => error.source(),
+        }
     }
 }
 
@@ -292,11 +400,6 @@ pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
 /// The reason why things end at shutdown.
 pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
-/// Returns the error of a stub that was ended on purpose.
-pub(crate) fn stopped(key: &StubKey, why: &'static str) -> DeployError {
-    DeployError { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::Stopped(why) }
-}
-
 /// Why a hyperty could not be registered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -312,6 +415,12 @@ pub enum RegisterError {
         /// What is in the way.
         #[source]
         source: Box<DeployError>,
+    },
+    /// The runtime is shutting down.
+    #[error("failed to register the hyperty {address}: the runtime is shutting down")]
+    ShutDown {
+        /// Whose address.
+        address: Address,
     },
     /// Somebody else has the address.
     #[error("failed to register the hyperty {address}")]

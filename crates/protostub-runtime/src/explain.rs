@@ -32,6 +32,9 @@ pub enum ExplainError {
         /// What is missing.
         problem: &'static str,
     },
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    ShutDown,
 }
 
 /// A host, its port, and how it is spoken to.

@@ -1,9 +1,15 @@
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::Stream;
 use protostub_bus::{Inbox, Origin, PostError, RequestError, Route, Way};
 use protostub_types::{Address, Message};
 
@@ -15,38 +21,141 @@ use crate::{
     registry::Retry,
 };
 
-/// A part of the host program with an address on the bus. Dropped, its address is free again, and its domain's Registry is told that it has gone.
+/// A part of the host program with an address on the bus.
+///
+/// A hyperty receives, by [`Self::recv`] or as a [`Stream`], and sends. To send from other tasks,
+/// take senders with [`Self::sender`]. When the hyperty is dropped, its address is free again, its
+/// domain's Registry learns that it has gone, and its senders are refused.
 pub struct Hyperty {
-    context: Arc<RuntimeContext>,
-    address: Address,
-    origin: Origin,
-    way: Mutex<Way>,
+    sender: HypertySender,
     inbox: Inbox,
     registration: Option<RegistrationHandle>,
     _route: Route,
 }
 
-impl Hyperty {
-    pub(crate) fn new(context: Arc<RuntimeContext>, address: Address, inbox: Inbox, route: Route) -> Self {
-        context.registry.add_hyperty(&address, inbox.mailbox());
-        Self {
-            context,
-            origin: Origin::Hyperty(address.clone()),
-            way: Mutex::default(),
-            address,
-            inbox,
-            registration: None,
-            _route: route,
+/// Sends the messages of a [`Hyperty`] from any task. Made by [`Hyperty::sender`]; each task has a
+/// clone of its own.
+pub struct HypertySender {
+    hyperty: Arc<Identity>,
+    /// Of this sender alone: most messages of one task go where the one before went.
+    way: Mutex<Way>,
+}
+
+/// The part of a hyperty that its senders share.
+struct Identity {
+    context: Arc<RuntimeContext>,
+    address: Address,
+    origin: Origin,
+    /// The hyperty was dropped, and its address may be another one's.
+    is_gone: AtomicBool,
+}
+
+impl HypertySender {
+    /// The hyperty's address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.hyperty.address
+    }
+
+    /// Posts a message and returns at once. The message is then delivered, or one error response
+    /// comes to the hyperty as a message.
+    ///
+    /// # Errors
+    /// If the message was refused: nobody is there (404), policy (403), a queue is full (429), the
+    /// domain's stub cannot be deployed (503), or the hyperty was dropped (503).
+    pub fn post(&self, message: Message) -> Result<(), PostError> {
+        let Identity { context, origin, .. } = self.check(&message)?;
+        match self.way.try_lock() {
+            Ok(mut way) => way.post(&context.bus, origin, message),
+            // Another thread posts at this moment, or a callback that this thread's own post runs.
+            Err(_) => context.bus.post(origin, message),
         }
+    }
+
+    /// Posts messages in their order and returns one result for each, as [`Self::post`] does. Takes
+    /// less time than single posts where consecutive messages share an address.
+    pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
+        let Identity { context, origin, is_gone, .. } = &*self.hyperty;
+        if is_gone.load(Ordering::Acquire) {
+            return messages.into_iter().map(|message| self.check(&message).map(drop)).collect();
+        }
+        context.bus.post_all(origin, messages)
+    }
+
+    /// Posts a request, of any type, and waits for its final response. The request's time is its
+    /// header `timeout-ms`, or the runtime's request timeout (15 s by default).
+    ///
+    /// # Errors
+    /// If the host answers in the receiver's place: there is none (404), the request was refused
+    /// (403, 429), had no answer in time (408), or the stub crashed with it or could not be deployed
+    /// (502, 503); or if the hyperty was dropped (503).
+    pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
+        let Identity { context, origin, .. } = self.check(&message)?;
+        context.bus.request(origin, message, None).await
+    }
+
+    /// Posts a request like [`Self::request`], with a timeout of its own.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
+        let Identity { context, origin, .. } = self.check(&message)?;
+        context.bus.request(origin, message, Some(timeout)).await
+    }
+
+    /// Subscribes the hyperty to an address: `<stub>/status` or `<runtime>/status`, whose current
+    /// status comes at once, or a topic of a domain.
+    ///
+    /// # Errors
+    /// As [`Self::request`]. A refusal by the publisher is a response like any other.
+    pub async fn subscribe(&self, address: Address) -> Result<Message, RequestError> {
+        self.request(Message::subscribe(address)).await
+    }
+
+    fn check(&self, message: &Message) -> Result<&Identity, PostError> {
+        let Identity { address, is_gone, .. } = &*self.hyperty;
+        if is_gone.load(Ordering::Acquire) {
+            let reason = format!("the hyperty {address} was dropped; register it again to send");
+            return Err(PostError::new(503, &message.to, reason));
+        }
+        Ok(&self.hyperty)
+    }
+}
+
+impl Clone for HypertySender {
+    fn clone(&self) -> Self {
+        Self { hyperty: Arc::clone(&self.hyperty), way: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for HypertySender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HypertySender").field("address", self.address()).finish_non_exhaustive()
+    }
+}
+
+impl Hyperty {
+    /// Makes the hyperty of an address that was attached just now.
+    ///
+    /// # Errors
+    /// If the runtime is shutting down.
+    pub(crate) fn new(context: Arc<RuntimeContext>, address: Address, inbox: Inbox, route: Route) -> Result<Self, RegisterError> {
+        if !context.registry.add_hyperty(&address, inbox.mailbox()) {
+            return Err(RegisterError::ShutDown { address });
+        }
+        let origin = Origin::Hyperty(address.clone());
+        let identity = Identity { context, address, origin, is_gone: AtomicBool::new(false) };
+        let sender = HypertySender { hyperty: Arc::new(identity), way: Mutex::default() };
+        Ok(Self { sender, inbox, registration: None, _route: route })
     }
 
     /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
-        let address = &self.address;
-        let entry = RegistrationRequest::of_hyperty(&self.context, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = load_stub(&self.context, entry.key(), &self.origin, Retry::AfterPause);
+        let Identity { context, address, origin, .. } = &*self.sender.hyperty;
+        let entry = RegistrationRequest::of_hyperty(context, address, descriptor).map_err(RegisterError::Address)?;
+        let deployed = load_stub(context, entry.key(), origin, Retry::AfterPause);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
-        self.registration = descriptor.register.then(|| RegistrationHandle::keep(&self.context, entry));
+        self.registration = descriptor.register.then(|| RegistrationHandle::keep(context, entry));
         Ok(self)
     }
 
@@ -65,51 +174,50 @@ impl Hyperty {
     /// Its address.
     #[must_use]
     pub fn address(&self) -> &Address {
-        &self.address
+        self.sender.address()
     }
 
-    /// Posts a message, and returns at once: it is then delivered, or one error response comes back as a message to this hyperty.
+    /// Makes a sender, for another task to send in the hyperty's name while this one receives.
+    #[must_use]
+    pub fn sender(&self) -> HypertySender {
+        self.sender.clone()
+    }
+
+    /// Posts a message: see [`HypertySender::post`].
     ///
     /// # Errors
-    /// If it was refused: nobody is there (404), policy (403), a queue is full (429), or the domain's stub cannot be deployed (503).
+    /// As [`HypertySender::post`].
     pub fn post(&self, message: Message) -> Result<(), PostError> {
-        match self.way.try_lock() {
-            Ok(mut way) => way.post(&self.context.bus, &self.origin, message),
-            // Another thread posts at this moment, or a hook that this one called: nobody waits.
-            Err(_) => self.context.bus.post(&self.origin, message),
-        }
+        self.sender.post(message)
     }
 
-    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
-    /// address.
+    /// Posts messages in their order: see [`HypertySender::post_all`].
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        self.context.bus.post_all(&self.origin, messages)
+        self.sender.post_all(messages)
     }
 
-    /// Posts a request, of any type, and waits for its final response: for as long as its `timeout-ms` header says, or the runtime's request
-    /// time-out (15 s by default).
+    /// Posts a request and waits for its final response: see [`HypertySender::request`].
     ///
     /// # Errors
-    /// If the host answers in the receiver's place, since there is none (404), it was refused (403, 429), it had no answer in time (408), or
-    /// the stub crashed with it, or could not be deployed (502, 503).
+    /// As [`HypertySender::request`].
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
-        self.context.bus.request(&self.origin, message, None).await
+        self.sender.request(message).await
     }
 
-    /// The same, within a time of its own.
+    /// Posts a request with a timeout of its own: see [`HypertySender::request_within`].
     ///
     /// # Errors
-    /// As [`Self::request`].
+    /// As [`HypertySender::request`].
     pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
-        self.context.bus.request(&self.origin, message, Some(timeout)).await
+        self.sender.request_within(message, timeout).await
     }
 
-    /// Subscribes to an address: `<stub>/status` or `<runtime>/status`, whose current status comes at once, or whatever a domain offers.
+    /// Subscribes to an address: see [`HypertySender::subscribe`].
     ///
     /// # Errors
-    /// As [`Self::request`]. A refusal by the publisher is a response like any other.
+    /// As [`HypertySender::request`].
     pub async fn subscribe(&self, address: Address) -> Result<Message, RequestError> {
-        self.request(Message::subscribe(address)).await
+        self.sender.subscribe(address).await
     }
 
     /// The next message to this hyperty; none once the runtime has shut down and everything that came before was taken.
@@ -124,14 +232,26 @@ impl Hyperty {
     }
 }
 
+/// The messages to this hyperty, as [`Hyperty::recv`] returns them. The stream ends once the runtime
+/// has shut down and everything that came before was taken.
+impl Stream for Hyperty {
+    type Item = Message;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.get_mut().inbox.poll_recv(cx)
+    }
+}
+
 impl Drop for Hyperty {
     fn drop(&mut self) {
-        self.context.registry.remove_hyperty(&self.address);
+        let Identity { context, address, is_gone, .. } = &*self.sender.hyperty;
+        is_gone.store(true, Ordering::Release);
+        context.registry.remove_hyperty(address);
     }
 }
 
 impl fmt::Debug for Hyperty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hyperty").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Hyperty").field("address", self.address()).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::{
     context::RuntimeContext,
     deploy::deploy,
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
+    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full},
     record::StubRecord,
     registry::{Reservation, Reserved, Retry},
     steps::Step,
@@ -50,7 +50,7 @@ pub(crate) fn load_stub(
         Ok(route) => route,
         Err(error) => {
             let error = reserving(DeployErrorKind::Bus(Arc::new(error)));
-            context.registry.remove(&record, error.clone());
+            context.registry.remove(&record, error.clone().into());
             return Err(error);
         }
     };
@@ -74,7 +74,7 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
     let outcome = tokio::select! {
         biased;
         // The deployment's inbox is dropped with it, and that answers what waits.
-        () = context.stop.cancelled() => Err((None, stopped(&record.key, SHUTTING_DOWN))),
+        () = context.stop.cancelled() => Err((None, DeployError::shut_down(&record.key))),
         outcome = deploy(&context, reservation, supervise::permit(&context, &record)) => outcome,
     };
     match outcome {
@@ -92,7 +92,7 @@ fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>
     tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
     let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
     context.announce(record);
-    context.registry.remove(record, error);
+    context.registry.remove(record, error.into());
     if let Some(inbox) = inbox {
         inbox.close(503, &reason);
     }

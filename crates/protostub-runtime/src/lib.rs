@@ -27,7 +27,7 @@
 //! #   .source(stubs)
 //!     .build().await?;
 //! let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
-//! let reply = app.request(Message::read("hyperty://sp1.example/alice")).await?; // deploys sp1.example's stub on the way
+//! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?; // deploys sp1.example's stub on the way
 //! println!("{}", reply.to_json_line());
 //! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
 //! println!("{}", stub.status().status); // live; `stub.watch()` tells of changes
@@ -49,6 +49,12 @@
 //! ([`Runtime::register_hyperty_with`]), and a message to a domain that nobody serves. What a stub posts triggers none unless the operator grants it
 //! ([`DomainSettings::may_deploy`]), a response never does. [`RuntimeBuilder::max_stubs`] and [`RuntimeBuilder::deployments_per_minute`] bound
 //! them.
+//!
+//! # Settings
+//!
+//! [`Settings`] are plain values in groups. A program sets them by the methods of [`RuntimeBuilder`], or reads them from
+//! a file, since they implement `Deserialize`, and passes them to [`RuntimeBuilder::settings`]. [`DomainSettings`]
+//! override them for one domain. Secrets, keys and code come from the program alone.
 //!
 //! # Registration
 //!
@@ -126,6 +132,7 @@ mod config;
 mod context;
 mod deploy;
 mod domain_pattern;
+mod domain_settings;
 mod endpoints;
 mod error;
 mod explain;
@@ -139,6 +146,7 @@ mod registration;
 mod registry;
 mod restart;
 mod runtime;
+mod settings;
 mod status;
 pub mod steps;
 mod stub;
@@ -147,19 +155,20 @@ mod triggers;
 mod update;
 
 pub use builder::RuntimeBuilder;
-pub use config::DomainSettings;
 pub use domain_pattern::{DomainPattern, DomainPatternError};
-pub use error::{BuildError, DeployError, DeployErrorKind, Phase, RegisterError};
+pub use domain_settings::DomainSettings;
+pub use error::{BuildError, ConnectError, DeployError, DeployErrorKind, Phase, RegisterError, StubGone, StubGoneReason};
 pub use explain::{EgressExplanation, ExplainError};
-pub use hyperty::Hyperty;
+pub use hyperty::{Hyperty, HypertySender};
 pub use identity::{
     Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, EnvironmentCredentials, FileCredentials,
     OAuth2Client, OAuth2Credentials, Secret, StaticCredentials,
 };
 pub use observer::Progress;
 pub use registration::{HypertyDescriptor, Registration};
-pub use restart::RestartPolicy;
+pub use restart::{RestartOverrides, RestartPolicy};
 pub use runtime::{Runtime, Shutdown};
+pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Retire, Settings};
 pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
@@ -174,9 +183,9 @@ pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
     Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame,
-    GuestCall, Limits, compile_worker,
+    GuestCall, LimitOverrides, Limits, compile_worker,
 };
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
-    StubStatus, Version,
+    StubStatus, UniqueMap, Version,
 };

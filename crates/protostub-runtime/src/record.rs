@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     artifact::Release,
     command::Command,
-    error::DeployError,
+    error::{DeployError, StubGone},
     identity::ExplicitLogin,
     registration::RegistrationHandle,
     status::{LimitCounters, StatusCell},
@@ -60,7 +60,7 @@ pub(crate) struct StubRecord {
     /// Step 20.
     deployed: SetOnce<()>,
     /// It did not come to be, or it is over.
-    over: SetOnce<Arc<DeployError>>,
+    over: SetOnce<StubGone>,
 }
 
 impl StubRecord {
@@ -90,8 +90,8 @@ impl StubRecord {
         }
     }
 
-    /// Asks the stub's supervisor for something. The error: the stub is no longer there, and why.
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeployError> {
+    /// Asks the stub's supervisor for something.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StubGone> {
         let (done, mut answer) = oneshot::channel();
         // What cannot be sent is dropped, and `done` with it.
         let _ = self.commands.send(Box::new(command(done))).await;
@@ -146,8 +146,13 @@ impl StubRecord {
         let _ = self.deployed.set(());
     }
 
-    pub(crate) fn over(&self, error: DeployError) {
-        let _ = self.over.set(Arc::new(error));
+    pub(crate) fn over(&self, gone: StubGone) {
+        let _ = self.over.set(gone);
+    }
+
+    /// How the stub ended, if it has.
+    pub(crate) fn gone(&self) -> Option<StubGone> {
+        self.over.get().cloned()
     }
 
     /// Whether step 20 was done.
@@ -159,13 +164,13 @@ impl StubRecord {
     pub(crate) async fn until_deployed(&self) -> Result<(), DeployError> {
         tokio::select! {
             biased;
-            error = self.until_over() => Err(error),
+            gone = self.until_over() => Err(gone.into()),
             () = async { self.deployed.wait().await; } => Ok(()),
         }
     }
 
     /// Waits until it is over, and tells why.
-    pub(crate) async fn until_over(&self) -> DeployError {
-        DeployError::clone(self.over.wait().await)
+    pub(crate) async fn until_over(&self) -> StubGone {
+        self.over.wait().await.clone()
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     command::Command,
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, in_full, stopped},
+    error::{DeployError, DeployErrorKind, Phase, StubGone, StubGoneReason, in_full},
     record::StubRecord,
     triggers::Triggers,
 };
@@ -53,7 +53,7 @@ impl RegistryState {
     fn discover(&self, key: &StubKey, retry: Retry, max_stubs: usize) -> Result<Option<Arc<StubRecord>>, DeployError> {
         let fail = |kind| DeployError { key: key.clone(), phase: Phase::Reserving, kind };
         if self.closing {
-            return Err(stopped(key, SHUTTING_DOWN));
+            return Err(DeployError::shut_down(key));
         }
         if let Some(record) = self.records.get(key) {
             return Ok(Some(Arc::clone(record)));
@@ -169,7 +169,7 @@ impl Registry {
 
     /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
     /// failure of the domain is remembered for a while.
-    pub(crate) fn remove(&self, record: &Arc<StubRecord>, error: DeployError) {
+    pub(crate) fn remove(&self, record: &Arc<StubRecord>, gone: StubGone) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
             state.records.remove(&record.key);
@@ -180,18 +180,21 @@ impl Registry {
         if let Some(url) = record.sandbox_url.get() {
             state.sandboxes.remove(url);
         }
-        if matches!(error.kind, DeployErrorKind::Stopped(_)) {
-            state.failures.remove(&record.key);
-        } else if !error.kind.is_trust_state() {
-            let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
-            if times == 0 && state.failures.len() >= MAX_REMEMBERED {
-                let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
-                oldest.and_then(|key| state.failures.remove(&key));
+        match &gone.reason {
+            StubGoneReason::Undeployed | StubGoneReason::ShutDown => drop(state.failures.remove(&record.key)),
+            StubGoneReason::Failed(error) if error.kind.is_trust_state() => {}
+            StubGoneReason::Failed(error) => {
+                let times = state.failures.get(&record.key).map_or(0, |failure| failure.times + 1);
+                if times == 0 && state.failures.len() >= MAX_REMEMBERED {
+                    let oldest = state.failures.iter().min_by_key(|(_, failure)| failure.at).map(|(key, _)| key.clone());
+                    oldest.and_then(|key| state.failures.remove(&key));
+                }
+                let failure = RememberedFailure { reason: in_full(error), times, at: Instant::now() };
+                state.failures.insert(record.key.clone(), failure);
             }
-            state.failures.insert(record.key.clone(), RememberedFailure { reason: in_full(&error), times, at: Instant::now() });
         }
         drop(state);
-        record.over(error);
+        record.over(gone);
     }
 
     /// A stub that is live has left its failures behind.
@@ -229,8 +232,14 @@ impl Registry {
         self.state().sandboxes.iter().map(|(url, key)| (url.clone(), key.clone())).collect()
     }
 
-    pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) {
-        self.state().hyperties.insert(address.clone(), mailbox);
+    /// Adds a hyperty. Returns `false` if the runtime is shutting down: the hyperty would never
+    /// learn of the end.
+    pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) -> bool {
+        let mut state = self.state();
+        if !state.closing {
+            state.hyperties.insert(address.clone(), mailbox);
+        }
+        !state.closing
     }
 
     /// Nothing is posted to hyperties any more: each learns that once it has taken what waits for it.
@@ -326,7 +335,7 @@ mod tests {
         let reserve = |record, retry| registry.reserve(record, &Origin::Host, retry);
         assert!(matches!(reserve(&first, Retry::AfterPause), Ok(Reserved::New)));
         let kind = DeployErrorKind::Failed { reason: "no network".into() };
-        registry.remove(&first, DeployError { key: key(0), phase: Phase::Connecting, kind });
+        registry.remove(&first, DeployError { key: key(0), phase: Phase::Connecting, kind }.into());
         let second = record(&bus, key(0));
         let error = reserve(&second, Retry::AfterPause).expect_err("it failed a moment ago");
         assert!(matches!(error.kind, DeployErrorKind::Remembered { .. }), "{error:?}");

@@ -3,38 +3,38 @@
 use std::{collections::VecDeque, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use protostub_types::overridable;
 use tokio::time::Instant;
 
 /// The longest pause before its jitter: a year. The sum with any time of a clock is a time.
 const FARTHEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// When a stub gets a new instance: it crashed, exceeded a limit, said `failed`, or could not connect again in time, after it had been live.
-///
-/// A stub that was never live gets none: its deployment has failed, and a later message tries again. The pause before a new instance begins with
-/// [`Self::first_pause`] and doubles with each one that the budget still counts, up to [`Self::longest_pause`]; up to as much again is added at
-/// random, so that stubs that broke together do not come back together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RestartPolicy {
-    /// How many new instances there may be [`within`](Self::within) a time, and without any being live in between. Beyond that, the stub is
-    /// `failed`. 0: none at all. Default: 5.
-    pub restarts: u32,
-    /// The time for which a new instance counts. Default: 60 s.
-    pub within: Duration,
-    /// The pause before the first new instance. Default: 100 ms.
-    pub first_pause: Duration,
-    /// The longest pause. Default: 10 s.
-    pub longest_pause: Duration,
-}
-
-impl Default for RestartPolicy {
-    fn default() -> Self {
-        Self {
-            restarts: 5,
-            within: Duration::from_secs(60),
-            first_pause: Duration::from_millis(100),
-            longest_pause: Duration::from_secs(10),
-        }
+overridable! {
+    /// Restarts of a stub that was live and failed: it crashed, exceeded a limit, said `failed`, or
+    /// could not connect again in time.
+    ///
+    /// A stub that was never live is not restarted: its deployment has failed, and a later message
+    /// tries again. The pause before a restart begins with [`Self::first_pause`] and doubles with
+    /// each restart that the budget still counts, up to [`Self::longest_pause`]. Up to as much again
+    /// is added at random, so that stubs that failed together do not restart together.
+    pub struct RestartPolicy, overridden by
+    /// Restarts of one domain's stub. `None` inherits the runtime's setting.
+    ///
+    /// A whole [`RestartPolicy`] converts into overrides of every setting.
+    pub struct RestartOverrides {
+        /// Maximum number of restarts [within](Self::within) a time, and without being live in
+        /// between. Beyond it, the stub is `failed`. Zero restarts none. Default: 5.
+        #[serde(rename = "times")]
+        restarts: u32 = 5,
+        /// Time for which a restart counts. Default: 60 s.
+        #[serde(rename = "within-seconds", deserialize_with = "protostub_types::settings::seconds")]
+        within: Duration = Duration::from_secs(60),
+        /// Pause before the first restart. Default: 100 ms.
+        #[serde(rename = "first-pause-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
+        first_pause: Duration = Duration::from_millis(100),
+        /// Longest pause. Default: 10 s.
+        #[serde(rename = "longest-pause-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
+        longest_pause: Duration = Duration::from_secs(10),
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
 
 use protostub_bus::{BusCounts, Origin, Policy, RequestError, Route};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
-use tokio::task::JoinHandle;
+use tokio::{runtime::Runtime as Threads, sync::SetOnce, task::JoinHandle};
 use url::Url;
 
 use crate::{
     context::RuntimeContext,
-    error::{DeployError, RegisterError, SHUTTING_DOWN, stopped},
+    error::{DeployError, RegisterError, SHUTTING_DOWN, StubGone},
     explain::{self, EgressExplanation, ExplainError},
     hyperty::Hyperty,
     launch::{key_of, load_stub},
@@ -24,14 +24,32 @@ use crate::{
 
 /// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
 ///
-/// It runs on threads of its own, so its methods can be called from any async runtime. Dropped, it stops at once; [`Runtime::shutdown`] lets
-/// stubs say good-bye.
+/// A cloneable handle. The runtime has threads of its own, so its methods can be called from any
+/// async runtime. [`Runtime::shutdown`] ends the stubs gracefully; when the last clone is dropped,
+/// everything stops at once.
+///
+/// # After the shutdown
+///
+/// From the call of [`Runtime::shutdown`] on, clones still work and refuse: [`Runtime::deploy_protostub`]
+/// and [`Runtime::load_stub`] fail with [`DeployErrorKind::ShutDown`](crate::DeployErrorKind::ShutDown),
+/// registrations of hyperties with [`RegisterError::ShutDown`]. Once the shutdown has ended,
+/// requests and posts fail with 503, [`Hyperty::recv`] ends after the last message,
+/// [`Runtime::protostubs`] is empty, calls of a [`Protostub`] fail with [`StubGone`], and
+/// [`Runtime::spawn_inside`] drops its future. Addresses and counts stay readable.
+#[derive(Clone)]
 pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+/// The runtime behind all clones of its handle.
+struct Inner {
     context: Arc<RuntimeContext>,
-    /// Taken by whoever ends it.
-    threads: Mutex<Option<tokio::runtime::Runtime>>,
-    /// It listens until the last stub has ended.
-    registry: JoinHandle<()>,
+    /// Taken by whatever ends the runtime first: the shutdown, or the drop of the last clone.
+    threads: Arc<Mutex<Option<Threads>>>,
+    /// Listens until the last stub has ended. Taken by the first shutdown.
+    registry: Mutex<Option<JoinHandle<()>>>,
+    /// The outcome of the shutdown, once it has ended.
+    outcome: Arc<SetOnce<Shutdown>>,
     /// The runtime's own addresses.
     _routes: Vec<Route>,
 }
@@ -57,21 +75,32 @@ pub struct Shutdown {
 
 impl Runtime {
     /// The handle of a runtime that has just started.
-    pub(crate) fn new(started: Started, threads: tokio::runtime::Runtime) -> Self {
+    pub(crate) fn new(started: Started, threads: Threads) -> Self {
         let Started { context, registry, routes } = started;
-        Self { context, threads: Mutex::new(Some(threads)), registry, _routes: routes }
+        let inner = Inner {
+            context,
+            threads: Arc::new(Mutex::new(Some(threads))),
+            registry: Mutex::new(Some(registry)),
+            outcome: Arc::default(),
+            _routes: routes,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn context(&self) -> &Arc<RuntimeContext> {
+        &self.inner.context
     }
 
     /// The domain that the runtime belongs to.
     #[must_use]
     pub fn home_domain(&self) -> &Domain {
-        &self.context.home
+        &self.context().home
     }
 
     /// The runtime's own address: `runtime://<home domain>/<id>`.
     #[must_use]
     pub fn url(&self) -> &Address {
-        &self.context.runtime_url
+        &self.context().runtime_url
     }
 
     /// Gives a part of the host program an address on the bus. Its messages may deploy stubs.
@@ -84,10 +113,10 @@ impl Runtime {
         AddressError: From<A::Error>,
     {
         let address = address.try_into().map_err(AddressError::from)?;
-        let inbox = self.context.bus.inbox(self.context.config.inbox);
-        let attached = self.context.bus.attach(&address, &inbox.mailbox());
+        let inbox = self.context().bus.inbox(self.context().config.limits.inbox());
+        let attached = self.context().bus.attach(&address, &inbox.mailbox());
         let route = attached.map_err(|source| RegisterError::Bus { address: address.clone(), source })?;
-        Ok(Hyperty::new(Arc::clone(&self.context), address, inbox, route))
+        Hyperty::new(Arc::clone(self.context()), address, inbox, route)
     }
 
     /// The same, for a hyperty that says what it is: the stub of its domain is deployed at once, if it is not there (step 1), and the domain's
@@ -113,7 +142,7 @@ impl Runtime {
     /// If it cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
-        let stub = Protostub::new(&self.context, record);
+        let stub = Protostub::new(self.context(), record);
         let live = stub.live_from_now();
         // A new one connects by itself.
         if stub.is_deployed() {
@@ -130,23 +159,23 @@ impl Runtime {
     pub async fn load_stub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         record.until_deployed().await?;
-        Ok(Protostub::new(&self.context, record))
+        Ok(Protostub::new(self.context(), record))
     }
 
     fn loading(&self, target: &str) -> Result<Arc<StubRecord>, DeployError> {
-        let key = key_of(target, &self.context.home).map_err(|error| DeployError {
-            key: StubKey::Domain(self.context.home.clone()),
+        let key = key_of(target, &self.context().home).map_err(|error| DeployError {
+            key: StubKey::Domain(self.context().home.clone()),
             phase: crate::error::Phase::Reserving,
             kind: crate::error::DeployErrorKind::Address(error),
         })?;
-        load_stub(&self.context, &key, &Origin::Host, Retry::Now)
+        load_stub(self.context(), &key, &Origin::Host, Retry::Now)
     }
 
     /// The stubs that are deployed, or being deployed.
     #[must_use]
     pub fn protostubs(&self) -> Vec<Protostub> {
-        let records = self.context.registry.records();
-        records.into_iter().map(|record| Protostub::new(&self.context, record)).collect()
+        let records = self.context().registry.records();
+        records.into_iter().map(|record| Protostub::new(self.context(), record)).collect()
     }
 
     /// The key of the stub for a domain, an address, or the URL of a stub in a catalogue: whatever [`Self::deploy_protostub`] takes.
@@ -154,13 +183,13 @@ impl Runtime {
     /// # Errors
     /// If it is none of these, or has no domain.
     pub fn stub_key(&self, target: &str) -> Result<StubKey, AddressError> {
-        key_of(target, &self.context.home)
+        key_of(target, &self.context().home)
     }
 
     /// The stub with this key, if it is deployed, or being deployed.
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
-        self.context.registry.record(key).map(|record| Protostub::new(&self.context, record))
+        self.context().registry.record(key).map(|record| Protostub::new(self.context(), record))
     }
 
     /// Why the stub of a domain, or an address, may or may not connect to the host of a URL, by the rules that it would have in this runtime: `https`, `wss`,
@@ -171,9 +200,9 @@ impl Runtime {
     /// If the target is none, or the URL is nothing that a stub connects to.
     pub async fn explain_egress(&self, target: &str, url: &Url) -> Result<EgressExplanation, ExplainError> {
         let key = self.stub_key(target)?;
-        let task = self.context.spawn(explain::explain(Arc::clone(&self.context), key, url.clone()));
+        let task = self.context().spawn(explain::explain(Arc::clone(self.context()), key, url.clone()));
         let ended = task.await;
-        ended.unwrap_or_else(|_| Err(ExplainError::Url { url: String::new(), problem: SHUTTING_DOWN }))
+        ended.unwrap_or_else(|_| Err(ExplainError::ShutDown))
     }
 
     /// Posts a request in the runtime's own name, and waits for its final response.
@@ -182,30 +211,30 @@ impl Runtime {
     /// As [`Hyperty::request`].
     pub async fn request(&self, mut message: Message) -> Result<Message, RequestError> {
         if message.from.is_unset() {
-            message.from = self.context.runtime_url.clone();
+            message.from = self.context().runtime_url.clone();
         }
-        self.context.bus.request(&Origin::Host, message, None).await
+        self.context().bus.request(&Origin::Host, message, None).await
     }
 
     /// Puts other rules of the operator's in force, for whatever is posted from now on; none: whatever the rules that always hold let pass. Nothing has to
     /// stop for it.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
-        self.context.bus.set_policy(policy);
+        self.context().bus.set_policy(policy);
     }
 
     /// What the bus has counted since the start.
     #[must_use]
     pub fn counts(&self) -> BusCounts {
-        self.context.bus.counts()
+        self.context().bus.counts()
     }
 
     /// Runs a future on the library's own threads, where a round trip over the bus is quickest: a listener that must not wait to be woken on
     /// other threads lives here. It is dropped at shutdown.
     pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.context.stop.clone();
-        let mut task = self.context.spawn(task);
+        let stop = self.context().stop.clone();
+        let mut task = self.context().spawn(task);
         // In a task of its own: looked at by that one, the shutdown would be looked at whenever a message comes.
-        self.context.spawn(async move {
+        self.context().spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => task.abort(),
                 // However it ended: nobody asks.
@@ -214,42 +243,65 @@ impl Runtime {
         });
     }
 
-    /// Ends everything: deployments stop, stubs say good-bye within their grace time, what waits is answered with 503. Returns when all of it is
-    /// done, or `deadline` is over.
-    pub async fn shutdown(mut self, deadline: Duration) -> Shutdown {
-        let before = self.context.registry.records();
-        self.context.registry.close();
-        self.context.stop.cancel();
-        self.context.tasks.close();
-        let tasks = self.context.tasks.clone();
-        let waiting = self.context.threads.spawn(async move { tokio::time::timeout(deadline, tasks.wait()).await.is_ok() });
-        let _in_time = waiting.await;
-        self.context.stubs_ended.cancel();
-        let _heard_all = (&mut self.registry).await;
-        // Stubs have said good-bye over it. What hyperties still hold open ends here.
-        self.context.end(SHUTTING_DOWN);
-        let left = self.context.registry.records();
-        let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
-        let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
-        Shutdown { stopped, abandoned }
+    /// Ends everything gracefully: deployments stop, stubs disconnect within their grace time, and
+    /// what waits is answered with 503. Returns when all of it is done, or `deadline` is over.
+    ///
+    /// The shutdown goes on if the future is dropped. Further calls, on any clone, wait for the same
+    /// shutdown and return its outcome: the first call's `deadline` counts. When it has ended, the
+    /// threads of the runtime are gone; [what methods return then](Runtime#after-the-shutdown).
+    pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
+        let registry = self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(registry) = registry {
+            let ending = end(Arc::clone(self.context()), registry, deadline);
+            let (threads, outcome) = (Arc::clone(&self.inner.threads), Arc::clone(&self.inner.outcome));
+            let context = Arc::clone(self.context());
+            // Not tracked: it waits for what is.
+            self.context().threads.spawn(async move {
+                let ended = ending.await;
+                stop_at_once(&context, &threads);
+                let _ = outcome.set(ended);
+            });
+        }
+        self.inner.outcome.wait().await.clone()
     }
 }
 
-impl Drop for Runtime {
+/// Lets the stubs end, and returns what became of them.
+async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: Duration) -> Shutdown {
+    let before = context.registry.records();
+    context.registry.close();
+    context.stop.cancel();
+    context.tasks.close();
+    let _in_time = tokio::time::timeout(deadline, context.tasks.wait()).await;
+    context.stubs_ended.cancel();
+    let _heard_all = registry.await;
+    // Stubs have disconnected over the bus. What hyperties still hold open ends here.
+    context.end(SHUTTING_DOWN);
+    let left = context.registry.records();
+    let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
+    let stopped = before.into_iter().map(|record| record.key.clone()).filter(|key| !abandoned.contains(key)).collect();
+    Shutdown { stopped, abandoned }
+}
+
+/// Ends what is left of a runtime, without waiting for anything.
+fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
+    context.registry.close();
+    context.stop.cancel();
+    context.end("the runtime is gone");
+    // Holders of a stub's handle learn that it is over: the stub's own task may be lost with the threads.
+    for record in context.registry.records() {
+        let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
+        context.registry.remove(&record, StubGone::shut_down(&record.key));
+    }
+    // A runtime must not wait for its threads where the host program's async tasks run, nor on one of them.
+    if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        threads.shutdown_background();
+    }
+}
+
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.context.registry.close();
-        self.context.stop.cancel();
-        self.context.end("the runtime is gone");
-        // Whoever has a stub's handle learns that it is over: the stub's own task may be lost with the threads.
-        for record in self.context.registry.records() {
-            let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
-            let over = stopped(&record.key, SHUTTING_DOWN);
-            self.context.registry.remove(&record, over);
-        }
-        // A runtime must not wait for its threads where the host program's async tasks run.
-        if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            threads.shutdown_background();
-        }
+        stop_at_once(&self.context, &self.threads);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     command::Command,
     context::RuntimeContext,
     deploy,
-    error::{DeployError, DeployErrorKind, Phase},
+    error::{ConnectError, StubGone},
     identity::{Credential, CredentialError},
     record::StubRecord,
     registration::{Registration, RegistrationHandle},
@@ -112,13 +112,13 @@ impl Protostub {
     /// Waits until it is live, or has been since this was called, however shortly.
     ///
     /// # Errors
-    /// If it comes to its end instead.
-    pub async fn until_live(&self) -> Result<(), DeployError> {
+    /// If the stub ends instead.
+    pub async fn until_live(&self) -> Result<(), StubGone> {
         self.live_from_now().await
     }
 
     /// The same, from the moment of the call, not of the first poll: what happens in between, it may be asked to be live, counts.
-    pub(crate) fn live_from_now(&self) -> impl Future<Output = Result<(), DeployError>> {
+    pub(crate) fn live_from_now(&self) -> impl Future<Output = Result<(), StubGone>> {
         let live = self.watch().until_live_once();
         async move {
             tokio::select! {
@@ -127,7 +127,7 @@ impl Protostub {
                     true => Ok(()),
                     false => Err(self.record.until_over().await),
                 },
-                error = self.record.until_over() => Err(error),
+                gone = self.record.until_over() => Err(gone),
             }
         }
     }
@@ -145,8 +145,8 @@ impl Protostub {
     /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
     ///
     /// # Errors
-    /// If it is no longer there, with why it ended.
-    pub async fn connect(&self) -> Result<(), DeployError> {
+    /// If the stub has ended.
+    pub async fn connect(&self) -> Result<(), StubGone> {
         self.record.ask(|done| Command::Connect { credential: None, done }).await
     }
 
@@ -157,21 +157,20 @@ impl Protostub {
     /// it, the next login, or its end. Then, what the Identity Module's providers have is its credential again.
     ///
     /// # Errors
-    /// If the stub is no longer there, with why it ended; or if the credential has run out.
-    pub async fn connect_with(&self, credential: Credential) -> Result<(), DeployError> {
+    /// If the stub has ended, or the credential has run out.
+    pub async fn connect_with(&self, credential: Credential) -> Result<(), ConnectError> {
         if credential.is_expired() {
-            let kind = DeployErrorKind::Credential(CredentialError::Failed("it has run out".into()));
-            return Err(DeployError { key: self.key().clone(), phase: Phase::Connecting, kind });
+            return Err(ConnectError::Credential(CredentialError::Failed("it has run out".into())));
         }
-        self.record.ask(|done| Command::Connect { credential: Some(credential), done }).await
+        Ok(self.record.ask(|done| Command::Connect { credential: Some(credential), done }).await?)
     }
 
     /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,
     /// until [`Self::connect`].
     ///
     /// # Errors
-    /// If it is no longer there, with why it ended.
-    pub async fn disconnect(&self) -> Result<(), DeployError> {
+    /// If the stub has ended.
+    pub async fn disconnect(&self) -> Result<(), StubGone> {
         self.record.ask(|done| Command::Disconnect { done }).await
     }
 
@@ -179,8 +178,8 @@ impl Protostub {
     /// The next message for its domain deploys it anew.
     ///
     /// # Errors
-    /// If it is no longer there, with why it ended.
-    pub async fn undeploy(&self) -> Result<(), DeployError> {
+    /// If the stub has ended already.
+    pub async fn undeploy(&self) -> Result<(), StubGone> {
         self.record.ask(|done| Command::Undeploy { done }).await
     }
 
@@ -220,7 +219,10 @@ impl Protostub {
         &self,
         task: impl Future<Output = Result<T, UpdateError>> + Send + 'static,
     ) -> Result<T, UpdateError> {
-        let gone = || UpdateError { key: self.key().clone(), kind: UpdateErrorKind::Gone };
+        let gone = || {
+            let gone = self.record.gone().unwrap_or_else(|| StubGone::shut_down(self.key()));
+            UpdateError { key: self.key().clone(), kind: UpdateErrorKind::Gone(gone) }
+        };
         let stop = self.context.stop.clone();
         let ended = self.context.spawn(async move { stop.run_until_cancelled(task).await }).await;
         ended.ok().flatten().unwrap_or_else(|| Err(gone()))

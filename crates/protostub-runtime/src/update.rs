@@ -2,7 +2,7 @@
 
 use protostub_types::{Sha256Digest, StubKey, Version};
 
-use crate::error::DeployErrorKind;
+use crate::error::{DeployErrorKind, StubGone};
 
 /// What a domain publishes that is not what runs: [`Protostub::check_for_update`](crate::Protostub::check_for_update).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,10 @@ pub enum UpdateErrorKind {
     /// Another update of the stub is under way.
     #[error("another update is under way: wait for it")]
     UnderWay,
-    /// The stub is not deployed any more, or came to its end meanwhile.
-    #[error("it is no longer there")]
-    Gone,
+    /// The stub's deployment has not found its descriptor yet.
+    #[error("the stub is still being deployed: wait until it is live")]
+    NotDeployed,
+    /// The stub has ended.
+    #[error(transparent)]
+    Gone(#[from] StubGone),
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use protostub_types::DEFAULT_COMPONENT_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
@@ -70,7 +71,7 @@ impl Default for EngineConfig {
             max_sandboxes: 1_000,
             tick: Duration::from_millis(2),
             max_memory_bytes: 1 << 30,
-            max_component_bytes: 64 << 20,
+            max_component_bytes: DEFAULT_COMPONENT_BYTES,
             compile_worker: None,
             imports: Vec::new(),
         }

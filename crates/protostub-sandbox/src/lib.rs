@@ -53,7 +53,7 @@ pub use engine::{Engine, EngineConfig, EngineError, Room};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, Idleness, InstanceEnded, StubHandle};
 pub use imports::{HostImport, Import, StubInfo};
-pub use limits::Limits;
+pub use limits::{LimitOverrides, Limits};
 pub use origin::{CredentialOrigin, CredentialOriginError};
 pub use sandbox::Sandbox;
 pub use secrets::Secrets;

@@ -1,77 +1,118 @@
 use std::time::Duration;
 
+use protostub_bus::InboxLimits;
 use protostub_egress::QuotaLimits;
+use protostub_types::{DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, overridable};
 
-/// What one stub may use. The defaults suit an untrusted stub; the operator changes them for each domain.
-///
-/// What the contract itself promises to a stub (256 timers, 16 connections, 100 log lines a second, a body of 1 MiB …) is a default here too,
-/// so that an operator who trusts a domain can give it more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// How large the linear memories of the instance may grow together, in bytes. 64 MiB. Not above
-    /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes).
-    pub memory_bytes: usize,
-    /// How many linear memories the instance may have. 4: one, and those of adapters that some languages' toolchains add.
-    pub memories: usize,
-    /// How many elements each table may have. 20 000: what fits into the pool's slots, and enough for CPython.
-    pub table_elements: usize,
-    /// How many tables the instance may have. 8.
-    pub tables: usize,
-    /// How many core instances the component may consist of. 64: what is written in Python has about forty.
-    pub instances: usize,
-    /// How long one call of `start` or `handle` may compute, counted in ticks of the engine while it holds a thread. 1 s.
+overridable! {
+    /// Limits of one stub. The defaults suit an untrusted stub; the operator can override them for
+    /// each domain.
     ///
-    /// After its first ticks, a call is made to pause, for longer and longer, until it has a quarter of the time. All that compute for longer than a
-    /// tick together have one processor less than there are: others come first.
-    pub cpu_per_call: Duration,
-    /// How long all calls of a second may compute together. 900 ms. Beyond that the instance is made to wait, and is not ended. As much as in one
-    /// second may be computed at once.
-    pub cpu_per_second: Duration,
-    /// How long one call may take in all, with whatever it waits for through WASI. 10 s. That others have their turn, or that it is made to wait,
-    /// does not count.
-    pub time_per_call: Duration,
-    /// How many bytes of strings and lists one call of an import may move into the host. 4 MiB: what is over the limit of a frame or a body
-    /// is an error to the guest, and only what is far over all of them ends it. While the host copies, no other stub has the thread: the more,
-    /// the longer. At least as much as a frame and a body may have.
-    pub hostcall_bytes: usize,
-    /// How many handles of resources (WASI streams, pollables …) the instance may hold. 1 000.
-    pub resource_handles: usize,
-    /// How many bytes of random numbers one call of `wasi:random` may ask for. 64 KiB.
-    pub random_bytes: u64,
+    /// The limits that the contract promises to a stub (256 timers, 16 connections, 100 log lines a
+    /// second, a body of 1 MiB …) are defaults here too. So an operator who trusts a domain can
+    /// raise them.
+    ///
+    /// A settings file has them in its table `[limits]`, as keys in kebab-case: `memory-bytes`,
+    /// `cpu-per-call-milliseconds`.
+    pub struct Limits, overridden by
+    /// Limits of one domain's stub. `None` inherits the runtime's limit.
+    ///
+    /// A whole [`Limits`] converts into overrides of every limit.
+    pub struct LimitOverrides {
+        /// Maximum size of all linear memories of the instance together, in bytes. At most
+        /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes). Default:
+        /// 64 MiB.
+        memory_bytes: usize = 64 << 20,
+        /// Maximum number of linear memories. Default: 4, one and those of adapters that some
+        /// languages' toolchains add.
+        memories: usize = 4,
+        /// Maximum number of elements of each table. Default: 20 000, which fits into the pool's
+        /// slots and is enough for CPython.
+        table_elements: usize = 20_000,
+        /// Maximum number of tables of the instance. Default: 8.
+        tables: usize = 8,
+        /// Maximum number of core instances of which the component consists. Default: 64, since
+        /// components in Python have about forty.
+        instances: usize = 64,
+        /// Maximum computing time of one call of `start` or `handle`, counted in ticks of the
+        /// engine while the call holds a thread. Default: 1 s.
+        ///
+        /// After its first ticks, the host makes a call pause, for longer and longer, until it has
+        /// a quarter of the time. All calls that compute for longer than a tick share one processor
+        /// less than there are: other calls go first.
+        #[serde(rename = "cpu-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
+        cpu_per_call: Duration = Duration::from_secs(1),
+        /// Computing time of all calls of a second together. Beyond it the instance has to wait,
+        /// and is not ended. The time of one second may be used at once. Default: 900 ms.
+        #[serde(rename = "cpu-per-second-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
+        cpu_per_second: Duration = Duration::from_millis(900),
+        /// Maximum time of one call, with the time that it waits through WASI. Time in which other
+        /// calls have their turn, or in which the host makes it wait, does not count. Default:
+        /// 10 s.
+        #[serde(rename = "time-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
+        time_per_call: Duration = Duration::from_secs(10),
+        /// Maximum size of the strings and lists that one call of an import moves into the host,
+        /// in bytes. Default: 4 MiB.
+        ///
+        /// At least as much as a frame and a body may have. A value over the limit of a frame or a
+        /// body is an error to the guest; a value over this limit ends the instance. While the host
+        /// copies, no other stub has the thread.
+        hostcall_bytes: usize = 4 << 20,
+        /// Maximum number of handles of resources (WASI streams, pollables …). Default: 1 000.
+        resource_handles: usize = 1_000,
+        /// Maximum number of random bytes that one call of `wasi:random` asks for. Default:
+        /// 64 KiB.
+        random_bytes: u64 = 64 << 10,
 
-    /// How many events one call of `handle` may carry. 64.
-    pub batch_events: usize,
-    /// How many bytes of messages one call of `handle` may carry; one message may exceed it by itself. 1 MiB.
-    pub batch_bytes: usize,
-    /// How large the body of a posted message may be, in bytes. 1 MiB.
-    pub body_bytes: usize,
-    /// How many messages may be posted in a second. 10 000.
-    pub posts_per_second: u32,
-    /// How often the status may be published in a second. 100.
-    pub publications_per_second: u32,
+        /// Maximum number of messages that wait for the stub. A hyperty's inbox has the runtime's
+        /// limit too. Default: that of [`InboxLimits`].
+        inbox_messages: usize = InboxLimits::default().messages,
+        /// Maximum memory of the messages that wait, in bytes. Default: that of [`InboxLimits`].
+        inbox_bytes: usize = InboxLimits::default().bytes,
+        /// Maximum number of events of one call of `handle`. Default: 64.
+        batch_events: usize = 64,
+        /// Maximum size of the messages of one call of `handle`, in bytes. A single message may
+        /// exceed it. Default: 1 MiB.
+        batch_bytes: usize = 1 << 20,
+        /// Maximum size of the body of a posted message, in bytes. Default: 1 MiB.
+        body_bytes: usize = 1 << 20,
+        /// Maximum number of posted messages per second. Default: 10 000.
+        posts_per_second: u32 = 10_000,
+        /// Maximum number of published statuses per second. Default: 100.
+        publications_per_second: u32 = 100,
 
-    /// How many lines may be logged in a second, standard output and error included. 100.
-    pub log_lines_per_second: u32,
-    /// How long a logged line may be, in bytes; longer ones are cut. 8 KiB.
-    pub log_line_bytes: usize,
+        /// Maximum number of log lines per second, standard output and error included. Default:
+        /// 100.
+        log_lines_per_second: u32 = 100,
+        /// Maximum length of a log line, in bytes. Longer lines are cut. Default: 8 KiB.
+        log_line_bytes: usize = 8 << 10,
 
-    /// How many timers may run at a time. 256.
-    pub timers: usize,
-    /// How many requests for a credential may be open at a time. 8.
-    pub identity_requests: usize,
-    /// How many connections and HTTP exchanges may be open at a time. 16.
-    pub connections: usize,
-    /// Maximum number of connection attempts per second: each name or address that is dialled, and
-    /// each TLS handshake after that. Twice as many may come at once. 20.
-    pub connect_attempts_per_second: u32,
-    /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
-    pub frame_bytes: usize,
-    /// How many bytes all connections may receive in a second. 64 MiB. Beyond that, nothing is read for a while. A ping counts as 1 KiB: the host
-    /// answers it.
-    pub bytes_in_per_second: u64,
-    /// How many bytes all connections may send in a second. 64 MiB. Beyond that, nothing is written for a while.
-    pub bytes_out_per_second: u64,
+        /// Maximum number of timers at a time. Default: 256.
+        timers: usize = 256,
+        /// Maximum number of open requests for a credential. Default: 8.
+        identity_requests: usize = 8,
+        /// Maximum number of connections and HTTP exchanges at a time. Default: 16.
+        connections: usize = 16,
+        /// Maximum number of connection attempts per second: each name or address that is dialled,
+        /// and each TLS handshake after that. Twice as many may come at once. Default: 20.
+        connect_attempts_per_second: u32 = 20,
+        /// Maximum size of a WebSocket message, in either direction, in bytes. Default: 1 MiB.
+        frame_bytes: usize = 1 << 20,
+        /// Maximum number of bytes that all connections receive per second. Beyond it, the host
+        /// reads nothing for a while. A ping counts as 1 KiB, since the host answers it. Default:
+        /// 64 MiB.
+        bytes_in_per_second: u64 = 64 << 20,
+        /// Maximum number of bytes that all connections send per second. Beyond it, the host writes
+        /// nothing for a while. Default: 64 MiB.
+        bytes_out_per_second: u64 = 64 << 20,
+
+        /// Maximum size of the domain's descriptors, with the code inside them, in bytes. The
+        /// catalogue enforces it. Default: 256 KiB.
+        descriptor_bytes: usize = DEFAULT_DESCRIPTOR_BYTES,
+        /// Maximum size of the stub's component, in bytes. The catalogue enforces it. Default:
+        /// 64 MiB.
+        component_bytes: usize = DEFAULT_COMPONENT_BYTES,
+    }
 }
 
 impl Limits {
@@ -85,36 +126,10 @@ impl Limits {
             ..QuotaLimits::default()
         }
     }
-}
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 64 << 20,
-            memories: 4,
-            table_elements: 20_000,
-            tables: 8,
-            instances: 64,
-            cpu_per_call: Duration::from_secs(1),
-            cpu_per_second: Duration::from_millis(900),
-            time_per_call: Duration::from_secs(10),
-            hostcall_bytes: 4 << 20,
-            resource_handles: 1_000,
-            random_bytes: 64 << 10,
-            batch_events: 64,
-            batch_bytes: 1 << 20,
-            body_bytes: 1 << 20,
-            posts_per_second: 10_000,
-            publications_per_second: 100,
-            log_lines_per_second: 100,
-            log_line_bytes: 8 << 10,
-            timers: 256,
-            identity_requests: 8,
-            connections: 16,
-            connect_attempts_per_second: 20,
-            frame_bytes: 1 << 20,
-            bytes_in_per_second: 64 << 20,
-            bytes_out_per_second: 64 << 20,
-        }
+    /// The limits of the stub's inbox.
+    #[must_use]
+    pub fn inbox(&self) -> InboxLimits {
+        InboxLimits { messages: self.inbox_messages, bytes: self.inbox_bytes }
     }
 }

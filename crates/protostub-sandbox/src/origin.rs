@@ -1,6 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use protostub_types::SafeText;
+use serde::Deserialize;
 use url::{Host, Origin, Url};
 
 /// Where a credential may go that a stub refers to and does not see: exactly this scheme, host and port.
@@ -14,7 +15,8 @@ use url::{Host, Origin, Url};
 /// assert_eq!(origin.to_string(), "https://api.sp1.example");
 /// # Ok::<(), protostub_sandbox::CredentialOriginError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct CredentialOrigin(Origin);
 
 /// Why a text is no [`CredentialOrigin`].
@@ -57,6 +59,14 @@ impl FromStr for CredentialOrigin {
             return Err(wrong("it has more than a scheme, a host and a port"));
         }
         Ok(Self(url.origin()))
+    }
+}
+
+impl TryFrom<String> for CredentialOrigin {
+    type Error = CredentialOriginError;
+
+    fn try_from(text: String) -> Result<Self, CredentialOriginError> {
+        text.parse()
     }
 }
 

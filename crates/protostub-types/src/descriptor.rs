@@ -14,6 +14,12 @@ use crate::{SafeText, Sha256Digest, Version};
 /// The [`Descriptor::language`] of stubs that are WebAssembly components.
 pub const WASM_COMPONENT: &str = "WASM_COMPONENT";
 
+/// Default of the maximum size of a descriptor, in bytes: 256 KiB.
+pub const DEFAULT_DESCRIPTOR_BYTES: usize = 256 << 10;
+
+/// Default of the maximum size of a component, in bytes: 64 MiB.
+pub const DEFAULT_COMPONENT_BYTES: usize = 64 << 20;
+
 /// The `sourcePackageURL` that stands for "in this descriptor".
 const INLINE: &str = "/sourcePackage";
 /// How many ports a descriptor may declare.

@@ -9,6 +9,7 @@
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
 //! * [`Step`]: a step of a deployment, as the specification numbers it
 //! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
+//! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -20,6 +21,7 @@ mod json;
 mod key;
 mod message;
 mod scope;
+pub mod settings;
 mod status;
 mod step;
 mod text;
@@ -28,7 +30,10 @@ mod unique;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
-pub use descriptor::{Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage, WASM_COMPONENT};
+pub use descriptor::{
+    DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage,
+    WASM_COMPONENT,
+};
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
 pub use json::{json_indented, json_line};

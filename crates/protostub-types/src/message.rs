@@ -107,38 +107,41 @@ impl From<serde_json::Error> for MessageError {
 }
 
 impl Message {
-    /// A message without a sender, an id and a body: who posts it fills in the first two.
+    /// Makes a message without a sender, an id and a body. Whoever posts it fills in the first two.
     ///
-    /// # Panics
-    /// If `to` is a text that is no address. Texts that are not the program's own belong into [`Address::parse`] first.
+    /// ```
+    /// use protostub_types::Message;
+    ///
+    /// let question = Message::read("hyperty://sp1.example/alice".parse()?);
+    /// # assert_eq!(question.to.as_str(), "hyperty://sp1.example/alice");
+    /// # Ok::<(), protostub_types::AddressError>(())
+    /// ```
     #[must_use]
-    #[expect(clippy::panic, reason = "documented: a literal address in the host program's source that is none")]
-    pub fn new(kind: MessageType, to: impl TryInto<Address, Error: fmt::Display>) -> Self {
-        let to = to.try_into().unwrap_or_else(|error| panic!("{error}"));
+    pub fn new(kind: MessageType, to: Address) -> Self {
         Self { id: MessageId::Number(0), kind, from: Address::unset(), to, via: Vec::new(), headers: Vec::new(), body: None }
     }
 
-    /// A `create` message; see [`Self::new`] for `to`.
+    /// Makes a `create` message.
     #[must_use]
-    pub fn create(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+    pub fn create(to: Address) -> Self {
         Self::new(MessageType::Create, to)
     }
 
-    /// A `read` message; see [`Self::new`] for `to`.
+    /// Makes a `read` message.
     #[must_use]
-    pub fn read(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+    pub fn read(to: Address) -> Self {
         Self::new(MessageType::Read, to)
     }
 
-    /// An `update` message; see [`Self::new`] for `to`.
+    /// Makes an `update` message.
     #[must_use]
-    pub fn update(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+    pub fn update(to: Address) -> Self {
         Self::new(MessageType::Update, to)
     }
 
-    /// A `subscribe` message; see [`Self::new`] for `to`.
+    /// Makes a `subscribe` message.
     #[must_use]
-    pub fn subscribe(to: impl TryInto<Address, Error: fmt::Display>) -> Self {
+    pub fn subscribe(to: Address) -> Self {
         Self::new(MessageType::Subscribe, to)
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use protostub_runtime::{Address, Body, Hyperty, InboxLimits, Message, Runtime};
+use protostub_runtime::{Address, Body, Hyperty, Message, Runtime};
 use serde_json::{Map, Value, value::RawValue};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,7 +20,7 @@ use tokio::{
 use tokio_tungstenite::{accept_async, connect_async, tungstenite};
 
 use crate::{
-    live::{Everywhere, builder, component, inside},
+    live::{Everywhere, builder, component, inside, limits},
     workload::message,
 };
 
@@ -49,8 +49,9 @@ impl Gateways {
         configuration.insert("url".to_owned(), Value::from(format!("ws://{server}/ws")));
         configuration.insert("flavour".to_owned(), Value::from("nomatrix"));
         let source = Everywhere::new(component("message_node")?, configuration)?;
-        let inbox = InboxLimits { messages: 1024, bytes: 64 << 20 };
-        let runtime = builder(source).inbox(inbox).build().await?;
+        let mut limits = limits();
+        limits.inbox_bytes = 64 << 20;
+        let runtime = builder(source).limits(limits).build().await?;
         runtime.deploy_protostub(&server.to_string()).await?;
         let gateway = runtime.register_hyperty(native.clone()).await?;
         let (socket, _) = connect_async(format!("ws://{server}/ws")).await?;

@@ -19,7 +19,7 @@ pub fn consumer(data: &[u8]) {
     let mut fields: Vec<&[u8]> = data.splitn(5, |byte| *byte == SEPARATOR).collect();
     let body = fields.pop().unwrap_or_default();
     let mut fields = fields.into_iter().map(|field| String::from_utf8_lossy(field).into_owned());
-    let mut message = Message::read("hyperty://home.example/bob");
+    let mut message = Message::read("hyperty://home.example/bob".parse().unwrap());
     message.from = Address::parse("hyperty://sp1.example/alice").expect("an address");
     if let Some(id) = fields.next() {
         message.id = MessageId::Text(id.into());

@@ -101,7 +101,7 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
 impl Stage {
     /// Whatever the program is, its request has one answer, by the stub or in its place.
     async fn follow(&self, stub: &Protostub, program: &[u8]) {
-        let mut request = Message::read(format!("hyperty://{}/caller", stub.domain()).as_str());
+        let mut request = Message::read(format!("hyperty://{}/caller", stub.domain()).parse().unwrap());
         request.body = Some(Body::Bytes(program.into()));
         if let Err(error) = self.runtime.request(request).await {
             assert_ne!(error.code, 408, "a request was lost: {error}");
@@ -111,7 +111,7 @@ impl Stage {
     /// The neighbour answers, nothing is left of the others, and no thread of the host has panicked.
     fn is_well(&self) {
         self.tokio.block_on(async {
-            let request = Message::read("hyperty://neighbour.example/caller");
+            let request = Message::read("hyperty://neighbour.example/caller".parse().unwrap());
             let answer = self.runtime.request(request).await.expect("the neighbour answers");
             assert_eq!(answer.code(), Some(200));
         });

@@ -275,7 +275,7 @@ pub fn policy(data: &[u8]) {
     match CedarPolicy::parse("operator.cedar", text) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(policy) => {
-            let message = Message::read("hyperty://sp1.example/alice").with_body("hello".into());
+            let message = Message::read("hyperty://sp1.example/alice".parse().unwrap()).with_body("hello".into());
             let hop = Hop::new(&Origin::Host, &message, Receiver::Listener, &HOME);
             let _ = (policy.decide(&hop), policy.warnings().len());
         }

@@ -200,7 +200,7 @@ async fn look_up_again(app: &Hyperty, findings: &mut Findings) {
 }
 
 async fn ask(app: &Hyperty, to: &str) -> Ended {
-    let request = Message::read(to).with_body(json!({ "do": "configuration" }));
+    let request = Message::read(to.parse().unwrap()).with_body(json!({ "do": "configuration" }));
     match timeout(DEADLINE + SLACK, app.request_within(request, DEADLINE)).await {
         Err(_) => Ended::Nothing,
         Ok(Err(error)) => Ended::Told(error.code),
@@ -368,7 +368,7 @@ impl Stranger {
     async fn reach(&self, app: &Hyperty, findings: &mut Findings) {
         let post = json!({ "do": "post", "from": "hyperty://n0.neighbour.example/alice", "to": self.told.address() });
         for (order, expected) in [(post, "denied"), (json!({ "do": "websocket", "url": ELSEWHERE }), "denied")] {
-            let message = Message::read(format!("hyperty://{}/x", self.domain).as_str()).with_body(order.clone());
+            let message = Message::read(format!("hyperty://{}/x", self.domain).parse().unwrap()).with_body(order.clone());
             findings.asked += 1;
             match timeout(DEADLINE + SLACK, app.request_within(message, DEADLINE)).await {
                 Ok(Ok(answer)) => {

@@ -67,7 +67,7 @@ impl Inner {
     fn check_stated(&self, discovered: &Discovered, location: &SourceLocation) -> Result<Limits, Fault> {
         let limit = Limits {
             bytes: self.config.component_bytes(discovered.key.domain()),
-            setting: "max_component_bytes",
+            setting: "component-bytes",
             total: self.config.component_timeout,
         };
         self.check_source(discovered, location)?;

@@ -5,11 +5,13 @@ use std::{
 };
 
 use protostub_types::{Domain, SafeText, Sha256Digest};
+use serde::Deserialize;
 
 use super::{PublicKey, SignatureError};
 
 /// What is asked of the signatures of descriptors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 #[expect(clippy::exhaustive_enums, reason = "a signature is ignored, judged where there is one, or required")]
 pub enum Signatures {
     /// They are not looked at.
@@ -22,15 +24,21 @@ pub enum Signatures {
     Require,
 }
 
-/// Whose signatures an operator trusts: what is required, by which keys, and what is revoked.
-#[derive(Debug, Clone, Default)]
+/// Trusted signatures: the mode, the operator's keys, and revocations.
+///
+/// A settings file has the keys `signatures`, `revoked-keys` and `revoked-components`. The program
+/// adds the [keys](Self::keys) and the [domains](Self::domains).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[non_exhaustive]
 pub struct TrustPolicy {
     /// What is asked of all domains that nothing else is said of.
     pub signatures: Signatures,
     /// Keys that may sign for any domain, beside those of the domain itself.
+    #[serde(skip)]
     pub keys: Vec<PublicKey>,
     /// What is said of one domain.
+    #[serde(skip)]
     pub domains: BTreeMap<Domain, DomainTrust>,
     /// Keys that no longer count, by their id, or their thumbprint (RFC 7638), which whoever publishes a key cannot choose.
     pub revoked_keys: BTreeSet<String>,
@@ -88,6 +96,14 @@ impl FromStr for Signatures {
             "require" => Ok(Self::Require),
             _ => Err(SignaturesError(SafeText::quote(text))),
         }
+    }
+}
+
+impl TryFrom<String> for Signatures {
+    type Error = SignaturesError;
+
+    fn try_from(text: String) -> Result<Self, SignaturesError> {
+        text.parse()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, AcceptedRelease, TrustStateError};
+use protostub_catalogue::{AcceptedRelease, Bounds, Catalogue, CatalogueConfig, TrustStateError};
 use protostub_types::{Domain, Sha256Digest, StubKey, Version};
 use tempfile::TempDir;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Bench,
-    stage::{ALICE, DOMAIN, Stage, soon},
+    stage::{ALICE, DOMAIN, Stage, address, soon},
 };
 use crate::{
     Case, Verdict,
@@ -152,9 +152,10 @@ async fn g(bench: &Bench) -> Course {
     }
     stage.catalogue.out_of_order(false);
     // A failure is remembered for a moment; a message after that deploys the stub.
+    let alice = address(ALICE)?;
     let recovered = async {
         loop {
-            if let Ok(answer) = stage.subject.request(Message::read(ALICE)).await {
+            if let Ok(answer) = stage.subject.request(Message::read(alice.clone())).await {
                 break answer;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Bench,
-    stage::{ALICE, DOMAIN, Stage, soon},
+    stage::{ALICE, DOMAIN, Stage, address, soon},
 };
 use crate::{
     Case, Verdict,
@@ -259,7 +259,7 @@ async fn k8(bench: &Bench) -> Course {
         let stage = Stage::new(bench, &[], json!({})).await?;
         stage.catalogue.insert(DOMAIN, descriptor.to_owned(), b"")?;
         stage.refused(ALICE, 503, "descriptor").await?;
-        if let Ok(Ok(answer)) = soon("an error", stage.subject.request(Message::read(ALICE))).await {
+        if let Ok(Ok(answer)) = soon("an error", stage.subject.request(Message::read(address(ALICE)?))).await {
             return Err(Verdict::fail("no answer of a stub", answer.to_json().unwrap_or_default()));
         }
         stage.registered(0, 0).await?;

@@ -11,7 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use protostub_runtime::{
-    Descriptor, Document, Domain, Fault, MemorySource, Message, MessageType, Source, SourceRequest, Subject as Asked, Version,
+    Address, Descriptor, Document, Domain, Fault, MemorySource, Message, MessageType, Source, SourceRequest, Subject as Asked,
+    Version,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -92,6 +93,11 @@ fn unprepared(error: impl fmt::Display) -> Verdict {
     Verdict::not_applicable(format!("the case could not be prepared: {error}"))
 }
 
+/// Reads the address of a message of a case.
+pub(super) fn address(text: &str) -> Course<Address> {
+    Address::parse(text).map_err(unprepared)
+}
+
 /// A runtime, and the catalogues.
 pub(super) struct Stage {
     pub(super) subject: Box<dyn Subject>,
@@ -131,7 +137,7 @@ impl Stage {
     }
 
     pub(super) fn post(&self, to: &str, n: u64) -> Course<()> {
-        let ping = Message::new(MessageType::Other("ping".into()), to).with_body(json!({ "n": n }));
+        let ping = Message::new(MessageType::Other("ping".into()), address(to)?).with_body(json!({ "n": n }));
         self.subject.post(ping).map_err(|error| Verdict::fail("a message that is accepted", error.to_string()))
     }
 
@@ -142,7 +148,7 @@ impl Stage {
     /// The stub of a domain follows this order, and answers with what came of it.
     pub(super) async fn order(&self, to: &str, order: Value) -> Course<Value> {
         let expected = format!("code 200 for {order}");
-        let answer = self.ask(Message::read(to).with_body(order)).await?;
+        let answer = self.ask(Message::read(address(to)?).with_body(order)).await?;
         let answer = answer.map_err(|error| Verdict::fail(&expected, error.to_string()))?;
         let body: Value = answer.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         expect(answer.code() == Some(200), &expected, || body.to_string())?;
@@ -175,7 +181,7 @@ impl Stage {
     /// It is refused, at once, with this code.
     pub(super) async fn refused(&self, to: &str, code: u16, reason: &str) -> Course<()> {
         let expected = format!("code {code} at once: {reason}");
-        let answer = timeout(Duration::from_secs(5), self.subject.request(Message::read(to))).await;
+        let answer = timeout(Duration::from_secs(5), self.subject.request(Message::read(address(to)?))).await;
         let answer = answer.map_err(|_| Verdict::fail(&expected, "nothing in 5 s"))?;
         match answer {
             Err(error) => expect(error.code == code && error.reason.contains(reason), &expected, || error.to_string()),

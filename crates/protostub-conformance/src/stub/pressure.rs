@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protostub_types::Message;
+use protostub_types::{Body, Message};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -100,7 +100,7 @@ async fn stalled_server(bench: &Bench) -> Course {
     stage.answers(&mut play).await?;
     link.set(Manner::Stall);
     let large = json!({ "text": "x".repeat(LARGE_BYTES) });
-    let body = Message::read("a.example").with_body(large).body;
+    let body = Some(Body::from(large));
     let mut posted = 0;
     let mut last = Instant::now();
     while posted < LARGE && last.elapsed() < STALLED {

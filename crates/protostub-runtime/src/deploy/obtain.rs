@@ -45,7 +45,7 @@ pub(crate) async fn obtain(
     context.config.progress.notify(key, &Progress::Compiling);
     let bytes = component.bytes().clone();
     let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
-    let after = context.config.compile_timeout;
+    let after = context.config.lifecycle.compile_timeout;
     let compiled = tokio::time::timeout(after, compilation).await;
     context.config.progress.notify(key, &Progress::CompilingEnded);
     let compiled = compiled.map_err(|_| during(Phase::Compiling)(DeployErrorKind::CompileTimeout { after }))?;

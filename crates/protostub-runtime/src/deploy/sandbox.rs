@@ -30,7 +30,7 @@ pub(crate) async fn sandbox(
         url: presence.stub().clone(),
         domain: domain.clone(),
         configuration: configuration(context, discovered, &settings.configuration)?,
-        limits: settings.limits.clone().unwrap_or_else(|| context.config.limits.clone()),
+        limits: context.config.limits_of(domain),
         grants: context.grants(domain, &discovered.descriptor.ports, settings),
         relays: settings.relays.clone(),
         credential_origins: settings.credential_origins.clone(),

@@ -27,7 +27,7 @@ pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Res
 
 async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateErrorKind> {
     let (available, discovered) = ask(context, record).await?;
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let running = running(record)?;
     let up_to_date = || Ok(Updated::UpToDate { version: running.version.clone() });
     let Some(available) = available else { return up_to_date() };
     if available.is_older() && !context.config.settings(record.key.domain()).allow_older {
@@ -50,13 +50,19 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
         context.catalogue.check_commit(&record.key).await.map_err(downgrade::trust_state).map_err(refused)?;
     }
     let artifact = Arc::new(artifact);
-    record.ask(|done| Command::Update { artifact, done }).await.map_err(|_gone| UpdateErrorKind::Gone)??;
+    record.ask(|done| Command::Update { artifact, done }).await??;
     Ok(Updated::Updated { from: running.version, to: available.version })
+}
+
+/// The release that runs.
+fn running(record: &StubRecord) -> Result<Release, UpdateErrorKind> {
+    let absent = || record.gone().map_or(UpdateErrorKind::NotDeployed, UpdateErrorKind::Gone);
+    record.published().ok_or_else(absent)
 }
 
 /// Asks the domain, which has to answer itself.
 async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
-    let running = record.published().ok_or(UpdateErrorKind::Gone)?;
+    let running = running(record)?;
     let discovered = context.catalogue.revalidate(&record.key).await;
     let discovered =
         discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;

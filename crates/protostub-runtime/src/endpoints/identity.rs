@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use protostub_bus::{Inbox, Origin};
 use protostub_types::{Address, Body, Message, MessageType, StubKey};
@@ -100,18 +100,23 @@ async fn log_in(
                 record.login.hold(credential.clone());
             }
             record.until_deployed().await.map_err(unavailable)?;
-            stub.connect_with(credential).await.map_err(unavailable)?;
+            stub.connect_with(credential).await.map_err(|error| gone(&error))?;
         }
         None => {
             record.until_deployed().await.map_err(unavailable)?;
-            stub.connect().await.map_err(unavailable)?;
+            stub.connect().await.map_err(|error| gone(&error))?;
         }
     }
-    stub.until_live().await.map_err(unavailable)?;
+    stub.until_live().await.map_err(|error| gone(&error))?;
     match credential.is_some() && record.login.credential() != credential {
         true => Err((401, format!("the protocol stub of {key} could not connect with the credential"))),
         false => Ok(record),
     }
+}
+
+/// The refusal of what a stub that has ended was asked for.
+fn gone(error: &(dyn Error + 'static)) -> Refusal {
+    (503, in_full(error).to_string())
 }
 
 /// Forgets what the stub was logged in with, and disconnects it.
@@ -120,6 +125,6 @@ async fn log_out(context: &Arc<RuntimeContext>, key: &StubKey) -> Result<Arc<Stu
     record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
     record.login.forget();
     // Also one that has no connection at the moment: it is not to come back with the next message.
-    Protostub::new(context, Arc::clone(&record)).disconnect().await.map_err(|error| (503, in_full(&error).to_string()))?;
+    Protostub::new(context, Arc::clone(&record)).disconnect().await.map_err(|error| gone(&error))?;
     Ok(record)
 }

@@ -25,7 +25,7 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
     // Those that were busy may be idle in a moment.
     for _ in 0..ROOM_ATTEMPTS {
         for record in context.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
-            let may_retire = context.config.settings(record.key.domain()).retire_after != Some(Duration::ZERO);
+            let may_retire = context.config.gives_way(record.key.domain());
             if std::ptr::eq(&*record, own) || !may_retire {
                 continue;
             }
@@ -41,7 +41,7 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
                     retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.room().ok()),
                 }
             };
-            if let Ok(Some(room)) = timeout(context.config.grace, made).await {
+            if let Ok(Some(room)) = timeout(context.config.lifecycle.grace, made).await {
                 return Ok(room);
             }
         }

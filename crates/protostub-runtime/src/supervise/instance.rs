@@ -55,7 +55,7 @@ impl Instance {
     /// Logs in at the domain: tells the instance to connect, with the credential that the Identity
     /// Module has for its domain. From now on it has to be live in time. Answers `done` when it was told.
     pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
-        self.connect_by = deadline(Instant::now(), context.config.connect_timeout);
+        self.connect_by = deadline(Instant::now(), context.config.lifecycle.connect_timeout);
         if let Some(login) = &mut self.login {
             login.done.extend(done);
             return;
@@ -92,7 +92,7 @@ impl Instance {
                 status.until(|report| !matches!(report.status, StubStatus::Live | StubStatus::InProgress)).await;
             }
         };
-        if timeout(context.config.grace, goodbye).await.is_err() {
+        if timeout(context.config.lifecycle.grace, goodbye).await.is_err() {
             tracing::debug!(target: "protostub", domain = %record.key, "the stub did not disconnect within its grace time");
         }
     }

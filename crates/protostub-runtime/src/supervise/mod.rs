@@ -32,13 +32,11 @@ use crate::{
     command::Command,
     context::RuntimeContext,
     deploy::{self, Deployed},
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, failure_text, in_full, stopped},
+    error::{DeployError, DeployErrorKind, Phase, StubGone, failure_text, in_full},
     registration::{RegistrationHandle, RegistrationRequest},
     restart::Restarts,
     update::UpdateErrorKind,
 };
-
-const UNDEPLOYED: &str = "it was undeployed";
 
 impl Supervisor {
     /// Takes over a stub whose first instance was started. The supervisor stays in its box, so that
@@ -46,8 +44,8 @@ impl Supervisor {
     pub(crate) fn begin(context: Arc<RuntimeContext>, deployed: Deployed) -> Box<Self> {
         let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
         let settings = context.config.settings(record.key.domain());
-        let policy = settings.restart.clone().unwrap_or_else(|| context.config.restart.clone());
-        let retire_after = settings.retire_after.or(context.config.retire_after).filter(|after| !after.is_zero());
+        let policy = context.config.restart_of(record.key.domain());
+        let retire_after = context.config.retire_after(record.key.domain());
         if settings.register
             && let Some(Ok(entry)) = record.url.get().map(|url| RegistrationRequest::of_stub(&context, &record, url))
         {
@@ -254,7 +252,7 @@ impl Supervisor {
         self.record.registration.get().inspect(|own| own.end());
         self.record.leaving.cancel();
         self.record.registrations.close();
-        let removed = tokio::time::timeout(self.context.config.grace, self.record.registrations.wait());
+        let removed = tokio::time::timeout(self.context.config.lifecycle.grace, self.record.registrations.wait());
         if self.status.current().status == StubStatus::Live && removed.await.is_err() {
             tracing::debug!(target: "protostub", domain = %self.record.key, "what was registered was not removed within the grace time");
         }
@@ -263,8 +261,8 @@ impl Supervisor {
     /// The reason of the responses to messages that the stub does not take.
     fn refusal(&self) -> String {
         match self.state {
-            State::Ended(End::Shutdown) => in_full(&stopped(&self.record.key, SHUTTING_DOWN)).to_string(),
-            State::Ended(_) => in_full(&stopped(&self.record.key, UNDEPLOYED)).to_string(),
+            State::Ended(End::Shutdown) => in_full(&StubGone::shut_down(&self.record.key)).to_string(),
+            State::Ended(_) => in_full(&StubGone::undeployed(&self.record.key)).to_string(),
             _ => format!("the protocol stub of {} was told to disconnect", self.record.key),
         }
     }
@@ -272,12 +270,12 @@ impl Supervisor {
     /// Publishes the last status, frees the addresses, and answers waiting messages and the command.
     fn clear_up(mut self: Box<Self>, end: End) {
         let key = &self.record.key;
-        let (status, error) = match end {
-            End::Broken => (StubStatus::Failed, self.take_fault()),
-            End::Undeployed => (StubStatus::Dead, stopped(key, UNDEPLOYED)),
-            End::Shutdown => (StubStatus::Dead, stopped(key, SHUTTING_DOWN)),
+        let (status, gone) = match end {
+            End::Broken => (StubStatus::Failed, StubGone::from(self.take_fault())),
+            End::Undeployed => (StubStatus::Dead, StubGone::undeployed(key)),
+            End::Shutdown => (StubStatus::Dead, StubGone::shut_down(key)),
         };
-        let reason = in_full(&error);
+        let reason = in_full(&gone);
         self.record.mailbox.refuse(Some((503, reason.to_string())));
         if end == End::Broken {
             let stub = self.record.url.get();
@@ -287,7 +285,7 @@ impl Supervisor {
         let Self { context, record, routes, inbox, command, .. } = *self;
         // In this order: a caller that sees the end may deploy the stub again at once, and needs the route.
         drop(routes);
-        context.registry.remove(&record, error);
+        context.registry.remove(&record, gone);
         if let Some(inbox) = inbox {
             inbox.close(503, &reason);
         }

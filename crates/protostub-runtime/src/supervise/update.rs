@@ -17,7 +17,7 @@ use crate::{
     artifact::Artifact,
     command::Command,
     deploy,
-    error::{DeployError, DeployErrorKind, Phase, SHUTTING_DOWN, failure_text, in_full, stopped},
+    error::{DeployError, DeployErrorKind, Phase, failure_text, in_full},
     status::StubPresence,
     update::UpdateErrorKind,
 };
@@ -59,7 +59,7 @@ impl Supervisor {
         let old_ended = self.instance.as_ref().map(|instance| instance.handle.ended());
         let next = tokio::select! {
             biased;
-            () = self.context.stop.cancelled() => Err(stopped(&self.record.key, SHUTTING_DOWN)),
+            () = self.context.stop.cancelled() => Err(DeployError::shut_down(&self.record.key)),
             () = async { if let Some(ended) = old_ended { ended.await } } => {
                 Err(self.failed(Phase::Running, "the version before it broke meanwhile".into()))
             }
@@ -138,7 +138,7 @@ impl Supervisor {
                 Err(self.error(Phase::Connecting, DeployErrorKind::Credential(error)))
             }
             () = until(Some(next.connect_by)) => {
-                let after = self.context.config.connect_timeout;
+                let after = self.context.config.lifecycle.connect_timeout;
                 Err(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }))
             }
         }

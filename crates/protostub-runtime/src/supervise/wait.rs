@@ -57,7 +57,7 @@ impl Supervisor {
                 }
                 () = self.record.mailbox.waiting(), if heeds_messages => return Event::MessageWaits,
                 () = until(connect_by) => {
-                    let after = self.context.config.connect_timeout;
+                    let after = self.context.config.lifecycle.connect_timeout;
                     self.set_fault(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }));
                     return Event::ConnectTimeout;
                 }

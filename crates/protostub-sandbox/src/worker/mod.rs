@@ -44,10 +44,13 @@ pub struct CompileWorker {
 }
 
 impl CompileWorker {
+    /// Default of [`Self::memory_bytes`]: 4 GiB.
+    pub const MEMORY_BYTES: u64 = 4 << 30;
+
     /// This program, with the limits that hold unless others are set.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), memory_bytes: 4 << 30, cpu_seconds: 60 }
+        Self { program: program.into(), memory_bytes: Self::MEMORY_BYTES, cpu_seconds: 60 }
     }
 }
 

@@ -136,7 +136,7 @@ async fn a_crash_in_start_is_reported_too() {
 #[tokio::test]
 async fn a_flood_does_not_push_out_what_led_to_it() {
     let play = Stage::new(json!({})).live().await;
-    let update = Message::update("hyperty://sp1.example/actor").with_body(json!({ "do": "resume" }));
+    let update = Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "do": "resume" }));
     play.bus.post(&Origin::Host, update).unwrap();
     let flood = json!({ "do": "post", "to": "hyperty://sp2.example/x", "from": "hyperty://sp2.example/forged", "times": 500 });
     let (_, report) =

@@ -112,7 +112,7 @@ async fn a_status_follows_another() {
     play.bus
         .post(
             &protostub_bus::Origin::Host,
-            protostub_types::Message::update("hyperty://sp1.example/actor").with_body(
+            protostub_types::Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(
                 json!([{ "do": "publish", "status": "failed", "reason": long }, { "do": "publish", "status": "live" }]),
             ),
         )

@@ -53,7 +53,7 @@ async fn a_stub_may_refuse_to_start_and_the_inbox_comes_back() {
     assert_eq!(kind.to_string(), "the stub refused to start: `url` is missing: add it");
 
     let route = bus.attach(&address("hyperty://home.example/x"), &inbox.mailbox()).unwrap();
-    bus.post(&Origin::Host, Message::update("hyperty://home.example/x")).unwrap();
+    bus.post(&Origin::Host, Message::update("hyperty://home.example/x".parse().unwrap())).unwrap();
     assert_eq!(inbox.recv().await.unwrap().to, address("hyperty://home.example/x"));
     drop(route);
 }

@@ -40,7 +40,9 @@ async fn messages_keep_their_order_and_come_in_batches() {
     stage.limits.batch_events = 10;
     let mut play = stage.start().await.unwrap();
     for n in 0..35 {
-        play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n }))).unwrap();
+        play.bus
+            .post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n })))
+            .unwrap();
     }
     play.handle.connect(None).await.unwrap();
     play.status(StubStatus::Live).await;
@@ -62,7 +64,10 @@ async fn a_batch_is_bounded_in_bytes_too() {
     let text = "x".repeat(4_000);
     for n in 0..6 {
         play.bus
-            .post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n, "text": text })))
+            .post(
+                &Origin::Host,
+                Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n, "text": text })),
+            )
             .unwrap();
     }
     play.handle.connect(None).await.unwrap();
@@ -82,7 +87,7 @@ async fn messages_come_only_while_the_stub_is_live() {
     let (stage, mut listener) = observed(json!({ "connect": { "do": "publish", "status": "in-progress" } }));
     let mut play = stage.start().await.unwrap();
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
     play.handle.connect(None).await.unwrap();
     play.status(StubStatus::InProgress).await;
     // A second command has been handled, and the message has not come.
@@ -103,7 +108,7 @@ async fn a_paused_stub_gets_no_messages_but_everything_else() {
     let play = stage.live().await;
     play.told(json!([{ "do": "pause" }, { "do": "timer", "ms": 1 }])).await;
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
     assert_eq!(listener.hears().await, json!({ "timer": 1 }));
     play.handle.connect(None).await.unwrap();
     assert!(listener.is_quiet(), "the message still waits");
@@ -115,7 +120,7 @@ async fn a_stub_that_resumes_gets_what_waited() {
     let play = stage.live().await;
     play.told(json!({ "do": "pause" })).await;
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(order)).unwrap();
+    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
     play.handle.connect(None).await.unwrap();
     assert_eq!(listener.hears().await, json!("handled"));
 }
@@ -212,7 +217,7 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
     let origin = Origin::Hyperty(address(Listener::ADDRESS));
     let play = stage.live().await;
     let post = |kind: MessageType, id: u64, order: Value| {
-        let mut message = Message::new(kind, "hyperty://sp1.example/actor").with_body(order);
+        let mut message = Message::new(kind, "hyperty://sp1.example/actor".parse().unwrap()).with_body(order);
         message.from = address(Listener::ADDRESS);
         message.id = MessageId::Number(id);
         bus.post(&origin, message).unwrap();

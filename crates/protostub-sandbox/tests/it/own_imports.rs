@@ -76,12 +76,13 @@ async fn answer(play: &Play, message: Message) -> Value {
 }
 
 async fn set(play: &Play, key: &str, value: &str) -> Value {
-    let message = Message::create(format!("hyperty://{}/store", play.domain).as_str());
+    let message = Message::create(format!("hyperty://{}/store", play.domain).parse().unwrap());
     answer(play, message.with_body(json!({ "key": key, "value": value }))).await
 }
 
 async fn get(play: &Play, key: &str) -> Value {
-    answer(play, Message::read(format!("hyperty://{}/store", play.domain).as_str()).with_body(json!(key))).await["value"].take()
+    answer(play, Message::read(format!("hyperty://{}/store", play.domain).parse().unwrap()).with_body(json!(key))).await["value"]
+        .take()
 }
 
 #[tokio::test]
@@ -123,7 +124,8 @@ async fn without_the_interface_it_is_an_unknown_import() {
 async fn a_function_of_the_hosts_that_fails_ends_the_stub() {
     let engine = engine(vec![Import::new(Store::default())]).unwrap();
     let play = live("sp1.example", &compile(&engine, &[Store::INTERFACE]).await.unwrap()).await;
-    let message = Message::create("hyperty://sp1.example/store").with_body(json!({ "key": "trap", "value": "" }));
+    let message =
+        Message::create("hyperty://sp1.example/store".parse().unwrap()).with_body(json!({ "key": "trap", "value": "" }));
     let failed = play.bus.request(&protostub_bus::Origin::Host, message, None).await;
     assert_eq!(failed.map_or_else(|error| error.code, |response| response.code().unwrap_or_default()), 502);
     assert_eq!(play.outcome().await.to_string(), "the stub crashed: the store is on fire");

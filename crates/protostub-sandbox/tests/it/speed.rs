@@ -36,7 +36,9 @@ async fn speed() {
     for _ in 0..50 {
         let begun = Instant::now();
         for n in 0..500 {
-            play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor").with_body(json!({ "n": n }))).unwrap();
+            play.bus
+                .post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n })))
+                .unwrap();
         }
         play.told(json!({ "do": "calls" })).await;
         samples.push(begun.elapsed() / 500);

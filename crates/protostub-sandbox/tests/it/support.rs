@@ -237,7 +237,7 @@ pub(crate) struct Play {
 
 impl Play {
     pub(crate) fn message(&self, order: Value) -> Message {
-        Message::read(format!("hyperty://{}/actor", self.domain).as_str()).with_body(order)
+        Message::read(format!("hyperty://{}/actor", self.domain).parse().unwrap()).with_body(order)
     }
 
     pub(crate) async fn request(&self, order: Value) -> Result<Message, RequestError> {

@@ -1,0 +1,584 @@
+//! Settings of a runtime: from a TOML file, and from flags, which override it.
+
+mod file;
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use protostub_catalogue::CatalogueConfig;
+use protostub_runtime::{
+    CedarPolicy, DomainSettings, Rule, Runtime, RuntimeBuilder, Settings as RuntimeSettings,
+    trust::{PublicKey, TrustPolicy},
+};
+use protostub_sandbox::CompileWorker;
+use protostub_types::{Address, Domain, UniqueMap};
+use url::Url;
+
+use self::file::{DomainKeys, File};
+use crate::{
+    credentials::{Credential, OAuth2, Providers},
+    keygen,
+    output::Failure,
+};
+
+/// The flags of commands that look for stubs.
+#[derive(Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Runtime")]
+pub(crate) struct RuntimeFlags {
+    /// Settings in a TOML file, as protostub.example.toml explains them; what flags say comes on top
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The runtime's home domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) home: Option<Domain>,
+
+    /// Keep components, and their compiled forms, in this folder
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<PathBuf>,
+
+    /// Let stubs of loopback domains be found on, and talk to, this machine, without TLS too
+    #[arg(long)]
+    pub(crate) allow_loopback: bool,
+
+    /// Ask catalogues over HTTP where HTTPS has no answer
+    #[arg(long)]
+    allow_http: bool,
+
+    /// Trust the certificates in this PEM file as roots too; can be repeated
+    #[arg(long = "trust-root", value_name = "FILE")]
+    trust_roots: Vec<PathBuf>,
+
+    /// Connect through this HTTP proxy
+    #[arg(long, value_name = "URL")]
+    proxy: Option<Url>,
+}
+
+/// The flag of commands that run stubs.
+#[derive(Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Runtime")]
+pub(crate) struct GrantFlags {
+    /// Let the stub of DOMAIN connect to a host beside its own: `sp1.example=*.cdn.example:443`, or with
+    /// ` plain` at its end, without TLS too; can be repeated
+    #[arg(long = "grant", value_name = "DOMAIN=RULE", value_parser = grant)]
+    grants: Vec<GrantOf>,
+}
+
+/// A rule for the stub of one domain, with the domain as it was written.
+#[derive(Debug, Clone, PartialEq)]
+struct GrantOf {
+    spelling: String,
+    domain: Domain,
+    rule: Rule,
+}
+
+/// Settings of a runtime: those of the library, and those of the command.
+/// `protostub.example.toml` explains each key.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) runtime: RuntimeSettings,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) hyperties: Vec<Address>,
+    pub(crate) deploy: Vec<String>,
+    pub(crate) policy: Option<PathBuf>,
+    trust_roots: Vec<PathBuf>,
+    credentials: Vec<PathBuf>,
+    trusted_keys: Vec<PathBuf>,
+    compile_in_process: bool,
+    domains: Vec<(Domain, DomainKeys)>,
+}
+
+fn grant(text: &str) -> Result<GrantOf, String> {
+    let (spelling, rule) = text.split_once('=').ok_or("write `domain=host:port`")?;
+    let domain = spelling.parse().map_err(|error| format!("{error}"))?;
+    let rule = rule.parse().map_err(|error| format!("{error}"))?;
+    Ok(GrantOf { spelling: spelling.to_owned(), domain, rule })
+}
+
+impl Settings {
+    /// Reads the file that the flags name, and overrides it by the flags.
+    pub(crate) fn load(flags: RuntimeFlags) -> anyhow::Result<Self> {
+        let settings = match &flags.config {
+            Some(file) => Self::read(file)?,
+            None => Self::default(),
+        };
+        Ok(settings.overlay(flags))
+    }
+
+    /// Reads a file. Paths in it are relative to its folder.
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let mut settings = Self::parse(path, &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in settings.files_mut() {
+            *file = folder.join(&*file);
+        }
+        Ok(settings)
+    }
+
+    fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let fault = |problem| Failure::usage(format_args!("{}:{problem}", path.display()));
+        let File { library, command, network, lifecycle, trust, domains } = File::parse(text).map_err(fault)?;
+        Ok(Self {
+            runtime: library,
+            socket: command.socket,
+            hyperties: command.hyperties,
+            deploy: command.deploy,
+            policy: command.policy,
+            trust_roots: network.trust_roots,
+            credentials: command.credentials,
+            trusted_keys: trust.trusted_keys,
+            compile_in_process: lifecycle.compile_in_process,
+            domains,
+        })
+    }
+
+    /// The paths of all files and folders.
+    fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let cache = &mut self.runtime.cache;
+        let single = [&mut cache.dir, &mut cache.code_dir, &mut cache.key, &mut self.socket, &mut self.policy];
+        let of_domains = self.domains.iter_mut().flat_map(|(_, domain)| {
+            let credential = domain.credential.as_mut().and_then(Credential::file_mut);
+            let secrets = credential.into_iter().chain(domain.oauth2.as_mut().into_iter().flat_map(OAuth2::files_mut));
+            secrets.chain(&mut domain.trusted_keys)
+        });
+        let several = self.trust_roots.iter_mut().chain(&mut self.credentials).chain(&mut self.trusted_keys);
+        single.into_iter().flatten().chain(several).chain(of_domains)
+    }
+
+    fn overlay(mut self, flags: RuntimeFlags) -> Self {
+        let settings = &mut self.runtime;
+        settings.home = flags.home.or(settings.home.take());
+        settings.cache.dir = flags.cache_dir.or(settings.cache.dir.take());
+        settings.network.proxy = flags.proxy.or(settings.network.proxy.take());
+        settings.network.allow_loopback |= flags.allow_loopback;
+        settings.network.allow_http |= flags.allow_http;
+        self.trust_roots.extend(flags.trust_roots);
+        self
+    }
+
+    /// Adds these grants to those of the file. A domain may have several, all in one spelling.
+    ///
+    /// # Errors
+    /// If two flags spell a domain differently.
+    pub(crate) fn grant(mut self, flags: GrantFlags) -> anyhow::Result<Self> {
+        let mut spelled = UniqueMap::<Domain, String>::new();
+        for GrantOf { spelling, domain, rule } in flags.grants {
+            if spelled.get(&domain) != Some(&spelling) {
+                let inserted = spelled.insert(&spelling, domain.clone(), spelling.clone());
+                inserted.map_err(|repeated| Failure::usage(format_args!("--grant: {repeated}")))?;
+            }
+            self.runtime.domains.or_default(domain).grants.push(rule);
+        }
+        Ok(self)
+    }
+
+    /// The builder of the runtime.
+    pub(crate) fn builder(&self) -> anyhow::Result<RuntimeBuilder> {
+        let mut settings = self.runtime.clone();
+        let home = settings.home.as_ref().ok_or_else(|| Failure::usage("the runtime needs a home domain: give --home"))?;
+        settings.network.allow_loopback |= home.is_loopback();
+        settings.trust = self.trust()?;
+        let mut builder = Runtime::builder().settings(settings);
+        if let Some(file) = &self.policy {
+            let policy = read_policy(file).map_err(|error| Failure::usage(format_args!("{error:#}")))?;
+            builder = builder.policy(policy);
+        }
+        if let Some(worker) = self.compile_worker()? {
+            builder = builder.compile_worker(worker.program);
+        }
+        for root in self.roots()? {
+            builder = builder.trust_roots(root);
+        }
+        let mut providers = Providers::default();
+        for (domain, keys) in &self.domains {
+            providers = match (&keys.credential, &keys.oauth2) {
+                (Some(_), Some(_)) => {
+                    let problem = format!("the domain `{domain}` has both `credential` and `oauth2`: leave one of them out");
+                    return Err(Failure::usage(problem));
+                }
+                (Some(credential), None) => providers.with(domain, credential)?,
+                (None, Some(oauth2)) => providers.with_oauth2(domain, oauth2)?,
+                (None, None) => providers,
+            };
+        }
+        providers.of(builder, &self.credentials)
+    }
+
+    /// The trusted signatures, with the keys in files: of all domains and of each.
+    pub(crate) fn trust(&self) -> anyhow::Result<TrustPolicy> {
+        let mut policy = self.runtime.trust.clone();
+        policy.keys = keys(&self.trusted_keys)?;
+        for (domain, settings) in self.runtime.domains.iter() {
+            policy.domains.entry(domain.clone()).or_default().signatures = settings.signatures;
+        }
+        for (domain, of_domain) in &self.domains {
+            policy.domains.entry(domain.clone()).or_default().keys = keys(&of_domain.trusted_keys)?;
+        }
+        Ok(policy)
+    }
+
+    /// How catalogues are asked without a runtime, on behalf of `domain`.
+    pub(crate) fn catalogue(&self, domain: &Domain) -> anyhow::Result<CatalogueConfig> {
+        let RuntimeSettings { home, network, cache, .. } = &self.runtime;
+        let home = home.as_ref().unwrap_or(domain);
+        let mut config = CatalogueConfig::new(home.clone());
+        config.cache_dir.clone_from(&cache.dir);
+        config.accepted_versions = cache.accepted_versions();
+        config.key_sets = cache.key_sets();
+        config.allow_loopback = network.allow_loopback || domain.is_loopback() || home.is_loopback();
+        config.loopback = self.domains_where(|settings| settings.allow_loopback);
+        config.private = self.domains_where(|settings| settings.allow_private);
+        config.allow_http = network.allow_http;
+        config.trust = self.trust()?;
+        Ok(config)
+    }
+
+    fn domains_where(&self, says: impl Fn(&DomainSettings) -> bool) -> BTreeSet<Domain> {
+        self.runtime.domains.iter().filter(|(_, settings)| says(settings)).map(|(domain, _)| domain.clone()).collect()
+    }
+
+    /// The certificates of `trust-roots`.
+    pub(crate) fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
+    }
+
+    /// Returns this command as the worker that compiles components, with its limits. Returns `None`
+    /// if components are compiled in this process: the settings say so, or the system has no limits
+    /// that a process could set itself.
+    pub(crate) fn compile_worker(&self) -> anyhow::Result<Option<CompileWorker>> {
+        if !cfg!(unix) || self.compile_in_process {
+            return Ok(None);
+        }
+        let own = env::current_exe()
+            .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
+        let mut worker = CompileWorker::new(own);
+        worker.memory_bytes = self.runtime.lifecycle.compile_memory_bytes;
+        // A worker has one thread: more than that it cannot compute in this time.
+        worker.cpu_seconds = self.compile_timeout().as_secs().saturating_add(1);
+        Ok(Some(worker))
+    }
+
+    /// Returns the time that the compilation of a component may take.
+    pub(crate) fn compile_timeout(&self) -> Duration {
+        self.runtime.lifecycle.compile_timeout
+    }
+}
+
+/// Reads settings as a `protostub run --config` would that finds them in a file, but opens none of the files that they name. For those who try
+/// out what is not a settings file.
+///
+/// # Errors
+/// What is wrong with them, and where.
+pub fn check_settings(text: &str) -> Result<(), String> {
+    let check = || {
+        let mut settings = Settings::parse(Path::new("protostub.toml"), text)?;
+        settings.policy = None;
+        settings.trust_roots.clear();
+        settings.credentials.clear();
+        settings.trusted_keys.clear();
+        settings.domains.clear();
+        settings.builder().map(drop)
+    };
+    check().map_err(|error: anyhow::Error| error.to_string())
+}
+
+/// Returns the builder that `protostub run --config` makes of a settings file with this text.
+/// Paths in it are relative to the working directory.
+///
+/// # Errors
+/// If a setting is wrong, with its place; or if a file that it names cannot be read.
+pub fn builder_from_settings(text: &str) -> Result<RuntimeBuilder, String> {
+    let settings = Settings::parse(Path::new("protostub.toml"), text);
+    settings.and_then(|settings| settings.builder()).map_err(|error| error.to_string())
+}
+
+/// Reads the keys of these files. Refuses two keys with one id: `revoked-keys` would mean both.
+fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
+    let mut by_id = UniqueMap::<String, PublicKey>::new();
+    for file in files {
+        for key in keygen::read_public(file)? {
+            if by_id.get(&key.id().to_owned()) != Some(&key) {
+                let place = format!("{} in {}", key.id(), file.display());
+                let inserted = by_id.insert(place, key.id().to_owned(), key);
+                inserted
+                    .map_err(|repeated| Failure::usage(format_args!("`trusted-keys` has two keys with one id: {repeated}")))?;
+            }
+        }
+    }
+    Ok(by_id.values().cloned().collect())
+}
+
+/// The operator's rules. The error says where in the file it is.
+pub(crate) fn read_policy(file: &Path) -> anyhow::Result<CedarPolicy> {
+    let policy = CedarPolicy::load(file)?;
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use protostub_runtime::{
+        CacheSettings, LifecycleSettings, LimitOverrides, Limits, NetworkSettings, RestartOverrides, RestartPolicy, Retire,
+    };
+
+    use super::{
+        file::{CommandKeys, LifecycleKeys, NetworkKeys, TrustKeys, keys_of},
+        *,
+    };
+    use crate::credentials::Place;
+
+    #[test]
+    fn the_example_is_a_settings_file() {
+        let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
+        let RuntimeSettings { home, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } =
+            &settings.runtime;
+        assert_eq!((home.as_ref().map(Domain::as_str), domains.len()), (Some("home.example"), 1));
+        // The values that it states are the defaults.
+        assert_eq!(*request_timeout, RuntimeSettings::default().request_timeout);
+        assert_eq!((limits, restart), (&Limits::default(), &RestartPolicy::default()));
+        assert_eq!((network, lifecycle), (&NetworkSettings::default(), &LifecycleSettings::default()));
+        let mut cache = cache.clone();
+        assert_eq!(cache.dir.take(), Some("cache".into()));
+        assert_eq!(cache, CacheSettings::default());
+        for settings in domains.values() {
+            assert_eq!((&settings.limits, &settings.restart), (&LimitOverrides::default(), &RestartOverrides::default()));
+        }
+        let _builder = settings.builder().unwrap();
+    }
+
+    #[test]
+    fn credentials_stand_in_one_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("protostub.toml");
+        fs::write(folder.path().join("secret"), "open sesame").unwrap();
+        let check = |text: &str, expected: &str| {
+            fs::write(&file, format!("home = 'home.example'\n[domains.'sp1.example']\n{text}")).unwrap();
+            let error = Settings::read(&file).and_then(|settings| settings.builder()).err();
+            let error = error.map_or_else(|| "fine".to_owned(), |error| error.to_string());
+            assert!(error.contains(expected) && !error.contains("sesame"), "{text}: {error}");
+        };
+        check("credential = { kind = 'bearer', file = 'secret' }", "fine");
+        check("credential = { kind = 'bearer', env = 'SP1_TOKEN' }", "fine");
+        check("credential = { kind = 'bearer' }", "fine");
+        check("credential = { kind = 'bearer', file = 'secret', env = 'SP1_TOKEN' }", "`credential` has both `file` and `env`");
+        check("credential = { file = 'secret' }", "missing field `kind`");
+        let oauth2 = |rest: &str| format!("oauth2 = {{ token-endpoint = 'https://sp1.example/token', client-id = 'a'{rest} }}");
+        check(&oauth2(", client-secret = { file = 'secret' }"), "fine");
+        check(&oauth2(", refresh-token = { env = 'SP1_REFRESH' }, scopes = ['chat'], parameters = { audience = 'b' }"), "fine");
+        check(&oauth2(""), "`oauth2` needs a `client-secret`, a `refresh-token`, or both");
+        check(&oauth2(", client-secret = {}"), "`client-secret` needs `file` or `env`");
+        check(
+            &oauth2(", client-secret = 'open sesame'"),
+            "a text stands where `{ file = \"…\" }` or `{ env = \"…\" }` is expected",
+        );
+        check(&oauth2(", refresh-token = { file = 'none' }"), "none: No such file");
+        let both = format!("credential = {{ kind = 'bearer' }}\n{}", oauth2(", client-secret = { file = 'secret' }"));
+        check(&both, "has both `credential` and `oauth2`");
+    }
+
+    #[test]
+    fn every_key_stands_in_the_example() {
+        let example = fs::read_to_string("protostub.example.toml").unwrap();
+        let keys: Vec<_> = [
+            keys_of::<RuntimeSettings>(),
+            keys_of::<CommandKeys>(),
+            keys_of::<NetworkSettings>(),
+            keys_of::<NetworkKeys>(),
+            keys_of::<CacheSettings>(),
+            keys_of::<LifecycleSettings>(),
+            keys_of::<LifecycleKeys>(),
+            keys_of::<TrustPolicy>(),
+            keys_of::<TrustKeys>(),
+            keys_of::<DomainSettings>(),
+            keys_of::<DomainKeys>(),
+            keys_of::<Limits>(),
+            keys_of::<RestartPolicy>(),
+            keys_of::<Credential>(),
+            keys_of::<OAuth2>(),
+            keys_of::<Place>(),
+        ]
+        .concat();
+        assert!(keys.len() > 90, "{keys:?}");
+        for key in keys {
+            let stands = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
+            let in_line =
+                [format!("[{key}]"), format!("[{key}."), format!(".{key}]"), format!("{{ {key} ="), format!(", {key} =")];
+            assert!(example.lines().any(stands) || in_line.iter().any(|form| example.contains(form)), "{key}");
+        }
+    }
+
+    /// The rows of the table, by the setting's key: `| \`timers\` | 256 | … |`.
+    #[test]
+    fn the_security_document_has_every_limit_and_its_default() {
+        let text = fs::read_to_string("../../SECURITY.md").unwrap();
+        let rows: BTreeMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .filter_map(|(key, rest)| Some((key, rest.split_once(" | ")?.0)))
+            .collect();
+        let example: toml::Table = toml::from_str(&fs::read_to_string("protostub.example.toml").unwrap()).unwrap();
+        let limits = example["limits"].as_table().unwrap();
+        let documented = |key: &str| rows.get(key).map(|default| default.replace(' ', ""));
+        for (key, default) in limits {
+            assert_eq!(documented(key), Some(default.to_string()), "{key}");
+        }
+        let of_runtime = ["max-accepted-versions", "max-accepted-versions-per-domain", "max-key-sets", "max-key-sets-per-domain"];
+        for key in of_runtime {
+            assert_eq!(documented(key), Some(example["cache"][key].to_string()), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place_and_without_secrets() {
+        let check = |text: &str, expected: &str| {
+            let error = Settings::parse(Path::new("protostub.toml"), text).unwrap_err();
+            assert_eq!(error.to_string(), format!("protostub.toml:{expected}"));
+        };
+        check("hom = 'home.example'", "1:1: there is no key `hom`; did you mean `home`?");
+        check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs` in [lifecycle]?");
+        check(
+            "[domains.'sp1.example']\npassword = 'hunter2'",
+            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, imports, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, retire-after-seconds, restart, limits, credential-origins, trusted-keys, credential, oauth2",
+        );
+        check(
+            "[domains.'sp1.example']\ncredential = 'hunter2'",
+            "2:14: a text stands where `{ kind = \"…\", file = \"…\" }` is expected",
+        );
+        check(
+            "[trust]\nsignatures = 'sometimes'",
+            "2:14: `sometimes` is no such mode: write `off`, `verify-if-present` or `require`",
+        );
+        check("max-stubs = 'many'", "1:13: a text stands where usize is expected");
+        check(
+            "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
+            "2:10: `everything` is not a rule: it has no port; write `host:port`, `*.host:port` or `host:port plain`",
+        );
+        check(
+            "[domains.'sp1.example']\nmay-deploy = ['*.com']",
+            "2:14: `*.com` is no domain pattern: the domains below `com` belong to many people; write `sp1.example`, `*.sp1.example` or `*`",
+        );
+        check("[lifecycle]\nmax-stub = 3", "2:1: there is no key `max-stub`; did you mean `max-stubs`?");
+        check("[limits]\ntimer = 3", "2:1: there is no key `timer`; did you mean `timers`?");
+        check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: there is no key `timer`; did you mean `timers`?");
+        check("network = 3", "1:11: invalid type: integer `3`, expected a table");
+        check("proxy = 3\nnetwork = 3", "2:11: invalid type: integer `3`, expected a table");
+        check(
+            "max-stubs = 3\n[lifecycle]\nmax-stubs = 3",
+            "1:1: `max-stubs` is now `max-stubs` in [lifecycle], where it is set too: leave one of them out",
+        );
+        check(
+            "cache-dir = 'a'\ncache.dir = 'b'",
+            "1:1: `cache-dir` is now `dir` in [cache], where it is set too: leave one of them out",
+        );
+        check(
+            "[lifecycle]\nretire-after-seconds = 'soon'",
+            "2:24: a text stands where a number of seconds or `\"never\"` is expected",
+        );
+        check("retire-after-seconds = -1", "1:24: invalid value: integer `-1`, expected a number of seconds or `\"never\"`");
+        check("grace-seconds = -1", "1:17: invalid value: integer `-1`, expected u64");
+    }
+
+    #[test]
+    fn old_keys_set_what_grouped_keys_set() {
+        let old = "
+            home = 'home.example'
+            cache-dir = 'cache'
+            cache-key = 'key'
+            max-offline-seconds = 1
+            max-accepted-versions = 2
+            max-accepted-versions-per-domain = 3
+            max-key-sets = 4
+            max-key-sets-per-domain = 5
+            allow-loopback = true
+            allow-http = true
+            trust-roots = ['root']
+            proxy = 'http://proxy.example'
+            max-sockets = 6
+            max-stubs = 7
+            max-sandboxes = 8
+            retire-after-seconds = 9
+            deployments-per-minute = 10
+            compile-timeout-seconds = 11
+            compile-memory-bytes = 12
+            compile-in-process = true
+            connect-timeout-seconds = 13
+            grace-seconds = 14
+        ";
+        let new = "
+            home = 'home.example'
+            [cache]
+            dir = 'cache'
+            key = 'key'
+            max-offline-seconds = 1
+            max-accepted-versions = 2
+            max-accepted-versions-per-domain = 3
+            max-key-sets = 4
+            max-key-sets-per-domain = 5
+            [network]
+            allow-loopback = true
+            allow-http = true
+            trust-roots = ['root']
+            proxy = 'http://proxy.example'
+            max-sockets = 6
+            [lifecycle]
+            max-stubs = 7
+            max-sandboxes = 8
+            retire-after-seconds = 9
+            deployments-per-minute = 10
+            compile-timeout-seconds = 11
+            compile-memory-bytes = 12
+            compile-in-process = true
+            connect-timeout-seconds = 13
+            grace-seconds = 14
+        ";
+        let [old, new] = [old, new].map(|text| Settings::parse(Path::new("protostub.toml"), text).unwrap());
+        assert_eq!(format!("{old:?}"), format!("{new:?}"));
+        let lifecycle = &new.runtime.lifecycle;
+        assert_eq!((lifecycle.retire_after, lifecycle.grace), (Retire::After(Duration::from_secs(9)), Duration::from_secs(14)));
+        assert_eq!((new.runtime.cache.dir, new.trust_roots), (Some("cache".into()), vec!["root".into()]));
+    }
+
+    #[test]
+    fn retire_never_is_distinct_from_inherit() {
+        let check = |text: &str, expected: Option<Retire>| {
+            let text = format!("[domains.'sp1.example']\n{text}");
+            let settings = Settings::parse(Path::new("protostub.toml"), &text).unwrap();
+            assert_eq!(settings.runtime.domains.values().next().unwrap().retire_after, expected, "{text}");
+        };
+        check("", None);
+        check("retire-after-seconds = 'never'", Some(Retire::Never));
+        check("retire-after-seconds = 0", Some(Retire::Never));
+        check("retire-after-seconds = 5", Some(Retire::After(Duration::from_secs(5))));
+    }
+
+    #[test]
+    fn domain_limits_override_those_of_the_runtime() {
+        let text = "
+            [limits]
+            timers = 1
+            inbox-messages = 2
+            [restart]
+            times = 3
+            [domains.'sp1.example']
+            limits = { timers = 4, time-per-call-milliseconds = 5 }
+            restart = { within-seconds = 6 }
+        ";
+        let settings = Settings::parse(Path::new("protostub.toml"), text).unwrap().runtime;
+        let domain = settings.domains.values().next().unwrap();
+        let mut limits = Limits::default();
+        (limits.timers, limits.inbox_messages, limits.time_per_call) = (4, 2, Duration::from_millis(5));
+        assert_eq!(domain.limits.over(&settings.limits), limits);
+        let restart = domain.restart.over(&settings.restart);
+        assert_eq!((restart.restarts, restart.within), (3, Duration::from_secs(6)));
+    }
+}

@@ -1,0 +1,393 @@
+//! Settings of a runtime, as its builder and a settings file state them.
+
+use std::{fmt, num::NonZero, path::PathBuf, time::Duration};
+
+use protostub_bus::DEFAULT_REQUEST_TIMEOUT;
+use protostub_catalogue::{Bounds, DEFAULT_MAX_OFFLINE_AGE, trust::TrustPolicy};
+use protostub_sandbox::{CompileWorker, Limits};
+use protostub_types::{Domain, UniqueMap, settings::seconds};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Unexpected, Visitor},
+};
+use url::Url;
+
+use crate::{domain_settings::DomainSettings, restart::RestartPolicy};
+
+/// The least number of threads: the worst stubs hold up three for a moment.
+const MIN_THREADS: usize = 4;
+
+/// Settings of a runtime: plain values, which a program can read from a file.
+///
+/// Keys are the fields' names in kebab-case, with the unit at the end of a time
+/// (`grace-seconds`). A key that is missing has its default. Unknown keys are errors.
+///
+/// Values that only the program has are given to the [`RuntimeBuilder`](crate::RuntimeBuilder):
+/// sources, credentials, root certificates, the policy, the resolver, callbacks and the executable
+/// that compiles. So are [keys that sign](DomainSettings::trusted_keys).
+///
+/// ```
+/// use protostub_runtime::{Runtime, Settings};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings: Settings = toml::from_str(
+///     r#"
+///     home = "home.example"
+///
+///     [lifecycle]
+///     max-stubs = 100
+///     retire-after-seconds = 600
+///
+///     [limits]
+///     timers = 32
+///
+///     [domains."sp1.example"]
+///     grants = ["*.cdn.example:443"]
+///     limits = { memory-bytes = 134217728 }
+///     retire-after-seconds = "never"
+///     "#,
+/// )?;
+/// let runtime = Runtime::builder().settings(settings).build().await?;
+/// assert_eq!(runtime.home_domain().as_str(), "home.example");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[non_exhaustive]
+pub struct Settings {
+    /// The domain that the runtime belongs to. Its catalogue is asked for stubs of domains that
+    /// publish none themselves. Required.
+    pub home: Option<Domain>,
+    /// Number of threads that run guests and the bus, at least one. Default: one for each
+    /// processor, and at least four.
+    ///
+    /// A guest that does something that cannot be interrupted, such as filling its memory, holds up
+    /// its thread. The threads are the library's own: a stub that spins takes none of the
+    /// program's.
+    pub worker_threads: usize,
+    /// Time that a request waits for its response, unless it has a timeout of its own. Default:
+    /// 15 s.
+    #[serde(rename = "request-timeout-seconds", deserialize_with = "seconds")]
+    pub request_timeout: Duration,
+    /// Connections of the runtime and of all stubs.
+    pub network: NetworkSettings,
+    /// Files that outlive the process, and the trust state.
+    pub cache: CacheSettings,
+    /// Limits of each stub whose domain does not override them.
+    pub limits: Limits,
+    /// Deployment and retirement of stubs.
+    pub lifecycle: LifecycleSettings,
+    /// Restarts of each stub whose domain does not override them.
+    pub restart: RestartPolicy,
+    /// Trusted signatures. The [`DomainSettings`] of a domain override them.
+    pub trust: TrustPolicy,
+    /// Settings of single domains.
+    pub domains: UniqueMap<Domain, DomainSettings>,
+}
+
+/// Connections of the runtime and of all stubs.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[non_exhaustive]
+pub struct NetworkSettings {
+    /// Grants descriptors, components and stubs of loopback domains the way to this machine,
+    /// without TLS too: for development and tests. Loopback domains are `localhost`, names below
+    /// it, 127/8 and ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default: no.
+    pub allow_loopback: bool,
+    /// Asks all catalogues over plain HTTP instead of HTTPS: for laboratories without certificates.
+    /// Anybody between the runtime and a catalogue can replace the stub. Default: no.
+    pub allow_http: bool,
+    /// HTTP proxy for every connection. It resolves the names of what is reached through it. No
+    /// environment variable is ever read. Default: none.
+    pub proxy: Option<Url>,
+    /// Maximum number of sockets that all stubs and the runtime itself have open at a time.
+    /// Default: the process's soft limit on descriptors, less a quarter (64 to 1024).
+    ///
+    /// An eighth (at most 128) is kept for the runtime. A stub gets no more than are left. The
+    /// library never changes the process's limit; the `protostub` command raises it.
+    pub max_sockets: Option<usize>,
+}
+
+/// Files that outlive the process, and the trust state: accepted versions and domains' keys.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[non_exhaustive]
+pub struct CacheSettings {
+    /// Folder of descriptors, components, their compiled forms and the trust state, for this and
+    /// other processes of the same user. Default: none, nothing outlives the process.
+    ///
+    /// No other user may be able to write to it, nor to replace a folder on the way to it; the
+    /// runtime checks that.
+    pub dir: Option<PathBuf>,
+    /// Folder of the compiled forms of components. Default: `compiled` in [`Self::dir`].
+    ///
+    /// Several runtimes can share it that share nothing else. It has the same access rules.
+    pub code_dir: Option<PathBuf>,
+    /// File with the key that authenticates compiled code before it is loaded. The runtime makes it
+    /// if it is missing. Default: next to the folder of the code, with its name and `.key`.
+    ///
+    /// The key belongs elsewhere if that folder is copied, restored from a backup, or on a disk
+    /// that other users can write to.
+    pub key: Option<PathBuf>,
+    /// Maximum age of a domain's last answer for its stub to be deployed from the cache while the
+    /// domain's catalogue cannot be reached. Default: 30 days. Zero deploys none from the cache.
+    #[serde(rename = "max-offline-seconds", deserialize_with = "seconds")]
+    pub max_offline_age: Duration,
+    /// Maximum number of accepted versions of stubs, which keep older versions from being deployed.
+    /// Default: 16,384.
+    ///
+    /// When there are as many, stubs of further domains are not deployed. Without a
+    /// [folder](Self::dir), the versions last as long as the runtime.
+    pub max_accepted_versions: usize,
+    /// Maximum number of accepted versions of one registrable domain. The one that was not used for
+    /// the longest time gives way. Default: 256.
+    pub max_accepted_versions_per_domain: usize,
+    /// Maximum number of key sets that domains publish, kept for when they cannot be asked. Default:
+    /// 1,024.
+    pub max_key_sets: usize,
+    /// Maximum number of key sets of one registrable domain. Default: 16.
+    pub max_key_sets_per_domain: usize,
+}
+
+/// Deployment and retirement of stubs: numbers and times.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[non_exhaustive]
+pub struct LifecycleSettings {
+    /// Maximum number of deployed stubs. Default: 1000.
+    pub max_stubs: usize,
+    /// Maximum number of stubs that have a sandbox at a time. Default: all, or as many as the
+    /// machine allows a process. A larger number than that is an error.
+    ///
+    /// When all sandboxes are taken and a stub needs one, the runtime retires the stub that has
+    /// been idle for longest, and for a second at least.
+    pub max_sandboxes: Option<usize>,
+    /// Time after which an idle stub is retired. Default: never.
+    #[serde(rename = "retire-after-seconds")]
+    pub retire_after: Retire,
+    /// Maximum number of deployments per minute that each hyperty, and each stub that may deploy
+    /// others, triggers. Further ones are refused with 429. The host program's own calls do not
+    /// count. Default: 60.
+    pub deployments_per_minute: u32,
+    /// Maximum time of the compilation of a component, the turns of those before it included.
+    /// Default: 60 s.
+    ///
+    /// In this process, one component is compiled after the other, in one thread; the compiler
+    /// cannot be interrupted and continues after the timeout. A [compile
+    /// worker](crate::RuntimeBuilder::compile_worker) is ended.
+    #[serde(rename = "compile-timeout-seconds", deserialize_with = "seconds")]
+    pub compile_timeout: Duration,
+    /// Maximum address space of a [compile worker](crate::RuntimeBuilder::compile_worker), in
+    /// bytes. Default: 4 GiB.
+    pub compile_memory_bytes: u64,
+    /// Maximum time from the order to connect until the stub is live. Default: 30 s.
+    #[serde(rename = "connect-timeout-seconds", deserialize_with = "seconds")]
+    pub connect_timeout: Duration,
+    /// Maximum time that a stub takes to disconnect from its domain. Default: 5 s.
+    #[serde(rename = "grace-seconds", deserialize_with = "seconds")]
+    pub grace: Duration,
+}
+
+/// Time after which an idle stub is retired.
+///
+/// A stub is idle while it gets no message, no timer and nothing from its connections. Stubs with
+/// an open request, and stubs through which something is registered at their domain, are not idle.
+///
+/// A stub that is retired disconnects from its domain
+/// ([`DisconnectReason::Idle`](protostub_sandbox::DisconnectReason::Idle)), its status is
+/// `disconnected`, and its sandbox goes. Its address, its subscribers, its saved session and its
+/// compiled code stay. With the next message for it, or
+/// [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub), a new instance starts and
+/// connects. No message is lost; but whatever the domain itself sends meanwhile finds no connection.
+///
+/// A settings file has a number of seconds, or `"never"`. The number 0 means never too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an idle stub is retired after some time, or not at all")]
+pub enum Retire {
+    /// An idle stub stays. For a single domain, it also stays when other stubs need its sandbox.
+    #[default]
+    Never,
+    /// An idle stub is retired after this time. Zero is [`Self::Never`].
+    After(Duration),
+}
+
+impl Retire {
+    /// Returns the time, or `None` for never.
+    #[must_use]
+    pub fn time(self) -> Option<Duration> {
+        match self {
+            Self::After(time) if !time.is_zero() => Some(time),
+            Self::After(_) | Self::Never => None,
+        }
+    }
+}
+
+impl From<Duration> for Retire {
+    fn from(time: Duration) -> Self {
+        Self::After(time)
+    }
+}
+
+impl<'de> Deserialize<'de> for Retire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RetireVisitor)
+    }
+}
+
+struct RetireVisitor;
+
+impl Visitor<'_> for RetireVisitor {
+    type Value = Retire;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of seconds or `\"never\"`")
+    }
+
+    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Retire, E> {
+        Ok(if seconds == 0 { Retire::Never } else { Retire::After(Duration::from_secs(seconds)) })
+    }
+
+    fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Retire, E> {
+        let seconds = u64::try_from(seconds).map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))?;
+        self.visit_u64(seconds)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Retire, E> {
+        if text == "never" { Ok(Retire::Never) } else { Err(E::invalid_type(Unexpected::Str(text), &self)) }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            home: None,
+            worker_threads: std::thread::available_parallelism().map_or(1, NonZero::get).max(MIN_THREADS),
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            network: NetworkSettings::default(),
+            cache: CacheSettings::default(),
+            limits: Limits::default(),
+            lifecycle: LifecycleSettings::default(),
+            restart: RestartPolicy::default(),
+            trust: TrustPolicy::default(),
+            domains: UniqueMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Returns the default settings of a runtime of this domain.
+    #[must_use]
+    pub fn new(home: Domain) -> Self {
+        Self { home: Some(home), ..Self::default() }
+    }
+}
+
+/// Leaves out the user and the password of the proxy.
+impl fmt::Debug for NetworkSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { allow_loopback, allow_http, proxy, max_sockets } = self;
+        f.debug_struct("NetworkSettings")
+            .field("allow_loopback", allow_loopback)
+            .field("allow_http", allow_http)
+            .field("proxy", &proxy.as_ref().and_then(Url::host_str))
+            .field("max_sockets", max_sockets)
+            .finish()
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        let (versions, key_sets) = (Bounds::ACCEPTED_VERSIONS, Bounds::KEY_SETS);
+        Self {
+            dir: None,
+            code_dir: None,
+            key: None,
+            max_offline_age: DEFAULT_MAX_OFFLINE_AGE,
+            max_accepted_versions: versions.total,
+            max_accepted_versions_per_domain: versions.per_domain,
+            max_key_sets: key_sets.total,
+            max_key_sets_per_domain: key_sets.per_domain,
+        }
+    }
+}
+
+impl CacheSettings {
+    /// Returns the bounds of the accepted versions of stubs.
+    #[must_use]
+    pub fn accepted_versions(&self) -> Bounds {
+        Bounds { total: self.max_accepted_versions, per_domain: self.max_accepted_versions_per_domain }
+    }
+
+    /// Returns the bounds of the key sets that domains publish.
+    #[must_use]
+    pub fn key_sets(&self) -> Bounds {
+        Bounds { total: self.max_key_sets, per_domain: self.max_key_sets_per_domain }
+    }
+
+    /// Returns the folder of the compiled forms of components: [`Self::code_dir`], or its default.
+    #[must_use]
+    pub fn compiled_code_dir(&self) -> Option<PathBuf> {
+        self.code_dir.clone().or_else(|| self.dir.as_ref().map(|dir| dir.join("compiled")))
+    }
+}
+
+impl Default for LifecycleSettings {
+    fn default() -> Self {
+        Self {
+            max_stubs: 1000,
+            max_sandboxes: None,
+            retire_after: Retire::default(),
+            deployments_per_minute: 60,
+            compile_timeout: Duration::from_secs(60),
+            compile_memory_bytes: CompileWorker::MEMORY_BYTES,
+            connect_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_debug_shows_no_password_of_the_proxy() {
+        let network: NetworkSettings = toml::from_str("proxy = 'http://user:sesame@proxy.example'").unwrap();
+        let debug = format!("{network:?}");
+        assert!(debug.contains("proxy.example") && !debug.contains("sesame") && !debug.contains("user"), "{debug}");
+    }
+
+    #[test]
+    fn settings_of_an_empty_file_are_the_defaults() {
+        let settings: Settings = toml::from_str("").unwrap();
+        assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
+        let groups: Settings = toml::from_str("[network]\n[cache]\n[limits]\n[lifecycle]\n[restart]\n[trust]\n").unwrap();
+        assert_eq!(format!("{groups:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn settings_with_an_unknown_key_are_refused() {
+        for text in ["hom = 1", "[network]\nprox = 1", "[limits]\ntimer = 1", "[domains.'a.example']\nlimits = { timer = 1 }"] {
+            let error = toml::from_str::<Settings>(text).unwrap_err();
+            assert!(error.message().starts_with("unknown field"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn retire_is_seconds_or_never() {
+        let check = |text: &str, expected: Option<Retire>| {
+            let read: Result<LifecycleSettings, _> = toml::from_str(&format!("retire-after-seconds = {text}"));
+            assert_eq!(read.ok().map(|settings| settings.retire_after), expected, "{text}");
+        };
+        check("'never'", Some(Retire::Never));
+        check("0", Some(Retire::Never));
+        check("600", Some(Retire::After(Duration::from_secs(600))));
+        check("-1", None);
+        check("'soon'", None);
+        check("1.5", None);
+        check("true", None);
+        assert_eq!(Retire::After(Duration::ZERO).time(), None);
+    }
+}
