@@ -23,8 +23,9 @@ use crate::{
     observer::{Observer, Progress},
     registry::Registry,
     restart::RestartPolicy,
+    retirement::Retire,
     runtime::{Runtime, Started},
-    settings::{LifecycleSettings, Retire, Settings},
+    settings::{LifecycleSettings, Settings},
     status::StatusForm,
     triggers::Triggers,
 };

@@ -9,7 +9,7 @@ use protostub_types::Domain;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{domain_pattern::DomainPattern, restart::RestartOverrides, settings::Retire};
+use crate::{domain_pattern::DomainPattern, restart::RestartOverrides, retirement::Retire};
 
 /// Per-domain operator settings. They override the domain's descriptor and the runtime's settings.
 ///

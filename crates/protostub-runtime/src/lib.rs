@@ -145,6 +145,7 @@ mod record;
 mod registration;
 mod registry;
 mod restart;
+mod retirement;
 mod runtime;
 mod settings;
 mod status;
@@ -167,8 +168,9 @@ pub use identity::{
 pub use observer::Progress;
 pub use registration::{HypertyDescriptor, Registration};
 pub use restart::{RestartOverrides, RestartPolicy};
+pub use retirement::Retire;
 pub use runtime::{Runtime, Shutdown};
-pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Retire, Settings};
+pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings};
 pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
