@@ -95,7 +95,7 @@ async fn concurrent_askers_trigger_one_counted_deployment() {
         let barrier = Arc::clone(&barrier);
         tokio::spawn(async move {
             barrier.wait().await;
-            (asker.request(Message::read("hyperty://shared.example/x")).await.expect("an answer"), asker)
+            (asker.request(Message::read("hyperty://shared.example/x".parse().unwrap())).await.expect("an answer"), asker)
         })
     });
     let asking: Vec<_> = asking.collect();
@@ -103,7 +103,7 @@ async fn concurrent_askers_trigger_one_counted_deployment() {
     for (asking, own) in asking.into_iter().zip(&own) {
         let (reply, asker) = asking.await.expect("no panic");
         assert_eq!(reply.code(), Some(200));
-        match asker.request(Message::read(format!("hyperty://{own}/x"))).await {
+        match asker.request(Message::read(format!("hyperty://{own}/x").parse().unwrap())).await {
             Ok(reply) => assert_eq!(reply.code(), Some(200)),
             Err(error) => {
                 assert_eq!(error.code, 429, "{error}");
