@@ -244,7 +244,7 @@ fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
         let chunk = chunk.inspect(|chunk| *received += length(chunk)).map_err(|error| Fault::Truncated {
             received: *received,
             stated,
-            reason: reason(EgressError::from(error)),
+            reason: reason(EgressError::of_response(error)),
         });
         std::future::ready(Some(chunk))
     });

@@ -418,8 +418,10 @@ fn shown(url: &Url) -> String {
     format!("{}{}", &url[..Position::BeforeUsername], &url[Position::BeforeHost..Position::AfterPath])
 }
 
-impl From<reqwest::Error> for EgressError {
-    fn from(error: reqwest::Error) -> Self {
+impl EgressError {
+    /// The error of a response's body: what this crate put into it, or what HTTP made of it.
+    #[must_use]
+    pub fn of_response(error: reqwest::Error) -> Self {
         // reqwest boxes the error of a body.
         let mut next: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(cause) = next {

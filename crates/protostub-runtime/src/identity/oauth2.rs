@@ -505,7 +505,7 @@ async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpRespons
     let mut answer = HttpResponse::new(Vec::new());
     *answer.status_mut() = status;
     *answer.headers_mut() = std::mem::take(response.headers_mut());
-    while let Some(piece) = response.chunk().await.map_err(EgressError::from)? {
+    while let Some(piece) = response.chunk().await.map_err(EgressError::of_response)? {
         if answer.body().len() + piece.len() > MAX_ANSWER_BYTES {
             return Err(ExchangeError::TooLarge);
         }
