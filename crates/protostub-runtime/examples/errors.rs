@@ -21,7 +21,7 @@ async fn main() {
     println!("{}", Domain::parse("no domain").is_err_and(|_: DomainError| true));
     println!("{}", "no address".parse::<Address>().is_err_and(|_: AddressError| true));
     println!("{}", "no digest".parse::<Sha256Digest>().is_err_and(|_: DigestError| true));
-    println!("{}", Version::parse("no version").is_err_and(|_: VersionError| true));
+    println!("{}", Version::parse("?").is_err_and(|_: VersionError| true));
     println!("{}", protostub_runtime::Message::from_json("no message").is_err_and(|_: MessageError| true));
     println!("{}", serde_json::json!({ "url": Url::parse("https://sp1.example").map(String::from).ok() }));
 }

@@ -14,8 +14,8 @@ use std::{env, error::Error, fs, path::PathBuf, time::Duration};
 
 use futures_util::StreamExt as _;
 use protostub_runtime::{
-    Address, CatalogueErrorKind, DeployError, DeployErrorKind, Domain, Hyperty, HypertySender, MemorySource, Message, Runtime,
-    Settings, StartErrorKind, StubGone, StubGoneReason, serde_json::json,
+    Address, CatalogueErrorKind, DeployError, DeployErrorKind, Descriptor, Domain, Hyperty, HypertySender, MemorySource, Message,
+    Runtime, Settings, StartErrorKind, StubGone, StubGoneReason, Version, serde_json::json,
 };
 use serde::Deserialize;
 
@@ -40,8 +40,10 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let source = MemorySource::new();
     let (descriptor, component) = (fs::read(folder.join("descriptor.json"))?, fs::read(folder.join("component.wasm"))?);
     let domain = peer.domain().ok_or("the peer's address has no domain")?;
-    source.insert(&domain, "default", descriptor.clone(), component);
-    source.insert(&Domain::parse("broken.example")?, "default", descriptor, "not a component");
+    source.insert(&domain, "default", descriptor, component);
+    let mut faulty = Descriptor::new("default", Version::parse("1.0")?);
+    faulty.refer("component.wasm", b"not a component");
+    source.insert(&Domain::parse("broken.example")?, "default", faulty.to_json(), "not a component");
 
     let runtime = Runtime::builder().settings(runtime).source(source).build().await?;
     let app = runtime.register_hyperty(format!("hyperty://{}/app", runtime.home_domain())).await?;
