@@ -35,6 +35,26 @@ pub struct CatalogueError {
     last: Attempt,
 }
 
+/// A class of [`CatalogueError`]s and of [`Fault`]s, for callers that branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CatalogueErrorKind {
+    /// The domain does not exist, or has no such document.
+    NotFound,
+    /// The server could not be reached, or did not deliver. A later attempt may succeed.
+    Unavailable,
+    /// A rule or a limit of the operator does not allow it.
+    Refused,
+    /// The domain publishes a document that cannot be used. The domain has to correct it.
+    Invalid,
+    /// The document is not the one that the domain, or its signer, vouches for.
+    Untrusted,
+    /// The trust state of this machine cannot be used. The domain is not at fault.
+    TrustState,
+    /// A [`Source`](crate::Source) of the host program failed.
+    Source,
+}
+
 /// What came instead of what was asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -185,7 +205,31 @@ pub struct StoreError {
     pub(crate) source: std::io::Error,
 }
 
+impl StoreError {
+    /// The class of the error that the file system returned.
+    #[must_use]
+    pub fn kind(&self) -> std::io::ErrorKind {
+        self.source.kind()
+    }
+}
+
 impl Fault {
+    /// Its class.
+    #[must_use]
+    pub fn kind(&self) -> CatalogueErrorKind {
+        use CatalogueErrorKind as Kind;
+        match self {
+            Self::NoSuchHost { .. } | Self::NotFound { .. } => Kind::NotFound,
+            Self::Status { .. } | Self::Unreachable { .. } | Self::Tls { .. } => Kind::Unavailable,
+            Self::TimedOut { .. } | Self::Truncated { .. } => Kind::Unavailable,
+            Self::Refused { .. } | Self::TooLarge { .. } => Kind::Refused,
+            Self::Redirect { .. } | Self::Encoded { .. } | Self::NotJson { .. } | Self::Descriptor(_) => Kind::Invalid,
+            Self::NoDigest { .. } | Self::Signature(_) | Self::WrongDigest { .. } | Self::WrongSize { .. } => Kind::Untrusted,
+            Self::TrustState(_) => Kind::TrustState,
+            Self::Source(_) => Kind::Source,
+        }
+    }
+
     /// Whether there is nothing there, for certain: the domain does not exist, or says that it has no such thing.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -226,6 +270,12 @@ impl CatalogueError {
     #[must_use]
     pub fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    /// The class of what came from [`Self::url`].
+    #[must_use]
+    pub fn kind(&self) -> CatalogueErrorKind {
+        self.fault().kind()
     }
 
     /// The URL at which the search ended.

@@ -12,6 +12,7 @@ use protostub_egress::{
         Response, StatusCode,
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
+    response_error,
 };
 use protostub_types::{Domain, SafeText};
 use url::{Origin, Url};
@@ -244,7 +245,7 @@ fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
         let chunk = chunk.inspect(|chunk| *received += length(chunk)).map_err(|error| Fault::Truncated {
             received: *received,
             stated,
-            reason: reason(EgressError::from(error)),
+            reason: reason(response_error(error)),
         });
         std::future::ready(Some(chunk))
     });

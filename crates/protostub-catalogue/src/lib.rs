@@ -98,7 +98,7 @@ pub use committed::AcceptedRelease;
 pub use component::VerifiedComponent;
 pub use config::{Bounds, CatalogueConfig, DEFAULT_MAX_OFFLINE_AGE, Sizes};
 pub use directory::DirectorySource;
-pub use error::{Attempt, CatalogueError, Fault, StoreError, Subject};
+pub use error::{Attempt, CatalogueError, CatalogueErrorKind, Fault, StoreError, Subject};
 pub use https::HttpsSource;
 pub use ledger::TrustStateError;
 pub use memory::MemorySource;

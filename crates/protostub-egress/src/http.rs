@@ -418,18 +418,18 @@ fn shown(url: &Url) -> String {
     format!("{}{}", &url[..Position::BeforeUsername], &url[Position::BeforeHost..Position::AfterPath])
 }
 
-impl From<reqwest::Error> for EgressError {
-    fn from(error: reqwest::Error) -> Self {
-        // reqwest boxes the error of a body.
-        let mut next: Option<&(dyn Error + 'static)> = Some(&error);
-        while let Some(cause) = next {
-            if let Some(ours) = cause.downcast_ref::<Self>() {
-                return ours.clone();
-            }
-            next = cause.source();
+/// Returns the error of a response's body: what this crate put into it, or what HTTP made of it.
+#[must_use]
+pub fn response_error(error: reqwest::Error) -> EgressError {
+    // reqwest boxes the error of a body.
+    let mut next: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        if let Some(ours) = cause.downcast_ref::<EgressError>() {
+            return ours.clone();
         }
-        let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
-        let timed_out = error.is_timeout();
-        Self::Http { url, problem: chain(&error.without_url()), timed_out }
+        next = cause.source();
     }
+    let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
+    let timed_out = error.is_timeout();
+    EgressError::Http { url, problem: chain(&error.without_url()), timed_out }
 }

@@ -38,7 +38,7 @@ pub use connect::Connection;
 pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
-pub use http::{HttpClient, HttpTarget, request_headers};
+pub use http::{HttpClient, HttpTarget, request_headers, response_error};
 pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
 pub use quota::{LimitReached, Quota, QuotaLimits};
 pub use resolve::{Resolver, SystemResolver};

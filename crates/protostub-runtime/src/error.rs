@@ -52,6 +52,7 @@ pub enum BuildError {
 
 /// Why a stub is not there to be used: which stub, what was being done, and what went wrong.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DeployError {
     /// Which stub.
     pub key: StubKey,
@@ -287,6 +288,12 @@ impl Error for DeployError {
 }
 
 impl DeployError {
+    /// What went wrong, to branch on.
+    #[must_use]
+    pub fn kind(&self) -> &DeployErrorKind {
+        &self.kind
+    }
+
     /// The error of a deployment that a shutdown ends or prevents.
     pub(crate) fn shut_down(key: &StubKey) -> Self {
         Self { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::ShutDown }
@@ -306,6 +313,12 @@ impl From<StubGone> for DeployError {
 }
 
 impl StubGone {
+    /// How the stub ended, to branch on.
+    #[must_use]
+    pub fn kind(&self) -> &StubGoneReason {
+        &self.reason
+    }
+
     pub(crate) fn undeployed(key: &StubKey) -> Self {
         Self { key: key.clone(), reason: StubGoneReason::Undeployed }
     }

@@ -56,6 +56,18 @@
 //! a file, since they implement `Deserialize`, and passes them to [`RuntimeBuilder::settings`]. [`DomainSettings`]
 //! override them for one domain. Secrets, keys and code come from the program alone.
 //!
+//! # Handles
+//!
+//! [`Runtime`] and [`Protostub`] are cloneable handles. A [`Hyperty`] receives in one task, as a
+//! `Stream` too, while clones of its [`HypertySender`] send in others. All clones of a runtime share
+//! one [shutdown](Runtime::shutdown).
+//!
+//! # Errors
+//!
+//! Callers branch on [`DeployError::kind`], [`UpdateError::kind`], [`CatalogueError::kind`] and
+//! [`StubGone::kind`]. Everything that an error holds has its name in this crate:
+//! `examples/errors.rs` takes all of them apart.
+//!
 //! # Registration
 //!
 //! A domain's own Registry (`domain://registry.<domain>`) is told of a hyperty that has a [`HypertyDescriptor`], and of a stub whose
@@ -125,6 +137,8 @@
 //! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`; only at `trace` do libraries below this one log
 //! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 mod artifact;
 mod builder;
 mod command;
@@ -175,19 +189,32 @@ pub use status::{StatusForm, StatusWatch};
 pub use stub::Protostub;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
-pub use protostub_bus::{BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
+pub use protostub_bus::{AttachError, BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
-    Bounds, CatalogueError, DirectorySource, Document, Download, Fault, MemorySource, Request as SourceRequest, Source, Subject,
-    TrustStateError, trust,
+    Attempt, Bounds, CatalogueError, CatalogueErrorKind, DirectorySource, Document, Download, Extent, Fault, Held, MemorySource,
+    Request as SourceRequest, Source, StoreError, Subject, TrustStateError, Validators, trust,
 };
-pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
+pub use protostub_egress::{EgressError, Explanation, QuotaLimits, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
-    Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame,
-    GuestCall, LimitOverrides, Limits, compile_worker,
+    Activity, ActivityKind, COMPILE_WORKER, CallError, CompileError, CrashKind, CrashReport, CredentialOrigin,
+    CredentialOriginError, DisconnectReason, EngineError, Exceeded, Frame, GuestCall, LimitOverrides, Limits, SandboxError,
+    StartErrorKind, Trap, WorldMismatch, compile_worker,
 };
 pub use protostub_types::{
-    Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,
-    StubStatus, UniqueMap, Version,
+    Address, AddressError, Body, Descriptor, DescriptorError, DigestError, Domain, DomainError, Encoding, Message, MessageError,
+    MessageId, MessageType, RepeatedKey, SafeList, SafeText, Sha256Digest, SourceLocation, SourcePackage, StatusReport, StubKey,
+    StubStatus, UniqueMap, Version, VersionError,
 };
+
+/// Parts of [`EgressError`], [`Explanation`] and [`Rule`].
+pub mod egress {
+    pub use protostub_egress::{Fit, GrantedBy, Judged, LimitReached, Missing, Phase, Ports, Protection, Reason, Refused, Scope};
+}
+
+// Types of other crates in this crate's signatures.
+pub use bytes::Bytes;
+pub use futures_util::stream::{BoxStream, Stream};
+pub use serde_json;
+pub use url::Url;

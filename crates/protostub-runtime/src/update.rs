@@ -55,6 +55,14 @@ pub struct UpdateError {
     pub kind: UpdateErrorKind,
 }
 
+impl UpdateError {
+    /// What went wrong, to branch on.
+    #[must_use]
+    pub fn kind(&self) -> &UpdateErrorKind {
+        &self.kind
+    }
+}
+
 /// What went wrong in an update.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

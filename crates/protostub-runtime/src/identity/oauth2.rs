@@ -18,7 +18,7 @@ use oauth2::{
     TokenResponse as _, TokenUrl,
     basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse, BasicTokenType},
 };
-use protostub_egress::{EgressError, HttpClient};
+use protostub_egress::{EgressError, HttpClient, response_error};
 use protostub_sandbox::Secrets;
 use protostub_types::{Domain, OAuthScope, SafeText, UniqueMap, deadline};
 use tokio::{sync::Semaphore, time::timeout};
@@ -505,7 +505,7 @@ async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpRespons
     let mut answer = HttpResponse::new(Vec::new());
     *answer.status_mut() = status;
     *answer.headers_mut() = std::mem::take(response.headers_mut());
-    while let Some(piece) = response.chunk().await.map_err(EgressError::from)? {
+    while let Some(piece) = response.chunk().await.map_err(response_error)? {
         if answer.body().len() + piece.len() > MAX_ANSWER_BYTES {
             return Err(ExchangeError::TooLarge);
         }
