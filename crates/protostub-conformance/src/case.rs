@@ -55,7 +55,8 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Result of a step of a case: `?` ends the case with the verdict that is the error. The value of a whole case is its note.
+/// Result of a step of a case. `?` ends the case with the verdict that is the error. The value of
+/// a whole case is its note.
 pub(crate) type CaseResult<T = Option<String>> = Result<T, Verdict>;
 
 /// A case, and the script by which it is tried on a subject.
@@ -100,7 +101,8 @@ pub(crate) struct Schedule<'a> {
 }
 
 impl Schedule<'_> {
-    /// Runs the scripts on a subject, and calls `on_outcome` with each outcome, in the order of the cases.
+    /// Runs the scripts on a subject. Calls `on_outcome` with each outcome, in the order of the
+    /// cases.
     pub(crate) async fn run<S: 'static>(
         &self,
         scripts: impl Iterator<Item = &'static Script<S>>,

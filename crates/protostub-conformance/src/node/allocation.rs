@@ -127,6 +127,6 @@ async fn releases(node: &Node, scheme: &str, number: usize, naming: Naming) -> C
     }
     // Whatever the node says of it to the sender, the one who had the addresses gets nothing any more.
     other.session("re-open", &other.runtime.clone()).await?;
-    client.nothing_came("nothing of what is sent to released addresses").await?;
+    client.expect_silence("nothing of what is sent to released addresses").await?;
     Ok(None)
 }

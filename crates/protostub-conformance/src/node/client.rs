@@ -131,7 +131,7 @@ impl<'a> Client<'a> {
     }
 
     /// Nothing has come for this client: what is sent to it after all of that comes first.
-    pub(super) async fn nothing_came(&mut self, expected: &str) -> CaseResult<()> {
+    pub(super) async fn expect_silence(&mut self, expected: &str) -> CaseResult<()> {
         let fence = format!("fence-{}", Uuid::new_v4());
         let to = format!("{}/fence", self.runtime);
         self.send(json!({ "id": fence, "type": "ping", "from": self.runtime, "to": to })).await?;

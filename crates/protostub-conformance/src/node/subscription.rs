@@ -85,7 +85,7 @@ async fn fan_out(node: &Node) -> CaseResult {
         let came = subscriber.next("the update").await?;
         expect(came == update, &update.to_string(), || came.to_string())?;
     }
-    reporter.nothing_came("no update for the reporter itself").await?;
+    reporter.expect_silence("no update for the reporter itself").await?;
     Ok(None)
 }
 
@@ -98,7 +98,7 @@ async fn subscriber_only(node: &Node) -> CaseResult {
     sender.send(ping.clone()).await?;
     let came = subscriber.next("a ping to the subscribed URL").await?;
     expect(came == ping, &ping.to_string(), || came.to_string())?;
-    other.nothing_came("no ping for somebody else").await?;
+    other.expect_silence("no ping for somebody else").await?;
     Ok(None)
 }
 
@@ -121,6 +121,6 @@ async fn no_more(node: &Node) -> CaseResult {
     reporter.send(update(&object, &topic)).await?;
     // The node has handled the update when it answers this.
     reporter.session("re-open", &reporter.runtime.clone()).await?;
-    subscriber.nothing_came("no update after `unsubscribe`").await?;
+    subscriber.expect_silence("no update after `unsubscribe`").await?;
     Ok(None)
 }

@@ -1,8 +1,9 @@
 //! The suite for a runtime: the numbered cases of the original runtime's own tests, and the probes in which it was found wanting.
 //!
-//! It speaks to the runtime as a host program does, through [`RuntimeSubject`]; [`ThisRuntime`] is the one of this project. The stubs that it deploys are all
-//! the same component, an *actor*, which does what a message's body or its configuration tells it: `tests/programs/actor`. Cases about what this project
-//! does not have, or has elsewhere, are listed with the reason.
+//! It speaks to the runtime as a host program does, through [`RuntimeSubject`]; [`ThisRuntime`] is
+//! the one of this project. The stubs that it deploys are all the same component, an *actor*, which
+//! does what a message's body or its configuration tells it: `tests/programs/actor`. Cases about
+//! what this project does not have, or has elsewhere, are listed with the reason.
 
 mod fixture;
 mod not_applicable;

@@ -55,7 +55,7 @@ pub trait RuntimeSubject: Send + Sync {
     /// The next message that the listener gets.
     async fn next(&self) -> Option<Message>;
 
-    /// Returns the scheme, the host and the path of an address, or `None` if the text is no address.
+    /// Returns the scheme, the host and the path of an address, or `None` if the text is not one.
     fn parse_address(&self, address: &str) -> Option<(String, String, String)>;
 }
 

@@ -26,12 +26,12 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Tells it to connect. Whether it is live shows in its status.
+    /// Tells the stub to connect. Its status shows when it is live.
     pub(crate) async fn connect(&mut self, credential: Option<Credential>) -> CaseResult<()> {
         let handle = self.handle.clone();
         let Timeouts { live, grace, .. } = self.timeouts;
         let handled = self.meanwhile("`connect` to be handled", live, async move { handle.connect(credential).await }).await?;
-        // Its end is told by its task.
+        // The task reports the end.
         if handled.is_err() { self.meanwhile("`connect` to be handled", grace, std::future::pending()).await } else { Ok(()) }
     }
 
@@ -68,7 +68,7 @@ impl Instance {
             let status = all.ok().and_then(|all| all.last().cloned());
             match status {
                 Some(status) => status,
-                // Its end is told by its task.
+                // The task reports the end.
                 None => std::future::pending().await,
             }
         };
@@ -97,7 +97,7 @@ impl Instance {
         Err(Verdict::fail(expected, observed))
     }
 
-    /// Whether it has ended by itself, and how.
+    /// Fails if the instance has ended by itself.
     pub(crate) async fn still_runs(&mut self) -> CaseResult<()> {
         if self.task.is_finished() {
             return self.meanwhile("an instance that goes on", self.timeouts.grace, std::future::pending()).await;

@@ -38,7 +38,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
             "They get exactly one final `response`. So does any message that carries the header `expects-response: true`.",
             "wit/0.1/types.wit",
         ),
-        run: |context| Box::pin(one_response(context)),
+        run: |context| Box::pin(single_response(context)),
     },
     Script {
         case: Case::new("stub/messages/no-response", "All others get none.", "wit/0.1/types.wit"),
@@ -87,7 +87,7 @@ async fn answered(context: &StubSuiteContext) -> CaseResult {
     context.prerequisites().await.answers.clone()
 }
 
-async fn one_response(context: &StubSuiteContext) -> CaseResult {
+async fn single_response(context: &StubSuiteContext) -> CaseResult {
     let fixture = StubFixture::ready(context).await?;
     let mut instance = fixture.live().await?;
     fixture.require_answer(&mut instance).await?;

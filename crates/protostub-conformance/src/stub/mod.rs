@@ -8,7 +8,8 @@
 //! # async fn example(component: Vec<u8>, configuration: serde_json::Map<String, serde_json::Value>) -> Result<(), Box<dyn std::error::Error>> {
 //! use protostub_conformance::stub::{StubSubject, StubSuite};
 //!
-//! let report = StubSuite::new(None, None)?.run(&StubSubject::new("mine.wasm", component, configuration)).await;
+//! let subject = StubSubject::new("mine.wasm", component, configuration);
+//! let report = StubSuite::new(None, None)?.run(&subject).await;
 //! println!("{}", report.to_text());
 //! # Ok(())
 //! # }
