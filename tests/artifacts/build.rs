@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     }
     let code = format!(
         "const GUESTS: &[(&str, &str)] = &[\n{table}];\n\n\
-         /// Calls a macro with the names of all guests, with `_` for `-`: `$each! {{ echo, message_node, … }}`.\n\
+         /// Calls a macro with the names of all guests, with `_` for `-`.\n\
          #[macro_export]\n\
          macro_rules! for_each_guest {{\n    ($each:ident) => {{ $each! {{ {names}}} }};\n}}\n"
     );

@@ -39,13 +39,13 @@ all defences take an hour or more.
 
 /// File with the defences, from the repository's root.
 const DEFENCES: &str = "tests/defences.toml";
-/// Folder for the copy of the sources and for what is built, from the repository's root.
+/// Folder of the copy and of its build, from the repository's root.
 const FOLDER: &str = "target/defences";
 /// Time limit of a build: the first one compiles wasmtime.
 const BUILDING: Duration = Duration::from_secs(60 * 60);
 /// Time limit of one test without its defence. A test that hangs has failed.
 const TESTING: Duration = Duration::from_secs(3 * 60);
-/// Packages that do not depend on the sandbox. Each is built alone, in seconds. The others are built with the whole
+/// Packages below the sandbox. Each is built alone, in seconds. The others are built with the whole
 /// workspace, so that wasmtime is compiled once, with one set of features.
 const BELOW_SANDBOX: [&str; 6] =
     ["protostub-bus", "protostub-catalogue", "protostub-domain", "protostub-egress", "protostub-policy", "protostub-types"];
@@ -63,7 +63,7 @@ struct Defences {
 struct Defence {
     defence: String,
     tests: Vec<String>,
-    /// What a test shows, in words.
+    /// Remark about the failure of a test.
     note: Option<String>,
     #[serde(default, rename = "patch")]
     patches: Vec<Patch>,
@@ -176,7 +176,7 @@ impl Defence {
         format!("{covered:<12} {}: {}{note}", self.defence, self.tests.join(", "))
     }
 
-    /// Returns what is wrong with the patches and the names of the tests.
+    /// Returns the faults of the patches and of the names of the tests.
     fn problems(&self, root: &Path, index: &TestIndex) -> Vec<String> {
         let of_patches = self.patches.iter().filter_map(|patch| patch.apply(root).err());
         let of_tests = self.tests.iter().filter_map(|test| match index.find(test)[..] {
@@ -240,7 +240,8 @@ struct Workshop {
 }
 
 impl Workshop {
-    /// Brings the copy up to date. Files that have not changed keep their time, so that cargo builds little anew.
+    /// Brings the copy up to date. Files that have not changed keep their time, so that cargo
+    /// rebuilds little.
     fn new(root: &Path) -> Result<Self> {
         let folder = root.join(FOLDER);
         let (source, target) = (folder.join("source"), folder.join("target"));
@@ -319,7 +320,7 @@ impl Workshop {
                 target => command.args(["--test", target]),
             };
         }
-        // Warnings of a patch are of no interest, and what does not compile is said in one line.
+        // The output of a build with a patch is long, and of no use to a reader.
         let (status, printed) = patience::output(command.stderr(Stdio::null()), BUILDING)?;
         ensure!(status.success(), "the sources do not compile");
         let lines = String::from_utf8(printed).context("reading cargo's messages")?;
@@ -339,7 +340,7 @@ impl Workshop {
         let mut failed = Vec::new();
         for test in tests {
             let path = paths.iter().find(|path| test.is(path)).with_context(|| format!("no test `{}` is there", test.name))?;
-            // What does not end in time is killed, and has failed.
+            // A test that does not end in time is killed, and has failed.
             let passed = run(&["--exact", path], TESTING).is_ok_and(|(status, _)| status.success());
             if !passed {
                 failed.push((*test).clone());
@@ -383,7 +384,7 @@ fn program(line: &str) -> Option<(Binary, Program)> {
     Some((Binary { package, target }, Program { executable, folder }))
 }
 
-/// Makes a folder a copy of another one, without what is built, downloaded or hidden.
+/// Makes a folder a copy of another one. Leaves out hidden files and those that a build makes.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let is_source = |name: &OsStr| {

@@ -34,8 +34,8 @@ impl TestIndex {
         Ok(Self(found))
     }
 
-    /// Returns the tests with this name. A module before the name has to be the name of their file, as in
-    /// `faults::components`.
+    /// Returns the tests with this name. A module before the name has to be the name of their file,
+    /// as in `faults::components`.
     pub(crate) fn find(&self, name: &str) -> Vec<&Test> {
         let (module, name) = name.rsplit_once("::").unwrap_or(("", name));
         let tests = self.0.get(name).into_iter().flatten();

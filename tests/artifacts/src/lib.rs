@@ -1,8 +1,9 @@
 //! The guests of the repository, built: what tests and benchmarks deploy.
 //!
-//! The build script builds the sample stubs of `stubs` and the programs of `tests/programs`, whenever they, the SDK or
-//! the contract change. [`component`] and [`path`] find a guest by the name of its package, `message-node` for example.
-//! [`for_each_guest!`] lists all guests: `tests/it/guests.rs` uses the list to refuse a guest without a test.
+//! The build script builds the sample stubs of `stubs` and the programs of `tests/programs`,
+//! whenever they, the SDK or the contract change. [`component`] and [`path`] find a guest by the
+//! name of its package, `message-node` for example. [`for_each_guest!`] lists all guests:
+//! `tests/it/guests.rs` uses the list to refuse a guest without a test.
 
 use std::{fs, path::Path};
 

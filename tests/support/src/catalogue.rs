@@ -10,7 +10,7 @@ pub fn domain(text: &str) -> Domain {
     Domain::parse(text).expect("a domain")
 }
 
-/// Returns the descriptor of version 1.0 of a component, which stands next to it as `component.wasm`.
+/// Returns the descriptor of version 1.0 of a component, published next to it as `component.wasm`.
 #[must_use]
 pub fn descriptor(component: &[u8], configuration: Value) -> Descriptor {
     version("1.0", component, configuration)

@@ -1,6 +1,6 @@
 //! Fixtures of the end-to-end tests.
 //!
-//! * [`TestRuntime`]: a runtime and one hyperty, with the actor of `tests/programs/actor` as the stub of every domain
+//! * [`TestRuntime`]: a runtime and one hyperty, with `tests/programs/actor` as stubs if wanted
 //! * [`descriptor`], [`source`], [`publish`]: catalogues in memory
 //! * [`serve`]: a server that answers with exactly the bytes that a test wants
 //! * [`soon`]: a time limit for what a test waits for

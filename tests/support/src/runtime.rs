@@ -43,8 +43,8 @@ impl TestRuntime {
 
 /// Returns a builder of runtimes that may reach loopback and share compiled code.
 ///
-/// A first request also waits for the compiler, which all tests of the process share. So the time limit of a request
-/// is a minute.
+/// A first request also waits for the compiler, which all tests of the process share. So the time
+/// limit of a request is a minute.
 pub fn builder() -> RuntimeBuilder {
     let builder = Runtime::builder().home_domain("home.example").allow_loopback(true).code_dir(code_dir());
     builder.request_timeout(Duration::from_secs(60))
@@ -52,7 +52,8 @@ pub fn builder() -> RuntimeBuilder {
 
 /// Returns the folder of compiled code, which all tests of a user share.
 ///
-/// Most tests deploy the same few components. No group can write to the folder: the runtime would refuse such a folder.
+/// Most tests deploy the same few components. No group can write to the folder: the runtime would
+/// refuse such a folder.
 #[must_use]
 pub fn code_dir() -> PathBuf {
     let user = std::env::var("USER").unwrap_or_default();

@@ -6,8 +6,8 @@ use tokio::{
 
 use crate::domain;
 
-/// Starts an HTTP server on loopback, and returns its domain. It answers each path with exactly these bytes, and then
-/// closes the connection.
+/// Starts an HTTP server on loopback, and returns its domain. It answers each path with exactly
+/// these bytes, and then closes the connection.
 ///
 /// # Panics
 /// If no port is free.
