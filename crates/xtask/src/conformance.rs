@@ -67,7 +67,8 @@ impl Run {
 /// Tries everything, and writes the report.
 pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     stubs::catalogue(root)?;
-    guests::build(root, "tests/programs")?;
+    let programs = guests::build(root, "tests/programs")?;
+    let actor = programs.iter().find(|program| program.name == "actor").context("there is no program `actor`")?;
     let mut build = cargo(root);
     let built = build.args(["build", "--quiet", "--bins", "--examples"]).spawn().context("starting cargo")?;
     if !patience::wait(built, BUILDING).context("building the `protostub` command")?.success() {
@@ -78,7 +79,7 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     let domain = Domain::serve(root)?;
     let mut runs = vec![
         Run::new("the message node of `protostub serve`", &["--message-node", &format!("ws://{}/ws", domain.address)]),
-        Run::new("the runtime", &["--runtime", "target/stubs/wasm32-wasip2/release/actor.wasm"]),
+        Run::new("the runtime", &["--runtime", &actor.component.to_string_lossy()]),
         Run::new("echo", &["target/catalogue/echo/component.wasm"]),
         Run::new("message-node", &["target/catalogue/message-node/component.wasm"]),
         Run::new(

@@ -4,6 +4,7 @@
 mod bench;
 mod conformance;
 mod debian;
+mod defences;
 mod demo;
 #[cfg(test)]
 mod dependencies;
@@ -14,6 +15,7 @@ mod patience;
 mod readme;
 mod stubs;
 mod test;
+mod test_index;
 #[cfg(test)]
 mod threats;
 mod toolchain;
@@ -41,6 +43,7 @@ usage: cargo xtask <command>
   conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
   bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
   torture      runs every hostile program, server and environment next to well-behaved stubs, and writes target/torture/report.json
+  defences     takes each defence out of the sources, and requires that its tests fail
   soak         load, attacks and outages for 20 minutes: nothing may grow
   fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
@@ -76,6 +79,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test", stages @ ..] => (test::HELP, &|| test::run(&root, stages)),
         ["bench", args @ ..] => (bench::HELP, &|| bench::run(&root, args)),
         ["conformance", rest @ ..] => (conformance::HELP, &|| none(rest).and_then(|()| conformance::run(&root))),
+        ["defences", args @ ..] => (defences::HELP, &|| defences::run(&root, args)),
         ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
