@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::FusedFuture;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{Credential, Error, Event, Message, Result, Status, guest::State, host};
 
@@ -35,6 +35,27 @@ impl Stub {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.state.url
+    }
+
+    /// Returns the domain that the stub serves, as its addresses name it: `sp1.example`, or
+    /// `sp1.example:8443` if the domain has a port.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        // `<scheme>://<domain>/…`
+        self.url().split('/').nth(2).unwrap_or_default()
+    }
+
+    /// Returns the address of the runtime that the stub is deployed in. The host adds it to the
+    /// configuration as `runtimeURL`. Empty if the host breaks the contract and adds none.
+    #[must_use]
+    pub fn runtime_url(&self) -> &str {
+        #[derive(Deserialize)]
+        struct AddedByTheHost {
+            #[serde(rename = "runtimeURL")]
+            runtime_url: String,
+        }
+        let read = || serde_json::from_str(&self.state.configuration).map(|AddedByTheHost { runtime_url }| runtime_url);
+        self.state.runtime_url.get_or_init(|| read().unwrap_or_default())
     }
 
     /// The credential that came with the wish to connect; none: the Identity Module has none for the stub's domain. A fresh one:

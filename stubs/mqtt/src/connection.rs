@@ -53,7 +53,6 @@ struct Connection<'a> {
     stub: &'a Stub,
     config: &'a Config,
     codec: Codec,
-    domain: &'a str,
     transport: Transport,
     reader: RefCell<Reader>,
     abilities: Abilities,
@@ -156,12 +155,10 @@ async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Se
         let changes = session.pending.iter().map(|change| Outgoing::Change(change.id));
         changes.chain(session.publications.iter().map(|publication| Outgoing::Publication(publication.id))).collect()
     };
-    let url = stub.url();
     Ok(Connection {
         stub,
         config,
         codec,
-        domain: url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default(),
         transport,
         reader: RefCell::new(reader),
         abilities,
@@ -293,7 +290,7 @@ impl Connection<'_> {
             log::debug!("nobody is subscribed to {} any more", publish.topic);
             return;
         }
-        let from = topic::address(self.domain, &publish.topic);
+        let from = topic::address(self.stub.domain(), &publish.topic);
         let body = body(&publish.payload);
         let messages = receivers.iter().map(|receiver| {
             self.posted.set(self.posted.get() + 1);
