@@ -47,6 +47,7 @@
 //! * [`Stub`]: the bus and the stub's status; [`Message`]: what flows there, and its JSON form
 //! * [`websocket`], [`http`], [`tcp`]: connections to the stub's own domain, and to what the operator granted. Dropped, they are closed
 //! * [`time`]: waiting, deadlines, and [`time::Backoff`]
+//! * [`spawn`]: tasks of the stub's own, next to its function
 //! * [`identity`]: the domain's credentials; [`session`]: a memory that outlives restarts
 //! * [`log`]: its macros write to the host's log, and so does what is printed and what a panic says. Write no secrets
 //! * `testing`: a fake host, for unit tests that run natively in `cargo test` (it is not there in a component)
@@ -99,6 +100,7 @@ mod logging;
 mod message;
 pub mod session;
 mod stub;
+mod task;
 pub mod tcp;
 pub mod time;
 pub mod websocket;
@@ -123,3 +125,4 @@ pub use message::{Body, Message, MessageId, MessageType};
 /// A configuration that is not read: any is accepted.
 pub use serde::de::IgnoredAny as Ignored;
 pub use stub::{NextEvent, NextMessage, Stub};
+pub use task::{JoinHandle, spawn};
