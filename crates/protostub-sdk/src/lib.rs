@@ -98,6 +98,7 @@ pub mod http;
 pub mod identity;
 mod logging;
 mod message;
+mod request;
 pub mod session;
 mod stub;
 mod task;
