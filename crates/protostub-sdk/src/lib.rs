@@ -49,6 +49,7 @@
 //! * [`time`]: waiting, deadlines, and [`time::Backoff`]
 //! * [`spawn`]: tasks of the stub's own, next to its function
 //! * [`identity`]: the domain's credentials; [`session`]: a memory that outlives restarts
+//! * [`subscribers`], [`pending`]: who subscribed to what, and who waits for the server's answer
 //! * [`log`]: its macros write to the host's log, and so does what is printed and what a panic says. Write no secrets
 //! * `testing`: a fake host, for unit tests that run natively in `cargo test` (it is not there in a component)
 //!
@@ -98,9 +99,11 @@ pub mod http;
 pub mod identity;
 mod logging;
 mod message;
+pub mod pending;
 mod request;
 pub mod session;
 mod stub;
+pub mod subscribers;
 mod task;
 pub mod tcp;
 pub mod time;

@@ -40,6 +40,7 @@ impl Stub {
     /// Returns the domain that the stub serves, as its addresses name it: `sp1.example`, or
     /// `sp1.example:8443` if the domain has a port.
     #[must_use]
+    #[inline] // In the stub's own, smaller, code: nothing here has to be quick.
     pub fn domain(&self) -> &str {
         // `<scheme>://<domain>/…`
         self.url().split('/').nth(2).unwrap_or_default()
@@ -48,6 +49,7 @@ impl Stub {
     /// Returns the address of the runtime that the stub is deployed in. The host adds it to the
     /// configuration as `runtimeURL`. Empty if the host breaks the contract and adds none.
     #[must_use]
+    #[inline]
     pub fn runtime_url(&self) -> &str {
         #[derive(Deserialize)]
         struct AddedByTheHost {
