@@ -60,12 +60,26 @@
 //!
 //! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
 //! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
-//! * memory comes from an allocator that is made for messages; a stub that has another one turns the feature `allocator` off;
 //! * futures that are not from here work, as long as what they wait for is;
 //! * several things at a time are [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of this crate that are made
 //!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
 //!
 //! Messages that the stub does not take pause the bus, frames and bytes that it does not take stop the host reading: nothing piles up.
+//!
+//! # Memory
+//!
+//! A stub has the allocator of its target, or one of its own, unless it asks for the SDK's in its
+//! `Cargo.toml`:
+//!
+//! ```toml
+//! protostub-sdk = { path = "…", features = ["allocator"] }
+//! ```
+//!
+//! A stub allocates and frees a few texts of the same sizes for each message. The SDK's allocator
+//! takes a few instructions for each, and the target's some hundred. An idle stub has three pages
+//! of memory of its own instead of nine. The feature sets `#[global_allocator]` of the component:
+//! a stub that sets another one leaves the feature off. Unit tests, which run natively, keep their
+//! allocator.
 //!
 //! # More control
 //!
