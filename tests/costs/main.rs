@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
-use protostub_runtime::{Body, Descriptor, Domain, Hyperty, Limits, MemorySource, Message, Runtime};
-use protostub_types::Version;
+use protostub_runtime::{Body, Hyperty, Limits, Message, Runtime};
+use protostub_test_support::{component, source};
+use serde_json::Value;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 use tokio::sync::{Mutex, oneshot};
 
@@ -54,11 +55,7 @@ struct Costs {
 
 impl Stage {
     async fn new() -> Self {
-        let echo = std::fs::read(concat!(env!("PROTOSTUB_COMPONENTS"), "/echo.wasm")).expect("the build made it");
-        let mut descriptor = Descriptor::new("default", Version::parse("1.0").expect("a version"));
-        descriptor.refer("component.wasm", &echo);
-        let source = MemorySource::new();
-        source.insert(&Domain::parse("sp1.example").expect("a domain"), "default", descriptor.to_json(), echo);
+        let source = source(&["sp1.example"], &component("echo"), &Value::Null);
         let mut limits = Limits::default();
         // As fast as it can: what a limit of rates does about that is not what a message costs.
         (limits.posts_per_second, limits.cpu_per_second) = (u32::MAX, Duration::from_secs(3600));

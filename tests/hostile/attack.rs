@@ -167,10 +167,10 @@ impl Attack {
     /// The component that the attacker's domain publishes; none: its server says that.
     pub(crate) fn component(&self) -> Option<Vec<u8>> {
         match self.publishes {
-            Publishes::Program(_) => Some(components::component("hostile")),
+            Publishes::Program(_) => Some(protostub_artifacts::component("hostile")),
             Publishes::Text(text) => Some(components::from_text(text)),
             Publishes::Bytes(bytes) => Some(bytes(self.scale)),
-            Publishes::Flood => Some(components::component("echo")),
+            Publishes::Flood => Some(protostub_artifacts::component("echo")),
             Publishes::Server => None,
         }
     }

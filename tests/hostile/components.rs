@@ -1,20 +1,7 @@
-//! Components: those that the build made, those that are written as text, and two that no compiler
-//! likes.
-
-use std::{fs, path::PathBuf};
+//! Components that are written as text, and some that no compiler likes.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
-
-/// A component that the build made of `stubs/` or `tests/programs/`, by its package's name.
-///
-/// # Panics
-/// If there is none.
-#[must_use]
-pub fn component(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("PROTOSTUB_COMPONENTS")).join(format!("{}.wasm", name.replace('-', "_")));
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// A component as text, or a core module, which is made into a stub.
 pub(crate) fn from_text(text: &str) -> Vec<u8> {

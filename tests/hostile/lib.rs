@@ -16,7 +16,6 @@ mod servers;
 mod stage;
 
 pub use attack::{Attack, Containment};
-pub use components::component;
 pub use environment::{Child, Environment, Outcome, Scale, Verdict, all_environments, environments};
 pub use load::{Answer, Load, Sum};
 pub use machine::{Lateness, Resident, descriptors, percentile, resident, threads};

@@ -11,17 +11,19 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::FutureExt as _;
+use protostub_artifacts::component;
 use protostub_runtime::{
     Bounds, CrashKind, DeployError, Descriptor, Domain, DomainSettings, Hyperty, Limits, MemorySource, Message, OAuth2Client,
-    OAuth2Credentials, Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus, Version,
+    OAuth2Credentials, Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus,
 };
+use protostub_test_support::{descriptor, version};
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     Attack, Containment, Server,
     attack::Publishes,
-    component, descriptors,
+    descriptors,
     names::{self, AttackersNames},
     servers,
 };
@@ -133,17 +135,11 @@ impl From<anyhow::Error> for Escaped {
     }
 }
 
-fn descriptor(component: &[u8], configuration: Map<String, Value>, port: Option<u16>) -> Result<Descriptor> {
-    let mut descriptor = version("1.0", component, configuration)?;
+/// Returns the descriptor of a stub that may connect to this port of its domain.
+fn with_port(component: &[u8], configuration: Map<String, Value>, port: Option<u16>) -> Descriptor {
+    let mut descriptor = descriptor(component, configuration.into());
     descriptor.ports.extend(port);
-    Ok(descriptor)
-}
-
-pub(crate) fn version(version: &str, component: &[u8], configuration: Map<String, Value>) -> Result<Descriptor> {
-    let mut descriptor = Descriptor::new("default", Version::parse(version)?);
-    descriptor.refer("component.wasm", component);
-    descriptor.configuration = configuration;
-    Ok(descriptor)
+    descriptor
 }
 
 impl Stage {
@@ -183,7 +179,7 @@ impl Stage {
         let echo = component("echo");
         for n in 0..config.neighbours {
             let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-            source.insert(&domain, "default", descriptor(&echo, Map::new(), None)?.to_json(), echo.clone());
+            source.insert(&domain, "default", descriptor(&echo, Value::Null).to_json(), echo.clone());
             neighbours.push(runtime.deploy_protostub(domain.as_str()).await?);
         }
         Ok(Self {
@@ -251,7 +247,7 @@ impl Stage {
         if let Some(component) = attack.component() {
             let port = server.as_ref().filter(|_| attack.below.is_some()).map(Server::port);
             let server = port.map_or_else(|| domain.to_string(), |port| format!("{domain}:{port}"));
-            let descriptor = descriptor(&component, attack.configuration(&server), port)?;
+            let descriptor = with_port(&component, attack.configuration(&server), port);
             self.source.insert(&domain, "default", descriptor.to_json(), component);
         }
         let app = self.runtime.register_hyperty(format!("hyperty://home.example/attacked-{n}").as_str()).await?;
@@ -320,7 +316,7 @@ impl Stage {
     async fn roll_back_behind_flood(&self, Attacker { attack, domain, .. }: &Attacker) -> Result<Result<Protostub, DeployError>> {
         let component = attack.component().context("a component")?;
         let publish = |domain: &Domain, number: &str| {
-            let descriptor = version(number, &component, Map::new())?.to_json();
+            let descriptor = version(number, &component, Value::Null).to_json();
             self.source.insert(domain, "default", descriptor, component.clone());
             anyhow::Ok(())
         };
@@ -431,7 +427,7 @@ impl Stage {
         let n = self.attackers.fetch_add(1, Ordering::Relaxed);
         let domain = Domain::parse(&format!("late{n}.neighbour.example"))?;
         let echo = component("echo");
-        self.source.insert(&domain, "default", descriptor(&echo, Map::new(), None)?.to_json(), echo);
+        self.source.insert(&domain, "default", descriptor(&echo, Value::Null).to_json(), echo);
         let stub = self.runtime.deploy_protostub(domain.as_str()).await;
         self.source.remove(&domain, "default");
         stub?.undeploy().await?;

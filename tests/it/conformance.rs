@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use protostub_conformance::{
     Report, Verdict, node,
-    runtime::{self, Catalogue, Loaded, Refusal, Runtimes, Subject},
-    stub::{self, Patience, Server, Suite},
+    runtime::{self, Catalogue, LoadGoal, LoadedStub, Refusal, RuntimeSubject, Runtimes},
+    stub::{self, Server, StubSuite, Timeouts},
 };
 use protostub_domain::DomainServer;
 use protostub_runtime::Message;
@@ -31,8 +31,8 @@ const LITTLE: Duration = Duration::from_secs(15);
 /// How many subjects are tried at a time.
 const AT_A_TIME: usize = 6;
 
-fn suite() -> Suite {
-    Suite::new(None, None).expect("an engine")
+fn suite() -> StubSuite {
+    StubSuite::new(None, None).expect("an engine")
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -40,17 +40,17 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 /// The stub that does one thing wrong: what this case is to find.
-async fn misfit(case: &str) -> stub::Subject {
+async fn misfit(case: &str) -> stub::StubSubject {
     if case == "stub/ready/byte-by-byte" {
         return misfit_of_lines(case).await;
     }
-    stub::Subject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
+    stub::StubSubject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
 }
 
 /// The same, of a server of its own, where more can be done wrong.
-async fn misfit_of_lines(case: &str) -> stub::Subject {
+async fn misfit_of_lines(case: &str) -> stub::StubSubject {
     let mut subject =
-        stub::Subject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
+        stub::StubSubject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
     subject.server = Server::At(lines().await);
     subject
 }
@@ -82,7 +82,7 @@ async fn lines() -> String {
 }
 
 /// What fails a case before anything of it runs.
-fn no_stub(case: &str) -> Option<stub::Subject> {
+fn no_stub(case: &str) -> Option<stub::StubSubject> {
     let of_other_types = r#"(component
         (import "rethink:protostub/log@0.1.0" (instance (export "write" (func (param "text" string)))))
         (core module $code (func (export "f")))
@@ -97,10 +97,10 @@ fn no_stub(case: &str) -> Option<stub::Subject> {
         "stub/contract/types" => wat::parse_str(of_other_types).expect("a component"),
         _ => return None,
     };
-    Some(stub::Subject::new(case, component, Map::new()))
+    Some(stub::StubSubject::new(case, component, Map::new()))
 }
 
-async fn subject_that_fails(case: &str) -> stub::Subject {
+async fn subject_that_fails(case: &str) -> stub::StubSubject {
     match no_stub(case) {
         Some(subject) => subject,
         None => misfit(case).await,
@@ -116,9 +116,9 @@ fn failed(report: &Report) -> Vec<&'static str> {
 async fn the_sample_stubs_pass() {
     let suite = suite();
     let subjects = [
-        stub::Subject::new("echo", component("echo"), Map::new()),
-        stub::Subject::new("message-node", component("message-node"), object(json!({ "url": "${ws-url}" }))),
-        stub::Subject::new(
+        stub::StubSubject::new("echo", component("echo"), Map::new()),
+        stub::StubSubject::new("message-node", component("message-node"), object(json!({ "url": "${ws-url}" }))),
+        stub::StubSubject::new(
             "message-node, NoMatrix",
             component("message-node"),
             object(json!({ "url": "${nomatrix-url}", "flavour": "nomatrix" })),
@@ -134,7 +134,7 @@ async fn the_sample_stubs_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn for_every_case_there_is_a_stub_that_fails_it() {
-    let suites = Suite::cases().map(|case| async move {
+    let suites = StubSuite::cases().map(|case| async move {
         let report = suite_of(case.id).run(&subject_that_fails(case.id).await).await;
         assert_eq!(failed(&report), [case.id], "{}", report.to_text());
     });
@@ -146,21 +146,21 @@ fn the_authors_guide_says_of_every_case_what_to_do() {
     let guide = include_str!("../../stubs/README.md");
     let rows = guide.lines().filter_map(|line| line.strip_prefix("| `stub/")?.strip_suffix(" |")?.split_once("` | "));
     let told: Vec<_> = rows.map(|(id, rest)| (format!("stub/{id}"), rest.split(" | ").count())).collect();
-    let wanted: Vec<_> = Suite::cases().map(|case| (case.id.to_owned(), 2)).collect();
+    let wanted: Vec<_> = StubSuite::cases().map(|case| (case.id.to_owned(), 2)).collect();
     assert_eq!(told, wanted);
 }
 
-fn suite_of(case: &str) -> Suite {
+fn suite_of(case: &str) -> StubSuite {
     suite().only([case.to_owned()])
 }
 
 /// No case finds what another one is made for: where it cannot be decided since something else is wrong, it does not apply.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_misfit_fails_exactly_the_case_that_it_was_made_for() {
-    let mut patience = Patience::default();
-    (patience.live, patience.news) = (LITTLE, LITTLE);
-    let suite = &suite().patience(patience);
-    let suites = Suite::cases().map(|case| async move {
+    let mut timeouts = Timeouts::default();
+    (timeouts.live, timeouts.outage) = (LITTLE, LITTLE);
+    let suite = &suite().timeouts(timeouts);
+    let suites = StubSuite::cases().map(|case| async move {
         let report = suite.run(&subject_that_fails(case.id).await).await;
         (failed(&report) != [case.id]).then(|| report.to_text())
     });
@@ -172,18 +172,18 @@ async fn every_misfit_fails_exactly_the_case_that_it_was_made_for() {
 async fn the_message_node_of_the_development_domain_passes() {
     let server = DomainServer::builder().start().await.expect("a server");
     let node = node::Node::new(format!("ws://{}/ws", server.address()), Some(server.domain().to_string()));
-    let report = node::Suite::new().run(&node).await;
+    let report = node::NodeSuite::new().run(&node).await;
     assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
     assert_eq!(report.tally().skipped, 0, "{}", report.to_text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn for_every_case_there_is_a_message_node_that_fails_it() {
-    let suites = node::Suite::cases().map(|case| async move {
+    let suites = node::NodeSuite::cases().map(|case| async move {
         let server = DomainServer::builder().start().await.expect("a server");
         let url = bad_node(&server, case.id).await;
         let node = node::Node::new(url, Some(server.domain().to_string()));
-        let report = node::Suite::new().only([case.id.to_owned()]).run(&node).await;
+        let report = node::NodeSuite::new().only([case.id.to_owned()]).run(&node).await;
         assert_eq!(failed(&report), [case.id], "{}", report.to_text());
     });
     stream::iter(suites).buffer_unordered(AT_A_TIME).collect::<()>().await;
@@ -308,15 +308,15 @@ fn this_runtime() -> runtime::ThisRuntime {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runtime_passes() {
-    let report = runtime::Suite::new(&component("actor")).run("this one", Arc::new(this_runtime())).await;
+    let report = runtime::RuntimeSuite::new(&component("actor")).run("this one", Arc::new(this_runtime())).await;
     assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
 }
 
 /// But for the cases that say nothing about a runtime of this kind.
 #[tokio::test(flavor = "multi_thread")]
 async fn for_every_case_that_applies_there_is_a_runtime_that_fails_it() {
-    let suites = runtime::Suite::cases().map(|case| async move {
-        let suite = runtime::Suite::new(&component("actor")).only([case.id.to_owned()]);
+    let suites = runtime::RuntimeSuite::cases().map(|case| async move {
+        let suite = runtime::RuntimeSuite::new(&component("actor")).only([case.id.to_owned()]);
         let report = suite.run("a bad one", Arc::new(BadRuntimes(case.id))).await;
         // `runtime/C1` begins `runtime/C16`, too.
         let is_shown = report.outcomes.iter().find(|outcome| outcome.case == case).is_some_and(|it| match &it.verdict {
@@ -335,7 +335,7 @@ struct BadRuntimes(&'static str);
 
 /// The runtime, with one thing done wrong on the way to the host program.
 struct BadRuntime {
-    good: Box<dyn Subject>,
+    good: Box<dyn RuntimeSubject>,
     wrong: Wrong,
     times: AtomicU64,
     loads: AtomicU64,
@@ -412,7 +412,7 @@ fn wrong_with(case: &str) -> Wrong {
 
 #[async_trait]
 impl Runtimes for BadRuntimes {
-    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn RuntimeSubject>, String> {
         let good = this_runtime().start(catalogue).await?;
         Ok(Box::new(BadRuntime {
             good,
@@ -429,36 +429,36 @@ impl BadRuntime {
         self.times.fetch_add(1, Ordering::SeqCst) == 0
     }
 
-    fn spoil(&self, stub: Loaded) -> Loaded {
+    fn spoil(&self, stub: LoadedStub) -> LoadedStub {
         let n = self.loads.fetch_add(1, Ordering::SeqCst);
         match self.wrong {
-            Wrong::Duplicates => Loaded { url: format!("{}{n}", stub.url), sandbox: format!("{}{n}", stub.sandbox), ..stub },
-            Wrong::Shares => Loaded { sandbox: "runtime://home.example/sandbox".to_owned(), ..stub },
-            Wrong::Renames => Loaded { url: "hyperty-runtime://home.example/1".to_owned(), ..stub },
-            Wrong::Sleeps => Loaded { status: "created".to_owned(), ..stub },
+            Wrong::Duplicates => LoadedStub { url: format!("{}{n}", stub.url), sandbox: format!("{}{n}", stub.sandbox), ..stub },
+            Wrong::Shares => LoadedStub { sandbox: "runtime://home.example/sandbox".to_owned(), ..stub },
+            Wrong::Renames => LoadedStub { url: "hyperty-runtime://home.example/1".to_owned(), ..stub },
+            Wrong::Sleeps => LoadedStub { status: "created".to_owned(), ..stub },
             _ => stub,
         }
     }
 }
 
 #[async_trait]
-impl Subject for BadRuntime {
+impl RuntimeSubject for BadRuntime {
     fn url(&self) -> String {
         self.good.url()
     }
 
-    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal> {
+    async fn load_stub(&self, target: &str, goal: LoadGoal) -> Result<LoadedStub, Refusal> {
         // What was made up is not known to the good one.
         let target = if self.wrong == Wrong::Duplicates && target.contains("/protostub/") { "foo.com" } else { target };
-        self.good.load_stub(target, live).await.map(|stub| self.spoil(stub))
+        self.good.load_stub(target, goal).await.map(|stub| self.spoil(stub))
     }
 
-    fn stub(&self, domain: &str) -> Option<Loaded> {
+    fn stub(&self, domain: &str) -> Option<LoadedStub> {
         self.good.stub(domain).map(|stub| self.spoil(stub))
     }
 
-    async fn until(&self, domain: &str, status: &str) {
-        self.good.until(domain, status).await;
+    async fn wait_for_status(&self, domain: &str, status: &str) {
+        self.good.wait_for_status(domain, status).await;
     }
 
     async fn disconnect(&self, domain: &str) {
@@ -476,7 +476,7 @@ impl Subject for BadRuntime {
             Wrong::Stays => Ok("1.0".to_owned()),
             Wrong::Renews => {
                 self.good.undeploy(domain).await;
-                self.good.load_stub(domain, true).await.map(|_| "1.0".to_owned())
+                self.good.load_stub(domain, LoadGoal::Live).await.map(|_| "1.0".to_owned())
             }
             _ => {
                 let updated = self.good.update(domain).await;
@@ -536,10 +536,10 @@ impl Subject for BadRuntime {
         if self.wrong == Wrong::Overhears && self.is_first() { self.good.next().await } else { next }
     }
 
-    fn take_apart(&self, address: &str) -> Option<(String, String, String)> {
+    fn parse_address(&self, address: &str) -> Option<(String, String, String)> {
         match self.wrong {
             Wrong::Mistakes => Some(("x".to_owned(), "x".to_owned(), "x".to_owned())),
-            _ => self.good.take_apart(address),
+            _ => self.good.parse_address(address),
         }
     }
 }

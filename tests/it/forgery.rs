@@ -3,15 +3,14 @@
 use protostub_runtime::{Address, DomainSettings, Hyperty, Message, Runtime, RuntimeBuilder, StatusForm};
 use serde_json::{Value, json};
 
-use crate::support::{body, builder, component, domain, order, source};
+use crate::support::{TestRuntime, body, builder, domain, order};
 
 const APP: &str = "hyperty://home.example/app";
 
 /// A runtime with live stubs of these domains, `home.example` its own.
 async fn runtime(builder: RuntimeBuilder, domains: &[&str]) -> (Runtime, Hyperty) {
-    let source = source(domains, &component("actor"), &json!({ "observer": APP }));
-    let runtime = builder.source(source).status_form(StatusForm::Phase2).build().await.expect("a runtime");
-    let app = runtime.register_hyperty(APP).await.expect("a hyperty");
+    let builder = builder.status_form(StatusForm::Phase2);
+    let TestRuntime { runtime, app } = TestRuntime::of_actors(builder, domains, &json!({ "observer": APP })).await;
     for domain in domains {
         runtime.deploy_protostub(domain).await.expect("a stub");
     }

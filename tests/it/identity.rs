@@ -1,9 +1,7 @@
 //! The Identity Module: providers, logins, and secrets that nobody reads.
 
 use std::{
-    fs,
-    future::Future,
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -21,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     leaks::{self, MARK},
     steps,
-    support::{body, builder, component, domain, ok, order, serve, source},
+    support::{TestRuntime, body, builder, domain, follow, ok, order, serve, soon},
     token_server::TokenServer,
 };
 
@@ -47,38 +45,23 @@ fn bearer(value: &str) -> Credential {
 }
 
 async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyperty) {
-    let source = source(&["sp1.example", "sp2.example"], &component("actor"), &configuration);
-    let runtime = builder.source(source).build().await.expect("a runtime");
-    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    (runtime, app)
-}
-
-/// What the stub of a domain answers to an order.
-async fn told(app: &Hyperty, to: &str, what: Value) -> Result<Value, Value> {
-    let response = app.request(order(to, what)).await.expect("a response");
-    let value = body(&response)["value"].clone();
-    if response.code() == Some(200) { Ok(value) } else { Err(value) }
+    TestRuntime::of_actors(builder, &["sp1.example", "sp2.example"], &configuration).await.into_parts()
 }
 
 /// What the stub was told to connect with.
 async fn connected_with(app: &Hyperty) -> Value {
-    told(app, ALICE, json!({ "do": "credential" })).await.expect("an answer")
+    follow(app, ALICE, json!({ "do": "credential" })).await.expect("an answer")
 }
 
 /// What the stub gets when it asks for a credential.
 async fn asked(app: &Hyperty, scope: Option<&str>) -> Result<Value, Value> {
-    let handle = told(app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect("a handle");
+    let handle = follow(app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect("a handle");
     loop {
-        match told(app, ALICE, json!({ "do": "take", "handle": handle })).await {
+        match follow(app, ALICE, json!({ "do": "take", "handle": handle })).await {
             Err(busy) if busy == "busy" => {}
             answer => return answer,
         }
     }
-}
-
-/// Waits for what has to come soon.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("within 30 s")
 }
 
 fn oauth2(client: OAuth2Client) -> OAuth2Credentials {
@@ -121,7 +104,7 @@ async fn the_first_provider_that_knows_the_domain_answers() {
     let providers = builder().credentials(table).credentials(environment).credentials(last);
     let (_runtime, app) = runtime(providers, json!({})).await;
     assert_eq!(connected_with(&app).await, json!({ "kind": "assertion", "value": "tests", "expires": null }));
-    let other = told(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
+    let other = follow(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
     assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": null })));
 
     // Nobody knows the domain.
@@ -146,7 +129,7 @@ async fn files_are_read_when_a_credential_is_needed() {
     let files = FileCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer, &secret).with_json(&many);
     let (runtime, app) = runtime(builder().credentials(files), json!({})).await;
     assert_eq!(connected_with(&app).await["value"], "from a file");
-    let other = told(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
+    let other = follow(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
     assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": 4_000_000_000_u64 })));
 
     // Whoever replaces the file has renewed the credential.
@@ -254,12 +237,12 @@ async fn blank_or_malformed_scope_is_denied() {
         runtime.deploy_protostub("sp1.example").await.expect("a stub");
         let before = server.state().requests.len();
         for scope in ["", " ", "  ", "\t", "\n", "\u{a0}", "\u{3000}"] {
-            let refused = told(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is blank");
+            let refused = follow(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is blank");
             let expected = "denied: the scope is blank: name a scope token, or no scope at all for the default";
             assert_eq!(refused, expected, "{scope:?}");
         }
         for scope in ["chat\tmail", "chat  mail", " chat", "chat ", "ch\"at", "ch\\at", "ch\u{e4}t", "chat\u{200b}"] {
-            let refused = told(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is malformed");
+            let refused = follow(&app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect_err("it is malformed");
             assert!(
                 refused.as_str().is_some_and(|text| text.starts_with("denied: the scope is malformed")),
                 "{scope:?}: {refused}"
@@ -379,7 +362,7 @@ async fn whoever_needs_a_token_at_once_waits_for_one_request() {
     let closed = server.close().await;
     let mut handles = Vec::new();
     for _ in 0..8 {
-        handles.push(told(&app, ALICE, json!({ "do": "ask", "scope": "chat" })).await.expect("a handle"));
+        handles.push(follow(&app, ALICE, json!({ "do": "ask", "scope": "chat" })).await.expect("a handle"));
     }
     soon(async {
         while server.state().requests.len() < 2 {
@@ -390,7 +373,7 @@ async fn whoever_needs_a_token_at_once_waits_for_one_request() {
     drop(closed);
     for handle in handles {
         let token = loop {
-            match told(&app, ALICE, json!({ "do": "take", "handle": handle })).await {
+            match follow(&app, ALICE, json!({ "do": "take", "handle": handle })).await {
                 Err(busy) if busy == "busy" => {}
                 answer => break answer.expect("a token"),
             }
@@ -589,7 +572,7 @@ async fn a_login_that_is_none_is_told_apart() {
     let identity = runtime.url().join("identity").expect("an address");
     let body = json!({ "method": "login", "params": params });
     let post = json!({ "do": "post", "type": "execute", "to": identity.as_str(), "from": app.address().as_str(), "body": body });
-    let posted = told(&app, ALICE, post).await.expect("what came of it");
+    let posted = follow(&app, ALICE, post).await.expect("what came of it");
     assert!(posted[0].as_str().is_some_and(|posted| posted.starts_with("denied")), "{posted}");
     assert_eq!(connected_with(&app).await, Value::Null);
 }
@@ -668,7 +651,7 @@ async fn no_secret_is_ever_said() {
     for topic in [stub.url().expect("a URL").join("status"), runtime.url().join("status")] {
         app.subscribe(topic.expect("an address")).await.expect("an answer");
     }
-    told(&app, ALICE, json!({ "do": "leak", "url": other.as_str() })).await.expect("it leaks");
+    follow(&app, ALICE, json!({ "do": "leak", "url": other.as_str() })).await.expect("it leaks");
     said.push(format!("{stub:?} {runtime:?} {:?}", stub.status()));
     let error = app.request(order(ALICE, json!({ "do": "leak", "url": other.as_str(), "panic": true }))).await;
     said.push(format!("{:?}", error.expect_err("it crashed")));
@@ -697,7 +680,7 @@ async fn no_secret_is_ever_said() {
     }
     let alice = credential(CredentialKind::Basic, &format!("alice:{MARK}"), Some(SystemTime::now() + Duration::from_secs(3600)));
     said.push(format!("{alice:?}"));
-    told(&app, ALICE, json!({ "do": "leak" })).await.expect("it leaks");
+    follow(&app, ALICE, json!({ "do": "leak" })).await.expect("it leaks");
     let outcome = runtime.shutdown(Duration::from_secs(10)).await;
     said.push(format!("{outcome:?}"));
     // What it was told of statuses, to the end: by the stub and by the runtime.

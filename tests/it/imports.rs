@@ -1,6 +1,6 @@
 //! Interfaces of the host program's own: the program of `crates/protostub-runtime/examples/key_value.rs`, and what is refused.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use protostub_runtime::{
     BuildError, DomainSettings, Runtime,
@@ -12,7 +12,7 @@ use crate::support::{component, domain, source};
 
 #[test]
 fn a_host_program_offers_an_interface_of_its_own() {
-    let component = PathBuf::from(env!("PROTOSTUB_COMPONENTS")).join("key_value.wasm");
+    let component = protostub_artifacts::path("key-value");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = Command::new(cargo)
         .args(["run", "--quiet", "--example", "key_value", "--"])

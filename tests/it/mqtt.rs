@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     mosquitto::{HOST, Mosquitto},
-    support::{builder, component, descriptor, domain},
+    support::{TestRuntime, builder, component, descriptor, domain},
 };
 
 const DOMAIN: &str = "sp1.example";
@@ -41,9 +41,7 @@ fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
 
 /// A runtime with one app.
 pub(crate) async fn mqtt_app(broker: &Mosquitto, configuration: Value) -> (Runtime, Hyperty) {
-    let runtime = runtime_of(broker, configuration).build().await.expect("a runtime");
-    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    (runtime, app)
+    TestRuntime::start(runtime_of(broker, configuration)).await.into_parts()
 }
 
 fn topic(name: &str) -> String {

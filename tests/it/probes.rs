@@ -40,7 +40,7 @@ use protostub_runtime::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{builder, component, descriptor, domain, order};
+use crate::support::{TestRuntime, builder, component, descriptor, domain, order};
 
 const DOMAIN: &str = "foo.com";
 const ALICE: &str = "hyperty://foo.com/alice";
@@ -105,8 +105,7 @@ struct Stage {
 impl Stage {
     async fn new(domains: &[&str], configuration: Value) -> Self {
         let catalogue = Catalogue::of(domains, &configuration);
-        let runtime = builder().source(catalogue.clone()).build().await.expect("a runtime");
-        let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+        let TestRuntime { runtime, app } = TestRuntime::start(builder().source(catalogue.clone())).await;
         Self { runtime, app, catalogue }
     }
 

@@ -1,7 +1,6 @@
 //! Credentials by reference: what a stub uses, and does not see.
 
 use std::{
-    future::Future,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -19,7 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     leaks::MARK,
-    support::{body, builder, component, domain, order, source},
+    support::{TestRuntime, builder, domain, follow, soon},
 };
 
 const ALICE: &str = "hyperty://sp1.example/alice";
@@ -96,10 +95,7 @@ async fn runtime(credential: Option<Credential>, servers: &[&Server], configurat
         credentials = credentials.with(domain("sp1.example"), credential);
     }
     let builder = builder().credentials(credentials).domain(domain("sp1.example"), settings);
-    let source = source(&["sp1.example"], &component("actor"), &configuration);
-    let runtime = builder.source(source).build().await.expect("a runtime");
-    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    (runtime, app)
+    TestRuntime::of_actors(builder, &["sp1.example"], &configuration).await.into_parts()
 }
 
 fn credential(kind: CredentialKind, value: String) -> Credential {
@@ -113,9 +109,7 @@ fn bearer() -> (Credential, String) {
 
 /// What the stub answers to an order.
 async fn told(app: &Hyperty, what: Value) -> Result<Value, String> {
-    let response = app.request(order(ALICE, what)).await.expect("a response");
-    let value = body(&response)["value"].clone();
-    if response.code() == Some(200) { Ok(value) } else { Err(value.as_str().expect("a text").to_owned()) }
+    follow(app, ALICE, what).await.map_err(|value| value.as_str().expect("a text").to_owned())
 }
 
 /// Asks until the answer is another one than this.
@@ -132,11 +126,6 @@ async fn after(app: &Hyperty, what: Value, not_yet: Value) -> Result<Value, Stri
 async fn get(app: &Hyperty, url: &str, authorization: Value) -> Result<Value, String> {
     let handle = told(app, json!({ "do": "http", "url": url, "headers": { "Authorization": authorization } })).await?;
     soon(after(app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await
-}
-
-/// Waits for what has to come soon.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("within 30 s")
 }
 
 #[tokio::test]

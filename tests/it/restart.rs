@@ -6,7 +6,7 @@ use protostub_runtime::{Credential, CredentialKind, Hyperty, MessageType, Restar
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::support::{body, builder, component, order, source};
+use crate::support::{TestRuntime, body, builder, follow, order};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
@@ -28,10 +28,7 @@ fn in_an_hour() -> RestartPolicy {
 }
 
 async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyperty) {
-    let source = source(&["sp1.example"], &component("actor"), &configuration);
-    let runtime = builder.source(source).build().await.expect("a runtime");
-    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    (runtime, app)
+    TestRuntime::of_actors(builder, &["sp1.example"], &configuration).await.into_parts()
 }
 
 /// Has the stub crash, and returns when that is known.
@@ -42,9 +39,7 @@ async fn crash(app: &Hyperty) {
 }
 
 async fn value(app: &Hyperty, what: Value) -> Value {
-    let response = app.request(order(ALICE, what)).await.expect("a response");
-    assert_eq!(response.code(), Some(200), "{response:?}");
-    body(&response)["value"].clone()
+    follow(app, ALICE, what).await.expect("code 200")
 }
 
 #[tokio::test]

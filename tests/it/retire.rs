@@ -10,7 +10,7 @@ use protostub_runtime::{
 use protostub_sandbox::SandboxError;
 use serde_json::{Value, json};
 
-use crate::support::{body, builder, component, domain, order, publish, source};
+use crate::support::{TestRuntime, body, builder, component, domain, follow, order, publish, source};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 const OBSERVER: &str = "hyperty://home.example/observer";
@@ -19,16 +19,11 @@ const NAMES: [&str; 4] = ["sp1.example", "sp2.example", "sp3.example", "sp4.exam
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 async fn runtime(builder: RuntimeBuilder) -> (Runtime, Hyperty) {
-    let source = source(&NAMES, &component("actor"), &json!({ "observer": OBSERVER }));
-    let runtime = builder.source(source).build().await.expect("a runtime");
-    let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    (runtime, app)
+    TestRuntime::of_actors(builder, &NAMES, &json!({ "observer": OBSERVER })).await.into_parts()
 }
 
 async fn value(app: &Hyperty, to: &str, what: Value) -> Value {
-    let response = app.request(order(to, what)).await.expect("a response");
-    assert_eq!(response.code(), Some(200), "{response:?}");
-    body(&response)["value"].clone()
+    follow(app, to, what).await.expect("code 200")
 }
 
 async fn retired(stub: &Protostub) -> StatusReport {

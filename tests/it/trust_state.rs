@@ -15,7 +15,7 @@ use protostub_runtime::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{body, builder, component, order, publish};
+use crate::support::{TestRuntime, builder, component, follow, order, publish};
 
 /// A runtime with a cache, and an app on its bus.
 struct Host {
@@ -28,8 +28,8 @@ struct Host {
 impl Host {
     async fn new() -> Self {
         let (cache, source) = (tempfile::tempdir().expect("a folder"), MemorySource::new());
-        let runtime = builder().cache_dir(cache.path()).source(source.clone()).build().await.expect("a runtime");
-        let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+        let builder = builder().cache_dir(cache.path()).source(source.clone());
+        let TestRuntime { runtime, app } = TestRuntime::start(builder).await;
         Self { cache, source, runtime, app }
     }
 
@@ -45,9 +45,7 @@ impl Host {
     }
 
     async fn ask(&self, domain: &str, what: Value) -> Value {
-        let response = self.app.request(order(&format!("hyperty://{domain}/alice"), what)).await.expect("a response");
-        assert_eq!(response.code(), Some(200), "{response:?}");
-        body(&response)["value"].clone()
+        follow(&self.app, &format!("hyperty://{domain}/alice"), what).await.expect("code 200")
     }
 
     /// Which version runs.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use hostile::component;
+use protostub_artifacts::component;
 use protostub_domain::{DomainServer, Memory};
 use protostub_runtime::{Hyperty, Message, RequestError, Runtime};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use protostub_conformance::{
     Case, Outcome, Report, node, runtime,
-    stub::{self, Request, Server, Subject},
+    stub::{self, Request, Server, StubSubject},
 };
 use protostub_types::Domain;
 use serde_json::{Map, Value};
@@ -125,7 +125,7 @@ impl Conformance {
         let report = if let Some(url) = &self.message_node {
             begin("node", url.as_str())?;
             let node = node::Node::new(url.as_str(), self.domain.as_ref().map(ToString::to_string));
-            node::Suite::new().only(only).run_with(&node, seen).await
+            node::NodeSuite::new().only(only).run_with(&node, seen).await
         } else if self.runtime {
             let path = self.stub.clone().unwrap_or_default();
             let actor = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
@@ -135,11 +135,11 @@ impl Conformance {
             let mut this = runtime::ThisRuntime::default();
             this.code_dir = Some(code.path().join("code"));
             this.compile_worker = Settings::default().compile_worker()?.map(|worker| worker.program);
-            runtime::Suite::new(&actor).only(only).run_with(name, Arc::new(this), seen).await
+            runtime::RuntimeSuite::new(&actor).only(only).run_with(name, Arc::new(this), seen).await
         } else {
             let subject = self.subject().await?;
             let worker = Settings::default().compile_worker()?;
-            let suite = stub::Suite::new(None, worker).context("preparing the WebAssembly engine")?.only(only);
+            let suite = stub::StubSuite::new(None, worker).context("preparing the WebAssembly engine")?.only(only);
             begin("stub", &subject.name)?;
             suite.run_with(&subject, seen).await
         };
@@ -147,7 +147,7 @@ impl Conformance {
         finish(output, format, &report)
     }
 
-    async fn subject(self) -> anyhow::Result<Subject> {
+    async fn subject(self) -> anyhow::Result<StubSubject> {
         let path = self.stub.unwrap_or_default();
         let component = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
         let mut configuration = match &self.descriptor {
@@ -158,7 +158,7 @@ impl Conformance {
             }
         };
         configuration.extend(self.configuration.unwrap_or_default());
-        let mut subject = Subject::new(path.to_string_lossy(), component, configuration);
+        let mut subject = StubSubject::new(path.to_string_lossy(), component, configuration);
         if let Some(server) = self.server {
             subject.server = match server.as_str() {
                 "none" => Server::None,
@@ -193,7 +193,7 @@ async fn configuration_of(path: &Path) -> anyhow::Result<Map<String, Value>> {
 
 /// The cases of all suites.
 fn cases() -> impl Iterator<Item = Case> {
-    stub::Suite::cases().chain(node::Suite::cases()).chain(runtime::Suite::cases())
+    stub::StubSuite::cases().chain(node::NodeSuite::cases()).chain(runtime::RuntimeSuite::cases())
 }
 
 fn list(output: &Output) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 use std::{fmt, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use protostub_types::SafeText;
 use serde::Serialize;
 
@@ -55,13 +55,13 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// How a case goes on: with `?` it ends with the verdict that is the error. What is returned at its end is a note.
-pub(crate) type Course<T = Option<String>> = Result<T, Verdict>;
+/// Result of a step of a case: `?` ends the case with the verdict that is the error. The value of a whole case is its note.
+pub(crate) type CaseResult<T = Option<String>> = Result<T, Verdict>;
 
 /// A case, and the script by which it is tried on a subject.
 pub(crate) struct Script<S> {
     pub(crate) case: Case,
-    pub(crate) run: for<'a> fn(&'a S) -> BoxFuture<'a, Course>,
+    pub(crate) run: for<'a> fn(&'a S) -> BoxFuture<'a, CaseResult>,
 }
 
 impl Case {
@@ -89,15 +89,45 @@ impl Verdict {
     }
 }
 
+/// How a suite runs its cases.
+pub(crate) struct Schedule<'a> {
+    /// Beginnings of the ids of the cases to run. All cases run if the list is empty.
+    pub(crate) only: &'a [String],
+    /// Number of cases that run at the same time.
+    pub(crate) concurrency: usize,
+    /// Time limit of one case.
+    pub(crate) time_limit: Duration,
+}
+
+impl Schedule<'_> {
+    /// Runs the scripts on a subject, and calls `on_outcome` with each outcome, in the order of the cases.
+    pub(crate) async fn run<S: 'static>(
+        &self,
+        scripts: impl Iterator<Item = &'static Script<S>>,
+        subject: &S,
+        on_outcome: impl FnMut(&Outcome),
+    ) -> Vec<Outcome> {
+        let wanted = |script: &&Script<S>| {
+            self.only.is_empty() || self.only.iter().any(|beginning| script.case.id.starts_with(beginning.as_str()))
+        };
+        stream::iter(scripts.filter(wanted))
+            .map(|script| script.execute(subject, self.time_limit))
+            .buffered(self.concurrency)
+            .inspect(on_outcome)
+            .collect()
+            .await
+    }
+}
+
 impl<S> Script<S> {
-    /// Tries the case, for `patience` at most.
-    pub(crate) async fn try_on(&self, subject: &S, patience: Duration) -> Outcome {
+    /// Runs the case on a subject, and ends it at the time limit.
+    async fn execute(&self, subject: &S, time_limit: Duration) -> Outcome {
         let began = std::time::Instant::now();
-        let course = tokio::time::timeout(patience, (self.run)(subject)).await;
-        let (verdict, note) = match course {
+        let result = tokio::time::timeout(time_limit, (self.run)(subject)).await;
+        let (verdict, note) = match result {
             Ok(Ok(note)) => (Verdict::Pass, note.as_deref().map(shown)),
             Ok(Err(verdict)) => (verdict, None),
-            Err(_elapsed) => (Verdict::fail(format!("an end within {} s", patience.as_secs()), "none"), None),
+            Err(_elapsed) => (Verdict::fail(format!("an end within {} s", time_limit.as_secs()), "none"), None),
         };
         Outcome { case: self.case, verdict, note, took: began.elapsed() }
     }
@@ -110,7 +140,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Ends a case unless this holds.
-pub(crate) fn expect(holds: bool, expected: &str, observed: impl FnOnce() -> String) -> Course<()> {
+pub(crate) fn expect(holds: bool, expected: &str, observed: impl FnOnce() -> String) -> CaseResult<()> {
     if holds { Ok(()) } else { Err(Verdict::fail(expected, observed())) }
 }
 

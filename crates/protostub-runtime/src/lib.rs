@@ -7,8 +7,7 @@
 //! ```
 //! # use protostub_runtime::{Descriptor, Domain, MemorySource, Version};
 //! # fn stubs() -> Result<MemorySource, Box<dyn std::error::Error>> {
-//! #     // The workspace's tests build it, and so does `cargo xtask stubs`.
-//! #     let component = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/stubs/wasm32-wasip2/release/echo.wasm"))?;
+//! #     let component = protostub_artifacts::component("echo");
 //! #     let mut descriptor = Descriptor::new("default", Version::parse("1.0")?);
 //! #     descriptor.refer("component.wasm", &component);
 //! #     let source = MemorySource::new();

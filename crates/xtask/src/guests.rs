@@ -1,4 +1,4 @@
-// How components are built; `tests/build.rs` includes this file too.
+// How components are built; `tests/artifacts/build.rs` includes this file too.
 
 use std::{
     env,

@@ -2,13 +2,14 @@
 //! times, and what lies between is what the additional ones took.
 
 use anyhow::Result;
+use protostub_artifacts::component;
 use protostub_types::Address;
 use tokio::runtime::Handle;
 
 use crate::{
     bare::Bare,
     hops::{Hops, Native},
-    live::{Live, component},
+    live::Live,
     sandboxes::Stage,
 };
 
@@ -36,7 +37,7 @@ pub(crate) enum What {
 pub(crate) async fn run(what: What, times: u32, bytes: usize, threads: &Handle) -> Result<()> {
     const BATCH: u32 = 64;
     let to = Address::parse("hyperty://sp1.example/alice")?;
-    let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")?) };
+    let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")) };
     match what {
         What::Trip => drop(Live::small().await?.trips(&to, bytes, times).await?),
         What::Load => drop(Live::small().await?.load(&to, bytes, times).await?),

@@ -9,11 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use protostub_artifacts::component;
 use protostub_runtime::{Address, Hyperty, Protostub, Runtime};
 
 use crate::{
     bare::{Bare, Instance},
-    live::{Everywhere, Probe, builder, component, inside},
+    live::{Everywhere, Probe, builder, inside},
     samples::Samples,
     workload::{BODIES, FROM, message},
 };
@@ -71,7 +72,7 @@ impl Crowd {
         let probe = Probe::default();
         // One more than there will be: see `deploy`.
         let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(most + 1).build().await?;
-        let bare = Bare::new(&probe.engine()?, &component("echo")?)?;
+        let bare = Bare::new(&probe.engine()?, &component("echo"))?;
         Ok(Self { kind, runtime, bare, stubs: Vec::new(), instances: Vec::new(), listeners: Vec::new() })
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use protostub_artifacts::component;
 use protostub_domain::DomainServer;
 use tempfile::TempDir;
 use tokio::{
@@ -13,8 +14,6 @@ use tokio::{
     net::TcpStream,
     runtime::Handle,
 };
-
-use crate::live::component;
 
 /// A catalogue server, on threads of its own.
 pub(crate) struct Domain {
@@ -28,7 +27,7 @@ impl Domain {
         let stub = folder.path().join("echo");
         std::fs::create_dir(&stub)?;
         std::fs::write(stub.join("descriptor.json"), r#"{"version":"1.0"}"#)?;
-        std::fs::write(stub.join("component.wasm"), component("echo")?)?;
+        std::fs::write(stub.join("component.wasm"), component("echo"))?;
         let starting = DomainServer::builder().folder(folder.path()).default_stub("echo").start();
         Ok(Self { server: threads.spawn(starting).await??, _folder: folder })
     }

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use protostub_artifacts::component;
 use protostub_runtime::{Address, Body, Hyperty, InboxLimits, Message, Runtime};
 use serde_json::{Map, Value, value::RawValue};
 use tokio::{
@@ -20,7 +21,7 @@ use tokio::{
 use tokio_tungstenite::{accept_async, connect_async, tungstenite};
 
 use crate::{
-    live::{Everywhere, builder, component, inside},
+    live::{Everywhere, builder, inside},
     workload::message,
 };
 
@@ -48,7 +49,7 @@ impl Gateways {
         let mut configuration = Map::new();
         configuration.insert("url".to_owned(), Value::from(format!("ws://{server}/ws")));
         configuration.insert("flavour".to_owned(), Value::from("nomatrix"));
-        let source = Everywhere::new(component("message_node")?, configuration)?;
+        let source = Everywhere::new(component("message-node"), configuration)?;
         let inbox = InboxLimits { messages: 1024, bytes: 64 << 20 };
         let runtime = builder(source).inbox(inbox).build().await?;
         runtime.deploy_protostub(&server.to_string()).await?;

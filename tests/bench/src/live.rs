@@ -3,7 +3,6 @@
 
 use std::{
     future::Future,
-    path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -11,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
+use protostub_artifacts::component;
 use protostub_catalogue::{Document, Fault, Request, Source, Subject};
 use protostub_runtime::{
     Address, Descriptor, DomainSettings, Hyperty, Limits, Message, Runtime, RuntimeBuilder, Version,
@@ -35,12 +35,6 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// How many messages with bodies of so many bytes are on their way at most.
 pub(crate) fn most_on_their_way(bytes: usize) -> u32 {
     u32::try_from(WINDOW.min(WINDOW_BYTES / bytes)).unwrap_or(1)
-}
-
-/// A component of the sample stubs.
-pub(crate) fn component(name: &str) -> Result<Vec<u8>> {
-    let path = Path::new(env!("PROTOSTUB_COMPONENTS")).join(format!("{name}.wasm"));
-    std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The limits as they ship, but for the rates: how many messages and bytes a second.
@@ -73,7 +67,7 @@ impl Everywhere {
     }
 
     pub(crate) fn echo() -> Result<Self> {
-        Self::new(component("echo")?, serde_json::Map::new())
+        Self::new(component("echo"), serde_json::Map::new())
     }
 }
 

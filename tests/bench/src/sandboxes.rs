@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use async_trait::async_trait;
 use bytes::Bytes;
+use protostub_artifacts::component;
 use protostub_bus::{Bus, BusConfig, InboxLimits};
 use protostub_egress::{Egress, EgressConfig, Grants, QuotaLimits};
 use protostub_sandbox::{
@@ -17,7 +18,7 @@ use protostub_sandbox::{
 };
 use protostub_types::{Address, Domain, SafeText, Sha256Digest, StubStatus};
 
-use crate::live::{self, Probe, limits};
+use crate::live::{Probe, limits};
 
 /// A compiled stub, and what its sandboxes need.
 pub(crate) struct Stage {
@@ -42,7 +43,7 @@ impl Stage {
     pub(crate) async fn small() -> Result<Self> {
         let mut config = EngineConfig::default();
         config.max_sandboxes = 2;
-        Self::of(live::component("echo")?, config).await
+        Self::of(component("echo"), config).await
     }
 
     async fn of(component: Vec<u8>, mut config: EngineConfig) -> Result<Self> {

@@ -128,7 +128,7 @@ fn publish(source: &MemorySource, domain: &Domain, component: &[u8]) {
     source.insert(domain, "default", descriptor.to_json(), component.to_vec());
 }
 
-/// `tests/programs/caller`, built: `cargo xtask fuzz` and the tests' build script see to that.
+/// `tests/programs/caller`, built: `cargo xtask fuzz` and `tests/artifacts` build it.
 fn caller() -> Vec<u8> {
     let built = |root: &Path| root.join("target/stubs/wasm32-wasip2/release/caller.wasm");
     let roots = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::FutureExt as _;
+use protostub_artifacts::component;
 use protostub_runtime::{BusCounts, Domain, Hyperty, MemorySource, Message, Runtime, RuntimeBuilder, StubStatus};
-use serde_json::{Map, Value, json};
+use protostub_test_support::publish;
+use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -17,7 +19,7 @@ use super::{
     process::Child,
     releases::{FIRST, LAST, NEW, OLD, Publisher, Release, UNSIGNED},
 };
-use crate::{Load, Neighbours, component, percentile, stage::version};
+use crate::{Load, Neighbours, percentile};
 
 /// The deadline of a request, and the delay that a busy machine adds.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -163,7 +165,7 @@ async fn neighbours(runtime: &Runtime, source: &MemorySource, count: usize) -> R
     let mut stubs = Vec::new();
     for n in 0..count {
         let domain = Domain::parse(&format!("n{n}.neighbour.example"))?;
-        source.insert(&domain, "default", version("1.0", &echo, Map::new())?.to_json(), echo.clone());
+        publish(source, domain.as_str(), "1.0", &echo, Value::Null);
         stubs.push(runtime.deploy_protostub(domain.as_str()).await?);
     }
     Ok(Neighbours(stubs))
@@ -359,7 +361,7 @@ struct Stranger {
 impl Stranger {
     async fn new(runtime: &Runtime, source: &MemorySource) -> Result<Self> {
         let (domain, actor) = (Domain::parse("stranger.example")?, component("actor"));
-        source.insert(&domain, "default", version("1.0", &actor, Map::new())?.to_json(), actor);
+        publish(source, domain.as_str(), "1.0", &actor, Value::Null);
         runtime.deploy_protostub(domain.as_str()).await?;
         Ok(Self { domain, told: runtime.register_hyperty("hyperty://home.example/told").await? })
     }

@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use protostub_artifacts::component;
 use protostub_runtime::{
     Body, Domain, MemorySource, Version,
     trust::{SigningAlgorithm, SigningKey, Statement, TrustPolicy, sign},
 };
+use protostub_test_support::version;
 use serde_json::{Value, json};
-
-use crate::{component, stage::version};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -76,8 +76,7 @@ impl Publisher {
     /// Publishes a release in place of the domain's last one.
     pub(super) fn publish(&self, source: &MemorySource, domain: &Domain, release: Release) -> Result<()> {
         let configuration = json!({ "version": release.version, "signed": release.signed });
-        let configuration = configuration.as_object().cloned().unwrap_or_default();
-        let mut descriptor = version(release.version, &self.component, configuration)?;
+        let mut descriptor = version(release.version, &self.component, configuration);
         if release.signed {
             // The signature holds before and after the clock is set back.
             let (issued, expires) = (SystemTime::now() - 3 * DAY, SystemTime::now() + 30 * DAY);

@@ -189,33 +189,11 @@ pub(crate) fn catalogue() -> &'static Path {
             let stub = folder.path().join(name);
             fs::create_dir(&stub).expect("a folder");
             fs::copy(stubs().join(name).join("descriptor.json"), stub.join("descriptor.json")).expect("the descriptor");
-            fs::copy(component(name), stub.join("component.wasm")).expect("the component");
+            fs::copy(protostub_artifacts::path(name), stub.join("component.wasm")).expect("the component");
         }
         folder
     });
     folder.path()
-}
-
-/// The component of one of the repository's stubs.
-pub(crate) fn component(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let target = stubs().join("../target/stubs");
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--release", "--target", "wasm32-wasip2", "--target-dir"])
-            .arg(&target)
-            .current_dir(stubs())
-            // What is set for the build of the host, coverage say, is not for guests.
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env_remove("RUSTC_WRAPPER")
-            .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .status()
-            .expect("cargo starts");
-        assert!(status.success(), "the stubs could not be built");
-        target.join("wasm32-wasip2/release")
-    });
-    folder.join(format!("{}.wasm", name.replace('-', "_")))
 }
 
 fn stubs() -> PathBuf {

@@ -13,8 +13,6 @@ use protostub_runtime::{Descriptor, Domain, MemorySource, Runtime, RuntimeBuilde
 use protostub_sandbox::{COMPILE_WORKER, CompileError, CompileWorker, CompiledStub, Engine, EngineConfig, EngineError};
 use protostub_types::{Sha256Digest, Version};
 
-use crate::command::component;
-
 /// How long a test waits for what should happen soon.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -28,7 +26,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 fn echo() -> Vec<u8> {
-    fs::read(component("echo")).expect("the component")
+    protostub_artifacts::component("echo")
 }
 
 fn engine(worker: Option<CompileWorker>, cache: Option<&Path>) -> Result<Engine, EngineError> {

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::command::{component, protostub, protostub_json, protostub_json_in};
+use crate::command::{protostub, protostub_json, protostub_json_in};
 
 #[test]
 fn a_stub_is_tried_out_and_reported_on_in_each_format() {
-    let file = component("echo");
+    let file = protostub_artifacts::path("echo");
     let file = file.to_str().expect("UTF-8");
     let only = ["--only", "stub/start", "--only", "stub/server/drops"];
     let (code, json) = protostub_json(&[&["conformance", file], &only[..]].concat());

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_conformance::stub::{Subject, Suite};
+use protostub_conformance::stub::{StubSubject, StubSuite};
 use protostub_sandbox::{COMPILE_WORKER, CompileWorker};
 use serde_json::{Map, Value, json};
 
@@ -335,8 +335,8 @@ fn inspect_of_a_component_that_compiles_for_minutes_ends() {
 async fn conformance_of_a_component_that_compiles_for_minutes_ends() {
     let mut worker = CompileWorker::new(env!("CARGO_BIN_EXE_protostub"));
     worker.cpu_seconds = 1;
-    let suite = Suite::new(None, Some(worker)).expect("an engine").only(["stub/contract".to_owned()]);
-    let report = suite.run(&Subject::new("bomb", BOMB.clone(), Map::new())).await;
+    let suite = StubSuite::new(None, Some(worker)).expect("an engine").only(["stub/contract".to_owned()]);
+    let report = suite.run(&StubSubject::new("bomb", BOMB.clone(), Map::new())).await;
     let report = report.to_json().to_string();
     assert!(report.contains("was ended after 1 s of computing"), "{report}");
 }

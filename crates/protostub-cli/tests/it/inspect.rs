@@ -4,11 +4,11 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::command::{Running, catalogue, component, protostub, protostub_json};
+use crate::command::{Running, catalogue, protostub, protostub_json};
 
 #[test]
 fn a_stub_is_shown_with_its_contract() {
-    let file = component("echo");
+    let file = protostub_artifacts::path("echo");
     let file = file.to_str().expect("UTF-8");
     let (code, json) = protostub_json(&["inspect", file]);
     assert_eq!(code, 0, "{json}");
@@ -65,7 +65,7 @@ fn a_domains_stub_is_looked_up_verified_and_shown() {
 #[test]
 fn what_one_process_has_compiled_the_next_one_loads() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (cache, file) = (folder.path().join("cache"), component("echo"));
+    let (cache, file) = (folder.path().join("cache"), protostub_artifacts::path("echo"));
     let args = ["inspect", file.to_str().expect("UTF-8"), "--cache-dir", cache.to_str().expect("UTF-8"), "-vv"];
     let inspect = || {
         let (code, text, log) = protostub(&args);

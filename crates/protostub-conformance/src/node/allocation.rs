@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 const ALLOCATED: &str = "`create` to `…/address-allocation` is answered with code 200 and as many addresses of the domain and scheme as were asked for.";
@@ -18,60 +18,69 @@ const HYPERTIES: &str = "conformance case C4, hyperty-allocation.spec";
 const OBJECTS: &str = "conformance case C5, object-allocation.spec";
 const RELEASES: &str = "conformance case C6, hyperty-allocation.spec, object-allocation.spec";
 
+/// How the addresses of a request are named later.
+#[derive(Clone, Copy)]
+enum Naming {
+    /// Each by itself.
+    ByAddress,
+    /// All by the key of their block.
+    ByKey,
+}
+
 pub(super) const CASES: &[Script<Node>] = &[
     Script {
         case: Case::new("node/allocation/hyperty-single", ALLOCATED, HYPERTIES),
-        run: |node| Box::pin(allocates(node, "hyperty", 1, false)),
+        run: |node| Box::pin(allocates(node, "hyperty", 1, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/allocation/hyperty-block", ALLOCATED, HYPERTIES),
-        run: |node| Box::pin(allocates(node, "hyperty", 3, false)),
+        run: |node| Box::pin(allocates(node, "hyperty", 3, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/allocation/hyperty-key", ALLOCATED, HYPERTIES),
-        run: |node| Box::pin(allocates(node, "hyperty", 3, true)),
+        run: |node| Box::pin(allocates(node, "hyperty", 3, Naming::ByKey)),
     },
     Script {
         case: Case::new("node/allocation/object-single", ALLOCATED, OBJECTS),
-        run: |node| Box::pin(allocates(node, "fake", 1, false)),
+        run: |node| Box::pin(allocates(node, "fake", 1, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/allocation/object-block", ALLOCATED, OBJECTS),
-        run: |node| Box::pin(allocates(node, "fake", 3, false)),
+        run: |node| Box::pin(allocates(node, "fake", 3, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/allocation/object-key", ALLOCATED, OBJECTS),
-        run: |node| Box::pin(allocates(node, "fake", 3, true)),
+        run: |node| Box::pin(allocates(node, "fake", 3, Naming::ByKey)),
     },
     Script {
         case: Case::new("node/release/hyperty-single", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "hyperty", 1, false)),
+        run: |node| Box::pin(releases(node, "hyperty", 1, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/release/hyperty-block", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "hyperty", 3, false)),
+        run: |node| Box::pin(releases(node, "hyperty", 3, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/release/hyperty-key", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "hyperty", 3, true)),
+        run: |node| Box::pin(releases(node, "hyperty", 3, Naming::ByKey)),
     },
     Script {
         case: Case::new("node/release/object-single", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "fake", 1, false)),
+        run: |node| Box::pin(releases(node, "fake", 1, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/release/object-block", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "fake", 3, false)),
+        run: |node| Box::pin(releases(node, "fake", 3, Naming::ByAddress)),
     },
     Script {
         case: Case::new("node/release/object-key", RELEASED, RELEASES),
-        run: |node| Box::pin(releases(node, "fake", 3, true)),
+        run: |node| Box::pin(releases(node, "fake", 3, Naming::ByKey)),
     },
 ];
 
 /// Asks for addresses; the answer, and the key of the block.
-async fn ask(client: &mut Client<'_>, scheme: &str, number: usize, with_key: bool) -> Course<(Value, Option<String>)> {
-    let key = with_key.then(|| Uuid::new_v4().to_string());
+async fn ask(client: &mut Client<'_>, scheme: &str, number: usize, naming: Naming) -> CaseResult<(Value, Option<String>)> {
+    let key = matches!(naming, Naming::ByKey).then(|| Uuid::new_v4().to_string());
     let mut value = json!({ "number": number });
     if let Some(key) = &key {
         value["allocationKey"] = key.as_str().into();
@@ -84,9 +93,9 @@ fn addresses(answer: &Value) -> Vec<&str> {
     answer["value"]["allocated"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-async fn allocates(node: &Node, scheme: &str, number: usize, with_key: bool) -> Course {
+async fn allocates(node: &Node, scheme: &str, number: usize, naming: Naming) -> CaseResult {
     let mut client = Client::open(node).await?;
-    let (answer, _) = ask(&mut client, scheme, number, with_key).await?;
+    let (answer, _) = ask(&mut client, scheme, number, naming).await?;
     let beginning = format!("{scheme}://{}/", node.domain);
     let expected = format!("code 200 and {number} addresses that begin with {beginning}");
     is_ok(&answer, &expected)?;
@@ -99,9 +108,9 @@ async fn allocates(node: &Node, scheme: &str, number: usize, with_key: bool) -> 
     Ok(None)
 }
 
-async fn releases(node: &Node, scheme: &str, number: usize, with_key: bool) -> Course {
+async fn releases(node: &Node, scheme: &str, number: usize, naming: Naming) -> CaseResult {
     let (mut client, mut other) = (Client::open(node).await?, Client::open(node).await?);
-    let (answer, key) = ask(&mut client, scheme, number, with_key).await?;
+    let (answer, key) = ask(&mut client, scheme, number, naming).await?;
     let all = addresses(&answer);
     if all.len() != number {
         return Err(Verdict::not_applicable(format!("no addresses are allocated ({answer}): see node/allocation")));

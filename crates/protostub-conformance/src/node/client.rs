@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Node;
 use crate::{
     Verdict,
-    case::{Course, expect},
+    case::{CaseResult, expect},
 };
 
 /// How long the message node may take to answer.
@@ -33,7 +33,7 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// A connection without a session.
-    pub(super) async fn connect(node: &'a Node, runtime: &str) -> Course<Self> {
+    pub(super) async fn connect(node: &'a Node, runtime: &str) -> CaseResult<Self> {
         let connected = timeout(ANSWER, connect_async(&node.url)).await;
         let connected = connected.map_err(|elapsed| elapsed.to_string()).and_then(|done| done.map_err(|error| error.to_string()));
         let (socket, _) = connected.map_err(|problem| Verdict::fail(format!("a WebSocket at {}", node.url), problem))?;
@@ -41,7 +41,7 @@ impl<'a> Client<'a> {
     }
 
     /// A connection with a session of a new runtime, where that is another case's business.
-    pub(super) async fn open(node: &'a Node) -> Course<Self> {
+    pub(super) async fn open(node: &'a Node) -> CaseResult<Self> {
         let mut client = Self::connect(node, &format!("runtime://home.example/{}", Uuid::new_v4())).await?;
         let answer = client.session("open", &client.runtime.clone()).await?;
         match answer["body"]["runtimeToken"].as_str() {
@@ -52,31 +52,31 @@ impl<'a> Client<'a> {
     }
 
     /// A session message, and its answer.
-    pub(super) async fn session(&mut self, what: &str, from: &str) -> Course<Value> {
+    pub(super) async fn session(&mut self, what: &str, from: &str) -> CaseResult<Value> {
         self.ask(what, from, SESSION, None).await
     }
 
     /// An address of the runtime's own, where that is another case's business.
-    pub(super) async fn allocate(&mut self) -> Course<String> {
+    pub(super) async fn allocate(&mut self) -> CaseResult<String> {
         let answer = self.ask_node("create", "address-allocation", json!({ "value": { "number": 1 } })).await?;
         let address = answer["value"]["allocated"][0].as_str().map(str::to_owned);
         address.ok_or_else(|| Verdict::not_applicable(format!("no address is allocated ({answer}): see node/allocation")))
     }
 
     /// The body of the answer of one of the node's functions.
-    pub(super) async fn ask_node(&mut self, kind: &str, function: &str, body: Value) -> Course<Value> {
+    pub(super) async fn ask_node(&mut self, kind: &str, function: &str, body: Value) -> CaseResult<Value> {
         let from = self.runtime.clone();
         Ok(self.ask(kind, &from, &self.node.function(function), Some(body)).await?["body"].take())
     }
 
     /// The body of the answer of the domain's registry.
-    pub(super) async fn ask_registry(&mut self, kind: &str, body: Value) -> Course<Value> {
+    pub(super) async fn ask_registry(&mut self, kind: &str, body: Value) -> CaseResult<Value> {
         let (from, to) = (format!("{}/registry", self.runtime), format!("domain://registry.{}", self.node.domain));
         Ok(self.ask(kind, &from, &to, Some(body)).await?["body"].take())
     }
 
     /// Sends a request, and waits for its response. What else comes meanwhile is nobody's.
-    pub(super) async fn ask(&mut self, kind: &str, from: &str, to: &str, body: Option<Value>) -> Course<Value> {
+    pub(super) async fn ask(&mut self, kind: &str, from: &str, to: &str, body: Option<Value>) -> CaseResult<Value> {
         let id = self.next_id;
         self.next_id += 1;
         let mut message = json!({ "id": id, "type": kind, "from": from, "to": to });
@@ -94,14 +94,14 @@ impl<'a> Client<'a> {
         }
     }
 
-    pub(super) async fn send(&mut self, message: Value) -> Course<()> {
+    pub(super) async fn send(&mut self, message: Value) -> CaseResult<()> {
         let text = message.to_string();
         let sent = self.socket.send(Message::text(text)).await;
         sent.map_err(|error| Verdict::fail(format!("a connection that takes {message}"), error.to_string()))
     }
 
     /// The next message.
-    pub(super) async fn next(&mut self, expected: &str) -> Course<Value> {
+    pub(super) async fn next(&mut self, expected: &str) -> CaseResult<Value> {
         let fail = |observed: String| Verdict::fail(expected, observed);
         loop {
             let frame =
@@ -119,7 +119,7 @@ impl<'a> Client<'a> {
     }
 
     /// The node closes the connection.
-    pub(super) async fn closed(&mut self, expected: &str) -> Course<Option<CloseFrame>> {
+    pub(super) async fn closed(&mut self, expected: &str) -> CaseResult<Option<CloseFrame>> {
         loop {
             let frame = timeout(ANSWER, self.socket.next()).await;
             match frame.map_err(|_| Verdict::fail(expected, format!("nothing in {} s", ANSWER.as_secs())))? {
@@ -131,7 +131,7 @@ impl<'a> Client<'a> {
     }
 
     /// Nothing has come for this client: what is sent to it after all of that comes first.
-    pub(super) async fn nothing_came(&mut self, expected: &str) -> Course<()> {
+    pub(super) async fn nothing_came(&mut self, expected: &str) -> CaseResult<()> {
         let fence = format!("fence-{}", Uuid::new_v4());
         let to = format!("{}/fence", self.runtime);
         self.send(json!({ "id": fence, "type": "ping", "from": self.runtime, "to": to })).await?;
@@ -141,6 +141,6 @@ impl<'a> Client<'a> {
 }
 
 /// The answer has code 200.
-pub(super) fn is_ok(answer: &Value, expected: &str) -> Course<()> {
+pub(super) fn is_ok(answer: &Value, expected: &str) -> CaseResult<()> {
     expect(answer["code"] == 200, expected, || answer.to_string())
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Case,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 pub(super) const CASES: &[Script<Node>] = &[
@@ -55,7 +55,7 @@ pub(super) const CASES: &[Script<Node>] = &[
     },
 ];
 
-async fn open(node: &Node) -> Course {
+async fn open(node: &Node) -> CaseResult {
     let runtime = format!("runtime://home.example/{}", Uuid::new_v4());
     let mut client = Client::connect(node, &runtime).await?;
     let answer = client.session("open", &runtime).await?;
@@ -65,7 +65,7 @@ async fn open(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn re_open(node: &Node) -> Course {
+async fn re_open(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let address = client.allocate().await?;
     let (runtime, token) = (client.runtime.clone(), client.token.clone());
@@ -80,7 +80,7 @@ async fn re_open(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn wrong_token(node: &Node) -> Course {
+async fn wrong_token(node: &Node) -> CaseResult {
     let client = Client::open(node).await?;
     let mut thief = Client::connect(node, &client.runtime).await?;
     for token in ["", "0", &client.token[..client.token.len() / 2]] {
@@ -91,7 +91,7 @@ async fn wrong_token(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn close(node: &Node) -> Course {
+async fn close(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let session = format!("{}/{}", client.runtime, client.token);
     client.send(json!({ "id": 3, "type": "close", "from": session, "to": SESSION })).await?;
@@ -101,7 +101,7 @@ async fn close(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn ping(node: &Node) -> Course {
+async fn ping(node: &Node) -> CaseResult {
     let (mut first, mut second) = (Client::open(node).await?, Client::open(node).await?);
     let alice = first.allocate().await?;
     let unknown = format!("hyperty://unknown-url/{}", Uuid::new_v4());

@@ -11,14 +11,15 @@ mod subscription;
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use crate::{
+    Case, Outcome, Report,
+    case::{Schedule, Script},
+};
 
-use crate::{Case, Outcome, Report, case::Script};
-
-/// How many cases are tried at a time.
-const AT_A_TIME: usize = 4;
-/// How long a case may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Number of cases that run at the same time.
+const CONCURRENCY: usize = 4;
+/// Time limit of one case.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A message node that is running.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub struct Node {
 
 /// The suite.
 #[derive(Debug, Clone, Default)]
-pub struct Suite {
+pub struct NodeSuite {
     only: Vec<String>,
 }
 
@@ -49,7 +50,7 @@ impl Node {
     }
 }
 
-impl Suite {
+impl NodeSuite {
     /// All cases.
     #[must_use]
     pub fn new() -> Self {
@@ -73,17 +74,10 @@ impl Suite {
         self.run_with(node, |_| {}).await
     }
 
-    /// The same, and calls `seen` with each outcome, in the order of the cases.
-    pub async fn run_with(&self, node: &Node, seen: impl FnMut(&Outcome)) -> Report {
-        let wanted = |script: &&Script<Node>| {
-            self.only.is_empty() || self.only.iter().any(|beginning| script.case.id.starts_with(beginning.as_str()))
-        };
-        let outcomes: Vec<Outcome> = stream::iter(scripts().filter(wanted))
-            .map(|script| script.try_on(node, PATIENCE))
-            .buffered(AT_A_TIME)
-            .inspect(seen)
-            .collect()
-            .await;
+    /// The same, and calls `on_outcome` with each outcome, in the order of the cases.
+    pub async fn run_with(&self, node: &Node, on_outcome: impl FnMut(&Outcome)) -> Report {
+        let schedule = Schedule { only: &self.only, concurrency: CONCURRENCY, time_limit: TIME_LIMIT };
+        let outcomes = schedule.run(scripts(), node, on_outcome).await;
         Report::new("node", &node.url, outcomes)
     }
 }

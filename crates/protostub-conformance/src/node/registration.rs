@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 const SPEC: &str = "registration.spec";
@@ -89,7 +89,7 @@ struct Entry {
 }
 
 impl Entry {
-    async fn new(client: &mut Client<'_>) -> Course<(Self, Value)> {
+    async fn new(client: &mut Client<'_>) -> CaseResult<(Self, Value)> {
         let entry = Self { url: client.allocate().await?, user: format!("user://google.com/{}", Uuid::new_v4()) };
         let value = json!({
             "url": entry.url, "descriptor": "http://home.example/Hyperty", "user": entry.user, "expires": 3600, "status": "live",
@@ -100,7 +100,7 @@ impl Entry {
     }
 
     /// One that is registered, where that is another case's business.
-    async fn registered(client: &mut Client<'_>) -> Course<Self> {
+    async fn registered(client: &mut Client<'_>) -> CaseResult<Self> {
         let (entry, answer) = Self::new(client).await?;
         is_ok(&answer, "")
             .map_err(|_| Verdict::not_applicable(format!("nothing is registered ({answer}): see node/registration/register")))?;
@@ -108,14 +108,14 @@ impl Entry {
     }
 }
 
-async fn register(node: &Node) -> Course {
+async fn register(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let (_, answer) = Entry::new(&mut client).await?;
     is_ok(&answer, "code 200")?;
     Ok(None)
 }
 
-async fn found(node: &Node, query: fn(&Entry) -> Value) -> Course {
+async fn found(node: &Node, query: fn(&Entry) -> Value) -> CaseResult {
     let (mut client, mut other) = (Client::open(node).await?, Client::open(node).await?);
     let entry = Entry::registered(&mut client).await?;
     let answer = other.ask_registry("read", query(&entry)).await?;
@@ -125,7 +125,7 @@ async fn found(node: &Node, query: fn(&Entry) -> Value) -> Course {
     Ok(None)
 }
 
-async fn by_url(node: &Node) -> Course {
+async fn by_url(node: &Node) -> CaseResult {
     let (mut client, mut other) = (Client::open(node).await?, Client::open(node).await?);
     let entry = Entry::registered(&mut client).await?;
     let answer = other.ask_registry("read", json!({ "resource": entry.url })).await?;
@@ -135,7 +135,7 @@ async fn by_url(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn missing(node: &Node) -> Course {
+async fn missing(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let nothing = format!("schema://{}/non-existing-object", node.domain);
     for resource in [nothing, format!("user://google.com/{}", Uuid::new_v4())] {
@@ -145,14 +145,14 @@ async fn missing(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn keep_alive(node: &Node) -> Course {
+async fn keep_alive(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let entry = Entry::registered(&mut client).await?;
     is_ok(&client.ask_registry("update", json!({ "resource": entry.url })).await?, "code 200")?;
     Ok(None)
 }
 
-async fn status(node: &Node) -> Course {
+async fn status(node: &Node) -> CaseResult {
     let (mut client, mut watcher) = (Client::open(node).await?, Client::open(node).await?);
     let entry = Entry::registered(&mut client).await?;
     let topic = format!("{}/registration", entry.url);
@@ -167,7 +167,7 @@ async fn status(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn unregister(node: &Node) -> Course {
+async fn unregister(node: &Node) -> CaseResult {
     let (mut client, mut other) = (Client::open(node).await?, Client::open(node).await?);
     let entry = Entry::registered(&mut client).await?;
     is_ok(&client.ask_registry("delete", json!({ "resource": entry.url })).await?, "code 200")?;

@@ -9,19 +9,26 @@ use super::{
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 const SPEC: &str = "conformance case C8, subscription.spec";
 
+/// The member `source` of a subscription's body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SourceMember {
+    Absent,
+    Present,
+}
+
 pub(super) const CASES: &[Script<Node>] = &[
     Script {
         case: Case::new("node/subscription/subscribe", "`subscribe` of `resources` is answered with code 200.", SPEC),
-        run: |node| Box::pin(subscribe(node, false)),
+        run: |node| Box::pin(subscribe(node, SourceMember::Absent)),
     },
     Script {
         case: Case::new("node/subscription/source", "So it is with a `source` in the body.", SPEC),
-        run: |node| Box::pin(subscribe(node, true)),
+        run: |node| Box::pin(subscribe(node, SourceMember::Present)),
     },
     Script {
         case: Case::new("node/subscription/fan-out", "An `update` reaches all subscribers, as it was sent.", SPEC),
@@ -46,16 +53,16 @@ pub(super) const CASES: &[Script<Node>] = &[
 ];
 
 /// Subscribes, where that is another case's business.
-async fn subscribed(client: &mut Client<'_>, topic: &str) -> Course<()> {
+async fn subscribed(client: &mut Client<'_>, topic: &str) -> CaseResult<()> {
     let answer = client.ask_node("subscribe", "sm", json!({ "resources": [topic] })).await?;
     is_ok(&answer, "")
         .map_err(|_| Verdict::not_applicable(format!("no subscription ({answer}): see node/subscription/subscribe")))
 }
 
-async fn subscribe(node: &Node, with_source: bool) -> Course {
+async fn subscribe(node: &Node, source: SourceMember) -> CaseResult {
     let mut client = Client::open(node).await?;
     let mut body = json!({ "resources": [format!("hyperty://{}/{}/changes", node.domain, Uuid::new_v4())] });
-    if with_source {
+    if source == SourceMember::Present {
         body["source"] = format!("hyperty://{}/{}", node.domain, Uuid::new_v4()).into();
     }
     is_ok(&client.ask_node("subscribe", "sm", body).await?, "code 200")?;
@@ -66,7 +73,7 @@ fn update(object: &str, topic: &str) -> Value {
     json!({ "id": 4711, "type": "update", "from": object, "to": topic, "body": { "value": { "b": 1.5, "a": null } } })
 }
 
-async fn fan_out(node: &Node) -> Course {
+async fn fan_out(node: &Node) -> CaseResult {
     let (mut reporter, mut first, mut second) = (Client::open(node).await?, Client::open(node).await?, Client::open(node).await?);
     let object = reporter.allocate().await?;
     let topic = format!("{object}/changes");
@@ -82,7 +89,7 @@ async fn fan_out(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn subscriber_only(node: &Node) -> Course {
+async fn subscriber_only(node: &Node) -> CaseResult {
     let (mut subscriber, mut sender, mut other) =
         (Client::open(node).await?, Client::open(node).await?, Client::open(node).await?);
     let topic = format!("hyperty://{}/{}", node.domain, Uuid::new_v4());
@@ -95,7 +102,7 @@ async fn subscriber_only(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn unsubscribe(node: &Node) -> Course {
+async fn unsubscribe(node: &Node) -> CaseResult {
     let mut client = Client::open(node).await?;
     let topic = format!("hyperty://{}/{}/changes", node.domain, Uuid::new_v4());
     subscribed(&mut client, &topic).await?;
@@ -103,7 +110,7 @@ async fn unsubscribe(node: &Node) -> Course {
     Ok(None)
 }
 
-async fn no_more(node: &Node) -> Course {
+async fn no_more(node: &Node) -> CaseResult {
     let (mut reporter, mut subscriber) = (Client::open(node).await?, Client::open(node).await?);
     let object = reporter.allocate().await?;
     let topic = format!("{object}/changes");

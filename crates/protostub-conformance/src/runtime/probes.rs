@@ -7,12 +7,12 @@ use protostub_runtime::Message;
 use serde_json::{Value, json};
 
 use super::{
-    Bench,
-    stage::{ALICE, DOMAIN, Stage, soon},
+    LoadGoal, RuntimeSuiteContext,
+    fixture::{ALICE, Availability, DOMAIN, RuntimeFixture, with_time_limit},
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 const SOURCE: &str = "probes of the original runtime, v0.17.0";
@@ -20,11 +20,11 @@ const SOURCE: &str = "probes of the original runtime, v0.17.0";
 /// A probe: what is wanted, and its script.
 macro_rules! probe {
     ($id:literal, $wanted:literal, $run:expr) => {
-        Script { case: Case::new(concat!("runtime/probe-", $id), $wanted, SOURCE), run: |bench| Box::pin($run(bench)) }
+        Script { case: Case::new(concat!("runtime/probe-", $id), $wanted, SOURCE), run: |context| Box::pin($run(context)) }
     };
 }
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
     probe!("A", "A message to an unknown domain: one descriptor, one sandbox, one deployment; delivered.", a),
     probe!("B", "Five messages at once to one domain: one deployment; delivered in order.", b),
     probe!("V", "Twenty messages during a deployment and after it: delivered in order.", v),
@@ -44,34 +44,34 @@ pub(super) const CASES: &[Script<Bench>] = &[
     probe!("W", "Undeployment, and a new message: all of the old stub is gone, and there is a new one.", w),
 ];
 
-async fn a(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.post(ALICE, 1)?;
-    stage.received(&[1]).await?;
-    stage.deployed_once().await?;
+async fn a(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.post(ALICE, 1)?;
+    fixture.received(&[1]).await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn b(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    (0..5).try_for_each(|n| stage.post(ALICE, n))?;
-    stage.received(&[0, 1, 2, 3, 4]).await?;
-    stage.deployed_once().await?;
+async fn b(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    (0..5).try_for_each(|n| fixture.post(ALICE, n))?;
+    fixture.received(&[0, 1, 2, 3, 4]).await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn v(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    (0..10).try_for_each(|n| stage.post(ALICE, n))?;
-    stage.load(DOMAIN, false).await?;
-    (10..20).try_for_each(|n| stage.post(ALICE, n))?;
-    stage.received(&(0..20).collect::<Vec<_>>()).await?;
-    stage.deployed_once().await?;
+async fn v(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    (0..10).try_for_each(|n| fixture.post(ALICE, n))?;
+    fixture.load(DOMAIN, LoadGoal::Deployed).await?;
+    (10..20).try_for_each(|n| fixture.post(ALICE, n))?;
+    fixture.received(&(0..20).collect::<Vec<_>>()).await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn t(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+async fn t(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
     let all = [
         "domain://msg-node.foo.com/sm",
         "domain://registry.foo.com",
@@ -79,167 +79,168 @@ async fn t(bench: &Bench) -> Course {
         "comm://foo.com/2",
         "runtime://foo.com/3",
     ];
-    for answer in join_all(all.map(|to| stage.order(to, json!({ "n": 1 })))).await {
+    for answer in join_all(all.map(|to| fixture.order(to, json!({ "n": 1 })))).await {
         answer?;
     }
-    stage.deployed_once().await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn u(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &["home.example"], json!({})).await?;
-    stage.order("global://registry/", json!({ "n": 1 })).await?;
-    stage.deployed_once().await?;
-    expect(stage.subject.stub("home.example").is_some(), "the stub of home.example", || "none".to_owned())?;
+async fn u(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &["home.example"], json!({})).await?;
+    fixture.order("global://registry/", json!({ "n": 1 })).await?;
+    fixture.deployed_once().await?;
+    expect(fixture.subject.stub("home.example").is_some(), "the stub of home.example", || "none".to_owned())?;
     Ok(None)
 }
 
-async fn c(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let (one, two) = tokio::join!(stage.load(DOMAIN, false), stage.load(DOMAIN, false));
+async fn c(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let (one, two) = tokio::join!(fixture.load(DOMAIN, LoadGoal::Deployed), fixture.load(DOMAIN, LoadGoal::Deployed));
     let (one, two) = (one?, two?);
     expect(one.url == two.url, "one stub", || format!("{} and {}", one.url, two.url))?;
-    stage.deployed_once().await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn d(bench: &Bench) -> Course {
+async fn d(context: &RuntimeSuiteContext) -> CaseResult {
     for status in ["created", "in-progress", "disconnected"] {
-        let stage = Stage::new(bench, &[DOMAIN], json!({ "connect": { "do": "publish", "status": status } })).await?;
-        let first = stage.load(DOMAIN, false).await?;
-        soon(status, stage.subject.until(DOMAIN, status)).await?;
-        let second = stage.load(DOMAIN, false).await?;
+        let fixture =
+            RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": { "do": "publish", "status": status } })).await?;
+        let first = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
+        with_time_limit(status, fixture.subject.wait_for_status(DOMAIN, status)).await?;
+        let second = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
         expect(first.url == second.url, &format!("the same stub, which is {status}"), || {
             format!("{} and {}", first.url, second.url)
         })?;
-        stage.deployed_once().await?;
+        fixture.deployed_once().await?;
     }
     Ok(None)
 }
 
-async fn e(bench: &Bench) -> Course {
+async fn e(context: &RuntimeSuiteContext) -> CaseResult {
     let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 30 }]);
     let configuration = json!({ "connect": connect, "timer": { "do": "publish", "status": "live" } });
-    let stage = Stage::new(bench, &[DOMAIN], configuration).await?;
-    stage.load(DOMAIN, false).await?;
-    stage.post(ALICE, 1)?;
-    stage.received(&[1]).await?;
-    stage.deployed_once().await?;
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], configuration).await?;
+    fixture.load(DOMAIN, LoadGoal::Deployed).await?;
+    fixture.post(ALICE, 1)?;
+    fixture.received(&[1]).await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn f(bench: &Bench) -> Course {
+async fn f(context: &RuntimeSuiteContext) -> CaseResult {
     let failing = json!({ "connect": { "do": "publish", "status": "failed", "reason": "wrong password" } });
-    let stage = Stage::new(bench, &[DOMAIN], failing).await?;
-    stage.refused(ALICE, 503, "wrong password").await?;
-    stage.refused(ALICE, 503, "wrong password").await?;
-    stage.publish(DOMAIN, &json!({}))?;
-    stage.load(DOMAIN, true).await?;
-    stage.order(ALICE, json!({ "n": 1 })).await?;
-    stage.registered(1, 1).await?;
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], failing).await?;
+    fixture.refused(ALICE, 503, "wrong password").await?;
+    fixture.refused(ALICE, 503, "wrong password").await?;
+    fixture.publish(DOMAIN, &json!({}))?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    fixture.order(ALICE, json!({ "n": 1 })).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }
 
-async fn g(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.subject.subscribe(&format!("{}/status", stage.subject.url())).await;
-    stage.catalogue.out_of_order(true);
-    stage.refused(ALICE, 503, "out of order").await?;
+async fn g(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.subject.subscribe(&format!("{}/status", fixture.subject.url())).await;
+    fixture.catalogue.set_availability(Availability::OutOfOrder);
+    fixture.refused(ALICE, 503, "out of order").await?;
     for wanted in ["DEPLOYING", "DEPLOYMENT-FAILED"] {
-        let message = stage.next(wanted).await?;
+        let message = fixture.next(wanted).await?;
         let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         expect(body["value"] == wanted, wanted, || body.to_string())?;
     }
-    stage.catalogue.out_of_order(false);
+    fixture.catalogue.set_availability(Availability::Available);
     // A failure is remembered for a moment; a message after that deploys the stub.
     let recovered = async {
         loop {
-            if let Ok(answer) = stage.subject.request(Message::read(ALICE)).await {
+            if let Ok(answer) = fixture.subject.request(Message::read(ALICE)).await {
                 break answer;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    soon("the stub is deployed by a later message", recovered).await?;
-    stage.registered(1, 1).await?;
+    with_time_limit("the stub is deployed by a later message", recovered).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }
 
-async fn h(bench: &Bench) -> Course {
+async fn h(context: &RuntimeSuiteContext) -> CaseResult {
     for what in ["fail", "panic"] {
-        let stage = Stage::new(bench, &[DOMAIN], json!({ "start": { "do": what, "reason": "no `url`" } })).await?;
-        let loaded = soon("an error", stage.subject.load_stub(DOMAIN, false)).await?;
+        let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "start": { "do": what, "reason": "no `url`" } })).await?;
+        let loaded = with_time_limit("an error", fixture.subject.load_stub(DOMAIN, LoadGoal::Deployed)).await?;
         if let Ok(stub) = loaded {
             return Err(Verdict::fail("an error of `loadStub`", stub.url));
         }
-        stage.registered(0, 0).await?;
-        stage.refused(ALICE, 503, "no `url`").await?;
-        stage.publish(DOMAIN, &json!({}))?;
-        stage.load(DOMAIN, true).await?;
-        stage.registered(1, 1).await?;
+        fixture.registered(0, 0).await?;
+        fixture.refused(ALICE, 503, "no `url`").await?;
+        fixture.publish(DOMAIN, &json!({}))?;
+        fixture.load(DOMAIN, LoadGoal::Live).await?;
+        fixture.registered(1, 1).await?;
     }
     Ok(None)
 }
 
-async fn i_k(bench: &Bench) -> Course {
-    first_message(bench, json!({ "do": "publish", "status": "live" })).await
+async fn i_k(context: &RuntimeSuiteContext) -> CaseResult {
+    first_message(context, json!({ "do": "publish", "status": "live" })).await
 }
 
-async fn j(bench: &Bench) -> Course {
+async fn j(context: &RuntimeSuiteContext) -> CaseResult {
     let all = ["created", "in-progress", "live"].map(|status| json!({ "do": "publish", "status": status }));
-    first_message(bench, json!(all)).await
+    first_message(context, json!(all)).await
 }
 
 /// What a stub gets that says this when it connects.
-async fn first_message(bench: &Bench, connect: Value) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({ "connect": connect })).await?;
-    stage.post(ALICE, 1)?;
-    stage.received(&[1]).await?;
-    stage.deployed_once().await?;
+async fn first_message(context: &RuntimeSuiteContext, connect: Value) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect })).await?;
+    fixture.post(ALICE, 1)?;
+    fixture.received(&[1]).await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn l(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN, "bar.com"], json!({})).await?;
-    let other = stage.load("bar.com", true).await?;
+async fn l(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN, "bar.com"], json!({})).await?;
+    let other = fixture.load("bar.com", LoadGoal::Live).await?;
     let forged = json!({ "do": "post", "from": other.url, "to": "hyperty://home.example/app" });
-    let outcome = stage.order(ALICE, forged).await?;
+    let outcome = fixture.order(ALICE, forged).await?;
     let is_denied = outcome[0].as_str().is_some_and(|told| told.starts_with("denied: "));
     expect(is_denied, "denied", || outcome.to_string())?;
-    stage.order(ALICE, json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = stage.next("what it may say").await?;
+    fixture.order(ALICE, json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
+    let first = fixture.next("what it may say").await?;
     expect(first.from.as_str() == ALICE, ALICE, || first.from.to_string())?;
     Ok(None)
 }
 
-async fn n(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &["evilfoo.com", DOMAIN], json!({})).await?;
-    let (evil, good) = (stage.load("evilfoo.com", true).await?, stage.load(DOMAIN, true).await?);
+async fn n(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &["evilfoo.com", DOMAIN], json!({})).await?;
+    let (evil, good) = (fixture.load("evilfoo.com", LoadGoal::Live).await?, fixture.load(DOMAIN, LoadGoal::Live).await?);
     let differ = evil.url != good.url && evil.sandbox != good.sandbox;
     expect(differ, "two stubs in two sandboxes", || format!("{evil:?} and {good:?}"))?;
-    stage.registered(2, 2).await?;
+    fixture.registered(2, 2).await?;
     Ok(None)
 }
 
-async fn s(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &["home.example"], json!({})).await?;
-    stage.refused(&format!("{}/nowhere", stage.subject.url()), 404, "").await?;
-    expect(stage.catalogue.asked().0 == 0, "no deployment", || "a descriptor was fetched".to_owned())?;
+async fn s(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &["home.example"], json!({})).await?;
+    fixture.refused(&format!("{}/nowhere", fixture.subject.url()), 404, "").await?;
+    expect(fixture.catalogue.asked().0 == 0, "no deployment", || "a descriptor was fetched".to_owned())?;
     Ok(None)
 }
 
-async fn w(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({ "observer": "hyperty://home.example/app" })).await?;
-    let first = stage.load(DOMAIN, true).await?;
-    soon("undeployed", stage.subject.undeploy(DOMAIN)).await?;
-    let goodbye = stage.next("its good-bye").await?;
+async fn w(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "observer": "hyperty://home.example/app" })).await?;
+    let first = fixture.load(DOMAIN, LoadGoal::Live).await?;
+    with_time_limit("undeployed", fixture.subject.undeploy(DOMAIN)).await?;
+    let goodbye = fixture.next("its good-bye").await?;
     let body: Value = goodbye.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
     expect(body == json!({ "disconnect": "request" }), "a `disconnect` event", || body.to_string())?;
-    stage.registered(0, 0).await?;
-    stage.order(ALICE, json!({ "n": 1 })).await?;
-    let second = stage.subject.stub(DOMAIN);
+    fixture.registered(0, 0).await?;
+    fixture.order(ALICE, json!({ "n": 1 })).await?;
+    let second = fixture.subject.stub(DOMAIN);
     let is_new = second.as_ref().is_some_and(|second| second.url != first.url);
     expect(is_new, "a new stub", || format!("{second:?}"))?;
-    stage.registered(1, 1).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }

@@ -6,12 +6,12 @@ use protostub_runtime::Message;
 use serde_json::{Value, json};
 
 use super::{
-    Bench,
-    stage::{ALICE, DOMAIN, Stage, soon},
+    LoadGoal, RuntimeSuiteContext,
+    fixture::{ALICE, Availability, DOMAIN, RuntimeFixture, with_time_limit},
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// How long what was published may take to reach its subscribers.
@@ -22,11 +22,11 @@ const SPECIFIED: &str = "specification of the catalogue";
 /// A numbered case, and its script.
 macro_rules! case {
     ($id:literal, $wanted:literal, $source:expr, $run:expr) => {
-        Script { case: Case::new(concat!("runtime/", $id), $wanted, $source), run: |bench| Box::pin($run(bench)) }
+        Script { case: Case::new(concat!("runtime/", $id), $wanted, $source), run: |context| Box::pin($run(context)) }
     };
 }
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
     case!(
         "C1",
         "in-progress, live, and after disconnect() disconnected: each an `update` from the stub to `<stub>/status`.",
@@ -58,9 +58,9 @@ pub(super) const CASES: &[Script<Bench>] = &[
     case!("K8", "What is no descriptor is an error, not a deployment.", "RuntimeCatalogue.spec", k8),
 ];
 
-async fn statuses(stage: &Stage, url: &str, wanted: &[&str]) -> Course<()> {
+async fn statuses(fixture: &RuntimeFixture, url: &str, wanted: &[&str]) -> CaseResult<()> {
     for status in wanted {
-        let update = stage.next(status).await?;
+        let update = fixture.next(status).await?;
         let body: Value = update.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         let is_it = update.from.as_str() == url
             && update.to.as_str() == format!("{url}/status")
@@ -71,198 +71,198 @@ async fn statuses(stage: &Stage, url: &str, wanted: &[&str]) -> Course<()> {
     Ok(())
 }
 
-async fn c1(bench: &Bench) -> Course {
+async fn c1(context: &RuntimeSuiteContext) -> CaseResult {
     let timer = json!({ "do": "publish", "status": "live" });
     let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 3000 }]);
-    let stage = Stage::new(bench, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
-    let stub = stage.load(DOMAIN, false).await?;
-    soon("in-progress", stage.subject.until(DOMAIN, "in-progress")).await?;
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
+    let stub = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
+    with_time_limit("in-progress", fixture.subject.wait_for_status(DOMAIN, "in-progress")).await?;
     // Who subscribes at the moment of a change may hear of it twice.
     tokio::time::sleep(WHILE).await;
-    stage.subject.subscribe(&format!("{}/status", stub.url)).await;
-    statuses(&stage, &stub.url, &["in-progress", "live"]).await?;
-    soon("disconnected", stage.subject.disconnect(DOMAIN)).await?;
-    statuses(&stage, &stub.url, &["disconnected"]).await?;
+    fixture.subject.subscribe(&format!("{}/status", stub.url)).await;
+    statuses(&fixture, &stub.url, &["in-progress", "live"]).await?;
+    with_time_limit("disconnected", fixture.subject.disconnect(DOMAIN)).await?;
+    statuses(&fixture, &stub.url, &["disconnected"]).await?;
     Ok(None)
 }
 
-async fn c16(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.load(DOMAIN, true).await?;
-    soon("disconnected", stage.subject.disconnect(DOMAIN)).await?;
-    stage.refused(ALICE, 503, "disconnect").await?;
+async fn c16(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    with_time_limit("disconnected", fixture.subject.disconnect(DOMAIN)).await?;
+    fixture.refused(ALICE, 503, "disconnect").await?;
     Ok(None)
 }
 
-async fn r1(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let stub = stage.load(DOMAIN, false).await?;
+async fn r1(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let stub = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
     let (_, rest) = stub.url.split_once("://").unwrap_or_default();
     expect(rest.starts_with("foo.com/protostub/"), "…://foo.com/protostub/…", || stub.url.clone())?;
-    let told = stage.order(ALICE, json!({ "do": "url" })).await?;
+    let told = fixture.order(ALICE, json!({ "do": "url" })).await?;
     expect(told == stub.url.as_str(), &stub.url, || told.to_string())?;
     Ok(None)
 }
 
-async fn r5(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.load(DOMAIN, true).await?;
-    let found = stage.subject.stub(DOMAIN);
+async fn r5(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    let found = fixture.subject.stub(DOMAIN);
     expect(found.as_ref().is_some_and(|stub| stub.status == "live"), "a stub that is live", || format!("{found:?}"))?;
     Ok(None)
 }
 
-async fn r6(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let first = stage.load(DOMAIN, true).await?;
+async fn r6(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let first = fixture.load(DOMAIN, LoadGoal::Live).await?;
     for target in [DOMAIN, ALICE, "domain://registry.foo.com", &first.url] {
-        let again = stage.load(target, true).await?;
+        let again = fixture.load(target, LoadGoal::Live).await?;
         expect(again.sandbox == first.sandbox, &first.sandbox, || format!("{} for {target}", again.sandbox))?;
     }
-    stage.deployed_once().await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn r7(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let stub = stage.load(DOMAIN, true).await?;
-    let told = stage.order("hyperty://foo.com/123-dhsdhsg", json!({ "do": "url" })).await?;
+async fn r7(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let stub = fixture.load(DOMAIN, LoadGoal::Live).await?;
+    let told = fixture.order("hyperty://foo.com/123-dhsdhsg", json!({ "do": "url" })).await?;
     expect(told == stub.url.as_str(), &stub.url, || told.to_string())?;
     Ok(None)
 }
 
-async fn r8(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.load(DOMAIN, true).await?;
-    soon("undeployed", stage.subject.undeploy(DOMAIN)).await?;
-    let found = stage.subject.stub(DOMAIN);
+async fn r8(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    with_time_limit("undeployed", fixture.subject.undeploy(DOMAIN)).await?;
+    let found = fixture.subject.stub(DOMAIN);
     expect(found.is_none(), "no stub", || format!("{found:?}"))?;
     Ok(None)
 }
 
-async fn l1(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let first = stage.load(DOMAIN, false).await?;
+async fn l1(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let first = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
     for _ in 0..2 {
-        let again = stage.load(DOMAIN, false).await?;
+        let again = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
         expect(again.url == first.url, &first.url, || again.url.clone())?;
     }
-    stage.deployed_once().await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn b5(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let answer = stage.order(ALICE, json!({ "n": 7 })).await?;
+async fn b5(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let answer = fixture.order(ALICE, json!({ "n": 7 })).await?;
     expect(answer["n"] == 7, "its own answer", || answer.to_string())?;
     Ok(None)
 }
 
-async fn b7(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.order(ALICE, json!({ "n": 7 })).await?;
+async fn b7(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.order(ALICE, json!({ "n": 7 })).await?;
     // What is sent to the listener afterwards comes first.
-    stage.order(ALICE, json!({ "do": "post", "id": "fence", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = stage.next("what is for the listener").await?;
+    fixture.order(ALICE, json!({ "do": "post", "id": "fence", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
+    let first = fixture.next("what is for the listener").await?;
     expect(first.kind.as_str() != "response", "no response for somebody else", || first.to_json().unwrap_or_default())?;
     Ok(None)
 }
 
-async fn x1(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.load(DOMAIN, true).await?;
-    stage.registered(1, 1).await?;
-    soon("undeployed", stage.subject.undeploy(DOMAIN)).await?;
-    stage.registered(0, 0).await?;
+async fn x1(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    fixture.registered(1, 1).await?;
+    with_time_limit("undeployed", fixture.subject.undeploy(DOMAIN)).await?;
+    fixture.registered(0, 0).await?;
     Ok(None)
 }
 
-async fn x3(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
+async fn x3(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
     for n in 0..3 {
         let post = json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app", "body": { "n": n } });
-        stage.order(ALICE, post).await?;
-        let message = stage.next("what the guest posts").await?;
+        fixture.order(ALICE, post).await?;
+        let message = fixture.next("what the guest posts").await?;
         let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         expect(body["n"] == n, &format!("message {n}"), || body.to_string())?;
     }
     Ok(None)
 }
 
-async fn k1(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({ "colour": "blue" })).await?;
-    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+async fn k1(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "colour": "blue" })).await?;
+    let told = fixture.order(ALICE, json!({ "do": "configuration" })).await?;
     expect(told["colour"] == "blue", "the descriptor's configuration", || told.to_string())?;
-    expect(told["runtimeURL"] == stage.subject.url().as_str(), "the runtime's URL", || told.to_string())?;
+    expect(told["runtimeURL"] == fixture.subject.url().as_str(), "the runtime's URL", || told.to_string())?;
     Ok(None)
 }
 
-async fn k_default(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[], json!({})).await?;
+async fn k_default(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[], json!({})).await?;
     for (name, colour) in [("another", "red"), ("default", "blue"), ("yet-another", "red")] {
-        stage.publish_as(DOMAIN, name, "1.0", &json!({ "colour": colour }))?;
+        fixture.publish_as(DOMAIN, name, "1.0", &json!({ "colour": colour }))?;
     }
-    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+    let told = fixture.order(ALICE, json!({ "do": "configuration" })).await?;
     expect(told["colour"] == "blue", "the stub `default`", || told.to_string())?;
-    stage.deployed_once().await?;
+    fixture.deployed_once().await?;
     Ok(None)
 }
 
-async fn k_missing(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &["bar.com"], json!({})).await?;
-    stage.refused(ALICE, 503, "").await?;
-    stage.registered(0, 0).await?;
-    let components = stage.catalogue.asked().1;
+async fn k_missing(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &["bar.com"], json!({})).await?;
+    fixture.refused(ALICE, 503, "").await?;
+    fixture.registered(0, 0).await?;
+    let components = fixture.catalogue.asked().1;
     expect(components == 0, "no component asked for", || components.to_string())?;
     Ok(None)
 }
 
-async fn k_unchanged(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    let first = stage.load(DOMAIN, true).await?;
-    let version = stage.updated(DOMAIN).await?;
+async fn k_unchanged(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    let first = fixture.load(DOMAIN, LoadGoal::Live).await?;
+    let version = fixture.updated(DOMAIN).await?;
     expect(version.as_deref() == Ok("1.0"), "version 1.0", || format!("{version:?}"))?;
-    let components = stage.catalogue.asked().1;
+    let components = fixture.catalogue.asked().1;
     expect(components == 1, "one component downloaded", || components.to_string())?;
-    let again = stage.load(DOMAIN, true).await?;
+    let again = fixture.load(DOMAIN, LoadGoal::Live).await?;
     expect(again.url == first.url, &first.url, || again.url.clone())?;
-    stage.registered(1, 1).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }
 
-async fn k_bump(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({ "colour": "red" })).await?;
-    stage.load(DOMAIN, true).await?;
-    stage.publish_as(DOMAIN, "default", "1.1", &json!({ "colour": "blue" }))?;
-    let version = stage.updated(DOMAIN).await?;
+async fn k_bump(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "colour": "red" })).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    fixture.publish_as(DOMAIN, "default", "1.1", &json!({ "colour": "blue" }))?;
+    let version = fixture.updated(DOMAIN).await?;
     expect(version.as_deref() == Ok("1.1"), "version 1.1", || format!("{version:?}"))?;
-    let told = stage.order(ALICE, json!({ "do": "configuration" })).await?;
+    let told = fixture.order(ALICE, json!({ "do": "configuration" })).await?;
     expect(told["colour"] == "blue", "the configuration of version 1.1", || told.to_string())?;
-    stage.registered(1, 1).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }
 
-async fn k_unreachable(bench: &Bench) -> Course {
-    let stage = Stage::new(bench, &[DOMAIN], json!({})).await?;
-    stage.load(DOMAIN, true).await?;
-    stage.catalogue.out_of_order(true);
-    let version = stage.updated(DOMAIN).await?;
+async fn k_unreachable(context: &RuntimeSuiteContext) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
+    fixture.load(DOMAIN, LoadGoal::Live).await?;
+    fixture.catalogue.set_availability(Availability::OutOfOrder);
+    let version = fixture.updated(DOMAIN).await?;
     expect(version.is_err(), "an error of the update", || format!("{version:?}"))?;
-    stage.order(ALICE, json!({ "n": 1 })).await?;
-    stage.registered(1, 1).await?;
+    fixture.order(ALICE, json!({ "n": 1 })).await?;
+    fixture.registered(1, 1).await?;
     Ok(None)
 }
 
-async fn k8(bench: &Bench) -> Course {
+async fn k8(context: &RuntimeSuiteContext) -> CaseResult {
     for descriptor in ["<html>", "{}", r#"{"objectName":"default","version":"1","language":"javascript","sourcePackageURL":"x"}"#]
     {
-        let stage = Stage::new(bench, &[], json!({})).await?;
-        stage.catalogue.insert(DOMAIN, descriptor.to_owned(), b"")?;
-        stage.refused(ALICE, 503, "descriptor").await?;
-        if let Ok(Ok(answer)) = soon("an error", stage.subject.request(Message::read(ALICE))).await {
+        let fixture = RuntimeFixture::new(context, &[], json!({})).await?;
+        fixture.catalogue.insert(DOMAIN, descriptor.to_owned(), b"")?;
+        fixture.refused(ALICE, 503, "descriptor").await?;
+        if let Ok(Ok(answer)) = with_time_limit("an error", fixture.subject.request(Message::read(ALICE))).await {
             return Err(Verdict::fail("no answer of a stub", answer.to_json().unwrap_or_default()));
         }
-        stage.registered(0, 0).await?;
+        fixture.registered(0, 0).await?;
     }
     Ok(None)
 }

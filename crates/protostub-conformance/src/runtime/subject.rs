@@ -9,21 +9,21 @@ use super::Catalogue;
 /// A runtime, as a host program has it. Two hyperties are registered: `hyperty://home.example/sender`, which posts and asks, and
 /// `hyperty://home.example/app`, which subscribes and listens.
 #[async_trait]
-pub trait Subject: Send + Sync {
+pub trait RuntimeSubject: Send + Sync {
     /// The runtime's own address.
     fn url(&self) -> String;
 
-    /// `loadStub`: the stub of a domain or an address, deployed; and live, if that is wanted.
+    /// Loads the stub of a domain or an address (`loadStub`).
     ///
     /// # Errors
-    /// If it cannot be deployed, or does not become live.
-    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal>;
+    /// If the stub cannot be deployed, or does not become live.
+    async fn load_stub(&self, target: &str, goal: LoadGoal) -> Result<LoadedStub, Refusal>;
 
     /// The stub of a domain, if there is one.
-    fn stub(&self, domain: &str) -> Option<Loaded>;
+    fn stub(&self, domain: &str) -> Option<LoadedStub>;
 
     /// Waits until the stub of a domain has this status.
-    async fn until(&self, domain: &str, status: &str);
+    async fn wait_for_status(&self, domain: &str, status: &str);
 
     /// Tells the stub of a domain to disconnect.
     async fn disconnect(&self, domain: &str);
@@ -55,8 +55,8 @@ pub trait Subject: Send + Sync {
     /// The next message that the listener gets.
     async fn next(&self) -> Option<Message>;
 
-    /// The scheme, the host and the path of an address; none, if it is none.
-    fn take_apart(&self, address: &str) -> Option<(String, String, String)>;
+    /// Returns the scheme, the host and the path of an address, or `None` if the text is no address.
+    fn parse_address(&self, address: &str) -> Option<(String, String, String)>;
 }
 
 /// What makes runtimes.
@@ -66,13 +66,23 @@ pub trait Runtimes: Send + Sync {
     ///
     /// # Errors
     /// If it cannot be started, in its own words.
-    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String>;
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn RuntimeSubject>, String>;
+}
+
+/// State in which `load_stub` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "adapters of other runtimes match on both")]
+pub enum LoadGoal {
+    /// The stub runs.
+    Deployed,
+    /// The stub is connected.
+    Live,
 }
 
 /// A stub that is deployed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "whoever adapts another runtime makes it")]
-pub struct Loaded {
+pub struct LoadedStub {
     /// Its address.
     pub url: String,
     /// Its sandbox's address.
@@ -120,7 +130,7 @@ struct Embedded {
 
 #[async_trait]
 impl Runtimes for ThisRuntime {
-    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn Subject>, String> {
+    async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn RuntimeSubject>, String> {
         let mut builder = Runtime::builder().home_domain("home.example").source(catalogue);
         if let Some(dir) = &self.code_dir {
             builder = builder.code_dir(dir);
@@ -144,9 +154,9 @@ impl Embedded {
     }
 }
 
-fn loaded(stub: &Protostub) -> Loaded {
+fn loaded(stub: &Protostub) -> LoadedStub {
     let text = |address: Option<&Address>| address.map(ToString::to_string).unwrap_or_default();
-    Loaded {
+    LoadedStub {
         url: text(stub.url()),
         sandbox: text(stub.sandbox_url()),
         status: stub.status().status.to_string(),
@@ -155,21 +165,24 @@ fn loaded(stub: &Protostub) -> Loaded {
 }
 
 #[async_trait]
-impl Subject for Embedded {
+impl RuntimeSubject for Embedded {
     fn url(&self) -> String {
         self.runtime.url().to_string()
     }
 
-    async fn load_stub(&self, target: &str, live: bool) -> Result<Loaded, Refusal> {
-        let stub = if live { self.runtime.deploy_protostub(target).await } else { self.runtime.load_stub(target).await };
+    async fn load_stub(&self, target: &str, goal: LoadGoal) -> Result<LoadedStub, Refusal> {
+        let stub = match goal {
+            LoadGoal::Deployed => self.runtime.load_stub(target).await,
+            LoadGoal::Live => self.runtime.deploy_protostub(target).await,
+        };
         stub.map(|stub| loaded(&stub)).map_err(|error| Refusal { code: 0, reason: format!("{error}: {}", error.kind) })
     }
 
-    fn stub(&self, domain: &str) -> Option<Loaded> {
+    fn stub(&self, domain: &str) -> Option<LoadedStub> {
         self.protostub(domain).map(|stub| loaded(&stub))
     }
 
-    async fn until(&self, domain: &str, status: &str) {
+    async fn wait_for_status(&self, domain: &str, status: &str) {
         if let Some(stub) = self.protostub(domain) {
             stub.watch().until(|report| report.status.as_str() == status).await;
         }
@@ -216,7 +229,7 @@ impl Subject for Embedded {
         self.app.lock().await.recv().await
     }
 
-    fn take_apart(&self, address: &str) -> Option<(String, String, String)> {
+    fn parse_address(&self, address: &str) -> Option<(String, String, String)> {
         let address = Address::parse(address).ok()?;
         Some((address.scheme().to_owned(), address.host().to_owned(), address.path().to_owned()))
     }

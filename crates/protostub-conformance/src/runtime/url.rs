@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{Bench, stage::Stage};
+use super::{RuntimeSuiteContext, fixture::RuntimeFixture};
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// An address, and what it consists of.
@@ -17,12 +17,12 @@ macro_rules! url {
                 concat!($address, " → ", $scheme, " | ", $host, " | ", $path),
                 "utils.spec; [::1] and mn:/session break the original runtime",
             ),
-            run: |bench| Box::pin(taken_apart(bench, $address, ($scheme, $host, $path))),
+            run: |context| Box::pin(parses_address(context, $address, ($scheme, $host, $path))),
         }
     };
 }
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
     url!("runtime", "runtime://sp.sp/8456/sm", "runtime", "sp.sp", "/8456/sm"),
     url!("port", "hyperty://localhost:9090/test", "hyperty", "localhost:9090", "/test"),
     url!("no-path", "runtime://sp1.sp", "runtime", "sp1.sp", ""),
@@ -34,10 +34,10 @@ pub(super) const CASES: &[Script<Bench>] = &[
     url!("session", "mn:/session", "mn", "", "/session"),
 ];
 
-async fn taken_apart(bench: &Bench, address: &str, (scheme, host, path): (&str, &str, &str)) -> Course {
-    let stage = Stage::new(bench, &[], json!({})).await?;
+async fn parses_address(context: &RuntimeSuiteContext, address: &str, (scheme, host, path): (&str, &str, &str)) -> CaseResult {
+    let fixture = RuntimeFixture::new(context, &[], json!({})).await?;
     let expected = format!("{scheme} | {host} | {path}");
-    let apart = stage.subject.take_apart(address).ok_or_else(|| Verdict::fail(&expected, "it is taken for no address"))?;
+    let apart = fixture.subject.parse_address(address).ok_or_else(|| Verdict::fail(&expected, "it is taken for no address"))?;
     expect(apart == (scheme.to_owned(), host.to_owned(), path.to_owned()), &expected, || {
         format!("{} | {} | {}", apart.0, apart.1, apart.2)
     })?;

@@ -3,20 +3,20 @@
 use protostub_sandbox::{CompileError, WorldMismatch};
 use protostub_types::SafeList;
 
-use super::Bench;
+use super::StubSuiteContext;
 use crate::{
     Case, Verdict,
-    case::{Course, Script},
+    case::{CaseResult, Script},
 };
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/contract/component",
             "A protocol stub is a WebAssembly component (WASI 0.2) of the world `protostub`.",
             "wit/README.md",
         ),
-        run: |bench| Box::pin(component(bench)),
+        run: |context| Box::pin(component(context)),
     },
     Script {
         case: Case::new(
@@ -24,7 +24,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "The host finds a component's track by the name of its export, `rethink:protostub/stub@0.1.0`.",
             "wit/README.md",
         ),
-        run: |bench| Box::pin(exports(bench)),
+        run: |context| Box::pin(exports(context)),
     },
     Script {
         case: Case::new(
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "Its imports are all that it can do, beside WASI 0.2 with an empty context. A component that imports anything else is refused by name.",
             "wit/0.1/world.wit, wit/README.md",
         ),
-        run: |bench| Box::pin(imports(bench)),
+        run: |context| Box::pin(imports(context)),
     },
     Script {
         case: Case::new(
@@ -40,37 +40,37 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "One more case of a variant changes the type, and a component that was compiled with the old type is refused.",
             "wit/README.md",
         ),
-        run: |bench| Box::pin(types(bench)),
+        run: |context| Box::pin(types(context)),
     },
 ];
 
-async fn component(bench: &Bench) -> Course {
-    match &bench.compiled {
+async fn component(context: &StubSuiteContext) -> CaseResult {
+    match &context.compiled {
         Ok(_) | Err(CompileError::WrongWorld(_)) => Ok(None),
         Err(error) => Err(Verdict::fail("a component that can be compiled", error.to_string())),
     }
 }
 
-async fn exports(bench: &Bench) -> Course {
-    let track = bench.compiled.as_ref().ok().map(|stub| format!("track {}", stub.track()));
-    without(bench, "an export `rethink:protostub/stub@0.1.*` with `start` and `handle`", |mismatch| &mismatch.missing_exports)?;
+async fn exports(context: &StubSuiteContext) -> CaseResult {
+    let track = context.compiled.as_ref().ok().map(|stub| format!("track {}", stub.track()));
+    without(context, "an export `rethink:protostub/stub@0.1.*` with `start` and `handle`", |mismatch| &mismatch.missing_exports)?;
     Ok(track)
 }
 
-async fn imports(bench: &Bench) -> Course {
-    without(bench, "no import of what is not in the contract", |mismatch| &mismatch.unknown_imports)?;
-    without(bench, "no import that only some host programs have", |mismatch| &mismatch.not_granted)?;
+async fn imports(context: &StubSuiteContext) -> CaseResult {
+    without(context, "no import of what is not in the contract", |mismatch| &mismatch.unknown_imports)?;
+    without(context, "no import that only some host programs have", |mismatch| &mismatch.not_granted)?;
     Ok(None)
 }
 
-async fn types(bench: &Bench) -> Course {
-    without(bench, "functions with the contract's parameters and results", |mismatch| &mismatch.mismatches)?;
+async fn types(context: &StubSuiteContext) -> CaseResult {
+    without(context, "functions with the contract's parameters and results", |mismatch| &mismatch.mismatches)?;
     Ok(None)
 }
 
 /// Passes if nothing of the component is on this list.
-fn without(bench: &Bench, expected: &str, list: fn(&WorldMismatch) -> &SafeList) -> Course<()> {
-    match &bench.compiled {
+fn without(context: &StubSuiteContext, expected: &str, list: fn(&WorldMismatch) -> &SafeList) -> CaseResult<()> {
+    match &context.compiled {
         Ok(_) => Ok(()),
         Err(CompileError::WrongWorld(mismatch)) if list(mismatch).is_empty() => Ok(()),
         Err(CompileError::WrongWorld(mismatch)) => Err(Verdict::fail(expected, list(mismatch).join(", "))),

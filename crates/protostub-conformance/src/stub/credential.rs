@@ -3,27 +3,27 @@
 use protostub_sandbox::{Credential, CredentialKind};
 use protostub_types::StubStatus;
 
-use super::{Bench, stage::Stage};
+use super::{StubSuiteContext, fixture::StubFixture};
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// What must be seen nowhere.
 const SECRET: &str = "4e3c1a7d-conformance-secret";
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/credential/kinds",
             "Connect to the domain's back-end, with the credential of the domain if there is one: `bearer`, `basic`, `assertion`, or another kind.",
             "wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(kinds(bench)),
+        run: |context| Box::pin(kinds(context)),
     },
     Script {
         case: Case::new("stub/credential/secret", "Write no secrets.", "wit/0.1/log.wit"),
-        run: |bench| Box::pin(secret(bench)),
+        run: |context| Box::pin(secret(context)),
     },
 ];
 
@@ -49,18 +49,19 @@ fn all() -> Vec<Credential> {
     ]
 }
 
-async fn kinds(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    drop(stage.live().await?);
+async fn kinds(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    drop(fixture.live().await?);
     let mut live = 0;
     let all = all();
     for credential in &all {
-        stage.credentials.set(Some(credential.clone()));
-        let mut play = stage.started().await?;
-        play.connect(Some(credential.clone())).await?;
+        fixture.credentials.set(Some(credential.clone()));
+        let mut instance = fixture.started().await?;
+        instance.connect(Some(credential.clone())).await?;
         // Whether it is accepted is the server's business.
-        let (status, reason) =
-            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], stage.patience.news).await?;
+        let (status, reason) = instance
+            .status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], fixture.timeouts.outage)
+            .await?;
         if status == StubStatus::Live {
             live += 1;
         } else {
@@ -68,33 +69,33 @@ async fn kinds(bench: &Bench) -> Course {
                 format!("{status} with {:?} and no reason", credential.kind)
             })?;
         }
-        play.stop().await?;
+        instance.stop().await?;
     }
     Ok(Some(format!("live with {live} of {}", all.len())))
 }
 
-async fn secret(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    drop(stage.live().await?);
+async fn secret(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    drop(fixture.live().await?);
     for credential in all() {
-        stage.credentials.set(Some(credential.clone()));
-        let mut play = stage.started().await?;
+        fixture.credentials.set(Some(credential.clone()));
+        let mut instance = fixture.started().await?;
         let connected = async {
-            play.connect(Some(credential)).await?;
-            play.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], stage.patience.news).await
+            instance.connect(Some(credential)).await?;
+            instance.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], fixture.timeouts.outage).await
         };
         let Ok((status, _)) = connected.await else {
             return Err(Verdict::not_applicable("it has no good word for each kind of credential: see stub/credential/kinds"));
         };
         if status == StubStatus::Live {
-            let answer = play.meanwhile("an answer", stage.patience.news, stage.ask(stage.request(0))).await?;
+            let answer = instance.meanwhile("an answer", fixture.timeouts.outage, fixture.ask(fixture.request(0))).await?;
             let text = answer.ok().and_then(|answer| answer.to_json().ok()).unwrap_or_default();
             expect(!text.contains(SECRET), "a response without the credential", || text.clone())?;
         }
-        expect(!tells(&play.history()), "a status without the credential", || play.history())?;
-        play.stop().await?;
+        expect(!tells(&instance.history()), "a status without the credential", || instance.history())?;
+        instance.stop().await?;
     }
-    let line = stage.log.lines().into_iter().find(|line| tells(line));
+    let line = fixture.log.lines().into_iter().find(|line| tells(line));
     expect(line.is_none(), "a log without the credential", || line.unwrap_or_default())?;
     Ok(None)
 }

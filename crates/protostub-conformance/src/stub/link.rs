@@ -29,9 +29,9 @@ const PIECE_BYTES: usize = 16 << 10;
 const ALONE: usize = 16;
 const APART: Duration = Duration::from_millis(5);
 
-/// What becomes of the bytes.
+/// The treatment of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum LinkMode {
     /// They are passed on.
     PassOn,
     /// Nobody reads, nobody writes, and nobody closes.
@@ -51,11 +51,11 @@ pub(crate) struct Link {
 
 struct Shared {
     server: watch::Sender<Option<SocketAddr>>,
-    manner: watch::Sender<Manner>,
+    mode: watch::Sender<LinkMode>,
     /// Raised when all connections are to end.
     cut: watch::Sender<u64>,
-    /// What is slipped in between the server's bytes.
-    slipped: broadcast::Sender<Vec<u8>>,
+    /// Bytes to inject between those of the server.
+    injected: broadcast::Sender<Vec<u8>>,
     byte_by_byte: AtomicBool,
     open: watch::Sender<usize>,
     accepted: AtomicUsize,
@@ -68,9 +68,9 @@ impl Link {
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let shared = Shared {
             server: watch::Sender::new(None),
-            manner: watch::Sender::new(Manner::PassOn),
+            mode: watch::Sender::new(LinkMode::PassOn),
             cut: watch::Sender::new(0),
-            slipped: broadcast::Sender::new(16),
+            injected: broadcast::Sender::new(16),
             byte_by_byte: AtomicBool::new(false),
             open: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
@@ -88,8 +88,8 @@ impl Link {
         self.address
     }
 
-    /// Where it leads to.
-    pub(crate) fn leads_to(&self, server: SocketAddr) {
+    /// Sets the server that it passes bytes on to.
+    pub(crate) fn set_server(&self, server: SocketAddr) {
         self.shared.server.send_replace(Some(server));
     }
 
@@ -110,20 +110,20 @@ impl Link {
         Ok(())
     }
 
-    /// What becomes of the bytes from now on.
-    pub(crate) fn set(&self, manner: Manner) {
-        self.shared.manner.send_replace(manner);
+    /// Sets the treatment of the bytes, from now on.
+    pub(crate) fn set(&self, mode: LinkMode) {
+        self.shared.mode.send_replace(mode);
     }
 
-    /// Whether what the server says reaches the stub one byte at a time.
-    pub(crate) fn byte_by_byte(&self, is: bool) {
-        self.shared.byte_by_byte.store(is, Ordering::SeqCst);
+    /// Passes what the server says to the stub one byte at a time, from now on.
+    pub(crate) fn split_into_bytes(&self) {
+        self.shared.byte_by_byte.store(true, Ordering::SeqCst);
     }
 
-    /// Slips bytes in between those of the server, on every connection.
-    pub(crate) fn slip_in(&self, bytes: Vec<u8>) {
+    /// Injects bytes between those of the server, on every connection.
+    pub(crate) fn inject(&self, bytes: Vec<u8>) {
         // Without a connection there is nobody who could get them.
-        let _ = self.shared.slipped.send(bytes);
+        let _ = self.shared.injected.send(bytes);
     }
 
     /// Ends all connections, without a word of the protocol's.
@@ -155,8 +155,8 @@ impl Shared {
 
     async fn connection(&self, mut stub: TcpStream) -> io::Result<()> {
         stub.set_nodelay(true)?;
-        let manner = *self.manner.borrow();
-        if let Manner::Say(bytes) = manner {
+        let mode = *self.mode.borrow();
+        if let LinkMode::Say(bytes) = mode {
             stub.write_all(bytes).await?;
             stub.shutdown().await?;
             // Whatever it answers, nobody listens.
@@ -174,7 +174,7 @@ impl Shared {
     }
 
     async fn passes_on(&self) {
-        let _ = self.manner.subscribe().wait_for(|manner| *manner == Manner::PassOn).await;
+        let _ = self.mode.subscribe().wait_for(|mode| *mode == LinkMode::PassOn).await;
     }
 
     async fn upwards(&self, mut stub: OwnedReadHalf, mut server: OwnedWriteHalf) -> io::Result<()> {
@@ -191,12 +191,12 @@ impl Shared {
     }
 
     async fn downwards(&self, mut server: OwnedReadHalf, mut stub: OwnedWriteHalf) -> io::Result<()> {
-        let mut slipped = self.slipped.subscribe();
+        let mut injected = self.injected.subscribe();
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             self.passes_on().await;
             let length = tokio::select! {
-                Ok(bytes) = slipped.recv() => {
+                Ok(bytes) = injected.recv() => {
                     stub.write_all(&bytes).await?;
                     continue;
                 }

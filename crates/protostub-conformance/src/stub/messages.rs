@@ -7,12 +7,13 @@ use protostub_types::{Body, Message, MessageId, MessageType};
 use serde_json::{Value, json};
 
 use super::{
-    Bench, Server,
-    stage::{APP, Play, Stage, shown},
+    Server, StubSuiteContext,
+    fixture::{APP, StubFixture, shown},
+    instance::Instance,
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// How many messages are sent to look at their order.
@@ -22,14 +23,14 @@ const FEW: u64 = 10;
 /// How long a response that should not come has to come.
 const WHILE: Duration = Duration::from_millis(300);
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/messages/answered",
             "`create`, `read`, `delete`, `subscribe`, `unsubscribe` and `execute` are requests: they get exactly one final `response`.",
             "wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(answered(bench)),
+        run: |context| Box::pin(answered(context)),
     },
     Script {
         case: Case::new(
@@ -37,15 +38,15 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "They get exactly one final `response`. So does any message that carries the header `expects-response: true`.",
             "wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(one_response(bench)),
+        run: |context| Box::pin(one_response(context)),
     },
     Script {
         case: Case::new("stub/messages/no-response", "All others get none.", "wit/0.1/types.wit"),
-        run: |bench| Box::pin(no_response(bench)),
+        run: |context| Box::pin(no_response(context)),
     },
     Script {
         case: Case::new("stub/messages/order", "Everything that happens to the stub, in order.", "wit/0.1/stub.wit"),
-        run: |bench| Box::pin(order(bench)),
+        run: |context| Box::pin(order(context)),
     },
     Script {
         case: Case::new(
@@ -53,7 +54,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "What a message carries: JSON text, or bytes that no JSON wire can hold as they are. At most 1 MiB. A request that cannot be passed on gets an error response.",
             "wit/0.1/types.wit, stubs/README.md",
         ),
-        run: |bench| Box::pin(any_body(bench)),
+        run: |context| Box::pin(any_body(context)),
     },
     Script {
         case: Case::new(
@@ -61,7 +62,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "`from` must be the stub's URL, a path below it, or an address whose domain is exactly the stub's: otherwise `denied`.",
             "wit/0.1/bus.wit",
         ),
-        run: |bench| Box::pin(sender(bench)),
+        run: |context| Box::pin(sender(context)),
     },
     Script {
         case: Case::new(
@@ -69,7 +70,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "A message from the domain's server reaches its receiver, in order, from whom it was sent.",
             "conformance cases C7, C15",
         ),
-        run: |bench| Box::pin(incoming(bench)),
+        run: |context| Box::pin(incoming(context)),
     },
     Script {
         case: Case::new(
@@ -77,64 +78,65 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "An outgoing message with its own URL in `body.via` is dropped; an incoming one is delivered with `via` = itself.",
             "conformance case C14",
         ),
-        run: |bench| Box::pin(via(bench)),
+        run: |context| Box::pin(via(context)),
     },
 ];
 
-async fn answered(bench: &Bench) -> Course {
-    bench.compiled()?;
-    bench.foundations().await.answers.clone()
+async fn answered(context: &StubSuiteContext) -> CaseResult {
+    context.compiled()?;
+    context.prerequisites().await.answers.clone()
 }
 
-async fn one_response(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn one_response(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     for number in 1..=10 {
-        let answer = play.meanwhile("an answer", stage.patience.answer, stage.ask(stage.request(number))).await?;
+        let answer = instance.meanwhile("an answer", fixture.timeouts.answer, fixture.ask(fixture.request(number))).await?;
         expect(answer.is_ok(), "an answer to each of ten requests", || shown(&answer))?;
     }
     tokio::time::sleep(WHILE).await;
-    let unawaited = stage.bus.counts().unawaited;
+    let unawaited = fixture.bus.counts().unawaited;
     expect(unawaited == 0, "one response to each request", || format!("{unawaited} more than that"))?;
     Ok(None)
 }
 
-async fn no_response(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn no_response(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     // If there is more than one response to that, it is another case's business.
     tokio::time::sleep(WHILE).await;
-    let before = stage.bus.counts().unawaited;
+    let before = fixture.bus.counts().unawaited;
     for kind in [MessageType::Update, MessageType::Forward, MessageType::Other("ping".into())] {
-        let message = Message { kind: kind.clone(), headers: Vec::new(), ..stage.request(1) };
-        stage.bus.post(&stage.app, message).map_err(super::stage::unprepared)?;
+        let message = Message { kind: kind.clone(), headers: Vec::new(), ..fixture.request(1) };
+        fixture.bus.post(&fixture.app, message).map_err(super::fixture::setup_failed)?;
     }
     tokio::time::sleep(WHILE).await;
-    let unawaited = stage.bus.counts().unawaited - before;
+    let unawaited = fixture.bus.counts().unawaited - before;
     expect(unawaited == 0, "no response to `update`, `forward` and `ping`", || format!("{unawaited} responses"))?;
-    play.still_runs().await?;
+    instance.still_runs().await?;
     Ok(None)
 }
 
-async fn order(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    if matches!(bench.server, Server::At(_)) {
+async fn order(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    if matches!(context.server, Server::At(_)) {
         return Err(Verdict::not_applicable("only of a message node it can be seen what reaches it"));
     }
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    let already = stage.node.as_ref().map_or(0, |(_, peer)| peer.heard_so_far().len());
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    let already = fixture.node.as_ref().map_or(0, |(_, peer)| peer.heard_so_far().len());
     for number in 0..MANY {
-        stage.bus.post(&stage.app, stage.request(number)).map_err(super::stage::unprepared)?;
+        fixture.bus.post(&fixture.app, fixture.request(number)).map_err(super::fixture::setup_failed)?;
     }
     let wanted: Vec<u64> = (0..MANY).collect();
-    let came: Vec<u64> = if let Some((_, peer)) = &stage.node {
-        let all = play.meanwhile("all messages at the server", stage.patience.answer, peer.heard(already + wanted.len())).await?;
+    let came: Vec<u64> = if let Some((_, peer)) = &fixture.node {
+        let all =
+            instance.meanwhile("all messages at the server", fixture.timeouts.answer, peer.heard(already + wanted.len())).await?;
         all[already..].iter().filter_map(|message| message["body"]["n"].as_u64()).collect()
     } else {
-        let mut inbox = stage.answers.lock().await;
+        let mut inbox = fixture.answers.lock().await;
         let mut ids = Vec::new();
         let all = async {
             while ids.len() < wanted.len() {
@@ -144,7 +146,7 @@ async fn order(bench: &Bench) -> Course {
                 }
             }
         };
-        play.meanwhile("an answer to each of a hundred requests", stage.patience.answer, all).await?;
+        instance.meanwhile("an answer to each of a hundred requests", fixture.timeouts.answer, all).await?;
         ids
     };
     expect(came == wanted, "a hundred messages in their order", || {
@@ -154,10 +156,10 @@ async fn order(bench: &Bench) -> Course {
     Ok(None)
 }
 
-async fn any_body(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn any_body(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     let text = |text: &str| Some(Body::Json(text.into()));
     let long = format!("\"{}\"", "x".repeat((1 << 20) - 2));
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
@@ -175,94 +177,94 @@ async fn any_body(bench: &Bench) -> Course {
     ];
     let mut codes = BTreeSet::new();
     for (number, (what, body)) in (1..).zip(bodies) {
-        let request = Message { body, ..stage.request(number) };
+        let request = Message { body, ..fixture.request(number) };
         let expected = format!("a response to a request with {what}");
-        let answer = play.meanwhile(&expected, stage.patience.answer + WHILE, stage.ask(request)).await?;
+        let answer = instance.meanwhile(&expected, fixture.timeouts.answer + WHILE, fixture.ask(request)).await?;
         expect(answer.is_ok(), &expected, || shown(&answer))?;
         codes.extend(answer.ok().and_then(|answer| answer.code()));
     }
-    stage.must_answer(&mut play, "an answer afterwards").await?;
+    fixture.expect_answer(&mut instance, "an answer afterwards").await?;
     let codes: Vec<_> = codes.iter().map(u16::to_string).collect();
     Ok((!codes.is_empty()).then(|| format!("codes {}", codes.join(", "))))
 }
 
-async fn sender(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    let ping = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..stage.request(1) };
-    stage.bus.post(&stage.app, ping).map_err(super::stage::unprepared)?;
-    if let Some((_, peer)) = &stage.node {
+async fn sender(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    let ping = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..fixture.request(1) };
+    fixture.bus.post(&fixture.app, ping).map_err(super::fixture::setup_failed)?;
+    if let Some((_, peer)) = &fixture.node {
         peer.send(1, "ping", APP, json!({ "n": 1 })).await;
     }
-    stage.answers(&mut play).await?;
-    let forged = stage.log.lines().into_iter().find(|line| line.contains("forged a sender"));
+    fixture.require_answer(&mut instance).await?;
+    let forged = fixture.log.lines().into_iter().find(|line| line.contains("forged a sender"));
     expect(forged.is_none(), "no message with a sender that is not the stub's", || forged.unwrap_or_default())?;
     Ok(None)
 }
 
-async fn incoming(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let (_, peer) = stage.node()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    let mut inbox = stage.answers.lock().await;
+async fn incoming(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let (_, peer) = fixture.node()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    let mut inbox = fixture.answers.lock().await;
     for number in 0..FEW {
         peer.send(number, "ping", APP, json!({ "n": number })).await;
-        ping(&stage, &mut play, &mut inbox, number).await?;
+        ping(&fixture, &mut instance, &mut inbox, number).await?;
     }
     Ok(None)
 }
 
 /// A message of the server arrives, where that is another case's business.
-pub(super) async fn incoming_one(stage: &Stage, play: &mut Play) -> Course<()> {
-    let (_, peer) = stage.node()?;
+pub(super) async fn incoming_one(fixture: &StubFixture, instance: &mut Instance) -> CaseResult<()> {
+    let (_, peer) = fixture.node()?;
     peer.send(0, "ping", APP, json!({ "n": 0 })).await;
-    let mut inbox = stage.answers.lock().await;
-    let arrived = ping(stage, play, &mut inbox, 0).await;
+    let mut inbox = fixture.answers.lock().await;
+    let arrived = ping(fixture, instance, &mut inbox, 0).await;
     arrived.map_err(|_| Verdict::not_applicable("no message of the server arrives as it should: see stub/messages/incoming"))
 }
 
 /// Waits for a hundred pings of the peer, in their order.
-pub(super) async fn pings(stage: &Stage, play: &mut Play, sending: impl Future<Output = ()>) -> Course<()> {
+pub(super) async fn pings(fixture: &StubFixture, instance: &mut Instance, sending: impl Future<Output = ()>) -> CaseResult<()> {
     sending.await;
-    let mut inbox = stage.answers.lock().await;
+    let mut inbox = fixture.answers.lock().await;
     for number in 0..MANY {
-        ping(stage, play, &mut inbox, number).await?;
+        ping(fixture, instance, &mut inbox, number).await?;
     }
     Ok(())
 }
 
 /// Waits for the ping with this number.
-async fn ping(stage: &Stage, play: &mut Play, inbox: &mut Inbox, number: u64) -> Course<()> {
-    let (_, peer) = stage.node()?;
+async fn ping(fixture: &StubFixture, instance: &mut Instance, inbox: &mut Inbox, number: u64) -> CaseResult<()> {
+    let (_, peer) = fixture.node()?;
     let expected = format!("message {number} of {}", peer.address);
-    let message = play.meanwhile(&expected, stage.patience.answer, inbox.recv()).await?;
+    let message = instance.meanwhile(&expected, fixture.timeouts.answer, inbox.recv()).await?;
     let Some(message) = message else { return Err(Verdict::fail(expected, "nothing")) };
     let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
     expect(message.from.as_str() == peer.address && body["n"] == number, &expected, || shown(&Ok(message.clone())))
 }
 
-async fn via(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let (_, peer) = stage.node()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn via(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let (_, peer) = fixture.node()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     let already = peer.heard_so_far().len();
-    let around = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..stage.request(1) };
-    let around = around.with_body(json!({ "n": 99, "via": stage.url.as_str() }));
-    stage.bus.post(&stage.app, around).map_err(super::stage::unprepared)?;
-    stage.answers(&mut play).await?;
+    let around = Message { kind: MessageType::Other("ping".into()), headers: Vec::new(), ..fixture.request(1) };
+    let around = around.with_body(json!({ "n": 99, "via": fixture.url.as_str() }));
+    fixture.bus.post(&fixture.app, around).map_err(super::fixture::setup_failed)?;
+    fixture.require_answer(&mut instance).await?;
     let heard = peer.heard_so_far();
     let round = heard[already.min(heard.len())..].iter().find(|message| message["body"]["n"] == 99);
     expect(round.is_none(), "a message that came through the stub does not go back", || {
         round.map(Value::to_string).unwrap_or_default()
     })?;
     peer.send(1, "ping", APP, json!({ "n": 1 })).await;
-    let mut inbox = stage.answers.lock().await;
-    let message = play.meanwhile("a message of the server", stage.patience.answer, inbox.recv()).await?;
+    let mut inbox = fixture.answers.lock().await;
+    let message = instance.meanwhile("a message of the server", fixture.timeouts.answer, inbox.recv()).await?;
     let via = message.as_ref().and_then(|message| message.body.as_ref()?.parse::<Value>().ok()).map(|body| body["via"].clone());
-    expect(via == Some(json!(stage.url.as_str())), "the stub's URL in `body.via` of what comes from the server", || {
+    expect(via == Some(json!(fixture.url.as_str())), "the stub's URL in `body.via` of what comes from the server", || {
         format!("{via:?}")
     })?;
     Ok(None)

@@ -6,9 +6,9 @@
 //!
 //! ```no_run
 //! # async fn example(component: Vec<u8>, configuration: serde_json::Map<String, serde_json::Value>) -> Result<(), Box<dyn std::error::Error>> {
-//! use protostub_conformance::stub::{Subject, Suite};
+//! use protostub_conformance::stub::{StubSubject, StubSuite};
 //!
-//! let report = Suite::new(None, None)?.run(&Subject::new("mine.wasm", component, configuration)).await;
+//! let report = StubSuite::new(None, None)?.run(&StubSubject::new("mine.wasm", component, configuration)).await;
 //! println!("{}", report.to_text());
 //! # Ok(())
 //! # }
@@ -17,22 +17,22 @@
 mod contract;
 mod credential;
 mod disconnect;
-mod foundations;
+mod fixture;
+mod instance;
 mod link;
 mod messages;
-mod patience;
 mod peer;
+mod prerequisites;
 mod pressure;
 mod resources;
 mod server;
 mod session;
-mod stage;
 mod start;
 mod status;
+mod timeouts;
 
 use std::{path::Path, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
 use protostub_sandbox::{CompileError, CompileWorker, CompiledStub, Engine, EngineConfig, EngineError};
 use protostub_types::{Address, AddressError, MessageType, Sha256Digest};
 use serde_json::{Map, Value};
@@ -40,16 +40,16 @@ use tokio::sync::OnceCell;
 
 use crate::{
     Case, Outcome, Report, Verdict,
-    case::{Course, Script},
+    case::{CaseResult, Schedule, Script},
 };
-use foundations::Foundations;
+use prerequisites::Prerequisites;
 
-pub use patience::Patience;
+pub use timeouts::Timeouts;
 
 /// What a suite is tried on.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Subject {
+pub struct StubSubject {
     /// What it is called in the report: its file, say.
     pub name: String,
     /// The component.
@@ -91,28 +91,28 @@ pub struct Request {
 
 /// The suite, with the engine that the stubs run on.
 #[derive(Debug)]
-pub struct Suite {
+pub struct StubSuite {
     engine: Engine,
     only: Vec<String>,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
-/// How many cases are tried at a time.
-const AT_A_TIME: usize = 6;
-/// How long a case may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Number of cases that run at the same time.
+const CONCURRENCY: usize = 6;
+/// Time limit of one case.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A subject with its component compiled.
-pub(crate) struct Bench {
+pub(crate) struct StubSuiteContext {
     compiled: Result<CompiledStub, CompileError>,
     configuration: Map<String, Value>,
     server: Server,
     request: Option<Request>,
-    patience: Patience,
-    foundations: OnceCell<Foundations>,
+    timeouts: Timeouts,
+    prerequisites: OnceCell<Prerequisites>,
 }
 
-impl Subject {
+impl StubSubject {
     /// A component with its configuration. Its server is a message node if the configuration has a placeholder for the URL of one, and nobody
     /// otherwise.
     #[must_use]
@@ -156,7 +156,7 @@ pub enum RequestError {
     To(#[from] AddressError),
 }
 
-impl Suite {
+impl StubSuite {
     /// Prepares the suite. Compiled components are kept in `cache_dir`, if there is one.
     ///
     /// With a `compile_worker`, a component that takes the compiler minutes or gigabytes fails.
@@ -168,8 +168,8 @@ impl Suite {
         let mut config = EngineConfig::default();
         config.compile_worker = compile_worker;
         config.cache_dir = cache_dir.map(Path::to_owned);
-        config.max_sandboxes = 16 * AT_A_TIME;
-        Ok(Self { engine: Engine::new(&config)?, only: Vec::new(), patience: Patience::default() })
+        config.max_sandboxes = 16 * CONCURRENCY;
+        Ok(Self { engine: Engine::new(&config)?, only: Vec::new(), timeouts: Timeouts::default() })
     }
 
     /// Restricts it to the cases whose ids begin so.
@@ -179,10 +179,10 @@ impl Suite {
         self
     }
 
-    /// Has less patience with stubs, or more.
+    /// Sets how long a stub may take.
     #[must_use]
-    pub fn patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
         self
     }
 
@@ -192,35 +192,28 @@ impl Suite {
     }
 
     /// Tries the cases on a subject.
-    pub async fn run(&self, subject: &Subject) -> Report {
+    pub async fn run(&self, subject: &StubSubject) -> Report {
         self.run_with(subject, |_| {}).await
     }
 
-    /// The same, and calls `seen` with each outcome, in the order of the cases.
-    pub async fn run_with(&self, subject: &Subject, seen: impl FnMut(&Outcome)) -> Report {
+    /// The same, and calls `on_outcome` with each outcome, in the order of the cases.
+    pub async fn run_with(&self, subject: &StubSubject, on_outcome: impl FnMut(&Outcome)) -> Report {
         let digest = Sha256Digest::of(&subject.component);
-        let bench = Bench {
+        let context = StubSuiteContext {
             compiled: self.engine.compile(subject.component.clone(), digest).await,
             configuration: subject.configuration.clone(),
             server: subject.server.clone(),
             request: subject.request.clone(),
-            patience: self.patience,
-            foundations: OnceCell::new(),
+            timeouts: self.timeouts,
+            prerequisites: OnceCell::new(),
         };
-        let wanted = |script: &&Script<Bench>| {
-            self.only.is_empty() || self.only.iter().any(|beginning| script.case.id.starts_with(beginning.as_str()))
-        };
-        let outcomes: Vec<Outcome> = stream::iter(scripts().filter(wanted))
-            .map(|script| script.try_on(&bench, PATIENCE))
-            .buffered(AT_A_TIME)
-            .inspect(seen)
-            .collect()
-            .await;
+        let schedule = Schedule { only: &self.only, concurrency: CONCURRENCY, time_limit: TIME_LIMIT };
+        let outcomes = schedule.run(scripts(), &context, on_outcome).await;
         Report::new("stub", &subject.name, outcomes)
     }
 }
 
-fn scripts() -> impl Iterator<Item = &'static Script<Bench>> {
+fn scripts() -> impl Iterator<Item = &'static Script<StubSuiteContext>> {
     [
         contract::CASES,
         start::CASES,
@@ -237,14 +230,14 @@ fn scripts() -> impl Iterator<Item = &'static Script<Bench>> {
     .flatten()
 }
 
-impl Bench {
+impl StubSuiteContext {
     /// The component; what it is not is the business of the cases about the contract.
-    fn compiled(&self) -> Course<&CompiledStub> {
+    fn compiled(&self) -> CaseResult<&CompiledStub> {
         self.compiled.as_ref().map_err(|_| Verdict::not_applicable("the component is no protocol stub: see stub/contract"))
     }
 
     /// What nearly every case builds on. The first case that asks finds it out.
-    async fn foundations(&self) -> &Foundations {
-        self.foundations.get_or_init(|| Foundations::of(self)).await
+    async fn prerequisites(&self) -> &Prerequisites {
+        self.prerequisites.get_or_init(|| Prerequisites::of(self)).await
     }
 }

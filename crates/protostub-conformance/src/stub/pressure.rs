@@ -7,14 +7,14 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    Bench, Patience,
-    link::Manner,
+    StubSuiteContext, Timeouts,
+    fixture::{APP, StubFixture, shown},
+    link::LinkMode,
     messages::{incoming_one, pings},
-    stage::{APP, Stage, shown},
 };
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// How many requests are a flood.
@@ -29,14 +29,14 @@ const WHILE: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_millis(1500);
 const IDLE_CALLS: u64 = 50;
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/pressure/flood",
             "Nothing is lost without a word: a request that cannot be passed on gets an error response.",
             "stubs/README.md",
         ),
-        run: |bench| Box::pin(flood(bench)),
+        run: |context| Box::pin(flood(context)),
     },
     Script {
         case: Case::new(
@@ -44,7 +44,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "`pause` stops `message` events, while everything else keeps coming; the host queues the messages meanwhile. Nothing piles up.",
             "wit/0.1/bus.wit, wit/README.md",
         ),
-        run: |bench| Box::pin(stalled_server(bench)),
+        run: |context| Box::pin(stalled_server(context)),
     },
     Script {
         case: Case::new(
@@ -52,7 +52,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "`receive` takes the next bytes, at most so many. An empty list: nothing yet, `ready` follows.",
             "wit/0.1/tcp.wit",
         ),
-        run: |bench| Box::pin(byte_by_byte(bench)),
+        run: |context| Box::pin(byte_by_byte(context)),
     },
     Script {
         case: Case::new(
@@ -60,22 +60,22 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "`ready` comes once for each change since the handle was last asked.",
             "wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(burst(bench)),
+        run: |context| Box::pin(burst(context)),
     },
     Script {
         case: Case::new("stub/ready/idle", "Return when there is nothing more to do without waiting.", "wit/0.1/stub.wit"),
-        run: |bench| Box::pin(idle(bench)),
+        run: |context| Box::pin(idle(context)),
     },
 ];
 
-async fn flood(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    let Patience { answer, grace, .. } = stage.patience;
+async fn flood(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    let Timeouts { answer, grace, .. } = fixture.timeouts;
     let mut requests = JoinSet::new();
     for number in 0..FLOOD {
-        let (bus, app, request) = (stage.bus.clone(), stage.app.clone(), stage.request(number));
+        let (bus, app, request) = (fixture.bus.clone(), fixture.app.clone(), fixture.request(number));
         requests.spawn(async move { bus.request(&app, request, Some(answer)).await });
     }
     let mut errors = Vec::new();
@@ -86,81 +86,81 @@ async fn flood(bench: &Bench) -> Course {
             }
         }
     };
-    play.meanwhile("an answer to each of a thousand requests", answer + grace, all).await?;
+    instance.meanwhile("an answer to each of a thousand requests", answer + grace, all).await?;
     expect(errors.is_empty(), "an answer of the stub to each of a thousand requests", || {
         format!("{} without one, the first: {}", errors.len(), shown(&errors[0]))
     })?;
     Ok(None)
 }
 
-async fn stalled_server(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let link = stage.link()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    link.set(Manner::Stall);
+async fn stalled_server(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let link = fixture.link()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    link.set(LinkMode::Stall);
     let large = json!({ "text": "x".repeat(LARGE_BYTES) });
     let body = Message::read("a.example").with_body(large).body;
     let mut posted = 0;
     let mut last = Instant::now();
     while posted < LARGE && last.elapsed() < STALLED {
-        let request = Message { body: body.clone(), ..stage.request(posted) };
-        if stage.bus.post(&stage.app, request).is_ok() {
+        let request = Message { body: body.clone(), ..fixture.request(posted) };
+        if fixture.bus.post(&fixture.app, request).is_ok() {
             posted += 1;
             last = Instant::now();
         } else {
             // There is no room: the stub takes no more.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        play.still_runs().await?;
+        instance.still_runs().await?;
     }
     tokio::time::sleep(WHILE).await;
-    play.still_runs().await?;
+    instance.still_runs().await?;
     // The inbox holds two thirds of them, and the network a few.
     expect(posted < LARGE, "it takes no more messages while its server takes none", || {
         format!("{posted} messages of {LARGE_BYTES} bytes could be posted")
     })?;
-    link.set(Manner::PassOn);
-    let ended = play.stop().await?;
+    link.set(LinkMode::PassOn);
+    let ended = instance.stop().await?;
     Ok(Some(format!("{} of memory, with {posted} large messages posted", mib(ended.usage.memory_bytes))))
 }
 
-async fn byte_by_byte(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let link = stage.link()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn byte_by_byte(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let link = fixture.link()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     // Not before: a host may take an HTTP head in such pieces for an attack.
-    link.byte_by_byte(true);
-    stage.must_answer(&mut play, "an answer that comes byte by byte").await?;
-    stage.must_answer(&mut play, "another one").await?;
+    link.split_into_bytes();
+    fixture.expect_answer(&mut instance, "an answer that comes byte by byte").await?;
+    fixture.expect_answer(&mut instance, "another one").await?;
     Ok(None)
 }
 
-async fn burst(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let (_, peer) = stage.node()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    incoming_one(&stage, &mut play).await?;
-    let link = stage.link()?;
+async fn burst(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let (_, peer) = fixture.node()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    incoming_one(&fixture, &mut instance).await?;
+    let link = fixture.link()?;
     let sending = async {
-        link.set(Manner::Stall);
+        link.set(LinkMode::Stall);
         for number in 0..100 {
             peer.send(number, "ping", APP, json!({ "n": number })).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
-        link.set(Manner::PassOn);
+        link.set(LinkMode::PassOn);
     };
-    pings(&stage, &mut play, sending).await?;
+    pings(&fixture, &mut instance, sending).await?;
     Ok(None)
 }
 
-async fn idle(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let play = stage.live().await?;
+async fn idle(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let instance = fixture.live().await?;
     tokio::time::sleep(IDLE).await;
-    let ended = play.stop().await?;
+    let ended = instance.stop().await?;
     if !ended.outcome.is_orderly() {
         return Err(Verdict::fail("an instance that goes on while nothing happens", ended.outcome.to_string()));
     }

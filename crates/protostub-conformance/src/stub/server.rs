@@ -5,14 +5,10 @@ use std::time::Duration;
 use protostub_domain::Faults;
 use protostub_types::StubStatus::{self, Disconnected, Failed, InProgress, Live};
 
-use super::{
-    Bench,
-    link::Manner,
-    stage::{Play, Stage},
-};
+use super::{StubSuiteContext, fixture::StubFixture, instance::Instance, link::LinkMode};
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// How long a stub has to react to nonsense.
@@ -22,10 +18,10 @@ const STATUSES_ARE_TRUE: &str =
     "Statuses are true: `live` means that messages flow, `disconnected` says why, `failed` is for what only people can mend.";
 const NO_PANIC: &str = "Nothing that a server sends makes it panic. What cannot be read is logged, and skipped.";
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new("stub/server/refuses", STATUSES_ARE_TRUE, "stubs/README.md"),
-        run: |bench| Box::pin(refuses(bench)),
+        run: |context| Box::pin(refuses(context)),
     },
     Script {
         case: Case::new(
@@ -33,16 +29,19 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "A stub that lost its network may go `in-progress` and `live` again by itself.",
             "wit/0.1/presence.wit",
         ),
-        run: |bench| Box::pin(comes_up(bench)),
+        run: |context| Box::pin(comes_up(context)),
     },
-    Script { case: Case::new("stub/server/drops", STATUSES_ARE_TRUE, "stubs/README.md"), run: |bench| Box::pin(drops(bench)) },
+    Script {
+        case: Case::new("stub/server/drops", STATUSES_ARE_TRUE, "stubs/README.md"),
+        run: |context| Box::pin(drops(context)),
+    },
     Script {
         case: Case::new(
             "stub/server/comes-back",
             "The server drops the socket: disconnected; connect(): in-progress, live.",
             "conformance case C3",
         ),
-        run: |bench| Box::pin(comes_back(bench)),
+        run: |context| Box::pin(comes_back(context)),
     },
     Script {
         case: Case::new(
@@ -50,165 +49,167 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "No session reply in 3 s: disconnected. `live` once messages can flow.",
             "conformance case C11, wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(silent(bench)),
+        run: |context| Box::pin(silent(context)),
     },
-    Script { case: Case::new("stub/server/nonsense", NO_PANIC, "stubs/README.md"), run: |bench| Box::pin(nonsense(bench)) },
+    Script { case: Case::new("stub/server/nonsense", NO_PANIC, "stubs/README.md"), run: |context| Box::pin(nonsense(context)) },
     Script {
         case: Case::new("stub/server/nonsense-while-live", NO_PANIC, "stubs/README.md"),
-        run: |bench| Box::pin(nonsense_while_live(bench)),
+        run: |context| Box::pin(nonsense_while_live(context)),
     },
     Script {
         case: Case::new("stub/server/nonsense-messages", NO_PANIC, "stubs/README.md"),
-        run: |bench| Box::pin(nonsense_messages(bench)),
+        run: |context| Box::pin(nonsense_messages(context)),
     },
     Script {
         case: Case::new("stub/server/refuses-session", "Open answered 500: failed, with its reason.", "conformance case C12"),
-        run: |bench| Box::pin(refuses_session(bench)),
+        run: |context| Box::pin(refuses_session(context)),
     },
 ];
 
 /// It says that it is not connected, and why, and has never said that it is.
-async fn not_live(play: &mut Play, wanted: &[StubStatus]) -> Course<()> {
-    let (status, reason) = play.status_of(wanted, play.patience.news).await?;
-    let was_live = play.statuses.borrow().iter().any(|(status, _)| *status == Live);
-    expect(!was_live, "never `live`", || play.history())?;
+async fn not_live(instance: &mut Instance, wanted: &[StubStatus]) -> CaseResult<()> {
+    let (status, reason) = instance.status_of(wanted, instance.timeouts.outage).await?;
+    let was_live = instance.statuses.borrow().iter().any(|(status, _)| *status == Live);
+    expect(!was_live, "never `live`", || instance.history())?;
     let has_reason = reason.is_some_and(|reason| reason.chars().any(char::is_alphabetic));
-    expect(has_reason, &format!("a reason for `{status}`, for people"), || play.history())
+    expect(has_reason, &format!("a reason for `{status}`, for people"), || instance.history())
 }
 
-/// A stage on which the stub would work.
-async fn stage(bench: &Bench) -> Course<Stage> {
-    let stage = Stage::ready(bench).await?;
-    stage.link()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
-    play.stop().await?;
-    Ok(stage)
+/// Returns a fixture on which the stub has worked.
+async fn working_fixture(context: &StubSuiteContext) -> CaseResult<StubFixture> {
+    let fixture = StubFixture::ready(context).await?;
+    fixture.link()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
+    instance.stop().await?;
+    Ok(fixture)
 }
 
-async fn refuses(bench: &Bench) -> Course {
-    let stage = Stage::new(bench).await?;
-    stage.link()?;
-    let mut play = stage.started().await?;
-    play.connect(None).await?;
-    not_live(&mut play, &[Disconnected, Failed]).await?;
-    expect(play.current() == Some(Disconnected), "`disconnected`: it may go better later", || play.history())?;
+async fn refuses(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::new(context).await?;
+    fixture.link()?;
+    let mut instance = fixture.started().await?;
+    instance.connect(None).await?;
+    not_live(&mut instance, &[Disconnected, Failed]).await?;
+    expect(instance.current() == Some(Disconnected), "`disconnected`: it may go better later", || instance.history())?;
     Ok(None)
 }
 
-async fn comes_up(bench: &Bench) -> Course {
-    drop(self::stage(bench).await?);
-    let stage = Stage::new(bench).await?;
-    let link = stage.link()?;
-    let mut play = stage.started().await?;
-    play.connect(None).await?;
-    if let Err(verdict) = play.status(Disconnected, stage.patience.news).await {
+async fn comes_up(context: &StubSuiteContext) -> CaseResult {
+    drop(working_fixture(context).await?);
+    let fixture = StubFixture::new(context).await?;
+    let link = fixture.link()?;
+    let mut instance = fixture.started().await?;
+    instance.connect(None).await?;
+    if let Err(verdict) = instance.status(Disconnected, fixture.timeouts.outage).await {
         return Err(Verdict::not_applicable(format!(
             "it does not say that it is not connected: see stub/server/refuses ({verdict:?})"
         )));
     }
-    link.open().await.map_err(super::stage::unprepared)?;
-    again(&stage, &mut play).await
+    link.open().await.map_err(super::fixture::setup_failed)?;
+    again(&fixture, &mut instance).await
 }
 
 /// It works again: by itself, or when it is told to connect.
-async fn again(stage: &Stage, play: &mut Play) -> Course {
-    if play.current() != Some(Live) {
-        play.connect(None).await?;
+async fn again(fixture: &StubFixture, instance: &mut Instance) -> CaseResult {
+    if instance.current() != Some(Live) {
+        instance.connect(None).await?;
     }
-    play.status(Live, stage.patience.live).await?;
-    stage.must_answer(play, "an answer once the server is there again").await?;
+    instance.status(Live, fixture.timeouts.live).await?;
+    fixture.expect_answer(instance, "an answer once the server is there again").await?;
     Ok(None)
 }
 
-async fn drops(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    let mut play = stage.live().await?;
-    stage.link()?.cut();
-    let (status, reason) = play.status_of(&[Disconnected, InProgress, Failed], stage.patience.grace).await?;
-    expect(status != Failed, "`disconnected`: it may go better later", || play.history())?;
+async fn drops(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.link()?.cut();
+    let (status, reason) = instance.status_of(&[Disconnected, InProgress, Failed], fixture.timeouts.grace).await?;
+    expect(status != Failed, "`disconnected`: it may go better later", || instance.history())?;
     let has_reason = status == InProgress || reason.is_some_and(|reason| !reason.trim().is_empty());
-    expect(has_reason, "a reason for `disconnected`, for people", || play.history())?;
+    expect(has_reason, "a reason for `disconnected`, for people", || instance.history())?;
     Ok(None)
 }
 
-async fn comes_back(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    let mut play = stage.live().await?;
-    stage.link()?.cut();
-    let told = play.status_of(&[Disconnected, InProgress], stage.patience.grace).await;
+async fn comes_back(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.link()?.cut();
+    let told = instance.status_of(&[Disconnected, InProgress], fixture.timeouts.grace).await;
     if told.is_err() {
         return Err(Verdict::not_applicable("it does not say that it is not connected: see stub/server/drops"));
     }
-    again(&stage, &mut play).await
+    again(&fixture, &mut instance).await
 }
 
-async fn silent(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    stage.link()?.set(Manner::Stall);
-    let mut play = stage.started().await?;
-    play.connect(None).await?;
-    not_live(&mut play, &[Disconnected, Failed]).await?;
+async fn silent(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    fixture.link()?.set(LinkMode::Stall);
+    let mut instance = fixture.started().await?;
+    instance.connect(None).await?;
+    not_live(&mut instance, &[Disconnected, Failed]).await?;
     Ok(None)
 }
 
-async fn nonsense(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    let link = stage.link()?;
+async fn nonsense(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    let link = fixture.link()?;
     let noise: &'static [u8] = NOISE.as_slice();
     let welcome = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>";
     for said in [noise, welcome, b"\0", b"\r\n\r\n\r\n"] {
-        link.set(Manner::Say(said));
-        let mut play = stage.started().await?;
-        play.connect(None).await?;
-        not_live(&mut play, &[Disconnected, Failed]).await?;
-        play.still_runs().await?;
-        play.stop().await?;
+        link.set(LinkMode::Say(said));
+        let mut instance = fixture.started().await?;
+        instance.connect(None).await?;
+        not_live(&mut instance, &[Disconnected, Failed]).await?;
+        instance.still_runs().await?;
+        instance.stop().await?;
     }
     Ok(None)
 }
 
-async fn nonsense_while_live(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    let mut play = stage.live().await?;
-    stage.link()?.slip_in(NOISE.clone());
+async fn nonsense_while_live(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    let mut instance = fixture.live().await?;
+    fixture.link()?.inject(NOISE.clone());
     tokio::time::sleep(WHILE).await;
-    play.still_runs().await?;
-    again(&stage, &mut play).await
+    instance.still_runs().await?;
+    again(&fixture, &mut instance).await
 }
 
-async fn nonsense_messages(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    stage.node()?;
-    let link = stage.link()?;
-    let mut play = stage.live().await?;
-    stage.answers(&mut play).await?;
+async fn nonsense_messages(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    fixture.node()?;
+    let link = fixture.link()?;
+    let mut instance = fixture.live().await?;
+    fixture.require_answer(&mut instance).await?;
     for text in NO_MESSAGES {
-        link.slip_in(frame(text));
-        stage.must_answer(&mut play, &format!("it goes on after the text `{text}`")).await?;
+        link.inject(frame(text));
+        fixture.expect_answer(&mut instance, &format!("it goes on after the text `{text}`")).await?;
     }
     // One that is no text: a header of two bytes, and bytes that are no UTF-8.
-    link.slip_in(b"\x82\x04\xff\xfe\x00\x80".to_vec());
-    stage.must_answer(&mut play, "it goes on after a binary frame").await?;
-    expect(play.current() == Some(Live), "it stays `live`", || play.history())?;
+    link.inject(b"\x82\x04\xff\xfe\x00\x80".to_vec());
+    fixture.expect_answer(&mut instance, "it goes on after a binary frame").await?;
+    expect(instance.current() == Some(Live), "it stays `live`", || instance.history())?;
     Ok(None)
 }
 
-async fn refuses_session(bench: &Bench) -> Course {
-    let stage = stage(bench).await?;
-    let (server, _) = stage.node()?;
-    if stage.session.load().is_none() {
+async fn refuses_session(context: &StubSuiteContext) -> CaseResult {
+    let fixture = working_fixture(context).await?;
+    let (server, _) = fixture.node()?;
+    if fixture.session.load().is_none() {
         return Err(Verdict::not_applicable("the stub has no session at the message node that could be refused"));
     }
     let reason = "closed for the weekend";
     server.node().set_faults(Faults { refuse_open: Some(reason.to_owned()), ..Faults::default() });
-    let mut play = stage.started().await?;
-    play.connect(None).await?;
-    not_live(&mut play, &[Failed, Disconnected]).await?;
-    let told = play.history();
-    expect(play.current() == Some(Failed) && told.contains(reason), &format!("`failed`, with the reason `{reason}`"), || {
-        told.clone()
-    })?;
+    let mut instance = fixture.started().await?;
+    instance.connect(None).await?;
+    not_live(&mut instance, &[Failed, Disconnected]).await?;
+    let told = instance.history();
+    expect(
+        instance.current() == Some(Failed) && told.contains(reason),
+        &format!("`failed`, with the reason `{reason}`"),
+        || told.clone(),
+    )?;
     Ok(None)
 }
 

@@ -6,10 +6,10 @@ use protostub_sandbox::StartErrorKind;
 use protostub_types::StubStatus;
 use serde_json::{Map, Value, json};
 
-use super::{Bench, stage::Stage};
+use super::{StubSuiteContext, fixture::StubFixture};
 use crate::{
     Case, Verdict,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
 /// How long a stub that was started has to show that it waits for `connect`.
@@ -17,14 +17,14 @@ const WHILE: Duration = Duration::from_millis(500);
 /// How many members of a configuration are tried out.
 const MEMBERS: usize = 8;
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/start/accepts",
             "`start` is called once, before any event. An error ends the deployment with this reason.",
             "wit/0.1/stub.wit",
         ),
-        run: |bench| Box::pin(accepts(bench)),
+        run: |context| Box::pin(accepts(context)),
     },
     Script {
         case: Case::new(
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "An error ends the deployment with this reason (read by people: say what is wrong with the configuration, and what to do).",
             "wit/0.1/stub.wit",
         ),
-        run: |bench| Box::pin(bad_configuration(bench)),
+        run: |context| Box::pin(bad_configuration(context)),
     },
     Script {
         case: Case::new(
@@ -40,26 +40,26 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "Do not connect here: `connect` follows when the connection is wanted.",
             "wit/0.1/stub.wit",
         ),
-        run: |bench| Box::pin(waits(bench)),
+        run: |context| Box::pin(waits(context)),
     },
 ];
 
-async fn accepts(bench: &Bench) -> Course {
-    bench.compiled()?;
-    bench.foundations().await.starts.clone()
+async fn accepts(context: &StubSuiteContext) -> CaseResult {
+    context.compiled()?;
+    context.prerequisites().await.starts.clone()
 }
 
-async fn bad_configuration(bench: &Bench) -> Course {
-    let mut stage = Stage::ready(bench).await?;
-    drop(stage.started().await?);
-    let good = stage.configuration.clone();
+async fn bad_configuration(context: &StubSuiteContext) -> CaseResult {
+    let mut fixture = StubFixture::ready(context).await?;
+    drop(fixture.started().await?);
+    let good = fixture.configuration.clone();
     let mut refused = 0;
     let configurations = bad(&good);
     let tried = configurations.len();
     for configuration in configurations {
-        stage.configuration = configuration;
-        let Err(error) = stage.start().await? else { continue };
-        let shown = || Value::Object(stage.configuration.clone());
+        fixture.configuration = configuration;
+        let Err(error) = fixture.start().await? else { continue };
+        let shown = || Value::Object(fixture.configuration.clone());
         match error {
             StartErrorKind::Refused(reason) => {
                 refused += 1;
@@ -94,18 +94,18 @@ fn bad(good: &Map<String, Value>) -> Vec<Map<String, Value>> {
     all
 }
 
-async fn waits(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let mut play = stage.started().await?;
-    play.first_status(stage.patience.live).await?;
+async fn waits(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let mut instance = fixture.started().await?;
+    instance.first_status(fixture.timeouts.live).await?;
     tokio::time::sleep(WHILE).await;
-    if let Some(link) = &stage.link {
+    if let Some(link) = &fixture.link {
         expect(link.accepted() == 0, "no connection before `connect`", || format!("{} connections", link.accepted()))?;
     }
     expect(
-        play.current() == Some(StubStatus::Created),
+        instance.current() == Some(StubStatus::Created),
         "no status but `created`, which the host says, before `connect`",
-        || play.history(),
+        || instance.history(),
     )?;
     Ok(None)
 }

@@ -2,20 +2,20 @@
 
 use protostub_types::StubStatus;
 
-use super::{Bench, stage::Stage};
+use super::{StubSuiteContext, fixture::StubFixture};
 use crate::{
     Case,
-    case::{Course, Script, expect},
+    case::{CaseResult, Script, expect},
 };
 
-pub(super) const CASES: &[Script<Bench>] = &[
+pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/status/live",
             "Publish `in-progress`, and `live` once messages can flow, within the connect time-out (30 s by default): else the deployment fails.",
             "wit/0.1/types.wit",
         ),
-        run: |bench| Box::pin(live(bench)),
+        run: |context| Box::pin(live(context)),
     },
     Script {
         case: Case::new(
@@ -23,20 +23,20 @@ pub(super) const CASES: &[Script<Bench>] = &[
             "`created`: started. `in-progress`: connecting. `live`: connected, messages can flow.",
             "wit/0.1/presence.wit",
         ),
-        run: |bench| Box::pin(order(bench)),
+        run: |context| Box::pin(order(context)),
     },
 ];
 
-async fn live(bench: &Bench) -> Course {
-    bench.compiled()?;
-    bench.foundations().await.lives.clone()
+async fn live(context: &StubSuiteContext) -> CaseResult {
+    context.compiled()?;
+    context.prerequisites().await.lives.clone()
 }
 
-async fn order(bench: &Bench) -> Course {
-    let stage = Stage::ready(bench).await?;
-    let play = stage.live().await?;
-    let statuses: Vec<_> = play.statuses.borrow().iter().map(|(status, _)| *status).collect();
+async fn order(context: &StubSuiteContext) -> CaseResult {
+    let fixture = StubFixture::ready(context).await?;
+    let instance = fixture.live().await?;
+    let statuses: Vec<_> = instance.statuses.borrow().iter().map(|(status, _)| *status).collect();
     let expected = [StubStatus::Created, StubStatus::InProgress, StubStatus::Live];
-    expect(statuses == expected, "created, in-progress, live", || play.history())?;
+    expect(statuses == expected, "created, in-progress, live", || instance.history())?;
     Ok(None)
 }

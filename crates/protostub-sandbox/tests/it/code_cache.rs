@@ -5,10 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use protostub_artifacts::component;
 use protostub_sandbox::{CompileError, Engine, EngineConfig};
 use protostub_types::Sha256Digest;
-
-use crate::support::program;
 
 /// A folder for a cache, and engines that use it.
 struct Cache {
@@ -87,7 +86,7 @@ fn mode(path: &Path) -> u32 {
 #[tokio::test]
 async fn compiled_code_outlives_its_engine() {
     let cache = Cache::new();
-    let bytes = program("actor");
+    let bytes = component("actor");
     let digest = Sha256Digest::of(&bytes);
     let first = Engine::new(&cache.config()).unwrap();
     let compiled = first.compile(bytes.clone(), digest).await.unwrap();

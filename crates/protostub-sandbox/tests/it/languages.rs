@@ -1,15 +1,13 @@
 //! Stubs that were not written in Rust. They are not built here: `stubs/echo-python/README.md` and `stubs/echo-js/README.md` say how.
 
-use std::path::Path;
-
+use protostub_artifacts::component_in_other_language;
 use protostub_types::Sha256Digest;
 use serde_json::json;
 
 use crate::support::{Stage, engine};
 
 async fn echoes(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/stubs").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = component_in_other_language(name);
     let digest = Sha256Digest::of(&bytes);
     let mut stage = Stage::new(json!({}));
     stage.program = Some(engine().compile(bytes, digest).await.unwrap());
@@ -21,11 +19,11 @@ async fn echoes(name: &str) {
 #[tokio::test]
 #[ignore = "needs target/stubs/echo-python.wasm"]
 async fn a_stub_in_python_runs() {
-    echoes("echo-python.wasm").await;
+    echoes("echo-python").await;
 }
 
 #[tokio::test]
 #[ignore = "needs target/stubs/echo-js.wasm"]
 async fn a_stub_in_javascript_runs() {
-    echoes("echo-js.wasm").await;
+    echoes("echo-js").await;
 }

@@ -1,11 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
+use protostub_artifacts::component;
 use protostub_bus::{InboxLimits, Origin};
 use protostub_sandbox::{DisconnectReason, Engine, EngineConfig, InstanceEnded, SandboxError, StartErrorKind};
 use protostub_types::{Message, Sha256Digest, StubStatus};
 use serde_json::json;
 
-use crate::support::{Stage, address, bearer, observed, program};
+use crate::support::{Stage, address, bearer, observed};
 
 #[tokio::test]
 async fn a_stub_starts_connects_disconnects_and_stops() {
@@ -118,7 +119,7 @@ async fn sandboxes_are_counted() {
     let mut config = EngineConfig::default();
     config.max_sandboxes = 1;
     let engine = Engine::new(&config).unwrap();
-    let bytes = program("actor");
+    let bytes = component("actor");
     let digest = Sha256Digest::of(&bytes);
     let mut stage = Stage::new(json!({}));
     stage.program = Some(engine.compile(bytes, digest).await.unwrap());
@@ -146,7 +147,7 @@ async fn settings_beyond_the_engine_are_refused_by_name() {
 
 #[tokio::test]
 async fn the_same_code_is_compiled_once() {
-    let bytes: Arc<[u8]> = program("actor").into();
+    let bytes: Arc<[u8]> = component("actor").into();
     let digest = Sha256Digest::of(&bytes);
     let engine = Engine::new(&EngineConfig::default()).unwrap();
     let begun = std::time::Instant::now();
@@ -178,7 +179,7 @@ async fn without_a_pool_stubs_run_too() {
     config.max_memory_bytes = 1 << 46;
     let engine = Engine::new(&config).unwrap();
     assert!(!engine.is_pooled());
-    let bytes = program("actor");
+    let bytes = component("actor");
     let digest = Sha256Digest::of(&bytes);
     let mut stage = Stage::new(json!({ "n": 1 }));
     stage.program = Some(engine.compile(bytes, digest).await.unwrap());

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use protostub_artifacts::component;
 use protostub_sandbox::{
     CompileError, CompiledStub, Engine, EngineConfig, EngineError, HostImport, Import, StubInfo, StubState,
     wasmtime::{self, StoreContextMut, component::Linker},
@@ -12,7 +13,7 @@ use protostub_sandbox::{
 use protostub_types::{Message, Sha256Digest};
 use serde_json::{Value, json};
 
-use crate::support::{Play, Stage, domain, program};
+use crate::support::{Play, Stage, domain};
 
 /// A store whose instances write to their own domain's keys, in a map that the test sees.
 #[derive(Default, Clone)]
@@ -56,7 +57,7 @@ fn engine(imports: Vec<Import>) -> Result<Engine, EngineError> {
 }
 
 async fn compile(engine: &Engine, granted: &[&str]) -> Result<CompiledStub, CompileError> {
-    let bytes = program("key_value");
+    let bytes = component("key-value");
     let digest = Sha256Digest::of(&bytes);
     let granted: BTreeSet<String> = granted.iter().map(|name| (*name).to_owned()).collect();
     engine.compile_with_imports(bytes, digest, &granted).await

@@ -1,12 +1,11 @@
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, LazyLock, Mutex, OnceLock},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use protostub_artifacts::component;
 use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Origin, RequestError, Route};
 use protostub_egress::{Egress, EgressConfig, Grants};
 use protostub_sandbox::{
@@ -19,29 +18,6 @@ use tokio::{sync::watch, task::JoinHandle};
 
 /// How long a test waits for what should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A program of `tests/programs`, built once for all tests.
-pub(crate) fn program(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let target = root.join("target/stubs");
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--release", "--target", "wasm32-wasip2", "--target-dir"])
-            .arg(&target)
-            .current_dir(root.join("tests/programs"))
-            // What is set for the build of the host, coverage say, is not for guests.
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env_remove("RUSTC_WRAPPER")
-            .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .status()
-            .expect("cargo starts");
-        assert!(status.success(), "the programs of `tests/programs` could not be built");
-        target.join("wasm32-wasip2/release")
-    });
-    std::fs::read(folder.join(format!("{name}.wasm"))).expect("the program was built")
-}
 
 pub(crate) fn engine() -> &'static Engine {
     static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
@@ -58,7 +34,7 @@ pub(crate) async fn actor() -> &'static CompiledStub {
     static ACTOR: tokio::sync::OnceCell<CompiledStub> = tokio::sync::OnceCell::const_new();
     ACTOR
         .get_or_init(|| async {
-            let bytes = program("actor");
+            let bytes = component("actor");
             let digest = Sha256Digest::of(&bytes);
             engine().compile(bytes, digest).await.expect("the actor is a stub")
         })

@@ -1,7 +1,7 @@
 use protostub_sandbox::{CompileError, Engine, EngineConfig, WorldMismatch};
 use protostub_types::Sha256Digest;
 
-use crate::support::{engine, program};
+use crate::support::engine;
 
 async fn compile(engine: &Engine, bytes: Vec<u8>) -> CompileError {
     let digest = Sha256Digest::of(&bytes);
@@ -24,7 +24,7 @@ async fn what_is_no_component_is_called_by_its_name() {
     config.max_component_bytes = 10;
     let small = Engine::new(&config).unwrap();
     assert!(matches!(compile(&small, vec![0; 11]).await, CompileError::TooLarge { bytes: 11, limit: 10 }));
-    let mut broken = program("actor");
+    let mut broken = protostub_artifacts::component("actor");
     broken.truncate(broken.len() / 2);
     assert!(matches!(compile(engine(), broken).await, CompileError::Invalid(_)));
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use protostub_artifacts::component;
 use protostub_runtime::Runtime;
 use protostub_sandbox::wasmtime::component::Component;
 
@@ -14,7 +15,7 @@ use super::{Bench, tell};
 use crate::{
     bare::plain,
     domain::{Connection, Domain},
-    live::{component, inside, limits},
+    live::{inside, limits},
     report::Side,
     samples::Samples,
     sandboxes::Stage,
@@ -80,7 +81,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     let runtime = Arc::new(runtime(folder.path()).await?);
     let target = domain.server.domain().as_str();
     let code = tempfile::tempdir()?;
-    let stage = Stage::new(component("echo")?, Some(&code.path().join("compiled"))).await?;
+    let stage = Stage::new(component("echo"), Some(&code.path().join("compiled"))).await?;
     let connecting = domain.connect();
     let mut parts = inside(&runtime, async move { Ok(Parts { stage, connection: connecting.await? }) }).await?;
     let (mut whole, mut crossing) = (Samples::default(), Samples::default());
@@ -132,7 +133,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
 
 async fn cold(bench: &mut Bench, domain: &Domain) -> Result<()> {
     tell("cold deployments");
-    let component = component("echo")?;
+    let component = component("echo");
     let engine = Stage::new(component.clone(), None).await?.engine;
     let (mut whole, mut compile) = (Samples::default(), Samples::default());
     for _ in 0..bench.effort.slow_rounds {

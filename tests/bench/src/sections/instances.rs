@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use protostub_artifacts::component;
 
 use super::{Bench, tell};
 use crate::{
     bare::Bare,
-    live::component,
     processor::OneProcessor,
     report::Side,
     samples::{Samples, each},
@@ -21,7 +21,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     if !bench.wants_any(&[VS_BARE, VS_EXTISM]) {
         return Ok(());
     }
-    let component = component("echo")?;
+    let component = component("echo");
     let stage = Stage::new(component.clone(), None).await?;
     let bare = Bare::new(&stage.engine, &component)?;
     let count = bench.effort.count(|count| stage.instances(count)).await?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use protostub_artifacts::component;
 use protostub_types::Address;
 use tokio::sync::Mutex;
 
@@ -10,7 +11,7 @@ use super::{Bench, tell};
 use crate::{
     bare::Bare,
     hops::Native,
-    live::{Live, Shared, component, most_on_their_way},
+    live::{Live, Shared, most_on_their_way},
     peers::Peer,
     processor::OneProcessor,
     report::Side,
@@ -34,7 +35,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     }
     let live = Live::new().await?;
     let to = Address::parse("hyperty://sp1.example/alice")?;
-    let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("echo")?)?.live().await?));
+    let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("echo"))?.live().await?));
     if bench.wants(VS_BARE) {
         one_by_one(bench, &live, &bare, &to).await?;
     }

@@ -5,30 +5,30 @@ use std::time::Instant;
 use protostub_types::{MessageType, StubStatus};
 
 use super::{
-    Bench,
-    stage::{Stage, shown},
+    StubSuiteContext,
+    fixture::{StubFixture, shown},
 };
-use crate::{Verdict, case::Course};
+use crate::{Verdict, case::CaseResult};
 
 /// The verdicts of the cases that are about just that. The others say nothing about a stub that fails one of them.
 #[derive(Clone)]
-pub(crate) struct Foundations {
+pub(crate) struct Prerequisites {
     /// `stub/start/accepts`
-    pub(crate) starts: Course,
+    pub(crate) starts: CaseResult,
     /// `stub/status/live`
-    pub(crate) lives: Course,
+    pub(crate) lives: CaseResult,
     /// `stub/messages/answered`
-    pub(crate) answers: Course,
+    pub(crate) answers: CaseResult,
 }
 
-impl Foundations {
-    pub(crate) async fn of(bench: &Bench) -> Self {
-        let stage = match Stage::bare(bench).await {
-            Ok(stage) => stage,
+impl Prerequisites {
+    pub(crate) async fn of(context: &StubSuiteContext) -> Self {
+        let fixture = match StubFixture::bare(context).await {
+            Ok(fixture) => fixture,
             Err(verdict) => return Self { starts: Err(verdict.clone()), lives: Err(verdict.clone()), answers: Err(verdict) },
         };
-        let mut play = match stage.start().await {
-            Ok(Ok(play)) => play,
+        let mut instance = match fixture.start().await {
+            Ok(Ok(instance)) => instance,
             Ok(Err(error)) => {
                 let expected = "`start` returns with its own descriptor's configuration";
                 return Self {
@@ -41,19 +41,19 @@ impl Foundations {
         };
         let began = Instant::now();
         let lives = async {
-            play.connect(None).await?;
-            play.status(StubStatus::Live, stage.patience.live).await
+            instance.connect(None).await?;
+            instance.status(StubStatus::Live, fixture.timeouts.live).await
         };
         if let Err(verdict) = lives.await {
-            let answers = Err(not_live(&play.history()));
+            let answers = Err(not_live(&instance.history()));
             return Self { starts: Ok(None), lives: Err(verdict), answers };
         }
         let lives = Ok(Some(format!("after {} ms", began.elapsed().as_millis())));
-        let request = stage.request(7);
+        let request = fixture.request(7);
         let (from, to) = (request.to.clone(), request.from.clone());
         let expected = format!("a response from {from} with a code below 400");
-        let within = stage.patience.answer + stage.patience.grace;
-        let answers = play.meanwhile(&expected, within, stage.ask(request)).await.and_then(|answer| {
+        let within = fixture.timeouts.answer + fixture.timeouts.grace;
+        let answers = instance.meanwhile(&expected, within, fixture.ask(request)).await.and_then(|answer| {
             let is_good = answer.as_ref().is_ok_and(|response| {
                 let is_its = response.kind == MessageType::Response && response.from == from;
                 is_its && response.code().is_none_or(|code| code < 400) && (to.is_unset() || response.to == to)
@@ -64,19 +64,19 @@ impl Foundations {
     }
 
     /// For a case that needs a stub that starts.
-    pub(crate) fn must_start(&self) -> Course<()> {
+    pub(crate) fn require_start(&self) -> CaseResult<()> {
         self.starts.as_ref().map(drop).map_err(|verdict| no_start(observed(verdict)))
     }
 
     /// For a case that needs one that becomes live.
-    pub(crate) fn must_live(&self) -> Course<()> {
-        self.must_start()?;
+    pub(crate) fn require_live(&self) -> CaseResult<()> {
+        self.require_start()?;
         self.lives.as_ref().map(drop).map_err(|verdict| not_live(observed(verdict)))
     }
 
     /// For a case that needs one that answers.
-    pub(crate) fn must_answer(&self) -> Course<()> {
-        self.must_live()?;
+    pub(crate) fn require_answer(&self) -> CaseResult<()> {
+        self.require_live()?;
         self.answers.as_ref().map(drop).map_err(|verdict| no_answer(observed(verdict)))
     }
 }
