@@ -88,9 +88,8 @@ impl<T> SubscriberTable<T> {
     /// # Errors
     /// [`Error::Limit`], if there is no room; nothing was added.
     pub fn add(&mut self, topic: &str, subscriber: &str, data: T) -> Result<Added> {
-        let place = self.subscriptions.iter().position(|known| known.topic == topic);
-        let known = place.and_then(|place| self.subscriptions.get_mut(place));
-        if known.as_ref().is_some_and(|known| known.has(subscriber)) {
+        let known = self.subscriptions.iter_mut().find(|known| known.topic == topic);
+        if known.as_ref().is_some_and(|known| known.place_of(subscriber).is_some()) {
             return Ok(Added::Already);
         }
         let added = subscriber.len() + if known.is_some() { 0 } else { topic.len() };
@@ -109,39 +108,36 @@ impl<T> SubscriberTable<T> {
 
     /// Removes a subscriber from a topic.
     pub fn remove(&mut self, topic: &str, subscriber: &str) -> Removed {
-        match self.subscriptions.iter().position(|known| known.topic == topic) {
-            Some(place) => self.remove_at(place, subscriber),
-            None => Removed::NotSubscribed,
+        let known = self.get_mut(topic);
+        let Some((known, place)) = known.and_then(|known| known.place_of(subscriber).map(|place| (known, place))) else {
+            return Removed::NotSubscribed;
+        };
+        known.subscribers.remove(place);
+        let is_last = known.subscribers.is_empty();
+        self.bytes -= subscriber.len();
+        if !is_last {
+            return Removed::OthersRemain;
         }
+        self.remove_topic(topic);
+        Removed::Last
     }
 
     /// Removes a subscriber from all its topics. Returns the topics that have no subscribers any more:
     /// they are gone, and the stub unsubscribes from them at its server.
     pub fn remove_everywhere(&mut self, subscriber: &str) -> Vec<String> {
-        let mut without = Vec::new();
-        for place in (0..self.subscriptions.len()).rev() {
-            let topic = self.subscriptions[place].topic.clone();
-            if self.remove_at(place, subscriber) == Removed::Last {
-                without.insert(0, topic);
-            }
-        }
-        without
+        let all = self.subscriptions.iter().filter(|known| known.place_of(subscriber).is_some());
+        let mut topics: Vec<_> = all.map(|known| known.topic.clone()).collect();
+        topics.retain(|topic| self.remove(topic, subscriber) == Removed::Last);
+        topics
     }
 
-    fn remove_at(&mut self, place: usize, subscriber: &str) -> Removed {
-        let known = &mut self.subscriptions[place];
-        let before = known.subscribers.len();
-        known.subscribers.retain(|other| other != subscriber);
-        if known.subscribers.len() == before {
-            return Removed::NotSubscribed;
-        }
-        self.bytes -= subscriber.len();
-        if !known.subscribers.is_empty() {
-            return Removed::OthersRemain;
-        }
-        self.bytes -= known.topic.len();
-        self.subscriptions.remove(place);
-        Removed::Last
+    /// Removes a topic with all its subscribers: the server has refused it, for instance. Returns
+    /// `None` if it is not there.
+    pub fn remove_topic(&mut self, topic: &str) -> Option<Subscription<T>> {
+        let place = self.subscriptions.iter().position(|known| known.topic == topic)?;
+        let removed = self.subscriptions.remove(place);
+        self.bytes -= removed.bytes();
+        Some(removed)
     }
 
     /// Returns the subscribers of all topics that are meant, each once.
@@ -171,8 +167,12 @@ impl<T> Subscription<T> {
         &self.subscribers
     }
 
-    fn has(&self, subscriber: &str) -> bool {
-        self.subscribers.iter().any(|other| other == subscriber)
+    fn place_of(&self, subscriber: &str) -> Option<usize> {
+        self.subscribers.iter().position(|other| other == subscriber)
+    }
+
+    fn bytes(&self) -> usize {
+        self.topic.len() + self.subscribers.iter().map(String::len).sum::<usize>()
     }
 }
 
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn table_when_changed_tells_what_the_server_has_to_know() {
         let mut table = SubscriberTable::new(1000);
-        let added = [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")].map(|(topic, who)| table.add(topic, who, who.len()).unwrap());
+        let added =
+            [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")].map(|(topic, who)| table.add(topic, who, who.len()).unwrap());
         assert_eq!(added, [Added::First, Added::Already, Added::Another, Added::First]);
         assert_eq!(table.receivers(|_| true), ["x", "y"]);
         assert_eq!(table.receivers(|known| known.topic() == "b"), ["y"]);
@@ -196,6 +197,10 @@ mod tests {
         table.add("c", "y", 0).unwrap();
         assert_eq!(table.remove_everywhere("y"), ["a", "c"]);
         assert_eq!(table.remove("b", "x"), Removed::Last);
+        table.add("d", "x", 0).unwrap();
+        table.add("d", "y", 0).unwrap();
+        assert_eq!(table.remove_topic("d").unwrap().subscribers(), ["x", "y"]);
+        assert!(table.remove_topic("d").is_none());
         assert!(table.subscriptions().is_empty() && table.bytes == 0);
     }
 

@@ -159,6 +159,7 @@ impl Fetched {
     }
 
     /// Takes so many bytes, or all there are.
+    #[inline]
     fn take(&mut self, most: usize) -> Vec<u8> {
         if self.taken == 0 && most >= self.bytes.len() {
             return std::mem::take(&mut self.bytes);

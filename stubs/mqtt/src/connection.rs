@@ -270,7 +270,7 @@ impl Connection<'_> {
             let session = &mut *self.session.borrow_mut();
             match &change.request {
                 Some(request) => drop(session.remove(filter, &request.from)),
-                None => session.remove_all(filter),
+                None => session.remove_filter(filter),
             }
         }
         if let Some(request) = &change.request {

@@ -201,12 +201,9 @@ impl Session {
         removed
     }
 
-    /// Removes all subscribers of a filter.
-    pub(crate) fn remove_all(&mut self, filter: &str) {
-        let subscribers = self.subscriptions.get(filter).map(|known| known.subscribers().to_vec());
-        for subscriber in subscribers.unwrap_or_default() {
-            self.remove(filter, &subscriber);
-        }
+    /// Removes a filter with all its subscribers.
+    pub(crate) fn remove_filter(&mut self, filter: &str) {
+        self.is_dirty |= self.subscriptions.remove_topic(filter).is_some();
     }
 
     /// Removes a subscriber of whatever it has subscribed to. Returns the filters that have no subscribers any more.
