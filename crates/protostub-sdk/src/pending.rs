@@ -84,10 +84,10 @@ impl<K: PartialEq, T> PendingRequests<K, T> {
     /// added.
     pub fn insert(&mut self, key: K, data: T, message: Option<&Message>) -> Result<()> {
         if self.entries.len() >= self.max_entries {
-            return Err(Error::Limit(format!("{} requests wait for the server, as many as the stub holds", self.max_entries)));
+            return Err(full(self.max_entries));
         }
         if self.contains(&key) {
-            return Err(Error::Invalid("the key of a pending request is in use; use each key once".to_owned()));
+            return Err(in_use());
         }
         let request = message.filter(|message| message.expects_response()).map(Message::without_body);
         self.entries.push(PendingRequest { key, data, request });
@@ -116,6 +116,14 @@ impl<K: PartialEq, T> PendingRequests<K, T> {
     pub fn take_requests(&mut self) -> Vec<Message> {
         self.entries.iter_mut().filter_map(|entry| entry.request.take()).collect()
     }
+}
+
+fn full(max_entries: usize) -> Error {
+    Error::Limit(format!("{max_entries} requests wait for the server, as many as the stub holds"))
+}
+
+fn in_use() -> Error {
+    Error::Invalid("a pending request has this key already; use another key".to_owned())
 }
 
 #[cfg(test)]

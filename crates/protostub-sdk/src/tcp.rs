@@ -158,12 +158,9 @@ impl Fetched {
         }
     }
 
-    /// Takes so many bytes, or all there are.
+    /// Takes the first bytes, at most so many.
     #[inline]
     fn take(&mut self, most: usize) -> Vec<u8> {
-        if self.taken == 0 && most >= self.bytes.len() {
-            return std::mem::take(&mut self.bytes);
-        }
         let rest = self.rest();
         let first = rest.get(..most).unwrap_or(rest).to_vec();
         self.taken += first.len();
@@ -203,8 +200,16 @@ impl TcpStream {
     ///
     /// # Errors
     /// [`Error::Io`], once the connection broke; [`Error::Closed`].
+    #[inline] // In the stub's own, smaller, code.
     pub fn read(&self) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
-        poll_fn(|cx| self.poll_bytes(cx, FETCH_BYTES)).fuse()
+        poll_fn(|cx| {
+            let fetched = &mut *self.fetched.borrow_mut();
+            if fetched.rest().is_empty() {
+                return self.connection.poll_fetch(cx, FETCH_BYTES);
+            }
+            Poll::Ready(Ok(Some(fetched.take(usize::MAX))))
+        })
+        .fuse()
     }
 
     /// Reads a line, and returns it without its end: LF, or CR and LF. Returns `None` once the server
@@ -319,11 +324,6 @@ impl TcpStream {
         }
     }
 
-    fn poll_bytes(&self, cx: &Context<'_>, most: usize) -> Poll<Result<Option<Vec<u8>>>> {
-        let fetched = &mut *self.fetched.borrow_mut();
-        if fetched.rest().is_empty() { self.connection.poll_fetch(cx, most) } else { Poll::Ready(Ok(Some(fetched.take(most)))) }
-    }
-
     /// Writes the first of these bytes, at least one, as soon as there is room for it. Returns how
     /// many.
     ///
@@ -378,11 +378,14 @@ impl AsyncRead for TcpStream {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_bytes(cx, buffer.len()).map(|received| {
-            let bytes = received?.unwrap_or_default();
-            buffer[..bytes.len()].copy_from_slice(&bytes);
-            Ok(bytes.len())
-        })
+        let fetched = &mut *self.fetched.borrow_mut();
+        if fetched.rest().is_empty() {
+            let came = ready!(self.connection.poll_fetch(cx, buffer.len()))?;
+            fetched.push(came.unwrap_or_default());
+        }
+        let bytes = fetched.take(buffer.len());
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 }
 

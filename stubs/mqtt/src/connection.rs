@@ -308,10 +308,7 @@ impl Connection<'_> {
         log::info!("{subscriber} is gone, and its subscriptions with it");
         let session = &mut *self.session.borrow_mut();
         for filter in session.remove_everywhere(subscriber) {
-            match session.change(Change::Unsubscribe(filter), None) {
-                Ok(id) => self.queue.borrow_mut().push_back(Outgoing::Change(id)),
-                Err(error) => log::warn!("the broker is not told: {error}"),
-            }
+            self.queue.borrow_mut().extend(session.change(Change::Unsubscribe(filter), None).map(Outgoing::Change));
         }
     }
 
@@ -485,7 +482,7 @@ impl Connection<'_> {
         }
         let publish = Publish { topic, payload, retain, ..Publish::default() };
         let next = match qos {
-            Qos::AtLeastOnce => Outgoing::Publication(self.session.borrow_mut().publish(publish, message).map_err(no_room)?),
+            Qos::AtLeastOnce => Outgoing::Publication(self.session.borrow_mut().publish(publish, message).ok_or_else(no_room)?),
             Qos::AtMostOnce => {
                 let bytes = self.codec.publish(&publish).map_err(|error| bad(error.to_string()))?;
                 Outgoing::Fleeting(bytes, message.expects_response().then(|| message.clone()))
@@ -499,10 +496,10 @@ impl Connection<'_> {
         let filter = filter(message)?;
         let qos = self.qos(message)?;
         let session = &mut *self.session.borrow_mut();
-        if session.add(&filter, qos, &message.from).is_err() {
-            return Err((507, "the protocol stub holds as many subscriptions as it can".to_owned()));
+        if !session.add(&filter, qos, &message.from) {
+            return Err(no_room());
         }
-        let id = session.change(Change::Subscribe(filter), Some(message)).map_err(no_room)?;
+        let id = session.change(Change::Subscribe(filter), Some(message)).ok_or_else(no_room)?;
         self.queue.borrow_mut().push_back(Outgoing::Change(id));
         Ok(())
     }
@@ -514,7 +511,7 @@ impl Connection<'_> {
             Removed::NotSubscribed => return Err((404, format!("{} is not subscribed to {filter}", message.from))),
             Removed::OthersRemain => answer(self.stub, message, 200, None),
             Removed::Last => {
-                let id = session.change(Change::Unsubscribe(filter), Some(message)).map_err(no_room)?;
+                let id = session.change(Change::Unsubscribe(filter), Some(message)).ok_or_else(no_room)?;
                 self.queue.borrow_mut().push_back(Outgoing::Change(id));
             }
         }
@@ -571,8 +568,8 @@ fn bad(problem: String) -> Problem {
     (400, problem)
 }
 
-fn no_room(error: Error) -> Problem {
-    (507, error.to_string())
+fn no_room() -> Problem {
+    (507, "the protocol stub holds as many subscriptions as it can".to_owned())
 }
 
 /// The topic filter of `subscribe` and `unsubscribe`: the body's `topic`, or else the address's.

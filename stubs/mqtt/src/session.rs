@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use protostub_sdk::{
-    Error, Message, Result, log,
+    Message, Result, log,
     pending::{PendingRequest, PendingRequests},
     session,
     subscribers::{Added, Removed, SubscriberTable, Subscription},
@@ -162,13 +162,13 @@ impl Session {
         }
     }
 
-    /// Takes a publication that `message` asks for. Its packet identifier.
-    pub(crate) fn publish(&mut self, mut publish: Publish, message: &Message) -> Result<u16> {
+    /// Takes a publication that `message` asks for. Its packet identifier; none: there is no room.
+    pub(crate) fn publish(&mut self, mut publish: Publish, message: &Message) -> Option<u16> {
         let id = self.next_id();
         publish.id = Some(id);
-        self.publications.insert(id, Outbound { publish, is_sent: false }, Some(message))?;
+        self.publications.insert(id, Outbound { publish, is_sent: false }, Some(message)).ok()?;
         self.is_dirty = true;
-        Ok(id)
+        Some(id)
     }
 
     /// The broker has acknowledged it.
@@ -178,20 +178,20 @@ impl Session {
         Some(publication)
     }
 
-    /// Adds a subscriber.
-    pub(crate) fn add(&mut self, filter: &str, qos: Qos, subscriber: &str) -> Result<()> {
+    /// Adds a subscriber; false: there is no room for one more.
+    pub(crate) fn add(&mut self, filter: &str, qos: Qos, subscriber: &str) -> bool {
         let number = self.subscriptions.subscriptions().iter().map(|known| known.data.number).max().unwrap_or(0) + 1;
-        let added = self.subscriptions.add(filter, subscriber, Subscribed { qos, number })?;
+        let Ok(added) = self.subscriptions.add(filter, subscriber, Subscribed { qos, number }) else { return false };
         if let Some(known) = self.subscriptions.get_mut(filter) {
             known.data.qos = known.data.qos.max(qos);
         }
         self.is_dirty = true;
         // As JSON, it takes more than its texts.
-        if added != Added::Already && self.head()?.len() > MAX_HEAD_BYTES {
+        let fits = added == Added::Already || self.head().is_ok_and(|head| head.len() <= MAX_HEAD_BYTES);
+        if !fits {
             self.subscriptions.remove(filter, subscriber);
-            return Err(Error::Limit("the subscriptions have no room in the session".to_owned()));
         }
-        Ok(())
+        fits
     }
 
     /// Removes a subscriber.
@@ -212,11 +212,11 @@ impl Session {
         self.subscriptions.remove_everywhere(subscriber)
     }
 
-    /// Changes a subscription at the broker, for `message` if there is one. The packet's identifier.
-    pub(crate) fn change(&mut self, change: Change, message: Option<&Message>) -> Result<u16> {
+    /// Changes a subscription at the broker, for `message` if there is one. The packet's identifier; none: there is no room.
+    pub(crate) fn change(&mut self, change: Change, message: Option<&Message>) -> Option<u16> {
         let id = self.next_id();
-        self.pending.insert(id, change, message)?;
-        Ok(id)
+        let inserted = self.pending.insert(id, change, message);
+        inserted.inspect_err(|error| log::warn!("a subscription is not changed: {error}")).ok().map(|()| id)
     }
 
     /// Those who are to get a publication of the broker, each of them once.
@@ -242,10 +242,8 @@ impl Session {
             let known = self.subscriptions.subscriptions().iter();
             let renewals: Vec<_> = known.map(|known| Change::Subscribe(known.topic().to_owned())).collect();
             for renewal in renewals {
-                if !self.pending.entries().iter().any(|pending| pending.data == renewal)
-                    && let Err(error) = self.change(renewal, None)
-                {
-                    log::warn!("a subscription was not renewed: {error}");
+                if !self.pending.entries().iter().any(|pending| pending.data == renewal) {
+                    self.change(renewal, None);
                 }
             }
         }
