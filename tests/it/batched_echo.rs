@@ -25,7 +25,7 @@ fn update(n: usize) -> Message {
 
 #[tokio::test]
 async fn batched_echo_returns_each_message_in_order() {
-    let mut app = live().await.app;
+    let TestRuntime { runtime: _runtime, mut app } = live().await;
     for posted in app.post_all((0..TOGETHER).map(update)) {
         posted.expect("it is accepted");
     }
@@ -37,7 +37,7 @@ async fn batched_echo_returns_each_message_in_order() {
 
 #[tokio::test]
 async fn batched_echo_of_a_request_too_large_is_an_error() {
-    let mut app = live().await.app;
+    let TestRuntime { runtime: _runtime, mut app } = live().await;
     // As large as a body may be: what stands around its echo is too much.
     let large = Message::read(alice()).with_body(Value::from("x".repeat((1 << 20) - 2)));
     let small = Message::read(alice()).with_body(json!([1]));

@@ -87,6 +87,8 @@ impl Stub {
     ///
     /// At most a few batches of messages wait to be taken: beyond that the SDK pauses the bus, and the host queues them.
     ///
+    /// The future can be raced: dropped, it loses nothing.
+    ///
     /// # Errors
     /// [`Error::Disconnect`], once the stub was told to disconnect and all messages are taken. Say good-bye to the server then, and return:
     /// `?` does.

@@ -106,6 +106,8 @@ impl WebSocket {
 
     /// The next frame. Frames that came before the server closed the connection are received first.
     ///
+    /// The future can be raced: dropped, it loses nothing.
+    ///
     /// # Errors
     /// [`Error::WebSocketClosed`], once the server closed the connection; [`Error::Io`], once it broke.
     pub fn next(&self) -> Next<'_> {
@@ -166,6 +168,8 @@ impl WebSocket {
     }
 
     /// Sends frames in order: as [`Self::send`], in as few calls as possible.
+    ///
+    /// Do not race it: dropped before it is ready, it may have sent some of the frames.
     ///
     /// # Errors
     /// As [`Self::send`]. Frames before the one that failed may have been sent.
