@@ -55,7 +55,7 @@ struct Costs {
 
 impl Stage {
     async fn new() -> Self {
-        let source = source(&["sp1.example"], &component("echo"), &Value::Null);
+        let source = source(&["sp1.example"], &component("batched-echo"), &Value::Null);
         let mut limits = Limits::default();
         // As fast as it can: what a limit of rates does about that is not what a message costs.
         (limits.posts_per_second, limits.cpu_per_second) = (u32::MAX, Duration::from_secs(3600));

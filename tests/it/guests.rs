@@ -43,6 +43,11 @@ async fn actor() {
 }
 
 #[tokio::test]
+async fn batched_echo() {
+    answers("batched-echo").await;
+}
+
+#[tokio::test]
 async fn caller() {
     answers("caller").await;
 }

@@ -1,5 +1,6 @@
 //! End-to-end tests: the library's front door, with real components in real sandboxes, and servers on loopback.
 
+mod batched_echo;
 mod conformance;
 mod deploy;
 mod embed;

@@ -4,7 +4,7 @@
 //! every task is stalled, and returns.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::VecDeque,
     future::Future,
     rc::Rc,
@@ -50,6 +50,8 @@ pub(crate) enum HostEvent {
 pub(crate) struct State {
     pub(crate) url: String,
     pub(crate) configuration: String,
+    /// Read from the configuration when the author asks for it.
+    pub(crate) runtime_url: OnceCell<String>,
     pub(crate) status: RefCell<(Status, Option<String>)>,
     queue: RefCell<Queue>,
     requests: RefCell<Requests>,
@@ -92,6 +94,7 @@ where
     let state = Rc::new(State {
         url,
         configuration: host::configuration(),
+        runtime_url: OnceCell::new(),
         status: RefCell::new((Status::Created, None)),
         queue: RefCell::default(),
         requests: RefCell::default(),

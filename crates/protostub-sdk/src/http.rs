@@ -3,29 +3,32 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use crate::request::RequestBuilder;
 use crate::{
-    Credential, Error, Result,
+    Error, Result,
     guest::Handle,
     host::{self, HttpRequest},
     message::text_of,
-    websocket::{authorization, reference},
 };
 
 /// How many bytes are fetched from the host at a time.
 const FETCH_BYTES: u32 = 64 * 1024;
 
 /// A request to be sent.
+pub type Request = RequestBuilder<Content>;
+
+/// What an HTTP request has beyond its URL and headers: method and body. See [`Request`].
 #[derive(Debug, Clone)]
-pub struct Request {
-    request: HttpRequest,
+pub struct Content {
+    method: String,
+    body: Vec<u8>,
 }
 
 impl Request {
     /// A request of this method for this `https://` or `http://` URL.
     #[must_use]
     pub fn new(method: impl Into<String>, url: impl AsRef<str>) -> Self {
-        let (method, url) = (method.into(), url.as_ref().to_owned());
-        Self { request: HttpRequest { method, url, headers: Vec::new(), body: Vec::new() } }
+        Self::of_kind(url, Content { method: method.into(), body: Vec::new() })
     }
 
     /// A `GET` request.
@@ -52,38 +55,10 @@ impl Request {
         Self::new("DELETE", url)
     }
 
-    /// One header more. Not `host`, `content-length`, and those of the connection itself: they are the host's.
-    #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.request.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// With this credential in the header `authorization`, as RFC 6750 or RFC 7617 have it; an assertion goes as a bearer token.
-    #[must_use]
-    pub fn credential(self, credential: &Credential) -> Self {
-        let value = authorization(credential);
-        self.header("authorization", value)
-    }
-
-    /// With the credential of the stub's domain in the header `authorization`, which the host puts there and the stub does not see. Where the operator
-    /// has not allowed that for exactly this scheme, host and port, [`Self::send`] fails with [`Error::Denied`]: the way for a stub that was told to
-    /// connect without a credential.
-    #[must_use]
-    pub fn authorized(self) -> Self {
-        self.header("authorization", reference(None))
-    }
-
-    /// The same, with a scope as the domain understands it (RFC 6749 section 3.3).
-    #[must_use]
-    pub fn authorized_for(self, scope: &str) -> Self {
-        self.header("authorization", reference(Some(scope)))
-    }
-
     /// With this body: at most 1 MiB.
     #[must_use]
     pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.request.body = bytes.into();
+        self.kind.body = bytes.into();
         self
     }
 
@@ -101,7 +76,8 @@ impl Request {
     /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (URL, method or a header); [`Error::Limit`] (more than 16 connections,
     /// or a body over 1 MiB); [`Error::Io`] (the network, TLS, a server that does not speak HTTP). A status is no error.
     pub async fn send(self) -> Result<Response> {
-        let exchange = Exchange(Handle::new(host::http_send(self.request)?));
+        let Self { url, headers, kind: Content { method, body } } = self;
+        let exchange = Exchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
         let head = exchange.0.ask(host::http_poll).await?;
         Ok(Response { exchange, status: head.status, headers: head.headers })
     }

@@ -47,7 +47,9 @@
 //! * [`Stub`]: the bus and the stub's status; [`Message`]: what flows there, and its JSON form
 //! * [`websocket`], [`http`], [`tcp`]: connections to the stub's own domain, and to what the operator granted. Dropped, they are closed
 //! * [`time`]: waiting, deadlines, and [`time::Backoff`]
+//! * [`spawn`]: tasks of the stub's own, next to its function
 //! * [`identity`]: the domain's credentials; [`session`]: a memory that outlives restarts
+//! * [`subscribers`], [`pending`]: who subscribed to what, and who waits for the server's answer
 //! * [`log`]: its macros write to the host's log, and so does what is printed and what a panic says. Write no secrets
 //! * `testing`: a fake host, for unit tests that run natively in `cargo test` (it is not there in a component)
 //!
@@ -58,12 +60,26 @@
 //!
 //! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
 //! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
-//! * memory comes from an allocator that is made for messages; a stub that has another one turns the feature `allocator` off;
 //! * futures that are not from here work, as long as what they wait for is;
 //! * several things at a time are [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of this crate that are made
 //!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
 //!
 //! Messages that the stub does not take pause the bus, frames and bytes that it does not take stop the host reading: nothing piles up.
+//!
+//! # Memory
+//!
+//! A stub has the allocator of its target, or one of its own, unless it asks for the SDK's in its
+//! `Cargo.toml`:
+//!
+//! ```toml
+//! protostub-sdk = { path = "…", features = ["allocator"] }
+//! ```
+//!
+//! A stub allocates and frees a few texts of the same sizes for each message. The SDK's allocator
+//! takes a few instructions for each, and the target's some hundred. An idle stub has three pages
+//! of memory of its own instead of nine. The feature sets `#[global_allocator]` of the component:
+//! a stub that sets another one leaves the feature off. Unit tests, which run natively, keep their
+//! allocator.
 //!
 //! # More control
 //!
@@ -97,8 +113,12 @@ pub mod http;
 pub mod identity;
 mod logging;
 mod message;
+pub mod pending;
+mod request;
 pub mod session;
 mod stub;
+pub mod subscribers;
+mod task;
 pub mod tcp;
 pub mod time;
 pub mod websocket;
@@ -123,3 +143,4 @@ pub use message::{Body, Message, MessageId, MessageType};
 /// A configuration that is not read: any is accepted.
 pub use serde::de::IgnoredAny as Ignored;
 pub use stub::{NextEvent, NextMessage, Stub};
+pub use task::{JoinHandle, spawn};

@@ -20,7 +20,7 @@ const EXPECTS_RESPONSE: &str = "expects-response";
 /// One message of the bus.
 ///
 /// A response has `from` and `to` of its request swapped, and its request's `id`: [`Message::response`] sees to that.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     /// What the sender calls it; unique among its own requests to one receiver.
     pub id: MessageId,
@@ -138,6 +138,19 @@ impl Message {
 
     fn answered(&self, body: Body) -> Self {
         Self::new(MessageType::Response, self.from.clone()).with_from(self.to.clone()).with_id(self.id.clone()).with_body(body)
+    }
+
+    /// The message without its body, which a response does not need.
+    pub(crate) fn without_body(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            kind: self.kind.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            via: self.via.clone(),
+            headers: self.headers.clone(),
+            body: None,
+        }
     }
 
     /// Whether exactly one final response is due: it is a `create`, `read`, `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the
@@ -300,6 +313,12 @@ struct WireIn<'a> {
     body: Option<&'a RawValue>,
     #[serde(borrow)]
     bytes: Option<Cow<'a, str>>,
+}
+
+impl Clone for Message {
+    fn clone(&self) -> Self {
+        Self { body: self.body.clone(), ..self.without_body() }
+    }
 }
 
 impl From<u64> for MessageId {

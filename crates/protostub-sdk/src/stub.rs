@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::FusedFuture;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{Credential, Error, Event, Message, Result, Status, guest::State, host};
 
@@ -37,6 +37,29 @@ impl Stub {
         &self.state.url
     }
 
+    /// Returns the domain that the stub serves, as its addresses name it: `sp1.example`, or
+    /// `sp1.example:8443` if the domain has a port.
+    #[must_use]
+    #[inline] // In the stub's own, smaller, code: nothing here has to be quick.
+    pub fn domain(&self) -> &str {
+        // `<scheme>://<domain>/…`
+        self.url().split('/').nth(2).unwrap_or_default()
+    }
+
+    /// Returns the address of the runtime that the stub is deployed in. The host adds it to the
+    /// configuration as `runtimeURL`. Empty if the host breaks the contract and adds none.
+    #[must_use]
+    #[inline]
+    pub fn runtime_url(&self) -> &str {
+        #[derive(Deserialize)]
+        struct AddedByTheHost {
+            #[serde(rename = "runtimeURL")]
+            runtime_url: String,
+        }
+        let read = || serde_json::from_str(&self.state.configuration).map(|AddedByTheHost { runtime_url }| runtime_url);
+        self.state.runtime_url.get_or_init(|| read().unwrap_or_default())
+    }
+
     /// The credential that came with the wish to connect; none: the Identity Module has none for the stub's domain. A fresh one:
     /// [`identity::request`](crate::identity::request).
     #[must_use]
@@ -63,6 +86,8 @@ impl Stub {
     /// The next message to the stub or to an address of its domain. Messages come only while the stub is [`live`](Self::live).
     ///
     /// At most a few batches of messages wait to be taken: beyond that the SDK pauses the bus, and the host queues them.
+    ///
+    /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
     /// [`Error::Disconnect`], once the stub was told to disconnect and all messages are taken. Say good-bye to the server then, and return:

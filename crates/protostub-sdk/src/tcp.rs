@@ -1,12 +1,66 @@
 //! TCP connections, plain or over TLS. The host does DNS and TLS, and lets a stub connect to its own domain and what the operator granted.
+//!
+//! The functions that read can be raced: what came and was not taken stays with the [`TcpStream`].
+//! This stub waits for a line of its server and for a message of the bus at the same time:
+//!
+//! ```
+//! use protostub_sdk::{Error, Message, MessageType, Result, Stub, select, tcp};
+//! use serde::Deserialize;
+//! use serde_json::json;
+//!
+//! /// The longest line of the server, in bytes, with its end.
+//! const MAX_LINE_BYTES: usize = 8 * 1024;
+//!
+//! #[derive(Deserialize)]
+//! struct Config {
+//!     host: String,
+//!     listener: String,
+//! }
+//!
+//! async fn run(stub: Stub, config: Config) -> Result<()> {
+//!     let stream = tcp::connect(&config.host, 6697).await?;
+//!     stub.live();
+//!     loop {
+//!         select! {
+//!             message = stub.next_message() => {
+//!                 let text: String = message?.parse()?;
+//!                 stream.write_all(format!("SAY {text}\r\n").as_bytes()).await?;
+//!             }
+//!             line = stream.read_line(MAX_LINE_BYTES) => {
+//!                 let line = line?.ok_or_else(|| Error::Io("the server closed the connection".to_owned()))?;
+//!                 stub.post(Message::new(MessageType::Update, &config.listener).with_body(json!(line)))?;
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! # use protostub_sdk::testing::Host;
+//! # let alice = "hyperty://home.example/alice";
+//! let host = Host::new();
+//! host.start(run, json!({ "host": "chat.sp1.example", "listener": alice })).unwrap();
+//! host.connect();
+//! let server = host.tcp();
+//! server.accept();
+//! // The message interrupts the wait for the rest of the line.
+//! server.send(b"hel");
+//! host.deliver(Message::new(MessageType::Update, "hyperty://sp1.example/bob").with_from(alice).with_body(json!("hi")));
+//! assert_eq!(server.received(), b"SAY hi\r\n");
+//! server.send(b"lo\r\n");
+//! assert_eq!(host.posted()[0].parse::<String>().unwrap(), "hello");
+//! ```
 
 use std::{
+    cell::RefCell,
+    future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::io::{AsyncRead, AsyncWrite};
+use futures_util::{
+    future::{FusedFuture, FutureExt as _},
+    io::{AsyncRead, AsyncWrite},
+};
 
 use crate::{
     Error, Result,
@@ -36,11 +90,19 @@ pub async fn connect_plain(host: &str, port: u16) -> Result<TcpStream> {
 
 /// An open connection. Dropped, it is closed, after what was written is sent.
 ///
-/// It is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over any stream. While nobody reads, the host stops reading from
-/// the server.
+/// Its functions take `&self`, so that one task can write while another reads. While nobody reads, the host stops reading from the server.
+///
+/// All reads, and [`Self::write`], can be raced, by [`select!`](crate::select!) for instance: a future
+/// that is dropped before it is ready has taken and written nothing. Only [`Self::write_all`] cannot.
+///
+/// Reads of lines and frames keep what comes until the end is there: in the stub's memory, at most
+/// their `max_bytes` and 64 KiB.
+///
+/// It is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over any stream.
 #[derive(Debug)]
 pub struct TcpStream {
     connection: Connection,
+    fetched: RefCell<Fetched>,
 }
 
 #[derive(Debug)]
@@ -62,43 +124,224 @@ impl Connection {
         };
         self.0.ask(state).await
     }
+
+    /// Fetches the next bytes from the host. `None`: the server has ended its half.
+    fn poll_fetch(&self, cx: &Context<'_>, most: usize) -> Poll<Result<Option<Vec<u8>>>> {
+        let most = u32::try_from(most.min(FETCH_BYTES)).unwrap_or(u32::MAX);
+        self.0.poll(cx.waker(), |connection| match host::tcp_receive(connection, most)? {
+            Some(bytes) if bytes.is_empty() => Ok(None),
+            some_or_end => Ok(Some(some_or_end)),
+        })
+    }
+}
+
+/// Bytes that the host has handed over and no read has returned.
+#[derive(Debug, Default)]
+struct Fetched {
+    bytes: Vec<u8>,
+    /// How many of them were returned.
+    taken: usize,
+}
+
+impl Fetched {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.taken..).unwrap_or_default()
+    }
+
+    fn push(&mut self, bytes: Vec<u8>) {
+        if self.rest().is_empty() {
+            *self = Self { bytes, taken: 0 };
+        } else {
+            self.bytes.drain(..self.taken);
+            self.bytes.extend(bytes);
+            self.taken = 0;
+        }
+    }
+
+    /// Takes the first bytes, at most so many.
+    #[inline]
+    fn take(&mut self, most: usize) -> Vec<u8> {
+        let rest = self.rest();
+        let first = rest.get(..most).unwrap_or(rest).to_vec();
+        self.taken += first.len();
+        if self.rest().is_empty() {
+            *self = Self::default();
+        }
+        first
+    }
 }
 
 impl TcpStream {
     async fn open(host: &str, port: u16, tls: bool) -> Result<Self> {
         let connection = Connection(Handle::new(host::tcp_open(host, port, tls)?));
         connection.opened().await?;
-        Ok(Self { connection })
+        Ok(Self { connection, fetched: RefCell::default() })
     }
 
     /// Begins TLS (`STARTTLS`), once everything that was written is sent. The server's certificate has to be for `server_name`. Bytes of the server that
     /// came before, and were not read, end the connection: they are not protected.
     ///
     /// # Errors
-    /// [`Error::Denied`] (no grant for the name); [`Error::Invalid`]; [`Error::Closed`]; [`Error::Io`] (the network, TLS).
+    /// [`Error::Denied`] (no grant for the name); [`Error::Invalid`]; [`Error::Closed`]; [`Error::Io`] (the network, TLS, bytes that came before).
     pub async fn start_tls(self, server_name: &str) -> Result<Self> {
+        let unprotected = self.fetched.borrow().rest().len();
+        if unprotected > 0 {
+            return Err(Error::Io(format!("the server sent {unprotected} unprotected bytes before TLS began")));
+        }
         self.connection.0.ask(|connection| host::tcp_start_tls(connection, server_name).map(Some)).await?;
         self.connection.opened().await?;
         Ok(self)
     }
 
-    /// The next bytes, at least one; none: the server has ended its half, and all was read.
+    /// Reads the next bytes, at least one. Returns `None` once the server has ended its half and all
+    /// was read.
+    ///
+    /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
     /// [`Error::Io`], once the connection broke; [`Error::Closed`].
-    pub async fn read(&self) -> Result<Option<Vec<u8>>> {
-        std::future::poll_fn(|cx| self.poll_bytes(cx, FETCH_BYTES)).await
+    #[inline] // In the stub's own, smaller, code.
+    pub fn read(&self) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
+        poll_fn(|cx| {
+            let fetched = &mut *self.fetched.borrow_mut();
+            if fetched.rest().is_empty() {
+                return self.connection.poll_fetch(cx, FETCH_BYTES);
+            }
+            Poll::Ready(Ok(Some(fetched.take(usize::MAX))))
+        })
+        .fuse()
     }
 
-    fn poll_bytes(&self, cx: &Context<'_>, most: usize) -> Poll<Result<Option<Vec<u8>>>> {
-        let most = u32::try_from(most.min(FETCH_BYTES)).unwrap_or(u32::MAX);
-        self.connection.0.poll(cx.waker(), |connection| match host::tcp_receive(connection, most)? {
-            Some(bytes) if bytes.is_empty() => Ok(None),
-            some_or_end => Ok(Some(some_or_end)),
-        })
+    /// Reads a line, and returns it without its end: LF, or CR and LF. Returns `None` once the server
+    /// has ended its half and all was read.
+    ///
+    /// A line has at most `max_bytes`, with its end. The future can be raced: dropped, it loses
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], if the line is longer; its bytes stay, for [`Self::read`]. [`Error::Invalid`],
+    /// if the line is not UTF-8; the next line can be read. [`Error::Io`], if the server ended its half
+    /// inside a line, or once the connection broke; [`Error::Closed`].
+    pub fn read_line(&self, max_bytes: usize) -> impl FusedFuture<Output = Result<Option<String>>> + Unpin {
+        let read = move |cx: &mut Context<'_>| self.poll_frame(cx, max_bytes, |bytes| Ok(through(b'\n', bytes)));
+        poll_fn(move |cx| read(cx).map(|line| line?.map(text_of_line).transpose())).fuse()
+    }
+
+    /// Reads up to the next byte with the value `end`, and returns it at the end of what came before.
+    /// Returns `None` once the server has ended its half and all was read.
+    ///
+    /// It returns at most `max_bytes`, with that byte. The future can be raced: dropped, it loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], if there is no such byte in `max_bytes`; what came stays, for [`Self::read`].
+    /// [`Error::Io`], if the server ended its half before, or once the connection broke;
+    /// [`Error::Closed`].
+    pub fn read_until(&self, end: u8, max_bytes: usize) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
+        poll_fn(move |cx| self.poll_frame(cx, max_bytes, |bytes| Ok(through(end, bytes)))).fuse()
+    }
+
+    /// Reads exactly this many bytes. Returns `None` once the server has ended its half and all was
+    /// read.
+    ///
+    /// The future can be raced: dropped, it loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], if the server ended its half before the last byte, or once the connection broke;
+    /// [`Error::Closed`].
+    pub fn read_exact(&self, bytes: usize) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
+        poll_fn(move |cx| self.poll_frame(cx, bytes, |_| Ok(Some(bytes)))).fuse()
+    }
+
+    /// Reads a frame whose length `length` tells. Returns `None` once the server has ended its half
+    /// and all was read.
+    ///
+    /// `length` gets the bytes that came since the last frame, at least one. It returns how many of
+    /// them the frame has, which may be more than came yet, or `None` if it needs more bytes to tell.
+    /// It is called again when more bytes came.
+    ///
+    /// A frame has at most `max_bytes`. The future can be raced: dropped, it loses nothing.
+    ///
+    /// ```
+    /// # use protostub_sdk::{Result, tcp::TcpStream};
+    /// /// Reads a frame that begins with the length of the rest, in two bytes.
+    /// async fn read_prefixed(stream: &TcpStream) -> Result<Option<Vec<u8>>> {
+    ///     let length = |bytes: &[u8]| Ok(bytes.first_chunk().map(|prefix| 2 + usize::from(u16::from_be_bytes(*prefix))));
+    ///     let frame = stream.read_frame(4096, length).await?;
+    ///     Ok(frame.map(|frame| frame[2..].to_vec()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// What `length` returns. [`Error::Limit`], if the frame is longer than `max_bytes`, or so many
+    /// bytes do not tell its length; what came stays, for [`Self::read`]. [`Error::Invalid`], if
+    /// `length` returns 0. [`Error::Io`], if the server ended its half inside a frame, or once the
+    /// connection broke; [`Error::Closed`].
+    pub fn read_frame<F>(&self, max_bytes: usize, mut length: F) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin
+    where
+        F: FnMut(&[u8]) -> Result<Option<usize>> + Unpin,
+    {
+        let mut checked = move |bytes: &[u8]| match bytes {
+            [] => Ok(None),
+            _ => match length(bytes)? {
+                Some(0) => Err(Error::Invalid("a frame of 0 bytes; a frame has at least one".to_owned())),
+                known => Ok(known),
+            },
+        };
+        poll_fn(move |cx| self.poll_frame(cx, max_bytes, &mut checked)).fuse()
+    }
+
+    fn poll_frame(
+        &self,
+        cx: &Context<'_>,
+        max_bytes: usize,
+        mut length: impl FnMut(&[u8]) -> Result<Option<usize>>,
+    ) -> Poll<Result<Option<Vec<u8>>>> {
+        loop {
+            // An author's function runs here: nothing is borrowed meanwhile.
+            let fetched = self.fetched.take();
+            let (known, came) = (length(fetched.rest()), fetched.rest().len());
+            self.fetched.replace(fetched);
+            match known? {
+                Some(frame) if frame > max_bytes => {
+                    return Poll::Ready(Err(Error::Limit(format!(
+                        "the server sends {frame} bytes at once; at most {max_bytes} are read"
+                    ))));
+                }
+                Some(frame) if frame <= came => return Poll::Ready(Ok(Some(self.fetched.borrow_mut().take(frame)))),
+                None if came >= max_bytes => {
+                    return Poll::Ready(Err(Error::Limit(format!("the server sends no end within {max_bytes} bytes"))));
+                }
+                _ => {}
+            }
+            match ready!(self.connection.poll_fetch(cx, FETCH_BYTES))? {
+                Some(bytes) => self.fetched.borrow_mut().push(bytes),
+                None if came == 0 => return Poll::Ready(Ok(None)),
+                None => {
+                    let how = format!("the server closed the connection after {came} bytes of something longer");
+                    return Poll::Ready(Err(Error::Io(how)));
+                }
+            }
+        }
+    }
+
+    /// Writes the first of these bytes, at least one, as soon as there is room for it. Returns how
+    /// many.
+    ///
+    /// The future can be raced: dropped, it has written nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], once the connection broke; [`Error::Closed`].
+    pub fn write(&self, bytes: &[u8]) -> impl FusedFuture<Output = Result<usize>> + Unpin {
+        poll_fn(move |cx| self.poll_send(cx, bytes)).fuse()
+    }
+
+    fn poll_send(&self, cx: &Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        self.connection.0.poll(cx.waker(), |connection| host::tcp_send(connection, bytes).map(Some))
     }
 
     /// Writes all these bytes: returns once the host has taken them. At most 256 KiB wait to be sent.
+    ///
+    /// Do not race it: dropped before it is ready, it may have written a part.
     ///
     /// # Errors
     /// [`Error::Io`], once the connection broke; [`Error::Closed`]. A part may have been sent.
@@ -115,23 +358,40 @@ impl TcpStream {
     }
 }
 
+/// How many bytes there are up to the first one of this value, and with it.
+fn through(end: u8, bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(end, bytes).map(|place| place + 1)
+}
+
+/// A line without its end.
+fn text_of_line(mut line: Vec<u8>) -> Result<String> {
+    line.pop();
+    if line.ends_with(b"\r") {
+        line.pop();
+    }
+    String::from_utf8(line)
+        .map_err(|error| Error::Invalid(format!("the server sent a line that is not UTF-8: {}", error.utf8_error())))
+}
+
 impl AsyncRead for TcpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_bytes(cx, buffer.len()).map(|received| {
-            let bytes = received?.unwrap_or_default();
-            buffer[..bytes.len()].copy_from_slice(&bytes);
-            Ok(bytes.len())
-        })
+        let fetched = &mut *self.fetched.borrow_mut();
+        if fetched.rest().is_empty() {
+            let came = ready!(self.connection.poll_fetch(cx, buffer.len()))?;
+            fetched.push(came.unwrap_or_default());
+        }
+        let bytes = fetched.take(buffer.len());
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 }
 
 impl AsyncWrite for TcpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let send = |connection| host::tcp_send(connection, buffer).map(Some);
-        self.connection.0.poll(cx.waker(), send).map_err(io::Error::from)
+        self.poll_send(cx, buffer).map_err(io::Error::from)
     }
 
     /// The host sends what it has taken without being asked.

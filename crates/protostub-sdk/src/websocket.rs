@@ -14,10 +14,11 @@ use futures_util::future::FusedFuture;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Credential, CredentialKind, Error, Message, Result,
+    Error, Message, Result,
     guest::Handle,
     host::{self, WebSocketState},
     message::text_of,
+    request::RequestBuilder,
 };
 
 /// How many frames are fetched from the host at a time.
@@ -34,52 +35,26 @@ pub async fn connect(url: impl AsRef<str>) -> Result<WebSocket> {
 }
 
 /// A WebSocket to be opened, with what its opening handshake carries.
+pub type Connect = RequestBuilder<Upgrade>;
+
+/// What an opening handshake has beyond its URL and headers: subprotocols. See [`Connect`].
 #[derive(Debug, Clone)]
-pub struct Connect {
-    url: String,
+pub struct Upgrade {
     protocols: Vec<String>,
-    headers: Vec<(String, String)>,
 }
 
 impl Connect {
     /// To this `ws://` or `wss://` URL.
     #[must_use]
     pub fn new(url: impl AsRef<str>) -> Self {
-        Self { url: url.as_ref().to_owned(), protocols: Vec::new(), headers: Vec::new() }
+        Self::of_kind(url, Upgrade { protocols: Vec::new() })
     }
 
     /// Asks for one subprotocol more; the first one is the one liked best.
     #[must_use]
     pub fn protocol(mut self, name: impl Into<String>) -> Self {
-        self.protocols.push(name.into());
+        self.kind.protocols.push(name.into());
         self
-    }
-
-    /// One header more. Not those that are the protocol's own: `host`, `connection`, `upgrade`, `sec-websocket-*`.
-    #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// With this credential in the header `authorization`, as RFC 6750 or RFC 7617 have it; an assertion goes as a bearer token.
-    #[must_use]
-    pub fn credential(self, credential: &Credential) -> Self {
-        let value = authorization(credential);
-        self.header("authorization", value)
-    }
-
-    /// With the credential of the stub's domain in the header `authorization`, which the host puts there and the stub does not see: as
-    /// [`http::Request::authorized`](crate::http::Request::authorized).
-    #[must_use]
-    pub fn authorized(self) -> Self {
-        self.header("authorization", reference(None))
-    }
-
-    /// The same, with a scope as the domain understands it (RFC 6749 section 3.3).
-    #[must_use]
-    pub fn authorized_for(self, scope: &str) -> Self {
-        self.header("authorization", reference(Some(scope)))
     }
 
     /// Opens the connection: within 15 s, or not at all.
@@ -88,7 +63,7 @@ impl Connect {
     /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (the URL or a header); [`Error::Limit`] (more than 16 connections);
     /// [`Error::Refused`] (the server answered with something else than 101); [`Error::Io`] (the network, TLS).
     pub async fn open(self) -> Result<WebSocket> {
-        let socket = Socket(Handle::new(host::websocket_open(&self.url, &self.protocols, &self.headers)?));
+        let socket = Socket(Handle::new(host::websocket_open(&self.url, &self.kind.protocols, &self.headers)?));
         let handshake = socket
             .0
             .ask(|handle| match host::websocket_poll(handle) {
@@ -101,21 +76,6 @@ impl Connect {
             .await?;
         Ok(WebSocket { socket, handshake, fetched: RefCell::default() })
     }
-}
-
-/// The value of the header `authorization`.
-pub(crate) fn authorization(credential: &Credential) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    match &credential.kind {
-        CredentialKind::Basic => format!("Basic {}", STANDARD.encode(&credential.value)),
-        CredentialKind::Bearer | CredentialKind::Assertion => format!("Bearer {}", credential.value),
-        CredentialKind::Other(kind) => format!("{kind} {}", credential.value),
-    }
-}
-
-/// What stands for the credential of the stub's domain in the header `authorization`.
-pub(crate) fn reference(scope: Option<&str>) -> String {
-    scope.map_or_else(|| "{credential}".to_owned(), |scope| format!("{{credential {scope}}}"))
 }
 
 /// An open connection. Dropped, it is closed with the code 1000.
@@ -145,6 +105,8 @@ impl WebSocket {
     }
 
     /// The next frame. Frames that came before the server closed the connection are received first.
+    ///
+    /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
     /// [`Error::WebSocketClosed`], once the server closed the connection; [`Error::Io`], once it broke.
@@ -206,6 +168,8 @@ impl WebSocket {
     }
 
     /// Sends frames in order: as [`Self::send`], in as few calls as possible.
+    ///
+    /// Do not race it: dropped before it is ready, it may have sent some of the frames.
     ///
     /// # Errors
     /// As [`Self::send`]. Frames before the one that failed may have been sent.

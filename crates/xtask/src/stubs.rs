@@ -24,7 +24,7 @@ Fails if a stub is larger than 300 KB, or than what it was granted beyond that: 
 const MAX_STUB_BYTES: u64 = 300_000;
 
 /// Stubs that may be larger, in bytes: `mqtt` has the packets of two versions of MQTT in it.
-const LARGER: [(&str, u64); 1] = [("mqtt", 350_000)];
+const LARGER: [(&str, u64); 1] = [("mqtt", 352_000)];
 
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     check_sizes(&catalogue(root)?)?;

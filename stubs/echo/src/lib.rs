@@ -1,66 +1,25 @@
 //! A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender.
 
-use std::mem;
-
 use protostub_sdk::{Ignored, Message, Result, Stub, log};
 
 async fn run(stub: Stub, _: Ignored) -> Result<()> {
     stub.live();
-    let mut echoes = Echoes::default();
     loop {
-        echoes.of(stub.next_message().await?);
-        // What came together goes back together: one call of the host takes less time than many.
-        while let Some(message) = stub.try_message() {
-            echoes.of(message);
-        }
-        echoes.post(&stub);
-    }
-}
-
-/// What goes back next.
-#[derive(Default)]
-struct Echoes {
-    messages: Vec<Message>,
-    /// The requests that some of them answer, each with its answer's place among them.
-    requests: Vec<(usize, Message)>,
-}
-
-impl Echoes {
-    fn of(&mut self, mut message: Message) {
-        if message.expects_response() {
-            let body = message.body.take();
-            let place = self.messages.len();
-            self.messages.push(message.response(200, body));
-            self.requests.push((place, message));
-        } else {
-            mem::swap(&mut message.from, &mut message.to);
-            message.via.clear();
-            self.messages.push(message);
-        }
-    }
-
-    fn post(&mut self, stub: &Stub) {
-        // One alone needs no list of results.
-        if self.messages.len() == 1
-            && let Some(message) = self.messages.pop()
-        {
-            self.posted(stub, 0, stub.post(message));
-        } else {
-            for (place, posted) in stub.post_all(self.messages.drain(..)).into_iter().enumerate() {
-                self.posted(stub, place, posted);
+        let message = stub.next_message().await?;
+        if let Err(error) = stub.post(echo(&message)) {
+            log::warn!("no echo: {error}");
+            if message.expects_response() {
+                stub.post(message.error_response(413, &error.to_string())).ok();
             }
         }
-        self.requests.clear();
     }
+}
 
-    fn posted(&self, stub: &Stub, place: usize, posted: Result<()>) {
-        let Err(error) = posted else { return };
-        log::warn!("no echo: {error}");
-        // It is too large with what stands around it, say. Who takes no echo may take no error either, and has itself to blame.
-        if let Ok(index) = self.requests.binary_search_by_key(&place, |(place, _)| *place) {
-            let _ = stub.post(self.requests[index].1.error_response(413, &error.to_string()));
-        }
+fn echo(message: &Message) -> Message {
+    if message.expects_response() {
+        return message.response(200, message.body.clone());
     }
+    Message { from: message.to.clone(), to: message.from.clone(), via: Vec::new(), ..message.clone() }
 }
 
 protostub_sdk::export!(run);

@@ -9,9 +9,6 @@ pub(crate) struct Config {
     /// Which protocol it speaks.
     #[serde(default)]
     pub(crate) flavour: Flavour,
-    /// The address of the runtime; the host adds it.
-    #[serde(rename = "runtimeURL")]
-    pub(crate) runtime_url: String,
 }
 
 /// The protocol of a message node.

@@ -20,13 +20,13 @@ struct Body<'a> {
 }
 
 pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
-    let socket = open(stub, &url(config)).await?;
+    let socket = open(stub, &url(stub, config)).await?;
     stub.live();
     let traffic = Traffic::new(stub, &socket);
     match traffic.flow().await {
         Error::Disconnect(reason) => {
             if !is_taken_up_again(reason) {
-                let release = Release { cmd: "disconnect", body: Body { runtime_url: &config.runtime_url } };
+                let release = Release { cmd: "disconnect", body: Body { runtime_url: stub.runtime_url() } };
                 if let Err(error) = socket.send_json(&release).await {
                     log::warn!("the message node was not told: {error}");
                 }
@@ -38,7 +38,7 @@ pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
     }
 }
 
-fn url(config: &Config) -> String {
+fn url(stub: &Stub, config: &Config) -> String {
     let separator = if config.url.contains('?') { '&' } else { '?' };
-    format!("{}{separator}runtimeURL={}", config.url, utf8_percent_encode(&config.runtime_url, NON_ALPHANUMERIC))
+    format!("{}{separator}runtimeURL={}", config.url, utf8_percent_encode(stub.runtime_url(), NON_ALPHANUMERIC))
 }

@@ -39,7 +39,7 @@ struct Reply {
 pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
     let socket = open(stub, &config.url).await?;
     let traffic = Traffic::new(stub, &socket);
-    let session_url = begin(&socket, &traffic, config).await?;
+    let session_url = begin(stub, &socket, &traffic).await?;
     stub.live();
     match traffic.flow().await {
         Error::Disconnect(reason) => {
@@ -52,9 +52,9 @@ pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
 }
 
 /// Takes the session up again, or opens one. Its URL.
-async fn begin(socket: &WebSocket, traffic: &Traffic<'_>, config: &Config) -> Result<String> {
-    let runtime_url = &config.runtime_url;
-    if let Some(saved) = session::load_json::<Saved>().filter(|saved| saved.runtime_url == *runtime_url) {
+async fn begin(stub: &Stub, socket: &WebSocket, traffic: &Traffic<'_>) -> Result<String> {
+    let runtime_url = stub.runtime_url();
+    if let Some(saved) = session::load_json::<Saved>().filter(|saved| saved.runtime_url == runtime_url) {
         let session_url = format!("{runtime_url}/{}", saved.token);
         let reply = ask(socket, traffic, "re-open", &session_url, 1).await?;
         if reply.code == 200 {
@@ -68,11 +68,11 @@ async fn begin(socket: &WebSocket, traffic: &Traffic<'_>, config: &Config) -> Re
         _ if reply.code != 200 => Err(Error::failed(reply.reason())),
         Some(token) => {
             let session_url = format!("{runtime_url}/{token}");
-            session::save_json(&Saved { runtime_url: runtime_url.clone(), token })?;
+            session::save_json(&Saved { runtime_url: runtime_url.to_owned(), token })?;
             Ok(session_url)
         }
         // Older message nodes know no tokens: there is nothing to take up again.
-        None => Ok(runtime_url.clone()),
+        None => Ok(runtime_url.to_owned()),
     }
 }
 

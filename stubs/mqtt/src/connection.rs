@@ -16,13 +16,14 @@ use protostub_sdk::{
     Body, CredentialKind, DisconnectReason, Error, Message, MessageType, Result, Stub,
     futures::future,
     identity, log,
+    subscribers::Removed,
     time::{self, timeout},
 };
 use serde::de::IgnoredAny;
 
 use crate::{
     config::{Config, Qos},
-    session::{Change, Pending, Session, Subscription},
+    session::{Change, Pending, Session},
     topic,
     transport::Transport,
     wire::{Abilities, Codec, Connect, Packet, Publish, Reader, Refusal},
@@ -53,7 +54,6 @@ struct Connection<'a> {
     stub: &'a Stub,
     config: &'a Config,
     codec: Codec,
-    domain: &'a str,
     transport: Transport,
     reader: RefCell<Reader>,
     abilities: Abilities,
@@ -153,15 +153,14 @@ async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Se
     }
     let queue = {
         let session = session.borrow();
-        let changes = session.pending.iter().map(|change| Outgoing::Change(change.id));
-        changes.chain(session.publications.iter().map(|publication| Outgoing::Publication(publication.id))).collect()
+        let changes = session.pending.entries().iter().map(|change| Outgoing::Change(change.key));
+        let publications = session.publications.entries().iter();
+        changes.chain(publications.map(|publication| Outgoing::Publication(publication.key))).collect()
     };
-    let url = stub.url();
     Ok(Connection {
         stub,
         config,
         codec,
-        domain: url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default(),
         transport,
         reader: RefCell::new(reader),
         abilities,
@@ -234,7 +233,7 @@ impl Connection<'_> {
             Packet::Puback(id, outcome) => {
                 let published = self.session.borrow_mut().published(id);
                 if let Some(publication) = published {
-                    let topic = &publication.publish.topic;
+                    let topic = &publication.data.publish.topic;
                     match publication.request {
                         Some(request) => self.tell(&request, outcome, "publication"),
                         None if outcome.is_err() => log::warn!("the broker refused a publication to {topic}: {outcome:?}"),
@@ -243,7 +242,7 @@ impl Connection<'_> {
                 }
             }
             Packet::Suback(id, outcome) | Packet::Unsuback(id, outcome) => {
-                let changed = self.session.borrow_mut().changed(id);
+                let changed = self.session.borrow_mut().pending.complete(&id);
                 if let Some(change) = changed {
                     self.changed(change, outcome);
                 }
@@ -266,19 +265,12 @@ impl Connection<'_> {
     }
 
     fn changed(&self, change: Pending, outcome: Result<(), Refusal>) {
-        let filter = &change.filter;
-        if let (Change::Subscribe, Err(refusal)) = (change.change, &outcome) {
+        if let (Change::Subscribe(filter), Err(refusal)) = (&change.data, &outcome) {
             log::warn!("the broker refused the subscription of {filter}: {}", refusal.reason);
-            let mut session = self.session.borrow_mut();
-            let lost: Vec<_> = match &change.request {
-                Some(request) => vec![request.from.clone()],
-                None => {
-                    let known = session.subscriptions().iter().find(|known| known.filter == *filter);
-                    known.map(|known| known.subscribers.clone()).unwrap_or_default()
-                }
-            };
-            for subscriber in lost {
-                session.remove(filter, &subscriber);
+            let session = &mut *self.session.borrow_mut();
+            match &change.request {
+                Some(request) => drop(session.remove(filter, &request.from)),
+                None => session.remove_filter(filter),
             }
         }
         if let Some(request) = &change.request {
@@ -293,7 +285,7 @@ impl Connection<'_> {
             log::debug!("nobody is subscribed to {} any more", publish.topic);
             return;
         }
-        let from = topic::address(self.domain, &publish.topic);
+        let from = topic::address(self.stub.domain(), &publish.topic);
         let body = body(&publish.payload);
         let messages = receivers.iter().map(|receiver| {
             self.posted.set(self.posted.get() + 1);
@@ -315,12 +307,8 @@ impl Connection<'_> {
     fn forget(&self, subscriber: &str) {
         log::info!("{subscriber} is gone, and its subscriptions with it");
         let session = &mut *self.session.borrow_mut();
-        let filters: Vec<_> = session.subscriptions().iter().map(|subscription| subscription.filter.clone()).collect();
-        for filter in filters {
-            if session.remove(&filter, subscriber) == Some(true) {
-                let id = session.change(Change::Unsubscribe, &filter, None);
-                self.queue.borrow_mut().push_back(Outgoing::Change(id));
-            }
+        for filter in session.remove_everywhere(subscriber) {
+            self.queue.borrow_mut().extend(session.change(Change::Unsubscribe(filter), None).map(Outgoing::Change));
         }
     }
 
@@ -380,7 +368,7 @@ impl Connection<'_> {
 
     fn has_room(&self) -> bool {
         let session = self.session.borrow();
-        let bytes: usize = session.publications.iter().map(|publication| publication.publish.payload.len()).sum();
+        let bytes: usize = session.publications.entries().iter().map(|publication| publication.data.publish.payload.len()).sum();
         self.queue.borrow().len().max(session.publications.len()).max(session.pending.len()) < MAX_ON_THE_WAY
             && bytes < MAX_BYTES_ON_THE_WAY
     }
@@ -389,7 +377,8 @@ impl Connection<'_> {
         !self.urgent.borrow().is_empty()
             || match self.queue.borrow().front() {
                 Some(Outgoing::Publication(_)) => {
-                    let sent = self.session.borrow().publications.iter().filter(|publication| publication.is_sent).count();
+                    let session = self.session.borrow();
+                    let sent = session.publications.entries().iter().filter(|publication| publication.data.is_sent).count();
                     sent < usize::from(self.abilities.receive_maximum)
                 }
                 Some(_) => true,
@@ -419,11 +408,11 @@ impl Connection<'_> {
         let bytes = match next {
             Outgoing::Fleeting(bytes, request) => return Ok(Some((bytes, request))),
             Outgoing::Publication(id) => {
-                let Some(publication) = session.publications.iter_mut().find(|publication| publication.id == id) else {
+                let Some(publication) = session.publications.iter_mut().find(|publication| publication.key == id) else {
                     return Ok(None);
                 };
-                publication.is_sent = true;
-                let bytes = self.codec.publish(&publication.publish)?;
+                publication.data.is_sent = true;
+                let bytes = self.codec.publish(&publication.data.publish)?;
                 if bytes.len() > self.abilities.maximum_packet_size as usize {
                     // Another broker's, then: this one was asked before it was accepted.
                     let request = session.published(id).and_then(|publication| publication.request);
@@ -437,15 +426,15 @@ impl Connection<'_> {
                 bytes
             }
             Outgoing::Change(id) => {
-                let Some(change) = session.pending.iter().find(|change| change.id == id) else { return Ok(None) };
-                match change.change {
-                    Change::Unsubscribe => self.codec.unsubscribe(id, &change.filter)?,
-                    Change::Subscribe => {
+                let Some(change) = session.pending.entries().iter().find(|change| change.key == id) else { return Ok(None) };
+                match &change.data {
+                    Change::Unsubscribe(filter) => self.codec.unsubscribe(id, filter)?,
+                    Change::Subscribe(filter) => {
                         // None: it was unsubscribed since, which comes next.
-                        let known = session.subscriptions().iter().find(|known| known.filter == change.filter);
+                        let known = session.subscribed(filter);
                         let number = known.filter(|_| self.abilities.subscription_identifiers).map(|known| known.number);
-                        let qos = known.map_or(self.config.qos, Subscription::qos);
-                        self.codec.subscribe(id, &change.filter, qos, number, change.request.is_some())?
+                        let qos = known.map_or(self.config.qos, |known| known.qos);
+                        self.codec.subscribe(id, filter, qos, number, change.request.is_some())?
                     }
                 }
             }
@@ -492,12 +481,11 @@ impl Connection<'_> {
             return Err((413, format!("a publication of {size} bytes is more than the {most} that the broker takes")));
         }
         let publish = Publish { topic, payload, retain, ..Publish::default() };
-        let request = message.expects_response().then(|| message.clone());
         let next = match qos {
-            Qos::AtLeastOnce => Outgoing::Publication(self.session.borrow_mut().publish(publish, request)),
+            Qos::AtLeastOnce => Outgoing::Publication(self.session.borrow_mut().publish(publish, message).ok_or_else(no_room)?),
             Qos::AtMostOnce => {
                 let bytes = self.codec.publish(&publish).map_err(|error| bad(error.to_string()))?;
-                Outgoing::Fleeting(bytes, request)
+                Outgoing::Fleeting(bytes, message.expects_response().then(|| message.clone()))
             }
         };
         self.queue.borrow_mut().push_back(next);
@@ -509,9 +497,9 @@ impl Connection<'_> {
         let qos = self.qos(message)?;
         let session = &mut *self.session.borrow_mut();
         if !session.add(&filter, qos, &message.from) {
-            return Err((507, "the protocol stub holds as many subscriptions as it can".to_owned()));
+            return Err(no_room());
         }
-        let id = session.change(Change::Subscribe, &filter, Some(without_body(message)));
+        let id = session.change(Change::Subscribe(filter), Some(message)).ok_or_else(no_room)?;
         self.queue.borrow_mut().push_back(Outgoing::Change(id));
         Ok(())
     }
@@ -520,10 +508,10 @@ impl Connection<'_> {
         let filter = filter(message)?;
         let session = &mut *self.session.borrow_mut();
         match session.remove(&filter, &message.from) {
-            None => return Err((404, format!("{} is not subscribed to {filter}", message.from))),
-            Some(false) => answer(self.stub, message, 200, None),
-            Some(true) => {
-                let id = session.change(Change::Unsubscribe, &filter, Some(without_body(message)));
+            Removed::NotSubscribed => return Err((404, format!("{} is not subscribed to {filter}", message.from))),
+            Removed::OthersRemain => answer(self.stub, message, 200, None),
+            Removed::Last => {
+                let id = session.change(Change::Unsubscribe(filter), Some(message)).ok_or_else(no_room)?;
                 self.queue.borrow_mut().push_back(Outgoing::Change(id));
             }
         }
@@ -580,10 +568,8 @@ fn bad(problem: String) -> Problem {
     (400, problem)
 }
 
-fn without_body(message: &Message) -> Message {
-    let mut message = message.clone();
-    message.body = None;
-    message
+fn no_room() -> Problem {
+    (507, "the protocol stub holds as many subscriptions as it can".to_owned())
 }
 
 /// The topic filter of `subscribe` and `unsubscribe`: the body's `topic`, or else the address's.

@@ -1,9 +1,14 @@
 //! What outlives a connection, and, in the host's `session`, the instance: who the stub is to the broker, who subscribed to what, and publications that
 //! the broker has not acknowledged.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
 
-use protostub_sdk::{Message, log, session};
+use protostub_sdk::{
+    Message, Result, log,
+    pending::{PendingRequest, PendingRequests},
+    session,
+    subscribers::{Added, Removed, SubscriberTable, Subscription},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -15,72 +20,75 @@ use crate::{
 const MAX_SAVED_BYTES: usize = 64 * 1024;
 /// What of it is for subscriptions.
 const MAX_HEAD_BYTES: usize = 48 * 1024;
+/// How many packets of each kind have an identifier at most: half of those that there are.
+const MAX_PENDING: usize = 1 << 15;
+
+/// A publication on its way, by its packet identifier.
+pub(crate) type Publication = PendingRequest<u16, Outbound>;
+/// A packet that changes a subscription, on its way, by its packet identifier. Without a request, the stub renews what it has.
+pub(crate) type Pending = PendingRequest<u16, Change>;
 
 /// What the stub and the broker know of each other.
 #[derive(Debug)]
 pub(crate) struct Session {
     codec: Codec,
-    head: Head,
+    client_id: String,
+    /// The topic filters that the stub has subscribed to, and who gets what arrives.
+    subscriptions: SubscriberTable<Subscribed>,
     /// Whether this instance was connected before.
     pub(crate) was_connected: bool,
     last_id: u16,
     /// QoS 1, not acknowledged, in their order.
-    pub(crate) publications: VecDeque<Publication>,
+    pub(crate) publications: PendingRequests<u16, Outbound>,
     /// Subscribing and unsubscribing, not acknowledged, in their order.
-    pub(crate) pending: Vec<Pending>,
+    pub(crate) pending: PendingRequests<u16, Change>,
     is_dirty: bool,
 }
 
 /// The beginning of what is saved, as JSON; publications follow as MQTT packets.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Head {
+#[derive(Debug, Serialize, Deserialize)]
+struct Head<'a> {
     version: u8,
-    client_id: String,
-    subscriptions: Vec<Subscription>,
+    client_id: Cow<'a, str>,
+    subscriptions: Vec<SavedSubscription<'a>>,
 }
 
-/// A topic filter that the stub has subscribed to.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Subscription {
-    pub(crate) filter: String,
+struct SavedSubscription<'a> {
+    filter: Cow<'a, str>,
     qos: u8,
+    number: u32,
+    subscribers: Cow<'a, [String]>,
+}
+
+impl<'a> From<&'a Subscription<Subscribed>> for SavedSubscription<'a> {
+    fn from(known: &'a Subscription<Subscribed>) -> Self {
+        let Subscribed { qos, number } = known.data;
+        Self { filter: known.topic().into(), qos: qos as u8, number, subscribers: known.subscribers().into() }
+    }
+}
+
+/// What the stub knows of a topic filter that it has subscribed to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subscribed {
+    pub(crate) qos: Qos,
     /// What the broker calls it.
     pub(crate) number: u32,
-    /// Who gets what arrives.
-    pub(crate) subscribers: Vec<String>,
 }
 
-/// A publication on its way.
+/// A publication to the broker.
 #[derive(Debug)]
-pub(crate) struct Publication {
-    pub(crate) id: u16,
+pub(crate) struct Outbound {
     pub(crate) publish: Publish,
     /// Whether it was sent over this connection.
     pub(crate) is_sent: bool,
-    /// Who is to be told, without its body.
-    pub(crate) request: Option<Message>,
 }
 
-/// A packet that changes a subscription, on its way.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) id: u16,
-    pub(crate) change: Change,
-    pub(crate) filter: String,
-    /// Who is to be told; none: the stub renews what it has.
-    pub(crate) request: Option<Message>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happens to the subscription of a topic filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    Subscribe,
-    Unsubscribe,
-}
-
-impl Subscription {
-    pub(crate) fn qos(&self) -> Qos {
-        Qos::from_number(self.qos.into()).unwrap_or_default()
-    }
+    Subscribe(String),
+    Unsubscribe(String),
 }
 
 impl Session {
@@ -88,11 +96,12 @@ impl Session {
     pub(crate) fn load(config: &Config) -> Self {
         let mut this = Self {
             codec: Codec(config.version),
-            head: Head::default(),
+            client_id: String::new(),
+            subscriptions: SubscriberTable::new(MAX_HEAD_BYTES),
             was_connected: false,
             last_id: 0,
-            publications: VecDeque::new(),
-            pending: Vec::new(),
+            publications: PendingRequests::new(MAX_PENDING),
+            pending: PendingRequests::new(MAX_PENDING),
             is_dirty: false,
         };
         if let Some(saved) = session::load()
@@ -100,158 +109,141 @@ impl Session {
         {
             log::warn!("the session that was saved cannot be read, and is forgotten");
         }
-        let client_id = config.client_id.clone().unwrap_or_else(|| match &*this.head.client_id {
-            "" => new_client_id(),
-            saved => saved.to_owned(),
-        });
-        this.head = Head { version: this.version(), client_id, subscriptions: this.head.subscriptions };
+        if let Some(client_id) = &config.client_id {
+            this.client_id.clone_from(client_id);
+        } else if this.client_id.is_empty() {
+            this.client_id = new_client_id();
+        }
         this
     }
 
     fn read(&mut self, saved: &[u8]) -> Option<()> {
         let (length, rest) = saved.split_first_chunk::<4>()?;
         let (head, packets) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-        self.head = serde_json::from_slice(head).ok()?;
-        let version = if self.head.version == 4 { Version::V4 } else { Version::V5 };
+        let head: Head<'_> = serde_json::from_slice(head).ok()?;
+        self.client_id = head.client_id.into_owned();
+        for SavedSubscription { filter, qos, number, subscribers } in head.subscriptions {
+            let data = Subscribed { qos: Qos::from_number(qos.into()).unwrap_or_default(), number };
+            for subscriber in &*subscribers {
+                self.subscriptions.add(&filter, subscriber, data).ok()?;
+            }
+        }
+        let version = if head.version == 4 { Version::V4 } else { Version::V5 };
         let mut reader = Reader::new(Codec(version), u32::MAX);
         reader.feed(packets.to_vec());
         while let Some(Packet::Publish(publish)) = reader.next().ok()? {
-            let id = publish.id?;
-            self.publications.push_back(Publication { id, publish, is_sent: true, request: None });
+            self.publications.insert(publish.id?, Outbound { publish, is_sent: true }, None).ok()?;
         }
         Some(())
     }
 
-    fn version(&self) -> u8 {
-        match self.codec.0 {
-            Version::V4 => 4,
-            Version::V5 => 5,
-        }
-    }
-
     pub(crate) fn client_id(&self) -> &str {
-        &self.head.client_id
+        &self.client_id
     }
 
     /// The broker has given the stub another name.
     pub(crate) fn set_client_id(&mut self, client_id: String) {
-        self.head.client_id = client_id;
+        self.client_id = client_id;
         self.is_dirty = true;
     }
 
-    pub(crate) fn subscriptions(&self) -> &[Subscription] {
-        &self.head.subscriptions
+    /// What the stub knows of a topic filter; none: it has not subscribed to it, or unsubscribed since.
+    pub(crate) fn subscribed(&self, filter: &str) -> Option<Subscribed> {
+        self.subscriptions.get(filter).map(|known| known.data)
     }
 
     /// A packet identifier that is free. There are many more than packets may be on their way.
-    pub(crate) fn next_id(&mut self) -> u16 {
+    fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            let id = self.last_id;
-            if !self.publications.iter().any(|publication| publication.id == id)
-                && !self.pending.iter().any(|change| change.id == id)
-            {
-                return id;
+            if !self.publications.contains(&self.last_id) && !self.pending.contains(&self.last_id) {
+                return self.last_id;
             }
         }
     }
 
-    pub(crate) fn publish(&mut self, mut publish: Publish, request: Option<Message>) -> u16 {
+    /// Takes a publication that `message` asks for. Its packet identifier; none: there is no room.
+    pub(crate) fn publish(&mut self, mut publish: Publish, message: &Message) -> Option<u16> {
         let id = self.next_id();
         publish.id = Some(id);
-        self.publications.push_back(Publication { id, publish, is_sent: false, request });
+        self.publications.insert(id, Outbound { publish, is_sent: false }, Some(message)).ok()?;
         self.is_dirty = true;
-        id
+        Some(id)
     }
 
     /// The broker has acknowledged it.
     pub(crate) fn published(&mut self, id: u16) -> Option<Publication> {
-        let index = self.publications.iter().position(|publication| publication.id == id)?;
+        let publication = self.publications.complete(&id)?;
         self.is_dirty = true;
-        self.publications.remove(index)
+        Some(publication)
     }
 
     /// Adds a subscriber; false: there is no room for one more.
     pub(crate) fn add(&mut self, filter: &str, qos: Qos, subscriber: &str) -> bool {
-        let added = if let Some(known) = self.head.subscriptions.iter_mut().find(|known| known.filter == filter) {
-            known.qos = known.qos.max(qos as u8);
-            let is_new = !known.subscribers.iter().any(|other| other == subscriber);
-            if is_new {
-                known.subscribers.push(subscriber.to_owned());
-            }
-            is_new
-        } else {
-            let number = self.head.subscriptions.iter().map(|subscription| subscription.number).max().unwrap_or(0) + 1;
-            let subscribers = vec![subscriber.to_owned()];
-            self.head.subscriptions.push(Subscription { filter: filter.to_owned(), qos: qos as u8, number, subscribers });
-            true
-        };
-        let fits = serde_json::to_vec(&self.head).is_ok_and(|head| head.len() <= MAX_HEAD_BYTES);
-        if added && !fits {
-            self.remove(filter, subscriber);
+        let number = self.subscriptions.subscriptions().iter().map(|known| known.data.number).max().unwrap_or(0) + 1;
+        let Ok(added) = self.subscriptions.add(filter, subscriber, Subscribed { qos, number }) else { return false };
+        if let Some(known) = self.subscriptions.get_mut(filter) {
+            known.data.qos = known.data.qos.max(qos);
         }
         self.is_dirty = true;
-        fits || !added
-    }
-
-    /// Removes a subscriber: whether the broker is no longer to send what the filter matches, since it was the last one. None: it is no subscriber.
-    pub(crate) fn remove(&mut self, filter: &str, subscriber: &str) -> Option<bool> {
-        let subscriptions = &mut self.head.subscriptions;
-        let index = subscriptions.iter().position(|known| known.filter == filter)?;
-        let subscribers = &mut subscriptions.get_mut(index)?.subscribers;
-        let position = subscribers.iter().position(|known| known == subscriber)?;
-        subscribers.remove(position);
-        let was_last = subscribers.is_empty();
-        if was_last {
-            subscriptions.remove(index);
+        // As JSON, it takes more than its texts.
+        let fits = added == Added::Already || self.head().is_ok_and(|head| head.len() <= MAX_HEAD_BYTES);
+        if !fits {
+            self.subscriptions.remove(filter, subscriber);
         }
-        self.is_dirty = true;
-        Some(was_last)
+        fits
     }
 
-    pub(crate) fn change(&mut self, change: Change, filter: &str, request: Option<Message>) -> u16 {
+    /// Removes a subscriber.
+    pub(crate) fn remove(&mut self, filter: &str, subscriber: &str) -> Removed {
+        let removed = self.subscriptions.remove(filter, subscriber);
+        self.is_dirty |= removed != Removed::NotSubscribed;
+        removed
+    }
+
+    /// Removes a filter with all its subscribers.
+    pub(crate) fn remove_filter(&mut self, filter: &str) {
+        self.is_dirty |= self.subscriptions.remove_topic(filter).is_some();
+    }
+
+    /// Removes a subscriber of whatever it has subscribed to. Returns the filters that have no subscribers any more.
+    pub(crate) fn remove_everywhere(&mut self, subscriber: &str) -> Vec<String> {
+        self.is_dirty = true;
+        self.subscriptions.remove_everywhere(subscriber)
+    }
+
+    /// Changes a subscription at the broker, for `message` if there is one. The packet's identifier; none: there is no room.
+    pub(crate) fn change(&mut self, change: Change, message: Option<&Message>) -> Option<u16> {
         let id = self.next_id();
-        self.pending.push(Pending { id, change, filter: filter.to_owned(), request });
-        id
-    }
-
-    pub(crate) fn changed(&mut self, id: u16) -> Option<Pending> {
-        let index = self.pending.iter().position(|pending| pending.id == id)?;
-        Some(self.pending.remove(index))
+        let inserted = self.pending.insert(id, change, message);
+        inserted.inspect_err(|error| log::warn!("a subscription is not changed: {error}")).ok().map(|()| id)
     }
 
     /// Those who are to get a publication of the broker, each of them once.
     pub(crate) fn receivers(&self, publish: &Publish) -> Vec<&str> {
-        let mut receivers: Vec<&str> = Vec::new();
-        for subscription in self.subscriptions() {
-            let is_meant = if publish.subscriptions.is_empty() {
-                crate::topic::matches(&subscription.filter, &publish.topic)
+        self.subscriptions.receivers(|known| {
+            if publish.subscriptions.is_empty() {
+                crate::topic::matches(known.topic(), &publish.topic)
             } else {
-                publish.subscriptions.contains(&subscription.number)
-            };
-            if is_meant {
-                for subscriber in &subscription.subscribers {
-                    if !receivers.contains(&&**subscriber) {
-                        receivers.push(subscriber);
-                    }
-                }
+                publish.subscriptions.contains(&known.data.number)
             }
-        }
-        receivers
+        })
     }
 
     /// A connection was accepted. `is_present`: the broker has kept its half of the session.
     pub(crate) fn begin(&mut self, is_present: bool) {
-        for publication in &mut self.publications {
-            publication.publish.dup = is_present && (publication.is_sent || publication.publish.dup);
-            publication.is_sent = false;
+        for publication in self.publications.iter_mut() {
+            let Outbound { publish, is_sent } = &mut publication.data;
+            publish.dup = is_present && (*is_sent || publish.dup);
+            *is_sent = false;
         }
         // An instance that begins has lost what was on its way: it renews everything.
         if !is_present || !self.was_connected {
-            let filters: Vec<_> = self.subscriptions().iter().map(|subscription| subscription.filter.clone()).collect();
-            for filter in filters {
-                if !self.pending.iter().any(|pending| pending.change == Change::Subscribe && pending.filter == filter) {
-                    self.change(Change::Subscribe, &filter, None);
+            let known = self.subscriptions.subscriptions().iter();
+            let renewals: Vec<_> = known.map(|known| Change::Subscribe(known.topic().to_owned())).collect();
+            for renewal in renewals {
+                if !self.pending.entries().iter().any(|pending| pending.data == renewal) {
+                    self.change(renewal, None);
                 }
             }
         }
@@ -270,16 +262,26 @@ impl Session {
         }
     }
 
-    fn write(&self) -> protostub_sdk::Result<Vec<u8>> {
-        let head = serde_json::to_vec(&self.head)?;
+    /// What of the session is saved as JSON.
+    fn head(&self) -> Result<Vec<u8>> {
+        let version = match self.codec.0 {
+            Version::V4 => 4,
+            Version::V5 => 5,
+        };
+        let subscriptions = self.subscriptions.subscriptions().iter().map(SavedSubscription::from).collect();
+        Ok(serde_json::to_vec(&Head { version, client_id: (&*self.client_id).into(), subscriptions })?)
+    }
+
+    fn write(&self) -> Result<Vec<u8>> {
+        let head = self.head()?;
         let mut bytes = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
         bytes.extend(head);
-        for publication in &self.publications {
+        for Outbound { publish, .. } in self.publications.entries().iter().map(|publication| &publication.data) {
             // What has no room is not saved, nor is what comes after it: that would be another order.
-            if bytes.len() + publication.publish.payload.len() > MAX_SAVED_BYTES {
+            if bytes.len() + publish.payload.len() > MAX_SAVED_BYTES {
                 break;
             }
-            let packet = self.codec.publish(&publication.publish)?;
+            let packet = self.codec.publish(publish)?;
             if bytes.len() + packet.len() > MAX_SAVED_BYTES {
                 break;
             }
@@ -296,9 +298,9 @@ impl Session {
 
     /// Takes everybody who waits to be told.
     pub(crate) fn take_requests(&mut self) -> Vec<Message> {
-        let published = self.publications.iter_mut().filter_map(|publication| publication.request.take());
-        let changed = self.pending.iter_mut().filter_map(|pending| pending.request.take());
-        published.chain(changed).collect()
+        let mut requests = self.publications.take_requests();
+        requests.extend(self.pending.take_requests());
+        requests
     }
 }
 

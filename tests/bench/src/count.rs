@@ -37,7 +37,7 @@ pub(crate) enum What {
 pub(crate) async fn run(what: What, times: u32, bytes: usize, threads: &Handle) -> Result<()> {
     const BATCH: u32 = 64;
     let to = Address::parse("hyperty://sp1.example/alice")?;
-    let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("echo")) };
+    let bare = async || -> Result<Bare> { Bare::new(&Stage::small().await?.engine, &component("batched-echo")) };
     match what {
         What::Trip => drop(Live::small().await?.trips(&to, bytes, times).await?),
         What::Load => drop(Live::small().await?.load(&to, bytes, times).await?),

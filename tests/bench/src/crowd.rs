@@ -72,7 +72,7 @@ impl Crowd {
         let probe = Probe::default();
         // One more than there will be: see `deploy`.
         let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(most + 1).build().await?;
-        let bare = Bare::new(&probe.engine()?, &component("echo"))?;
+        let bare = Bare::new(&probe.engine()?, &component("batched-echo"))?;
         Ok(Self { kind, runtime, bare, stubs: Vec::new(), instances: Vec::new(), listeners: Vec::new() })
     }
 

@@ -27,7 +27,7 @@ impl Domain {
         let stub = folder.path().join("echo");
         std::fs::create_dir(&stub)?;
         std::fs::write(stub.join("descriptor.json"), r#"{"version":"1.0"}"#)?;
-        std::fs::write(stub.join("component.wasm"), component("echo"))?;
+        std::fs::write(stub.join("component.wasm"), component("batched-echo"))?;
         let starting = DomainServer::builder().folder(folder.path()).default_stub("echo").start();
         Ok(Self { server: threads.spawn(starting).await??, _folder: folder })
     }

@@ -67,7 +67,7 @@ impl Everywhere {
     }
 
     pub(crate) fn echo() -> Result<Self> {
-        Self::new(component("echo"), serde_json::Map::new())
+        Self::new(component("batched-echo"), serde_json::Map::new())
     }
 }
 

@@ -43,7 +43,7 @@ impl Stage {
     pub(crate) async fn small() -> Result<Self> {
         let mut config = EngineConfig::default();
         config.max_sandboxes = 2;
-        Self::of(component("echo"), config).await
+        Self::of(component("batched-echo"), config).await
     }
 
     async fn of(component: Vec<u8>, mut config: EngineConfig) -> Result<Self> {

@@ -4,4 +4,5 @@ mod connection;
 mod main_function;
 mod messages;
 mod streams;
+mod tasks;
 mod timing;

@@ -46,6 +46,22 @@ fn its_error_is_the_end() {
 }
 
 #[test]
+fn stub_when_asked_knows_its_domain_and_runtime() {
+    async fn introduce(stub: Stub, _: Ignored) -> Result<()> {
+        log::info!("{} in {}", stub.domain(), stub.runtime_url());
+        Ok(())
+    }
+    let check = |configuration, expected: &str| {
+        let host = Host::new();
+        host.start_main(introduce, configuration).unwrap();
+        host.connect();
+        assert_eq!(host.log()[0], expected);
+    };
+    check(json!({}), "INFO sp1.example in hyperty-runtime://home.example/runtime");
+    check(json!({ "runtimeURL": "runtime://b.example/2", "url": 7 }), "INFO sp1.example in runtime://b.example/2");
+}
+
+#[test]
 fn requests_of_its_own_are_answered_to_it() {
     async fn ask(stub: Stub, _: Ignored) -> Result<()> {
         stub.publish(Status::Live, None)?;

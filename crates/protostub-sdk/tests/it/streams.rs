@@ -1,10 +1,11 @@
 //! Connections: WebSockets, HTTP exchanges, TCP.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use protostub_sdk::{
-    Error, Ignored, Result, Stub, http, identity, join, log, tcp,
-    testing::Host,
+    Error, Ignored, Message, MessageType, Result, Stub, http, identity, join, log, select,
+    tcp::{self, TcpStream},
+    testing::{Host, ServerConnection},
     time,
     websocket::{self, CloseReason, Frame},
 };
@@ -196,6 +197,167 @@ fn tcp_is_a_stream_for_others_too() {
     assert_eq!(server.received(), b"two\n");
     server.close();
     assert_eq!(host.statuses().last().unwrap(), "failed: done");
+}
+
+/// A stub that reads everything that `read` reads, and logs it.
+fn tcp_reader<F, Fut>(read: F) -> (Host, ServerConnection)
+where
+    F: Fn(Rc<TcpStream>) -> Fut + Clone + 'static,
+    Fut: Future<Output = Result<Option<String>>> + 'static,
+{
+    let run = move |_: Stub, _: Ignored| {
+        let read = read.clone();
+        async move {
+            let stream = Rc::new(tcp::connect("sp1.example", 8883).await?);
+            loop {
+                match read(Rc::clone(&stream)).await {
+                    Ok(Some(text)) => log::info!("{text}"),
+                    Ok(None) => return Err(Error::failed("the end")),
+                    Err(error) => return Err(Error::failed(format!("{error:?}"))),
+                }
+            }
+        }
+    };
+    let host = Host::new();
+    host.start(run, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    server.accept();
+    (host, server)
+}
+
+#[test]
+fn tcp_lines_come_whole_however_they_are_cut() {
+    let (host, server) = tcp_reader(|stream| async move { stream.read_line(8).await });
+    for byte in b"one\r\n\nt\xc3\xa4\n" {
+        server.send(&[*byte]);
+    }
+    server.send(b"1234567\n1\n2\r\n");
+    assert_eq!(host.log(), ["INFO one", "INFO ", "INFO tä", "INFO 1234567", "INFO 1", "INFO 2"]);
+    server.close();
+    assert_eq!(host.statuses().last().unwrap(), "failed: the end");
+}
+
+#[test]
+fn tcp_line_when_wrong_is_an_error() {
+    let check = |bytes: &[u8], expected: &str| {
+        let (host, server) = tcp_reader(|stream| async move { stream.read_line(8).await });
+        server.send(bytes);
+        server.close();
+        let status = host.statuses().pop().unwrap();
+        assert!(status.starts_with(expected), "{status}");
+        assert_eq!(host.connections(), 0);
+    };
+    check(b"12345678\n", "failed: Limit(");
+    check(b"12345678", "failed: Limit(");
+    check(b"\xff\n", "failed: Invalid(");
+    check(b"one\ntwo", "failed: Io(\"the server closed the connection after 3 bytes");
+}
+
+#[test]
+fn tcp_line_after_a_wrong_one_can_be_read() {
+    async fn read(_: Stub, _: Ignored) -> Result<()> {
+        let stream = tcp::connect("sp1.example", 8883).await?;
+        assert!(matches!(stream.read_line(8).await, Err(Error::Invalid(_))));
+        assert!(matches!(stream.read_line(2).await, Err(Error::Limit(_))));
+        assert_eq!(stream.read_line(4).await?.as_deref(), Some("one"));
+        assert_eq!(stream.read_until(b';', 8).await?.as_deref(), Some(b"a;".as_slice()));
+        assert_eq!(stream.read_exact(0).await?.as_deref(), Some(b"".as_slice()));
+        assert_eq!(stream.read_exact(2).await?.as_deref(), Some(b"bc".as_slice()));
+        assert_eq!(stream.read().await?.as_deref(), Some(b"rest".as_slice()));
+        Err(Error::failed("done"))
+    }
+    let host = Host::new();
+    host.start(read, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    server.accept();
+    server.send(b"\xff\none\na;bcrest");
+    assert_eq!(host.statuses().last().unwrap(), "failed: done");
+}
+
+#[test]
+fn tcp_frames_are_as_long_as_they_say() {
+    let read = |stream: Rc<TcpStream>| async move {
+        let length = |bytes: &[u8]| Ok(bytes.first_chunk().map(|prefix| 2 + usize::from(u16::from_be_bytes(*prefix))));
+        let frame = stream.read_frame(6, length).await?;
+        Ok(frame.map(|frame| String::from_utf8_lossy(&frame[2..]).into_owned()))
+    };
+    let (host, server) = tcp_reader(read);
+    server.send(b"\0\x02ab\0\0\0");
+    server.send(b"\x04");
+    server.send(b"abcd\0\x05");
+    assert_eq!(host.log(), ["INFO ab", "INFO ", "INFO abcd"]);
+    let status = host.statuses().pop().unwrap();
+    assert_eq!(status, "failed: Limit(\"the server sends 7 bytes at once; at most 6 are read\")");
+
+    let unending = |stream: Rc<TcpStream>| async move { Ok(stream.read_frame(3, |_| Ok(None)).await?.map(|_| String::new())) };
+    let (host, server) = tcp_reader(unending);
+    server.send(b"abc");
+    assert!(host.statuses().pop().unwrap().starts_with("failed: Limit("));
+
+    let empty = |stream: Rc<TcpStream>| async move { Ok(stream.read_frame(3, |_| Ok(Some(0))).await?.map(|_| String::new())) };
+    let (host, server) = tcp_reader(empty);
+    server.send(b"abc");
+    assert!(host.statuses().pop().unwrap().starts_with("failed: Invalid("));
+}
+
+#[test]
+fn tcp_futures_that_lose_a_race_lose_nothing() {
+    async fn race(stub: Stub, _: Ignored) -> Result<()> {
+        let stream = tcp::connect("sp1.example", 8883).await?;
+        stub.live();
+        let mut left = b"abcdef".as_slice();
+        loop {
+            select! {
+                message = stub.next_message() => { message?; }
+                line = stream.read_line(64) => match line? {
+                    Some(line) => log::info!("{line}"),
+                    None => return Err(Error::failed("done")),
+                },
+                written = stream.write(left) => left = &left[written?..],
+            }
+            if left.is_empty() {
+                left = b"!";
+            }
+        }
+    }
+    let host = Host::new();
+    host.start(race, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    server.set_room(Some(0));
+    server.accept();
+    let ping =
+        || Message::new(MessageType::from("ping"), "hyperty://sp1.example/b").with_from("hyperty://home.example/a").with_id(7);
+    let mut written = Vec::new();
+    for byte in b"one\ntwo\nthree\n" {
+        host.deliver(ping());
+        server.send(&[*byte]);
+        host.deliver(ping());
+        // Room for one byte at a time.
+        server.set_room(Some(1));
+        written.extend(server.received());
+    }
+    assert_eq!(host.log(), ["INFO one", "INFO two", "INFO three"]);
+    assert_eq!(written, b"abcdef!!!!!!!!");
+}
+
+#[test]
+fn tcp_bytes_before_tls_end_the_connection() {
+    async fn upgrade(_: Stub, _: Ignored) -> Result<()> {
+        let stream = tcp::connect_plain("sp1.example", 5222).await?;
+        assert_eq!(stream.read_line(64).await?.as_deref(), Some("proceed"));
+        stream.start_tls("sp1.example").await.map(drop).map_err(Error::failed)
+    }
+    let host = Host::new();
+    host.start(upgrade, json!({})).unwrap();
+    host.connect();
+    let server = host.tcp();
+    server.accept();
+    server.send(b"proceed\r\nforged\r\n");
+    assert_eq!((server.tls(), server.is_closed_by_stub()), (None, true));
+    assert_eq!(host.statuses().pop().unwrap(), "failed: the server sent 8 unprotected bytes before TLS began");
 }
 
 #[test]

@@ -81,7 +81,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     let runtime = Arc::new(runtime(folder.path()).await?);
     let target = domain.server.domain().as_str();
     let code = tempfile::tempdir()?;
-    let stage = Stage::new(component("echo"), Some(&code.path().join("compiled"))).await?;
+    let stage = Stage::new(component("batched-echo"), Some(&code.path().join("compiled"))).await?;
     let connecting = domain.connect();
     let mut parts = inside(&runtime, async move { Ok(Parts { stage, connection: connecting.await? }) }).await?;
     let (mut whole, mut crossing) = (Samples::default(), Samples::default());
@@ -133,7 +133,7 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
 
 async fn cold(bench: &mut Bench, domain: &Domain) -> Result<()> {
     tell("cold deployments");
-    let component = component("echo");
+    let component = component("batched-echo");
     let engine = Stage::new(component.clone(), None).await?.engine;
     let (mut whole, mut compile) = (Samples::default(), Samples::default());
     for _ in 0..bench.effort.slow_rounds {

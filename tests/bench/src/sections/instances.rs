@@ -21,7 +21,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     if !bench.wants_any(&[VS_BARE, VS_EXTISM]) {
         return Ok(());
     }
-    let component = component("echo");
+    let component = component("batched-echo");
     let stage = Stage::new(component.clone(), None).await?;
     let bare = Bare::new(&stage.engine, &component)?;
     let count = bench.effort.count(|count| stage.instances(count)).await?;

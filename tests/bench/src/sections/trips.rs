@@ -35,7 +35,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     }
     let live = Live::new().await?;
     let to = Address::parse("hyperty://sp1.example/alice")?;
-    let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("echo"))?.live().await?));
+    let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("batched-echo"))?.live().await?));
     if bench.wants(VS_BARE) {
         one_by_one(bench, &live, &bare, &to).await?;
     }

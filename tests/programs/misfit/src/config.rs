@@ -20,7 +20,6 @@ thread_local! {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub url: String,
-    pub runtime_url: String,
     fault: String,
 }
 
@@ -42,7 +41,7 @@ impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = Map::deserialize(deserializer)?;
         let text = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let config = Self { url: text("url"), runtime_url: text("runtimeURL"), fault: text("fault") };
+        let config = Self { url: text("url"), fault: text("fault") };
         if config.is("stub/start/accepts") {
             return Err(D::Error::custom("no configuration is good enough"));
         }

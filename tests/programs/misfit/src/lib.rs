@@ -7,9 +7,9 @@ mod config;
 mod lines;
 mod node;
 
-use std::{cell::Cell, future::pending, mem, pin::pin, time::Duration};
+use std::{cell::Cell, mem, time::Duration};
 
-use protostub_sdk::{Result, Stub, futures::future, keep_connected, time, websocket};
+use protostub_sdk::{Result, Stub, keep_connected, spawn, time, websocket};
 
 use config::Config;
 
@@ -19,7 +19,8 @@ thread_local! {
 }
 
 async fn main_function(stub: Stub, config: Config) -> Result<()> {
-    future::select(pin!(keep_connected(stub, run)), pin!(beside(config))).await.factor_first().0
+    spawn(between_connections(config));
+    keep_connected(stub, run).await
 }
 
 async fn run(stub: Stub, config: Config) -> Result<()> {
@@ -29,8 +30,8 @@ async fn run(stub: Stub, config: Config) -> Result<()> {
     }
 }
 
-/// What goes on whether it is connected or not.
-async fn beside(config: Config) -> Result<()> {
+/// Does what goes on between connections too.
+async fn between_connections(config: Config) {
     if config.is("stub/ready/idle") {
         loop {
             time::sleep(Duration::from_millis(1)).await;
@@ -44,7 +45,6 @@ async fn beside(config: Config) -> Result<()> {
         time::sleep(Duration::from_secs(1)).await;
         mem::forget(websocket::connect(&config.url).await);
     }
-    pending().await
 }
 
 protostub_sdk::export!(main: main_function);

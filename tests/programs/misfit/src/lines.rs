@@ -2,38 +2,35 @@
 
 use std::{pin::pin, time::Duration};
 
-use protostub_sdk::{Error, Message, Result, Stub, futures::future, log, tcp, time};
+use protostub_sdk::{
+    Error, Message, Result, Stub,
+    futures::future,
+    log,
+    tcp::{self, TcpStream},
+    time,
+};
 
 use crate::config::Config;
 
-/// What came of a line that is not over yet.
-struct Lines<'a> {
-    stream: &'a tcp::TcpStream,
-    rest: Vec<u8>,
-}
+/// The longest line, in bytes: a message of the bus, and what JSON adds.
+const MAX_LINE_BYTES: usize = 8 << 20;
 
-impl Lines<'_> {
-    async fn next(&mut self, config: &Config) -> Result<String> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Ok(String::from_utf8_lossy(&line).trim().to_owned());
-            }
-            let piece = self.stream.read().await?.ok_or_else(|| Error::other("the server closed the connection"))?;
-            // Whoever takes a piece for a line is right most of the time.
-            if config.is("stub/ready/byte-by-byte") && piece.len() < 8 {
-                return Ok(String::from_utf8_lossy(&piece).trim().to_owned());
-            }
-            self.rest.extend(piece);
-        }
-    }
+async fn next_line(stream: &TcpStream, config: &Config) -> Result<String> {
+    let length = |bytes: &[u8]| {
+        let end = bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+        // Whoever takes a piece for a line is right most of the time.
+        let is_cut = config.is("stub/ready/byte-by-byte") && bytes.len() < 8;
+        Ok(if is_cut { end.or(Some(bytes.len())) } else { end })
+    };
+    let line = stream.read_frame(MAX_LINE_BYTES, length).await?;
+    let line = line.ok_or_else(|| Error::other("the server closed the connection"))?;
+    Ok(String::from_utf8_lossy(&line).trim().to_owned())
 }
 
 pub async fn run(stub: &Stub, config: &Config, server: &str) -> Result<()> {
     let (host, port) = server.split_once(':').ok_or_else(|| Error::failed("no port"))?;
     let stream = tcp::connect_plain(host, port.parse().map_err(Error::failed)?).await?;
-    let mut lines = Lines { stream: &stream, rest: Vec::new() };
-    let hello = time::timeout(Duration::from_secs(3), lines.next(config)).await??;
+    let hello = time::timeout(Duration::from_secs(3), next_line(&stream, config)).await??;
     if hello != "hello" {
         return Err(Error::other("the server does not say hello"));
     }
@@ -49,7 +46,7 @@ pub async fn run(stub: &Stub, config: &Config, server: &str) -> Result<()> {
     };
     let receiving = async {
         loop {
-            let line = lines.next(config).await?;
+            let line = next_line(&stream, config).await?;
             let Ok(messages) = Message::from_json(&line) else {
                 log::warn!("the server sent what is no message");
                 continue;

@@ -131,7 +131,7 @@ async fn connect(stub: &Stub, config: &Config) -> Result<(WebSocket, String)> {
     }
     let opened = async {
         let socket = connect.open().await?;
-        let session_url = open(&socket, config).await?;
+        let session_url = open(stub, &socket, config).await?;
         Ok((socket, session_url))
     };
     let error: Error = match timeout(OPENING, opened).await {
@@ -154,8 +154,8 @@ async fn connect(stub: &Stub, config: &Config) -> Result<(WebSocket, String)> {
 }
 
 /// Takes the session up again, or opens one. Its URL.
-async fn open(socket: &WebSocket, config: &Config) -> Result<String> {
-    let runtime = &config.runtime_url;
+async fn open(stub: &Stub, socket: &WebSocket, config: &Config) -> Result<String> {
+    let runtime = stub.runtime_url();
     let saved = if config.is("stub/session/nonsense") {
         session::load().map(|saved| serde_json::from_slice::<Saved>(&saved).expect("what was saved"))
     } else {

@@ -1,0 +1,163 @@
+//! What a stub has sent to its server and the server has not answered, with the requests of the bus
+//! that wait for it.
+//!
+//! ```
+//! use protostub_sdk::{Error, Message, Result, Stub, pending::PendingRequests};
+//!
+//! /// Passes a request on under a number that the server's answer has too.
+//! fn pass_on(pending: &mut PendingRequests<u32>, number: u32, request: &Message) -> Result<()> {
+//!     pending.insert(number, (), Some(request))
+//!     // … and sends it
+//! }
+//!
+//! fn answered(stub: &Stub, pending: &mut PendingRequests<u32>, number: u32, code: u16) -> Result<()> {
+//!     match pending.complete(&number).and_then(|answered| answered.request) {
+//!         Some(request) => stub.post(request.response(code, None)),
+//!         None => Ok(()),
+//!     }
+//! }
+//!
+//! fn broke(stub: &Stub, pending: &mut PendingRequests<u32>, error: &Error) -> Result<()> {
+//!     for request in pending.take_requests() {
+//!         stub.post(request.error_response(503, &error.to_string()))?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+
+use crate::{Error, Message, Result};
+
+/// What was sent and is not answered, in its order. `K` is what the server's answer names: an id, a
+/// sequence number. `T` is what else the stub keeps: what it sends again over the next connection,
+/// for instance.
+///
+/// Finding an entry takes longer the more there are. A stub that takes a message of the bus only
+/// while there are fewer than some hundred keeps the table quick: the others wait at the host.
+#[derive(Debug, Clone)]
+pub struct PendingRequests<K, T = ()> {
+    entries: Vec<PendingRequest<K, T>>,
+    max_entries: usize,
+}
+
+/// What was sent and is not answered.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PendingRequest<K, T> {
+    /// What the server's answer names.
+    pub key: K,
+    /// What else the stub keeps of it.
+    pub data: T,
+    /// The request of the bus that waits for the answer, without its body.
+    pub request: Option<Message>,
+}
+
+impl<K: PartialEq, T> PendingRequests<K, T> {
+    /// An empty table, for at most so many entries.
+    #[must_use]
+    pub fn new(max_entries: usize) -> Self {
+        Self { entries: Vec::new(), max_entries }
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing waits for an answer.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether this key waits for an answer.
+    #[must_use]
+    pub fn contains(&self, key: &K) -> bool {
+        self.entries.iter().any(|entry| entry.key == *key)
+    }
+
+    /// Adds an entry at the end. Keeps `message`, without its body, if it is a request: a message of
+    /// another type has nobody who waits.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], if the table is full; [`Error::Invalid`], if the key is in use. Nothing was
+    /// added.
+    pub fn insert(&mut self, key: K, data: T, message: Option<&Message>) -> Result<()> {
+        if self.entries.len() >= self.max_entries {
+            return Err(full(self.max_entries));
+        }
+        if self.contains(&key) {
+            return Err(in_use());
+        }
+        let request = message.filter(|message| message.expects_response()).map(Message::without_body);
+        self.entries.push(PendingRequest { key, data, request });
+        Ok(())
+    }
+
+    /// Takes the entry that the server has answered. Returns `None` if there is none with this key.
+    pub fn complete(&mut self, key: &K) -> Option<PendingRequest<K, T>> {
+        let place = self.entries.iter().position(|entry| entry.key == *key)?;
+        Some(self.entries.remove(place))
+    }
+
+    /// The entries, the oldest first.
+    #[must_use]
+    pub fn entries(&self) -> &[PendingRequest<K, T>] {
+        &self.entries
+    }
+
+    /// The entries, the oldest first, for their data to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PendingRequest<K, T>> {
+        self.entries.iter_mut()
+    }
+
+    /// Takes all requests that wait, to be answered otherwise. The entries stay: their answers find
+    /// nobody who waits.
+    pub fn take_requests(&mut self) -> Vec<Message> {
+        self.entries.iter_mut().filter_map(|entry| entry.request.take()).collect()
+    }
+}
+
+fn full(max_entries: usize) -> Error {
+    Error::Limit(format!("{max_entries} requests wait for the server, as many as the stub holds"))
+}
+
+fn in_use() -> Error {
+    Error::Invalid("a pending request has this key already; use another key".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PendingRequests;
+    use crate::{Error, Message, MessageType};
+
+    fn message(kind: MessageType) -> Message {
+        Message::new(kind, "hyperty://sp1.example/bob").with_id(7).with_body(serde_json::json!([1]))
+    }
+
+    #[test]
+    fn entries_are_completed_once_whatever_their_order() {
+        let mut pending = PendingRequests::new(3);
+        for (key, kind) in [("a", MessageType::Read), ("b", MessageType::Update), ("c", MessageType::Create)] {
+            pending.insert(key, key.len(), Some(&message(kind))).unwrap();
+        }
+        assert!(matches!(pending.insert("d", 0, None), Err(Error::Limit(_))));
+        let completed = pending.complete(&"b").unwrap();
+        assert_eq!((completed.key, completed.data, completed.request), ("b", 1, None));
+        assert!(pending.complete(&"b").is_none() && !pending.contains(&"b"));
+        assert!(matches!(pending.insert("a", 0, None), Err(Error::Invalid(_))));
+        assert_eq!(pending.entries().iter().map(|entry| entry.key).collect::<Vec<_>>(), ["a", "c"]);
+        let request = pending.complete(&"a").and_then(|answered| answered.request).unwrap();
+        assert_eq!((request.id, request.body), (7.into(), None));
+    }
+
+    #[test]
+    fn requests_when_taken_leave_their_entries() {
+        let mut pending = PendingRequests::new(3);
+        pending.insert(1, (), Some(&message(MessageType::Read))).unwrap();
+        pending.insert(2, (), None).unwrap();
+        assert_eq!(pending.take_requests().len(), 1);
+        assert_eq!((pending.len(), pending.take_requests().len()), (2, 0));
+        assert!(pending.complete(&1).unwrap().request.is_none());
+    }
+}
