@@ -5,7 +5,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use protostub_types::{SafeText, Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, timeout_at},
+};
 use tracing::debug;
 use url::Url;
 
@@ -21,6 +24,8 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
 /// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
 const MAX_RESERVED: u64 = 1024 * 1024;
+/// The length of the pieces that are hashed at once, in bytes: a fraction of a millisecond.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A document that came whole; or, if that was asked for with [`Held::Whole`], one that need not come.
 pub(crate) struct Received {
@@ -191,8 +196,14 @@ impl Transfer {
             if self.bytes.len() + chunk.len() > limits.bytes {
                 return limits.exceeded(total);
             }
-            self.hash.update(&chunk);
-            self.bytes.extend_from_slice(&chunk);
+            for piece in chunk.chunks(PIECE_BYTES) {
+                self.hash.update(piece);
+                self.bytes.extend_from_slice(piece);
+                // A source may give a whole component at once; others have their turn meanwhile.
+                if piece.len() == PIECE_BYTES {
+                    yield_now().await;
+                }
+            }
             tell(Download::Receiving { bytes: length(&self.bytes), total });
         }
         let received = length(&self.bytes);
