@@ -111,13 +111,14 @@ impl Run {
             CancellationToken::new(),
             Served { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress, dropped },
         );
-        let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
         printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
         for address in &settings.hyperties {
             let hyperty = runtime.register_hyperty(address.clone()).await?;
             printed.tell(Event::Listening { hyperty: address.clone() });
             runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), printed.clone()));
         }
+        // The first command finds the hyperties at their addresses.
+        let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
         let reload = || printed.tell(Event::reloaded(actions::reload(&runtime, settings.policy.as_deref())));
         let deploying = deploy(&runtime, &settings.deploy, &printed);
         let outcome = until_stopped(stop, (hangup, reload), deploying).await;
