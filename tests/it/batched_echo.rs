@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{TestRuntime, body, builder, component, soon, source};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
-/// How many messages come together: four times as many as one call of a stub takes.
+/// The number of messages that come together: four times as many as one call of a stub takes.
 const TOGETHER: usize = 4 * 64;
 
 async fn live() -> TestRuntime {

@@ -17,6 +17,7 @@ mod interleavings;
 mod leaks;
 mod limits;
 mod lines;
+mod login;
 mod machine;
 mod mosquitto;
 mod mqtt;

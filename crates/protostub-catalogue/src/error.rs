@@ -272,7 +272,7 @@ impl CatalogueError {
         &self.domain
     }
 
-    /// The class of what came from [`Self::url`].
+    /// Returns the class of the fault at [`Self::url`].
     #[must_use]
     pub fn kind(&self) -> CatalogueErrorKind {
         self.fault().kind()

@@ -20,7 +20,8 @@
 //! # let bus = Bus::new(BusConfig::new(Domain::parse("home.example")?, Address::parse("hyperty-runtime://home.example/1")?));
 //! bus.set_policy(Some(Arc::new(policy)));
 //! let app = Origin::Hyperty(Address::parse("hyperty://home.example/app")?);
-//! let refused = bus.post(&app, Message::read("hyperty://sp2.example/alice".parse()?)).unwrap_err();
+//! let question = Message::read("hyperty://sp2.example/alice".parse()?);
+//! let refused = bus.post(&app, question).unwrap_err();
 //! assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
 //! # Ok(())
 //! # }

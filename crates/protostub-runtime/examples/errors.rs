@@ -1,5 +1,5 @@
-//! Every error that the library returns, taken apart with nothing but `protostub_runtime`: no other crate has to be
-//! named to branch on a cause.
+//! Every error that the library returns, taken apart with nothing but `protostub_runtime`: no other
+//! crate has to be named to branch on a cause.
 //!
 //! ```text
 //! cargo run --example errors
@@ -146,7 +146,7 @@ pub fn reaching(error: &EgressError) -> Option<&egress::Refused> {
     }
 }
 
-/// Why a stub is told to disconnect.
+/// Branches on the reason of a disconnection.
 pub fn disconnecting(reason: DisconnectReason) -> bool {
     matches!(reason, DisconnectReason::Shutdown)
 }

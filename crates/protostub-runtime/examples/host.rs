@@ -1,8 +1,9 @@
-//! A host program with a configuration of its own: it sends in one task, receives in another, branches on errors,
-//! and shuts down while another task still holds the runtime.
+//! A host program with a configuration of its own: it sends in one task, receives in another,
+//! branches on errors, and shuts down while another task still holds the runtime.
 //!
-//! The stub is taken from a folder (`descriptor.json`, `component.wasm`), so that the program needs no network. The
-//! settings file has the program's own keys and, in `[runtime]`, those of [`Settings`].
+//! The stub is taken from a folder (`descriptor.json`, `component.wasm`), so that the program needs
+//! no network. The settings file has the program's own keys and, in `[runtime]`, those of
+//! [`Settings`].
 //!
 //! ```text
 //! cargo xtask stubs
@@ -19,7 +20,7 @@ use protostub_runtime::{
 };
 use serde::Deserialize;
 
-/// What this program reads from its settings file.
+/// The settings file of this program.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Configuration {

@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::status::Admission;
 
-/// What a stub's instances are made of: what steps 4 to 7 found, verified and compiled.
+/// The parts of a stub's instances, as steps 4 to 7 found, verified and compiled them.
 #[derive(Debug)]
 pub(crate) struct Artifact {
     pub(crate) discovered: Discovered,
@@ -31,7 +31,7 @@ impl Artifact {
         if self.to_commit().is_none() { Admission::Admitted } else { Admission::HeldBack }
     }
 
-    /// What is accepted with this. None if the same was accepted before.
+    /// Returns the release that is accepted with this one, or `None` if it was accepted before.
     pub(crate) fn to_commit(&self) -> Option<AcceptedRelease> {
         let signed = self.discovered.authenticity.signed().is_some();
         let now = AcceptedRelease { version: self.version().clone(), digest: self.digest, signed };
@@ -49,13 +49,13 @@ pub(crate) fn published(discovered: &Discovered) -> Release {
     }
 }
 
-/// What the stub is made of, as its domain publishes it.
+/// A version of the stub, as its domain publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
     pub(crate) descriptor_url: Url,
     pub(crate) version: Version,
     /// Of the component: known from step 7 on, if the descriptor does not state it.
     pub(crate) digest: Option<Sha256Digest>,
-    /// Whether it had a good signature.
+    /// It had a good signature.
     pub(crate) signed: bool,
 }

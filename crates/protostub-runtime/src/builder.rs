@@ -38,7 +38,7 @@ use crate::{
 #[derive(Default)]
 pub struct RuntimeBuilder {
     settings: Settings,
-    /// Why the last home domain is none.
+    /// The error of the last home domain.
     home_error: Option<DomainError>,
     sources: Vec<Arc<dyn Source>>,
     credentials: Vec<Arc<dyn CredentialProvider>>,
@@ -225,37 +225,41 @@ impl RuntimeBuilder {
     }
 }
 
-/// What the program alone has.
+/// Values that the program alone has.
 impl RuntimeBuilder {
-    /// Asks this source for descriptors and components, before the network and after the sources that were given before it.
+    /// Asks this source for descriptors and components, after the sources given earlier and before
+    /// the network.
     pub fn source(mut self, source: impl Source + 'static) -> Self {
         self.sources.push(Arc::new(source));
         self
     }
 
-    /// Asks this provider for credentials of domains, after those that were given before it: the first that knows the domain answers. Default: none,
-    /// stubs connect without a credential.
+    /// Asks this provider for credentials of domains, after the providers given earlier. The first
+    /// one that knows the domain answers. Default: none, stubs connect without a credential.
     pub fn credentials(mut self, provider: impl CredentialProvider) -> Self {
         self.credentials.push(Arc::new(provider));
         self
     }
 
-    /// Trusts these certificates (PEM) as roots too, next to those of the Mozilla root programme: a private CA.
+    /// Trusts these certificates (PEM) as roots too, next to those of the Mozilla root programme: a
+    /// private CA.
     pub fn trust_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
         self
     }
 
-    /// Asks this resolver for the addresses of names, in place of the operating system's: DNS over HTTPS, say, or a name service of the operator's own. What it
-    /// answers is judged as any answer is: it can lead nobody to an address that is not granted. It is asked on the library's threads, and must not block; a
-    /// [proxy](Self::proxy) resolves by itself what is reached through it. Default: the operating system's.
+    /// Asks this resolver for the addresses of names: a resolver for DNS over HTTPS, for example.
+    ///
+    /// Its answers are judged like all answers, so they lead to granted addresses alone. The
+    /// library asks it on its own threads, and it must not block. A [proxy](Self::proxy) resolves
+    /// names by itself. Default: the operating system's resolver.
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self
     }
 
-    /// Offers an interface of the program's own to the stubs of those domains to whom it is granted ([`DomainSettings::imports`]). See
-    /// [`imports`](crate::imports).
+    /// Offers an interface of the program's own to the stubs of domains that are granted it
+    /// ([`DomainSettings::imports`]). See [`imports`](crate::imports).
     pub fn host_import(mut self, import: impl HostImport) -> Self {
         self.imports.push(Import::new(import));
         self
@@ -276,8 +280,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// The operator's rules: asked before every hop of every message, the runtime's own included. Default: none, everything that may be said by the
-    /// rules that always hold is let pass. [`Runtime::set_policy`] replaces it later.
+    /// Sets the operator's rules. The bus asks them before every hop of every message, the
+    /// runtime's own included. Default: none, only the rules that always hold.
+    /// [`Runtime::set_policy`] replaces them later.
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
         self
@@ -289,15 +294,17 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Calls this while a component is downloaded or compiled, for a progress bar. It is called in the task of the deployment: it must not block,
-    /// and should not take long.
+    /// Calls this function while a component is downloaded or compiled, for a progress bar. It runs
+    /// in the task of the deployment: it must not block, and should not take long.
     pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(move |key, progress: &Progress| hook(key, *progress));
         self
     }
 
-    /// Calls this with the report of every instance that crashed or ran into a limit, also while it was starting. It is called in the task of the
-    /// stub: it must not block, and should not take long. A deployed stub's last one is [`Protostub::last_crash`](crate::Protostub::last_crash).
+    /// Calls this function with the report of every instance that crashed or ran into a limit, also
+    /// while it was starting. It runs in the task of the stub: it must not block, and should not
+    /// take long. [`Protostub::last_crash`](crate::Protostub::last_crash) has a deployed stub's
+    /// last report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
         self.crashes = Observer::new(hook);
         self
@@ -330,7 +337,8 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
         .build()
         .map_err(BuildError::Threads)?;
     let on_threads = threads.handle().clone();
-    // Reading roots, reserving memory for the sandboxes and looking at the store take their time, and none of the program's threads.
+    // Reading roots, reserving memory for sandboxes and opening the store take time, which none of
+    // the program's threads has to spend.
     let starting = on_threads.spawn_blocking(move || match start_parts(home, builder, threads.handle()) {
         Ok(started) => Ok(Runtime::new(started, threads)),
         Err(error) => {
@@ -432,7 +440,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         allow_loopback: network.allow_loopback,
         loopback: Arc::new(loopback.map(|(domain, _)| domain.clone()).collect()),
     };
-    // What is left of the time in which a stub has to be live is for its connection.
+    // The rest of the time in which a stub has to be live is for its connection.
     let identity = IdentityModule::new(builder.credentials, token_network, lifecycle.connect_timeout / 2);
 
     let context = Arc::new(RuntimeContext {
@@ -476,7 +484,8 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     Ok(Started { context, registry, routes })
 }
 
-/// How many sandboxes there are: what the operator says; else one for each stub, as far as the machine allows that.
+/// Returns the number of sandboxes: the operator's, or one for each stub if the machine allows
+/// that.
 fn max_sandboxes(lifecycle: &LifecycleSettings) -> usize {
     // In an update that overlaps, a stub has two for a while.
     let wanted = lifecycle.max_stubs.saturating_add(1);

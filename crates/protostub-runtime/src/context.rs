@@ -1,4 +1,4 @@
-//! What every part of a running runtime shares.
+//! The context that all parts of a running runtime share.
 
 use std::{future::Future, sync::Arc};
 
@@ -32,7 +32,7 @@ pub(crate) struct RuntimeContext {
     pub(crate) tasks: TaskTracker,
     /// Everything is to end.
     pub(crate) stop: CancellationToken,
-    /// No stub is left: what the Registry has not heard by then, it never will.
+    /// No stub is left, and no status will come any more.
     pub(crate) stubs_ended: CancellationToken,
 }
 
@@ -48,13 +48,14 @@ impl RuntimeContext {
         self.registry.end_hyperties(reason);
     }
 
-    /// Where a stub of `domain` may connect to: its own domain, on the usual ports and those of its descriptor, and what the operator grants.
+    /// Returns the hosts that a stub of `domain` may connect to: its own domain, on the usual ports
+    /// and those of its descriptor, and the operator's grants.
     pub(crate) fn grants(&self, domain: &Domain, ports: &[u16], settings: &DomainSettings) -> Grants {
         let own = Grants::same_domain(domain, ports).allow_loopback(self.config.reaches_loopback(domain));
         settings.grants.iter().cloned().fold(own.allow_private(settings.allow_private), Grants::allow)
     }
 
-    /// Tells `<runtime>/status` about a stub that cannot speak for itself: before it runs, or when it never did.
+    /// Publishes the status of a stub that does not run yet, or never did, at `<runtime>/status`.
     pub(crate) fn announce(&self, record: &StubRecord) {
         let report = record.status.current();
         let mut body = self.config.status_form.body(&report, record.url.get());

@@ -3,7 +3,8 @@ use std::{fmt, str::FromStr};
 use protostub_types::Domain;
 use serde::Deserialize;
 
-/// Which domains are meant: `sp1.example` (that one, with its port if it has one), `*.sp1.example` (all below it, not itself) or `*` (all).
+/// Which domains are meant: `sp1.example` (that one, with its port if it has one), `*.sp1.example`
+/// (all below it, not itself) or `*` (all).
 ///
 /// ```
 /// use protostub_runtime::{Domain, DomainPattern};
@@ -32,7 +33,7 @@ pub struct DomainPatternError {
 }
 
 impl DomainPattern {
-    /// Whether the domain is one of those that are meant.
+    /// Returns `true` if the domain is one of the pattern.
     #[must_use]
     pub fn contains(&self, domain: &Domain) -> bool {
         match &self.0 {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_says_what_would_be() {
+    fn text_that_is_no_pattern_is_refused_with_examples() {
         let check = |text: &str, problem: &str| {
             let error = text.parse::<DomainPattern>().unwrap_err().to_string();
             assert_eq!(error, format!("`{text}` is no domain pattern: {problem}; write `sp1.example`, `*.sp1.example` or `*`"));

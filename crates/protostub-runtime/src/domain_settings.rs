@@ -52,8 +52,8 @@ pub struct DomainSettings {
     pub allow_loopback: bool,
     /// Accepts a descriptor without a digest of the component. Default: no.
     pub waive_digest: bool,
-    /// Accepts an older version after a newer one, and an unsigned version after a signed one, in an
-    /// update and in a deployment. Default: no.
+    /// Accepts an older version after a newer one, and an unsigned version after a signed one, in
+    /// an update and in a deployment. Default: no.
     pub allow_older: bool,
     /// Registers the stub at the domain's own Registry while it is deployed (steps 8 and 9).
     /// Default: no.

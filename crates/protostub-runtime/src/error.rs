@@ -288,7 +288,7 @@ impl Error for DeployError {
 }
 
 impl DeployError {
-    /// What went wrong, to branch on.
+    /// Returns the kind of the error, to branch on.
     #[must_use]
     pub fn kind(&self) -> &DeployErrorKind {
         &self.kind
@@ -423,7 +423,7 @@ pub enum RegisterError {
     /// The stub of its domain cannot be deployed now.
     #[error("failed to register the hyperty {address}")]
     Deploy {
-        /// Whose address.
+        /// Its address.
         address: Address,
         /// What is in the way.
         #[source]
@@ -432,13 +432,13 @@ pub enum RegisterError {
     /// The runtime is shutting down.
     #[error("failed to register the hyperty {address}: the runtime is shutting down")]
     ShutDown {
-        /// Whose address.
+        /// Its address.
         address: Address,
     },
     /// Somebody else has the address.
     #[error("failed to register the hyperty {address}")]
     Bus {
-        /// Whose address.
+        /// Its address.
         address: Address,
         /// What is in the way.
         #[source]

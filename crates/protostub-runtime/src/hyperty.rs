@@ -61,7 +61,7 @@ impl HypertySender {
     /// comes to the hyperty as a message.
     ///
     /// # Errors
-    /// If the message was refused: nobody is there (404), policy (403), a queue is full (429), the
+    /// If the message was refused: no receiver (404), policy (403), a queue is full (429), the
     /// domain's stub cannot be deployed (503), or the hyperty was dropped (503).
     pub fn post(&self, message: Message) -> Result<(), PostError> {
         let Identity { context, origin, .. } = self.check(&message)?;
@@ -86,9 +86,9 @@ impl HypertySender {
     /// header `timeout-ms`, or the runtime's request timeout (15 s by default).
     ///
     /// # Errors
-    /// If the host answers in the receiver's place: there is none (404), the request was refused
-    /// (403, 429), had no answer in time (408), or the stub crashed with it or could not be deployed
-    /// (502, 503); or if the hyperty was dropped (503).
+    /// If the host answers instead of the receiver: there is none (404), the request was refused
+    /// (403, 429), had no answer in time (408), or the stub crashed with it or could not be
+    /// deployed (502, 503); or if the hyperty was dropped (503).
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
         let Identity { context, origin, .. } = self.check(&message)?;
         context.bus.request(origin, message, None).await
@@ -232,8 +232,8 @@ impl Hyperty {
     }
 }
 
-/// The messages to this hyperty, as [`Hyperty::recv`] returns them. The stream ends once the runtime
-/// has shut down and everything that came before was taken.
+/// The messages to this hyperty, as [`Hyperty::recv`] returns them. The stream ends once the
+/// runtime has shut down and everything that came before was taken.
 impl Stream for Hyperty {
     type Item = Message;
 

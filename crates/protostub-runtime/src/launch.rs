@@ -67,7 +67,8 @@ async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
     }
 }
 
-/// Deploys the stub, and begins to supervise it. None: it could not be deployed, which is told to everybody.
+/// Deploys the stub, and begins to supervise it. Returns `None` if it could not be deployed, after
+/// all who wait know it.
 async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervisor>> {
     let record = Arc::clone(&reservation.record);
     context.announce(&record);
@@ -86,7 +87,7 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
     }
 }
 
-/// Everything that is undone already stays undone; what is left is to tell everybody.
+/// Publishes the failure, and answers all who wait. The deployment has undone itself.
 fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>, error: DeployError) {
     let reason = in_full(&error);
     tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
@@ -98,7 +99,7 @@ fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>
     }
 }
 
-/// Step 1, triggered by a message to a domain that nobody serves.
+/// Step 1, triggered by a message to a domain without a stub.
 #[derive(Debug)]
 pub(crate) struct DeployOnDemand {
     pub(crate) context: Weak<RuntimeContext>,

@@ -26,7 +26,8 @@
 //! #   .source(stubs)
 //!     .build().await?;
 //! let app = runtime.register_hyperty("hyperty://home.example/chat").await?;
-//! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?; // deploys sp1.example's stub on the way
+//! // This deploys sp1.example's stub on the way.
+//! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?;
 //! println!("{}", reply.to_json_line());
 //! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
 //! println!("{}", stub.status().status); // live; `stub.watch()` tells of changes
@@ -40,7 +41,8 @@
 //!
 //! # A deployment
 //!
-//! `deploy/mod.rs` is the specification's "Deploy Protocol Stub" from top to bottom; [`steps`] names its 22 steps, each of which is a `tracing` span.
+//! `deploy/mod.rs` is the specification's "Deploy Protocol Stub" from top to bottom. [`steps`]
+//! names its 22 steps, and each of them is a `tracing` span.
 //!
 //! # What triggers a deployment
 //!
@@ -51,15 +53,16 @@
 //!
 //! # Settings
 //!
-//! [`Settings`] are plain values in groups. A program sets them by the methods of [`RuntimeBuilder`], or reads them from
-//! a file, since they implement `Deserialize`, and passes them to [`RuntimeBuilder::settings`]. [`DomainSettings`]
-//! override them for one domain. Secrets, keys and code come from the program alone.
+//! [`Settings`] are plain values in groups. A program sets them by the methods of
+//! [`RuntimeBuilder`], or reads them from a file, since they implement `Deserialize`, and passes
+//! them to [`RuntimeBuilder::settings`]. [`DomainSettings`] override them for one domain. Secrets,
+//! keys and code come from the program alone.
 //!
 //! # Handles
 //!
 //! [`Runtime`] and [`Protostub`] are cloneable handles. A [`Hyperty`] receives in one task, as a
-//! `Stream` too, while clones of its [`HypertySender`] send in others. All clones of a runtime share
-//! one [shutdown](Runtime::shutdown).
+//! `Stream` too, while clones of its [`HypertySender`] send in others. All clones of a runtime
+//! share one [shutdown](Runtime::shutdown).
 //!
 //! # Errors
 //!

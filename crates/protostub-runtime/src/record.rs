@@ -38,11 +38,11 @@ pub(crate) struct StubRecord {
     pub(crate) url: OnceLock<Address>,
     /// Known from step 15 on.
     pub(crate) sandbox_url: OnceLock<Address>,
-    /// What its instances save for one another.
+    /// The session that its instances save for one another.
     pub(crate) session: Session,
     /// The account for the connections of all its instances. Opened with the first instance.
     pub(crate) quota: OnceLock<Quota>,
-    /// What it was explicitly logged in with.
+    /// The credential of its explicit login.
     pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
     published: Mutex<Option<Release>>,
@@ -53,9 +53,9 @@ pub(crate) struct StubRecord {
     pub(crate) limit_counters: Arc<LimitCounters>,
     /// Its own registration at its domain's Registry, if the operator wants it.
     pub(crate) registration: OnceLock<RegistrationHandle>,
-    /// What is registered through it.
+    /// The registrations that go through it.
     pub(crate) registrations: TaskTracker,
-    /// It is about to end: whoever has registered something through it has a moment to remove it.
+    /// It is about to end. The registrations that go through it have a moment to be removed.
     pub(crate) leaving: CancellationToken,
     /// Step 20.
     deployed: SetOnce<()>,
@@ -93,12 +93,12 @@ impl StubRecord {
     /// Asks the stub's supervisor for something.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StubGone> {
         let (done, mut answer) = oneshot::channel();
-        // What cannot be sent is dropped, and `done` with it.
+        // A command that cannot be sent is dropped, and `done` with it.
         let _ = self.commands.send(Box::new(command(done))).await;
         let answer = tokio::select! {
             biased;
             answer = &mut answer => answer.ok(),
-            // What is sent while the receiver is dropped stays in the channel, unread, for as long as there is a sender.
+            // A command that is sent while the receiver is dropped stays in the channel, unread.
             () = self.commands.closed() => answer.try_recv().ok(),
         };
         match answer {
@@ -125,7 +125,7 @@ impl StubRecord {
         *self.idleness.lock().unwrap_or_else(PoisonError::into_inner) = idleness;
     }
 
-    /// How many instances followed the first one.
+    /// Returns the number of instances after the first one.
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
     }
@@ -155,7 +155,7 @@ impl StubRecord {
         self.over.get().cloned()
     }
 
-    /// Whether step 20 was done.
+    /// Returns `true` after step 20.
     pub(crate) fn is_deployed(&self) -> bool {
         self.deployed.initialized()
     }

@@ -137,7 +137,8 @@ impl Registry {
     /// triggered by `origin`. Of all callers that find no stub at the same time, one reserves it.
     ///
     /// # Errors
-    /// As [`Self::discover`]; or if `origin` has triggered too many. Nothing is reserved then.
+    /// As [`Self::discover`]; or if `origin` has triggered too many. A refused trigger reserves
+    /// nothing.
     pub(crate) fn reserve(&self, record: &Arc<StubRecord>, origin: &Origin, retry: Retry) -> Result<Reserved, DeployError> {
         let key = &record.key;
         let mut state = self.state();

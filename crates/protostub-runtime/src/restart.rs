@@ -15,8 +15,8 @@ overridable! {
     ///
     /// A stub that was never live is not restarted: its deployment has failed, and a later message
     /// tries again. The pause before a restart begins with [`Self::first_pause`] and doubles with
-    /// each restart that the budget still counts, up to [`Self::longest_pause`]. Up to as much again
-    /// is added at random, so that stubs that failed together do not restart together.
+    /// each restart that the budget still counts, up to [`Self::longest_pause`]. Up to as much
+    /// again is added at random, so that stubs that failed together do not restart together.
     pub struct RestartPolicy, overridden by
     /// Restarts of one domain's stub. `None` inherits the runtime's setting.
     ///

@@ -15,7 +15,7 @@ use serde::{
 /// `disconnected`, and its sandbox goes. Its address, its subscribers, its saved session and its
 /// compiled code stay. With the next message for it, or
 /// [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub), a new instance starts and
-/// connects. No message is lost; but whatever the domain itself sends meanwhile finds no connection.
+/// connects. No message is lost. Messages that the domain sends meanwhile find no connection.
 ///
 /// A settings file has a number of seconds, or `"never"`. The number 0 means never too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

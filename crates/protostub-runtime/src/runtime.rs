@@ -30,12 +30,13 @@ use crate::{
 ///
 /// # After the shutdown
 ///
-/// From the call of [`Runtime::shutdown`] on, clones still work and refuse: [`Runtime::deploy_protostub`]
-/// and [`Runtime::load_stub`] fail with [`DeployErrorKind::ShutDown`](crate::DeployErrorKind::ShutDown),
-/// registrations of hyperties with [`RegisterError::ShutDown`]. Once the shutdown has ended,
-/// requests and posts fail with 503, [`Hyperty::recv`] ends after the last message,
-/// [`Runtime::protostubs`] is empty, calls of a [`Protostub`] fail with [`StubGone`], and
-/// [`Runtime::spawn_inside`] drops its future. Addresses and counts stay readable.
+/// From the call of [`Runtime::shutdown`] on, clones still work and refuse:
+/// [`Runtime::deploy_protostub`] and [`Runtime::load_stub`] fail with
+/// [`DeployErrorKind::ShutDown`](crate::DeployErrorKind::ShutDown), registrations of hyperties with
+/// [`RegisterError::ShutDown`]. Once the shutdown has ended, requests and posts fail with 503,
+/// [`Hyperty::recv`] ends after the last message, [`Runtime::protostubs`] is empty, calls of a
+/// [`Protostub`] fail with [`StubGone`], and [`Runtime::spawn_inside`] drops its future. Addresses
+/// and counts stay readable.
 #[derive(Clone)]
 pub struct Runtime {
     inner: Arc<Inner>,
@@ -44,7 +45,7 @@ pub struct Runtime {
 /// The runtime behind all clones of its handle.
 struct Inner {
     context: Arc<RuntimeContext>,
-    /// Taken by whatever ends the runtime first: the shutdown, or the drop of the last clone.
+    /// Taken by the first end of the runtime: the shutdown, or the drop of the last clone.
     threads: Arc<Mutex<Option<Threads>>>,
     /// Listens until the last stub has ended. Taken by the first shutdown.
     registry: Mutex<Option<JoinHandle<()>>>,
@@ -246,16 +247,16 @@ impl Runtime {
     /// Ends everything gracefully: deployments stop, stubs disconnect within their grace time, and
     /// what waits is answered with 503. Returns when all of it is done, or `deadline` is over.
     ///
-    /// The shutdown goes on if the future is dropped. Further calls, on any clone, wait for the same
-    /// shutdown and return its outcome: the first call's `deadline` counts. When it has ended, the
-    /// threads of the runtime are gone; [what methods return then](Runtime#after-the-shutdown).
+    /// The shutdown goes on if the future is dropped. Further calls, on any clone, wait for the
+    /// same shutdown and return its outcome: the first call's `deadline` counts. When it has ended,
+    /// the threads of the runtime are gone; [what methods return then](Runtime#after-the-shutdown).
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
         let registry = self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(registry) = registry {
             let ending = end(Arc::clone(self.context()), registry, deadline);
             let (threads, outcome) = (Arc::clone(&self.inner.threads), Arc::clone(&self.inner.outcome));
             let context = Arc::clone(self.context());
-            // Not tracked: it waits for what is.
+            // The tracker does not know this task, which waits for the tracker.
             self.context().threads.spawn(async move {
                 let ended = ending.await;
                 stop_at_once(&context, &threads);
@@ -275,7 +276,7 @@ async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: D
     let _in_time = tokio::time::timeout(deadline, context.tasks.wait()).await;
     context.stubs_ended.cancel();
     let _heard_all = registry.await;
-    // Stubs have disconnected over the bus. What hyperties still hold open ends here.
+    // Stubs have disconnected over the bus. The open requests of hyperties end here.
     context.end(SHUTTING_DOWN);
     let left = context.registry.records();
     let abandoned: Vec<_> = left.iter().map(|record| record.key.clone()).collect();
@@ -283,17 +284,19 @@ async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: D
     Shutdown { stopped, abandoned }
 }
 
-/// Ends what is left of a runtime, without waiting for anything.
+/// Ends the rest of a runtime, without waiting for anything.
 fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
     context.registry.close();
     context.stop.cancel();
     context.end("the runtime is gone");
-    // Holders of a stub's handle learn that it is over: the stub's own task may be lost with the threads.
+    // Holders of a stub's handle learn that it is over: the stub's own task may be lost with the
+    // threads.
     for record in context.registry.records() {
         let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
         context.registry.remove(&record, StubGone::shut_down(&record.key));
     }
-    // A runtime must not wait for its threads where the host program's async tasks run, nor on one of them.
+    // A runtime must not wait for its threads where the host program's async tasks run, nor on one
+    // of them.
     if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {
         threads.shutdown_background();
     }

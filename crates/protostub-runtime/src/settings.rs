@@ -96,7 +96,7 @@ pub struct NetworkSettings {
     /// Asks all catalogues over plain HTTP instead of HTTPS: for laboratories without certificates.
     /// Anybody between the runtime and a catalogue can replace the stub. Default: no.
     pub allow_http: bool,
-    /// HTTP proxy for every connection. It resolves the names of what is reached through it. No
+    /// HTTP proxy for every connection. It resolves the names of the hosts behind it. No
     /// environment variable is ever read. Default: none.
     pub proxy: Option<Url>,
     /// Maximum number of sockets that all stubs and the runtime itself have open at a time.
@@ -141,8 +141,8 @@ pub struct CacheSettings {
     /// Maximum number of accepted versions of one registrable domain. The one that was not used for
     /// the longest time gives way. Default: 256.
     pub max_accepted_versions_per_domain: usize,
-    /// Maximum number of key sets that domains publish, kept for when they cannot be asked. Default:
-    /// 1,024.
+    /// Maximum number of key sets that domains publish, kept for when they cannot be asked.
+    /// Default: 1,024.
     pub max_key_sets: usize,
     /// Maximum number of key sets of one registrable domain. Default: 16.
     pub max_key_sets_per_domain: usize,

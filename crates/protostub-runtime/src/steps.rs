@@ -4,8 +4,8 @@
 //! `call` (the step's text in the specification), `domain`, `stub` (the stub's URL, from step 9 on) and `detail`. A step that calls somebody is
 //! open until the answer is there; a step that is an answer is opened and closed at once.
 //!
-//! The sandbox opens the span of step 17, the runtime all others. They happen in the order of [`Step::ORDER`]. Steps 1 and 2 are seen of calls
-//! that find no stub: one that is there is returned without a step.
+//! The sandbox opens the span of step 17, the runtime all others. They happen in the order of
+//! [`Step::ORDER`]. Only calls that find no stub show steps 1 and 2.
 
 use std::sync::OnceLock;
 

@@ -56,7 +56,7 @@ pub struct UpdateError {
 }
 
 impl UpdateError {
-    /// What went wrong, to branch on.
+    /// Returns the kind of the error, to branch on.
     #[must_use]
     pub fn kind(&self) -> &UpdateErrorKind {
         &self.kind

@@ -1,4 +1,5 @@
-//! The allocator of stubs that turn the feature `allocator` on: lists of freed blocks before the one that the target has.
+//! The allocator of stubs that turn the feature `allocator` on: lists of freed blocks before the
+//! one that the target has.
 //!
 //! A stub allocates and frees a few texts for each message that it handles, of the same sizes again and again. Here each takes a few instructions; the
 //! target's allocator takes some hundred. And a stub that has nothing to do has three pages of memory of its own instead of nine: the first blocks are cut

@@ -17,7 +17,7 @@ const FETCH_BYTES: u32 = 64 * 1024;
 /// A request to be sent.
 pub type Request = RequestBuilder<Content>;
 
-/// What an HTTP request has beyond its URL and headers: method and body. See [`Request`].
+/// The parts of an HTTP request besides its URL and headers: method and body. See [`Request`].
 #[derive(Debug, Clone)]
 pub struct Content {
     method: String,

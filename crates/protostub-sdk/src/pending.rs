@@ -1,5 +1,4 @@
-//! What a stub has sent to its server and the server has not answered, with the requests of the bus
-//! that wait for it.
+//! Requests to a server that it has not answered, with the requests of the bus that wait for them.
 //!
 //! ```
 //! use protostub_sdk::{Error, Message, Result, Stub, pending::PendingRequests};
@@ -10,7 +9,9 @@
 //!     // … and sends it
 //! }
 //!
-//! fn answered(stub: &Stub, pending: &mut PendingRequests<u32>, number: u32, code: u16) -> Result<()> {
+//! type Pending = PendingRequests<u32>;
+//!
+//! fn answered(stub: &Stub, pending: &mut Pending, number: u32, code: u16) -> Result<()> {
 //!     match pending.complete(&number).and_then(|answered| answered.request) {
 //!         Some(request) => stub.post(request.response(code, None)),
 //!         None => Ok(()),
@@ -27,9 +28,9 @@
 
 use crate::{Error, Message, Result};
 
-/// What was sent and is not answered, in its order. `K` is what the server's answer names: an id, a
-/// sequence number. `T` is what else the stub keeps: what it sends again over the next connection,
-/// for instance.
+/// A table of unanswered requests, in the order in which the stub sent them. `K` identifies the
+/// server's answer: an id, or a sequence number. `T` is further data of the stub, such as a packet
+/// that it sends again over the next connection.
 ///
 /// Finding an entry takes longer the more there are. A stub that takes a message of the bus only
 /// while there are fewer than some hundred keeps the table quick: the others wait at the host.
@@ -39,49 +40,49 @@ pub struct PendingRequests<K, T = ()> {
     max_entries: usize,
 }
 
-/// What was sent and is not answered.
+/// An unanswered request to the server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PendingRequest<K, T> {
-    /// What the server's answer names.
+    /// The key that the server's answer names.
     pub key: K,
-    /// What else the stub keeps of it.
+    /// Further data of the stub.
     pub data: T,
     /// The request of the bus that waits for the answer, without its body.
     pub request: Option<Message>,
 }
 
 impl<K: PartialEq, T> PendingRequests<K, T> {
-    /// An empty table, for at most so many entries.
+    /// Makes an empty table for at most `max_entries`.
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
         Self { entries: Vec::new(), max_entries }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing waits for an answer.
+    /// Returns `true` if no entry waits for an answer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether this key waits for an answer.
+    /// Returns `true` if this key waits for an answer.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {
         self.entries.iter().any(|entry| entry.key == *key)
     }
 
-    /// Adds an entry at the end. Keeps `message`, without its body, if it is a request: a message of
-    /// another type has nobody who waits.
+    /// Adds an entry at the end. It keeps `message`, without its body, if it is a request: the
+    /// senders of other messages wait for no answer.
     ///
     /// # Errors
-    /// [`Error::Limit`], if the table is full; [`Error::Invalid`], if the key is in use. Nothing was
-    /// added.
+    /// [`Error::Limit`], if the table is full; [`Error::Invalid`], if the key is in use. Nothing
+    /// was added.
     pub fn insert(&mut self, key: K, data: T, message: Option<&Message>) -> Result<()> {
         if self.entries.len() >= self.max_entries {
             return Err(full(self.max_entries));
@@ -111,8 +112,8 @@ impl<K: PartialEq, T> PendingRequests<K, T> {
         self.entries.iter_mut()
     }
 
-    /// Takes all requests that wait, to be answered otherwise. The entries stay: their answers find
-    /// nobody who waits.
+    /// Takes all requests that wait, for the stub to answer them. The entries stay, without
+    /// requests.
     pub fn take_requests(&mut self) -> Vec<Message> {
         self.entries.iter_mut().filter_map(|entry| entry.request.take()).collect()
     }

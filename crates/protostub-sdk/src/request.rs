@@ -5,8 +5,8 @@ use crate::{Credential, CredentialKind};
 /// A request over HTTP before it is sent: its URL, its headers, and what its kind adds.
 ///
 /// There are two kinds: [`http::Request`](crate::http::Request) and
-/// [`websocket::Connect`](crate::websocket::Connect), the opening handshake of a WebSocket. Headers,
-/// credentials and authorisation are the same for both.
+/// [`websocket::Connect`](crate::websocket::Connect), the opening handshake of a WebSocket.
+/// Headers, credentials and authorisation are the same for both.
 #[derive(Debug, Clone)]
 pub struct RequestBuilder<Kind> {
     pub(crate) url: String,

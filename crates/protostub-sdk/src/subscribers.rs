@@ -1,24 +1,26 @@
-//! Who subscribed to what: for a stub that shares one subscription at its server among all who
-//! subscribed to the same topic.
+//! The subscribers of each topic, for a stub that shares one subscription at its server among all
+//! subscribers of a topic.
 //!
 //! ```
 //! use protostub_sdk::subscribers::{Added, Removed, SubscriberTable};
 //!
 //! # fn main() -> protostub_sdk::Result<()> {
 //! let mut table = SubscriberTable::new(48 * 1024);
-//! assert_eq!(table.add("news", "hyperty://a.example/alice", ())?, Added::First); // subscribe at the server
+//! // The stub subscribes at the server.
+//! assert_eq!(table.add("news", "hyperty://a.example/alice", ())?, Added::First);
 //! assert_eq!(table.add("news", "hyperty://a.example/bob", ())?, Added::Another);
 //! let receivers = table.receivers(|subscription| subscription.topic() == "news");
 //! assert_eq!(receivers, ["hyperty://a.example/alice", "hyperty://a.example/bob"]);
 //! assert_eq!(table.remove("news", "hyperty://a.example/alice"), Removed::OthersRemain);
-//! assert_eq!(table.remove_everywhere("hyperty://a.example/bob"), ["news"]); // unsubscribe at the server
+//! // The stub unsubscribes at the server.
+//! assert_eq!(table.remove_everywhere("hyperty://a.example/bob"), ["news"]);
 //! # Ok(())
 //! # }
 //! ```
 
 use crate::{Error, Result};
 
-/// The subscribers of each topic, and what else the stub knows of the topic: `T`. Topics and their
+/// The subscribers of each topic, with further data of the topic: `T`. Topics and their
 /// subscribers keep the order in which they came.
 #[derive(Debug, Clone)]
 pub struct SubscriberTable<T = ()> {
@@ -33,11 +35,11 @@ pub struct SubscriberTable<T = ()> {
 pub struct Subscription<T> {
     topic: String,
     subscribers: Vec<String>,
-    /// What else the stub knows of the topic: its name at the server, for instance.
+    /// Further data of the topic, such as its name at the server.
     pub data: T,
 }
 
-/// What [`SubscriberTable::add`] did.
+/// The result of [`SubscriberTable::add`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
     /// The topic is new: the stub subscribes at its server.
@@ -48,7 +50,7 @@ pub enum Added {
     Already,
 }
 
-/// What [`SubscriberTable::remove`] did.
+/// The result of [`SubscriberTable::remove`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
     /// The topic has no subscribers any more, and is gone: the stub unsubscribes at its server.
@@ -122,8 +124,8 @@ impl<T> SubscriberTable<T> {
         Removed::Last
     }
 
-    /// Removes a subscriber from all its topics. Returns the topics that have no subscribers any more:
-    /// they are gone, and the stub unsubscribes from them at its server.
+    /// Removes a subscriber from all its topics. Returns the topics that have no subscribers any
+    /// more: they are gone, and the stub unsubscribes from them at its server.
     pub fn remove_everywhere(&mut self, subscriber: &str) -> Vec<String> {
         let all = self.subscriptions.iter().filter(|known| known.place_of(subscriber).is_some());
         let mut topics: Vec<_> = all.map(|known| known.topic.clone()).collect();

@@ -11,8 +11,8 @@ use futures_util::future::{self, AbortHandle, FusedFuture, FutureExt};
 
 use crate::{Error, Result, guest};
 
-/// Starts a task of the stub's own. The executor runs it next to `run`, on the same thread, whenever
-/// what the task waits for has happened.
+/// Starts a task of the stub's own. The executor runs it next to `run`, on the same thread,
+/// whenever what the task waits for has happened.
 ///
 /// The task runs until it ends, until [`JoinHandle::abort`], or until the instance ends. The end of
 /// a connection does not stop it, so a task suits work that goes on between connections. Work that
@@ -81,8 +81,8 @@ pub struct JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
-    /// Stops the task the next time it would run, in the same call of the host. What the task
-    /// holds is dropped then. A task that has ended keeps its output.
+    /// Stops the task the next time it would run, in the same call of the host. The values
+    /// of the task are dropped then. A task that has ended keeps its output.
     pub fn abort(&self) {
         self.abort.abort();
     }

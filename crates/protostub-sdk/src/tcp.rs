@@ -1,6 +1,6 @@
 //! TCP connections, plain or over TLS. The host does DNS and TLS, and lets a stub connect to its own domain and what the operator granted.
 //!
-//! The functions that read can be raced: what came and was not taken stays with the [`TcpStream`].
+//! The functions that read can be raced: bytes that no read returned stay in the [`TcpStream`].
 //! This stub waits for a line of its server and for a message of the bus at the same time:
 //!
 //! ```
@@ -27,8 +27,10 @@
 //!                 stream.write_all(format!("SAY {text}\r\n").as_bytes()).await?;
 //!             }
 //!             line = stream.read_line(MAX_LINE_BYTES) => {
-//!                 let line = line?.ok_or_else(|| Error::Io("the server closed the connection".to_owned()))?;
-//!                 stub.post(Message::new(MessageType::Update, &config.listener).with_body(json!(line)))?;
+//!                 let closed = || Error::Io("the server closed the connection".to_owned());
+//!                 let line = line?.ok_or_else(closed)?;
+//!                 let update = Message::new(MessageType::Update, &config.listener);
+//!                 stub.post(update.with_body(json!(line)))?;
 //!             }
 //!         }
 //!     }
@@ -43,7 +45,8 @@
 //! server.accept();
 //! // The message interrupts the wait for the rest of the line.
 //! server.send(b"hel");
-//! host.deliver(Message::new(MessageType::Update, "hyperty://sp1.example/bob").with_from(alice).with_body(json!("hi")));
+//! let update = Message::new(MessageType::Update, "hyperty://sp1.example/bob");
+//! host.deliver(update.with_from(alice).with_body(json!("hi")));
 //! assert_eq!(server.received(), b"SAY hi\r\n");
 //! server.send(b"lo\r\n");
 //! assert_eq!(host.posted()[0].parse::<String>().unwrap(), "hello");
@@ -90,15 +93,18 @@ pub async fn connect_plain(host: &str, port: u16) -> Result<TcpStream> {
 
 /// An open connection. Dropped, it is closed, after what was written is sent.
 ///
-/// Its functions take `&self`, so that one task can write while another reads. While nobody reads, the host stops reading from the server.
+/// Its functions take `&self`, so that one task can write while another reads. While nobody reads,
+/// the host stops reading from the server.
 ///
-/// All reads, and [`Self::write`], can be raced, by [`select!`](crate::select!) for instance: a future
-/// that is dropped before it is ready has taken and written nothing. Only [`Self::write_all`] cannot.
+/// All reads, and [`Self::write`], can be raced, by [`select!`](crate::select!) for instance: a
+/// future that is dropped before it is ready has taken and written nothing. Only
+/// [`Self::write_all`] cannot.
 ///
 /// Reads of lines and frames keep what comes until the end is there: in the stub's memory, at most
 /// their `max_bytes` and 64 KiB.
 ///
-/// It is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over any stream.
+/// It is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over any
+/// stream.
 #[derive(Debug)]
 pub struct TcpStream {
     connection: Connection,
@@ -139,7 +145,7 @@ impl Connection {
 #[derive(Debug, Default)]
 struct Fetched {
     bytes: Vec<u8>,
-    /// How many of them were returned.
+    /// The number of them that were returned.
     taken: usize,
 }
 
@@ -158,7 +164,7 @@ impl Fetched {
         }
     }
 
-    /// Takes the first bytes, at most so many.
+    /// Takes the first bytes, at most `most`.
     #[inline]
     fn take(&mut self, most: usize) -> Vec<u8> {
         let rest = self.rest();
@@ -182,7 +188,8 @@ impl TcpStream {
     /// came before, and were not read, end the connection: they are not protected.
     ///
     /// # Errors
-    /// [`Error::Denied`] (no grant for the name); [`Error::Invalid`]; [`Error::Closed`]; [`Error::Io`] (the network, TLS, bytes that came before).
+    /// [`Error::Denied`] (no grant for the name); [`Error::Invalid`]; [`Error::Closed`];
+    /// [`Error::Io`] (the network, TLS, bytes that came before).
     pub async fn start_tls(self, server_name: &str) -> Result<Self> {
         let unprotected = self.fetched.borrow().rest().len();
         if unprotected > 0 {
@@ -193,8 +200,8 @@ impl TcpStream {
         Ok(self)
     }
 
-    /// Reads the next bytes, at least one. Returns `None` once the server has ended its half and all
-    /// was read.
+    /// Reads the next bytes, at least one. Returns `None` once the server has ended its half and
+    /// all was read.
     ///
     /// The future can be raced: dropped, it loses nothing.
     ///
@@ -212,30 +219,31 @@ impl TcpStream {
         .fuse()
     }
 
-    /// Reads a line, and returns it without its end: LF, or CR and LF. Returns `None` once the server
-    /// has ended its half and all was read.
+    /// Reads a line, and returns it without its end: LF, or CR and LF. Returns `None` once the
+    /// server has ended its half and all was read.
     ///
     /// A line has at most `max_bytes`, with its end. The future can be raced: dropped, it loses
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::Limit`], if the line is longer; its bytes stay, for [`Self::read`]. [`Error::Invalid`],
-    /// if the line is not UTF-8; the next line can be read. [`Error::Io`], if the server ended its half
-    /// inside a line, or once the connection broke; [`Error::Closed`].
+    /// [`Error::Limit`], if the line is longer; its bytes stay, for [`Self::read`].
+    /// [`Error::Invalid`], if the line is not UTF-8; the next line can be read. [`Error::Io`], if
+    /// the server ended its half inside a line, or once the connection broke; [`Error::Closed`].
     pub fn read_line(&self, max_bytes: usize) -> impl FusedFuture<Output = Result<Option<String>>> + Unpin {
         let read = move |cx: &mut Context<'_>| self.poll_frame(cx, max_bytes, |bytes| Ok(through(b'\n', bytes)));
         poll_fn(move |cx| read(cx).map(|line| line?.map(text_of_line).transpose())).fuse()
     }
 
-    /// Reads up to the next byte with the value `end`, and returns it at the end of what came before.
-    /// Returns `None` once the server has ended its half and all was read.
+    /// Reads up to the next byte with the value `end`, and returns the bytes with that one at their
+    /// end. Returns `None` once the server has ended its half and all was read.
     ///
-    /// It returns at most `max_bytes`, with that byte. The future can be raced: dropped, it loses nothing.
+    /// It returns at most `max_bytes`, with that byte. The future can be raced: dropped, it loses
+    /// nothing.
     ///
     /// # Errors
-    /// [`Error::Limit`], if there is no such byte in `max_bytes`; what came stays, for [`Self::read`].
-    /// [`Error::Io`], if the server ended its half before, or once the connection broke;
-    /// [`Error::Closed`].
+    /// [`Error::Limit`], if there is no such byte in `max_bytes`; the bytes stay, for
+    /// [`Self::read`]. [`Error::Io`], if the server ended its half before, or once the connection
+    /// broke; [`Error::Closed`].
     pub fn read_until(&self, end: u8, max_bytes: usize) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
         poll_fn(move |cx| self.poll_frame(cx, max_bytes, |bytes| Ok(through(end, bytes)))).fuse()
     }
@@ -246,8 +254,8 @@ impl TcpStream {
     /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
-    /// [`Error::Io`], if the server ended its half before the last byte, or once the connection broke;
-    /// [`Error::Closed`].
+    /// [`Error::Io`], if the server ended its half before the last byte, or once the connection
+    /// broke; [`Error::Closed`].
     pub fn read_exact(&self, bytes: usize) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
         poll_fn(move |cx| self.poll_frame(cx, bytes, |_| Ok(Some(bytes)))).fuse()
     }
@@ -256,8 +264,8 @@ impl TcpStream {
     /// and all was read.
     ///
     /// `length` gets the bytes that came since the last frame, at least one. It returns how many of
-    /// them the frame has, which may be more than came yet, or `None` if it needs more bytes to tell.
-    /// It is called again when more bytes came.
+    /// them the frame has, which may be more than came yet, or `None` if it needs more bytes to
+    /// tell. It is called again when more bytes came.
     ///
     /// A frame has at most `max_bytes`. The future can be raced: dropped, it loses nothing.
     ///
@@ -265,17 +273,19 @@ impl TcpStream {
     /// # use protostub_sdk::{Result, tcp::TcpStream};
     /// /// Reads a frame that begins with the length of the rest, in two bytes.
     /// async fn read_prefixed(stream: &TcpStream) -> Result<Option<Vec<u8>>> {
-    ///     let length = |bytes: &[u8]| Ok(bytes.first_chunk().map(|prefix| 2 + usize::from(u16::from_be_bytes(*prefix))));
+    ///     let length = |bytes: &[u8]| {
+    ///         Ok(bytes.first_chunk().map(|prefix| 2 + usize::from(u16::from_be_bytes(*prefix))))
+    ///     };
     ///     let frame = stream.read_frame(4096, length).await?;
     ///     Ok(frame.map(|frame| frame[2..].to_vec()))
     /// }
     /// ```
     ///
     /// # Errors
-    /// What `length` returns. [`Error::Limit`], if the frame is longer than `max_bytes`, or so many
-    /// bytes do not tell its length; what came stays, for [`Self::read`]. [`Error::Invalid`], if
-    /// `length` returns 0. [`Error::Io`], if the server ended its half inside a frame, or once the
-    /// connection broke; [`Error::Closed`].
+    /// Any error of `length`. [`Error::Limit`], if the frame is longer than `max_bytes`, or
+    /// `length` does not know the length after as many bytes; the bytes stay, for [`Self::read`].
+    /// [`Error::Invalid`], if `length` returns 0. [`Error::Io`], if the server ended its half
+    /// inside a frame, or once the connection broke; [`Error::Closed`].
     pub fn read_frame<F>(&self, max_bytes: usize, mut length: F) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin
     where
         F: FnMut(&[u8]) -> Result<Option<usize>> + Unpin,
@@ -358,7 +368,7 @@ impl TcpStream {
     }
 }
 
-/// How many bytes there are up to the first one of this value, and with it.
+/// Returns the number of bytes up to the first one of this value, which counts too.
 fn through(end: u8, bytes: &[u8]) -> Option<usize> {
     memchr::memchr(end, bytes).map(|place| place + 1)
 }

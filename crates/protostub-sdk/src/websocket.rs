@@ -37,7 +37,7 @@ pub async fn connect(url: impl AsRef<str>) -> Result<WebSocket> {
 /// A WebSocket to be opened, with what its opening handshake carries.
 pub type Connect = RequestBuilder<Upgrade>;
 
-/// What an opening handshake has beyond its URL and headers: subprotocols. See [`Connect`].
+/// The part of an opening handshake besides its URL and headers: subprotocols. See [`Connect`].
 #[derive(Debug, Clone)]
 pub struct Upgrade {
     protocols: Vec<String>,

@@ -107,7 +107,7 @@ impl From<serde_json::Error> for MessageError {
 }
 
 impl Message {
-    /// Makes a message without a sender, an id and a body. Whoever posts it fills in the first two.
+    /// Makes a message without a sender, an id and a body. Posting it fills in the first two.
     ///
     /// ```
     /// use protostub_types::Message;

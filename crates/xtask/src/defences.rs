@@ -127,15 +127,15 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     }
     toolchain::require_target(guests::TARGET)?;
     let (covered, rest): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|defence| !defence.patches.is_empty());
-    let workshop = Workshop::new(root)?;
+    let copy_of_sources = PatchedCopy::new(root)?;
     if !covered.is_empty() {
         println!("Building, and running the tests with all defences.");
-        workshop.require_passing(&covered, &index)?;
+        copy_of_sources.require_passing(&covered, &index)?;
     }
     let (mut caught, mut escaped, mut broken) = (0, 0, 0);
     for defence in covered {
         let began = Instant::now();
-        let outcome = workshop.without(defence, &index)?;
+        let outcome = copy_of_sources.without(defence, &index)?;
         let seconds = began.elapsed().as_secs();
         match outcome {
             Outcome::Caught => {
@@ -233,13 +233,13 @@ impl Located {
 }
 
 /// A copy of the sources, in which defences are taken out.
-struct Workshop {
+struct PatchedCopy {
     root: PathBuf,
     source: PathBuf,
     target: PathBuf,
 }
 
-impl Workshop {
+impl PatchedCopy {
     /// Brings the copy up to date. Files that have not changed keep their time, so that cargo
     /// rebuilds little.
     fn new(root: &Path) -> Result<Self> {

@@ -20,12 +20,13 @@ use crate::{
 const MAX_SAVED_BYTES: usize = 64 * 1024;
 /// What of it is for subscriptions.
 const MAX_HEAD_BYTES: usize = 48 * 1024;
-/// How many packets of each kind have an identifier at most: half of those that there are.
+/// Maximum number of packets of each kind with an identifier: half of all identifiers.
 const MAX_PENDING: usize = 1 << 15;
 
 /// A publication on its way, by its packet identifier.
 pub(crate) type Publication = PendingRequest<u16, Outbound>;
-/// A packet that changes a subscription, on its way, by its packet identifier. Without a request, the stub renews what it has.
+/// A packet that changes a subscription, on its way, by its packet identifier. Without a request,
+/// the stub renews a subscription.
 pub(crate) type Pending = PendingRequest<u16, Change>;
 
 /// What the stub and the broker know of each other.
@@ -68,7 +69,7 @@ impl<'a> From<&'a Subscription<Subscribed>> for SavedSubscription<'a> {
     }
 }
 
-/// What the stub knows of a topic filter that it has subscribed to.
+/// The stub's data of a topic filter that it has subscribed to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subscribed {
     pub(crate) qos: Qos,
@@ -84,7 +85,7 @@ pub(crate) struct Outbound {
     pub(crate) is_sent: bool,
 }
 
-/// What happens to the subscription of a topic filter.
+/// A change of the subscription of a topic filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Subscribe(String),
@@ -147,7 +148,7 @@ impl Session {
         self.is_dirty = true;
     }
 
-    /// What the stub knows of a topic filter; none: it has not subscribed to it, or unsubscribed since.
+    /// Returns the stub's data of a topic filter, or `None` if it is not subscribed to it.
     pub(crate) fn subscribed(&self, filter: &str) -> Option<Subscribed> {
         self.subscriptions.get(filter).map(|known| known.data)
     }
@@ -206,13 +207,15 @@ impl Session {
         self.is_dirty |= self.subscriptions.remove_topic(filter).is_some();
     }
 
-    /// Removes a subscriber of whatever it has subscribed to. Returns the filters that have no subscribers any more.
+    /// Removes all subscriptions of a subscriber. Returns the filters that have no subscribers any
+    /// more.
     pub(crate) fn remove_everywhere(&mut self, subscriber: &str) -> Vec<String> {
         self.is_dirty = true;
         self.subscriptions.remove_everywhere(subscriber)
     }
 
-    /// Changes a subscription at the broker, for `message` if there is one. The packet's identifier; none: there is no room.
+    /// Changes a subscription at the broker, for `message` if there is one. Returns the packet's
+    /// identifier, or `None` if there is no room.
     pub(crate) fn change(&mut self, change: Change, message: Option<&Message>) -> Option<u16> {
         let id = self.next_id();
         let inserted = self.pending.insert(id, change, message);
@@ -262,7 +265,7 @@ impl Session {
         }
     }
 
-    /// What of the session is saved as JSON.
+    /// Returns the JSON part of a saved session.
     fn head(&self) -> Result<Vec<u8>> {
         let version = match self.codec.0 {
             Version::V4 => 4,

@@ -56,8 +56,11 @@
 //!
 //! # Downgrades
 //!
-//! A stub that was live with a good signature is remembered ([`AcceptedRelease::signed`](crate::AcceptedRelease)), and is not deployed without one afterwards, nor in an
-//! older version, unless the operator allows that for the domain. So in `verify-if-present` nobody can take off the signature of a stub that was seen before.
+//! A stub that was live with a good signature is remembered
+//! ([`AcceptedRelease::signed`](crate::AcceptedRelease)), and is not deployed without one
+//! afterwards, nor in an older version, unless the operator allows that for the domain. So in
+//! `verify-if-present` an attacker cannot take the signature off a stub that the runtime has seen
+//! before.
 
 mod error;
 mod jws;

@@ -19,7 +19,8 @@ use toml::{
 
 use crate::credentials::{Credential, OAuth2};
 
-/// How alike two keys are if one of them may be meant by the other, from 0 to 1: as clap judges flags.
+/// The least likeness of two keys for one to be suggested for the other, from 0 to 1. clap has the
+/// same for flags.
 const NEAR: f64 = 0.7;
 
 /// Keys that older files have outside of groups: the key, its group, and its name there.
@@ -133,7 +134,7 @@ impl File {
             }
         }
         let library = Settings::deserialize(toml::Deserializer::from(root))?;
-        // The library has refused whatever is no domain.
+        // The library has refused spellings that are no domain.
         let domains = domains.into_iter().filter_map(|(spelling, keys)| Some((spelling.parse().ok()?, keys))).collect();
         Ok(Self { library, command, network, lifecycle, trust, domains })
     }
@@ -201,8 +202,8 @@ impl Fault {
         Self { start: place.start, problem }
     }
 
-    /// Says what is wrong, and where. No line of the file is shown: people write secrets into such
-    /// files.
+    /// Returns the problem with its place. It shows no line of the file: people write secrets into
+    /// such files.
     fn in_words(&self, text: &str) -> String {
         let before = text.get(..self.start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |end| end + 1);

@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct RuntimeFlags {
-    /// Settings in a TOML file, as protostub.example.toml explains them; what flags say comes on top
+    /// Settings in a TOML file, as protostub.example.toml explains them; flags override them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -63,8 +63,9 @@ pub(crate) struct RuntimeFlags {
 #[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct GrantFlags {
-    /// Let the stub of DOMAIN connect to a host beside its own: `sp1.example=*.cdn.example:443`, or with
-    /// ` plain` at its end, without TLS too; can be repeated
+    /// Let the stub of DOMAIN connect to another host than its own:
+    /// `sp1.example=*.cdn.example:443`, or with ` plain` at its end, without TLS too; can be
+    /// repeated
     #[arg(long = "grant", value_name = "DOMAIN=RULE", value_parser = grant)]
     grants: Vec<GrantOf>,
 }
@@ -270,11 +271,11 @@ impl Settings {
     }
 }
 
-/// Reads settings as a `protostub run --config` would that finds them in a file, but opens none of the files that they name. For those who try
-/// out what is not a settings file.
+/// Reads settings as `protostub run --config` does, but opens none of the files that they name. For
+/// tests and fuzzers of settings files.
 ///
 /// # Errors
-/// What is wrong with them, and where.
+/// If a setting is wrong, with its place.
 pub fn check_settings(text: &str) -> Result<(), String> {
     let check = || {
         let mut settings = Settings::parse(Path::new("protostub.toml"), text)?;
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place_and_without_secrets() {
+    fn wrong_setting_is_named_with_its_place_without_secrets() {
         let check = |text: &str, expected: &str| {
             let error = Settings::parse(Path::new("protostub.toml"), text).unwrap_err();
             assert_eq!(error.to_string(), format!("protostub.toml:{expected}"));

@@ -7,8 +7,10 @@ use protostub_types::Version;
 
 use crate::{context::RuntimeContext, error::DeployErrorKind};
 
-/// Whoever can make a domain publish an old version, with its old faults, cannot make a runtime that has had a newer one take it; nor one that is not
-/// signed, after one that was.
+/// Refuses an older version after a newer one, and an unsigned version after a signed one.
+///
+/// An attacker who makes a domain publish an old version, with its old faults, cannot make a
+/// runtime take it that has had a newer one.
 pub(crate) fn refuse_downgrade(
     context: &RuntimeContext,
     discovered: &Discovered,

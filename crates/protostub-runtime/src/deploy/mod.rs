@@ -1,7 +1,7 @@
-//! "Deploy Protocol Stub": the 22 steps, from a domain that nobody serves to a stub that is connected to the bus.
+//! "Deploy Protocol Stub": the 22 steps, from a domain without a stub to a stub on the bus.
 //!
-//! [`deploy`] is one line of steps, each consuming what the one before it returned. What was done is undone by dropping it: routes detach, a
-//! sandbox goes with its store.
+//! [`deploy`] is one line of steps. Each consumes the result of the step before it. Dropping a
+//! result undoes its step: routes detach, and a sandbox goes with its store.
 
 pub(crate) mod downgrade;
 mod obtain;
@@ -77,7 +77,7 @@ pub(crate) async fn deploy(
     Ok(Deployed { record, presence, artifact, handle, task, commands, routes })
 }
 
-/// What steps 4 to 15 and 19 leave behind.
+/// The results of steps 4 to 15 and 19.
 struct Prepared {
     presence: Arc<StubPresence>,
     artifact: Artifact,

@@ -27,7 +27,8 @@ pub(crate) async fn obtain(
 
     let granted = &context.config.settings(key.domain()).imports;
     let fetching = steps.open(Step::GetComponent, "");
-    // What other domains publish too, or what ran a moment ago, is verified and compiled already.
+    // A component that other domains publish too, or that ran a moment ago, is verified and
+    // compiled.
     if let Some(digest) = discovered.descriptor.digest()
         && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
         && context.catalogue.admits(&discovered, compiled.component_bytes())
@@ -54,7 +55,7 @@ pub(crate) async fn obtain(
     Ok(Artifact { discovered, digest: component.digest(), compiled, before: None })
 }
 
-/// Whether the component is for the contract that its signer says it is for.
+/// Checks that the component is for the contract that its signer states.
 fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
     let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
     match signed.filter(|signed| *signed != compiled.track()) {

@@ -11,7 +11,8 @@ use crate::{
     status::StubPresence,
 };
 
-/// How long a configuration may be, in bytes of JSON text: what the contract promises of `configuration.get`.
+/// Maximum size of a configuration, in bytes of JSON text, as the contract promises for
+/// `configuration.get`.
 const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
 
 /// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once

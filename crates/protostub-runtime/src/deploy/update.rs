@@ -14,13 +14,13 @@ use crate::{
     update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
 
-/// Whether what is published is something else than what runs.
+/// Returns the published version if it differs from the running one.
 pub(crate) async fn check(context: &RuntimeContext, record: &StubRecord) -> Result<Option<AvailableUpdate>, UpdateError> {
     let (available, _) = ask(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })?;
     Ok(available)
 }
 
-/// Gets what is published, and has the stub's supervisor put it in the place of what runs.
+/// Fetches the published version, and lets the stub's supervisor replace the running one by it.
 pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateError> {
     obtain_and_replace(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
 }
@@ -39,7 +39,7 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
     let refused = |kind| UpdateErrorKind::Obtain(Box::new(kind));
     let before = context.catalogue.committed(&record.key).await.map_err(downgrade::trust_state).map_err(refused)?;
     downgrade::refuse_downgrade(context, &discovered, before.as_ref()).map_err(refused)?;
-    // What runs goes on meanwhile.
+    // The running version goes on meanwhile.
     let obtained = obtain::obtain(context, record, discovered).await;
     let artifact = Artifact { before, ..obtained.map_err(|error: DeployError| refused(error.kind))? };
     // A signature alone is no reason for another instance.

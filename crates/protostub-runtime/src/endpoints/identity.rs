@@ -15,7 +15,7 @@ use crate::{
     stub::Protostub,
 };
 
-/// What `execute` to `<runtime>/identity` carries. The crate's documentation shows it.
+/// The body of an `execute` to `<runtime>/identity`. The crate's documentation shows it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", tag = "method", content = "params")]
 enum LoginRequest {
@@ -43,13 +43,13 @@ pub(crate) async fn listen(context: Arc<RuntimeContext>, inbox: Inbox) {
 }
 
 async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
-    // What came through a stub has the stub in `via`, whoever it says it is.
+    // A message that came through a stub has the stub in `via`, whatever its sender claims.
     if !message.via.is_empty() || !context.registry.is_hyperty(&message.from) {
         return Answer::Refused(403, format!("{} is no hyperty of this runtime: only they may log in", message.from));
     }
     let call = match (&message.kind, message.body.as_ref().map(Body::parse)) {
         (MessageType::Execute, Some(Ok(call))) => call,
-        // What serde says of it may quote the secret.
+        // serde's error may quote the secret.
         _ => {
             let reason = format!(
                 "the Identity Module understands an execute with the body {LOGIN} (`credential` may be missing) or {LOGOUT}"
@@ -76,14 +76,15 @@ async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
     }
 }
 
-/// What is understood.
+/// The accepted form of a login.
 const LOGIN: &str =
     r#"{"method": "login", "params": {"domain": "<domain>", "credential": {"kind": "bearer", "value": "<secret>"}}}"#;
 const LOGOUT: &str = r#"{"method": "logout", "params": {"domain": "<domain>"}}"#;
 
 type Refusal = (u16, String);
 
-/// Has the stub deployed, if it is not, and waits until it is live with this credential; without one, with what the providers have.
+/// Has the stub deployed, if it is not, and waits until it is live with this credential; without
+/// one, with what the providers have.
 async fn log_in(
     context: &Arc<RuntimeContext>,
     key: &StubKey,
@@ -95,7 +96,7 @@ async fn log_in(
     let stub = Protostub::new(context, Arc::clone(&record));
     match credential.clone() {
         Some(credential) => {
-            // One that is being deployed has it from its first login on.
+            // A stub that is being deployed has the credential from its first login on.
             if record.url.get().is_none() {
                 record.login.hold(credential.clone());
             }

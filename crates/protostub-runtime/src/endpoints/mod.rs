@@ -1,5 +1,6 @@
-//! The runtime's own listeners on the bus: the Registry's (`<stub>/status`, `<runtime>/status`, `<runtime>/registry`), the
-//! Runtime UA's (`<runtime>/ua`) and the Identity Module's (`<runtime>/identity`).
+//! The runtime's own listeners on the bus: the Registry's (`<stub>/status`, `<runtime>/status`,
+//! `<runtime>/registry`), the Runtime UA's (`<runtime>/ua`) and the Identity Module's
+//! (`<runtime>/identity`).
 
 pub(crate) mod identity;
 pub(crate) mod registry;
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::{context::RuntimeContext, error::SHUTTING_DOWN, record::StubRecord};
 
-/// How many requests of a listener that take their time are waited for at once. More wait in its inbox.
+/// Maximum number of slow requests that a listener serves at once. Further ones wait in its inbox.
 const CONCURRENT_REQUESTS: usize = 64;
 
 enum Answer {
@@ -61,7 +62,7 @@ where
     }
 }
 
-/// What the Registry tells of a stub.
+/// Returns the Registry's description of a stub.
 fn describe(record: &StubRecord) -> Value {
     json!({
         "url": record.url.get().map(Address::as_str),

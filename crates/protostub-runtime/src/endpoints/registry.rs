@@ -16,10 +16,11 @@ use crate::{context::RuntimeContext, record::StubRecord, steps::Step};
 /// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
 ///
-/// Anybody else is answered 403, anything else 405. It listens until the last stub has ended: those that say good-bye publish their last statuses.
+/// Other senders get 403, other messages 405. It listens until the last stub has ended: stubs that
+/// disconnect publish their last statuses.
 pub(crate) async fn listen(context: Arc<RuntimeContext>, mut inbox: Inbox) {
     loop {
-        // Looked at first: what the last of them has said is there by then.
+        // Checked before the inbox: it has the last status of the last stub by then.
         let has_heard_all = context.stubs_ended.is_cancelled();
         let message = tokio::select! {
             biased;
@@ -43,8 +44,9 @@ pub(crate) async fn listen(context: Arc<RuntimeContext>, mut inbox: Inbox) {
     }
 }
 
-/// Step 22. What the stub said is told on, not what holds by now: the last status of a stub is heard of when its record is gone. Only what its presence
-/// published counts; what came through a stub is somebody's claim.
+/// Step 22. Publishes the status of the message, not the current one: the last status of a stub
+/// comes when its record is gone. Only the stub's presence counts. A status that came through a
+/// stub is a claim.
 fn on_status(context: &RuntimeContext, message: &Message) {
     let is_own = message.from.join("status").is_ok_and(|topic| topic == message.to);
     if !message.via.is_empty() || !is_own {
@@ -61,7 +63,7 @@ fn on_status(context: &RuntimeContext, message: &Message) {
 }
 
 fn on_request(context: &RuntimeContext, message: &Message) -> Answer {
-    // What came through a stub is the stub's, whoever it says it is from: stubs speak for all addresses of their domain.
+    // A message that came through a stub is the stub's: it speaks for all addresses of its domain.
     let hyperty = message.via.is_empty() && context.registry.is_hyperty(&message.from);
     let stub = (message.to != context.status_url).then(|| status_of(context, &message.to)).flatten();
     let own = stub.as_ref().is_some_and(|record| record.url.get() == Some(&message.from));
@@ -96,7 +98,7 @@ fn status_of(context: &RuntimeContext, topic: &Address) -> Option<Arc<StubRecord
     context.registry.record_of(&stub)
 }
 
-/// A late subscriber learns what holds, and nobody else hears it again.
+/// Sends the current status to a late subscriber alone.
 fn send_current(context: &RuntimeContext, record: &StubRecord, subscription: &Message) {
     let Some(stub) = record.url.get() else { return };
     let report = record.status.current();

@@ -13,7 +13,8 @@ use crate::{
     registry::Retry,
 };
 
-/// What `execute` to `<runtime>/ua` carries: `{"method": "loadStub", "params": ["sp1.example"]}`; a single text stands for a list of one.
+/// The body of an `execute` to `<runtime>/ua`: `{"method": "loadStub", "params": ["sp1.example"]}`.
+/// `params` may be a single text too.
 #[derive(Deserialize)]
 struct LoadStubRequest {
     method: String,
@@ -21,14 +22,16 @@ struct LoadStubRequest {
     params: Value,
 }
 
-/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty or by a stub that is granted it, is step 1. The answer comes when the stub is
-/// deployed: `{"url", "status", "descriptorURL"}`.
+/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty or
+/// by a stub that is granted it, is step 1. The answer comes when the stub is deployed: `{"url",
+/// "status", "descriptorURL"}`.
 pub(crate) async fn listen(context: Arc<RuntimeContext>, inbox: Inbox) {
     serve(context, inbox, |context, message| async move { execute(&context, &message).await }).await;
 }
 
 async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
-    // What came through a stub has the stub in `via`: it is the stub that asks, whoever it says it is.
+    // A message that came through a stub has the stub in `via`: the stub asks, whatever its sender
+    // claims.
     let origin = match message.via.last() {
         Some(stub) => Origin::Stub(stub.clone()),
         None if context.registry.is_hyperty(&message.from) => Origin::Hyperty(message.from.clone()),

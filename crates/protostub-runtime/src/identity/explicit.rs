@@ -1,4 +1,4 @@
-//! Explicit logins, and what a stub is told of credentials.
+//! Explicit logins, and the credentials that a stub gets.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,8 @@ use protostub_types::{Domain, SafeText};
 
 use super::{Credential, CredentialError, IdentityModule};
 
-/// What a stub was explicitly logged in with: its own until it runs out, the stub cannot connect with it, or is undeployed.
+/// The credential of an explicit login. The stub keeps it until it expires, until the stub cannot
+/// connect with it, or until the stub is undeployed.
 #[derive(Debug, Default)]
 pub(crate) struct ExplicitLogin(Mutex<Option<Credential>>);
 

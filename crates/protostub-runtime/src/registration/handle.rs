@@ -5,23 +5,27 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-/// What a hyperty says of itself when it is registered: [`Runtime::register_hyperty_with`](crate::Runtime::register_hyperty_with).
+/// A hyperty's description of itself, for
+/// [`Runtime::register_hyperty_with`](crate::Runtime::register_hyperty_with).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HypertyDescriptor {
-    /// The domain whose stub the hyperty speaks through, and whose Registry it is registered at. Default: that of its address.
+    /// The domain of the stub that the hyperty speaks through, and of the Registry that knows it.
+    /// Default: that of its address.
     pub domain: Option<Domain>,
-    /// Whether the domain's Registry is told where the hyperty is, for as long as it is there. Default: yes.
+    /// Registers the hyperty at the domain's Registry for as long as it lives. Default: yes.
     pub register: bool,
-    /// How long a registration holds that is not refreshed. It is, when half of that is over. Default: one hour.
+    /// Lifetime of a registration. The runtime refreshes it after half of this time. Default: one
+    /// hour.
     pub expires: Duration,
-    /// Where the hyperty is described: `descriptor` of the registration.
+    /// The URL of the hyperty's descriptor: `descriptor` of the registration.
     pub descriptor_url: Option<Url>,
-    /// Whose it is: `user` of the registration.
+    /// The hyperty's user: `user` of the registration.
     pub user: Option<Address>,
-    /// What it can be used for (`chat`, `voice`): `resources` of the registration.
+    /// Uses of the hyperty (`chat`, `voice`): `resources` of the registration.
     pub resources: Vec<String>,
-    /// The schemes of the data objects that it understands (`comm`, `connection`): `dataSchemes` of the registration.
+    /// The schemes of data objects that it understands (`comm`, `connection`): `dataSchemes` of the
+    /// registration.
     pub data_schemes: Vec<String>,
 }
 
@@ -39,11 +43,12 @@ impl Default for HypertyDescriptor {
     }
 }
 
-/// What has become of a registration at a domain's Registry.
+/// The state of a registration at a domain's Registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Registration {
-    /// It was not answered yet; or the domain's stub is gone, and whoever deploys it next brings it back.
+    /// There is no answer yet; or the domain's stub is gone. The next deployment of the stub brings
+    /// the registration back.
     Pending,
     /// The Registry has it.
     Registered,
@@ -78,7 +83,7 @@ impl RegistrationHandle {
         self.over.cancel();
     }
 
-    /// What came of it, once there was an answer.
+    /// Waits for the first answer, and returns the state then.
     pub(crate) async fn settled(&self) -> Registration {
         let mut status = self.status.clone();
         match status.wait_for(|status| *status != Registration::Pending).await {

@@ -1,11 +1,13 @@
-//! Registration at a domain's own Registry (`domain://registry.<domain>`): that Registry then knows where a hyperty, or a stub, is to be found.
+//! Registration at a domain's own Registry (`domain://registry.<domain>`), which then knows where a
+//! hyperty, or a stub, is.
 //!
 //! | message | when | body |
 //! | --- | --- | --- |
 //! | `create` | at first, after each new connection, and when half of `expires` is over | `{"value": {"url", "status": "live", "expires", "runtime", …}}` |
 //! | `delete` | when the hyperty is dropped, before the stub is undeployed, and at shutdown | `{"resource": <url>, "value": {"url"}}` |
 //!
-//! Both are requests over the bus like any other. What goes wrong is told and tried again; it fails nothing else.
+//! Both are ordinary requests over the bus. A failure is logged and tried again, and fails nothing
+//! else.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +29,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Something that is to be registered: where, and what the Registry is told.
+/// A registration to make: its Registry, and the value that the Registry gets.
 #[derive(Debug)]
 pub(crate) struct RegistrationRequest {
     key: StubKey,
@@ -137,7 +139,7 @@ enum Interruption {
 impl RegistrationTask {
     async fn run(self) {
         while let Some(record) = self.stub().await {
-            // The stub's end waits for what is dropped with this.
+            // The stub's end waits for this token.
             let leaving = record.registrations.token();
             let mut may_be_registered = false;
             let leave = self.keep_with(&record, &mut may_be_registered).await;
@@ -173,7 +175,8 @@ impl RegistrationTask {
         }
     }
 
-    /// Registers again and again. It may be registered from the request on, also if its answer is not waited for.
+    /// Registers again and again. The registration may exist from the request on, even if its
+    /// answer never comes.
     async fn keep_with(&self, record: &StubRecord, may_be_registered: &mut bool) -> Interruption {
         let mut pauses = pauses();
         loop {

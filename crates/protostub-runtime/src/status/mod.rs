@@ -29,7 +29,7 @@ pub enum StatusForm {
 }
 
 impl StatusForm {
-    /// A status message's body. `resource` tells whose status it is where the sender is not the stub.
+    /// Returns the body of a status message. `resource` names the stub if another party sends it.
     pub(crate) fn body(self, report: &StatusReport, resource: Option<&Address>) -> Value {
         let mut body = match self {
             Self::Phase1 => json!({ "value": report.status.as_str().to_ascii_uppercase() }),
@@ -52,7 +52,8 @@ pub(crate) struct StatusCell {
     live_counter: Arc<LiveCounter>,
 }
 
-/// How often the stub has become live: whoever waits for that may not be there in time to see it, and is not to be woken for what comes before it.
+/// The number of times that the stub became live. A waiter may come too late to see a short `live`,
+/// and earlier statuses do not wake it.
 #[derive(Debug, Default)]
 struct LiveCounter {
     count: AtomicU64,
@@ -70,7 +71,7 @@ impl StatusCell {
         Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default() }
     }
 
-    /// Whether the stub has ever been live, however shortly.
+    /// Returns `true` if the stub has ever been live, however shortly.
     pub(crate) fn was_live(&self) -> bool {
         self.live_counter.count() > 0
     }
@@ -83,7 +84,8 @@ impl StatusCell {
         StatusWatch { reports: self.report.subscribe(), live_counter: Arc::clone(&self.live_counter) }
     }
 
-    /// Moves on, if `status` can follow what holds; none if it holds already. The error is for the stub's author.
+    /// Moves on to `status` if it can follow the current one. Returns `None` if it is the current
+    /// one. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<SafeText>) -> Result<Option<StatusReport>, String> {
         let mut outcome = Ok(None);
         self.report.send_if_modified(|current| {
@@ -126,10 +128,10 @@ impl LiveCounter {
         self.changed.notify_waiters();
     }
 
-    /// Waits until there are more than so many. False: there will be none.
+    /// Waits until the number exceeds `count`. Returns `false` if it never will.
     async fn more_than(&self, count: u64) -> bool {
         loop {
-            // Hears of what happens from here on, so that nothing comes between the look and the wait.
+            // Registered before the check, so that no change is missed between check and wait.
             let changed = self.changed.notified();
             let is_over = self.is_over.load(Ordering::Acquire);
             if self.count() > count {
@@ -151,21 +153,21 @@ pub struct StatusWatch {
 }
 
 impl StatusWatch {
-    /// What holds now.
+    /// Returns the current status.
     #[must_use]
     pub fn current(&self) -> StatusReport {
         self.reports.borrow().clone()
     }
 
-    /// The next status that was not seen yet: none once the stub is gone and its last status was seen. Quick changes in between may be
-    /// passed over; whoever needs each of them subscribes to `<stub>/status`.
+    /// Waits for a status that was not seen yet. Returns `None` once the stub is gone and its last
+    /// status was seen. It may skip quick changes; subscribe to `<stub>/status` to get all of them.
     pub async fn changed(&mut self) -> Option<StatusReport> {
         self.reports.changed().await.ok()?;
         Some(self.reports.borrow_and_update().clone())
     }
 
-    /// Waits until `done` holds for the status, beginning with the one that holds now, and returns that status; or the last one of a stub that
-    /// is gone.
+    /// Waits until `done` holds for the status, beginning with the current one, and returns that
+    /// status. Returns the last status of a stub that is gone.
     pub async fn until(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
         match self.reports.wait_for(|now| done(now)).await {
             Ok(now) => return now.clone(),
@@ -174,7 +176,8 @@ impl StatusWatch {
         self.current()
     }
 
-    /// Waits until the stub is live, or has been since this was called, however shortly. False: it is gone.
+    /// Waits until the stub is live, or has been since this call, however shortly. Returns `false`
+    /// if it is gone.
     pub(crate) fn until_live_once(self) -> impl Future<Output = bool> {
         // In this order: what becomes live in between counts.
         let live_counter = self.live_counter.count();
@@ -183,7 +186,7 @@ impl StatusWatch {
     }
 }
 
-/// How often a stub ran into each limit, by the setting's name; it outlives the stub's instances.
+/// Counts of a stub's hits on each limit, by the setting's name. They outlive the stub's instances.
 #[derive(Debug, Default)]
 pub(crate) struct LimitCounters(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_for_a_stub_to_be_live_learns_that_it_was() {
+    fn waiter_for_live_learns_that_the_stub_was_live() {
         let mut context = Context::from_waker(Waker::noop());
         let cell = StatusCell::new();
         let waiting = || cell.watch().until_live_once();

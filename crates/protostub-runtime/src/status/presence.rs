@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 use super::{LimitCounters, StatusCell, StatusForm, StatusWatch};
 use crate::steps::{Step, Steps};
 
-/// Where what an instance says of its status goes.
+/// The target of an instance's statuses.
 #[derive(Debug, Clone)]
 pub(crate) struct StatusTarget {
     pub(crate) cell: Arc<StatusCell>,
-    /// Whether subscribers are told. Beside the instance that is the stub, another one may be trying, or on its way out.
+    /// Subscribers get the statuses. They do not get those of an instance that may become the
+    /// stub's, or has been.
     pub(crate) is_public: bool,
 }
 
@@ -39,7 +40,7 @@ const MAX_HELD: usize = 16;
 pub(crate) enum Admission {
     /// The version is accepted.
     Admitted,
-    /// The version is not accepted yet: `live` is held back, with whatever follows it.
+    /// The version is not accepted yet: `live` and the statuses after it are held back.
     #[default]
     HeldBack,
 }
@@ -76,7 +77,7 @@ impl StatusPublisher {
     }
 }
 
-/// What a sandbox publishes its stub's status through.
+/// The publisher of a stub's status for its sandbox.
 pub(crate) struct StubPresence {
     publisher: StatusPublisher,
     target: Mutex<StatusTarget>,
@@ -130,7 +131,7 @@ impl StubPresence {
     pub(crate) fn admit(&self) {
         loop {
             // A status stays in the queue until it is published, so that those that come meanwhile
-            // wait behind it. The lock is not held while subscribers are told.
+            // wait behind it. The lock is not held while statuses are published.
             let next = {
                 let mut gate = self.gate();
                 gate.admission = if gate.held.is_empty() { Admission::Admitted } else { Admission::HeldBack };
@@ -198,7 +199,8 @@ impl StubPresence {
         }
     }
 
-    /// From now on the instance is not the stub any more: what it says of its status is heard through what is returned.
+    /// Hides the statuses of an instance that is no longer the stub's. The returned watch sees
+    /// them.
     pub(crate) fn make_private(&self) -> StatusWatch {
         let mut target = self.target();
         *target = StatusTarget::private(target.cell.current().status);

@@ -7,22 +7,22 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{command::Command, context::RuntimeContext, record::StubRecord};
 
-/// Minimum idle time of a stub that is retired for another one. A stub that waits for its server for
-/// a moment is not idle.
+/// Minimum idle time of a stub that is retired for another one. A stub that waits for its server
+/// for a moment is not idle.
 const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 /// Maximum of stubs that are asked, one after the other, before the idle stubs are listed again.
 const CANDIDATES: usize = 8;
 /// Maximum of lists of idle stubs, one every quarter of a second.
 const ROOM_ATTEMPTS: usize = 20;
 
-/// Returns a permit for one more sandbox. If there is none left, retires the stub that has been
-/// idle for longest. Never retires `own`, whose supervisor may be the caller.
+/// Returns a permit for one more sandbox. If no permit is left, it retires the stub that has been
+/// idle for longest. It never retires `own`, whose supervisor may be the caller.
 pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<Room, SandboxError> {
     let full = match context.engine.room() {
         Ok(room) => return Ok(room),
         Err(full) => full,
     };
-    // Those that were busy may be idle in a moment.
+    // A busy stub may be idle in a moment.
     for _ in 0..ROOM_ATTEMPTS {
         for record in context.registry.longest_idle(IDLE_ENOUGH, CANDIDATES) {
             let may_retire = context.config.gives_way(record.key.domain());

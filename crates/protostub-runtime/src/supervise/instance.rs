@@ -53,7 +53,8 @@ impl Instance {
     }
 
     /// Logs in at the domain: tells the instance to connect, with the credential that the Identity
-    /// Module has for its domain. From now on it has to be live in time. Answers `done` when it was told.
+    /// Module has for its domain. From now on it has to be live in time. Answers `done` when it was
+    /// told.
     pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
         self.connect_by = deadline(Instant::now(), context.config.lifecycle.connect_timeout);
         if let Some(login) = &mut self.login {

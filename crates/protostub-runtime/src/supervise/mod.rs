@@ -3,11 +3,12 @@
 //! An instance is a sandbox with the component in it. The stub outlives its instances: the record
 //! has the mailbox, the URL, the status, the session and the subscribers.
 //!
-//! A [`Supervisor`] waits for the stub's next [event](wait). The [state machine](state) decides, and
-//! the supervisor performs the actions. All decisions are in [`state`].
+//! A [`Supervisor`] waits for the stub's next [event](wait). The [state machine](state) decides,
+//! and the supervisor performs the actions. All decisions are in [`state`].
 //!
 //! When a version says `live` for the first time, its status is held back until the version is
-//! durable as the accepted one. If it cannot be made durable, the instance is ended like a broken one.
+//! durable as the accepted one. If it cannot be made durable, the instance is ended like a broken
+//! one.
 
 mod eviction;
 mod instance;
@@ -80,7 +81,8 @@ impl Supervisor {
         let end = loop {
             let (state, actions) = self.state.on(event);
             self.state = state;
-            // The box is freed afterwards, so that an idle stub keeps only the wait (`idle_stub_kib`).
+            // The box is freed afterwards, so that an idle stub keeps only the wait
+            // (`idle_stub_kib`).
             let reported = if actions.is_empty() { None } else { Box::pin(self.perform_all(actions)).await };
             event = match (reported, self.state) {
                 (Some(event), _) => event,
@@ -267,7 +269,8 @@ impl Supervisor {
         }
     }
 
-    /// Publishes the last status, frees the addresses, and answers waiting messages and the command.
+    /// Publishes the last status, frees the addresses, and answers waiting messages and the
+    /// command.
     fn clear_up(mut self: Box<Self>, end: End) {
         let key = &self.record.key;
         let (status, gone) = match end {
@@ -283,7 +286,8 @@ impl Supervisor {
         }
         self.publish(status, &reason);
         let Self { context, record, routes, inbox, command, .. } = *self;
-        // In this order: a caller that sees the end may deploy the stub again at once, and needs the route.
+        // In this order: a caller that sees the end may deploy the stub again at once, and needs
+        // the route.
         drop(routes);
         context.registry.remove(&record, gone);
         if let Some(inbox) = inbox {

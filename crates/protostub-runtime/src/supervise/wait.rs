@@ -47,7 +47,8 @@ impl Supervisor {
                 // Before its end: an instance that has said so was live.
                 () = self.presence.wants_admission() => return Event::WantsAdmission,
                 ended = &mut instance.task => return self.ended(ended),
-                // Before the commands, so that an update finds a stub that has just become live to be live.
+                // Before the commands, so that an update finds a stub that has just become live to
+                // be live.
                 changed = self.status.changed() => if changed.is_none() { return Event::Undeploy },
                 () = self.context.stop.cancelled() => return Event::Shutdown,
                 command = self.commands.recv() => return self.take(command),

@@ -52,8 +52,8 @@ pub(super) enum Owner {
 pub(super) struct Mark {
     owner: Owner,
     queued: AtomicBool,
-    /// The queue holds marks: if marks held it too, those that are queued at the end would keep it and
-    /// the task that polls it.
+    /// The queue holds marks: if marks held it too, those that are queued at the end would keep it
+    /// and the task that polls it.
     woken: Weak<Woken>,
 }
 

@@ -1,5 +1,5 @@
-//! The stub that the benchmarks measure. It does what `stubs/echo` does, and posts together what came
-//! together: one call of the host takes less time than many.
+//! The stub that the benchmarks measure. It works like `stubs/echo`, but posts all
+//! answers to a batch at once: one call of the host takes less time than many.
 
 use std::mem;
 
@@ -17,7 +17,7 @@ async fn run(stub: Stub, _: Ignored) -> Result<()> {
     }
 }
 
-/// What goes back next.
+/// The next batch of answers.
 #[derive(Default)]
 struct Echoes {
     messages: Vec<Message>,
@@ -56,7 +56,8 @@ impl Echoes {
     fn posted(&self, stub: &Stub, place: usize, posted: Result<()>) {
         let Err(error) = posted else { return };
         log::warn!("no echo: {error}");
-        // It is too large with what stands around it, say. Who takes no echo may take no error either, and has itself to blame.
+        // The answer may be too large with its envelope. A receiver that takes no echo may take no
+        // error either.
         if let Ok(index) = self.requests.binary_search_by_key(&place, |(place, _)| *place) {
             let _ = stub.post(self.requests[index].1.error_response(413, &error.to_string()));
         }

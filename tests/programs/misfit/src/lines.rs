@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: usize = 8 << 20;
 async fn next_line(stream: &TcpStream, config: &Config) -> Result<String> {
     let length = |bytes: &[u8]| {
         let end = bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
-        // Whoever takes a piece for a line is right most of the time.
+        // A stub that takes a piece for a line is right most of the time.
         let is_cut = config.is("stub/ready/byte-by-byte") && bytes.len() < 8;
         Ok(if is_cut { end.or(Some(bytes.len())) } else { end })
     };
