@@ -55,11 +55,12 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// Commands of running text that nobody runs.
-const NOT_RUN: [(&str, &str); 8] = [
+const NOT_RUN: [(&str, &str); 9] = [
     ("--open", "it opens a browser on what the stage `doc` has built"),
     ("INSTA_UPDATE", "it rewrites what tests compare with"),
     ("wit freeze", "it records a release"),
     ("xtask bench", "it takes minutes, and builds everything once more for release"),
+    ("xtask defences", "it takes an hour or more, and builds everything once more for each defence"),
     ("xtask torture", "it takes a quarter of an hour"),
     ("xtask soak", "it takes twenty minutes"),
     ("cargo xtask fuzz", "it takes minutes for each target, and a nightly Rust"),
