@@ -27,7 +27,7 @@ impl VerifiedComponent {
                 None => (bytes, digest),
             },
         };
-        let received = length(&bytes);
+        let received = length(bytes.len());
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             let is_text = |start: &[u8]| !start.is_empty() && !start.contains(&0);
             let beginning = if is_text(&bytes[..bytes.len().min(64)]) { beginning(&bytes) } else { SafeText::default() };
@@ -84,8 +84,9 @@ fn packaged(bytes: &[u8]) -> Result<Option<(Bytes, Sha256Digest)>, DescriptorErr
     }
 }
 
-pub(crate) fn length(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+/// Returns a number of bytes as HTTP has it.
+pub(crate) fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for VerifiedComponent {

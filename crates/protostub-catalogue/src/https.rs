@@ -242,7 +242,7 @@ fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
     let (keep, resumption) = (keep(&response), resumption(&response, &validators));
     let (url, stated) = (response.url().clone(), response.content_length().filter(|_| extent != Extent::Unchanged));
     let body = response.bytes_stream().scan(0, move |received, chunk| {
-        let chunk = chunk.inspect(|chunk| *received += length(chunk)).map_err(|error| Fault::Truncated {
+        let chunk = chunk.inspect(|chunk| *received += length(chunk.len())).map_err(|error| Fault::Truncated {
             received: *received,
             stated,
             reason: reason(response_error(error)),

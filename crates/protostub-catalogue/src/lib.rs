@@ -86,6 +86,7 @@ mod folder;
 mod https;
 mod ledger;
 mod memory;
+mod pieces;
 mod progress;
 mod receive;
 mod source;

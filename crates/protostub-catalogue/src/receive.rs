@@ -1,7 +1,7 @@
 use std::{future::Future, mem, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use protostub_types::{SafeText, Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
@@ -13,8 +13,10 @@ use tracing::debug;
 use url::Url;
 
 use crate::{
-    CatalogueConfig, Document, Download, Extent, Fault, Held, Request, Source, Subject, Validators, component::length,
+    CatalogueConfig, Document, Download, Extent, Fault, Held, Request, Source, Subject, Validators,
+    component::length,
     error::beginning,
+    pieces::{Pieces, TURN_BYTES},
 };
 
 /// The longest time between two attempts, before chance extends it. Whoever wants to be left alone for longer is left alone.
@@ -22,10 +24,6 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
 /// this host ask without end.
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
-/// How much memory is reserved at once for what is announced, in bytes; more only as it comes.
-const MAX_RESERVED: u64 = 1024 * 1024;
-/// The length of the pieces that are hashed at once, in bytes: a fraction of a millisecond.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// A document that came whole; or, if that was asked for with [`Held::Whole`], one that need not come.
 pub(crate) struct Received {
@@ -136,7 +134,7 @@ fn after(duration: Duration) -> Instant {
 /// What came of a document so far, over all attempts.
 #[derive(Default)]
 struct Transfer {
-    bytes: BytesMut,
+    bytes: Pieces,
     hash: Sha256,
     /// With what it can be continued.
     resumption: Option<String>,
@@ -159,7 +157,7 @@ impl Transfer {
     ) -> Result<Received, Fault> {
         let resumption = self.resumption.take();
         let held = match &resumption {
-            Some(resumption) if !self.bytes.is_empty() => Held::Beginning { bytes: length(&self.bytes), resumption },
+            Some(resumption) if !self.bytes.is_empty() => Held::Beginning { bytes: length(self.bytes.len()), resumption },
             _ => request.held,
         };
         let request = Request { held, ..request };
@@ -188,25 +186,23 @@ impl Transfer {
         };
         let total = stated.map(|stated| stated.saturating_add(before));
         limits.check(total)?;
-        let expected = stated.unwrap_or_default().min(MAX_RESERVED);
-        self.bytes.reserve(usize::try_from(expected).unwrap_or_default());
         tell(Download::Receiving { bytes: before, total });
         while let Some(chunk) = patience.wait(body.next(), "waiting for more of the answer").await? {
             let chunk = chunk.map_err(|fault| behind(before, fault))?;
             if self.bytes.len() + chunk.len() > limits.bytes {
                 return limits.exceeded(total);
             }
-            for piece in chunk.chunks(PIECE_BYTES) {
-                self.hash.update(piece);
-                self.bytes.extend_from_slice(piece);
-                // A source may give a whole component at once; others have their turn meanwhile.
-                if piece.len() == PIECE_BYTES {
+            for part in chunk.chunks(TURN_BYTES) {
+                self.hash.update(part);
+                // A source may give a whole component at once. Other tasks have their turn meanwhile.
+                if part.len() == TURN_BYTES {
                     yield_now().await;
                 }
             }
-            tell(Download::Receiving { bytes: length(&self.bytes), total });
+            self.bytes.push(chunk);
+            tell(Download::Receiving { bytes: length(self.bytes.len()), total });
         }
-        let received = length(&self.bytes);
+        let received = length(self.bytes.len());
         if let Some(total) = total.filter(|total| *total != received) {
             // What is too long does not become right by more of it.
             self.resumption = self.resumption.take().filter(|_| received < total);
@@ -214,7 +210,7 @@ impl Transfer {
         }
         let Self { bytes, hash, .. } = mem::take(self);
         let digest = Sha256Digest::from_bytes(hash.finalize().into());
-        Ok(Received { bytes: bytes.freeze(), digest, unchanged: false, url, media_type, validators, keep })
+        Ok(Received { bytes: bytes.join().await, digest, unchanged: false, url, media_type, validators, keep })
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn link(granted: &Granted, component: &Component) -> Result<Protostub
             if let Err(error) = linked
                 && mismatch.is_empty()
             {
-                mismatch.mismatches.push(SafeText::display(format_args!("{error:#}")), SafeList::MAX_TEXTS);
+                mismatch.mismatches.push(SafeList::MAX_TEXTS, || SafeText::display(format_args!("{error:#}")));
             }
             Err(Box::new(mismatch))
         }
@@ -114,7 +114,7 @@ fn missing_exports(component: &Component) -> SafeList {
                 .collect();
         }
         if name.starts_with(STUB_EXPORT) {
-            others.push(SafeText::new(&format!("`{}`", SafeText::quote(name))), SafeList::MAX_TEXTS);
+            others.push(SafeList::MAX_TEXTS, || SafeText::new(&format!("`{}`", SafeText::quote(name))));
         }
     }
     let wanted = format!("`{wanted}0`");
@@ -137,7 +137,7 @@ fn mismatching_exports(pre: &InstancePre<StubState>) -> SafeList {
             };
             if let Err(error) = checked {
                 let text = format!("`{}#{function}`: {}", SafeText::quote(name), error.root_cause());
-                mismatches.push(SafeText::new(&text), SafeList::MAX_TEXTS);
+                mismatches.push(SafeList::MAX_TEXTS, || SafeText::new(&text));
             }
         }
     }
@@ -187,18 +187,19 @@ fn missing_imports(granted: &Granted, component: &Component) -> (SafeList, SafeL
         match (offered(granted, interface), function) {
             (None, _) if find(interface, granted.others.iter().map(Import::interface)).is_some() => {
                 if is_next(&mut last) {
-                    not_granted.push(SafeText::quote(interface), SafeList::MAX_TEXTS);
+                    not_granted.push(SafeList::MAX_TEXTS, || SafeText::quote(interface));
                 }
             }
             (None, _) => {
                 if is_next(&mut last) {
-                    unknown.push(SafeText::quote(interface), SafeList::MAX_TEXTS);
+                    unknown.push(SafeList::MAX_TEXTS, || SafeText::quote(interface));
                 }
             }
             (Some(_), None) => {}
             (Some(offered), Some(function)) => {
                 if !is_defined(&mut probe, offered, function) {
-                    unknown.push(SafeText::quote(&format!("{interface}#{}", SafeText::quote(function))), SafeList::MAX_TEXTS);
+                    let name = || SafeText::quote(&format!("{interface}#{}", SafeText::quote(function)));
+                    unknown.push(SafeList::MAX_TEXTS, name);
                 }
             }
         }
@@ -239,7 +240,7 @@ fn mismatching_imports(granted: &Granted, component: &Component, mismatches: &mu
         }
         if let Err(error) = probe.substituted_component_type(component) {
             let text = format!("`{interface}#{function}`: {}", error.root_cause());
-            mismatches.push(SafeText::new(&text), SafeList::MAX_TEXTS);
+            mismatches.push(SafeList::MAX_TEXTS, || SafeText::new(&text));
         }
     }
 }

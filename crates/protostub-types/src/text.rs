@@ -143,10 +143,10 @@ impl SafeList {
     /// Default maximum of texts that a list holds: as many as a person reads in an error.
     pub const MAX_TEXTS: usize = 20;
 
-    /// Adds a text; counts it only if the list holds `max_texts` already.
-    pub fn push(&mut self, text: SafeText, max_texts: usize) {
+    /// Adds a text. If the list holds `max_texts` already, counts it only, without building it.
+    pub fn push(&mut self, max_texts: usize, text: impl FnOnce() -> SafeText) {
         if self.texts.len() < max_texts {
-            self.texts.push(text);
+            self.texts.push(text());
         } else {
             self.left_out += 1;
         }
@@ -157,7 +157,7 @@ impl SafeList {
     pub fn cut<T: AsRef<str>>(texts: impl IntoIterator<Item = T>, max_texts: usize) -> Self {
         let mut list = Self::default();
         for text in texts {
-            list.push(SafeText::quote(text.as_ref()), max_texts);
+            list.push(max_texts, || SafeText::quote(text.as_ref()));
         }
         list
     }
@@ -253,6 +253,18 @@ impl Escaper {
         Ok(())
     }
 
+    /// Appends characters of one byte each that are shown as they are: as many as there is room for.
+    fn push_plain(&mut self, run: &str) -> fmt::Result {
+        let begin = self.text.len();
+        self.text.push_str(&run[..run.len().min(self.max_bytes - begin)]);
+        let most = self.max_bytes.saturating_sub(CUT.len());
+        if begin <= most {
+            self.end_with_mark = self.text.len().min(most);
+        }
+        self.full = self.text.len() - begin < run.len();
+        if self.full { Err(fmt::Error) } else { Ok(()) }
+    }
+
     fn finish(mut self) -> SafeText {
         if self.full {
             self.text.truncate(self.end_with_mark);
@@ -270,7 +282,14 @@ impl fmt::Write for Escaper {
             return Err(fmt::Error);
         }
         let mut rest = text;
-        while let Some(character) = rest.chars().next() {
+        loop {
+            // One byte more than there is room for fills the text.
+            let bytes = rest.bytes().take(self.max_bytes - self.text.len() + 1);
+            let plain = bytes.take_while(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\').count();
+            let (run, behind) = rest.split_at(plain);
+            self.push_plain(run)?;
+            rest = behind;
+            let Some(character) = rest.chars().next() else { return Ok(()) };
             let read = match character {
                 '\\' => {
                     let bytes = escape_bytes(rest);
@@ -289,7 +308,6 @@ impl fmt::Write for Escaper {
             };
             rest = &rest[read..];
         }
-        Ok(())
     }
 }
 
@@ -437,6 +455,38 @@ mod tests {
     fn backslash_is_kept() {
         for text in [r"C:\temp\new", r"\", r"\\", r"\u{202e}", r"\u{}", r"\u{1234567}", r"\u{12", r"\x"] {
             check(text, text);
+        }
+    }
+
+    #[test]
+    fn cut_of_any_mixture_keeps_whole_units() {
+        /// Texts that stand for themselves, with what they are shown as.
+        const UNITS: [(&str, &str); 5] = [("a", "a"), ("\\", "\\"), ("é", "é"), ("\n", "\\n"), ("\u{202e}", "\\u{202e}")];
+        for number in 0..UNITS.len().pow(5) {
+            let units: Vec<_> = (0..5).map(|place| UNITS[number / UNITS.len().pow(place) % UNITS.len()]).collect();
+            let text: String = units.iter().map(|(text, _)| *text).collect();
+            // A backslash before a letter could be read as an escape, which stays whole.
+            if text.contains("\\a") {
+                continue;
+            }
+            let shown: String = units.iter().map(|(_, shown)| *shown).collect();
+            for max_bytes in 0..=shown.len() {
+                let mut expected = String::new();
+                if shown.len() <= max_bytes {
+                    expected.clone_from(&shown);
+                } else {
+                    for (_, unit) in &units {
+                        if expected.len() + unit.len() + CUT.len() > max_bytes {
+                            break;
+                        }
+                        expected.push_str(unit);
+                    }
+                    if expected.len() + CUT.len() <= max_bytes {
+                        expected.push_str(CUT);
+                    }
+                }
+                assert_eq!(SafeText::cut(&text, max_bytes).as_str(), expected, "{text:?} in {max_bytes} bytes");
+            }
         }
     }
 

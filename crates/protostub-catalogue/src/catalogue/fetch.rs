@@ -43,7 +43,7 @@ impl Inner {
         let (bytes, digest) = match &location {
             SourceLocation::Inline => {
                 let bytes = descriptor.source_package.as_ref().map_or(Ok(Vec::new()), |package| package.decode())?;
-                limit.check(Some(length(&bytes)))?;
+                limit.check(Some(length(bytes.len())))?;
                 let digest = Sha256Digest::of(&bytes);
                 (bytes.into(), digest)
             }
@@ -105,7 +105,7 @@ impl Inner {
         {
             outcome = receive(network.as_ref(), request, &self.config, limits, tell).await;
         }
-        tell(outcome.as_ref().map_or(Download::Failed, |received| Download::Received { bytes: length(&received.bytes) }));
+        tell(outcome.as_ref().map_or(Download::Failed, |received| Download::Received { bytes: length(received.bytes.len()) }));
         outcome
     }
 
