@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use protostub_types::{SafeText, Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
 use tokio::{
+    sync::Semaphore,
     task::yield_now,
     time::{Instant, sleep, timeout_at},
 };
@@ -192,13 +193,7 @@ impl Transfer {
             if self.bytes.len() + chunk.len() > limits.bytes {
                 return limits.exceeded(total);
             }
-            for part in chunk.chunks(TURN_BYTES) {
-                self.hash.update(part);
-                // A source may give a whole component at once. Other tasks have their turn meanwhile.
-                if part.len() == TURN_BYTES {
-                    yield_now().await;
-                }
-            }
+            hash(&mut self.hash, &chunk).await;
             self.bytes.push(chunk);
             tell(Download::Receiving { bytes: length(self.bytes.len()), total });
         }
@@ -211,6 +206,23 @@ impl Transfer {
         let Self { bytes, hash, .. } = mem::take(self);
         let digest = Sha256Digest::from_bytes(hash.finalize().into());
         Ok(Received { bytes: bytes.join().await, digest, unchanged: false, url, media_type, validators, keep })
+    }
+}
+
+/// Hashes a chunk. A large one, such as a whole component, leaves room for other tasks: in turns, and
+/// on one processor at a time.
+async fn hash(hash: &mut Sha256, chunk: &[u8]) {
+    /// One permit for the whole process, which shares its processors.
+    static LARGE_CHUNKS: Semaphore = Semaphore::const_new(1);
+
+    if chunk.len() <= TURN_BYTES {
+        return hash.update(chunk);
+    }
+    for part in chunk.chunks(TURN_BYTES) {
+        let turn = LARGE_CHUNKS.acquire().await;
+        hash.update(part);
+        drop(turn);
+        yield_now().await;
     }
 }
 
