@@ -55,16 +55,27 @@ fn read(handle: u32) -> Option<String> {
     match websocket::poll(handle) {
         State::Connecting => return None,
         State::Open(_) => {}
-        State::Refused(handshake) => return Some(format!("refused: {}", handshake.status)),
-        State::Closed(reason) => return Some(format!("closed: {:?} {}", reason.code, reason.reason)),
-        State::Failed(text) => return Some(format!("failed: {text}")),
+        end => return Some(told_state(&end)),
     }
     loop {
         match websocket::receive(handle, 64, 1 << 20) {
             Ok(frames) if frames.is_empty() => return None,
             Ok(_) => {}
+            // It was closed since its state was asked for. The state has the reason.
+            Err(crate::Error::Closed) => return Some(told_state(&websocket::poll(handle))),
             Err(error) => return Some(told(&error)),
         }
+    }
+}
+
+/// The state of a connection as the harness compares it.
+fn told_state(state: &State) -> String {
+    match state {
+        State::Connecting => "connecting".to_owned(),
+        State::Open(_) => "open".to_owned(),
+        State::Refused(handshake) => format!("refused: {}", handshake.status),
+        State::Closed(reason) => format!("closed: {:?} {}", reason.code, reason.reason),
+        State::Failed(text) => format!("failed: {text}"),
     }
 }
 
