@@ -284,7 +284,8 @@ impl fmt::Write for Escaper {
         let mut rest = text;
         loop {
             // One byte more than there is room for fills the text.
-            let bytes = rest.bytes().take(self.max_bytes - self.text.len() + 1);
+            let room = self.max_bytes - self.text.len();
+            let bytes = rest.bytes().take(room.saturating_add(1));
             let plain = bytes.take_while(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\').count();
             let (run, behind) = rest.split_at(plain);
             self.push_plain(run)?;
@@ -500,6 +501,14 @@ mod tests {
         assert_eq!(cut("äöü", 0), "");
         assert_eq!(cut("", 0), "");
         assert_eq!(SafeText::new(&"x".repeat(1 << 20)).len(), SafeText::MAX_BYTES);
+    }
+
+    #[test]
+    fn text_without_maximum_is_kept_whole() {
+        for text in ["", "plain", "a é\\\u{202e}"] {
+            assert_eq!(SafeText::cut(text, usize::MAX), SafeText::new(text));
+            assert_eq!(SafeText::display_cut(text, usize::MAX), SafeText::new(text));
+        }
     }
 
     #[test]
