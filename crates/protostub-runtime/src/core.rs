@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use protostub_bus::{Bus, Mailbox, Origin, PostError, Unroutable};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
-use protostub_sandbox::{Engine, Room, SandboxError};
+use protostub_sandbox::{Engine, SandboxError, SandboxPermit};
 use protostub_types::{Address, Domain, Message, StubKey};
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,8 +67,8 @@ impl Core {
     }
 
     /// Room for one more sandbox. If there is none, the stub that has been idle for longest makes it, but for `own`, whose supervisor may be who asks.
-    pub(crate) async fn room(&self, own: &Record) -> Result<Room, SandboxError> {
-        let full = match self.engine.room() {
+    pub(crate) async fn room(&self, own: &Record) -> Result<SandboxPermit, SandboxError> {
+        let full = match self.engine.try_acquire_permit() {
             Ok(room) => return Ok(room),
             Err(full) => full,
         };
@@ -86,16 +86,16 @@ impl Core {
                 let made = async {
                     tokio::select! {
                         biased;
-                        room = self.engine.next_room() => room.ok(),
+                        room = self.engine.acquire_permit() => room.ok(),
                         // Its room is free by now, if nobody was quicker.
-                        retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| self.engine.room().ok()),
+                        retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| self.engine.try_acquire_permit().ok()),
                     }
                 };
                 if let Ok(Some(room)) = timeout(self.config.grace, made).await {
                     return Ok(room);
                 }
             }
-            if let Ok(room) = timeout(IDLE_ENOUGH / 4, self.engine.next_room()).await {
+            if let Ok(room) = timeout(IDLE_ENOUGH / 4, self.engine.acquire_permit()).await {
                 return room;
             }
         }

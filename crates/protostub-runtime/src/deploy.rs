@@ -324,7 +324,7 @@ pub(crate) async fn sandbox(
         credentials: Arc::new(StubCredentials { module: Arc::clone(&core.identity), login: Arc::clone(&record.login) }),
         session,
     };
-    let sandbox = core.room(record).await.and_then(|room| Sandbox::in_room(room, &artifact.compiled, services, config));
+    let sandbox = core.room(record).await.and_then(|room| Sandbox::with_permit(room, &artifact.compiled, services, config));
     sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 

@@ -229,25 +229,26 @@ impl Engine {
         &self.inner.compiler
     }
 
-    /// Room for one more sandbox.
+    /// Takes the permit for one more sandbox.
     ///
     /// # Errors
-    /// If there are as many sandboxes as there may be.
-    pub fn room(&self) -> Result<Room, SandboxError> {
+    /// [`SandboxError::TooMany`] if there are [`EngineConfig::max_sandboxes`] already.
+    pub fn try_acquire_permit(&self) -> Result<SandboxPermit, SandboxError> {
         let permit = Arc::clone(&self.inner.sandboxes).try_acquire_owned();
         permit
-            .map(|permit| Room { _permit: permit })
+            .map(|permit| SandboxPermit { _permit: permit })
             .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
-    /// The same, once another sandbox has gone. Who waited first has it first. May be dropped at any time.
+    /// Takes the permit for one more sandbox, and waits for it. Callers get permits in the order of
+    /// their calls. The future may be dropped at any time.
     ///
     /// # Errors
-    /// Never while the engine is there.
-    pub async fn next_room(&self) -> Result<Room, SandboxError> {
+    /// Never while the engine exists.
+    pub async fn acquire_permit(&self) -> Result<SandboxPermit, SandboxError> {
         let permit = Arc::clone(&self.inner.sandboxes).acquire_owned().await;
         permit
-            .map(|permit| Room { _permit: permit })
+            .map(|permit| SandboxPermit { _permit: permit })
             .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
@@ -285,9 +286,10 @@ impl Drop for Inner {
     }
 }
 
-/// Room for one sandbox, until it, or the sandbox, is dropped.
+/// The right to make one of the engine's [`EngineConfig::max_sandboxes`] sandboxes. It is given back
+/// when the permit, or the sandbox that was made with it, is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct SandboxPermit {
     _permit: OwnedSemaphorePermit,
 }
 

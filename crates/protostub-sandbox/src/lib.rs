@@ -49,7 +49,7 @@ mod world;
 
 pub use compile::{CompileError, CompiledStub};
 pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall};
-pub use engine::{Engine, EngineConfig, EngineError, Room};
+pub use engine::{Engine, EngineConfig, EngineError, SandboxPermit};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, Idleness, InstanceEnded, StubHandle};
 pub use imports::{HostImport, Import, StubInfo};
