@@ -18,8 +18,8 @@ use super::{
     Authorization, Error, Route, TransportLimits,
     error::too_long,
     headers,
-    news::{News, Topic},
-    traffic::Counted,
+    readiness::{Interest, Readiness},
+    traffic::MeteredStream,
 };
 
 /// Size of a head without the names and values of its fields, in bytes: the status line, and for
@@ -44,7 +44,7 @@ pub(crate) struct Head {
 
 /// An exchange of the stub.
 pub(super) struct Exchange {
-    pub(super) news: News,
+    pub(super) readiness: Readiness,
     phase: Phase,
     /// What it is, for the texts of errors; the URL without its query.
     target: String,
@@ -55,28 +55,28 @@ pub(super) struct Exchange {
     receive_bytes: usize,
     origin: Origin,
     /// The connection, when the whole body was read.
-    idle: Option<Http1<Counted>>,
+    idle: Option<Http1<MeteredStream>>,
 }
 
-type Body = Box<HttpBody<Counted>>;
+type ResponseBody = Box<HttpBody<MeteredStream>>;
 
 enum Phase {
-    Sending(BoxFuture<'static, Result<(Head, Body), String>>),
+    Sending(BoxFuture<'static, Result<(Head, ResponseBody), String>>),
     /// No body: all of it was read.
-    Answered(Head, Option<Body>),
+    Answered(Head, Option<ResponseBody>),
     /// Without a head, or in the middle of the body.
     Failed(Option<Head>, String),
 }
 
 impl Exchange {
     /// The connection for the next exchange with the same origin, after the end of this one.
-    pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<Counted>)> {
+    pub(super) fn take_idle(&mut self) -> Option<(Origin, Http1<MeteredStream>)> {
         Some((self.origin.clone(), self.idle.take()?))
     }
 
     /// The head, also when the body failed meanwhile.
     pub(super) fn poll(&mut self) -> Result<Option<Head>, Error> {
-        self.news.asked(Topic::State);
+        self.readiness.clear(Interest::State);
         match &self.phase {
             Phase::Sending(_) => Ok(None),
             Phase::Answered(head, _) | Phase::Failed(Some(head), _) => Ok(Some(head.clone())),
@@ -89,7 +89,7 @@ impl Exchange {
 
     /// One piece of the body, or as much of it as is asked for.
     pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, Error> {
-        self.news.asked(Topic::Read);
+        self.readiness.clear(Interest::Read);
         self.read_ahead(cx);
         if !self.held.is_empty() {
             let size = self.held.len().min(max_bytes).min(self.receive_bytes);
@@ -114,7 +114,7 @@ impl Exchange {
                 Poll::Ready(Ok((head, body))) => self.phase = Phase::Answered(head, Some(body)),
                 Poll::Ready(Err(how)) => self.phase = Phase::Failed(None, how),
             }
-            self.news.set(Topic::State);
+            self.readiness.set(Interest::State);
         }
         self.read_ahead(cx);
         if let Phase::Answered(_, Some(body)) = &mut self.phase {
@@ -123,7 +123,7 @@ impl Exchange {
         }
         let has_body = matches!(self.phase, Phase::Answered(_, Some(_)));
         if !self.held.is_empty() || !(has_body || self.end_told) {
-            self.news.set(Topic::Read);
+            self.readiness.set(Interest::Read);
         }
         if has_body { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -189,13 +189,13 @@ impl Sending {
 
     /// The exchange, over an idle connection to the same origin or a new one. Its first drive
     /// begins it.
-    pub(super) fn over(self, idle: Option<Http1<Counted>>) -> Exchange {
+    pub(super) fn over(self, idle: Option<Http1<MeteredStream>>) -> Exchange {
         let (target, origin) = (self.name.clone(), self.origin());
         let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
         let late = format!("{target} got no answer within {head_timeout:?}");
         let sent = async move { tokio::time::timeout(head_timeout, self.send(idle)).await.unwrap_or(Err(late)) };
         Exchange {
-            news: News::default(),
+            readiness: Readiness::default(),
             phase: Phase::Sending(Box::pin(sent)),
             target,
             held: Bytes::new(),
@@ -206,7 +206,7 @@ impl Sending {
         }
     }
 
-    async fn send(mut self, idle: Option<Http1<Counted>>) -> Result<(Head, Body), String> {
+    async fn send(mut self, idle: Option<Http1<MeteredStream>>) -> Result<(Head, ResponseBody), String> {
         if let Some(authorization) = self.authorization.take() {
             let value = authorization.await.map_err(|why| format!("{} was not sent: {why}", self.name))?;
             self.request.append(http::header::AUTHORIZATION, value);
@@ -230,7 +230,7 @@ impl Sending {
                     informational: limits.informational_responses,
                     silence: route.egress.read_timeout(),
                 };
-                let http = Http1::new(Counted::new(connection, &route.traffic), http_limits).await.map_err(failed)?;
+                let http = Http1::new(MeteredStream::new(connection, &route.traffic), http_limits).await.map_err(failed)?;
                 http.exchange(request).await.map_err(failed)?
             }
         };
@@ -240,7 +240,7 @@ impl Sending {
     }
 }
 
-type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
+type ExchangeResult = Result<(http::Response<()>, HttpBody<MeteredStream>), ExchangeError>;
 
 /// Sends a request over an idle connection.
 ///
@@ -248,7 +248,7 @@ type Answer = Result<(http::Response<()>, HttpBody<Counted>), ExchangeError>;
 /// The request, if it has to go over a new connection: there is no idle one, or the server closed
 /// it before a byte of the request was sent. A request that was sent is never sent again, since the
 /// server may have processed it.
-async fn attempt(request: HttpRequest, idle: Option<Http1<Counted>>) -> Result<Answer, HttpRequest> {
+async fn attempt(request: HttpRequest, idle: Option<Http1<MeteredStream>>) -> Result<ExchangeResult, HttpRequest> {
     let Some(http) = idle else { return Err(request) };
     match http.exchange(request).await {
         Err(ExchangeError::Unsent(request)) => Err(*request),

@@ -13,8 +13,8 @@ use tokio::time::{Sleep, sleep};
 use url::Origin;
 
 use super::{
-    news::{Mark, Owner, Woken},
-    traffic::Counted,
+    readiness::{Owner, QueueEntry, ReadyQueue},
+    traffic::MeteredStream,
 };
 
 /// Maximum number of idle connections, to all servers together. Most stubs speak to one server,
@@ -27,21 +27,21 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// connections, until the stub needs that place.
 pub(super) struct IdleConnections {
     connections: VecDeque<Idle>,
-    mark: Arc<Mark>,
+    entry: Arc<QueueEntry>,
     waker: Waker,
 }
 
 struct Idle {
     origin: Origin,
-    http: Http1<Counted>,
+    http: Http1<MeteredStream>,
     expires: Pin<Box<Sleep>>,
 }
 
 impl IdleConnections {
-    pub(super) fn new(woken: &Arc<Woken>) -> Self {
-        let mark = Mark::new(Owner::Idle, woken);
-        let waker = Waker::from(Arc::clone(&mark));
-        Self { connections: VecDeque::new(), mark, waker }
+    pub(super) fn new(queue: &Arc<ReadyQueue>) -> Self {
+        let entry = QueueEntry::new(Owner::Idle, queue);
+        let waker = Waker::from(Arc::clone(&entry));
+        Self { connections: VecDeque::new(), entry, waker }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -50,17 +50,17 @@ impl IdleConnections {
 
     /// Keeps a connection for the next request to its origin. Closes the oldest one if there are
     /// too many.
-    pub(super) fn insert(&mut self, origin: Origin, http: Http1<Counted>) {
+    pub(super) fn insert(&mut self, origin: Origin, http: Http1<MeteredStream>) {
         if self.connections.len() == MAX_IDLE {
             self.connections.pop_front();
         }
         self.connections.push_back(Idle { origin, http, expires: Box::pin(sleep(IDLE_TIMEOUT)) });
         // The next drive registers the waker with the socket and the timer.
-        self.mark.queue();
+        self.entry.enqueue();
     }
 
     /// Takes the connection to an origin that was used last, if it is still open.
-    pub(super) fn take(&mut self, origin: &Origin) -> Option<Http1<Counted>> {
+    pub(super) fn take(&mut self, origin: &Origin) -> Option<Http1<MeteredStream>> {
         self.drive();
         let index = self.connections.iter().rposition(|idle| idle.origin == *origin && idle.http.is_ready())?;
         self.connections.remove(index).map(|idle| idle.http)

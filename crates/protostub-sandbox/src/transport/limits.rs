@@ -5,8 +5,8 @@ use crate::Limits;
 /// What the connections of one stub may use. The defaults are what the contract (`wit/0.1`) promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TransportLimits {
-    /// How many connections and HTTP exchanges a stub may have at a time. 16. As many that it closed may still be saying good-bye; the oldest
-    /// is cut when there would be more.
+    /// How many connections and HTTP exchanges a stub may have at a time. 16. As
+    /// many that it closed may linger. The oldest of them is dropped when there would be more.
     pub(crate) connections: usize,
     /// How long a connection may take from the stub's call until it is open: DNS, TCP, TLS and handshake. 15 s.
     pub(crate) open_timeout: Duration,

@@ -3,13 +3,13 @@
 //! ```text
 //!   guest call ── websocket_send, tcp_receive, … ──►  Connections ◄── poll_ready ── the sandbox's task, between guest calls
 //!                  (never wait)                        │      ▲                       until it is pending
-//!                                                      ▼      │ wakes: only its own mark is queued
+//!                                                      ▼      │ wakes: queues only its own entry
 //!                                                   sockets, timers
 //! ```
 //!
 //! [`Connections`] owns all of it and spawns nothing. A function that the stub calls polls its
 //! socket once with the connection's own waker and returns what there is; whatever is left to do, [`Connections::poll_ready`] does from
-//! the sandbox's task. Each connection has a waker of its own ([`news`]), so that a busy one among many costs no look at the others.
+//! the sandbox's task. Each connection has a waker of its own ([`readiness`]), so a busy one does not cost a poll of the others.
 //!
 //! Nothing is read from a connection whose data the stub does not fetch, beyond the one message (or piece) by which it is known that there is
 //! something: back-pressure reaches the server. What waits to be sent is bounded as well; all bounds are in [`TransportLimits`].
@@ -17,12 +17,12 @@
 //! Everything leaves by way of `protostub-egress`, with the grants of the stub.
 
 mod error;
-mod farewell;
 mod headers;
 mod http;
 mod idle;
 mod limits;
-mod news;
+mod linger;
+mod readiness;
 mod tcp;
 mod traffic;
 mod websocket;
@@ -44,13 +44,13 @@ pub(crate) use self::{
     error::Error,
     http::{Head, Request},
     limits::TransportLimits,
-    tcp::State as TcpState,
-    websocket::{CloseReason, Frame, Handshake, State as WebSocketState},
+    tcp::TcpState,
+    websocket::{CloseReason, Frame, Handshake, WebSocketState},
 };
 use self::{
     idle::IdleConnections,
-    news::{Mark, News, Owner, Woken},
-    traffic::{Counted, Traffic},
+    readiness::{Owner, QueueEntry, Readiness, ReadyQueue},
+    traffic::{MeteredStream, Traffic},
 };
 
 /// The value of the header `authorization` that the host puts into a request, once it has it; or why there is none.
@@ -62,11 +62,11 @@ pub(crate) struct Connections {
     limits: TransportLimits,
     /// HTTP connections between two exchanges.
     idle: IdleConnections,
-    /// By handle; also those that the stub closed, as long as they say good-bye.
+    /// By handle. Includes those that the stub closed and that still linger.
     connections: HashMap<u32, Connection>,
-    /// The handles of those that say good-bye, oldest first.
+    /// The handles of the connections that linger, oldest first.
     closing: VecDeque<u32>,
-    woken: Arc<Woken>,
+    queue: Arc<ReadyQueue>,
 }
 
 /// How a stub's connections leave.
@@ -82,8 +82,8 @@ struct Connection {
     transport: Transport,
     /// The stub has closed it: it can no longer ask for it, and hears nothing of it.
     closing: bool,
-    mark: Arc<Mark>,
-    /// `mark` as a waker.
+    entry: Arc<QueueEntry>,
+    /// `entry` as a waker.
     waker: Waker,
 }
 
@@ -103,11 +103,11 @@ impl Transport {
         }
     }
 
-    fn news(&mut self) -> &mut News {
+    fn readiness(&mut self) -> &mut Readiness {
         match self {
-            Self::WebSocket(socket) => &mut socket.news,
-            Self::Http(exchange) => &mut exchange.news,
-            Self::Tcp(connection) => &mut connection.news,
+            Self::WebSocket(socket) => &mut socket.readiness,
+            Self::Http(exchange) => &mut exchange.readiness,
+            Self::Tcp(connection) => &mut connection.readiness,
         }
     }
 }
@@ -116,18 +116,18 @@ impl Connections {
     /// No connection yet; those to come use `egress` with the stub's `grants`, and are charged
     /// to its `quota`.
     pub(crate) fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
-        let woken = Arc::default();
+        let queue = Arc::default();
         Self {
             route: Route { egress, quota, grants, traffic: Traffic::new(&limits) },
             limits,
-            idle: IdleConnections::new(&woken),
+            idle: IdleConnections::new(&queue),
             connections: HashMap::new(),
             closing: VecDeque::new(),
-            woken,
+            queue,
         }
     }
 
-    /// The next handle that has news for the stub (`ready`). To be called from one task, between guest calls, until it is pending; the task is
+    /// The next handle that the stub is owed a `ready` event for. To be called from one task, between guest calls, until it is pending; the task is
     /// woken when it is to be called again. It also sends what waits, answers pings, and finishes what the stub closed.
     ///
     /// Never waits, does a bounded piece of work, and names each handle once for each change since the stub last asked.
@@ -135,23 +135,23 @@ impl Connections {
         if self.connections.is_empty() && self.idle.len() == 0 {
             return Poll::Pending;
         }
-        self.woken.register(cx.waker());
+        self.queue.register(cx.waker());
         // What wakes itself meanwhile (it has more to do than its share) has its turn after the task has yielded.
-        for _ in 0..self.woken.len() {
-            match self.woken.pop() {
+        for _ in 0..self.queue.len() {
+            match self.queue.pop() {
                 Some(Owner::Handle(handle)) if self.drive(handle) => return Poll::Ready(handle),
                 Some(Owner::Handle(_)) => {}
                 Some(Owner::Idle) => self.idle.drive(),
                 None => break,
             }
         }
-        if self.woken.len() > 0 {
+        if self.queue.len() > 0 {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Ready when nothing that was closed is left to say good-bye: after [`Self::close_all`] no later than [`TransportLimits::close_timeout`].
+    /// Ready when no closed connection lingers any more: after [`Self::close_all`] no later than [`TransportLimits::close_timeout`].
     /// For the end of the sandbox, instead of [`Self::poll_ready`].
     pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.poll_ready(cx).is_ready() {}
@@ -172,9 +172,9 @@ impl Connections {
         for connection in self.connections.values_mut() {
             let cx = &mut Context::from_waker(&connection.waker);
             match &mut connection.transport {
-                Transport::WebSocket(socket) => socket.hurry(cx),
+                Transport::WebSocket(socket) => socket.shorten_linger(cx),
                 Transport::Http(_) => {}
-                Transport::Tcp(connection) => connection.hurry(cx),
+                Transport::Tcp(connection) => connection.shorten_linger(cx),
             }
         }
     }
@@ -209,10 +209,10 @@ impl Connections {
         }
         let Some(connection) = self.connections.get_mut(&handle) else { return false };
         if !connection.closing {
-            let announced = connection.transport.news().announce();
+            let announced = connection.transport.readiness().take_event();
             if announced {
-                // Another topic may be due.
-                connection.mark.queue();
+                // The event of another interest may be due.
+                connection.entry.enqueue();
             }
             return announced;
         }
@@ -224,21 +224,21 @@ impl Connections {
     }
 
     /// Keeps the connection of a finished exchange, if the stub has a place left.
-    fn keep_idle(&mut self, idle: Option<(Origin, Http1<Counted>)>) {
+    fn keep_idle(&mut self, idle: Option<(Origin, Http1<MeteredStream>)>) {
         let Some((origin, http)) = idle else { return };
         self.idle.insert(origin, http);
-        self.make_room(0);
+        self.evict_idle(0);
     }
 
     /// Closes idle connections until there are places for `more` connections.
-    fn make_room(&mut self, more: usize) {
+    fn evict_idle(&mut self, more: usize) {
         while self.idle.len() > 0 && self.open_count() + self.idle.len() + more > self.limits.connections {
             self.idle.close_oldest();
         }
     }
 
-    /// Whether one more connection fits.
-    fn check_room(&self) -> Result<(), Error> {
+    /// Checks the number of open connections.
+    fn check_connection_limit(&self) -> Result<(), Error> {
         let open = self.open_count();
         if open < self.limits.connections {
             return Ok(());
@@ -262,19 +262,19 @@ impl Connections {
     }
 
     fn insert(&mut self, handle: u32, transport: Transport) {
-        self.make_room(1);
-        let mark = Mark::new(Owner::Handle(handle), &self.woken);
-        let waker = Waker::from(Arc::clone(&mark));
+        self.evict_idle(1);
+        let entry = QueueEntry::new(Owner::Handle(handle), &self.queue);
+        let waker = Waker::from(Arc::clone(&entry));
         // Connecting begins with the first poll.
-        mark.queue();
-        self.connections.insert(handle, Connection { transport, closing: false, mark, waker });
+        entry.enqueue();
+        self.connections.insert(handle, Connection { transport, closing: false, entry, waker });
     }
 
     /// Does something with a connection that the stub still has, and has it looked at again afterwards.
     fn with<R>(&mut self, handle: u32, act: impl FnOnce(&mut Transport, &mut Context<'_>) -> Option<R>) -> Option<R> {
         let connection = self.connections.get_mut(&handle).filter(|connection| !connection.closing)?;
         let result = act(&mut connection.transport, &mut Context::from_waker(&connection.waker));
-        connection.mark.queue();
+        connection.entry.enqueue();
         result
     }
 
@@ -312,7 +312,7 @@ impl Connections {
         headers: &[(String, String)],
         authorization: Option<Authorization>,
     ) -> Result<(), Error> {
-        self.check_room()?;
+        self.check_connection_limit()?;
         self.check_quota()?;
         let socket = websocket::WebSocket::open(&self.route, &self.limits, url, protocols, headers, authorization)?;
         self.insert(handle, Transport::WebSocket(Box::new(socket)));
@@ -342,7 +342,7 @@ impl Connections {
 
     /// Starts the closing handshake and ends the handle. A code that is not a stub's to send is sent as 1000.
     pub(crate) fn websocket_close(&mut self, handle: u32, code: u16, reason: &str) {
-        self.websocket_close_with(handle, websocket::stub_code(code), reason);
+        self.websocket_close_with(handle, websocket::allowed_close_code(code), reason);
     }
 
     fn websocket_close_with(&mut self, handle: u32, code: CloseCode, reason: &str) {
@@ -367,7 +367,7 @@ impl Connections {
     /// # Errors
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn http_send(&mut self, handle: u32, request: Request, authorization: Option<Authorization>) -> Result<(), Error> {
-        self.check_room()?;
+        self.check_connection_limit()?;
         let sending = http::Sending::new(&self.route, &self.limits, request, authorization)?;
         let idle = self.idle.take(&sending.origin());
         if idle.is_none() {
@@ -418,7 +418,7 @@ impl Connections {
     /// # Errors
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
     pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
-        self.check_room()?;
+        self.check_connection_limit()?;
         self.check_quota()?;
         let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, tls)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::{
     Error, Route, TransportLimits,
     error::chain,
-    farewell::Farewell,
-    news::{News, Topic},
-    traffic::Counted,
+    linger::Linger,
+    readiness::{Interest, Readiness},
+    traffic::MeteredStream,
 };
 
 /// How much is read from the socket at once, and before the stub asks.
@@ -34,9 +34,9 @@ const QUIET_READS: usize = 16;
 /// RFC 1035 section 2.3.4 allows 255 bytes, which are 253 as text.
 const HOST_BYTES: usize = 253;
 
-/// What the connection is for the stub.
+/// The state of a TCP connection as the stub sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum TcpState {
     Connecting,
     Open,
     Closed,
@@ -45,8 +45,8 @@ pub(crate) enum State {
 
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
 pub(super) struct Tcp {
-    pub(super) news: News,
-    state: State,
+    pub(super) readiness: Readiness,
+    state: TcpState,
     route: Route,
     /// Where it goes, for the texts of errors: `sp1.example:5222`.
     target: String,
@@ -54,8 +54,8 @@ pub(super) struct Tcp {
     tls: bool,
     /// TCP and TLS from the start, or TLS over a connection that was plain.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
-    stream: Option<Counted>,
-    ending: Option<Ending>,
+    stream: Option<MeteredStream>,
+    closing: Option<TcpClosing>,
     /// What was read before the stub asked.
     held: BytesMut,
     outbox: BytesMut,
@@ -69,9 +69,9 @@ pub(super) struct Tcp {
 }
 
 /// What is left to do with a connection that the stub closed.
-struct Ending {
+struct TcpClosing {
     shut_down: bool,
-    farewell: Farewell,
+    linger: Linger,
 }
 
 impl Tcp {
@@ -96,15 +96,15 @@ impl Tcp {
             }
         };
         Ok(Self {
-            news: News::default(),
-            state: State::Connecting,
+            readiness: Readiness::default(),
+            state: TcpState::Connecting,
             route: route.clone(),
             target,
             port,
             tls,
             opening: Some(Box::pin(opening)),
             stream: None,
-            ending: None,
+            closing: None,
             held: BytesMut::new(),
             outbox: BytesMut::new(),
             unflushed: false,
@@ -118,10 +118,10 @@ impl Tcp {
         check_host(server_name)?;
         self.route.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
         match &self.state {
-            State::Open => {}
-            State::Connecting => return Err(Error::Busy),
-            State::Closed => return Err(Error::Closed),
-            State::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Open => {}
+            TcpState::Connecting => return Err(Error::Busy),
+            TcpState::Closed => return Err(Error::Closed),
+            TcpState::Failed(how) => return Err(Error::Io(how.clone())),
         }
         if self.tls {
             return Err(Error::Invalid(format!("the connection to {} is over TLS already", self.target)));
@@ -143,7 +143,7 @@ impl Tcp {
             return Err(Error::Io(how));
         }
         match (&self.state, self.stream.take()) {
-            (State::Open, Some(stream)) => {
+            (TcpState::Open, Some(stream)) => {
                 let Route { egress, quota, grants, .. } = self.route.clone();
                 let open_timeout = self.limits.open_timeout;
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
@@ -155,23 +155,23 @@ impl Tcp {
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }
                 }));
-                self.state = State::Connecting;
+                self.state = TcpState::Connecting;
                 self.tls = true;
                 Ok(())
             }
-            (State::Failed(how), _) => Err(Error::Io(how.clone())),
+            (TcpState::Failed(how), _) => Err(Error::Io(how.clone())),
             _ => Err(Error::Closed),
         }
     }
 
-    pub(super) fn poll(&mut self) -> State {
-        self.news.asked(Topic::State);
+    pub(super) fn poll(&mut self) -> TcpState {
+        self.readiness.clear(Interest::State);
         self.state.clone()
     }
 
     pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, Error> {
-        self.news.asked(Topic::Read);
-        if self.state == State::Connecting {
+        self.readiness.clear(Interest::Read);
+        if self.state == TcpState::Connecting {
             return Err(Error::Busy);
         }
         let max_bytes = max_bytes.min(self.limits.receive_bytes);
@@ -181,19 +181,19 @@ impl Tcp {
             return Ok(Some(self.held.split_to(size).into()));
         }
         match &self.state {
-            State::Connecting => Err(Error::Busy),
-            State::Open => Ok(Some(Vec::new())),
-            State::Closed => Ok(None),
-            State::Failed(how) => Err(Error::Io(how.clone())),
+            TcpState::Connecting => Err(Error::Busy),
+            TcpState::Open => Ok(Some(Vec::new())),
+            TcpState::Closed => Ok(None),
+            TcpState::Failed(how) => Err(Error::Io(how.clone())),
         }
     }
 
     pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, Error> {
-        self.news.asked(Topic::Write);
+        self.readiness.clear(Interest::Write);
         match &self.state {
-            State::Open | State::Closed => {}
-            State::Connecting => return Err(Error::Busy),
-            State::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Open | TcpState::Closed => {}
+            TcpState::Connecting => return Err(Error::Busy),
+            TcpState::Failed(how) => return Err(Error::Io(how.clone())),
         }
         let mut rest = bytes;
         loop {
@@ -224,19 +224,19 @@ impl Tcp {
     pub(super) fn close(&mut self) {
         self.opening = None;
         self.held = BytesMut::new();
-        self.ending = Some(Ending { shut_down: false, farewell: Farewell::new(&self.limits) });
+        self.closing = Some(TcpClosing { shut_down: false, linger: Linger::new(&self.limits) });
     }
 
-    /// Says good-bye in no more time than the other side has for its answer.
-    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
-        if let Some(ending) = &mut self.ending {
-            ending.farewell.hurry(cx);
+    /// Limits the closing to the time that the peer has for its answer.
+    pub(super) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
+        if let Some(closing) = &mut self.closing {
+            closing.linger.shorten(cx);
         }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ending.is_some() {
+        if self.closing.is_some() {
             ready!(self.finish(cx));
             self.stream = None;
             return Poll::Ready(());
@@ -246,12 +246,12 @@ impl Tcp {
             self.opening = None;
             match opened {
                 Ok(stream) => {
-                    self.stream = Some(Counted::new(stream, &self.route.traffic));
-                    self.state = State::Open;
+                    self.stream = Some(MeteredStream::new(stream, &self.route.traffic));
+                    self.state = TcpState::Open;
                 }
-                Err(how) => self.state = State::Failed(how),
+                Err(how) => self.state = TcpState::Failed(how),
             }
-            self.news.set(Topic::State);
+            self.readiness.set(Interest::State);
         }
         // Reading first: what the other side said before it ended the connection is not to be lost to our failing to write.
         self.read_ahead(cx);
@@ -263,7 +263,7 @@ impl Tcp {
         }
         if self.wants_room.is_some_and(|room| self.outbox.len() <= room && !(room == 0 && self.waits())) {
             self.wants_room = None;
-            self.news.set(Topic::Write);
+            self.readiness.set(Interest::Write);
         }
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -274,13 +274,13 @@ impl Tcp {
             self.read(cx);
         }
         if !self.held.is_empty() {
-            self.news.set(Topic::Read);
+            self.readiness.set(Interest::Read);
         }
     }
 
     /// Adds to what is held; whether something came. If not, the state says whether it was the end.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.state != State::Open {
+        if self.state != TcpState::Open {
             return false;
         }
         let Some(stream) = &mut self.stream else { return false };
@@ -293,9 +293,9 @@ impl Tcp {
                 true
             }
             Poll::Ready(Ok(())) => {
-                self.state = State::Closed;
-                self.news.set(Topic::State);
-                self.news.set(Topic::Read);
+                self.state = TcpState::Closed;
+                self.readiness.set(Interest::State);
+                self.readiness.set(Interest::Read);
                 if let Some(how) = self.write_error.clone() {
                     self.fail(how);
                 }
@@ -325,9 +325,9 @@ impl Tcp {
         self.outbox = BytesMut::new();
         self.unflushed = false;
         self.wants_room = None;
-        self.state = State::Failed(how);
-        self.news.set(Topic::State);
-        self.news.set(Topic::Read);
+        self.state = TcpState::Failed(how);
+        self.readiness.set(Interest::State);
+        self.readiness.set(Interest::Read);
     }
 
     /// What counts against the limit.
@@ -347,7 +347,7 @@ impl Tcp {
             self.unflushed = false;
             let how = format!("sending to {} failed: {}", self.target, chain(&error));
             // After the other side's end nothing is read any more: there is nobody else to notice.
-            if self.state == State::Closed {
+            if self.state == TcpState::Closed {
                 self.fail(how.clone());
             }
             self.write_error = Some(how);
@@ -374,26 +374,26 @@ impl Tcp {
     /// Sends what waits, ends our half, and reads until the other side ends its own: unread bytes would reset the connection, and with it what
     /// was sent last.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
-        if ending.farewell.poll_over(cx).is_ready() {
+        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
+        if closing.linger.poll_elapsed(cx).is_ready() {
             return Poll::Ready(());
         }
         let waiting = self.outbox.len();
         let flushed = self.poll_flush(cx);
-        let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
+        let (Some(closing), Some(stream)) = (&mut self.closing, &mut self.stream) else { return Poll::Ready(()) };
         if self.outbox.len() < waiting {
-            ending.farewell.progress(cx);
+            closing.linger.progress(cx);
         }
         if ready!(flushed).is_err() {
             return Poll::Ready(());
         }
-        if !ending.shut_down {
+        if !closing.shut_down {
             if ready!(Pin::new(&mut *stream).poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
             }
-            ending.shut_down = true;
+            closing.shut_down = true;
         }
-        if self.state == State::Closed {
+        if self.state == TcpState::Closed {
             return Poll::Ready(());
         }
         for _ in 0..QUIET_READS {

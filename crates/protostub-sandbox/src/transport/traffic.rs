@@ -67,7 +67,7 @@ impl Traffic {
 
 /// One connection's part in the traffic, in one direction.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Throttle {
     traffic: Arc<Traffic>,
     direction: Direction,
     /// Until when nothing flows; made when it has to wait for the first time.
@@ -75,13 +75,13 @@ pub(super) struct Gate {
     waits: bool,
 }
 
-impl Gate {
+impl Throttle {
     pub(super) fn new(traffic: &Arc<Traffic>, direction: Direction) -> Self {
         Self { traffic: Arc::clone(traffic), direction, closed: None, waits: false }
     }
 
     /// Ready when something may flow.
-    pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
             let wait = {
@@ -109,15 +109,15 @@ impl Gate {
 
 /// A connection whose bytes count.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct MeteredStream {
     connection: Connection,
-    incoming: Gate,
-    outgoing: Gate,
+    incoming: Throttle,
+    outgoing: Throttle,
 }
 
-impl Counted {
+impl MeteredStream {
     pub(super) fn new(connection: Connection, traffic: &Arc<Traffic>) -> Self {
-        Self { connection, incoming: Gate::new(traffic, Direction::In), outgoing: Gate::new(traffic, Direction::Out) }
+        Self { connection, incoming: Throttle::new(traffic, Direction::In), outgoing: Throttle::new(traffic, Direction::Out) }
     }
 
     pub(super) fn into_inner(self) -> Connection {
@@ -130,9 +130,9 @@ impl Counted {
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.incoming.poll_open(cx));
+        ready!(self.incoming.poll_ready(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.connection).poll_read(cx, buffer))?;
         self.incoming.count(buffer.filled().len().saturating_sub(before));
@@ -140,9 +140,9 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for MeteredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.outgoing.poll_open(cx));
+        ready!(self.outgoing.poll_ready(cx));
         let written = ready!(Pin::new(&mut self.connection).poll_write(cx, &bytes[..bytes.len().min(WRITE_BYTES)]))?;
         self.outgoing.count(written);
         Poll::Ready(Ok(written))

@@ -130,14 +130,14 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
     .await;
     // What opening them left to do.
     while poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready() {}
-    while connections.woken.len() > 0 {
+    while connections.queue.len() > 0 {
         poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready();
     }
 
     for n in 0..FRAMES {
         send.send(n).await.unwrap();
         let handle = poll_fn(|cx| {
-            assert!(connections.woken.len() <= 1, "only the busy one is looked at");
+            assert!(connections.queue.len() <= 1, "only the busy one is looked at");
             connections.poll_ready(cx)
         })
         .await;

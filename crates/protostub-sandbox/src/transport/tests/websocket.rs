@@ -473,7 +473,7 @@ async fn closing_sends_what_was_sent_and_says_why() {
     async fn check(code: u16, reason: &str, expected: (u16, &str)) {
         let mut connections = connections();
         let server = open(&mut connections, async |mut socket| {
-            // News that come too late.
+            // Events that come too late.
             socket.send(Message::text("news")).await.unwrap();
             let mut received = Vec::new();
             loop {
@@ -520,7 +520,7 @@ async fn what_is_closed_has_no_news() {
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     // Asked, so that the next frame would be news; and a `ready` that is due already is not given any more.
     assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Ok(vec![text("news")]));
-    connections.websocket(HANDLE, |socket, _| socket.news.set(news::Topic::Write)).unwrap();
+    connections.websocket(HANDLE, |socket, _| socket.readiness.set(readiness::Interest::Write)).unwrap();
     connections.websocket_close(HANDLE, 1000, "");
     let (done, ready) = drive(&mut connections, server).await;
     done.unwrap();

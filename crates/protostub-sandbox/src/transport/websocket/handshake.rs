@@ -15,12 +15,12 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
+use super::{Handshake, Stream, heartbeat::ReadMonitor, outbox::WRITE_AHEAD_BYTES};
 use crate::transport::{
     Authorization, Error, Route, TransportLimits,
     error::{chain, too_long},
     headers,
-    traffic::Counted,
+    traffic::MeteredStream,
 };
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
@@ -152,7 +152,7 @@ pub(super) async fn open(
         let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
         let connect = egress.connect(&grants, &quota, &target.host, target.port, target.tls, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
-        shake_hands(Counted::new(connection, &traffic), request, &limits)
+        perform_handshake(MeteredStream::new(connection, &traffic), request, &limits)
             .await
             .map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
     };
@@ -162,7 +162,11 @@ pub(super) async fn open(
     }
 }
 
-async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &TransportLimits) -> Result<Opened, String> {
+async fn perform_handshake(
+    connection: MeteredStream,
+    request: http::Request<()>,
+    limits: &TransportLimits,
+) -> Result<Opened, String> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_AHEAD_BYTES)
         .write_buffer_size(WRITE_AHEAD_BYTES)
@@ -170,7 +174,7 @@ async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &T
         .max_write_buffer_size(WRITE_AHEAD_BYTES + limits.frame_bytes + (4 << 10))
         .max_message_size(Some(limits.frame_bytes))
         .max_frame_size(Some(limits.frame_bytes));
-    match client_async_with_config(request, Heard::new(connection), Some(config)).await {
+    match client_async_with_config(request, ReadMonitor::new(connection), Some(config)).await {
         Ok((stream, head)) => {
             // Section 4.1, item 5: none was offered. tungstenite does not look.
             if head.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
