@@ -14,6 +14,7 @@ use crate::{
     CompileWorker, Engine, EngineConfig,
     code_cache::CodeCache,
     contract::{ProtostubPre, TRACK},
+    engine::Allocation,
     imports::{Import, Imports},
     state::StubState,
     worker,
@@ -242,8 +243,7 @@ pub(crate) struct Compiler {
     max_bytes: usize,
     disk: Option<Arc<CodeCache>>,
     worker: Option<CompileWorker>,
-    /// Whether the engine has a pool.
-    pooled: bool,
+    allocation: Allocation,
     /// One compilation at a time, in one thread; or as many as there are processors, each in a process.
     turn: Arc<Semaphore>,
     slots: Mutex<Slots>,
@@ -263,7 +263,7 @@ struct Slots {
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
-    pub(crate) fn new(imports: Imports, config: &EngineConfig, pooled: bool, disk: Option<CodeCache>) -> Self {
+    pub(crate) fn new(imports: Imports, config: &EngineConfig, allocation: Allocation, disk: Option<CodeCache>) -> Self {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // Two at least: one that takes its time holds up nobody.
         let turns = config.compile_worker.as_ref().map_or(1, |_| processors().max(2));
@@ -272,7 +272,7 @@ impl Compiler {
             max_bytes: config.max_component_bytes,
             disk: disk.map(Arc::new),
             worker: config.compile_worker.clone(),
-            pooled,
+            allocation,
             turn: Arc::new(Semaphore::new(turns)),
             slots: Mutex::default(),
             recent: Mutex::default(),
@@ -355,7 +355,7 @@ impl Compiler {
             return Ok(Arc::new(Code::new(digest, length, component)));
         }
         let turn = self.turn.acquire().await.map_err(|error| stopped(&error))?;
-        let component = worker::compile(worker, self.imports.engine(), self.pooled, bytes, digest).await?;
+        let component = worker::compile(worker, self.imports.engine(), self.allocation, bytes, digest).await?;
         drop(turn);
         let (imports, disk) = (Arc::clone(&self.imports), self.disk.clone());
         let kept = tokio::task::spawn_blocking(move || {

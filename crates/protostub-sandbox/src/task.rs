@@ -21,6 +21,7 @@ use crate::{
     call::{self, Crash},
     contract::{lower, raise, types::Event},
     handle::{Command, Commands},
+    host::CredentialUse,
     sandbox::Instance,
 };
 
@@ -66,6 +67,15 @@ struct Batch {
     /// Who is told that the commands among the events were handled.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,
+}
+
+/// A turn of the task on its thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The guest was not called in it yet.
+    Fresh,
+    /// The guest was called in it.
+    Used,
 }
 
 /// The requests that the instance took and has not answered: they are when it ends, however it ends.
@@ -126,9 +136,8 @@ impl StubTask {
     }
 
     async fn live(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
-        // Whether it was called since it last had nothing to do.
-        let mut called = false;
-        while self.next_batch(mem::replace(&mut called, true)).await {
+        let mut turn = Turn::Fresh;
+        while self.next_batch(mem::replace(&mut turn, Turn::Used)).await {
             match self.handle().await {
                 None => {}
                 Some(end) => return end,
@@ -205,11 +214,11 @@ impl StubTask {
         self.taken.fail(reason);
     }
 
-    /// Waits until there is something in the batch. False: the order to stop. `called`: it was, just now.
-    async fn next_batch(&mut self, mut called: bool) -> bool {
+    /// Waits until the batch has events. Returns `false` if the task must stop.
+    async fn next_batch(&mut self, mut turn: Turn) -> bool {
         poll_fn(|cx| {
             let batch = self.poll_batch(cx);
-            if batch.is_pending() && mem::take(&mut called) {
+            if batch.is_pending() && mem::replace(&mut turn, Turn::Fresh) == Turn::Used {
                 end_turn(cx);
             }
             batch
@@ -217,7 +226,7 @@ impl StubTask {
         .await
     }
 
-    /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
+    /// Fills the batch. Resolves to `false` if the task must stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Self { instance, inbox, taken, commands, batch, retires, .. } = self;
         if commands.is_over() {
@@ -244,7 +253,7 @@ impl StubTask {
                     let _ = agreed.send(*retires);
                 }
                 Command::Admit => state.status.admit(),
-                command => batch.command(command, &state.secrets, state.refers_only()),
+                command => batch.add_command(command, &state.secrets, state.credential_use()),
             }
         }
         while room(batch)
@@ -303,7 +312,7 @@ fn end_turn(cx: &mut Context<'_>) {
 }
 
 impl Batch {
-    fn command(&mut self, command: Command, secrets: &Secrets, refers_only: bool) {
+    fn add_command(&mut self, command: Command, secrets: &Secrets, credential_use: CredentialUse) {
         if self.events.capacity() == 0 {
             // It may be all that there is for long: `connect`.
             self.events.reserve_exact(1);
@@ -313,8 +322,7 @@ impl Batch {
                 if let Some(credential) = &credential {
                     secrets.hold(credential);
                 }
-                // Where it is used by reference, the stub does not see it.
-                let shown = credential.filter(|_| !refers_only);
+                let shown = credential.filter(|_| credential_use == CredentialUse::ByValue);
                 self.events.push(Event::Connect(shown.map(|credential| (*credential).into())));
                 self.done.push(done);
             }

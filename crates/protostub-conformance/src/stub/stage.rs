@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Origin, Route};
 use protostub_domain::DomainServer;
-use protostub_egress::{Egress, EgressConfig, Grants};
+use protostub_egress::{Egress, EgressConfig, Grants, Protection};
 use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Ended, Limits, Presence, Sandbox, SandboxConfig,
     SandboxServices, Session, StartErrorKind, StubHandle,
@@ -202,7 +202,7 @@ impl Stage {
         };
         let mut grants = Grants::same_domain(&self.domain, &[]).allow_loopback(true);
         if let Some(link) = &self.link {
-            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], true).map_err(unprepared)?;
+            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], Protection::Plain).map_err(unprepared)?;
         }
         let config = SandboxConfig {
             url: self.url.clone(),

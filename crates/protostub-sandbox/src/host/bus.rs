@@ -111,11 +111,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
         Ok((posted?,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
-        store.data_mut().pause(true);
+        store.data_mut().pause();
         Ok(())
     })?;
     bus.func_wrap("resume", |mut store, ()| {
-        store.data_mut().pause(false);
+        store.data_mut().resume();
         Ok(())
     })
 }
@@ -180,9 +180,14 @@ impl StubState {
         way.post_at(&self.services.bus, origin, message, || now.into()).map_err(refused)
     }
 
-    fn pause(&mut self, paused: bool) {
-        self.posting.paused = paused;
-        self.record(&Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
+    fn pause(&mut self) {
+        self.posting.paused = true;
+        self.record(&Entry::call("bus.pause"));
+    }
+
+    fn resume(&mut self) {
+        self.posting.paused = false;
+        self.record(&Entry::call("bus.resume"));
     }
 }
 

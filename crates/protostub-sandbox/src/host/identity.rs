@@ -6,6 +6,7 @@ use std::{
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use protostub_types::OAuthScope;
 
+use super::reference::CredentialUse;
 use crate::{
     Credential, CredentialError,
     contract::{identity, types},
@@ -49,7 +50,7 @@ impl IdentityRequests {
 
 impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
-        if self.refers_only() {
+        if self.credential_use() == CredentialUse::ByReference {
             return Err(types::Error::Denied(format!(
                 "the credential of {} is used by reference only: send `authorization: {{credential}}` to where the operator lets it go",
                 self.config.domain

@@ -17,7 +17,7 @@ mod websocket;
 use protostub_types::SafeText;
 use wasmtime::component::{HasSelf, Linker};
 
-pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, timers::Timers};
+pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, reference::CredentialUse, timers::Timers};
 use crate::{
     contract::{self, types::Error},
     state::StubState,

@@ -1,3 +1,4 @@
+use protostub_egress::Protection;
 use protostub_types::SafeText;
 
 use crate::{
@@ -9,8 +10,9 @@ use crate::{
 
 impl tcp::Host for StubState {
     fn open(&mut self, host: String, port: u16, tls: bool) -> Result<u32, Error> {
+        let protection = if tls { Protection::Tls } else { Protection::Plain };
         let opened = self.handles.next().and_then(|handle| {
-            self.connections.tcp_open(handle, &host, port, tls)?;
+            self.connections.tcp_open(handle, &host, port, protection)?;
             Ok(handle)
         });
         self.note_connections(&opened);

@@ -36,7 +36,7 @@ use std::{
 
 use ::http::HeaderValue;
 use futures_util::future::BoxFuture;
-use protostub_egress::{Egress, Grants, Http1, Quota};
+use protostub_egress::{Egress, Grants, Http1, Protection, Quota};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use url::Origin;
 
@@ -417,10 +417,10 @@ impl Connections {
     ///
     /// # Errors
     /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
-    pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, tls: bool) -> Result<(), Error> {
+    pub(crate) fn tcp_open(&mut self, handle: u32, host: &str, port: u16, protection: Protection) -> Result<(), Error> {
         self.check_connection_limit()?;
         self.check_quota()?;
-        let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, tls)?;
+        let connection = tcp::Tcp::open(&self.route, &self.limits, host, port, protection)?;
         self.insert(handle, Transport::Tcp(Box::new(connection)));
         Ok(())
     }

@@ -51,7 +51,7 @@ pub(super) struct Tcp {
     /// Where it goes, for the texts of errors: `sp1.example:5222`.
     target: String,
     port: u16,
-    tls: bool,
+    protection: Protection,
     /// TCP and TLS from the start, or TLS over a connection that was plain.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
     stream: Option<MeteredStream>,
@@ -76,12 +76,17 @@ struct TcpClosing {
 
 impl Tcp {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(route: &Route, limits: &TransportLimits, host: &str, port: u16, tls: bool) -> Result<Self, Error> {
+    pub(super) fn open(
+        route: &Route,
+        limits: &TransportLimits,
+        host: &str,
+        port: u16,
+        protection: Protection,
+    ) -> Result<Self, Error> {
         check_host(host)?;
         if port == 0 {
             return Err(Error::Invalid("the port 0 names no service".to_owned()));
         }
-        let protection = if tls { Protection::Tls } else { Protection::Plain };
         route.grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
 
         let target = format!("{host}:{port}");
@@ -89,7 +94,7 @@ impl Tcp {
         let opening = {
             let Route { egress, quota, grants, .. } = route.clone();
             async move {
-                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, tls, &[])).await {
+                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, protection, &[])).await {
                     Ok(result) => result.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
                 }
@@ -101,7 +106,7 @@ impl Tcp {
             route: route.clone(),
             target,
             port,
-            tls,
+            protection,
             opening: Some(Box::pin(opening)),
             stream: None,
             closing: None,
@@ -123,7 +128,7 @@ impl Tcp {
             TcpState::Closed => return Err(Error::Closed),
             TcpState::Failed(how) => return Err(Error::Io(how.clone())),
         }
-        if self.tls {
+        if self.protection == Protection::Tls {
             return Err(Error::Invalid(format!("the connection to {} is over TLS already", self.target)));
         }
         self.write(cx);
@@ -156,7 +161,7 @@ impl Tcp {
                     }
                 }));
                 self.state = TcpState::Connecting;
-                self.tls = true;
+                self.protection = Protection::Tls;
                 Ok(())
             }
             (TcpState::Failed(how), _) => Err(Error::Io(how.clone())),

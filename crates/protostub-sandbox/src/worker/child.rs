@@ -44,7 +44,7 @@ fn not_for_people(problem: &str) -> io::Error {
 }
 
 fn compile(order: &Order, component: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
-    let engine = engine::for_compiling(order.pooled).map_err(|error| io::Error::other(format!("{error:#}")))?;
+    let engine = engine::for_compiling(order.allocation).map_err(|error| io::Error::other(format!("{error:#}")))?;
     let name = Name::new(&engine, Sha256Digest::of(component));
     if name.engine() != order.engine {
         return Ok((Answer::Mismatch, Vec::new()));

@@ -19,6 +19,8 @@ use std::path::PathBuf;
 
 use protostub_types::Sha256Digest;
 
+use crate::engine::Allocation;
+
 pub use child::compile_worker;
 pub(crate) use parent::compile;
 
@@ -58,8 +60,7 @@ struct Order {
     engine: Sha256Digest,
     memory_bytes: u64,
     cpu_seconds: u64,
-    /// Whether the engine has a pool.
-    pooled: bool,
+    allocation: Allocation,
 }
 
 /// How long an order is in bytes.
@@ -79,7 +80,8 @@ enum Answer {
 impl Order {
     fn to_bytes(&self) -> Vec<u8> {
         let numbers = [self.memory_bytes.to_le_bytes(), self.cpu_seconds.to_le_bytes()].concat();
-        [MAGIC.as_slice(), &self.key, self.engine.as_bytes(), &numbers, &[u8::from(self.pooled)]].concat()
+        [MAGIC.as_slice(), &self.key, self.engine.as_bytes(), &numbers, &[u8::from(self.allocation == Allocation::Pooled)]]
+            .concat()
     }
 
     /// None if it is of another version, or no order at all.
@@ -94,7 +96,7 @@ impl Order {
             engine: Sha256Digest::from_bytes(*engine),
             memory_bytes: u64::from_le_bytes(*memory),
             cpu_seconds: u64::from_le_bytes(*cpu),
-            pooled: rest == [1],
+            allocation: if rest == [1] { Allocation::Pooled } else { Allocation::OnDemand },
         })
     }
 }

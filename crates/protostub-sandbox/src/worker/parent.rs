@@ -13,6 +13,7 @@ use super::{ANSWER_MAGIC, Answer, COMPILE_WORKER, CompileWorker, KEY_BYTES, Orde
 use crate::{
     code_cache::{Key, Name},
     compile::{CompileError, invalid},
+    engine::Allocation,
 };
 
 /// How much of what a worker says on its standard error is kept, in bytes.
@@ -25,7 +26,7 @@ const COMPLAINT_BYTES: u64 = 2048;
 pub(crate) async fn compile(
     worker: &CompileWorker,
     engine: &wasmtime::Engine,
-    pooled: bool,
+    allocation: Allocation,
     bytes: impl AsRef<[u8]>,
     digest: Sha256Digest,
 ) -> Result<Component, CompileError> {
@@ -34,7 +35,7 @@ pub(crate) async fn compile(
     SystemRandom::new().fill(&mut key).map_err(|_| fail("has no key: this system has no random numbers".to_owned()))?;
     let name = Name::new(engine, digest);
     let CompileWorker { memory_bytes, cpu_seconds, .. } = *worker;
-    let order = Order { key, engine: name.engine(), memory_bytes, cpu_seconds, pooled };
+    let order = Order { key, engine: name.engine(), memory_bytes, cpu_seconds, allocation };
 
     let mut child = start(worker).map_err(|error| fail(format!("cannot be started: {error}")))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());

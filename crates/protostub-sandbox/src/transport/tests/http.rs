@@ -446,11 +446,11 @@ async fn idle_connections_make_room_for_others() {
     }
     assert_eq!(connections.idle.len(), 2);
     let (port, _accepted) = serve_nothing().await;
-    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(connections.idle.len(), 1, "two places: one for the connection");
-    connections.tcp_open(2, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(2, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(connections.idle.len(), 0);
-    assert!(matches!(connections.tcp_open(3, "127.0.0.1", port, false), Err(Error::Limit(_))));
+    assert!(matches!(connections.tcp_open(3, "127.0.0.1", port, Protection::Plain), Err(Error::Limit(_))));
 }
 
 #[tokio::test]

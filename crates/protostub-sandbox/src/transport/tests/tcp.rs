@@ -15,7 +15,7 @@ where
     F: Future<Output = T> + Send,
 {
     let (port, task) = serve(server).await;
-    connections.tcp_open(HANDLE, "sp1.example", port, false).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Plain).unwrap();
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Connecting);
     assert_eq!(connections.tcp_send(HANDLE, b"early"), Err(Error::Busy));
     assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Busy));
@@ -207,16 +207,16 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
 #[tokio::test]
 async fn what_cannot_be_opened_is_said_at_once() {
     let mut connections = connections();
-    let mut check = |host: &str, port: u16, tls: bool, expected: &str| {
-        assert_eq!(connections.tcp_open(HANDLE, host, port, tls).unwrap_err().to_string(), expected);
+    let mut check = |host: &str, port: u16, protection: Protection, expected: &str| {
+        assert_eq!(connections.tcp_open(HANDLE, host, port, protection).unwrap_err().to_string(), expected);
     };
-    check("", 1, false, "invalid: a host of 0 bytes is none: 1 to 253 are");
-    check("sp1.example/a", 1, false, "invalid: `/` is no part of a host's name or address");
-    check("sp1.example", 0, false, "invalid: the port 0 names no service");
+    check("", 1, Protection::Plain, "invalid: a host of 0 bytes is none: 1 to 253 are");
+    check("sp1.example/a", 1, Protection::Plain, "invalid: `/` is no part of a host's name or address");
+    check("sp1.example", 0, Protection::Plain, "invalid: the port 0 names no service");
     check(
         "sp2.example",
         5222,
-        true,
+        Protection::Tls,
         "denied: `sp2.example:5222` is refused: no rule names this host; grant `sp2.example:5222` to allow it",
     );
 }
@@ -225,7 +225,7 @@ async fn what_cannot_be_opened_is_said_at_once() {
 async fn failures_say_where_and_why() {
     let mut connections = connections();
     let port = dead_port().await;
-    connections.tcp_open(HANDLE, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
     let how = failed(&mut connections).await;
     assert!(how.starts_with(&format!("failed to connect to `127.0.0.1:{port}`")), "{how}");
     assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Io(how.clone())));
@@ -266,7 +266,7 @@ async fn tls_from_the_start() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "sp1.example", port, true).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Tls).unwrap();
     opened(&mut connections).await;
     assert!(matches!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Invalid(_))));
     send_all(&mut connections, b"hello").await;
@@ -286,7 +286,7 @@ async fn tls_that_breaks_off_is_a_failure() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "sp1.example", port, true).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Tls).unwrap();
     opened(&mut connections).await;
     assert_eq!(receive(&mut connections, 4, 100).await, b"half");
     let how = failed(&mut connections).await;
@@ -308,7 +308,7 @@ async fn tls_can_begin_later() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
     opened(&mut connections).await;
     send_all(&mut connections, b"STARTTLS\n").await;

@@ -30,7 +30,7 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Target {
     url: Url,
-    tls: bool,
+    protection: Protection,
     /// As a URL has it: an IPv6 address stands in brackets.
     host: String,
     port: u16,
@@ -43,9 +43,9 @@ impl Target {
             return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
         }
         let url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
-        let tls = match url.scheme() {
-            "wss" => true,
-            "ws" => false,
+        let protection = match url.scheme() {
+            "wss" => Protection::Tls,
+            "ws" => Protection::Plain,
             scheme => return Err(invalid(&format!("begins with `ws:` or `wss:`, not with `{scheme}:`"))),
         };
         if url.fragment().is_some() {
@@ -56,13 +56,12 @@ impl Target {
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("has a host"))?.to_owned();
         let port = url.port_or_known_default().ok_or_else(|| invalid("has a port"))?;
-        Ok(Self { url, tls, host, port })
+        Ok(Self { url, protection, host, port })
     }
 
     /// Whether the grants allow it, as far as the name tells.
     pub(super) fn check(&self, grants: &Grants) -> Result<(), Error> {
-        let protection = if self.tls { Protection::Tls } else { Protection::Plain };
-        grants.check(&self.host, self.port, protection).map_err(|refused| Error::Denied(refused.to_string()))
+        grants.check(&self.host, self.port, self.protection).map_err(|refused| Error::Denied(refused.to_string()))
     }
 
     /// The opening handshake's request (RFC 6455 section 4.1).
@@ -149,8 +148,11 @@ pub(super) async fn open(
             let value = authorization.await.map_err(|why| format!("{target} was not opened: {why}"))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
-        let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.tls, alpn);
+        let alpn: &[&[u8]] = match target.protection {
+            Protection::Tls => &[b"http/1.1"],
+            Protection::Plain => &[],
+        };
+        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.protection, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
         perform_handshake(MeteredStream::new(connection, &traffic), request, &limits)
             .await
