@@ -5,16 +5,16 @@ use std::path::Path;
 use protostub_types::Sha256Digest;
 use serde_json::json;
 
-use crate::support::{Stage, engine};
+use crate::support::{Fixture, engine};
 
 async fn echoes(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/stubs").join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let digest = Sha256Digest::of(&bytes);
-    let mut stage = Stage::new(json!({}));
-    stage.program = Some(engine().compile(bytes, digest).await.unwrap());
-    let play = stage.live().await;
-    let response = play.request(json!({ "text": "ä" })).await.unwrap();
+    let mut fixture = Fixture::new(json!({}));
+    fixture.program = Some(engine().compile(bytes, digest).await.unwrap());
+    let actor = fixture.live().await;
+    let response = actor.request(json!({ "text": "ä" })).await.unwrap();
     assert!(response.body.is_some());
 }
 
