@@ -166,8 +166,8 @@ pub use protostub_egress::{Explanation, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
-    Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError, Frame,
-    GuestCall, Limits, compile_worker,
+    Activity, ActivityKind, COMPILE_WORKER, CallError, CrashKind, CrashReport, CredentialOrigin, CredentialOriginError,
+    GuestCall, Limits, StackFrame, compile_worker,
 };
 pub use protostub_types::{
     Address, AddressError, Body, Descriptor, Domain, Message, MessageId, MessageType, Sha256Digest, StatusReport, StubKey,

@@ -14,7 +14,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, Wasm
 
 use crate::{
     CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine,
-    meter::places_for_long_calls, state::StubState, wasi,
+    meter::long_call_permits, state::StubState, wasi,
 };
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
@@ -151,7 +151,7 @@ struct Inner {
     sandboxes: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     ticking: thread::Thread,
-    places: Arc<Semaphore>,
+    long_calls: Arc<Semaphore>,
 }
 
 /// The way in which instances get their memory.
@@ -195,7 +195,7 @@ impl Engine {
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
                 ticker,
                 ticking,
-                places: Arc::new(places_for_long_calls()),
+                long_calls: Arc::new(long_call_permits()),
             }),
         })
     }
@@ -267,8 +267,8 @@ impl Engine {
         u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
     }
 
-    pub(crate) fn places(&self) -> &Arc<Semaphore> {
-        &self.inner.places
+    pub(crate) fn long_calls(&self) -> &Arc<Semaphore> {
+        &self.inner.long_calls
     }
 
     /// Computing time is counted until the guard is dropped.

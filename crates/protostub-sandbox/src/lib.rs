@@ -19,7 +19,6 @@
 //! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
 //! names wasmtime.
 
-mod bucket;
 mod call;
 mod code_cache;
 mod compile;
@@ -28,9 +27,9 @@ mod crash;
 mod engine;
 mod error;
 mod handle;
-mod hits;
 mod host;
 mod imports;
+mod limit_counters;
 mod limits;
 mod machine;
 mod meter;
@@ -42,13 +41,14 @@ mod services;
 mod session;
 mod state;
 mod task;
+mod token_bucket;
 mod transport;
 mod wasi;
 mod worker;
 mod world;
 
 pub use compile::{CompileError, CompiledStub};
-pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall};
+pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, GuestCall, StackFrame};
 pub use engine::{Engine, EngineConfig, EngineError, SandboxPermit};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, Idleness, InstanceEnded, StubHandle};

@@ -10,7 +10,7 @@ use std::{
 use protostub_types::{Address, SafeText};
 
 use crate::{
-    contract::types::{Body, DisconnectReason, Error, Event, MessageType},
+    contract::types::{Body, Error, Event, MessageType, WitDisconnectReason},
     crash::{Activity, ActivityKind, CallError},
 };
 
@@ -69,7 +69,7 @@ impl Recorder {
     /// A guest call begins.
     pub(crate) fn begin_call(&mut self, now: Instant) {
         self.call_began = now.saturating_duration_since(self.origin);
-        self.calls.make_room();
+        self.calls.reserve();
     }
 
     /// When the last call began.
@@ -150,7 +150,7 @@ impl Recorder {
 impl Ring {
     /// Makes room for two more, which is what a stub calls that is told to connect: here, as the guest's stack is not the place for it. What that reaches
     /// but once stays in memory.
-    fn make_room(&mut self) {
+    fn reserve(&mut self) {
         let (taken, room) = (self.entries.len(), self.entries.capacity());
         if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
@@ -200,10 +200,10 @@ impl Entry {
             Event::Connect(credential) => Self { detail: credential.map(|_| "with a credential"), ..Self::new("connect") },
             Event::Disconnect(reason) => Self {
                 detail: Some(match reason {
-                    DisconnectReason::Request => "request",
-                    DisconnectReason::Update => "update",
-                    DisconnectReason::Idle => "idle",
-                    DisconnectReason::Shutdown => "shutdown",
+                    WitDisconnectReason::Request => "request",
+                    WitDisconnectReason::Update => "update",
+                    WitDisconnectReason::Idle => "idle",
+                    WitDisconnectReason::Shutdown => "shutdown",
                 }),
                 ..Self::new("disconnect")
             },

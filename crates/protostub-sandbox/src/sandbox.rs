@@ -12,7 +12,7 @@ use crate::{
     contract::Protostub,
     engine::{EngineConfig, SandboxPermit},
     imports::ImportData,
-    meter::{CpuBudget, Meter, Turns},
+    meter::{CallLink, CpuBudget, Meter},
     state::StubState,
 };
 
@@ -64,9 +64,9 @@ impl Sandbox {
         let Limits { cpu_per_second, cpu_per_call, hostcall_bytes, resource_handles, .. } = config.limits;
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
-        let (tick, turns) = (engine.config().tick, Arc::<Turns>::default());
-        let meter = Meter::new(tick, cpu_per_second, Arc::clone(&turns), Arc::clone(engine.places()));
-        let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), turns);
+        let (tick, link) = (engine.config().tick, Arc::<CallLink>::default());
+        let meter = Meter::new(tick, cpu_per_second, Arc::clone(&link), Arc::clone(engine.long_calls()));
+        let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), link);
         let state = StubState::new(services, config, cpu, import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
@@ -114,7 +114,7 @@ impl Sandbox {
         let guest = match instantiated {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
-            Err(Failure::Guest(error)) if call::is_hosts_fault(&error) && !store.data().memory.has_denied() => {
+            Err(Failure::Guest(error)) if call::is_host_error(&error) && !store.data().memory.has_denied() => {
                 return Err(StartErrorKind::Instantiate(SafeText::display(format_args!("{error:#}"))).into());
             }
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Instantiate, failure).into()),

@@ -5,9 +5,9 @@ use wasmtime::ResourceLimiter;
 
 use crate::{
     Exceeded, Limits, SandboxConfig, SandboxServices, Secrets,
-    hits::Hits,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
     imports::ImportData,
+    limit_counters::LimitCounters,
     meter::CpuBudget,
     recorder::{Entry, Recorder},
     transport::{Connections, TransportLimits},
@@ -31,7 +31,7 @@ pub struct StubState {
     pub(crate) wasi: Option<Box<Wasi>>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
-    pub(crate) hits: Hits,
+    pub(crate) limit_counters: LimitCounters,
     pub(crate) recorder: Recorder,
     pub(crate) import_data: ImportData,
 }
@@ -71,7 +71,7 @@ impl StubState {
             secrets,
             memory: MemoryLimiter::new(limits),
             cpu,
-            hits: Hits::default(),
+            limit_counters: LimitCounters::default(),
             recorder: Recorder::new(),
             import_data,
             services,

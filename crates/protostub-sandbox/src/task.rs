@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     CrashReport, GuestCall, Outcome, Secrets, Usage,
     call::{self, Crash},
-    contract::{lower, raise, types::Event},
+    contract::{lower, restore, types::Event},
     handle::{Command, Commands},
     host::CredentialUse,
     sandbox::Instance,
@@ -37,7 +37,7 @@ const LARGE_MEMORY_BYTES: usize = 8 << 20;
 pub struct StubTask {
     instance: Instance,
     inbox: Inbox,
-    taken: Taken,
+    open_requests: OpenRequests,
     commands: Commands,
     batch: Batch,
     calls: u64,
@@ -78,19 +78,20 @@ enum Turn {
     Used,
 }
 
-/// The requests that the instance took and has not answered: they are when it ends, however it ends.
-struct Taken {
+/// The requests that the instance took and has not answered. They fail when it ends, however it
+/// ends.
+struct OpenRequests {
     bus: Bus,
     mailbox: Mailbox,
 }
 
-impl Taken {
+impl OpenRequests {
     fn fail(&self, reason: &str) {
         self.bus.fail_taken(&self.mailbox, 502, reason);
     }
 }
 
-impl Drop for Taken {
+impl Drop for OpenRequests {
     fn drop(&mut self) {
         self.fail("the protocol stub ended before it answered");
     }
@@ -99,8 +100,8 @@ impl Drop for Taken {
 impl StubTask {
     pub(crate) fn new(instance: Instance, inbox: Inbox, commands: Commands) -> Self {
         let bus = instance.store.data().services.bus.clone();
-        let taken = Taken { bus, mailbox: inbox.mailbox() };
-        Self { instance, inbox, taken, commands, batch: Batch::default(), calls: 0, retires: false }
+        let open_requests = OpenRequests { bus, mailbox: inbox.mailbox() };
+        Self { instance, inbox, open_requests, commands, batch: Batch::default(), calls: 0, retires: false }
     }
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
@@ -109,7 +110,7 @@ impl StubTask {
     /// a batch that crashed it. What was posted before stands.
     pub async fn run(mut self) -> Ended {
         self.instance.store.data_mut().publish_created();
-        let (outcome, crash) = self.live().await;
+        let (outcome, crash) = self.run_to_end().await;
         let state = self.instance.store.data_mut();
         state.connections.close_all();
         if outcome.is_orderly() {
@@ -118,8 +119,8 @@ impl StubTask {
         }
         state.log.finish();
         let usage = self.usage();
-        let Self { instance, inbox, taken, .. } = self;
-        drop(taken);
+        let Self { instance, inbox, open_requests, .. } = self;
+        drop(open_requests);
         if usage.memory_bytes >= LARGE_MEMORY_BYTES {
             // If the runtime ends meanwhile, the thread does, with it.
             let _ = tokio::task::spawn_blocking(move || drop(instance)).await;
@@ -135,7 +136,7 @@ impl StubTask {
         Usage { memory_bytes: state.memory.grown_bytes(), calls: self.calls, longest_call }
     }
 
-    async fn live(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
+    async fn run_to_end(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
         let mut turn = Turn::Fresh;
         while self.next_batch(mem::replace(&mut turn, Turn::Used)).await {
             match self.handle().await {
@@ -143,12 +144,12 @@ impl StubTask {
                 Some(end) => return end,
             }
             let Instance { store, meter, .. } = &mut self.instance;
-            store.data_mut().note_limits(meter.take_throttled());
-            meter.give_way().await;
+            store.data_mut().count_throttled(meter.take_throttled());
+            meter.yield_if_due().await;
             // A stub that always has something to do gives way to others all the same.
             coop::consume_budget().await;
         }
-        self.taken.fail("the protocol stub was stopped before it answered");
+        self.open_requests.fail("the protocol stub was stopped before it answered");
         (Outcome::Stopped, None)
     }
 
@@ -203,15 +204,15 @@ impl StubTask {
     fn fail_batch(&mut self, reason: &str) {
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
-                && let Ok(message) = raise(message)
+                && let Ok(message) = restore(message)
                 && !message.expects_response()
                 && message.kind != MessageType::Response
                 && !message.to.is_within(&message.from)
             {
-                self.taken.bus.fail(&message, 502, reason);
+                self.open_requests.bus.fail(&message, 502, reason);
             }
         }
-        self.taken.fail(reason);
+        self.open_requests.fail(reason);
     }
 
     /// Waits until the batch has events. Returns `false` if the task must stop.
@@ -228,8 +229,8 @@ impl StubTask {
 
     /// Fills the batch. Resolves to `false` if the task must stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self { instance, inbox, taken, commands, batch, retires, .. } = self;
-        if commands.is_over() {
+        let Self { instance, inbox, open_requests, commands, batch, retires, .. } = self;
+        if commands.must_stop() {
             return Poll::Ready(false);
         }
         let state = instance.store.data_mut();
@@ -239,16 +240,16 @@ impl StubTask {
             && let Some(command) = commands.next()
         {
             match command {
-                Command::TakeOver { of, done } => {
-                    let (next, session) = *of;
+                Command::TakeOver { inbox: next, session, done } => {
                     session.restore(state.services.session.load());
                     state.services.session = session;
-                    *taken = Taken { bus: taken.bus.clone(), mailbox: next.mailbox() };
+                    *open_requests = OpenRequests { bus: open_requests.bus.clone(), mailbox: next.mailbox() };
                     *inbox = next;
                     let _ = done.send(());
                 }
                 Command::Retire { idle, agreed } => {
-                    let is_idle = commands.idleness.duration() >= idle && taken.mailbox.is_quiet() && state.identity.is_empty();
+                    let is_idle =
+                        commands.idleness.duration() >= idle && open_requests.mailbox.is_quiet() && state.identity.is_empty();
                     *retires = is_idle && batch.events.is_empty();
                     let _ = agreed.send(*retires);
                 }
@@ -283,10 +284,10 @@ impl StubTask {
         }
         if state.connections.open_count() > 0 {
             // A server may be slowed down without the stub ever hearing of what it sends: pings, say.
-            state.note_limits(0);
+            state.count_throttled(0);
         }
         // Last, since most of the time there are none: what was told meanwhile is heard at once.
-        if commands.wait(cx) { self.poll_batch(cx) } else { Poll::Pending }
+        if commands.register(cx) { self.poll_batch(cx) } else { Poll::Pending }
     }
 }
 
@@ -323,7 +324,7 @@ impl Batch {
                     secrets.hold(credential);
                 }
                 let shown = credential.filter(|_| credential_use == CredentialUse::ByValue);
-                self.events.push(Event::Connect(shown.map(|credential| (*credential).into())));
+                self.events.push(Event::Connect(shown.map(Into::into)));
                 self.done.push(done);
             }
             Command::Disconnect { reason, done } => {

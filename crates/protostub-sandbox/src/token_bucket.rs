@@ -7,14 +7,14 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A token bucket: as much as in one second may come at once, and then as much as flows in. What is taken beyond that is a debt, which has to be
 /// waited off.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     per_second: u64,
     /// In billionths, so that nothing is lost between two looks at the clock. Negative: the debt.
     level: i128,
     at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full one.
     pub(crate) fn new(per_second: u64, now: Instant) -> Self {
         let mut bucket = Self { per_second: per_second.max(1), level: 0, at: now };
@@ -66,7 +66,7 @@ mod tests {
     fn a_second_has_so_much_and_debts_are_waited_off() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut bucket = Bucket::new(1_000, start);
+        let mut bucket = TokenBucket::new(1_000, start);
         bucket.take(1_000, start);
         assert_eq!(bucket.wait(start), None, "as much as in a second may come at once");
         bucket.take(500, start);

@@ -17,7 +17,7 @@ impl http::Host for StubState {
             self.connections.http_send(handle, transport::Request { method, url, headers, body }, authorization)?;
             Ok(handle)
         });
-        self.note_connections(&sent);
+        self.count_connection_limit(&sent);
         self.record(&call.opened(&sent));
         sent
     }

@@ -15,7 +15,7 @@ impl tcp::Host for StubState {
             self.connections.tcp_open(handle, &host, port, protection)?;
             Ok(handle)
         });
-        self.note_connections(&opened);
+        self.count_connection_limit(&opened);
         self.record(&Entry::call("tcp.open").host(&host, port).opened(&opened));
         opened
     }

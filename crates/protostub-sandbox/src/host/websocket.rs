@@ -17,7 +17,7 @@ impl websocket::Host for StubState {
             self.connections.websocket_open(handle, &url, &protocols, &headers, authorization)?;
             Ok(handle)
         });
-        self.note_connections(&opened);
+        self.count_connection_limit(&opened);
         self.record(&Entry::call("websocket.open").server(&url).opened(&opened));
         opened
     }
@@ -45,7 +45,7 @@ impl websocket::Host for StubState {
         let bytes = frames.iter().map(transport::Frame::len).sum();
         let sent = self.connections.websocket_send(socket, frames).map_err(Error::from);
         if matches!(sent, Err(Error::Limit(_))) {
-            self.limited("frame_bytes");
+            self.count_limit("frame_bytes");
         }
         self.record(&Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
         sent

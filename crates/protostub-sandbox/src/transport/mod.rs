@@ -196,7 +196,7 @@ impl Connections {
 
     /// The limits of the quota that refused a connection since this was asked last, and how often.
     pub(crate) fn take_refused(&self) -> [(&'static str, u64); 3] {
-        self.route.quota.take_hits()
+        self.route.quota.take_refusals()
     }
 
     /// Drives one connection; whether the stub is to be told of it.

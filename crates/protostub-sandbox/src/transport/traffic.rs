@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::TransportLimits;
-use crate::bucket::Bucket;
+use crate::token_bucket::TokenBucket;
 
 /// What a ping or a pong counts: the host reads and answers it, and the stub has no part in it.
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
@@ -33,7 +33,7 @@ pub(super) struct Traffic {
 
 #[derive(Debug)]
 struct Flow {
-    bucket: Bucket,
+    bucket: TokenBucket,
     /// How often somebody had to wait.
     throttled: u64,
 }
@@ -46,7 +46,7 @@ pub(super) enum Direction {
 
 impl Traffic {
     pub(super) fn new(limits: &TransportLimits) -> Arc<Self> {
-        let flow = |per_second| Mutex::new(Flow { bucket: Bucket::new(per_second, Instant::now()), throttled: 0 });
+        let flow = |per_second| Mutex::new(Flow { bucket: TokenBucket::new(per_second, Instant::now()), throttled: 0 });
         Arc::new(Self { incoming: flow(limits.bytes_in_per_second), outgoing: flow(limits.bytes_out_per_second) })
     }
 
