@@ -85,7 +85,7 @@ impl CallLink {
 
 impl CpuBudget {
     pub(crate) fn new(tick: Duration, ticks_per_call: u64, link: Arc<CallLink>) -> Self {
-        Self { tick, ticks: 0, ticks_per_call, most_ticks: 0, turns }
+        Self { tick, ticks: 0, ticks_per_call, most_ticks: 0, link }
     }
 
     pub(crate) fn begin_call(&mut self) {

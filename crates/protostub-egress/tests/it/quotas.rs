@@ -75,7 +75,7 @@ async fn attempts_are_charged_whatever_comes_of_them() {
     let error = open().await;
     assert_eq!(setting(&error), Some("connect_attempts_per_second"), "{error}");
     assert_eq!(names.asked(), 2, "no name is asked for");
-    assert_eq!(quota.take_hits()[1], ("connect_attempts_per_second", 2));
+    assert_eq!(quota.take_refusals()[1], ("connect_attempts_per_second", 2));
     assert_eq!(quota.sockets(), 0);
 }
 
