@@ -48,7 +48,7 @@ pub(crate) fn lower(message: Message) -> types::Message {
         via: if message.via.is_empty() { Vec::new() } else { message.via.into_iter().map(Into::into).collect() },
         headers: message.headers,
         body: message.body.map(|body| match body {
-            Body::Json(text) => types::Body::Json(text.into()),
+            Body::Json(text) => types::Body::Json(text),
             Body::Bytes(bytes) => types::Body::Bytes(bytes),
         }),
     }
@@ -73,7 +73,7 @@ pub(crate) fn lift<A>(
         via => via.iter().map(|text| known.get(text).cloned().map_or_else(|| Address::parse(text), Ok)).collect(),
     };
     let body = message.body.map(|body| match body {
-        types::Body::Json(text) => Body::Json(text.into()),
+        types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
     });
     if let Some(bytes) = body.as_ref().map(|body| body.as_bytes().len()).filter(|bytes| *bytes > body_bytes) {

@@ -3,7 +3,6 @@
 
 mod address_cache;
 mod convert;
-mod json;
 #[expect(
     unreachable_pub,
     reason = "the generated code re-exports it as one of its own modules; it is private to the crate all the same"

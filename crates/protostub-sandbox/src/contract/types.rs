@@ -6,9 +6,9 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower};
 
 pub type Address = Arc<str>;
+pub type Json = Arc<str>;
 /// `bindgen!` looks for the type by its name in WIT.
 pub use self::WitCredential as Credential;
-pub use super::json::Json;
 
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
