@@ -41,8 +41,6 @@ mod services;
 mod session;
 mod state;
 mod task;
-mod token_bucket;
-mod transport;
 mod wasi;
 mod worker;
 mod world;

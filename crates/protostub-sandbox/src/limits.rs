@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use protostub_egress::QuotaLimits;
+use protostub_transport::TransportLimits;
 
 /// What one stub may use. The defaults suit an untrusted stub; the operator changes them for each domain.
 ///
@@ -84,6 +85,16 @@ impl Limits {
             attempts_per_second: self.connect_attempts_per_second,
             ..QuotaLimits::default()
         }
+    }
+
+    /// Returns the limits of the stub's connections. The rest is what the contract promises.
+    pub(crate) fn transport(&self) -> TransportLimits {
+        let mut limits = TransportLimits::default();
+        limits.connections = self.connections;
+        limits.frame_bytes = self.frame_bytes;
+        limits.bytes_in_per_second = self.bytes_in_per_second;
+        limits.bytes_out_per_second = self.bytes_out_per_second;
+        limits
     }
 }
 

@@ -23,13 +23,13 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use protostub_types::deadline;
+use protostub_types::{TokenBucket, deadline};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{Sleep, sleep_until},
 };
 
-use crate::{call::Failure, token_bucket::TokenBucket};
+use crate::call::Failure;
 
 /// For how many ticks a call computes without a pause: the others have a turn after each of them.
 const FREE_TICKS: u64 = 10;

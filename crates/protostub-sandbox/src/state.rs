@@ -1,5 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use protostub_transport::Connections;
 use protostub_types::{Address, Domain};
 use wasmtime::ResourceLimiter;
 
@@ -10,7 +11,6 @@ use crate::{
     limit_counters::LimitCounters,
     meter::CpuBudget,
     recorder::{Entry, Recorder},
-    transport::{Connections, TransportLimits},
     wasi::Wasi,
 };
 
@@ -58,14 +58,18 @@ impl StubState {
         let limits = &config.limits;
         let secrets = Arc::new(Secrets::new());
         let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
-        let transport = TransportLimits::of(limits);
         Self {
             handles: Handles::default(),
             posting: Posting::new(&config),
             status: Status::new(limits.publications_per_second),
             timers: Timers::default(),
             identity: IdentityRequests::default(),
-            connections: Connections::new(services.egress.clone(), services.quota.clone(), config.grants.clone(), transport),
+            connections: Connections::new(
+                services.egress.clone(),
+                services.quota.clone(),
+                config.grants.clone(),
+                limits.transport(),
+            ),
             wasi: None,
             log,
             secrets,

@@ -8,6 +8,7 @@
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
 //! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
+//! * [`TokenBucket`]: a rate limit
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -22,6 +23,7 @@ mod scope;
 mod status;
 mod text;
 mod time;
+mod token_bucket;
 mod unique;
 mod version;
 
@@ -36,5 +38,6 @@ pub use scope::{OAuthScope, OAuthScopeError};
 pub use status::{StatusReport, StubStatus};
 pub use text::{SafeList, SafeText};
 pub use time::deadline;
+pub use token_bucket::TokenBucket;
 pub use unique::{RepeatedKey, UniqueMap};
 pub use version::{Version, VersionError};

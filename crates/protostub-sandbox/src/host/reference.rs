@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::HeaderValue;
+use protostub_transport::Authorization;
 use protostub_types::OAuthScope;
 use url::Url;
 
 use super::identity::MAX_SCOPE_BYTES;
-use crate::{Credential, CredentialKind, contract::types::Error, state::StubState, transport::Authorization};
+use crate::{Credential, CredentialKind, contract::types::Error, state::StubState};
 
 /// The header that a credential goes in (RFC 9110 section 11.6.2). None can begin with a brace by itself.
 const HEADER: &str = "authorization";

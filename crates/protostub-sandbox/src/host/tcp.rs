@@ -1,11 +1,11 @@
 use protostub_egress::Protection;
+use protostub_transport::TcpState;
 use protostub_types::SafeText;
 
 use crate::{
     contract::{tcp, types::Error},
     recorder::Entry,
     state::StubState,
-    transport::TcpState,
 };
 
 impl tcp::Host for StubState {

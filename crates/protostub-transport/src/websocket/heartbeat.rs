@@ -13,11 +13,11 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::transport::traffic::MeteredStream;
+use crate::traffic::MeteredStream;
 
 /// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
 #[derive(Debug)]
-pub(in crate::transport) struct ReadMonitor {
+pub(crate) struct ReadMonitor {
     connection: MeteredStream,
     has_read: bool,
 }
@@ -28,7 +28,7 @@ impl ReadMonitor {
     }
 
     /// A ping or a pong came.
-    pub(in crate::transport) fn count_control_frame(&self) {
+    pub(crate) fn count_control_frame(&self) {
         self.connection.count_control_frame();
     }
 

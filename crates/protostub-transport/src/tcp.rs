@@ -19,8 +19,9 @@ use protostub_egress::{Connection, Protection};
 use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::{
-    Error, Route, TransportLimits,
+use crate::{
+    TransportError, TransportLimits,
+    connections::Route,
     error::chain,
     linger::Linger,
     readiness::{Interest, Readiness},
@@ -36,16 +37,21 @@ const HOST_BYTES: usize = 253;
 
 /// The state of a TCP connection as the stub sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TcpState {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum TcpState {
+    /// The connection, or TLS over it, is not established.
     Connecting,
+    /// Both sides can send.
     Open,
+    /// The peer ended its half. The stub can still send.
     Closed,
+    /// The connection broke, for this reason.
     Failed(String),
 }
 
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
-pub(super) struct Tcp {
-    pub(super) readiness: Readiness,
+pub(crate) struct Tcp {
+    pub(crate) readiness: Readiness,
     state: TcpState,
     route: Route,
     /// Where it goes, for the texts of errors: `sp1.example:5222`.
@@ -76,18 +82,18 @@ struct TcpClosing {
 
 impl Tcp {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(
+    pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
         host: &str,
         port: u16,
         protection: Protection,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, TransportError> {
         check_host(host)?;
         if port == 0 {
-            return Err(Error::Invalid("the port 0 names no service".to_owned()));
+            return Err(TransportError::Invalid("the port 0 names no service".to_owned()));
         }
-        route.grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
+        route.grants.check(host, port, protection).map_err(|refused| TransportError::Denied(refused.to_string()))?;
 
         let target = format!("{host}:{port}");
         let (name, host, open_timeout) = (target.clone(), host.to_owned(), limits.open_timeout);
@@ -119,25 +125,28 @@ impl Tcp {
         })
     }
 
-    pub(super) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), Error> {
+    pub(crate) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), TransportError> {
         check_host(server_name)?;
-        self.route.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
+        self.route
+            .grants
+            .check(server_name, self.port, Protection::Tls)
+            .map_err(|refused| TransportError::Denied(refused.to_string()))?;
         match &self.state {
             TcpState::Open => {}
-            TcpState::Connecting => return Err(Error::Busy),
-            TcpState::Closed => return Err(Error::Closed),
-            TcpState::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Connecting => return Err(TransportError::Busy),
+            TcpState::Closed => return Err(TransportError::Closed),
+            TcpState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         if self.protection == Protection::Tls {
-            return Err(Error::Invalid(format!("the connection to {} is over TLS already", self.target)));
+            return Err(TransportError::Invalid(format!("the connection to {} is over TLS already", self.target)));
         }
         self.write(cx);
         if let Some(how) = &self.write_error {
-            return Err(Error::Io(how.clone()));
+            return Err(TransportError::Io(how.clone()));
         }
         if self.waits() {
             self.wants_room = Some(0);
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         self.read_ahead(cx);
         if !self.held.is_empty() {
@@ -145,7 +154,7 @@ impl Tcp {
             let how = format!("{} sent {} bytes that were not received before TLS", self.target, self.held.len());
             self.held.clear();
             self.fail(how.clone());
-            return Err(Error::Io(how));
+            return Err(TransportError::Io(how));
         }
         match (&self.state, self.stream.take()) {
             (TcpState::Open, Some(stream)) => {
@@ -164,20 +173,20 @@ impl Tcp {
                 self.protection = Protection::Tls;
                 Ok(())
             }
-            (TcpState::Failed(how), _) => Err(Error::Io(how.clone())),
-            _ => Err(Error::Closed),
+            (TcpState::Failed(how), _) => Err(TransportError::Io(how.clone())),
+            _ => Err(TransportError::Closed),
         }
     }
 
-    pub(super) fn poll(&mut self) -> TcpState {
+    pub(crate) fn poll(&mut self) -> TcpState {
         self.readiness.clear(Interest::State);
         self.state.clone()
     }
 
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, TransportError> {
         self.readiness.clear(Interest::Read);
         if self.state == TcpState::Connecting {
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         let max_bytes = max_bytes.min(self.limits.receive_bytes);
         while self.held.len() < max_bytes && self.read(cx) {}
@@ -186,19 +195,19 @@ impl Tcp {
             return Ok(Some(self.held.split_to(size).into()));
         }
         match &self.state {
-            TcpState::Connecting => Err(Error::Busy),
+            TcpState::Connecting => Err(TransportError::Busy),
             TcpState::Open => Ok(Some(Vec::new())),
             TcpState::Closed => Ok(None),
-            TcpState::Failed(how) => Err(Error::Io(how.clone())),
+            TcpState::Failed(how) => Err(TransportError::Io(how.clone())),
         }
     }
 
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, Error> {
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, TransportError> {
         self.readiness.clear(Interest::Write);
         match &self.state {
             TcpState::Open | TcpState::Closed => {}
-            TcpState::Connecting => return Err(Error::Busy),
-            TcpState::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Connecting => return Err(TransportError::Busy),
+            TcpState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         let mut rest = bytes;
         loop {
@@ -208,7 +217,7 @@ impl Tcp {
             let waiting = self.outbox.len();
             self.write(cx);
             if let Some(how) = &self.write_error {
-                return Err(Error::Io(how.clone()));
+                return Err(TransportError::Io(how.clone()));
             }
             if rest.is_empty() || self.outbox.len() == waiting {
                 break;
@@ -220,27 +229,27 @@ impl Tcp {
         }
         self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
         if rest.len() == bytes.len() {
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))
     }
 
     /// Begins to end the connection; nobody asks for it any more.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.opening = None;
         self.held = BytesMut::new();
         self.closing = Some(TcpClosing { shut_down: false, linger: Linger::new(&self.limits) });
     }
 
     /// Limits the closing to the time that the peer has for its answer.
-    pub(super) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
         if let Some(closing) = &mut self.closing {
             closing.linger.shorten(cx);
         }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.closing.is_some() {
             ready!(self.finish(cx));
             self.stream = None;
@@ -336,7 +345,7 @@ impl Tcp {
     }
 
     /// What counts against the limit.
-    pub(super) fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.outbox.len()
     }
 
@@ -414,14 +423,14 @@ impl Tcp {
     }
 }
 
-fn check_host(host: &str) -> Result<(), Error> {
+fn check_host(host: &str) -> Result<(), TransportError> {
     if host.is_empty() || host.len() > HOST_BYTES {
-        return Err(Error::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
+        return Err(TransportError::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
     }
     if let Some(wrong) =
         host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))
     {
-        return Err(Error::Invalid(format!(
+        return Err(TransportError::Invalid(format!(
             "`{}` is no part of a host's name or address",
             SafeText::quote(wrong.encode_utf8(&mut [0; 4]))
         )));

@@ -7,11 +7,11 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::TransportLimits;
+use crate::TransportLimits;
 
 /// The time that a connection may still take after the stub closed it, like `SO_LINGER` of a socket.
 #[derive(Debug)]
-pub(super) struct Linger {
+pub(crate) struct Linger {
     /// Elapses when the peer neither takes more of the outbox nor ends the connection.
     idle: Pin<Box<Sleep>>,
     idle_limit: Duration,
@@ -20,7 +20,7 @@ pub(super) struct Linger {
 }
 
 impl Linger {
-    pub(super) fn new(limits: &TransportLimits) -> Self {
+    pub(crate) fn new(limits: &TransportLimits) -> Self {
         Self {
             idle: Box::pin(sleep(limits.close_timeout)),
             idle_limit: limits.close_timeout,
@@ -29,18 +29,18 @@ impl Linger {
     }
 
     /// The peer took something of the outbox.
-    pub(super) fn progress(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn progress(&mut self, cx: &mut Context<'_>) {
         self.reset(cx, self.end);
     }
 
     /// Limits the rest to the time that the peer has for its answer.
-    pub(super) fn shorten(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn shorten(&mut self, cx: &mut Context<'_>) {
         self.end = self.end.min(Instant::now() + self.idle_limit);
         self.reset(cx, self.end);
     }
 
     /// Ready when the time has elapsed.
-    pub(super) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.idle.as_mut().poll(cx)
     }
 

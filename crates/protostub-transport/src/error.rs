@@ -1,8 +1,9 @@
 use std::error::Error as StdError;
 
-/// Why the host did not do what a stub asked of a connection: the variant `error` of `wit/0.1/types.wit`, without wasmtime's types.
+/// The host did not do what a stub asked of a connection: the variant `error` of `wit/0.1/types.wit`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum TransportError {
     /// No grant; the text says which.
     #[error("denied: {0}")]
     Denied(String),
@@ -23,21 +24,21 @@ pub(crate) enum Error {
     Io(String),
 }
 
-impl Error {
+impl TransportError {
     /// `what` is `size` bytes long and may be `limit` long.
-    pub(super) fn too_long(what: &str, size: usize, limit: usize) -> Self {
+    pub(crate) fn too_long(what: &str, size: usize, limit: usize) -> Self {
         Self::Limit(too_long(what, size, limit))
     }
 }
 
 /// The text of what is over a limit of bytes.
-pub(super) fn too_long(what: &str, size: usize, limit: usize) -> String {
+pub(crate) fn too_long(what: &str, size: usize, limit: usize) -> String {
     format!("{what} of {size} bytes is {} bytes over the limit of {limit}", size.saturating_sub(limit))
 }
 
 /// An error with everything that it came from, in one line: `connecting failed: connection refused`. Causes that the text before
 /// them names already are left out.
-pub(super) fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -57,7 +58,10 @@ mod tests {
 
     #[test]
     fn limits_say_by_how_much() {
-        assert_eq!(Error::too_long("a frame", 12, 10).to_string(), "limit: a frame of 12 bytes is 2 bytes over the limit of 10");
+        assert_eq!(
+            TransportError::too_long("a frame", 12, 10).to_string(),
+            "limit: a frame of 12 bytes is 2 bytes over the limit of 10"
+        );
     }
 
     #[test]

@@ -10,14 +10,13 @@ use std::{
 };
 
 use protostub_egress::Connection;
-use protostub_types::deadline;
+use protostub_types::{TokenBucket, deadline};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep_until},
 };
 
-use super::TransportLimits;
-use crate::token_bucket::TokenBucket;
+use crate::TransportLimits;
 
 /// What a ping or a pong counts: the host reads and answers it, and the stub has no part in it.
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
@@ -26,7 +25,7 @@ const WRITE_BYTES: usize = 64 << 10;
 
 /// The two directions of all connections of a stub together.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     incoming: Mutex<Flow>,
     outgoing: Mutex<Flow>,
 }
@@ -39,13 +38,13 @@ struct Flow {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     In,
     Out,
 }
 
 impl Traffic {
-    pub(super) fn new(limits: &TransportLimits) -> Arc<Self> {
+    pub(crate) fn new(limits: &TransportLimits) -> Arc<Self> {
         let flow = |per_second| Mutex::new(Flow { bucket: TokenBucket::new(per_second, Instant::now()), throttled: 0 });
         Arc::new(Self { incoming: flow(limits.bytes_in_per_second), outgoing: flow(limits.bytes_out_per_second) })
     }
@@ -59,7 +58,7 @@ impl Traffic {
     }
 
     /// How often a connection had to wait to receive, and to send, since this was asked last.
-    pub(super) fn take_throttled(&self) -> (u64, u64) {
+    pub(crate) fn take_throttled(&self) -> (u64, u64) {
         let take = |direction| mem::take(&mut self.flow(direction).throttled);
         (take(Direction::In), take(Direction::Out))
     }
@@ -67,7 +66,7 @@ impl Traffic {
 
 /// One connection's part in the traffic, in one direction.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     traffic: Arc<Traffic>,
     direction: Direction,
     /// Until when nothing flows; made when it has to wait for the first time.
@@ -76,12 +75,12 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    pub(super) fn new(traffic: &Arc<Traffic>, direction: Direction) -> Self {
+    pub(crate) fn new(traffic: &Arc<Traffic>, direction: Direction) -> Self {
         Self { traffic: Arc::clone(traffic), direction, closed: None, waits: false }
     }
 
     /// Ready when something may flow.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
             let wait = {
@@ -102,30 +101,30 @@ impl Throttle {
     }
 
     /// So much has flowed.
-    pub(super) fn count(&self, bytes: usize) {
+    pub(crate) fn count(&self, bytes: usize) {
         self.traffic.flow(self.direction).bucket.take(u64::try_from(bytes).unwrap_or(u64::MAX), Instant::now());
     }
 }
 
 /// A connection whose bytes count.
 #[derive(Debug)]
-pub(super) struct MeteredStream {
+pub(crate) struct MeteredStream {
     connection: Connection,
     incoming: Throttle,
     outgoing: Throttle,
 }
 
 impl MeteredStream {
-    pub(super) fn new(connection: Connection, traffic: &Arc<Traffic>) -> Self {
+    pub(crate) fn new(connection: Connection, traffic: &Arc<Traffic>) -> Self {
         Self { connection, incoming: Throttle::new(traffic, Direction::In), outgoing: Throttle::new(traffic, Direction::Out) }
     }
 
-    pub(super) fn into_inner(self) -> Connection {
+    pub(crate) fn into_inner(self) -> Connection {
         self.connection
     }
 
     /// A ping or a pong came.
-    pub(super) fn count_control_frame(&self) {
+    pub(crate) fn count_control_frame(&self) {
         self.incoming.count(CONTROL_FRAME_BYTES);
     }
 }

@@ -16,8 +16,9 @@ use tokio_tungstenite::{
 use url::Url;
 
 use super::{Handshake, Stream, heartbeat::ReadMonitor, outbox::WRITE_AHEAD_BYTES};
-use crate::transport::{
-    Authorization, Error, Route, TransportLimits,
+use crate::{
+    Authorization, TransportError, TransportLimits,
+    connections::Route,
     error::{chain, too_long},
     headers,
     traffic::MeteredStream,
@@ -37,10 +38,10 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn parse(url: &str, limits: &TransportLimits) -> Result<Self, Error> {
-        let invalid = |why: &str| Error::Invalid(format!("the URL of a WebSocket {why}"));
+    pub(super) fn parse(url: &str, limits: &TransportLimits) -> Result<Self, TransportError> {
+        let invalid = |why: &str| TransportError::Invalid(format!("the URL of a WebSocket {why}"));
         if url.len() > limits.url_bytes {
-            return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
+            return Err(TransportError::too_long("a URL", url.len(), limits.url_bytes));
         }
         let url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
         let protection = match url.scheme() {
@@ -60,8 +61,8 @@ impl Target {
     }
 
     /// Whether the grants allow it, as far as the name tells.
-    pub(super) fn check(&self, grants: &Grants) -> Result<(), Error> {
-        grants.check(&self.host, self.port, self.protection).map_err(|refused| Error::Denied(refused.to_string()))
+    pub(super) fn check(&self, grants: &Grants) -> Result<(), TransportError> {
+        grants.check(&self.host, self.port, self.protection).map_err(|refused| TransportError::Denied(refused.to_string()))
     }
 
     /// The opening handshake's request (RFC 6455 section 4.1).
@@ -70,12 +71,13 @@ impl Target {
         protocols: &[String],
         fields: &[(String, String)],
         limits: &TransportLimits,
-    ) -> Result<http::Request<()>, Error> {
-        let invalid = |error: &dyn fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
+    ) -> Result<http::Request<()>, TransportError> {
+        let invalid =
+            |error: &dyn fmt::Display| TransportError::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
         let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
         let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
         if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("sec-websocket-")) {
-            return Err(Error::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
+            return Err(TransportError::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
         }
         if let Some(protocols) = join_protocols(protocols, limits)? {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
@@ -104,13 +106,13 @@ impl fmt::Display for Target {
 }
 
 /// `Sec-WebSocket-Protocol`: tokens, each once (RFC 6455 section 4.1, item 10).
-fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, Error> {
+fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, TransportError> {
     if protocols.is_empty() {
         return Ok(None);
     }
     let size = protocols.iter().map(|protocol| protocol.len() + 2).sum();
     if size > limits.request_header_bytes {
-        return Err(Error::too_long("a list of subprotocols", size, limits.request_header_bytes));
+        return Err(TransportError::too_long("a list of subprotocols", size, limits.request_header_bytes));
     }
     let mut seen = HashSet::with_capacity(protocols.len());
     for protocol in protocols {
@@ -118,11 +120,11 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
             && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
         if !is_token || !seen.insert(protocol) {
             let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
-            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
+            return Err(TransportError::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
         }
     }
     let value = HeaderValue::from_str(&protocols.join(", "));
-    value.map(Some).map_err(|_| Error::Invalid("the subprotocols cannot be sent".to_owned()))
+    value.map(Some).map_err(|_| TransportError::Invalid("the subprotocols cannot be sent".to_owned()))
 }
 
 /// How the opening ended, if not by a failure.

@@ -35,8 +35,9 @@ use self::{
     heartbeat::{Heartbeat, HeartbeatEvent, ReadMonitor},
     outbox::Outbox,
 };
-use super::{
-    Authorization, Error, Route, TransportLimits,
+use crate::{
+    Authorization, TransportError, TransportLimits,
+    connections::Route,
     error::{chain, too_long},
     linger::Linger,
     readiness::{Interest, Readiness},
@@ -49,23 +50,33 @@ const QUIET_MESSAGES: usize = 64;
 /// RFC 6455 section 5.5: a control frame's payload is at most 125 bytes, two of which are the code.
 const REASON_BYTES: usize = 123;
 
-/// What the server answered to the opening handshake.
+/// The server's answer to the opening handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Handshake {
-    pub(crate) status: u16,
-    pub(crate) protocol: Option<String>,
-    pub(crate) headers: Vec<(String, String)>,
+#[non_exhaustive]
+pub struct Handshake {
+    /// The status code: 101 if the connection is open.
+    pub status: u16,
+    /// The subprotocol that the server chose.
+    pub protocol: Option<String>,
+    /// The fields of the head, in order, with names in lower case.
+    pub headers: Vec<(String, String)>,
 }
 
-/// One message of the stub's protocol.
+/// One WebSocket message of the stub's protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Frame {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum Frame {
+    /// A text message.
     Text(String),
+    /// A binary message.
     Binary(Vec<u8>),
 }
 
 impl Frame {
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the size of the payload, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a size, of which nobody asks whether it is zero")]
+    pub fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
@@ -73,26 +84,35 @@ impl Frame {
     }
 }
 
-/// How a connection ended. No code: the server gave none, or ended it without a close frame.
+/// The end of a WebSocket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct CloseReason {
-    pub(crate) code: Option<u16>,
-    pub(crate) reason: String,
+#[non_exhaustive]
+pub struct CloseReason {
+    /// The code of the close frame. `None` if the server sent no code, or no close frame.
+    pub code: Option<u16>,
+    /// The reason of the close frame.
+    pub reason: String,
 }
 
 /// The state of a WebSocket as the stub sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum WebSocketState {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum WebSocketState {
+    /// The opening handshake is not done.
     Connecting,
+    /// The server accepted the connection.
     Open(Handshake),
+    /// The server answered with another status than 101.
     Refused(Handshake),
+    /// The server closed the connection.
     Closed(CloseReason),
+    /// The connection broke, for this reason.
     Failed(String),
 }
 
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
-pub(super) struct WebSocket {
-    pub(super) readiness: Readiness,
+pub(crate) struct WebSocket {
+    pub(crate) readiness: Readiness,
     state: WebSocketState,
     /// Where it goes, for the texts of errors: `wss://sp1.example:443`.
     target: String,
@@ -103,7 +123,7 @@ pub(super) struct WebSocket {
     closing: Option<WebSocketClosing>,
     /// The one frame that was read before the stub asked, or did not fit what it asked for.
     held: Option<Frame>,
-    pub(super) outbox: Outbox,
+    pub(crate) outbox: Outbox,
     /// The stub was told that there is no room, and is to hear when there is.
     wants_room: bool,
     /// Writing failed. What the server sent before is still read: its close frame may tell why.
@@ -128,14 +148,14 @@ enum Drain {
 
 impl WebSocket {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(
+    pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
         url: &str,
         protocols: &[String],
         headers: &[(String, String)],
         authorization: Option<Authorization>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, TransportError> {
         let target = Target::parse(url, limits)?;
         target.check(&route.grants)?;
         let request = target.request(protocols, headers, limits)?;
@@ -157,12 +177,17 @@ impl WebSocket {
         })
     }
 
-    pub(super) fn poll(&mut self) -> WebSocketState {
+    pub(crate) fn poll(&mut self) -> WebSocketState {
         self.readiness.clear(Interest::State);
         self.state.clone()
     }
 
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_frames: usize, max_bytes: usize) -> Result<Vec<Frame>, Error> {
+    pub(crate) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_frames: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Frame>, TransportError> {
         self.readiness.clear(Interest::Read);
         let (max_frames, max_bytes) = (max_frames.min(self.limits.receive_frames), max_bytes.min(self.limits.receive_bytes));
         let (mut frames, mut bytes) = (Vec::new(), 0);
@@ -180,24 +205,24 @@ impl WebSocket {
         }
         match &self.state {
             WebSocketState::Connecting | WebSocketState::Open(_) => Ok(frames),
-            WebSocketState::Refused(_) | WebSocketState::Closed(_) => Err(Error::Closed),
-            WebSocketState::Failed(how) => Err(Error::Io(how.clone())),
+            WebSocketState::Refused(_) | WebSocketState::Closed(_) => Err(TransportError::Closed),
+            WebSocketState::Failed(how) => Err(TransportError::Io(how.clone())),
         }
     }
 
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, frames: Vec<Frame>) -> Result<u32, Error> {
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, frames: Vec<Frame>) -> Result<u32, TransportError> {
         self.readiness.clear(Interest::Write);
         match &self.state {
             WebSocketState::Open(_) => {}
-            WebSocketState::Connecting => return Err(Error::Busy),
-            WebSocketState::Refused(_) | WebSocketState::Closed(_) => return Err(Error::Closed),
-            WebSocketState::Failed(how) => return Err(Error::Io(how.clone())),
+            WebSocketState::Connecting => return Err(TransportError::Busy),
+            WebSocketState::Refused(_) | WebSocketState::Closed(_) => return Err(TransportError::Closed),
+            WebSocketState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         if let Some(how) = &self.write_error {
-            return Err(Error::Io(how.clone()));
+            return Err(TransportError::Io(how.clone()));
         }
         if let Some(frame) = frames.iter().find(|frame| frame.len() > self.limits.frame_bytes) {
-            return Err(Error::too_long("a frame", frame.len(), self.limits.frame_bytes));
+            return Err(TransportError::too_long("a frame", frame.len(), self.limits.frame_bytes));
         }
 
         let (count, mut taken) = (frames.len(), 0);
@@ -212,7 +237,7 @@ impl WebSocket {
             let waiting = self.outbox.bytes();
             self.write(cx);
             if let Some(how) = &self.write_error {
-                return Err(Error::Io(how.clone()));
+                return Err(TransportError::Io(how.clone()));
             }
             if taken == count || self.outbox.bytes() == waiting {
                 break;
@@ -221,13 +246,13 @@ impl WebSocket {
         // Sending nothing does not withdraw the wish for room.
         self.wants_room = taken < count || (count == 0 && self.wants_room);
         if taken == 0 && count > 0 {
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         Ok(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
     /// Begins to end the connection; nobody asks for it any more.
-    pub(super) fn close(&mut self, code: CloseCode, reason: &str) {
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         self.opening = None;
         self.held = None;
         if matches!(self.state, WebSocketState::Open(_)) {
@@ -238,14 +263,14 @@ impl WebSocket {
     }
 
     /// Limits the closing to the time that the peer has for its answer.
-    pub(super) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
         if let Some(closing) = &mut self.closing {
             closing.linger.shorten(cx);
         }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(opening) = &mut self.opening {
             let opened = ready!(opening.as_mut().poll(cx));
             self.opening = None;
@@ -487,7 +512,7 @@ fn close_frame(code: CloseCode, reason: &str) -> Message {
 }
 
 /// The codes that a stub may send (RFC 6455 section 7.4, as browsers have it); others become 1000.
-pub(super) fn allowed_close_code(code: u16) -> CloseCode {
+pub(crate) fn allowed_close_code(code: u16) -> CloseCode {
     match code {
         3000..=4999 => code.into(),
         _ => CloseCode::Normal,

@@ -17,8 +17,8 @@ where
     let (port, task) = serve(server).await;
     connections.tcp_open(HANDLE, "sp1.example", port, Protection::Plain).unwrap();
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Connecting);
-    assert_eq!(connections.tcp_send(HANDLE, b"early"), Err(Error::Busy));
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Busy));
+    assert_eq!(connections.tcp_send(HANDLE, b"early"), Err(TransportError::Busy));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Busy));
     opened(connections).await;
     (port, task)
 }
@@ -64,7 +64,7 @@ async fn send_all(connections: &mut Connections, mut bytes: &[u8]) {
     ask(connections, HANDLE, |connections| {
         match connections.tcp_send(HANDLE, bytes) {
             Ok(taken) => bytes = &bytes[taken as usize..],
-            Err(error) => assert_eq!(error, Error::Busy),
+            Err(error) => assert_eq!(error, TransportError::Busy),
         }
         bytes.is_empty().then_some(())
     })
@@ -129,7 +129,7 @@ async fn closing_loses_nothing_that_was_sent_and_has_no_news() {
     assert!(sent > 256 << 10, "{sent}");
     connections.tcp_close(HANDLE);
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Closed);
-    assert_eq!(connections.tcp_send(HANDLE, b"late"), Err(Error::Closed));
+    assert_eq!(connections.tcp_send(HANDLE, b"late"), Err(TransportError::Closed));
     let (received, ready) = drive(&mut connections, server).await;
     assert_eq!(received.unwrap(), sent as usize);
     assert_eq!(ready, Vec::<u32>::new());
@@ -154,7 +154,7 @@ async fn no_more_is_taken_than_may_wait() {
         taken += more as usize;
     }
     assert!(taken < bytes.len(), "it takes everything");
-    assert_eq!(connections.tcp_send(HANDLE, b"more"), Err(Error::Busy));
+    assert_eq!(connections.tcp_send(HANDLE, b"more"), Err(TransportError::Busy));
     assert_eq!(connections.tcp(HANDLE, |connection, _| connection.waiting_bytes()), Some(256 << 10));
     go.send(()).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
@@ -228,9 +228,9 @@ async fn failures_say_where_and_why() {
     connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
     let how = failed(&mut connections).await;
     assert!(how.starts_with(&format!("failed to connect to `127.0.0.1:{port}`")), "{how}");
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Io(how)));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
@@ -246,8 +246,8 @@ async fn a_reset_is_a_failure_after_what_came_before() {
     drive(&mut connections, server).await.0.unwrap();
     let how = failed(&mut connections).await;
     assert!(how.starts_with(&format!("the connection to sp1.example:{port} broke: ")), "{how}");
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(Error::Io(how)));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn tls_from_the_start() {
     let mut connections = connections_with(TransportLimits::default(), trusting);
     connections.tcp_open(HANDLE, "sp1.example", port, Protection::Tls).unwrap();
     opened(&mut connections).await;
-    assert!(matches!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Invalid(_))));
+    assert!(matches!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Invalid(_))));
     send_all(&mut connections, b"hello").await;
     assert_eq!(receive(&mut connections, usize::MAX, 100).await, b"hello");
     send_all(&mut connections, b"bye").await;
@@ -309,12 +309,12 @@ async fn tls_can_begin_later() {
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
     connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Busy));
     opened(&mut connections).await;
     send_all(&mut connections, b"STARTTLS\n").await;
     assert_eq!(receive(&mut connections, 6, 100).await, b"go on\n");
     let denied = connections.tcp_start_tls(HANDLE, "sp2.example");
-    assert!(matches!(&denied, Err(Error::Denied(why)) if why.contains("no rule names this host")), "{denied:?}");
+    assert!(matches!(&denied, Err(TransportError::Denied(why)) if why.contains("no rule names this host")), "{denied:?}");
     connections.tcp_start_tls(HANDLE, "sp1.example").unwrap();
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Connecting);
     opened(&mut connections).await;
@@ -336,9 +336,9 @@ async fn what_comes_before_tls_is_not_protected() {
     drive(&mut connections, was_sent).await.0.unwrap();
     assert_eq!(receive(&mut connections, 6, 6).await, b"go on\n");
     let how = format!("sp1.example:{port} sent 9 bytes that were not received before TLS");
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Io(how.clone())));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Io(how.clone())));
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Failed(how.clone()));
-    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(Error::Io(how)), "none of it is given to the stub");
+    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(TransportError::Io(how)), "none of it is given to the stub");
 }
 
 #[tokio::test]
@@ -364,10 +364,10 @@ async fn tls_waits_until_everything_plain_is_sent() {
     while let Ok(more) = connections.tcp_send(HANDLE, &zeroes) {
         taken += more as usize;
     }
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Busy));
     go.send(()).unwrap();
     let start_tls = |connections: &mut Connections| {
-        Some(connections.tcp_start_tls(HANDLE, "sp1.example")).filter(|result| *result != Err(Error::Busy))
+        Some(connections.tcp_start_tls(HANDLE, "sp1.example")).filter(|result| *result != Err(TransportError::Busy))
     };
     assert_eq!(ask(&mut connections, HANDLE, start_tls).await, Ok(()));
     assert_eq!(drive(&mut connections, server).await.0.unwrap(), taken);

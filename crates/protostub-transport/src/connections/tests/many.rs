@@ -20,7 +20,7 @@ async fn there_are_no_more_connections_than_the_limit() {
     connections.websocket_open(1, &url, &[], &[], None).unwrap();
     connections.http_send(2, request.clone(), None).unwrap();
     connections.tcp_open(3, "127.0.0.1", port, Protection::Plain).unwrap();
-    let full = Err(Error::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
+    let full = Err(TransportError::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
     assert_eq!(connections.websocket_open(4, &url, &[], &[], None), full);
     assert_eq!(connections.http_send(4, request.clone(), None), full);
     assert_eq!(connections.tcp_open(4, "127.0.0.1", port, Protection::Plain), full);
@@ -55,7 +55,9 @@ async fn stub_with_its_share_of_sockets_is_told() {
         failed += u32::from(matches!(one.tcp_poll(handle), TcpState::Failed(how) if how.contains("`max-sockets`")));
     }
     assert_eq!(failed, 1, "half of the sockets is 7");
-    let Err(Error::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, Protection::Plain) else { panic!("there is one more") };
+    let Err(TransportError::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, Protection::Plain) else {
+        panic!("there is one more")
+    };
     assert!(text.contains("the stubs share 14 sockets"), "{text}");
     assert_eq!(one.take_refused()[2], ("max_sockets", 2));
     other.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
@@ -69,8 +71,8 @@ async fn handles_are_of_one_interface() {
     let mut connections = connections();
     let port = dead_port().await;
     connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
-    assert_eq!(connections.http_poll(1), Err(Error::Closed));
-    assert_eq!(connections.http_receive(1, 1), Err(Error::Closed));
+    assert_eq!(connections.http_poll(1), Err(TransportError::Closed));
+    assert_eq!(connections.http_receive(1, 1), Err(TransportError::Closed));
     assert_eq!(connections.websocket_poll(1), WebSocketState::Closed(CloseReason::default()));
     connections.websocket_close(1, 1000, "");
     connections.http_cancel(1);
@@ -78,9 +80,9 @@ async fn handles_are_of_one_interface() {
 
     // Unknown ones.
     assert_eq!(connections.tcp_poll(2), TcpState::Closed);
-    assert_eq!(connections.tcp_receive(2, 1), Err(Error::Closed));
-    assert_eq!(connections.tcp_send(2, b"a"), Err(Error::Closed));
-    assert_eq!(connections.tcp_start_tls(2, "sp1.example"), Err(Error::Closed));
+    assert_eq!(connections.tcp_receive(2, 1), Err(TransportError::Closed));
+    assert_eq!(connections.tcp_send(2, b"a"), Err(TransportError::Closed));
+    assert_eq!(connections.tcp_start_tls(2, "sp1.example"), Err(TransportError::Closed));
     connections.tcp_close(2);
 }
 
@@ -156,7 +158,7 @@ async fn receive_all(connections: &mut Connections, handle: u32, bytes: usize) {
         received += ask(connections, handle, |connections| match connections.tcp_receive(handle, u32::MAX) {
             Ok(Some(bytes)) if bytes.is_empty() => None,
             Ok(Some(bytes)) => Some(bytes.len()),
-            Err(Error::Busy) => None,
+            Err(TransportError::Busy) => None,
             other => panic!("{other:?}"),
         })
         .await;

@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 /// Each is queued at most once, so the queue is never longer than the number of connections. A
 /// quiet connection costs nothing.
 #[derive(Debug, Default)]
-pub(super) struct ReadyQueue {
+pub(crate) struct ReadyQueue {
     entries: Mutex<VecDeque<Arc<QueueEntry>>>,
     /// The task that polls the connections.
     task: AtomicWaker,
@@ -24,16 +24,16 @@ pub(super) struct ReadyQueue {
 
 impl ReadyQueue {
     /// Sets the task that is woken when an entry is queued by its waker.
-    pub(super) fn register(&self, task: &Waker) {
+    pub(crate) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Takes the oldest entry and returns its owner. A later wake-up queues the entry again.
-    pub(super) fn pop(&self) -> Option<Owner> {
+    pub(crate) fn pop(&self) -> Option<Owner> {
         let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
         entry.is_queued.store(false, Ordering::Release);
         Some(entry.owner)
@@ -42,7 +42,7 @@ impl ReadyQueue {
 
 /// The owner of a [`QueueEntry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// A connection of the stub.
     Handle(u32),
     /// All idle HTTP connections together.
@@ -51,7 +51,7 @@ pub(super) enum Owner {
 
 /// The place of one connection in the [`ReadyQueue`]. As a [`Waker`], its sockets and timers queue it.
 #[derive(Debug)]
-pub(super) struct QueueEntry {
+pub(crate) struct QueueEntry {
     owner: Owner,
     is_queued: AtomicBool,
     /// Weak, since the queue holds its entries. With a strong reference, entries that are queued at
@@ -60,12 +60,12 @@ pub(super) struct QueueEntry {
 }
 
 impl QueueEntry {
-    pub(super) fn new(owner: Owner, queue: &Arc<ReadyQueue>) -> Arc<Self> {
+    pub(crate) fn new(owner: Owner, queue: &Arc<ReadyQueue>) -> Arc<Self> {
         Arc::new(Self { owner, is_queued: AtomicBool::new(false), queue: Arc::downgrade(queue) })
     }
 
     /// Queues the entry for the next poll. Does not wake the task: the task itself calls this.
-    pub(super) fn enqueue(self: &Arc<Self>) {
+    pub(crate) fn enqueue(self: &Arc<Self>) {
         self.enqueue_once();
     }
 
@@ -96,7 +96,7 @@ impl Wake for QueueEntry {
 /// interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Interest {
+pub(crate) enum Interest {
     /// The connection opened, was refused, closed or failed, or the head is there: `poll`.
     State = 1,
     /// The stub can receive something, which may be the end: `receive`.
@@ -108,25 +108,25 @@ pub(super) enum Interest {
 /// The changes of one handle. The stub is owed one `ready` event for each [`Interest`] that changed
 /// since it last asked about it, and no second one.
 #[derive(Debug, Default)]
-pub(super) struct Readiness {
+pub(crate) struct Readiness {
     changed: u8,
     announced: u8,
 }
 
 impl Readiness {
-    pub(super) fn set(&mut self, interest: Interest) {
+    pub(crate) fn set(&mut self, interest: Interest) {
         self.changed |= interest as u8;
     }
 
     /// The stub asked: the next change is owed an event again.
-    pub(super) fn clear(&mut self, interest: Interest) {
+    pub(crate) fn clear(&mut self, interest: Interest) {
         self.changed &= !(interest as u8);
         self.announced &= !(interest as u8);
     }
 
     /// Returns `true` if a `ready` event is due, and counts it as sent for one interest. A stub may
     /// look only for the change that it waits for.
-    pub(super) fn take_event(&mut self) -> bool {
+    pub(crate) fn take_event(&mut self) -> bool {
         let due = self.changed & !self.announced;
         self.announced |= due & due.wrapping_neg();
         due != 0
