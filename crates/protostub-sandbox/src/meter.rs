@@ -104,8 +104,8 @@ impl CpuBudget {
         self.most_ticks
     }
 
-    /// Has something done for a call of the host's at once, but not on the guest's stack: what that reaches but once stays in memory for as long as the
-    /// instance lives, a page at a time.
+    /// Does work for a call of the host at once, but not on the guest's stack. A page of that stack that
+    /// was touched once stays in memory as long as the instance (`idle_stub_kib`).
     pub(crate) async fn run_off_stack<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = oneshot::channel();
         self.link.ask(CallRequest::Work(Box::new(move || drop(done.send(work())))));

@@ -148,13 +148,13 @@ impl Recorder {
 }
 
 impl Ring {
-    /// Makes room for two more, which is what a stub calls that is told to connect: here, as the guest's stack is not the place for it. What that reaches
-    /// but once stays in memory.
+    /// Reserves two entries before the guest runs: as many calls as a stub makes that connects. On the
+    /// guest's stack, growing would touch pages that stay in memory (`idle_stub_kib`).
     fn reserve(&mut self) {
         let (taken, room) = (self.entries.len(), self.entries.capacity());
         if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
-                // A vector makes room for four at once otherwise, and many stubs never call anything else.
+                // A vector reserves four at first, and many stubs make no further call (`idle_stub_kib`).
                 self.entries.reserve_exact(2);
             } else {
                 self.entries.reserve(2);
@@ -166,7 +166,7 @@ impl Ring {
     fn place(&mut self) -> &mut Entry {
         if self.entries.len() < ENTRIES {
             if self.entries.is_empty() {
-                // Many stubs are told to connect, and nothing else for long.
+                // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
                 self.entries.reserve_exact(1);
             }
             return self.entries.push_mut(Entry::new(""));

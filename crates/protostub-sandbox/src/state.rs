@@ -28,6 +28,7 @@ pub struct StubState {
     pub(crate) log: Arc<LogLines>,
     /// What it was handed, and what must not be read in what it says.
     pub(crate) secrets: Arc<Secrets>,
+    /// Made when the guest first asks for it: many stubs never do (`idle_stub_kib`).
     pub(crate) wasi: Option<Box<Wasi>>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,

@@ -291,14 +291,19 @@ impl StubTask {
     }
 }
 
-/// What the instance has woken just now comes next, in a turn of its own. Otherwise tokio, which lets tasks that wake each other have a few turns at once
-/// on the thread that they are on, wakes a second thread for the fourth: two that post to each other would wander between threads, and take twice as long.
+/// Ends the task's turn: the task that the instance woke last comes next, in a turn of its own
+/// (`trip_vs_bare`).
+///
+/// Tokio lets tasks that wake each other have a few turns at once on their thread, and wakes a second
+/// thread for the fourth. Two tasks that post to each other would move between threads, and a trip
+/// would take twice as long.
 fn end_turn(cx: &mut Context<'_>) {
-    /// As much as tokio gives to a turn. Whoever asks for more is woken once more, for nothing: so no more than that is asked for.
+    /// The budget that tokio gives to a turn. Asking for more would wake the task once more.
     const BUDGET: usize = 128;
 
     thread_local! {
-        /// Dropped, it leaves a turn one piece of its budget. Asking for all the others each time would take as long as a message takes over the bus.
+        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces each
+        /// time would take as long as a message over the bus (`trip_vs_bare`).
         static ONE_LEFT: Cell<Option<RestoreOnPending>> = const { Cell::new(None) };
     }
     drop(ONE_LEFT.take());
@@ -315,7 +320,7 @@ fn end_turn(cx: &mut Context<'_>) {
 impl Batch {
     fn add_command(&mut self, command: Command, secrets: &Secrets, credential_use: CredentialUse) {
         if self.events.capacity() == 0 {
-            // It may be all that there is for long: `connect`.
+            // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
             self.events.reserve_exact(1);
         }
         match command {

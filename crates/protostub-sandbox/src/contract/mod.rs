@@ -42,7 +42,7 @@ mod generated {
         world: "protostub",
         path: "../../wit/0.1",
         imports: {
-            // It tells subscribers, for which the guest's stack is not the place.
+            // It posts to subscribers, and not on the guest's stack (`idle_stub_kib`).
             "rethink:protostub/presence.publish": async,
         },
         exports: { default: async },

@@ -61,7 +61,7 @@ impl StubState {
     }
 
     /// Whether this may be published, and with which reason; none if it is what holds.
-    // On the guest's stack, it has none of what it takes when it has returned.
+    // Its locals are not on the guest's stack any more when the host publishes (`idle_stub_kib`).
     #[inline(never)]
     fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<SafeText>>, Error> {
         let reason = reason.map(|reason| self.secrets.shown(&reason));
