@@ -22,7 +22,6 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use crate::{
     TransportError, TransportLimits,
     connections::Route,
-    error::chain,
     linger::Linger,
     readiness::{Interest, Readiness},
     traffic::MeteredStream,
@@ -320,7 +319,7 @@ impl Tcp {
                     io::ErrorKind::UnexpectedEof => {
                         "it ended without TLS' `close_notify`, so that something may be missing".to_owned()
                     }
-                    _ => chain(&error),
+                    _ => SafeText::chain(&error).to_string(),
                 };
                 self.fail(format!("the connection to {} broke: {how}", self.target));
                 false
@@ -359,7 +358,7 @@ impl Tcp {
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             self.outbox = BytesMut::new();
             self.unflushed = false;
-            let how = format!("sending to {} failed: {}", self.target, chain(&error));
+            let how = format!("sending to {} failed: {}", self.target, SafeText::chain(&error));
             // After the other side's end nothing is read any more: there is nobody else to notice.
             if self.state == TcpState::Closed {
                 self.fail(how.clone());

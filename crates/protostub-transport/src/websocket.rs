@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures_util::{Stream as _, future::BoxFuture};
+use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -38,7 +39,7 @@ use self::{
 use crate::{
     Authorization, TransportError, TransportLimits,
     connections::Route,
-    error::{chain, too_long},
+    error::too_long,
     linger::Linger,
     readiness::{Interest, Readiness},
 };
@@ -398,7 +399,7 @@ impl WebSocket {
             WsError::Utf8(_) => (CloseCode::Invalid, "a text message is not UTF-8".to_owned()),
             error => {
                 self.stream = None;
-                let how = format!("the connection to {} broke: {}", self.target, chain(error));
+                let how = format!("the connection to {} broke: {}", self.target, SafeText::chain(error));
                 return self.set_final_state(WebSocketState::Failed(how));
             }
         };
@@ -436,7 +437,7 @@ impl WebSocket {
         let Some(stream) = &mut self.stream else { return };
         if let Poll::Ready(Err(error)) = self.outbox.poll_flush(stream, cx) {
             self.outbox = Outbox::default();
-            self.write_error = Some(format!("sending to {} failed: {}", self.target, chain(&error)));
+            self.write_error = Some(format!("sending to {} failed: {}", self.target, SafeText::chain(&error)));
         }
     }
 

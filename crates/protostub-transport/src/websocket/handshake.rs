@@ -17,11 +17,7 @@ use url::Url;
 
 use super::{Handshake, Stream, heartbeat::ReadMonitor, outbox::WRITE_AHEAD_BYTES};
 use crate::{
-    Authorization, TransportError, TransportLimits,
-    connections::Route,
-    error::{chain, too_long},
-    headers,
-    traffic::MeteredStream,
+    Authorization, TransportError, TransportLimits, connections::Route, error::too_long, headers, traffic::MeteredStream,
 };
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
@@ -190,7 +186,7 @@ async fn perform_handshake(
         Err(WsError::AttackAttempt) => {
             Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
         }
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(SafeText::chain(&error).to_string()),
     }
 }
 

@@ -371,7 +371,7 @@ async fn fragments_without_an_end_have_an_end() {
     assert!(reason.ends_with("over the limit of 1048576"), "{reason}");
     connections.websocket_close(HANDLE, 1000, "");
     // The server never ends its side: after 2 s it is left alone.
-    tokio::time::timeout(PATIENCE, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
     assert_eq!(server.await.unwrap()[0], 0x88, "a close frame");
 }
 
