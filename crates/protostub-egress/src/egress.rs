@@ -25,6 +25,7 @@ use crate::{
 
 /// How everybody gets out. Nothing is read from the environment.
 #[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "callers write the settings that they change, and `..EgressConfig::default()`")]
 pub struct EgressConfig {
     /// Further certificate authorities, each text with one certificate or more in PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,

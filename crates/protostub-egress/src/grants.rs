@@ -15,6 +15,7 @@ const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
 
 /// The protection of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a connection has TLS or has none")]
 pub enum Protection {
     /// TLS from the first byte, or begun by `STARTTLS`.
     Tls,

@@ -31,6 +31,7 @@ pub enum DisconnectReason {
 /// The instance ended before it did what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stub's instance has ended")]
+#[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]
 pub struct InstanceEnded;
 
 /// What the runtime asks of a running stub. Clones are handles of the same instance, which ends when the last one is dropped.

@@ -16,8 +16,10 @@
 //! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]), and a
 //! [`CrashReport`] is left of it.
 //!
-//! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
-//! names wasmtime.
+//! The stub's connections are `protostub-transport`'s; this crate gives them to the guest.
+//!
+//! This crate holds mechanism. The runtime decides when a stub is deployed, connected, restarted or
+//! ended. It is the only crate that names wasmtime.
 
 mod call;
 mod code_cache;

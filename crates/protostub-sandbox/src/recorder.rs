@@ -341,7 +341,7 @@ mod tests {
                 to: to.into(),
                 via: Vec::new(),
                 headers: Vec::new(),
-                body: Some(Body::Json(Arc::<str>::from(body).into())),
+                body: Some(Body::Json(body.into())),
             })
         };
         let (bob, carol) = ("hyperty://sp1.example/bob", "hyperty://sp1.example/carol");

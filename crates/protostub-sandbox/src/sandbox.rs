@@ -33,8 +33,7 @@ pub(crate) struct Instance {
     pub(crate) guest: Protostub,
     pub(crate) store: Store<StubState>,
     pub(crate) compiled: CompiledStub,
-    /// In a box, as the task is as large as one of the allocator's blocks without it.
-    pub(crate) meter: Box<Meter>,
+    pub(crate) meter: Meter,
     _permit: SandboxPermit,
 }
 
@@ -130,7 +129,7 @@ impl Sandbox {
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(store.data().secrets.shown(&reason)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
-        Ok(Instance { guest, store, compiled, meter: Box::new(meter), _permit: permit })
+        Ok(Instance { guest, store, compiled, meter, _permit: permit })
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_tungstenite::{
 use protostub_egress::QuotaLimits;
 
 use super::*;
+use crate::Handshake;
 
 #[tokio::test]
 #[expect(clippy::result_large_err, reason = "tungstenite's callback")]
