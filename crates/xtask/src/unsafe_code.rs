@@ -86,7 +86,7 @@ fn the_exceptions_are_known() {
     assert_eq!(found, known.iter().collect::<Vec<_>>());
 }
 
-/// `wasmtime::…::__internal` is for the code that its macros generate, and changes without notice.
+/// Wasmtime keeps such a module for the code that its macros generate. It changes without notice.
 #[test]
 fn sources_do_not_name_wasmtime_internals() {
     let mut all = Vec::new();

@@ -110,7 +110,8 @@ async fn addresses_that_may_not_be_dialled_are_left_out() {
     let authority = Authority::new();
     let port = echo(Some(authority.server(&["sp1.example"]))).await;
     let names = Names::of([("sp1.example", &["169.254.169.254", "10.0.0.1", "127.0.0.1"])]);
-    let connection = connect(&egress(&names, &[&authority]), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
+    let connection =
+        connect(&egress(&names, &[&authority]), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().ip().to_string(), "127.0.0.1");
 }
 
@@ -183,7 +184,8 @@ async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let check = async |acceptor, roots: &[&Authority], expected: &str| {
         let port = echo(acceptor).await;
-        let error = connect(&egress(&names, roots), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
+        let error =
+            connect(&egress(&names, roots), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::Tls { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");

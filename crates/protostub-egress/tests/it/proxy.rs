@@ -140,7 +140,8 @@ async fn http_without_tls_is_asked_of_the_proxy() {
 async fn the_proxy_is_not_asked_for_what_is_not_granted() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
-    let grants = sp1(443).allow_host("10.0.0.1", 443, Protection::Tls).unwrap().allow_host("localhost", 443, Protection::Tls).unwrap();
+    let grants =
+        sp1(443).allow_host("10.0.0.1", 443, Protection::Tls).unwrap().allow_host("localhost", 443, Protection::Tls).unwrap();
     let client = http(&egress, &grants);
     for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
         assert!(connect(&egress, &grants, host, 443, Protection::Tls, &[]).await.unwrap_err().is_refused(), "{host}");
