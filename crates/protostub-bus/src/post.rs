@@ -26,6 +26,7 @@ const TIMEOUT_HEADER: &str = "timeout-ms";
 pub struct Way {
     /// The last address whose way was looked up. Many are used once: where they lead is remembered from the second message on.
     seen: Option<Address>,
+    /// A box, since most stubs never post twice to an address (`idle_stub_kib`).
     last: Option<Box<Last>>,
 }
 

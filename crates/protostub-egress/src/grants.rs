@@ -13,8 +13,9 @@ use crate::{
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
 
-/// Whether a connection is to be protected by TLS.
+/// The protection of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a connection has TLS or has none")]
 pub enum Protection {
     /// TLS from the first byte, or begun by `STARTTLS`.
     Tls,
@@ -75,12 +76,13 @@ impl Grants {
         self
     }
 
-    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports; over TLS, or also without it if `plain`.
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports, over TLS.
+    /// [`Protection::Plain`] grants them without TLS too.
     ///
     /// # Errors
     /// If the hosts cannot be read.
-    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, plain: bool) -> Result<Self, RuleError> {
-        Ok(self.allow(Rule::new(hosts, ports)?.plain(plain)))
+    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, protection: Protection) -> Result<Self, RuleError> {
+        Ok(self.allow(Rule::new(hosts, ports)?.plain(protection == Protection::Plain)))
     }
 
     /// Whether hosts that a rule names may be this host itself. `localhost`, names below it and loopback addresses may then be spoken to

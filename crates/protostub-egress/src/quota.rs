@@ -71,7 +71,7 @@ struct Account {
     sockets: AtomicUsize,
     /// All descriptors, those of look-ups included. Changed under the budget's lock.
     held: AtomicUsize,
-    hits: [AtomicU64; Kind::ALL.len()],
+    refusals: [AtomicU64; Kind::ALL.len()],
 }
 
 /// Token bucket in the form of the next free time (GCRA, ITU-T I.371).
@@ -176,7 +176,7 @@ impl Quota {
             attempts: Mutex::new(Attempts { full_at: Instant::now() }),
             sockets: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
-            hits: Default::default(),
+            refusals: Default::default(),
         }))
     }
 
@@ -208,11 +208,11 @@ impl Quota {
 
     /// The settings of the limits that refused something since the last call, with the number of
     /// times.
-    pub fn take_hits(&self) -> [(&'static str, u64); 3] {
+    pub fn take_refusals(&self) -> [(&'static str, u64); 3] {
         Kind::ALL.map(|kind| {
-            let hits = &self.0.hits[kind as usize];
+            let refusals = &self.0.refusals[kind as usize];
             // Asked after every call of a stub, and mostly zero.
-            let times = if hits.load(Ordering::Relaxed) == 0 { 0 } else { hits.swap(0, Ordering::Relaxed) };
+            let times = if refusals.load(Ordering::Relaxed) == 0 { 0 } else { refusals.swap(0, Ordering::Relaxed) };
             (kind.setting(), times)
         })
     }
@@ -302,7 +302,7 @@ impl Account {
     }
 
     fn note(&self, kind: Kind) -> LimitReached {
-        self.hits[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.refusals[kind as usize].fetch_add(1, Ordering::Relaxed);
         self.reached(kind)
     }
 }
@@ -450,9 +450,9 @@ mod tests {
         assert_eq!(attempts(), 10);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(attempts(), 40, "no more is saved up");
-        let hits = quota.take_hits();
-        assert_eq!(hits[1], ("connect_attempts_per_second", 4));
-        assert_eq!(quota.take_hits().map(|(_, times)| times), [0; 3]);
+        let refusals = quota.take_refusals();
+        assert_eq!(refusals[1], ("connect_attempts_per_second", 4));
+        assert_eq!(quota.take_refusals().map(|(_, times)| times), [0; 3]);
     }
 
     #[test]
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(quota.check(), Ok(()));
         drop(held);
         assert_eq!(quota.sockets(), 0);
-        assert_eq!(quota.take_hits()[0], ("connections", 1));
+        assert_eq!(quota.take_refusals()[0], ("connections", 1));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! * [`Step`]: a step of a deployment, as the specification numbers it
 //! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
 //! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
+//! * [`TokenBucket`]: a rate limit
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -26,6 +27,7 @@ mod status;
 mod step;
 mod text;
 mod time;
+mod token_bucket;
 mod unique;
 mod version;
 
@@ -44,5 +46,6 @@ pub use status::{StatusReport, StubStatus};
 pub use step::Step;
 pub use text::{SafeList, SafeText};
 pub use time::deadline;
+pub use token_bucket::TokenBucket;
 pub use unique::{RepeatedKey, UniqueMap};
 pub use version::{Version, VersionError};

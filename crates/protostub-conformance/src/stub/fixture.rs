@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Origin, Route};
 use protostub_domain::DomainServer;
-use protostub_egress::{Egress, EgressConfig, Grants};
+use protostub_egress::{Egress, EgressConfig, Grants, Protection};
 use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Limits, Presence, Sandbox, SandboxConfig, SandboxServices,
     Session, StartErrorKind,
@@ -188,7 +188,7 @@ impl StubFixture {
         };
         let mut grants = Grants::same_domain(&self.domain, &[]).allow_loopback(true);
         if let Some(link) = &self.link {
-            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], true).map_err(setup_failed)?;
+            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], Protection::Plain).map_err(setup_failed)?;
         }
         let config = SandboxConfig {
             url: self.url.clone(),

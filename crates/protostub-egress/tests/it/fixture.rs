@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, HttpClient, Resolver};
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, HttpClient, Protection, Resolver};
 use protostub_types::Domain;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -169,10 +169,10 @@ pub(crate) async fn connect(
     grants: &Grants,
     host: &str,
     port: u16,
-    tls: bool,
+    protection: Protection,
     alpn: &[&[u8]],
 ) -> Result<Connection, EgressError> {
-    egress.connect(grants, egress.own(), host, port, tls, alpn).await
+    egress.connect(grants, egress.own(), host, port, protection, alpn).await
 }
 
 /// Begins TLS on the host's own account.

@@ -8,11 +8,11 @@ use wasmtime::{
     component::{Linker, WasmStr},
 };
 
-use super::rate::Rate;
+use super::rate::RateLimit;
 use crate::{
     SandboxConfig,
     contract::{
-        KnownAddresses, lift,
+        AddressCache, lift,
         types::{self, Error},
     },
     recorder::Entry,
@@ -24,8 +24,8 @@ pub(crate) struct Posting {
     origin: Origin,
     /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
     runtime: OnceCell<Option<Address>>,
-    rate: Rate,
-    known: KnownAddresses,
+    rate: RateLimit,
+    addresses: AddressCache,
     /// As which address it sent last.
     sender: Option<Address>,
     way: Way,
@@ -39,8 +39,8 @@ impl Posting {
         Self {
             origin: Origin::Stub(config.url.clone()),
             runtime: OnceCell::new(),
-            rate: Rate::new(config.limits.posts_per_second),
-            known: KnownAddresses::default(),
+            rate: RateLimit::new(config.limits.posts_per_second),
+            addresses: AddressCache::default(),
             sender: None,
             way: Way::default(),
             paused: false,
@@ -111,11 +111,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
         Ok((posted?,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
-        store.data_mut().pause(true);
+        store.data_mut().pause();
         Ok(())
     })?;
     bus.func_wrap("resume", |mut store, ()| {
-        store.data_mut().pause(false);
+        store.data_mut().resume();
         Ok(())
     })
 }
@@ -137,14 +137,14 @@ fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted, now: Instan
 
 /// The address that a guest wrote.
 fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime::Result<Result<Address, AddressError>> {
-    let known = &store.data().posting.known;
+    let known = &store.data().posting.addresses;
     let text = text.to_str(&*store)?;
-    if let Some(address) = known.find(&text) {
+    if let Some(address) = known.get(&text) {
         return Ok(Ok(address.clone()));
     }
     let address = Address::parse(&text);
     if let Ok(address) = &address {
-        store.data_mut().posting.known.learn(address.clone());
+        store.data_mut().posting.addresses.insert(address.clone());
     }
     Ok(address)
 }
@@ -157,13 +157,13 @@ impl StubState {
         now: Instant,
     ) -> Result<(), Error> {
         if !self.posting.rate.admit_at(now) {
-            self.limited("posts_per_second");
+            self.count_limit("posts_per_second");
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
         }
         if message.body.as_ref().is_some_and(|body| body.len() > self.config.limits.body_bytes) {
-            self.limited("body_bytes");
+            self.count_limit("body_bytes");
         }
-        let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.known);
+        let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.addresses);
         let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
@@ -180,9 +180,14 @@ impl StubState {
         way.post_at(&self.services.bus, origin, message, || now.into()).map_err(refused)
     }
 
-    fn pause(&mut self, paused: bool) {
-        self.posting.paused = paused;
-        self.record(&Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
+    fn pause(&mut self) {
+        self.posting.paused = true;
+        self.record(&Entry::call("bus.pause"));
+    }
+
+    fn resume(&mut self) {
+        self.posting.paused = false;
+        self.record(&Entry::call("bus.resume"));
     }
 }
 

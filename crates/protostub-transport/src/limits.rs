@@ -1,65 +1,51 @@
 use std::time::Duration;
 
-use crate::Limits;
-
-/// What the connections of one stub may use. The defaults are what the contract (`wit/0.1`) promises.
+/// The limits of one stub's connections. The defaults are what the contract (`wit/0.1`) promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TransportLimits {
-    /// How many connections and HTTP exchanges a stub may have at a time. 16. As many that it closed may still be saying good-bye; the oldest
-    /// is cut when there would be more.
-    pub(crate) connections: usize,
+#[non_exhaustive]
+pub struct TransportLimits {
+    /// How many connections and HTTP exchanges a stub may have at a time. 16. As
+    /// many that it closed may linger. The oldest of them is dropped when there would be more.
+    pub connections: usize,
     /// How long a connection may take from the stub's call until it is open: DNS, TCP, TLS and handshake. 15 s.
-    pub(crate) open_timeout: Duration,
+    pub open_timeout: Duration,
     /// How long the head of an HTTP response may take from the stub's call. 30 s.
-    pub(crate) head_timeout: Duration,
+    pub head_timeout: Duration,
     /// How long the other side is waited for once a connection is being closed: to take more of what waits, and then to answer. 2 s.
-    pub(crate) close_timeout: Duration,
+    pub close_timeout: Duration,
     /// How long the closing of a connection takes at most, as long as the other side takes what waits. 10 s.
-    pub(crate) flush_timeout: Duration,
+    pub flush_timeout: Duration,
     /// How long a WebSocket server may be silent before it is pinged, and then before it counts as gone. 30 s.
-    pub(crate) ping_interval: Duration,
+    pub ping_interval: Duration,
     /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
-    pub(crate) frame_bytes: usize,
+    pub frame_bytes: usize,
     /// How many bytes of WebSocket frames may wait to be sent before a further one is refused, in bytes; each frame counts 64 more. 1 MiB.
     /// The last frame taken may exceed it.
-    pub(crate) websocket_write_bytes: usize,
+    pub websocket_write_bytes: usize,
     /// How many bytes may wait to be sent on a TCP connection. 256 KiB.
-    pub(crate) tcp_write_bytes: usize,
+    pub tcp_write_bytes: usize,
     /// How large the body of an HTTP request may be, in bytes. 1 MiB.
-    pub(crate) request_body_bytes: usize,
+    pub request_body_bytes: usize,
     /// How large the names and values of the headers that a stub sends may be, in all, in bytes. 64 KiB.
-    pub(crate) request_header_bytes: usize,
+    pub request_header_bytes: usize,
     /// How large those of an HTTP response may be. 64 KiB.
-    pub(crate) response_header_bytes: usize,
+    pub response_header_bytes: usize,
     /// Number of fields of an HTTP response. 256.
-    pub(crate) response_headers: usize,
+    pub response_headers: usize,
     /// Number of informational responses (1xx) before an HTTP response. 8.
-    pub(crate) informational_responses: usize,
+    pub informational_responses: usize,
     /// How large those of the answer to a WebSocket handshake may be. 16 KiB.
-    pub(crate) handshake_header_bytes: usize,
+    pub handshake_header_bytes: usize,
     /// How much one call of a `receive` returns at most, whatever the stub asked for, in bytes. 1 MiB. One WebSocket message may exceed it.
-    pub(crate) receive_bytes: usize,
+    pub receive_bytes: usize,
     /// How many frames one call of `websocket.receive` returns at most. 1 024.
-    pub(crate) receive_frames: usize,
+    pub receive_frames: usize,
     /// How long a URL may be, in bytes. 8 KiB.
-    pub(crate) url_bytes: usize,
+    pub url_bytes: usize,
     /// How many bytes all connections of the stub may receive in a second. 64 MiB.
-    pub(crate) bytes_in_per_second: u64,
+    pub bytes_in_per_second: u64,
     /// How many bytes they may send in a second. 64 MiB.
-    pub(crate) bytes_out_per_second: u64,
-}
-
-impl TransportLimits {
-    /// What the operator's limits say of connections; for the rest, what the contract promises.
-    pub(crate) fn of(limits: &Limits) -> Self {
-        Self {
-            connections: limits.connections,
-            frame_bytes: limits.frame_bytes,
-            bytes_in_per_second: limits.bytes_in_per_second,
-            bytes_out_per_second: limits.bytes_out_per_second,
-            ..Self::default()
-        }
-    }
+    pub bytes_out_per_second: u64,
 }
 
 impl Default for TransportLimits {

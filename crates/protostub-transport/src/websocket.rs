@@ -7,7 +7,7 @@
 //!        └──► Failed(how)
 //! ```
 //!
-//! The stream outlives `Open`: what is to be said at the end is said after the stub knows the result ([`Ending`]).
+//! The stream outlives `Open`: what is to be said at the end is said after the stub knows the result ([`WebSocketClosing`]).
 
 mod handshake;
 mod heartbeat;
@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures_util::{Stream as _, future::BoxFuture};
+use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -32,40 +33,51 @@ use tokio_tungstenite::{
 
 use self::{
     handshake::{Opened, Target},
-    heartbeat::{Heard, Heartbeat, Silence},
+    heartbeat::{Heartbeat, HeartbeatEvent, ReadMonitor},
     outbox::Outbox,
 };
-use super::{
-    Authorization, Error, Route, TransportLimits,
-    error::{chain, too_long},
-    farewell::Farewell,
-    news::{News, Topic},
+use crate::{
+    Authorization, TransportError, TransportLimits,
+    connections::Route,
+    error::too_long,
+    linger::Linger,
+    readiness::{Interest, Readiness},
 };
 
-type Stream = WebSocketStream<Heard>;
+type Stream = WebSocketStream<ReadMonitor>;
 
 /// How many messages without news for the stub (pings, or what comes after it closed) are read before others have their turn.
 const QUIET_MESSAGES: usize = 64;
 /// RFC 6455 section 5.5: a control frame's payload is at most 125 bytes, two of which are the code.
 const REASON_BYTES: usize = 123;
 
-/// What the server answered to the opening handshake.
+/// The server's answer to the opening handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Handshake {
-    pub(crate) status: u16,
-    pub(crate) protocol: Option<String>,
-    pub(crate) headers: Vec<(String, String)>,
+#[non_exhaustive]
+pub struct Handshake {
+    /// The status code: 101 if the connection is open.
+    pub status: u16,
+    /// The subprotocol that the server chose.
+    pub protocol: Option<String>,
+    /// The fields of the head, in order, with names in lower case.
+    pub headers: Vec<(String, String)>,
 }
 
-/// One message of the stub's protocol.
+/// One WebSocket message of the stub's protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Frame {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum Frame {
+    /// A text message.
     Text(String),
+    /// A binary message.
     Binary(Vec<u8>),
 }
 
 impl Frame {
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the size of the payload, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a size, of which nobody asks whether it is zero")]
+    pub fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
@@ -73,37 +85,46 @@ impl Frame {
     }
 }
 
-/// How a connection ended. No code: the server gave none, or ended it without a close frame.
+/// The end of a WebSocket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct CloseReason {
-    pub(crate) code: Option<u16>,
-    pub(crate) reason: String,
+#[non_exhaustive]
+pub struct CloseReason {
+    /// The code of the close frame. `None` if the server sent no code, or no close frame.
+    pub code: Option<u16>,
+    /// The reason of the close frame.
+    pub reason: String,
 }
 
-/// What the connection is for the stub.
+/// The state of a WebSocket as the stub sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum State {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum WebSocketState {
+    /// The opening handshake is not done.
     Connecting,
+    /// The server accepted the connection.
     Open(Handshake),
+    /// The server answered with another status than 101.
     Refused(Handshake),
+    /// The server closed the connection.
     Closed(CloseReason),
+    /// The connection broke, for this reason.
     Failed(String),
 }
 
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
-pub(super) struct WebSocket {
-    pub(super) news: News,
-    state: State,
+pub(crate) struct WebSocket {
+    pub(crate) readiness: Readiness,
+    state: WebSocketState,
     /// Where it goes, for the texts of errors: `wss://sp1.example:443`.
     target: String,
     opening: Option<BoxFuture<'static, Result<Opened, String>>>,
     stream: Option<Stream>,
     /// As long as it is open.
     heartbeat: Option<Heartbeat>,
-    ending: Option<Ending>,
+    closing: Option<WebSocketClosing>,
     /// The one frame that was read before the stub asked, or did not fit what it asked for.
     held: Option<Frame>,
-    pub(super) outbox: Outbox,
+    pub(crate) outbox: Outbox,
     /// The stub was told that there is no room, and is to hear when there is.
     wants_room: bool,
     /// Writing failed. What the server sent before is still read: its close frame may tell why.
@@ -112,10 +133,10 @@ pub(super) struct WebSocket {
 }
 
 /// What is left to do with a stream whose state is settled.
-struct Ending {
+struct WebSocketClosing {
     /// Where to wait for the other side to end the connection. A server's unread bytes would reset it, and our close frame with it.
     drain: Drain,
-    farewell: Farewell,
+    linger: Linger,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,27 +149,27 @@ enum Drain {
 
 impl WebSocket {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(
+    pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
         url: &str,
         protocols: &[String],
         headers: &[(String, String)],
         authorization: Option<Authorization>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, TransportError> {
         let target = Target::parse(url, limits)?;
         target.check(&route.grants)?;
         let request = target.request(protocols, headers, limits)?;
         let name = target.to_string();
         let opening = handshake::open(route.clone(), limits.clone(), target, request, authorization);
         Ok(Self {
-            news: News::default(),
-            state: State::Connecting,
+            readiness: Readiness::default(),
+            state: WebSocketState::Connecting,
             target: name,
             opening: Some(Box::pin(opening)),
             stream: None,
             heartbeat: None,
-            ending: None,
+            closing: None,
             held: None,
             outbox: Outbox::default(),
             wants_room: false,
@@ -157,13 +178,18 @@ impl WebSocket {
         })
     }
 
-    pub(super) fn poll(&mut self) -> State {
-        self.news.asked(Topic::State);
+    pub(crate) fn poll(&mut self) -> WebSocketState {
+        self.readiness.clear(Interest::State);
         self.state.clone()
     }
 
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_frames: usize, max_bytes: usize) -> Result<Vec<Frame>, Error> {
-        self.news.asked(Topic::Read);
+    pub(crate) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_frames: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Frame>, TransportError> {
+        self.readiness.clear(Interest::Read);
         let (max_frames, max_bytes) = (max_frames.min(self.limits.receive_frames), max_bytes.min(self.limits.receive_bytes));
         let (mut frames, mut bytes) = (Vec::new(), 0);
         while frames.len() < max_frames {
@@ -179,25 +205,25 @@ impl WebSocket {
             return Ok(frames);
         }
         match &self.state {
-            State::Connecting | State::Open(_) => Ok(frames),
-            State::Refused(_) | State::Closed(_) => Err(Error::Closed),
-            State::Failed(how) => Err(Error::Io(how.clone())),
+            WebSocketState::Connecting | WebSocketState::Open(_) => Ok(frames),
+            WebSocketState::Refused(_) | WebSocketState::Closed(_) => Err(TransportError::Closed),
+            WebSocketState::Failed(how) => Err(TransportError::Io(how.clone())),
         }
     }
 
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, frames: Vec<Frame>) -> Result<u32, Error> {
-        self.news.asked(Topic::Write);
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, frames: Vec<Frame>) -> Result<u32, TransportError> {
+        self.readiness.clear(Interest::Write);
         match &self.state {
-            State::Open(_) => {}
-            State::Connecting => return Err(Error::Busy),
-            State::Refused(_) | State::Closed(_) => return Err(Error::Closed),
-            State::Failed(how) => return Err(Error::Io(how.clone())),
+            WebSocketState::Open(_) => {}
+            WebSocketState::Connecting => return Err(TransportError::Busy),
+            WebSocketState::Refused(_) | WebSocketState::Closed(_) => return Err(TransportError::Closed),
+            WebSocketState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         if let Some(how) = &self.write_error {
-            return Err(Error::Io(how.clone()));
+            return Err(TransportError::Io(how.clone()));
         }
         if let Some(frame) = frames.iter().find(|frame| frame.len() > self.limits.frame_bytes) {
-            return Err(Error::too_long("a frame", frame.len(), self.limits.frame_bytes));
+            return Err(TransportError::too_long("a frame", frame.len(), self.limits.frame_bytes));
         }
 
         let (count, mut taken) = (frames.len(), 0);
@@ -212,7 +238,7 @@ impl WebSocket {
             let waiting = self.outbox.bytes();
             self.write(cx);
             if let Some(how) = &self.write_error {
-                return Err(Error::Io(how.clone()));
+                return Err(TransportError::Io(how.clone()));
             }
             if taken == count || self.outbox.bytes() == waiting {
                 break;
@@ -221,31 +247,31 @@ impl WebSocket {
         // Sending nothing does not withdraw the wish for room.
         self.wants_room = taken < count || (count == 0 && self.wants_room);
         if taken == 0 && count > 0 {
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         Ok(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
     /// Begins to end the connection; nobody asks for it any more.
-    pub(super) fn close(&mut self, code: CloseCode, reason: &str) {
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         self.opening = None;
         self.held = None;
-        if matches!(self.state, State::Open(_)) {
+        if matches!(self.state, WebSocketState::Open(_)) {
             self.outbox.push(close_frame(code, reason));
             self.end(Drain::Handshake);
         }
-        self.state = State::Closed(CloseReason::default());
+        self.state = WebSocketState::Closed(CloseReason::default());
     }
 
-    /// Says good-bye in no more time than the other side has for its answer.
-    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
-        if let Some(ending) = &mut self.ending {
-            ending.farewell.hurry(cx);
+    /// Limits the closing to the time that the peer has for its answer.
+    pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
+        if let Some(closing) = &mut self.closing {
+            closing.linger.shorten(cx);
         }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(opening) = &mut self.opening {
             let opened = ready!(opening.as_mut().poll(cx));
             self.opening = None;
@@ -253,17 +279,17 @@ impl WebSocket {
                 Ok(Opened::Open(stream, handshake)) => {
                     self.stream = Some(*stream);
                     self.heartbeat = Some(Heartbeat::new(self.limits.ping_interval));
-                    State::Open(handshake)
+                    WebSocketState::Open(handshake)
                 }
-                Ok(Opened::Refused(handshake)) => State::Refused(handshake),
-                Err(how) => State::Failed(how),
+                Ok(Opened::Refused(handshake)) => WebSocketState::Refused(handshake),
+                Err(how) => WebSocketState::Failed(how),
             };
-            self.news.set(Topic::State);
+            self.readiness.set(Interest::State);
         }
-        if self.ending.is_none() {
+        if self.closing.is_none() {
             // Reading first: a server that closed has often said why, and writing would only say that it did.
             self.read_ahead(cx);
-            self.listen(cx);
+            self.check_heartbeat(cx);
             if self.write_error.is_none() {
                 self.write(cx);
             }
@@ -272,10 +298,10 @@ impl WebSocket {
             }
             if self.wants_room && self.outbox.bytes() <= self.limits.websocket_write_bytes / 2 {
                 self.wants_room = false;
-                self.news.set(Topic::Write);
+                self.readiness.set(Interest::Write);
             }
         }
-        if self.ending.is_some() && self.finish(cx).is_pending() {
+        if self.closing.is_some() && self.finish(cx).is_pending() {
             return Poll::Pending;
         }
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
@@ -287,7 +313,7 @@ impl WebSocket {
             self.held = self.next_frame(cx);
         }
         if self.held.is_some() {
-            self.news.set(Topic::Read);
+            self.readiness.set(Interest::Read);
         }
     }
 
@@ -296,7 +322,7 @@ impl WebSocket {
         if let Some(frame) = self.held.take() {
             return Some(frame);
         }
-        if !matches!(self.state, State::Open(_)) {
+        if !matches!(self.state, WebSocketState::Open(_)) {
             return None;
         }
         for _ in 0..QUIET_MESSAGES {
@@ -308,7 +334,7 @@ impl WebSocket {
                     self.stream.as_ref()?.get_ref().count_control_frame();
                 }
                 Poll::Ready(Some(Ok(Message::Close(frame)))) => {
-                    self.settle(State::Closed(close_reason(frame)));
+                    self.set_final_state(WebSocketState::Closed(close_reason(frame)));
                     self.end(Drain::Handshake);
                     return None;
                 }
@@ -323,7 +349,7 @@ impl WebSocket {
                 Poll::Pending => {
                     if let Some(how) = self.write_error.take() {
                         self.stream = None;
-                        self.settle(State::Failed(how));
+                        self.set_final_state(WebSocketState::Failed(how));
                     }
                     return None;
                 }
@@ -334,30 +360,30 @@ impl WebSocket {
     }
 
     /// Gives the connection its last state.
-    fn settle(&mut self, state: State) {
+    fn set_final_state(&mut self, state: WebSocketState) {
         self.outbox = Outbox::default();
         self.wants_room = false;
         self.heartbeat = None;
         self.state = state;
-        self.news.set(Topic::State);
+        self.readiness.set(Interest::State);
     }
 
     /// What waits is sent still, and the other side waited for.
     fn end(&mut self, drain: Drain) {
         self.heartbeat = None;
-        self.ending = Some(Ending { drain, farewell: Farewell::new(&self.limits) });
+        self.closing = Some(WebSocketClosing { drain, linger: Linger::new(&self.limits) });
     }
 
     fn ended_without_close(&mut self) {
         self.stream = None;
         let state = match self.write_error.take() {
-            Some(how) => State::Failed(how),
-            None => State::Closed(CloseReason {
+            Some(how) => WebSocketState::Failed(how),
+            None => WebSocketState::Closed(CloseReason {
                 code: None,
                 reason: "the server ended the connection without a close frame".to_owned(),
             }),
         };
-        self.settle(state);
+        self.set_final_state(state);
     }
 
     /// RFC 6455 section 7.1.7: fails the connection, with a close frame if there is a code for it.
@@ -373,14 +399,14 @@ impl WebSocket {
             WsError::Utf8(_) => (CloseCode::Invalid, "a text message is not UTF-8".to_owned()),
             error => {
                 self.stream = None;
-                let how = format!("the connection to {} broke: {}", self.target, chain(error));
-                return self.settle(State::Failed(how));
+                let how = format!("the connection to {} broke: {}", self.target, SafeText::chain(error));
+                return self.set_final_state(WebSocketState::Failed(how));
             }
         };
         let close = close_frame(code, &text);
-        self.settle(match code {
-            CloseCode::Size => State::Closed(CloseReason { code: Some(code.into()), reason: text }),
-            code => State::Failed(format!("{} broke the protocol, and was closed with {code}: {text}", self.target)),
+        self.set_final_state(match code {
+            CloseCode::Size => WebSocketState::Closed(CloseReason { code: Some(code.into()), reason: text }),
+            code => WebSocketState::Failed(format!("{} broke the protocol, and was closed with {code}: {text}", self.target)),
         });
         self.outbox.push(close);
         self.end(Drain::Bytes);
@@ -388,16 +414,16 @@ impl WebSocket {
 
     /// Pings a server that says nothing, and gives up one that says nothing to that either. While the stub does not receive, nothing is heard,
     /// and while something waits to be sent, TCP itself finds out.
-    fn listen(&mut self, cx: &mut Context<'_>) {
+    fn check_heartbeat(&mut self, cx: &mut Context<'_>) {
         let (Some(heartbeat), Some(stream)) = (&mut self.heartbeat, &mut self.stream) else { return };
         let deaf = self.held.is_some() || self.outbox.bytes() > 0;
-        match heartbeat.poll_silence(cx, || stream.get_mut().take() || deaf) {
+        match heartbeat.poll_event(cx, || stream.get_mut().take_activity() || deaf) {
             Poll::Pending => {}
-            Poll::Ready(Silence::Ping) => self.outbox.push(Message::Ping(bytes::Bytes::new())),
-            Poll::Ready(Silence::Dead) => {
+            Poll::Ready(HeartbeatEvent::PingDue) => self.outbox.push(Message::Ping(bytes::Bytes::new())),
+            Poll::Ready(HeartbeatEvent::TimedOut) => {
                 self.stream = None;
                 let interval = self.limits.ping_interval;
-                self.settle(State::Failed(format!(
+                self.set_final_state(WebSocketState::Failed(format!(
                     "{} said nothing for {:?}, and did not answer a ping",
                     self.target,
                     2 * interval
@@ -411,30 +437,30 @@ impl WebSocket {
         let Some(stream) = &mut self.stream else { return };
         if let Poll::Ready(Err(error)) = self.outbox.poll_flush(stream, cx) {
             self.outbox = Outbox::default();
-            self.write_error = Some(format!("sending to {} failed: {}", self.target, chain(&error)));
+            self.write_error = Some(format!("sending to {} failed: {}", self.target, SafeText::chain(&error)));
         }
     }
 
-    /// Says good-bye; ready, and without a stream, when that is done or took too long.
+    /// Ends the connection. Ready, and without a stream, when that is done or took too long.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
-        if ending.farewell.poll_over(cx).is_pending() {
+        let (Some(closing), Some(stream)) = (&mut self.closing, &mut self.stream) else { return Poll::Ready(()) };
+        if closing.linger.poll_elapsed(cx).is_pending() {
             let waiting = self.outbox.bytes();
-            let done = ending.poll(stream, &mut self.outbox, cx).is_ready();
+            let done = closing.poll(stream, &mut self.outbox, cx).is_ready();
             if !done && self.outbox.bytes() < waiting {
-                ending.farewell.progress(cx);
+                closing.linger.progress(cx);
             }
             if !done {
                 return Poll::Pending;
             }
         }
-        self.ending = None;
+        self.closing = None;
         self.stream = None;
         Poll::Ready(())
     }
 }
 
-impl Ending {
+impl WebSocketClosing {
     /// Ready when the connection can be dropped.
     fn poll(&mut self, stream: &mut Stream, outbox: &mut Outbox, cx: &mut Context<'_>) -> Poll<()> {
         let flushed = outbox.poll_flush(stream, cx);
@@ -487,7 +513,7 @@ fn close_frame(code: CloseCode, reason: &str) -> Message {
 }
 
 /// The codes that a stub may send (RFC 6455 section 7.4, as browsers have it); others become 1000.
-pub(super) fn stub_code(code: u16) -> CloseCode {
+pub(crate) fn allowed_close_code(code: u16) -> CloseCode {
     match code {
         3000..=4999 => code.into(),
         _ => CloseCode::Normal,

@@ -15,12 +15,9 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
-use crate::transport::{
-    Authorization, Error, Route, TransportLimits,
-    error::{chain, too_long},
-    headers,
-    traffic::Counted,
+use super::{Handshake, Stream, heartbeat::ReadMonitor, outbox::WRITE_AHEAD_BYTES};
+use crate::{
+    Authorization, TransportError, TransportLimits, connections::Route, error::too_long, headers, traffic::MeteredStream,
 };
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
@@ -30,22 +27,22 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Target {
     url: Url,
-    tls: bool,
+    protection: Protection,
     /// As a URL has it: an IPv6 address stands in brackets.
     host: String,
     port: u16,
 }
 
 impl Target {
-    pub(super) fn parse(url: &str, limits: &TransportLimits) -> Result<Self, Error> {
-        let invalid = |why: &str| Error::Invalid(format!("the URL of a WebSocket {why}"));
+    pub(super) fn parse(url: &str, limits: &TransportLimits) -> Result<Self, TransportError> {
+        let invalid = |why: &str| TransportError::Invalid(format!("the URL of a WebSocket {why}"));
         if url.len() > limits.url_bytes {
-            return Err(Error::too_long("a URL", url.len(), limits.url_bytes));
+            return Err(TransportError::too_long("a URL", url.len(), limits.url_bytes));
         }
         let url = Url::parse(url).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
-        let tls = match url.scheme() {
-            "wss" => true,
-            "ws" => false,
+        let protection = match url.scheme() {
+            "wss" => Protection::Tls,
+            "ws" => Protection::Plain,
             scheme => return Err(invalid(&format!("begins with `ws:` or `wss:`, not with `{scheme}:`"))),
         };
         if url.fragment().is_some() {
@@ -56,13 +53,12 @@ impl Target {
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("has a host"))?.to_owned();
         let port = url.port_or_known_default().ok_or_else(|| invalid("has a port"))?;
-        Ok(Self { url, tls, host, port })
+        Ok(Self { url, protection, host, port })
     }
 
     /// Whether the grants allow it, as far as the name tells.
-    pub(super) fn check(&self, grants: &Grants) -> Result<(), Error> {
-        let protection = if self.tls { Protection::Tls } else { Protection::Plain };
-        grants.check(&self.host, self.port, protection).map_err(|refused| Error::Denied(refused.to_string()))
+    pub(super) fn check(&self, grants: &Grants) -> Result<(), TransportError> {
+        grants.check(&self.host, self.port, self.protection).map_err(|refused| TransportError::Denied(refused.to_string()))
     }
 
     /// The opening handshake's request (RFC 6455 section 4.1).
@@ -71,12 +67,13 @@ impl Target {
         protocols: &[String],
         fields: &[(String, String)],
         limits: &TransportLimits,
-    ) -> Result<http::Request<()>, Error> {
-        let invalid = |error: &dyn fmt::Display| Error::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
+    ) -> Result<http::Request<()>, TransportError> {
+        let invalid =
+            |error: &dyn fmt::Display| TransportError::Invalid(format!("the URL of a WebSocket cannot be sent: {error}"));
         let uri: Uri = self.url.as_str().parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
         let mut headers: HeaderMap = headers::parse(fields, limits.request_header_bytes)?;
         if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("sec-websocket-")) {
-            return Err(Error::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
+            return Err(TransportError::Invalid(format!("`{name}` is invalid: this header is set by the host alone")));
         }
         if let Some(protocols) = join_protocols(protocols, limits)? {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
@@ -105,13 +102,13 @@ impl fmt::Display for Target {
 }
 
 /// `Sec-WebSocket-Protocol`: tokens, each once (RFC 6455 section 4.1, item 10).
-fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, Error> {
+fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, TransportError> {
     if protocols.is_empty() {
         return Ok(None);
     }
     let size = protocols.iter().map(|protocol| protocol.len() + 2).sum();
     if size > limits.request_header_bytes {
-        return Err(Error::too_long("a list of subprotocols", size, limits.request_header_bytes));
+        return Err(TransportError::too_long("a list of subprotocols", size, limits.request_header_bytes));
     }
     let mut seen = HashSet::with_capacity(protocols.len());
     for protocol in protocols {
@@ -119,11 +116,11 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
             && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
         if !is_token || !seen.insert(protocol) {
             let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
-            return Err(Error::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
+            return Err(TransportError::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
         }
     }
     let value = HeaderValue::from_str(&protocols.join(", "));
-    value.map(Some).map_err(|_| Error::Invalid("the subprotocols cannot be sent".to_owned()))
+    value.map(Some).map_err(|_| TransportError::Invalid("the subprotocols cannot be sent".to_owned()))
 }
 
 /// How the opening ended, if not by a failure.
@@ -149,10 +146,13 @@ pub(super) async fn open(
             let value = authorization.await.map_err(|why| format!("{target} was not opened: {why}"))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
-        let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.tls, alpn);
+        let alpn: &[&[u8]] = match target.protection {
+            Protection::Tls => &[b"http/1.1"],
+            Protection::Plain => &[],
+        };
+        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.protection, alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
-        shake_hands(Counted::new(connection, &traffic), request, &limits)
+        perform_handshake(MeteredStream::new(connection, &traffic), request, &limits)
             .await
             .map_err(|how| format!("the WebSocket handshake with {target} failed: {how}"))
     };
@@ -162,7 +162,11 @@ pub(super) async fn open(
     }
 }
 
-async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &TransportLimits) -> Result<Opened, String> {
+async fn perform_handshake(
+    connection: MeteredStream,
+    request: http::Request<()>,
+    limits: &TransportLimits,
+) -> Result<Opened, String> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_AHEAD_BYTES)
         .write_buffer_size(WRITE_AHEAD_BYTES)
@@ -170,7 +174,7 @@ async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &T
         .max_write_buffer_size(WRITE_AHEAD_BYTES + limits.frame_bytes + (4 << 10))
         .max_message_size(Some(limits.frame_bytes))
         .max_frame_size(Some(limits.frame_bytes));
-    match client_async_with_config(request, Heard::new(connection), Some(config)).await {
+    match client_async_with_config(request, ReadMonitor::new(connection), Some(config)).await {
         Ok((stream, head)) => {
             // Section 4.1, item 5: none was offered. tungstenite does not look.
             if head.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
@@ -182,7 +186,7 @@ async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &T
         Err(WsError::AttackAttempt) => {
             Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
         }
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(SafeText::chain(&error).to_string()),
     }
 }
 

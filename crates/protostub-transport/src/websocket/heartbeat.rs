@@ -13,41 +13,41 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::transport::traffic::Counted;
+use crate::traffic::MeteredStream;
 
 /// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
 #[derive(Debug)]
-pub(in crate::transport) struct Heard {
-    connection: Counted,
-    heard: bool,
+pub(crate) struct ReadMonitor {
+    connection: MeteredStream,
+    has_read: bool,
 }
 
-impl Heard {
-    pub(super) fn new(connection: Counted) -> Self {
-        Self { connection, heard: false }
+impl ReadMonitor {
+    pub(super) fn new(connection: MeteredStream) -> Self {
+        Self { connection, has_read: false }
     }
 
     /// A ping or a pong came.
-    pub(in crate::transport) fn count_control_frame(&self) {
+    pub(crate) fn count_control_frame(&self) {
         self.connection.count_control_frame();
     }
 
-    /// Whether something came since this was asked last.
-    pub(super) fn take(&mut self) -> bool {
-        std::mem::take(&mut self.heard)
+    /// Returns `true` if something was read since the last call.
+    pub(super) fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.has_read)
     }
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for ReadMonitor {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.connection).poll_read(cx, buffer))?;
-        self.heard |= buffer.filled().len() > before;
+        self.has_read |= buffer.filled().len() > before;
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for ReadMonitor {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.connection).poll_write(cx, bytes)
     }
@@ -70,11 +70,13 @@ pub(super) struct Heartbeat {
     pinged: bool,
 }
 
-/// What an interval without a sign of life asks for.
+/// An interval in which the server was silent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Silence {
-    Ping,
-    Dead,
+pub(super) enum HeartbeatEvent {
+    /// The server was silent for an interval.
+    PingDue,
+    /// The server did not answer the ping within another interval.
+    TimedOut,
 }
 
 impl Heartbeat {
@@ -83,7 +85,7 @@ impl Heartbeat {
     }
 
     /// Ready when an interval passed in silence. `sign_of_life` is asked at the end of each: something came, or nothing could be heard.
-    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>, sign_of_life: impl FnOnce() -> bool) -> Poll<Silence> {
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>, sign_of_life: impl FnOnce() -> bool) -> Poll<HeartbeatEvent> {
         ready!(self.timer.as_mut().poll(cx));
         self.timer.as_mut().reset(Instant::now() + self.interval);
         if self.timer.as_mut().poll(cx).is_ready() {
@@ -93,8 +95,8 @@ impl Heartbeat {
         let pinged = std::mem::replace(&mut self.pinged, silent);
         match (silent, pinged) {
             (false, _) => Poll::Pending,
-            (true, false) => Poll::Ready(Silence::Ping),
-            (true, true) => Poll::Ready(Silence::Dead),
+            (true, false) => Poll::Ready(HeartbeatEvent::PingDue),
+            (true, true) => Poll::Ready(HeartbeatEvent::TimedOut),
         }
     }
 }

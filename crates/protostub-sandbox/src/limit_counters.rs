@@ -1,17 +1,18 @@
-//! The limits that an instance ran into: who is told, and how often.
+//! Counts how often an instance ran into each of its limits, and reports it.
 
 use std::collections::BTreeMap;
 
 use crate::{contract::types::Error, state::StubState};
 
-/// How often the instance ran into each limit, by the setting's name.
+/// The number of times that the instance ran into each limit, by the setting's name.
 #[derive(Debug, Default)]
-pub(crate) struct Hits {
+pub(crate) struct LimitCounters {
     times: BTreeMap<&'static str, u64>,
 }
 
-impl Hits {
-    /// Counts one more; how often it was so far, if that is worth a line: the first time, the tenth, the hundredth …
+impl LimitCounters {
+    /// Counts one more time. Returns the number so far if it deserves a log line: the first time, the
+    /// tenth, the hundredth, and so on.
     fn count(&mut self, setting: &'static str) -> Option<u64> {
         let times = self.times.entry(setting).or_default();
         *times += 1;
@@ -27,24 +28,24 @@ fn is_power_of_ten(mut number: u64) -> bool {
 }
 
 impl StubState {
-    /// The instance ran into this limit.
-    pub(crate) fn limited(&mut self, setting: &'static str) {
-        if let Some(times) = self.hits.count(setting) {
+    /// Counts that the instance ran into this limit, and reports it.
+    pub(crate) fn count_limit(&mut self, setting: &'static str) {
+        if let Some(times) = self.limit_counters.count(setting) {
             let (stub, domain) = (&self.config.url, &self.config.domain);
             tracing::warn!(target: "protostub::limits", %stub, %domain, limit = setting, times, "the stub ran into a limit");
         }
         self.services.presence.limited(setting);
     }
 
-    /// Whether one more connection was one too many.
-    pub(crate) fn note_connections<T>(&mut self, opened: &Result<T, Error>) {
+    /// Counts a connection that was refused since there are as many as the limit.
+    pub(crate) fn count_connection_limit<T>(&mut self, opened: &Result<T, Error>) {
         if matches!(opened, Err(Error::Limit(_))) && self.connections.is_full() {
-            self.limited("connections");
+            self.count_limit("connections");
         }
     }
 
-    /// What was only slowed down during a call, or between two, counts too.
-    pub(crate) fn note_limits(&mut self, cpu_throttled: u64) {
+    /// Counts the limits that only slowed the instance down, during a call or between two calls.
+    pub(crate) fn count_throttled(&mut self, cpu_throttled: u64) {
         let (bytes_in, bytes_out) = self.connections.take_throttled();
         let logged = self.log.take_dropped();
         let throttled = [
@@ -56,7 +57,7 @@ impl StubState {
         let refused = self.connections.take_refused();
         for (setting, times) in throttled.into_iter().chain(refused) {
             for _ in 0..times {
-                self.limited(setting);
+                self.count_limit(setting);
             }
         }
     }
@@ -68,9 +69,9 @@ mod tests {
 
     #[test]
     fn a_line_for_each_power_of_ten() {
-        let mut hits = Hits::default();
-        let told: Vec<_> = (0..1_500).filter_map(|_| hits.count("posts_per_second")).collect();
+        let mut counters = LimitCounters::default();
+        let told: Vec<_> = (0..1_500).filter_map(|_| counters.count("posts_per_second")).collect();
         assert_eq!(told, [1, 10, 100, 1_000]);
-        assert_eq!(hits.count("timers"), Some(1));
+        assert_eq!(counters.count("timers"), Some(1));
     }
 }

@@ -7,20 +7,20 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::TransportLimits;
+use crate::TransportLimits;
 
-/// How long a connection that is being closed may still take.
+/// The time that a connection may still take after the stub closed it, like `SO_LINGER` of a socket.
 #[derive(Debug)]
-pub(super) struct Farewell {
-    /// Runs out when the other side neither takes more of what waits nor ends the connection.
+pub(crate) struct Linger {
+    /// Elapses when the peer neither takes more of the outbox nor ends the connection.
     idle: Pin<Box<Sleep>>,
     idle_limit: Duration,
-    /// Nothing takes longer, however slowly it goes on.
+    /// The latest end, however slowly the peer reads.
     end: Instant,
 }
 
-impl Farewell {
-    pub(super) fn new(limits: &TransportLimits) -> Self {
+impl Linger {
+    pub(crate) fn new(limits: &TransportLimits) -> Self {
         Self {
             idle: Box::pin(sleep(limits.close_timeout)),
             idle_limit: limits.close_timeout,
@@ -28,25 +28,25 @@ impl Farewell {
         }
     }
 
-    /// The other side took something of what waits.
-    pub(super) fn progress(&mut self, cx: &mut Context<'_>) {
+    /// The peer took something of the outbox.
+    pub(crate) fn progress(&mut self, cx: &mut Context<'_>) {
         self.reset(cx, self.end);
     }
 
-    /// From now on there is no more time than for the other side's answer.
-    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
+    /// Limits the rest to the time that the peer has for its answer.
+    pub(crate) fn shorten(&mut self, cx: &mut Context<'_>) {
         self.end = self.end.min(Instant::now() + self.idle_limit);
         self.reset(cx, self.end);
     }
 
-    /// Ready when the time is over.
-    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the time has elapsed.
+    pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.idle.as_mut().poll(cx)
     }
 
     fn reset(&mut self, cx: &mut Context<'_>, end: Instant) {
         self.idle.as_mut().reset(end.min(Instant::now() + self.idle_limit));
-        if self.poll_over(cx).is_ready() {
+        if self.poll_elapsed(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
     }
@@ -63,15 +63,15 @@ mod tests {
     /// After how many seconds it is over, if the other side takes something every `step`, and if the sandbox ends after so many of them.
     async fn check(step: Duration, sandbox_ends_after: usize, expected_seconds: u64) {
         let start = Instant::now();
-        let mut farewell = Farewell::new(&TransportLimits::default());
+        let mut linger = Linger::new(&TransportLimits::default());
         for steps in 1.. {
             if steps > sandbox_ends_after {
-                farewell.hurry(&mut Context::from_waker(Waker::noop()));
+                linger.shorten(&mut Context::from_waker(Waker::noop()));
             }
-            if tokio::time::timeout(step, poll_fn(|cx| farewell.poll_over(cx))).await.is_ok() {
+            if tokio::time::timeout(step, poll_fn(|cx| linger.poll_elapsed(cx))).await.is_ok() {
                 break;
             }
-            farewell.progress(&mut Context::from_waker(Waker::noop()));
+            linger.progress(&mut Context::from_waker(Waker::noop()));
         }
         assert_eq!(start.elapsed().as_secs(), expected_seconds);
     }

@@ -18,7 +18,7 @@ const OVERHEAD_BYTES: usize = 64;
 
 /// Messages that wait to be sent, in order.
 #[derive(Debug, Default)]
-pub(in crate::transport) struct Outbox {
+pub(crate) struct Outbox {
     queue: VecDeque<Message>,
     queued_bytes: usize,
     /// Given to the WebSocket layer since it was last empty.
@@ -27,7 +27,7 @@ pub(in crate::transport) struct Outbox {
 
 impl Outbox {
     /// What counts against the limit.
-    pub(in crate::transport) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.queued_bytes + self.unflushed_bytes
     }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Egress, EgressConfig, Grants, Ports, QuotaLimits, Resolver};
+use protostub_egress::{Egress, EgressConfig, Grants, Ports, Protection, QuotaLimits, Resolver};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -26,15 +26,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// How long a test waits for what has to happen: longer than every limit. Only a failing one waits so long.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// The time that a test waits for an event: longer than every limit. Only a failing test waits so
+/// long.
+const TEST_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Every name is this host, as it is for a stub whose domain's DNS lies.
+/// Resolves every name to this host, like the DNS of a domain that lies.
 #[derive(Debug)]
-struct Here;
+struct LoopbackResolver;
 
 #[async_trait]
-impl Resolver for Here {
+impl Resolver for LoopbackResolver {
     async fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
         Ok(vec![Ipv4Addr::LOCALHOST.into()])
     }
@@ -51,9 +52,9 @@ fn connections() -> Connections {
 
 /// With a grant for loopback, and one for `sp1.example`, which is here.
 fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connections {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..egress }).unwrap();
-    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap();
-    let grants = grants.allow_host("sp1.example", Ports::all(), true).unwrap().allow_loopback(true);
+    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(LoopbackResolver)), ..egress }).unwrap();
+    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap();
+    let grants = grants.allow_host("sp1.example", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let quota = egress.quota(quota(&limits));
     Connections::new(egress, quota, grants, limits)
 }
@@ -68,13 +69,13 @@ async fn drive<T>(connections: &mut Connections, until: impl Future<Output = T>)
         }
         until.as_mut().poll(cx)
     });
-    let result = tokio::time::timeout(PATIENCE, driven).await.expect("it happens in time");
+    let result = tokio::time::timeout(TEST_TIMEOUT, driven).await.expect("it happens in time");
     (result, ready)
 }
 
 /// The next handle with news.
 async fn next_ready(connections: &mut Connections) -> u32 {
-    tokio::time::timeout(PATIENCE, poll_fn(|cx| connections.poll_ready(cx))).await.expect("a handle has news in time")
+    tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_ready(cx))).await.expect("a handle has news in time")
 }
 
 /// Asks again after each `ready` of the handle until there is an answer.

@@ -1,22 +1,25 @@
-//! So much a second, of anything that can be counted.
-
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A token bucket: as much as in one second may come at once, and then as much as flows in. What is taken beyond that is a debt, which has to be
-/// waited off.
+/// A rate limit as a token bucket, of anything that can be counted. Its capacity is what flows in
+/// within one second.
+///
+/// [`take`](Self::take) may take more than there is. The bucket then has a debt, and
+/// [`wait`](Self::wait) returns the time until it is paid.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub struct TokenBucket {
     per_second: u64,
-    /// In billionths, so that nothing is lost between two looks at the clock. Negative: the debt.
+    /// In billionths, so that nothing is lost between two looks at the clock. Negative if there is a
+    /// debt.
     level: i128,
     at: Instant,
 }
 
-impl Bucket {
-    /// A full one.
-    pub(crate) fn new(per_second: u64, now: Instant) -> Self {
+impl TokenBucket {
+    /// Makes a full bucket. A rate of zero counts as one.
+    #[must_use]
+    pub fn new(per_second: u64, now: Instant) -> Self {
         let mut bucket = Self { per_second: per_second.max(1), level: 0, at: now };
         bucket.level = bucket.most();
         bucket
@@ -26,14 +29,14 @@ impl Bucket {
         i128::from(self.per_second) * nanoseconds(SECOND)
     }
 
-    /// Takes it, whether it is there or not.
-    pub(crate) fn take(&mut self, amount: u64, now: Instant) {
+    /// Takes an amount, whether the bucket has it or not.
+    pub fn take(&mut self, amount: u64, now: Instant) {
         self.refill(now);
         self.level -= i128::from(amount) * nanoseconds(SECOND);
     }
 
-    /// How long to wait until something is there again; none: it is.
-    pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
+    /// Returns the time until the bucket has no debt. Returns `None` if it has none now.
+    pub fn wait(&mut self, now: Instant) -> Option<Duration> {
         // What was there when it was last looked at has only become more.
         if self.level >= 0 {
             return None;
@@ -66,7 +69,7 @@ mod tests {
     fn a_second_has_so_much_and_debts_are_waited_off() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut bucket = Bucket::new(1_000, start);
+        let mut bucket = TokenBucket::new(1_000, start);
         bucket.take(1_000, start);
         assert_eq!(bucket.wait(start), None, "as much as in a second may come at once");
         bucket.take(500, start);

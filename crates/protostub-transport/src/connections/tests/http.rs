@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::idle::MAX_IDLE;
 
 const HANDLE: u32 = 5;
 
@@ -28,12 +29,12 @@ fn get_of(url: String) -> Request {
     Request { method: "GET".to_owned(), url, headers: Vec::new(), body: Vec::new() }
 }
 
-async fn head(connections: &mut Connections) -> Result<Head, Error> {
+async fn head(connections: &mut Connections) -> Result<Head, TransportError> {
     ask(connections, HANDLE, |connections| connections.http_poll(HANDLE).transpose()).await
 }
 
 /// The rest of the body in pieces, and the error that it ended with, if any.
-async fn receive_all(connections: &mut Connections, max_bytes: u32) -> (Vec<Vec<u8>>, Option<Error>) {
+async fn receive_all(connections: &mut Connections, max_bytes: u32) -> (Vec<Vec<u8>>, Option<TransportError>) {
     let mut pieces = Vec::new();
     let end = ask(connections, HANDLE, |connections| {
         loop {
@@ -49,8 +50,8 @@ async fn receive_all(connections: &mut Connections, max_bytes: u32) -> (Vec<Vec<
     (pieces, end)
 }
 
-fn error_of(head: Result<Head, Error>) -> String {
-    let Err(Error::Io(how)) = head else { panic!("{head:?}") };
+fn error_of(head: Result<Head, TransportError>) -> String {
+    let Err(TransportError::Io(how)) = head else { panic!("{head:?}") };
     how
 }
 
@@ -76,7 +77,7 @@ async fn an_exchange_there_and_back() {
     };
     connections.http_send(HANDLE, request, None).unwrap();
     assert_eq!(connections.http_poll(HANDLE), Ok(None));
-    assert_eq!(connections.http_receive(HANDLE, 1), Err(Error::Busy));
+    assert_eq!(connections.http_receive(HANDLE, 1), Err(TransportError::Busy));
     let head = head(&mut connections).await.unwrap();
     assert_eq!(head.status, 201);
     let field =
@@ -88,7 +89,7 @@ async fn an_exchange_there_and_back() {
     let (pieces, end) = receive_all(&mut connections, 4).await;
     assert!(pieces.iter().all(|piece| piece.len() <= 4));
     assert_eq!((pieces.concat(), end), (b"0123456789".to_vec(), None));
-    assert_eq!(connections.http_poll(HANDLE), Err(Error::Closed), "the handle ended with the body");
+    assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed), "the handle ended with the body");
     assert_eq!(connections.open_count(), 0);
 }
 
@@ -178,7 +179,7 @@ async fn what_cannot_be_sent_is_said_at_once() {
         let request = Request { method: method.to_owned(), url: url.to_owned(), headers, body: vec![0; body_bytes] };
         let error = connections.http_send(HANDLE, request, None).unwrap_err();
         assert_eq!(error.to_string(), expected);
-        assert_eq!(connections.http_poll(HANDLE), Err(Error::Closed), "the handle names nothing");
+        assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed), "the handle names nothing");
     };
     let here = "http://127.0.0.1/";
     check("GE T", here, ("a", "b"), 0, "invalid: `GE T` is no method (RFC 9110 section 9.1)");
@@ -224,9 +225,9 @@ async fn failures_say_where_and_why() {
     let how = error_of(head(&mut connections).await);
     assert!(how.starts_with(&format!("failed to exchange HTTP with `http://127.0.0.1:{port}/a`: ")), "{how}");
     assert!(!how.contains("secret"), "{how}");
-    assert_eq!(connections.http_receive(HANDLE, 1), Err(Error::Io(how)), "and stays so");
+    assert_eq!(connections.http_receive(HANDLE, 1), Err(TransportError::Io(how)), "and stays so");
     connections.http_cancel(HANDLE);
-    assert_eq!(connections.http_poll(HANDLE), Err(Error::Closed));
+    assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed));
 }
 
 /// Sends a request to a server that answers with these bytes, and ends the connection.
@@ -259,7 +260,7 @@ async fn a_body_that_breaks_off_is_not_complete() {
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
     let (pieces, end) = receive_all(&mut connections, 100).await;
     assert_eq!(pieces.concat(), b"half");
-    let Some(Error::Io(how)) = end else { panic!("{end:?}") };
+    let Some(TransportError::Io(how)) = end else { panic!("{end:?}") };
     assert!(how.starts_with(&format!("the answer to GET http://127.0.0.1:{port}/a broke off: ")), "{how}");
     assert_eq!(connections.http_poll(HANDLE).unwrap().unwrap().status, 200, "the head was there");
 }
@@ -292,7 +293,7 @@ async fn cancelling_ends_the_connection_and_its_news() {
     connections.http_send(HANDLE, get_of(base), None).unwrap();
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
     connections.http_cancel(HANDLE);
-    assert_eq!(connections.http_receive(HANDLE, 1), Err(Error::Closed));
+    assert_eq!(connections.http_receive(HANDLE, 1), Err(TransportError::Closed));
     let (gone, ready) = drive(&mut connections, was_dropped).await;
     assert!(gone.is_err(), "the server's body was dropped");
     assert_eq!(ready, Vec::<u32>::new());
@@ -419,20 +420,20 @@ async fn requests_count_towards_bytes_of_a_second() {
 async fn idle_connections_are_reused_and_bounded() {
     let mut connections = connections();
     let mut servers = Vec::new();
-    for _ in 0..2 * idle::MAX_IDLE {
+    for _ in 0..2 * MAX_IDLE {
         let (port, mut told) = serve_answers(OK.to_vec()).await;
         for _ in 0..3 {
             assert_eq!(exchange(&mut connections, port).await, Ok(b"ok".to_vec()));
         }
         assert_eq!(counted(&mut told), (1, 3), "three requests over one connection");
         servers.push((port, told));
-        assert!(connections.idle.len() <= idle::MAX_IDLE);
+        assert!(connections.idle.len() <= MAX_IDLE);
     }
-    assert_eq!((connections.open_count(), connections.idle.len()), (0, idle::MAX_IDLE));
+    assert_eq!((connections.open_count(), connections.idle.len()), (0, MAX_IDLE));
     // The oldest ones went.
     for (n, (port, told)) in servers.iter_mut().enumerate().rev() {
         exchange(&mut connections, *port).await.unwrap();
-        assert_eq!(counted(told).0, usize::from(n < idle::MAX_IDLE), "server {n}");
+        assert_eq!(counted(told).0, usize::from(n < MAX_IDLE), "server {n}");
     }
 }
 
@@ -446,11 +447,11 @@ async fn idle_connections_make_room_for_others() {
     }
     assert_eq!(connections.idle.len(), 2);
     let (port, _accepted) = serve_nothing().await;
-    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(connections.idle.len(), 1, "two places: one for the connection");
-    connections.tcp_open(2, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(2, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(connections.idle.len(), 0);
-    assert!(matches!(connections.tcp_open(3, "127.0.0.1", port, false), Err(Error::Limit(_))));
+    assert!(matches!(connections.tcp_open(3, "127.0.0.1", port, Protection::Plain), Err(TransportError::Limit(_))));
 }
 
 #[tokio::test]

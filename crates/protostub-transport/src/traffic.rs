@@ -10,14 +10,13 @@ use std::{
 };
 
 use protostub_egress::Connection;
-use protostub_types::deadline;
+use protostub_types::{TokenBucket, deadline};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep_until},
 };
 
-use super::TransportLimits;
-use crate::bucket::Bucket;
+use crate::TransportLimits;
 
 /// What a ping or a pong counts: the host reads and answers it, and the stub has no part in it.
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
@@ -26,27 +25,27 @@ const WRITE_BYTES: usize = 64 << 10;
 
 /// The two directions of all connections of a stub together.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     incoming: Mutex<Flow>,
     outgoing: Mutex<Flow>,
 }
 
 #[derive(Debug)]
 struct Flow {
-    bucket: Bucket,
+    bucket: TokenBucket,
     /// How often somebody had to wait.
     throttled: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     In,
     Out,
 }
 
 impl Traffic {
-    pub(super) fn new(limits: &TransportLimits) -> Arc<Self> {
-        let flow = |per_second| Mutex::new(Flow { bucket: Bucket::new(per_second, Instant::now()), throttled: 0 });
+    pub(crate) fn new(limits: &TransportLimits) -> Arc<Self> {
+        let flow = |per_second| Mutex::new(Flow { bucket: TokenBucket::new(per_second, Instant::now()), throttled: 0 });
         Arc::new(Self { incoming: flow(limits.bytes_in_per_second), outgoing: flow(limits.bytes_out_per_second) })
     }
 
@@ -59,7 +58,7 @@ impl Traffic {
     }
 
     /// How often a connection had to wait to receive, and to send, since this was asked last.
-    pub(super) fn take_throttled(&self) -> (u64, u64) {
+    pub(crate) fn take_throttled(&self) -> (u64, u64) {
         let take = |direction| mem::take(&mut self.flow(direction).throttled);
         (take(Direction::In), take(Direction::Out))
     }
@@ -67,7 +66,7 @@ impl Traffic {
 
 /// One connection's part in the traffic, in one direction.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Throttle {
     traffic: Arc<Traffic>,
     direction: Direction,
     /// Until when nothing flows; made when it has to wait for the first time.
@@ -75,13 +74,13 @@ pub(super) struct Gate {
     waits: bool,
 }
 
-impl Gate {
-    pub(super) fn new(traffic: &Arc<Traffic>, direction: Direction) -> Self {
+impl Throttle {
+    pub(crate) fn new(traffic: &Arc<Traffic>, direction: Direction) -> Self {
         Self { traffic: Arc::clone(traffic), direction, closed: None, waits: false }
     }
 
     /// Ready when something may flow.
-    pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
             let wait = {
@@ -102,37 +101,37 @@ impl Gate {
     }
 
     /// So much has flowed.
-    pub(super) fn count(&self, bytes: usize) {
+    pub(crate) fn count(&self, bytes: usize) {
         self.traffic.flow(self.direction).bucket.take(u64::try_from(bytes).unwrap_or(u64::MAX), Instant::now());
     }
 }
 
 /// A connection whose bytes count.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(crate) struct MeteredStream {
     connection: Connection,
-    incoming: Gate,
-    outgoing: Gate,
+    incoming: Throttle,
+    outgoing: Throttle,
 }
 
-impl Counted {
-    pub(super) fn new(connection: Connection, traffic: &Arc<Traffic>) -> Self {
-        Self { connection, incoming: Gate::new(traffic, Direction::In), outgoing: Gate::new(traffic, Direction::Out) }
+impl MeteredStream {
+    pub(crate) fn new(connection: Connection, traffic: &Arc<Traffic>) -> Self {
+        Self { connection, incoming: Throttle::new(traffic, Direction::In), outgoing: Throttle::new(traffic, Direction::Out) }
     }
 
-    pub(super) fn into_inner(self) -> Connection {
+    pub(crate) fn into_inner(self) -> Connection {
         self.connection
     }
 
     /// A ping or a pong came.
-    pub(super) fn count_control_frame(&self) {
+    pub(crate) fn count_control_frame(&self) {
         self.incoming.count(CONTROL_FRAME_BYTES);
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.incoming.poll_open(cx));
+        ready!(self.incoming.poll_ready(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.connection).poll_read(cx, buffer))?;
         self.incoming.count(buffer.filled().len().saturating_sub(before));
@@ -140,9 +139,9 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for MeteredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.outgoing.poll_open(cx));
+        ready!(self.outgoing.poll_ready(cx));
         let written = ready!(Pin::new(&mut self.connection).poll_write(cx, &bytes[..bytes.len().min(WRITE_BYTES)]))?;
         self.outgoing.count(written);
         Poll::Ready(Ok(written))

@@ -44,7 +44,7 @@ where
 }
 
 /// Everything that comes until the connection ends, in portions, and how it ended.
-async fn receive_all(connections: &mut Connections, max_frames: u32, max_bytes: u32) -> (Vec<Frame>, Error) {
+async fn receive_all(connections: &mut Connections, max_frames: u32, max_bytes: u32) -> (Vec<Frame>, TransportError) {
     let mut frames = Vec::new();
     let end = ask(connections, HANDLE, |connections| {
         loop {
@@ -84,7 +84,7 @@ async fn send_all(connections: &mut Connections, mut frames: Vec<Frame>) {
     ask(connections, HANDLE, |connections| {
         match connections.websocket_send(HANDLE, frames.clone()) {
             Ok(taken) => drop(frames.drain(..taken as usize)),
-            Err(error) => assert_eq!(error, Error::Busy),
+            Err(error) => assert_eq!(error, TransportError::Busy),
         }
         frames.is_empty().then_some(())
     })
@@ -108,7 +108,7 @@ async fn frames_keep_their_order_in_batches_of_any_size() {
         assert_eq!(connections.websocket_send(HANDLE, sent.clone()), Ok(500));
         let (frames, end) = receive_all(&mut connections, max_frames, max_bytes).await;
         assert_eq!(frames, sent);
-        assert_eq!(end, Error::Closed);
+        assert_eq!(end, TransportError::Closed);
         assert_eq!(connections.websocket_poll(HANDLE), closed(None, ""));
         server.await.unwrap();
     }
@@ -204,7 +204,7 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
         }
     })
     .await;
-    assert_eq!((count, end), (FRAMES, Error::Closed));
+    assert_eq!((count, end), (FRAMES, TransportError::Closed));
     server.await.unwrap();
 }
 
@@ -230,7 +230,7 @@ async fn no_more_is_taken_than_may_wait() {
         taken += offer;
         assert!(taken < 5_000, "it takes everything");
     }
-    assert_eq!(connections.websocket_send(HANDLE, vec![frame(taken)]), Err(Error::Busy));
+    assert_eq!(connections.websocket_send(HANDLE, vec![frame(taken)]), Err(TransportError::Busy));
     let waiting = connections.websocket(HANDLE, |socket, _| socket.outbox.bytes()).unwrap();
     assert!((1 << 20..(1 << 20) + 200_000).contains(&waiting), "{waiting}");
 
@@ -271,7 +271,10 @@ where
     let (frames, error) = receive_all(&mut connections, 1, 100).await;
     assert_eq!(frames, [text("one"), text("two")], "what came before can still be received");
     let state = connections.websocket_poll(HANDLE);
-    assert_eq!(error, if let WebSocketState::Failed(how) = &state { Error::Io(how.clone()) } else { Error::Closed });
+    assert_eq!(
+        error,
+        if let WebSocketState::Failed(how) = &state { TransportError::Io(how.clone()) } else { TransportError::Closed }
+    );
     assert_eq!(connections.websocket_send(HANDLE, vec![text("late")]), Err(error));
     state
 }
@@ -336,7 +339,7 @@ async fn a_message_over_the_limit_ends_with_1009() {
     })
     .await;
     let (frames, end) = receive_all(&mut connections, 10, u32::MAX).await;
-    assert_eq!((frames.len(), end), (1, Error::Closed));
+    assert_eq!((frames.len(), end), (1, TransportError::Closed));
     let reason = "a message of 1048577 bytes is 1 bytes over the limit of 1048576";
     assert_eq!(connections.websocket_poll(HANDLE), closed(1009, reason));
     let frame = drive(&mut connections, server).await.0.unwrap();
@@ -361,14 +364,14 @@ async fn fragments_without_an_end_have_an_end() {
     })
     .await;
     let (frames, end) = receive_all(&mut connections, 10, u32::MAX).await;
-    assert_eq!((frames, end), (Vec::new(), Error::Closed));
+    assert_eq!((frames, end), (Vec::new(), TransportError::Closed));
     let WebSocketState::Closed(CloseReason { code: Some(1009), reason }) = connections.websocket_poll(HANDLE) else {
         panic!("not 1009")
     };
     assert!(reason.ends_with("over the limit of 1048576"), "{reason}");
     connections.websocket_close(HANDLE, 1000, "");
     // The server never ends its side: after 2 s it is left alone.
-    tokio::time::timeout(PATIENCE, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
     assert_eq!(server.await.unwrap()[0], 0x88, "a close frame");
 }
 
@@ -473,7 +476,7 @@ async fn closing_sends_what_was_sent_and_says_why() {
     async fn check(code: u16, reason: &str, expected: (u16, &str)) {
         let mut connections = connections();
         let server = open(&mut connections, async |mut socket| {
-            // News that come too late.
+            // Events that come too late.
             socket.send(Message::text("news")).await.unwrap();
             let mut received = Vec::new();
             loop {
@@ -492,8 +495,8 @@ async fn closing_sends_what_was_sent_and_says_why() {
         assert_eq!(connections.websocket_send(HANDLE, frames), Ok(10));
         connections.websocket_close(HANDLE, code, reason);
         assert_eq!(connections.websocket_poll(HANDLE), closed(None, ""), "the handle has ended");
-        assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(Error::Closed));
-        assert_eq!(connections.websocket_send(HANDLE, Vec::new()), Err(Error::Closed));
+        assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(TransportError::Closed));
+        assert_eq!(connections.websocket_send(HANDLE, Vec::new()), Err(TransportError::Closed));
         let (result, ready) = drive(&mut connections, server).await;
         assert_eq!(ready, Vec::<u32>::new());
         let (received, frame) = result.unwrap();
@@ -520,7 +523,7 @@ async fn what_is_closed_has_no_news() {
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     // Asked, so that the next frame would be news; and a `ready` that is due already is not given any more.
     assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Ok(vec![text("news")]));
-    connections.websocket(HANDLE, |socket, _| socket.news.set(news::Topic::Write)).unwrap();
+    connections.websocket(HANDLE, |socket, _| socket.readiness.set(crate::readiness::Interest::Write)).unwrap();
     connections.websocket_close(HANDLE, 1000, "");
     let (done, ready) = drive(&mut connections, server).await;
     done.unwrap();
@@ -585,7 +588,7 @@ async fn whatever_a_server_sends_there_is_an_end() {
         })
         .await;
         let (_, end) = receive_all(&mut connections, 3, 1_000).await;
-        assert!(matches!(end, Error::Closed | Error::Io(_)));
+        assert!(matches!(end, TransportError::Closed | TransportError::Io(_)));
         connections.websocket_close(HANDLE, 1000, "");
         poll_fn(|cx| connections.poll_closed(cx)).await;
         drop(connections);

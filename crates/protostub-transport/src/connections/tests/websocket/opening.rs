@@ -8,6 +8,7 @@ use tokio_tungstenite::{
 use protostub_egress::QuotaLimits;
 
 use super::*;
+use crate::Handshake;
 
 #[tokio::test]
 #[expect(clippy::result_large_err, reason = "tungstenite's callback")]
@@ -89,16 +90,16 @@ async fn what_cannot_be_opened_is_said_at_once() {
 
 #[tokio::test]
 async fn what_a_name_resolves_to_is_judged_later() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..EgressConfig::default() }).unwrap();
-    let grants = Grants::none().allow_host("sp1.example", 443, false).unwrap();
+    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(LoopbackResolver)), ..EgressConfig::default() }).unwrap();
+    let grants = Grants::none().allow_host("sp1.example", 443, Protection::Tls).unwrap();
     let mut connections =
         Connections::new(egress.clone(), egress.quota(QuotaLimits::default()), grants, TransportLimits::default());
     connections.websocket_open(HANDLE, "wss://sp1.example/", &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
     assert!(how.contains("`sp1.example:443` is refused: its address 127.0.0.1 is"), "{how}");
-    assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(Error::Io(how.clone())));
-    assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(Error::Io(how)));
+    assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
@@ -116,8 +117,8 @@ async fn another_status_refuses() {
         [("www-authenticate", "Bearer"), ("content-length", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let refused = Handshake { status: 401, protocol: None, headers: headers.to_vec() };
     assert_eq!(connections.websocket_poll(HANDLE), WebSocketState::Refused(refused));
-    assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(Error::Closed));
-    assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(Error::Closed));
+    assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(TransportError::Closed));
+    assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(TransportError::Closed));
 }
 
 /// Opens a connection to a server that answers the handshake with these bytes; how it failed.
@@ -188,7 +189,7 @@ async fn tls_is_for_the_name() {
     assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Open(_)));
     assert_eq!(connections.websocket_send(HANDLE, vec![text("over TLS")]), Ok(1));
     let (frames, end) = receive_all(&mut connections, 10, 100).await;
-    assert_eq!((frames, end), (vec![text("over TLS")], Error::Closed));
+    assert_eq!((frames, end), (vec![text("over TLS")], TransportError::Closed));
     assert_eq!(connections.websocket_poll(HANDLE), closed(None, "the server ended the connection without a close frame"));
     server.await.unwrap();
 }

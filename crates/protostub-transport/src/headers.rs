@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 use protostub_egress::request_headers;
 
-use super::Error;
+use crate::TransportError;
 
 /// How many fields a stub may send: a field costs the host more than its bytes.
 const FIELDS: usize = 256;
@@ -12,22 +12,26 @@ const FIELDS: usize = 256;
 ///
 /// # Errors
 /// `invalid` for what is no name or value, and for names that are the host's; `limit` if they are too many, or over `limit_bytes`.
-pub(super) fn parse(headers: &[(String, String)], limit_bytes: usize) -> Result<HeaderMap, Error> {
+pub(crate) fn parse(headers: &[(String, String)], limit_bytes: usize) -> Result<HeaderMap, TransportError> {
     if headers.len() > FIELDS {
-        return Err(Error::Limit(format!("{} headers are {} over the limit of {FIELDS}", headers.len(), headers.len() - FIELDS)));
+        return Err(TransportError::Limit(format!(
+            "{} headers are {} over the limit of {FIELDS}",
+            headers.len(),
+            headers.len() - FIELDS
+        )));
     }
     let size = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if size > limit_bytes {
-        return Err(Error::too_long("a request's head", size, limit_bytes));
+        return Err(TransportError::too_long("a request's head", size, limit_bytes));
     }
-    request_headers(headers).map_err(|error| Error::Invalid(error.to_string()))
+    request_headers(headers).map_err(|error| TransportError::Invalid(error.to_string()))
 }
 
 /// Writes a response's fields as a stub sees them: names in lower case, what is not UTF-8 replaced.
 ///
 /// # Errors
 /// The number of bytes if it is over `limit_bytes`.
-pub(super) fn list(headers: &HeaderMap, limit_bytes: usize) -> Result<Vec<(String, String)>, usize> {
+pub(crate) fn list(headers: &HeaderMap, limit_bytes: usize) -> Result<Vec<(String, String)>, usize> {
     let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > limit_bytes {
         return Err(size);

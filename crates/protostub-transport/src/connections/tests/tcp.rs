@@ -15,10 +15,10 @@ where
     F: Future<Output = T> + Send,
 {
     let (port, task) = serve(server).await;
-    connections.tcp_open(HANDLE, "sp1.example", port, false).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Plain).unwrap();
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Connecting);
-    assert_eq!(connections.tcp_send(HANDLE, b"early"), Err(Error::Busy));
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Busy));
+    assert_eq!(connections.tcp_send(HANDLE, b"early"), Err(TransportError::Busy));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Busy));
     opened(connections).await;
     (port, task)
 }
@@ -64,7 +64,7 @@ async fn send_all(connections: &mut Connections, mut bytes: &[u8]) {
     ask(connections, HANDLE, |connections| {
         match connections.tcp_send(HANDLE, bytes) {
             Ok(taken) => bytes = &bytes[taken as usize..],
-            Err(error) => assert_eq!(error, Error::Busy),
+            Err(error) => assert_eq!(error, TransportError::Busy),
         }
         bytes.is_empty().then_some(())
     })
@@ -129,7 +129,7 @@ async fn closing_loses_nothing_that_was_sent_and_has_no_news() {
     assert!(sent > 256 << 10, "{sent}");
     connections.tcp_close(HANDLE);
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Closed);
-    assert_eq!(connections.tcp_send(HANDLE, b"late"), Err(Error::Closed));
+    assert_eq!(connections.tcp_send(HANDLE, b"late"), Err(TransportError::Closed));
     let (received, ready) = drive(&mut connections, server).await;
     assert_eq!(received.unwrap(), sent as usize);
     assert_eq!(ready, Vec::<u32>::new());
@@ -154,7 +154,7 @@ async fn no_more_is_taken_than_may_wait() {
         taken += more as usize;
     }
     assert!(taken < bytes.len(), "it takes everything");
-    assert_eq!(connections.tcp_send(HANDLE, b"more"), Err(Error::Busy));
+    assert_eq!(connections.tcp_send(HANDLE, b"more"), Err(TransportError::Busy));
     assert_eq!(connections.tcp(HANDLE, |connection, _| connection.waiting_bytes()), Some(256 << 10));
     go.send(()).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
@@ -207,16 +207,16 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
 #[tokio::test]
 async fn what_cannot_be_opened_is_said_at_once() {
     let mut connections = connections();
-    let mut check = |host: &str, port: u16, tls: bool, expected: &str| {
-        assert_eq!(connections.tcp_open(HANDLE, host, port, tls).unwrap_err().to_string(), expected);
+    let mut check = |host: &str, port: u16, protection: Protection, expected: &str| {
+        assert_eq!(connections.tcp_open(HANDLE, host, port, protection).unwrap_err().to_string(), expected);
     };
-    check("", 1, false, "invalid: a host of 0 bytes is none: 1 to 253 are");
-    check("sp1.example/a", 1, false, "invalid: `/` is no part of a host's name or address");
-    check("sp1.example", 0, false, "invalid: the port 0 names no service");
+    check("", 1, Protection::Plain, "invalid: a host of 0 bytes is none: 1 to 253 are");
+    check("sp1.example/a", 1, Protection::Plain, "invalid: `/` is no part of a host's name or address");
+    check("sp1.example", 0, Protection::Plain, "invalid: the port 0 names no service");
     check(
         "sp2.example",
         5222,
-        true,
+        Protection::Tls,
         "denied: `sp2.example:5222` is refused: no rule names this host; grant `sp2.example:5222` to allow it",
     );
 }
@@ -225,12 +225,12 @@ async fn what_cannot_be_opened_is_said_at_once() {
 async fn failures_say_where_and_why() {
     let mut connections = connections();
     let port = dead_port().await;
-    connections.tcp_open(HANDLE, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
     let how = failed(&mut connections).await;
     assert!(how.starts_with(&format!("failed to connect to `127.0.0.1:{port}`")), "{how}");
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Io(how)));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
@@ -246,8 +246,8 @@ async fn a_reset_is_a_failure_after_what_came_before() {
     drive(&mut connections, server).await.0.unwrap();
     let how = failed(&mut connections).await;
     assert!(how.starts_with(&format!("the connection to sp1.example:{port} broke: ")), "{how}");
-    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(Error::Io(how.clone())));
-    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(Error::Io(how)));
+    assert_eq!(connections.tcp_receive(HANDLE, 1), Err(TransportError::Io(how.clone())));
+    assert_eq!(connections.tcp_send(HANDLE, b"a"), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
@@ -266,9 +266,9 @@ async fn tls_from_the_start() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "sp1.example", port, true).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Tls).unwrap();
     opened(&mut connections).await;
-    assert!(matches!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Invalid(_))));
+    assert!(matches!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Invalid(_))));
     send_all(&mut connections, b"hello").await;
     assert_eq!(receive(&mut connections, usize::MAX, 100).await, b"hello");
     send_all(&mut connections, b"bye").await;
@@ -286,7 +286,7 @@ async fn tls_that_breaks_off_is_a_failure() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "sp1.example", port, true).unwrap();
+    connections.tcp_open(HANDLE, "sp1.example", port, Protection::Tls).unwrap();
     opened(&mut connections).await;
     assert_eq!(receive(&mut connections, 4, 100).await, b"half");
     let how = failed(&mut connections).await;
@@ -308,13 +308,13 @@ async fn tls_can_begin_later() {
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
-    connections.tcp_open(HANDLE, "127.0.0.1", port, false).unwrap();
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
+    connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Busy));
     opened(&mut connections).await;
     send_all(&mut connections, b"STARTTLS\n").await;
     assert_eq!(receive(&mut connections, 6, 100).await, b"go on\n");
     let denied = connections.tcp_start_tls(HANDLE, "sp2.example");
-    assert!(matches!(&denied, Err(Error::Denied(why)) if why.contains("no rule names this host")), "{denied:?}");
+    assert!(matches!(&denied, Err(TransportError::Denied(why)) if why.contains("no rule names this host")), "{denied:?}");
     connections.tcp_start_tls(HANDLE, "sp1.example").unwrap();
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Connecting);
     opened(&mut connections).await;
@@ -336,9 +336,9 @@ async fn what_comes_before_tls_is_not_protected() {
     drive(&mut connections, was_sent).await.0.unwrap();
     assert_eq!(receive(&mut connections, 6, 6).await, b"go on\n");
     let how = format!("sp1.example:{port} sent 9 bytes that were not received before TLS");
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Io(how.clone())));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Io(how.clone())));
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Failed(how.clone()));
-    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(Error::Io(how)), "none of it is given to the stub");
+    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(TransportError::Io(how)), "none of it is given to the stub");
 }
 
 #[tokio::test]
@@ -364,10 +364,10 @@ async fn tls_waits_until_everything_plain_is_sent() {
     while let Ok(more) = connections.tcp_send(HANDLE, &zeroes) {
         taken += more as usize;
     }
-    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(Error::Busy));
+    assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Busy));
     go.send(()).unwrap();
     let start_tls = |connections: &mut Connections| {
-        Some(connections.tcp_start_tls(HANDLE, "sp1.example")).filter(|result| *result != Err(Error::Busy))
+        Some(connections.tcp_start_tls(HANDLE, "sp1.example")).filter(|result| *result != Err(TransportError::Busy))
     };
     assert_eq!(ask(&mut connections, HANDLE, start_tls).await, Ok(()));
     assert_eq!(drive(&mut connections, server).await.0.unwrap(), taken);

@@ -19,19 +19,19 @@ async fn there_are_no_more_connections_than_the_limit() {
         Request { method: "GET".to_owned(), url: format!("http://127.0.0.1:{port}"), headers: Vec::new(), body: Vec::new() };
     connections.websocket_open(1, &url, &[], &[], None).unwrap();
     connections.http_send(2, request.clone(), None).unwrap();
-    connections.tcp_open(3, "127.0.0.1", port, false).unwrap();
-    let full = Err(Error::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
+    connections.tcp_open(3, "127.0.0.1", port, Protection::Plain).unwrap();
+    let full = Err(TransportError::Limit("3 connections are open, and the limit is 3: close or cancel one first".to_owned()));
     assert_eq!(connections.websocket_open(4, &url, &[], &[], None), full);
     assert_eq!(connections.http_send(4, request.clone(), None), full);
-    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, false), full);
+    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, Protection::Plain), full);
 
     // Failed ones are the stub's until it closes them.
     let mut failed = [next_ready(&mut connections).await, next_ready(&mut connections).await, next_ready(&mut connections).await];
     failed.sort_unstable();
     assert_eq!(failed, [1, 2, 3]);
-    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, false), full);
+    assert_eq!(connections.tcp_open(4, "127.0.0.1", port, Protection::Plain), full);
     connections.http_cancel(2);
-    connections.tcp_open(4, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(4, "127.0.0.1", port, Protection::Plain).unwrap();
     connections.websocket_close(1, 1000, "");
     connections.tcp_close(3);
     assert_eq!(connections.connections.len(), 1, "what has no connection has nothing to say at its end");
@@ -41,13 +41,13 @@ async fn there_are_no_more_connections_than_the_limit() {
 #[tokio::test]
 async fn stub_with_its_share_of_sockets_is_told() {
     let egress = Egress::new(EgressConfig { max_sockets: Some(16), ..EgressConfig::default() }).unwrap();
-    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap().allow_loopback(true);
+    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let limits = TransportLimits::default();
     let stub = || Connections::new(egress.clone(), egress.quota(quota(&limits)), grants.clone(), limits.clone());
     let (mut one, mut other) = (stub(), stub());
     let (port, _accepted) = serve_nothing().await;
     for handle in 1..=8 {
-        one.tcp_open(handle, "127.0.0.1", port, false).unwrap();
+        one.tcp_open(handle, "127.0.0.1", port, Protection::Plain).unwrap();
     }
     let mut failed = 0;
     for _ in 1..=8 {
@@ -55,10 +55,12 @@ async fn stub_with_its_share_of_sockets_is_told() {
         failed += u32::from(matches!(one.tcp_poll(handle), TcpState::Failed(how) if how.contains("`max-sockets`")));
     }
     assert_eq!(failed, 1, "half of the sockets is 7");
-    let Err(Error::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, false) else { panic!("there is one more") };
+    let Err(TransportError::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, Protection::Plain) else {
+        panic!("there is one more")
+    };
     assert!(text.contains("the stubs share 14 sockets"), "{text}");
     assert_eq!(one.take_refused()[2], ("max_sockets", 2));
-    other.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    other.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
     assert_eq!(next_ready(&mut other).await, 1);
     assert_eq!(other.tcp_poll(1), TcpState::Open);
     one.close_all();
@@ -68,9 +70,9 @@ async fn stub_with_its_share_of_sockets_is_told() {
 async fn handles_are_of_one_interface() {
     let mut connections = connections();
     let port = dead_port().await;
-    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
-    assert_eq!(connections.http_poll(1), Err(Error::Closed));
-    assert_eq!(connections.http_receive(1, 1), Err(Error::Closed));
+    connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
+    assert_eq!(connections.http_poll(1), Err(TransportError::Closed));
+    assert_eq!(connections.http_receive(1, 1), Err(TransportError::Closed));
     assert_eq!(connections.websocket_poll(1), WebSocketState::Closed(CloseReason::default()));
     connections.websocket_close(1, 1000, "");
     connections.http_cancel(1);
@@ -78,9 +80,9 @@ async fn handles_are_of_one_interface() {
 
     // Unknown ones.
     assert_eq!(connections.tcp_poll(2), TcpState::Closed);
-    assert_eq!(connections.tcp_receive(2, 1), Err(Error::Closed));
-    assert_eq!(connections.tcp_send(2, b"a"), Err(Error::Closed));
-    assert_eq!(connections.tcp_start_tls(2, "sp1.example"), Err(Error::Closed));
+    assert_eq!(connections.tcp_receive(2, 1), Err(TransportError::Closed));
+    assert_eq!(connections.tcp_send(2, b"a"), Err(TransportError::Closed));
+    assert_eq!(connections.tcp_start_tls(2, "sp1.example"), Err(TransportError::Closed));
     connections.tcp_close(2);
 }
 
@@ -130,14 +132,14 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
     .await;
     // What opening them left to do.
     while poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready() {}
-    while connections.woken.len() > 0 {
+    while connections.queue.len() > 0 {
         poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready();
     }
 
     for n in 0..FRAMES {
         send.send(n).await.unwrap();
         let handle = poll_fn(|cx| {
-            assert!(connections.woken.len() <= 1, "only the busy one is looked at");
+            assert!(connections.queue.len() <= 1, "only the busy one is looked at");
             connections.poll_ready(cx)
         })
         .await;
@@ -156,7 +158,7 @@ async fn receive_all(connections: &mut Connections, handle: u32, bytes: usize) {
         received += ask(connections, handle, |connections| match connections.tcp_receive(handle, u32::MAX) {
             Ok(Some(bytes)) if bytes.is_empty() => None,
             Ok(Some(bytes)) => Some(bytes.len()),
-            Err(Error::Busy) => None,
+            Err(TransportError::Busy) => None,
             other => panic!("{other:?}"),
         })
         .await;
@@ -174,8 +176,8 @@ async fn all_connections_together_receive_so_many_bytes_a_second() {
     let (one, _serving_one) = serve(flood).await;
     let (two, _serving_two) = serve(flood).await;
     let begun = std::time::Instant::now();
-    connections.tcp_open(1, "127.0.0.1", one, false).unwrap();
-    connections.tcp_open(2, "127.0.0.1", two, false).unwrap();
+    connections.tcp_open(1, "127.0.0.1", one, Protection::Plain).unwrap();
+    connections.tcp_open(2, "127.0.0.1", two, Protection::Plain).unwrap();
     receive_all(&mut connections, 1, 75_000).await;
     receive_all(&mut connections, 2, 75_000).await;
     // As much as in a second may come at once; what is over by more than the last piece has to be waited for.
@@ -193,7 +195,7 @@ async fn a_connection_sends_so_many_bytes_a_second() {
     })
     .await;
     let begun = std::time::Instant::now();
-    connections.tcp_open(1, "127.0.0.1", port, false).unwrap();
+    connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
     ask(&mut connections, 1, |connections| (connections.tcp_poll(1) == TcpState::Open).then_some(())).await;
     assert_eq!(connections.tcp_send(1, &[b'x'; 250_000]), Ok(250_000), "the host takes what may wait");
     drive(&mut connections, received).await.0.unwrap();

@@ -19,12 +19,12 @@ use protostub_egress::{Connection, Protection};
 use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::{
-    Error, Route, TransportLimits,
-    error::chain,
-    farewell::Farewell,
-    news::{News, Topic},
-    traffic::Counted,
+use crate::{
+    TransportError, TransportLimits,
+    connections::Route,
+    linger::Linger,
+    readiness::{Interest, Readiness},
+    traffic::MeteredStream,
 };
 
 /// How much is read from the socket at once, and before the stub asks.
@@ -34,28 +34,33 @@ const QUIET_READS: usize = 16;
 /// RFC 1035 section 2.3.4 allows 255 bytes, which are 253 as text.
 const HOST_BYTES: usize = 253;
 
-/// What the connection is for the stub.
+/// The state of a TCP connection as the stub sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum State {
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
+pub enum TcpState {
+    /// The connection, or TLS over it, is not established.
     Connecting,
+    /// Both sides can send.
     Open,
+    /// The peer ended its half. The stub can still send.
     Closed,
+    /// The connection broke, for this reason.
     Failed(String),
 }
 
 /// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
-pub(super) struct Tcp {
-    pub(super) news: News,
-    state: State,
+pub(crate) struct Tcp {
+    pub(crate) readiness: Readiness,
+    state: TcpState,
     route: Route,
     /// Where it goes, for the texts of errors: `sp1.example:5222`.
     target: String,
     port: u16,
-    tls: bool,
+    protection: Protection,
     /// TCP and TLS from the start, or TLS over a connection that was plain.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
-    stream: Option<Counted>,
-    ending: Option<Ending>,
+    stream: Option<MeteredStream>,
+    closing: Option<TcpClosing>,
     /// What was read before the stub asked.
     held: BytesMut,
     outbox: BytesMut,
@@ -69,42 +74,47 @@ pub(super) struct Tcp {
 }
 
 /// What is left to do with a connection that the stub closed.
-struct Ending {
+struct TcpClosing {
     shut_down: bool,
-    farewell: Farewell,
+    linger: Linger,
 }
 
 impl Tcp {
     /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
-    pub(super) fn open(route: &Route, limits: &TransportLimits, host: &str, port: u16, tls: bool) -> Result<Self, Error> {
+    pub(crate) fn open(
+        route: &Route,
+        limits: &TransportLimits,
+        host: &str,
+        port: u16,
+        protection: Protection,
+    ) -> Result<Self, TransportError> {
         check_host(host)?;
         if port == 0 {
-            return Err(Error::Invalid("the port 0 names no service".to_owned()));
+            return Err(TransportError::Invalid("the port 0 names no service".to_owned()));
         }
-        let protection = if tls { Protection::Tls } else { Protection::Plain };
-        route.grants.check(host, port, protection).map_err(|refused| Error::Denied(refused.to_string()))?;
+        route.grants.check(host, port, protection).map_err(|refused| TransportError::Denied(refused.to_string()))?;
 
         let target = format!("{host}:{port}");
         let (name, host, open_timeout) = (target.clone(), host.to_owned(), limits.open_timeout);
         let opening = {
             let Route { egress, quota, grants, .. } = route.clone();
             async move {
-                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, tls, &[])).await {
+                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, protection, &[])).await {
                     Ok(result) => result.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
                 }
             }
         };
         Ok(Self {
-            news: News::default(),
-            state: State::Connecting,
+            readiness: Readiness::default(),
+            state: TcpState::Connecting,
             route: route.clone(),
             target,
             port,
-            tls,
+            protection,
             opening: Some(Box::pin(opening)),
             stream: None,
-            ending: None,
+            closing: None,
             held: BytesMut::new(),
             outbox: BytesMut::new(),
             unflushed: false,
@@ -114,25 +124,28 @@ impl Tcp {
         })
     }
 
-    pub(super) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), Error> {
+    pub(crate) fn start_tls(&mut self, cx: &mut Context<'_>, server_name: &str) -> Result<(), TransportError> {
         check_host(server_name)?;
-        self.route.grants.check(server_name, self.port, Protection::Tls).map_err(|refused| Error::Denied(refused.to_string()))?;
+        self.route
+            .grants
+            .check(server_name, self.port, Protection::Tls)
+            .map_err(|refused| TransportError::Denied(refused.to_string()))?;
         match &self.state {
-            State::Open => {}
-            State::Connecting => return Err(Error::Busy),
-            State::Closed => return Err(Error::Closed),
-            State::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Open => {}
+            TcpState::Connecting => return Err(TransportError::Busy),
+            TcpState::Closed => return Err(TransportError::Closed),
+            TcpState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
-        if self.tls {
-            return Err(Error::Invalid(format!("the connection to {} is over TLS already", self.target)));
+        if self.protection == Protection::Tls {
+            return Err(TransportError::Invalid(format!("the connection to {} is over TLS already", self.target)));
         }
         self.write(cx);
         if let Some(how) = &self.write_error {
-            return Err(Error::Io(how.clone()));
+            return Err(TransportError::Io(how.clone()));
         }
         if self.waits() {
             self.wants_room = Some(0);
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         self.read_ahead(cx);
         if !self.held.is_empty() {
@@ -140,10 +153,10 @@ impl Tcp {
             let how = format!("{} sent {} bytes that were not received before TLS", self.target, self.held.len());
             self.held.clear();
             self.fail(how.clone());
-            return Err(Error::Io(how));
+            return Err(TransportError::Io(how));
         }
         match (&self.state, self.stream.take()) {
-            (State::Open, Some(stream)) => {
+            (TcpState::Open, Some(stream)) => {
                 let Route { egress, quota, grants, .. } = self.route.clone();
                 let open_timeout = self.limits.open_timeout;
                 let (name, server_name) = (self.target.clone(), server_name.to_owned());
@@ -155,24 +168,24 @@ impl Tcp {
                         Err(_) => Err(format!("starting TLS with {name} took longer than {open_timeout:?}")),
                     }
                 }));
-                self.state = State::Connecting;
-                self.tls = true;
+                self.state = TcpState::Connecting;
+                self.protection = Protection::Tls;
                 Ok(())
             }
-            (State::Failed(how), _) => Err(Error::Io(how.clone())),
-            _ => Err(Error::Closed),
+            (TcpState::Failed(how), _) => Err(TransportError::Io(how.clone())),
+            _ => Err(TransportError::Closed),
         }
     }
 
-    pub(super) fn poll(&mut self) -> State {
-        self.news.asked(Topic::State);
+    pub(crate) fn poll(&mut self) -> TcpState {
+        self.readiness.clear(Interest::State);
         self.state.clone()
     }
 
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, Error> {
-        self.news.asked(Topic::Read);
-        if self.state == State::Connecting {
-            return Err(Error::Busy);
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, TransportError> {
+        self.readiness.clear(Interest::Read);
+        if self.state == TcpState::Connecting {
+            return Err(TransportError::Busy);
         }
         let max_bytes = max_bytes.min(self.limits.receive_bytes);
         while self.held.len() < max_bytes && self.read(cx) {}
@@ -181,19 +194,19 @@ impl Tcp {
             return Ok(Some(self.held.split_to(size).into()));
         }
         match &self.state {
-            State::Connecting => Err(Error::Busy),
-            State::Open => Ok(Some(Vec::new())),
-            State::Closed => Ok(None),
-            State::Failed(how) => Err(Error::Io(how.clone())),
+            TcpState::Connecting => Err(TransportError::Busy),
+            TcpState::Open => Ok(Some(Vec::new())),
+            TcpState::Closed => Ok(None),
+            TcpState::Failed(how) => Err(TransportError::Io(how.clone())),
         }
     }
 
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, Error> {
-        self.news.asked(Topic::Write);
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<u32, TransportError> {
+        self.readiness.clear(Interest::Write);
         match &self.state {
-            State::Open | State::Closed => {}
-            State::Connecting => return Err(Error::Busy),
-            State::Failed(how) => return Err(Error::Io(how.clone())),
+            TcpState::Open | TcpState::Closed => {}
+            TcpState::Connecting => return Err(TransportError::Busy),
+            TcpState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         let mut rest = bytes;
         loop {
@@ -203,7 +216,7 @@ impl Tcp {
             let waiting = self.outbox.len();
             self.write(cx);
             if let Some(how) = &self.write_error {
-                return Err(Error::Io(how.clone()));
+                return Err(TransportError::Io(how.clone()));
             }
             if rest.is_empty() || self.outbox.len() == waiting {
                 break;
@@ -215,28 +228,28 @@ impl Tcp {
         }
         self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
         if rest.len() == bytes.len() {
-            return Err(Error::Busy);
+            return Err(TransportError::Busy);
         }
         Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))
     }
 
     /// Begins to end the connection; nobody asks for it any more.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.opening = None;
         self.held = BytesMut::new();
-        self.ending = Some(Ending { shut_down: false, farewell: Farewell::new(&self.limits) });
+        self.closing = Some(TcpClosing { shut_down: false, linger: Linger::new(&self.limits) });
     }
 
-    /// Says good-bye in no more time than the other side has for its answer.
-    pub(super) fn hurry(&mut self, cx: &mut Context<'_>) {
-        if let Some(ending) = &mut self.ending {
-            ending.farewell.hurry(cx);
+    /// Limits the closing to the time that the peer has for its answer.
+    pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
+        if let Some(closing) = &mut self.closing {
+            closing.linger.shorten(cx);
         }
     }
 
     /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ending.is_some() {
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.closing.is_some() {
             ready!(self.finish(cx));
             self.stream = None;
             return Poll::Ready(());
@@ -246,12 +259,12 @@ impl Tcp {
             self.opening = None;
             match opened {
                 Ok(stream) => {
-                    self.stream = Some(Counted::new(stream, &self.route.traffic));
-                    self.state = State::Open;
+                    self.stream = Some(MeteredStream::new(stream, &self.route.traffic));
+                    self.state = TcpState::Open;
                 }
-                Err(how) => self.state = State::Failed(how),
+                Err(how) => self.state = TcpState::Failed(how),
             }
-            self.news.set(Topic::State);
+            self.readiness.set(Interest::State);
         }
         // Reading first: what the other side said before it ended the connection is not to be lost to our failing to write.
         self.read_ahead(cx);
@@ -263,7 +276,7 @@ impl Tcp {
         }
         if self.wants_room.is_some_and(|room| self.outbox.len() <= room && !(room == 0 && self.waits())) {
             self.wants_room = None;
-            self.news.set(Topic::Write);
+            self.readiness.set(Interest::Write);
         }
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -274,13 +287,13 @@ impl Tcp {
             self.read(cx);
         }
         if !self.held.is_empty() {
-            self.news.set(Topic::Read);
+            self.readiness.set(Interest::Read);
         }
     }
 
     /// Adds to what is held; whether something came. If not, the state says whether it was the end.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.state != State::Open {
+        if self.state != TcpState::Open {
             return false;
         }
         let Some(stream) = &mut self.stream else { return false };
@@ -293,9 +306,9 @@ impl Tcp {
                 true
             }
             Poll::Ready(Ok(())) => {
-                self.state = State::Closed;
-                self.news.set(Topic::State);
-                self.news.set(Topic::Read);
+                self.state = TcpState::Closed;
+                self.readiness.set(Interest::State);
+                self.readiness.set(Interest::Read);
                 if let Some(how) = self.write_error.clone() {
                     self.fail(how);
                 }
@@ -306,7 +319,7 @@ impl Tcp {
                     io::ErrorKind::UnexpectedEof => {
                         "it ended without TLS' `close_notify`, so that something may be missing".to_owned()
                     }
-                    _ => chain(&error),
+                    _ => SafeText::chain(&error).to_string(),
                 };
                 self.fail(format!("the connection to {} broke: {how}", self.target));
                 false
@@ -325,13 +338,13 @@ impl Tcp {
         self.outbox = BytesMut::new();
         self.unflushed = false;
         self.wants_room = None;
-        self.state = State::Failed(how);
-        self.news.set(Topic::State);
-        self.news.set(Topic::Read);
+        self.state = TcpState::Failed(how);
+        self.readiness.set(Interest::State);
+        self.readiness.set(Interest::Read);
     }
 
     /// What counts against the limit.
-    pub(super) fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.outbox.len()
     }
 
@@ -345,9 +358,9 @@ impl Tcp {
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             self.outbox = BytesMut::new();
             self.unflushed = false;
-            let how = format!("sending to {} failed: {}", self.target, chain(&error));
+            let how = format!("sending to {} failed: {}", self.target, SafeText::chain(&error));
             // After the other side's end nothing is read any more: there is nobody else to notice.
-            if self.state == State::Closed {
+            if self.state == TcpState::Closed {
                 self.fail(how.clone());
             }
             self.write_error = Some(how);
@@ -374,26 +387,26 @@ impl Tcp {
     /// Sends what waits, ends our half, and reads until the other side ends its own: unread bytes would reset the connection, and with it what
     /// was sent last.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
-        if ending.farewell.poll_over(cx).is_ready() {
+        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
+        if closing.linger.poll_elapsed(cx).is_ready() {
             return Poll::Ready(());
         }
         let waiting = self.outbox.len();
         let flushed = self.poll_flush(cx);
-        let (Some(ending), Some(stream)) = (&mut self.ending, &mut self.stream) else { return Poll::Ready(()) };
+        let (Some(closing), Some(stream)) = (&mut self.closing, &mut self.stream) else { return Poll::Ready(()) };
         if self.outbox.len() < waiting {
-            ending.farewell.progress(cx);
+            closing.linger.progress(cx);
         }
         if ready!(flushed).is_err() {
             return Poll::Ready(());
         }
-        if !ending.shut_down {
+        if !closing.shut_down {
             if ready!(Pin::new(&mut *stream).poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
             }
-            ending.shut_down = true;
+            closing.shut_down = true;
         }
-        if self.state == State::Closed {
+        if self.state == TcpState::Closed {
             return Poll::Ready(());
         }
         for _ in 0..QUIET_READS {
@@ -409,14 +422,14 @@ impl Tcp {
     }
 }
 
-fn check_host(host: &str) -> Result<(), Error> {
+fn check_host(host: &str) -> Result<(), TransportError> {
     if host.is_empty() || host.len() > HOST_BYTES {
-        return Err(Error::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
+        return Err(TransportError::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
     }
     if let Some(wrong) =
         host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))
     {
-        return Err(Error::Invalid(format!(
+        return Err(TransportError::Invalid(format!(
             "`{}` is no part of a host's name or address",
             SafeText::quote(wrong.encode_utf8(&mut [0; 4]))
         )));
