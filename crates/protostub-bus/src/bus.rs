@@ -11,7 +11,7 @@ use protostub_types::{Address, Domain, Message, MessageId, MessageType, StubKey}
 use tokio::time::Instant;
 
 use crate::{
-    AttachError, BusCounts, Inbox, InboxLimits, Mailbox, Parcel, PostError, RequestError, Way,
+    AttachError, BusCounts, Envelope, Inbox, InboxLimits, Mailbox, PostError, RequestError, Way,
     counts::Counters,
     open_requests::{OpenRequests, RequestKey},
     policy::InForce,
@@ -199,11 +199,11 @@ impl Bus {
     /// message to the mailbox of its origin.
     ///
     /// A `from` that is unset becomes the origin's address, and the id `0` of what is not a stub's a new one. A response completes the request
-    /// that it answers; if nobody waits for it, it is counted and dropped. One that is a [`Parcel`] already is not copied.
+    /// that it answers; if nobody waits for it, it is counted and dropped. A message that is an [`Envelope`] already is not copied.
     ///
     /// # Errors
     /// If the message was refused: it was never accepted, and no error response follows.
-    pub fn post(&self, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
+    pub fn post(&self, origin: &Origin, message: impl Into<Envelope>) -> Result<(), PostError> {
         let posted = self.post_message(origin, message.into(), Instant::now, None);
         self.count_refused(&posted);
         posted

@@ -6,7 +6,7 @@ use std::{
 use protostub_types::Message;
 
 use crate::{
-    Bus, Parcel,
+    Bus, Envelope,
     mailbox::{Mailbox, Taken},
     open_requests::RequestKey,
 };
@@ -20,12 +20,12 @@ pub struct Inbox {
     /// Of requests in the batch that is being taken; kept for its memory.
     tickets: Vec<(usize, u64)>,
     /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
-    parcels: Vec<Parcel>,
+    envelopes: Vec<Envelope>,
 }
 
 impl Inbox {
     pub(crate) fn new(bus: Bus, mailbox: Mailbox) -> Self {
-        Self { bus, mailbox, tickets: Vec::new(), parcels: Vec::new() }
+        Self { bus, mailbox, tickets: Vec::new(), envelopes: Vec::new() }
     }
 
     /// The side that takes in.
@@ -36,11 +36,11 @@ impl Inbox {
 
     /// The next message; none once the inbox is closed. May be dropped at any time: a message is taken only when it is returned.
     pub async fn recv(&mut self) -> Option<Message> {
-        let mut single = mem::take(&mut self.parcels);
+        let mut single = mem::take(&mut self.envelopes);
         future::poll_fn(|cx| self.poll_batch(cx, 1, usize::MAX, &mut single)).await;
         let message = single.pop();
-        self.parcels = single;
-        message.map(Parcel::into_message)
+        self.envelopes = single;
+        message.map(Envelope::into_message)
     }
 
     /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
@@ -49,11 +49,11 @@ impl Inbox {
         if limit == 0 {
             return 0;
         }
-        let mut many = mem::take(&mut self.parcels);
+        let mut many = mem::take(&mut self.envelopes);
         future::poll_fn(|cx| self.poll_batch(cx, limit, usize::MAX, &mut many)).await;
         let count = many.len();
-        messages.extend(many.drain(..).map(Parcel::into_message));
-        self.parcels = many;
+        messages.extend(many.drain(..).map(Envelope::into_message));
+        self.envelopes = many;
         count
     }
 
@@ -67,7 +67,7 @@ impl Inbox {
         cx: &mut Context<'_>,
         max_messages: usize,
         max_bytes: usize,
-        batch: &mut Vec<Parcel>,
+        batch: &mut Vec<Envelope>,
     ) -> Poll<()> {
         loop {
             let before = batch.len();

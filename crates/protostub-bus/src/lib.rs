@@ -93,21 +93,21 @@
 mod bus;
 mod counts;
 mod deadlines;
+mod envelope;
 mod error;
 mod inbox;
 mod mailbox;
 mod open_requests;
 mod outcomes;
-mod parcel;
 mod policy;
 mod post;
 mod table;
 
 pub use bus::{Bus, BusConfig, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT, Origin, Route, Unroutable};
 pub use counts::BusCounts;
+pub use envelope::Envelope;
 pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;
 pub use mailbox::{InboxLimits, Mailbox};
-pub use parcel::Parcel;
 pub use policy::{Decision, Hop, Policy, Receiver};
 pub use post::Way;

@@ -12,7 +12,7 @@ use std::{
 use protostub_types::{Address, Message, deadline};
 use tokio::time::Instant;
 
-use crate::{Parcel, PostError};
+use crate::{Envelope, PostError};
 
 /// How much may wait in an inbox.
 ///
@@ -86,7 +86,7 @@ struct Refusal {
 /// A message that waits.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    pub(crate) message: Parcel,
+    pub(crate) message: Envelope,
     pub(crate) class: Class,
 }
 
@@ -224,8 +224,8 @@ impl Mailbox {
     }
 
     /// Puts a message into the queue, if there is room for its class.
-    pub(crate) fn push(&self, mut message: Parcel, class: Class) -> Result<Pushed, PostError> {
-        let size = message.weigh();
+    pub(crate) fn push(&self, mut message: Envelope, class: Class) -> Result<Pushed, PostError> {
+        let size = message.measure();
         let mut state = self.state();
         if let Err(Refusal { code, reason }) = state.admits(class, size, self.0.limits) {
             return Err(PostError::new(code, &message.to, &*reason));
@@ -311,7 +311,7 @@ impl Mailbox {
         &self,
         cx: &mut Context<'_>,
         (max_messages, max_bytes): (usize, usize),
-        batch: &mut Vec<Parcel>,
+        batch: &mut Vec<Envelope>,
         tickets: &mut Vec<(usize, u64)>,
     ) -> Taken {
         let mut state = self.state();

@@ -4,7 +4,7 @@ use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, Origin, Parcel, PostError, Receiver, RequestError,
+    Bus, Envelope, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
@@ -95,7 +95,7 @@ impl Bus {
     }
 
     /// A response came.
-    pub(crate) fn respond(&self, origin: &Origin, response: Parcel) -> Result<(), PostError> {
+    pub(crate) fn respond(&self, origin: &Origin, response: Envelope) -> Result<(), PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let key = RequestKey::of_response(&response);
         let Some((ticket, mailbox)) = requests.answerable(&key, origin) else {
@@ -218,7 +218,7 @@ impl Bus {
     }
 
     /// Hands a final response to the requester.
-    fn complete(&self, requester: Requester, response: Parcel) {
+    fn complete(&self, requester: Requester, response: Envelope) {
         let delivered = match requester {
             Requester::Awaits(requester) => requester.send(Ok(response.into_message())).is_ok(),
             Requester::Listens(mailbox) => mailbox.push(response, Class::Reply).is_ok(),

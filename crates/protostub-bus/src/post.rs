@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, Parcel, PostError, Receiver, RequestError,
+    Bus, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Pushed},
@@ -43,7 +43,7 @@ impl Way {
     ///
     /// # Errors
     /// As [`Bus::post`].
-    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
+    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Envelope>) -> Result<(), PostError> {
         self.post_at(bus, origin, message, Instant::now)
     }
 
@@ -55,7 +55,7 @@ impl Way {
         &mut self,
         bus: &Bus,
         origin: &Origin,
-        message: impl Into<Parcel>,
+        message: impl Into<Envelope>,
         now: impl FnOnce() -> Instant,
     ) -> Result<(), PostError> {
         let posted = bus.post_message(origin, message.into(), now, Some(self));
@@ -92,7 +92,7 @@ impl Bus {
     pub(crate) fn post_message(
         &self,
         origin: &Origin,
-        mut message: Parcel,
+        mut message: Envelope,
         now: impl FnOnce() -> Instant,
         way: Option<&mut Way>,
     ) -> Result<(), PostError> {
@@ -144,7 +144,7 @@ impl Bus {
     }
 
     /// Of the host's own, at an address of its own.
-    pub(crate) fn publish_message(&self, mut message: Parcel) -> Result<(), PostError> {
+    pub(crate) fn publish_message(&self, mut message: Envelope) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         self.ask_policy(&Origin::Host, &message, || self.receiver(&message, listener.as_ref()))?;
@@ -164,7 +164,7 @@ impl Bus {
     pub(crate) fn start_request(
         &self,
         origin: &Origin,
-        mut message: Parcel,
+        mut message: Envelope,
         timeout: Option<Duration>,
     ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
         if message.kind == MessageType::Response {
@@ -272,7 +272,7 @@ impl Bus {
     }
 
     /// Puts a message that is no request into a mailbox.
-    fn deliver(&self, mailbox: &Mailbox, message: Parcel, since: Instant) -> Result<(), PostError> {
+    fn deliver(&self, mailbox: &Mailbox, message: Envelope, since: Instant) -> Result<(), PostError> {
         check_loop(mailbox, &message)?;
         let pushed = mailbox.push(message, Class::Plain { since })?;
         self.inner.counters.accepted.add(1);
@@ -281,7 +281,13 @@ impl Bus {
     }
 
     /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
-    fn open_request(&self, message: Parcel, holder: &Mailbox, requester: Requester, deadline: Instant) -> Result<u64, PostError> {
+    fn open_request(
+        &self,
+        message: Envelope,
+        holder: &Mailbox,
+        requester: Requester,
+        deadline: Instant,
+    ) -> Result<u64, PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let kept = match &requester {
             Requester::Listens(mailbox) => Some(mailbox.clone()),
@@ -326,7 +332,7 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn send_copies(&self, origin: &Origin, message: Parcel, subscribers: &[Address]) {
+    fn send_copies(&self, origin: &Origin, message: Envelope, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
                 self.send_copy(origin, message.clone(), subscriber);
@@ -335,7 +341,7 @@ impl Bus {
         }
     }
 
-    pub(crate) fn send_copy(&self, origin: &Origin, message: Parcel, subscriber: &Address) {
+    pub(crate) fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // Who has just ended, or what would come back to where it came from: there is nobody to miss it.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Mailbox, Origin, Parcel};
+use protostub_bus::{Bus, BusConfig, Envelope, Inbox, InboxLimits, Mailbox, Origin};
 use protostub_types::{Domain, MessageId, MessageType, StubKey};
 use tokio::{
     sync::watch,
@@ -232,7 +232,7 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
     }
 }
 
-async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Parcel>, turn: u64) {
+async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Envelope>, turn: u64) {
     if turn.is_multiple_of(7) {
         // Longer than requests are open.
         tokio::time::sleep(Duration::from_millis(35)).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protostub_bus::Parcel;
+use protostub_bus::Envelope;
 use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType, SafeText};
 
 use super::{KnownAddresses, types};
@@ -55,7 +55,7 @@ pub(crate) fn lower(message: Message) -> types::Message {
 }
 
 /// The message that was lowered.
-pub(crate) fn raise(message: types::Message) -> Result<Parcel, Refused> {
+pub(crate) fn raise(message: types::Message) -> Result<Envelope, Refused> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
     lift(message, (from, to), usize::MAX, &KnownAddresses::default())
 }
@@ -66,7 +66,7 @@ pub(crate) fn lift<A>(
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
     known: &KnownAddresses,
-) -> Result<Parcel, Refused> {
+) -> Result<Envelope, Refused> {
     let address = |member| move |source| Refused::Address { member, source };
     let via = |via: &[Arc<str>]| match via {
         [] => Ok(Vec::new()),
