@@ -6,9 +6,9 @@ use std::{
 use protostub_types::Message;
 
 use crate::{
-    Bus, Envelope,
+    Bus, Envelope, InboxLimits,
     mailbox::{Mailbox, Taken},
-    open_requests::RequestKey,
+    request_key::RequestKey,
 };
 
 /// Where a listener takes its messages from. Made by [`Bus::inbox`], reached through its [`Mailbox`].
@@ -21,6 +21,14 @@ pub struct Inbox {
     tickets: Vec<(usize, u64)>,
     /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
     envelopes: Vec<Envelope>,
+}
+
+impl Bus {
+    /// A new inbox. It gets messages once its [`Inbox::mailbox`] is attached.
+    #[must_use]
+    pub fn inbox(&self, limits: InboxLimits) -> Inbox {
+        Inbox::new(self.clone(), Mailbox::new(limits))
+    }
 }
 
 impl Inbox {

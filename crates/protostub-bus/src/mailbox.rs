@@ -35,7 +35,7 @@ impl Default for InboxLimits {
 
 /// How many error responses for messages that were no requests may wait in an inbox, some 300 bytes each. Those beyond it are dropped and
 /// counted: whoever reads nothing is not told without end that nobody reads.
-const MAX_NOTICES: usize = 16_384;
+const MAX_ERROR_RESPONSES: usize = 16_384;
 
 /// Where the bus puts the messages of an [`Inbox`](crate::Inbox): its other side. Clones are the same mailbox.
 #[derive(Clone)]
@@ -60,10 +60,10 @@ struct State {
     /// What waits of [`Class::Plain`], [`Class::Copy`], [`Class::Request`] and [`Class::Provisional`].
     messages: usize,
     bytes: usize,
-    /// Final responses that wait, and places that are kept for those to come.
+    /// Final responses that wait, and places reserved for those to come.
     replies: usize,
     reply_bytes: usize,
-    notices: usize,
+    error_responses: usize,
     /// Nothing is taken in any more.
     closed: Option<Refusal>,
     /// Responses are taken in, and nothing else.
@@ -101,10 +101,10 @@ pub(crate) enum Class {
     Request { ticket: u64 },
     /// A response that leaves its request open.
     Provisional,
-    /// A final response, for which a place was kept.
+    /// A final response, for which a place was reserved.
     Reply,
     /// An error response for a message that was no request.
-    Notice,
+    ErrorResponse,
 }
 
 /// A message was put into the queue.
@@ -141,13 +141,13 @@ impl Mailbox {
         self.0.id
     }
 
-    /// Says whose it is: a stub's URL. Messages that have come through this address (`via`) are refused here from now on (508). Has an effect
-    /// once; a mailbox does not change hands.
-    pub fn belongs_to(&self, owner: &Address) {
+    /// Sets the owner: a stub's URL. From now on the mailbox refuses messages that came through this address (`via`) with 508. Only the first
+    /// call has an effect.
+    pub fn set_owner(&self, owner: &Address) {
         let _ = self.0.owner.set(owner.clone());
     }
 
-    /// Whose it is, once that is known.
+    /// The owner, once it is set.
     #[must_use]
     pub fn owner(&self) -> Option<&Address> {
         self.0.owner.get()
@@ -241,9 +241,9 @@ impl Mailbox {
                     pushed = Pushed::Unwatched;
                 }
             }
-            // Its place was counted when it was kept.
+            // Its place was counted when it was reserved.
             Class::Reply => state.reply_bytes += size,
-            Class::Notice => state.notices += 1,
+            Class::ErrorResponse => state.error_responses += 1,
         }
         state.queue.push_back(Queued { message, class });
         let reader = state.reader.take();
@@ -257,8 +257,8 @@ impl Mailbox {
         Ok(pushed)
     }
 
-    /// Keeps a place for the response to a request of this mailbox's owner.
-    pub(crate) fn keep_place(&self, to: &Address) -> Result<(), PostError> {
+    /// Reserves a place for the response to a request of this mailbox's owner.
+    pub(crate) fn reserve_reply(&self, to: &Address) -> Result<(), PostError> {
         let mut state = self.state();
         if state.closed.is_some() {
             return Err(PostError::new(503, to, "the requester's own inbox is closed, and could not take the response"));
@@ -274,12 +274,12 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Gives back a place that was kept.
-    pub(crate) fn give_place_back(&self) {
+    /// Releases a reserved place.
+    pub(crate) fn release_reply(&self) {
         self.state().replies -= 1;
     }
 
-    /// Whether a response of this size may be put where a place was kept for it.
+    /// Checks whether a response of this size fits into its reserved place.
     pub(crate) fn admits_reply(&self, response: &Message) -> Result<(), PostError> {
         let size = response.size();
         let limit = self.0.limits.bytes;
@@ -327,7 +327,7 @@ impl Mailbox {
                 Class::Plain { .. } => plain += 1,
                 Class::Copy { .. } => copies += 1,
                 Class::Request { ticket } => tickets.push((batch.len(), ticket)),
-                Class::Provisional | Class::Reply | Class::Notice => {}
+                Class::Provisional | Class::Reply | Class::ErrorResponse => {}
             }
             batch.push(next.message);
         }
@@ -430,8 +430,8 @@ impl State {
         let full = |code, reason: String| Err(Refusal { code, reason: reason.into() });
         match class {
             Class::Reply => Ok(()),
-            Class::Notice if self.notices < MAX_NOTICES => Ok(()),
-            Class::Notice => full(429, format!("{MAX_NOTICES} error responses wait in the inbox")),
+            Class::ErrorResponse if self.error_responses < MAX_ERROR_RESPONSES => Ok(()),
+            Class::ErrorResponse => full(429, format!("{MAX_ERROR_RESPONSES} error responses wait in the inbox")),
             Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
                 if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
                     return Err(refusal.clone());
@@ -470,7 +470,7 @@ impl State {
                 self.replies -= 1;
                 self.reply_bytes -= queued.message.size();
             }
-            Class::Notice => self.notices -= 1,
+            Class::ErrorResponse => self.error_responses -= 1,
         }
     }
 }

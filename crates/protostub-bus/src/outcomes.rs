@@ -8,7 +8,8 @@ use crate::{
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
-    open_requests::{OpenRequest, OpenRequests, RequestKey, Requester},
+    open_requests::{OpenRequest, OpenRequests, Requester},
+    request_key::RequestKey,
     table::Destination,
 };
 
@@ -154,7 +155,7 @@ impl Bus {
                 }
             }
             Class::Provisional => {}
-            Class::Reply | Class::Notice => counters.undeliverable.add(1),
+            Class::Reply | Class::ErrorResponse => counters.undeliverable.add(1),
         }
     }
 
@@ -235,7 +236,7 @@ impl Bus {
         counters.failed.add(1);
         let told = self
             .mailbox_of(&message.from)
-            .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::Notice));
+            .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::ErrorResponse));
         if !matches!(told, Some(Ok(_))) {
             counters.undeliverable.add(1);
             tracing::debug!(from = %message.from, to = %message.to, code, reason, "nobody could be told that a message was not delivered");

@@ -224,7 +224,7 @@ async fn prepare(core: &Arc<Core>, record: &Arc<Record>) -> Result<Prepared, Dep
     steps.mark(15, sandbox_url.as_str());
 
     let attaching = steps.open(19, "");
-    record.mailbox.belongs_to(&url);
+    record.mailbox.set_owner(&url);
     let stub_route = attached(core.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
     drop(attaching);
     Ok(Prepared { presence, artifact, sandbox, status_route, stub_route })

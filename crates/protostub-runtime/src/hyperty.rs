@@ -1,10 +1,6 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use protostub_bus::{Inbox, Origin, PostError, RequestError, Route, Way};
+use protostub_bus::{Inbox, Origin, PostError, Poster, RequestError, Route};
 use protostub_types::{Address, Message};
 
 use crate::{
@@ -17,8 +13,7 @@ use crate::{
 pub struct Hyperty {
     core: Arc<Core>,
     address: Address,
-    origin: Origin,
-    way: Mutex<Way>,
+    poster: Poster,
     inbox: Inbox,
     registration: Option<Kept>,
     _route: Route,
@@ -28,9 +23,8 @@ impl Hyperty {
     pub(crate) fn new(core: Arc<Core>, address: Address, inbox: Inbox, route: Route) -> Self {
         core.registry.add_hyperty(&address, inbox.mailbox());
         Self {
+            poster: core.bus.poster(Origin::Hyperty(address.clone())),
             core,
-            origin: Origin::Hyperty(address.clone()),
-            way: Mutex::default(),
             address,
             inbox,
             registration: None,
@@ -71,17 +65,13 @@ impl Hyperty {
     /// # Errors
     /// If it was refused: nobody is there (404), policy (403), a queue is full (429), or the domain's stub cannot be deployed (503).
     pub fn post(&self, message: Message) -> Result<(), PostError> {
-        match self.way.try_lock() {
-            Ok(mut way) => way.post(&self.core.bus, &self.origin, message),
-            // Another thread posts at this moment, or a hook that this one called: nobody waits.
-            Err(_) => self.core.bus.post(&self.origin, message),
-        }
+        self.poster.post(message)
     }
 
     /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
     /// address.
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        self.core.bus.post_all(&self.origin, messages)
+        self.poster.post_all(messages)
     }
 
     /// Posts a request, of any type, and waits for its final response: for as long as its `timeout-ms` header says, or the runtime's request
@@ -91,7 +81,7 @@ impl Hyperty {
     /// If the host answers in the receiver's place, since there is none (404), it was refused (403, 429), it had no answer in time (408), or
     /// the stub crashed with it, or could not be deployed (502, 503).
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
-        self.core.bus.request(&self.origin, message, None).await
+        self.poster.request(message, None).await
     }
 
     /// The same, within a time of its own.
@@ -99,7 +89,7 @@ impl Hyperty {
     /// # Errors
     /// As [`Self::request`].
     pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
-        self.core.bus.request(&self.origin, message, Some(timeout)).await
+        self.poster.request(message, Some(timeout)).await
     }
 
     /// Subscribes to an address: `<stub>/status` or `<runtime>/status`, whose current status comes at once, or whatever a domain offers.

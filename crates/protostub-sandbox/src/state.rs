@@ -61,7 +61,7 @@ impl StubState {
         let transport = TransportLimits::of(limits);
         Self {
             handles: Handles::default(),
-            posting: Posting::new(&config),
+            posting: Posting::new(&config, &services.bus),
             status: Status::new(limits.publications_per_second),
             timers: Timers::default(),
             identity: IdentityRequests::default(),

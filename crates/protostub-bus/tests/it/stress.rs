@@ -206,7 +206,7 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
     while !*is_done.borrow() {
         let mut inbox = bus.inbox(InboxLimits { messages: 200, bytes: 1 << 20 });
         let mailbox = inbox.mailbox();
-        mailbox.belongs_to(&address(STUB));
+        mailbox.set_owner(&address(STUB));
         let route = bus.attach_key(&key, &mailbox).unwrap();
         let until = Instant::now() + Duration::from_millis(60);
         while Instant::now() < until && !*is_done.borrow() {
