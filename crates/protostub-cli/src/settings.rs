@@ -22,8 +22,8 @@ use url::Url;
 
 use crate::{
     credentials::{Credential, OAuth2, Providers},
+    failure::Failure,
     keygen,
-    output::Failure,
 };
 
 /// Default time that the compilation of a component may take: that of
