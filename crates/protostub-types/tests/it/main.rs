@@ -1,3 +1,4 @@
 //! What is read from others, as they write it.
 
+mod body_via;
 mod descriptor;
