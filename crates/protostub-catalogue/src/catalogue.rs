@@ -57,10 +57,10 @@ const MAX_SERVED: usize = 65_536;
 /// ```
 #[derive(Clone)]
 pub struct Catalogue {
-    inner: Arc<Inner>,
+    inner: Arc<CatalogueInner>,
 }
 
-struct Inner {
+struct CatalogueInner {
     config: CatalogueConfig,
     /// In the order in which they are asked; the network last.
     sources: Vec<Arc<dyn Source>>,
@@ -149,7 +149,9 @@ impl Catalogue {
         let commits = Commits::open(dir, config.accepted_versions)?;
         let keys = Published::open(dir, config.key_sets)?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
-        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(CatalogueInner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }),
+        })
     }
 
     /// What it was made with.
@@ -225,7 +227,7 @@ impl Catalogue {
     }
 }
 
-impl Inner {
+impl CatalogueInner {
     async fn discover(&self, key: &StubKey, copying: Copying) -> Result<Discovered, CatalogueError> {
         let domain = key.domain();
         let mut asked = Vec::new();

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, path::PathBuf, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use protostub_types::{DescriptorError, Domain, SafeText, Sha256Digest};
 
@@ -174,15 +174,6 @@ pub enum Fault {
     /// A source of the embedder failed.
     #[error("the source failed: {}", SafeText::display(.0))]
     Source(Box<dyn Error + Send + Sync>),
-}
-
-/// The cache cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to use {} as a cache; check that it is a folder that can be written to", path.display())]
-pub struct StoreError {
-    pub(crate) path: PathBuf,
-    #[source]
-    pub(crate) source: std::io::Error,
 }
 
 impl Fault {

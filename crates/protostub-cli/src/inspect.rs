@@ -89,7 +89,7 @@ async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow:
     let (catalogue, key) = catalogue(address, settings.catalogue(&domain)?, egress(settings)?, bars)?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
-    let compiling = |what| bars.show(&DeploymentProgress { key: key.to_string(), what });
+    let compiling = |activity| bars.show(&DeploymentProgress { key: key.to_string(), activity });
     compiling(Activity::Compiling);
     let findings = Findings::of(component.bytes().to_vec(), component.digest(), settings).await;
     compiling(Activity::Ready);

@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use protostub_types::SafeText;
 
-use crate::{grants::Refused, quota::LimitReached};
+use crate::{grants::Refused, limit_reached::LimitReached};
 
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
@@ -56,7 +56,7 @@ pub enum EgressError {
     },
 
     /// No address accepted a connection.
-    #[error("failed to connect to `{target}`: {}", Attempts(.attempts))]
+    #[error("failed to connect to `{target}`: {}", AttemptList(.attempts))]
     Connect {
         /// Host and port.
         target: String,
@@ -163,9 +163,10 @@ impl fmt::Display for Phase {
     }
 }
 
-struct Attempts<'a>(&'a [(SocketAddr, Arc<io::Error>)]);
+/// Addresses that were dialled, and how each failed.
+struct AttemptList<'a>(&'a [(SocketAddr, Arc<io::Error>)]);
 
-impl fmt::Display for Attempts<'_> {
+impl fmt::Display for AttemptList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("the name has no addresses");

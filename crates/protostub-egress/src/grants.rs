@@ -7,20 +7,12 @@ use protostub_types::{Domain, SafeText};
 use crate::{
     addresses::{Judged, Scope, judge},
     host::Host,
+    protection::Protection,
     rule::{Fit, Ports, Rule, RuleError},
 };
 
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
-
-/// Whether a connection is to be protected by TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protection {
-    /// TLS from the first byte, or begun by `STARTTLS`.
-    Tls,
-    /// No TLS, or not yet.
-    Plain,
-}
 
 /// Where somebody may go. Nothing is granted at first.
 ///
