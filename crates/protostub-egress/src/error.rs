@@ -177,17 +177,3 @@ impl fmt::Display for AttemptList<'_> {
         Ok(())
     }
 }
-
-/// An error and everything beneath it in one line, leaving out what repeats.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> SafeText {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        next = error.source();
-    }
-    text.into()
-}

@@ -22,7 +22,7 @@ use url::{Origin, Position, Url};
 use crate::{
     connect::{Connection, Deadline},
     egress::Egress,
-    error::{EgressError, Phase, chain},
+    error::{EgressError, Phase},
     grants::{Grants, Protection},
     host::Host,
     http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest},
@@ -430,6 +430,6 @@ impl From<reqwest::Error> for EgressError {
         }
         let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
         let timed_out = error.is_timeout();
-        Self::Http { url, problem: chain(&error.without_url()), timed_out }
+        Self::Http { url, problem: SafeText::error_chain(&error.without_url()), timed_out }
     }
 }

@@ -36,8 +36,6 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::error::chain;
-
 /// The smallest buffer that hyper reads into.
 const MIN_BUFFER_BYTES: usize = 8 << 10;
 
@@ -122,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             // Bodies need no larger buffer than heads.
             .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
             .handshake(TokioIo::new(stream));
-        let (sender, driver) = handshake.await.map_err(|error| ExchangeError::Broken(chain(&error)))?;
+        let (sender, driver) = handshake.await.map_err(|error| ExchangeError::Broken(SafeText::error_chain(&error)))?;
         Ok(Self { sender, driver: Some(Box::new(driver)), informational, limits })
     }
 
@@ -178,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         if error.is_parse_too_large() {
             return ExchangeError::Head { bytes: self.limits.head_bytes, fields: self.limits.fields };
         }
-        ExchangeError::Broken(chain(error))
+        ExchangeError::Broken(SafeText::error_chain(error))
     }
 }
 

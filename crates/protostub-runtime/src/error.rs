@@ -274,19 +274,8 @@ pub(crate) fn told(failure: impl fmt::Display) -> SafeText {
 }
 
 /// Returns an error and all its causes in one line, for a response's description or a log.
-pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
-    let mut text = told(error).to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = told(cause);
-        // A transparent error says what its cause says.
-        if !text.ends_with(cause_text.as_str()) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    told(text)
+pub(crate) fn in_full(error: &dyn Error) -> SafeText {
+    SafeText::error_chain_cut(error, MAX_FAILURE_BYTES)
 }
 
 /// Why a hyperty could not be registered.

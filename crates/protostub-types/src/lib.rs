@@ -7,7 +7,7 @@
 //! * [`OAuthScope`]: what a stub asks a credential for
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
-//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
+//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show; an error with all its causes, in one line
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
@@ -15,6 +15,7 @@ mod address;
 mod descriptor;
 mod digest;
 mod domain;
+mod error_chain;
 mod json;
 mod key;
 mod message;

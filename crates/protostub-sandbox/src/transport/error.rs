@@ -1,5 +1,3 @@
-use std::error::Error as StdError;
-
 /// Why the host did not do what a stub asked of a connection: the variant `error` of `wit/0.1/types.wit`, without wasmtime's types.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
@@ -35,22 +33,6 @@ pub(super) fn too_long(what: &str, size: usize, limit: usize) -> String {
     format!("{what} of {size} bytes is {} bytes over the limit of {limit}", size.saturating_sub(limit))
 }
 
-/// An error with everything that it came from, in one line: `connecting failed: connection refused`. Causes that the text before
-/// them names already are left out.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,19 +40,5 @@ mod tests {
     #[test]
     fn limits_say_by_how_much() {
         assert_eq!(Error::too_long("a frame", 12, 10).to_string(), "limit: a frame of 12 bytes is 2 bytes over the limit of 10");
-    }
-
-    #[test]
-    fn a_chain_names_each_cause_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("sending failed")]
-        struct Outer(#[source] Middle);
-        #[derive(Debug, thiserror::Error)]
-        #[error("connection lost: reset by peer")]
-        struct Middle(#[source] Inner);
-        #[derive(Debug, thiserror::Error)]
-        #[error("reset by peer")]
-        struct Inner;
-        assert_eq!(chain(&Outer(Middle(Inner))), "sending failed: connection lost: reset by peer");
     }
 }

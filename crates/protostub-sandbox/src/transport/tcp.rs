@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
     Error, Route, TransportLimits,
-    error::chain,
     farewell::Farewell,
     news::{News, Topic},
     traffic::Counted,
@@ -306,7 +305,7 @@ impl Tcp {
                     io::ErrorKind::UnexpectedEof => {
                         "it ended without TLS' `close_notify`, so that something may be missing".to_owned()
                     }
-                    _ => chain(&error),
+                    _ => SafeText::error_chain(&error).to_string(),
                 };
                 self.fail(format!("the connection to {} broke: {how}", self.target));
                 false
@@ -345,7 +344,7 @@ impl Tcp {
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             self.outbox = BytesMut::new();
             self.unflushed = false;
-            let how = format!("sending to {} failed: {}", self.target, chain(&error));
+            let how = format!("sending to {} failed: {}", self.target, SafeText::error_chain(&error));
             // After the other side's end nothing is read any more: there is nobody else to notice.
             if self.state == State::Closed {
                 self.fail(how.clone());

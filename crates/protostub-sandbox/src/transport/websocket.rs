@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures_util::{Stream as _, future::BoxFuture};
+use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -37,7 +38,7 @@ use self::{
 };
 use super::{
     Authorization, Error, Route, TransportLimits,
-    error::{chain, too_long},
+    error::too_long,
     farewell::Farewell,
     news::{News, Topic},
 };
@@ -373,7 +374,7 @@ impl WebSocket {
             WsError::Utf8(_) => (CloseCode::Invalid, "a text message is not UTF-8".to_owned()),
             error => {
                 self.stream = None;
-                let how = format!("the connection to {} broke: {}", self.target, chain(error));
+                let how = format!("the connection to {} broke: {}", self.target, SafeText::error_chain(error));
                 return self.settle(State::Failed(how));
             }
         };
@@ -411,7 +412,7 @@ impl WebSocket {
         let Some(stream) = &mut self.stream else { return };
         if let Poll::Ready(Err(error)) = self.outbox.poll_flush(stream, cx) {
             self.outbox = Outbox::default();
-            self.write_error = Some(format!("sending to {} failed: {}", self.target, chain(&error)));
+            self.write_error = Some(format!("sending to {} failed: {}", self.target, SafeText::error_chain(&error)));
         }
     }
 

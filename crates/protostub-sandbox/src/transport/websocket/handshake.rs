@@ -16,12 +16,7 @@ use tokio_tungstenite::{
 use url::Url;
 
 use super::{Handshake, Stream, heartbeat::Heard, outbox::WRITE_AHEAD_BYTES};
-use crate::transport::{
-    Authorization, Error, Route, TransportLimits,
-    error::{chain, too_long},
-    headers,
-    traffic::Counted,
-};
+use crate::transport::{Authorization, Error, Route, TransportLimits, error::too_long, headers, traffic::Counted};
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
 const READ_AHEAD_BYTES: usize = 16 << 10;
@@ -182,7 +177,7 @@ async fn shake_hands(connection: Counted, request: http::Request<()>, limits: &T
         Err(WsError::AttackAttempt) => {
             Err("the head of the server's answer is too large, or comes in too small pieces".to_owned())
         }
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(SafeText::error_chain(&error).to_string()),
     }
 }
 
