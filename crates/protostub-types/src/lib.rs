@@ -8,10 +8,12 @@
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
 //! * [`SafeText`], [`SafeList`]: text of strangers, safe to show; an error with all its causes, in one line
+//! * [`Backoff`]: growing pauses between attempts
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
 mod address;
+mod backoff;
 mod descriptor;
 mod digest;
 mod domain;
@@ -27,6 +29,7 @@ mod unique;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
+pub use backoff::Backoff;
 pub use descriptor::{Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage, WASM_COMPONENT};
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
