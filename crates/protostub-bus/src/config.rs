@@ -11,8 +11,9 @@ pub const MAX_QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an id that is a text may be, in bytes: twice what a UUID in a URN takes, with room for those who join several.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// What a bus has to know.
+/// The configuration of a bus. [`Self::new`] gives the defaults.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BusConfig {
     /// The domain that `global://` addresses belong to.
     pub home: Domain,

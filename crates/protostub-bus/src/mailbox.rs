@@ -19,11 +19,20 @@ use crate::{Envelope, PostError};
 /// Messages to its owner and responses that its owner waits for are counted apart, each within these limits: nobody can keep an owner from
 /// getting its answers by filling its inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InboxLimits {
     /// How many messages.
     pub messages: usize,
     /// How much memory they may take, roughly, in bytes ([`Message::size`]).
     pub bytes: usize,
+}
+
+impl InboxLimits {
+    /// Limits of this many messages, and of this many bytes together.
+    #[must_use]
+    pub const fn new(messages: usize, bytes: usize) -> Self {
+        Self { messages, bytes }
+    }
 }
 
 impl Default for InboxLimits {

@@ -2,6 +2,7 @@ use protostub_types::Address;
 
 /// Who posts a message: what the host knows, whatever the message's `from` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a policy decides on each kind of sender")]
 pub enum Origin {
     /// The runtime itself.
     Host,

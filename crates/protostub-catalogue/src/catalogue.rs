@@ -424,7 +424,10 @@ impl CatalogueInner {
                 let keys = read(&set).map_err(|error| no_keys(error.to_string()));
                 if let Ok(keys) = &keys {
                     debug!(%url, keys = keys.len(), "a domain's keys");
-                    self.keys.save(&url, publisher, set, received.keep.is_some()).await?;
+                    match received.keep {
+                        Some(_) => self.keys.save(&url, publisher, set).await?,
+                        None => self.keys.hold(&url, publisher, set).await?,
+                    }
                 }
                 keys
             }

@@ -6,6 +6,7 @@ use crate::{TrustStateError, trust::SignatureError};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Subject {
     /// Steps 4 and 5.
     Descriptor,

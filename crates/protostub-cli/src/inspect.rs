@@ -111,7 +111,8 @@ pub(crate) fn catalogue(
 
 /// The way out that the settings describe.
 pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
-    let config = EgressConfig { extra_roots_pem: settings.roots()?, proxy: settings.proxy().cloned(), ..EgressConfig::default() };
+    let mut config = EgressConfig::default().with_extra_roots_pem(settings.roots()?);
+    config.proxy = settings.proxy().cloned();
     Ok(Egress::new(config)?)
 }
 

@@ -67,12 +67,13 @@ impl Grants {
         self
     }
 
-    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports; over TLS, or also without it if `plain`.
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports: over TLS alone, or with
+    /// [`Protection::Plain`] also without it.
     ///
     /// # Errors
     /// If the hosts cannot be read.
-    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, plain: bool) -> Result<Self, RuleError> {
-        Ok(self.allow(Rule::new(hosts, ports)?.plain(plain)))
+    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, protection: Protection) -> Result<Self, RuleError> {
+        Ok(self.allow(Rule::new(hosts, ports)?.plain(protection == Protection::Plain)))
     }
 
     /// Whether hosts that a rule names may be this host itself. `localhost`, names below it and loopback addresses may then be spoken to

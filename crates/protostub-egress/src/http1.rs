@@ -41,6 +41,7 @@ const MIN_BUFFER_BYTES: usize = 8 << 10;
 
 /// Limits of what a server sends around the body of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the opener of a connection decides on each limit")]
 pub struct HttpLimits {
     /// Size of a head, and of trailers, in bytes, as read from the connection. Default: 72 KiB.
     pub head_bytes: usize,

@@ -276,13 +276,10 @@ fn start_core(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
-    let egress = EgressConfig {
-        extra_roots_pem: builder.roots,
-        proxy: builder.proxy,
-        resolver: builder.resolver,
-        max_sockets: builder.max_sockets,
-        ..EgressConfig::default()
-    };
+    let mut egress = EgressConfig::default().with_extra_roots_pem(builder.roots);
+    egress.proxy = builder.proxy;
+    egress.resolver = builder.resolver;
+    egress.max_sockets = builder.max_sockets;
     let egress = Egress::new(egress).map_err(BuildError::Egress)?;
     let domains_where = |says: fn(&DomainSettings) -> bool| {
         let domains = builder.config.domains.iter().filter(|(_, settings)| says(settings));

@@ -20,6 +20,7 @@ const EXPECTS_RESPONSE: &str = "expects-response";
 ///
 /// Bodies are shared, never copied, and never parsed on the way. A response has `from` and `to` of its request swapped, and its id.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "a reader that copies a message has to copy all of it")]
 pub struct Message {
     /// What the sender calls it; unique among its own requests to one receiver.
     pub id: MessageId,
@@ -41,6 +42,7 @@ pub struct Message {
 /// written as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::exhaustive_enums, reason = "an id is a number or a text on the wire")]
 pub enum MessageId {
     /// A JSON number.
     Number(u64),
@@ -51,6 +53,7 @@ pub enum MessageId {
 /// What a message asks for. Written in lower case, read in any.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
+#[expect(clippy::exhaustive_enums, reason = "a new type is `Other`")]
 pub enum MessageType {
     Create,
     Read,
@@ -67,6 +70,7 @@ pub enum MessageType {
 
 /// What a message carries.
 #[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a body is JSON or bytes in the contract")]
 pub enum Body {
     /// RFC 8259 text. Known to be UTF-8; whether it is JSON turns out when it is read ([`Self::parse`]).
     Json(Arc<str>),

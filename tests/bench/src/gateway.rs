@@ -49,7 +49,7 @@ impl Gateways {
         configuration.insert("url".to_owned(), Value::from(format!("ws://{server}/ws")));
         configuration.insert("flavour".to_owned(), Value::from("nomatrix"));
         let source = Everywhere::new(component("message_node")?, configuration)?;
-        let inbox = InboxLimits { messages: 1024, bytes: 64 << 20 };
+        let inbox = InboxLimits::new(1024, 64 << 20);
         let runtime = builder(source).inbox(inbox).build().await?;
         runtime.deploy_protostub(&server.to_string()).await?;
         let gateway = runtime.register_hyperty(native.clone()).await?;

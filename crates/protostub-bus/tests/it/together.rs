@@ -49,7 +49,7 @@ async fn each_of_those_posted_together_gets_its_own_result_and_their_order_stays
 #[tokio::test]
 async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
     let bus = bus();
-    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits { messages: 3, ..InboxLimits::default() });
+    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::new(3, 16 << 20));
     let to_alice = |id| numbered(update("hyperty://home.example/alice"), id);
     let poster = bus.poster(hyperty("bob"));
     let post = |id| poster.post(to_alice(id)).map_err(|error| error.code);

@@ -201,7 +201,7 @@ async fn refuses_session(bench: &Bench) -> Course {
         return Err(Verdict::not_applicable("the stub has no session at the message node that could be refused"));
     }
     let reason = "closed for the weekend";
-    server.node().set_faults(Faults { refuse_open: Some(reason.to_owned()), ..Faults::default() });
+    server.node().set_faults(Faults::refusing_open(reason));
     let mut play = stage.started().await?;
     play.connect(None).await?;
     not_live(&mut play, &[Failed, Disconnected]).await?;

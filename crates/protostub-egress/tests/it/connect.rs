@@ -1,7 +1,7 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
-use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, Missing, Phase, Resolver};
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, Missing, Phase, Protection, Resolver};
 use rcgen::{CertificateParams, date_time_ymd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
@@ -62,7 +62,7 @@ async fn bytes_flow_over_tls_and_without() {
     assert_echoes(connection).await;
 
     let port = echo(None).await;
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let connection = connect(&egress, &grants, "sp1.example", port, false, &[]).await.unwrap();
     assert!(!connection.is_tls());
     assert_echoes(connection).await;
@@ -119,7 +119,7 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     names.then("sp1.example", &["169.254.169.254"]);
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let egress = egress(&names, &[]);
 
     let connection = connect(&egress, &grants, "sp1.example", port, false, &[]).await.unwrap();
@@ -134,7 +134,7 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
 async fn when_an_address_fails_the_next_one_is_dialled() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.2", "127.0.0.1"])]);
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     assert_echoes(connect(&egress(&names, &[]), &grants, "sp1.example", port, false, &[]).await.unwrap()).await;
 }
 
@@ -168,7 +168,7 @@ async fn localhost_is_this_host_whatever_a_resolver_says() {
     let names = Names::of([("sp1.localhost", &["10.0.0.1"]), ("localhost", &["10.0.0.1"])]);
     let egress = egress(&names, &[]);
     for host in ["sp1.localhost", "localhost", "127.0.0.1", "::ffff:127.0.0.1"] {
-        let grants = Grants::none().allow_host(host, port, false).unwrap();
+        let grants = Grants::none().allow_host(host, port, Protection::Tls).unwrap();
         let error = connect(&egress, &grants, host, port, false, &[]).await.unwrap_err();
         assert!(matches!(&error, EgressError::Refused(refused) if refused.missing() == Missing::Loopback), "{error}");
         // On loopback, a rule that asks for TLS is content without.
@@ -203,7 +203,7 @@ async fn a_granted_address_needs_a_certificate_for_it() {
     let authority = Authority::new();
     let names = Names::of([]);
     let port = echo(Some(authority.server(&["127.0.0.1"]))).await;
-    let grants = Grants::none().allow_loopback(true).allow_host("127.0.0.1", port, false).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("127.0.0.1", port, Protection::Tls).unwrap();
     assert_echoes(connect(&egress(&names, &[&authority]), &grants, "127.0.0.1", port, true, &[]).await.unwrap()).await;
 }
 
@@ -241,7 +241,7 @@ impl Resolver for CutOff {
 
 #[tokio::test]
 async fn a_name_that_cannot_be_resolved_now_may_exist() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(CutOff)), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(CutOff))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Resolve { .. }) && error.is_retryable());
     assert_eq!(error.to_string(), "failed to resolve `sp1.example`: try again later");
@@ -249,7 +249,7 @@ async fn a_name_that_cannot_be_resolved_now_may_exist() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_silent_is_given_up() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Silent)), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(Silent))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Resolving, .. }), "{error:?}");
     assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: it was still resolving the name");

@@ -70,7 +70,7 @@ impl Proxy {
 fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
     // The resolver knows the proxy, in a private network of sorts, and no other name.
     let names = Names::of([("proxy.internal", &["127.0.0.1"])]);
-    EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
+    config(&names, roots).with_proxy(proxy.parse().unwrap())
 }
 
 /// A request as bytes.
@@ -129,7 +129,7 @@ async fn http_goes_through_the_proxy_as_well() {
 #[tokio::test]
 async fn http_without_tls_is_asked_of_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
-    let grants = Grants::none().allow_host("sp1.example", 80, true).unwrap();
+    let grants = Grants::none().allow_host("sp1.example", 80, Protection::Plain).unwrap();
     let client = http(&Egress::new(through(&proxy.url(), &[])).unwrap(), &grants);
     let response = client.get(&"http://sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "ok");
@@ -140,7 +140,8 @@ async fn http_without_tls_is_asked_of_the_proxy() {
 async fn the_proxy_is_not_asked_for_what_is_not_granted() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
-    let grants = sp1(443).allow_host("10.0.0.1", 443, false).unwrap().allow_host("localhost", 443, false).unwrap();
+    let grants =
+        sp1(443).allow_host("10.0.0.1", 443, Protection::Tls).unwrap().allow_host("localhost", 443, Protection::Tls).unwrap();
     let client = http(&egress, &grants);
     for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
         assert!(connect(&egress, &grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
@@ -155,7 +156,7 @@ async fn this_host_is_not_reached_through_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 500 No\r\n\r\n")).await;
     let direct = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, Protection::Plain).unwrap();
     let connection = connect(&egress, &grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().port(), direct.port);
     let url = format!("http://sp1.localhost:{}/x", direct.port).parse().unwrap();
@@ -195,7 +196,7 @@ async fn the_proxy_may_be_on_this_host() {
         let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
         assert_eq!(response.text().await.unwrap(), "hello");
         // That it is there opens nothing.
-        let to_proxy = sp1(443).allow_host(host, proxy.port, true).unwrap();
+        let to_proxy = sp1(443).allow_host(host, proxy.port, Protection::Plain).unwrap();
         let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
         assert!(connect(&egress, &to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
         assert!(http(&egress, &to_proxy).get(&url, 0).await.unwrap_err().is_refused());

@@ -1,10 +1,10 @@
-use protostub_egress::{EgressError, Grants, Phase};
+use protostub_egress::{EgressError, Grants, Phase, Protection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fixture::{Authority, Names, connect, egress, listen, start_tls};
 
 fn grants(port: u16) -> Grants {
-    Grants::none().allow_loopback(true).allow_host("*.sp1.example", port, true).unwrap()
+    Grants::none().allow_loopback(true).allow_host("*.sp1.example", port, Protection::Plain).unwrap()
 }
 
 fn names() -> std::sync::Arc<Names> {

@@ -88,7 +88,7 @@ impl Tcp {
         let opening = {
             let Route { egress, quota, grants, .. } = route.clone();
             async move {
-                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, tls, &[])).await {
+                match tokio::time::timeout(open_timeout, egress.connect(&grants, &quota, &host, port, protection, &[])).await {
                     Ok(result) => result.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("connecting to {name} took longer than {open_timeout:?}")),
                 }

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use protostub_egress::Grants;
+use protostub_egress::{Grants, Protection};
 use protostub_sandbox::{Credential, CredentialKind, Outcome};
 use protostub_types::StubStatus;
 use serde_json::{Value, json};
@@ -158,7 +158,7 @@ async fn a_stub_speaks_tcp_to_its_domain() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
     let (mut stage, mut listener) = observed(json!({}));
-    stage.grants = Grants::none().allow_host("127.0.0.1", port, true).unwrap().allow_loopback(true);
+    stage.grants = Grants::none().allow_host("127.0.0.1", port, Protection::Plain).unwrap().allow_loopback(true);
     let play = stage.live().await;
     let handle = play.told(json!({ "do": "tcp", "host": "127.0.0.1", "port": port })).await;
     let (mut connection, _) = server.accept().await.unwrap();
@@ -182,7 +182,7 @@ async fn a_closed_handle_is_heard_of_no_more() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
     let (mut stage, mut listener) = observed(json!({}));
-    stage.grants = Grants::none().allow_host("127.0.0.1", port, true).unwrap().allow_loopback(true);
+    stage.grants = Grants::none().allow_host("127.0.0.1", port, Protection::Plain).unwrap().allow_loopback(true);
     let play = stage.live().await;
     let open = json!({ "do": "tcp", "host": "127.0.0.1", "port": port });
     play.told(json!([open, { "do": "tcp-close", "handle": 1 }, { "do": "timer", "ms": 50 }])).await;

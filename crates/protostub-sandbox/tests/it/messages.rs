@@ -197,7 +197,7 @@ async fn what_is_no_message_is_refused_by_itself() {
 #[tokio::test]
 async fn a_full_inbox_is_busy() {
     let stage = Stage::new(json!({}));
-    let small = stage.bus.inbox(InboxLimits { messages: 1, bytes: 1 << 20 });
+    let small = stage.bus.inbox(InboxLimits::new(1, 1 << 20));
     let _route = stage.bus.attach(&address(Listener::ADDRESS), &small.mailbox()).unwrap();
     let play = stage.live().await;
     assert_eq!(play.told(json!({ "do": "post", "to": Listener::ADDRESS, "times": 3 })).await, json!(["ok", "busy", "busy"]));

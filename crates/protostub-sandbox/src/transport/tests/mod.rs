@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Egress, EgressConfig, Grants, Ports, QuotaLimits, Resolver};
+use protostub_egress::{Egress, EgressConfig, Grants, Ports, Protection, QuotaLimits, Resolver};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -51,9 +51,9 @@ fn connections() -> Connections {
 
 /// With a grant for loopback, and one for `sp1.example`, which is here.
 fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connections {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Here)), ..egress }).unwrap();
-    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), true).unwrap();
-    let grants = grants.allow_host("sp1.example", Ports::all(), true).unwrap().allow_loopback(true);
+    let egress = Egress::new(egress.with_resolver(Arc::new(Here))).unwrap();
+    let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap();
+    let grants = grants.allow_host("sp1.example", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let quota = egress.quota(quota(&limits));
     Connections::new(egress, quota, grants, limits)
 }
@@ -125,7 +125,6 @@ fn tls() -> (TlsAcceptor, EgressConfig) {
         .with_no_client_auth()
         .with_single_cert(vec![certified.cert.der().clone()], key)
         .unwrap();
-    let trusting =
-        EgressConfig { extra_roots_pem: vec![certified.cert.pem().into_bytes()], webpki_roots: false, ..EgressConfig::default() };
+    let trusting = EgressConfig::default().with_extra_roots_pem([certified.cert.pem().into_bytes()]).without_webpki_roots();
     (TlsAcceptor::from(Arc::new(server)), trusting)
 }

@@ -54,10 +54,13 @@ impl Target {
         Ok(Self { url, tls, host, port })
     }
 
+    fn protection(&self) -> Protection {
+        if self.tls { Protection::Tls } else { Protection::Plain }
+    }
+
     /// Whether the grants allow it, as far as the name tells.
     pub(super) fn check(&self, grants: &Grants) -> Result<(), Error> {
-        let protection = if self.tls { Protection::Tls } else { Protection::Plain };
-        grants.check(&self.host, self.port, protection).map_err(|refused| Error::Denied(refused.to_string()))
+        grants.check(&self.host, self.port, self.protection()).map_err(|refused| Error::Denied(refused.to_string()))
     }
 
     /// The opening handshake's request (RFC 6455 section 4.1).
@@ -145,7 +148,7 @@ pub(super) async fn open(
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let alpn: &[&[u8]] = if target.tls { &[b"http/1.1"] } else { &[] };
-        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.tls, alpn);
+        let connect = egress.connect(&grants, &quota, &target.host, target.port, target.protection(), alpn);
         let connection = connect.await.map_err(|error| error.to_string())?;
         shake_hands(Counted::new(connection, &traffic), request, &limits)
             .await
