@@ -1,11 +1,11 @@
 //! Messages that are posted together, and taken together: what becomes of them is what would become of each.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use protostub_bus::{InboxLimits, Mailbox, Origin, PostError, Unroutable};
+use protostub_bus::{InboxLimits, Mailbox, Origin, PostError, Poster, Unroutable};
 use protostub_types::{Domain, Message, StubKey};
 
 use crate::{Listener, address, bus, check_sum, hyperty, numbered, read, update};
@@ -131,6 +131,25 @@ async fn a_hook_is_asked_each_time() {
     let poster = bus.poster(hyperty("bob"));
     (0..5).for_each(|_| poster.post(update("hyperty://sp9.example/x")).unwrap());
     assert_eq!((hook.1.load(Ordering::Relaxed), inbox.mailbox().len()), (5, 5));
+}
+
+#[tokio::test]
+async fn poster_used_inside_its_own_post_does_not_wait() {
+    struct Hook(Mailbox, OnceLock<Arc<Poster>>);
+    impl Unroutable for Hook {
+        fn unroutable(&self, _: &Origin, _: &StubKey, _: &Message) -> Result<Mailbox, PostError> {
+            self.1.get().expect("the test set it").post(update("hyperty://home.example/alice"))?;
+            Ok(self.0.clone())
+        }
+    }
+    let bus = bus();
+    let alice = Listener::hyperty(&bus, "alice");
+    let inbox = bus.inbox(InboxLimits::default());
+    let (hook, poster) = (Arc::new(Hook(inbox.mailbox(), OnceLock::new())), Arc::new(bus.poster(hyperty("bob"))));
+    assert!(hook.1.set(Arc::clone(&poster)).is_ok());
+    bus.set_unroutable(hook);
+    (0..3).for_each(|_| poster.post(update("hyperty://sp9.example/x")).unwrap());
+    assert_eq!((alice.waits(), inbox.mailbox().len()), (3, 3));
 }
 
 #[tokio::test]
