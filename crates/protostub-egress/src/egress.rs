@@ -14,9 +14,10 @@ use url::Url;
 use crate::{
     connect::{Connection, Deadline, Stream},
     error::{EgressError, Phase},
-    grants::{Explanation, Grants, Protection},
+    grants::{Explanation, Grants},
     handshakes::Handshakes,
     host::Host,
+    protection::Protection,
     proxy::Proxy,
     quota::{Budget, Quota, QuotaLimits, max_sockets},
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
@@ -25,7 +26,7 @@ use crate::{
 
 /// How everybody gets out. Nothing is read from the environment.
 #[derive(Debug, Clone)]
-#[expect(clippy::exhaustive_structs, reason = "callers write the settings that they change, and `..EgressConfig::default()`")]
+#[non_exhaustive]
 pub struct EgressConfig {
     /// Further certificate authorities, each text with one certificate or more in PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,
@@ -44,6 +45,50 @@ pub struct EgressConfig {
     /// 128) is kept for the host's own. Default: the process's soft limit on descriptors, less a
     /// quarter (64 to 1024) for files, the control socket and the host program.
     pub max_sockets: Option<usize>,
+}
+
+impl EgressConfig {
+    /// Trusts further certificate authorities, each text with one certificate or more in PEM.
+    #[must_use]
+    pub fn with_extra_roots_pem(mut self, roots: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.extra_roots_pem.extend(roots);
+        self
+    }
+
+    /// Trusts none of the web's authorities.
+    #[must_use]
+    pub fn without_webpki_roots(mut self) -> Self {
+        self.webpki_roots = false;
+        self
+    }
+
+    /// Sets [`Self::proxy`].
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Url) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// Sets [`Self::connect_timeout`].
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets [`Self::resolver`].
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets [`Self::max_sockets`].
+    #[must_use]
+    pub fn with_max_sockets(mut self, sockets: usize) -> Self {
+        self.max_sockets = Some(sockets);
+        self
+    }
 }
 
 impl Default for EgressConfig {

@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use protostub_types::SafeText;
 
-use crate::{grants::Refused, quota::LimitReached};
+use crate::{grants::Refused, limit_reached::LimitReached};
 
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.

@@ -7,21 +7,12 @@ use protostub_types::{Domain, SafeText};
 use crate::{
     addresses::{Judged, Scope, judge},
     host::Host,
+    protection::Protection,
     rule::{Fit, Ports, Rule, RuleError},
 };
 
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
-
-/// The protection of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "a connection has TLS or has none")]
-pub enum Protection {
-    /// TLS from the first byte, or begun by `STARTTLS`.
-    Tls,
-    /// No TLS, or not yet.
-    Plain,
-}
 
 /// Where somebody may go. Nothing is granted at first.
 ///
@@ -76,8 +67,8 @@ impl Grants {
         self
     }
 
-    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports, over TLS.
-    /// [`Protection::Plain`] grants them without TLS too.
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports: over TLS alone, or with
+    /// [`Protection::Plain`] also without it.
     ///
     /// # Errors
     /// If the hosts cannot be read.

@@ -23,9 +23,10 @@ use crate::{
     connect::{Connection, Deadline},
     egress::Egress,
     error::{EgressError, Phase},
-    grants::{Grants, Protection},
+    grants::Grants,
     host::Host,
     http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest},
+    protection::Protection,
     quota::Quota,
 };
 

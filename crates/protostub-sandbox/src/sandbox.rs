@@ -90,7 +90,7 @@ impl Sandbox {
     /// If the stub refuses to start or crashes; the inbox comes back.
     pub async fn deploy_component(self, inbox: Inbox) -> Result<(StubHandle, StubTask), StartError> {
         // What came through the stub must not come back to it.
-        inbox.mailbox().belongs_to(&self.store.data().config.url);
+        inbox.mailbox().set_owner(&self.store.data().config.url);
         match self.start().await {
             Ok(instance) => {
                 let (handle, commands) = StubHandle::new(instance.store.data().recorder.origin());

@@ -61,7 +61,7 @@ impl StubState {
         let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
         Self {
             handles: Handles::default(),
-            posting: Posting::new(&config),
+            posting: Posting::new(&config, &services.bus),
             status: Status::new(limits.publications_per_second),
             timers: Timers::default(),
             identity: IdentityRequests::default(),

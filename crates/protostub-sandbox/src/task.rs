@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, Inbox, Mailbox, Parcel};
+use protostub_bus::{Bus, Envelope, Inbox, Mailbox};
 use protostub_types::MessageType;
 use tokio::{
     sync::oneshot,
@@ -63,7 +63,7 @@ pub struct Ended {
 #[derive(Default)]
 struct Batch {
     events: Vec<Event>,
-    messages: Vec<Parcel>,
+    messages: Vec<Envelope>,
     /// Who is told that the commands among the events were handled.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,

@@ -23,7 +23,7 @@ use self::file::{DomainKeys, File};
 use crate::{
     credentials::{Credential, OAuth2, Providers},
     keygen,
-    output::Failure,
+    failure::Failure,
 };
 
 /// The flags of commands that look for stubs.

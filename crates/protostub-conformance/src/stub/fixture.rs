@@ -37,7 +37,7 @@ use crate::{
 /// Who asks, and whom the server's messages are for.
 pub(crate) const APP: &str = "hyperty://home.example/conformance";
 /// How much may wait in an inbox.
-const INBOX: InboxLimits = InboxLimits { messages: 2000, bytes: 64 << 20 };
+const INBOX: InboxLimits = InboxLimits::new(2000, 64 << 20);
 /// How much the message node keeps for a client: it is not to be what loses messages.
 const QUEUED: usize = 4096;
 const QUEUED_BYTES: usize = 64 << 20;
@@ -125,7 +125,9 @@ impl StubFixture {
         }
         configuration.insert("runtimeURL".to_owned(), runtime.clone().into());
         let home = Domain::parse("home.example").map_err(setup_failed)?;
-        let bus = Bus::new(BusConfig { request_timeout: REQUEST, ..BusConfig::new(home, address(&runtime)?) });
+        let mut config = BusConfig::new(home, address(&runtime)?);
+        config.request_timeout = REQUEST;
+        let bus = Bus::new(config);
         let app = address(APP)?;
         let answers = bus.inbox(INBOX);
         let route = bus.attach(&app, &answers.mailbox()).map_err(setup_failed)?;

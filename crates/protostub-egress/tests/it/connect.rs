@@ -243,7 +243,7 @@ impl Resolver for CutOff {
 
 #[tokio::test]
 async fn a_name_that_cannot_be_resolved_now_may_exist() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(CutOff)), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(CutOff))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Resolve { .. }) && error.is_retryable());
     assert_eq!(error.to_string(), "failed to resolve `sp1.example`: try again later");
@@ -251,7 +251,7 @@ async fn a_name_that_cannot_be_resolved_now_may_exist() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_silent_is_given_up() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Silent)), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(Silent))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Resolving, .. }), "{error:?}");
     assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: it was still resolving the name");

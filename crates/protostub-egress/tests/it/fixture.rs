@@ -145,12 +145,10 @@ pub(crate) fn egress(names: &Arc<Names>, roots: &[&Authority]) -> Egress {
 }
 
 pub(crate) fn config(names: &Arc<Names>, roots: &[&Authority]) -> EgressConfig {
-    EgressConfig {
-        extra_roots_pem: roots.iter().map(|authority| authority.pem()).collect(),
-        webpki_roots: false,
-        resolver: Some(Arc::clone(names) as Arc<dyn Resolver>),
-        ..EgressConfig::default()
-    }
+    EgressConfig::default()
+        .with_extra_roots_pem(roots.iter().map(|authority| authority.pem()))
+        .without_webpki_roots()
+        .with_resolver(Arc::clone(names) as Arc<dyn Resolver>)
 }
 
 /// The same-domain default of `sp1.example` with a port.

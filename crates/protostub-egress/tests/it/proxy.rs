@@ -70,7 +70,7 @@ impl Proxy {
 fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
     // The resolver knows the proxy, in a private network of sorts, and no other name.
     let names = Names::of([("proxy.internal", &["127.0.0.1"])]);
-    EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
+    config(&names, roots).with_proxy(proxy.parse().unwrap())
 }
 
 /// A request as bytes.

@@ -105,7 +105,7 @@ fn authority_params(name: &str) -> CertificateParams {
 async fn refused(acceptor: TlsAcceptor) -> String {
     let port = keeper(Some(acceptor)).await;
     let config = config(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&Authority::new()]);
-    let egress = Egress::new(EgressConfig { connect_timeout: Duration::from_secs(5), ..config }).unwrap();
+    let egress = Egress::new(config.with_connect_timeout(Duration::from_secs(5))).unwrap();
     let error = connect(&egress, &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Tls { .. }), "{error:?}");
     error.to_string()

@@ -138,7 +138,7 @@ async fn prepare(
     steps.mark(Step::SandboxUrl, sandbox_url.as_str());
 
     let attaching = steps.open(Step::ListenForMessages, "");
-    record.mailbox.belongs_to(&url);
+    record.mailbox.set_owner(&url);
     let stub_route = attached(context.bus.attach(&url, &record.mailbox)).map_err(&registering)?;
     drop(attaching);
     Ok(Prepared { presence, artifact, sandbox, status_route, stub_route })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protostub_bus::Parcel;
+use protostub_bus::Envelope;
 use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType, SafeText};
 
 use super::{AddressCache, types};
@@ -55,7 +55,7 @@ pub(crate) fn lower(message: Message) -> types::Message {
 }
 
 /// Returns the message of the bus that was lowered to this one.
-pub(crate) fn restore(message: types::Message) -> Result<Parcel, InvalidMessage> {
+pub(crate) fn restore(message: types::Message) -> Result<Envelope, InvalidMessage> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
     lift(message, (from, to), usize::MAX, &AddressCache::default())
 }
@@ -66,7 +66,7 @@ pub(crate) fn lift<A>(
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
     known: &AddressCache,
-) -> Result<Parcel, InvalidMessage> {
+) -> Result<Envelope, InvalidMessage> {
     let address = |member| move |source| InvalidMessage::Address { member, source };
     let via = |via: &[Arc<str>]| match via {
         [] => Ok(Vec::new()),

@@ -1,6 +1,6 @@
 use std::{cell::OnceCell, time::Instant};
 
-use protostub_bus::{Origin, PostError, Way};
+use protostub_bus::{Bus, Origin, PostError, Poster};
 use protostub_types::{Address, AddressError};
 use serde::Deserialize;
 use wasmtime::{
@@ -21,28 +21,26 @@ use crate::{
 
 /// What an instance posts, and whether it wants messages.
 pub(crate) struct Posting {
-    origin: Origin,
+    poster: Poster,
     /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
     runtime: OnceCell<Option<Address>>,
     rate: RateLimit,
     addresses: AddressCache,
     /// As which address it sent last.
     sender: Option<Address>,
-    way: Way,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
     warned: bool,
 }
 
 impl Posting {
-    pub(crate) fn new(config: &SandboxConfig) -> Self {
+    pub(crate) fn new(config: &SandboxConfig, bus: &Bus) -> Self {
         Self {
-            origin: Origin::Stub(config.url.clone()),
+            poster: bus.poster(Origin::Stub(config.url.clone())),
             runtime: OnceCell::new(),
             rate: RateLimit::new(config.limits.posts_per_second),
             addresses: AddressCache::default(),
             sender: None,
-            way: Way::default(),
             paused: false,
             warned: false,
         }
@@ -167,7 +165,7 @@ impl StubState {
         let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
-            && !self.services.bus.answers(&self.posting.origin, &message)
+            && !self.services.bus.answers(self.posting.poster.origin(), &message)
         {
             if !self.posting.warned {
                 self.posting.warned = true;
@@ -176,8 +174,7 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        let Posting { way, origin, .. } = &mut self.posting;
-        way.post_at(&self.services.bus, origin, message, || now.into()).map_err(refused)
+        self.posting.poster.post_at(message, || now.into()).map_err(refused)
     }
 
     fn pause(&mut self) {

@@ -204,7 +204,7 @@ async fn what_is_no_message_is_refused_by_itself() {
 #[tokio::test]
 async fn a_full_inbox_is_busy() {
     let fixture = Fixture::new(json!({}));
-    let small = fixture.bus.inbox(InboxLimits { messages: 1, bytes: 1 << 20 });
+    let small = fixture.bus.inbox(InboxLimits::new(1, 1 << 20));
     let _route = fixture.bus.attach(&address(Listener::ADDRESS), &small.mailbox()).unwrap();
     let actor = fixture.live().await;
     assert_eq!(actor.told(json!({ "do": "post", "to": Listener::ADDRESS, "times": 3 })).await, json!(["ok", "busy", "busy"]));

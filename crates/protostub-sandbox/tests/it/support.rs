@@ -50,10 +50,9 @@ pub(crate) fn domain(text: &str) -> Domain {
 }
 
 pub(crate) fn bus() -> Bus {
-    Bus::new(BusConfig {
-        request_timeout: PATIENCE,
-        ..BusConfig::new(domain("home.example"), address("hyperty-runtime://home.example/r"))
-    })
+    let mut config = BusConfig::new(domain("home.example"), address("hyperty-runtime://home.example/r"));
+    config.request_timeout = PATIENCE;
+    Bus::new(config)
 }
 
 /// The statuses that a stub published.
@@ -173,7 +172,7 @@ impl Fixture {
 
     /// Deploys it; it is `created` then.
     pub(crate) async fn start(self) -> Result<RunningActor, StartErrorKind> {
-        let inbox = self.bus.inbox(InboxLimits { messages: 1000, bytes: 16 << 20 });
+        let inbox = self.bus.inbox(InboxLimits::new(1000, 16 << 20));
         self.start_with(inbox).await.map_err(|(kind, _)| kind)
     }
 
@@ -271,7 +270,7 @@ impl Listener {
     pub(crate) const ADDRESS: &str = "hyperty://home.example/listener";
 
     pub(crate) fn new(bus: &Bus) -> Self {
-        let inbox = bus.inbox(InboxLimits { messages: 1000, bytes: 16 << 20 });
+        let inbox = bus.inbox(InboxLimits::new(1000, 16 << 20));
         let route = bus.attach(&address(Self::ADDRESS), &inbox.mailbox()).expect("the address is free");
         Self { inbox, _route: route }
     }

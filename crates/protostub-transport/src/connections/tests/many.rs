@@ -40,7 +40,7 @@ async fn there_are_no_more_connections_than_the_limit() {
 /// Two stubs of one runtime share 16 sockets, two of which are the runtime's.
 #[tokio::test]
 async fn stub_with_its_share_of_sockets_is_told() {
-    let egress = Egress::new(EgressConfig { max_sockets: Some(16), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_max_sockets(16)).unwrap();
     let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let limits = TransportLimits::default();
     let stub = || Connections::new(egress.clone(), egress.quota(quota(&limits)), grants.clone(), limits.clone());

@@ -52,7 +52,7 @@ fn connections() -> Connections {
 
 /// With a grant for loopback, and one for `sp1.example`, which is here.
 fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connections {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(LoopbackResolver)), ..egress }).unwrap();
+    let egress = Egress::new(egress.with_resolver(Arc::new(LoopbackResolver))).unwrap();
     let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap();
     let grants = grants.allow_host("sp1.example", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let quota = egress.quota(quota(&limits));
@@ -126,7 +126,6 @@ fn tls() -> (TlsAcceptor, EgressConfig) {
         .with_no_client_auth()
         .with_single_cert(vec![certified.cert.der().clone()], key)
         .unwrap();
-    let trusting =
-        EgressConfig { extra_roots_pem: vec![certified.cert.pem().into_bytes()], webpki_roots: false, ..EgressConfig::default() };
+    let trusting = EgressConfig::default().with_extra_roots_pem([certified.cert.pem().into_bytes()]).without_webpki_roots();
     (TlsAcceptor::from(Arc::new(server)), trusting)
 }

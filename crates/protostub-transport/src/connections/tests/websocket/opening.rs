@@ -5,7 +5,7 @@ use tokio_tungstenite::{
     tungstenite::handshake::server::{Request as ServerRequest, Response},
 };
 
-use protostub_egress::QuotaLimits;
+use protostub_egress::{Protection, QuotaLimits};
 
 use super::*;
 use crate::Handshake;
@@ -90,7 +90,7 @@ async fn what_cannot_be_opened_is_said_at_once() {
 
 #[tokio::test]
 async fn what_a_name_resolves_to_is_judged_later() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(LoopbackResolver)), ..EgressConfig::default() }).unwrap();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(LoopbackResolver))).unwrap();
     let grants = Grants::none().allow_host("sp1.example", 443, Protection::Tls).unwrap();
     let mut connections =
         Connections::new(egress.clone(), egress.quota(QuotaLimits::default()), grants, TransportLimits::default());

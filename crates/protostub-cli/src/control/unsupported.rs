@@ -1,4 +1,4 @@
-//! Where there are no Unix domain sockets, a runtime cannot be reached from outside.
+//! The control socket of platforms without Unix domain sockets: no runtime can be reached from outside.
 
 use std::path::Path;
 
@@ -8,14 +8,16 @@ pub(crate) mod socket {
     use std::path::PathBuf;
 
     use super::{NONE, Path};
-    use crate::output::Failure;
+    use crate::failure::Failure;
 
-    /// A socket that cannot be.
-    pub(crate) struct Socket {
+    pub(crate) use UnsupportedSocket as Socket;
+
+    /// A socket, which the platform does not have.
+    pub(crate) struct UnsupportedSocket {
         pub(crate) path: PathBuf,
     }
 
-    impl Socket {
+    impl UnsupportedSocket {
         pub(crate) async fn listen(_path: &Path) -> anyhow::Result<Self> {
             Err(Failure::usage(NONE))
         }
@@ -27,29 +29,12 @@ pub(crate) mod socket {
 }
 
 pub(crate) mod server {
-    use std::{path::PathBuf, sync::Arc, time::SystemTime};
-
-    use protostub_runtime::Runtime;
-    use tokio::sync::broadcast;
     use tokio_util::sync::CancellationToken;
 
     use super::socket::Socket;
-    use crate::{
-        control::protocol::{Change, Doing},
-        printer::Counts,
-    };
+    use crate::control::context::ServerContext;
 
-    /// What clients would share.
-    pub(crate) struct Served {
-        pub(crate) runtime: Arc<Runtime>,
-        pub(crate) since: SystemTime,
-        pub(crate) policy: Option<PathBuf>,
-        pub(crate) changes: broadcast::Sender<Change>,
-        pub(crate) progress: broadcast::Sender<Doing>,
-        pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
-    }
-
-    pub(crate) async fn serve(_socket: Socket, _served: Served, stop: CancellationToken) {
+    pub(crate) async fn serve(_socket: Socket, _context: ServerContext, stop: CancellationToken) {
         stop.cancelled().await;
     }
 }
@@ -59,14 +44,16 @@ pub(crate) mod client {
 
     use super::{NONE, Path};
     use crate::{
-        control::protocol::{Change, Doing, Request, Status},
-        output::Failure,
+        control::protocol::{Change, DeploymentProgress, Request, Status},
+        failure::Failure,
     };
 
-    /// A connection that cannot be.
-    pub(crate) enum Client {}
+    pub(crate) use UnsupportedClient as Client;
 
-    impl Client {
+    /// A connection, which the platform does not have.
+    pub(crate) enum UnsupportedClient {}
+
+    impl UnsupportedClient {
         pub(crate) async fn connect(_path: &Path) -> anyhow::Result<Self> {
             Err(Failure::no_runtime(NONE))
         }
@@ -78,7 +65,7 @@ pub(crate) mod client {
         pub(crate) async fn ask<T: DeserializeOwned>(
             &mut self,
             _request: &Request,
-            _progress: impl FnMut(Doing),
+            _progress: impl FnMut(DeploymentProgress),
         ) -> anyhow::Result<T> {
             match *self {}
         }
