@@ -141,6 +141,6 @@ impl Limits {
     /// The limits of the stub's inbox.
     #[must_use]
     pub fn inbox(&self) -> InboxLimits {
-        InboxLimits { messages: self.inbox_messages, bytes: self.inbox_bytes }
+        InboxLimits::new(self.inbox_messages, self.inbox_bytes)
     }
 }
