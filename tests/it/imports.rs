@@ -63,7 +63,8 @@ async fn what_the_program_does_not_offer_cannot_be_granted() {
     assert!(matches!(error, BuildError::UnknownImport { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which no `host_import` of the builder offers"
+        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which the host program does not offer; \
+         remove it from `imports` of the domain, or offer it with `host_import`"
     );
 
     let runtime = granted(Nothing::INTERFACE).await.expect("a runtime");

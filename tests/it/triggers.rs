@@ -69,7 +69,7 @@ async fn nobody_but_the_program_triggers_deployments_without_bound() {
     }
     let error = app.request(ask("three.example")).await.expect_err("a third one");
     assert_eq!(error.code, 429);
-    assert!(error.reason.contains("2 deployments within a minute"), "{}", error.reason);
+    assert!(error.reason.contains("2 deployments per minute"), "{}", error.reason);
     // Those that are there are there, and others have a count of their own.
     assert_eq!(app.request(ask("one.example")).await.expect("an answer").code(), Some(200));
     let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");
