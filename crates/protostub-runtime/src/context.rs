@@ -42,7 +42,7 @@ impl RuntimeContext {
         self.tasks.spawn_on(task, &self.threads)
     }
 
-    /// Ends the bus and the hyperties. Nothing is posted after this call, and hyperties receive
+    /// Ends the bus and the hyperties. No message is posted after this call, and hyperties receive
     /// only the messages that they have.
     pub(crate) fn end(&self, reason: &str) {
         self.bus.shut_down(reason);
@@ -64,7 +64,7 @@ impl RuntimeContext {
         self.publish_status(body);
     }
 
-    /// Performs the second half of step 22: publishes at `<runtime>/status` what came at
+    /// Performs the second half of step 22: publishes at `<runtime>/status` the status from
     /// `<stub>/status`.
     pub(crate) fn publish_status(&self, body: Value) {
         let mut message = Message::update(self.status_url.clone()).with_body(body);

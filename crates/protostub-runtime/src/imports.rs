@@ -49,7 +49,11 @@
 //!         Draws(if stub.domain.as_str() == "sp1.example" { 100 } else { 0 })
 //!     }
 //!
-//!     fn add_to_linker(&self, linker: &mut Linker<StubState>, data: fn(&mut StubState) -> &mut Draws) -> wasmtime::Result<()> {
+//!     fn add_to_linker(
+//!         &self,
+//!         linker: &mut Linker<StubState>,
+//!         data: fn(&mut StubState) -> &mut Draws,
+//!     ) -> wasmtime::Result<()> {
 //!         numbers::add_to_linker::<_, HasSelf<Draws>>(linker, data)
 //!     }
 //! }

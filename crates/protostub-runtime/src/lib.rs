@@ -30,10 +30,13 @@
 //! // This deploys sp1.example's stub on the way.
 //! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?;
 //! println!("{}", reply.to_json_line());
-//! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
+//! // This returns the same stub, without a second deployment.
+//! let stub = runtime.deploy_protostub("sp1.example").await?;
 //! println!("{}", stub.status().status); // live; `stub.watch()` reports changes
-//! # assert_eq!((reply.code(), stub.status().status, runtime.protostubs().len()), (Some(200), protostub_runtime::StubStatus::Live, 1));
-//! let outcome = runtime.shutdown(Duration::from_secs(5)).await; // lists the stubs that stopped, and those that did not
+//! # assert_eq!((reply.code(), runtime.protostubs().len()), (Some(200), 1));
+//! # assert_eq!(stub.status().status, protostub_runtime::StubStatus::Live);
+//! // The outcome lists the stubs that stopped, and those that did not.
+//! let outcome = runtime.shutdown(Duration::from_secs(5)).await;
 //! println!("{outcome:?}");
 //! # assert!(outcome.abandoned.is_empty());
 //! # Ok(())
@@ -96,18 +99,21 @@
 //! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot
 //! deploy another stub, unless the operator grants more ([`DomainSettings`]). The operator adds
 //! rules with a [`Policy`] ([`RuntimeBuilder::policy`], [`Runtime::set_policy`]). The bus asks it
-//! before every hop of every message, and answers what it refuses with 403 and its reason. With the
-//! feature `cedar`, `CedarPolicy` reads the rules from a file, in the language
+//! before every hop of every message. The sender of a refused message gets 403 and the policy's
+//! reason. With the feature `cedar`, `CedarPolicy` reads the rules from a file, in the language
 //! [Cedar](https://docs.cedarpolicy.com).
 //!
 //! # Addresses of the runtime
 //!
 //! | address | accepted messages |
 //! | --- | --- |
-//! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty, or by a stub with the grant ([`DomainSettings::may_deploy`]): deploys a stub, and answers with its URL |
-//! | `<runtime>/registry` | `read` by a hyperty: the stubs and sandboxes |
-//! | `<runtime>/identity` | `execute` of `login` and `logout` by a hyperty: see [below](#domain-login) |
-//! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` by a hyperty |
+//! | `<runtime>/ua` | `execute` of `loadStub`: deploys a stub, and answers with its URL |
+//! | `<runtime>/registry` | `read`: the stubs and sandboxes |
+//! | `<runtime>/identity` | `execute` of `login` and `logout`: [domain login](#domain-login) |
+//! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` |
+//!
+//! Hyperties may send all of these messages. A stub may send `loadStub` if the operator grants it
+//! ([`DomainSettings::may_deploy`]).
 //!
 //! # Domain login
 //!
@@ -122,7 +128,7 @@
 //! | [`StaticCredentials`] | in the program |
 //! | [`FileCredentials`] | in a file for each domain, or a JSON file for many |
 //! | [`EnvironmentCredentials`] | in environment variables |
-//! | [`OAuth2Credentials`] | at an OAuth 2.0 token endpoint, for client credentials or a refresh token |
+//! | [`OAuth2Credentials`] | at an OAuth 2.0 endpoint, for client credentials or a refresh token |
 //!
 //! If no provider knows the domain, the stub connects without a credential. If a provider knows the
 //! domain and fails, the stub does not connect, and the deployment fails with
@@ -135,13 +141,15 @@
 //! the placeholder by the credential. This protects the credential from the stub, but not from a
 //! server that colludes with the stub.
 //!
-//! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to `<runtime>/identity`:
+//! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to
+//! `<runtime>/identity`:
 //!
 //! ```json
 //! { "type": "execute", "to": "<runtime>/identity", "id": 1, "from": "hyperty://home.example/chat",
 //!   "body": { "method": "login",
 //!             "params": { "domain": "sp1.example",
-//!                         "credential": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA", "expires": 1795424400 } } } }
+//!                         "credential": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA",
+//!                                         "expires": 1795424400 } } } }
 //! ```
 //!
 //! * `domain`: a domain, an address, or the URL of a stub in a catalogue. The login deploys the

@@ -229,8 +229,8 @@ impl Runtime {
         self.context().bus.request(&Origin::Host, message, None).await
     }
 
-    /// Replaces the operator's rules, for all messages posted after the call. Nothing has to stop.
-    /// With `None`, only the rules that always hold remain.
+    /// Replaces the operator's rules, for all messages posted after the call. The runtime continues
+    /// meanwhile. With `None`, only the rules that always hold remain.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
         self.context().bus.set_policy(policy);
     }

@@ -158,8 +158,8 @@ impl Protostub {
     }
 
     /// Performs the explicit domain login: tells the stub to connect with this credential. A stub
-    /// that is connected with another credential is told to disconnect first, and messages wait
-    /// meanwhile. [`Self::until_live`] waits for the outcome.
+    /// that is connected with another credential disconnects first, and messages wait meanwhile.
+    /// [`Self::until_live`] waits for the outcome.
     ///
     /// The stub keeps the credential through reconnections and new instances, until the credential
     /// expires, the stub cannot connect with it, the next login, or the stub's end. After that, the
@@ -206,17 +206,17 @@ impl Protostub {
     /// Updates the stub to the version or component that its domain publishes now, if it differs.
     ///
     /// The new version is downloaded, verified and compiled while the old one runs. Then the old
-    /// instance is told to disconnect and ends. An instance of the new version takes over its
-    /// address, its subscribers, its session and its queue. Messages wait meanwhile. A request that
-    /// the old instance has taken and not answered is answered with 502. Once the new instance is
-    /// live, the update is committed. If it does not start, fails, or is not live within the
-    /// connect timeout, the old version takes over again.
+    /// instance disconnects and ends. An instance of the new version takes over its address, its
+    /// subscribers, its session and its queue. Messages wait meanwhile. A request that the old
+    /// instance has taken and not answered is answered with 502. Once the new instance is live, the
+    /// update is committed. If it does not start, fails, or is not live within the connect timeout,
+    /// the old version takes over again.
     ///
     /// If the new version's descriptor says that it may
     /// [overlap](protostub_types::Descriptor::overlap), the new instance starts next to the old
     /// one, with a session of its own. It stays invisible until it is live. Only then the old
-    /// instance is told to disconnect, and the new one takes over. If the new instance is not live
-    /// in time, the old one stays.
+    /// instance disconnects, and the new one takes over. If the new instance is not live in time,
+    /// the old one stays.
     ///
     /// The update continues if the future is dropped.
     ///

@@ -11,10 +11,13 @@ use crate::{context::RuntimeContext, record::StubRecord, steps::Step};
 ///
 /// | message | to | from | answer |
 /// | --- | --- | --- | --- |
-/// | `update` | `<stub>/status` | the host, for the stub | none; `<runtime>/status` re-publishes it (step 22) |
-/// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200; the current status follows at once |
-/// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
+/// | `update` | `<stub>/status` | the host, for the stub | no answer |
+/// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200 |
+/// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200 |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
+///
+/// The Registry publishes each `update` again to `<runtime>/status` (step 22). A subscriber gets
+/// the current status of the stub, or of every stub, at once.
 ///
 /// Other senders get 403, other messages 405. The Registry listens until the last stub has ended,
 /// because stubs publish their last statuses when they disconnect.

@@ -1,10 +1,10 @@
 //! Registration at a domain's own Registry (`domain://registry.<domain>`), which then knows where a
-//! hyperty or a stub is.
+//! hyperty or a stub is. The runtime sends two messages:
 //!
-//! | message | when | body |
-//! | --- | --- | --- |
-//! | `create` | at first, after each new connection, and when half of `expires` is over | `{"value": {"url", "status": "live", "expires", "runtime", …}}` |
-//! | `delete` | when the hyperty is dropped, before the stub is undeployed, and at shutdown | `{"resource": <url>, "value": {"url"}}` |
+//! * `create`, at first, after each new connection, and when half of `expires` is over, with the
+//!   body `{"value": {"url", "status": "live", "expires", "runtime", …}}`
+//! * `delete`, when the hyperty is dropped, before the stub is undeployed, and at shutdown, with the
+//!   body `{"resource": <url>, "value": {"url"}}`
 //!
 //! Both are ordinary requests over the bus. A failure is logged and retried, and has no other
 //! effect.

@@ -174,7 +174,7 @@ fn retire_in_each_state_asks_only_a_settled_instance() {
 }
 
 #[test]
-fn wake_in_each_state_connects_what_has_no_connection() {
+fn wake_in_each_state_connects_a_disconnected_stub() {
     let is_settled = |state| matches!(state, State::Running { wanted: Wanted::Connected, connection: Settled, .. });
     let is_retired = |state| matches!(state, State::Waiting { wanted: Wanted::Connected, wait: Wait::Use });
     let restarted = |_| starting(Wanted::Connected, New);
