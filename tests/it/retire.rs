@@ -31,7 +31,8 @@ async fn retired(stub: &Protostub) -> StatusReport {
 }
 
 fn is_retired(report: &StatusReport) -> bool {
-    report.status == StubStatus::Disconnected && report.reason.as_ref().is_some_and(|reason| reason.starts_with("it was idle"))
+    report.status == StubStatus::Disconnected
+        && report.reason.as_ref().is_some_and(|reason| reason.starts_with("the stub was idle"))
 }
 
 #[tokio::test]

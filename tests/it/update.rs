@@ -308,7 +308,7 @@ async fn an_overlapping_version_that_fails_disturbs_nobody() {
         (json!({ "start": { "do": "fail", "reason": "no" } }), "no"),
         (json!({ "connect": { "do": "trap" } }), "unreachable"),
         (json!({ "connect": { "do": "publish", "status": "failed", "reason": "never" } }), "never"),
-        (json!({ "connect": { "do": "echo" } }), "not live after"),
+        (json!({ "connect": { "do": "echo" } }), "not live within"),
     ] {
         publish_overlapping(&source, "1.1", configuration);
         let error = stub.update().await.expect_err("it does not work");

@@ -17,9 +17,9 @@ use crate::{
     triggers,
 };
 
-/// Performs steps 1 to 3: returns the record of the stub for `key`. If the stub is not there, starts
-/// its deployment, triggered by `origin`. The deployment runs in a task of its own, so that a caller
-/// that drops its future does not end it for others.
+/// Performs steps 1 to 3: returns the record of the stub for `key`. If the stub is not there,
+/// starts its deployment, triggered by `origin`. The deployment runs in a task of its own, so that
+/// a caller that drops its future does not end it for others.
 ///
 /// # Errors
 /// If the stub is not deployed and cannot be deployed now.

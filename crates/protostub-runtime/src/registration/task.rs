@@ -3,8 +3,8 @@
 //!
 //! * `create`, at first, after each new connection, and when half of `expires` is over, with the
 //!   body `{"value": {"url", "status": "live", "expires", "runtime", …}}`
-//! * `delete`, when the hyperty is dropped, before the stub is undeployed, and at shutdown, with the
-//!   body `{"resource": <url>, "value": {"url"}}`
+//! * `delete`, when the hyperty is dropped, before the stub is undeployed, and at shutdown, with
+//!   the body `{"resource": <url>, "value": {"url"}}`
 //!
 //! Both are ordinary requests over the bus. A failure is logged and retried, and has no other
 //! effect.
