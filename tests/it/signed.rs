@@ -90,7 +90,7 @@ async fn who_was_signed_once_stays_signed_and_does_not_go_back() {
         (signed(version("0.9"), "0.1", &own), "the newer 1.0 was live here before"),
     ] {
         let reason = deploy(started(), &descriptor).await.expect_err("refused");
-        assert!(reason.contains(expected) && reason.contains("allow_older"), "{reason}");
+        assert!(reason.contains(expected) && reason.contains("allow-older"), "{reason}");
     }
     let mut settings = DomainSettings::default();
     settings.allow_older = true;

@@ -37,7 +37,7 @@ async fn a_stub_deploys_others_only_as_it_is_granted() {
 
     for refused in ["hyperty://three.example/x", "hyperty://chat.two.example/x"] {
         let reason = told(&runtime, post(refused)).await;
-        assert!(reason.starts_with("denied: ") && reason.contains("may_deploy"), "{reason}");
+        assert!(reason.starts_with("denied: ") && reason.contains("may-deploy"), "{reason}");
     }
     // `loadStub` is no way round, whoever it says it is; nor for a stub that somebody else has had deployed.
     runtime.deploy_protostub("three.example").await.expect("live");

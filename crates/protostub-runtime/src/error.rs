@@ -153,8 +153,8 @@ pub enum DeployErrorKind {
         /// The limit per minute.
         per_minute: u32,
     },
-    /// The last deployment failed a moment ago, and its pause is not over.
-    #[error("the last deployment failed, and the next message can retry it in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
+    /// The stub failed a moment ago, and its pause is not over.
+    #[error("the stub failed a moment ago, and a message can deploy it again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
     Remembered {
         /// The cause of that failure.
         reason: SafeText,

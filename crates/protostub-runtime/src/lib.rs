@@ -48,7 +48,7 @@
 //! `deploy/mod.rs` is the specification's "Deploy Protocol Stub" from top to bottom. [`steps`]
 //! names its 22 steps, and each of them is a `tracing` span.
 //!
-//! # What triggers a deployment
+//! # Triggers of a deployment
 //!
 //! A deployment has one of four triggers:
 //!
@@ -158,12 +158,16 @@
 //!   `kind` is `bearer`, `basic` (`user:password`), `assertion`, or a kind of the domain's own.
 //!   `expires`, in seconds since the Unix epoch, is optional.
 //!
-//! The response comes when the stub is live, as
-//! `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or when it cannot be live: 400
-//! (malformed request), 401 (the stub did not connect with this credential), 403 (the sender is not
-//! a hyperty), 503 (the stub could not be deployed). A stub that is live with another credential
-//! disconnects first. The stub keeps the credential until it expires, the stub cannot connect with
-//! it, the next login, or the stub is undeployed.
+//! The response comes when the stub is live, with the body
+//! `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or when the login fails:
+//!
+//! * 400: The request is malformed.
+//! * 401: The stub did not connect with this credential.
+//! * 403: The sender is not a hyperty.
+//! * 503: The stub could not be deployed.
+//!
+//! A stub that is live with another credential disconnects first. The stub keeps the credential
+//! until it expires, the stub cannot connect with it, the next login, or the stub is undeployed.
 //!
 //! `{"method": "logout", "params": {"domain": "sp1.example"}}` disconnects the stub and forgets the
 //! credential.

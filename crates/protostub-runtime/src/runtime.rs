@@ -131,7 +131,7 @@ impl Runtime {
     /// send messages for the hyperty.
     ///
     /// # Errors
-    /// If the address is invalid, has no domain, or is taken; or if the deployment is refused at
+    /// If the address is invalid, has no domain, or is taken. Also if the deployment is refused at
     /// once: too many stubs, too many deployments within a minute, or a stub that failed a moment
     /// ago.
     pub async fn register_hyperty_with<A>(&self, address: A, descriptor: HypertyDescriptor) -> Result<Hyperty, RegisterError>
@@ -203,11 +203,11 @@ impl Runtime {
         self.context().registry.record(key).map(|record| Protostub::new(self.context(), record))
     }
 
-    /// Explains why the stub of a domain, or an address, may or may not connect to the host of a
-    /// URL, by the stub's rules in this runtime. The URL has the scheme `https`, `wss`, `http` or
-    /// `ws`, or `tls` or `tcp` with a port. The runtime asks the domain for its descriptor, whose
-    /// `ports` count, and resolves the name if a rule allows that. It connects to no host of the
-    /// URL.
+    /// Explains why a stub may or may not connect to the host of a URL, by its rules in this
+    /// runtime. `target` is the stub's domain, or an address of the domain. The URL has the scheme
+    /// `https`, `wss`, `http` or `ws`, or `tls` or `tcp` with a port. The runtime asks the domain
+    /// for its descriptor, whose `ports` count, and resolves the name if a rule allows that. It
+    /// does not connect to the host.
     ///
     /// # Errors
     /// If the target names no stub, or a stub cannot connect to such a URL.

@@ -158,8 +158,8 @@ impl Protostub {
     }
 
     /// Performs the explicit domain login: tells the stub to connect with this credential. A stub
-    /// that is connected with another credential disconnects first, and messages wait meanwhile.
-    /// [`Self::until_live`] waits for the outcome.
+    /// with another connection disconnects first, and messages wait meanwhile. [`Self::until_live`]
+    /// waits for the outcome.
     ///
     /// The stub keeps the credential through reconnections and new instances, until the credential
     /// expires, the stub cannot connect with it, the next login, or the stub's end. After that, the

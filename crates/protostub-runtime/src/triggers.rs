@@ -1,9 +1,14 @@
 //! Step 1: permission to deploy a stub, and the rate limit.
 //!
-//! There are four triggers of a deployment: the host program's call, `loadStub` over the bus, a
-//! hyperty that is registered with a descriptor, and a message to a domain without a stub. All of
-//! them pass through this module. A stub's messages deploy nothing unless the operator grants it.
-//! Otherwise, a stub could make the host fetch any URL.
+//! A deployment has four triggers:
+//!
+//! * a call of the host program
+//! * `loadStub` over the bus
+//! * the registration of a hyperty with a descriptor
+//! * a message to a domain without a stub
+//!
+//! All of them pass through this module. A stub's messages deploy nothing unless the operator
+//! grants it. Otherwise, a stub could make the host fetch any URL.
 
 use std::num::NonZeroU32;
 

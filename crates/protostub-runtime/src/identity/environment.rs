@@ -6,10 +6,10 @@ use super::{Credential, CredentialError, CredentialKind, CredentialProvider, Cre
 /// Credentials in environment variables. The rest of the library reads no environment variables.
 /// This provider reads only those of its domains.
 ///
-/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals, with `_` for a
-/// dot, `__` for a hyphen, and `___` for the colon before a port. Two domains can share a variable
-/// that way: `a_b.example` and `a.b.example`. Building a runtime then fails, as for a domain that
-/// was given twice.
+/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals. A dot becomes
+/// `_`, a hyphen `__`, and the colon before a port `___`. Two domains can share a variable that
+/// way: `a_b.example` and `a.b.example`. Building a runtime then fails, as for a domain that was
+/// given twice.
 ///
 /// ```
 /// # use protostub_runtime::{Domain, EnvironmentCredentials};
