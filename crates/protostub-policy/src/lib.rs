@@ -25,7 +25,7 @@
 //! let question = Message::read("hyperty://sp2.example/alice".parse()?);
 //! let refused = bus.post(&app, question).unwrap_err();
 //! assert_eq!(refused.code, 403);
-//! assert_eq!(refused.reason, "messages to sp2.example are forbidden");
+//! assert_eq!(refused.reason.as_str(), "messages to sp2.example are forbidden");
 //! # Ok(())
 //! # }
 //! ```

@@ -199,8 +199,8 @@ fn too_deep(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Returns the number of a policy, from 1. Cedar names policies `policy0`, `policy1` and so on, in
-/// their order.
+/// Returns the number of a policy, from 1, as people count. Cedar names policies `policy0`,
+/// `policy1` and so on, in their order.
 fn number(id: &PolicyId) -> String {
     let text = id.to_string();
     let index = text.strip_prefix("policy").and_then(|index| index.parse::<usize>().ok());

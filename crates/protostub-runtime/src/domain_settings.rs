@@ -63,7 +63,7 @@ pub struct DomainSettings {
     /// [`TrustPolicy`](crate::trust::TrustPolicy).
     pub signatures: Option<Signatures>,
     /// Keys that the domain signs with. If there are any, the runtime ignores the keys that the
-    /// domain publishes. A settings file cannot have these keys: the program adds them.
+    /// domain publishes. Settings from a file have none: the program adds them.
     #[serde(skip)]
     pub trusted_keys: Vec<PublicKey>,
     /// Time after which the idle stub is retired. `None` inherits the runtime's time. With

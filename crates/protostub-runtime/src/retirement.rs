@@ -14,8 +14,8 @@ use serde::{
 /// ([`DisconnectReason::Idle`](protostub_sandbox::DisconnectReason::Idle)), its status is
 /// `disconnected`, and its sandbox is freed. Its address, its subscribers, its saved session and
 /// its compiled code stay. A new instance starts and connects with the next message for the stub,
-/// or with [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub). The retirement loses no
-/// messages to the stub. Messages that the domain sends meanwhile find no connection.
+/// or with [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub). No message to the stub
+/// is lost. Messages that the domain sends meanwhile find no connection.
 ///
 /// A settings file has a number of seconds, or `"never"`. The number 0 means never too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

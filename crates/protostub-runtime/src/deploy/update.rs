@@ -67,7 +67,7 @@ async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<Av
     let discovered =
         discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;
     let (version, digest) = (discovered.descriptor.version.clone(), discovered.descriptor.digest());
-    // Without a digest, only the component itself can differ.
+    // Without a digest, only the component itself would show a difference.
     let is_other = version.cmp(&running.version) != Ordering::Equal || (digest.is_some() && digest != running.digest);
     let available = AvailableUpdate { version, digest, running: running.version };
     Ok((is_other.then_some(available), discovered))

@@ -55,9 +55,9 @@ const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_s
 
 /// Access tokens from OAuth 2.0 token endpoints.
 ///
-/// All callers that wait for a domain's token share one token request at a time. A token is renewed
-/// a minute before it expires, or after half of its life if that is shorter. While the renewal
-/// fails, the old token is handed out until it expires.
+/// There is one token request at a time for a domain, regardless of the number of callers. A token
+/// is renewed a minute before it expires, or after half of its life if that is shorter. While the
+/// renewal fails, the old token is handed out until it expires.
 ///
 /// Requests use the runtime's egress, with its roots and its proxy, and reach only the endpoint.
 /// They use TLS unless the endpoint is this machine.

@@ -159,8 +159,9 @@ impl StatusWatch {
         self.reports.borrow().clone()
     }
 
-    /// Waits for a new status. Returns `None` once the stub is gone and its last status was seen.
-    /// The watch may skip quick changes. Subscribe to `<stub>/status` to get all of them.
+    /// Waits for a status that this watch has not seen yet. Returns `None` once the stub is gone
+    /// and its last status was seen. The watch may skip quick changes. Subscribe to `<stub>/status`
+    /// to get all of them.
     pub async fn changed(&mut self) -> Option<StatusReport> {
         self.reports.changed().await.ok()?;
         Some(self.reports.borrow_and_update().clone())

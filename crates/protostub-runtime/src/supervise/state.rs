@@ -364,7 +364,7 @@ impl State {
         matches!(self, Self::Running { connection: Connection::Connecting, .. })
     }
 
-    /// Returns `true` if the instance's being live is an event in this state.
+    /// Returns `true` if the status `live` is an event in this state.
     pub(super) fn heeds_live(self) -> bool {
         self.has_deadline() || matches!(self, Self::Running { standing: Standing::OnTrial | Standing::New, .. })
     }

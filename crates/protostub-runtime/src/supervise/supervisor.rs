@@ -49,7 +49,7 @@ pub(crate) struct Supervisor {
     /// An update that is not committed yet.
     pub(super) trial: Option<Trial>,
     pub(super) restarts: Restarts,
-    /// The idle time after which the stub is retired, or `None` for never.
+    /// The idle time after which the stub is retired. `None` disables this retirement.
     pub(super) retire_after: Option<Duration>,
 }
 
