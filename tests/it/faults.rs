@@ -102,7 +102,7 @@ fn redact(text: &str, domain: &Domain) -> String {
     redacted
 }
 
-const A_MOMENT_AGO: &str = "it failed a moment ago and is tried again in ";
+const A_MOMENT_AGO: &str = "the stub failed a moment ago, and a message can deploy it again in ";
 
 /// What went wrong, whether just now or a moment ago.
 fn itself(reason: &str) -> &str {
@@ -180,7 +180,7 @@ async fn a_failure_is_remembered_for_a_growing_time_and_not_held_against_who_ins
         let asked = source.0.load(Ordering::Relaxed);
         let error = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("no stub");
         assert_eq!((error.code, source.0.load(Ordering::Relaxed)), (503, asked), "{error}");
-        let (_, left) = error.reason.split_once("is tried again in ").unwrap_or_else(|| panic!("{error}"));
+        let (_, left) = error.reason.split_once("can deploy it again in ").unwrap_or_else(|| panic!("{error}"));
         left.split_once(" s: ").and_then(|(left, _)| left.parse::<f64>().ok()).unwrap_or_else(|| panic!("{error}"))
     };
     let fail = async |times: usize| {

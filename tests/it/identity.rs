@@ -128,7 +128,7 @@ async fn a_variable_that_is_missing_is_named() {
     let environment = EnvironmentCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer);
     let reason = refused(builder().credentials(environment)).await;
     let expected = "the environment variable `PROTOSTUB_CREDENTIAL_SP1_EXAMPLE` is not set";
-    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+    assert_eq!(reason, format!("the stub has no credential to connect with: {expected}"));
 }
 
 #[tokio::test]
@@ -166,14 +166,14 @@ async fn files_that_cannot_be_trusted_are_refused() {
     write_private(&file, "\n");
     check(of(&file), "is empty").await;
     write_private(&file, &"open sesame".repeat(10_000));
-    check(of(&file), "it has more than 65536 bytes").await;
-    check(of(folder.path()), "it is no file").await;
+    check(of(&file), "the file has more than 65536 bytes").await;
+    check(of(folder.path()), "the path is not a regular file").await;
     write_private(&file, r#"{"sp1.example": {"kind": "bearer", "value": "open sesame", "expires": "open sesame"}}"#);
-    check(FileCredentials::new().with_json(&file), "holds no credentials, at line 1, column 83: write {").await;
+    check(FileCredentials::new().with_json(&file), "has a fault at line 1, column 83; write {").await;
     #[cfg(unix)]
     {
         set_mode(&file, 0o604);
-        check(of(&file), "everybody on this machine may open it (its mode is 604): `chmod o=` it").await;
+        check(of(&file), "every user of this machine may open the file (mode 604); run `chmod o=` on it").await;
     }
 }
 
@@ -182,18 +182,18 @@ async fn what_has_run_out_is_never_handed_out() {
     let past = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let table = StaticCredentials::new().with(domain("sp1.example"), credential(CredentialKind::Bearer, "old", Some(past)));
     let reason = refused(builder().credentials(table)).await;
-    let expected = "the credential for sp1.example has run out: renew it where it stands";
-    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+    let expected = "the credential for sp1.example has expired; renew it at its source";
+    assert_eq!(reason, format!("the stub has no credential to connect with: {expected}"));
 
     let server = TokenServer::start().await;
     server.state().expires_in = Some(0);
     let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
-    assert!(reason.ends_with("/token: its token had run out before it came"), "{reason}");
+    assert!(reason.ends_with("/token: the token in the answer had already expired"), "{reason}");
 
     let (runtime, _app) = runtime(builder(), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let error = stub.connect_with(credential(CredentialKind::Bearer, "old", Some(past))).await.expect_err("it has run out");
-    assert_eq!(error.to_string(), "there is no credential to connect with: it has run out");
+    assert_eq!(error.to_string(), "the stub has no credential to connect with: the credential has expired");
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn a_stub_gets_no_scope_that_the_operator_does_not_grant() {
     let request = server.state().requests[1].clone();
     assert_eq!((request["scope"].as_str(), request["client_secret"].as_str()), ("chat", "open sesame"));
     let refused = asked(&app, Some("chat admin")).await.expect_err("it is not granted");
-    assert_eq!(refused, "denied: a scope was asked for that the runtime's settings do not grant to sp1.example");
+    assert_eq!(refused, "denied: the runtime's settings do not grant the requested scope to sp1.example");
     assert_eq!(server.state().requests.len(), 2);
 }
 
@@ -314,7 +314,7 @@ async fn expiry_of_any_size_harms_nobody() {
     for expires in [json!(-1), json!(-1e300), json!(1e300), json!(3600.5), json!("NaN"), json!([])] {
         server.state().failures.push_back((200, token(expires.clone())));
         let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
-        assert!(reason.contains("its answer cannot be read"), "{expires}: {reason}");
+        assert!(reason.contains("the answer cannot be read"), "{expires}: {reason}");
     }
 }
 
@@ -350,9 +350,11 @@ async fn credentials_given_twice_are_refused() {
         "`a__b.example` and `a-b.example` are two spellings of `PROTOSTUB_CREDENTIAL_A__B_EXAMPLE`: keep one of the two"
     );
     let scopes = oauth2(client(&server, "a").scopes(["chat mail"]));
-    assert!(build_error(builder().credentials(scopes)).await.contains("`chat mail`, a scope of sp1.example, is no scope token"));
+    assert!(
+        build_error(builder().credentials(scopes)).await.contains("`chat mail`, a scope of sp1.example, is not a scope token")
+    );
     let scope_twice = oauth2(client(&server, "a").scopes(["chat"]).parameter("scope", "admin"));
-    assert!(build_error(builder().credentials(scope_twice)).await.contains("`scope` is no further parameter"));
+    assert!(build_error(builder().credentials(scope_twice)).await.contains("`scope` cannot be a further parameter"));
 
     // In a file, both are named, and no secret is.
     let folder = tempfile::tempdir().expect("a folder");
@@ -422,7 +424,7 @@ async fn a_refresh_token_that_is_changed_is_kept() {
     write_private(&file, "refresh-0");
     let reason = refused(builder().credentials(client())).await;
     assert!(
-        reason.contains("it refused: invalid_grant: Some(") && reason.ends_with("; a new refresh token is needed"),
+        reason.contains("the server refused the request: invalid_grant: Some(") && reason.ends_with("; get a new refresh token"),
         "{reason}"
     );
     assert!(!reason.contains("refresh-0"), "{reason}");
@@ -439,10 +441,12 @@ async fn a_token_endpoint_that_is_down_for_a_moment_is_asked_again() {
     // Whoever is refused is not.
     let reason = refused(builder().credentials(oauth2(client(&server, "guess")))).await;
     assert!(
-        reason.contains("/token: it refused: invalid_client: nobody has the secret Some((\"runtime\", \"[secret]\"))"),
+        reason.contains(
+            "/token: the server refused the request: invalid_client: nobody has the secret Some((\"runtime\", \"[secret]\"))"
+        ),
         "{reason}"
     );
-    assert!(reason.ends_with("; is the client's secret right?"), "{reason}");
+    assert!(reason.ends_with("; check the client's secret"), "{reason}");
     assert_eq!(server.state().requests.len(), 4);
 }
 

@@ -23,7 +23,7 @@ fn a_host_program_offers_an_interface_of_its_own() {
     let output = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{output}\n{}", String::from_utf8_lossy(&run.stderr));
     let lines: Vec<&str> = output.lines().collect();
-    let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed anew, has "blue""#];
+    let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed again, has "blue""#];
     assert_eq!(lines[..3], expected, "{output}");
     assert!(lines[3].starts_with("sp3.example: failed to deploy the protocol stub of sp3.example while compiling"), "{output}");
     assert!(lines[3].ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{output}");
@@ -63,7 +63,8 @@ async fn what_the_program_does_not_offer_cannot_be_granted() {
     assert!(matches!(error, BuildError::UnknownImport { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which no `host_import` of the builder offers"
+        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which the host program does not offer; \
+         remove it from `imports` of the domain, or offer it with `host_import`"
     );
 
     let runtime = granted(Nothing::INTERFACE).await.expect("a runtime");

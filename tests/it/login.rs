@@ -89,7 +89,7 @@ async fn a_login_that_is_none_is_told_apart() {
         assert!(!description.contains("guess"), "{description}");
     };
     let guess = json!({ "kind": "bearer", "value": "guess" });
-    let understands = "the Identity Module understands an execute with the body";
+    let understands = "the Identity Module takes only an execute with the body";
     check(login(&runtime, json!({ "domain": "sp1.example", "credential": "guess" })), 400, understands).await;
     check(login(&runtime, json!({ "domain": "sp1.example", "guess": "guess" })), 400, understands).await;
     check(execute(&runtime, json!({ "method": "guess" })), 400, understands).await;

@@ -141,7 +141,7 @@ async fn rules_in_cedar_are_reloaded_while_messages_flow() {
         r#"permit (principal, action, resource); forbid (principal, action, resource) when { resource.path == "/alice" };"#;
     runtime.set_policy(Some(Arc::new(rules(all_but_alice).expect("policies"))));
     let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
-    assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids it"));
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids the message"));
     let say = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
     assert_eq!(heard(&app.request(order("hyperty://sp1.example/bob", say)).await.expect("a reply")), "ok");
     assert_eq!(app.recv().await.expect("a message").kind, MessageType::Update);

@@ -112,7 +112,7 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
     let report = status.until(|report| !report.status.is_available()).await;
     assert_eq!((report.status, stub.restarts()), (StubStatus::Failed, 3));
     let reason = report.reason.expect("a reason");
-    assert!(reason.contains("it broke again after 3 new instances") && reason.contains("no more bytes"), "{reason}");
+    assert!(reason.contains("the stub failed again after 3 restarts") && reason.contains("no more bytes"), "{reason}");
     // It is over, and its domain can have another one at once if somebody insists.
     stub.until_live().await.expect_err("it is over");
     let credential = Credential { kind: CredentialKind::Bearer, value: "a token".to_owned(), expires: None };
@@ -126,7 +126,7 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
         assert_eq!((gone.to_string(), &gone.key), ("the protocol stub of sp1.example has ended".to_owned(), stub.key()));
         let StubGoneReason::Failed(error) = gone.reason else { panic!("{gone:?}") };
         let error = error.kind.to_string();
-        assert!(error.contains("it broke again after 3 new instances") && error.contains("no more bytes"), "{error}");
+        assert!(error.contains("the stub failed again after 3 restarts") && error.contains("no more bytes"), "{error}");
     }
     let again = runtime.deploy_protostub("sp1.example").await.expect("another stub");
     assert_ne!(again.url(), stub.url());
@@ -162,7 +162,7 @@ async fn a_policy_of_none_ends_the_stub_with_its_first_crash() {
     crash(&app).await;
     let report = stub.watch().until(|report| !report.status.is_available()).await;
     let reason = report.reason.expect("a reason");
-    assert!(reason.contains("no more bytes") && !reason.contains("new instances"), "{reason}");
+    assert!(reason.contains("no more bytes") && !reason.contains("restarts"), "{reason}");
 }
 
 #[tokio::test]

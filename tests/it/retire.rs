@@ -31,7 +31,8 @@ async fn retired(stub: &Protostub) -> StatusReport {
 }
 
 fn is_retired(report: &StatusReport) -> bool {
-    report.status == StubStatus::Disconnected && report.reason.as_ref().is_some_and(|reason| reason.starts_with("it was idle"))
+    report.status == StubStatus::Disconnected
+        && report.reason.as_ref().is_some_and(|reason| reason.starts_with("the stub was idle"))
 }
 
 #[tokio::test]
@@ -44,7 +45,7 @@ async fn a_stub_that_is_idle_goes_and_comes_back_with_the_next_message() {
     value(&app, ALICE, json!({ "do": "save", "bytes": 3 })).await;
     let (url, sandbox) = (stub.url().cloned(), stub.sandbox_url().cloned());
 
-    assert_eq!(retired(&stub).await.reason.as_deref(), Some("it was idle, and comes back with the next message"));
+    assert_eq!(retired(&stub).await.reason.as_deref(), Some("the stub was idle, and starts again with the next message"));
     assert_eq!(value(&app, ALICE, json!({ "do": "load" })).await, json!(3), "what it saved is still there");
     assert_eq!((stub.url().cloned(), stub.sandbox_url().cloned(), stub.restarts()), (url, sandbox, 1));
 

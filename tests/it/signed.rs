@@ -66,7 +66,7 @@ async fn what_is_required_to_be_signed_is_deployed_only_if_it_is() {
     };
     check(&version("1.0"), "it has no signature").await;
     check(&signed(version("1.0"), "0.1", &strange), "the signature is not one of the key `2026`").await;
-    check(&signed(version("1.0"), "0.2", &own), "the component is for track 0.1 of the contract, and was signed as one for 0.2")
+    check(&signed(version("1.0"), "0.2", &own), "the component is for track 0.1 of the contract, and was signed for track 0.2")
         .await;
     // By the settings of the domain, too.
     let mut settings = DomainSettings::default();
@@ -86,11 +86,11 @@ async fn who_was_signed_once_stays_signed_and_does_not_go_back() {
     // Whoever takes off the signature, or publishes an old release again, gets nowhere, also after a restart.
     for (descriptor, expected) in [
         (version("1.0"), "version 1.0, which was live here before, had one"),
-        (version("1.1"), "without a signature that is good (it has no signature)"),
+        (version("1.1"), "without a valid signature (the descriptor has no signature)"),
         (signed(version("0.9"), "0.1", &own), "the newer 1.0 was live here before"),
     ] {
         let reason = deploy(started(), &descriptor).await.expect_err("refused");
-        assert!(reason.contains(expected) && reason.contains("allow_older"), "{reason}");
+        assert!(reason.contains(expected) && reason.contains("allow-older"), "{reason}");
     }
     let mut settings = DomainSettings::default();
     settings.allow_older = true;
@@ -110,7 +110,7 @@ async fn an_update_is_signed_as_what_runs_is() {
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     publish(&version("1.1"));
     let error = format!("{:#}", anyhow::Error::new(stub.update().await.expect_err("refused")));
-    assert!(error.contains("without a signature that is good"), "{error}");
+    assert!(error.contains("without a valid signature"), "{error}");
     publish(&signed(version("1.1"), "0.1", &own));
     stub.update().await.expect("updated");
     assert_eq!(stub.version(), Some(Version::parse("1.1").expect("a version")));

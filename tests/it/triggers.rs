@@ -37,7 +37,7 @@ async fn a_stub_deploys_others_only_as_it_is_granted() {
 
     for refused in ["hyperty://three.example/x", "hyperty://chat.two.example/x"] {
         let reason = told(&runtime, post(refused)).await;
-        assert!(reason.starts_with("denied: ") && reason.contains("may_deploy"), "{reason}");
+        assert!(reason.starts_with("denied: ") && reason.contains("may-deploy"), "{reason}");
     }
     // `loadStub` is no way round, whoever it says it is; nor for a stub that somebody else has had deployed.
     runtime.deploy_protostub("three.example").await.expect("live");
@@ -69,7 +69,7 @@ async fn nobody_but_the_program_triggers_deployments_without_bound() {
     }
     let error = app.request(ask("three.example")).await.expect_err("a third one");
     assert_eq!(error.code, 429);
-    assert!(error.reason.contains("2 deployments within a minute"), "{}", error.reason);
+    assert!(error.reason.contains("2 deployments per minute"), "{}", error.reason);
     // Those that are there are there, and others have a count of their own.
     assert_eq!(app.request(ask("one.example")).await.expect("an answer").code(), Some(200));
     let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");

@@ -176,7 +176,7 @@ async fn an_older_version_is_refused_also_after_a_restart_unless_it_is_allowed()
     let runtime = builder().cache_dir(cache.path()).source(source.clone()).build().await.expect("a runtime");
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("older than what was live before");
     let reason = error.kind.to_string();
-    assert!(reason.contains("version 0.9") && reason.contains("the newer 1.0") && reason.contains("allow_older"), "{reason}");
+    assert!(reason.contains("version 0.9") && reason.contains("the newer 1.0") && reason.contains("allow-older"), "{reason}");
     drop(runtime);
 
     let mut settings = DomainSettings::default();
@@ -308,7 +308,7 @@ async fn an_overlapping_version_that_fails_disturbs_nobody() {
         (json!({ "start": { "do": "fail", "reason": "no" } }), "no"),
         (json!({ "connect": { "do": "trap" } }), "unreachable"),
         (json!({ "connect": { "do": "publish", "status": "failed", "reason": "never" } }), "never"),
-        (json!({ "connect": { "do": "echo" } }), "not live after"),
+        (json!({ "connect": { "do": "echo" } }), "not live within"),
     ] {
         publish_overlapping(&source, "1.1", configuration);
         let error = stub.update().await.expect_err("it does not work");

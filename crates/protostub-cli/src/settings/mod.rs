@@ -466,7 +466,7 @@ mod tests {
         );
         check(
             "[domains.'sp1.example']\nmay-deploy = ['*.com']",
-            "2:14: `*.com` is no domain pattern: the domains below `com` belong to many people; write `sp1.example`, `*.sp1.example` or `*`",
+            "2:14: `*.com` is not a domain pattern: the domains below `com` belong to different owners; write `sp1.example`, `*.sp1.example` or `*`",
         );
         check("[lifecycle]\nmax-stub = 3", "2:1: there is no key `max-stub`; did you mean `max-stubs`?");
         check("[limits]\ntimer = 3", "2:1: there is no key `timer`; did you mean `timers`?");

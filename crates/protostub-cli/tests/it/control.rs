@@ -233,7 +233,7 @@ fn a_stub_is_updated_to_what_its_domain_publishes() {
     assert_eq!(ask(&["update", &domain, "--check"]), told("available", "1.1", "1.0"));
     let (code, error) = ask(&["update", &domain]);
     assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")));
-    assert!(text(&error[0]["error"]).contains("allow_older"), "{error:?}");
+    assert!(text(&error[0]["error"]).contains("allow-older"), "{error:?}");
 }
 
 #[test]

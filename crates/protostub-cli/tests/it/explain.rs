@@ -93,8 +93,8 @@ fn the_ports_of_the_descriptor_count() {
 fn what_nobody_connects_to_is_a_wrong_command_line() {
     let session = tempfile::tempdir().expect("a folder");
     for (args, expected) in [
-        (["sp1.example", "file:///etc/passwd"], "its scheme is none of"),
-        (["sp1.example", "tcp://sp1.example"], "it has no port"),
+        (["sp1.example", "file:///etc/passwd"], "the scheme is not one of"),
+        (["sp1.example", "tcp://sp1.example"], "the URL has no port"),
         (["a b", "https://sp1.example"], "a b"),
     ] {
         let (code, error) = protostub_json_in(session.path(), &[&["explain-egress"][..], &args].concat());
