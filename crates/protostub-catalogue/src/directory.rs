@@ -19,7 +19,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///
 /// ```text
 /// <folder>/sp1.example/.well-known/protostub/default      the descriptor, or `default.json`
-/// <folder>/sp1.example/.well-known/protostub/echo.wasm    code for a sourcePackageURL of `echo.wasm`
+/// <folder>/sp1.example/.well-known/protostub/echo.wasm    code for the URL `echo.wasm`
 /// ```
 ///
 /// The folder of a single domain ([`Self::of_domain`]) begins with `.well-known`. Files are read on
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_segment_leads_out() {
+    fn path_segment_cannot_lead_out() {
         for (segment, expected) in [
             ("default", Some("default")),
             ("a%20b", Some("a b")),

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_chunk_alone_is_not_copied() {
+    async fn large_chunk_alone_is_not_copied() {
         let chunk = Bytes::from(vec![1; PIECE_BYTES]);
         let mut pieces = Pieces::default();
         pieces.push(chunk.clone());
