@@ -9,7 +9,7 @@ use super::{
     wire::Frame,
 };
 
-/// Where sessions are opened and closed.
+/// The address at which sessions are opened and closed.
 pub(super) const ADDRESS: &str = "mn:/session";
 
 impl State {
@@ -55,7 +55,8 @@ impl State {
         }
     }
 
-    /// The NoMatrix flavour's session, which comes with the connection; a new connection of the same runtime takes it over.
+    /// Opens a session of the NoMatrix flavour, which comes with the connection. A new connection
+    /// of the same runtime takes the session over.
     pub(super) fn open_nomatrix_session(
         &mut self,
         connection: ConnectionId,
