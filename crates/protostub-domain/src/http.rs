@@ -81,7 +81,7 @@ async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers:
     for_everybody(answer)
 }
 
-/// Allows browsers to read the catalogue from any origin.
+/// Allows any origin, since runtimes in browsers read the catalogue, too.
 fn for_everybody(mut answer: Response) -> Response {
     answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     answer

@@ -41,7 +41,7 @@ pub struct MessageNode {
     limits: Arc<Limits>,
 }
 
-/// Sizes of a message node's state.
+/// Counts of a message node's state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeCounts {

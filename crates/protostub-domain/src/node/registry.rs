@@ -300,8 +300,8 @@ struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Parses `<url>`, `<user url>`, `/<kind>/user/<user>`, `/<kind>/url/<url>`, `/<kind>/<url>` and
-    /// `/<scheme>/<identifier>`.
+    /// Parses `<url>`, `<user url>`, `/<kind>/user/<user>`, `/<kind>/url/<url>`, `/<kind>/<url>`
+    /// and `/<scheme>/<identifier>`.
     fn parse(resource: &'a str, to: &Address) -> Self {
         let Some((kind, rest)) = resource.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
             return Self { url: Address::parse(resource).ok(), user: resource, scheme: None };
