@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// The last accepted version of a stub: see [`Catalogue::commit`](crate::Catalogue::commit).
+#[expect(clippy::exhaustive_structs, reason = "a caller accepts all of it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedRelease {
     /// The version in its descriptor.

@@ -149,11 +149,11 @@ impl Entry {
 /// one, and never removed for that.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
-    inner: Arc<Inner<R>>,
+    inner: Arc<LedgerInner<R>>,
 }
 
 #[derive(Debug)]
-struct Inner<R> {
+struct LedgerInner<R> {
     folder: Option<Folder>,
     bounds: Bounds,
     known: Mutex<Known<R>>,
@@ -164,14 +164,14 @@ struct Inner<R> {
 /// The records in memory, by the registrable domain that they count for.
 #[derive(Debug)]
 struct Known<R> {
-    owners: HashMap<String, HashMap<String, Held<R>>>,
+    owners: HashMap<String, HashMap<String, RecordInMemory<R>>>,
     count: usize,
     /// Number of uses so far.
     uses: u64,
 }
 
 #[derive(Debug)]
-struct Held<R> {
+struct RecordInMemory<R> {
     record: R,
     /// The stamp of the file that the record was read from. `None` if the file is unknown.
     stamp: Option<Stamp>,
@@ -182,7 +182,7 @@ impl<R: Record> Ledger<R> {
     pub(crate) fn open(folder: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
         let folder = folder.map(|path| Folder::open(path.to_owned())).transpose()?;
         let known = Mutex::new(Known { owners: HashMap::new(), count: 0, uses: 0 });
-        Ok(Self { inner: Arc::new(Inner { folder, bounds, known, placing: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(LedgerInner { folder, bounds, known, placing: Mutex::default() }) })
     }
 
     /// Returns the record of this entry, if it exists.
@@ -196,7 +196,7 @@ impl<R: Record> Ledger<R> {
         }
         // Yields first, since reading wakes a thread: the caller's other work can begin meanwhile.
         tokio::task::yield_now().await;
-        self.with_folder(entry, folder, Inner::read).await
+        self.with_folder(entry, folder, LedgerInner::read).await
     }
 
     /// Stores a record, in place of the entry's present one. The record is durable afterwards.
@@ -213,8 +213,9 @@ impl<R: Record> Ledger<R> {
         match &self.inner.folder {
             None => self.inner.keep(entry, record, &may_replace),
             Some(folder) => {
-                let write =
-                    move |inner: &Inner<R>, folder: &Folder, entry: &Entry| inner.write(folder, entry, &record, &may_replace);
+                let write = move |inner: &LedgerInner<R>, folder: &Folder, entry: &Entry| {
+                    inner.write(folder, entry, &record, &may_replace)
+                };
                 self.with_folder(entry, folder, write).await
             }
         }
@@ -223,7 +224,7 @@ impl<R: Record> Ledger<R> {
     /// Stores a record in memory only, and removes its file.
     pub(crate) async fn hold(&self, entry: &Entry, record: R) -> Result<(), TrustStateError> {
         if let Some(folder) = &self.inner.folder {
-            self.with_folder(entry, folder, Inner::erase).await?;
+            self.with_folder(entry, folder, LedgerInner::erase).await?;
         }
         self.inner.keep(entry, record, &|_| true)
     }
@@ -233,7 +234,7 @@ impl<R: Record> Ledger<R> {
         self.inner.known().remove(entry);
         match &self.inner.folder {
             None => Ok(()),
-            Some(folder) => self.with_folder(entry, folder, Inner::erase).await,
+            Some(folder) => self.with_folder(entry, folder, LedgerInner::erase).await,
         }
     }
 
@@ -242,7 +243,7 @@ impl<R: Record> Ledger<R> {
         match &self.inner.folder {
             None if self.inner.known().has_room(entry, self.inner.bounds) => Ok(()),
             None => Err(self.inner.full(entry)),
-            Some(folder) => self.with_folder(entry, folder, Inner::probe).await,
+            Some(folder) => self.with_folder(entry, folder, LedgerInner::probe).await,
         }
     }
 
@@ -251,7 +252,7 @@ impl<R: Record> Ledger<R> {
         &self,
         entry: &Entry,
         folder: &Folder,
-        job: impl Fn(&Inner<R>, &Folder, &Entry) -> Result<T, TrustStateError> + Clone + Send + 'static,
+        job: impl Fn(&LedgerInner<R>, &Folder, &Entry) -> Result<T, TrustStateError> + Clone + Send + 'static,
     ) -> Result<T, TrustStateError> {
         let attempt = || async {
             let (inner, folder, entry, job) = (Arc::clone(&self.inner), folder.clone(), entry.clone(), job.clone());
@@ -269,7 +270,7 @@ impl<R: Record> Ledger<R> {
     }
 }
 
-impl<R: Record> Inner<R> {
+impl<R: Record> LedgerInner<R> {
     fn known(&self) -> MutexGuard<'_, Known<R>> {
         // A poisoned lock is safe: each change is complete before the lock is released, and the
         // records themselves are always complete.
@@ -400,7 +401,7 @@ impl<R: Record> Known<R> {
             let oldest = own.iter().min_by_key(|(_, held)| held.last_use).map(|(id, _)| id.clone());
             self.count -= usize::from(oldest.is_some_and(|oldest| own.remove(&oldest).is_some()));
         }
-        let before = own.insert(entry.id.clone(), Held { record, stamp, last_use: self.uses });
+        let before = own.insert(entry.id.clone(), RecordInMemory { record, stamp, last_use: self.uses });
         self.count += usize::from(before.is_none());
         true
     }

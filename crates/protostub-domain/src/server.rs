@@ -82,6 +82,7 @@ enum Serving {
 
 /// State of the message node with which [`DomainServer::start_again`] starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a server starts with its state or without it")]
 pub enum Memory {
     /// Sessions, addresses, subscriptions and registrations are kept: clients can re-open their
     /// sessions.

@@ -81,11 +81,15 @@ impl Published {
         self.0.load(&entry(asked, publisher)).await
     }
 
-    /// Stores a key set in memory and, if `stored`, for the next process.
-    pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet, stored: bool) -> Result<(), TrustStateError> {
-        let entry = entry(asked, publisher);
-        // The last answer counts, so it may replace any record.
-        if stored { self.0.save(&entry, set, |_| true).await } else { self.0.hold(&entry, set).await }
+    /// Stores a set for this process and the next one, in place of any other: the last answer
+    /// counts.
+    pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
+        self.0.save(&entry(asked, publisher), set, |_| true).await
+    }
+
+    /// Stores a set for this process only, in place of any other: the last answer counts.
+    pub(crate) async fn hold(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
+        self.0.hold(&entry(asked, publisher), set).await
     }
 
     /// Removes the key set of a domain that no longer publishes one.

@@ -3,6 +3,9 @@
 mod allocation;
 mod client;
 mod connection;
+mod faults;
+mod ids;
+mod registration;
 mod registry;
 mod session;
 mod state;
@@ -19,8 +22,8 @@ use protostub_types::{Address, Domain};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::client::Ending;
-use self::{client::Client, state::ConnectionId, state::State};
+use self::{client::Client, ids::ConnectionId, state::State};
+pub use self::{client::Ending, faults::Faults};
 use crate::Limits;
 
 /// The message node of a [`crate::DomainServer`], for tests and operators. Cloning is cheap.
@@ -33,7 +36,6 @@ use crate::Limits;
 ///   is not connected, and 429 if the owner reads too slowly. Responses and updates, which are
 ///   publications, are dropped without an answer.
 /// * Everything has a limit ([`Limits`]), and sessions without a connection expire.
-/// * everything has a limit ([`Limits`]), and sessions without a connection expire.
 #[derive(Clone)]
 pub struct MessageNode {
     state: Arc<Mutex<State>>,
@@ -73,15 +75,6 @@ pub struct NodeSession {
     pub addresses: Vec<Address>,
     /// The session's subscriptions, sorted.
     pub subscriptions: Vec<Address>,
-}
-
-/// Deliberate faults of a message node, for tests of its clients.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Leaves `open` and `re-open` without an answer.
-    pub ignore_open: bool,
-    /// Answers `open` and `re-open` with code 500 and this text.
-    pub refuse_open: Option<String>,
 }
 
 impl MessageNode {

@@ -10,6 +10,8 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
+/// The address that opens and closes sessions.
+pub(super) const SESSION_ADDRESS: &str = "mn:/session";
 /// Maximum number of addresses in the `to` of one message. The sender's queue must have room for as
 /// many answers.
 const MAX_RECEIVERS: usize = 64;
