@@ -70,7 +70,7 @@ impl Commits {
         Ok(self.0.load(&entry(key)).await?.and_then(|file| file.committed()))
     }
 
-    /// Stores a version, in place of the one that was accepted before.
+    /// Stores a version, in place of the one that it was judged by.
     pub(crate) async fn save(
         &self,
         key: &StubKey,

@@ -47,7 +47,7 @@ pub struct CatalogueConfig {
     /// Timeout of an attempt that receives no data: 10 s.
     pub idle_timeout: Duration,
     /// Number of retries after a transient fault: 2. The count restarts after an attempt that
-    /// received 64 KiB of a download which can be resumed.
+    /// received at least 64 KiB of a download which can be resumed.
     pub retries: usize,
     /// Delay before the first retry: 200 ms. It doubles with each further retry, up to 2 s. A
     /// random extension makes it at most twice as long.
@@ -58,7 +58,8 @@ pub struct CatalogueConfig {
     /// Domains that may be on this machine by any name, with the code that they serve themselves.
     /// Default: empty.
     pub loopback: BTreeSet<Domain>,
-    /// Domains that may be in private networks, with the code that they serve. Default: empty.
+    /// Domains that may be in private networks, with the code that their descriptors name. Default:
+    /// empty.
     pub private: BTreeSet<Domain>,
     /// Asks all domains over plain HTTP instead of HTTPS: for laboratories without certificates.
     /// Default: no.
@@ -116,7 +117,7 @@ impl CatalogueConfig {
         self.sizes.get(domain).and_then(|sizes| sizes.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
     }
 
-    /// Returns the largest limit of all domains.
+    /// Returns the largest limit of descriptors of all domains.
     pub(crate) fn most_descriptor_bytes(&self) -> usize {
         self.sizes.values().filter_map(|sizes| sizes.descriptor_bytes).fold(self.max_descriptor_bytes, usize::max)
     }

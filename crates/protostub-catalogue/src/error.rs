@@ -84,7 +84,7 @@ pub enum Fault {
         retry_after: Option<Duration>,
     },
     /// The server answered with a redirect that is not followed.
-    #[error("the server redirects, and that is not followed: {reason}; publish it at this URL itself")]
+    #[error("the server redirects, and the redirect is not followed: {reason}; publish the document at this URL itself")]
     Redirect {
         /// The target, and the rule against it.
         reason: SafeText,
@@ -136,7 +136,7 @@ pub enum Fault {
         reason: SafeText,
     },
     /// The server compressed a document that it must not compress.
-    #[error("the server sent it encoded as `{encoding}` without being asked to; turn that off for this URL")]
+    #[error("the server sent the document encoded as `{encoding}` without being asked to; turn that off for this URL")]
     Encoded {
         /// The value of `content-encoding`.
         encoding: SafeText,

@@ -121,7 +121,7 @@ impl Folder {
         create_private(&path).map_err(|source| StoreError { path: path.clone(), source })?;
         let folder = Self { path };
         if let Err(error) = folder.remove_abandoned(SystemTime::now()) {
-            tracing::debug!(%error, folder = %folder.path.display(), "could not look for files of processes that died");
+            tracing::debug!(%error, folder = %folder.path.display(), "failed to look for files of processes that died");
         }
         Ok(folder)
     }
