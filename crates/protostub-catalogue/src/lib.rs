@@ -67,8 +67,8 @@
 //! * Trust state is in memory, and with a cache folder also in files. A version that another
 //!   process accepted in the same folder counts at once.
 //! * A version is durable when [`Catalogue::commit`] returns: file and folder are on the disk.
-//! * A record that cannot be read is an error after a few retries, and its file is not removed. Only
-//!   a missing file counts as no record. A damaged file is an error, too, until the operator
+//! * A record that cannot be read is an error after a few retries, and its file is not removed.
+//!   Only a missing file counts as no record. A damaged file is an error, too, until the operator
 //!   restores or removes it.
 //! * The records are [limited](CatalogueConfig::accepted_versions). A record is replaced only by
 //!   another one of the same registrable domain. When all places are taken, further domains are

@@ -24,7 +24,7 @@
 //! | --- | --- |
 //! | `sub` | the domain of the stub as in addresses, with its port if it has one |
 //! | `names` | the permitted names: last segments of well-known URLs, such as `default` |
-//! | `contract` | optional: the contract's track. A component for another track is not started |
+//! | `contract` | optional: the component's track. A component for another track is not started |
 //! | `iat`, `exp` | times of signing and expiry, in seconds since 1970; at most 3660 days apart |
 //! | `descriptor` | the whole descriptor, without the two members below |
 //!

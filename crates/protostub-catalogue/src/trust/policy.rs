@@ -44,7 +44,7 @@ pub struct TrustPolicy {
     /// Keys that no longer count, by their id or their thumbprint (RFC 7638). The publisher of a
     /// key cannot choose the thumbprint.
     pub revoked_keys: BTreeSet<String>,
-    /// Components that are never used, signed or not.
+    /// Components that are never used, whether they are unsigned or signed by any key.
     pub revoked_components: BTreeSet<Sha256Digest>,
 }
 

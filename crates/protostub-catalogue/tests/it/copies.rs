@@ -375,7 +375,7 @@ async fn copy_from_a_fast_clock_is_confirmed_again() {
     started(&dir).discover(&server.key()).await.unwrap();
     let path = file(&dir);
     let text = fs::read_to_string(&path).unwrap();
-    // The copy's clock was a few hundred years fast.
+    // A clock that was a few hundred years fast confirmed the copy.
     let at = text.find("\"confirmed\":").unwrap() + "\"confirmed\":".len();
     fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
     assert_eq!(started(&dir).discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
