@@ -64,7 +64,7 @@ async fn what_is_required_to_be_signed_is_deployed_only_if_it_is() {
         let reason = deploy(requiring(), descriptor).await.expect_err("refused");
         assert!(reason.contains(expected), "{reason}");
     };
-    check(&version("1.0"), "it has no signature").await;
+    check(&version("1.0"), "the descriptor has no signature").await;
     check(&signed(version("1.0"), "0.1", &strange), "the signature is not one of the key `2026`").await;
     check(&signed(version("1.0"), "0.2", &own), "the component is for track 0.1 of the contract, and was signed for track 0.2")
         .await;

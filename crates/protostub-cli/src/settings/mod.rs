@@ -457,7 +457,7 @@ mod tests {
         );
         check(
             "[trust]\nsignatures = 'sometimes'",
-            "2:14: `sometimes` is no such mode: write `off`, `verify-if-present` or `require`",
+            "2:14: `sometimes` is not a mode: write `off`, `verify-if-present` or `require`",
         );
         check("max-stubs = 'many'", "1:13: a text stands where usize is expected");
         check(

@@ -50,7 +50,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
         json["signature"]["verdict"].clone()
     };
     assert_eq!(verdict(), "unsigned");
-    refused(&["verify", &domain], 1, "it has no signature");
+    refused(&["verify", &domain], 1, "the descriptor has no signature");
 
     let sign = ["sign", text(&descriptor), "--key", text(&key), "--key-id", "2026", "--domain", &domain];
     refused(&sign, 2, "states no digest");
