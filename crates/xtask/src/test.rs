@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo, conformance, debian, guests, must, new_user,
     patience::{self, Heard},
-    shown, stubs, toolchain, wit,
+    prose, shown, stubs, toolchain, wit,
 };
 
 pub(crate) const HELP: &str = "\
@@ -20,6 +20,7 @@ usage: cargo xtask test [<stage>...]
 Runs all stages, or those that are named, whatever became of the ones before:
 
   fmt             formatting of the host, the stubs and the test programs
+  prose           the English of comments, errors, log lines, printed texts and help: see `cargo xtask prose --help`
   wit             the contract: see `cargo xtask wit check`
   stubs           the stubs and the test programs, built; the stubs' sizes
   clippy          lints of the host, warnings denied
@@ -66,8 +67,9 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage { name: "fmt", run: fmt },
+    Stage { name: "prose", run: hold_prose },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
     Stage { name: "clippy", run: clippy },
@@ -124,6 +126,14 @@ fn fmt(root: &Path) -> Result<Tally> {
     let others = GUESTS.iter().chain(&["tests/extism", "tests/fuzz"]);
     let of_others = others.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
     Ok(sum([host].into_iter().chain(of_others)))
+}
+
+fn hold_prose(root: &Path) -> Result<Tally> {
+    let report = prose::check(root, &[])?;
+    report.print();
+    let found = report.findings.len() + report.errors.len();
+    let failures = (found > 0).then(|| format!("the English: {found} findings; see `cargo xtask prose`"));
+    Ok(Tally { passed: report.passed, failed: report.failed, failures: failures.into_iter().collect() })
 }
 
 fn contract(root: &Path) -> Result<Tally> {
