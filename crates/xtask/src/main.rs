@@ -12,6 +12,7 @@ mod fuzz;
 mod guests;
 mod new_user;
 mod patience;
+mod prose;
 mod readme;
 mod structure;
 mod stubs;
@@ -48,6 +49,7 @@ usage: cargo xtask <command>
   soak         load, attacks and outages for 20 minutes: nothing may grow
   fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
   structure    checks that the crates' files have no circles, and no two types of a crate one name
+  prose        holds comments, errors, log lines, printed texts and help to the rules of plain English
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -85,6 +87,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["structure", crates @ ..] => (structure::HELP, &|| structure::run(&root, crates)),
+        ["prose", paths @ ..] => (prose::HELP, &|| prose::run(&root, paths)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
         ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),

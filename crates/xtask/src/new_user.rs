@@ -44,8 +44,9 @@ const GOODBYE: Duration = Duration::from_secs(20);
 const CONFORMANCE: &str = "the stage `conformance` of `cargo xtask test`";
 
 /// Commands that are run, but not here.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     ("cargo xtask test", "this is a part of it"),
+    ("cargo xtask prose", "the stage `prose` of `cargo xtask test`"),
     ("cargo xtask new-user", "this is it"),
     ("cargo xtask conformance", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-python.wasm", CONFORMANCE),
@@ -147,7 +148,7 @@ impl Drop for Folder {
 }
 
 /// What git knows of, and what it would if it were asked to add everything.
-fn repository_files(root: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn repository_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut command = Command::new("git");
     command.current_dir(root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
     let output = command.stderr(Stdio::inherit()).output().context("starting git")?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo, conformance, debian, guests, must, new_user,
     patience::{self, Heard},
-    shown,
+    prose, shown,
     structure::{self, Verdict},
     stubs, toolchain, wit,
 };
@@ -23,6 +23,7 @@ Runs all stages, or those that are named, whatever became of the ones before:
 
   fmt             formatting of the host, the stubs and the test programs
   structure       the crates' files have no circles, and no two types one name: see `cargo xtask structure --help`
+  prose           the English of comments, errors, log lines, printed texts and help: see `cargo xtask prose --help`
   wit             the contract: see `cargo xtask wit check`
   stubs           the stubs and the test programs, built; the stubs' sizes
   clippy          lints of the host, warnings denied
@@ -69,9 +70,10 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 12] = [
+const STAGES: [Stage; 13] = [
     Stage { name: "fmt", run: fmt },
     Stage { name: "structure", run: check_structure },
+    Stage { name: "prose", run: hold_prose },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
     Stage { name: "clippy", run: clippy },
@@ -137,6 +139,14 @@ fn check_structure(root: &Path) -> Result<Tally> {
         Verdict::Failed(_) => Tally::failure(check.to_string()),
     });
     Ok(sum(tallies))
+}
+
+fn hold_prose(root: &Path) -> Result<Tally> {
+    let report = prose::check(root, &[])?;
+    report.print();
+    let found = report.findings.len() + report.errors.len();
+    let failures = (found > 0).then(|| format!("the English: {found} findings; see `cargo xtask prose`"));
+    Ok(Tally { passed: report.passed, failed: report.failed, failures: failures.into_iter().collect() })
 }
 
 fn contract(root: &Path) -> Result<Tally> {
