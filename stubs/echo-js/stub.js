@@ -15,7 +15,7 @@ const echo = (message) => {
 };
 
 export const stub = {
-  // Nothing to prepare. To refuse the deployment: `throw 'why, and what to do'`.
+  // The stub needs no preparation. To refuse the deployment: `throw 'why, and what to do'`.
   start(url) {},
 
   handle(events) {

@@ -17,7 +17,7 @@ REQUESTS = (
 
 class Stub(exports.Stub):
     def start(self, url: str) -> None:
-        """Nothing to prepare. To refuse the deployment: `raise componentize_py_types.Err("why, and what to do")`."""
+        """The stub needs no preparation. To refuse the deployment: `raise componentize_py_types.Err("why, and what to do")`."""
 
     def handle(self, events: List[Event]) -> None:
         echoes = []

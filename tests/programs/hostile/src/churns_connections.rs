@@ -8,9 +8,9 @@ use crate::{
     told,
 };
 
-/// At a time: less than there may be connections.
+/// Connections at a time, below the limit.
 const PARALLEL: u32 = 8;
-/// More than there may be in a minute.
+/// Connections in all, above the limit for a minute.
 const ATTEMPTS: u32 = 3_000;
 
 thread_local! {

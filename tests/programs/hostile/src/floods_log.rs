@@ -1,4 +1,4 @@
-//! Logs, prints and complains, in long lines with what a terminal obeys.
+//! Logs and prints long lines with control sequences of terminals, on all outputs.
 
 use crate::{Stub, rethink::protostub::log};
 
