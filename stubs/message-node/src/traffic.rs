@@ -91,7 +91,7 @@ impl<'a> Traffic<'a> {
         via::set(&mut message.body, url, may_have_via);
         let (code, problem) = match message.to_json() {
             Ok(text) if text.len() <= MAX_FRAME_BYTES => return Some(text),
-            Ok(text) => (413, format!("its frame has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
+            Ok(text) => (413, format!("the frame has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
             Err(error) => (400, error.to_string()),
         };
         log::warn!("a `{}` message from {} is not sent: {problem}", message.kind, message.from);

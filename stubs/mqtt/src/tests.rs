@@ -413,13 +413,13 @@ fn retained_qos_1_follows_its_subscription_identifier() {
 fn gone_subscriber_is_unsubscribed() {
     let (host, mut broker) = live(5);
     subscribe(&host, &mut broker, ALICE, "a");
-    host.refuse_posts([Error::Io("nobody is there".to_owned())]);
+    host.refuse_posts([Error::Io("no receiver".to_owned())]);
     broker.publish("a", "1");
     assert!(matches!(broker.received()[..], [Packet::V5_0Unsubscribe(_)]));
     subscribe(&host, &mut broker, ALICE, "b");
     broker.publish("b", "1");
     let update = host.posted().remove(0);
-    host.deliver(update.error_response(404, "nobody is there"));
+    host.deliver(update.error_response(404, "no receiver"));
     assert!(matches!(broker.received()[..], [Packet::V5_0Unsubscribe(_)]));
 }
 

@@ -126,8 +126,8 @@ fn credential_request_is_granted_or_denied() {
     assert_eq!(request.scope(), Some("chat"));
     request.grant(credential.clone());
     host.connect();
-    host.identity_request().deny("nobody is logged in");
-    assert_eq!(host.log(), ["INFO Credential { kind: Bearer, expires: None, .. } secret", "INFO denied: nobody is logged in"]);
+    host.identity_request().deny("no user is logged in");
+    assert_eq!(host.log(), ["INFO Credential { kind: Bearer, expires: None, .. } secret", "INFO denied: no user is logged in"]);
     host.disconnect(DisconnectReason::Request);
     for _ in 0..9 {
         host.advance(std::time::Duration::from_secs(1));

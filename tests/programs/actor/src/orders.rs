@@ -137,7 +137,7 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             tcp::close(handle());
             Ok(done(()))
         }
-        other => Err(format!("nobody taught me to `{other}`")),
+        other => Err(format!("the order `{other}` is unknown")),
     }
 }
 

@@ -31,7 +31,7 @@ fn attempt(stub: &Stub) -> Option<String> {
     let opened = tcp::open(host, port, false);
     (left == 1).then(|| {
         format!(
-            "it connected {ATTEMPTS} times, the last time: {}",
+            "the stub connected {ATTEMPTS} times, the last time: {}",
             opened.map_or_else(|error| told(&error), |_| "yes".to_owned())
         )
     })

@@ -9,5 +9,5 @@ pub fn attack(_: &Stub) -> Option<String> {
         println!("{line}");
         eprintln!("{line}");
     }
-    Some("it has said it all".to_owned())
+    Some("all lines are logged".to_owned())
 }

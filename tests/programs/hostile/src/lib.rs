@@ -57,7 +57,7 @@ struct Program {
 }
 
 impl Program {
-    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None, timer: |_| None };
+    const NONE: Self = Self { start: || {}, attack: |_| Some("no attack".to_owned()), ready: |_, _| None, timer: |_| None };
 
     const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
         Self { attack, ..Self::NONE }
@@ -173,7 +173,7 @@ impl Guest for Hostile {
 
     fn handle(events: Vec<Event>) {
         STUB.with_borrow_mut(|stub| {
-            let stub = stub.as_mut().expect("it was started");
+            let stub = stub.as_mut().expect("a started stub");
             for event in events {
                 match event {
                     Event::Connect(_) => {

@@ -157,7 +157,7 @@ async fn connect(stub: &Stub, config: &Config) -> Result<(WebSocket, String)> {
 async fn open(stub: &Stub, socket: &WebSocket, config: &Config) -> Result<String> {
     let runtime = stub.runtime_url();
     let saved = if config.is("stub/session/nonsense") {
-        session::load().map(|saved| serde_json::from_slice::<Saved>(&saved).expect("what was saved"))
+        session::load().map(|saved| serde_json::from_slice::<Saved>(&saved).expect("a saved session"))
     } else {
         session::load_json::<Saved>()
     };
@@ -197,7 +197,7 @@ async fn say_goodbye(stub: &Stub, config: &Config, socket: WebSocket, session_ur
     assert!(!config.is("stub/disconnect/in-time"), "no graceful disconnect");
     if config.is("stub/disconnect/closes") {
         mem::forget(socket);
-        stub.disconnected("it is still there");
+        stub.disconnected("the connection is open");
         return Ok(());
     }
     if reason == DisconnectReason::Update && config.is("stub/session/update") {
