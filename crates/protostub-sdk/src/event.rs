@@ -5,6 +5,7 @@ use crate::Message;
 /// An event for a stub. Timers and connections have no events here: they wake the futures that wait
 /// for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Event {
     /// Connect to the domain's back-end, with the domain's credential if there is one. Publish
     /// `in-progress`, and `live` once messages can flow.
@@ -19,6 +20,7 @@ pub enum Event {
 
 /// The reason for a disconnect event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum DisconnectReason {
     /// The host program or a hyperty asked for it.
     Request,
@@ -32,6 +34,7 @@ pub enum DisconnectReason {
 
 /// The public status of the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Status {
     /// The stub has started. The host itself publishes this status.
     Created,
@@ -61,6 +64,7 @@ impl fmt::Display for Status {
 
 /// The kind of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum CredentialKind {
     /// An access token (RFC 6750).
     Bearer,
@@ -74,6 +78,7 @@ pub enum CredentialKind {
 
 /// A secret that the host's Identity Module holds for the stub's domain. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Credential {
     /// The kind of the credential.
     pub kind: CredentialKind,

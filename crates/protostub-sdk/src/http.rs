@@ -79,7 +79,7 @@ impl Request {
     /// (the network, TLS, a server that does not speak HTTP). No status is an error.
     pub async fn send(self) -> Result<Response> {
         let Self { url, headers, kind: Content { method, body } } = self;
-        let exchange = Exchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
+        let exchange = HttpExchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
         let head = exchange.0.ask(host::http_poll).await?;
         Ok(Response { exchange, status: head.status, headers: head.headers })
     }
@@ -88,15 +88,15 @@ impl Request {
 /// A response whose head has arrived. Dropped, it ends the exchange.
 #[derive(Debug)]
 pub struct Response {
-    exchange: Exchange,
+    exchange: HttpExchange,
     status: u16,
     headers: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
-struct Exchange(Handle);
+struct HttpExchange(Handle);
 
-impl Drop for Exchange {
+impl Drop for HttpExchange {
     fn drop(&mut self) {
         host::http_cancel(self.0.id());
     }

@@ -235,6 +235,7 @@ impl FusedFuture for Next<'_> {
 
 /// A server's answer to the opening handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Handshake {
     /// The HTTP status: 101, unless the server refused.
     pub status: u16,
@@ -246,6 +247,7 @@ pub struct Handshake {
 
 /// A whole message of a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Frame {
     /// UTF-8.
     Text(String),
@@ -290,6 +292,7 @@ impl Frame {
 
 /// The reason for the end of a WebSocket (RFC 6455 section 7.4).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct CloseReason {
     /// The close code, or `None` if the connection ended without a close frame or with an empty
     /// one.

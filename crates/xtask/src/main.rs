@@ -13,6 +13,7 @@ mod guests;
 mod new_user;
 mod patience;
 mod readme;
+mod structure;
 mod stubs;
 mod test;
 mod test_index;
@@ -46,6 +47,7 @@ usage: cargo xtask <command>
   defences     takes each defence out of the sources, and requires that its tests fail
   soak         load, attacks and outages for 20 minutes: nothing may grow
   fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
+  structure    checks that the crates' files have no circles, and no two types of a crate one name
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with what was released
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -82,6 +84,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["defences", args @ ..] => (defences::HELP, &|| defences::run(&root, args)),
         ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
+        ["structure", crates @ ..] => (structure::HELP, &|| structure::run(&root, crates)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
         ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),

@@ -77,7 +77,7 @@ impl Source for Everywhere {
         let bytes = match request.subject {
             Subject::Descriptor => &self.descriptor,
             Subject::Component => &self.component,
-            Subject::Keys => return Err(Fault::NotFound { answer: "nothing is signed here".into() }),
+            _ => return Err(Fault::NotFound { answer: "nothing is signed here".into() }),
         };
         Ok(Document::from_bytes(bytes.clone()))
     }

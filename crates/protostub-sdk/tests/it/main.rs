@@ -1,5 +1,6 @@
 //! Promises to authors, tested as authors test their stubs.
 
+mod body_via;
 mod connection;
 mod main_function;
 mod messages;
