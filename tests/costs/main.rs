@@ -142,7 +142,7 @@ impl Wake for Wakes {
 }
 
 #[tokio::test]
-async fn what_a_message_costs_is_bounded() {
+async fn message_costs_are_bounded() {
     let stage = Stage::new().await;
     let alone = stage.costs(How::Alone).await;
     assert!(alone.allocations <= 6.5 && alone.wakes <= 1.0, "one at a time: {alone:?}");

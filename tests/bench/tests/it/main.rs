@@ -59,7 +59,7 @@ fn every_figure_is_measured_and_reported() {
 }
 
 #[test]
-fn a_figure_that_there_is_not_is_told() {
+fn unknown_figure_is_rejected_with_the_list() {
     let output =
         Command::new(env!("CARGO_BIN_EXE_protostub-bench")).args(["--only", "trip_vs_bear"]).output().expect("it starts");
     assert!(!output.status.success());
