@@ -61,10 +61,8 @@ impl Release {
         for (item, was) in &self.items {
             match track.items.get(item) {
                 Some(is) if is == was => {}
-                Some(is) => {
-                    problems.push(format!("`{item}` was released as `{was}` and is now `{is}`: the change needs a new track"))
-                }
-                None => problems.push(format!("`{item}` was released and is gone: its removal needs a new track")),
+                Some(is) => problems.push(format!("`{item}` was released as `{was}` and is now `{is}`; start a new track")),
+                None => problems.push(format!("`{item}` was released and is gone; start a new track")),
             }
         }
         let mut added = track.items.iter().filter(|(item, _)| !self.items.contains_key(*item)).peekable();
