@@ -9,7 +9,8 @@ pub struct Attack {
     pub name: &'static str,
     /// Required containment.
     pub contained: Containment,
-    /// A limit of the same threat that may end the attack first, on a slow machine.
+    /// A limit of the same threat that may end the attack first. The attack computes a lot, and the
+    /// machine may be slow.
     pub(crate) or_ends: Option<&'static str>,
     pub(crate) publishes: Publishes,
     pub(crate) server: Option<Behaviour>,

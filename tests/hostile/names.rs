@@ -29,7 +29,7 @@ pub(crate) fn below(name: &str) -> impl Iterator<Item = String> {
     (0..DOMAINS).map(move |n| format!("a{n}.{name}"))
 }
 
-/// A stub's share of concurrent lookups: the default of `QuotaLimits::lookups`.
+/// A party's share of concurrent lookups: the default of `QuotaLimits::lookups`.
 const SHARE: usize = 8;
 
 /// Addresses that an attacker would like the host to connect to.

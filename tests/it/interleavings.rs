@@ -91,7 +91,7 @@ fn interleavings_lose_no_message_and_leave_no_state() {
     let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 64, ..Config::with_cases(cases) });
     let outcome = runner.run(&plans(), |plan| {
         let play = async { timeout(6 * PATIENCE, Stage::play(&plan, cache.path())).await };
-        threads.block_on(play).map_err(|_| TestCaseError::fail("it hangs"))?
+        threads.block_on(play).map_err(|_| TestCaseError::fail("an operation hangs"))?
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -47,7 +47,7 @@ fn halves() -> Vec<Half> {
         let default = rest.split(" | ").next().unwrap_or_default().replace(' ', "");
         let Ok(default) = default.parse::<i64>() else { continue };
         let table = ["limits", "cache"].into_iter().find(|table| example[*table].get(key).is_some());
-        let table = table.unwrap_or_else(|| panic!("`{key}` stands in no settings file"));
+        let table = table.unwrap_or_else(|| panic!("the example settings have no `{key}`"));
         halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), table });
     }
     halves

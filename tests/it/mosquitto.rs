@@ -82,7 +82,7 @@ impl Mosquitto {
         let mut log = BufReader::new(child.stderr.take().context("mosquitto has no log")?).lines();
         let mut said = String::new();
         loop {
-            let Some(line) = log.next_line().await? else { bail!("mosquitto has ended: {said}") };
+            let Some(line) = log.next_line().await? else { bail!("mosquitto exited: {said}") };
             if line.ends_with(" running") {
                 break;
             }
@@ -95,8 +95,8 @@ impl Mosquitto {
 
     /// Stops the broker as a restart of its machine would. The broker persists its state.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        let mut child = self.running.take().context("it is not running")?;
-        let id = child.id().context("it has ended")?.to_string();
+        let mut child = self.running.take().context("the broker is not running")?;
+        let id = child.id().context("the broker has exited")?.to_string();
         Command::new("kill").args(["-TERM", &id]).status().await?;
         child.wait().await?;
         Ok(())
@@ -127,5 +127,5 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let mut programs = folders.map(|folder| folder.join(name));
     programs
         .find(|program| program.is_file())
-        .with_context(|| format!("{name} is missing: apt-get install mosquitto mosquitto-clients"))
+        .with_context(|| format!("{name} is missing; run: apt-get install mosquitto mosquitto-clients"))
 }

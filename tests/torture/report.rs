@@ -178,7 +178,7 @@ impl fmt::Display for EnvironmentRow {
     }
 }
 
-/// Returns the report as JSON.
+/// Returns the content of the report file.
 pub(crate) fn json(
     rows: &[Row],
     environments: &[EnvironmentRow],

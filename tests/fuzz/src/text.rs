@@ -160,8 +160,8 @@ pub fn jws(data: &[u8]) {
         assert_eq!(again, [key]);
     }
     let stage = &*SIGNED;
-    // Judges a descriptor, an edited signed one, and the good one with its signature, or a part of
-    // that, replaced.
+    // Judges a descriptor, an edited signed descriptor, and the signed descriptor with its
+    // signature, or one part of the signature, replaced.
     stage.judge(data);
     stage.judge(&edited(stage.json.as_bytes(), data));
     let parts: Vec<&str> = stage.signature.split('.').collect();

@@ -22,7 +22,7 @@ const NEIGHBOURS: &str = "PROTOSTUB_ENVIRONMENT_NEIGHBOURS";
 /// The time limit of a case.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Setup of the process. Users without root's rights get the settings in a user namespace.
+/// Setup of the process. Users without root's rights start it in a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Setting {
     Plain,
