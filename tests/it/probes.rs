@@ -10,17 +10,14 @@
 //! | U | `global://registry/` | the home domain's stub |
 //! | C | two `loadStub`s at once | one deployment |
 //! | D | `loadStub` of a stub that is created, in progress or disconnected | the same stub |
-//!
 //! | E | a message while the stub is in progress | the message waits, and is delivered |
 //! | F | a message after the stub failed | an error at once; deployed again on request |
 //! | G | the catalogue fails once | an error at once, `deployment-failed`; deployed again later |
 //! | H | the stub's constructor fails | the same, and no state is left |
 //! | I, K | a stub that never says `created`, or says `live` at first | works |
-//!
 //! | J | a stub that publishes all statuses in one call | works |
 //! | L | a stub posts as another domain's stub | refused |
 //! | N | `evilfoo.com`, then `foo.com` | two stubs, two sandboxes |
-//!
 //! | O | a component that needs an import that no sandbox has | refused without a trial |
 //! | R | two stubs of one domain, each for another peer | two live stubs, kept apart by peer |
 //! | S | an unserved address of the runtime itself | 404 |
