@@ -206,7 +206,7 @@ pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
 }
 
 /// Returns gzip of spaces: one literal, followed by many copies of 258 bytes from a distance of one
-/// byte (RFC 1951, fixed codes, from the low bit on).
+/// byte. The encoding has fixed codes, from the low bit on (RFC 1951).
 ///
 /// A length and a distance together have 13 bits, so the same 13 bytes repeat, and the computation
 /// is cheap. The server's time must not count as the victim's.

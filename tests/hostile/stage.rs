@@ -515,8 +515,9 @@ fn safe(text: String) -> Result<String> {
     }
 }
 
-/// Returns the first character of a text that no log, status or error may have: a control, a line
-/// or paragraph separator, or a character that changes the display of others or hides.
+/// Returns the first unsafe character of a text, which no log, status or error may have. Controls
+/// are unsafe, line and paragraph separators, and characters that hide or change the display of
+/// others.
 #[must_use]
 pub fn unsafe_character(text: &str) -> Option<char> {
     text.chars().find(|character| {

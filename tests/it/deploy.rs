@@ -221,7 +221,7 @@ async fn stub_from_the_home_domain_connects_to_its_own_domain_only() {
 }
 
 /// A domain may state the digest of code that is compiled already. The code is not downloaded
-/// again, unless a new download would be refused for its size.
+/// again. A deployment still fails if the stated size is wrong, or over the domain's limit.
 #[tokio::test]
 async fn compiled_component_is_not_downloaded_again() {
     let (code, junk) = (component("actor"), b"no component at all".to_vec());

@@ -27,10 +27,10 @@ async fn stage() -> &'static Stage {
 
 async fn check(attack: Attack) {
     if attack.name == "takes_minutes_to_compile" {
-        // This attack has its own stage because components are compiled one after the other. Its
-        // compilation cannot be interrupted, so it is smaller here: it must not go on for minutes
-        // next to other tests, which must not find its code in the cache either. The neighbour's
-        // code is cached before.
+        // Components are compiled one after the other, so this attack has its own stage. Its
+        // compilation cannot be interrupted, so it is smaller here and does not go on for minutes
+        // next to other tests. Its folder of code is separate, so that other tests do not find it
+        // compiled. The neighbour's code is cached before.
         let code = tempfile::tempdir().expect("a folder");
         let config = StageConfig { code_dir: Some(code.path().join("code")), ..StageConfig::default() };
         drop(Stage::new(config.clone()).await.expect("a stage"));

@@ -144,8 +144,8 @@ async fn message_node_outage_leaves_every_message_an_outcome() {
     enough.send(()).await.expect("bob listens");
     let seen = bob_sees.await.expect("a task");
     // The order of the reconnections is random. If alice is first, the message node has no receiver
-    // for the waiting messages and answers 503. It also answers pings so, without an awaiting
-    // sender. Those answers arrive before the last one.
+    // for the waiting messages and answers 503. Pings are answered with 503 too, although their
+    // sender awaits no response. Those answers arrive before the last one.
     let refused_pings = usize::try_from(alice.counts().unawaited).expect("few");
     let mut told = 0;
     while told + refused_pings + seen.pings.len() < pings.len() {

@@ -346,7 +346,7 @@ async fn probe_l_stub_cannot_post_as_the_stub_of_another_domain() {
     let forged = json!({ "do": "post", "from": other.url().expect("a URL").as_str(), "to": stage.app.address().as_str() });
     let outcome = stage.order(forged).await;
     assert!(outcome[0].as_str().is_some_and(|told| told.starts_with("denied: ")), "{outcome}");
-    // A permitted message arrives. It is the first that does.
+    // A permitted message arrives, and is the first to arrive.
     stage.order(json!({ "do": "post", "from": ALICE, "to": stage.app.address().as_str() })).await;
     assert_eq!(stage.app.recv().await.expect("a message").from.as_str(), ALICE);
 }

@@ -1,4 +1,4 @@
-//! Tests of a runtime whose trust state cannot be read or written: no other stub becomes live,
+//! Tests of a runtime that cannot read or write its trust state. No other stub becomes live,
 //! running stubs continue, and repairing the file is enough.
 #![cfg(unix)]
 

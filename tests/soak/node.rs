@@ -41,8 +41,8 @@ const RECOVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Sum {
     pub(crate) times: u64,
     pub(crate) answered: u64,
-    /// Number of requests that failed with an error to the sender, by code: 408 for no answer in
-    /// time, 502 and 503 for a broken connection.
+    /// Number of requests that failed with an error to the sender, by code. 408 means no answer in
+    /// time, 502 and 503 a broken connection.
     pub(crate) told: BTreeMap<u16, u64>,
     pub(crate) without_outcome: u64,
     /// Number of outcomes that the answering runtime still owes at the end.

@@ -188,8 +188,8 @@ fn computed() -> Result<u64> {
     Ok(sum)
 }
 
-/// Returns the resident memory of this process in bytes: `Rss`, which counts a shared page as often
-/// as it is mapped, and `Pss`, which counts it once.
+/// Returns the resident memory of this process in bytes, as `Rss` and `Pss`. `Rss` counts a shared
+/// page as often as it is mapped, `Pss` once.
 fn resident() -> Result<(usize, usize)> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").context("reading /proc/self/smaps_rollup")?;
     let bytes = |name: &str| {

@@ -152,8 +152,8 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     stage
 });
 
-/// Reads signatures of descriptors, and the keys that verify them. No content is accepted that was
-/// not signed, however small its change.
+/// Reads signatures of descriptors, and the keys that verify them. Only signed content is accepted:
+/// even a small change makes it invalid.
 pub fn jws(data: &[u8]) {
     for key in PublicKey::read_set(data).unwrap_or_default() {
         let again = PublicKey::read_set(key.to_jwk().to_string().as_bytes()).expect("a parsed key is read again");

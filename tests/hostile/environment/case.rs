@@ -263,8 +263,8 @@ impl Victims {
         self.findings.escapes.push(problem);
     }
 
-    /// Publishes a release for each domain and asks its stub at fixed times. The first request
-    /// deploys the stub. Undeploys all stubs at the end.
+    /// Publishes a release for each domain, and sends requests to its stub at fixed times. The
+    /// first request deploys the stub. Undeploys all stubs at the end.
     async fn offer(&mut self, runtime: &Runtime, app: &Arc<Hyperty>, release: impl Fn(usize) -> Release) -> Result<()> {
         for (n, domain) in self.domains.iter().enumerate() {
             self.publisher.publish(&self.source, domain, release(n))?;
