@@ -83,7 +83,8 @@ impl Counters {
 /// More threads than this share cells, which costs time and nothing else.
 const CELLS: usize = 8;
 
-/// A number that many threads add to: each has a cache line of its own.
+/// A number that many threads add to. Each thread has a cache line of its own
+/// (`trip_loaded_vs_bare`).
 #[derive(Debug, Default)]
 pub(crate) struct Counter([Line; CELLS]);
 

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{mailbox::WeakMailbox, open_requests::RequestKey};
+use crate::{mailbox::WeakMailbox, request_key::RequestKey};
 
 /// How many parts the table has, so that requests on many threads seldom meet at a lock.
 const SHARDS: usize = 16;

@@ -6,9 +6,9 @@ use std::{
 use protostub_types::Message;
 
 use crate::{
-    Bus, Parcel,
+    Bus, Envelope, InboxLimits,
     mailbox::{Mailbox, Taken},
-    open_requests::RequestKey,
+    request_key::RequestKey,
 };
 
 /// Where a listener takes its messages from. Made by [`Bus::inbox`], reached through its [`Mailbox`].
@@ -20,12 +20,20 @@ pub struct Inbox {
     /// Of requests in the batch that is being taken; kept for its memory.
     tickets: Vec<(usize, u64)>,
     /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
-    parcels: Vec<Parcel>,
+    envelopes: Vec<Envelope>,
+}
+
+impl Bus {
+    /// A new inbox. It gets messages once its [`Inbox::mailbox`] is attached.
+    #[must_use]
+    pub fn inbox(&self, limits: InboxLimits) -> Inbox {
+        Inbox::new(self.clone(), Mailbox::new(limits))
+    }
 }
 
 impl Inbox {
     pub(crate) fn new(bus: Bus, mailbox: Mailbox) -> Self {
-        Self { bus, mailbox, tickets: Vec::new(), parcels: Vec::new() }
+        Self { bus, mailbox, tickets: Vec::new(), envelopes: Vec::new() }
     }
 
     /// The side that takes in.
@@ -41,11 +49,11 @@ impl Inbox {
 
     /// Polls for the next message: ready with none once the inbox is closed.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        let mut single = mem::take(&mut self.parcels);
+        let mut single = mem::take(&mut self.envelopes);
         let polled = self.poll_batch(cx, 1, usize::MAX, &mut single);
         let message = single.pop();
-        self.parcels = single;
-        polled.map(|()| message.map(Parcel::into_message))
+        self.envelopes = single;
+        polled.map(|()| message.map(Envelope::into_message))
     }
 
     /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
@@ -54,11 +62,11 @@ impl Inbox {
         if limit == 0 {
             return 0;
         }
-        let mut many = mem::take(&mut self.parcels);
+        let mut many = mem::take(&mut self.envelopes);
         future::poll_fn(|cx| self.poll_batch(cx, limit, usize::MAX, &mut many)).await;
         let count = many.len();
-        messages.extend(many.drain(..).map(Parcel::into_message));
-        self.parcels = many;
+        messages.extend(many.drain(..).map(Envelope::into_message));
+        self.envelopes = many;
         count
     }
 
@@ -72,7 +80,7 @@ impl Inbox {
         cx: &mut Context<'_>,
         max_messages: usize,
         max_bytes: usize,
-        batch: &mut Vec<Parcel>,
+        batch: &mut Vec<Envelope>,
     ) -> Poll<()> {
         loop {
             let before = batch.len();

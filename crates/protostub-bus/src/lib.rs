@@ -11,8 +11,8 @@
 //! name a mailbox: that is how the first message to a domain deploys its stub. The owner of the [`Inbox`] behind a mailbox takes the messages
 //! out, one by one or in batches.
 //!
-//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. Several that are posted together ([`Bus::post_all`],
-//! [`Way`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
+//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. Several messages that are posted together ([`Bus::post_all`],
+//! [`Poster`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
 //! before every hop.
 //!
 //! # Delivery contract
@@ -49,7 +49,7 @@
 //! ([`BusCounts::undeliverable`]).
 //!
 //! Messages from one sender to one mailbox keep their order. A message that came through the stub that a mailbox belongs to
-//! ([`Mailbox::belongs_to`]) is never put there (508).
+//! ([`Mailbox::set_owner`]) is never put there (508).
 //!
 //! # What it does not do
 //!
@@ -91,25 +91,31 @@
 //! ```
 
 mod bus;
+mod config;
 mod counts;
 mod deadlines;
+mod enforcement;
+mod envelope;
 mod error;
 mod inbox;
+mod last_receiver;
 mod mailbox;
 mod open_requests;
+mod origin;
 mod outcomes;
-mod parcel;
 mod policy;
 mod post;
+mod poster;
+mod request_key;
 mod table;
 
-pub use bus::{
-    Bus, BusConfig, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT, Origin, Route, Unroutable,
-};
+pub use bus::{Bus, Route, Unroutable};
+pub use config::{BusConfig, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT};
 pub use counts::BusCounts;
+pub use envelope::Envelope;
 pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;
 pub use mailbox::{InboxLimits, Mailbox};
-pub use parcel::Parcel;
+pub use origin::Origin;
 pub use policy::{Decision, Hop, Policy, Receiver};
-pub use post::Way;
+pub use poster::Poster;

@@ -12,18 +12,27 @@ use std::{
 use protostub_types::{Address, Message, deadline};
 use tokio::time::Instant;
 
-use crate::{Parcel, PostError};
+use crate::{Envelope, PostError};
 
 /// How much may wait in an inbox.
 ///
 /// Messages to its owner and responses that its owner waits for are counted apart, each within these limits: nobody can keep an owner from
 /// getting its answers by filling its inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InboxLimits {
     /// How many messages.
     pub messages: usize,
     /// How much memory they may take, roughly, in bytes ([`Message::size`]).
     pub bytes: usize,
+}
+
+impl InboxLimits {
+    /// Limits of this many messages, and of this many bytes together.
+    #[must_use]
+    pub const fn new(messages: usize, bytes: usize) -> Self {
+        Self { messages, bytes }
+    }
 }
 
 impl Default for InboxLimits {
@@ -35,7 +44,7 @@ impl Default for InboxLimits {
 
 /// How many error responses for messages that were no requests may wait in an inbox, some 300 bytes each. Those beyond it are dropped and
 /// counted: whoever reads nothing is not told without end that nobody reads.
-const MAX_NOTICES: usize = 16_384;
+const MAX_ERROR_RESPONSES: usize = 16_384;
 
 /// Where the bus puts the messages of an [`Inbox`](crate::Inbox): its other side. Clones are the same mailbox.
 #[derive(Clone)]
@@ -60,10 +69,10 @@ struct State {
     /// What waits of [`Class::Plain`], [`Class::Copy`], [`Class::Request`] and [`Class::Provisional`].
     messages: usize,
     bytes: usize,
-    /// Final responses that wait, and places that are kept for those to come.
+    /// Final responses that wait, and places reserved for those to come.
     replies: usize,
     reply_bytes: usize,
-    notices: usize,
+    error_responses: usize,
     /// Nothing is taken in any more.
     closed: Option<Refusal>,
     /// Responses are taken in, and nothing else.
@@ -86,7 +95,7 @@ struct Refusal {
 /// A message that waits.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    pub(crate) message: Parcel,
+    pub(crate) message: Envelope,
     pub(crate) class: Class,
 }
 
@@ -101,10 +110,10 @@ pub(crate) enum Class {
     Request { ticket: u64 },
     /// A response that leaves its request open.
     Provisional,
-    /// A final response, for which a place was kept.
+    /// A final response, for which a place was reserved.
     Reply,
     /// An error response for a message that was no request.
-    Notice,
+    ErrorResponse,
 }
 
 /// A message was put into the queue.
@@ -141,13 +150,13 @@ impl Mailbox {
         self.0.id
     }
 
-    /// Says whose it is: a stub's URL. Messages that have come through this address (`via`) are refused here from now on (508). Has an effect
-    /// once; a mailbox does not change hands.
-    pub fn belongs_to(&self, owner: &Address) {
+    /// Sets the owner: a stub's URL. From now on the mailbox refuses messages that came through this address (`via`) with 508. Only the first
+    /// call has an effect.
+    pub fn set_owner(&self, owner: &Address) {
         let _ = self.0.owner.set(owner.clone());
     }
 
-    /// Whose it is, once that is known.
+    /// The owner, once it is set.
     #[must_use]
     pub fn owner(&self) -> Option<&Address> {
         self.0.owner.get()
@@ -224,8 +233,8 @@ impl Mailbox {
     }
 
     /// Puts a message into the queue, if there is room for its class.
-    pub(crate) fn push(&self, mut message: Parcel, class: Class) -> Result<Pushed, PostError> {
-        let size = message.weigh();
+    pub(crate) fn push(&self, mut message: Envelope, class: Class) -> Result<Pushed, PostError> {
+        let size = message.measure();
         let mut state = self.state();
         if let Err(Refusal { code, reason }) = state.admits(class, size, self.0.limits) {
             return Err(PostError::new(code, &message.to, &*reason));
@@ -241,9 +250,9 @@ impl Mailbox {
                     pushed = Pushed::Unwatched;
                 }
             }
-            // Its place was counted when it was kept.
+            // Its place was counted when it was reserved.
             Class::Reply => state.reply_bytes += size,
-            Class::Notice => state.notices += 1,
+            Class::ErrorResponse => state.error_responses += 1,
         }
         state.queue.push_back(Queued { message, class });
         let reader = state.reader.take();
@@ -257,8 +266,8 @@ impl Mailbox {
         Ok(pushed)
     }
 
-    /// Keeps a place for the response to a request of this mailbox's owner.
-    pub(crate) fn keep_place(&self, to: &Address) -> Result<(), PostError> {
+    /// Reserves a place for the response to a request of this mailbox's owner.
+    pub(crate) fn reserve_reply(&self, to: &Address) -> Result<(), PostError> {
         let mut state = self.state();
         if state.closed.is_some() {
             return Err(PostError::new(503, to, "the requester's own inbox is closed, and could not take the response"));
@@ -274,12 +283,12 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Gives back a place that was kept.
-    pub(crate) fn give_place_back(&self) {
+    /// Releases a reserved place.
+    pub(crate) fn release_reply(&self) {
         self.state().replies -= 1;
     }
 
-    /// Whether a response of this size may be put where a place was kept for it.
+    /// Checks whether a response of this size fits into its reserved place.
     pub(crate) fn admits_reply(&self, response: &Message) -> Result<(), PostError> {
         let size = response.size();
         let limit = self.0.limits.bytes;
@@ -311,7 +320,7 @@ impl Mailbox {
         &self,
         cx: &mut Context<'_>,
         (max_messages, max_bytes): (usize, usize),
-        batch: &mut Vec<Parcel>,
+        batch: &mut Vec<Envelope>,
         tickets: &mut Vec<(usize, u64)>,
     ) -> Taken {
         let mut state = self.state();
@@ -327,7 +336,7 @@ impl Mailbox {
                 Class::Plain { .. } => plain += 1,
                 Class::Copy { .. } => copies += 1,
                 Class::Request { ticket } => tickets.push((batch.len(), ticket)),
-                Class::Provisional | Class::Reply | Class::Notice => {}
+                Class::Provisional | Class::Reply | Class::ErrorResponse => {}
             }
             batch.push(next.message);
         }
@@ -430,8 +439,8 @@ impl State {
         let full = |code, reason: String| Err(Refusal { code, reason: reason.into() });
         match class {
             Class::Reply => Ok(()),
-            Class::Notice if self.notices < MAX_NOTICES => Ok(()),
-            Class::Notice => full(429, format!("{MAX_NOTICES} error responses wait in the inbox")),
+            Class::ErrorResponse if self.error_responses < MAX_ERROR_RESPONSES => Ok(()),
+            Class::ErrorResponse => full(429, format!("{MAX_ERROR_RESPONSES} error responses wait in the inbox")),
             Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
                 if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
                     return Err(refusal.clone());
@@ -470,7 +479,7 @@ impl State {
                 self.replies -= 1;
                 self.reply_bytes -= queued.message.size();
             }
-            Class::Notice => self.notices -= 1,
+            Class::ErrorResponse => self.error_responses -= 1,
         }
     }
 }

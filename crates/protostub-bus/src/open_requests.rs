@@ -2,41 +2,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use foldhash::quality::RandomState;
-use protostub_types::{Address, Message, MessageId, MessageType};
+use protostub_types::{Message, MessageId, MessageType};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Origin, RequestError,
     deadlines::{Deadlines, Due},
     mailbox::Mailbox,
+    request_key::RequestKey,
 };
-
-/// What a response names its request by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct RequestKey {
-    requester: Address,
-    responder: Address,
-    id: MessageId,
-}
-
-impl RequestKey {
-    pub(crate) fn of_request(request: &Message) -> Self {
-        Self { requester: request.from.clone(), responder: request.to.clone(), id: request.id.canonical() }
-    }
-
-    pub(crate) fn of_response(response: &Message) -> Self {
-        Self { requester: response.to.clone(), responder: response.from.clone(), id: response.id.canonical() }
-    }
-
-    pub(crate) fn responder(&self) -> &Address {
-        &self.responder
-    }
-}
 
 /// Who gets the final response.
 #[derive(Debug)]
 pub(crate) enum Requester {
-    /// [`crate::Bus::request`], which waits.
+    /// [`Bus::request`](crate::Bus::request), which waits.
     Awaits(oneshot::Sender<Result<Message, RequestError>>),
     /// The listener of whoever posted it; one place for a response is kept free there.
     Listens(Mailbox),
@@ -65,8 +44,8 @@ impl OpenRequest {
         let request = Message {
             id: self.id.clone(),
             kind: MessageType::Read,
-            from: key.requester.clone(),
-            to: key.responder.clone(),
+            from: key.requester().clone(),
+            to: key.responder().clone(),
             via: Vec::new(),
             headers: Vec::new(),
             body: None,

@@ -4,11 +4,12 @@ use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, Origin, Parcel, PostError, Receiver, RequestError,
+    Bus, Envelope, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     mailbox::{Class, Mailbox, Queued},
-    open_requests::{OpenRequest, OpenRequests, RequestKey, Requester},
+    open_requests::{OpenRequest, OpenRequests, Requester},
+    request_key::RequestKey,
     table::Destination,
 };
 
@@ -95,7 +96,7 @@ impl Bus {
     }
 
     /// A response came.
-    pub(crate) fn respond(&self, origin: &Origin, response: Parcel) -> Result<(), PostError> {
+    pub(crate) fn respond(&self, origin: &Origin, response: Envelope) -> Result<(), PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let key = RequestKey::of_response(&response);
         let Some((ticket, mailbox)) = requests.answerable(&key, origin) else {
@@ -154,7 +155,7 @@ impl Bus {
                 }
             }
             Class::Provisional => {}
-            Class::Reply | Class::Notice => counters.undeliverable.add(1),
+            Class::Reply | Class::ErrorResponse => counters.undeliverable.add(1),
         }
     }
 
@@ -218,7 +219,7 @@ impl Bus {
     }
 
     /// Hands a final response to the requester.
-    fn complete(&self, requester: Requester, response: Parcel) {
+    fn complete(&self, requester: Requester, response: Envelope) {
         let delivered = match requester {
             Requester::Awaits(requester) => requester.send(Ok(response.into_message())).is_ok(),
             Requester::Listens(mailbox) => mailbox.push(response, Class::Reply).is_ok(),
@@ -235,7 +236,7 @@ impl Bus {
         counters.failed.add(1);
         let told = self
             .mailbox_of(&message.from)
-            .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::Notice));
+            .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::ErrorResponse));
         if !matches!(told, Some(Ok(_))) {
             counters.undeliverable.add(1);
             tracing::debug!(from = %message.from, to = %message.to, code, reason, "nobody could be told that a message was not delivered");

@@ -1,4 +1,4 @@
-//! Where an operator's rules have their say.
+//! The operator's rules.
 
 use std::{
     fmt,
@@ -11,11 +11,11 @@ use std::{
 use arc_swap::ArcSwapOption;
 use protostub_types::{Address, Domain, Message, StubKey};
 
-use crate::{Bus, Origin, PostError, mailbox::Mailbox};
+use crate::{Mailbox, Origin};
 
 /// The operator's rules: what may go over the bus, beyond what always holds.
 ///
-/// A bus without a policy ([`Bus::set_policy`]) lets everything pass. With one, it asks before every hop: before a message that a hyperty, a stub or
+/// A bus without a policy ([`Bus::set_policy`](crate::Bus::set_policy)) lets everything pass. With one, it asks before every hop: before a message that a hyperty, a stub or
 /// the host itself posts goes to a stub or any other listener, before it deploys a stub, before each subscriber's copy of a publication, and before
 /// a response goes to its requester. Only the error responses that the bus itself makes are not asked about: they are how a refusal is told.
 ///
@@ -23,7 +23,7 @@ use crate::{Bus, Origin, PostError, mailbox::Mailbox};
 ///
 /// | what was posted | who hears of it |
 /// | --- | --- |
-/// | a request, or any other message | whoever posted it: [`PostError`] or [`RequestError`](crate::RequestError) with code 403 and the reason; a stub as `denied` |
+/// | a request, or any other message | whoever posted it: [`PostError`](crate::PostError) or [`RequestError`](crate::RequestError) with code 403 and the reason; a stub as `denied` |
 /// | a final response | its responder likewise; and the requester, for whom the request fails with code 403 and the reason |
 /// | a provisional response | its responder |
 /// | a subscriber's copy of a publication | nobody |
@@ -96,72 +96,42 @@ impl<'a> Hop<'a> {
     }
 }
 
-/// The policy that is in force.
+/// The policy in force, which may be replaced at any time.
 #[derive(Default)]
-pub(crate) struct InForce {
+pub(crate) struct PolicySlot {
     policy: ArcSwapOption<Arc<dyn Policy>>,
-    /// Whether there ever was one: most buses have none, and need not look further.
+    /// Whether a policy was ever set. Most buses never have one, and skip the look at the slot.
     was_set: AtomicBool,
 }
 
-impl fmt::Debug for InForce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.policy.load().is_some() { "InForce(a policy)" } else { "InForce(none)" })
+impl PolicySlot {
+    pub(crate) fn set(&self, policy: Option<Arc<dyn Policy>>) {
+        if policy.is_some() {
+            self.was_set.store(true, Ordering::Release);
+        }
+        self.policy.store(policy.map(Arc::new));
+    }
+
+    /// Whether a policy was ever set.
+    pub(crate) fn was_set(&self) -> bool {
+        self.was_set.load(Ordering::Acquire)
+    }
+
+    /// Asks the policy about a hop. Permits the hop if no policy is set.
+    pub(crate) fn decide<'a>(&self, hop: impl FnOnce() -> Hop<'a>) -> Decision {
+        if !self.was_set() {
+            return Decision::Permit;
+        }
+        match &*self.policy.load() {
+            Some(policy) => policy.decide(&hop()),
+            None => Decision::Permit,
+        }
     }
 }
 
-impl Bus {
-    /// Puts a policy in force, in the place of the one before; none: everything may pass. Whoever posts from now on is subject to it.
-    pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
-        let InForce { policy: in_force, was_set } = &self.inner.policy;
-        if policy.is_some() {
-            was_set.store(true, Ordering::Release);
-        }
-        in_force.store(policy.map(Arc::new));
-    }
-
-    /// Whether there may be a policy to ask.
-    pub(crate) fn has_policy(&self) -> bool {
-        self.inner.policy.was_set.load(Ordering::Acquire)
-    }
-
-    /// Asks the policy, if there is one.
-    pub(crate) fn ask_policy(
-        &self,
-        origin: &Origin,
-        message: &Message,
-        receiver: impl FnOnce() -> Receiver,
-    ) -> Result<(), PostError> {
-        if !self.has_policy() {
-            return Ok(());
-        }
-        let policy = self.inner.policy.policy.load();
-        let Some(policy) = &*policy else { return Ok(()) };
-        let hop = Hop { origin, message, receiver: receiver(), home: &self.inner.config.home };
-        match policy.decide(&hop) {
-            Decision::Permit => Ok(()),
-            Decision::Refuse(reason) => {
-                self.inner.counters.denied.add(1);
-                tracing::debug!(?origin, from = %message.from, to = %message.to, kind = %message.kind, reason, "the policy refused a message");
-                Err(PostError::new(403, &message.to, reason))
-            }
-        }
-    }
-
-    /// Who would get a message that goes to the listener of its address, or, if there is none, to whoever serves its domain.
-    pub(crate) fn receiver(&self, message: &Message, listener: Option<&Mailbox>) -> Receiver {
-        let home = &self.inner.config.home;
-        let route = || self.inner.table.route_of(&message.to, home);
-        if let Some(listener) = listener {
-            return Receiver::of(listener);
-        }
-        if message.to.is_within(&self.inner.config.runtime) {
-            return Receiver::Nobody;
-        }
-        if let Some(stub) = route().and_then(|route| route.owner().cloned()) {
-            return Receiver::Stub(stub);
-        }
-        StubKey::of(&message.to, home).map_or(Receiver::Nobody, |key| Receiver::Domain(key.domain().clone()))
+impl fmt::Debug for PolicySlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.policy.load().is_some() { "PolicySlot(a policy)" } else { "PolicySlot(none)" })
     }
 }
 

@@ -6,11 +6,13 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, Parcel, PostError, Receiver, RequestError,
+    Bus, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
+    last_receiver::LastReceiver,
     mailbox::{Class, Mailbox, Pushed},
-    open_requests::{NotOpened, RequestKey, Requester},
+    open_requests::{NotOpened, Requester},
+    request_key::RequestKey,
     table::Destination,
 };
 
@@ -20,66 +22,6 @@ const MAX_TYPE_BYTES: usize = 64;
 /// How long a request waits for its response, in milliseconds, if not as long as all others.
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
-/// The way of one origin's messages over one bus, for whoever posts many: they are posted as [`Bus::post`] does, and where several go to the same address,
-/// one after the other, in less time. Where that leads is looked up again as soon as anybody attaches, subscribes or ends, anywhere.
-#[derive(Debug, Default)]
-pub struct Way {
-    /// The last address whose way was looked up. Many are used once: where they lead is remembered from the second message on.
-    seen: Option<Address>,
-    last: Option<Box<Last>>,
-}
-
-/// Where the last message went.
-#[derive(Debug)]
-struct Last {
-    to: Address,
-    holder: Mailbox,
-    /// Of the table, before it was asked.
-    version: u64,
-}
-
-impl Way {
-    /// Posts the next message.
-    ///
-    /// # Errors
-    /// As [`Bus::post`].
-    pub fn post(&mut self, bus: &Bus, origin: &Origin, message: impl Into<Parcel>) -> Result<(), PostError> {
-        self.post_at(bus, origin, message, Instant::now)
-    }
-
-    /// The same, at the time that `now` tells, on tokio's clock, from which on it counts how long the message may wait. It is asked if that is needed.
-    ///
-    /// # Errors
-    /// As [`Bus::post`].
-    pub fn post_at(
-        &mut self,
-        bus: &Bus,
-        origin: &Origin,
-        message: impl Into<Parcel>,
-        now: impl FnOnce() -> Instant,
-    ) -> Result<(), PostError> {
-        let posted = bus.post_message(origin, message.into(), now, Some(self));
-        bus.count_refused(&posted);
-        posted
-    }
-
-    /// Where a message goes that may go there without further questions.
-    fn holder(&self, bus: &Bus, message: &Message) -> Option<&Mailbox> {
-        let Last { to, holder, version } = self.last.as_deref()?;
-        let is_there = *to == message.to && *version == bus.inner.table.version();
-        (is_there && !bus.has_policy() && !holder.has_seen(message)).then_some(holder)
-    }
-
-    /// Whether the message before went to this address too.
-    fn is_again(&mut self, to: &Address) -> bool {
-        let is_again = self.seen.as_ref() == Some(to);
-        if !is_again {
-            self.seen = Some(to.clone());
-        }
-        is_again
-    }
-}
-
 /// Whose mailbox a message is put into.
 struct Holder {
     mailbox: Mailbox,
@@ -88,13 +30,84 @@ struct Holder {
 }
 
 impl Bus {
-    /// What the clock says is asked for when it is needed.
-    pub(crate) fn post_message(
+    /// Posts a message, and returns at once: it is then delivered, or its `from` gets one error response. A request gets its response as a
+    /// message to the mailbox of its origin.
+    ///
+    /// A `from` that is unset becomes the origin's address, and the id `0` of what is not a stub's a new one. A response completes the request
+    /// that it answers; if nobody waits for it, it is counted and dropped. A message that is an [`Envelope`] already is not copied.
+    ///
+    /// # Errors
+    /// If the message was refused: it was never accepted, and no error response follows.
+    pub fn post(&self, origin: &Origin, message: impl Into<Envelope>) -> Result<(), PostError> {
+        let posted = self.post_message(origin, message.into(), Instant::now, None);
+        self.count_refused(&posted);
+        posted
+    }
+
+    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
+    /// address. To post many messages over time, make a [`Poster`](crate::Poster).
+    pub fn post_all(&self, origin: &Origin, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
+        let (mut last, now) = (LastReceiver::default(), Instant::now());
+        messages.into_iter().map(|message| self.post_to_last(origin, message.into(), || now, &mut last)).collect()
+    }
+
+    /// Posts a request, whatever its type, and waits for its final response. Its time is `timeout`, else what its header `timeout-ms` says,
+    /// else the bus's [`BusConfig::request_timeout`](crate::BusConfig::request_timeout); at most ten minutes. Dropping the future gives the
+    /// request up. Needs no particular async runtime.
+    ///
+    /// # Errors
+    /// If the request was refused, or the host answers in the receiver's place: 403, 408, 502 or 503. What the receiver answers, whatever its code,
+    /// is no error.
+    pub async fn request(&self, origin: &Origin, message: Message, timeout: Option<Duration>) -> Result<Message, RequestError> {
+        let to = message.to.clone();
+        let started = self.start_request(origin, message.into(), timeout);
+        self.count_refused(&started);
+        let (response, mut waiting) = started?;
+        let outcome = response.await;
+        waiting.ended = true;
+        outcome.unwrap_or_else(|_| Err(RequestError::new(503, &to, "the bus is gone")))
+    }
+
+    /// Publishes what the host itself has to say at the address that the message is to: subscribers get copies, and nobody else. Who listens there, to be
+    /// asked or subscribed to, is the host, which knows it already. (Of "Deploy Protocol Stub": what follows step 22.)
+    ///
+    /// # Errors
+    /// If the message was refused: 400, it breaks a limit of messages; 403, the policy does not allow it; 503, the bus is shut down.
+    pub fn publish(&self, message: Message) -> Result<(), PostError> {
+        let published = self.publish_message(message.into());
+        self.count_refused(&published);
+        published
+    }
+
+    /// Sends a copy of a publication at `topic` to one subscriber only: what a late subscriber has missed.
+    pub fn publish_to(&self, subscriber: &Address, topic: &Address, mut message: Message) {
+        message.to = topic.clone();
+        if message.id == MessageId::Number(0) {
+            message.id = self.next_id();
+        }
+        self.send_copy(&Origin::Host, message.into(), subscriber);
+    }
+
+    /// Posts a message to the last receiver if that is still right, and else remembers its receiver.
+    pub(crate) fn post_to_last(
         &self,
         origin: &Origin,
-        mut message: Parcel,
+        message: Envelope,
         now: impl FnOnce() -> Instant,
-        way: Option<&mut Way>,
+        last: &mut LastReceiver,
+    ) -> Result<(), PostError> {
+        let posted = self.post_message(origin, message, now, Some(last));
+        self.count_refused(&posted);
+        posted
+    }
+
+    /// Posts a message without counting its refusal. Calls `now` only if the time is needed.
+    fn post_message(
+        &self,
+        origin: &Origin,
+        mut message: Envelope,
+        now: impl FnOnce() -> Instant,
+        last: Option<&mut LastReceiver>,
     ) -> Result<(), PostError> {
         self.prepare(origin, &mut message)?;
         if message.kind == MessageType::Response {
@@ -105,7 +118,7 @@ impl Bus {
             let holder = self.holder(origin, &message, listener)?;
             let requester = match self.reply_mailbox(origin, &message.from) {
                 Some(mailbox) => {
-                    mailbox.keep_place(&message.to)?;
+                    mailbox.reserve_reply(&message.to)?;
                     Requester::Listens(mailbox)
                 }
                 None => Requester::Absent,
@@ -113,7 +126,7 @@ impl Bus {
             let deadline = now() + self.request_timeout(&message, None);
             return self.open_request(message, &holder.mailbox, requester, deadline).map(drop);
         }
-        if let Some(holder) = way.as_ref().and_then(|way| way.holder(self, &message)) {
+        if let Some(holder) = last.as_ref().and_then(|last| last.holder(self, &message)) {
             return self.deliver(holder, message, now());
         }
         // Before the table is asked: what changes meanwhile makes outdated what it says.
@@ -129,11 +142,10 @@ impl Bus {
         // Where somebody listens, it is his to publish: what a stub sends there is for him alone, and no subscriber takes it for his word.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
         let Some(subscribers) = subscribers else {
-            if let Some(way) = way
-                && way.is_again(&message.to)
+            if let Some(last) = last
                 && holder.is_attached
             {
-                way.last = Some(Box::new(Last { to: message.to.clone(), holder: holder.mailbox.clone(), version }));
+                last.remember(&message.to, &holder.mailbox, version);
             }
             return self.deliver(&holder.mailbox, message, now());
         };
@@ -144,7 +156,7 @@ impl Bus {
     }
 
     /// Of the host's own, at an address of its own.
-    pub(crate) fn publish_message(&self, mut message: Parcel) -> Result<(), PostError> {
+    pub(crate) fn publish_message(&self, mut message: Envelope) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         self.ask_policy(&Origin::Host, &message, || self.receiver(&message, listener.as_ref()))?;
@@ -164,7 +176,7 @@ impl Bus {
     pub(crate) fn start_request(
         &self,
         origin: &Origin,
-        mut message: Parcel,
+        mut message: Envelope,
         timeout: Option<Duration>,
     ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
         if message.kind == MessageType::Response {
@@ -272,7 +284,7 @@ impl Bus {
     }
 
     /// Puts a message that is no request into a mailbox.
-    fn deliver(&self, mailbox: &Mailbox, message: Parcel, since: Instant) -> Result<(), PostError> {
+    fn deliver(&self, mailbox: &Mailbox, message: Envelope, since: Instant) -> Result<(), PostError> {
         check_loop(mailbox, &message)?;
         let pushed = mailbox.push(message, Class::Plain { since })?;
         self.inner.counters.accepted.add(1);
@@ -281,14 +293,20 @@ impl Bus {
     }
 
     /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
-    fn open_request(&self, message: Parcel, holder: &Mailbox, requester: Requester, deadline: Instant) -> Result<u64, PostError> {
+    fn open_request(
+        &self,
+        message: Envelope,
+        holder: &Mailbox,
+        requester: Requester,
+        deadline: Instant,
+    ) -> Result<u64, PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let kept = match &requester {
             Requester::Listens(mailbox) => Some(mailbox.clone()),
             Requester::Awaits(_) | Requester::Absent => None,
         };
         let give_back = |error| {
-            kept.iter().for_each(Mailbox::give_place_back);
+            kept.iter().for_each(Mailbox::release_reply);
             Err(error)
         };
         if let Err(error) = check_loop(holder, &message) {
@@ -326,7 +344,7 @@ impl Bus {
     }
 
     /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
-    fn send_copies(&self, origin: &Origin, message: Parcel, subscribers: &[Address]) {
+    fn send_copies(&self, origin: &Origin, message: Envelope, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
                 self.send_copy(origin, message.clone(), subscriber);
@@ -335,7 +353,7 @@ impl Bus {
         }
     }
 
-    pub(crate) fn send_copy(&self, origin: &Origin, message: Parcel, subscriber: &Address) {
+    pub(crate) fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // Who has just ended, or what would come back to where it came from: there is nobody to miss it.

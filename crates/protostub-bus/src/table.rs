@@ -22,7 +22,7 @@ const MAX_PREFIXES: usize = 8192;
 /// Who listens where.
 #[derive(Debug)]
 pub(crate) struct Table {
-    places: DashMap<Address, Place, RandomState>,
+    addresses: DashMap<Address, AddressEntry, RandomState>,
     keys: DashMap<StubKey, Listener, RandomState>,
     /// What is known of addresses by what stands before their path, so that routing a message parses no domain.
     prefixes: DashMap<Box<str>, Prefix, RandomState>,
@@ -45,7 +45,7 @@ struct Prefix {
 
 /// What is known of an address.
 #[derive(Debug, Default)]
-struct Place {
+struct AddressEntry {
     listener: Option<Listener>,
     /// Who gets copies of what is published here.
     subscribers: Option<Arc<[Address]>>,
@@ -69,7 +69,7 @@ pub(crate) struct Destination {
 impl Table {
     pub(crate) fn new() -> Self {
         Self {
-            places: DashMap::with_hasher(RandomState::default()),
+            addresses: DashMap::with_hasher(RandomState::default()),
             keys: DashMap::with_hasher(RandomState::default()),
             prefixes: DashMap::with_hasher(RandomState::default()),
             prefix_count: AtomicUsize::new(0),
@@ -79,7 +79,7 @@ impl Table {
         }
     }
 
-    /// Another one than before: what was looked up before may be outdated.
+    /// The table's version. A lookup of an older version may be outdated.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -92,13 +92,13 @@ impl Table {
 
     /// Makes `mailbox` the listener of exactly this address, and returns its number for [`Self::detach`].
     pub(crate) fn attach(&self, address: &Address, mailbox: &Mailbox) -> Result<u64, AttachError> {
-        let mut place = self.places.entry(address.clone()).or_default();
-        if place.listener.is_some() {
+        let mut entry = self.addresses.entry(address.clone()).or_default();
+        if entry.listener.is_some() {
             return Err(AttachError::AddressTaken { address: address.clone() });
         }
         let listener = self.listener(mailbox);
         let number = listener.number;
-        place.listener = Some(listener);
+        entry.listener = Some(listener);
         self.has_changed();
         Ok(number)
     }
@@ -109,7 +109,7 @@ impl Table {
             Entry::Vacant(vacant) => vacant.insert(self.listener(mailbox)).number,
             Entry::Occupied(_) => return Err(AttachError::KeyTaken { key: key.clone() }),
         };
-        // No message's way is remembered yet that would lead here.
+        // No poster remembers a receiver for this key yet.
         self.changes.fetch_add(1, Ordering::Release);
         Ok(number)
     }
@@ -120,10 +120,10 @@ impl Table {
 
     /// Ends the listener with this number, and its subscriptions.
     pub(crate) fn detach(&self, address: &Address, number: u64) {
-        let topics = match self.places.get_mut(address) {
-            Some(mut place) if place.listener.as_ref().is_some_and(|listener| listener.number == number) => {
-                place.listener = None;
-                std::mem::take(&mut place.topics)
+        let topics = match self.addresses.get_mut(address) {
+            Some(mut entry) if entry.listener.as_ref().is_some_and(|listener| listener.number == number) => {
+                entry.listener = None;
+                std::mem::take(&mut entry.topics)
             }
             _ => return,
         };
@@ -142,10 +142,10 @@ impl Table {
 
     /// The listener of an address, and the subscribers to it.
     pub(crate) fn lookup(&self, address: &Address) -> Destination {
-        match self.places.get(address) {
-            Some(place) => Destination {
-                listener: place.listener.as_ref().map(|listener| listener.mailbox.clone()),
-                subscribers: place.subscribers.clone(),
+        match self.addresses.get(address) {
+            Some(entry) => Destination {
+                listener: entry.listener.as_ref().map(|listener| listener.mailbox.clone()),
+                subscribers: entry.subscribers.clone(),
             },
             None => Destination::default(),
         }
@@ -153,7 +153,7 @@ impl Table {
 
     /// The listener of exactly this address.
     pub(crate) fn listener_of(&self, address: &Address) -> Option<Mailbox> {
-        self.places.get(address)?.listener.as_ref().map(|listener| listener.mailbox.clone())
+        self.addresses.get(address)?.listener.as_ref().map(|listener| listener.mailbox.clone())
     }
 
     /// The route for the address's key.
@@ -180,26 +180,26 @@ impl Table {
 
     /// Whether `subscriber` is one of `topic` now: not if nobody listens there, or it is subscribed to too much.
     pub(crate) fn subscribe(&self, topic: &Address, subscriber: &Address) -> bool {
-        match self.places.get_mut(subscriber) {
-            Some(mut place) if place.listener.is_some() => {
-                if place.topics.contains(topic) {
+        match self.addresses.get_mut(subscriber) {
+            Some(mut entry) if entry.listener.is_some() => {
+                if entry.topics.contains(topic) {
                     return true;
                 }
-                if place.topics.len() >= MAX_SUBSCRIPTIONS {
+                if entry.topics.len() >= MAX_SUBSCRIPTIONS {
                     return false;
                 }
-                place.topics.push(topic.clone());
+                entry.topics.push(topic.clone());
             }
             _ => return false,
         }
         {
-            let mut place = self.places.entry(topic.clone()).or_default();
-            let others = place.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber);
-            place.subscribers = Some(others.chain([subscriber]).cloned().collect());
+            let mut entry = self.addresses.entry(topic.clone()).or_default();
+            let others = entry.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber);
+            entry.subscribers = Some(others.chain([subscriber]).cloned().collect());
         }
         self.has_changed();
         // Its listener may have ended between the two.
-        if self.places.get(subscriber).is_some_and(|place| place.topics.contains(topic)) {
+        if self.addresses.get(subscriber).is_some_and(|entry| entry.topics.contains(topic)) {
             return true;
         }
         self.remove_subscriber(topic, subscriber);
@@ -207,23 +207,23 @@ impl Table {
     }
 
     pub(crate) fn unsubscribe(&self, topic: &Address, subscriber: &Address) {
-        if let Some(mut place) = self.places.get_mut(subscriber) {
-            place.topics.retain(|other| other != topic);
+        if let Some(mut entry) = self.addresses.get_mut(subscriber) {
+            entry.topics.retain(|other| other != topic);
         }
         self.remove_subscriber(topic, subscriber);
     }
 
     fn remove_subscriber(&self, topic: &Address, subscriber: &Address) {
-        if let Some(mut place) = self.places.get_mut(topic) {
+        if let Some(mut entry) = self.addresses.get_mut(topic) {
             let left: Vec<_> =
-                place.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber).cloned().collect();
-            place.subscribers = (!left.is_empty()).then(|| left.into());
+                entry.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber).cloned().collect();
+            entry.subscribers = (!left.is_empty()).then(|| left.into());
         }
         self.remove_if_empty(topic);
     }
 
     fn remove_if_empty(&self, address: &Address) {
-        self.places
-            .remove_if(address, |_, place| place.listener.is_none() && place.subscribers.is_none() && place.topics.is_empty());
+        self.addresses
+            .remove_if(address, |_, entry| entry.listener.is_none() && entry.subscribers.is_none() && entry.topics.is_empty());
     }
 }

@@ -57,10 +57,10 @@ const MAX_SERVED: usize = 65_536;
 /// ```
 #[derive(Clone)]
 pub struct Catalogue {
-    inner: Arc<Inner>,
+    inner: Arc<CatalogueInner>,
 }
 
-struct Inner {
+struct CatalogueInner {
     config: CatalogueConfig,
     /// In the order in which they are asked; the network last.
     sources: Vec<Arc<dyn Source>>,
@@ -149,7 +149,9 @@ impl Catalogue {
         let commits = Commits::open(dir, config.accepted_versions)?;
         let keys = Published::open(dir, config.key_sets)?;
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
-        Ok(Self { inner: Arc::new(Inner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(CatalogueInner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }),
+        })
     }
 
     /// What it was made with.
@@ -230,7 +232,7 @@ impl Catalogue {
     }
 }
 
-impl Inner {
+impl CatalogueInner {
     async fn discover(&self, key: &StubKey, copying: Copying) -> Result<Discovered, CatalogueError> {
         let domain = key.domain();
         let mut asked = Vec::new();
@@ -427,7 +429,10 @@ impl Inner {
                 let keys = read(&set).map_err(|error| no_keys(error.to_string()));
                 if let Ok(keys) = &keys {
                     debug!(%url, keys = keys.len(), "a domain's keys");
-                    self.keys.save(&url, publisher, set, received.keep.is_some()).await?;
+                    match received.keep {
+                        Some(_) => self.keys.save(&url, publisher, set).await?,
+                        None => self.keys.hold(&url, publisher, set).await?,
+                    }
                 }
                 keys
             }

@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// Which version of a stub was accepted last: see [`Catalogue::commit`](crate::Catalogue::commit).
+#[expect(clippy::exhaustive_structs, reason = "a caller accepts all of it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedRelease {
     /// The version that its descriptor stated.

@@ -111,7 +111,7 @@ impl Kept {
 
 /// The first line of a file.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct FileHeader {
     /// What was asked: the name of the file is its digest.
     asked: String,
     /// None if the descriptor was withdrawn.
@@ -259,7 +259,7 @@ impl Copies {
     async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) -> bool {
         let (pool, asked) = (self.pool.clone(), asked.clone());
         let write = move || {
-            let header = Header { asked: asked.to_string(), copy };
+            let header = FileHeader { asked: asked.to_string(), copy };
             let mut file = serde_json::to_vec(&header)?;
             file.push(b'\n');
             file.extend_from_slice(&json);
@@ -300,7 +300,7 @@ fn name(asked: &Url) -> Name {
 
 fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
     let end = file.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
-    let header: Header = serde_json::from_slice(&file[..end]).map_err(|error| error.to_string())?;
+    let header: FileHeader = serde_json::from_slice(&file[..end]).map_err(|error| error.to_string())?;
     if header.asked != asked.as_str() {
         return Err("it is of another URL".to_owned());
     }

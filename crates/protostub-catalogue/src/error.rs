@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, path::PathBuf, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use protostub_types::{DescriptorError, Domain, SafeText, Sha256Digest};
 
@@ -6,6 +6,7 @@ use crate::{TrustStateError, trust::SignatureError};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Subject {
     /// Steps 4 and 5.
     Descriptor,
@@ -194,23 +195,6 @@ pub enum Fault {
     /// A source of the embedder failed.
     #[error("the source failed: {}", SafeText::display(.0))]
     Source(Box<dyn Error + Send + Sync>),
-}
-
-/// The cache cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to use {} as a cache; check that it is a folder that can be written to", path.display())]
-pub struct StoreError {
-    pub(crate) path: PathBuf,
-    #[source]
-    pub(crate) source: std::io::Error,
-}
-
-impl StoreError {
-    /// The class of the error that the file system returned.
-    #[must_use]
-    pub fn kind(&self) -> std::io::ErrorKind {
-        self.source.kind()
-    }
 }
 
 impl Fault {

@@ -107,7 +107,7 @@ impl HttpsSource {
         let port = url.port_or_known_default().unwrap_or_default();
         let (protection, grants) = match url.scheme() {
             "http" => {
-                let grants = grants.allow_host(host, port, true).map_err(|error| refused(error.to_string()))?;
+                let grants = grants.allow_host(host, port, Protection::Plain).map_err(|error| refused(error.to_string()))?;
                 (Protection::Plain, grants)
             }
             _ => (Protection::Tls, grants),

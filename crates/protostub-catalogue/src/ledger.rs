@@ -152,29 +152,29 @@ impl Entry {
 /// missing, and is never removed for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
-    inner: Arc<Inner<R>>,
+    inner: Arc<LedgerInner<R>>,
 }
 
 #[derive(Debug)]
-struct Inner<R> {
+struct LedgerInner<R> {
     folder: Option<Folder>,
     bounds: Bounds,
     known: Mutex<Known<R>>,
-    /// Held while a new file takes its place, so that all of them are counted.
+    /// RecordInMemory while a new file takes its place, so that all of them are counted.
     placing: Mutex<()>,
 }
 
 /// The records in memory, by the registrable domain that they count for.
 #[derive(Debug)]
 struct Known<R> {
-    owners: HashMap<String, HashMap<String, Held<R>>>,
+    owners: HashMap<String, HashMap<String, RecordInMemory<R>>>,
     count: usize,
     /// The number of uses so far.
     uses: u64,
 }
 
 #[derive(Debug)]
-struct Held<R> {
+struct RecordInMemory<R> {
     record: R,
     /// The file that it was read from. `None`: the file is not known.
     stamp: Option<Stamp>,
@@ -185,7 +185,7 @@ impl<R: Record> Ledger<R> {
     pub(crate) fn open(folder: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
         let folder = folder.map(|path| Folder::open(path.to_owned())).transpose()?;
         let known = Mutex::new(Known { owners: HashMap::new(), count: 0, uses: 0 });
-        Ok(Self { inner: Arc::new(Inner { folder, bounds, known, placing: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(LedgerInner { folder, bounds, known, placing: Mutex::default() }) })
     }
 
     /// Returns the record of this entry, if there is one.
@@ -199,7 +199,7 @@ impl<R: Record> Ledger<R> {
         }
         // Lets the caller's other work begin first: a thread has to be woken.
         tokio::task::yield_now().await;
-        self.with_folder(entry, folder, Inner::read).await
+        self.with_folder(entry, folder, LedgerInner::read).await
     }
 
     /// Keeps a record in place of the one of its entry. It is durable afterwards.
@@ -215,8 +215,9 @@ impl<R: Record> Ledger<R> {
         match &self.inner.folder {
             None => self.inner.keep(entry, record, &may_replace),
             Some(folder) => {
-                let write =
-                    move |inner: &Inner<R>, folder: &Folder, entry: &Entry| inner.write(folder, entry, &record, &may_replace);
+                let write = move |inner: &LedgerInner<R>, folder: &Folder, entry: &Entry| {
+                    inner.write(folder, entry, &record, &may_replace)
+                };
                 self.with_folder(entry, folder, write).await
             }
         }
@@ -225,7 +226,7 @@ impl<R: Record> Ledger<R> {
     /// Keeps a record in memory alone.
     pub(crate) async fn hold(&self, entry: &Entry, record: R) -> Result<(), TrustStateError> {
         if let Some(folder) = &self.inner.folder {
-            self.with_folder(entry, folder, Inner::erase).await?;
+            self.with_folder(entry, folder, LedgerInner::erase).await?;
         }
         self.inner.keep(entry, record, &|_| true)
     }
@@ -235,7 +236,7 @@ impl<R: Record> Ledger<R> {
         self.inner.known().remove(entry);
         match &self.inner.folder {
             None => Ok(()),
-            Some(folder) => self.with_folder(entry, folder, Inner::erase).await,
+            Some(folder) => self.with_folder(entry, folder, LedgerInner::erase).await,
         }
     }
 
@@ -244,7 +245,7 @@ impl<R: Record> Ledger<R> {
         match &self.inner.folder {
             None if self.inner.known().has_room(entry, self.inner.bounds) => Ok(()),
             None => Err(self.inner.full(entry)),
-            Some(folder) => self.with_folder(entry, folder, Inner::probe).await,
+            Some(folder) => self.with_folder(entry, folder, LedgerInner::probe).await,
         }
     }
 
@@ -253,7 +254,7 @@ impl<R: Record> Ledger<R> {
         &self,
         entry: &Entry,
         folder: &Folder,
-        job: impl Fn(&Inner<R>, &Folder, &Entry) -> Result<T, TrustStateError> + Clone + Send + 'static,
+        job: impl Fn(&LedgerInner<R>, &Folder, &Entry) -> Result<T, TrustStateError> + Clone + Send + 'static,
     ) -> Result<T, TrustStateError> {
         let attempt = || async {
             let (inner, folder, entry, job) = (Arc::clone(&self.inner), folder.clone(), entry.clone(), job.clone());
@@ -271,7 +272,7 @@ impl<R: Record> Ledger<R> {
     }
 }
 
-impl<R: Record> Inner<R> {
+impl<R: Record> LedgerInner<R> {
     fn known(&self) -> MutexGuard<'_, Known<R>> {
         // Each change is whole before the lock is let go, and the records in it are whole in any
         // case.
@@ -403,7 +404,7 @@ impl<R: Record> Known<R> {
             let oldest = own.iter().min_by_key(|(_, held)| held.last_use).map(|(id, _)| id.clone());
             self.count -= usize::from(oldest.is_some_and(|oldest| own.remove(&oldest).is_some()));
         }
-        let before = own.insert(entry.id.clone(), Held { record, stamp, last_use: self.uses });
+        let before = own.insert(entry.id.clone(), RecordInMemory { record, stamp, last_use: self.uses });
         self.count += usize::from(before.is_none());
         true
     }

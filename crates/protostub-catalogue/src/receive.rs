@@ -1,9 +1,8 @@
 use std::{future::Future, mem, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use protostub_types::{SafeText, Sha256Digest, deadline};
+use protostub_types::{Backoff, SafeText, Sha256Digest, deadline};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::Semaphore,
@@ -71,14 +70,10 @@ pub(crate) async fn receive(
     limits: Limits,
     tell: &Tell<'_>,
 ) -> Result<Received, Fault> {
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(config.retry_delay)
-        .with_max_delay(MAX_RETRY_DELAY)
-        .with_max_times(config.retries)
-        .with_jitter();
+    let new_delays = || Backoff::new(config.retry_delay, MAX_RETRY_DELAY).take(config.retries);
     let patience = Patience { idle: config.idle_timeout, total: limits.total, end: after(limits.total) };
     let mut transfer = Transfer::default();
-    let mut delays = backoff.build();
+    let mut delays = new_delays();
     loop {
         let before = transfer.resumable_bytes();
         let fault = match transfer.attempt(source, request, limits, &patience, tell).await {
@@ -86,7 +81,7 @@ pub(crate) async fn receive(
             outcome => return outcome,
         };
         if transfer.resumable_bytes() >= before.saturating_add(MIN_PROGRESS_BYTES) {
-            delays = backoff.build();
+            delays = new_delays();
         }
         let Some(delay) = delays.next() else { return Err(fault) };
         let wanted = match &fault {

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use protostub_catalogue::DownloadProgress;
 use protostub_runtime::{Download, Progress, StubKey};
 
-use crate::control::protocol::{Doing, What};
+use crate::control::protocol::{Activity, DeploymentProgress};
 
 /// How often the sign moves that something goes on.
 const TICK: Duration = Duration::from_millis(100);
@@ -20,107 +20,117 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct Bars {
     all: MultiProgress,
-    /// Whether there is anybody to see them.
-    shown: bool,
+    visibility: Visibility,
     of_stubs: Arc<Mutex<HashMap<String, ProgressBar>>>,
-    news: Arc<News>,
+    pending: Arc<PendingUpdates>,
 }
 
-/// The latest news of each stub, until they are drawn. A terminal that is stopped holds up the
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visibility {
+    Shown,
+    Hidden,
+}
+
+/// The latest progress of each stub, until it is drawn. A terminal that is stopped holds up the
 /// thread that draws, and no deployment.
 #[derive(Debug, Default)]
-struct News {
-    of_stubs: Mutex<HashMap<String, What>>,
-    came: Condvar,
+struct PendingUpdates {
+    of_stubs: Mutex<HashMap<String, Activity>>,
+    arrived: Condvar,
 }
 
-impl News {
-    /// Waits for news, and takes them.
-    fn take(&self) -> HashMap<String, What> {
-        let news = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut news = self.came.wait_while(news, |news| news.is_empty()).unwrap_or_else(PoisonError::into_inner);
-        mem::take(&mut *news)
+impl PendingUpdates {
+    /// Waits for updates, and takes them.
+    fn take(&self) -> HashMap<String, Activity> {
+        let updates = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut updates = self.arrived.wait_while(updates, |updates| updates.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *updates)
     }
 }
 
 impl Bars {
-    /// Bars for people who look at a terminal, if they are `wanted`.
-    pub(crate) fn new(wanted: bool) -> Self {
-        let shown = wanted && io::stderr().is_terminal();
-        let bars = Self::on(if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }, shown);
-        if shown {
-            let drawing = bars.clone();
-            // Without a thread there are no bars.
-            let _ = thread::Builder::new().name("bars".to_owned()).spawn(move || drawing.draw_all());
+    /// Bars on stderr, if that is a terminal.
+    pub(crate) fn on_terminal() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::hidden();
         }
+        let bars = Self::on(ProgressDrawTarget::stderr(), Visibility::Shown);
+        let drawing = bars.clone();
+        // Without a thread there are no bars.
+        let _ = thread::Builder::new().name("bars".to_owned()).spawn(move || drawing.draw_all());
         bars
     }
 
-    fn on(target: ProgressDrawTarget, shown: bool) -> Self {
-        Self { all: MultiProgress::with_draw_target(target), shown, of_stubs: Arc::default(), news: Arc::default() }
+    /// Bars that are never shown.
+    pub(crate) fn hidden() -> Self {
+        Self::on(ProgressDrawTarget::hidden(), Visibility::Hidden)
     }
 
-    /// Whether there is anybody to see them.
-    pub(crate) const fn shown(&self) -> bool {
-        self.shown
+    fn on(target: ProgressDrawTarget, visibility: Visibility) -> Self {
+        Self { all: MultiProgress::with_draw_target(target), visibility, of_stubs: Arc::default(), pending: Arc::default() }
     }
 
-    /// Prints something while the bars are out of the way.
-    pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
-        if self.shown { self.all.suspend(print) } else { print() }
+    /// Whether the bars are shown.
+    pub(crate) fn are_shown(&self) -> bool {
+        self.visibility == Visibility::Shown
+    }
+
+    /// Prints while the bars are hidden.
+    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        if self.are_shown() { self.all.suspend(print) } else { print() }
     }
 
     /// Shows how a deployment goes on. Never waits for the terminal.
-    pub(crate) fn show(&self, doing: &Doing) {
-        if self.shown {
-            let mut news = self.news.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
-            news.insert(doing.key.clone(), doing.what);
-            self.news.came.notify_one();
+    pub(crate) fn show(&self, progress: &DeploymentProgress) {
+        if self.are_shown() {
+            let mut updates = self.pending.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
+            updates.insert(progress.key.clone(), progress.activity);
+            self.pending.arrived.notify_one();
         }
     }
 
-    /// Draws the news, for as long as the process lives.
+    /// Draws the updates, for as long as the process lives.
     fn draw_all(&self) {
         loop {
-            for (key, what) in self.news.take() {
-                self.draw(&Doing { key, what });
+            for (key, activity) in self.pending.take() {
+                self.draw(&DeploymentProgress { key, activity });
             }
         }
     }
 
-    fn draw(&self, doing: &Doing) {
+    fn draw(&self, progress: &DeploymentProgress) {
         let mut bars = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
-        match doing.what {
-            What::Ready => {
-                if let Some(bar) = bars.remove(&doing.key) {
+        match progress.activity {
+            Activity::Ready => {
+                if let Some(bar) = bars.remove(&progress.key) {
                     bar.finish_and_clear();
                     self.all.remove(&bar);
                 }
             }
-            What::Downloading { bytes, total } => {
-                let bar = bars.entry(doing.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
-                bar.set_style(style(total.is_some()));
+            Activity::Downloading { bytes, total } => {
+                let bar = bars.entry(progress.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
+                bar.set_style(download_style(total));
                 if let Some(total) = total {
                     bar.set_length(total);
                 }
-                bar.set_message(format!("Downloading the stub of {}", doing.key));
+                bar.set_message(format!("Downloading the stub of {}", progress.key));
                 bar.set_position(bytes);
             }
-            What::Compiling => {
-                let bar = bars.entry(doing.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
+            Activity::Compiling => {
+                let bar = bars.entry(progress.key.clone()).or_insert_with(|| self.all.add(ProgressBar::no_length()));
                 bar.set_style(spinner("{spinner} {msg}"));
-                bar.set_message(format!("Compiling the stub of {}", doing.key));
+                bar.set_message(format!("Compiling the stub of {}", progress.key));
                 bar.enable_steady_tick(TICK);
             }
         }
     }
 
-    /// What tells them how deployments go on.
-    pub(crate) fn hook(&self) -> impl Fn(&StubKey, Progress) + Send + Sync + 'static {
+    /// Returns an observer of deployments that shows how they go on.
+    pub(crate) fn observer(&self) -> impl Fn(&StubKey, Progress) + Send + Sync + 'static {
         let bars = self.clone();
         move |key, progress| {
-            if let Some(doing) = Doing::of(key, progress) {
-                bars.show(&doing);
+            if let Some(progress) = DeploymentProgress::of(key, progress) {
+                bars.show(&progress);
             }
         }
     }
@@ -128,7 +138,7 @@ impl Bars {
     /// Clears what deployments that were given up left behind.
     pub(crate) fn clear(&self) {
         self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        if self.shown {
+        if self.are_shown() {
             let _ = self.all.clear();
         }
     }
@@ -136,28 +146,28 @@ impl Bars {
 
 impl DownloadProgress for Bars {
     fn download(&self, key: &StubKey, download: Download) {
-        (self.hook())(key, Progress::Download(download));
+        (self.observer())(key, Progress::Download(download));
     }
 }
 
-impl Doing {
+impl DeploymentProgress {
     /// What the library tells, if it is anything to show.
     pub(crate) fn of(key: &StubKey, progress: Progress) -> Option<Self> {
-        let what = match progress {
-            Progress::Download(Download::Receiving { bytes, total }) => What::Downloading { bytes, total },
-            Progress::Compiling => What::Compiling,
-            Progress::Download(Download::Received { .. } | Download::Failed) | Progress::CompilingEnded => What::Ready,
+        let activity = match progress {
+            Progress::Download(Download::Receiving { bytes, total }) => Activity::Downloading { bytes, total },
+            Progress::Compiling => Activity::Compiling,
+            Progress::Download(Download::Received { .. } | Download::Failed) | Progress::CompilingEnded => Activity::Ready,
             _ => return None,
         };
-        Some(Self { key: key.to_string(), what })
+        Some(Self { key: key.to_string(), activity })
     }
 }
 
-fn style(whole_is_known: bool) -> ProgressStyle {
-    if whole_is_known {
-        spinner("{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}")
-    } else {
-        spinner("{msg} {bytes}, {bytes_per_sec}")
+/// The style of a download's bar, with a whole where the size is known.
+fn download_style(total: Option<u64>) -> ProgressStyle {
+    match total {
+        Some(_) => spinner("{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}"),
+        None => spinner("{msg} {bytes}, {bytes_per_sec}"),
     }
 }
 
@@ -175,15 +185,15 @@ mod tests {
     #[test]
     fn a_deployment_is_shown_while_it_goes_on_and_leaves_nothing() {
         let terminal = InMemoryTerm::new(10, 80);
-        let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), true);
-        let show = |what| bars.draw(&Doing { key: "sp1.example".to_owned(), what });
-        show(What::Downloading { bytes: 0, total: Some(2048) });
+        let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), Visibility::Shown);
+        let show = |activity| bars.draw(&DeploymentProgress { key: "sp1.example".to_owned(), activity });
+        show(Activity::Downloading { bytes: 0, total: Some(2048) });
         bars.all.suspend(|| {});
         assert!(terminal.contents().starts_with("Downloading the stub of sp1.example"), "{}", terminal.contents());
         assert!(terminal.contents().contains("0 B of 2.00 KiB"), "{}", terminal.contents());
-        show(What::Ready);
+        show(Activity::Ready);
         assert_eq!(terminal.contents(), "");
-        show(What::Compiling);
+        show(Activity::Compiling);
         bars.all.suspend(|| {});
         assert!(terminal.contents().contains("Compiling the stub of sp1.example"), "{}", terminal.contents());
         bars.clear();

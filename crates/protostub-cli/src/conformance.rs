@@ -14,10 +14,7 @@ use protostub_types::Domain;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::{
-    output::{Failure, Output},
-    settings::Settings,
-};
+use crate::{failure::Failure, output::Output, settings::Settings, text::OutputFormat};
 
 /// Try a stub, a message node or the runtime out against what is specified, case by case
 ///
@@ -77,8 +74,8 @@ pub(crate) struct Conformance {
     only: Vec<String>,
 
     /// How to print the report
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
 
     /// Print what each case holds, and try none
     #[arg(long)]
@@ -86,7 +83,7 @@ pub(crate) struct Conformance {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReportFormat {
     /// A line for each case
     Text,
     /// One object, as with --json
@@ -106,12 +103,12 @@ impl Conformance {
             return Ok(ExitCode::SUCCESS);
         }
         let format = self.format;
-        let output = &if format == Format::Json { output.in_json() } else { output.clone() };
+        let output = &if format == ReportFormat::Json { output.in_json() } else { output.clone() };
         let only = self.only.clone();
         if let Some(unknown) = only.iter().find(|beginning| !cases().any(|case| case.id.starts_with(beginning.as_str()))) {
             return Err(Failure::usage(format_args!("no case begins with `{unknown}`: --list shows all of them")));
         }
-        let in_text = format == Format::Text && !output.is_json();
+        let in_text = format == ReportFormat::Text && output.format() == OutputFormat::Text;
         let begin = |suite: &str, subject: &str| match in_text {
             true => output.print(|| format!("suite {suite}: {subject}\n"), || Value::Null),
             false => Ok(()),
@@ -205,9 +202,9 @@ fn list(output: &Output) -> anyhow::Result<()> {
     output.print_each(&cases, text)
 }
 
-fn finish(output: &Output, format: Format, report: &Report) -> anyhow::Result<ExitCode> {
+fn finish(output: &Output, format: ReportFormat, report: &Report) -> anyhow::Result<ExitCode> {
     let text = || match format {
-        Format::Junit => report.to_junit().trim_end().to_owned(),
+        ReportFormat::Junit => report.to_junit().trim_end().to_owned(),
         _ => format!("\n{}", report.tally()),
     };
     output.print(text, || report.to_json())?;

@@ -2,28 +2,29 @@
 
 use protostub_runtime::{Address, Message};
 
+pub use crate::text::OutputFormat;
+
 use crate::{
     control::protocol::{Request, Response, Sent},
-    event::{Event, Printed},
-    output::Output,
+    event::{Event, FormattedEvent},
     printer::Entry as _,
 };
 
-/// Returns what `run` prints of a message, in JSON or as text.
+/// Returns what `run` prints of a message, in this format.
 #[must_use]
-pub fn message_of_run(hyperty: &Address, message: &Message, json: bool) -> String {
-    Printed { event: Event::Message { hyperty: hyperty.clone(), message: message.clone() }, json }.into_text()
+pub fn message_of_run(hyperty: &Address, message: &Message, format: OutputFormat) -> String {
+    FormattedEvent { event: Event::Message { hyperty: hyperty.clone(), message: message.clone() }, format }.into_text()
 }
 
-/// Returns what `send` prints of a reply, in JSON or as text. The reply goes through a line of the
+/// Returns what `send` prints of a reply, in this format. The reply goes through a line of the
 /// control socket.
 #[must_use]
-pub fn reply_of_send(reply: &Message, json: bool) -> Option<String> {
+pub fn reply_of_send(reply: &Message, format: OutputFormat) -> Option<String> {
     let result = serde_json::value::to_raw_value(&Sent::of(reply, 12).ok()?).ok()?;
     let line = Response::Result { result }.to_line();
     let Response::Result { result } = Response::read(line.as_bytes())? else { return None };
     let sent: Sent = serde_json::from_str(result.get()).ok()?;
-    Some(Output::form(json, || sent.text(), || sent.to_json()))
+    Some(format.line(|| sent.text(), || sent.to_json()))
 }
 
 /// Reads a line of the control socket as the server does. Returns the request as a client would

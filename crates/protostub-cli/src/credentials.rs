@@ -13,7 +13,7 @@ use protostub_types::{Domain, OAuthScope};
 use serde::Deserialize;
 use url::Url;
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// What a domain is shown: a secret in a file, or in an environment variable.
 #[derive(Debug, Deserialize)]

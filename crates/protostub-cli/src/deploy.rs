@@ -9,8 +9,9 @@ use crate::{
         actions,
         protocol::{Request, Stub},
     },
-    output::{Failure, Output},
-    reach::{self, ReachFlags, Reached},
+    failure::Failure,
+    output::Output,
+    reach::{self, ReachFlags, Reached, WithoutRuntime},
 };
 
 /// How long the stub may take to say goodbye.
@@ -37,10 +38,10 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let (stub, is_over) = match self.reach.reach(false).await? {
+        let (stub, is_over) = match self.reach.reach(WithoutRuntime::Fail).await? {
             Reached::Running(mut client) => {
-                let request = Request::Deploy { target: self.target, progress: output.bars.shown() };
-                (client.ask::<Stub>(&request, |doing| output.bars.show(&doing)).await?, "")
+                let request = Request::Deploy { target: self.target, progress: output.bars.are_shown() };
+                (client.ask::<Stub>(&request, |progress| output.bars.show(&progress)).await?, "")
             }
             Reached::Own(settings) => {
                 let target = Address::parse(&self.target).map_err(Failure::usage)?;

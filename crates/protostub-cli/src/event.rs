@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     control::protocol::{Change, Reloaded},
-    output::{escaped, json_text},
     printer::Entry,
+    text::{OutputFormat, escaped, json_text},
 };
 
 /// An event that `run` or `status --follow` prints.
@@ -41,9 +41,9 @@ pub(crate) enum Event {
 
 /// An event in the form that the command line asks for.
 #[derive(Debug)]
-pub(crate) struct Printed {
+pub(crate) struct FormattedEvent {
     pub(crate) event: Event,
-    pub(crate) json: bool,
+    pub(crate) format: OutputFormat,
 }
 
 impl Event {
@@ -125,7 +125,7 @@ fn body_in_words(body: &Body) -> String {
     }
 }
 
-impl Entry for Printed {
+impl Entry for FormattedEvent {
     fn size(&self) -> usize {
         size_of::<Self>()
             + match &self.event {
@@ -138,7 +138,10 @@ impl Entry for Printed {
     }
 
     fn into_text(self) -> String {
-        let mut line = if self.json { self.event.to_json() } else { self.event.to_text() };
+        let mut line = match self.format {
+            OutputFormat::Text => self.event.to_text(),
+            OutputFormat::Json => self.event.to_json(),
+        };
         line.push('\n');
         line
     }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::{
-    output::{Failure, Output},
+    failure::Failure,
+    output::Output,
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
 

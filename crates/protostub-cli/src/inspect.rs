@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use crate::{
     bars::Bars,
-    control::protocol::{Doing, What, utc},
+    control::protocol::{Activity, DeploymentProgress, utc},
     engine::Compiler,
-    output::{Failure, Output, table},
+    failure::Failure,
+    output::Output,
     settings::{RuntimeFlags, Settings},
+    text::table,
 };
 
 /// Show what a component, or the stub of a domain, is
@@ -87,10 +89,10 @@ async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow:
     let (catalogue, key) = catalogue(address, settings.catalogue(&domain)?, egress(settings)?, bars)?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
-    let compiling = |what| bars.show(&Doing { key: key.to_string(), what });
-    compiling(What::Compiling);
+    let compiling = |activity| bars.show(&DeploymentProgress { key: key.to_string(), activity });
+    compiling(Activity::Compiling);
     let findings = Findings::of(component.bytes().to_vec(), component.digest(), settings).await;
-    compiling(What::Ready);
+    compiling(Activity::Ready);
     let findings = findings?;
     Ok((discovered, findings))
 }
@@ -109,11 +111,8 @@ pub(crate) fn catalogue(
 
 /// The way out that the settings describe.
 pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
-    let config = EgressConfig {
-        extra_roots_pem: settings.roots()?,
-        proxy: settings.runtime.network.proxy.clone(),
-        ..EgressConfig::default()
-    };
+    let mut config = EgressConfig::default().with_extra_roots_pem(settings.roots()?);
+    config.proxy = settings.runtime.network.proxy.clone();
     Ok(Egress::new(config)?)
 }
 

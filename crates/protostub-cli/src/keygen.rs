@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use protostub_runtime::trust::{PublicKey, SigningAlgorithm, SigningKey};
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Output, table};
+use crate::{failure::Failure, output::Output, text::table};
 
 /// Make a key to sign descriptors with
 ///

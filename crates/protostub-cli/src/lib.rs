@@ -11,7 +11,7 @@
 //! * `compile_worker`: the process that a runtime compiles a component in
 //! * `settings`: what runtimes are told, in flags and in a file
 //! * `engine`: the compiler of `inspect` and `sign`
-//! * `output`: how all of them talk to people and programs; `bars`: what goes on meanwhile
+//! * `output`: how all of them talk to people and programs, with `text` and `failure`; `bars`: progress bars; `signals`: Ctrl-C and its like
 //! * `event`: the events of `run` and `status --follow`; `printer`: the threads that print and log
 //! * `consumers`: entry points of the fuzzers
 //!
@@ -31,6 +31,7 @@ mod descriptors;
 mod engine;
 mod event;
 mod explain_egress;
+mod failure;
 mod inspect;
 mod keygen;
 mod list;
@@ -44,7 +45,9 @@ mod send;
 mod serve;
 mod settings;
 mod sign;
+mod signals;
 mod status;
+mod text;
 mod undeploy;
 mod update;
 mod verify;
@@ -64,8 +67,10 @@ use tracing_subscriber::{
 
 use crate::{
     bars::Bars,
-    output::{Failure, LogLine, Output},
+    failure::Failure,
+    output::{LogLine, Output},
     printer::Printer,
+    text::OutputFormat,
 };
 
 /// Time to write at the end what waits of the log.
@@ -138,7 +143,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && env::args_os().any(|arg| arg == "--json") => {
-            return report(&Failure::wrong(error.to_string().trim_end()), true);
+            return report(&Failure::wrong(error.to_string().trim_end()), OutputFormat::Json);
         }
         Err(error) => error.exit(),
     };
@@ -147,19 +152,20 @@ pub fn main() -> ExitCode {
         return worker.run();
     }
     descriptors::raise_limit();
-    let json = cli.json;
+    let format = if cli.json { OutputFormat::Json } else { OutputFormat::Text };
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let output = Output::new(json, Bars::new(!json && !cli.quiet));
+    let bars = if cli.json || cli.quiet { Bars::hidden() } else { Bars::on_terminal() };
+    let output = Output::new(format, bars);
     match threads.and_then(|threads| Ok((threads, output?))) {
         Ok((threads, output)) => threads.block_on(run(cli, output)),
-        Err(error) => report(&Failure::failed(format_args!("the system has no threads for the command: {error}")), json),
+        Err(error) => report(&Failure::failed(format_args!("the system has no threads for the command: {error}")), format),
     }
 }
 
 /// Says why there is no command to run.
-fn report(failure: &Failure, json: bool) -> ExitCode {
+fn report(failure: &Failure, format: OutputFormat) -> ExitCode {
     // An error of stderr leaves no other place to report to.
-    let _ = io::Write::write_all(&mut io::stderr(), failure.line(json).as_bytes());
+    let _ = io::Write::write_all(&mut io::stderr(), failure.line(format).as_bytes());
     failure.exit_code()
 }
 

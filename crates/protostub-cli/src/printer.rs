@@ -103,7 +103,7 @@ impl<T: Entry> Printer<T> {
     /// Starts a printer whose entries appear above the progress bars. `of_dropped` makes the entry
     /// that reports a number of dropped ones.
     pub(crate) fn start(stream: Stream, bars: Bars, of_dropped: impl Fn(u64) -> T + Send + 'static) -> io::Result<Self> {
-        Self::start_with(move |text| bars.aside(|| stream.write(text)), stream == Stream::Stdout, of_dropped)
+        Self::start_with(move |text| bars.suspend(|| stream.write(text)), stream == Stream::Stdout, of_dropped)
     }
 
     fn start_with(

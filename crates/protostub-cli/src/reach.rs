@@ -14,7 +14,7 @@ use protostub_runtime::{Address, Runtime, StubKey};
 use crate::{
     bars::Bars,
     control::client::Client,
-    output::Failure,
+    failure::Failure,
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
 
@@ -52,6 +52,14 @@ pub(crate) enum Reached {
     Own(Box<Settings>),
 }
 
+/// What a command does if no runtime runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithoutRuntime {
+    Fail,
+    /// Starts a runtime of its own.
+    StartOwn,
+}
+
 impl SocketFlag {
     /// The runtime that is asked.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
@@ -70,8 +78,8 @@ impl SocketFlag {
 }
 
 impl ReachFlags {
-    /// The runtime that is asked; if none runs, and `alone` says so, one of the command's own.
-    pub(crate) async fn reach(self, alone: bool) -> anyhow::Result<Reached> {
+    /// Returns the runtime to ask. `without` says what to do if none runs.
+    pub(crate) async fn reach(self, without: WithoutRuntime) -> anyhow::Result<Reached> {
         let own = self.here || self.runtime != RuntimeFlags::default() || self.grants != GrantFlags::default();
         if own && self.socket.socket.is_some() {
             let problem =
@@ -82,7 +90,7 @@ impl ReachFlags {
         if own {
             return settings(self.runtime, self.grants);
         }
-        if !alone {
+        if without == WithoutRuntime::Fail {
             return self.socket.connect().await.map(Reached::Running);
         }
         match self.socket.find().await? {
@@ -99,5 +107,5 @@ pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars)
     settings.runtime.network.allow_loopback |= domain.is_loopback();
     // Without a home of its own, the runtime is one of the target's domain.
     settings.runtime.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
-    Ok(settings.builder()?.progress(bars.hook()).build().await?)
+    Ok(settings.builder()?.progress(bars.observer()).build().await?)
 }

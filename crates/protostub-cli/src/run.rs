@@ -19,14 +19,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{
         actions,
-        protocol::{Change, Doing, utc},
-        server::{self, Served},
+        context::ServerContext,
+        protocol::{Change, DeploymentProgress, utc},
+        server,
         socket::Socket,
     },
-    event::{Event, Printed},
-    output::{Hangup, Output, Stop},
+    event::{Event, FormattedEvent},
+    output::Output,
     printer::Printer,
     settings::{GrantFlags, RuntimeFlags, Settings},
+    signals::{HangupSignal, StopSignal},
+    text::OutputFormat,
 };
 
 /// How long stubs may take to say goodbye, all together.
@@ -85,16 +88,19 @@ impl Run {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
-        let stop = Stop::listen()?;
-        let hangup = Hangup::listen(settings.policy.is_some())?;
+        let stop = StopSignal::listen()?;
+        let hangup = match settings.policy {
+            Some(_) => HangupSignal::listen()?,
+            None => HangupSignal::ignored(),
+        };
         let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
         let (changes, progress) = (broadcast::Sender::new(REMEMBERED), broadcast::Sender::new(REMEMBERED));
-        let (bars, told) = (output.bars.clone(), progress.clone());
+        let (bars, published) = (output.bars.clone(), progress.clone());
         let show = move |key: &StubKey, progress| {
-            if let Some(doing) = Doing::of(key, progress) {
-                bars.show(&doing);
-                // Without a client there is nobody to tell.
-                let _ = told.send(doing);
+            if let Some(progress) = DeploymentProgress::of(key, progress) {
+                bars.show(&progress);
+                // Without a client nothing receives it.
+                let _ = published.send(progress);
             }
         };
         let since = SystemTime::now();
@@ -107,18 +113,24 @@ impl Run {
         runtime.spawn_inside(watch(monitor, runtime.url().clone(), printed.clone(), changes.clone()));
         let path = socket.as_ref().map(|socket| socket.path.clone());
         let dropped = (printed.printer.counts(), output.log.counts());
-        let (stop_serving, served) = (
+        let (stop_serving, context) = (
             CancellationToken::new(),
-            Served { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress, dropped },
+            ServerContext { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress, dropped },
         );
         printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
         for address in &settings.hyperties {
             let hyperty = runtime.register_hyperty(address.clone()).await?;
             printed.tell(Event::Listening { hyperty: address.clone() });
-            runtime.spawn_inside(listen(hyperty, self.register, self.answer.clone(), printed.clone()));
+            let (answer, printed, registers) = (self.answer.clone(), printed.clone(), self.register);
+            runtime.spawn_inside(async move {
+                if registers {
+                    register(&hyperty, &printed).await;
+                }
+                listen(hyperty, answer, printed).await;
+            });
         }
         // The first command finds the hyperties at their addresses.
-        let serving = socket.map(|socket| tokio::spawn(server::serve(socket, served, stop_serving.clone())));
+        let serving = socket.map(|socket| tokio::spawn(server::serve(socket, context, stop_serving.clone())));
         let reload = || printed.tell(Event::reloaded(actions::reload(&runtime, settings.policy.as_deref())));
         let deploying = deploy(&runtime, &settings.deploy, &printed);
         let outcome = until_stopped(stop, (hangup, reload), deploying).await;
@@ -144,8 +156,8 @@ impl Run {
 /// Where the tasks of `run` report to. Reporting never waits.
 #[derive(Clone)]
 struct Reports {
-    printer: Printer<Printed>,
-    json: bool,
+    printer: Printer<FormattedEvent>,
+    format: OutputFormat,
     /// False after the first problem.
     in_order: Arc<AtomicBool>,
 }
@@ -153,14 +165,14 @@ struct Reports {
 impl Reports {
     fn start(output: &Output) -> anyhow::Result<Self> {
         let printer = output.printer().context("starting the thread that prints")?;
-        Ok(Self { printer, json: output.is_json(), in_order: Arc::new(AtomicBool::new(true)) })
+        Ok(Self { printer, format: output.format(), in_order: Arc::new(AtomicBool::new(true)) })
     }
 
     fn tell(&self, event: Event) {
         if matches!(event, Event::Problem { .. }) {
             self.in_order.store(false, Relaxed);
         }
-        self.printer.print(Printed { event, json: self.json });
+        self.printer.print(FormattedEvent { event, format: self.format });
     }
 }
 
@@ -178,8 +190,8 @@ async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Soc
 /// Reads the policies again at each SIGHUP and waits for the deployments, until a signal stops the
 /// runtime. No step of it waits for a reader.
 async fn until_stopped(
-    mut stop: Stop,
-    (mut hangup, reload): (Hangup, impl Fn()),
+    mut stop: StopSignal,
+    (mut hangup, reload): (HangupSignal, impl Fn()),
     deployments: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     tokio::pin!(deployments);
@@ -187,8 +199,8 @@ async fn until_stopped(
     loop {
         tokio::select! {
             biased;
-            outcome = stop.told() => return Ok(outcome?),
-            () = hangup.told() => reload(),
+            outcome = stop.received() => return Ok(outcome?),
+            () = hangup.received() => reload(),
             () = &mut deployments, if deploying => deploying = false,
         }
     }
@@ -231,13 +243,7 @@ fn read_change(message: &Message) -> Option<Change> {
 }
 
 /// Answers the messages for a hyperty, and prints each of them.
-async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, printed: Reports) {
-    if register {
-        printed.tell(match announce(&hyperty).await {
-            Ok(()) => Event::Registered { hyperty: hyperty.address().clone() },
-            Err(error) => Event::problem(format!("registering {}", hyperty.address()), error),
-        });
-    }
+async fn listen(mut hyperty: Hyperty, answer: Option<Value>, printed: Reports) {
     while let Some(message) = hyperty.recv().await {
         if message.expects_response()
             && let Err(error) = hyperty.post(message.response(200, answer.clone()))
@@ -248,8 +254,16 @@ async fn listen(mut hyperty: Hyperty, register: bool, answer: Option<Value>, pri
     }
 }
 
+/// Registers a hyperty at its domain, and prints the outcome.
+async fn register(hyperty: &Hyperty, printed: &Reports) {
+    printed.tell(match register_at_domain(hyperty).await {
+        Ok(()) => Event::Registered { hyperty: hyperty.address().clone() },
+        Err(error) => Event::problem(format!("registering {}", hyperty.address()), error),
+    });
+}
+
 /// Registers a hyperty at its domain, which learns where it is.
-async fn announce(hyperty: &Hyperty) -> anyhow::Result<()> {
+async fn register_at_domain(hyperty: &Hyperty) -> anyhow::Result<()> {
     let address = hyperty.address();
     let domain = address.domain().context("the address has no domain")?;
     let registry = Address::parse(&format!("domain://registry.{domain}"))?;

@@ -9,10 +9,12 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     control::{
         actions::{self, TIMEOUTS},
-        protocol::{Letter, Request, Sent},
+        protocol::{Request, SendRequest, Sent},
     },
-    output::{Failure, Output, escaped, json_text},
-    reach::{self, ReachFlags, Reached},
+    failure::Failure,
+    output::Output,
+    reach::{self, ReachFlags, Reached, WithoutRuntime},
+    text::{escaped, json_text},
 };
 
 /// How long the stub may take to say goodbye.
@@ -68,19 +70,21 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl Send {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let to = self.to.clone();
-        let letter = Letter {
+        let request = SendRequest {
             to: self.to,
             r#type: self.kind.parse::<MessageType>().map_err(Failure::usage)?.to_string(),
             from: self.from,
             body: self.body,
             timeout: self.timeout,
-            progress: output.bars.shown(),
+            progress: output.bars.are_shown(),
         };
-        let sent = match self.reach.reach(true).await? {
-            Reached::Running(mut client) => client.ask::<Sent>(&Request::Send(letter), |doing| output.bars.show(&doing)).await?,
+        let sent = match self.reach.reach(WithoutRuntime::StartOwn).await? {
+            Reached::Running(mut client) => {
+                client.ask::<Sent>(&Request::Send(request), |progress| output.bars.show(&progress)).await?
+            }
             Reached::Own(settings) => {
                 let runtime = reach::start(*settings, &to, &output.bars).await?;
-                let sent = actions::send(&runtime, letter).await;
+                let sent = actions::send(&runtime, request).await;
                 let _outcome = runtime.shutdown(SHUTDOWN).await;
                 sent?
             }

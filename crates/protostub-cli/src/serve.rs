@@ -5,7 +5,7 @@ use protostub_domain::{DomainServer, DomainServerError};
 use protostub_types::Domain;
 use serde_json::json;
 
-use crate::output::{Failure, Output, Stop, table};
+use crate::{failure::Failure, output::Output, signals::StopSignal, text::table};
 
 /// How long clients may take to say goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let mut stop = Stop::listen()?;
+        let mut stop = StopSignal::listen()?;
         let mut server = DomainServer::builder().bind(self.bind);
         if let Some(folder) = self.folder {
             server = server.folder(folder);
@@ -58,7 +58,7 @@ impl Serve {
             _ => Failure::usage(format_args!("{:#}", anyhow::Error::new(error))),
         })?;
         announce(output, &server).await?;
-        stop.told().await?;
+        stop.received().await?;
         let stopped = server.shutdown(SHUTDOWN).await;
         output.print(
             || format!("Stopped: {} clients were connected, {} had not gone in time.", stopped.clients, stopped.unfinished),

@@ -15,11 +15,7 @@ use protostub_types::Sha256Digest;
 use serde_json::json;
 
 use crate::{
-    control::protocol::utc,
-    engine::Compiler,
-    keygen,
-    output::{Failure, Output, table},
-    settings::Settings,
+    control::protocol::utc, engine::Compiler, failure::Failure, keygen, output::Output, settings::Settings, text::table,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -9,9 +9,11 @@ use crate::{
         client::Client,
         protocol::{Change, Dropped, Request, Status, Stub, Stubs},
     },
-    event::{Event, Printed},
-    output::{Output, Stop, table},
+    event::{Event, FormattedEvent},
+    output::Output,
     reach::SocketFlag,
+    signals::StopSignal,
+    text::table,
 };
 
 /// Time to print at the end what waits for a reader.
@@ -60,21 +62,21 @@ impl ShowStatus {
 /// Prints changes until a signal, the end of the runtime, or the end of the reader. A slow reader
 /// holds up neither signals nor the runtime.
 async fn follow(client: &mut Client, target: Option<String>, output: &Output) -> anyhow::Result<()> {
-    let mut stop = Stop::listen()?;
+    let mut stop = StopSignal::listen()?;
     let printer = output.printer()?;
-    let json = output.is_json();
+    let format = output.format();
     let Status { runtime, home, .. } = client.follow(target).await?;
     let changes = async {
-        printer.print_when_there_is_room(Printed { event: Event::Following { runtime, home }, json }).await?;
+        printer.print_when_there_is_room(FormattedEvent { event: Event::Following { runtime, home }, format }).await?;
         while let Some(change) = client.change().await? {
-            printer.print_when_there_is_room(Printed { event: Event::Status(change), json }).await?;
+            printer.print_when_there_is_room(FormattedEvent { event: Event::Status(change), format }).await?;
         }
-        printer.print_when_there_is_room(Printed { event: Event::Ended, json }).await?;
+        printer.print_when_there_is_room(FormattedEvent { event: Event::Ended, format }).await?;
         Ok(printer.flush().await?)
     };
     tokio::select! {
         biased;
-        told = stop.told() => told?,
+        received = stop.received() => received?,
         fault = printer.failed() => return Err(fault.into()),
         outcome = changes => return outcome,
     }

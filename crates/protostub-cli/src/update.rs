@@ -35,8 +35,8 @@ pub(crate) struct UpdateStub {
 impl UpdateStub {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut client = self.socket.connect().await?;
-        let request = Request::Update { target: self.target, check: self.check, progress: output.bars.shown() };
-        let update: Update = client.ask(&request, |doing| output.bars.show(&doing)).await?;
+        let request = Request::Update { target: self.target, check: self.check, progress: output.bars.are_shown() };
+        let update: Update = client.ask(&request, |progress| output.bars.show(&progress)).await?;
         output.print(|| update.sentence(), || json!(update))?;
         Ok(ExitCode::SUCCESS)
     }

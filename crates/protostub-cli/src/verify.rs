@@ -10,10 +10,12 @@ use protostub_runtime::{Address, Domain, Sha256Digest};
 use serde_json::json;
 
 use crate::{
+    failure::Failure,
     inspect::{self, in_words, signature},
     keygen,
-    output::{Failure, Output, table},
+    output::Output,
     settings::{RuntimeFlags, Settings},
+    text::table,
 };
 
 /// Verify who has signed a stub

@@ -79,6 +79,7 @@ enum Serving {
 
 /// What [`DomainServer::start_again`] starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a server starts with its state or without it")]
 pub enum Memory {
     /// Sessions, addresses, subscriptions and registrations are as they were: clients can re-open their sessions.
     Kept,

@@ -22,7 +22,8 @@ use tokio_rustls::client::TlsStream;
 use crate::{
     error::{EgressError, Phase},
     host::Host,
-    quota::{LimitReached, Permit, Quota},
+    limit_reached::LimitReached,
+    quota::{Permit, Quota},
 };
 
 /// How long an address may keep the next one waiting (RFC 8305 section 5).

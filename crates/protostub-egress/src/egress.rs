@@ -14,9 +14,10 @@ use url::Url;
 use crate::{
     connect::{Connection, Deadline, Stream},
     error::{EgressError, Phase},
-    grants::{Explanation, Grants, Protection},
+    grants::{Explanation, Grants},
     handshakes::Handshakes,
     host::Host,
+    protection::Protection,
     proxy::Proxy,
     quota::{Budget, Quota, QuotaLimits, max_sockets},
     resolve::{MAX_ADDRESSES, Resolver, SystemResolver},
@@ -25,6 +26,7 @@ use crate::{
 
 /// How everybody gets out. Nothing is read from the environment.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EgressConfig {
     /// Further certificate authorities, each text with one certificate or more in PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,
@@ -45,6 +47,50 @@ pub struct EgressConfig {
     pub max_sockets: Option<usize>,
 }
 
+impl EgressConfig {
+    /// Trusts further certificate authorities, each text with one certificate or more in PEM.
+    #[must_use]
+    pub fn with_extra_roots_pem(mut self, roots: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.extra_roots_pem.extend(roots);
+        self
+    }
+
+    /// Trusts none of the web's authorities.
+    #[must_use]
+    pub fn without_webpki_roots(mut self) -> Self {
+        self.webpki_roots = false;
+        self
+    }
+
+    /// Sets [`Self::proxy`].
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Url) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// Sets [`Self::connect_timeout`].
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets [`Self::resolver`].
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets [`Self::max_sockets`].
+    #[must_use]
+    pub fn with_max_sockets(mut self, sockets: usize) -> Self {
+        self.max_sockets = Some(sockets);
+        self
+    }
+}
+
 impl Default for EgressConfig {
     fn default() -> Self {
         Self {
@@ -62,7 +108,7 @@ impl Default for EgressConfig {
 /// The only way out of a runtime. Clones are the same one.
 ///
 /// ```no_run
-/// use protostub_egress::{Egress, EgressConfig, Grants, QuotaLimits};
+/// use protostub_egress::{Egress, EgressConfig, Grants, Protection, QuotaLimits};
 /// use protostub_types::Domain;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,7 +116,7 @@ impl Default for EgressConfig {
 /// let grants = Grants::same_domain(&Domain::parse("sp1.example")?, &[]);
 /// let quota = egress.quota(QuotaLimits::default());
 /// let (host, port) = ("mqtt.sp1.example", 8883);
-/// let connection = egress.connect(&grants, &quota, host, port, true, &[b"mqtt"]).await?;
+/// let connection = egress.connect(&grants, &quota, host, port, Protection::Tls, &[b"mqtt"]).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -126,8 +172,8 @@ impl Egress {
     /// Opens a connection to a host (a name, or an address with or without brackets).
     ///
     /// Checks the grants, charges the quota, resolves the name, judges every address, and dials
-    /// those that the grants admit. With `tls`, it does the TLS handshake and offers the protocols
-    /// of `alpn`. The socket is charged to the quota until it is closed.
+    /// those that the grants admit. With [`Protection::Tls`], it does the TLS handshake and offers
+    /// the protocols of `alpn`. The socket is charged to the quota until it is closed.
     ///
     /// # Errors
     /// [`Refused`](EgressError::Refused) by the grants, for the name or its addresses;
@@ -139,10 +185,9 @@ impl Egress {
         quota: &Quota,
         host: &str,
         port: u16,
-        tls: bool,
+        protection: Protection,
         alpn: &[&[u8]],
     ) -> Result<Connection, EgressError> {
-        let protection = if tls { Protection::Tls } else { Protection::Plain };
         let host = Host::parse(host).map_err(|problem| EgressError::invalid(host, problem))?;
         grants.check_host(&host, port, protection)?;
         let deadline = Deadline::new(host.with_port(port), self.0.connect_timeout);
@@ -156,7 +201,10 @@ impl Egress {
             }
         };
         let connection = Connection { stream, host: host.clone(), port, tls: false };
-        if tls { self.handshake(&deadline, quota, connection, host, alpn).await } else { Ok(connection) }
+        match protection {
+            Protection::Tls => self.handshake(&deadline, quota, connection, host, alpn).await,
+            Protection::Plain => Ok(connection),
+        }
     }
 
     /// Begins TLS on a plain connection (`STARTTLS`), which is an attempt for the quota too. The

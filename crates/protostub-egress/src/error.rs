@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use protostub_types::SafeText;
 
-use crate::{grants::Refused, quota::LimitReached};
+use crate::{grants::Refused, limit_reached::LimitReached};
 
 /// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
 /// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
@@ -56,7 +56,7 @@ pub enum EgressError {
     },
 
     /// No address accepted a connection.
-    #[error("failed to connect to `{target}`: {}", Attempts(.attempts))]
+    #[error("failed to connect to `{target}`: {}", FailedAttempts(.attempts))]
     Connect {
         /// Host and port.
         target: String,
@@ -163,9 +163,9 @@ impl fmt::Display for Phase {
     }
 }
 
-struct Attempts<'a>(&'a [(SocketAddr, Arc<io::Error>)]);
+struct FailedAttempts<'a>(&'a [(SocketAddr, Arc<io::Error>)]);
 
-impl fmt::Display for Attempts<'_> {
+impl fmt::Display for FailedAttempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("the name has no addresses");
@@ -175,18 +175,4 @@ impl fmt::Display for Attempts<'_> {
         }
         Ok(())
     }
-}
-
-/// An error and everything beneath it in one line, leaving out what repeats.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> SafeText {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        next = error.source();
-    }
-    text.into()
 }

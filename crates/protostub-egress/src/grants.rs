@@ -7,20 +7,12 @@ use protostub_types::{Domain, SafeText};
 use crate::{
     addresses::{Judged, Scope, judge},
     host::Host,
+    protection::Protection,
     rule::{Fit, Ports, Rule, RuleError},
 };
 
 /// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
-
-/// Whether a connection is to be protected by TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protection {
-    /// TLS from the first byte, or begun by `STARTTLS`.
-    Tls,
-    /// No TLS, or not yet.
-    Plain,
-}
 
 /// Where somebody may go. Nothing is granted at first.
 ///
@@ -75,12 +67,13 @@ impl Grants {
         self
     }
 
-    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports; over TLS, or also without it if `plain`.
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports: over TLS alone, or with
+    /// [`Protection::Plain`] also without it.
     ///
     /// # Errors
     /// If the hosts cannot be read.
-    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, plain: bool) -> Result<Self, RuleError> {
-        Ok(self.allow(Rule::new(hosts, ports)?.plain(plain)))
+    pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, protection: Protection) -> Result<Self, RuleError> {
+        Ok(self.allow(Rule::new(hosts, ports)?.plain(protection == Protection::Plain)))
     }
 
     /// Whether hosts that a rule names may be this host itself. `localhost`, names below it and loopback addresses may then be spoken to

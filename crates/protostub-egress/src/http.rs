@@ -22,10 +22,11 @@ use url::{Origin, Position, Url};
 use crate::{
     connect::{Connection, Deadline},
     egress::Egress,
-    error::{EgressError, Phase, chain},
-    grants::{Grants, Protection},
+    error::{EgressError, Phase},
+    grants::Grants,
     host::Host,
     http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest},
+    protection::Protection,
     quota::Quota,
 };
 
@@ -168,8 +169,8 @@ impl Egress {
                 let stream = deadline.within(Phase::Tunnelling, self.0.reach_proxy(proxy, quota, &deadline)).await?;
                 Ok(Connection { stream, host: host.clone(), port: *port, tls: false })
             }
-            (_, Protection::Plain) => self.connect(grants, quota, &host.to_string(), *port, false, &[]).await,
-            (_, Protection::Tls) => self.connect(grants, quota, &host.to_string(), *port, true, &[b"http/1.1"]).await,
+            (_, Protection::Plain) => self.connect(grants, quota, &host.to_string(), *port, Protection::Plain, &[]).await,
+            (_, Protection::Tls) => self.connect(grants, quota, &host.to_string(), *port, Protection::Tls, &[b"http/1.1"]).await,
         }
     }
 
@@ -431,5 +432,5 @@ pub fn response_error(error: reqwest::Error) -> EgressError {
     }
     let url = error.url().map_or_else(SafeText::default, |url| shown(url).into());
     let timed_out = error.is_timeout();
-    EgressError::Http { url, problem: chain(&error.without_url()), timed_out }
+    EgressError::Http { url, problem: SafeText::chain(&error.without_url()), timed_out }
 }

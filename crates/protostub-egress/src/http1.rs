@@ -36,13 +36,12 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::error::chain;
-
 /// The smallest buffer that hyper reads into.
 const MIN_BUFFER_BYTES: usize = 8 << 10;
 
 /// Limits of what a server sends around the body of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the caller of an exchange has to decide on all of it")]
 pub struct HttpLimits {
     /// Size of a head, and of trailers, in bytes, as read from the connection. Default: 72 KiB.
     pub head_bytes: usize,
@@ -122,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             // Bodies need no larger buffer than heads.
             .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
             .handshake(TokioIo::new(stream));
-        let (sender, driver) = handshake.await.map_err(|error| ExchangeError::Broken(chain(&error)))?;
+        let (sender, driver) = handshake.await.map_err(|error| ExchangeError::Broken(SafeText::chain(&error)))?;
         Ok(Self { sender, driver: Some(Box::new(driver)), informational, limits })
     }
 
@@ -178,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         if error.is_parse_too_large() {
             return ExchangeError::Head { bytes: self.limits.head_bytes, fields: self.limits.fields };
         }
-        ExchangeError::Broken(chain(error))
+        ExchangeError::Broken(SafeText::chain(error))
     }
 }
 

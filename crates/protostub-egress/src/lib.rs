@@ -14,12 +14,14 @@
 //! Nothing is read from the environment, and there is no global state.
 
 mod grants;
+mod protection;
 mod rule;
 
 mod addresses;
 mod host;
 mod resolve;
 
+mod limit_reached;
 mod quota;
 
 mod chains;
@@ -37,10 +39,12 @@ pub use addresses::{Judged, Scope, judge};
 pub use connect::Connection;
 pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
-pub use grants::{Explanation, GrantedBy, Grants, Missing, Protection, Reason, Refused};
+pub use grants::{Explanation, GrantedBy, Grants, Missing, Reason, Refused};
 pub use http::{HttpClient, HttpTarget, request_headers, response_error};
 pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
-pub use quota::{LimitReached, Quota, QuotaLimits};
+pub use limit_reached::LimitReached;
+pub use protection::Protection;
+pub use quota::{Quota, QuotaLimits};
 pub use resolve::{Resolver, SystemResolver};
 pub use rule::{Fit, Ports, Rule, RuleError};
 

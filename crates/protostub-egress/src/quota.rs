@@ -22,7 +22,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::error::EgressError;
+use crate::{
+    error::EgressError,
+    limit_reached::{LimitKind, LimitReached},
+};
 
 /// Descriptors of one look-up: a socket for IPv4 addresses and one for IPv6 addresses.
 const LOOKUP_SOCKETS: usize = 2;
@@ -66,22 +69,22 @@ struct Account {
     /// `None`: the host's own account, limited by the budget alone.
     limits: Option<QuotaLimits>,
     lookups: Semaphore,
-    attempts: Mutex<Attempts>,
+    attempts: Mutex<AttemptBucket>,
     /// Sockets of connections.
     sockets: AtomicUsize,
     /// All descriptors, those of look-ups included. Changed under the budget's lock.
     held: AtomicUsize,
-    hits: [AtomicU64; Kind::ALL.len()],
+    refusals: [AtomicU64; LimitKind::ALL.len()],
 }
 
 /// Token bucket in the form of the next free time (GCRA, ITU-T I.371).
 #[derive(Debug)]
-struct Attempts {
+struct AttemptBucket {
     /// The time at which the bucket is full again.
     full_at: Instant,
 }
 
-impl Attempts {
+impl AttemptBucket {
     /// The time to wait for an attempt; `None`: it is possible now.
     fn wait(&self, per_second: u32, now: Instant) -> Option<Duration> {
         let capacity = Duration::from_secs(BURST_SECONDS.into());
@@ -96,65 +99,6 @@ impl Attempts {
 
 fn interval(per_second: u32) -> Duration {
     Duration::from_secs(1) / per_second.max(1)
-}
-
-/// A limit that refuses a connection. The text names the setting that raises it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitReached {
-    kind: Kind,
-    limit: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// The party's sockets.
-    Connections,
-    /// The party's attempts per second.
-    Attempts,
-    /// The process's sockets.
-    Sockets,
-}
-
-impl Kind {
-    const ALL: [Self; 3] = [Self::Connections, Self::Attempts, Self::Sockets];
-
-    fn setting(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Attempts => "connect_attempts_per_second",
-            Self::Sockets => "max_sockets",
-        }
-    }
-}
-
-impl LimitReached {
-    /// The setting of the limit: `connections` and `connect_attempts_per_second` are the party's,
-    /// `max_sockets` is the process's.
-    #[must_use]
-    pub fn setting(self) -> &'static str {
-        self.kind.setting()
-    }
-}
-
-impl std::error::Error for LimitReached {}
-
-impl fmt::Display for LimitReached {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, limit } = self;
-        match kind {
-            Kind::Connections => {
-                write!(f, "all {limit} sockets of the stub are open (`connections`); close one first")
-            }
-            Kind::Attempts => write!(
-                f,
-                "the stub has made its {limit} connection attempts per second (`connect-attempts-per-second`); try again later"
-            ),
-            Kind::Sockets => write!(
-                f,
-                "the stubs share {limit} sockets, and this stub has its share of them (`max-sockets`); close one or try again later"
-            ),
-        }
-    }
 }
 
 impl Quota {
@@ -173,10 +117,10 @@ impl Quota {
             budget: Arc::clone(budget),
             limits,
             lookups: Semaphore::new(lookups.clamp(1, Semaphore::MAX_PERMITS)),
-            attempts: Mutex::new(Attempts { full_at: Instant::now() }),
+            attempts: Mutex::new(AttemptBucket { full_at: Instant::now() }),
             sockets: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
-            hits: Default::default(),
+            refusals: Default::default(),
         }))
     }
 
@@ -208,11 +152,11 @@ impl Quota {
 
     /// The settings of the limits that refused something since the last call, with the number of
     /// times.
-    pub fn take_hits(&self) -> [(&'static str, u64); 3] {
-        Kind::ALL.map(|kind| {
-            let hits = &self.0.hits[kind as usize];
+    pub fn take_refusals(&self) -> [(&'static str, u64); 3] {
+        LimitKind::ALL.map(|kind| {
+            let refusals = &self.0.refusals[kind as usize];
             // Asked after every call of a stub, and mostly zero.
-            let times = if hits.load(Ordering::Relaxed) == 0 { 0 } else { hits.swap(0, Ordering::Relaxed) };
+            let times = if refusals.load(Ordering::Relaxed) == 0 { 0 } else { refusals.swap(0, Ordering::Relaxed) };
             (kind.setting(), times)
         })
     }
@@ -224,7 +168,7 @@ impl Quota {
         let mut attempts = self.0.attempts();
         if attempts.wait(limits.attempts_per_second, now).is_some() {
             drop(attempts);
-            return Err(self.0.note(Kind::Attempts));
+            return Err(self.0.note(LimitKind::Attempts));
         }
         attempts.take(limits.attempts_per_second, now);
         Ok(())
@@ -251,7 +195,7 @@ impl Quota {
         // domain's failure.
         if self.0.limits.is_some() && !self.0.has_share(&held, LOOKUP_SOCKETS) {
             drop(held);
-            return Err(self.0.note(Kind::Sockets));
+            return Err(self.0.note(LimitKind::Sockets));
         }
         held.take(&self.0, LOOKUP_SOCKETS);
         let sockets = Permit { account: Arc::clone(&self.0), descriptors: LOOKUP_SOCKETS, is_connection: false };
@@ -260,22 +204,24 @@ impl Quota {
 }
 
 impl Account {
-    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+    fn attempts(&self) -> MutexGuard<'_, AttemptBucket> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_attempt(&self, now: Instant) -> Result<(), LimitReached> {
         match self.limits {
-            Some(limits) if self.attempts().wait(limits.attempts_per_second, now).is_some() => Err(self.reached(Kind::Attempts)),
+            Some(limits) if self.attempts().wait(limits.attempts_per_second, now).is_some() => {
+                Err(self.reached(LimitKind::Attempts))
+            }
             _ => Ok(()),
         }
     }
 
     fn check_socket(&self, held: &Held) -> Result<(), LimitReached> {
         if self.limits.is_some_and(|limits| self.sockets.load(Ordering::Relaxed) >= limits.sockets) {
-            return Err(self.reached(Kind::Connections));
+            return Err(self.reached(LimitKind::Connections));
         }
-        if self.has_share(held, 1) { Ok(()) } else { Err(self.reached(Kind::Sockets)) }
+        if self.has_share(held, 1) { Ok(()) } else { Err(self.reached(LimitKind::Sockets)) }
     }
 
     /// Whether the party's share has room: it may hold as many sockets as are left for all. One
@@ -292,17 +238,17 @@ impl Account {
         }
     }
 
-    fn reached(&self, kind: Kind) -> LimitReached {
+    fn reached(&self, kind: LimitKind) -> LimitReached {
         let limit = match (kind, self.limits) {
-            (Kind::Sockets, _) | (_, None) => self.budget.for_stubs(),
-            (Kind::Connections, Some(limits)) => limits.sockets,
-            (Kind::Attempts, Some(limits)) => limits.attempts_per_second.try_into().unwrap_or(usize::MAX),
+            (LimitKind::Sockets, _) | (_, None) => self.budget.for_stubs(),
+            (LimitKind::Connections, Some(limits)) => limits.sockets,
+            (LimitKind::Attempts, Some(limits)) => limits.attempts_per_second.try_into().unwrap_or(usize::MAX),
         };
         LimitReached { kind, limit }
     }
 
-    fn note(&self, kind: Kind) -> LimitReached {
-        self.hits[kind as usize].fetch_add(1, Ordering::Relaxed);
+    fn note(&self, kind: LimitKind) -> LimitReached {
+        self.refusals[kind as usize].fetch_add(1, Ordering::Relaxed);
         self.reached(kind)
     }
 }
@@ -450,9 +396,9 @@ mod tests {
         assert_eq!(attempts(), 10);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(attempts(), 40, "no more is saved up");
-        let hits = quota.take_hits();
-        assert_eq!(hits[1], ("connect_attempts_per_second", 4));
-        assert_eq!(quota.take_hits().map(|(_, times)| times), [0; 3]);
+        let refusals = quota.take_refusals();
+        assert_eq!(refusals[1], ("connect_attempts_per_second", 4));
+        assert_eq!(quota.take_refusals().map(|(_, times)| times), [0; 3]);
     }
 
     #[test]
@@ -465,7 +411,7 @@ mod tests {
         assert_eq!(quota.check(), Ok(()));
         drop(held);
         assert_eq!(quota.sockets(), 0);
-        assert_eq!(quota.take_hits()[0], ("connections", 1));
+        assert_eq!(quota.take_refusals()[0], ("connections", 1));
     }
 
     #[test]

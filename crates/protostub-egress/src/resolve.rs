@@ -309,10 +309,10 @@ mod tests {
         let config = EgressConfig { resolver: Some(Arc::new(resolver)), ..EgressConfig::default() };
         let egress = Egress::new(config).unwrap();
         let (evil, good) = (egress.quota(QuotaLimits::default()), egress.quota(QuotaLimits::default()));
-        let evil_grants = Grants::none().allow_host("*.evil.example", 443, false).unwrap();
-        let good_grants = Grants::none().allow_host("good.example", 443, false).unwrap();
+        let evil_grants = Grants::none().allow_host("*.evil.example", 443, Protection::Tls).unwrap();
+        let good_grants = Grants::none().allow_host("good.example", 443, Protection::Tls).unwrap();
         let names: Vec<_> = (0..32).map(|n| format!("n{n}.evil.example")).collect();
-        let connect = |name| egress.connect(&evil_grants, &evil, name, 443, true, &[]);
+        let connect = |name| egress.connect(&evil_grants, &evil, name, 443, Protection::Tls, &[]);
         let mut hanging: FuturesUnordered<_> = names.iter().map(|name| connect(name)).collect();
         let others = async {
             while asked.lock().unwrap().len() < 8 {
@@ -320,7 +320,7 @@ mod tests {
             }
             let started = Instant::now();
             // The address is one for documentation: found, judged and refused.
-            let refused = egress.connect(&good_grants, &good, "good.example", 443, true, &[]).await.unwrap_err();
+            let refused = egress.connect(&good_grants, &good, "good.example", 443, Protection::Tls, &[]).await.unwrap_err();
             let explained = egress.explain(&good_grants, "good.example", 443, Protection::Tls).await;
             (refused.to_string(), explained.addresses().count(), started.elapsed())
         };

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Protection, host::Host};
+use crate::{host::Host, protection::Protection};
 
 /// One thing that is granted: hosts, ports, and whether a connection may do without TLS.
 ///

@@ -7,14 +7,7 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, client::WebPkiServer
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{
-    chains::ShortChains,
-    connect::Stream,
-    error::{EgressError, chain},
-    handshakes::Handshakes,
-    host::Host,
-    quota::Quota,
-};
+use crate::{chains::ShortChains, connect::Stream, error::EgressError, handshakes::Handshakes, host::Host, quota::Quota};
 
 /// A configuration with the roots asked for and no ALPN, for TLS 1.2 and 1.3.
 pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, EgressError> {
@@ -76,7 +69,7 @@ pub(crate) async fn handshake(
 
 /// What rustls said, and what to do where that is known.
 pub(crate) fn problem(error: &io::Error) -> SafeText {
-    let text = chain(error);
+    let text = SafeText::chain(error);
     match cause(error) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             const ADVICE: &str = "no root that is trusted here issued it; if its authority is yours, add that to the extra roots";

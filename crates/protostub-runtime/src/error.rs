@@ -396,18 +396,7 @@ pub(crate) fn failure_text(failure: impl fmt::Display) -> SafeText {
 
 /// Returns an error and all its causes in one line, for a response's description or a log.
 pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
-    let mut text = failure_text(error).to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = failure_text(cause);
-        // A transparent error says what its cause says.
-        if !text.ends_with(cause_text.as_str()) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    failure_text(text)
+    SafeText::chain_cut(error, MAX_FAILURE_BYTES)
 }
 
 /// The reason why things end at shutdown.

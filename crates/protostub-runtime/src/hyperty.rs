@@ -2,7 +2,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use protostub_bus::{Inbox, Origin, PostError, RequestError, Route, Way};
+use protostub_bus::{Inbox, Origin, PostError, Poster, RequestError, Route};
 use protostub_types::{Address, Message};
 
 use crate::{
@@ -38,14 +38,13 @@ pub struct Hyperty {
 pub struct HypertySender {
     hyperty: Arc<Identity>,
     /// Of this sender alone: most messages of one task go where the one before went.
-    way: Mutex<Way>,
+    poster: Poster,
 }
 
 /// The part of a hyperty that its senders share.
 struct Identity {
     context: Arc<RuntimeContext>,
     address: Address,
-    origin: Origin,
     /// The hyperty was dropped, and its address may be another one's.
     is_gone: AtomicBool,
 }
@@ -64,22 +63,17 @@ impl HypertySender {
     /// If the message was refused: no receiver (404), policy (403), a queue is full (429), the
     /// domain's stub cannot be deployed (503), or the hyperty was dropped (503).
     pub fn post(&self, message: Message) -> Result<(), PostError> {
-        let Identity { context, origin, .. } = self.check(&message)?;
-        match self.way.try_lock() {
-            Ok(mut way) => way.post(&context.bus, origin, message),
-            // Another thread posts at this moment, or a callback that this thread's own post runs.
-            Err(_) => context.bus.post(origin, message),
-        }
+        self.check(&message)?;
+        self.poster.post(message)
     }
 
     /// Posts messages in their order and returns one result for each, as [`Self::post`] does. Takes
     /// less time than single posts where consecutive messages share an address.
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        let Identity { context, origin, is_gone, .. } = &*self.hyperty;
-        if is_gone.load(Ordering::Acquire) {
-            return messages.into_iter().map(|message| self.check(&message).map(drop)).collect();
+        if self.hyperty.is_gone.load(Ordering::Acquire) {
+            return messages.into_iter().map(|message| self.check(&message)).collect();
         }
-        context.bus.post_all(origin, messages)
+        self.poster.post_all(messages)
     }
 
     /// Posts a request, of any type, and waits for its final response. The request's time is its
@@ -90,8 +84,8 @@ impl HypertySender {
     /// (403, 429), had no answer in time (408), or the stub crashed with it or could not be
     /// deployed (502, 503); or if the hyperty was dropped (503).
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
-        let Identity { context, origin, .. } = self.check(&message)?;
-        context.bus.request(origin, message, None).await
+        self.check(&message)?;
+        self.poster.request(message, None).await
     }
 
     /// Posts a request like [`Self::request`], with a timeout of its own.
@@ -99,8 +93,8 @@ impl HypertySender {
     /// # Errors
     /// As [`Self::request`].
     pub async fn request_within(&self, message: Message, timeout: Duration) -> Result<Message, RequestError> {
-        let Identity { context, origin, .. } = self.check(&message)?;
-        context.bus.request(origin, message, Some(timeout)).await
+        self.check(&message)?;
+        self.poster.request(message, Some(timeout)).await
     }
 
     /// Subscribes the hyperty to an address: `<stub>/status` or `<runtime>/status`, whose current
@@ -112,19 +106,19 @@ impl HypertySender {
         self.request(Message::subscribe(address)).await
     }
 
-    fn check(&self, message: &Message) -> Result<&Identity, PostError> {
+    fn check(&self, message: &Message) -> Result<(), PostError> {
         let Identity { address, is_gone, .. } = &*self.hyperty;
         if is_gone.load(Ordering::Acquire) {
             let reason = format!("the hyperty {address} was dropped; register it again to send");
             return Err(PostError::new(503, &message.to, reason));
         }
-        Ok(&self.hyperty)
+        Ok(())
     }
 }
 
 impl Clone for HypertySender {
     fn clone(&self) -> Self {
-        Self { hyperty: Arc::clone(&self.hyperty), way: Mutex::default() }
+        Self { hyperty: Arc::clone(&self.hyperty), poster: self.poster.clone() }
     }
 }
 
@@ -143,17 +137,17 @@ impl Hyperty {
         if !context.registry.add_hyperty(&address, inbox.mailbox()) {
             return Err(RegisterError::ShutDown { address });
         }
-        let origin = Origin::Hyperty(address.clone());
-        let identity = Identity { context, address, origin, is_gone: AtomicBool::new(false) };
-        let sender = HypertySender { hyperty: Arc::new(identity), way: Mutex::default() };
+        let poster = context.bus.poster(Origin::Hyperty(address.clone()));
+        let identity = Identity { context, address, is_gone: AtomicBool::new(false) };
+        let sender = HypertySender { hyperty: Arc::new(identity), poster };
         Ok(Self { sender, inbox, registration: None, _route: route })
     }
 
     /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
-        let Identity { context, address, origin, .. } = &*self.sender.hyperty;
+        let Identity { context, address, .. } = &*self.sender.hyperty;
         let entry = RegistrationRequest::of_hyperty(context, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = load_stub(context, entry.key(), origin, Retry::AfterPause);
+        let deployed = load_stub(context, entry.key(), self.sender.poster.origin(), Retry::AfterPause);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
         self.registration = descriptor.register.then(|| RegistrationHandle::keep(context, entry));
         Ok(self)

@@ -201,7 +201,7 @@ pub use protostub_egress::{EgressError, Explanation, QuotaLimits, Resolver, Rule
 pub use protostub_policy::{CedarPolicy, PolicyError, PolicyFault};
 pub use protostub_sandbox::{
     Activity, ActivityKind, COMPILE_WORKER, CallError, CompileError, CrashKind, CrashReport, CredentialOrigin,
-    CredentialOriginError, DisconnectReason, EngineError, Exceeded, Frame, GuestCall, LimitOverrides, Limits, SandboxError,
+    CredentialOriginError, DisconnectReason, EngineError, Exceeded, GuestCall, LimitOverrides, Limits, SandboxError, StackFrame,
     StartErrorKind, Trap, WorldMismatch, compile_worker,
 };
 pub use protostub_types::{

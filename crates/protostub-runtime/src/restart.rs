@@ -2,12 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-use protostub_types::overridable;
+use protostub_types::{Backoff, overridable};
 use tokio::time::Instant;
-
-/// The longest pause before its jitter: a year. The sum with any time of a clock is a time.
-const FARTHEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 overridable! {
     /// Restarts of a stub that was live and failed: it crashed, exceeded a limit, said `failed`, or
@@ -41,12 +37,7 @@ overridable! {
 impl RestartPolicy {
     /// The pause after so many new instances that count.
     fn pause(&self, counted: usize) -> Duration {
-        let pauses = ExponentialBuilder::default()
-            .with_min_delay(self.first_pause.min(FARTHEST_PAUSE))
-            .with_max_delay(self.longest_pause.min(FARTHEST_PAUSE))
-            .with_max_times(counted + 1)
-            .with_jitter();
-        pauses.build().nth(counted).unwrap_or(self.longest_pause.min(FARTHEST_PAUSE))
+        Backoff::new(self.first_pause, self.longest_pause).nth(counted).unwrap_or(self.longest_pause)
     }
 }
 

@@ -12,7 +12,7 @@ use wasmtime::{Store, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    CompiledStub, CrashKind, CrashReport, Exceeded, Frame, GuestCall, Trap, engine::WASM_STACK_BYTES, meter::Meter,
+    CompiledStub, CrashKind, CrashReport, Exceeded, GuestCall, StackFrame, Trap, engine::WASM_STACK_BYTES, meter::Meter,
     state::StubState,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
     let state = store.data_mut();
     state.cpu.begin_call();
     state.memory.begin_call();
-    state.log.forget_last_words();
+    state.log.clear_stderr_tail();
     state.recorder.begin_call(began);
     store.set_epoch_deadline(1);
     began
@@ -80,12 +80,12 @@ pub(crate) fn diagnose(
         Failure::Guest(error) => error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default(),
         Failure::TimedOut => Vec::new(),
     };
-    // A line that has no end yet is a last word, too.
+    // A line that has no end yet belongs to the tail, too.
     state.log.finish();
-    let message = state.log.take_last_words();
+    let message = state.log.take_stderr_tail();
     let (crash, kind, limit, reason) = match cause(state, failure) {
         Cause::Limit(exceeded) => {
-            state.limited(exceeded.setting());
+            state.count_limit(exceeded.setting());
             let reason = SafeText::display(&exceeded);
             (Crash::Exceeded(exceeded.clone()), CrashKind::Limit, Some(exceeded.setting()), reason)
         }
@@ -154,13 +154,13 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
 }
 
 /// Whether an instantiation failed before any of the guest's code ran: there is no room in the pool, say.
-pub(crate) fn is_hosts_fault(error: &wasmtime::Error) -> bool {
+pub(crate) fn is_host_error(error: &wasmtime::Error) -> bool {
     !error.is::<CpuExceeded>() && !error.is::<wasmtime::Trap>() && !error.is::<I32Exit>() && !error.is::<WasmBacktrace>()
 }
 
 /// Names come from the component: anything may stand in them.
-fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
-    let frame = |frame: &wasmtime::FrameInfo| Frame {
+fn frames(backtrace: &WasmBacktrace) -> Vec<StackFrame> {
+    let frame = |frame: &wasmtime::FrameInfo| StackFrame {
         function: match frame.func_name() {
             Some(name) => SafeText::display_cut(format_args!("{:#}", rustc_demangle::demangle(name)), MAX_NAME_BYTES),
             None => SafeText::display(format_args!("function {}", frame.func_index())),

@@ -14,6 +14,7 @@ use crate::{
     CompileWorker, Engine, EngineConfig,
     code_cache::CodeCache,
     contract::{ProtostubPre, TRACK},
+    engine::Allocation,
     imports::{Import, Imports},
     state::StubState,
     worker,
@@ -219,7 +220,7 @@ impl Engine {
     /// [`CompileError::WrongWorld`], if it imports what is not among `granted`, the interfaces' names; [`CompileError::Compiler`], if the engine is shut
     /// down meanwhile.
     pub async fn compiled(&self, digest: Sha256Digest, granted: &BTreeSet<String>) -> Result<Option<CompiledStub>, CompileError> {
-        match self.compiler().known(digest) {
+        match self.compiler().cached(digest) {
             Some(code) => self.linked(code, granted).await.map(Some),
             None => Ok(None),
         }
@@ -231,7 +232,7 @@ impl Engine {
             None => self.compiler().link(Arc::clone(&code), granted.clone()).await?,
         };
         // Refused code is not kept in memory, so it counts as used from here on.
-        self.compiler().used(&code);
+        self.compiler().touch(&code);
         Ok(CompiledStub { engine: self.clone(), code, linked })
     }
 }
@@ -242,8 +243,7 @@ pub(crate) struct Compiler {
     max_bytes: usize,
     disk: Option<Arc<CodeCache>>,
     worker: Option<CompileWorker>,
-    /// Whether the engine has a pool.
-    pooled: bool,
+    allocation: Allocation,
     /// One compilation at a time, in one thread; or as many as there are processors, each in a process.
     turn: Arc<Semaphore>,
     slots: Mutex<Slots>,
@@ -263,7 +263,7 @@ struct Slots {
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
-    pub(crate) fn new(imports: Imports, config: &EngineConfig, pooled: bool, disk: Option<CodeCache>) -> Self {
+    pub(crate) fn new(imports: Imports, config: &EngineConfig, allocation: Allocation, disk: Option<CodeCache>) -> Self {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // Two at least: one that takes its time holds up nobody.
         let turns = config.compile_worker.as_ref().map_or(1, |_| processors().max(2));
@@ -272,7 +272,7 @@ impl Compiler {
             max_bytes: config.max_component_bytes,
             disk: disk.map(Arc::new),
             worker: config.compile_worker.clone(),
-            pooled,
+            allocation,
             turn: Arc::new(Semaphore::new(turns)),
             slots: Mutex::default(),
             recent: Mutex::default(),
@@ -285,7 +285,7 @@ impl Compiler {
     }
 
     /// The code of this digest, if somebody has it.
-    fn known(&self, digest: Sha256Digest) -> Option<Arc<Code>> {
+    fn cached(&self, digest: Sha256Digest) -> Option<Arc<Code>> {
         self.slots().by_digest.get(&digest)?.try_lock().ok()?.upgrade()
     }
 
@@ -304,11 +304,11 @@ impl Compiler {
         // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
         let compilation = tokio::task::spawn_blocking(move || {
             let (engine, bytes) = (imports.engine(), bytes.as_ref());
-            let component = match stored(engine, bytes, digest, max_bytes, disk.as_deref())? {
+            let component = match load_cached(engine, bytes, digest, max_bytes, disk.as_deref())? {
                 Some(component) => component,
                 None => {
                     let component = Component::from_binary(engine, bytes).map_err(|error| invalid(&format!("{error:#}")))?;
-                    keep(engine, digest, &component, disk.as_deref());
+                    save_cached(engine, digest, &component, disk.as_deref());
                     component
                 }
             };
@@ -321,7 +321,7 @@ impl Compiler {
     }
 
     /// Keeps this code in memory for a while, and lets go of what was not asked for for the longest time.
-    fn used(&self, code: &Arc<Code>) {
+    fn touch(&self, code: &Arc<Code>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|other| !Arc::ptr_eq(other, code));
         recent.push_back(Arc::clone(code));
@@ -346,7 +346,7 @@ impl Compiler {
     ) -> Result<Arc<Code>, CompileError> {
         let (imports, max_bytes, disk) = (Arc::clone(&self.imports), self.max_bytes, self.disk.clone());
         let looked_up = tokio::task::spawn_blocking(move || {
-            let found = stored(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref());
+            let found = load_cached(imports.engine(), bytes.as_ref(), digest, max_bytes, disk.as_deref());
             found.map(|found| (bytes, found))
         });
         let (bytes, found) = looked_up.await.map_err(|error| stopped(&error))??;
@@ -355,11 +355,11 @@ impl Compiler {
             return Ok(Arc::new(Code::new(digest, length, component)));
         }
         let turn = self.turn.acquire().await.map_err(|error| stopped(&error))?;
-        let component = worker::compile(worker, self.imports.engine(), self.pooled, bytes, digest).await?;
+        let component = worker::compile(worker, self.imports.engine(), self.allocation, bytes, digest).await?;
         drop(turn);
         let (imports, disk) = (Arc::clone(&self.imports), self.disk.clone());
         let kept = tokio::task::spawn_blocking(move || {
-            keep(imports.engine(), digest, &component, disk.as_deref());
+            save_cached(imports.engine(), digest, &component, disk.as_deref());
             Arc::new(Code::new(digest, length, component))
         });
         kept.await.map_err(|error| stopped(&error))
@@ -405,7 +405,7 @@ fn stopped(error: &dyn fmt::Display) -> CompileError {
 ///
 /// # Errors
 /// If the bytes are no component at all.
-fn stored(
+fn load_cached(
     engine: &wasmtime::Engine,
     bytes: &[u8],
     digest: Sha256Digest,
@@ -451,7 +451,7 @@ fn check_names(bytes: &[u8]) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn keep(engine: &wasmtime::Engine, digest: Sha256Digest, component: &Component, disk: Option<&CodeCache>) {
+fn save_cached(engine: &wasmtime::Engine, digest: Sha256Digest, component: &Component, disk: Option<&CodeCache>) {
     if let Some(disk) = disk {
         disk.save(engine, digest, component);
     }

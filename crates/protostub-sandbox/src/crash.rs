@@ -66,7 +66,7 @@ pub struct CrashReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<SafeText>,
     /// What was being executed, innermost first, at most 20 frames. Nothing for a call that waited until its time was over.
-    pub backtrace: Vec<Frame>,
+    pub backtrace: Vec<StackFrame>,
     /// How long the instance had been there.
     #[serde(rename = "uptime_us", serialize_with = "microseconds")]
     pub uptime: Duration,
@@ -109,7 +109,7 @@ pub enum CrashKind {
 /// A function in a backtrace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Frame {
+pub struct StackFrame {
     /// Its name, or `function 42` if the component was stripped of names.
     pub function: SafeText,
     /// The core module that it is of, if that has a name.
@@ -120,7 +120,7 @@ pub struct Frame {
     pub offset: Option<usize>,
 }
 
-impl fmt::Display for Frame {
+impl fmt::Display for StackFrame {
     /// `rooms.wasm!rooms::join`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.module {

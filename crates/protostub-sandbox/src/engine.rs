@@ -15,7 +15,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, Wasm
 
 use crate::{
     CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine,
-    meter::places_for_long_calls, state::StubState, wasi,
+    meter::long_call_permits, state::StubState, wasi,
 };
 
 /// The largest table that a guest may have, in elements: what a slot of the pool holds.
@@ -148,11 +148,20 @@ struct Inner {
     wasm: wasmtime::Engine,
     compiler: Compiler,
     config: EngineConfig,
-    pooled: bool,
+    allocation: Allocation,
     sandboxes: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     ticking: thread::Thread,
-    places: Arc<Semaphore>,
+    long_calls: Arc<Semaphore>,
+}
+
+/// The way in which instances get their memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// From a pool that the engine reserved when it was made.
+    Pooled,
+    /// From the system, for each instance.
+    OnDemand,
 }
 
 impl Engine {
@@ -173,21 +182,21 @@ impl Engine {
         }
         let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes);
         let cache = config.cache_dir.as_deref().map(open).transpose()?;
-        let (wasm, pooled) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
+        let (wasm, allocation) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let imports = Imports::new(linker, config.imports.clone())?;
         let ticker = Arc::new(Ticker::default());
         let ticking = ticker.start(&wasm, config.tick).map_err(EngineError::Ticker)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                compiler: Compiler::new(imports, config, pooled, cache),
+                compiler: Compiler::new(imports, config, allocation, cache),
                 wasm,
                 config: config.clone(),
-                pooled,
+                allocation,
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
                 ticker,
                 ticking,
-                places: Arc::new(places_for_long_calls()),
+                long_calls: Arc::new(long_call_permits()),
             }),
         })
     }
@@ -202,7 +211,7 @@ impl Engine {
     /// as long, and the system bounds their number.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
-        self.inner.pooled
+        self.inner.allocation == Allocation::Pooled
     }
 
     /// How many sandboxes there are.
@@ -230,25 +239,26 @@ impl Engine {
         &self.inner.compiler
     }
 
-    /// Room for one more sandbox.
+    /// Takes the permit for one more sandbox.
     ///
     /// # Errors
-    /// If there are as many sandboxes as there may be.
-    pub fn room(&self) -> Result<Room, SandboxError> {
+    /// [`SandboxError::TooMany`] if there are [`EngineConfig::max_sandboxes`] already.
+    pub fn try_acquire_permit(&self) -> Result<SandboxPermit, SandboxError> {
         let permit = Arc::clone(&self.inner.sandboxes).try_acquire_owned();
         permit
-            .map(|permit| Room { _permit: permit })
+            .map(|permit| SandboxPermit { _permit: permit })
             .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
-    /// The same, once another sandbox has gone. Who waited first has it first. May be dropped at any time.
+    /// Takes the permit for one more sandbox, and waits for it. Callers get permits in the order of
+    /// their calls. The future may be dropped at any time.
     ///
     /// # Errors
-    /// Never while the engine is there.
-    pub async fn next_room(&self) -> Result<Room, SandboxError> {
+    /// Never while the engine exists.
+    pub async fn acquire_permit(&self) -> Result<SandboxPermit, SandboxError> {
         let permit = Arc::clone(&self.inner.sandboxes).acquire_owned().await;
         permit
-            .map(|permit| Room { _permit: permit })
+            .map(|permit| SandboxPermit { _permit: permit })
             .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
@@ -258,8 +268,8 @@ impl Engine {
         u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
     }
 
-    pub(crate) fn places(&self) -> &Arc<Semaphore> {
-        &self.inner.places
+    pub(crate) fn long_calls(&self) -> &Arc<Semaphore> {
+        &self.inner.long_calls
     }
 
     /// Computing time is counted until the guard is dropped.
@@ -275,7 +285,10 @@ impl Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("config", &self.inner.config).field("pooled", &self.inner.pooled).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("config", &self.inner.config)
+            .field("allocation", &self.inner.allocation)
+            .finish_non_exhaustive()
     }
 }
 
@@ -286,9 +299,10 @@ impl Drop for Inner {
     }
 }
 
-/// Room for one sandbox, until it, or the sandbox, is dropped.
+/// The right to make one of the engine's [`EngineConfig::max_sandboxes`] sandboxes. It is given back
+/// when the permit, or the sandbox that was made with it, is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct SandboxPermit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -339,36 +353,37 @@ impl Ticker {
     }
 }
 
-/// The engine, and whether it has a pool.
-fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, bool)> {
-    let mut pooled = recipe();
-    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
+/// Makes the engine with a pool, or without one if the system has no room for it.
+fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, Allocation)> {
+    let mut pooled = base_config();
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool_config(config)));
     match wasmtime::Engine::new(&pooled) {
-        Ok(engine) => Ok((engine, true)),
+        Ok(engine) => Ok((engine, Allocation::Pooled)),
         Err(error) => {
             tracing::warn!(
                 sandboxes = config.max_sandboxes,
                 error = format!("{error:#}"),
                 "no pool of memory for sandboxes can be reserved here (a limit of the address space, perhaps): going on without one"
             );
-            Ok((for_compiling(false)?, false))
+            Ok((for_compiling(Allocation::OnDemand)?, Allocation::OnDemand))
         }
     }
 }
 
-/// An engine without a pool. The code that it makes is that of one with a pool, if that is `pooled`: how instances get their memory is no matter of
-/// code, and how much address space each reserves is.
-pub(crate) fn for_compiling(pooled: bool) -> wasmtime::Result<wasmtime::Engine> {
-    let mut on_demand = recipe();
-    if !pooled {
-        on_demand.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
+/// Makes an engine that only compiles, for an engine with this allocation. It has no pool itself:
+/// compiled code depends on the reserved address space of a memory, not on who allocates it.
+pub(crate) fn for_compiling(allocation: Allocation) -> wasmtime::Result<wasmtime::Engine> {
+    let mut config = base_config();
+    if allocation == Allocation::OnDemand {
+        config.memory_reservation(SMALL_RESERVATION_BYTES).memory_reservation_for_growth(SMALL_RESERVATION_BYTES);
     }
-    wasmtime::Engine::new(&on_demand)
+    wasmtime::Engine::new(&config)
 }
 
-/// What holds for every guest. Proposals that no stub needs are off: each is a surface for untrusted code. (Garbage collection, threads and
-/// asynchronous components are not even compiled in: see the features of the dependency.)
-fn recipe() -> Config {
+/// The configuration that holds for every guest. Proposals that no stub needs are off: each is a
+/// surface for untrusted code. Garbage collection, threads and asynchronous components are not
+/// compiled in: see the features of the dependency.
+fn base_config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -387,7 +402,7 @@ fn recipe() -> Config {
     config
 }
 
-fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
+fn pool_config(config: &EngineConfig) -> PoolingAllocationConfig {
     let sandboxes = u32::try_from(config.max_sandboxes).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     // A store keeps its last fiber's stack, so each sandbox takes one.

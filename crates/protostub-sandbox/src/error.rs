@@ -41,6 +41,14 @@ pub struct StartError {
     pub inbox: Inbox,
 }
 
+impl StartError {
+    /// Returns what happened, for callers that branch on it.
+    #[must_use]
+    pub fn kind(&self) -> &StartErrorKind {
+        &self.kind
+    }
+}
+
 /// What happened when a stub was to start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

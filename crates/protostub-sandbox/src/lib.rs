@@ -16,10 +16,11 @@
 //! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]), and a
 //! [`CrashReport`] is left of it.
 //!
-//! This crate holds mechanism. When a stub is deployed, connected, restarted or ended is decided by the runtime. It is the only crate that
-//! names wasmtime.
+//! The stub's connections are `protostub-transport`'s; this crate gives them to the guest.
+//!
+//! This crate holds mechanism. The runtime decides when a stub is deployed, connected, restarted or
+//! ended. It is the only crate that names wasmtime.
 
-mod bucket;
 mod call;
 mod code_cache;
 mod compile;
@@ -28,9 +29,9 @@ mod crash;
 mod engine;
 mod error;
 mod handle;
-mod hits;
 mod host;
 mod imports;
+mod limit_counters;
 mod limits;
 mod machine;
 mod meter;
@@ -42,14 +43,13 @@ mod services;
 mod session;
 mod state;
 mod task;
-mod transport;
 mod wasi;
 mod worker;
 mod world;
 
 pub use compile::{CompileError, CompiledStub};
-pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, Frame, GuestCall};
-pub use engine::{Engine, EngineConfig, EngineError, Room};
+pub use crash::{Activity, ActivityKind, CallError, CrashKind, CrashReport, GuestCall, StackFrame};
+pub use engine::{Engine, EngineConfig, EngineError, SandboxPermit};
 pub use error::{Exceeded, Outcome, SandboxError, StartError, StartErrorKind, Trap};
 pub use handle::{DisconnectReason, Idleness, InstanceEnded, StubHandle};
 pub use imports::{HostImport, Import, StubInfo};

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use protostub_bus::InboxLimits;
 use protostub_egress::QuotaLimits;
+use protostub_transport::TransportLimits;
 use protostub_types::{DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, overridable};
 
 overridable! {
@@ -127,9 +128,19 @@ impl Limits {
         }
     }
 
+    /// Returns the limits of the stub's connections. The rest is what the contract promises.
+    pub(crate) fn transport(&self) -> TransportLimits {
+        let mut limits = TransportLimits::default();
+        limits.connections = self.connections;
+        limits.frame_bytes = self.frame_bytes;
+        limits.bytes_in_per_second = self.bytes_in_per_second;
+        limits.bytes_out_per_second = self.bytes_out_per_second;
+        limits
+    }
+
     /// The limits of the stub's inbox.
     #[must_use]
     pub fn inbox(&self) -> InboxLimits {
-        InboxLimits { messages: self.inbox_messages, bytes: self.inbox_bytes }
+        InboxLimits::new(self.inbox_messages, self.inbox_bytes)
     }
 }

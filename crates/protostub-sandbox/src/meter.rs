@@ -23,31 +23,31 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use protostub_types::deadline;
+use protostub_types::{TokenBucket, deadline};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{Sleep, sleep_until},
 };
 
-use crate::{bucket::Bucket, call::Failure};
+use crate::call::Failure;
 
 /// For how many ticks a call computes without a pause: the others have a turn after each of them.
 const FREE_TICKS: u64 = 10;
 /// By how many tenths of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
 const LONGEST_PAUSE: u32 = 30;
 
-/// A call's side of its [`Meter`]: how much it has computed, in ticks of the engine (so often it was found computing), and what it asks for.
+/// The guest-call half of [`Meter`]: counts epoch ticks and requests pauses.
 pub(crate) struct CpuBudget {
     tick: Duration,
     ticks: u64,
     ticks_per_call: u64,
     most_ticks: u64,
-    turns: Arc<Turns>,
+    link: Arc<CallLink>,
 }
 
-/// Between a call and its [`Meter`].
-pub(crate) struct Turns {
-    asked: Mutex<Option<Asked>>,
+/// The state that a guest call shares with its [`Meter`].
+pub(crate) struct CallLink {
+    requested: Mutex<Option<CallRequest>>,
     /// It was found computing more than once.
     is_long: AtomicBool,
     origin: Instant,
@@ -55,27 +55,27 @@ pub(crate) struct Turns {
     polled: AtomicU64,
 }
 
-/// What a call asks its meter for, when it is polled.
-enum Asked {
+/// A request of a call to its meter, made while the call is polled.
+enum CallRequest {
     /// To be polled again after that.
     Pause(Duration),
     /// To do something, and poll it again.
     Work(Box<dyn FnOnce() + Send>),
 }
 
-impl Default for Turns {
+impl Default for CallLink {
     fn default() -> Self {
-        Self { asked: Mutex::default(), is_long: AtomicBool::default(), origin: Instant::now(), polled: AtomicU64::new(0) }
+        Self { requested: Mutex::default(), is_long: AtomicBool::default(), origin: Instant::now(), polled: AtomicU64::new(0) }
     }
 }
 
-impl Turns {
-    fn ask(&self, what: Asked) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+impl CallLink {
+    fn ask(&self, what: CallRequest) {
+        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
     }
 
-    fn take_asked(&self) -> Option<Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_request(&self) -> Option<CallRequest> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn begin(&self, now: Instant) {
@@ -84,19 +84,19 @@ impl Turns {
 }
 
 impl CpuBudget {
-    pub(crate) fn new(tick: Duration, ticks_per_call: u64, turns: Arc<Turns>) -> Self {
-        Self { tick, ticks: 0, ticks_per_call, most_ticks: 0, turns }
+    pub(crate) fn new(tick: Duration, ticks_per_call: u64, link: Arc<CallLink>) -> Self {
+        Self { tick, ticks: 0, ticks_per_call, most_ticks: 0, link }
     }
 
     pub(crate) fn begin_call(&mut self) {
         self.ticks = 0;
-        self.turns.is_long.store(false, Ordering::Relaxed);
+        self.link.is_long.store(false, Ordering::Relaxed);
     }
 
     /// What time it is for the guest's calls, to a tick: after each, and after whatever the guest waited for, the clock is read anew. Reading it for
     /// each call of the host's would take longer than some of these.
     pub(crate) fn now(&self) -> Instant {
-        self.turns.origin + Duration::from_nanos(self.turns.polled.load(Ordering::Relaxed))
+        self.link.origin + Duration::from_nanos(self.link.polled.load(Ordering::Relaxed))
     }
 
     /// The ticks of the call that took most.
@@ -104,11 +104,11 @@ impl CpuBudget {
         self.most_ticks
     }
 
-    /// Has something done for a call of the host's at once, but not on the guest's stack: what that reaches but once stays in memory for as long as the
-    /// instance lives, a page at a time.
-    pub(crate) async fn outside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Does work for a call of the host at once, but not on the guest's stack. A page of that stack that
+    /// was touched once stays in memory as long as the instance (`idle_stub_kib`).
+    pub(crate) async fn run_off_stack<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = oneshot::channel();
-        self.turns.ask(Asked::Work(Box::new(move || drop(done.send(work())))));
+        self.link.ask(CallRequest::Work(Box::new(move || drop(done.send(work())))));
         result.await.expect("the meter does it before it polls the call again")
     }
 
@@ -120,11 +120,11 @@ impl CpuBudget {
         if self.ticks > self.ticks_per_call {
             return None;
         }
-        self.turns.is_long.store(self.ticks > 1, Ordering::Relaxed);
+        self.link.is_long.store(self.ticks > 1, Ordering::Relaxed);
         Some(match pause(self.tick, self.ticks) {
             // After everybody else on this thread had a turn.
             Duration::ZERO => Box::pin(tokio::task::yield_now()),
-            pause => Box::pin(paused(Arc::clone(&self.turns), pause)),
+            pause => Box::pin(paused(Arc::clone(&self.link), pause)),
         })
     }
 }
@@ -135,21 +135,22 @@ fn pause(tick: Duration, nth: u64) -> Duration {
     tick.saturating_mul(over.min(LONGEST_PAUSE)) / 10
 }
 
-/// Where calls compute that have done so for longer than a tick: one place less than there are processors, so that one is always left for the others.
-pub(crate) fn places_for_long_calls() -> Semaphore {
+/// Makes the permits of calls that compute for longer than a tick: one less than there are
+/// processors, so one is always left for the other calls.
+pub(crate) fn long_call_permits() -> Semaphore {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     Semaphore::new((processors - 1).clamp(1, Semaphore::MAX_PERMITS))
 }
 
 /// Asks the meter for a pause, and is polled again when that is over.
-async fn paused(turns: Arc<Turns>, pause: Duration) {
-    let mut asked = false;
+async fn paused(link: Arc<CallLink>, pause: Duration) {
+    let mut requested = false;
     poll_fn(|_| {
-        if asked {
+        if requested {
             return Poll::Ready(());
         }
-        asked = true;
-        turns.ask(Asked::Pause(pause));
+        requested = true;
+        link.ask(CallRequest::Pause(pause));
         Poll::Pending
     })
     .await;
@@ -157,12 +158,12 @@ async fn paused(turns: Arc<Turns>, pause: Duration) {
 
 /// Measures the calls of one instance, and gives it its turns. Nobody else polls the guest.
 pub(crate) struct Meter {
-    turns: Arc<Turns>,
-    places: Arc<Semaphore>,
-    stamp: Arc<Stamp>,
+    link: Arc<CallLink>,
+    long_calls: Arc<Semaphore>,
+    timed_waker: Arc<TimedWaker>,
     waker: Waker,
     /// Computing time, in nanoseconds.
-    per_second: Bucket,
+    per_second: TokenBucket,
     /// What it computed since other tasks of the thread had a turn.
     since_turn: Duration,
     tick: Duration,
@@ -170,8 +171,8 @@ pub(crate) struct Meter {
     throttled: u64,
 }
 
-/// Where a call is between two polls.
-enum Between {
+/// The state of a call between two polls.
+enum Suspension {
     /// It waits for what it asked the host for, since then.
     Waiting(Instant),
     /// It is made to wait.
@@ -179,14 +180,14 @@ enum Between {
 }
 
 impl Meter {
-    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, turns: Arc<Turns>, places: Arc<Semaphore>) -> Self {
-        let stamp = Arc::new(Stamp { origin: Instant::now(), woken: AtomicU64::new(0), task: AtomicWaker::new() });
+    pub(crate) fn new(tick: Duration, cpu_per_second: Duration, link: Arc<CallLink>, long_calls: Arc<Semaphore>) -> Self {
+        let timed_waker = Arc::new(TimedWaker { origin: Instant::now(), woken: AtomicU64::new(0), task: AtomicWaker::new() });
         Self {
-            turns,
-            places,
-            waker: Waker::from(Arc::clone(&stamp)),
-            per_second: Bucket::new(nanoseconds(cpu_per_second), stamp.origin),
-            stamp,
+            link,
+            long_calls,
+            waker: Waker::from(Arc::clone(&timed_waker)),
+            per_second: TokenBucket::new(nanoseconds(cpu_per_second), timed_waker.origin),
+            timed_waker,
             since_turn: Duration::ZERO,
             tick,
             throttled: 0,
@@ -199,7 +200,7 @@ impl Meter {
     }
 
     /// Gives other tasks of the thread a turn, if the instance has computed for a tick since they had one.
-    pub(crate) async fn give_way(&mut self) {
+    pub(crate) async fn yield_if_due(&mut self) {
         if std::mem::take(&mut self.since_turn) >= self.tick {
             tokio::task::yield_now().await;
         }
@@ -215,53 +216,53 @@ impl Meter {
         // Made when the call first waits: few do.
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         let mut used = Duration::ZERO;
-        let mut between = None;
+        let mut suspension = None;
         let mut first = Some(began);
         poll_fn(|cx| {
             let mut began = first.take().unwrap_or_else(Instant::now);
-            match between.take() {
-                Some(Between::Waiting(since)) => {
-                    let until = self.stamp.take().map_or(began, |woken| woken.min(began));
+            match suspension.take() {
+                Some(Suspension::Waiting(since)) => {
+                    let until = self.timed_waker.take().map_or(began, |woken| woken.min(began));
                     used += until.saturating_duration_since(since);
                     if used >= limit {
                         return Poll::Ready(Err(Failure::TimedOut));
                     }
                 }
-                Some(Between::Held) if poll_alarm(&mut alarm, None, cx).is_pending() => {
-                    between = Some(Between::Held);
+                Some(Suspension::Held) if poll_alarm(&mut alarm, None, cx).is_pending() => {
+                    suspension = Some(Suspension::Held);
                     return Poll::Pending;
                 }
-                Some(Between::Held) | None => {}
+                Some(Suspension::Held) | None => {}
             }
             if let Some(wait) = self.per_second.wait(began) {
                 self.throttled += 1;
                 self.since_turn = Duration::ZERO;
                 if poll_alarm(&mut alarm, Some(began + wait), cx).is_pending() {
-                    between = Some(Between::Held);
+                    suspension = Some(Suspension::Held);
                     return Poll::Pending;
                 }
                 began = Instant::now();
             }
-            let is_long = self.turns.is_long.load(Ordering::Relaxed);
-            let place = is_long.then(|| self.places.try_acquire().ok()).flatten();
-            if is_long && place.is_none() {
+            let is_long = self.link.is_long.load(Ordering::Relaxed);
+            let permit = is_long.then(|| self.long_calls.try_acquire().ok()).flatten();
+            if is_long && permit.is_none() {
                 self.since_turn = Duration::ZERO;
                 if poll_alarm(&mut alarm, Some(began + self.tick), cx).is_pending() {
-                    between = Some(Between::Held);
+                    suspension = Some(Suspension::Held);
                     return Poll::Pending;
                 }
             }
-            self.turns.begin(began);
+            self.link.begin(began);
             let (polled, pause) = loop {
-                self.stamp.forget();
+                self.timed_waker.forget();
                 let polled = call.as_mut().poll(&mut Context::from_waker(&self.waker));
-                match polled.is_pending().then(|| self.turns.take_asked()).flatten() {
-                    Some(Asked::Work(work)) => work(),
-                    Some(Asked::Pause(pause)) => break (polled, Some(pause)),
+                match polled.is_pending().then(|| self.link.take_request()).flatten() {
+                    Some(CallRequest::Work(work)) => work(),
+                    Some(CallRequest::Pause(pause)) => break (polled, Some(pause)),
                     None => break (polled, None),
                 }
             };
-            drop(place);
+            drop(permit);
             let now = Instant::now();
             let busy = now.saturating_duration_since(began);
             used += busy;
@@ -273,12 +274,12 @@ impl Meter {
                 }
                 Poll::Pending => {
                     self.since_turn = Duration::ZERO;
-                    self.stamp.wakes(cx.waker());
+                    self.timed_waker.wakes(cx.waker());
                     let (end, state) = match pause {
-                        Some(pause) => (deadline(now, pause), Between::Held),
-                        None => (deadline(now, limit.saturating_sub(used)), Between::Waiting(now)),
+                        Some(pause) => (deadline(now, pause), Suspension::Held),
+                        None => (deadline(now, limit.saturating_sub(used)), Suspension::Waiting(now)),
                     };
-                    between = Some(state);
+                    suspension = Some(state);
                     if poll_alarm(&mut alarm, Some(end), cx).is_ready() {
                         cx.waker().wake_by_ref();
                     }
@@ -311,15 +312,15 @@ fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Option<Instant>, cx: &mut
     }
 }
 
-/// As a [`Waker`], what a call waits for wakes: notes when that was, and wakes the task.
-struct Stamp {
+/// The waker of a call. It records the time of the first wake-up and wakes the task.
+struct TimedWaker {
     origin: Instant,
     /// Nanoseconds since the origin; 0: nobody woke it.
     woken: AtomicU64,
     task: AtomicWaker,
 }
 
-impl Stamp {
+impl TimedWaker {
     /// Sets which task is woken from now on. If the call was woken before, since [`Self::forget`], that is at once: most calls return when they are first
     /// polled, and wait for nothing.
     fn wakes(&self, task: &Waker) {
@@ -343,7 +344,7 @@ impl Stamp {
     }
 }
 
-impl Wake for Stamp {
+impl Wake for TimedWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -366,7 +367,7 @@ mod tests {
     const TICK: Duration = Duration::from_millis(5);
 
     fn meter(cpu_per_second: Duration) -> Meter {
-        Meter::new(TICK, cpu_per_second, Arc::default(), Arc::new(places_for_long_calls()))
+        Meter::new(TICK, cpu_per_second, Arc::default(), Arc::new(long_call_permits()))
     }
 
     #[test]
@@ -377,19 +378,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_computes_for_long_waits_for_a_place() {
-        let (turns, places) = (Arc::<Turns>::default(), Arc::new(Semaphore::new(1)));
-        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::clone(&places));
-        let taken = places.try_acquire().unwrap();
+        let (link, long_calls) = (Arc::<CallLink>::default(), Arc::new(Semaphore::new(1)));
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::clone(&long_calls));
+        let taken = long_calls.try_acquire().unwrap();
         let run = |meter: &mut Meter| {
             let call = pin!(async { Ok(()) });
             futures_util::FutureExt::now_or_never(meter.run(Instant::now(), Duration::from_secs(1), call)).is_some()
         };
         assert!(run(&mut meter), "it has just begun");
-        turns.is_long.store(true, Ordering::Relaxed);
-        assert!(!run(&mut meter), "others have all places");
+        link.is_long.store(true, Ordering::Relaxed);
+        assert!(!run(&mut meter), "others have all permits");
         drop(taken);
         assert!(run(&mut meter));
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(long_calls.available_permits(), 1);
     }
 
     #[tokio::test]
@@ -442,14 +443,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_done_outside_is_done_at_once_while_the_call_is_not_polled() {
-        let turns = Arc::<Turns>::default();
-        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
-        let budget = CpuBudget::new(TICK, 100, turns);
+        let link = Arc::<CallLink>::default();
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::new(long_call_permits()));
+        let budget = CpuBudget::new(TICK, 100, link);
         let is_polled = Arc::new(AtomicBool::new(false));
         let call = async {
             for n in 0..3 {
                 let is_polled = Arc::clone(&is_polled);
-                assert_eq!(budget.outside(move || (n, is_polled.load(Ordering::Relaxed))).await, (n, false));
+                assert_eq!(budget.run_off_stack(move || (n, is_polled.load(Ordering::Relaxed))).await, (n, false));
             }
             Ok(())
         };
@@ -466,12 +467,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_pause_is_kept_and_does_not_count() {
-        let turns = Arc::<Turns>::default();
-        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&turns), Arc::new(places_for_long_calls()));
+        let link = Arc::<CallLink>::default();
+        let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::new(long_call_permits()));
         let begun = Instant::now();
         let call = pin!(async {
             for _ in 0..10 {
-                paused(Arc::clone(&turns), Duration::from_millis(10)).await;
+                paused(Arc::clone(&link), Duration::from_millis(10)).await;
             }
             Ok(())
         });

@@ -10,7 +10,7 @@ use std::{
 use protostub_types::{Address, SafeText};
 
 use crate::{
-    contract::types::{Body, DisconnectReason, Error, Event, MessageType},
+    contract::types::{Body, Error, Event, MessageType, WitDisconnectReason},
     crash::{Activity, ActivityKind, CallError},
 };
 
@@ -69,7 +69,7 @@ impl Recorder {
     /// A guest call begins.
     pub(crate) fn begin_call(&mut self, now: Instant) {
         self.call_began = now.saturating_duration_since(self.origin);
-        self.calls.make_room();
+        self.calls.reserve();
     }
 
     /// When the last call began.
@@ -148,13 +148,13 @@ impl Recorder {
 }
 
 impl Ring {
-    /// Makes room for two more, which is what a stub calls that is told to connect: here, as the guest's stack is not the place for it. What that reaches
-    /// but once stays in memory.
-    fn make_room(&mut self) {
+    /// Reserves two entries before the guest runs: as many calls as a stub makes that connects. On the
+    /// guest's stack, growing would touch pages that stay in memory (`idle_stub_kib`).
+    fn reserve(&mut self) {
         let (taken, room) = (self.entries.len(), self.entries.capacity());
         if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
-                // A vector makes room for four at once otherwise, and many stubs never call anything else.
+                // A vector reserves four at first, and many stubs make no further call (`idle_stub_kib`).
                 self.entries.reserve_exact(2);
             } else {
                 self.entries.reserve(2);
@@ -166,7 +166,7 @@ impl Ring {
     fn place(&mut self) -> &mut Entry {
         if self.entries.len() < ENTRIES {
             if self.entries.is_empty() {
-                // Many stubs are told to connect, and nothing else for long.
+                // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
                 self.entries.reserve_exact(1);
             }
             return self.entries.push_mut(Entry::new(""));
@@ -200,10 +200,10 @@ impl Entry {
             Event::Connect(credential) => Self { detail: credential.map(|_| "with a credential"), ..Self::new("connect") },
             Event::Disconnect(reason) => Self {
                 detail: Some(match reason {
-                    DisconnectReason::Request => "request",
-                    DisconnectReason::Update => "update",
-                    DisconnectReason::Idle => "idle",
-                    DisconnectReason::Shutdown => "shutdown",
+                    WitDisconnectReason::Request => "request",
+                    WitDisconnectReason::Update => "update",
+                    WitDisconnectReason::Idle => "idle",
+                    WitDisconnectReason::Shutdown => "shutdown",
                 }),
                 ..Self::new("disconnect")
             },
@@ -341,7 +341,7 @@ mod tests {
                 to: to.into(),
                 via: Vec::new(),
                 headers: Vec::new(),
-                body: Some(Body::Json(Arc::<str>::from(body).into())),
+                body: Some(Body::Json(body.into())),
             })
         };
         let (bob, carol) = ("hyperty://sp1.example/bob", "hyperty://sp1.example/carol");

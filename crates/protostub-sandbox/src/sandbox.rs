@@ -10,9 +10,9 @@ use crate::{
     StubHandle, StubInfo, StubTask,
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
-    engine::{EngineConfig, Room},
+    engine::{EngineConfig, SandboxPermit},
     imports::ImportData,
-    meter::{CpuBudget, Meter, Turns},
+    meter::{CallLink, CpuBudget, Meter},
     state::StubState,
 };
 
@@ -24,35 +24,36 @@ pub struct Sandbox {
     compiled: CompiledStub,
     store: Store<StubState>,
     meter: Meter,
-    room: Room,
+    permit: SandboxPermit,
 }
 
-/// A running instance: the store, and what to call in it. The room is last, so that it is free only when the store is gone.
+/// A running instance: the store, and what to call in it. The permit is the last field: it is given
+/// back after the store is dropped.
 pub(crate) struct Instance {
     pub(crate) guest: Protostub,
     pub(crate) store: Store<StubState>,
     pub(crate) compiled: CompiledStub,
-    /// In a box, as the task is as large as one of the allocator's blocks without it.
-    pub(crate) meter: Box<Meter>,
-    _room: Room,
+    pub(crate) meter: Meter,
+    _permit: SandboxPermit,
 }
 
 impl Sandbox {
-    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub"), if there is room for one more.
+    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub"), if the engine may have one more.
     ///
     /// # Errors
     /// If there are as many sandboxes as there may be, or the limits or the configuration are more than the engine or the contract allows.
     pub fn new(compiled: &CompiledStub, services: SandboxServices, config: SandboxConfig) -> Result<Self, SandboxError> {
-        let room = compiled.engine().room()?;
-        Self::in_room(room, compiled, services, config)
+        let permit = compiled.engine().try_acquire_permit()?;
+        Self::with_permit(permit, compiled, services, config)
     }
 
-    /// The same, with [`Engine::room`](crate::Engine::room) of the engine that the stub was compiled for.
+    /// Makes the sandbox of one stub with a permit of the engine that the stub was compiled for:
+    /// [`Engine::try_acquire_permit`](crate::Engine::try_acquire_permit).
     ///
     /// # Errors
     /// If the limits or the configuration are more than the engine or the contract allows.
-    pub fn in_room(
-        room: Room,
+    pub fn with_permit(
+        permit: SandboxPermit,
         compiled: &CompiledStub,
         services: SandboxServices,
         config: SandboxConfig,
@@ -62,9 +63,9 @@ impl Sandbox {
         let Limits { cpu_per_second, cpu_per_call, hostcall_bytes, resource_handles, .. } = config.limits;
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
         let import_data = ImportData::new(compiled.own_imports(), &stub);
-        let (tick, turns) = (engine.config().tick, Arc::<Turns>::default());
-        let meter = Meter::new(tick, cpu_per_second, Arc::clone(&turns), Arc::clone(engine.places()));
-        let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), turns);
+        let (tick, link) = (engine.config().tick, Arc::<CallLink>::default());
+        let meter = Meter::new(tick, cpu_per_second, Arc::clone(&link), Arc::clone(engine.long_calls()));
+        let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), link);
         let state = StubState::new(services, config, cpu, import_data);
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
@@ -77,7 +78,7 @@ impl Sandbox {
                 None => Err(wasmtime::Error::new(CpuExceeded)),
             }
         });
-        Ok(Self { compiled: compiled.clone(), store, meter, room })
+        Ok(Self { compiled: compiled.clone(), store, meter, permit })
     }
 
     /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each (steps 16 to 18). The stub may
@@ -89,7 +90,7 @@ impl Sandbox {
     /// If the stub refuses to start or crashes; the inbox comes back.
     pub async fn deploy_component(self, inbox: Inbox) -> Result<(StubHandle, StubTask), StartError> {
         // What came through the stub must not come back to it.
-        inbox.mailbox().belongs_to(&self.store.data().config.url);
+        inbox.mailbox().set_owner(&self.store.data().config.url);
         match self.start().await {
             Ok(instance) => {
                 let (handle, commands) = StubHandle::new(instance.store.data().recorder.origin());
@@ -100,7 +101,7 @@ impl Sandbox {
     }
 
     async fn start(self) -> Result<Instance, NotStarted> {
-        let Self { compiled, mut store, mut meter, room } = self;
+        let Self { compiled, mut store, mut meter, permit } = self;
         let limit = store.data().config.limits.time_per_call;
         let began = call::begin(&mut store);
         let (domain, stub) = (&store.data().config.domain, &store.data().config.url);
@@ -112,7 +113,7 @@ impl Sandbox {
         let guest = match instantiated {
             Ok(guest) => guest,
             // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
-            Err(Failure::Guest(error)) if call::is_hosts_fault(&error) && !store.data().memory.has_denied() => {
+            Err(Failure::Guest(error)) if call::is_host_error(&error) && !store.data().memory.has_denied() => {
                 return Err(StartErrorKind::Instantiate(SafeText::display(format_args!("{error:#}"))).into());
             }
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Instantiate, failure).into()),
@@ -128,7 +129,7 @@ impl Sandbox {
             Ok(Err(reason)) => return Err(StartErrorKind::Refused(store.data().secrets.shown(&reason)).into()),
             Err(failure) => return Err(call::diagnose(&compiled, &mut store, GuestCall::Start, failure).into()),
         }
-        Ok(Instance { guest, store, compiled, meter: Box::new(meter), _room: room })
+        Ok(Instance { guest, store, compiled, meter, _permit: permit })
     }
 }
 

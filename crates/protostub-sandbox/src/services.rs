@@ -38,6 +38,7 @@ impl fmt::Debug for SandboxServices {
 
 /// Who the stub is, and what it may do.
 #[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "the creator of a sandbox has to decide on all of it")]
 pub struct SandboxConfig {
     /// The stub's own address, of which nobody else is.
     pub url: Address,

@@ -14,6 +14,7 @@ pub struct Session(Arc<Mutex<Option<Arc<[u8]>>>>);
 /// More was to be saved than [`MAX_SESSION_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a session of {bytes} bytes was to be saved; at most {MAX_SESSION_BYTES} are possible")]
+#[non_exhaustive]
 pub struct SessionTooLarge {
     /// How many bytes it was.
     pub bytes: usize,

@@ -1,16 +1,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use protostub_transport::Connections;
 use protostub_types::{Address, Domain};
 use wasmtime::ResourceLimiter;
 
 use crate::{
     Exceeded, Limits, SandboxConfig, SandboxServices, Secrets,
-    hits::Hits,
     host::{Handles, IdentityRequests, Posting, Status, Timers, log::LogLines},
     imports::ImportData,
+    limit_counters::LimitCounters,
     meter::CpuBudget,
     recorder::{Entry, Recorder},
-    transport::{Connections, TransportLimits},
     wasi::Wasi,
 };
 
@@ -28,10 +28,11 @@ pub struct StubState {
     pub(crate) log: Arc<LogLines>,
     /// What it was handed, and what must not be read in what it says.
     pub(crate) secrets: Arc<Secrets>,
+    /// Made when the guest first asks for it: many stubs never do (`idle_stub_kib`).
     pub(crate) wasi: Option<Box<Wasi>>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
-    pub(crate) hits: Hits,
+    pub(crate) limit_counters: LimitCounters,
     pub(crate) recorder: Recorder,
     pub(crate) import_data: ImportData,
 }
@@ -58,20 +59,24 @@ impl StubState {
         let limits = &config.limits;
         let secrets = Arc::new(Secrets::new());
         let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
-        let transport = TransportLimits::of(limits);
         Self {
             handles: Handles::default(),
-            posting: Posting::new(&config),
+            posting: Posting::new(&config, &services.bus),
             status: Status::new(limits.publications_per_second),
             timers: Timers::default(),
             identity: IdentityRequests::default(),
-            connections: Connections::new(services.egress.clone(), services.quota.clone(), config.grants.clone(), transport),
+            connections: Connections::new(
+                services.egress.clone(),
+                services.quota.clone(),
+                config.grants.clone(),
+                limits.transport(),
+            ),
             wasi: None,
             log,
             secrets,
             memory: MemoryLimiter::new(limits),
             cpu,
-            hits: Hits::default(),
+            limit_counters: LimitCounters::default(),
             recorder: Recorder::new(),
             import_data,
             services,

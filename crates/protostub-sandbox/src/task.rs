@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, Inbox, Mailbox, Parcel};
+use protostub_bus::{Bus, Envelope, Inbox, Mailbox};
 use protostub_types::MessageType;
 use tokio::{
     sync::oneshot,
@@ -19,8 +19,9 @@ use tokio::{
 use crate::{
     CrashReport, GuestCall, Outcome, Secrets, Usage,
     call::{self, Crash},
-    contract::{lower, raise, types::Event},
+    contract::{lower, restore, types::Event},
     handle::{Command, Commands},
+    host::CredentialUse,
     sandbox::Instance,
 };
 
@@ -36,7 +37,7 @@ const LARGE_MEMORY_BYTES: usize = 8 << 20;
 pub struct StubTask {
     instance: Instance,
     inbox: Inbox,
-    taken: Taken,
+    open_requests: OpenRequests,
     commands: Commands,
     batch: Batch,
     calls: u64,
@@ -62,25 +63,35 @@ pub struct Ended {
 #[derive(Default)]
 struct Batch {
     events: Vec<Event>,
-    messages: Vec<Parcel>,
+    messages: Vec<Envelope>,
     /// Who is told that the commands among the events were handled.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,
 }
 
-/// The requests that the instance took and has not answered: they are when it ends, however it ends.
-struct Taken {
+/// A turn of the task on its thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The guest was not called in it yet.
+    Fresh,
+    /// The guest was called in it.
+    Used,
+}
+
+/// The requests that the instance took and has not answered. They fail when it ends, however it
+/// ends.
+struct OpenRequests {
     bus: Bus,
     mailbox: Mailbox,
 }
 
-impl Taken {
+impl OpenRequests {
     fn fail(&self, reason: &str) {
         self.bus.fail_taken(&self.mailbox, 502, reason);
     }
 }
 
-impl Drop for Taken {
+impl Drop for OpenRequests {
     fn drop(&mut self) {
         self.fail("the protocol stub ended before it answered");
     }
@@ -89,8 +100,8 @@ impl Drop for Taken {
 impl StubTask {
     pub(crate) fn new(instance: Instance, inbox: Inbox, commands: Commands) -> Self {
         let bus = instance.store.data().services.bus.clone();
-        let taken = Taken { bus, mailbox: inbox.mailbox() };
-        Self { instance, inbox, taken, commands, batch: Batch::default(), calls: 0, retires: false }
+        let open_requests = OpenRequests { bus, mailbox: inbox.mailbox() };
+        Self { instance, inbox, open_requests, commands, batch: Batch::default(), calls: 0, retires: false }
     }
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
@@ -99,7 +110,7 @@ impl StubTask {
     /// a batch that crashed it. What was posted before stands.
     pub async fn run(mut self) -> Ended {
         self.instance.store.data_mut().publish_created();
-        let (outcome, crash) = self.live().await;
+        let (outcome, crash) = self.run_to_end().await;
         let state = self.instance.store.data_mut();
         state.connections.close_all();
         if outcome.is_orderly() {
@@ -108,8 +119,8 @@ impl StubTask {
         }
         state.log.finish();
         let usage = self.usage();
-        let Self { instance, inbox, taken, .. } = self;
-        drop(taken);
+        let Self { instance, inbox, open_requests, .. } = self;
+        drop(open_requests);
         if usage.memory_bytes >= LARGE_MEMORY_BYTES {
             // If the runtime ends meanwhile, the thread does, with it.
             let _ = tokio::task::spawn_blocking(move || drop(instance)).await;
@@ -125,21 +136,20 @@ impl StubTask {
         Usage { memory_bytes: state.memory.grown_bytes(), calls: self.calls, longest_call }
     }
 
-    async fn live(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
-        // Whether it was called since it last had nothing to do.
-        let mut called = false;
-        while self.next_batch(mem::replace(&mut called, true)).await {
+    async fn run_to_end(&mut self) -> (Outcome, Option<Arc<CrashReport>>) {
+        let mut turn = Turn::Fresh;
+        while self.next_batch(mem::replace(&mut turn, Turn::Used)).await {
             match self.handle().await {
                 None => {}
                 Some(end) => return end,
             }
             let Instance { store, meter, .. } = &mut self.instance;
-            store.data_mut().note_limits(meter.take_throttled());
-            meter.give_way().await;
+            store.data_mut().count_throttled(meter.take_throttled());
+            meter.yield_if_due().await;
             // A stub that always has something to do gives way to others all the same.
             coop::consume_budget().await;
         }
-        self.taken.fail("the protocol stub was stopped before it answered");
+        self.open_requests.fail("the protocol stub was stopped before it answered");
         (Outcome::Stopped, None)
     }
 
@@ -194,22 +204,22 @@ impl StubTask {
     fn fail_batch(&mut self, reason: &str) {
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
-                && let Ok(message) = raise(message)
+                && let Ok(message) = restore(message)
                 && !message.expects_response()
                 && message.kind != MessageType::Response
                 && !message.to.is_within(&message.from)
             {
-                self.taken.bus.fail(&message, 502, reason);
+                self.open_requests.bus.fail(&message, 502, reason);
             }
         }
-        self.taken.fail(reason);
+        self.open_requests.fail(reason);
     }
 
-    /// Waits until there is something in the batch. False: the order to stop. `called`: it was, just now.
-    async fn next_batch(&mut self, mut called: bool) -> bool {
+    /// Waits until the batch has events. Returns `false` if the task must stop.
+    async fn next_batch(&mut self, mut turn: Turn) -> bool {
         poll_fn(|cx| {
             let batch = self.poll_batch(cx);
-            if batch.is_pending() && mem::take(&mut called) {
+            if batch.is_pending() && mem::replace(&mut turn, Turn::Fresh) == Turn::Used {
                 end_turn(cx);
             }
             batch
@@ -217,10 +227,10 @@ impl StubTask {
         .await
     }
 
-    /// Fills the batch. Ready: with whether there is one, rather than the order to stop.
+    /// Fills the batch. Resolves to `false` if the task must stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self { instance, inbox, taken, commands, batch, retires, .. } = self;
-        if commands.is_over() {
+        let Self { instance, inbox, open_requests, commands, batch, retires, .. } = self;
+        if commands.must_stop() {
             return Poll::Ready(false);
         }
         let state = instance.store.data_mut();
@@ -230,21 +240,21 @@ impl StubTask {
             && let Some(command) = commands.next()
         {
             match command {
-                Command::TakeOver { of, done } => {
-                    let (next, session) = *of;
+                Command::TakeOver { inbox: next, session, done } => {
                     session.restore(state.services.session.load());
                     state.services.session = session;
-                    *taken = Taken { bus: taken.bus.clone(), mailbox: next.mailbox() };
+                    *open_requests = OpenRequests { bus: open_requests.bus.clone(), mailbox: next.mailbox() };
                     *inbox = next;
                     let _ = done.send(());
                 }
                 Command::Retire { idle, agreed } => {
-                    let is_idle = commands.idleness.duration() >= idle && taken.mailbox.is_quiet() && state.identity.is_empty();
+                    let is_idle =
+                        commands.idleness.duration() >= idle && open_requests.mailbox.is_quiet() && state.identity.is_empty();
                     *retires = is_idle && batch.events.is_empty();
                     let _ = agreed.send(*retires);
                 }
                 Command::Admit => state.status.admit(),
-                command => batch.command(command, &state.secrets, state.refers_only()),
+                command => batch.add_command(command, &state.secrets, state.credential_use()),
             }
         }
         while room(batch)
@@ -274,21 +284,26 @@ impl StubTask {
         }
         if state.connections.open_count() > 0 {
             // A server may be slowed down without the stub ever hearing of what it sends: pings, say.
-            state.note_limits(0);
+            state.count_throttled(0);
         }
         // Last, since most of the time there are none: what was told meanwhile is heard at once.
-        if commands.wait(cx) { self.poll_batch(cx) } else { Poll::Pending }
+        if commands.register(cx) { self.poll_batch(cx) } else { Poll::Pending }
     }
 }
 
-/// What the instance has woken just now comes next, in a turn of its own. Otherwise tokio, which lets tasks that wake each other have a few turns at once
-/// on the thread that they are on, wakes a second thread for the fourth: two that post to each other would wander between threads, and take twice as long.
+/// Ends the task's turn: the task that the instance woke last comes next, in a turn of its own
+/// (`trip_vs_bare`).
+///
+/// Tokio lets tasks that wake each other have a few turns at once on their thread, and wakes a second
+/// thread for the fourth. Two tasks that post to each other would move between threads, and a trip
+/// would take twice as long.
 fn end_turn(cx: &mut Context<'_>) {
-    /// As much as tokio gives to a turn. Whoever asks for more is woken once more, for nothing: so no more than that is asked for.
+    /// The budget that tokio gives to a turn. Asking for more would wake the task once more.
     const BUDGET: usize = 128;
 
     thread_local! {
-        /// Dropped, it leaves a turn one piece of its budget. Asking for all the others each time would take as long as a message takes over the bus.
+        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces each
+        /// time would take as long as a message over the bus (`trip_vs_bare`).
         static ONE_LEFT: Cell<Option<RestoreOnPending>> = const { Cell::new(None) };
     }
     drop(ONE_LEFT.take());
@@ -303,9 +318,9 @@ fn end_turn(cx: &mut Context<'_>) {
 }
 
 impl Batch {
-    fn command(&mut self, command: Command, secrets: &Secrets, refers_only: bool) {
+    fn add_command(&mut self, command: Command, secrets: &Secrets, credential_use: CredentialUse) {
         if self.events.capacity() == 0 {
-            // It may be all that there is for long: `connect`.
+            // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
             self.events.reserve_exact(1);
         }
         match command {
@@ -313,9 +328,8 @@ impl Batch {
                 if let Some(credential) = &credential {
                     secrets.hold(credential);
                 }
-                // Where it is used by reference, the stub does not see it.
-                let shown = credential.filter(|_| !refers_only);
-                self.events.push(Event::Connect(shown.map(|credential| (*credential).into())));
+                let shown = credential.filter(|_| credential_use == CredentialUse::ByValue);
+                self.events.push(Event::Connect(shown.map(Into::into)));
                 self.done.push(done);
             }
             Command::Disconnect { reason, done } => {

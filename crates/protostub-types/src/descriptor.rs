@@ -119,6 +119,7 @@ pub struct SourcePackage {
 
 /// How [`SourcePackage::source_code`] is written. Read in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum Encoding {
     /// RFC 4648, section 4; padding may be missing, line breaks are allowed.
     #[serde(rename = "base64")]
@@ -130,6 +131,7 @@ pub enum Encoding {
 
 /// Where a stub's code is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a descriptor carries the code or says where it is")]
 pub enum SourceLocation {
     /// In the descriptor: [`SourcePackage::decode`].
     Inline,

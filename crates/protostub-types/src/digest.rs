@@ -11,6 +11,7 @@ pub struct Sha256Digest([u8; 32]);
 /// Why a text is no [`Sha256Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a SHA-256 digest is 64 hexadecimal digits, with or without `sha256:` before them")]
+#[non_exhaustive]
 pub struct DigestError;
 
 impl Sha256Digest {

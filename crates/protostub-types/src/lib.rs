@@ -8,12 +8,15 @@
 //! * [`UniqueMap`]: what is given once for each key, in whatever spelling
 //! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
 //! * [`Step`]: a step of a deployment, as the specification numbers it
-//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show
+//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show; an error with all its causes, in one line
 //! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
+//! * [`TokenBucket`]: a rate limit
+//! * [`Backoff`]: growing pauses between attempts
 //!
 //! This crate does no I/O, spawns nothing and knows no async runtime.
 
 mod address;
+mod backoff;
 mod descriptor;
 mod digest;
 mod domain;
@@ -26,10 +29,12 @@ mod status;
 mod step;
 mod text;
 mod time;
+mod token_bucket;
 mod unique;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
+pub use backoff::Backoff;
 pub use descriptor::{
     DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage,
     WASM_COMPONENT,
@@ -44,5 +49,6 @@ pub use status::{StatusReport, StubStatus};
 pub use step::Step;
 pub use text::{SafeList, SafeText};
 pub use time::deadline;
+pub use token_bucket::TokenBucket;
 pub use unique::{RepeatedKey, UniqueMap};
 pub use version::{Version, VersionError};

@@ -20,6 +20,7 @@ const EXPECTS_RESPONSE: &str = "expects-response";
 ///
 /// Bodies are shared, never copied, and never parsed on the way. A response has `from` and `to` of its request swapped, and its id.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "a reader that copies a message has to copy all of it")]
 pub struct Message {
     /// What the sender calls it; unique among its own requests to one receiver.
     pub id: MessageId,
@@ -41,6 +42,7 @@ pub struct Message {
 /// written as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::exhaustive_enums, reason = "an id is a number or a text on the wire")]
 pub enum MessageId {
     /// A JSON number.
     Number(u64),
@@ -51,6 +53,7 @@ pub enum MessageId {
 /// What a message asks for. Written in lower case, read in any.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
+#[expect(clippy::exhaustive_enums, reason = "a new type is `Other`")]
 pub enum MessageType {
     Create,
     Read,
@@ -67,6 +70,7 @@ pub enum MessageType {
 
 /// What a message carries.
 #[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a body is JSON or bytes in the contract")]
 pub enum Body {
     /// RFC 8259 text. Known to be UTF-8; whether it is JSON turns out when it is read ([`Self::parse`]).
     Json(Arc<str>),
@@ -309,7 +313,8 @@ impl Message {
     }
 
     /// Reads what [`Self::to_json`] writes, and what other reTHINK runtimes send: types in any case, an `id` that is a number or a
-    /// text, and a `to` array, which becomes one message for each address. A `body.via` becomes the end of `via`.
+    /// text, and a `to` array, which becomes one message for each address. A `body.via`, one address or a list, becomes the
+    /// end of `via`.
     ///
     /// # Errors
     /// If the text is no JSON object with `type`, `from` and `to`, one of these is not what it should be, or a limit is exceeded.
@@ -327,7 +332,11 @@ impl Message {
             (None, None) => None,
         };
         let mut via = wire.via.iter().map(|text| address("via", text)).collect::<Result<Vec<_>, _>>()?;
-        via.extend(body.as_ref().and_then(body_via).filter(|single| !via.contains(single)));
+        for address in body.as_ref().map(body_via).unwrap_or_default() {
+            if !via.contains(&address) {
+                via.push(address);
+            }
+        }
         let mut message = Self {
             id: wire.id.unwrap_or(MessageId::Number(0)),
             kind: wire.kind.parse()?,
@@ -357,13 +366,23 @@ impl Message {
     }
 }
 
-/// The single `body.via` that the original runtimes write.
-fn body_via(body: &Body) -> Option<Address> {
+/// Returns the addresses in `body.via`. The original runtimes write one address there, where their specification has a list. Other values, and
+/// texts that are no address, are left out. `protostub-sdk` reads the same: `tests/corpus/body-via.json` tests both.
+fn body_via(body: &Body) -> Vec<Address> {
     #[derive(Deserialize)]
     struct Via {
-        via: String,
+        via: OneOrMany,
     }
-    body.parse::<Via>().ok().and_then(|body| Address::parse(&body.via).ok())
+    let all = match body {
+        // serde would read an array as the members of a structure.
+        Body::Json(text) if text.trim_start().starts_with('{') => match serde_json::from_str(text) {
+            Ok(Via { via: OneOrMany::One(address) }) => vec![address],
+            Ok(Via { via: OneOrMany::Many(all) }) => all,
+            Err(_) => Vec::new(),
+        },
+        Body::Json(_) | Body::Bytes(_) => Vec::new(),
+    };
+    all.iter().filter_map(|text| Address::parse(text).ok()).collect()
 }
 
 #[derive(Serialize)]

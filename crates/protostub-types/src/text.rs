@@ -1,6 +1,7 @@
 //! Text that strangers wrote, made safe for logs, statuses, errors, terminals and pages.
 
 use std::{
+    error::Error,
     fmt::{self, Write as _},
     ops::Deref,
     sync::Arc,
@@ -85,6 +86,57 @@ impl SafeText {
         // The escaper fails when it is full, to end the display.
         let _ = write!(escaper, "{value}");
         escaper.finish()
+    }
+
+    /// Builds a text of at most [`Self::MAX_BYTES`] from an error and its causes, in one line.
+    ///
+    /// Leaves out a cause that the text before it names already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{fmt, io};
+    ///
+    /// use protostub_types::SafeText;
+    ///
+    /// #[derive(Debug)]
+    /// struct ConnectError(io::Error);
+    ///
+    /// impl fmt::Display for ConnectError {
+    ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    ///         f.write_str("failed to connect")
+    ///     }
+    /// }
+    ///
+    /// impl std::error::Error for ConnectError {
+    ///     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+    ///         Some(&self.0)
+    ///     }
+    /// }
+    ///
+    /// let error = ConnectError(io::Error::other("connection refused"));
+    /// assert_eq!(SafeText::chain(&error).as_str(), "failed to connect: connection refused");
+    /// ```
+    #[must_use]
+    pub fn chain(error: &(dyn Error + 'static)) -> Self {
+        Self::chain_cut(error, Self::MAX_BYTES)
+    }
+
+    /// Builds a text of at most `max_bytes` from an error and its causes, like [`Self::chain`].
+    #[must_use]
+    pub fn chain_cut(error: &(dyn Error + 'static), max_bytes: usize) -> Self {
+        let mut text = Self::display_cut(error, max_bytes).to_string();
+        let mut next = error.source();
+        // A full text has no room for causes.
+        while let Some(cause) = next.filter(|_| text.len() < max_bytes) {
+            let part = Self::display_cut(cause, max_bytes);
+            if !text.contains(part.as_str()) {
+                text.push_str(": ");
+                text.push_str(&part);
+            }
+            next = cause.source();
+        }
+        Self::cut(&text, max_bytes)
     }
 
     /// Returns the text.
@@ -555,5 +607,21 @@ mod tests {
         assert_eq!(json, r#""a\\nb""#);
         assert_eq!(serde_json::from_str::<SafeText>(&json).unwrap(), text);
         assert_eq!(serde_json::from_str::<SafeText>(r#""a\u202eb""#).unwrap().as_str(), r"a\u{202e}b");
+    }
+
+    #[test]
+    fn error_chain_names_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("sending failed")]
+        struct Outer(#[source] Middle);
+        #[derive(Debug, thiserror::Error)]
+        #[error("connection lost: reset by peer")]
+        struct Middle(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("reset by peer")]
+        struct Inner;
+        let error = Outer(Middle(Inner));
+        assert_eq!(SafeText::chain(&error), "sending failed: connection lost: reset by peer");
+        assert_eq!(SafeText::chain_cut(&error, 20), "sending failed: c…");
     }
 }

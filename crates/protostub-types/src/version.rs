@@ -20,6 +20,7 @@ pub struct Version(String);
 #[error(
     "a version has 1 to {MAX_VERSION_BYTES} bytes, without control or invisible characters, and at least one letter or digit"
 )]
+#[non_exhaustive]
 pub struct VersionError;
 
 impl Version {

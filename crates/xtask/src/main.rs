@@ -13,6 +13,7 @@ mod guests;
 mod new_user;
 mod patience;
 mod readme;
+mod structure;
 mod stubs;
 mod test;
 mod test_index;
@@ -46,6 +47,7 @@ usage: cargo xtask <command>
   defences     takes each defence out of the sources, and requires that its tests fail
   soak         runs load, attacks and outages for 20 minutes: no resource may grow
   fuzz         feeds random bytes to everything that reads untrusted bytes (--seconds N)
+  structure    checks the crates' files: no circular dependencies, and no two types of a crate with one name
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
   wit check    checks the contract in wit/: complete, documented, and compatible with the released versions
   wit freeze   records the contract's shape as released, in wit/frozen.toml
@@ -53,7 +55,6 @@ usage: cargo xtask <command>
   help         prints this text
 
 `cargo xtask <command> --help` explains a command.
-`cargo xtask <command> --help` tells more about a command.
 ";
 
 fn main() -> ExitCode {
@@ -83,6 +84,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["defences", args @ ..] => (defences::HELP, &|| defences::run(&root, args)),
         ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
+        ["structure", crates @ ..] => (structure::HELP, &|| structure::run(&root, crates)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
         ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),

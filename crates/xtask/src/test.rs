@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo, conformance, debian, guests, must, new_user,
     patience::{self, Heard},
-    shown, stubs, toolchain, wit,
+    shown,
+    structure::{self, Verdict},
+    stubs, toolchain, wit,
 };
 
 pub(crate) const HELP: &str = "\
@@ -20,6 +22,7 @@ usage: cargo xtask test [<stage>...]
 Runs all stages, or the named ones. A failed stage does not stop the others:
 
   fmt             formatting of the host, the stubs and the test programs
+  structure       the crates' files have no circles, and no two types one name: see `cargo xtask structure --help`
   wit             the contract: see `cargo xtask wit check`
   stubs           builds the stubs and the test programs, and checks the stubs' sizes
   clippy          lints of the host, warnings denied
@@ -66,8 +69,9 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage { name: "fmt", run: fmt },
+    Stage { name: "structure", run: check_structure },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
     Stage { name: "clippy", run: clippy },
@@ -125,6 +129,15 @@ fn fmt(root: &Path) -> Result<Tally> {
     let others = GUESTS.iter().chain(&["tests/extism", "tests/fuzz"]);
     let of_others = others.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
     Ok(sum([host].into_iter().chain(of_others)))
+}
+
+fn check_structure(root: &Path) -> Result<Tally> {
+    let tallies = structure::check_all(root)?.into_iter().map(|check| match check.verdict {
+        Verdict::Passed => Tally::of(1, 0),
+        Verdict::Skipped(_) => Tally::default(),
+        Verdict::Failed(_) => Tally::failure(check.to_string()),
+    });
+    Ok(sum(tallies))
 }
 
 fn contract(root: &Path) -> Result<Tally> {

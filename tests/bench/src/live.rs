@@ -79,7 +79,7 @@ impl Source for Everywhere {
         let bytes = match request.subject {
             Subject::Descriptor => &self.descriptor,
             Subject::Component => &self.component,
-            Subject::Keys => return Err(Fault::NotFound { answer: "this catalogue has no keys".into() }),
+            _ => return Err(Fault::NotFound { answer: "this catalogue has no keys".into() }),
         };
         Ok(Document::from_bytes(bytes.clone()))
     }

@@ -3,7 +3,7 @@
 
 use std::str;
 
-use protostub_cli::consumers;
+use protostub_cli::consumers::{self, OutputFormat};
 use protostub_types::{Address, Body, Message, MessageId, SafeText};
 use serde_json::Value;
 
@@ -53,8 +53,8 @@ fn check(message: &Message, bytes: usize) {
         _ => None,
     };
     let for_programs = [
-        (consumers::message_of_run(&hyperty, message, true), "message", Vec::new()),
-        (consumers::reply_of_send(message, true).expect("a reply"), "reply", vec!["12".to_owned()]),
+        (consumers::message_of_run(&hyperty, message, OutputFormat::Json), "message", Vec::new()),
+        (consumers::reply_of_send(message, OutputFormat::Json).expect("a reply"), "reply", vec!["12".to_owned()]),
     ];
     for (output, member, last) in for_programs {
         let line = only_line(&output, bytes);
@@ -75,8 +75,8 @@ fn check(message: &Message, bytes: usize) {
             None => assert!(!written.contains(&Token::String("body".to_owned())), "{line}"),
         }
     }
-    only_line(&consumers::message_of_run(&hyperty, message, false), bytes);
-    let text = consumers::reply_of_send(message, false).expect("a reply");
+    only_line(&consumers::message_of_run(&hyperty, message, OutputFormat::Text), bytes);
+    let text = consumers::reply_of_send(message, OutputFormat::Text).expect("a reply");
     let lines = text.strip_suffix('\n').expect("an end");
     assert!(lines.split('\n').all(|line| line.chars().all(SafeText::is_shown)), "{lines:?}");
     assert!(text.len() <= GROWTH.0 * bytes + GROWTH.1, "{} bytes of {bytes}", text.len());

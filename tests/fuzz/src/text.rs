@@ -332,7 +332,7 @@ async fn exchanges(server: Server, method: &Method) {
 
 fn http_request(method: &Method) -> HttpRequest {
     static WAY: LazyLock<(Egress, HttpTarget)> = LazyLock::new(|| {
-        let egress = Egress::new(EgressConfig { webpki_roots: false, ..EgressConfig::default() }).expect("an egress");
+        let egress = Egress::new(EgressConfig::default().without_webpki_roots()).expect("an egress");
         let url = Url::parse("https://sp1.example/").expect("a URL");
         let grants = Grants::same_domain(&Domain::parse("sp1.example").expect("a domain"), &[]);
         (egress, HttpTarget::new(&grants, &url).expect("a granted URL"))

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use protostub_bus::{Bus, BusConfig, InboxLimits, MAX_REQUEST_TIMEOUT, Origin};
+use protostub_bus::{Bus, InboxLimits, MAX_REQUEST_TIMEOUT, Origin};
 use protostub_types::Message;
 use tokio::time::{Instant, advance};
 
@@ -120,7 +120,9 @@ async fn copies_run_out_without_a_word_and_responses_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn deadlines_can_stop_and_go_on() {
-    let bus = Bus::new(BusConfig { request_timeout: Duration::from_secs(1), ..config() });
+    let mut config = config();
+    config.request_timeout = Duration::from_secs(1);
+    let bus = Bus::new(config);
     let (_stub, mut alice) = (Listener::stub_with(&bus, InboxLimits::default()), Listener::hyperty(&bus, "alice"));
     for id in 1..=3 {
         bus.post(&alice.origin, numbered(read(STUB), id)).unwrap();

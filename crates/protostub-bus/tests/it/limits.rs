@@ -1,10 +1,10 @@
-use protostub_bus::{Bus, BusConfig, InboxLimits, MAX_ID_BYTES, Origin};
+use protostub_bus::{Bus, InboxLimits, MAX_ID_BYTES, Origin};
 use protostub_types::{Body, Message, MessageId, MessageType};
 
 use crate::{Listener, STUB, address, bus, check_sum, config, numbered, read, update};
 
 fn limits(messages: usize, bytes: usize) -> InboxLimits {
-    InboxLimits { messages, bytes }
+    InboxLimits::new(messages, bytes)
 }
 
 fn carrying(mut message: Message, bytes: usize) -> Message {
@@ -82,7 +82,9 @@ async fn there_is_always_room_for_the_response() {
 
 #[tokio::test]
 async fn open_requests_are_bounded() {
-    let bus = Bus::new(BusConfig { max_open_requests: 2, ..config() });
+    let mut config = config();
+    config.max_open_requests = 2;
+    let bus = Bus::new(config);
     let (mut alice, bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
     let ask = || bus.post(&bob.origin, read("hyperty://home.example/alice"));
     ask().unwrap();

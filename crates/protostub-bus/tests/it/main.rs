@@ -73,7 +73,7 @@ impl Listener {
     fn stub_with(bus: &Bus, limits: InboxLimits) -> Self {
         let inbox = bus.inbox(limits);
         let mailbox = inbox.mailbox();
-        mailbox.belongs_to(&address(STUB));
+        mailbox.set_owner(&address(STUB));
         let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
         let routes = vec![bus.attach(&address(STUB), &mailbox).unwrap(), bus.attach_key(&key, &mailbox).unwrap()];
         Self { origin: stub(), inbox, _routes: routes }

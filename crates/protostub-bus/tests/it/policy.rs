@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use protostub_bus::{Bus, Decision, Hop, Origin, Policy, PostError, Receiver, Unroutable, Way};
+use protostub_bus::{Bus, Decision, Hop, Origin, Policy, PostError, Receiver, Unroutable};
 use protostub_types::{Domain, Message, MessageId, MessageType, StubKey};
 
 use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, update};
@@ -179,15 +179,15 @@ async fn those_posted_together_are_asked_about_one_by_one() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let to_bob = |id| numbered(update("hyperty://sp1.example/bob"), id);
-    let mut way = Way::default();
+    let poster = bus.poster(alice.origin.clone());
     for id in 1..=3 {
-        way.post(&bus, &alice.origin, to_bob(id)).unwrap();
+        poster.post(to_bob(id)).unwrap();
     }
     // From the next message on, where it goes is known already.
     let asked = put_in_force(&bus, |hop| hop.message.id == MessageId::Number(5));
-    way.post(&bus, &alice.origin, to_bob(4)).unwrap();
-    refused(way.post(&bus, &alice.origin, to_bob(5)));
-    way.post(&bus, &alice.origin, to_bob(6)).unwrap();
+    poster.post(to_bob(4)).unwrap();
+    refused(poster.post(to_bob(5)));
+    poster.post(to_bob(6)).unwrap();
     assert_eq!(asked.lock().unwrap().len(), 3);
     assert_eq!((stub.waits(), bus.counts().denied), (5, 1));
     check_sum(bus.counts(), 5);

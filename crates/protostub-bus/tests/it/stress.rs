@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Mailbox, Origin, Parcel};
+use protostub_bus::{Bus, Envelope, Inbox, InboxLimits, Mailbox, Origin};
 use protostub_types::{Domain, MessageId, MessageType, StubKey};
 use tokio::{
     sync::watch,
@@ -48,12 +48,11 @@ impl Seen {
 /// closes, goes and comes again; the deadlines run. In the end every accepted message has exactly one outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_accepted_message_has_one_outcome() {
-    let bus = timed_bus(BusConfig {
-        request_timeout: Duration::from_millis(30),
-        queue_timeout: Duration::from_millis(50),
-        max_open_requests: 300,
-        ..config()
-    });
+    let mut config = config();
+    config.request_timeout = Duration::from_millis(30);
+    config.queue_timeout = Duration::from_millis(50);
+    config.max_open_requests = 300;
+    let bus = timed_bus(config);
     let seen = Arc::new(Seen::default());
     let (done, is_done) = watch::channel(false);
     let receiver = tokio::spawn(receive(bus.clone(), Arc::clone(&seen), is_done));
@@ -152,7 +151,7 @@ async fn no_request_outlives_the_bus() {
 async fn send(bus: Bus, seen: Arc<Seen>, number: u64) -> (Inbox, protostub_bus::Route) {
     let own = address(&format!("hyperty://home.example/sender{number}"));
     let origin = Origin::Hyperty(own.clone());
-    let inbox = bus.inbox(InboxLimits { messages: 100_000, bytes: 1 << 30 });
+    let inbox = bus.inbox(InboxLimits::new(100_000, 1 << 30));
     let route = bus.attach(&own, &inbox.mailbox()).unwrap();
     let mut waiting = JoinSet::new();
     for id in 1..=ROUNDS {
@@ -204,9 +203,9 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
     let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
     let mut turn = 0_u64;
     while !*is_done.borrow() {
-        let mut inbox = bus.inbox(InboxLimits { messages: 200, bytes: 1 << 20 });
+        let mut inbox = bus.inbox(InboxLimits::new(200, 1 << 20));
         let mailbox = inbox.mailbox();
-        mailbox.belongs_to(&address(STUB));
+        mailbox.set_owner(&address(STUB));
         let route = bus.attach_key(&key, &mailbox).unwrap();
         let until = Instant::now() + Duration::from_millis(60);
         while Instant::now() < until && !*is_done.borrow() {
@@ -232,7 +231,7 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
     }
 }
 
-async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Parcel>, turn: u64) {
+async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Envelope>, turn: u64) {
     if turn.is_multiple_of(7) {
         // Longer than requests are open.
         tokio::time::sleep(Duration::from_millis(35)).await;

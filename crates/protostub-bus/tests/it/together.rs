@@ -1,11 +1,11 @@
 //! Messages that are posted together, and taken together: what becomes of them is what would become of each.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use protostub_bus::{InboxLimits, Mailbox, Origin, PostError, Unroutable, Way};
+use protostub_bus::{InboxLimits, Mailbox, Origin, PostError, Poster, Unroutable};
 use protostub_types::{Domain, Message, StubKey};
 
 use crate::{Listener, address, bus, check_sum, hyperty, numbered, read, update};
@@ -49,14 +49,14 @@ async fn each_of_those_posted_together_gets_its_own_result_and_their_order_stays
 #[tokio::test]
 async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
     let bus = bus();
-    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits { messages: 3, ..InboxLimits::default() });
+    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::new(3, 16 << 20));
     let to_alice = |id| numbered(update("hyperty://home.example/alice"), id);
-    let (bob, mut way) = (hyperty("bob"), Way::default());
-    let mut post = |id| way.post(&bus, &bob, to_alice(id)).map_err(|error| error.code);
-    assert_eq!([1, 2, 3, 4, 5].map(&mut post), [Ok(()), Ok(()), Ok(()), Err(429), Err(429)]);
+    let poster = bus.poster(hyperty("bob"));
+    let post = |id| poster.post(to_alice(id)).map_err(|error| error.code);
+    assert_eq!([1, 2, 3, 4, 5].map(&post), [Ok(()), Ok(()), Ok(()), Err(429), Err(429)]);
     let mut taken = Vec::new();
     assert_eq!(alice.inbox.recv_many(&mut taken, 2).await, 2);
-    assert_eq!([6, 7, 8].map(&mut post), [Ok(()), Ok(()), Err(429)]);
+    assert_eq!([6, 7, 8].map(&post), [Ok(()), Ok(()), Err(429)]);
     assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 3);
     let ids: Vec<_> = taken.iter().map(|message| message.id.to_string()).collect();
     assert_eq!(ids, ["1", "2", "3", "6", "7"]);
@@ -67,8 +67,8 @@ async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
 async fn who_ended_meanwhile_has_a_successor() {
     let bus = bus();
     let alice = Listener::hyperty(&bus, "alice");
-    let (bob, mut way) = (hyperty("bob"), Way::default());
-    let mut post = || way.post(&bus, &bob, update("hyperty://home.example/alice")).map_err(|error| error.code);
+    let poster = bus.poster(hyperty("bob"));
+    let post = || poster.post(update("hyperty://home.example/alice")).map_err(|error| error.code);
     assert_eq!([post(), post(), post()], [Ok(()); 3]);
     drop(alice);
     let mut alice = Listener::hyperty(&bus, "alice");
@@ -82,8 +82,8 @@ async fn who_attaches_or_subscribes_meanwhile_gets_the_next_message() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let dave = Listener::hyperty(&bus, "dave");
-    let (bob, mut way) = (hyperty("bob"), Way::default());
-    let mut post = |to: &str| way.post(&bus, &bob, update(to)).unwrap();
+    let poster = bus.poster(hyperty("bob"));
+    let post = |to: &str| poster.post(update(to)).unwrap();
     // A route leads to the stub, until somebody listens there.
     let own = address("hyperty://sp1.example/carol");
     (0..4).for_each(|_| post(own.as_str()));
@@ -108,8 +108,8 @@ async fn where_a_route_has_ended_nothing_goes() {
     let bus = bus();
     let inbox = bus.inbox(InboxLimits::default());
     let route = bus.attach_key(&StubKey::Domain(Domain::parse("sp9.example").unwrap()), &inbox.mailbox()).unwrap();
-    let (bob, mut way) = (hyperty("bob"), Way::default());
-    let mut post = || way.post(&bus, &bob, update("hyperty://sp9.example/x")).map_err(|error| error.code);
+    let poster = bus.poster(hyperty("bob"));
+    let post = || poster.post(update("hyperty://sp9.example/x")).map_err(|error| error.code);
     assert_eq!([post(), post(), post()], [Ok(()); 3]);
     drop(route);
     assert_eq!((post(), inbox.mailbox().len()), (Err(404), 3));
@@ -128,20 +128,39 @@ async fn a_hook_is_asked_each_time() {
     let inbox = bus.inbox(InboxLimits::default());
     let hook = Arc::new(Hook(inbox.mailbox(), AtomicUsize::new(0)));
     bus.set_unroutable(hook.clone());
-    let mut way = Way::default();
-    (0..5).for_each(|_| way.post(&bus, &hyperty("bob"), update("hyperty://sp9.example/x")).unwrap());
+    let poster = bus.poster(hyperty("bob"));
+    (0..5).for_each(|_| poster.post(update("hyperty://sp9.example/x")).unwrap());
     assert_eq!((hook.1.load(Ordering::Relaxed), inbox.mailbox().len()), (5, 5));
+}
+
+#[tokio::test]
+async fn poster_used_inside_its_own_post_does_not_wait() {
+    struct Hook(Mailbox, OnceLock<Arc<Poster>>);
+    impl Unroutable for Hook {
+        fn unroutable(&self, _: &Origin, _: &StubKey, _: &Message) -> Result<Mailbox, PostError> {
+            self.1.get().expect("the test set it").post(update("hyperty://home.example/alice"))?;
+            Ok(self.0.clone())
+        }
+    }
+    let bus = bus();
+    let alice = Listener::hyperty(&bus, "alice");
+    let inbox = bus.inbox(InboxLimits::default());
+    let (hook, poster) = (Arc::new(Hook(inbox.mailbox(), OnceLock::new())), Arc::new(bus.poster(hyperty("bob"))));
+    assert!(hook.1.set(Arc::clone(&poster)).is_ok());
+    bus.set_unroutable(hook);
+    (0..3).for_each(|_| poster.post(update("hyperty://sp9.example/x")).unwrap());
+    assert_eq!((alice.waits(), inbox.mailbox().len()), (3, 3));
 }
 
 #[tokio::test]
 async fn what_came_through_a_stub_does_not_go_back_to_it_with_the_others() {
     let bus = bus();
     let stub = Listener::stub(&bus);
-    let (bob, mut way) = (hyperty("bob"), Way::default());
+    let poster = bus.poster(hyperty("bob"));
     let to_alice = || update("hyperty://sp1.example/alice");
     let mut returned = to_alice();
     returned.via.push(address(crate::STUB));
-    let posted = [to_alice(), to_alice(), to_alice(), returned, to_alice()].map(|message| way.post(&bus, &bob, message));
+    let posted = [to_alice(), to_alice(), to_alice(), returned, to_alice()].map(|message| poster.post(message));
     let codes = posted.map(|posted| posted.err().map(|error| error.code));
     assert_eq!(codes, [None, None, None, Some(508), None]);
     assert_eq!(stub.waits(), 4);

@@ -6,14 +6,14 @@ use protostub_types::{Domain, Sha256Digest, SourceLocation};
 use tracing::debug;
 use url::Url;
 
-use super::{Discovered, Inner, Provenance};
+use super::{CatalogueInner, Discovered, Provenance};
 use crate::{
     Attempt, CatalogueError, Download, Fault, Held, Request, Subject, VerifiedComponent,
     component::length,
     receive::{Limits, Received, Tell, receive},
 };
 
-impl Inner {
+impl CatalogueInner {
     /// As [`Catalogue::fetch`](super::Catalogue::fetch).
     pub(super) async fn fetch(&self, discovered: &Discovered) -> Result<VerifiedComponent, CatalogueError> {
         let mut url = discovered.url.clone();

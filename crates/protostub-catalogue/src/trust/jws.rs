@@ -42,7 +42,7 @@ pub struct Statement {
 
 /// The protected header, as far as it means something here (RFC 7515 section 4.1). Keys, certificates and URLs in it mean nothing.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct JwsHeader {
     alg: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kid: Option<String>,
@@ -104,7 +104,7 @@ pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey
     };
     let public = key.public();
     let (alg, kid) = (public.algorithm().name().to_owned(), Some(public.id().to_owned()));
-    let header = Header { alg, kid, typ: Some(TYPE.to_owned()), crit: None, enc: None, zip: None };
+    let header = JwsHeader { alg, kid, typ: Some(TYPE.to_owned()), crit: None, enc: None, zip: None };
     let encoded = |json: serde_json::Result<Vec<u8>>| {
         json.map(|json| URL_SAFE_NO_PAD.encode(json)).map_err(|error| SignError::Descriptor(error.to_string()))
     };
@@ -131,7 +131,7 @@ pub enum SignError {
 
 /// A signature as it was read; nothing of it is to be believed.
 pub(super) struct Jws<'a> {
-    header: Header,
+    header: JwsHeader,
     message: &'a str,
     payload: &'a str,
     signature: Vec<u8>,
@@ -149,7 +149,7 @@ impl<'a> Jws<'a> {
         let (message, signature) = text.rsplit_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
         let (header, payload) = message.split_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed("its header is not base64url"))?;
-        let header: Header =
+        let header: JwsHeader =
             serde_json::from_slice(&header).map_err(|error| malformed(format_args!("its header is none: {error}")))?;
         if header.typ.as_deref() != Some(TYPE) {
             return Err(malformed(format_args!("it is a signature of something else; its `typ` has to be `{TYPE}`")));

@@ -80,11 +80,14 @@ impl Published {
         self.0.load(&entry(asked, publisher)).await
     }
 
-    /// Keeps it for this process, and if `stored`, for the next one.
-    pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet, stored: bool) -> Result<(), TrustStateError> {
-        let entry = entry(asked, publisher);
-        // Whichever answer came last counts.
-        if stored { self.0.save(&entry, set, |_| true).await } else { self.0.hold(&entry, set).await }
+    /// Keeps a set for this process and the next one. The answer that came last counts.
+    pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
+        self.0.save(&entry(asked, publisher), set, |_| true).await
+    }
+
+    /// Keeps a set for this process alone. The answer that came last counts.
+    pub(crate) async fn hold(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
+        self.0.hold(&entry(asked, publisher), set).await
     }
 
     /// The domain publishes none any more.

@@ -50,7 +50,7 @@ async fn domains_are_asked_over_tls() {
     config.home = home.domain();
     config.loopback = ["sp1.example", "other.sp1.example"].map(|name| at(name, port)).into();
     let catalogue = |roots: Vec<Vec<u8>>| {
-        let egress = egress(EgressConfig { extra_roots_pem: roots, ..EgressConfig::default() });
+        let egress = egress(EgressConfig::default().with_extra_roots_pem(roots));
         Catalogue::new(config.clone(), egress, Vec::new()).unwrap()
     };
     let key = |name: &str| StubKey::Domain(at(name, port));
@@ -79,7 +79,7 @@ async fn no_copy_stands_in_for_a_server_that_cannot_prove_who_it_is() {
     config.cache_dir = Some(dir.path().to_owned());
     config.loopback.insert(at("sp1.example", port));
     let catalogue = |roots: Vec<Vec<u8>>| {
-        let egress = egress(EgressConfig { extra_roots_pem: roots, ..EgressConfig::default() });
+        let egress = egress(EgressConfig::default().with_extra_roots_pem(roots));
         Catalogue::new(config.clone(), egress, Vec::new()).unwrap()
     };
     let key = StubKey::Domain(at("sp1.example", port));
@@ -100,7 +100,7 @@ async fn code_that_was_described_over_tls_comes_over_tls() {
         let mut stub = descriptor();
         stub.refer(&url, COMPONENT);
         let (port, root) = start(stub.to_json()).await;
-        let egress = egress(EgressConfig { extra_roots_pem: vec![root], ..EgressConfig::default() });
+        let egress = egress(EgressConfig::default().with_extra_roots_pem([root]));
         let mut config = config();
         config.loopback.insert(at("sp1.example", port));
         let catalogue = Catalogue::new(config, egress, Vec::new()).unwrap();

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use protostub_runtime::{Address, Body, Message, Protostub, Runtime, StubKey, Updated};
 use uuid::Uuid;
 
-use super::protocol::{Letter, Outcome, Reloaded, Sent, Stub, Update};
-use crate::{output::Failure, settings::read_policy};
+use super::protocol::{Outcome, Reloaded, SendRequest, Sent, Stub, Update};
+use crate::{failure::Failure, settings::read_policy};
 
 /// Times to wait for a reply that are possible, in seconds.
 pub(crate) const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.001..=600.0;
@@ -27,23 +27,26 @@ pub(crate) async fn undeploy(runtime: &Runtime, target: &str) -> anyhow::Result<
     Ok(Stub::of(&stub))
 }
 
-/// Updates a stub, or only tells what there is.
-pub(crate) async fn update(runtime: &Runtime, target: &str, check: bool) -> anyhow::Result<Update> {
+/// Looks for an update of a stub, which stays as it is.
+pub(crate) async fn check_for_update(runtime: &Runtime, target: &str) -> anyhow::Result<Update> {
     let stub = find(runtime, target)?;
-    let (outcome, from, to) = if check {
-        match stub.check_for_update().await? {
-            Some(update) => (Outcome::Available, update.running, update.version),
-            None => {
-                let runs = stub.version().context("its version is not known yet")?;
-                (Outcome::UpToDate, runs.clone(), runs)
-            }
+    let (outcome, from, to) = match stub.check_for_update().await? {
+        Some(update) => (Outcome::Available, update.running, update.version),
+        None => {
+            let runs = stub.version().context("its version is not known yet")?;
+            (Outcome::UpToDate, runs.clone(), runs)
         }
-    } else {
-        match stub.update().await? {
-            Updated::UpToDate { version } => (Outcome::UpToDate, version.clone(), version),
-            Updated::Updated { from, to } => (Outcome::Updated, from, to),
-            other => bail!("the update ended in a way that this program does not know: {other:?}"),
-        }
+    };
+    Ok(Update { key: stub.key().to_string(), outcome, from: from.to_string(), to: to.to_string() })
+}
+
+/// Updates a stub to what its domain publishes.
+pub(crate) async fn update(runtime: &Runtime, target: &str) -> anyhow::Result<Update> {
+    let stub = find(runtime, target)?;
+    let (outcome, from, to) = match stub.update().await? {
+        Updated::UpToDate { version } => (Outcome::UpToDate, version.clone(), version),
+        Updated::Updated { from, to } => (Outcome::Updated, from, to),
+        other => bail!("the update ended in a way that this program does not know: {other:?}"),
     };
     Ok(Update { key: stub.key().to_string(), outcome, from: from.to_string(), to: to.to_string() })
 }
@@ -71,25 +74,25 @@ pub(crate) fn reload(runtime: &Runtime, policy: Option<&Path>) -> anyhow::Result
 }
 
 /// Sends a message from somewhere, and waits for the reply.
-pub(crate) async fn send(runtime: &Runtime, letter: Letter) -> anyhow::Result<Sent> {
-    if !TIMEOUTS.contains(&letter.timeout) {
+pub(crate) async fn send(runtime: &Runtime, request: SendRequest) -> anyhow::Result<Sent> {
+    if !TIMEOUTS.contains(&request.timeout) {
         return Err(Failure::usage("a time-out is 0.001 to 600 seconds"));
     }
-    if letter.to.domain().is_none() {
-        return Err(Failure::usage(format!("{} has no domain that it could be sent to", letter.to)));
+    if request.to.domain().is_none() {
+        return Err(Failure::usage(format!("{} has no domain that it could be sent to", request.to)));
     }
-    let kind = letter.r#type.parse().map_err(Failure::usage)?;
-    let from = match letter.from {
+    let kind = request.r#type.parse().map_err(Failure::usage)?;
+    let from = match request.from {
         Some(from) => from,
         None => Address::parse(&format!("hyperty://{}/{}", runtime.home_domain(), Uuid::new_v4()))?,
     };
     let sender = runtime.register_hyperty(from).await?;
-    let mut message = Message::new(kind, letter.to);
-    if let Some(body) = letter.body {
+    let mut message = Message::new(kind, request.to);
+    if let Some(body) = request.body {
         message.body = Some(Body::Json(body.get().into()));
     }
     let sent = Instant::now();
-    let reply = sender.request_within(message, Duration::from_secs_f64(letter.timeout)).await?;
+    let reply = sender.request_within(message, Duration::from_secs_f64(request.timeout)).await?;
     let milliseconds = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
     Sent::of(&reply, milliseconds)
 }

@@ -8,10 +8,10 @@ use tokio::{
 };
 
 use super::{
-    protocol::{Change, Doing, Request, Response, Status},
+    protocol::{Change, DeploymentProgress, Request, Response, Status},
     socket,
 };
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// How long an answer may be, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
@@ -50,17 +50,17 @@ impl Client {
     pub(crate) async fn ask<T: DeserializeOwned>(
         &mut self,
         request: &Request,
-        mut progress: impl FnMut(Doing),
+        mut progress: impl FnMut(DeploymentProgress),
     ) -> anyhow::Result<T> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         // If it cannot be written, the runtime may have said why.
-        let _told = self.stream.write_all(&line).await;
+        let _written = self.stream.write_all(&line).await;
         loop {
-            match self.hear().await? {
+            match self.receive().await? {
                 Some(Response::Result { result }) => return serde_json::from_str(result.get()).with_context(|| self.garbled()),
                 Some(Response::Error(failure)) => return Err(failure.into()),
-                Some(Response::Progress { progress: doing }) => progress(doing),
+                Some(Response::Progress { progress: step }) => progress(step),
                 Some(Response::Status { .. }) => {}
                 None => {
                     return Err(Failure::no_runtime(format!("the runtime at {} ended before it answered", self.path.display())));
@@ -77,7 +77,7 @@ impl Client {
     /// What becomes of the stubs that are followed; none when the runtime has ended.
     pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Change>> {
         loop {
-            match self.hear().await? {
+            match self.receive().await? {
                 Some(Response::Status { status: change }) => return Ok(Some(change)),
                 Some(Response::Error(failure)) => return Err(failure.into()),
                 Some(_) => {}
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    async fn hear(&mut self) -> anyhow::Result<Option<Response>> {
+    async fn receive(&mut self) -> anyhow::Result<Option<Response>> {
         let mut line = Vec::new();
         let read = (&mut self.stream).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).await;
         match read {

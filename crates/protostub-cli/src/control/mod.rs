@@ -2,6 +2,7 @@
 //!
 //! * [`protocol`]: what is said, one JSON object a line; the README documents it for scripts
 //! * [`actions`]: what each request does to a runtime, wherever that runs
+//! * [`context`]: what the clients of one runtime share
 //! * [`server`]: in `run`, answers the clients of the socket
 //! * [`client`]: in the other commands, asks
 //! * [`socket`]: where the socket is, and whose
@@ -9,6 +10,7 @@
 #![cfg_attr(not(unix), allow(dead_code, reason = "only a server needs it"))]
 
 pub(crate) mod actions;
+pub(crate) mod context;
 pub(crate) mod protocol;
 
 #[cfg(unix)]
@@ -19,6 +21,6 @@ pub(crate) mod server;
 pub(crate) mod socket;
 
 #[cfg(not(unix))]
-mod elsewhere;
+mod unsupported;
 #[cfg(not(unix))]
-pub(crate) use elsewhere::{client, server, socket};
+pub(crate) use unsupported::{client, server, socket};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::output::{Failure, json_text};
+use crate::{failure::Failure, text::json_text};
 
 /// What a client asks for: a line.
 #[derive(Debug, Clone, Serialize)]
@@ -25,7 +25,7 @@ pub(crate) enum Request {
     /// Answered with [`Reloaded`].
     Reload {},
     /// Answered with [`Sent`] when there is a reply.
-    Send(Letter),
+    Send(SendRequest),
     /// Answered with a [`Status`], or if there is a target, with its [`Stub`].
     Status { target: Option<String> },
     /// Answered with a [`Status`]; then each [`Change`] is told, until the client sends something or goes.
@@ -39,7 +39,7 @@ pub(crate) enum Request {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    command: Command,
+    command: CommandName,
     #[serde(default, deserialize_with = "present")]
     target: Option<Option<String>>,
     progress: Option<bool>,
@@ -55,7 +55,7 @@ struct Line {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Command {
+enum CommandName {
     Deploy,
     Undeploy,
     Update,
@@ -69,9 +69,9 @@ enum Command {
 impl Line {
     /// Refuses members that the command does not have.
     fn check(&self) -> Result<(), Failure> {
-        use Command::{Deploy, Follow, Send, Status, Undeploy, Update};
-        let is_one_of = |commands: &[Command]| commands.contains(&self.command);
-        let members: [(&str, bool, &[Command]); 8] = [
+        use CommandName::{Deploy, Follow, Send, Status, Undeploy, Update};
+        let is_one_of = |commands: &[CommandName]| commands.contains(&self.command);
+        let members: [(&str, bool, &[CommandName]); 8] = [
             ("target", self.target.is_some(), &[Deploy, Undeploy, Update, Status, Follow]),
             ("progress", self.progress.is_some(), &[Deploy, Update, Send]),
             ("check", self.check.is_some(), &[Update]),
@@ -106,19 +106,19 @@ impl Request {
         let target = line.target.flatten();
         let required = |target: Option<String>| target.ok_or_else(|| missing("target"));
         Ok(match line.command {
-            Command::Deploy => Self::Deploy { target: required(target)?, progress },
-            Command::Undeploy => Self::Undeploy { target: required(target)? },
-            Command::Update => Self::Update { target: required(target)?, check: line.check.unwrap_or_default(), progress },
-            Command::List => Self::List {},
-            Command::Reload => Self::Reload {},
-            Command::Status => Self::Status { target },
-            Command::Follow => Self::Follow { target },
-            Command::Send => Self::Send(Letter {
+            CommandName::Deploy => Self::Deploy { target: required(target)?, progress },
+            CommandName::Undeploy => Self::Undeploy { target: required(target)? },
+            CommandName::Update => Self::Update { target: required(target)?, check: line.check.unwrap_or_default(), progress },
+            CommandName::List => Self::List {},
+            CommandName::Reload => Self::Reload {},
+            CommandName::Status => Self::Status { target },
+            CommandName::Follow => Self::Follow { target },
+            CommandName::Send => Self::Send(SendRequest {
                 to: line.to.ok_or_else(|| missing("to"))?,
                 r#type: line.r#type.unwrap_or_else(|| "read".to_owned()),
                 from: line.from.flatten(),
                 body: line.body,
-                timeout: line.timeout.unwrap_or(LETTER_TIMEOUT),
+                timeout: line.timeout.unwrap_or(DEFAULT_SEND_TIMEOUT),
                 progress,
             }),
         })
@@ -131,7 +131,7 @@ impl Request {
 pub(crate) enum Response {
     Result { result: Box<RawValue> },
     Error(Failure),
-    Progress { progress: Doing },
+    Progress { progress: DeploymentProgress },
     Status { status: Change },
 }
 
@@ -143,7 +143,7 @@ struct ResponseLine {
     error: Option<Value>,
     kind: Option<Value>,
     code: Option<Value>,
-    progress: Option<Doing>,
+    progress: Option<DeploymentProgress>,
     status: Option<Change>,
 }
 
@@ -170,9 +170,9 @@ impl Response {
     }
 }
 
-/// A message that is to be sent, from somewhere in the runtime.
+/// A request to send a message from an address of the runtime.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Letter {
+pub(crate) struct SendRequest {
     pub(crate) to: Address,
     pub(crate) r#type: String,
     pub(crate) from: Option<Address>,
@@ -185,7 +185,7 @@ pub(crate) struct Letter {
 }
 
 /// Time to wait for a reply, in seconds, unless the request says another.
-const LETTER_TIMEOUT: f64 = 30.0;
+const DEFAULT_SEND_TIMEOUT: f64 = 30.0;
 
 /// A `null` that is there is a value too.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
@@ -304,19 +304,19 @@ pub(crate) struct Change {
     pub(crate) at: String,
 }
 
-/// How a deployment goes on.
+/// The progress of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Doing {
+pub(crate) struct DeploymentProgress {
     /// Of which stub.
     pub(crate) key: String,
     #[serde(flatten)]
-    pub(crate) what: What,
+    pub(crate) activity: Activity,
 }
 
-/// What a deployment is doing.
+/// The activity of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "doing", rename_all = "lowercase")]
-pub(crate) enum What {
+pub(crate) enum Activity {
     Downloading {
         bytes: u64,
         total: Option<u64>,

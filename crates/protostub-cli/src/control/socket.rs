@@ -26,7 +26,7 @@ impl Socket {
         // Two that start at the same time must not replace each other's sockets.
         let turn = fs::File::open(folder).with_context(context)?;
         let _in_turn = turn.lock();
-        make_room(path).await.with_context(context)?;
+        remove_stale_socket(path).await.with_context(context)?;
         let listener = UnixListener::bind(path).with_context(context)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(context)?;
         let metadata = fs::symlink_metadata(path).with_context(context)?;
@@ -42,7 +42,7 @@ impl Socket {
         check_private(&folder)?;
         // What killed runtimes left behind.
         for path in sockets_in(&folder)? {
-            let _ = make_room(&path).await;
+            let _ = remove_stale_socket(&path).await;
         }
         Self::listen(&folder.join(format!("{}.sock", std::process::id()))).await
     }
@@ -128,7 +128,7 @@ fn sockets_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Removes a socket that nobody listens at any more.
-async fn make_room(path: &Path) -> anyhow::Result<()> {
+async fn remove_stale_socket(path: &Path) -> anyhow::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -22,8 +22,8 @@ use url::Url;
 use self::file::{DomainKeys, File};
 use crate::{
     credentials::{Credential, OAuth2, Providers},
+    failure::Failure,
     keygen,
-    output::Failure,
 };
 
 /// The flags of commands that look for stubs.

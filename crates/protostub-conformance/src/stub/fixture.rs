@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use protostub_bus::{Bus, BusConfig, Inbox, InboxLimits, Origin, Route};
 use protostub_domain::DomainServer;
-use protostub_egress::{Egress, EgressConfig, Grants};
+use protostub_egress::{Egress, EgressConfig, Grants, Protection};
 use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Limits, Presence, Sandbox, SandboxConfig, SandboxServices,
     Session, StartErrorKind,
@@ -37,7 +37,7 @@ use crate::{
 /// Who asks, and whom the server's messages are for.
 pub(crate) const APP: &str = "hyperty://home.example/conformance";
 /// How much may wait in an inbox.
-const INBOX: InboxLimits = InboxLimits { messages: 2000, bytes: 64 << 20 };
+const INBOX: InboxLimits = InboxLimits::new(2000, 64 << 20);
 /// How much the message node keeps for a client: it is not to be what loses messages.
 const QUEUED: usize = 4096;
 const QUEUED_BYTES: usize = 64 << 20;
@@ -125,7 +125,9 @@ impl StubFixture {
         }
         configuration.insert("runtimeURL".to_owned(), runtime.clone().into());
         let home = Domain::parse("home.example").map_err(setup_failed)?;
-        let bus = Bus::new(BusConfig { request_timeout: REQUEST, ..BusConfig::new(home, address(&runtime)?) });
+        let mut config = BusConfig::new(home, address(&runtime)?);
+        config.request_timeout = REQUEST;
+        let bus = Bus::new(config);
         let app = address(APP)?;
         let answers = bus.inbox(INBOX);
         let route = bus.attach(&app, &answers.mailbox()).map_err(setup_failed)?;
@@ -188,7 +190,7 @@ impl StubFixture {
         };
         let mut grants = Grants::same_domain(&self.domain, &[]).allow_loopback(true);
         if let Some(link) = &self.link {
-            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], true).map_err(setup_failed)?;
+            grants = grants.allow_host("127.0.0.1", &[link.address().port()][..], Protection::Plain).map_err(setup_failed)?;
         }
         let config = SandboxConfig {
             url: self.url.clone(),

@@ -200,7 +200,7 @@ async fn refuses_session(context: &StubSuiteContext) -> CaseResult {
         return Err(Verdict::not_applicable("the stub has no session at the message node that could be refused"));
     }
     let reason = "closed for the weekend";
-    server.node().set_faults(Faults { refuse_open: Some(reason.to_owned()), ..Faults::default() });
+    server.node().set_faults(Faults::refusing_open(reason));
     let mut instance = fixture.started().await?;
     instance.connect(None).await?;
     not_live(&mut instance, &[Failed, Disconnected]).await?;

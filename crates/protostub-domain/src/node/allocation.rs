@@ -7,7 +7,8 @@ use protostub_types::{Address, Domain};
 use serde_json::{Value, json};
 
 use super::{
-    state::{ClaimError, SessionId, State},
+    ids::SessionId,
+    state::{ClaimError, State},
     wire::Frame,
 };
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MessageNode,
     client::{Client, Ending, Queue},
-    state::ConnectionId,
+    ids::ConnectionId,
 };
 use crate::Limits;
 

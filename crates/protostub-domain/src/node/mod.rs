@@ -3,6 +3,9 @@
 mod allocation;
 mod client;
 mod connection;
+mod faults;
+mod ids;
+mod registration;
 mod registry;
 mod session;
 mod state;
@@ -19,8 +22,8 @@ use protostub_types::{Address, Domain};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::client::Ending;
-use self::{client::Client, state::ConnectionId, state::State};
+use self::{client::Client, ids::ConnectionId, state::State};
+pub use self::{client::Ending, faults::Faults};
 use crate::Limits;
 
 /// The message node of a [`crate::DomainServer`], as a test or an operator sees it. Cloning is cheap.
@@ -70,15 +73,6 @@ pub struct NodeSession {
     pub addresses: Vec<Address>,
     /// What it is subscribed to, sorted.
     pub subscriptions: Vec<Address>,
-}
-
-/// What a message node does wrong, on purpose: for tests of its clients.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// `open` and `re-open` stay without an answer.
-    pub ignore_open: bool,
-    /// `open` and `re-open` are answered with code 500 and this text.
-    pub refuse_open: Option<String>,
 }
 
 impl MessageNode {

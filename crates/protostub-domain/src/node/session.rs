@@ -5,16 +5,14 @@ use tokio::time::Instant;
 
 use super::{
     client::Ending,
-    state::{ConnectionId, State},
-    wire::Frame,
+    ids::ConnectionId,
+    state::State,
+    wire::{Frame, SESSION_ADDRESS},
 };
-
-/// Where sessions are opened and closed.
-pub(super) const ADDRESS: &str = "mn:/session";
 
 impl State {
     pub(super) fn session_message(&mut self, from: ConnectionId, frame: &Frame, now: Instant) {
-        let fail = |description: &str| frame.error(ADDRESS, 500, description);
+        let fail = |description: &str| frame.error(SESSION_ADDRESS, 500, description);
         match frame.kind.as_str() {
             "open" | "re-open" if self.faults.ignore_open => {}
             "open" | "re-open" if self.faults.refuse_open.is_some() => {
@@ -24,7 +22,7 @@ impl State {
             "open" => {
                 let token = uuid::Uuid::new_v4().to_string();
                 let answer = match self.open_session(from, &frame.from, Some(token.clone()), now) {
-                    Ok(()) => frame.response(ADDRESS, json!({ "code": 200, "runtimeToken": token })),
+                    Ok(()) => frame.response(SESSION_ADDRESS, json!({ "code": 200, "runtimeToken": token })),
                     Err(reason) => fail(reason),
                 };
                 self.answer(from, answer);
@@ -37,7 +35,7 @@ impl State {
                 match session {
                     Some(session) => {
                         self.bind(from, session);
-                        self.answer(from, frame.response(ADDRESS, json!({ "code": 200 })));
+                        self.answer(from, frame.response(SESSION_ADDRESS, json!({ "code": 200 })));
                     }
                     None => self.answer(from, fail("Reconnection fail. Incorrect runtime token!")),
                 }

@@ -7,18 +7,13 @@ use protostub_types::{Address, Domain};
 use tokio::time::Instant;
 
 use super::{
-    Faults,
     client::{Client, Ending},
+    faults::Faults,
+    ids::{ConnectionId, SessionId},
     registry::Registry,
-    wire::{Frame, Input},
+    wire::{Frame, Input, SESSION_ADDRESS},
 };
 use crate::Limits;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ConnectionId(u64);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SessionId(u64);
 
 /// Everything that the node remembers.
 pub(crate) struct State {
@@ -117,12 +112,12 @@ impl State {
 
     fn take(&mut self, from: ConnectionId, frame: &Frame, now: Instant) {
         if let [to] = frame.to.as_slice()
-            && to.as_str() == super::session::ADDRESS
+            && to.as_str() == SESSION_ADDRESS
         {
             return self.session_message(from, frame, now);
         }
         let Some(session) = self.session_of(from) else {
-            return self.answer(from, frame.error(super::session::ADDRESS, 500, "No session: send 'open' to mn:/session first"));
+            return self.answer(from, frame.error(SESSION_ADDRESS, 500, "No session: send 'open' to mn:/session first"));
         };
         if let Err(error) = self.learn(session, frame) {
             return self.answer(

@@ -4,10 +4,7 @@ use axum::extract::ws::Utf8Bytes;
 use protostub_types::Address;
 use serde_json::{Value, json};
 
-use super::{
-    state::{SessionId, State},
-    wire::Frame,
-};
+use super::{ids::SessionId, state::State, wire::Frame};
 
 impl State {
     /// Answers `subscribe` and `unsubscribe`: all of the addresses, or none.

@@ -10,6 +10,8 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
+/// The address that opens and closes sessions.
+pub(super) const SESSION_ADDRESS: &str = "mn:/session";
 /// How many addresses the `to` of one message may list: as many answers as it may get have to find room in its sender's queue.
 const MAX_RECEIVERS: usize = 64;
 /// How long the copies for the receivers of one message may be together, in bytes: a frame must not become a flood.

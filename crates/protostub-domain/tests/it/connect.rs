@@ -122,10 +122,10 @@ async fn nothing_works_without_a_session() {
 async fn a_node_can_be_made_to_fail() {
     let server = server().await;
     let mut client = connect(&server, "runtime://home.example/1").await;
-    server.node().set_faults(Faults { refuse_open: Some("closed today".into()), ..Faults::default() });
+    server.node().set_faults(Faults::refusing_open("closed today"));
     let answer = client.ask(json!({ "id": 1, "type": "open", "from": client.runtime, "to": "mn:/session" })).await;
     assert_eq!((&answer["body"]["code"], &answer["body"]["desc"]), (&json!(500), &json!("closed today")));
-    server.node().set_faults(Faults { ignore_open: true, ..Faults::default() });
+    server.node().set_faults(Faults::ignoring_open());
     client.send(json!({ "id": 2, "type": "open", "from": client.runtime, "to": "mn:/session" })).await;
     client.nothing_came().await;
     server.node().set_faults(Faults::default());

@@ -1,7 +1,7 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
-use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, Missing, Phase, Resolver};
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, Missing, Phase, Protection, Resolver};
 use rcgen::{CertificateParams, date_time_ymd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
@@ -42,7 +42,7 @@ async fn assert_echoes(mut connection: Connection) {
 
 async fn refused(addresses: &[&str], grants: Grants) -> String {
     let names = Names::of([("sp1.example", addresses)]);
-    let error = connect(&egress(&names, &[]), &grants, "sp1.example", 8883, true, &[]).await.unwrap_err();
+    let error = connect(&egress(&names, &[]), &grants, "sp1.example", 8883, Protection::Tls, &[]).await.unwrap_err();
     assert!(error.is_refused(), "{error}");
     assert!(!error.is_retryable());
     error.to_string()
@@ -55,15 +55,15 @@ async fn bytes_flow_over_tls_and_without() {
     let egress = egress(&names, &[&authority]);
 
     let port = echo(Some(authority.server(&["sp1.example"]))).await;
-    let connection = connect(&egress, &sp1_here(port), "SP1.example.", port, true, &[b"xmpp", b"mqtt"]).await.unwrap();
+    let connection = connect(&egress, &sp1_here(port), "SP1.example.", port, Protection::Tls, &[b"xmpp", b"mqtt"]).await.unwrap();
     assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
     assert_eq!((connection.host().as_str(), connection.port(), connection.is_tls()), ("sp1.example", port, true));
     assert_eq!(connection.peer_address().unwrap(), ([127, 0, 0, 1], port).into());
     assert_echoes(connection).await;
 
     let port = echo(None).await;
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
-    let connection = connect(&egress, &grants, "sp1.example", port, false, &[]).await.unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
+    let connection = connect(&egress, &grants, "sp1.example", port, Protection::Plain, &[]).await.unwrap();
     assert!(!connection.is_tls());
     assert_echoes(connection).await;
 }
@@ -71,7 +71,7 @@ async fn bytes_flow_over_tls_and_without() {
 #[tokio::test]
 async fn without_a_rule_for_the_name_nobody_is_asked_for_addresses() {
     let names = Names::of([("sp2.example", &["127.0.0.1"])]);
-    let error = connect(&egress(&names, &[]), &sp1(8883), "sp2.example", 8883, true, &[]).await.unwrap_err();
+    let error = connect(&egress(&names, &[]), &sp1(8883), "sp2.example", 8883, Protection::Tls, &[]).await.unwrap_err();
     assert_eq!(error.to_string(), "`sp2.example:8883` is refused: no rule names this host; grant `sp2.example:8883` to allow it");
     assert_eq!(names.asked(), 0);
 }
@@ -110,7 +110,8 @@ async fn addresses_that_may_not_be_dialled_are_left_out() {
     let authority = Authority::new();
     let port = echo(Some(authority.server(&["sp1.example"]))).await;
     let names = Names::of([("sp1.example", &["169.254.169.254", "10.0.0.1", "127.0.0.1"])]);
-    let connection = connect(&egress(&names, &[&authority]), &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+    let connection =
+        connect(&egress(&names, &[&authority]), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().ip().to_string(), "127.0.0.1");
 }
 
@@ -119,14 +120,14 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     names.then("sp1.example", &["169.254.169.254"]);
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let egress = egress(&names, &[]);
 
-    let connection = connect(&egress, &grants, "sp1.example", port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants, "sp1.example", port, Protection::Plain, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().ip().to_string(), "127.0.0.1");
     assert_eq!(names.asked(), 1);
 
-    let error = connect(&egress, &grants, "sp1.example", port, false, &[]).await.unwrap_err();
+    let error = connect(&egress, &grants, "sp1.example", port, Protection::Plain, &[]).await.unwrap_err();
     assert!(error.to_string().contains("169.254.169.254"), "{error}");
 }
 
@@ -134,15 +135,15 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
 async fn when_an_address_fails_the_next_one_is_dialled() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.2", "127.0.0.1"])]);
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
-    assert_echoes(connect(&egress(&names, &[]), &grants, "sp1.example", port, false, &[]).await.unwrap()).await;
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
+    assert_echoes(connect(&egress(&names, &[]), &grants, "sp1.example", port, Protection::Plain, &[]).await.unwrap()).await;
 }
 
 #[tokio::test]
 async fn when_all_addresses_fail_each_is_named() {
     let port = closed_port().await;
     let names = Names::of([("sp1.example", &["127.0.0.1", "127.0.0.2"])]);
-    let error = connect(&egress(&names, &[]), &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap_err();
+    let error = connect(&egress(&names, &[]), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("failed to connect to `sp1.example:{port}`: 127.0.0.1:{port}: ")), "{text}");
     assert!(text.contains(&format!("; 127.0.0.2:{port}: ")), "{text}");
@@ -154,7 +155,7 @@ async fn a_name_that_does_not_exist_is_told_from_one_without_addresses() {
     let names = Names::of([("sp1.example", &[])]);
     let egress = egress(&names, &[]);
     let check = async |host: &str, expected: &str| {
-        let error = connect(&egress, &sp1(8883), host, 8883, true, &[]).await.unwrap_err();
+        let error = connect(&egress, &sp1(8883), host, 8883, Protection::Tls, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::NoSuchHost { .. }) && !error.is_retryable());
         assert_eq!(error.to_string(), expected);
     };
@@ -168,11 +169,11 @@ async fn localhost_is_this_host_whatever_a_resolver_says() {
     let names = Names::of([("sp1.localhost", &["10.0.0.1"]), ("localhost", &["10.0.0.1"])]);
     let egress = egress(&names, &[]);
     for host in ["sp1.localhost", "localhost", "127.0.0.1", "::ffff:127.0.0.1"] {
-        let grants = Grants::none().allow_host(host, port, false).unwrap();
-        let error = connect(&egress, &grants, host, port, false, &[]).await.unwrap_err();
+        let grants = Grants::none().allow_host(host, port, Protection::Tls).unwrap();
+        let error = connect(&egress, &grants, host, port, Protection::Plain, &[]).await.unwrap_err();
         assert!(matches!(&error, EgressError::Refused(refused) if refused.missing() == Missing::Loopback), "{error}");
         // On loopback, a rule that asks for TLS is content without.
-        assert_echoes(connect(&egress, &grants.allow_loopback(true), host, port, false, &[]).await.unwrap()).await;
+        assert_echoes(connect(&egress, &grants.allow_loopback(true), host, port, Protection::Plain, &[]).await.unwrap()).await;
     }
     assert_eq!(names.asked(), 0);
 }
@@ -183,7 +184,8 @@ async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let check = async |acceptor, roots: &[&Authority], expected: &str| {
         let port = echo(acceptor).await;
-        let error = connect(&egress(&names, roots), &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap_err();
+        let error =
+            connect(&egress(&names, roots), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::Tls { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");
@@ -203,8 +205,8 @@ async fn a_granted_address_needs_a_certificate_for_it() {
     let authority = Authority::new();
     let names = Names::of([]);
     let port = echo(Some(authority.server(&["127.0.0.1"]))).await;
-    let grants = Grants::none().allow_loopback(true).allow_host("127.0.0.1", port, false).unwrap();
-    assert_echoes(connect(&egress(&names, &[&authority]), &grants, "127.0.0.1", port, true, &[]).await.unwrap()).await;
+    let grants = Grants::none().allow_loopback(true).allow_host("127.0.0.1", port, Protection::Tls).unwrap();
+    assert_echoes(connect(&egress(&names, &[&authority]), &grants, "127.0.0.1", port, Protection::Tls, &[]).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -212,7 +214,7 @@ async fn hosts_that_are_none_are_invalid_not_refused() {
     let names = Names::of([]);
     let egress = egress(&names, &[]);
     for host in ["", "a b", "sp1.example:443", "127.1", "user@sp1.example", "sp1.example\r\nX: y"] {
-        let error = connect(&egress, &sp1(443), host, 443, true, &[]).await.unwrap_err();
+        let error = connect(&egress, &sp1(443), host, 443, Protection::Tls, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::Invalid { .. }), "{host}: {error}");
     }
 }
@@ -241,16 +243,16 @@ impl Resolver for CutOff {
 
 #[tokio::test]
 async fn a_name_that_cannot_be_resolved_now_may_exist() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(CutOff)), ..EgressConfig::default() }).unwrap();
-    let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(CutOff))).unwrap();
+    let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Resolve { .. }) && error.is_retryable());
     assert_eq!(error.to_string(), "failed to resolve `sp1.example`: try again later");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_silent_is_given_up() {
-    let egress = Egress::new(EgressConfig { resolver: Some(Arc::new(Silent)), ..EgressConfig::default() }).unwrap();
-    let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+    let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(Silent))).unwrap();
+    let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Resolving, .. }), "{error:?}");
     assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: it was still resolving the name");
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, HttpClient, Resolver};
+use protostub_egress::{Connection, Egress, EgressConfig, EgressError, Grants, HttpClient, Protection, Resolver};
 use protostub_types::Domain;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -145,12 +145,10 @@ pub(crate) fn egress(names: &Arc<Names>, roots: &[&Authority]) -> Egress {
 }
 
 pub(crate) fn config(names: &Arc<Names>, roots: &[&Authority]) -> EgressConfig {
-    EgressConfig {
-        extra_roots_pem: roots.iter().map(|authority| authority.pem()).collect(),
-        webpki_roots: false,
-        resolver: Some(Arc::clone(names) as Arc<dyn Resolver>),
-        ..EgressConfig::default()
-    }
+    EgressConfig::default()
+        .with_extra_roots_pem(roots.iter().map(|authority| authority.pem()))
+        .without_webpki_roots()
+        .with_resolver(Arc::clone(names) as Arc<dyn Resolver>)
 }
 
 /// The same-domain default of `sp1.example` with a port.
@@ -169,10 +167,10 @@ pub(crate) async fn connect(
     grants: &Grants,
     host: &str,
     port: u16,
-    tls: bool,
+    protection: Protection,
     alpn: &[&[u8]],
 ) -> Result<Connection, EgressError> {
-    egress.connect(grants, egress.own(), host, port, tls, alpn).await
+    egress.connect(grants, egress.own(), host, port, protection, alpn).await
 }
 
 /// Begins TLS on the host's own account.

@@ -104,7 +104,7 @@ fn any_name_is_no_address() {
 
 #[test]
 fn an_explanation_goes_through_the_rules() {
-    let grants = of("sp1.example", &[]).allow_host("*.sp1.example", 1883, false).unwrap();
+    let grants = of("sp1.example", &[]).allow_host("*.sp1.example", 1883, Tls).unwrap();
     assert_eq!(
         grants.explain("mqtt.sp1.example", 1883, Plain).to_string(),
         "`mqtt.sp1.example:1883` without TLS is refused: rule `*.sp1.example:1883` asks for TLS; grant `mqtt.sp1.example:1883 plain` to allow \

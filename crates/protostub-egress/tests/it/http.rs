@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::RawQuery, http::HeaderMap, response::IntoResponse, routing::get};
 use protostub_egress::{
-    Egress, EgressError, Grants, HttpClient, Missing, request_headers,
+    Egress, EgressError, Grants, HttpClient, Missing, Protection, request_headers,
     reqwest::{Method, StatusCode, Url},
 };
 
@@ -106,7 +106,7 @@ async fn addresses_in_urls_are_judged_in_every_spelling() {
     let names = Names::of([]);
     let mut grants = Grants::none();
     for address in ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "fd00:ec2::254", "0.0.0.0"] {
-        grants = grants.allow_host(address, 80, true).unwrap();
+        grants = grants.allow_host(address, 80, Protection::Plain).unwrap();
     }
     let client = http(&egress(&names, &[]), &grants);
     for host in
@@ -211,9 +211,9 @@ async fn without_tls_only_where_that_is_granted() {
     let client = |grants: Grants| http(&egress(&names, &[]), &grants);
     let text = async |client: HttpClient, to: String| client.get(&url(&to), 1).await.unwrap().text().await.unwrap();
 
-    let granted = client(here.clone().allow_host("sp1.example", port, true).unwrap());
+    let granted = client(here.clone().allow_host("sp1.example", port, Protection::Plain).unwrap());
     assert_eq!(text(granted, format!("http://sp1.example:{port}/redirect?/hello")).await, "hello");
-    let loopback = client(here.allow_host("*.localhost", port, false).unwrap());
+    let loopback = client(here.allow_host("*.localhost", port, Protection::Tls).unwrap());
     assert_eq!(text(loopback, format!("http://sp1.localhost:{port}/hello")).await, "hello");
 }
 
@@ -239,7 +239,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let mut config = config(&names, &[]);
     config.read_timeout = std::time::Duration::from_millis(20);
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let client = http(&Egress::new(config).unwrap(), &grants);
     let error = fails(&client, &format!("http://sp1.example:{port}/")).await;
     assert!(matches!(error, EgressError::Http { timed_out: true, .. }), "{error:?}");
@@ -292,7 +292,7 @@ async fn answers(bytes: Vec<u8>) -> u16 {
 #[tokio::test]
 async fn endless_informational_responses_are_refused() {
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
-    let grants = |port| Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = |port| Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let check = async |bytes: Vec<u8>, expected: Result<&str, &str>| {
         let port = answers(bytes).await;
         let answer = http(&egress(&names, &[]), &grants(port)).get(&url(&format!("http://sp1.example:{port}/a")), 0).await;
@@ -330,7 +330,7 @@ async fn idle_connection_is_used_again() {
             });
         }
     });
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, true).unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
     let client = http(&egress(&names, &[]), &grants);
     client.get(&url(&format!("http://sp1.example:{port}/")), 5).await.unwrap_err();
     assert_eq!(accepted.load(std::sync::atomic::Ordering::Relaxed), 1, "six requests over one connection");

@@ -70,7 +70,7 @@ impl Proxy {
 fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
     // The resolver knows the proxy, in a private network of sorts, and no other name.
     let names = Names::of([("proxy.internal", &["127.0.0.1"])]);
-    EgressConfig { proxy: Some(proxy.parse().unwrap()), ..config(&names, roots) }
+    config(&names, roots).with_proxy(proxy.parse().unwrap())
 }
 
 /// A request as bytes.
@@ -104,7 +104,7 @@ async fn a_tunnel_is_asked_for_by_name() {
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let egress = Egress::new(through(&proxy.url(), &[&authority])).unwrap();
 
-    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[b"mqtt"]).await.unwrap();
+    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, Protection::Tls, &[b"mqtt"]).await.unwrap();
     assert_eq!(connection.alpn_protocol(), Some(&b"mqtt"[..]));
     connection.write_all(ASK).await.unwrap();
     let mut text = String::new();
@@ -129,7 +129,7 @@ async fn http_goes_through_the_proxy_as_well() {
 #[tokio::test]
 async fn http_without_tls_is_asked_of_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
-    let grants = Grants::none().allow_host("sp1.example", 80, true).unwrap();
+    let grants = Grants::none().allow_host("sp1.example", 80, Protection::Plain).unwrap();
     let client = http(&Egress::new(through(&proxy.url(), &[])).unwrap(), &grants);
     let response = client.get(&"http://sp1.example/x".parse().unwrap(), 0).await.unwrap();
     assert_eq!(response.text().await.unwrap(), "ok");
@@ -140,10 +140,11 @@ async fn http_without_tls_is_asked_of_the_proxy() {
 async fn the_proxy_is_not_asked_for_what_is_not_granted() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
-    let grants = sp1(443).allow_host("10.0.0.1", 443, false).unwrap().allow_host("localhost", 443, false).unwrap();
+    let grants =
+        sp1(443).allow_host("10.0.0.1", 443, Protection::Tls).unwrap().allow_host("localhost", 443, Protection::Tls).unwrap();
     let client = http(&egress, &grants);
     for host in ["sp2.example", "10.0.0.1", "localhost", "proxy.internal"] {
-        assert!(connect(&egress, &grants, host, 443, true, &[]).await.unwrap_err().is_refused(), "{host}");
+        assert!(connect(&egress, &grants, host, 443, Protection::Tls, &[]).await.unwrap_err().is_refused(), "{host}");
         let url: Url = format!("https://{host}/").parse().unwrap();
         assert!(client.get(&url, 0).await.unwrap_err().is_refused(), "{host}");
     }
@@ -155,8 +156,8 @@ async fn this_host_is_not_reached_through_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 500 No\r\n\r\n")).await;
     let direct = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
-    let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, true).unwrap();
-    let connection = connect(&egress, &grants, "sp1.localhost", direct.port, false, &[]).await.unwrap();
+    let grants = Grants::none().allow_loopback(true).allow_host("sp1.localhost", direct.port, Protection::Plain).unwrap();
+    let connection = connect(&egress, &grants, "sp1.localhost", direct.port, Protection::Plain, &[]).await.unwrap();
     assert_eq!(connection.peer_address().unwrap().port(), direct.port);
     let url = format!("http://sp1.localhost:{}/x", direct.port).parse().unwrap();
     assert_eq!(http(&egress, &grants).get(&url, 0).await.unwrap().text().await.unwrap(), "ok");
@@ -169,7 +170,7 @@ async fn a_proxy_that_opens_no_tunnel_is_quoted() {
         let proxy = Proxy::start(Behaviour::Answer(answer)).await;
         let url = format!("http://me:secret@proxy.internal:{}", proxy.port);
         let egress = Egress::new(through(&url, &[])).unwrap();
-        let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err();
+        let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
         assert!(matches!(error, EgressError::Proxy { .. }), "{error:?}");
         let start = format!("failed to reach `sp1.example:443` through the proxy http://proxy.internal:{}: ", proxy.port);
         assert_eq!(error.to_string().strip_prefix(&start), Some(expected), "{error}");
@@ -190,14 +191,14 @@ async fn the_proxy_may_be_on_this_host() {
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     for host in ["localhost", "127.0.0.1"] {
         let egress = Egress::new(through(&format!("http://{host}:{}", proxy.port), &[&authority])).unwrap();
-        connect(&egress, &sp1(443), "mqtt.sp1.example", 443, true, &[]).await.unwrap();
+        connect(&egress, &sp1(443), "mqtt.sp1.example", 443, Protection::Tls, &[]).await.unwrap();
         let client = http(&egress, &sp1(443));
         let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
         assert_eq!(response.text().await.unwrap(), "hello");
         // That it is there opens nothing.
-        let to_proxy = sp1(443).allow_host(host, proxy.port, true).unwrap();
+        let to_proxy = sp1(443).allow_host(host, proxy.port, Protection::Plain).unwrap();
         let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
-        assert!(connect(&egress, &to_proxy, host, proxy.port, false, &[]).await.unwrap_err().is_refused());
+        assert!(connect(&egress, &to_proxy, host, proxy.port, Protection::Plain, &[]).await.unwrap_err().is_refused());
         assert!(http(&egress, &to_proxy).get(&url, 0).await.unwrap_err().is_refused());
     }
 }
@@ -206,7 +207,7 @@ async fn the_proxy_may_be_on_this_host() {
 async fn a_proxy_that_is_not_there_is_told_from_the_host() {
     let port = closed_port().await;
     let egress = Egress::new(through(&format!("http://proxy.internal:{port}"), &[])).unwrap();
-    let error = connect(&egress, &sp1(443), "sp1.example", 443, true, &[]).await.unwrap_err().to_string();
+    let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err().to_string();
     let expected = format!(
         "failed to reach `sp1.example:443` through the proxy http://proxy.internal:{port}: failed to connect to `proxy.internal:{port}`: \
          127.0.0.1:{port}: "
@@ -232,7 +233,7 @@ async fn a_proxy_over_tls_carries_tls() {
         }
     });
     let egress = Egress::new(through(&format!("https://proxy.internal:{port}"), &[&authority])).unwrap();
-    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, true, &[]).await.unwrap();
+    let mut connection = connect(&egress, &sp1(443), "mqtt.sp1.example", 8883, Protection::Tls, &[]).await.unwrap();
     connection.write_all(ASK).await.unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use protostub_egress::{Egress, EgressConfig, EgressError, Grants, QuotaLimits};
+use protostub_egress::{Egress, EgressError, Grants, Protection, QuotaLimits};
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -28,7 +28,7 @@ async fn keeper(acceptor: Option<TlsAcceptor>) -> u16 {
 }
 
 fn plain(port: u16) -> Grants {
-    Grants::none().allow_host("sp1.example", port, true).unwrap().allow_loopback(true)
+    Grants::none().allow_host("sp1.example", port, Protection::Plain).unwrap().allow_loopback(true)
 }
 
 fn setting(error: &EgressError) -> Option<&'static str> {
@@ -44,14 +44,14 @@ async fn socket_is_charged_until_it_is_closed() {
     let port = keeper(None).await;
     let (egress, grants) = (here(), plain(port));
     let quota = egress.quota(QuotaLimits { sockets: 2, ..QuotaLimits::default() });
-    let open = async || egress.connect(&grants, &quota, "sp1.example", port, false, &[]).await;
+    let open = async || egress.connect(&grants, &quota, "sp1.example", port, Protection::Plain, &[]).await;
     let (first, _second) = (open().await.unwrap(), open().await.unwrap());
     let error = open().await.unwrap_err();
     assert_eq!(setting(&error), Some("connections"), "{error}");
     assert!(error.is_retryable());
     // An early check agrees, and other parties are not affected.
     assert_eq!(quota.check().unwrap_err().setting(), "connections");
-    assert!(connect(&egress, &grants, "sp1.example", port, false, &[]).await.is_ok());
+    assert!(connect(&egress, &grants, "sp1.example", port, Protection::Plain, &[]).await.is_ok());
     drop(first);
     assert_eq!(quota.sockets(), 1);
     assert!(open().await.is_ok());
@@ -63,7 +63,7 @@ async fn attempts_are_charged_whatever_comes_of_them() {
     let names = Names::of([("sp1.example", &["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"])]);
     let (egress, grants) = (egress(&names, &[]), plain(port));
     let quota = egress.quota(QuotaLimits { attempts_per_second: 3, ..QuotaLimits::default() });
-    let open = async || egress.connect(&grants, &quota, "sp1.example", port, false, &[]).await.unwrap_err();
+    let open = async || egress.connect(&grants, &quota, "sp1.example", port, Protection::Plain, &[]).await.unwrap_err();
     // Each address that is dialled is one of the six that may come at once.
     assert!(matches!(open().await, EgressError::Connect { attempts, .. } if attempts.len() == 4));
     let text = open().await.to_string();
@@ -75,7 +75,7 @@ async fn attempts_are_charged_whatever_comes_of_them() {
     let error = open().await;
     assert_eq!(setting(&error), Some("connect_attempts_per_second"), "{error}");
     assert_eq!(names.asked(), 2, "no name is asked for");
-    assert_eq!(quota.take_hits()[1], ("connect_attempts_per_second", 2));
+    assert_eq!(quota.take_refusals()[1], ("connect_attempts_per_second", 2));
     assert_eq!(quota.sockets(), 0);
 }
 
@@ -105,8 +105,8 @@ fn authority_params(name: &str) -> CertificateParams {
 async fn refused(acceptor: TlsAcceptor) -> String {
     let port = keeper(Some(acceptor)).await;
     let config = config(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&Authority::new()]);
-    let egress = Egress::new(EgressConfig { connect_timeout: Duration::from_secs(5), ..config }).unwrap();
-    let error = connect(&egress, &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap_err();
+    let egress = Egress::new(config.with_connect_timeout(Duration::from_secs(5))).unwrap();
+    let error = connect(&egress, &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Tls { .. }), "{error:?}");
     error.to_string()
 }
@@ -140,7 +140,7 @@ async fn chain_out_of_order_is_still_verified() {
     let chain = vec![issuer.der().clone(), stranger.der().clone(), below.der().clone()];
     let port = keeper(Some(server_with(chain, &below))).await;
     let egress = egress(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&authority]);
-    connect(&egress, &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+    connect(&egress, &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
 }
 
 /// Certificates are verified on threads whose name says so, not on the caller's.
@@ -150,7 +150,7 @@ async fn handshake_of_a_connection_leaves_the_caller() {
     let authority = Authority::new();
     let port = keeper(Some(authority.server(&["sp1.example"]))).await;
     let egress = egress(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&authority]);
-    connect(&egress, &sp1_here(port), "sp1.example", port, true, &[]).await.unwrap();
+    connect(&egress, &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).ok());
     assert!(names.any(|name| name.trim() == "protostub-tls"));

@@ -1,10 +1,10 @@
-use protostub_egress::{EgressError, Grants, Phase};
+use protostub_egress::{EgressError, Grants, Phase, Protection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fixture::{Authority, Names, connect, egress, listen, start_tls};
 
 fn grants(port: u16) -> Grants {
-    Grants::none().allow_loopback(true).allow_host("*.sp1.example", port, true).unwrap()
+    Grants::none().allow_loopback(true).allow_host("*.sp1.example", port, Protection::Plain).unwrap()
 }
 
 fn names() -> std::sync::Arc<Names> {
@@ -27,7 +27,7 @@ async fn tls_begins_on_a_plain_connection() {
         tls.shutdown().await.unwrap();
     });
     let egress = egress(&names(), &[&authority]);
-    let mut connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let mut connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
     let mut greeting = [0; 5];
     connection.read_exact(&mut greeting).await.unwrap();
     connection.write_all(b"STARTTLS").await.unwrap();
@@ -47,7 +47,7 @@ async fn tls_begins_on_a_plain_connection() {
 async fn the_name_of_the_certificate_has_to_be_granted() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
-    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
     let error = start_tls(&egress, &grants(port), connection, "mail.sp2.example").await.unwrap_err();
     assert!(error.is_refused() && error.to_string().contains("mail.sp2.example"), "{error}");
 }
@@ -63,7 +63,7 @@ async fn what_came_before_in_the_clear_is_no_handshake() {
         drop(acceptor.accept(tcp).await);
     });
     let egress = egress(&names(), &[&authority]);
-    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
     let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();
     assert!(matches!(error, EgressError::Tls { .. }), "{error}");
 }
@@ -72,7 +72,7 @@ async fn what_came_before_in_the_clear_is_no_handshake() {
 async fn a_server_that_says_nothing_is_given_up() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
-    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, false, &[]).await.unwrap();
+    let connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
     // From here on, time passes when nothing else happens.
     tokio::time::pause();
     let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use protostub_catalogue::Discovered;
-use protostub_sandbox::{Room, Sandbox, SandboxConfig, SandboxError, SandboxServices, Session};
+use protostub_sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxPermit, SandboxServices, Session};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -18,7 +18,7 @@ const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
 /// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once
 /// everything else is ready.
 pub(crate) async fn sandbox(
-    permit: impl Future<Output = Result<Room, SandboxError>> + Send,
+    permit: impl Future<Output = Result<SandboxPermit, SandboxError>> + Send,
     context: &RuntimeContext,
     record: &StubRecord,
     presence: &Arc<StubPresence>,
@@ -44,7 +44,7 @@ pub(crate) async fn sandbox(
         credentials: Arc::new(StubCredentials { module: Arc::clone(&context.identity), login: Arc::clone(&record.login) }),
         session,
     };
-    let sandbox = permit.await.and_then(|permit| Sandbox::in_room(permit, &artifact.compiled, services, config));
+    let sandbox = permit.await.and_then(|permit| Sandbox::with_permit(permit, &artifact.compiled, services, config));
     sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 

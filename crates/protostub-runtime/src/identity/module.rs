@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-use protostub_types::{Domain, deadline};
+use protostub_types::{Backoff, Domain, deadline};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, Network};
@@ -40,15 +39,14 @@ impl IdentityModule {
     /// The credential for a domain, if one of the providers knows it: one that has not run out.
     pub(crate) async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         let by = deadline(Instant::now(), self.retry_for);
-        let pauses = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE);
-        let mut pauses = pauses.with_jitter().without_max_times().build();
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let answer = timeout_at(by, self.ask(domain, scope)).await.unwrap_or_else(|_| {
                 let retry_for = self.retry_for.as_secs_f32();
                 Err(CredentialError::Temporary(format!("no answer of the credential provider within {retry_for} s").into()))
             });
             self.log_answer(domain, &answer);
-            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+            let pause = pauses.next_pause();
             match &answer {
                 Err(CredentialError::Temporary(_)) if Instant::now() + pause < by => sleep(pause).await,
                 _ => return answer,

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use protostub_egress::{Egress, EgressError, Grants, HttpClient};
+use protostub_egress::{Egress, EgressError, Grants, HttpClient, Protection};
 use protostub_types::Domain;
 use url::Url;
 
@@ -67,7 +67,7 @@ impl Network {
         let is_loopback = || Domain::parse(host).is_ok_and(|host| host.is_loopback());
         let loopback = self.loopback.contains(domain) || (self.allow_loopback && is_loopback());
         let grants = Grants::none().allow_loopback(loopback).allow_private(allow_private);
-        let grants = grants.allow_host(host, port, false).map_err(|error| EgressError::Config(error.to_string()))?;
+        let grants = grants.allow_host(host, port, Protection::Tls).map_err(|error| EgressError::Config(error.to_string()))?;
         Ok(self.egress.http(&grants, self.egress.own()))
     }
 }

@@ -11,9 +11,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use protostub_bus::Origin;
-use protostub_types::{Address, AddressError, Domain, Message, MessageType, SafeText, StubKey, StubStatus};
+use protostub_types::{Address, AddressError, Backoff, Domain, Message, MessageType, SafeText, StubKey, StubStatus};
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -201,7 +200,7 @@ impl RegistrationTask {
                     *may_be_registered = false;
                     tracing::warn!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "a registration failed, and is tried again");
                     self.status.send_replace(Registration::Failed { reason });
-                    pauses.next().unwrap_or(LONGEST_PAUSE)
+                    pauses.next_pause()
                 }
             };
             tokio::select! {
@@ -223,11 +222,6 @@ async fn liveness_changed(record: &StubRecord) {
     status.until(|report| (report.status == StubStatus::Live) != was_live).await;
 }
 
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn pauses() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protostub_sandbox::{Room, SandboxError};
+use protostub_sandbox::{SandboxError, SandboxPermit};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{command::Command, context::RuntimeContext, record::StubRecord};
@@ -17,9 +17,9 @@ const ROOM_ATTEMPTS: usize = 20;
 
 /// Returns a permit for one more sandbox. If no permit is left, it retires the stub that has been
 /// idle for longest. It never retires `own`, whose supervisor may be the caller.
-pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<Room, SandboxError> {
-    let full = match context.engine.room() {
-        Ok(room) => return Ok(room),
+pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<SandboxPermit, SandboxError> {
+    let full = match context.engine.try_acquire_permit() {
+        Ok(permit) => return Ok(permit),
         Err(full) => full,
     };
     // A busy stub may be idle in a moment.
@@ -36,17 +36,17 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
             let made = async {
                 tokio::select! {
                     biased;
-                    room = context.engine.next_room() => room.ok(),
+                    permit = context.engine.acquire_permit() => permit.ok(),
                     // Its sandbox is free now, unless another stub took it.
-                    retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.room().ok()),
+                    retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.try_acquire_permit().ok()),
                 }
             };
-            if let Ok(Some(room)) = timeout(context.config.lifecycle.grace, made).await {
-                return Ok(room);
+            if let Ok(Some(permit)) = timeout(context.config.lifecycle.grace, made).await {
+                return Ok(permit);
             }
         }
-        if let Ok(room) = timeout(IDLE_ENOUGH / 4, context.engine.next_room()).await {
-            return room;
+        if let Ok(permit) = timeout(IDLE_ENOUGH / 4, context.engine.acquire_permit()).await {
+            return permit;
         }
     }
     Err(full)

@@ -51,8 +51,8 @@ impl CodeCache {
             move |source: io::Error| EngineError::Cache { path, source: source.into() }
         };
         let opened = private::folder(folder).map_err(fail(folder))?;
-        let beside = beside(folder);
-        let key_path = key.unwrap_or(&beside);
+        let default_path = default_key_path(folder);
+        let key_path = key.unwrap_or(&default_path);
         let bytes = private::key(key_path, &opened).map_err(fail(key_path))?;
         let cache =
             Self { folder: opened, key: Key::new(&bytes), max_bytes, hits: AtomicUsize::new(0), misses: AtomicUsize::new(0) };
@@ -152,11 +152,11 @@ impl CodeCache {
         }
         let path = self.path(name);
         file.persist(&path)?;
-        self.make_room(&path)
+        self.evict(&path)
     }
 
     /// Removes what was not used for the longest time until no more bytes are left than may be, but not this.
-    fn make_room(&self, kept: &Path) -> io::Result<()> {
+    fn evict(&self, kept: &Path) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -199,7 +199,7 @@ fn is_partial(entry: &fs::DirEntry) -> bool {
 }
 
 /// `compiled.key` beside `compiled`.
-fn beside(folder: &Path) -> PathBuf {
+fn default_key_path(folder: &Path) -> PathBuf {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".key");
     folder.with_file_name(name)

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use protostub_bus::Parcel;
+use protostub_bus::Envelope;
 use protostub_types::{Address, AddressError, Body, Message, MessageError, MessageId, MessageType, SafeText};
 
-use super::{KnownAddresses, types};
+use super::{AddressCache, types};
 use crate::{Credential, CredentialKind, DisconnectReason};
 
-/// How long a message's id or a type of its own may be, in bytes.
-const MAX_WORD_BYTES: usize = 256;
+/// Maximum size of a message's id that is a text, in bytes.
+const MAX_ID_BYTES: usize = 256;
 
-/// Why what a stub posted is no message.
+/// Why the host rejects a message that a stub posts.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum InvalidMessage {
     #[error("`{member}`: {source}")]
     Address { member: &'static str, source: AddressError },
     #[error("`{member}` has {bytes} bytes, more than the {limit} that are possible")]
@@ -48,16 +48,16 @@ pub(crate) fn lower(message: Message) -> types::Message {
         via: if message.via.is_empty() { Vec::new() } else { message.via.into_iter().map(Into::into).collect() },
         headers: message.headers,
         body: message.body.map(|body| match body {
-            Body::Json(text) => types::Body::Json(text.into()),
+            Body::Json(text) => types::Body::Json(text),
             Body::Bytes(bytes) => types::Body::Bytes(bytes),
         }),
     }
 }
 
-/// The message that was lowered.
-pub(crate) fn raise(message: types::Message) -> Result<Parcel, Refused> {
+/// Returns the message of the bus that was lowered to this one.
+pub(crate) fn restore(message: types::Message) -> Result<Envelope, InvalidMessage> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
-    lift(message, (from, to), usize::MAX, &KnownAddresses::default())
+    lift(message, (from, to), usize::MAX, &AddressCache::default())
 }
 
 /// A guest's message, whose `from` and `to` were read before, for the bus, which checks what holds for every message; and the body within `body_bytes`.
@@ -65,27 +65,27 @@ pub(crate) fn lift<A>(
     message: types::Message<A>,
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
-    known: &KnownAddresses,
-) -> Result<Parcel, Refused> {
-    let address = |member| move |source| Refused::Address { member, source };
+    known: &AddressCache,
+) -> Result<Envelope, InvalidMessage> {
+    let address = |member| move |source| InvalidMessage::Address { member, source };
     let via = |via: &[Arc<str>]| match via {
         [] => Ok(Vec::new()),
-        via => via.iter().map(|text| known.find(text).cloned().map_or_else(|| Address::parse(text), Ok)).collect(),
+        via => via.iter().map(|text| known.get(text).cloned().map_or_else(|| Address::parse(text), Ok)).collect(),
     };
     let body = message.body.map(|body| match body {
-        types::Body::Json(text) => Body::Json(text.into()),
+        types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
     });
     if let Some(bytes) = body.as_ref().map(|body| body.as_bytes().len()).filter(|bytes| *bytes > body_bytes) {
-        return Err(Refused::TooLong { member: "body", bytes, limit: body_bytes });
+        return Err(InvalidMessage::TooLong { member: "body", bytes, limit: body_bytes });
     }
     if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
-        return Err(Refused::HeaderName(SafeText::quote(name)));
+        return Err(InvalidMessage::HeaderName(SafeText::quote(name)));
     }
     Ok(Message {
         id: match message.id {
             types::MessageId::Number(number) => MessageId::Number(number),
-            types::MessageId::Text(text) => MessageId::Text(word("id", text)?),
+            types::MessageId::Text(text) => MessageId::Text(check_length("id", text)?),
         },
         kind: match message.kind {
             types::MessageType::Create => MessageType::Create,
@@ -109,9 +109,9 @@ pub(crate) fn lift<A>(
     .into())
 }
 
-fn word(member: &'static str, text: Arc<str>) -> Result<Arc<str>, Refused> {
-    if text.len() > MAX_WORD_BYTES {
-        return Err(Refused::TooLong { member, bytes: text.len(), limit: MAX_WORD_BYTES });
+fn check_length(member: &'static str, text: Arc<str>) -> Result<Arc<str>, InvalidMessage> {
+    if text.len() > MAX_ID_BYTES {
+        return Err(InvalidMessage::TooLong { member, bytes: text.len(), limit: MAX_ID_BYTES });
     }
     Ok(text)
 }
@@ -120,22 +120,22 @@ fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| !c.is_control() && !c.is_whitespace() && !c.is_uppercase())
 }
 
-impl From<Credential> for types::Credential {
+impl From<Credential> for types::WitCredential {
     fn from(credential: Credential) -> Self {
         Self {
             expires: credential.expires_unix(),
             kind: match credential.kind {
-                CredentialKind::Bearer => types::CredentialKind::Bearer,
-                CredentialKind::Basic => types::CredentialKind::Basic,
-                CredentialKind::Assertion => types::CredentialKind::Assertion,
-                CredentialKind::Other(name) => types::CredentialKind::Other(name),
+                CredentialKind::Bearer => types::WitCredentialKind::Bearer,
+                CredentialKind::Basic => types::WitCredentialKind::Basic,
+                CredentialKind::Assertion => types::WitCredentialKind::Assertion,
+                CredentialKind::Other(name) => types::WitCredentialKind::Other(name),
             },
             value: credential.value,
         }
     }
 }
 
-impl From<DisconnectReason> for types::DisconnectReason {
+impl From<DisconnectReason> for types::WitDisconnectReason {
     fn from(reason: DisconnectReason) -> Self {
         match reason {
             DisconnectReason::Request => Self::Request,

@@ -1,21 +1,20 @@
 //! The contract's track 0.1 in Rust: what `bindgen!` makes of `wit/0.1`, with the types of its `types` interface written by hand
 //! ([`types`]), so that text and bytes cross in one copy in each direction.
 
+mod address_cache;
 mod convert;
-mod json;
-mod known;
 #[expect(
     unreachable_pub,
     reason = "the generated code re-exports it as one of its own modules; it is private to the crate all the same"
 )]
 pub mod types;
 
-pub(crate) use convert::{lift, lower, raise};
+pub(crate) use address_cache::AddressCache;
+pub(crate) use convert::{lift, lower, restore};
 pub(crate) use generated::{
     Protostub, ProtostubPre,
     rethink::protostub::{configuration, http, identity, log, presence, session, tcp, timers, websocket},
 };
-pub(crate) use known::KnownAddresses;
 
 /// What the track is called: stubs export `rethink:protostub/stub@0.1.x`.
 pub(crate) const TRACK: &str = "0.1";
@@ -43,7 +42,7 @@ mod generated {
         world: "protostub",
         path: "../../wit/0.1",
         imports: {
-            // It tells subscribers, for which the guest's stack is not the place.
+            // It posts to subscribers, and not on the guest's stack (`idle_stub_kib`).
             "rethink:protostub/presence.publish": async,
         },
         exports: { default: async },

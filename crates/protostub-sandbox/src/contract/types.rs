@@ -6,7 +6,9 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, HasData, Lift, Linker, Lower};
 
 pub type Address = Arc<str>;
-pub use super::json::Json;
+pub type Json = Arc<str>;
+/// `bindgen!` looks for the type by its name in WIT.
+pub use self::WitCredential as Credential;
 
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
@@ -92,9 +94,10 @@ pub struct Message<A = Address> {
     pub body: Option<Body>,
 }
 
+/// The contract's `credential-kind`. The host has [`CredentialKind`](crate::CredentialKind).
 #[derive(Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
-pub enum CredentialKind {
+pub enum WitCredentialKind {
     #[component(name = "bearer")]
     Bearer,
     #[component(name = "basic")]
@@ -105,18 +108,20 @@ pub enum CredentialKind {
     Other(String),
 }
 
+/// The contract's `credential`. The host has [`Credential`](crate::Credential).
 #[derive(Clone, ComponentType, Lift, Lower)]
 #[component(record)]
-pub struct Credential {
-    pub kind: CredentialKind,
+pub struct WitCredential {
+    pub kind: WitCredentialKind,
     pub value: String,
     pub expires: Option<u64>,
 }
 
+/// The contract's `disconnect-reason`. The host has [`DisconnectReason`](crate::DisconnectReason).
 #[derive(Debug, Clone, Copy, ComponentType, Lift, Lower)]
 #[component(enum)]
 #[repr(u8)]
-pub enum DisconnectReason {
+pub enum WitDisconnectReason {
     #[component(name = "request")]
     Request,
     #[component(name = "update")]
@@ -131,9 +136,9 @@ pub enum DisconnectReason {
 #[component(variant)]
 pub enum Event {
     #[component(name = "connect")]
-    Connect(Option<Credential>),
+    Connect(Option<WitCredential>),
     #[component(name = "disconnect")]
-    Disconnect(DisconnectReason),
+    Disconnect(WitDisconnectReason),
     #[component(name = "message")]
     Message(Message),
     #[component(name = "timer")]

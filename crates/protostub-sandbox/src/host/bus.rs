@@ -1,6 +1,6 @@
 use std::{cell::OnceCell, time::Instant};
 
-use protostub_bus::{Origin, PostError, Way};
+use protostub_bus::{Bus, Origin, PostError, Poster};
 use protostub_types::{Address, AddressError};
 use serde::Deserialize;
 use wasmtime::{
@@ -8,11 +8,11 @@ use wasmtime::{
     component::{Linker, WasmStr},
 };
 
-use super::rate::Rate;
+use super::rate::RateLimit;
 use crate::{
     SandboxConfig,
     contract::{
-        KnownAddresses, lift,
+        AddressCache, lift,
         types::{self, Error},
     },
     recorder::Entry,
@@ -21,28 +21,26 @@ use crate::{
 
 /// What an instance posts, and whether it wants messages.
 pub(crate) struct Posting {
-    origin: Origin,
+    poster: Poster,
     /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
     runtime: OnceCell<Option<Address>>,
-    rate: Rate,
-    known: KnownAddresses,
+    rate: RateLimit,
+    addresses: AddressCache,
     /// As which address it sent last.
     sender: Option<Address>,
-    way: Way,
     paused: bool,
     /// Whether a forged sender was told of already: the log is not the stub's to fill.
     warned: bool,
 }
 
 impl Posting {
-    pub(crate) fn new(config: &SandboxConfig) -> Self {
+    pub(crate) fn new(config: &SandboxConfig, bus: &Bus) -> Self {
         Self {
-            origin: Origin::Stub(config.url.clone()),
+            poster: bus.poster(Origin::Stub(config.url.clone())),
             runtime: OnceCell::new(),
-            rate: Rate::new(config.limits.posts_per_second),
-            known: KnownAddresses::default(),
+            rate: RateLimit::new(config.limits.posts_per_second),
+            addresses: AddressCache::default(),
             sender: None,
-            way: Way::default(),
             paused: false,
             warned: false,
         }
@@ -111,11 +109,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
         Ok((posted?,))
     })?;
     bus.func_wrap("pause", |mut store, ()| {
-        store.data_mut().pause(true);
+        store.data_mut().pause();
         Ok(())
     })?;
     bus.func_wrap("resume", |mut store, ()| {
-        store.data_mut().pause(false);
+        store.data_mut().resume();
         Ok(())
     })
 }
@@ -137,14 +135,14 @@ fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted, now: Instan
 
 /// The address that a guest wrote.
 fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime::Result<Result<Address, AddressError>> {
-    let known = &store.data().posting.known;
+    let known = &store.data().posting.addresses;
     let text = text.to_str(&*store)?;
-    if let Some(address) = known.find(&text) {
+    if let Some(address) = known.get(&text) {
         return Ok(Ok(address.clone()));
     }
     let address = Address::parse(&text);
     if let Ok(address) = &address {
-        store.data_mut().posting.known.learn(address.clone());
+        store.data_mut().posting.addresses.insert(address.clone());
     }
     Ok(address)
 }
@@ -157,17 +155,17 @@ impl StubState {
         now: Instant,
     ) -> Result<(), Error> {
         if !self.posting.rate.admit_at(now) {
-            self.limited("posts_per_second");
+            self.count_limit("posts_per_second");
             return Err(Error::Limit(self.posting.rate.exceeded("messages")));
         }
         if message.body.as_ref().is_some_and(|body| body.len() > self.config.limits.body_bytes) {
-            self.limited("body_bytes");
+            self.count_limit("body_bytes");
         }
-        let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.known);
+        let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.addresses);
         let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
         // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
-            && !self.services.bus.answers(&self.posting.origin, &message)
+            && !self.services.bus.answers(self.posting.poster.origin(), &message)
         {
             if !self.posting.warned {
                 self.posting.warned = true;
@@ -176,13 +174,17 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        let Posting { way, origin, .. } = &mut self.posting;
-        way.post_at(&self.services.bus, origin, message, || now.into()).map_err(refused)
+        self.posting.poster.post_at(message, || now.into()).map_err(refused)
     }
 
-    fn pause(&mut self, paused: bool) {
-        self.posting.paused = paused;
-        self.record(&Entry::call(if paused { "bus.pause" } else { "bus.resume" }));
+    fn pause(&mut self) {
+        self.posting.paused = true;
+        self.record(&Entry::call("bus.pause"));
+    }
+
+    fn resume(&mut self) {
+        self.posting.paused = false;
+        self.record(&Entry::call("bus.resume"));
     }
 }
 

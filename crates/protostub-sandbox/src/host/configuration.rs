@@ -9,6 +9,6 @@ use crate::{
 impl configuration::Host for StubState {
     fn get(&mut self) -> Json {
         self.record(&Entry::call("configuration.get"));
-        Arc::clone(&self.config.configuration).into()
+        Arc::clone(&self.config.configuration)
     }
 }

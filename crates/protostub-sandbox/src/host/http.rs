@@ -5,7 +5,6 @@ use crate::{
     },
     recorder::Entry,
     state::StubState,
-    transport,
 };
 
 impl http::Host for StubState {
@@ -14,10 +13,10 @@ impl http::Host for StubState {
         let call = Entry::call("http.send").server(&url).bytes(body.len());
         let sent = self.authorize(&url, &mut headers).and_then(|authorization| {
             let handle = self.handles.next()?;
-            self.connections.http_send(handle, transport::Request { method, url, headers, body }, authorization)?;
+            self.connections.http_send(handle, protostub_transport::Request { method, url, headers, body }, authorization)?;
             Ok(handle)
         });
-        self.note_connections(&sent);
+        self.count_connection_limit(&sent);
         self.record(&call.opened(&sent));
         sent
     }

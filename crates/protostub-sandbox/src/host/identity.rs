@@ -6,6 +6,7 @@ use std::{
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use protostub_types::OAuthScope;
 
+use super::reference::CredentialUse;
 use crate::{
     Credential, CredentialError,
     contract::{identity, types},
@@ -16,14 +17,14 @@ use crate::{
 /// How long a scope may be, in bytes.
 pub(super) const MAX_SCOPE_BYTES: usize = 4096;
 
-type Answer = Result<Option<Credential>, CredentialError>;
+type CredentialResult = Result<Option<Credential>, CredentialError>;
 
 /// What an instance asked the Identity Module for.
 #[derive(Default)]
 pub(crate) struct IdentityRequests {
     /// By handle; none: not answered yet.
-    answers: HashMap<u32, Option<Answer>>,
-    asked: FuturesUnordered<BoxFuture<'static, (u32, Answer)>>,
+    answers: HashMap<u32, Option<CredentialResult>>,
+    asked: FuturesUnordered<BoxFuture<'static, (u32, CredentialResult)>>,
 }
 
 impl IdentityRequests {
@@ -49,7 +50,7 @@ impl IdentityRequests {
 
 impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
-        if self.refers_only() {
+        if self.credential_use() == CredentialUse::ByReference {
             return Err(types::Error::Denied(format!(
                 "the credential of {} is used by reference only: send `authorization: {{credential}}` to where the operator lets it go",
                 self.config.domain
@@ -57,7 +58,7 @@ impl StubState {
         }
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
-            self.limited("identity_requests");
+            self.count_limit("identity_requests");
             return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
         }
         if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {
@@ -77,7 +78,7 @@ impl StubState {
         Ok(handle)
     }
 
-    fn take_credential(&mut self, request: u32) -> Result<types::Credential, types::Error> {
+    fn take_credential(&mut self, request: u32) -> Result<types::WitCredential, types::Error> {
         match self.identity.answers.remove(&request) {
             None => Err(types::Error::Closed),
             Some(None) => {
@@ -107,7 +108,7 @@ impl identity::Host for StubState {
         requested
     }
 
-    fn take(&mut self, request: u32) -> Result<types::Credential, types::Error> {
+    fn take(&mut self, request: u32) -> Result<types::WitCredential, types::Error> {
         let taken = self.take_credential(request);
         self.record(&Entry::call("identity.take").handle(request).result(&taken));
         taken

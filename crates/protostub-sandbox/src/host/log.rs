@@ -6,7 +6,7 @@ use std::{
 
 use protostub_types::{Address, Domain, SafeText};
 
-use super::rate::Rate;
+use super::rate::RateLimit;
 use crate::{
     Limits, Secrets,
     contract::log::{self, Level},
@@ -14,8 +14,8 @@ use crate::{
     state::StubState,
 };
 
-/// How many lines of standard error are kept, to say why a guest crashed.
-const LAST_WORDS: usize = 24;
+/// Number of lines of standard error that are kept, for the report of a crash.
+const STDERR_TAIL_LINES: usize = 24;
 
 /// The log lines of one instance: what it writes with `log.write`, to standard output and to standard error.
 pub(crate) struct LogLines {
@@ -27,14 +27,14 @@ pub(crate) struct LogLines {
 }
 
 struct Lines {
-    rate: Rate,
+    rate: RateLimit,
     dropped: u64,
     /// Since it was asked for last.
     dropped_untold: u64,
     /// What has no line's end yet.
     standard: Vec<u8>,
     error: Vec<u8>,
-    last_words: VecDeque<SafeText>,
+    stderr_tail: VecDeque<SafeText>,
 }
 
 /// Where a program writes lines.
@@ -61,12 +61,12 @@ impl LogLines {
             line_bytes: limits.log_line_bytes,
             secrets,
             lines: Mutex::new(Lines {
-                rate: Rate::new(limits.log_lines_per_second),
+                rate: RateLimit::new(limits.log_lines_per_second),
                 dropped: 0,
                 dropped_untold: 0,
                 standard: Vec::new(),
                 error: Vec::new(),
-                last_words: VecDeque::new(),
+                stderr_tail: VecDeque::new(),
             }),
         }
     }
@@ -113,14 +113,14 @@ impl LogLines {
         mem::take(&mut self.lines().dropped_untold)
     }
 
-    /// Forgets the last words of a call that went well.
-    pub(crate) fn forget_last_words(&self) {
-        self.lines().last_words.clear();
+    /// Forgets the standard error of a call that returned.
+    pub(crate) fn clear_stderr_tail(&self) {
+        self.lines().stderr_tail.clear();
     }
 
     /// What the guest wrote to standard error during this call, if anything; in Rust, the panic's message and place.
-    pub(crate) fn take_last_words(&self) -> Option<SafeText> {
-        let words = mem::take(&mut self.lines().last_words);
+    pub(crate) fn take_stderr_tail(&self) -> Option<SafeText> {
+        let words = mem::take(&mut self.lines().stderr_tail);
         let panic = words.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
         let text = words
             .range(panic..)
@@ -135,10 +135,10 @@ impl LogLines {
     fn output_line(&self, lines: &mut Lines, output: Output, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         if output == Output::Error {
-            if lines.last_words.len() == LAST_WORDS {
-                lines.last_words.pop_front();
+            if lines.stderr_tail.len() == STDERR_TAIL_LINES {
+                lines.stderr_tail.pop_front();
             }
-            lines.last_words.push_back(self.shown(&text));
+            lines.stderr_tail.push_back(self.shown(&text));
         }
         self.line(lines, output.level(), &text);
     }
@@ -224,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_are_the_panic() {
+    fn stderr_tail_begins_at_the_panic() {
         let log = lines(100, 64);
         log.output(Output::Error, b"warming up\nthread 'main' panick");
         log.output(Output::Error, b"ed at src/lib.rs:3:5:\nno way\nnote: run with `RUST_BACKTRACE=1` environment variable\n");
-        assert_eq!(log.take_last_words().as_deref(), Some(r"thread 'main' panicked at src/lib.rs:3:5:\nno way"));
-        assert_eq!(log.take_last_words(), None);
+        assert_eq!(log.take_stderr_tail().as_deref(), Some(r"thread 'main' panicked at src/lib.rs:3:5:\nno way"));
+        assert_eq!(log.take_stderr_tail(), None);
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         for _ in 0..100 {
             log.output(Output::Error, b"again\n");
         }
-        assert_eq!(log.lines().last_words.len(), LAST_WORDS);
+        assert_eq!(log.lines().stderr_tail.len(), STDERR_TAIL_LINES);
         assert_eq!(log.lines().dropped, 98);
         log.finish();
     }

@@ -14,14 +14,14 @@ mod tcp;
 mod timers;
 mod websocket;
 
+use protostub_transport::TransportError;
 use protostub_types::SafeText;
 use wasmtime::component::{HasSelf, Linker};
 
-pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, timers::Timers};
+pub(crate) use self::{bus::Posting, identity::IdentityRequests, presence::Status, reference::CredentialUse, timers::Timers};
 use crate::{
     contract::{self, types::Error},
     state::StubState,
-    transport,
 };
 
 /// Adds the contract's interfaces to a linker.
@@ -32,17 +32,17 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
 
 impl contract::types::Host for StubState {}
 
-impl From<transport::Error> for Error {
+impl From<TransportError> for Error {
     /// Bounds and escapes the text, which may quote the stub or a server.
-    fn from(error: transport::Error) -> Self {
+    fn from(error: TransportError) -> Self {
         let safe = |text: String| SafeText::new(&text).to_string();
         match error {
-            transport::Error::Denied(text) => Self::Denied(safe(text)),
-            transport::Error::Invalid(text) => Self::Invalid(safe(text)),
-            transport::Error::Busy => Self::Busy,
-            transport::Error::Closed => Self::Closed,
-            transport::Error::Limit(text) => Self::Limit(safe(text)),
-            transport::Error::Io(text) => Self::Io(safe(text)),
+            TransportError::Denied(text) => Self::Denied(safe(text)),
+            TransportError::Invalid(text) => Self::Invalid(safe(text)),
+            TransportError::Busy => Self::Busy,
+            TransportError::Closed => Self::Closed,
+            TransportError::Limit(text) => Self::Limit(safe(text)),
+            TransportError::Io(text) => Self::Io(safe(text)),
         }
     }
 }

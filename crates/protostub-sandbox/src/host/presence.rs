@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use protostub_types::{SafeText, StubStatus};
 
-use super::rate::Rate;
+use super::rate::RateLimit;
 use crate::{
     contract::{
         presence::{self, Status as Published},
@@ -19,12 +19,12 @@ pub(crate) struct Status {
     current: Option<(StubStatus, Option<SafeText>)>,
     /// It is `live`, and nobody sees that yet.
     is_held: bool,
-    rate: Rate,
+    rate: RateLimit,
 }
 
 impl Status {
     pub(crate) fn new(per_second: u32) -> Self {
-        Self { current: None, is_held: false, rate: Rate::new(per_second) }
+        Self { current: None, is_held: false, rate: RateLimit::new(per_second) }
     }
 
     /// Whether messages may be handed to the guest.
@@ -53,7 +53,7 @@ impl StubState {
         let Some(reason) = self.check_status(status, reason)? else { return Ok(()) };
         let presence = Arc::clone(&self.services.presence);
         let publish = move || (presence.publish(status, reason.clone()), reason);
-        let (published, reason) = self.cpu.outside(publish).await;
+        let (published, reason) = self.cpu.run_off_stack(publish).await;
         published.map_err(Error::Invalid)?;
         self.status.is_held = status == StubStatus::Live && self.services.presence.holds_back();
         self.status.current = Some((status, reason));
@@ -61,7 +61,7 @@ impl StubState {
     }
 
     /// Whether this may be published, and with which reason; none if it is what holds.
-    // On the guest's stack, it has none of what it takes when it has returned.
+    // Its locals are not on the guest's stack any more when the host publishes (`idle_stub_kib`).
     #[inline(never)]
     fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<SafeText>>, Error> {
         let reason = reason.map(|reason| self.secrets.shown(&reason));
@@ -79,7 +79,7 @@ impl StubState {
             return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: that was this instance's last word")));
         }
         if !self.status.rate.admit() {
-            self.limited("publications_per_second");
+            self.count_limit("publications_per_second");
             return Err(Error::Limit(self.status.rate.exceeded("statuses")));
         }
         Ok(Some(reason))

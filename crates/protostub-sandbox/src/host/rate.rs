@@ -4,14 +4,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// At most so many in each second.
 #[derive(Debug)]
-pub(crate) struct Rate {
+pub(crate) struct RateLimit {
     per_second: u32,
     /// When the next second begins.
     until: Instant,
     admitted: u32,
 }
 
-impl Rate {
+impl RateLimit {
     pub(crate) fn new(per_second: u32) -> Self {
         Self { per_second, until: Instant::now() + SECOND, admitted: 0 }
     }
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_second_has_room_for_so_many() {
-        let mut rate = Rate::new(2);
+        let mut rate = RateLimit::new(2);
         let start = rate.until - SECOND;
         assert_eq!(
             [0, 10, 999, 1_000, 1_001, 1_002].map(|ms| rate.admit_at(start + Duration::from_millis(ms))),

@@ -4,15 +4,25 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::HeaderValue;
+use protostub_transport::Authorization;
 use protostub_types::OAuthScope;
 use url::Url;
 
 use super::identity::MAX_SCOPE_BYTES;
-use crate::{Credential, CredentialKind, contract::types::Error, state::StubState, transport::Authorization};
+use crate::{Credential, CredentialKind, contract::types::Error, state::StubState};
 
 /// The header that a credential goes in (RFC 9110 section 11.6.2). None can begin with a brace by itself.
 const HEADER: &str = "authorization";
 const REFERENCE: &str = "{credential";
+
+/// The way in which a stub uses its domain's credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CredentialUse {
+    /// The stub gets the value.
+    ByValue,
+    /// The stub refers to the credential in a header. The host puts the value there.
+    ByReference,
+}
 
 /// The scope that a value refers to, if it is a reference: `{credential}` is one without, `{credential chat.read}` one with a scope.
 fn reference(value: &str) -> Option<Result<Option<&str>, Error>> {
@@ -32,9 +42,9 @@ fn reference(value: &str) -> Option<Result<Option<&str>, Error>> {
 }
 
 impl StubState {
-    /// Whether the stub uses its domain's credential by reference alone.
-    pub(crate) fn refers_only(&self) -> bool {
-        !self.config.credential_origins.is_empty()
+    /// Returns how the stub uses its domain's credential.
+    pub(crate) fn credential_use(&self) -> CredentialUse {
+        if self.config.credential_origins.is_empty() { CredentialUse::ByValue } else { CredentialUse::ByReference }
     }
 
     /// Takes the reference to a credential out of a request's headers, if there is one, and prepares what takes its place; nothing is looked up

@@ -1,19 +1,21 @@
+use protostub_egress::Protection;
+use protostub_transport::TcpState;
 use protostub_types::SafeText;
 
 use crate::{
     contract::{tcp, types::Error},
     recorder::Entry,
     state::StubState,
-    transport::TcpState,
 };
 
 impl tcp::Host for StubState {
     fn open(&mut self, host: String, port: u16, tls: bool) -> Result<u32, Error> {
+        let protection = if tls { Protection::Tls } else { Protection::Plain };
         let opened = self.handles.next().and_then(|handle| {
-            self.connections.tcp_open(handle, &host, port, tls)?;
+            self.connections.tcp_open(handle, &host, port, protection)?;
             Ok(handle)
         });
-        self.note_connections(&opened);
+        self.count_connection_limit(&opened);
         self.record(&Entry::call("tcp.open").host(&host, port).opened(&opened));
         opened
     }

@@ -61,7 +61,7 @@ impl StubState {
     fn start_timer(&mut self, milliseconds: u64) -> Result<u32, Error> {
         let limit = self.config.limits.timers;
         if self.timers.by_handle.len() >= limit {
-            self.limited("timers");
+            self.count_limit("timers");
             return Err(Error::Limit(format!("{limit} timers are running, and no more may: cancel one first")));
         }
         let handle = self.handles.next()?;

@@ -1,3 +1,4 @@
+use protostub_transport::WebSocketState;
 use protostub_types::SafeText;
 
 use crate::{
@@ -7,7 +8,6 @@ use crate::{
     },
     recorder::Entry,
     state::StubState,
-    transport::{self, WebSocketState},
 };
 
 impl websocket::Host for StubState {
@@ -17,7 +17,7 @@ impl websocket::Host for StubState {
             self.connections.websocket_open(handle, &url, &protocols, &headers, authorization)?;
             Ok(handle)
         });
-        self.note_connections(&opened);
+        self.count_connection_limit(&opened);
         self.record(&Entry::call("websocket.open").server(&url).opened(&opened));
         opened
     }
@@ -35,17 +35,17 @@ impl websocket::Host for StubState {
 
     fn receive(&mut self, socket: u32, max_frames: u32, max_bytes: u32) -> Result<Vec<Frame>, Error> {
         let received = self.connections.websocket_receive(socket, max_frames, max_bytes).map_err(Error::from);
-        let bytes = received.iter().flatten().map(transport::Frame::len).sum();
+        let bytes = received.iter().flatten().map(protostub_transport::Frame::len).sum();
         self.record(&Entry::call("websocket.receive").handle(socket).bytes(bytes).result(&received));
         Ok(received?.into_iter().map(Frame::from).collect())
     }
 
     fn send(&mut self, socket: u32, frames: Vec<Frame>) -> Result<u32, Error> {
-        let frames: Vec<_> = frames.into_iter().map(transport::Frame::from).collect();
-        let bytes = frames.iter().map(transport::Frame::len).sum();
+        let frames: Vec<_> = frames.into_iter().map(protostub_transport::Frame::from).collect();
+        let bytes = frames.iter().map(protostub_transport::Frame::len).sum();
         let sent = self.connections.websocket_send(socket, frames).map_err(Error::from);
         if matches!(sent, Err(Error::Limit(_))) {
-            self.limited("frame_bytes");
+            self.count_limit("frame_bytes");
         }
         self.record(&Entry::call("websocket.send").handle(socket).bytes(bytes).result(&sent));
         sent
@@ -57,22 +57,22 @@ impl websocket::Host for StubState {
     }
 }
 
-impl From<transport::Handshake> for Handshake {
-    fn from(handshake: transport::Handshake) -> Self {
+impl From<protostub_transport::Handshake> for Handshake {
+    fn from(handshake: protostub_transport::Handshake) -> Self {
         Self { status: handshake.status, protocol: handshake.protocol, headers: handshake.headers }
     }
 }
 
-impl From<transport::Frame> for Frame {
-    fn from(frame: transport::Frame) -> Self {
+impl From<protostub_transport::Frame> for Frame {
+    fn from(frame: protostub_transport::Frame) -> Self {
         match frame {
-            transport::Frame::Text(text) => Self::Text(text),
-            transport::Frame::Binary(bytes) => Self::Binary(bytes),
+            protostub_transport::Frame::Text(text) => Self::Text(text),
+            protostub_transport::Frame::Binary(bytes) => Self::Binary(bytes),
         }
     }
 }
 
-impl From<Frame> for transport::Frame {
+impl From<Frame> for protostub_transport::Frame {
     fn from(frame: Frame) -> Self {
         match frame {
             Frame::Text(text) => Self::Text(text),

@@ -2,7 +2,7 @@ use std::io::{self, Read as _, Write as _};
 
 use protostub_types::Sha256Digest;
 
-use super::{ANSWER_MAGIC, Answer, ORDER_BYTES, Order};
+use super::{CompileRequest, REPLY_MAGIC, REQUEST_BYTES, ReplyKind};
 use crate::{
     code_cache::{Key, Name},
     engine,
@@ -25,42 +25,43 @@ use crate::{
 /// # Errors
 /// If nobody who knows what to ask for is at the other end, or the limits cannot be set. That a component is not valid is no error.
 pub fn compile_worker() -> io::Result<()> {
-    let mut order = [0; ORDER_BYTES];
-    io::stdin().read_exact(&mut order).map_err(|error| not_for_people(&error.to_string()))?;
-    let order = Order::from_bytes(&order).ok_or_else(|| not_for_people("what came is no order of this version"))?;
-    limit(&order)?;
+    let mut request = [0; REQUEST_BYTES];
+    io::stdin().read_exact(&mut request).map_err(|error| not_a_request(&error.to_string()))?;
+    let request = CompileRequest::from_bytes(&request)
+        .ok_or_else(|| not_a_request("standard input does not begin with a request of this version"))?;
+    limit(&request)?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
-    let (answer, content) = compile(&order, &component)?;
+    let (answer, content) = compile(&request, &component)?;
     let mut stdout = io::stdout().lock();
-    stdout.write_all(ANSWER_MAGIC)?;
+    stdout.write_all(REPLY_MAGIC)?;
     stdout.write_all(&[answer as u8])?;
     stdout.write_all(&content)?;
     stdout.flush()
 }
 
-fn not_for_people(problem: &str) -> io::Error {
+fn not_a_request(problem: &str) -> io::Error {
     io::Error::other(format!("a compile worker is called by a runtime that has a component to compile: {problem}"))
 }
 
-fn compile(order: &Order, component: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
-    let engine = engine::for_compiling(order.pooled).map_err(|error| io::Error::other(format!("{error:#}")))?;
+fn compile(request: &CompileRequest, component: &[u8]) -> io::Result<(ReplyKind, Vec<u8>)> {
+    let engine = engine::for_compiling(request.allocation).map_err(|error| io::Error::other(format!("{error:#}")))?;
     let name = Name::new(&engine, Sha256Digest::of(component));
-    if name.engine() != order.engine {
-        return Ok((Answer::Mismatch, Vec::new()));
+    if name.engine() != request.engine {
+        return Ok((ReplyKind::Mismatch, Vec::new()));
     }
     Ok(match engine.precompile_component(component) {
         Ok(code) => {
-            let seal = Key::new(&order.key).seal(&name, &code);
-            (Answer::Compiled, [seal, code].concat())
+            let seal = Key::new(&request.key).seal(&name, &code);
+            (ReplyKind::Compiled, [seal, code].concat())
         }
-        Err(error) => (Answer::Invalid, format!("{error:#}").into_bytes()),
+        Err(error) => (ReplyKind::Invalid, format!("{error:#}").into_bytes()),
     })
 }
 
 /// From here on, this process gets no more than that.
 #[cfg(unix)]
-fn limit(order: &Order) -> io::Result<()> {
+fn limit(request: &CompileRequest) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 
     /// Standard input, output and error, and a few that the system opens for itself.
@@ -75,15 +76,15 @@ fn limit(order: &Order) -> io::Result<()> {
     set(Resource::Fsize, 0, 0)?;
     set(Resource::Nofile, FILES, FILES)?;
     // The first ends it by a signal that says why, and what ignores that has another second.
-    let seconds = order.cpu_seconds.max(1);
+    let seconds = request.cpu_seconds.max(1);
     set(Resource::Cpu, seconds, seconds.saturating_add(1))?;
-    set(Resource::As, order.memory_bytes, order.memory_bytes)?;
+    set(Resource::As, request.memory_bytes, request.memory_bytes)?;
     // Those that run come first.
     let _ = nice(5);
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn limit(_order: &Order) -> io::Result<()> {
+fn limit(_request: &CompileRequest) -> io::Result<()> {
     Err(io::Error::other("the limits of a compile worker cannot be set on this system"))
 }

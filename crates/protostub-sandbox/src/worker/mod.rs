@@ -19,14 +19,16 @@ use std::path::PathBuf;
 
 use protostub_types::Sha256Digest;
 
+use crate::engine::Allocation;
+
 pub use child::compile_worker;
 pub(crate) use parent::compile;
 
 /// What a worker is called with, as its only argument.
 pub const COMPILE_WORKER: &str = "compile-worker";
-/// What an order begins with, and what an answer begins with. Another version of what follows gets other texts.
-const MAGIC: &[u8; 16] = b"protostub order1";
-const ANSWER_MAGIC: &[u8; 16] = b"protostub answer";
+/// The first bytes of a request, and those of a reply. Another version of the format gets other texts.
+const REQUEST_MAGIC: &[u8; 16] = b"protostub order1";
+const REPLY_MAGIC: &[u8; 16] = b"protostub answer";
 /// How long the key is, in bytes.
 const KEY_BYTES: usize = 32;
 
@@ -54,23 +56,22 @@ impl CompileWorker {
     }
 }
 
-/// What a worker is told first: of fixed length.
-struct Order {
+/// The first part of a worker's input, of fixed length. The component follows.
+struct CompileRequest {
     key: [u8; KEY_BYTES],
     /// The engine that the code is for.
     engine: Sha256Digest,
     memory_bytes: u64,
     cpu_seconds: u64,
-    /// Whether the engine has a pool.
-    pooled: bool,
+    allocation: Allocation,
 }
 
-/// How long an order is in bytes.
-const ORDER_BYTES: usize = MAGIC.len() + KEY_BYTES + 32 + 8 + 8 + 1;
+/// Size of an encoded [`CompileRequest`], in bytes.
+const REQUEST_BYTES: usize = REQUEST_MAGIC.len() + KEY_BYTES + 32 + 8 + 8 + 1;
 
-/// What a worker's answer is: the byte behind [`ANSWER_MAGIC`].
+/// The kind of a worker's reply: the byte after [`REPLY_MAGIC`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum ReplyKind {
     /// A sealed entry follows.
     Compiled = 0,
     /// Why the component is not valid follows.
@@ -79,15 +80,22 @@ enum Answer {
     Mismatch = 2,
 }
 
-impl Order {
+impl CompileRequest {
     fn to_bytes(&self) -> Vec<u8> {
         let numbers = [self.memory_bytes.to_le_bytes(), self.cpu_seconds.to_le_bytes()].concat();
-        [MAGIC.as_slice(), &self.key, self.engine.as_bytes(), &numbers, &[u8::from(self.pooled)]].concat()
+        [
+            REQUEST_MAGIC.as_slice(),
+            &self.key,
+            self.engine.as_bytes(),
+            &numbers,
+            &[u8::from(self.allocation == Allocation::Pooled)],
+        ]
+        .concat()
     }
 
-    /// None if it is of another version, or no order at all.
-    fn from_bytes(bytes: &[u8; ORDER_BYTES]) -> Option<Self> {
-        let rest = bytes.strip_prefix(MAGIC.as_slice())?;
+    /// Reads a request. Returns `None` if it is of another version, or no request.
+    fn from_bytes(bytes: &[u8; REQUEST_BYTES]) -> Option<Self> {
+        let rest = bytes.strip_prefix(REQUEST_MAGIC.as_slice())?;
         let (key, rest) = rest.split_first_chunk()?;
         let (engine, rest) = rest.split_first_chunk()?;
         let (memory, rest) = rest.split_first_chunk()?;
@@ -97,7 +105,7 @@ impl Order {
             engine: Sha256Digest::from_bytes(*engine),
             memory_bytes: u64::from_le_bytes(*memory),
             cpu_seconds: u64::from_le_bytes(*cpu),
-            pooled: rest == [1],
+            allocation: if rest == [1] { Allocation::Pooled } else { Allocation::OnDemand },
         })
     }
 }

@@ -9,14 +9,15 @@ use tokio::{
 };
 use wasmtime::component::Component;
 
-use super::{ANSWER_MAGIC, Answer, COMPILE_WORKER, CompileWorker, KEY_BYTES, Order};
+use super::{COMPILE_WORKER, CompileRequest, CompileWorker, KEY_BYTES, REPLY_MAGIC, ReplyKind};
 use crate::{
     code_cache::{Key, Name},
     compile::{CompileError, invalid},
+    engine::Allocation,
 };
 
-/// How much of what a worker says on its standard error is kept, in bytes.
-const COMPLAINT_BYTES: u64 = 2048;
+/// Maximum size of a worker's standard error that is kept, in bytes.
+const STDERR_BYTES: u64 = 2048;
 
 /// Compiles a component in a process of its own, which is ended if this is dropped before it is done.
 ///
@@ -25,7 +26,7 @@ const COMPLAINT_BYTES: u64 = 2048;
 pub(crate) async fn compile(
     worker: &CompileWorker,
     engine: &wasmtime::Engine,
-    pooled: bool,
+    allocation: Allocation,
     bytes: impl AsRef<[u8]>,
     digest: Sha256Digest,
 ) -> Result<Component, CompileError> {
@@ -34,38 +35,38 @@ pub(crate) async fn compile(
     SystemRandom::new().fill(&mut key).map_err(|_| fail("has no key: this system has no random numbers".to_owned()))?;
     let name = Name::new(engine, digest);
     let CompileWorker { memory_bytes, cpu_seconds, .. } = *worker;
-    let order = Order { key, engine: name.engine(), memory_bytes, cpu_seconds, pooled };
+    let request = CompileRequest { key, engine: name.engine(), memory_bytes, cpu_seconds, allocation };
 
     let mut child = start(worker).map_err(|error| fail(format!("cannot be started: {error}")))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let send = async {
         // That it does not listen shows in what it answers.
         if let Some(mut stdin) = stdin {
-            let _ = stdin.write_all(&order.to_bytes()).await;
+            let _ = stdin.write_all(&request.to_bytes()).await;
             let _ = stdin.write_all(bytes.as_ref()).await;
             let _ = stdin.shutdown().await;
         }
     };
     // What it answers was in its memory once: more than that is none of its answers.
-    let ((), answer, complaint) = tokio::join!(send, read(stdout, memory_bytes), read(stderr, COMPLAINT_BYTES));
+    let ((), answer, stderr) = tokio::join!(send, read(stdout, memory_bytes), read(stderr, STDERR_BYTES));
     let status = child.wait().await.map_err(|error| fail(format!("cannot be waited for: {error}")))?;
     let answer = answer.map_err(|error| fail(format!("cannot be read from: {error}")))?;
     if !status.success() {
-        let complaint = complaint.unwrap_or_default();
-        return Err(fail(how_it_ended(status, worker, &String::from_utf8_lossy(&complaint))));
+        let stderr = stderr.unwrap_or_default();
+        return Err(fail(describe_exit(status, worker, &String::from_utf8_lossy(&stderr))));
     }
-    let answered = answer.strip_prefix(ANSWER_MAGIC.as_slice()).and_then(|rest| rest.split_first());
+    let answered = answer.strip_prefix(REPLY_MAGIC.as_slice()).and_then(|rest| rest.split_first());
     match answered {
-        Some((kind, text)) if *kind == Answer::Invalid as u8 => Err(invalid(&String::from_utf8_lossy(text))),
-        Some((kind, [])) if *kind == Answer::Mismatch as u8 => Err(fail(
+        Some((kind, text)) if *kind == ReplyKind::Invalid as u8 => Err(invalid(&String::from_utf8_lossy(text))),
+        Some((kind, [])) if *kind == ReplyKind::Mismatch as u8 => Err(fail(
             "was built with another version of the library, or for another machine: name the executable of this version, or restart this program, if \
              its executable was replaced meanwhile"
                 .to_owned(),
         )),
-        Some((kind, _)) if *kind == Answer::Compiled as u8 => {
+        Some((kind, _)) if *kind == ReplyKind::Compiled as u8 => {
             let engine = engine.clone();
             // Off the async threads: all of it is authenticated, and copied.
-            let loading = spawn_blocking(move || Key::new(&key).load(&engine, &name, &answer[ANSWER_MAGIC.len() + 1..]));
+            let loading = spawn_blocking(move || Key::new(&key).load(&engine, &name, &answer[REPLY_MAGIC.len() + 1..]));
             let loaded = loading.await.map_err(|error| fail(format!("answered, and its answer could not be read: {error}")))?;
             loaded.map_err(|problem| match problem.contains("exceeds the configured maximum") {
                 true => invalid(&problem),
@@ -102,10 +103,10 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Resu
     Ok(bytes)
 }
 
-/// Why there is no answer.
-fn how_it_ended(status: ExitStatus, worker: &CompileWorker, complaint: &str) -> String {
-    let complaint = SafeText::new(complaint.trim());
-    let said = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
+/// Describes why a worker gave no reply.
+fn describe_exit(status: ExitStatus, worker: &CompileWorker, stderr: &str) -> String {
+    let stderr = SafeText::new(stderr.trim());
+    let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
     let CompileWorker { memory_bytes, cpu_seconds, .. } = worker;
     match signal(status) {
         // SIGXCPU, or SIGKILL where it ignores that.

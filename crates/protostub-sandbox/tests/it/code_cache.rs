@@ -197,8 +197,8 @@ async fn many_share_a_folder() {
         })
         .collect();
     for engine in compiling {
-        let (hits, misses) = engine.await.unwrap();
-        assert_eq!(hits + misses, 1);
+        let (limit_counts, misses) = engine.await.unwrap();
+        assert_eq!(limit_counts + misses, 1);
     }
     assert_eq!(cache.entries().len(), 2);
     assert_eq!((cache.compile(SMALL).await, cache.compile(OTHER).await), ((1, 0), (1, 0)));

@@ -7,19 +7,19 @@ use protostub_sandbox::{ActivityKind, CallError, CrashKind, CrashReport, GuestCa
 use protostub_types::Message;
 use serde_json::{Value, json};
 
-use crate::support::{Play, Stage, bearer};
+use crate::support::{Fixture, RunningActor, bearer};
 
 /// What is left of an actor that does not survive this order.
-async fn crash(play: Play, order: Value) -> (Outcome, Arc<CrashReport>) {
-    assert_eq!(play.fatal(order).await, 502);
-    let ended = play.ended().await;
+async fn crash(actor: RunningActor, order: Value) -> (Outcome, Arc<CrashReport>) {
+    assert_eq!(actor.fatal(order).await, 502);
+    let ended = actor.ended().await;
     (ended.outcome, ended.crash.expect("a crash report"))
 }
 
 #[tokio::test]
 async fn a_crash_tells_the_panic_and_the_functions() {
-    let play = Stage::new(json!({})).live().await;
-    let (outcome, report) = crash(play, json!({ "do": "panic", "reason": "out of ideas" })).await;
+    let actor = Fixture::new(json!({})).live().await;
+    let (outcome, report) = crash(actor, json!({ "do": "panic", "reason": "out of ideas" })).await;
     let message = report.message.as_deref().unwrap_or_default();
     assert!(message.contains("src/orders.rs") && message.ends_with("out of ideas"), "{message}");
     assert_eq!(outcome.to_string(), format!("the stub crashed: {message} (wasm `unreachable` instruction executed)"));
@@ -31,8 +31,8 @@ async fn a_crash_tells_the_panic_and_the_functions() {
 
 #[tokio::test]
 async fn the_flight_recorder_has_what_was_handed_over_and_called_but_no_contents() {
-    let play = Stage::new(json!({})).start().await.unwrap();
-    play.handle.connect(Some(bearer("s3cret"))).await.unwrap();
+    let actor = Fixture::new(json!({})).start().await.unwrap();
+    actor.handle.connect(Some(bearer("s3cret"))).await.unwrap();
     let orders = json!([
         { "do": "post", "to": "hyperty://home.example/nobody", "body": "s3cret" },
         { "do": "log", "text": "s3cret", "times": 100 },
@@ -40,7 +40,7 @@ async fn the_flight_recorder_has_what_was_handed_over_and_called_but_no_contents
         { "do": "trap" },
     ]);
     let bytes = orders.to_string().len();
-    let (_, report) = crash(play, orders).await;
+    let (_, report) = crash(actor, orders).await;
 
     let json = serde_json::to_value(&*report).unwrap();
     assert!(!json.to_string().contains("s3cret"), "{json:#}");
@@ -65,16 +65,16 @@ async fn the_flight_recorder_has_what_was_handed_over_and_called_but_no_contents
 
 #[tokio::test]
 async fn of_a_connection_the_server_and_the_refusal_are_remembered() {
-    let play = Stage::new(json!({})).live().await;
-    play.order(json!({ "do": "websocket", "url": "wss://sp1.example:8443/secret?token=secret" })).await.unwrap_err();
-    let (_, report) = crash(play, json!({ "do": "trap" })).await;
+    let actor = Fixture::new(json!({})).live().await;
+    actor.order(json!({ "do": "websocket", "url": "wss://sp1.example:8443/secret?token=secret" })).await.unwrap_err();
+    let (_, report) = crash(actor, json!({ "do": "trap" })).await;
     let opened = report.activities.iter().find(|activity| activity.name == "websocket.open").expect("it was called");
     assert_eq!((opened.to.as_deref(), opened.error), (Some("sp1.example:8443"), Some(CallError::Denied)));
 }
 
 #[tokio::test]
 async fn the_report_is_json_of_a_documented_shape() {
-    let (_, report) = crash(Stage::new(json!({})).live().await, json!({ "do": "trap" })).await;
+    let (_, report) = crash(Fixture::new(json!({})).live().await, json!({ "do": "trap" })).await;
     let mut json = serde_json::to_value(&*report).unwrap();
     for (name, varies) in [("component", "string"), ("time_ms", "number"), ("uptime_us", "number"), ("call_us", "number")] {
         let value = json[name].take();
@@ -103,44 +103,44 @@ async fn the_report_is_json_of_a_documented_shape() {
 
 #[tokio::test]
 async fn what_runs_into_a_limit_is_reported_with_its_place() {
-    let stage = Stage::new(json!({})).limits(|limits| limits.cpu_per_call = Duration::from_millis(50));
-    let (_, report) = crash(stage.live().await, json!({ "do": "spin" })).await;
+    let fixture = Fixture::new(json!({})).limits(|limits| limits.cpu_per_call = Duration::from_millis(50));
+    let (_, report) = crash(fixture.live().await, json!({ "do": "spin" })).await;
     assert_eq!((report.kind, report.limit, report.during), (CrashKind::Limit, Some("cpu_per_call"), GuestCall::Handle));
     assert!(report.backtrace.iter().any(|frame| frame.function.contains("follow")), "{:?}", report.backtrace);
     assert!(report.call >= Duration::from_millis(40) && report.call <= report.uptime, "{report:?}");
 
-    let stage = Stage::new(json!({})).limits(|limits| limits.memory_bytes = 8 << 20);
-    let (_, report) = crash(stage.live().await, json!({ "do": "allocate", "bytes": 16 << 20 })).await;
+    let fixture = Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 8 << 20);
+    let (_, report) = crash(fixture.live().await, json!({ "do": "allocate", "bytes": 16 << 20 })).await;
     assert_eq!((report.limit, report.backtrace.is_empty()), (Some("memory_bytes"), false));
     assert!(report.message.as_deref().is_some_and(|message| message.contains("memory allocation of")), "{report:?}");
 }
 
 #[tokio::test]
 async fn a_crash_in_start_is_reported_too() {
-    let stage = Stage::new(json!({ "start": [{ "do": "load" }, { "do": "panic", "reason": "no idea" }] }));
-    let (sandbox, _statuses) = stage.sandbox().await;
-    let inbox = stage.bus.inbox(protostub_bus::InboxLimits::default());
+    let fixture = Fixture::new(json!({ "start": [{ "do": "load" }, { "do": "panic", "reason": "no idea" }] }));
+    let (sandbox, _statuses) = fixture.sandbox().await;
+    let inbox = fixture.bus.inbox(protostub_bus::InboxLimits::default());
     let error = sandbox.unwrap().deploy_component(inbox).await.expect_err("it does not start");
     let report = error.crash.expect("a crash report");
     assert_eq!((report.during, report.kind), (GuestCall::Start, CrashKind::Trap));
     let calls: Vec<&str> = report.activities.iter().map(|activity| activity.name).collect();
     assert_eq!(calls, ["configuration.get", "session.load"]);
 
-    let stage = Stage::new(json!({ "start": { "do": "fail", "reason": "`url` is missing" } }));
-    let (sandbox, _statuses) = stage.sandbox().await;
-    let inbox = stage.bus.inbox(protostub_bus::InboxLimits::default());
+    let fixture = Fixture::new(json!({ "start": { "do": "fail", "reason": "`url` is missing" } }));
+    let (sandbox, _statuses) = fixture.sandbox().await;
+    let inbox = fixture.bus.inbox(protostub_bus::InboxLimits::default());
     let error = sandbox.unwrap().deploy_component(inbox).await.expect_err("it does not start");
     assert!(error.crash.is_none(), "a refusal is no crash");
 }
 
 #[tokio::test]
 async fn a_flood_does_not_push_out_what_led_to_it() {
-    let play = Stage::new(json!({})).live().await;
+    let actor = Fixture::new(json!({})).live().await;
     let update = Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "do": "resume" }));
-    play.bus.post(&Origin::Host, update).unwrap();
+    actor.bus.post(&Origin::Host, update).unwrap();
     let flood = json!({ "do": "post", "to": "hyperty://sp2.example/x", "from": "hyperty://sp2.example/forged", "times": 500 });
     let (_, report) =
-        crash(play, json!([{ "do": "pause" }, flood, { "do": "timer", "ms": 1, "times": 100 }, { "do": "trap" }])).await;
+        crash(actor, json!([{ "do": "pause" }, flood, { "do": "timer", "ms": 1, "times": 100 }, { "do": "trap" }])).await;
     let calls: Vec<_> = report.activities.iter().filter(|activity| activity.kind == ActivityKind::Call).collect();
     assert_eq!((calls.len(), report.lost_calls), (64, 42));
     let events: Vec<_> = report.activities.iter().filter(|activity| activity.kind == ActivityKind::Event).collect();
@@ -149,7 +149,7 @@ async fn a_flood_does_not_push_out_what_led_to_it() {
 
 #[tokio::test]
 async fn an_orderly_end_leaves_no_report() {
-    let play = Stage::new(json!({})).live().await;
-    play.handle.stop();
-    assert!(play.ended().await.crash.is_none());
+    let actor = Fixture::new(json!({})).live().await;
+    actor.handle.stop();
+    assert!(actor.ended().await.crash.is_none());
 }

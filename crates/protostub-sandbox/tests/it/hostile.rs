@@ -8,7 +8,7 @@ use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use crate::support::{Listener, Stage, engine};
+use crate::support::{Fixture, Listener, engine};
 
 /// The parts of a stub's core module. What is not given does nothing, well.
 #[derive(Default)]
@@ -58,25 +58,25 @@ impl Parts {
         engine().compile(bytes, digest).await.expect("a stub")
     }
 
-    async fn stage(&self) -> Stage {
-        let mut stage = Stage::new(json!({}));
-        stage.limits.cpu_per_call = Duration::from_millis(50);
-        stage.program = Some(self.compile().await);
-        stage
+    async fn fixture(&self) -> Fixture {
+        let mut fixture = Fixture::new(json!({}));
+        fixture.limits.cpu_per_call = Duration::from_millis(50);
+        fixture.program = Some(self.compile().await);
+        fixture
     }
 
     /// Why it does not start.
     async fn refused(self) -> StartErrorKind {
-        let stage = self.stage().await;
-        let started = tokio::time::timeout(Duration::from_secs(20), stage.start()).await.expect("it has an end");
+        let fixture = self.fixture().await;
+        let started = tokio::time::timeout(Duration::from_secs(20), fixture.start()).await.expect("it has an end");
         started.err().expect("it does not start")
     }
 
     /// How it ends when it is told to connect.
     async fn ended(self) -> Outcome {
-        let play = self.stage().await.start().await.expect("it starts");
-        play.handle.connect(None).await.expect_err("it ends meanwhile");
-        play.outcome().await
+        let actor = self.fixture().await.start().await.expect("it starts");
+        actor.handle.connect(None).await.expect_err("it ends meanwhile");
+        actor.outcome().await
     }
 }
 
@@ -84,10 +84,10 @@ const SPIN: &str = "(loop $again (br $again)) (unreachable)";
 
 #[tokio::test]
 async fn the_hand_made_stub_is_a_stub() {
-    let play = Parts::default().stage().await.start().await.unwrap();
-    play.handle.connect(None).await.unwrap();
-    play.handle.stop();
-    assert!(play.outcome().await.is_orderly());
+    let actor = Parts::default().fixture().await.start().await.unwrap();
+    actor.handle.connect(None).await.unwrap();
+    actor.handle.stop();
+    assert!(actor.outcome().await.is_orderly());
 }
 
 #[tokio::test]
@@ -188,10 +188,10 @@ async fn bodies_are_the_same_text_in_every_encoding() {
     for encoding in [StringEncoding::UTF8, StringEncoding::UTF16, StringEncoding::CompactUTF16] {
         for body in ["", "[1]", "\"grüße\"", "\"ガ𝄞\"", &long, &"x".repeat(300)] {
             let (bytes, length) = written(encoding, body);
-            let stage = posts(encoding, &bytes, length).stage().await;
-            let mut listener = Listener::new(&stage.bus);
-            let play = stage.start().await.unwrap();
-            play.handle.connect(None).await.unwrap();
+            let fixture = posts(encoding, &bytes, length).fixture().await;
+            let mut listener = Listener::new(&fixture.bus);
+            let actor = fixture.start().await.unwrap();
+            actor.handle.connect(None).await.unwrap();
             assert_eq!(listener.message().await.body, Some(Body::Json(body.into())), "{encoding}");
         }
     }
@@ -200,11 +200,11 @@ async fn bodies_are_the_same_text_in_every_encoding() {
 #[tokio::test]
 async fn a_body_that_is_no_text_ends_the_instance_only() {
     let check = async |encoding: StringEncoding, body: &[u8], length: u32, expected: &str| {
-        let stage = posts(encoding, body, length).stage().await;
-        let listener = Listener::new(&stage.bus);
-        let play = stage.start().await.unwrap();
-        play.handle.connect(None).await.unwrap_err();
-        let outcome = play.outcome().await;
+        let fixture = posts(encoding, body, length).fixture().await;
+        let listener = Listener::new(&fixture.bus);
+        let actor = fixture.start().await.unwrap();
+        actor.handle.connect(None).await.unwrap_err();
+        let outcome = actor.outcome().await;
         assert!(matches!(&outcome, Outcome::Trapped(trap) if trap.reason.contains(expected)), "{outcome}: {body:02x?}");
         assert!(listener.is_quiet());
     };
@@ -251,9 +251,9 @@ async fn tables_are_bounded() {
 async fn memories_tables_and_instances_are_counted() {
     let starts = async |change: &dyn Fn(&mut Limits)| {
         let parts = Parts { rest: "(table 1 funcref)", ..Parts::default() };
-        let mut stage = parts.stage().await;
-        change(&mut stage.limits);
-        stage.start().await.is_ok()
+        let mut fixture = parts.fixture().await;
+        change(&mut fixture.limits);
+        fixture.start().await.is_ok()
     };
     for (tables, expected) in [(1, true), (0, false)] {
         assert_eq!(starts(&|limits| limits.tables = tables).await, expected, "{tables} tables");

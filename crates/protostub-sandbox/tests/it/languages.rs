@@ -4,15 +4,15 @@ use protostub_artifacts::component_in_other_language;
 use protostub_types::Sha256Digest;
 use serde_json::json;
 
-use crate::support::{Stage, engine};
+use crate::support::{Fixture, engine};
 
 async fn echoes(name: &str) {
     let bytes = component_in_other_language(name);
     let digest = Sha256Digest::of(&bytes);
-    let mut stage = Stage::new(json!({}));
-    stage.program = Some(engine().compile(bytes, digest).await.unwrap());
-    let play = stage.live().await;
-    let response = play.request(json!({ "text": "ä" })).await.unwrap();
+    let mut fixture = Fixture::new(json!({}));
+    fixture.program = Some(engine().compile(bytes, digest).await.unwrap());
+    let actor = fixture.live().await;
+    let response = actor.request(json!({ "text": "ä" })).await.unwrap();
     assert!(response.body.is_some());
 }
 

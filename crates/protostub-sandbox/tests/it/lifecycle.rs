@@ -6,30 +6,30 @@ use protostub_sandbox::{DisconnectReason, Engine, EngineConfig, InstanceEnded, S
 use protostub_types::{Message, Sha256Digest, StubStatus};
 use serde_json::json;
 
-use crate::support::{Stage, address, bearer, observed};
+use crate::support::{Fixture, address, bearer, observed};
 
 #[tokio::test]
 async fn a_stub_starts_connects_disconnects_and_stops() {
-    let (stage, mut listener) = observed(json!({}));
-    let url = stage.url.to_string();
-    let mut play = stage.start().await.unwrap();
-    assert_eq!(play.status(StubStatus::Created).await, None);
+    let (fixture, mut listener) = observed(json!({}));
+    let url = fixture.url.to_string();
+    let mut actor = fixture.start().await.unwrap();
+    assert_eq!(actor.status(StubStatus::Created).await, None);
 
-    play.handle.connect(Some(bearer("token"))).await.unwrap();
-    assert_eq!(play.status(StubStatus::Live).await.as_deref(), Some("[secret]"), "the actor tells its credential as the reason");
-    assert_eq!(play.told(json!({ "do": "credential" })).await, json!({ "kind": "bearer", "value": "token", "expires": null }));
-    assert_eq!(play.told(json!({ "do": "url" })).await, json!(url));
+    actor.handle.connect(Some(bearer("token"))).await.unwrap();
+    assert_eq!(actor.status(StubStatus::Live).await.as_deref(), Some("[secret]"), "the actor tells its credential as the reason");
+    assert_eq!(actor.told(json!({ "do": "credential" })).await, json!({ "kind": "bearer", "value": "token", "expires": null }));
+    assert_eq!(actor.told(json!({ "do": "url" })).await, json!(url));
 
-    play.handle.disconnect(DisconnectReason::Idle).await.unwrap();
+    actor.handle.disconnect(DisconnectReason::Idle).await.unwrap();
     assert_eq!(listener.hears().await, json!({ "disconnect": "idle" }));
-    play.status(StubStatus::Disconnected).await;
-    let statuses: Vec<StubStatus> = play.statuses.borrow().iter().map(|(status, _)| *status).collect();
+    actor.status(StubStatus::Disconnected).await;
+    let statuses: Vec<StubStatus> = actor.statuses.borrow().iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [StubStatus::Created, StubStatus::InProgress, StubStatus::Live, StubStatus::Disconnected]);
 
-    let handle = play.handle.clone();
+    let handle = actor.handle.clone();
     assert!(!handle.is_ended());
     handle.stop();
-    let outcome = play.outcome().await;
+    let outcome = actor.outcome().await;
     assert!(outcome.is_orderly(), "{outcome}");
     assert!(handle.is_ended());
     handle.ended().await;
@@ -38,18 +38,18 @@ async fn a_stub_starts_connects_disconnects_and_stops() {
 
 #[tokio::test]
 async fn an_instance_ends_when_its_last_handle_is_dropped() {
-    let play = Stage::new(json!({})).live().await;
-    let (task, handle) = (play.task, play.handle);
+    let actor = Fixture::new(json!({})).live().await;
+    let (task, handle) = (actor.task, actor.handle);
     drop(handle);
     assert!(task.await.unwrap().outcome.is_orderly());
 }
 
 #[tokio::test]
 async fn a_stub_may_refuse_to_start_and_the_inbox_comes_back() {
-    let stage = Stage::new(json!({ "start": { "do": "fail", "reason": "`url` is missing: add it" } }));
-    let bus = stage.bus.clone();
+    let fixture = Fixture::new(json!({ "start": { "do": "fail", "reason": "`url` is missing: add it" } }));
+    let bus = fixture.bus.clone();
     let inbox = bus.inbox(InboxLimits::default());
-    let (kind, mut inbox) = stage.start_with(inbox).await.err().unwrap();
+    let (kind, mut inbox) = fixture.start_with(inbox).await.err().unwrap();
     assert!(matches!(&kind, StartErrorKind::Refused(reason) if reason == "`url` is missing: add it"), "{kind}");
     assert_eq!(kind.to_string(), "the stub refused to start: `url` is missing: add it");
 
@@ -62,7 +62,7 @@ async fn a_stub_may_refuse_to_start_and_the_inbox_comes_back() {
 #[tokio::test]
 async fn a_stub_may_crash_while_it_starts() {
     let check = async |order, expected: &str| {
-        let kind = Stage::new(json!({ "start": order }))
+        let kind = Fixture::new(json!({ "start": order }))
             .limits(|limits| limits.cpu_per_call = Duration::from_millis(50))
             .start()
             .await
@@ -78,39 +78,39 @@ async fn a_stub_may_crash_while_it_starts() {
 
 #[tokio::test]
 async fn nothing_is_published_before_start_has_returned() {
-    let kind = Stage::new(json!({ "start": { "do": "publish", "status": "live" } })).start().await.err().unwrap();
+    let kind = Fixture::new(json!({ "start": { "do": "publish", "status": "live" } })).start().await.err().unwrap();
     assert!(kind.to_string().contains("`live` cannot be published before `start` has returned"), "{kind}");
 }
 
 #[tokio::test]
 async fn a_stub_may_post_from_start() {
-    let (mut stage, mut listener) = observed(json!({}));
-    stage.configuration["start"] = json!({ "do": "post", "to": "hyperty://home.example/listener", "body": "early" });
-    let play = stage.start().await.unwrap();
+    let (mut fixture, mut listener) = observed(json!({}));
+    fixture.configuration["start"] = json!({ "do": "post", "to": "hyperty://home.example/listener", "body": "early" });
+    let actor = fixture.start().await.unwrap();
     let message = listener.message().await;
-    assert_eq!((message.from, message.via), (play.url.clone(), vec![play.url.clone()]));
+    assert_eq!((message.from, message.via), (actor.url.clone(), vec![actor.url.clone()]));
 }
 
 #[tokio::test]
 async fn exit_ends_the_instance() {
-    let play = Stage::new(json!({})).live().await;
-    assert_eq!(play.fatal(json!({ "do": "exit", "code": 3 })).await, 502);
-    assert_eq!(play.outcome().await.to_string(), "the stub crashed: it ended itself with code 1");
+    let actor = Fixture::new(json!({})).live().await;
+    assert_eq!(actor.fatal(json!({ "do": "exit", "code": 3 })).await, 502);
+    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: it ended itself with code 1");
 }
 
 #[tokio::test]
 async fn a_stub_that_is_stopped_in_a_call_gets_a_second() {
-    let (stage, mut listener) = observed(json!({}));
-    let play = stage.live().await;
+    let (fixture, mut listener) = observed(json!({}));
+    let actor = fixture.live().await;
     let order =
         json!([{ "do": "post", "to": "hyperty://home.example/listener", "body": "begun" }, { "do": "sleep", "ms": 9_000 }]);
     let begun = std::time::Instant::now();
-    let (code, _) = tokio::join!(play.fatal(order), async {
+    let (code, _) = tokio::join!(actor.fatal(order), async {
         assert_eq!(listener.hears().await, json!("begun"));
-        play.handle.stop();
+        actor.handle.stop();
     });
     assert_eq!(code, 502);
-    assert!(play.outcome().await.is_orderly());
+    assert!(actor.outcome().await.is_orderly());
     assert!(begun.elapsed() < Duration::from_secs(8));
 }
 
@@ -121,28 +121,29 @@ async fn sandboxes_are_counted() {
     let engine = Engine::new(&config).unwrap();
     let bytes = component("actor");
     let digest = Sha256Digest::of(&bytes);
-    let mut stage = Stage::new(json!({}));
-    stage.program = Some(engine.compile(bytes, digest).await.unwrap());
-    let (first, _statuses) = stage.sandbox().await;
+    let mut fixture = Fixture::new(json!({}));
+    fixture.program = Some(engine.compile(bytes, digest).await.unwrap());
+    let (first, _statuses) = fixture.sandbox().await;
     assert_eq!(engine.sandboxes(), 1);
-    let (second, _statuses) = stage.sandbox().await;
+    let (second, _statuses) = fixture.sandbox().await;
     assert!(matches!(second, Err(SandboxError::TooMany { limit: 1 })), "{second:?}");
     drop(first);
     assert_eq!(engine.sandboxes(), 0);
-    let (third, _statuses) = stage.sandbox().await;
+    let (third, _statuses) = fixture.sandbox().await;
     assert!(third.is_ok());
 }
 
 #[tokio::test]
 async fn settings_beyond_the_engine_are_refused_by_name() {
-    let check = async |stage: Stage, expected: &str| {
-        let (sandbox, _statuses) = stage.sandbox().await;
+    let check = async |fixture: Fixture, expected: &str| {
+        let (sandbox, _statuses) = fixture.sandbox().await;
         let error = sandbox.err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    check(Stage::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than").await;
-    check(Stage::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch_events` is zero").await;
-    check(Stage::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
+    check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than")
+        .await;
+    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch_events` is zero").await;
+    check(Fixture::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
 }
 
 #[tokio::test]
@@ -164,10 +165,10 @@ async fn the_same_code_is_compiled_once() {
 
 #[tokio::test]
 async fn a_dropped_task_answers_what_it_took() {
-    let play = Stage::new(json!({})).live().await;
-    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
-        play.told(json!({})).await;
-        play.task.abort();
+    let actor = Fixture::new(json!({})).live().await;
+    let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
+        actor.told(json!({})).await;
+        actor.task.abort();
     });
     assert_eq!(response.unwrap_err().code, 502);
 }
@@ -181,8 +182,8 @@ async fn without_a_pool_stubs_run_too() {
     assert!(!engine.is_pooled());
     let bytes = component("actor");
     let digest = Sha256Digest::of(&bytes);
-    let mut stage = Stage::new(json!({ "n": 1 }));
-    stage.program = Some(engine.compile(bytes, digest).await.unwrap());
-    let play = stage.live().await;
-    assert_eq!(play.told(json!({ "do": "configuration" })).await["n"], json!(1));
+    let mut fixture = Fixture::new(json!({ "n": 1 }));
+    fixture.program = Some(engine.compile(bytes, digest).await.unwrap());
+    let actor = fixture.live().await;
+    assert_eq!(actor.told(json!({ "do": "configuration" })).await["n"], json!(1));
 }

@@ -6,20 +6,20 @@ use std::{
 use protostub_sandbox::{Exceeded, Limits, Outcome};
 use serde_json::{Value, json};
 
-use crate::support::{Hits, Play, Stage};
+use crate::support::{Fixture, LimitCounts, RunningActor};
 
 /// What becomes of an actor that follows this order under these limits.
 async fn outcome(limit: impl FnOnce(&mut Limits), order: Value) -> Outcome {
-    let play = Stage::new(json!({})).limits(limit).live().await;
-    assert_eq!(play.fatal(order).await, 502);
-    play.outcome().await
+    let actor = Fixture::new(json!({})).limits(limit).live().await;
+    assert_eq!(actor.fatal(order).await, 502);
+    actor.outcome().await
 }
 
 /// A live actor under these limits, and which of them it runs into.
-async fn counted(limit: impl FnOnce(&mut Limits)) -> (Play, Arc<Hits>) {
-    let stage = Stage::new(json!({})).limits(limit);
-    let hits = Arc::clone(&stage.hits);
-    (stage.live().await, hits)
+async fn counted(limit: impl FnOnce(&mut Limits)) -> (RunningActor, Arc<LimitCounts>) {
+    let fixture = Fixture::new(json!({})).limits(limit);
+    let limit_counts = Arc::clone(&fixture.limit_counts);
+    (fixture.live().await, limit_counts)
 }
 
 #[tokio::test]
@@ -32,27 +32,27 @@ async fn a_call_has_a_budget_of_computing_time() {
 
 #[tokio::test]
 async fn every_call_has_its_whole_budget() {
-    let play = Stage::new(json!({})).limits(|limits| limits.cpu_per_call = Duration::from_millis(400)).live().await;
+    let actor = Fixture::new(json!({})).limits(|limits| limits.cpu_per_call = Duration::from_millis(400)).live().await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(800) {
-        play.told(json!({ "do": "compute", "rounds": 1_000_000 })).await;
+        actor.told(json!({ "do": "compute", "rounds": 1_000_000 })).await;
     }
 }
 
 #[tokio::test]
 async fn all_calls_of_a_second_have_a_budget_together() {
-    let (play, hits) = counted(|limits| limits.cpu_per_second = Duration::from_millis(50)).await;
+    let (actor, limit_counts) = counted(|limits| limits.cpu_per_second = Duration::from_millis(50)).await;
     let soon = Instant::now() + Duration::from_secs(20);
-    while hits.times("cpu_per_second") == 0 {
+    while limit_counts.times("cpu_per_second") == 0 {
         assert!(Instant::now() < soon, "it computes all the time, and is not made to wait");
-        play.told(json!({ "do": "compute", "rounds": 2_000_000 })).await;
+        actor.told(json!({ "do": "compute", "rounds": 2_000_000 })).await;
     }
-    assert_eq!(play.told(json!({ "n": 1 })).await["n"], 1, "it is slower, and lives");
+    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], 1, "it is slower, and lives");
 }
 
 #[tokio::test]
 async fn every_limit_that_is_hit_is_told() {
-    let (play, hits) = counted(|limits| {
+    let (actor, limit_counts) = counted(|limits| {
         limits.posts_per_second = 50;
         limits.timers = 3;
         limits.log_lines_per_second = 5;
@@ -62,20 +62,20 @@ async fn every_limit_that_is_hit_is_told() {
     })
     .await;
     let many = |order: Value, times: usize| Value::from(vec![order; times]);
-    play.order(json!({ "do": "timer", "ms": 60_000, "times": 4 })).await.unwrap_err();
-    play.told(json!({ "do": "log", "text": "x", "times": 20 })).await;
-    let refused = play.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
+    actor.order(json!({ "do": "timer", "ms": 60_000, "times": 4 })).await.unwrap_err();
+    actor.told(json!({ "do": "log", "text": "x", "times": 20 })).await;
+    let refused = actor.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
     assert!(refused[0].as_str().is_some_and(|told| told.contains("1001") && told.contains("1000")), "{refused}");
-    play.order(many(json!({ "do": "ask", "scope": "never" }), 2)).await.unwrap_err();
+    actor.order(many(json!({ "do": "ask", "scope": "never" }), 2)).await.unwrap_err();
     // The answer to it is one more than there may be.
     let flood = json!({ "do": "post", "to": "hyperty-runtime://home.example/r/x", "times": 100 });
-    play.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
-    assert_eq!(play.fatal(json!({ "do": "spin" })).await, 502);
+    actor.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
+    assert_eq!(actor.fatal(json!({ "do": "spin" })).await, 502);
     for (setting, times) in [("timers", 1), ("log_lines_per_second", 15), ("body_bytes", 1), ("identity_requests", 1)] {
-        assert_eq!(hits.times(setting), times, "{setting}");
+        assert_eq!(limit_counts.times(setting), times, "{setting}");
     }
     for setting in ["posts_per_second", "cpu_per_call"] {
-        assert!(hits.times(setting) > 0, "{setting}");
+        assert!(limit_counts.times(setting) > 0, "{setting}");
     }
 }
 
@@ -96,14 +96,14 @@ async fn memory_is_bounded() {
 
 #[tokio::test]
 async fn a_stub_that_copes_with_little_memory_lives() {
-    let play = Stage::new(json!({})).limits(|limits| limits.memory_bytes = 8 << 20).live().await;
-    assert_eq!(play.told(json!({ "do": "grow", "pages": 1_000 })).await, json!(false));
-    assert_eq!(play.told(json!({ "do": "allocate", "bytes": 4 << 20 })).await, json!(4));
+    let actor = Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 8 << 20).live().await;
+    assert_eq!(actor.told(json!({ "do": "grow", "pages": 1_000 })).await, json!(false));
+    assert_eq!(actor.told(json!({ "do": "allocate", "bytes": 4 << 20 })).await, json!(4));
 }
 
 #[tokio::test]
 async fn a_stub_that_does_not_even_fit_is_told_so() {
-    let kind = Stage::new(json!({})).limits(|limits| limits.memory_bytes = 1 << 16).start().await.err().unwrap();
+    let kind = Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 1 << 16).start().await.err().unwrap();
     assert!(kind.to_string().contains("a memory was to grow to"), "{kind}");
 }
 
@@ -130,40 +130,40 @@ async fn what_a_call_of_the_host_carries_is_bounded() {
 
 #[tokio::test]
 async fn a_flood_of_posts_is_bounded() {
-    let play = Stage::new(json!({})).limits(|limits| limits.posts_per_second = 1_000).live().await;
+    let actor = Fixture::new(json!({})).limits(|limits| limits.posts_per_second = 1_000).live().await;
     // The answer is a message, too: it has to wait for the next second.
     let flood = json!({ "do": "post", "to": "hyperty-runtime://home.example/r/x", "times": 2_000 });
-    let result = play.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
+    let result = actor.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
     assert_eq!(result[0]["last"], json!("limit: more than 1000 messages a second"));
 }
 
 #[tokio::test]
 async fn a_flood_of_log_lines_harms_nobody() {
-    let play = Stage::new(json!({})).live().await;
-    play.told(json!({ "do": "log", "text": "x".repeat(20_000), "times": 500 })).await;
-    play.told(json!({ "do": "print", "text": "y\n".repeat(5_000) })).await;
-    play.told(json!({ "do": "complain", "text": "z".repeat(100_000) })).await;
-    assert_eq!(play.told(json!({ "n": 1 })).await["n"], json!(1));
+    let actor = Fixture::new(json!({})).live().await;
+    actor.told(json!({ "do": "log", "text": "x".repeat(20_000), "times": 500 })).await;
+    actor.told(json!({ "do": "print", "text": "y\n".repeat(5_000) })).await;
+    actor.told(json!({ "do": "complain", "text": "z".repeat(100_000) })).await;
+    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], json!(1));
 }
 
 #[tokio::test]
 async fn a_flood_of_statuses_is_bounded() {
-    let (play, hits) = counted(|limits| limits.publications_per_second = 10).await;
+    let (actor, limit_counts) = counted(|limits| limits.publications_per_second = 10).await;
     let orders: Vec<Value> =
         (0..30).map(|n| json!({ "do": "publish", "status": if n % 2 == 0 { "in-progress" } else { "live" } })).collect();
-    assert_eq!(play.order(Value::from(orders)).await, Err("limit: more than 10 statuses a second".to_owned()));
-    assert_eq!(hits.times("publications_per_second"), 1);
+    assert_eq!(actor.order(Value::from(orders)).await, Err("limit: more than 10 statuses a second".to_owned()));
+    assert_eq!(limit_counts.times("publications_per_second"), 1);
 }
 
 #[tokio::test]
 async fn many_sandboxes_run_beside_each_other() {
     let mut plays = Vec::new();
     for n in 0..40 {
-        let mut stage = Stage::new(json!({ "n": n }));
-        stage.limits.memory_bytes = 4 << 20;
-        plays.push(stage.live().await);
+        let mut fixture = Fixture::new(json!({ "n": n }));
+        fixture.limits.memory_bytes = 4 << 20;
+        plays.push(fixture.live().await);
     }
-    for (n, play) in plays.iter().enumerate() {
-        assert_eq!(play.told(json!({ "do": "configuration" })).await["n"], json!(n));
+    for (n, actor) in plays.iter().enumerate() {
+        assert_eq!(actor.told(json!({ "do": "configuration" })).await["n"], json!(n));
     }
 }

@@ -4,12 +4,12 @@ use protostub_bus::{InboxLimits, Origin};
 use protostub_types::{Body, Message, MessageId, MessageType, StubStatus};
 use serde_json::{Value, json};
 
-use crate::support::{Listener, Stage, address, domain, observed};
+use crate::support::{Fixture, Listener, address, domain, observed};
 
 #[tokio::test]
 async fn a_message_is_answered() {
-    let play = Stage::new(json!({})).live().await;
-    let response = play.request(json!({ "do": "echo", "text": "ä\u{0}\"" })).await.unwrap();
+    let actor = Fixture::new(json!({})).live().await;
+    let response = actor.request(json!({ "do": "echo", "text": "ä\u{0}\"" })).await.unwrap();
     assert_eq!(response.code(), Some(200));
     assert_eq!(response.from, address("hyperty://sp1.example/actor"));
     let body: Value = response.body.unwrap().parse().unwrap();
@@ -18,35 +18,36 @@ async fn a_message_is_answered() {
 
 #[tokio::test]
 async fn everything_of_a_message_crosses_both_ways() {
-    let (stage, mut listener) = observed(json!({}));
-    let play = stage.live().await;
+    let (fixture, mut listener) = observed(json!({}));
+    let actor = fixture.live().await;
     let order = json!({
         "do": "post", "id": "seven", "type": "wave", "from": "hyperty://sp1.example/bob", "to": Listener::ADDRESS,
         "via": ["hyperty-runtime://other.example/1"], "headers": { "traceparent": "00-ab" }, "bytes": 5,
     });
-    assert_eq!(play.told(order).await, json!(["ok"]));
+    assert_eq!(actor.told(order).await, json!(["ok"]));
     let message = listener.message().await;
     assert_eq!(message.id, MessageId::Text("seven".into()));
     assert_eq!(message.kind, MessageType::Other("wave".into()));
     assert_eq!(message.from, address("hyperty://sp1.example/bob"));
-    assert_eq!(message.via, [address("hyperty-runtime://other.example/1"), play.url.clone()]);
+    assert_eq!(message.via, [address("hyperty-runtime://other.example/1"), actor.url.clone()]);
     assert_eq!(message.headers, [("traceparent".to_owned(), "00-ab".to_owned())]);
     assert_eq!(message.body, Some(Body::Bytes(b"bbbbb".as_slice().into())));
 }
 
 #[tokio::test]
 async fn messages_keep_their_order_and_come_in_batches() {
-    let mut stage = Stage::new(json!({}));
-    stage.limits.batch_events = 10;
-    let mut play = stage.start().await.unwrap();
+    let mut fixture = Fixture::new(json!({}));
+    fixture.limits.batch_events = 10;
+    let mut actor = fixture.start().await.unwrap();
     for n in 0..35 {
-        play.bus
+        actor
+            .bus
             .post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n })))
             .unwrap();
     }
-    play.handle.connect(None).await.unwrap();
-    play.status(StubStatus::Live).await;
-    let calls = play.told(json!({ "do": "calls" })).await;
+    actor.handle.connect(None).await.unwrap();
+    actor.status(StubStatus::Live).await;
+    let calls = actor.told(json!({ "do": "calls" })).await;
     let calls = calls.as_array().unwrap();
     assert_eq!(calls[0], json!(["connect"]));
     let messages: Vec<&Value> =
@@ -58,20 +59,21 @@ async fn messages_keep_their_order_and_come_in_batches() {
 
 #[tokio::test]
 async fn a_batch_is_bounded_in_bytes_too() {
-    let mut stage = Stage::new(json!({}));
-    stage.limits.batch_bytes = 10_000;
-    let play = stage.start().await.unwrap();
+    let mut fixture = Fixture::new(json!({}));
+    fixture.limits.batch_bytes = 10_000;
+    let actor = fixture.start().await.unwrap();
     let text = "x".repeat(4_000);
     for n in 0..6 {
-        play.bus
+        actor
+            .bus
             .post(
                 &Origin::Host,
                 Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n, "text": text })),
             )
             .unwrap();
     }
-    play.handle.connect(None).await.unwrap();
-    let calls = play.told(json!({ "do": "calls" })).await;
+    actor.handle.connect(None).await.unwrap();
+    let calls = actor.told(json!({ "do": "calls" })).await;
     let sizes: Vec<usize> = calls
         .as_array()
         .unwrap()
@@ -84,54 +86,54 @@ async fn a_batch_is_bounded_in_bytes_too() {
 
 #[tokio::test]
 async fn messages_come_only_while_the_stub_is_live() {
-    let (stage, mut listener) = observed(json!({ "connect": { "do": "publish", "status": "in-progress" } }));
-    let mut play = stage.start().await.unwrap();
+    let (fixture, mut listener) = observed(json!({ "connect": { "do": "publish", "status": "in-progress" } }));
+    let mut actor = fixture.start().await.unwrap();
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
-    play.handle.connect(None).await.unwrap();
-    play.status(StubStatus::InProgress).await;
+    actor.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
+    actor.handle.connect(None).await.unwrap();
+    actor.status(StubStatus::InProgress).await;
     // A second command has been handled, and the message has not come.
-    play.handle.connect(None).await.unwrap();
+    actor.handle.connect(None).await.unwrap();
     assert!(listener.is_quiet());
-    play.handle.disconnect(protostub_sandbox::DisconnectReason::Request).await.unwrap();
+    actor.handle.disconnect(protostub_sandbox::DisconnectReason::Request).await.unwrap();
     assert_eq!(listener.hears().await, json!({ "disconnect": "request" }));
     assert!(listener.is_quiet());
-    let waiting = play.handle.clone();
+    let waiting = actor.handle.clone();
     waiting.stop();
-    let ended = play.ended().await;
+    let ended = actor.ended().await;
     assert_eq!(ended.inbox.mailbox().len(), 1, "it waits for the successor");
 }
 
 #[tokio::test]
 async fn a_paused_stub_gets_no_messages_but_everything_else() {
-    let (stage, mut listener) = observed(json!({}));
-    let play = stage.live().await;
-    play.told(json!([{ "do": "pause" }, { "do": "timer", "ms": 1 }])).await;
+    let (fixture, mut listener) = observed(json!({}));
+    let actor = fixture.live().await;
+    actor.told(json!([{ "do": "pause" }, { "do": "timer", "ms": 1 }])).await;
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
+    actor.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
     assert_eq!(listener.hears().await, json!({ "timer": 1 }));
-    play.handle.connect(None).await.unwrap();
+    actor.handle.connect(None).await.unwrap();
     assert!(listener.is_quiet(), "the message still waits");
 }
 
 #[tokio::test]
 async fn a_stub_that_resumes_gets_what_waited() {
-    let (stage, mut listener) = observed(json!({ "connect": [{ "do": "publish", "status": "live" }, { "do": "resume" }] }));
-    let play = stage.live().await;
-    play.told(json!({ "do": "pause" })).await;
+    let (fixture, mut listener) = observed(json!({ "connect": [{ "do": "publish", "status": "live" }, { "do": "resume" }] }));
+    let actor = fixture.live().await;
+    actor.told(json!({ "do": "pause" })).await;
     let order = json!({ "do": "post", "to": Listener::ADDRESS, "body": "handled" });
-    play.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
-    play.handle.connect(None).await.unwrap();
+    actor.bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
+    actor.handle.connect(None).await.unwrap();
     assert_eq!(listener.hears().await, json!("handled"));
 }
 
 #[tokio::test]
 async fn a_stub_speaks_only_as_itself_and_for_its_domain() {
-    let (mut stage, mut listener) = observed(json!({}));
-    stage.relays = vec![domain("relayed.example")];
-    let play = stage.live().await;
+    let (mut fixture, mut listener) = observed(json!({}));
+    fixture.relays = vec![domain("relayed.example")];
+    let actor = fixture.live().await;
     let check = async |from: &str, expected: &str| {
-        let result = play.told(json!({ "do": "post", "from": from, "to": Listener::ADDRESS })).await;
+        let result = actor.told(json!({ "do": "post", "from": from, "to": Listener::ADDRESS })).await;
         let result = result[0].as_str().unwrap().to_owned();
         assert!(result.starts_with(expected), "{from}: {result}");
     };
@@ -163,27 +165,27 @@ async fn a_stub_speaks_only_as_itself_and_for_its_domain() {
 
 #[tokio::test]
 async fn the_home_domains_stub_is_not_the_runtime() {
-    let (mut stage, mut listener) = observed(json!({ "runtimeURL": "hyperty-runtime://home.example/r" }));
-    stage.domain = domain("home.example");
-    stage.url = address("hyperty-runtime://home.example/protostub/1");
-    let play = stage.live().await;
+    let (mut fixture, mut listener) = observed(json!({ "runtimeURL": "hyperty-runtime://home.example/r" }));
+    fixture.domain = domain("home.example");
+    fixture.url = address("hyperty-runtime://home.example/protostub/1");
+    let actor = fixture.live().await;
     let post = |from: &str| json!({ "do": "post", "from": from, "to": Listener::ADDRESS });
     for from in ["hyperty-runtime://home.example/r", "hyperty-runtime://home.example/r/ua"] {
-        let result = play.told(post(from)).await;
+        let result = actor.told(post(from)).await;
         assert!(result[0].as_str().unwrap().contains("an address of the runtime itself"), "{from}: {result}");
     }
-    assert_eq!(play.told(post("hyperty-runtime://home.example/other")).await, json!(["ok"]));
+    assert_eq!(actor.told(post("hyperty-runtime://home.example/other")).await, json!(["ok"]));
     assert_eq!(listener.message().await.from, address("hyperty-runtime://home.example/other"));
 }
 
 #[tokio::test]
 async fn what_is_no_message_is_refused_by_itself() {
-    let (stage, listener) = observed(json!({}));
-    let play = stage.live().await;
+    let (fixture, listener) = observed(json!({}));
+    let actor = fixture.live().await;
     let check = async |extra: Value, expected: &str| {
         let mut order = json!({ "do": "post", "to": Listener::ADDRESS });
         order.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let result = play.told(order).await;
+        let result = actor.told(order).await;
         let result = result[0].as_str().unwrap().to_owned();
         assert!(result.starts_with(expected), "{extra}: {result}");
     };
@@ -201,21 +203,21 @@ async fn what_is_no_message_is_refused_by_itself() {
 
 #[tokio::test]
 async fn a_full_inbox_is_busy() {
-    let stage = Stage::new(json!({}));
-    let small = stage.bus.inbox(InboxLimits { messages: 1, bytes: 1 << 20 });
-    let _route = stage.bus.attach(&address(Listener::ADDRESS), &small.mailbox()).unwrap();
-    let play = stage.live().await;
-    assert_eq!(play.told(json!({ "do": "post", "to": Listener::ADDRESS, "times": 3 })).await, json!(["ok", "busy", "busy"]));
+    let fixture = Fixture::new(json!({}));
+    let small = fixture.bus.inbox(InboxLimits::new(1, 1 << 20));
+    let _route = fixture.bus.attach(&address(Listener::ADDRESS), &small.mailbox()).unwrap();
+    let actor = fixture.live().await;
+    assert_eq!(actor.told(json!({ "do": "post", "to": Listener::ADDRESS, "times": 3 })).await, json!(["ok", "busy", "busy"]));
 }
 
 #[tokio::test]
 async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
-    let mut stage = Stage::new(json!({}));
-    stage.limits.batch_events = 3;
-    let bus = stage.bus.clone();
+    let mut fixture = Fixture::new(json!({}));
+    fixture.limits.batch_events = 3;
+    let bus = fixture.bus.clone();
     let mut sender = Listener::new(&bus);
     let origin = Origin::Hyperty(address(Listener::ADDRESS));
-    let play = stage.live().await;
+    let actor = fixture.live().await;
     let post = |kind: MessageType, id: u64, order: Value| {
         let mut message = Message::new(kind, "hyperty://sp1.example/actor".parse().unwrap()).with_body(order);
         message.from = address(Listener::ADDRESS);
@@ -223,14 +225,14 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
         bus.post(&origin, message).unwrap();
     };
     post(MessageType::Read, 1, json!({ "do": "keep" }));
-    play.told(json!({})).await;
+    actor.told(json!({})).await;
     // All are there before the actor's task has a turn: one batch of three, and what is left.
     post(MessageType::Read, 2, json!({ "n": 2 }));
     post(MessageType::Update, 3, json!({ "n": 3 }));
     post(MessageType::Update, 4, json!({ "do": "trap" }));
     post(MessageType::Update, 5, json!({ "n": 5 }));
     post(MessageType::Read, 6, json!({ "n": 6 }));
-    let ended = play.ended().await;
+    let ended = actor.ended().await;
     assert_eq!(ended.outcome.to_string(), "the stub crashed: wasm `unreachable` instruction executed");
     let mut answers = Vec::new();
     for _ in 0..4 {
@@ -250,31 +252,31 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
 
 #[tokio::test]
 async fn a_stop_answers_what_the_stub_kept() {
-    let play = Stage::new(json!({})).live().await;
-    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
-        play.told(json!({})).await;
-        play.handle.stop();
+    let actor = Fixture::new(json!({})).live().await;
+    let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
+        actor.told(json!({})).await;
+        actor.handle.stop();
     });
     assert_eq!(response.unwrap_err().code, 502);
-    assert!(play.outcome().await.is_orderly());
+    assert!(actor.outcome().await.is_orderly());
 }
 
 #[tokio::test]
 async fn a_late_answer_is_an_answer() {
-    let play = Stage::new(json!({})).live().await;
-    let (response, _) = tokio::join!(play.request(json!({ "do": "keep" })), async {
-        play.told(json!({})).await;
-        play.told(json!({ "do": "answer-kept" })).await;
+    let actor = Fixture::new(json!({})).live().await;
+    let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
+        actor.told(json!({})).await;
+        actor.told(json!({ "do": "answer-kept" })).await;
     });
     assert_eq!(response.unwrap().code(), Some(200));
 }
 
 #[tokio::test]
 async fn two_stubs_do_not_wait_for_each_other() {
-    let mut first = Stage::new(json!({}));
+    let mut first = Fixture::new(json!({}));
     // It is asked as often as it answers, and an answer over the limit would not come.
     first.limits.posts_per_second = u32::MAX;
-    let mut second = Stage::new(json!({}));
+    let mut second = Fixture::new(json!({}));
     second.bus = first.bus.clone();
     second.domain = domain("sp2.example");
     second.url = address("hyperty-runtime://sp2.example/protostub/2");

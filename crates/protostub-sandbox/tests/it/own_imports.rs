@@ -13,7 +13,7 @@ use protostub_sandbox::{
 use protostub_types::{Message, Sha256Digest};
 use serde_json::{Value, json};
 
-use crate::support::{Play, Stage, domain};
+use crate::support::{Fixture, RunningActor, domain};
 
 /// A store whose instances write to their own domain's keys, in a map that the test sees.
 #[derive(Default, Clone)]
@@ -63,27 +63,26 @@ async fn compile(engine: &Engine, granted: &[&str]) -> Result<CompiledStub, Comp
     engine.compile_with_imports(bytes, digest, &granted).await
 }
 
-async fn live(name: &str, program: &CompiledStub) -> Play {
-    let mut stage = Stage::new(json!({}));
-    stage.domain = domain(name);
-    stage.url = crate::support::address(&format!("hyperty-runtime://{name}/protostub/1"));
-    stage.program = Some(program.clone());
-    stage.live().await
+async fn live(name: &str, program: &CompiledStub) -> RunningActor {
+    let mut fixture = Fixture::new(json!({}));
+    fixture.domain = domain(name);
+    fixture.url = crate::support::address(&format!("hyperty-runtime://{name}/protostub/1"));
+    fixture.program = Some(program.clone());
+    fixture.live().await
 }
 
-async fn answer(play: &Play, message: Message) -> Value {
-    let answer = play.bus.request(&protostub_bus::Origin::Host, message, None).await.expect("an answer");
+async fn answer(actor: &RunningActor, message: Message) -> Value {
+    let answer = actor.bus.request(&protostub_bus::Origin::Host, message, None).await.expect("an answer");
     answer.body.expect("a body").parse().expect("JSON")
 }
 
-async fn set(play: &Play, key: &str, value: &str) -> Value {
-    let message = Message::create(format!("hyperty://{}/store", play.domain).parse().unwrap());
-    answer(play, message.with_body(json!({ "key": key, "value": value }))).await
+async fn set(actor: &RunningActor, key: &str, value: &str) -> Value {
+    let message = Message::create(format!("hyperty://{}/store", actor.domain).parse().unwrap());
+    answer(actor, message.with_body(json!({ "key": key, "value": value }))).await
 }
 
-async fn get(play: &Play, key: &str) -> Value {
-    answer(play, Message::read(format!("hyperty://{}/store", play.domain).parse().unwrap()).with_body(json!(key))).await["value"]
-        .take()
+async fn get(actor: &RunningActor, key: &str) -> Value {
+    answer(actor, Message::read(format!("hyperty://{}/store", actor.domain).parse().unwrap()).with_body(json!(key))).await["value"].take()
 }
 
 #[tokio::test]
@@ -124,12 +123,12 @@ async fn without_the_interface_it_is_an_unknown_import() {
 #[tokio::test]
 async fn a_function_of_the_hosts_that_fails_ends_the_stub() {
     let engine = engine(vec![Import::new(Store::default())]).unwrap();
-    let play = live("sp1.example", &compile(&engine, &[Store::INTERFACE]).await.unwrap()).await;
+    let actor = live("sp1.example", &compile(&engine, &[Store::INTERFACE]).await.unwrap()).await;
     let message =
         Message::create("hyperty://sp1.example/store".parse().unwrap()).with_body(json!({ "key": "trap", "value": "" }));
-    let failed = play.bus.request(&protostub_bus::Origin::Host, message, None).await;
+    let failed = actor.bus.request(&protostub_bus::Origin::Host, message, None).await;
     assert_eq!(failed.map_or_else(|error| error.code, |response| response.code().unwrap_or_default()), 502);
-    assert_eq!(play.outcome().await.to_string(), "the stub crashed: the store is on fire");
+    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: the store is on fire");
 }
 
 /// The same interface, by another type, with other functions.

@@ -6,16 +6,16 @@ use protostub_bus::{InboxLimits, Origin};
 use protostub_types::Message;
 use serde_json::json;
 
-use crate::support::{Stage, engine};
+use crate::support::{Fixture, engine};
 
 #[tokio::test]
 #[ignore = "measures"]
 async fn speed() {
     let mut samples = Vec::new();
     for _ in 0..200 {
-        let stage = Stage::new(json!({}));
-        let (sandbox, _statuses) = stage.sandbox().await;
-        let inbox = stage.bus.inbox(InboxLimits::default());
+        let fixture = Fixture::new(json!({}));
+        let (sandbox, _statuses) = fixture.sandbox().await;
+        let inbox = fixture.bus.inbox(InboxLimits::default());
         let begun = Instant::now();
         let (handle, task) = sandbox.unwrap().deploy_component(inbox).await.unwrap();
         samples.push(begun.elapsed());
@@ -23,11 +23,11 @@ async fn speed() {
     }
     report("instantiate and start", &mut samples);
 
-    let play = Stage::new(json!({})).live().await;
+    let actor = Fixture::new(json!({})).live().await;
     let mut samples = Vec::new();
     for _ in 0..5_000 {
         let begun = Instant::now();
-        play.request(json!({ "do": "echo" })).await.unwrap();
+        actor.request(json!({ "do": "echo" })).await.unwrap();
         samples.push(begun.elapsed());
     }
     report("request and answer", &mut samples);
@@ -36,11 +36,12 @@ async fn speed() {
     for _ in 0..50 {
         let begun = Instant::now();
         for n in 0..500 {
-            play.bus
+            actor
+                .bus
                 .post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "n": n })))
                 .unwrap();
         }
-        play.told(json!({ "do": "calls" })).await;
+        actor.told(json!({ "do": "calls" })).await;
         samples.push(begun.elapsed() / 500);
     }
     report("an update, of 500", &mut samples);

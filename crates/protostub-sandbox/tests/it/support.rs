@@ -50,21 +50,20 @@ pub(crate) fn domain(text: &str) -> Domain {
 }
 
 pub(crate) fn bus() -> Bus {
-    Bus::new(BusConfig {
-        request_timeout: PATIENCE,
-        ..BusConfig::new(domain("home.example"), address("hyperty-runtime://home.example/r"))
-    })
+    let mut config = BusConfig::new(domain("home.example"), address("hyperty-runtime://home.example/r"));
+    config.request_timeout = PATIENCE;
+    Bus::new(config)
 }
 
 /// The statuses that a stub published.
 #[derive(Debug)]
-pub(crate) struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>, Arc<Hits>);
+pub(crate) struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>, Arc<LimitCounts>);
 
 /// How often a stub ran into each limit.
 #[derive(Debug, Default)]
-pub(crate) struct Hits(Mutex<HashMap<&'static str, u64>>);
+pub(crate) struct LimitCounts(Mutex<HashMap<&'static str, u64>>);
 
-impl Hits {
+impl LimitCounts {
     pub(crate) fn times(&self, setting: &str) -> u64 {
         self.0.lock().unwrap().get(setting).copied().unwrap_or_default()
     }
@@ -108,7 +107,7 @@ pub(crate) fn bearer(value: &str) -> Credential {
 }
 
 /// What a test is about: the actor of a domain, with this configuration.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     pub(crate) bus: Bus,
     pub(crate) domain: Domain,
     pub(crate) url: Address,
@@ -119,10 +118,10 @@ pub(crate) struct Stage {
     pub(crate) session: Session,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) program: Option<CompiledStub>,
-    pub(crate) hits: Arc<Hits>,
+    pub(crate) limit_counts: Arc<LimitCounts>,
 }
 
-impl Stage {
+impl Fixture {
     pub(crate) fn new(configuration: Value) -> Self {
         Self {
             bus: bus(),
@@ -135,7 +134,7 @@ impl Stage {
             session: Session::new(),
             credentials: Arc::default(),
             program: None,
-            hits: Arc::default(),
+            limit_counts: Arc::default(),
         }
     }
 
@@ -151,7 +150,7 @@ impl Stage {
             bus: self.bus.clone(),
             quota: egress.quota(self.limits.quota()),
             egress,
-            presence: Arc::new(Statuses(sender, Arc::clone(&self.hits))),
+            presence: Arc::new(Statuses(sender, Arc::clone(&self.limit_counts))),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),
         };
@@ -172,12 +171,12 @@ impl Stage {
     }
 
     /// Deploys it; it is `created` then.
-    pub(crate) async fn start(self) -> Result<Play, StartErrorKind> {
-        let inbox = self.bus.inbox(InboxLimits { messages: 1000, bytes: 16 << 20 });
+    pub(crate) async fn start(self) -> Result<RunningActor, StartErrorKind> {
+        let inbox = self.bus.inbox(InboxLimits::new(1000, 16 << 20));
         self.start_with(inbox).await.map_err(|(kind, _)| kind)
     }
 
-    pub(crate) async fn start_with(self, inbox: Inbox) -> Result<Play, (StartErrorKind, Inbox)> {
+    pub(crate) async fn start_with(self, inbox: Inbox) -> Result<RunningActor, (StartErrorKind, Inbox)> {
         let (sandbox, statuses) = self.sandbox().await;
         let mailbox = inbox.mailbox();
         let routes = vec![
@@ -187,20 +186,20 @@ impl Stage {
         let started = sandbox.expect("a sandbox").deploy_component(inbox).await;
         let (handle, task) = started.map_err(|error| (error.kind, error.inbox))?;
         let task = tokio::spawn(task.run());
-        Ok(Play { bus: self.bus, domain: self.domain, url: self.url, handle, task, statuses, _routes: routes })
+        Ok(RunningActor { bus: self.bus, domain: self.domain, url: self.url, handle, task, statuses, _routes: routes })
     }
 
     /// Deploys and connects it; it is `live` then.
-    pub(crate) async fn live(self) -> Play {
-        let mut play = self.start().await.expect("the actor starts");
-        play.handle.connect(None).await.expect("it connects");
-        play.status(StubStatus::Live).await;
-        play
+    pub(crate) async fn live(self) -> RunningActor {
+        let mut actor = self.start().await.expect("the actor starts");
+        actor.handle.connect(None).await.expect("it connects");
+        actor.status(StubStatus::Live).await;
+        actor
     }
 }
 
 /// A running actor.
-pub(crate) struct Play {
+pub(crate) struct RunningActor {
     pub(crate) bus: Bus,
     pub(crate) domain: Domain,
     pub(crate) url: Address,
@@ -211,7 +210,7 @@ pub(crate) struct Play {
     pub(crate) _routes: Vec<Route>,
 }
 
-impl Play {
+impl RunningActor {
     pub(crate) fn message(&self, order: Value) -> Message {
         Message::read(format!("hyperty://{}/actor", self.domain).parse().unwrap()).with_body(order)
     }
@@ -271,7 +270,7 @@ impl Listener {
     pub(crate) const ADDRESS: &str = "hyperty://home.example/listener";
 
     pub(crate) fn new(bus: &Bus) -> Self {
-        let inbox = bus.inbox(InboxLimits { messages: 1000, bytes: 16 << 20 });
+        let inbox = bus.inbox(InboxLimits::new(1000, 16 << 20));
         let route = bus.attach(&address(Self::ADDRESS), &inbox.mailbox()).expect("the address is free");
         Self { inbox, _route: route }
     }
@@ -290,9 +289,9 @@ impl Listener {
 }
 
 /// The stage of an actor that tells a listener what happens to it.
-pub(crate) fn observed(mut configuration: Value) -> (Stage, Listener) {
+pub(crate) fn observed(mut configuration: Value) -> (Fixture, Listener) {
     configuration["observer"] = json!(Listener::ADDRESS);
-    let stage = Stage::new(configuration);
-    let listener = Listener::new(&stage.bus);
-    (stage, listener)
+    let fixture = Fixture::new(configuration);
+    let listener = Listener::new(&fixture.bus);
+    (fixture, listener)
 }

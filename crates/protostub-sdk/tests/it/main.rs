@@ -1,5 +1,6 @@
 //! What authors rely on, seen from a test of theirs.
 
+mod body_via;
 mod connection;
 mod main_function;
 mod messages;

@@ -1,4 +1,5 @@
 //! What is read from others, as they write it.
 
+mod body_via;
 mod descriptor;
 mod messages;

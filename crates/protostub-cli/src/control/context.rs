@@ -1,0 +1,19 @@
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use protostub_runtime::Runtime;
+use tokio::sync::broadcast;
+
+use super::protocol::{Change, DeploymentProgress};
+use crate::printer::Counts;
+
+/// What the clients of a runtime share.
+pub(crate) struct ServerContext {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) since: SystemTime,
+    /// The file of its policies.
+    pub(crate) policy: Option<PathBuf>,
+    pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) progress: broadcast::Sender<DeploymentProgress>,
+    /// Counts of the lines that were not printed, and of those that were not logged.
+    pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
+}

@@ -1,0 +1,93 @@
+use std::{cell::Cell, fmt, hash::BuildHasher as _};
+
+use foldhash::fast::RandomState;
+use protostub_types::Address;
+
+/// Number of cached addresses. Most messages of a stub are from, and to, one of a few.
+const SLOTS: usize = 2 * SETS;
+/// Number of sets, of two slots each: two peers that talk to each other both fit, whatever their
+/// hashes are.
+const SETS: usize = 16;
+
+/// The addresses that an instance wrote last: a two-way set-associative cache.
+///
+/// Parsing an address takes longer than everything else that is done with a message
+/// (`trip_vs_bare`). An address that is found shares its text with the one before.
+#[derive(Default)]
+pub(crate) struct AddressCache {
+    hasher: RandomState,
+    /// Each address is in one of the two slots of its set, the newer one in the first. Empty until the
+    /// first one comes: many stubs never post.
+    slots: Vec<Option<Address>>,
+    /// The two slots that were found last. Most of the time it is one of them.
+    recent: Cell<[u8; 2]>,
+}
+
+impl AddressCache {
+    /// Returns the address with this text, if it is cached.
+    pub(crate) fn get(&self, text: &str) -> Option<&Address> {
+        let [last, other] = self.recent.get();
+        let at = |slot| self.slots.get(usize::from(slot))?.as_ref().filter(|known| known.as_str() == text);
+        at(last).or_else(|| at(other)).or_else(|| {
+            let first = self.set(text);
+            let (slot, known) = [first, first + 1].into_iter().find_map(|slot| Some((slot, at(slot)?)))?;
+            self.recent.set([slot, last]);
+            Some(known)
+        })
+    }
+
+    /// Caches an address that was not found, in place of the older one of its set.
+    pub(crate) fn insert(&mut self, address: Address) {
+        if self.slots.is_empty() {
+            self.slots.resize(SLOTS, None);
+        }
+        let first = usize::from(self.set(address.as_str()));
+        self.slots.swap(first, first + 1);
+        self.slots[first] = Some(address);
+    }
+
+    /// Returns the first slot of its set.
+    fn set(&self, text: &str) -> u8 {
+        2 * (self.hasher.hash_one(text) % SETS as u64) as u8
+    }
+}
+
+impl fmt::Debug for AddressCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.slots.iter().flatten()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cached_address_is_never_another_one() {
+        let mut cache = AddressCache::default();
+        assert_eq!(cache.get("hyperty://sp1.example/alice"), None);
+        for _ in 0..3 {
+            for n in 0..10 * SLOTS {
+                let text = format!("hyperty://sp{n}.example/alice");
+                let address = Address::parse(&text).unwrap();
+                assert!(cache.get(&text).is_none_or(|known| *known == address));
+                cache.insert(address.clone());
+                assert_eq!(cache.get(&text), Some(&address));
+            }
+        }
+        assert_eq!(cache.slots.len(), SLOTS);
+    }
+
+    #[test]
+    fn two_peers_are_both_cached_whatever_the_seed() {
+        let [alice, echo] =
+            ["hyperty://sp1.example/alice", "hyperty://sp1.example/echo"].map(|text| Address::parse(text).unwrap());
+        // Each has another seed.
+        for _ in 0..100 * SETS {
+            let mut cache = AddressCache::default();
+            cache.insert(alice.clone());
+            cache.insert(echo.clone());
+            assert_eq!([&alice, &echo].map(|one| cache.get(one.as_str())), [Some(&alice), Some(&echo)]);
+        }
+    }
+}
