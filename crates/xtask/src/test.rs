@@ -22,7 +22,7 @@ usage: cargo xtask test [<stage>...]
 Runs all stages, or the named ones. A failed stage does not stop the others:
 
   fmt             formatting of the host, the stubs and the test programs
-  structure       the crates' files have no circles, and no two types one name: see `cargo xtask structure --help`
+  structure       no circular files in a crate, and no two types with one name: see `cargo xtask structure --help`
   wit             the contract: see `cargo xtask wit check`
   stubs           builds the stubs and the test programs, and checks the stubs' sizes
   clippy          lints of the host, warnings denied

@@ -22,7 +22,7 @@ Builds with the release profile, which takes a while the first time, except with
 
 An attack escapes in each of these cases:
 
-  it is not contained as its definition demands
+  the attack is not contained as its definition demands
   a neighbour is ended, restarted or not answered
   memory is not given back
   neighbours wait longer than three times as long as before and than 5 ms, in the median of all runs

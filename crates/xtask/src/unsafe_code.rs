@@ -1,5 +1,5 @@
-//! Unsafe code is denied in every package, and the exceptions are known. No source names a private
-//! interface of wasmtime.
+//! Checks of unsafe code: it is denied in every package, and the exceptions are known. Also checks
+//! that no source names a private interface of wasmtime.
 
 use std::{
     fs,
@@ -87,7 +87,8 @@ fn the_exceptions_are_known() {
     assert_eq!(found, known.iter().collect::<Vec<_>>());
 }
 
-/// Wasmtime keeps such a module for the code that its macros generate. It changes without notice.
+/// Wasmtime has a module of this name for the code that its macros generate. The module changes
+/// without notice.
 #[test]
 fn sources_do_not_name_wasmtime_internals() {
     let mut all = Vec::new();
