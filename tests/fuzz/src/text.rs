@@ -114,7 +114,7 @@ fn decode(package: &SourcePackage, bytes: usize) {
 /// A signed descriptor with trusted keys.
 struct Signed {
     key: SigningKey,
-    /// A key with the same id.
+    /// Another key, which claims the same id.
     stranger: SigningKey,
     statement: Statement,
     /// The signed content.
