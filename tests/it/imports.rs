@@ -1,4 +1,5 @@
-//! Interfaces of the host program's own: the program of `crates/protostub-runtime/examples/key_value.rs`, and what is refused.
+//! Tests of interfaces that the host program adds: the program of
+//! `crates/protostub-runtime/examples/key_value.rs`, and refusals.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use crate::support::{component, domain, source};
 
 #[test]
-fn a_host_program_offers_an_interface_of_its_own() {
+fn host_program_offers_its_own_interface() {
     let component = protostub_artifacts::path("key-value");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = Command::new(cargo)
@@ -29,7 +30,8 @@ fn a_host_program_offers_an_interface_of_its_own() {
     assert!(lines[3].ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{output}");
 }
 
-/// An interface that this program does not offer cannot be granted either, and is refused by name.
+/// An interface that this program does not offer. Grants of it and imports of it are refused by
+/// name.
 struct Nothing;
 
 impl HostImport for Nothing {
@@ -48,7 +50,7 @@ impl HostImport for Nothing {
 }
 
 #[tokio::test]
-async fn what_the_program_does_not_offer_cannot_be_granted() {
+async fn unoffered_import_cannot_be_granted() {
     let granted = |interface: &str| {
         let mut settings = DomainSettings::default();
         settings.imports.insert(interface.to_owned());

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::track::Track;
 
-/// Where the shapes of what was released are recorded, from the repository's root.
+/// File with the shapes of the released tracks, from the repository's root.
 pub(crate) const FILE: &str = "wit/frozen.toml";
 
 const INTRODUCTION: &str = "\
@@ -22,7 +22,7 @@ pub(crate) struct Frozen {
     pub(crate) releases: BTreeMap<String, Release>,
 }
 
-/// A track as it was released last.
+/// The last release of a track.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Release {
@@ -52,25 +52,25 @@ impl Release {
         Self { sha256: digest(&version, &items), version, items }
     }
 
-    /// What the track has that is not compatible with this release.
+    /// Returns the incompatibilities of the track with this release.
     pub(crate) fn problems(&self, track: &Track) -> Vec<String> {
         let mut problems = Vec::new();
         if digest(&self.version, &self.items) != self.sha256 {
-            problems.push(format!("its record in {FILE} was edited: the digest is another one's"));
+            problems.push(format!("the record in {FILE} was edited: its digest does not match; restore the file"));
         }
         for (item, was) in &self.items {
             match track.items.get(item) {
                 Some(is) if is == was => {}
-                Some(is) => problems.push(format!("`{item}` was released as `{was}` and is now `{is}`: that needs a new track")),
-                None => problems.push(format!("`{item}` was released and is gone: that needs a new track")),
+                Some(is) => problems.push(format!("`{item}` was released as `{was}` and is now `{is}`; start a new track")),
+                None => problems.push(format!("`{item}` was released and is gone; start a new track")),
             }
         }
         let mut added = track.items.iter().filter(|(item, _)| !self.items.contains_key(*item)).peekable();
         if added.peek().is_some() && !is_later(&track.version, &self.version) {
-            problems.push(format!("there are additions to {}: the package's patch version has to be greater", self.version));
+            problems.push(format!("the track has additions to {}: the package's patch version has to be greater", self.version));
         }
         for (item, shape) in added.filter(|(item, shape)| !self.may_add(item, shape, track)) {
-            problems.push(format!("`{item}` (`{shape}`) is new where nothing can be added: in a new interface it could"));
+            problems.push(format!("`{item}` (`{shape}`) is new where nothing can be added; add it in a new interface"));
         }
         problems
     }
@@ -90,7 +90,7 @@ fn digest(version: &str, items: &BTreeMap<String, String>) -> String {
     format!("{:x}", digest.finalize())
 }
 
-/// Whether a version of the same track is a later one.
+/// Returns `true` if a version is later than another one of the same track.
 fn is_later(version: &str, than: &str) -> bool {
     let patch = |version: &str| version.rsplit('.').next().and_then(|patch| patch.parse::<u64>().ok());
     patch(version) > patch(than)
