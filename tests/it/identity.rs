@@ -442,7 +442,7 @@ async fn token_request_is_retried_after_a_temporary_failure() {
     let reason = refused(builder().credentials(oauth2(client(&server, "guess")))).await;
     assert!(
         reason.contains(
-            "/token: the server refused the request: invalid_client: nobody has the secret Some((\"runtime\", \"[secret]\"))"
+            "/token: the server refused the request: invalid_client: no client has the secret Some((\"runtime\", \"[secret]\"))"
         ),
         "{reason}"
     );

@@ -105,7 +105,7 @@ async fn token(Extracted(shared): Extracted<Arc<Shared>>, headers: HeaderMap, bo
     };
     let is_public = form.get("client_id").is_some_and(|client| client == "public");
     if !is_public && client != Some(("runtime".to_owned(), state.secret.clone())) {
-        let refused = json!({ "error": "invalid_client", "error_description": format!("nobody has the secret {client:?}") });
+        let refused = json!({ "error": "invalid_client", "error_description": format!("no client has the secret {client:?}") });
         return answer(401, refused);
     }
     let refresh_token = match form.get("grant_type").map(String::as_str) {

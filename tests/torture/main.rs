@@ -108,7 +108,7 @@ async fn attacks(options: &Options) -> Result<Vec<Row>> {
     let stage = Stage::new(config).await?;
     stage.keep_code().await?;
     println!(
-        "{} attacks beside {NEIGHBOURS} stubs, {} runs each, {:?} before and {:?} during\n",
+        "{} attacks next to {NEIGHBOURS} stubs, {} runs each, {:?} before and {:?} during\n",
         attacks.len(),
         options.runs,
         options.window,

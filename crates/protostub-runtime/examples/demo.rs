@@ -51,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
 
     let alice = runtime(&domain).await?;
     let alice_app = alice.register_hyperty(format!("hyperty://{domain}/alice")).await?;
-    println!("Alice's app, on a runtime of her own, sends Bob's app a message. Nothing of {domain} is deployed there.");
+    println!("Alice's app, on a runtime of her own, sends Bob's app a message. Her runtime has no stub of {domain} yet.");
     watch.start();
     let sent = Instant::now();
     let question = Message::read(bob_app.address().clone()).with_body(json!({ "resource": "greeting" }));

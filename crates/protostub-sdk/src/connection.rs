@@ -60,7 +60,7 @@ where
         let mut began = None;
         loop {
             stub.in_progress();
-            let ended = one_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
+            let ended = run_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
             if let Err(error @ Error::Failed(_)) = ended.result {
                 answer_what_is_left(&stub, "the protocol stub cannot connect to its domain");
                 return Err(error);
@@ -126,7 +126,7 @@ struct Ended {
     was_live: bool,
 }
 
-async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> Ended {
+async fn run_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> Ended {
     let mut run = pin!(run.fuse());
     let mut was_live = false;
     let mut grace: Option<Sleep> = None;

@@ -224,7 +224,8 @@ impl State {
                 open.iter().position(|(id, to, _)| *id == message.id && *to == message.from && message.to == self.url)
             {
                 if message.code().is_none_or(|code| code >= 200) {
-                    let _ = open.swap_remove(index).2.send(message); // The requester may have dropped its future.
+                    // The requester may have dropped its future.
+                    let _ = open.swap_remove(index).2.send(message);
                 }
                 return;
             }

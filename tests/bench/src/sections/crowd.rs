@@ -190,7 +190,7 @@ fn deploy(bench: &mut Bench, crowd: &mut Peer, first: &mut Peer) -> Result<()> {
     }
     let most = bench.effort.crowd;
     let sides = vec![
-        Side::new(format!("a deployment beside {most} stubs"), "ns", &many),
+        Side::new(format!("a deployment next to {most} stubs"), "ns", &many),
         Side::new("a deployment beside one stub", "ns", &few),
     ];
     bench.report.add(DEPLOY, &many.over(&few), sides);

@@ -155,7 +155,7 @@ async fn against(
     };
     let (mut worst, mut sides) = (Samples::default(), Vec::new());
     for (bytes, name) in BODIES {
-        tell(&format!("round trips of {name} beside {who}"));
+        tell(&format!("round trips of {name}, compared with {who}"));
         let count = bench.effort.count(|count| live.trips(to, bytes, count)).await?;
         // The peer can be much slower, so it has its own number of trips per turn.
         let tried = if bench.effort.turn.is_zero() { 2 } else { 200 };
