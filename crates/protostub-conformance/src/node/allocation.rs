@@ -14,9 +14,9 @@ use crate::{
 
 const ALLOCATED: &str = "`create` to `…/address-allocation` is answered with code 200 and as many addresses of the domain and scheme as were asked for.";
 const RELEASED: &str = "`delete` of the addresses is answered with code 200.";
-const HYPERTIES: &str = "conformance case C4, hyperty-allocation.spec";
-const OBJECTS: &str = "conformance case C5, object-allocation.spec";
-const RELEASES: &str = "conformance case C6, hyperty-allocation.spec, object-allocation.spec";
+const HYPERTIES: &str = "tests/CASES.md: C4, hyperty-allocation.spec";
+const OBJECTS: &str = "tests/CASES.md: C5, object-allocation.spec";
+const RELEASES: &str = "tests/CASES.md: C6, hyperty-allocation.spec, object-allocation.spec";
 
 /// How the addresses of a request are named later.
 #[derive(Clone, Copy)]

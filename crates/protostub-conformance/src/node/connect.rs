@@ -17,7 +17,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/open",
             "`open` to `mn:/session` is answered from there with code 200 and a token.",
-            "conformance case C1, connect.spec",
+            "tests/CASES.md: C1",
         ),
         run: |node| Box::pin(open(node)),
     },
@@ -25,7 +25,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/re-open",
             "The server drops the socket; `re-open` with the token takes the session up again, addresses and all.",
-            "conformance case C3",
+            "tests/CASES.md: C3",
         ),
         run: |node| Box::pin(re_open(node)),
     },
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/wrong-token",
             "`re-open` with another token than the session's is refused.",
-            "conformance case C13",
+            "tests/CASES.md: C13",
         ),
         run: |node| Box::pin(wrong_token(node)),
     },
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/close",
             "`close` ends the session, and the connection with code 1000: 'Normal closure'.",
-            "conformance cases C2, C3",
+            "tests/CASES.md: C2, C3",
         ),
         run: |node| Box::pin(close(node)),
     },
@@ -49,7 +49,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/ping",
             "A message from an address that nobody allocated reaches its receiver, and the reply finds its way back: addresses are learned.",
-            "conformance case C7, TransitionConnection.spec",
+            "tests/CASES.md: C7",
         ),
         run: |node| Box::pin(ping(node)),
     },

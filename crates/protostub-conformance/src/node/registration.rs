@@ -12,7 +12,7 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const SPEC: &str = "registration.spec";
+const SPEC: &str = "tests/CASES.md: registration.spec";
 
 pub(super) const CASES: &[Script<Node>] = &[
     Script {

@@ -12,7 +12,7 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const SPEC: &str = "conformance case C8, subscription.spec";
+const SPEC: &str = "tests/CASES.md: C8, subscription.spec";
 
 /// The member `source` of a subscription's body.
 #[derive(Clone, Copy, PartialEq, Eq)]

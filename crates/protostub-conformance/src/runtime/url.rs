@@ -15,7 +15,7 @@ macro_rules! url {
             case: Case::new(
                 concat!("runtime/url/", $id),
                 concat!($address, " → ", $scheme, " | ", $host, " | ", $path),
-                "utils.spec; [::1] and mn:/session break the original runtime",
+                concat!("tests/CASES.md: url/", $id),
             ),
             run: |context| Box::pin(parses_address(context, $address, ($scheme, $host, $path))),
         }

@@ -38,7 +38,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         run: |context| Box::pin(stays(context)),
     },
     Script {
-        case: Case::new("stub/disconnect/again", "connect() after disconnect(): in-progress, live.", "conformance case C3"),
+        case: Case::new("stub/disconnect/again", "connect() after disconnect(): in-progress, live.", "tests/CASES.md: C3"),
         run: |context| Box::pin(again(context)),
     },
     Script {

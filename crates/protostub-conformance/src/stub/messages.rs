@@ -68,7 +68,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         case: Case::new(
             "stub/messages/incoming",
             "A message from the domain's server reaches its receiver, in order, from whom it was sent.",
-            "conformance cases C7, C15",
+            "tests/CASES.md: C7, C15",
         ),
         run: |context| Box::pin(incoming(context)),
     },
@@ -76,7 +76,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         case: Case::new(
             "stub/messages/via",
             "An outgoing message with its own URL in `body.via` is dropped; an incoming one is delivered with `via` = itself.",
-            "conformance case C14",
+            "tests/CASES.md: C14",
         ),
         run: |context| Box::pin(via(context)),
     },

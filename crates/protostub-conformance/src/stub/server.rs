@@ -39,7 +39,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         case: Case::new(
             "stub/server/comes-back",
             "The server drops the socket: disconnected; connect(): in-progress, live.",
-            "conformance case C3",
+            "tests/CASES.md: C3",
         ),
         run: |context| Box::pin(comes_back(context)),
     },
@@ -47,7 +47,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         case: Case::new(
             "stub/server/silent",
             "No session reply in 3 s: disconnected. `live` once messages can flow.",
-            "conformance case C11, wit/0.1/types.wit",
+            "tests/CASES.md: C11; wit/0.1/types.wit",
         ),
         run: |context| Box::pin(silent(context)),
     },
@@ -61,7 +61,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         run: |context| Box::pin(nonsense_messages(context)),
     },
     Script {
-        case: Case::new("stub/server/refuses-session", "Open answered 500: failed, with its reason.", "conformance case C12"),
+        case: Case::new("stub/server/refuses-session", "Open answered 500: failed, with its reason.", "tests/CASES.md: C12"),
         run: |context| Box::pin(refuses_session(context)),
     },
 ];

@@ -35,7 +35,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         run: |context| Box::pin(nonsense(context)),
     },
     Script {
-        case: Case::new("stub/session/forgotten", "Re-open refused: the stub must fall back to open.", "conformance case C13"),
+        case: Case::new("stub/session/forgotten", "Re-open refused: the stub must fall back to open.", "tests/CASES.md: C13"),
         run: |context| Box::pin(forgotten(context)),
     },
 ];
