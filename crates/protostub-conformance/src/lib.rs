@@ -1,14 +1,20 @@
-//! A conformance kit: it tells the author of a stub whether the stub is right, and everybody whether a message node and this runtime are.
+//! Conformance kit: checks stubs, message nodes and runtimes against the contract and the
+//! specification.
 //!
-//! * [`Case`]: what has to hold, with a stable id, the sentence of the contract or the specification that says so, and where that stands
-//! * [`Verdict`]: what became of a case: it passed, it failed (what was expected, what was seen), or it does not apply (why)
-//! * [`Report`]: the verdicts of a suite about one subject, as text, JSON or JUnit's XML
-//! * [`stub`]: the suite for a component. It has a sandbox and a bus of its own, and stands between the stub and its server
+//! * [`Case`]: a requirement with a stable id, its sentence, and the document of the sentence
+//! * [`Verdict`]: the result of a case: passed, failed (expected, observed) or not applicable
+//!   (reason)
+//! * [`Report`]: the verdicts of a suite about one subject, as text, JSON or JUnit XML
+//! * [`stub`]: the suite for a component. It has a sandbox and a bus of its own, and sits between
+//!   the stub and its server
 //! * [`node`]: the suite for a message node, at any URL
-//! * [`runtime`]: the suite for a runtime: the one of this project, or another one behind an adapter
+//! * [`runtime`]: the suite for a runtime: the one of this project, or another one behind an
+//!   adapter
 //!
-//! A case never waits for longer than a fixed time, and one that cannot be decided since another one failed does not apply, so that a report names what
-//! is wrong once.
+//! A case never waits for longer than a fixed time. A case that another failure makes undecidable
+//! does not apply, so a report names each fault once.
+//!
+//! `tests/CASES.md` in the repository has the cases of the reTHINK project that sources cite.
 
 mod case;
 pub mod node;

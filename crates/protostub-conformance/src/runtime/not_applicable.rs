@@ -3,7 +3,8 @@
 use super::RuntimeSuiteContext;
 use crate::{Case, Verdict, case::Script};
 
-/// A case that does not apply. `cites` lists its rows of the catalogue, if its id is not one of them.
+/// A case that does not apply. `cites` lists its rows of the catalogue, if its id is not one of
+/// them.
 macro_rules! not_applicable {
     ($id:literal, $what:literal, $reason:literal) => {
         not_applicable!($id, cites $id, $what, $reason)

@@ -1,4 +1,4 @@
-//! The scenarios in which the original runtime was measured, with the outcome that is wanted.
+//! Scenarios that were measured with the original runtime, each with the wanted result.
 
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ async fn g(context: &RuntimeSuiteContext) -> CaseResult {
         expect(body["value"] == wanted, wanted, || body.to_string())?;
     }
     fixture.catalogue.set_availability(Availability::Available);
-    // A failure is remembered for a moment; a message after that deploys the stub.
+    // The runtime remembers a failure for a moment. A later message deploys the stub.
     let alice = address(ALICE)?;
     let recovered = async {
         loop {
@@ -163,7 +163,7 @@ async fn g(context: &RuntimeSuiteContext) -> CaseResult {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    with_time_limit("the stub is deployed by a later message", recovered).await?;
+    with_time_limit("a later message deploys the stub", recovered).await?;
     fixture.registered(1, 1).await?;
     Ok(None)
 }
@@ -193,7 +193,7 @@ async fn j(context: &RuntimeSuiteContext) -> CaseResult {
     first_message(context, json!(all)).await
 }
 
-/// What a stub gets that says this when it connects.
+/// Checks that a stub receives its first message if it publishes these statuses at `connect`.
 async fn first_message(context: &RuntimeSuiteContext, connect: Value) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect })).await?;
     fixture.post(ALICE, 1)?;
@@ -210,7 +210,7 @@ async fn l(context: &RuntimeSuiteContext) -> CaseResult {
     let is_denied = outcome[0].as_str().is_some_and(|told| told.starts_with("denied: "));
     expect(is_denied, "denied", || outcome.to_string())?;
     fixture.order(ALICE, json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = fixture.next("what it may say").await?;
+    let first = fixture.next("a message from an allowed sender").await?;
     expect(first.from.as_str() == ALICE, ALICE, || first.from.to_string())?;
     Ok(None)
 }
@@ -235,7 +235,7 @@ async fn w(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "observer": "hyperty://home.example/app" })).await?;
     let first = fixture.load(DOMAIN, LoadGoal::Live).await?;
     with_time_limit("undeployed", fixture.subject.undeploy(DOMAIN)).await?;
-    let goodbye = fixture.next("its good-bye").await?;
+    let goodbye = fixture.next("a message about the shutdown").await?;
     let body: Value = goodbye.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
     expect(body == json!({ "disconnect": "request" }), "a `disconnect` event", || body.to_string())?;
     fixture.registered(0, 0).await?;

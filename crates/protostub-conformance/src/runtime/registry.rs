@@ -1,4 +1,4 @@
-//! Registry, Runtime UA, bus, sandbox and catalogue, as the original runtime's tests ask for them.
+//! Registry, Runtime UA, bus, sandbox and catalogue, as the original runtime's tests require.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How long what was published may take to reach its subscribers.
+/// Time until a published status has reached its subscribers.
 const WHILE: Duration = Duration::from_millis(100);
 
 /// A case of the catalogue, and its script.
@@ -76,7 +76,7 @@ async fn c1(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
     let stub = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
     with_time_limit("in-progress", fixture.subject.wait_for_status(DOMAIN, "in-progress")).await?;
-    // Who subscribes at the moment of a change may hear of it twice.
+    // A subscriber at the moment of a change may receive the status twice.
     tokio::time::sleep(WHILE).await;
     fixture.subject.subscribe(&format!("{}/status", stub.url)).await;
     statuses(&fixture, &stub.url, &["in-progress", "live"]).await?;
@@ -160,10 +160,10 @@ async fn b5(context: &RuntimeSuiteContext) -> CaseResult {
 async fn b7(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
     fixture.order(ALICE, json!({ "n": 7 })).await?;
-    // What is sent to the listener afterwards comes first.
+    // A response would arrive before this message, which is sent later.
     fixture.order(ALICE, json!({ "do": "post", "id": "fence", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = fixture.next("what is for the listener").await?;
-    expect(first.kind.as_str() != "response", "no response for somebody else", || first.to_json().unwrap_or_default())?;
+    let first = fixture.next("a message for the listener").await?;
+    expect(first.kind.as_str() != "response", "no response of another requester", || first.to_json().unwrap_or_default())?;
     Ok(None)
 }
 
@@ -181,7 +181,7 @@ async fn x3(context: &RuntimeSuiteContext) -> CaseResult {
     for n in 0..3 {
         let post = json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app", "body": { "n": n } });
         fixture.order(ALICE, post).await?;
-        let message = fixture.next("what the guest posts").await?;
+        let message = fixture.next("the message that the guest posts").await?;
         let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         expect(body["n"] == n, &format!("message {n}"), || body.to_string())?;
     }
