@@ -5,6 +5,8 @@
 //!
 //! [`for_each_environment`] names the hostile environments, each a machine or network that fails.
 
+#![expect(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "only the tests of this repository use the crate")]
+
 mod attack;
 pub mod attacks;
 mod components;

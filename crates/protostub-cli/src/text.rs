@@ -4,6 +4,7 @@ use protostub_types::{SafeText, json_line};
 
 /// The form of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "only the fuzzers use it from outside")]
 pub enum OutputFormat {
     /// Text for people.
     Text,

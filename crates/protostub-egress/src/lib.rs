@@ -40,7 +40,7 @@ pub use connect::Connection;
 pub use egress::{Egress, EgressConfig};
 pub use error::{EgressError, Phase};
 pub use grants::{Explanation, GrantedBy, Grants, Missing, Reason, Refused};
-pub use http::{HttpClient, HttpTarget, request_headers};
+pub use http::{HttpClient, HttpTarget, request_headers, response_error};
 pub use http1::{ExchangeError, Http1, HttpBody, HttpLimits, HttpRequest};
 pub use limit_reached::LimitReached;
 pub use protection::Protection;

@@ -74,7 +74,7 @@ struct Account {
     sockets: AtomicUsize,
     /// All descriptors, those of look-ups included. Changed under the budget's lock.
     held: AtomicUsize,
-    refusals: [AtomicU64; Kind::ALL.len()],
+    refusals: [AtomicU64; LimitKind::ALL.len()],
 }
 
 /// Token bucket in the form of the next free time (GCRA, ITU-T I.371).
@@ -153,7 +153,7 @@ impl Quota {
     /// The settings of the limits that refused something since the last call, with the number of
     /// times.
     pub fn take_refusals(&self) -> [(&'static str, u64); 3] {
-        Kind::ALL.map(|kind| {
+        LimitKind::ALL.map(|kind| {
             let refusals = &self.0.refusals[kind as usize];
             // Asked after every call of a stub, and mostly zero.
             let times = if refusals.load(Ordering::Relaxed) == 0 { 0 } else { refusals.swap(0, Ordering::Relaxed) };
@@ -247,7 +247,7 @@ impl Account {
         LimitReached { kind, limit }
     }
 
-    fn note(&self, kind: Kind) -> LimitReached {
+    fn note(&self, kind: LimitKind) -> LimitReached {
         self.refusals[kind as usize].fetch_add(1, Ordering::Relaxed);
         self.reached(kind)
     }

@@ -361,13 +361,11 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
-    let egress = EgressConfig {
-        extra_roots_pem: builder.roots,
-        proxy: network.proxy,
-        resolver: builder.resolver,
-        max_sockets: network.max_sockets,
-        ..EgressConfig::default()
-    };
+    let mut egress = EgressConfig::default();
+    egress.extra_roots_pem = builder.roots;
+    egress.proxy = network.proxy;
+    egress.resolver = builder.resolver;
+    egress.max_sockets = network.max_sockets;
     let egress = Egress::new(egress).map_err(BuildError::Egress)?;
     let domains_where = |says: fn(&DomainSettings) -> bool| {
         let domains = domains.iter().filter(|(_, settings)| says(settings));

@@ -145,9 +145,9 @@ impl Hyperty {
 
     /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
-        let Identity { context, address, origin, .. } = &*self.sender.hyperty;
+        let Identity { context, address, .. } = &*self.sender.hyperty;
         let entry = RegistrationRequest::of_hyperty(context, address, descriptor).map_err(RegisterError::Address)?;
-        let deployed = load_stub(context, entry.key(), origin, Retry::AfterPause);
+        let deployed = load_stub(context, entry.key(), self.sender.poster.origin(), Retry::AfterPause);
         deployed.map_err(|source| RegisterError::Deploy { address: address.clone(), source: Box::new(source) })?;
         self.registration = descriptor.register.then(|| RegistrationHandle::keep(context, entry));
         Ok(self)

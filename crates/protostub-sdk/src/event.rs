@@ -4,6 +4,7 @@ use crate::Message;
 
 /// What a stub is told. Timers and connections have no events here: they wake the futures that wait for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Event {
     /// Connect to the domain's back-end, with the domain's credential if there is one. Publish `in-progress`, and `live` once messages can flow.
     Connect(Option<Credential>),
@@ -15,6 +16,7 @@ pub enum Event {
 
 /// Why a stub is to disconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum DisconnectReason {
     /// The host program or a hyperty wishes it.
     Request,
@@ -28,6 +30,7 @@ pub enum DisconnectReason {
 
 /// The stub's status, as everybody else sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Status {
     /// It has started. The host publishes this one itself.
     Created,
@@ -56,6 +59,7 @@ impl fmt::Display for Status {
 
 /// What a credential is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum CredentialKind {
     /// An access token (RFC 6750).
     Bearer,
@@ -69,6 +73,7 @@ pub enum CredentialKind {
 
 /// A secret that the host's Identity Module holds for the stub's domain. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Credential {
     /// What it is.
     pub kind: CredentialKind,

@@ -77,7 +77,7 @@ impl Request {
     /// or a body over 1 MiB); [`Error::Io`] (the network, TLS, a server that does not speak HTTP). A status is no error.
     pub async fn send(self) -> Result<Response> {
         let Self { url, headers, kind: Content { method, body } } = self;
-        let exchange = Exchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
+        let exchange = HttpExchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
         let head = exchange.0.ask(host::http_poll).await?;
         Ok(Response { exchange, status: head.status, headers: head.headers })
     }
@@ -86,15 +86,15 @@ impl Request {
 /// A response whose head is there. Dropped, the exchange ends.
 #[derive(Debug)]
 pub struct Response {
-    exchange: Exchange,
+    exchange: HttpExchange,
     status: u16,
     headers: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
-struct Exchange(Handle);
+struct HttpExchange(Handle);
 
-impl Drop for Exchange {
+impl Drop for HttpExchange {
     fn drop(&mut self) {
         host::http_cancel(self.0.id());
     }

@@ -41,6 +41,7 @@ pub struct Subscription<T> {
 
 /// The result of [`SubscriberTable::add`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an author handles every result")]
 pub enum Added {
     /// The topic is new: the stub subscribes at its server.
     First,
@@ -52,6 +53,7 @@ pub enum Added {
 
 /// The result of [`SubscriberTable::remove`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "an author handles every result")]
 pub enum Removed {
     /// The topic has no subscribers any more, and is gone: the stub unsubscribes at its server.
     Last,

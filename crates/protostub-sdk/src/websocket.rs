@@ -226,6 +226,7 @@ impl FusedFuture for Next<'_> {
 
 /// What a server answered to the opening handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Handshake {
     /// The HTTP status: 101, unless it refused.
     pub status: u16,
@@ -237,6 +238,7 @@ pub struct Handshake {
 
 /// One message of a WebSocket, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Frame {
     /// UTF-8.
     Text(String),
@@ -280,6 +282,7 @@ impl Frame {
 
 /// How a WebSocket was closed (RFC 6455 section 7.4).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct CloseReason {
     /// None: the connection ended without a close frame, or with an empty one.
     pub code: Option<u16>,

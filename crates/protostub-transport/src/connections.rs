@@ -7,25 +7,20 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures_util::future::BoxFuture;
-use http::HeaderValue;
 use protostub_egress::{Egress, Grants, Http1, Protection, Quota};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use url::Origin;
 
 use crate::{
-    CloseReason, Frame, Head, Request, TcpState, TransportError, TransportLimits, WebSocketState,
+    Authorization, CloseReason, Frame, Head, Request, TcpState, TransportError, TransportLimits, WebSocketState,
     http::{Exchange, Sending},
     idle::IdleConnections,
     readiness::{Owner, QueueEntry, Readiness, ReadyQueue},
+    route::Route,
     tcp::Tcp,
     traffic::{MeteredStream, Traffic},
     websocket::{WebSocket, allowed_close_code},
 };
-
-/// Resolves to the value that the host puts into the header `authorization` of a request, or to the
-/// reason why there is none.
-pub type Authorization = BoxFuture<'static, Result<HeaderValue, String>>;
 
 /// All connections of one stub. Only the sandbox's task uses it.
 pub struct Connections {
@@ -38,15 +33,6 @@ pub struct Connections {
     /// The handles of the connections that linger, oldest first.
     closing: VecDeque<u32>,
     queue: Arc<ReadyQueue>,
-}
-
-/// How a stub's connections leave.
-#[derive(Clone)]
-pub(crate) struct Route {
-    pub(crate) egress: Egress,
-    pub(crate) quota: Quota,
-    pub(crate) grants: Grants,
-    pub(crate) traffic: Arc<Traffic>,
 }
 
 struct Connection {

@@ -16,10 +16,10 @@ use url::{Origin, Position, Url};
 
 use crate::{
     Authorization, TransportError, TransportLimits,
-    connections::Route,
     error::too_long,
     headers,
     readiness::{Interest, Readiness},
+    route::Route,
     traffic::MeteredStream,
 };
 

@@ -32,11 +32,13 @@ mod headers;
 mod idle;
 mod linger;
 mod readiness;
+mod route;
 mod traffic;
 
 pub use self::http::{Head, Request};
-pub use connections::{Authorization, Connections};
+pub use connections::Connections;
 pub use error::TransportError;
 pub use limits::TransportLimits;
+pub use route::Authorization;
 pub use tcp::TcpState;
 pub use websocket::{CloseReason, Frame, Handshake, WebSocketState};

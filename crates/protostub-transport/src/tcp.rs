@@ -21,9 +21,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::{
     TransportError, TransportLimits,
-    connections::Route,
     linger::Linger,
     readiness::{Interest, Readiness},
+    route::Route,
     traffic::MeteredStream,
 };
 

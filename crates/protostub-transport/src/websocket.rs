@@ -22,46 +22,30 @@ use std::{
 use futures_util::{Stream as _, future::BoxFuture};
 use protostub_types::SafeText;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message, Utf8Bytes,
-        error::{CapacityError, ProtocolError},
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
+use tokio_tungstenite::tungstenite::{
+    Error as WsError, Message, Utf8Bytes,
+    error::{CapacityError, ProtocolError},
+    protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
+pub use self::handshake::Handshake;
 use self::{
     handshake::{Opened, Target},
-    heartbeat::{Heartbeat, HeartbeatEvent, ReadMonitor},
+    heartbeat::{Heartbeat, HeartbeatEvent, Stream},
     outbox::Outbox,
 };
 use crate::{
     Authorization, TransportError, TransportLimits,
-    connections::Route,
     error::too_long,
     linger::Linger,
     readiness::{Interest, Readiness},
+    route::Route,
 };
-
-type Stream = WebSocketStream<ReadMonitor>;
 
 /// How many messages without news for the stub (pings, or what comes after it closed) are read before others have their turn.
 const QUIET_MESSAGES: usize = 64;
 /// RFC 6455 section 5.5: a control frame's payload is at most 125 bytes, two of which are the code.
 const REASON_BYTES: usize = 123;
-
-/// The server's answer to the opening handshake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Handshake {
-    /// The status code: 101 if the connection is open.
-    pub status: u16,
-    /// The subprotocol that the server chose.
-    pub protocol: Option<String>,
-    /// The fields of the head, in order, with names in lower case.
-    pub headers: Vec<(String, String)>,
-}
 
 /// One WebSocket message of the stub's protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]

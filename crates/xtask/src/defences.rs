@@ -96,8 +96,8 @@ struct Located {
     name: String,
 }
 
-/// Outcome of the tests of one defence.
-enum Outcome {
+/// The result of the tests of one defence.
+enum DefenceOutcome {
     Caught,
     Escaped(Vec<String>),
     Broken(String),
@@ -138,15 +138,15 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
         let outcome = copy_of_sources.without(defence, &index)?;
         let seconds = began.elapsed().as_secs();
         match outcome {
-            Outcome::Caught => {
+            DefenceOutcome::Caught => {
                 caught += 1;
                 println!("caught   {} ({seconds} s)", defence.defence);
             }
-            Outcome::Escaped(tests) => {
+            DefenceOutcome::Escaped(tests) => {
                 escaped += 1;
                 println!("ESCAPED  {} ({seconds} s): passes: {}", defence.defence, tests.join(", "));
             }
-            Outcome::Broken(problem) => {
+            DefenceOutcome::Broken(problem) => {
                 broken += 1;
                 println!("BROKEN   {} ({seconds} s): {problem}", defence.defence);
             }
@@ -262,21 +262,21 @@ impl PatchedCopy {
     }
 
     /// Runs the tests of a defence without it. The copy is whole again afterwards.
-    fn without(&self, defence: &Defence, index: &TestIndex) -> Result<Outcome> {
+    fn without(&self, defence: &Defence, index: &TestIndex) -> Result<DefenceOutcome> {
         let tests: BTreeSet<_> = defence.located(index)?.into_iter().collect();
         let mut outcome = None;
         for patch in &defence.patches {
             match patch.apply(&self.source) {
                 Ok(text) => fs::write(self.source.join(&patch.file), text)?,
-                Err(problem) => outcome = Some(Outcome::Broken(format!("{problem:#}"))),
+                Err(problem) => outcome = Some(DefenceOutcome::Broken(format!("{problem:#}"))),
             }
         }
         let outcome = match outcome {
             Some(outcome) => outcome,
             None => match self.failed(&tests) {
-                Err(problem) => Outcome::Broken(format!("{problem:#}")),
-                Ok(failed) if failed.len() == tests.len() => Outcome::Caught,
-                Ok(failed) => Outcome::Escaped(tests.difference(&failed).map(|test| test.name.clone()).collect()),
+                Err(problem) => DefenceOutcome::Broken(format!("{problem:#}")),
+                Ok(failed) if failed.len() == tests.len() => DefenceOutcome::Caught,
+                Ok(failed) => DefenceOutcome::Escaped(tests.difference(&failed).map(|test| test.name.clone()).collect()),
             },
         };
         for patch in &defence.patches {

@@ -7,6 +7,8 @@
 //!
 //! Fixtures panic instead of returning errors: what they cannot do fails the test.
 
+#![expect(clippy::exhaustive_structs, reason = "only the tests of this repository use the crate")]
+
 mod catalogue;
 mod runtime;
 mod servers;

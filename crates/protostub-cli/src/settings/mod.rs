@@ -22,8 +22,8 @@ use url::Url;
 use self::file::{DomainKeys, File};
 use crate::{
     credentials::{Credential, OAuth2, Providers},
-    keygen,
     failure::Failure,
+    keygen,
 };
 
 /// The flags of commands that look for stubs.

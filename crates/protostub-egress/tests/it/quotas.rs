@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use protostub_egress::{Egress, EgressConfig, EgressError, Grants, Protection, QuotaLimits};
+use protostub_egress::{Egress, EgressError, Grants, Protection, QuotaLimits};
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};

@@ -12,7 +12,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protostub_bus::Origin;
-use protostub_types::{Address, Backoff, AddressError, Domain, Message, MessageType, SafeText, StubKey, StubStatus};
+use protostub_types::{Address, AddressError, Backoff, Domain, Message, MessageType, SafeText, StubKey, StubStatus};
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;

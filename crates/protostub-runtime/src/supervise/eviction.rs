@@ -41,7 +41,7 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
                     retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.try_acquire_permit().ok()),
                 }
             };
-            if let Ok(Some(room)) = timeout(context.config.lifecycle.grace, made).await {
+            if let Ok(Some(permit)) = timeout(context.config.lifecycle.grace, made).await {
                 return Ok(permit);
             }
         }

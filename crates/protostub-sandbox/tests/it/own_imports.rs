@@ -13,7 +13,7 @@ use protostub_sandbox::{
 use protostub_types::{Message, Sha256Digest};
 use serde_json::{Value, json};
 
-use crate::support::{Fixture, RunningActor, domain, program};
+use crate::support::{Fixture, RunningActor, domain};
 
 /// A store whose instances write to their own domain's keys, in a map that the test sees.
 #[derive(Default, Clone)]

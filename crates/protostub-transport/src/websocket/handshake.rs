@@ -15,10 +15,11 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
-use super::{Handshake, Stream, heartbeat::ReadMonitor, outbox::WRITE_AHEAD_BYTES};
-use crate::{
-    Authorization, TransportError, TransportLimits, connections::Route, error::too_long, headers, traffic::MeteredStream,
+use super::{
+    heartbeat::{ReadMonitor, Stream},
+    outbox::WRITE_AHEAD_BYTES,
 };
+use crate::{Authorization, TransportError, TransportLimits, error::too_long, headers, route::Route, traffic::MeteredStream};
 
 /// How much is read from the socket at once, and how large the buffer of an idle connection is.
 const READ_AHEAD_BYTES: usize = 16 << 10;
@@ -121,6 +122,18 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
     }
     let value = HeaderValue::from_str(&protocols.join(", "));
     value.map(Some).map_err(|_| TransportError::Invalid("the subprotocols cannot be sent".to_owned()))
+}
+
+/// The server's answer to the opening handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Handshake {
+    /// The status code: 101 if the connection is open.
+    pub status: u16,
+    /// The subprotocol that the server chose.
+    pub protocol: Option<String>,
+    /// The fields of the head, in order, with names in lower case.
+    pub headers: Vec<(String, String)>,
 }
 
 /// How the opening ended, if not by a failure.

@@ -12,8 +12,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
+use tokio_tungstenite::WebSocketStream;
 
 use crate::traffic::MeteredStream;
+
+/// The WebSocket on a connection that notices silence.
+pub(super) type Stream = WebSocketStream<ReadMonitor>;
 
 /// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::{
 use futures_util::Sink as _;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::Stream;
+use super::heartbeat::Stream;
 
 /// How much is given to the WebSocket layer before it has written out what it has. It holds this and one message more.
 pub(super) const WRITE_AHEAD_BYTES: usize = 32 << 10;

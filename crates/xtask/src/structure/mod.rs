@@ -24,35 +24,13 @@ Exceptions have a reason each, in crates/xtask/src/structure/mod.rs. They are pr
 ";
 
 /// Crates whose files still form circles, and why that is so.
-const CIRCLES: [(&str, &str); 4] = [
+const CIRCLES: [(&str, &str); 3] = [
     ("protostub-conformance", "not yet removed"),
-    ("protostub-runtime", "not yet removed"),
     ("protostub-sandbox", "not yet removed"),
     ("protostub-sdk", "not yet removed"),
 ];
 /// Types of one name in one crate: the crate, the name, and why that is so.
-const SHARED_NAMES: [(&str, &str, &str); 20] = [
-    ("protostub-conformance", "Bench", "not yet renamed"),
-    ("protostub-conformance", "Stage", "not yet renamed"),
-    ("protostub-conformance", "Subject", "not yet renamed"),
-    ("protostub-conformance", "Suite", "not yet renamed"),
-    ("protostub-runtime", "Execute", "not yet renamed"),
-    ("protostub-runtime", "Failure", "not yet renamed"),
-    ("protostub-runtime", "Kept", "not yet renamed"),
-    ("protostub-runtime", "Login", "not yet renamed"),
-    ("protostub-runtime", "Place", "not yet renamed"),
-    ("protostub-runtime", "State", "not yet renamed"),
-    ("protostub-sandbox", "Answer", "not yet renamed"),
-    ("protostub-sandbox", "Body", "not yet renamed"),
-    ("protostub-sandbox", "Credential", "not yet renamed"),
-    ("protostub-sandbox", "CredentialKind", "not yet renamed"),
-    ("protostub-sandbox", "DisconnectReason", "not yet renamed"),
-    ("protostub-sandbox", "Ending", "not yet renamed"),
-    ("protostub-sandbox", "Error", "not yet renamed"),
-    ("protostub-sandbox", "Frame", "not yet renamed"),
-    ("protostub-sandbox", "State", "not yet renamed"),
-    ("protostub-sdk", "Exchange", "not yet renamed"),
-];
+const SHARED_NAMES: [(&str, &str, &str); 0] = [];
 /// Files with generated code, whose types share names by design.
 const GENERATED: [(&str, &str); 1] = [("protostub-sdk", "bindings.rs")];
 
