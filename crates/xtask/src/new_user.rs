@@ -44,9 +44,10 @@ const GOODBYE: Duration = Duration::from_secs(20);
 const CONFORMANCE: &str = "the stage `conformance` of `cargo xtask test`";
 
 /// Commands that are run, but not here.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     ("cargo xtask test", "this is a part of it"),
     ("cargo xtask new-user", "this is it"),
+    ("cargo xtask structure", "the stage `structure` of `cargo xtask test`"),
     ("cargo xtask conformance", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-python.wasm", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-js.wasm", CONFORMANCE),
