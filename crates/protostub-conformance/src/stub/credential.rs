@@ -16,7 +16,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/credential/kinds",
-            "The stub connects to the domain's back-end with the credential of the domain: `bearer`, `basic`, `assertion`, or another kind.",
+            "The stub connects to the domain's back-end with the credential of the domain, if there is one: `bearer`, `basic`, `assertion`, or another kind.",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(kinds(context)),

@@ -41,7 +41,11 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         run: |context| Box::pin(single_response(context)),
     },
     Script {
-        case: Case::new("stub/messages/no-response", "A message that is not a request gets no response.", "wit/0.1/types.wit"),
+        case: Case::new(
+            "stub/messages/no-response",
+            "A message that is no request, and lacks the header `expects-response: true`, gets no response.",
+            "wit/0.1/types.wit",
+        ),
         run: |context| Box::pin(no_response(context)),
     },
     Script {
