@@ -159,9 +159,10 @@ fn try_out(root: &Path, run: &Run) -> Result<Value> {
     for outcome in report["outcomes"].as_array().into_iter().flatten().filter(|outcome| outcome["verdict"] == "fail") {
         let text = |name: &str| outcome[name].as_str().unwrap_or_default().to_owned();
         println!(
-            "    FAILED {}\n      holds     {}\n      expected  {}\n      observed  {}",
+            "    FAILED {}\n      holds     {}\n      source    {}\n      expected  {}\n      observed  {}",
             text("id"),
             text("holds"),
+            text("source"),
             text("expected"),
             text("observed")
         );

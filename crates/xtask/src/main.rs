@@ -8,6 +8,8 @@ mod defences;
 mod demo;
 #[cfg(test)]
 mod dependencies;
+#[cfg(test)]
+mod figures;
 mod fuzz;
 mod guests;
 mod new_user;

@@ -44,10 +44,11 @@ const GOODBYE: Duration = Duration::from_secs(20);
 const CONFORMANCE: &str = "the stage `conformance` of `cargo xtask test`";
 
 /// Commands that another command runs, with its name or the reason.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("cargo xtask test", "this command is one of its stages"),
     ("cargo xtask prose", "the stage `prose` of `cargo xtask test`"),
     ("cargo xtask new-user", "this is the command that runs now"),
+    ("cargo xtask structure", "the stage `structure` of `cargo xtask test`"),
     ("cargo xtask conformance", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-python.wasm", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-js.wasm", CONFORMANCE),
