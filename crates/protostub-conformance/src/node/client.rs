@@ -107,7 +107,7 @@ impl<'a> Client<'a> {
         let fail = |observed: String| Verdict::fail(expected, observed);
         loop {
             let frame =
-                timeout(ANSWER, self.socket.next()).await.map_err(|_| fail(format!("nothing in {} s", ANSWER.as_secs())))?;
+                timeout(ANSWER, self.socket.next()).await.map_err(|_| fail(format!("no message in {} s", ANSWER.as_secs())))?;
             match frame {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text).map_err(|error| fail(format!("{error}: {text}")));
@@ -124,7 +124,7 @@ impl<'a> Client<'a> {
     pub(super) async fn closed(&mut self, expected: &str) -> CaseResult<Option<CloseFrame>> {
         loop {
             let frame = timeout(ANSWER, self.socket.next()).await;
-            match frame.map_err(|_| Verdict::fail(expected, format!("nothing in {} s", ANSWER.as_secs())))? {
+            match frame.map_err(|_| Verdict::fail(expected, format!("no end in {} s", ANSWER.as_secs())))? {
                 Some(Ok(Message::Close(frame))) => return Ok(frame),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Ok(None),

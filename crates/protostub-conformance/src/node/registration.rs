@@ -107,8 +107,9 @@ impl Entry {
     /// `node/registration/register` checks it.
     async fn registered(client: &mut Client<'_>) -> CaseResult<Self> {
         let (entry, answer) = Self::new(client).await?;
-        is_ok(&answer, "")
-            .map_err(|_| Verdict::not_applicable(format!("nothing is registered ({answer}): see node/registration/register")))?;
+        is_ok(&answer, "").map_err(|_| {
+            Verdict::not_applicable(format!("the node did not register the address ({answer}): see node/registration/register"))
+        })?;
         Ok(entry)
     }
 }

@@ -190,7 +190,7 @@ impl RuntimeFixture {
     pub(super) async fn refused(&self, to: &str, code: u16, reason: &str) -> CaseResult<()> {
         let expected = format!("code {code} at once: {reason}");
         let answer = timeout(Duration::from_secs(5), self.subject.request(Message::read(address(to)?))).await;
-        let answer = answer.map_err(|_| Verdict::fail(&expected, "nothing in 5 s"))?;
+        let answer = answer.map_err(|_| Verdict::fail(&expected, "no answer in 5 s"))?;
         match answer {
             Err(error) => expect(error.code == code && error.reason.contains(reason), &expected, || error.to_string()),
             Ok(answer) => Err(Verdict::fail(expected, answer.to_json().unwrap_or_default())),
@@ -204,5 +204,5 @@ impl RuntimeFixture {
 }
 
 pub(super) async fn with_time_limit<T>(expected: &str, happens: impl Future<Output = T>) -> CaseResult<T> {
-    timeout(SOON, happens).await.map_err(|_| Verdict::fail(expected, format!("nothing in {} s", SOON.as_secs())))
+    timeout(SOON, happens).await.map_err(|_| Verdict::fail(expected, format!("no event in {} s", SOON.as_secs())))
 }
