@@ -20,7 +20,7 @@ impl HangupSignal {
         Ok(Self {})
     }
 
-    /// Returns a signal that never comes. SIGHUP still ends the process.
+    /// Returns a signal that never arrives. SIGHUP still ends the process.
     pub(crate) fn ignored() -> Self {
         #[cfg(unix)]
         return Self { signal: None };

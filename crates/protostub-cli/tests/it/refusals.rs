@@ -71,7 +71,7 @@ fn a_settings_file_is_checked() {
     check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
     check(
         "home = 'home.example'\n[domains.'sp1.example']\noauth2 = { token-endpoint = 'https://a.example', client-id = 'a', client-secret = { env = 'A' }, scopes = ['chat mail'] }",
-        "the domain `sp1.example`: `chat mail` is no scope: write each scope as a text of its own",
+        "the domain `sp1.example`: `chat mail` is not a valid scope; write each scope as a separate string",
     );
     check("home = 'home.example'\npolicy = 'none.cedar'", "failed to read the policies in ");
     fs::write(folder.path().join("rules.cedar"), "permit (principal is Stab, action, resource);").expect("written");

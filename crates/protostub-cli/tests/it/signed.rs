@@ -40,7 +40,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(fs::metadata(&key).expect("a file").permissions().mode() & 0o777, 0o600);
     }
-    refused(&["keygen", text(&key)], 2, "it is there already");
+    refused(&["keygen", text(&key)], 2, "the file exists already");
 
     let mut server = Running::start(&["serve", text(&stubs), "--bind", "127.0.0.1:0"]);
     let domain = server.event("serving")["domain"].as_str().expect("a text").to_owned();
@@ -81,7 +81,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
     let args = of("sp2.example", &[]);
     refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "not for sp2.example");
     let args = of(&domain, &["--component", text(&descriptor)]);
-    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "the one that was signed is");
+    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "but the signed one is");
 
     // A runtime that requires it deploys it, and not by another key.
     let settings = folder.path().join("protostub.toml");
