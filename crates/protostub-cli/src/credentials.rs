@@ -138,7 +138,7 @@ impl Place {
 }
 
 fn both(domain: &Domain, key: &str) -> anyhow::Error {
-    Failure::usage(format!("the domain `{domain}`: `{key}` has both `file` and `env`: leave one of them out"))
+    Failure::usage(format!("the domain `{domain}`: `{key}` has both `file` and `env`; remove one of them"))
 }
 
 /// Reports a missing file at the start, not at the first login.

@@ -103,8 +103,9 @@ impl ReachFlags {
 
 /// Starts a runtime for this command alone, to reach `target`.
 pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars) -> anyhow::Result<Runtime> {
-    let domain =
-        target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain; name a domain, or an address with a domain")))?;
+    let domain = target
+        .domain()
+        .ok_or_else(|| Failure::usage(format!("{target} has no domain; name a domain, or an address with a domain")))?;
     settings.runtime.network.allow_loopback |= domain.is_loopback();
     // Without a configured home domain, the target's domain is the home.
     settings.runtime.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));

@@ -142,7 +142,9 @@ impl Run {
         }
         outcome?;
         // All other owners of the runtime have ended.
-        let Some(runtime) = Arc::into_inner(runtime) else { bail!("failed to shut down the runtime: another task still uses it") };
+        let Some(runtime) = Arc::into_inner(runtime) else {
+            bail!("failed to shut down the runtime: another task still uses it")
+        };
         let outcome = runtime.shutdown(SHUTDOWN).await;
         let names = |keys: &[StubKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (stopped, abandoned) = (names(&outcome.stopped), names(&outcome.abandoned));

@@ -60,7 +60,9 @@ impl Verify {
         let settings = Settings::load(self.runtime)?;
         let path = Path::new(&self.target);
         let (authenticity, domain, version, digest) = if path.is_file() || path.extension().is_some_and(|kind| kind == "json") {
-            let domain = self.domain.ok_or_else(|| Failure::usage("a descriptor file does not name the domain of its stub; give --domain"))?;
+            let domain = self
+                .domain
+                .ok_or_else(|| Failure::usage("a descriptor file does not name the domain of its stub; give --domain"))?;
             let policy = trusting(settings.trust()?, &domain, &self.keys)?;
             let json = fs::read(path).map_err(|error| Failure::file(path, error))?;
             let verified = policy.verify(&json, &domain, self.name.as_deref(), &[]);

@@ -134,7 +134,7 @@ fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
     assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")), "{error:?}");
     let told = text(&error[0]["error"]);
     assert!(told.contains("rules.cedar:1:47: "), "{told}");
-    assert!(told.ends_with("; the policies from before stay in force"), "{told}");
+    assert!(told.ends_with("; the previous policies stay in force"), "{told}");
     assert_eq!(send().0, 0);
 
     write("permit (principal, action, resource); @reason(\"no\") forbid (principal, action == Action::\"read\", resource);");
@@ -158,7 +158,7 @@ fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
     let (without, _) = crate::control::run("home.example");
     let (code, error) = protostub_json_in(without.session(), &["reload"]);
     assert_eq!(code, 1);
-    assert!(text(&error[0]["error"]).contains("the runtime has no policies: name their file"), "{error:?}");
+    assert!(text(&error[0]["error"]).contains("the runtime has no policies; set `policy`"), "{error:?}");
 }
 
 #[test]
@@ -293,10 +293,10 @@ fn a_socket_is_only_put_where_nobody_elses_is() {
         assert!(stderr.contains(&format!("failed to listen for commands at {socket}: {expected}")), "{stderr}");
     };
     fs::write(path("file"), "precious").expect("written");
-    refused(&path("file"), "there is a file that is no socket");
+    refused(&path("file"), "the path is a file, but not a socket");
     assert_eq!(fs::read_to_string(path("file")).expect("it is there"), "precious");
     let taken = UnixListener::bind(path("taken")).expect("a socket");
-    refused(&path("taken"), "another runtime listens there");
+    refused(&path("taken"), "another runtime listens at this path");
     refused("/nothing/here/socket", "");
 
     // Nobody listens any more: it is replaced. A folder that is not there is made, for this user alone.
@@ -408,21 +408,21 @@ fn nothing_that_a_client_sends_ends_the_runtime() {
         assert!(text(&answer["error"]).contains(problem), "{answer}");
         client
     };
-    refused(b"\n", "it is no request");
-    refused(b"\xff\xfe\n", "it is no request");
-    refused(b"[]\n", "it is no request");
+    refused(b"\n", "the line is not a request");
+    refused(b"\xff\xfe\n", "the line is not a request");
+    refused(b"[]\n", "the line is not a request");
     refused(b"{\"command\":\"fly\"}\n", "unknown variant `fly`");
-    refused(b"{\"command\":\"list\",\"all\":true}\n", "it is no request");
+    refused(b"{\"command\":\"list\",\"all\":true}\n", "the line is not a request");
     refused(b"{\"command\":\"deploy\"}\n", "missing field `target`");
     refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"timeout\":1e300}\n", "0.001 to 600 seconds");
     refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"bdy\":1}\n", "unknown field `bdy`");
     let deep = format!("{{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"body\":{}\n", "[".repeat(100_000));
-    refused(deep.as_bytes(), "it is no request");
-    refused(format!("{}\n", "[".repeat(1_000_000)).as_bytes(), "it is no request");
+    refused(deep.as_bytes(), "the line is not a request");
+    refused(format!("{}\n", "[".repeat(1_000_000)).as_bytes(), "the line is not a request");
     let long = format!("{{\"command\":\"{}\"}}\n", "\u{202e}".repeat(100_000));
     refused(long.as_bytes(), "unknown variant `\\u{202e}");
     // The connection is of use after a request that was none.
-    let mut client = refused(b"nothing\n", "it is no request");
+    let mut client = refused(b"nothing\n", "the line is not a request");
     client.write(b"{\"command\":\"list\"}\n{\"command\":\"list\"}");
     assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
     client.0.get_mut().shutdown(std::net::Shutdown::Write).expect("half of it");
