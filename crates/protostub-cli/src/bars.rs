@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deployment_is_shown_while_it_goes_on_and_leaves_nothing() {
+    fn bar_of_a_deployment_is_shown_then_cleared() {
         let terminal = InMemoryTerm::new(10, 80);
         let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), Visibility::Shown);
         let show = |activity| bars.draw(&DeploymentProgress { key: "sp1.example".to_owned(), activity });

@@ -20,8 +20,8 @@ use crate::{
 /// Describe a component, or the stub of a domain
 ///
 /// Compiles a file, and checks it against the contract. For a domain, the command first looks up
-/// the descriptor, then downloads and verifies the component, as in a deployment. Nothing is run.
-/// The exit code is 1 if the component could not be deployed.
+/// the descriptor, then downloads and verifies the component, as in a deployment. It runs no code
+/// of the component. The exit code is 1 if the component could not be deployed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -2,7 +2,8 @@ use std::io;
 
 use tokio::signal;
 
-/// The signal SIGHUP, on platforms that have it. SIGHUP does not end the process while this listens.
+/// The signal SIGHUP, on platforms that have it. SIGHUP does not end the process while this
+/// listens.
 pub(crate) struct HangupSignal {
     #[cfg(unix)]
     signal: Option<signal::unix::Signal>,

@@ -64,8 +64,9 @@ fn key_of(runtime: &Runtime, target: &str) -> anyhow::Result<StubKey> {
 
 /// Reloads the policies. If their file has an error, the previous policies stay in force.
 pub(crate) fn reload(runtime: &Runtime, policy: Option<&Path>) -> anyhow::Result<Reloaded> {
-    let file = policy
-        .ok_or_else(|| Failure::failed("the runtime has no policies; set `policy` in its settings file, and restart it"))?;
+    let file = policy.ok_or_else(|| {
+        Failure::failed("the runtime has no policies; set `policy` in its settings file, and start the runtime with that file")
+    })?;
     let policy =
         read_policy(file).map_err(|error| Failure::failed(format_args!("{error:#}; the previous policies stay in force")))?;
     runtime.set_policy(Some(Arc::new(policy)));

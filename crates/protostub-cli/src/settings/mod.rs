@@ -345,7 +345,7 @@ mod tests {
     use crate::credentials::Place;
 
     #[test]
-    fn the_example_is_a_settings_file() {
+    fn example_settings_state_the_defaults() {
         let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
         let RuntimeSettings { home, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } =
             &settings.runtime;
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stand_in_one_place() {
+    fn credential_in_two_places_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("protostub.toml");
         fs::write(folder.path().join("secret"), "open sesame").unwrap();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_stands_in_the_example() {
+    fn every_settings_key_is_in_the_example() {
         let example = fs::read_to_string("protostub.example.toml").unwrap();
         let keys: Vec<_> = [
             keys_of::<RuntimeSettings>(),
@@ -426,7 +426,7 @@ mod tests {
 
     /// The rows of the table in SECURITY.md, by the setting's key: `| \`timers\` | 256 | … |`.
     #[test]
-    fn the_security_document_has_every_limit_and_its_default() {
+    fn security_document_lists_every_limit_and_default() {
         let text = fs::read_to_string("../../SECURITY.md").unwrap();
         let rows: BTreeMap<_, _> = text
             .lines()
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_setting_is_named_with_its_place_without_secrets() {
+    fn wrong_setting_error_states_its_place_without_secrets() {
         let check = |text: &str, expected: &str| {
             let error = Settings::parse(Path::new("protostub.toml"), text).unwrap_err();
             assert_eq!(error.to_string(), format!("protostub.toml:{expected}"));

@@ -1,11 +1,11 @@
-//! What cannot be done is told, with an exit code that scripts can use.
+//! Failures: their texts, and the exit codes that scripts rely on.
 
 use std::{fs, net::TcpListener};
 
 use crate::command::protostub;
 
 #[test]
-fn a_wrong_command_line_has_exit_code_2() {
+fn wrong_command_line_has_exit_code_2() {
     for args in [
         &["fly"] as &[&str],
         &["send"],
@@ -80,7 +80,7 @@ fn a_settings_file_is_checked() {
 }
 
 #[test]
-fn what_does_not_work_has_exit_code_1() {
+fn failed_command_has_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let (code, _, stderr) = protostub(&["serve", "--bind", &address]);
@@ -98,7 +98,7 @@ fn what_does_not_work_has_exit_code_1() {
 }
 
 #[test]
-fn errors_say_what_and_why_and_what_to_do() {
+fn errors_match_the_reviewed_snapshot() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("protostub.toml");
     fs::write(&file, "home = 'home.example'\nconect-timeout-seconds = 3\n").expect("written");
