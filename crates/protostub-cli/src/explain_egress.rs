@@ -45,7 +45,9 @@ impl ExplainEgress {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         let address = Address::parse(&self.target).map_err(Failure::usage)?;
-        let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+        let domain = address
+            .domain()
+            .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
         settings.runtime.home.get_or_insert_with(|| domain.clone());
         let runtime = settings.builder()?.build().await.context("failed to build the runtime")?;
         let explained = runtime.explain_egress(&self.target, &self.url).await;

@@ -85,7 +85,8 @@ impl Inspect {
 
 /// Steps 4 to 7.
 async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow::Result<(Discovered, Findings)> {
-    let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+    let domain =
+        address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
     let (catalogue, key) = catalogue(address, settings.catalogue(&domain)?, egress(settings)?, bars)?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
@@ -105,7 +106,8 @@ pub(crate) fn catalogue(
     bars: &Bars,
 ) -> anyhow::Result<(Catalogue, StubKey)> {
     config.progress = Some(Arc::new(bars.clone()));
-    let key = StubKey::of(address, &config.home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+    let key = StubKey::of(address, &config.home)
+        .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
     Ok((Catalogue::new(config, egress, Vec::new())?, key))
 }
 

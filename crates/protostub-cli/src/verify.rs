@@ -71,7 +71,9 @@ impl Verify {
         } else {
             let address = Address::parse(&self.target)
                 .map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
-            let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+            let domain = address
+                .domain()
+                .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
             let (mut config, egress) = (settings.catalogue(&domain)?, inspect::egress(&settings)?);
             config.trust = trusting(config.trust, &domain, &self.keys)?;
             config.trust.signatures = Signatures::Require;

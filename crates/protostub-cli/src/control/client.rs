@@ -99,6 +99,6 @@ impl Client {
     }
 
     fn garbled(&self) -> String {
-        format!("failed to read an answer of the runtime at {}: it may be another version of protostub", self.path.display())
+        format!("failed to read an answer of the runtime at {} (is it another version of protostub?)", self.path.display())
     }
 }

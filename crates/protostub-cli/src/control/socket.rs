@@ -138,7 +138,7 @@ async fn remove_stale_socket(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     if !metadata.file_type().is_socket() {
-        bail!("the path is a file, but not a socket; choose another path");
+        bail!("the path exists, but is not a socket; choose another path");
     }
     if metadata.uid() != own_uid()? {
         bail!("the socket belongs to another user; choose another path");

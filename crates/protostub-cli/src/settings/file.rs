@@ -150,7 +150,7 @@ fn move_keys(root: &mut DeTable<'_>) -> Result<(), Fault> {
         // The library refuses a group that is not a table.
         let DeValue::Table(table) = table.get_mut() else { continue };
         if table.contains_key(new) {
-            let problem = format!("`{old}` is now `{new}` in [{group}], where it is set too: leave one of them out");
+            let problem = format!("`{old}` is set twice: here, and as `{new}` in [{group}]; remove one of them");
             return Err(Fault::at(place, problem));
         }
         table.insert(Spanned::new(place, new.into()), value);
@@ -192,8 +192,8 @@ fn unknown_key(key: &str, known: &[&str], moved: &[(&str, &str, &str)]) -> Strin
     let here = known.iter().map(|known| (likeness(known), format!("`{known}`")));
     let there = moved.iter().map(|(old, group, new)| (likeness(old), format!("`{new}` in [{group}]")));
     match here.chain(there).max_by(|(one, _), (other, _)| one.total_cmp(other)).filter(|(likeness, _)| *likeness >= NEAR) {
-        Some((_, nearest)) => format!("there is no key `{key}`; did you mean {nearest}?"),
-        None => format!("there is no key `{key}` here; there are {}", known.join(", ")),
+        Some((_, nearest)) => format!("unknown key `{key}`; did you mean {nearest}?"),
+        None => format!("unknown key `{key}`; the keys here are {}", known.join(", ")),
     }
 }
 

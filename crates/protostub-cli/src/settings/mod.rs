@@ -451,11 +451,11 @@ mod tests {
             let error = Settings::parse(Path::new("protostub.toml"), text).unwrap_err();
             assert_eq!(error.to_string(), format!("protostub.toml:{expected}"));
         };
-        check("hom = 'home.example'", "1:1: there is no key `hom`; did you mean `home`?");
-        check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs` in [lifecycle]?");
+        check("hom = 'home.example'", "1:1: unknown key `hom`; did you mean `home`?");
+        check("home = 'é'\n\n  max_stubs = 3", "3:3: unknown key `max_stubs`; did you mean `max-stubs` in [lifecycle]?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, imports, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, retire-after-seconds, restart, limits, credential-origins, trusted-keys, credential, oauth2",
+            "2:1: unknown key `password`; the keys here are configuration, grants, relays, may-deploy, imports, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, retire-after-seconds, restart, limits, credential-origins, trusted-keys, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
@@ -474,18 +474,18 @@ mod tests {
             "[domains.'sp1.example']\nmay-deploy = ['*.com']",
             "2:14: `*.com` is no domain pattern: the domains below `com` belong to many people; write `sp1.example`, `*.sp1.example` or `*`",
         );
-        check("[lifecycle]\nmax-stub = 3", "2:1: there is no key `max-stub`; did you mean `max-stubs`?");
-        check("[limits]\ntimer = 3", "2:1: there is no key `timer`; did you mean `timers`?");
-        check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: there is no key `timer`; did you mean `timers`?");
+        check("[lifecycle]\nmax-stub = 3", "2:1: unknown key `max-stub`; did you mean `max-stubs`?");
+        check("[limits]\ntimer = 3", "2:1: unknown key `timer`; did you mean `timers`?");
+        check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: unknown key `timer`; did you mean `timers`?");
         check("network = 3", "1:11: invalid type: integer `3`, expected a table");
         check("proxy = 3\nnetwork = 3", "2:11: invalid type: integer `3`, expected a table");
         check(
             "max-stubs = 3\n[lifecycle]\nmax-stubs = 3",
-            "1:1: `max-stubs` is now `max-stubs` in [lifecycle], where it is set too: leave one of them out",
+            "1:1: `max-stubs` is set twice: here, and as `max-stubs` in [lifecycle]; remove one of them",
         );
         check(
             "cache-dir = 'a'\ncache.dir = 'b'",
-            "1:1: `cache-dir` is now `dir` in [cache], where it is set too: leave one of them out",
+            "1:1: `cache-dir` is set twice: here, and as `dir` in [cache]; remove one of them",
         );
         check(
             "[lifecycle]\nretire-after-seconds = 'soon'",

@@ -296,7 +296,7 @@ fn control_socket_replaces_no_foreign_file() {
         assert!(stderr.contains(&format!("failed to listen for commands at {socket}: {expected}")), "{stderr}");
     };
     fs::write(path("file"), "precious").expect("written");
-    refused(&path("file"), "the path is a file, but not a socket");
+    refused(&path("file"), "the path exists, but is not a socket");
     assert_eq!(fs::read_to_string(path("file")).expect("it is there"), "precious");
     let taken = UnixListener::bind(path("taken")).expect("a socket");
     refused(&path("taken"), "another runtime listens at this path");

@@ -50,7 +50,7 @@ fn a_settings_file_is_checked() {
         let (code, _, stderr) = protostub(&["run", "--config", file.to_str().expect("UTF-8")]);
         assert!(code == 2 && stderr.contains(expected), "{text}: {code} {stderr}");
     };
-    check("hom = 'home.example'", "protostub.toml:1:1: there is no key `hom`; did you mean `home`?");
+    check("hom = 'home.example'", "protostub.toml:1:1: unknown key `hom`; did you mean `home`?");
     check("home = 'a b'", "is not a domain");
     check("home =", "protostub.toml:1:7: ");
     check("home = 'home.example'\n[domains.'sp1.example']\ngrants = ['everything']", "is not a rule");
