@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::{failure::Failure, output::Output, settings::Settings, text::OutputFormat};
 
-/// Test a stub, a message node or the runtime against the specification, case by case
+/// Test a stub, a message node or the runtime against the specification
 ///
 /// The stub runs in a sandbox, as in a runtime. A scripted host surrounds it, and the link to its
 /// server forwards, delays or replaces bytes. Each case passes, fails (with the expected and the

@@ -26,7 +26,7 @@ pub(crate) struct Failure {
 pub(crate) enum FailureKind {
     /// The action failed or was refused.
     Failed = 1,
-    /// The input of the command is unusable.
+    /// The command line, or a file that it names, is unusable.
     Usage = 2,
     /// No runtime is running.
     NoRuntime = 3,
@@ -48,7 +48,7 @@ impl Failure {
         Self::new(FailureKind::Usage, problem)
     }
 
-    /// The input of the command is unusable.
+    /// The command line, or a file that it names, is unusable.
     pub(crate) fn usage(problem: impl Display) -> anyhow::Error {
         Self::wrong(problem).into()
     }
