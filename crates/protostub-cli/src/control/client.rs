@@ -33,7 +33,7 @@ impl Client {
     }
 
     /// Connects to the only runtime of this user at the default place. Returns `None` if no runtime
-    /// is running.
+    /// is running. Fails if several are running.
     pub(crate) async fn find() -> anyhow::Result<Option<Self>> {
         let mut found = socket::listening().await?;
         match found.len() {

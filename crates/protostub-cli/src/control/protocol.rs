@@ -240,7 +240,7 @@ pub(crate) struct Update {
 pub(crate) enum Outcome {
     /// The running version is the published one.
     UpToDate,
-    /// The domain publishes another version, which may be older.
+    /// The domain publishes another version or build, which may be older.
     Available,
     /// The published version runs now.
     Updated,

@@ -264,7 +264,8 @@ impl Settings {
             .map_err(|error| Failure::failed(format_args!("failed to get the path of this command: {error}")))?;
         let mut worker = CompileWorker::new(own);
         worker.memory_bytes = self.runtime.lifecycle.compile_memory_bytes;
-        // A worker has one thread, so it cannot compute longer than this time.
+        // A worker has one thread, so it cannot use more computing time than this within the
+        // timeout.
         worker.cpu_seconds = self.compile_timeout().as_secs().saturating_add(1);
         Ok(Some(worker))
     }
