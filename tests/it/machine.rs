@@ -52,7 +52,7 @@ async fn more_sandboxes_than_the_machine_allows_are_refused_with_what_to_do() {
         "{error}"
     );
     let error = error.to_string();
-    assert!(error.contains("`max_sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
+    assert!(error.contains("`max-sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
 
     // More stubs may be deployed: those that are idle make room for the others.
     let source = source(&["sp1.example"], &component("actor"), &Value::Null);

@@ -72,8 +72,12 @@ async fn a_stub_may_crash_while_it_starts() {
     };
     check(json!({ "do": "panic", "reason": "no idea" }), "the stub crashed while it started: ").await;
     check(json!({ "do": "panic", "reason": "no idea" }), "no idea").await;
-    check(json!({ "do": "exit", "code": 3 }), "it ended itself with code 1").await;
-    check(json!({ "do": "spin" }), "the stub used more than it may while it started: a call computed for more than 50ms").await;
+    check(json!({ "do": "exit", "code": 3 }), "the stub exited with code 1").await;
+    check(
+        json!({ "do": "spin" }),
+        "the stub exceeded a limit while it started: a call computed for more than 50ms (`cpu-per-call-milliseconds`)",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -95,7 +99,7 @@ async fn a_stub_may_post_from_start() {
 async fn exit_ends_the_instance() {
     let actor = Fixture::new(json!({})).live().await;
     assert_eq!(actor.fatal(json!({ "do": "exit", "code": 3 })).await, 502);
-    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: it ended itself with code 1");
+    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: the stub exited with code 1");
 }
 
 #[tokio::test]
@@ -142,7 +146,7 @@ async fn settings_beyond_the_engine_are_refused_by_name() {
     };
     check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than")
         .await;
-    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch_events` is zero").await;
+    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch-events` is zero").await;
     check(Fixture::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
 }
 

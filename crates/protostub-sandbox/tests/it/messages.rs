@@ -292,6 +292,9 @@ async fn two_stubs_do_not_wait_for_each_other() {
         answered += 1;
     }
     let outcome = spinning.await.unwrap();
-    assert_eq!(outcome.to_string(), "the stub used more than it may: a call computed for more than 300ms");
+    assert_eq!(
+        outcome.to_string(),
+        "the stub exceeded a limit: a call computed for more than 300ms (`cpu-per-call-milliseconds`)"
+    );
     assert!(answered > 20, "{answered} answers beside a stub that spins, on one thread");
 }
