@@ -26,7 +26,7 @@ fn a_host_program_offers_an_interface_of_its_own() {
     let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed anew, has "blue""#];
     assert_eq!(lines[..3], expected, "{output}");
     assert!(lines[3].starts_with("sp3.example: failed to deploy the protocol stub of sp3.example while compiling"), "{output}");
-    assert!(lines[3].ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{output}");
+    assert!(lines[3].ends_with("imports that are not granted to its domain: acme:store/kv@1.0.0"), "{output}");
 }
 
 /// An interface that this program does not offer cannot be granted either, and is refused by name.
@@ -69,5 +69,5 @@ async fn what_the_program_does_not_offer_cannot_be_granted() {
     let runtime = granted(Nothing::INTERFACE).await.expect("a runtime");
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("its stub imports another interface");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
-    assert!(cause.contains("it imports what no stub may: acme:store/kv@1.0.0"), "{error}: {cause}");
+    assert!(cause.contains("imports that no stub may have: acme:store/kv@1.0.0"), "{error}: {cause}");
 }

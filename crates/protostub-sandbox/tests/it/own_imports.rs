@@ -107,7 +107,7 @@ async fn the_same_code_is_refused_to_whom_the_interface_is_not_granted() {
     let CompileError::WrongWorld(mismatch) = &error else { panic!("{error}") };
     assert_eq!(mismatch.not_granted, [Store::INTERFACE]);
     assert!(mismatch.unknown_imports.is_empty());
-    assert!(error.to_string().ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{error}");
+    assert!(error.to_string().ends_with("imports that are not granted to its domain: acme:store/kv@1.0.0"), "{error}");
     // What was refused to one does not spoil it for others, and the code is there once.
     let again = compile(&engine, &[Store::INTERFACE]).await.unwrap();
     assert_eq!(again.digest(), granted.digest());
@@ -117,7 +117,7 @@ async fn the_same_code_is_refused_to_whom_the_interface_is_not_granted() {
 #[tokio::test]
 async fn without_the_interface_it_is_an_unknown_import() {
     let error = compile(&engine(Vec::new()).unwrap(), &[Store::INTERFACE]).await.expect_err("nobody offers it");
-    assert!(error.to_string().ends_with("it imports what no stub may: acme:store/kv@1.0.0"), "{error}");
+    assert!(error.to_string().ends_with("imports that no stub may have: acme:store/kv@1.0.0"), "{error}");
 }
 
 #[tokio::test]

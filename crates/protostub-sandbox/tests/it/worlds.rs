@@ -40,7 +40,7 @@ async fn native_code_is_refused() {
 async fn a_component_that_exports_no_stub_is_refused() {
     let found = mismatch("(component)").await;
     assert_eq!(found.missing_exports, ["`rethink:protostub/stub@0.1.0`"]);
-    assert_eq!(found.to_string(), "it does not export `rethink:protostub/stub@0.1.0`");
+    assert_eq!(found.to_string(), "missing exports: `rethink:protostub/stub@0.1.0`");
 
     let found = mismatch(
         r#"(component
@@ -114,7 +114,7 @@ async fn imports_that_no_stub_may_have_are_named_all() {
     assert_eq!(found.mismatches.len(), 1, "{:?}", found.mismatches);
     assert!(found.mismatches[0].starts_with("`rethink:protostub/bus@0.1.0#pause`: "), "{:?}", found.mismatches);
     let text = found.to_string();
-    assert!(text.contains("it imports what no stub may: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
+    assert!(text.contains("imports that no stub may have: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
 }
 
 #[tokio::test]
