@@ -11,8 +11,8 @@ pub(crate) struct LimitCounters {
 }
 
 impl LimitCounters {
-    /// Counts one more time. Returns the number so far if it deserves a log line: the first time, the
-    /// tenth, the hundredth, and so on.
+    /// Counts one more time. Returns the number so far if it deserves a log line: the first time,
+    /// the tenth, the hundredth, and so on.
     fn count(&mut self, setting: &'static str) -> Option<u64> {
         let times = self.times.entry(setting).or_default();
         *times += 1;
@@ -37,7 +37,7 @@ impl StubState {
         self.services.presence.limited(setting);
     }
 
-    /// Counts a connection that was refused since there are as many as the limit.
+    /// Counts a connection that was refused because the limit of connections was reached.
     pub(crate) fn count_connection_limit<T>(&mut self, opened: &Result<T, Error>) {
         if matches!(opened, Err(Error::Limit(_))) && self.connections.is_full() {
             self.count_limit("connections");

@@ -130,7 +130,7 @@ async fn what_is_no_worker_is_told() {
     };
     check("echo.sh", "that no compile worker of this version answers: name an executable that calls `compile_worker`").await;
     check("silent.sh", "answered 0 bytes that no compile worker").await;
-    check("forger.sh", "answered with code that is not what was asked for: it was changed, damaged, or made with another key")
+    check("forger.sh", "answered with code that does not match the request: the entry was changed, damaged, or made with another key")
         .await;
     check(
         "stranger.sh",

@@ -218,7 +218,7 @@ fn a_folder_that_others_can_put_another_one_in_the_place_of_is_refused() {
     let cache = Cache::new();
     set_mode(cache.folder.path(), 0o770);
     let error = cache.refusal();
-    assert!(error.contains("can be written to by others (mode 770): `chmod go-w` it"), "{error}");
+    assert!(error.contains("(mode 770); run `chmod go-w`"), "{error}");
     // As `/tmp` is: a file in it stays its owner's.
     set_mode(cache.folder.path(), 0o1777);
     Engine::new(&cache.config()).unwrap();
@@ -231,7 +231,7 @@ fn a_key_that_others_know_is_refused() {
     let key = cache.folder.path().join("code.key");
     set_mode(&key, 0o640);
     let error = cache.refusal();
-    assert!(error.contains("others may open it (mode 640, user "), "{error}");
+    assert!(error.contains("other users may open the file (mode 640, user "), "{error}");
     fs::remove_file(&key).unwrap();
     fs::write(&key, b"short").unwrap();
     set_mode(&key, 0o600);
@@ -240,5 +240,5 @@ fn a_key_that_others_know_is_refused() {
     let mut config = cache.config();
     config.cache_key = Some(cache.code().join("key"));
     let error = refusal(&config);
-    assert!(error.contains("the key of a cache may not lie in it"), "{error}");
+    assert!(error.contains("the cache's key may not be in the cache folder"), "{error}");
 }

@@ -37,7 +37,7 @@ async fn timers_are_bounded() {
     let actor = Fixture::new(json!({})).live().await;
     actor.told(json!({ "do": "timer", "ms": u64::MAX, "times": 256 })).await;
     let refused = actor.order(json!({ "do": "timer", "ms": 1 })).await.unwrap_err();
-    assert_eq!(refused, "limit: 256 timers are running, and no more may: cancel one first");
+    assert_eq!(refused, "limit: 256 timers are running, which is the limit; cancel one first");
     actor.told(json!([{ "do": "cancel-timer", "handle": 7 }, { "do": "timer", "ms": 60_000 }])).await;
 }
 

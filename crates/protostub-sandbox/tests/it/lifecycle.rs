@@ -144,7 +144,7 @@ async fn settings_beyond_the_engine_are_refused_by_name() {
         let error = sandbox.err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than")
+    check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory-bytes` is 4294967296, more than")
         .await;
     check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch-events` is zero").await;
     check(Fixture::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;

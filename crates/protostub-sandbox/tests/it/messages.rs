@@ -192,7 +192,7 @@ async fn what_is_no_message_is_refused_by_itself() {
     check(json!({ "to": "" }), "invalid: `to`").await;
     check(json!({ "id": "x".repeat(257) }), "invalid: `id` has 257 bytes").await;
     check(json!({ "type": "" }), "invalid: the message's `type`").await;
-    check(json!({ "bytes": (1 << 20) + 1 }), "invalid: `body` has 1048577 bytes, more than the 1048576 that are possible").await;
+    check(json!({ "bytes": (1 << 20) + 1 }), "invalid: `body` has 1048577 bytes, and the limit is 1048576").await;
     check(json!({ "headers": { "Upper": "x" } }), "invalid: the name of the header `Upper`").await;
     check(json!({ "headers": { "long": "x".repeat(9_000) } }), "invalid: the message's `headers` has 9004 bytes").await;
     check(json!({ "via": vec!["hyperty://a.example/x"; 17] }), "invalid: the message's `via`").await;
