@@ -36,7 +36,8 @@ use crate::contract::types;
 ///   "activities": [
 ///     { "before_us": 240, "kind": "event", "name": "message", "detail": "create",
 ///       "from": "hyperty://home.example/me", "to": "hyperty://sp1.example/rooms", "bytes": 120 },
-///     { "before_us": 190, "kind": "call", "name": "websocket.send", "handle": 3, "bytes": 98, "error": "closed" }
+///     { "before_us": 190, "kind": "call", "name": "websocket.send", "handle": 3, "bytes": 98,
+///       "error": "closed" }
 ///   ],
 ///   "lost_events": 0,
 ///   "lost_calls": 12

@@ -1,8 +1,8 @@
 //! One protocol stub, one wasmtime store, one task.
 //!
 //! ```text
-//! Engine ── compile ──► CompiledStub ── Sandbox::new ──► Sandbox ── deploy_component ──► StubHandle
-//!                                                                                   └──► StubTask
+//! Engine ── compile ──► CompiledStub ── Sandbox::new ──► Sandbox ── deploy_component ┬► StubHandle
+//!                                                                                    └► StubTask
 //! ```
 //!
 //! The runtime sends its requests to the `StubHandle`, and runs the `StubTask`.

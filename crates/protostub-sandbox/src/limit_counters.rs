@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_power_of_ten() {
+    fn limit_hits_are_logged_at_each_power_of_ten() {
         let mut counters = LimitCounters::default();
         let told: Vec<_> = (0..1_500).filter_map(|_| counters.count("posts_per_second")).collect();
         assert_eq!(told, [1, 10, 100, 1_000]);

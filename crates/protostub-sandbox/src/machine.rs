@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn linux_as_it_comes_has_room_for_ten_thousand() {
+    fn default_linux_has_room_for_ten_thousand_sandboxes() {
         assert!(check_with(10_001, 65_530).is_ok());
         let error = check_with(20_000, 65_530).unwrap_err().to_string();
         assert_eq!(

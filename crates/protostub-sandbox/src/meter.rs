@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_computes_for_long_waits_for_a_place() {
+    async fn long_call_waits_for_a_permit() {
         let (link, long_calls) = (Arc::<CallLink>::default(), Arc::new(Semaphore::new(1)));
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::clone(&long_calls));
         let taken = long_calls.try_acquire().unwrap();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_call_waits_for_counts_and_that_others_have_their_turn_does_not() {
+    async fn call_time_excludes_the_turns_of_others() {
         let mut meter = meter(Duration::from_secs(1));
         let limit = Duration::from_millis(50);
         let waiting = meter.run(Instant::now(), limit, pin!(std::future::pending::<wasmtime::Result<()>>())).await;
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_woken_while_it_is_polled_is_polled_again() {
+    async fn call_woken_during_its_poll_is_polled_again() {
         struct Task(AtomicBool);
         impl Wake for Task {
             fn wake(self: Arc<Self>) {
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_done_outside_is_done_at_once_while_the_call_is_not_polled() {
+    async fn off_stack_work_runs_at_once_outside_the_poll() {
         let link = Arc::<CallLink>::default();
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::new(long_call_permits()));
         let budget = CpuBudget::new(TICK, 100, link);
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_computed_its_share_of_a_second_waits() {
+    async fn cpu_per_second_limit_throttles() {
         let mut meter = meter(Duration::from_millis(40));
         let begun = Instant::now();
         for _ in 0..6 {

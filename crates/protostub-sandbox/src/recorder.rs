@@ -323,7 +323,7 @@ mod tests {
     use crate::contract::types::{Message, MessageId};
 
     #[test]
-    fn rings_keep_what_was_last() {
+    fn rings_keep_the_last_entries() {
         let mut recorder = Recorder::new();
         for handle in 1..=200 {
             recorder.handled([Event::Timer(handle)]);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_are_alike_are_one_entry_but_for_those_that_ended_it() {
+    fn repeated_messages_share_an_entry_unless_fatal() {
         let message = |kind: MessageType, to: &str, body: &str| {
             Event::Message(Message {
                 id: MessageId::Number(1),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn posts_that_are_the_same_are_one_entry() {
+    fn repeated_posts_share_an_entry() {
         let mut recorder = Recorder::new();
         let [alice, bob] = ["alice", "bob"].map(|name| Address::parse(&format!("hyperty://sp1.example/{name}")).unwrap());
         // Another text with the same content.
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_full_is_whole() {
+    fn ring_with_room_keeps_every_entry() {
         let mut recorder = Recorder::new();
         recorder.call(recorder.origin, &Entry::call("session.save").bytes(3));
         recorder.call(recorder.origin, &Entry::call("session.save").bytes(4));
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_url_only_the_server_is_kept() {
+    fn url_keeps_only_its_server() {
         let server = |url| Entry::call("http.send").server(url).to.unwrap().to_string();
         assert_eq!(server("https://name:secret@sp1.example:8443/secret?token=secret#secret"), "sp1.example:8443");
         assert_eq!(server("wss://sp1.example?token=secret"), "sp1.example");

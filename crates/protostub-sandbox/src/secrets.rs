@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_secrets_are_bounded() {
         let secrets = Secrets::new();
         secrets.hold_text("abc");
         for n in 0..=MAX_SECRETS {

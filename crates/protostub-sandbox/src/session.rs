@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_outlives_who_saved_it() {
+    fn session_outlives_its_writer() {
         let session = Session::new();
         session.clone().save(b"token").unwrap();
         assert_eq!(session.load().as_deref(), Some(&b"token"[..]));

@@ -309,8 +309,8 @@ fn end_turn(cx: &mut Context<'_>) {
     const BUDGET: usize = 128;
 
     thread_local! {
-        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces each
-        /// time would take as long as a message over the bus (`trip_vs_bare`).
+        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces
+        /// each time would take as long as a message over the bus (`trip_vs_bare`).
         static ONE_LEFT: Cell<Option<RestoreOnPending>> = const { Cell::new(None) };
     }
     drop(ONE_LEFT.take());

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn two_peers_are_both_cached_whatever_the_seed() {
+    fn two_peers_are_both_cached_with_any_seed() {
         let [alice, echo] =
             ["hyperty://sp1.example/alice", "hyperty://sp1.example/echo"].map(|text| Address::parse(text).unwrap());
         // Each cache has another seed.

@@ -235,20 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut() {
+    fn long_log_line_is_cut() {
         let shown = lines(100, 8).shown(&"x".repeat(1 << 20));
         assert_eq!(shown, "xxxxx…");
     }
 
     #[test]
-    fn text_is_cut_and_does_nothing() {
+    fn log_text_is_cut_and_escaped() {
         let log = lines(100, 64);
         assert_eq!(log.shown("a\u{1b}[2J\r\nb\u{202e}c\u{2028}"), r"a\u{1b}[2J\r\nb\u{202e}c\u{2028}");
         assert_eq!(lines(100, 5).shown("äöü"), "ä…");
     }
 
     #[test]
-    fn nothing_is_kept_without_bound() {
+    fn log_buffers_are_bounded() {
         let log = lines(2, 8);
         log.output(Output::Standard, &[b'x'; 1 << 16]);
         assert_eq!(log.lines().standard.len(), 9);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_room_for_so_many() {
+    fn rate_limit_admits_its_number_each_second() {
         let mut rate = RateLimit::new(2);
         let start = rate.until - SECOND;
         assert_eq!(

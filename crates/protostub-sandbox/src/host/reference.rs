@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_told_from_values() {
+    fn references_are_distinguished_from_values() {
         let check = |value: &str, expected: Option<Option<Option<&str>>>| {
             let read = reference(value).map(Result::ok);
             assert_eq!(read, expected, "{value}");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_is_shown_to_nobody() {
+    fn credential_value_is_hidden() {
         let credential = |kind, value: &str| Credential { kind, value: value.to_owned(), expires: None };
         let value = value_of(&credential(CredentialKind::Basic, "alice:open sesame")).unwrap();
         assert_eq!((value.to_str().unwrap(), format!("{value:?}").as_str()), ("Basic YWxpY2U6b3BlbiBzZXNhbWU=", "Sensitive"));

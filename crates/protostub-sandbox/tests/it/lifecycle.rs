@@ -81,7 +81,7 @@ async fn a_stub_may_crash_while_it_starts() {
 }
 
 #[tokio::test]
-async fn nothing_is_published_before_start_has_returned() {
+async fn status_before_start_returns_is_refused() {
     let kind = Fixture::new(json!({ "start": { "do": "publish", "status": "live" } })).start().await.err().unwrap();
     assert!(kind.to_string().contains("`live` cannot be published before `start` has returned"), "{kind}");
 }
@@ -168,7 +168,7 @@ async fn the_same_code_is_compiled_once() {
 }
 
 #[tokio::test]
-async fn a_dropped_task_answers_what_it_took() {
+async fn dropped_task_answers_its_open_requests() {
     let actor = Fixture::new(json!({})).live().await;
     let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
         actor.told(json!({})).await;
@@ -178,9 +178,9 @@ async fn a_dropped_task_answers_what_it_took() {
 }
 
 #[tokio::test]
-async fn without_a_pool_stubs_run_too() {
+async fn stubs_run_without_a_pool() {
     let mut config = EngineConfig::default();
-    // More address space than there is.
+    // More address space than the machine has.
     config.max_memory_bytes = 1 << 46;
     let engine = Engine::new(&config).unwrap();
     assert!(!engine.is_pooled());

@@ -1,4 +1,5 @@
-//! Figures, not judgements: `cargo test -p protostub-sandbox --release -- --ignored --nocapture speed`.
+//! Measurements without assertions: `cargo test -p protostub-sandbox --release -- --ignored
+//! --nocapture speed`.
 
 use std::time::{Duration, Instant};
 

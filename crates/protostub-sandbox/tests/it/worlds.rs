@@ -8,7 +8,7 @@ async fn compile(engine: &Engine, bytes: Vec<u8>) -> CompileError {
     engine.compile(bytes, digest).await.unwrap_err()
 }
 
-/// How a component, in WebAssembly's text format, differs from a stub.
+/// Returns how a component, in WebAssembly's text format, differs from a stub.
 async fn mismatch(text: &str) -> WorldMismatch {
     match compile(engine(), wat::parse_str(text).expect("a component")).await {
         CompileError::WrongWorld(mismatch) => *mismatch,
@@ -17,7 +17,7 @@ async fn mismatch(text: &str) -> WorldMismatch {
 }
 
 #[tokio::test]
-async fn what_is_no_component_is_called_by_its_name() {
+async fn bytes_without_a_component_get_a_specific_error() {
     assert!(matches!(compile(engine(), b"<html>".to_vec()).await, CompileError::NotWasm));
     assert!(matches!(compile(engine(), wat::parse_str("(module)").unwrap()).await, CompileError::CoreModule));
     let mut config = EngineConfig::default();
@@ -88,7 +88,7 @@ async fn a_component_that_exports_other_types_is_refused() {
 }
 
 #[tokio::test]
-async fn imports_that_no_stub_may_have_are_named_all() {
+async fn forbidden_imports_are_all_named() {
     let found = mismatch(
         r#"(component
             (import "wasi:http/outgoing-handler@0.2.0" (instance (export "handle" (func))))
