@@ -40,7 +40,7 @@ pub(crate) enum Failure {
     TimedOut,
 }
 
-/// A failed call's crash, for the caller.
+/// Diagnosis of a failed call, for the caller.
 pub(crate) enum Crash {
     Trapped(Trap),
     Exceeded(Exceeded),
@@ -62,8 +62,8 @@ pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
 
 /// Waits for a guest call that has begun just now. Counts its computing time and limits its time.
 ///
-/// The caller pins the call: a future that is passed by value takes twice its size in each function
-/// on the way, and is moved.
+/// The caller pins the call: a future that takes the call by value has room for it twice, and moves
+/// it.
 pub(crate) async fn bounded<T>(
     compiled: &CompiledStub,
     meter: &mut Meter,

@@ -41,7 +41,7 @@ pub enum CompileError {
     /// The bytes are not WebAssembly.
     #[error("the component is not WebAssembly: the bytes do not begin with `\\0asm`")]
     NotWasm,
-    /// The bytes are a core module. Compilers make one by default instead of a component.
+    /// The bytes are a core module. Compilers make one unless they are set to make a component.
     #[error(
         "the bytes are a core WebAssembly module, not a component; build the stub for `wasm32-wasip2`, or convert the module"
     )]
@@ -265,7 +265,7 @@ pub(crate) struct Compiler {
     recent: Mutex<VecDeque<Arc<Code>>>,
 }
 
-/// Slots of the code that has users, or had them at the last clean-up that is left.
+/// Slots of the code that has users, or had users at the last clean-up.
 #[derive(Default)]
 struct Slots {
     by_digest: HashMap<Sha256Digest, Arc<Slot>>,

@@ -169,9 +169,9 @@ pub struct Activity {
     /// Number of bytes of the body, the frames or the text.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes: u32,
-    /// Number of times that the same call was made, or that a message of the same type had the same
-    /// addresses, without another activity in between. The bytes are the sum of all; the time is
-    /// the last one's. An event that the instance had when it ended has its own entry.
+    /// Number of times in a row: of the same call, or of a message of the same type between the
+    /// same addresses. The bytes are the sum of all; the time is the last one's. An event that the
+    /// instance had when it ended has its own entry.
     #[serde(skip_serializing_if = "is_one")]
     pub times: u32,
     /// The error that the host answered.

@@ -18,7 +18,7 @@ pub enum SandboxError {
     /// A limit exceeds the engine's limit, or the configuration is too large.
     #[error("the stub's `{setting}` {problem}")]
     Setting {
-        /// Name of the setting.
+        /// Name of the setting, as operators write it.
         setting: &'static str,
         /// The problem, with the remedy.
         problem: String,

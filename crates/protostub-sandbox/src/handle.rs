@@ -245,9 +245,8 @@ impl StubHandle {
         self.ask(|done| Command::Connect { credential, done })
     }
 
-    /// Sends the `disconnect` event. Resolves when the guest has handled the event. The stub's
-    /// status shows if the stub is disconnected. The batch with this event has no messages after
-    /// it.
+    /// Sends the `disconnect` event, in a batch without messages. Resolves when the guest has
+    /// handled the event. The stub's status shows if the stub is disconnected.
     ///
     /// # Errors
     /// If the instance ended before.
@@ -265,9 +264,11 @@ impl StubHandle {
         self.ask(|done| Command::TakeOver { inbox, session, done }).await
     }
 
-    /// Asks the instance to retire. The instance agrees if it has been idle for `idle` and nothing
-    /// is under way: no message waits, no request to the instance is unanswered, and no request of
-    /// the instance is.
+    /// Asks the instance to retire. The instance agrees if all of these hold:
+    ///
+    /// * it has been idle for `idle`
+    /// * no message waits
+    /// * no request to the instance, and none of its own, is unanswered
     ///
     /// Resolves to `true` if the instance agreed. It then gets no more messages, and the caller has
     /// to disconnect and stop it.

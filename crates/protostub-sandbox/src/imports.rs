@@ -10,7 +10,7 @@ use wasmtime::component::Linker;
 
 use crate::{EngineError, state::StubState};
 
-/// An interface of the host program, which stubs may import if that is granted to their domain.
+/// An interface of the host program's own. Stubs may import it if it is granted to their domain.
 ///
 /// The functions run in the stub's call, on a thread that other stubs use too, so they must not
 /// block it. The time that an `async` function waits counts against
@@ -115,7 +115,7 @@ impl ImportData {
 }
 
 /// All imports that stubs may have on one engine: the contract and WASI, and the host program's own
-/// interfaces for the stubs to which they are granted.
+/// interfaces. Stubs get the latter only by a grant.
 pub(crate) struct Imports {
     base: Linker<StubState>,
     own: Vec<Import>,

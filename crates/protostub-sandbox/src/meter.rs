@@ -6,9 +6,9 @@
 //!   time of the call  counts       counts                                           counts
 //! ```
 //!
-//! The time counts in which the guest computes, or waits for the host. The time does not count in
-//! which the guest is ready and others have their turn, or in which the host makes it wait: the
-//! guest cannot help that. So no call times out because the machine is busy.
+//! The time of a call counts while the guest computes, or waits for the host. It does not count
+//! while the guest is ready and others have their turn, or while the host makes it wait. So no call
+//! times out because the machine is busy.
 
 use std::{
     future::{Future, poll_fn},
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn call_time_excludes_the_turns_of_others() {
+    async fn call_time_counts_waiting_but_not_the_turns_of_others() {
         let mut meter = meter(Duration::from_secs(1));
         let limit = Duration::from_millis(50);
         let waiting = meter.run(Instant::now(), limit, pin!(std::future::pending::<wasmtime::Result<()>>())).await;
@@ -414,7 +414,7 @@ mod tests {
             std::thread::sleep(2 * limit);
         });
         let answer = pin!(async move {
-            answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
+            answered.await.map_err(|_| wasmtime::Error::msg("no answer"))?;
             Ok(())
         });
         assert!(meter.run(Instant::now(), limit, answer).await.is_ok());
@@ -469,7 +469,7 @@ mod tests {
             polled
         }));
         let run = futures_util::FutureExt::now_or_never(meter.run(Instant::now(), Duration::from_secs(1), watched));
-        assert!(run.expect("it waits for nobody").is_ok());
+        assert!(run.expect("the call never waits").is_ok());
     }
 
     #[tokio::test]

@@ -24,9 +24,9 @@ const POST: &str = "bus.post";
 /// Maximum length of a server's name, in bytes.
 const MAX_SERVER_BYTES: usize = 300;
 
-/// Remembers the last events and calls, each kind in a ring: a batch of events does not push the
-/// calls out, and a flood of calls does not push the events out. Recording writes some ninety
-/// bytes. Entries share addresses with the message. The recorder makes text only after a crash.
+/// Remembers the last events and calls. Each kind has a ring: a batch of events does not push calls
+/// out, and a flood of calls does not push events out. Recording writes some ninety bytes. Entries
+/// share addresses with the message. The recorder makes text only after a crash.
 pub(crate) struct Recorder {
     origin: Instant,
     call_began: Duration,

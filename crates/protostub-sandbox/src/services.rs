@@ -15,16 +15,16 @@ use crate::{CredentialOrigin, Limits, Session};
 #[derive(Clone)]
 #[expect(clippy::exhaustive_structs, reason = "the creator of a sandbox has to give all of it")]
 pub struct SandboxServices {
-    /// Takes the stub's messages.
+    /// Bus that takes the stub's messages.
     pub bus: Bus,
-    /// Opens the stub's connections.
+    /// Egress that opens the stub's connections.
     pub egress: Egress,
     /// The account that the stub's connections are charged to, with the limits of
     /// [`Limits::quota`]. All instances of a stub share one, so that a restart resets nothing.
     pub quota: Quota,
-    /// Receives the stub's status.
+    /// Receiver of the stub's status.
     pub presence: Arc<dyn Presence>,
-    /// Provides the credentials of the stub's domain.
+    /// Source of the credentials of the stub's domain.
     pub credentials: Arc<dyn CredentialSource>,
     /// The session that the stub saved, for its successor.
     pub session: Session,
@@ -61,8 +61,8 @@ pub struct SandboxConfig {
 /// Receiver of a stub's status changes. The runtime implements it: it checks the order of statuses,
 /// and informs the subscribers.
 pub trait Presence: Send + Sync + 'static {
-    /// Takes a status that the stub published, or that the host derived from the stub's state.
-    /// Called in the order of the changes, from the sandbox's task; must not block.
+    /// Takes a status that the stub published, or that follows from the instance's course. Called
+    /// in the order of the changes, from the sandbox's task; must not block.
     ///
     /// # Errors
     /// If the status cannot follow the current one. The stub gets the text as the reason.
@@ -91,7 +91,7 @@ pub trait CredentialSource: Send + Sync + 'static {
     /// `scope` has the domain's own meaning (RFC 6749 section 3.3). `None` is the default scope.
     ///
     /// # Errors
-    /// If the source could not find that out.
+    /// If the source could not look the credential up.
     async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError>;
 }
 
@@ -164,8 +164,8 @@ pub enum CredentialError {
     /// Asking again after a while may help, for example because a server did not answer.
     #[error("{0}")]
     Temporary(SafeText),
-    /// The credential is not available until the operator changes something, for example because a
-    /// file cannot be read, or a server does not know the client.
+    /// The credential is not available until the operator changes something. For example, a file
+    /// cannot be read, or a server does not know the client.
     #[error("{0}")]
     Failed(SafeText),
 }

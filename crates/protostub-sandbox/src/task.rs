@@ -290,10 +290,10 @@ impl StubTask {
             return Poll::Ready(true);
         }
         if state.connections.open_count() > 0 {
-            // The host may slow a server down while the stub gets no event, for example for pings.
+            // The host may slow down a server whose data the stub never gets, for example pings.
             state.count_throttled(0);
         }
-        // Last, since mostly there are no events. A command that came meanwhile is handled at once.
+        // Last, since mostly no command waits. A command that came meanwhile is handled at once.
         if commands.register(cx) { self.poll_batch(cx) } else { Poll::Pending }
     }
 }

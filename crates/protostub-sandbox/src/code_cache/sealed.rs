@@ -2,7 +2,7 @@
 //! not compiled just now.
 #![expect(
     unsafe_code,
-    reason = "`Component::deserialize` executes what it is given. To compile instead takes seconds for each start of a stub of megabytes"
+    reason = "`Component::deserialize` executes its input. Compiling instead takes seconds for each start of a stub of megabytes"
 )]
 
 use std::{

@@ -24,7 +24,7 @@ const MAX_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Timers {
     by_time: BTreeSet<(Instant, u32)>,
     by_handle: HashMap<u32, Instant>,
-    /// Wakes the task. Made with the first timer, since most stubs have none.
+    /// Alarm that wakes the task. Made with the first timer, since most stubs have none.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 

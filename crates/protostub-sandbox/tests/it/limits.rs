@@ -44,10 +44,10 @@ async fn all_calls_of_a_second_have_a_budget_together() {
     let (actor, limit_counts) = counted(|limits| limits.cpu_per_second = Duration::from_millis(50)).await;
     let soon = Instant::now() + Duration::from_secs(20);
     while limit_counts.times("cpu_per_second") == 0 {
-        assert!(Instant::now() < soon, "it computes all the time, and is not made to wait");
+        assert!(Instant::now() < soon, "the stub computes all the time, and never waits");
         actor.told(json!({ "do": "compute", "rounds": 2_000_000 })).await;
     }
-    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], 1, "it is slower, and lives");
+    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], 1, "the stub is slower, and lives");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn messages_keep_their_order_and_come_in_batches() {
         calls[1..].iter().flat_map(|call| call.as_array().unwrap()).filter(|event| event.is_number()).collect();
     assert_eq!(messages, (0..35).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
     assert!(calls.iter().all(|call| call.as_array().unwrap().len() <= 10), "{calls:?}");
-    assert!(calls.len() <= 7, "what waits comes together: {calls:?}");
+    assert!(calls.len() <= 7, "waiting messages come together: {calls:?}");
 }
 
 #[tokio::test]
@@ -296,5 +296,5 @@ async fn two_stubs_do_not_wait_for_each_other() {
         outcome.to_string(),
         "the stub exceeded a limit: a call computed for more than 300ms (`cpu-per-call-milliseconds`)"
     );
-    assert!(answered > 20, "{answered} answers beside a stub that spins, on one thread");
+    assert!(answered > 20, "{answered} answers next to a stub that spins, on one thread");
 }

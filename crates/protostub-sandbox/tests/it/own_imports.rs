@@ -116,7 +116,7 @@ async fn interface_is_refused_to_a_domain_without_a_grant() {
 
 #[tokio::test]
 async fn interface_without_an_offer_is_an_unknown_import() {
-    let error = compile(&engine(Vec::new()).unwrap(), &[Store::INTERFACE]).await.expect_err("nobody offers it");
+    let error = compile(&engine(Vec::new()).unwrap(), &[Store::INTERFACE]).await.expect_err("no engine offers it");
     assert!(error.to_string().ends_with("imports that no stub may have: acme:store/kv@1.0.0"), "{error}");
 }
 
