@@ -39,8 +39,8 @@ overridable! {
         /// engine while the call holds a thread. Default: 1 s.
         ///
         /// After the first ticks, the host makes a call pause, longer after each tick, until the
-        /// call gets a quarter of the time. All calls that compute for longer than a tick share the
-        /// processors but one: other calls go first.
+        /// call gets a quarter of the time. All calls that compute for longer than a tick share all
+        /// processors except one: other calls go first.
         #[serde(rename = "cpu-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         cpu_per_call: Duration = Duration::from_secs(1),
         /// Maximum computing time of all calls in a second together. Beyond it the instance waits;
@@ -48,8 +48,8 @@ overridable! {
         #[serde(rename = "cpu-per-second-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         cpu_per_second: Duration = Duration::from_millis(900),
         /// Maximum time of one call, with the time that it waits through WASI. Time in which other
-        /// calls have their turn, or in which the host makes it wait, does not count. Default: 10
-        /// s.
+        /// calls have their turn, or in which the host makes it wait, does not count. Default:
+        /// 10 s.
         #[serde(rename = "time-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         time_per_call: Duration = Duration::from_secs(10),
         /// Maximum size of the strings and lists that one call of an import moves into the host, in

@@ -112,7 +112,7 @@ mod owner {
             if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
                 let mode = mode & 0o7777;
                 return refuse(format!(
-                    "other users can write to {ancestor} (mode {mode:o}); run `chmod go-w`, or choose another folder"
+                    "{ancestor} can be written to by other users (mode {mode:o}); run `chmod go-w` on it, or choose another folder"
                 ));
             }
         }

@@ -218,7 +218,7 @@ fn cache_folder_that_others_can_replace_is_refused() {
     let cache = Cache::new();
     set_mode(cache.folder.path(), 0o770);
     let error = cache.refusal();
-    assert!(error.contains("(mode 770); run `chmod go-w`"), "{error}");
+    assert!(error.contains("can be written to by other users (mode 770); run `chmod go-w` on it"), "{error}");
     // The mode of `/tmp`: only its owner can replace a file there.
     set_mode(cache.folder.path(), 0o1777);
     Engine::new(&cache.config()).unwrap();
