@@ -34,7 +34,7 @@ pub fn asks_for_random_bytes() -> Attack {
 }
 
 pub fn ask_for_what_is_not_there() -> Attack {
-    Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
+    Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("imports that no stub may have: evil:host/shell"))
 }
 
 pub fn catalogue_floods_accepted_versions() -> Attack {

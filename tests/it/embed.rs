@@ -37,7 +37,7 @@ fn host_program_with_its_own_settings_runs() {
     assert!(run.status.success(), "{output}\n{}", String::from_utf8_lossy(&run.stderr));
     let expected = [
         "the peer answers with code 200",
-        "broken.example: the domain has to publish another component: it is not WebAssembly: it does not begin with `\\0asm`",
+        "broken.example: the domain has to publish another component: the component is not WebAssembly: the bytes do not begin with `\\0asm`",
         "1 stopped, 0 abandoned",
         "10 echoes",
         "after the shutdown: start the program again",

@@ -27,7 +27,7 @@ fn host_program_offers_its_own_interface() {
     let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed again, has "blue""#];
     assert_eq!(lines[..3], expected, "{output}");
     assert!(lines[3].starts_with("sp3.example: failed to deploy the protocol stub of sp3.example while compiling"), "{output}");
-    assert!(lines[3].ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{output}");
+    assert!(lines[3].ends_with("imports that are not granted to its domain: acme:store/kv@1.0.0"), "{output}");
 }
 
 /// An interface that this program does not offer. Grants of it and imports of it are refused by
@@ -72,5 +72,5 @@ async fn unoffered_import_cannot_be_granted() {
     let runtime = granted(Nothing::INTERFACE).await.expect("a runtime");
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("its stub imports another interface");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
-    assert!(cause.contains("it imports what no stub may: acme:store/kv@1.0.0"), "{error}: {cause}");
+    assert!(cause.contains("imports that no stub may have: acme:store/kv@1.0.0"), "{error}: {cause}");
 }

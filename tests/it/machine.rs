@@ -53,7 +53,7 @@ async fn sandbox_limit_above_the_machines_is_refused_with_a_hint() {
         "{error}"
     );
     let error = error.to_string();
-    assert!(error.contains("`max_sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
+    assert!(error.contains("`max-sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
 
     // More stubs than sandboxes are possible, because idle stubs make room for others.
     let source = source(&["sp1.example"], &component("actor"), &Value::Null);

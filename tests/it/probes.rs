@@ -366,7 +366,7 @@ async fn probe_o_component_with_unmet_imports_is_refused() {
     let needs = component("key-value");
     stage.catalogue.0.stubs.insert(&domain(DOMAIN), "default", descriptor(&needs, json!({})).to_json(), needs);
     let error = stage.runtime.deploy_protostub(DOMAIN).await.expect_err("nobody has a store");
-    assert!(error.kind.to_string().contains("it imports what no stub may: acme:store/kv@1.0.0"), "{}", error.kind);
+    assert!(error.kind.to_string().contains("imports that no stub may have: acme:store/kv@1.0.0"), "{}", error.kind);
     assert_eq!(stage.registered().await, (0, 0));
 }
 

@@ -132,8 +132,11 @@ async fn wrong_worker_executable_is_reported() {
     };
     check("echo.sh", "that no compile worker of this version answers: name an executable that calls `compile_worker`").await;
     check("silent.sh", "answered 0 bytes that no compile worker").await;
-    check("forger.sh", "answered with code that is not what was asked for: it was changed, damaged, or made with another key")
-        .await;
+    check(
+        "forger.sh",
+        "answered with code that does not match the request: the entry was changed, damaged, or made with another key",
+    )
+    .await;
     check(
         "stranger.sh",
         "was built with another version of the library, or for another machine: name the executable of this version",

@@ -25,7 +25,7 @@ fn conformance_of_a_non_stub_fails_with_exit_code_1() {
     fs::write(&file, "<html>").expect("written");
     let (code, json) = protostub_json(&["conformance", file.to_str().expect("UTF-8")]);
     assert_eq!((code, &json["passed"], &json["failed"]), (1, &0.into(), &1.into()), "{json}");
-    assert_eq!(json["outcomes"][0]["observed"], "it is not WebAssembly: it does not begin with `\\0asm`");
+    assert_eq!(json["outcomes"][0]["observed"], "the component is not WebAssembly: the bytes do not begin with `\\0asm`");
 }
 
 #[test]

@@ -26,9 +26,9 @@ fn inspect_shows_the_contract_of_a_component() {
 fn inspect_of_a_non_stub_shows_the_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, bytes, problem) in [
-        ("page.wasm", b"<html>".as_slice(), "it is not WebAssembly"),
-        ("core.wasm", b"\0asm\x01\0\0\0", "it is a core WebAssembly module"),
-        ("empty.wasm", b"\0asm\x0d\0\x01\0", "it is a component, but not a protocol stub"),
+        ("page.wasm", b"<html>".as_slice(), "the component is not WebAssembly"),
+        ("core.wasm", b"\0asm\x01\0\0\0", "the bytes are a core WebAssembly module"),
+        ("empty.wasm", b"\0asm\x0d\0\x01\0", "the component is not a protocol stub"),
     ] {
         let file = folder.path().join(name);
         fs::write(&file, bytes).expect("written");
