@@ -34,7 +34,7 @@ impl Rust {
             let place = error.span().start();
             anyhow!("line {}: no Rust: {error}; compile the file first", place.line)
         });
-        let mut reader = Reader { source, ..Reader::default() };
+        let mut reader = TokenReader { source, ..TokenReader::default() };
         reader.read(&parsed?.into_iter().collect::<Vec<_>>(), Delimiter::None);
         // Spans are kept for the whole thread otherwise.
         proc_macro2::extra::invalidate_current_thread_spans();
@@ -61,7 +61,7 @@ fn gaps(source: &str, tokens: &[Range<usize>]) -> Vec<Range<usize>> {
 }
 
 #[derive(Default)]
-struct Reader<'a> {
+struct TokenReader<'a> {
     source: &'a str,
     /// Places of the tokens, in order. Documentation comments are left out.
     tokens: Vec<Range<usize>>,
@@ -70,7 +70,7 @@ struct Reader<'a> {
     functions: Vec<(usize, String)>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TokenReader<'a> {
     fn read(&mut self, trees: &[TokenTree], delimiter: Delimiter) {
         for (index, tree) in trees.iter().enumerate() {
             let range = tree.span().byte_range();
