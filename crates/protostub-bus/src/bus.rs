@@ -117,7 +117,7 @@ impl Bus {
     }
 
     /// Returns `true` if the response answers a request that `origin` took and has not answered.
-    /// The origin may then send it from whichever of its addresses was asked.
+    /// The origin may then send it, regardless of the address that was asked.
     #[must_use]
     pub fn answers(&self, origin: &Origin, response: &Message) -> bool {
         response.kind == MessageType::Response

@@ -5,7 +5,8 @@ use std::{
 
 /// Counts of the bus since its creation.
 ///
-/// Accepted messages that are not responses have exactly one outcome. Whenever the bus is idle,
+/// Accepted messages that are not responses have exactly one outcome. Whenever no call is in
+/// progress,
 ///
 /// ```text
 /// accepted == delivered + published + answered + failed + abandoned + open + queued
@@ -44,7 +45,7 @@ pub struct BusCounts {
     /// Copies of publications that a subscriber took.
     pub copies: u64,
     /// Copies of publications that a subscriber had no room for, did not take in time, or never
-    /// took, and copies that the policy kept from it.
+    /// took. Includes copies that the policy kept from it.
     pub copies_dropped: u64,
 }
 

@@ -28,8 +28,8 @@ impl Bus {
         }
     }
 
-    /// Returns the receiver of a message: the listener of its address, or else the
-    /// stub of its domain.
+    /// Returns the receiver of a message: the listener of its address, or else the stub of its
+    /// domain.
     pub(crate) fn receiver(&self, message: &Message, listener: Option<&Mailbox>) -> Receiver {
         let home = &self.inner.config.home;
         let route = || self.inner.table.route_of(&message.to, home);

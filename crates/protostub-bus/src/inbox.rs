@@ -38,7 +38,7 @@ impl Inbox {
         Self { bus, mailbox, tickets: Vec::new(), envelopes: Vec::new() }
     }
 
-    /// Returns the sending side of this inbox.
+    /// Returns the side of this inbox that the bus puts messages into.
     #[must_use]
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
@@ -75,10 +75,10 @@ impl Inbox {
         count
     }
 
-    /// Appends the waiting messages to `batch`, in their order: at most `max_messages` (at least
-    /// one), and at most `max_bytes` together unless the first message alone has more. The caller
-    /// then owns them: a message that is not a request counts as delivered, and a request has to be
-    /// answered.
+    /// Appends the waiting messages to `batch`, in their order. Takes at most `max_messages` (at
+    /// least one), and at most `max_bytes` together unless the first message alone has more. The
+    /// caller then owns them: a message that is not a request counts as delivered, and a request
+    /// has to be answered.
     ///
     /// Ready without messages if the inbox is closed. Pending if no message waits: `cx` is woken
     /// when one arrives.

@@ -59,10 +59,11 @@
 //!
 //! [`Bus::post`] reserves a place for the response in the requester's inbox when it accepts the
 //! request. It refuses further requests (429) of a requester that does not read its responses. No
-//! response is therefore lost for lack of room. If a response is too large for the space that is
-//! left, the bus refuses it to the *responder* (429, or 413 if it can never fit), and the request
-//! stays open. The only possible loss is an *error response* to a message that was not a request,
-//! if its sender has gone or has about 16 000 unread ones. [`BusCounts::undeliverable`] counts it.
+//! response is therefore lost for lack of room. A response may be too large for the space that is
+//! left. The bus then refuses it to the *responder* (429, or 413 if it can never fit), and the
+//! request stays open. The only possible loss is an *error response* to a message that was not a
+//! request: its sender has gone, or has about 16 000 unread error responses.
+//! [`BusCounts::undeliverable`] counts it.
 //!
 //! Messages from one sender to one mailbox keep their order. A mailbox never gets a message that
 //! came through the stub that owns the mailbox ([`Mailbox::set_owner`]): the bus refuses it (508).

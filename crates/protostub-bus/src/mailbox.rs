@@ -184,8 +184,8 @@ impl Mailbox {
         self.state().queue.is_empty()
     }
 
-    /// Returns `true` if this mailbox is idle: no message waits, no request that was taken here is
-    /// open, and no request of the owner is open.
+    /// Returns `true` if this mailbox is idle: no message waits, and neither a request that was
+    /// taken here nor a request of the owner is open.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let state = self.state();
@@ -319,9 +319,9 @@ impl Mailbox {
         Err(PostError::new(code, &response.to, reason))
     }
 
-    /// Takes messages out of the queue: at most `max_messages`, and at most `max_bytes` unless the
-    /// first message alone has more. Appends the tickets of requests among them to `tickets`, with
-    /// their index in `batch`.
+    /// Takes the waiting messages out of the queue: at most `max_messages`, and at most `max_bytes`
+    /// unless the first message alone has more. Appends the tickets of requests among them to
+    /// `tickets`, with their index in `batch`.
     pub(crate) fn take(
         &self,
         cx: &mut Context<'_>,

@@ -196,10 +196,8 @@ impl Bus {
         let (expired, next) = mailbox.expire(Instant::now(), timeout);
         for queued in expired {
             let waited = timeout.as_secs_f32();
-            let reason = format!(
-                "{} did not take the message within {waited} s: the owner of its inbox is not ready for messages",
-                queued.message.to
-            );
+            let reason =
+                format!("{} did not take the message within {waited} s: the message waited in an inbox", queued.message.to);
             self.fail_queued(queued, 408, &reason);
         }
         if let Some(next) = next {

@@ -178,7 +178,7 @@ impl Bus {
     }
 
     /// Returns `true` for a publication that may go nowhere, at an address without listener and
-    /// subscribers: the sender publishes below its own address, and no route except the sender's
+    /// subscribers. The sender publishes below its own address, and no route except the sender's
     /// own leads there. Such a message is no error, and never deploys a stub.
     fn is_unheard(&self, message: &Message) -> bool {
         let Inner { config, table, .. } = &*self.inner;

@@ -12,7 +12,7 @@ use crate::{Bus, Envelope, Origin, PostError, RequestError, last_receiver::LastR
 /// Posts the messages of one origin over one bus. Made by [`Bus::poster`].
 ///
 /// A poster remembers the receiver of its last message. Consecutive messages to one address are
-/// therefore posted in less time than by [`Bus::post`], with the same outcome: the poster looks the
+/// therefore posted in less time than by [`Bus::post`], with the same outcome. The poster looks the
 /// receiver up again after any attachment, subscription or end of a listener on the bus.
 ///
 /// A clone posts for the same origin and remembers a receiver of its own, so each task can have a

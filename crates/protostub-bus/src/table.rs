@@ -85,8 +85,8 @@ impl Table {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Records a change that redirects messages: a new listener or subscriber, or a detached route.
-    /// The code that makes such a change calls this before it goes on.
+    /// Records a change that redirects messages: a new listener or subscriber, or a detached
+    /// listener or route. The code that makes such a change calls this before it goes on.
     fn has_changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
     }

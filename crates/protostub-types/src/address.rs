@@ -35,7 +35,7 @@ impl AddressError {
     /// Creates the error for a well-formed address without the domain that the caller needs.
     #[must_use]
     pub fn without_domain(address: &Address) -> Self {
-        Self { text: SafeText::quote(address.as_str()), problem: "the address names no domain".to_owned() }
+        Self { text: SafeText::quote(address.as_str()), problem: "the text names no domain".to_owned() }
     }
 }
 

@@ -133,7 +133,7 @@ pub enum Encoding {
     /// RFC 4648, section 4. Padding may be missing, and line breaks are allowed.
     #[serde(rename = "base64")]
     Base64,
-    /// Plain text.
+    /// The text as it is.
     #[serde(rename = "utf-8")]
     Utf8,
 }
@@ -270,8 +270,8 @@ impl Descriptor {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Checks that a runtime of this project can deploy the stub: it is a WebAssembly component,
-    /// and the descriptor has its code or the code's URL.
+    /// Checks that a runtime of this project can deploy the stub. The stub must be a WebAssembly
+    /// component, and the descriptor must have its code or the code's URL.
     ///
     /// # Errors
     /// If the stub is written in another language, or the descriptor has no code.
@@ -389,8 +389,8 @@ impl SourcePackage {
         })
     }
 
-    /// Returns the decoded code. Code without an `encoding` is plain text. Takes at most as much
-    /// memory as the descriptor itself.
+    /// Returns the decoded code. Code without an `encoding` is taken as it is. Takes at most as
+    /// much memory as the descriptor itself.
     ///
     /// # Errors
     /// If the package has no code, or the code is not base64 although `encoding` says so.

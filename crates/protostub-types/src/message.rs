@@ -321,9 +321,10 @@ impl Message {
         }
     }
 
-    /// Reads the output of [`Self::to_json`], and messages of other reTHINK runtimes: types in any
-    /// case, an `id` that is a number or a text, and a `to` array, which becomes one message for
-    /// each address. The addresses in `body.via`, one or a list, are appended to `via`.
+    /// Reads the output of [`Self::to_json`], and messages of other reTHINK runtimes. These have
+    /// types in any case, an `id` that is a number or a text, and one address or an array in `to`.
+    /// An array becomes one message for each address. The addresses in `body.via`, one or a list,
+    /// are appended to `via`.
     ///
     /// # Errors
     /// If the text is not a JSON object with `type`, `from` and `to`, one of these is invalid, or a

@@ -31,8 +31,8 @@ pub enum StubStatus {
     InProgress,
     /// The stub is connected, and messages flow.
     Live,
-    /// The stub lost or ended its connection, or its instance ended and another one takes over: at
-    /// once, or with the next message if the stub was idle.
+    /// The stub lost or ended its connection, or its instance ended. In the second case another
+    /// instance takes over: at once, or with the next message if the stub was idle.
     Disconnected,
     /// The stub cannot connect, or crashed too often.
     Failed,

@@ -52,8 +52,8 @@ pub enum Step {
 
 impl Step {
     /// The steps in the order in which they happen: that of the specification, except for step 19.
-    /// The bus listener is attached before the stub's code runs for the first time (16 to 18),
-    /// since a stub may post a message from its first call, and the response has to reach it.
+    /// The bus listener is attached before the stub's code runs for the first time (16 to 18). A
+    /// stub may post a message from its first call, and the response has to reach it.
     pub const ORDER: [Self; 22] = [
         Self::LoadStub,
         Self::DiscoverStub,

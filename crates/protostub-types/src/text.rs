@@ -24,7 +24,7 @@ const CUT: &str = "…";
 ///   fillers, tags, private-use and unassigned characters. See [`SafeText::is_shown`].
 /// * A backslash stays as it is. So a text that was built once does not change when it is built
 ///   again. It also means that `\n` may stand for a newline or for these two characters.
-/// A text that is too long ends with `…`. The cut splits no character and no escape.
+/// * A text that is too long ends with `…`. The cut splits no character and no escape.
 ///
 /// A clone shares the text.
 ///
