@@ -50,8 +50,8 @@
 //! * 408: the request had no final response within its timeout (header `timeout-ms`, else
 //!   [`BusConfig::request_timeout`]), or any other message waited in an inbox for
 //!   [`BusConfig::queue_timeout`].
-//! * 502: the instance of the receiver ended while it had the message: [`Bus::fail_taken`] for
-//!   requests, [`Bus::fail`] for other messages.
+//! * 502: the receiver's owner ended while it had the message: [`Bus::fail_taken`] for requests,
+//!   [`Bus::fail`] for other messages.
 //! * 503, or the code that the inbox's owner chose: the inbox was closed while the message waited
 //!   there ([`Inbox::close`]), or the bus was shut down ([`Bus::shut_down`]).
 //!
