@@ -99,8 +99,10 @@
 //!     Ok::<_, Box<dyn std::error::Error>>(())
 //! };
 //!
-//! let request = bus.request(&Origin::Host, Message::read(alice.clone()), None);
-//! let (response, answered) = tokio::join!(request, answering);
+//! let (response, answered) = tokio::join!(
+//!     bus.request(&Origin::Host, Message::read(alice.clone()), None),
+//!     answering,
+//! );
 //! answered?;
 //! assert_eq!(response?.code(), Some(200));
 //! assert_eq!(bus.counts().answered, 1);
