@@ -615,7 +615,7 @@ mod tests {
     fn response_matches_its_request() {
         let request = read(r#"{"id":"x","type":"update","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#);
         assert!(!request.expects_response());
-        let response = request.error_response(404, "nobody there");
+        let response = request.error_response(404, "no listener");
         assert_eq!((&response.from, &response.to, &response.id), (&request.to, &request.from, &request.id));
         assert_eq!(response.code(), Some(404));
         assert!(!response.is_provisional());

@@ -215,9 +215,9 @@ async fn refusing_mailbox_still_accepts_responses() {
     let mailbox = stub.inbox.mailbox();
     bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap();
     bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
-    mailbox.refuse(Some((503, "it was told to disconnect".to_owned())));
+    mailbox.refuse(Some((503, "the stub was disconnected".to_owned())));
     let error = bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap_err();
-    assert_eq!((error.code, error.reason.as_str()), (503, "it was told to disconnect"));
+    assert_eq!((error.code, error.reason.as_str()), (503, "the stub was disconnected"));
     assert_eq!(bus.post(&alice.origin, read("hyperty://sp1.example/bob")).unwrap_err().code, 503);
     let request = alice.next().await;
     bus.post(&alice.origin, request.response(200, None)).unwrap();

@@ -139,7 +139,7 @@ async fn concurrent_requests_end_at_shutdown() {
             let request = alice.next().await;
             bus.post(&alice.origin, request.response(200, None)).unwrap();
         }
-        bus.shut_down("it is over");
+        bus.shut_down("the bus shuts down");
         // No deadlines run here, so an open request would stay open.
         let codes = timeout(Duration::from_secs(20), askers.join_all()).await.unwrap();
         assert_eq!(codes, vec![503; SENDERS as usize]);
@@ -221,15 +221,15 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
         }
         match turn % 3 {
             0 => drop(inbox),
-            1 => inbox.close(502, "it crashed"),
+            1 => inbox.close(502, "the stub crashed"),
             _ => {
                 // The stub is detached first. Messages that were posted meanwhile are still in the
                 // inbox.
                 drop(route);
-                inbox.close(503, "it was undeployed");
+                inbox.close(503, "the stub was undeployed");
             }
         }
-        bus.fail_taken(&mailbox, 502, "it is gone");
+        bus.fail_taken(&mailbox, 502, "the stub has ended");
     }
 }
 
@@ -239,9 +239,9 @@ async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoItera
         tokio::time::sleep(Duration::from_millis(35)).await;
     }
     if turn.is_multiple_of(11) {
-        bus.fail_taken(mailbox, 502, "it crashed");
+        bus.fail_taken(mailbox, 502, "the stub crashed");
         for message in batch {
-            bus.fail(&message, 502, "it crashed");
+            bus.fail(&message, 502, "the stub crashed");
         }
         return;
     }

@@ -174,7 +174,7 @@ async fn recv_many_on_zero_limit_or_sealed_inbox_returns() {
     assert_eq!(alice.inbox.recv_many(&mut taken, 0).await, 0);
     assert!(bus.post_all(&Origin::Host, []).is_empty());
     bus.post(&Origin::Host, update("hyperty://home.example/alice")).unwrap();
-    alice.inbox.mailbox().seal(503, "it ends");
+    alice.inbox.mailbox().seal(503, "the inbox ends");
     assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 1);
     assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 0);
     assert_eq!(taken.len(), 1);

@@ -353,7 +353,7 @@ fn code_is_decoded() {
 fn descriptor_json_round_trips() {
     let component = b"\0asm and so on";
     let mut descriptor = Descriptor::new("echo", Version::parse("1.2.3").unwrap());
-    descriptor.description = Some("Answers what it is told".to_owned());
+    descriptor.description = Some("Echoes its messages".to_owned());
     descriptor.configuration.insert("url".to_owned(), json!("wss://sp1.example"));
     descriptor.ports = vec![8443];
     descriptor.overlap = true;
