@@ -13,17 +13,19 @@ use crate::{
     open_requests::OpenRequests, policy::PolicySlot, request_key::RequestKey, table::Table,
 };
 
-/// What is asked where to put a message to a domain that nobody serves: it may deploy the domain's stub.
+/// Handles messages to domains without a route. It may deploy the domain's stub.
 pub trait Unroutable: Send + Sync {
-    /// The mailbox that is to get this message: that of the stub that is being deployed, say. The bus then puts it there. Called on the
-    /// thread of whoever posts, without any lock of the bus held: it may attach and make inboxes, and must not wait.
+    /// Returns the mailbox that gets this message, for example that of the stub that is being
+    /// deployed. The bus then puts the message there. Called on the poster's thread, without any
+    /// lock of the bus held. The hook may attach mailboxes and make inboxes, and must not wait.
     ///
     /// # Errors
-    /// If the message is to be refused: 403, 404, 429 or 503, with the reason.
+    /// If the hook refuses the message: 403, 404, 429 or 503, with the reason.
     fn unroutable(&self, origin: &Origin, key: &StubKey, message: &Message) -> Result<Mailbox, PostError>;
 }
 
-/// The message bus. Clones are the same bus. What it promises stands in the [crate's documentation](crate).
+/// The message bus. Clones are the same bus. The [crate's documentation](crate) has its delivery
+/// contract.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) inner: Arc<Inner>,
@@ -37,11 +39,12 @@ pub(crate) struct Inner {
     pub(crate) policy: PolicySlot,
     pub(crate) unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
-    /// Why nothing is accepted any more.
+    /// Reason for the shutdown, once the bus accepts no more messages.
     pub(crate) shut_down: OnceLock<String>,
 }
 
-/// Keeps a mailbox attached; dropping it detaches. What waits in the mailbox by then stays there.
+/// Keeps a mailbox attached; dropping it detaches the mailbox. Messages that wait in the mailbox
+/// stay there.
 #[must_use = "dropping a route detaches it"]
 pub struct Route {
     bus: Bus,
@@ -56,7 +59,8 @@ enum RouteTarget {
 }
 
 impl Bus {
-    /// A bus without listeners. It spawns nothing: nothing runs out unless [`Self::run_deadlines`] runs.
+    /// Creates a bus without listeners. It spawns no task: messages and requests time out only
+    /// while [`Self::run_deadlines`] runs.
     #[must_use]
     pub fn new(mut config: BusConfig) -> Self {
         config.queue_timeout = config.queue_timeout.min(MAX_QUEUE_TIMEOUT);
@@ -84,7 +88,8 @@ impl Bus {
         Ok(Route { bus: self.clone(), number, target: RouteTarget::Address(address.clone()) })
     }
 
-    /// Makes a mailbox the route for all addresses of this key that have no listener of their own, until the route is dropped.
+    /// Makes a mailbox the route for all addresses of this key that have no listener of their own,
+    /// until the route is dropped.
     ///
     /// # Errors
     /// If the key has a route.
@@ -93,48 +98,52 @@ impl Bus {
         Ok(Route { bus: self.clone(), number, target: RouteTarget::Key(key.clone()) })
     }
 
-    /// Puts a policy in force, in the place of the one before; none: everything may pass. Whoever posts from now on is subject to it.
+    /// Replaces the policy. `None` permits every message. The new policy applies to all messages
+    /// posted from now on.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
         self.inner.policy.set(policy);
     }
 
-    /// From now on, copies of what is published at `topic` go to the listener of exactly `subscriber`, until that listener ends. Returns
-    /// whether it is so: not if nobody listens at `subscriber`, or it is subscribed to 1024 topics already.
+    /// Sends copies of publications at `topic` to the listener of exactly `subscriber`, until that
+    /// listener ends. Returns `true` if the subscription is active, and `false` if `subscriber` has
+    /// no listener or is subscribed to 1024 topics already.
     pub fn subscribe(&self, topic: &Address, subscriber: &Address) -> bool {
         self.inner.table.subscribe(topic, subscriber)
     }
 
-    /// Ends [`Self::subscribe`].
+    /// Ends a subscription of [`Self::subscribe`].
     pub fn unsubscribe(&self, topic: &Address, subscriber: &Address) {
         self.inner.table.unsubscribe(topic, subscriber);
     }
 
-    /// Whether a response answers a request that `origin` was given and has not answered: it may then, whatever address was asked.
+    /// Returns `true` if the response answers a request that `origin` took and has not answered.
+    /// The origin may then send it, regardless of the address that was asked.
     #[must_use]
     pub fn answers(&self, origin: &Origin, response: &Message) -> bool {
         response.kind == MessageType::Response
             && self.inner.requests.answerable(&RequestKey::of_response(response), origin).is_some()
     }
 
-    /// Whom to ask about messages to domains that nobody serves. Only the first call has an effect.
+    /// Sets the hook for messages to domains without a route. Only the first call has an effect.
     pub fn set_unroutable(&self, hook: Arc<dyn Unroutable>) {
         let _ = self.inner.unroutable.set(hook);
     }
 
-    /// A number that no message of this bus had from here before.
+    /// Returns a message id that this bus has not generated before.
     #[must_use]
     pub fn next_id(&self) -> MessageId {
         MessageId::Number(self.inner.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn counts(&self) -> BusCounts {
         self.inner.counters.snapshot(self.inner.requests.len())
     }
 
-    /// Refuses whatever is posted from now on with 503, and ends all open requests with it. What else waits in inboxes gets its outcome from
-    /// their owners, by being taken or by [`Inbox::close`](crate::Inbox::close). Only the first call's reason counts.
+    /// Refuses all further messages with 503, and ends all open requests with it. Other messages
+    /// that wait in inboxes get their outcome from the inboxes' owners, who take them or call
+    /// [`Inbox::close`](crate::Inbox::close). Only the first call's reason counts.
     pub fn shut_down(&self, reason: &str) {
         let reason = self.inner.shut_down.get_or_init(|| reason.to_owned());
         self.fail_all(503, reason);

@@ -5,13 +5,14 @@ use protostub_types::{Address, Domain};
 /// Default of [`BusConfig::request_timeout`]: 15 s.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The longest time that a request may be open, whatever it asks for.
+/// Maximum time that a request may be open, even if it asks for more.
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The longest time that a message may wait in an inbox.
+/// Maximum time that a message may wait in an inbox.
 pub const MAX_QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an id that is a text may be, in bytes: twice what a UUID in a URN takes, with room for those who join several.
+/// Maximum length of a text id in bytes: twice the length of a UUID in a URN, with room for senders
+/// that join several.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// The configuration of a bus. [`Self::new`] gives the defaults.
@@ -20,18 +21,20 @@ pub const MAX_ID_BYTES: usize = 256;
 pub struct BusConfig {
     /// The domain that `global://` addresses belong to.
     pub home: Domain,
-    /// The runtime's own address. What is below it and has no listener is answered 404, and deploys nothing.
+    /// The runtime's own address. Messages to addresses below it without a listener are answered
+    /// with 404, and deploy no stub.
     pub runtime: Address,
-    /// How long a request is open, unless it says otherwise in its header `timeout-ms`. At most [`MAX_REQUEST_TIMEOUT`].
+    /// Timeout of requests without a header `timeout-ms`. At most [`MAX_REQUEST_TIMEOUT`].
     pub request_timeout: Duration,
-    /// How long any other message may wait in an inbox. At most [`MAX_QUEUE_TIMEOUT`].
+    /// Timeout of any other message that waits in an inbox. At most [`MAX_QUEUE_TIMEOUT`].
     pub queue_timeout: Duration,
-    /// How many requests may be open at a time.
+    /// Maximum number of open requests.
     pub max_open_requests: usize,
 }
 
 impl BusConfig {
-    /// 15 seconds for requests, 60 seconds in queues, and 65 536 open requests.
+    /// Creates the default configuration: 15 seconds for requests, 60 seconds in queues, and 65 536
+    /// open requests.
     #[must_use]
     pub fn new(home: Domain, runtime: Address) -> Self {
         Self {

@@ -3,43 +3,49 @@ use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// What the bus has counted since it was made.
+/// Counts of the bus since its creation.
 ///
-/// Messages that were accepted and are no responses have exactly one outcome. Whenever nothing is under way,
+/// Accepted messages that are not responses have exactly one outcome. Whenever no call is in
+/// progress,
 ///
 /// ```text
 /// accepted == delivered + published + answered + failed + abandoned + open + queued
 /// ```
 ///
-/// where `queued` are the messages, other than requests, that wait in inboxes.
+/// where `queued` is the number of messages, other than requests, that wait in inboxes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BusCounts {
-    /// Messages that were accepted, without responses and copies.
+    /// Accepted messages, without responses and copies.
     pub accepted: u64,
-    /// Messages that were refused, responses included.
+    /// Refused messages, responses included.
     pub refused: u64,
-    /// Of those, what the [policy](crate::Policy) refused; and copies of publications that it kept from a subscriber.
+    /// Refused messages that the [policy](crate::Policy) refused, and copies of publications that
+    /// it kept from a subscriber.
     pub denied: u64,
     /// Messages other than requests that their listener took.
     pub delivered: u64,
-    /// Publications without a listener of their own: their copies went to the subscribers, of which there may have been none.
+    /// Publications without a listener of their own: their copies went to the subscribers, if there
+    /// were any.
     pub published: u64,
     /// Requests that their receiver answered.
     pub answered: u64,
-    /// Requests that the host answered in the receiver's place, and other messages whose sender got an error response.
+    /// Requests that the host answered in the receiver's place, and other messages whose sender got
+    /// an error response.
     pub failed: u64,
-    /// Requests whose requester no longer waits: it dropped the future.
+    /// Requests whose requester dropped the future and no longer waits.
     pub abandoned: u64,
-    /// Requests that have no outcome yet.
+    /// Requests without an outcome so far.
     pub open: u64,
-    /// Final responses that matched no open request: late, second, or never asked for.
+    /// Final responses that matched no open request: late, repeated, or unrequested.
     pub unawaited: u64,
-    /// Responses whose requester, or sender of the failed message, was gone, or had no room for an error response.
+    /// Responses whose requester was gone, and error responses whose receiver (the failed message's
+    /// sender) was gone or had no room.
     pub undeliverable: u64,
     /// Copies of publications that a subscriber took.
     pub copies: u64,
-    /// Copies of publications that a subscriber had no room for, did not take in time, or never took, or that the policy kept from it.
+    /// Copies of publications that a subscriber had no room for, did not take in time, or never
+    /// took. Includes copies that the policy kept from it.
     pub copies_dropped: u64,
 }
 
@@ -80,7 +86,7 @@ impl Counters {
     }
 }
 
-/// More threads than this share cells, which costs time and nothing else.
+/// Number of cells of a counter. More threads than this share cells, which only costs time.
 const CELLS: usize = 8;
 
 /// A number that many threads add to. Each thread has a cache line of its own
@@ -97,7 +103,8 @@ impl Counter {
         self.0[cell()].0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Takes back what was added. A single cell may go below zero; the sum does not.
+    /// Subtracts an amount that was added before. A single cell may go below zero; the sum never
+    /// does.
     pub(crate) fn take_back(&self, count: u64) {
         self.0[cell()].0.fetch_sub(count, Ordering::Relaxed);
     }
@@ -107,7 +114,7 @@ impl Counter {
     }
 }
 
-/// Threads get their cells in turn.
+/// Returns this thread's cell. Threads get their cells in turn.
 fn cell() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static CELL: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % CELLS));

@@ -15,13 +15,13 @@ use tokio::{
 
 use crate::{mailbox::WeakMailbox, request_key::RequestKey};
 
-/// How many parts the table has, so that requests on many threads seldom meet at a lock.
+/// Number of shards of the table. Requests on many threads seldom contend for a lock.
 const SHARDS: usize = 16;
 
-/// `earliest` while nothing is to be waited for, or while the sweeper is looking.
+/// Value of `earliest` while the sweeper waits for no deadline, or while it scans.
 const NEVER: u64 = u64::MAX;
 
-/// What is to be looked at when its time has come.
+/// An item to check at its deadline.
 #[derive(Debug)]
 pub(crate) enum Due {
     /// A request that may still be open.
@@ -30,12 +30,13 @@ pub(crate) enum Due {
     Mailbox(WeakMailbox),
 }
 
-/// When what runs out. Any thread adds and cancels; one future waits ([`Self::next`]).
+/// Deadlines of requests and mailboxes. Any thread adds and cancels; one future waits
+/// ([`Self::next`]).
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     began: Instant,
     shards: [Mutex<BTreeMap<(Instant, u64), Due>>; SHARDS],
-    /// What the sweeper sleeps until, in nanoseconds since `began`.
+    /// Time that the sweeper sleeps until, in nanoseconds since `began`.
     earliest: AtomicU64,
     wake: Notify,
 }
@@ -50,12 +51,12 @@ impl Deadlines {
         }
     }
 
-    /// `number` tells apart what is due at the same instant.
+    /// Adds a deadline. `number` distinguishes items with the same instant.
     pub(crate) fn add(&self, at: Instant, number: u64, due: Due) {
         self.shard(number).insert((at, number), due);
         let at = self.nanoseconds(at);
-        // The sweeper says that it looks (`NEVER`) before it looks. Reading an older value here therefore means that it has not looked into
-        // this shard yet, and will find what was just put there.
+        // The sweeper stores `NEVER` before it scans. Reading an older value here therefore means
+        // that the sweeper has not scanned this shard yet, and will find the new item.
         if at < self.earliest.load(SeqCst) && at < self.earliest.fetch_min(at, SeqCst) {
             self.wake.notify_one();
         }
@@ -65,7 +66,8 @@ impl Deadlines {
         self.shard(number).remove(&(at, number));
     }
 
-    /// Waits until something is due, and takes it out, with its number. Only one future may wait at a time.
+    /// Waits until items are due, and takes them out with their numbers. Only one future may wait
+    /// at a time.
     pub(crate) async fn next(&self) -> Vec<(u64, Due)> {
         loop {
             self.earliest.store(NEVER, SeqCst);
@@ -75,7 +77,7 @@ impl Deadlines {
             for shard in 0..SHARDS {
                 let mut shard = self.shard(shard as u64);
                 if shard.first_key_value().is_some_and(|(&(at, _), _)| at <= now) {
-                    // Everything up to and including this instant.
+                    // Splits off everything up to and including this instant.
                     let later = shard.split_off(&(now, u64::MAX));
                     all_due.extend(mem::replace(&mut *shard, later).into_iter().map(|((_, number), due)| (number, due)));
                 }
@@ -98,7 +100,7 @@ impl Deadlines {
     }
 
     fn shard(&self, number: u64) -> MutexGuard<'_, BTreeMap<(Instant, u64), Due>> {
-        // A map is whole after every call on it.
+        // Safe to ignore the poison: a map is consistent after every call on it.
         self.shards[number as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,12 +5,12 @@ use protostub_types::{Message, StubKey};
 use crate::{Bus, Decision, Hop, Mailbox, Origin, PostError, Receiver};
 
 impl Bus {
-    /// Whether a policy may be in force.
+    /// Returns `true` if a policy may be in force.
     pub(crate) fn has_policy(&self) -> bool {
         self.inner.policy.was_set()
     }
 
-    /// Asks the policy, if there is one. Calls `receiver` only then.
+    /// Asks the policy, if there is one. Calls `receiver` only in that case.
     pub(crate) fn ask_policy(
         &self,
         origin: &Origin,
@@ -28,7 +28,8 @@ impl Bus {
         }
     }
 
-    /// The receiver of a message: the listener of its address, or, if there is none, the stub of its domain.
+    /// Returns the receiver of a message: the listener of its address, or else the stub of its
+    /// domain.
     pub(crate) fn receiver(&self, message: &Message, listener: Option<&Mailbox>) -> Receiver {
         let home = &self.inner.config.home;
         let route = || self.inner.table.route_of(&message.to, home);

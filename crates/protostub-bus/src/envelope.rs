@@ -9,7 +9,7 @@ pub struct Envelope(Box<Contents>);
 #[derive(Debug, Clone, PartialEq)]
 struct Contents {
     message: Message,
-    /// Size in bytes, as the mailbox counted it. The field also keeps the box off mimalloc's size class
+    /// Size in bytes, as the mailbox counted it. The field also keeps the box off mimalloc's size
     /// of 160 bytes, which takes that allocator twice as long.
     size: usize,
 }

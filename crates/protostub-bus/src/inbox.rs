@@ -11,20 +11,22 @@ use crate::{
     request_key::RequestKey,
 };
 
-/// Where a listener takes its messages from. Made by [`Bus::inbox`], reached through its [`Mailbox`].
+/// The queue that a listener takes its messages from. Made by [`Bus::inbox`], reached through its
+/// [`Mailbox`].
 ///
-/// Whatever is in here when it is closed or dropped gets its outcome then: an error response each.
+/// Every message that is in the inbox when it is closed or dropped gets an error response as its
+/// outcome.
 pub struct Inbox {
     bus: Bus,
     mailbox: Mailbox,
-    /// Of requests in the batch that is being taken; kept for its memory.
+    /// Tickets of requests in the current batch. Kept to reuse its memory.
     tickets: Vec<(usize, u64)>,
-    /// What [`Self::recv`] and [`Self::recv_many`] take into; kept for its memory.
+    /// Buffer of [`Self::recv`] and [`Self::recv_many`]. Kept to reuse its memory.
     envelopes: Vec<Envelope>,
 }
 
 impl Bus {
-    /// A new inbox. It gets messages once its [`Inbox::mailbox`] is attached.
+    /// Makes an inbox. It gets messages once its [`Inbox::mailbox`] is attached.
     #[must_use]
     pub fn inbox(&self, limits: InboxLimits) -> Inbox {
         Inbox::new(self.clone(), Mailbox::new(limits))
@@ -36,18 +38,19 @@ impl Inbox {
         Self { bus, mailbox, tickets: Vec::new(), envelopes: Vec::new() }
     }
 
-    /// The side that takes in.
+    /// Returns the side of this inbox that the bus puts messages into.
     #[must_use]
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
     }
 
-    /// The next message; none once the inbox is closed. May be dropped at any time: a message is taken only when it is returned.
+    /// Waits for the next message. Returns `None` once the inbox is closed. Cancel safe: a message
+    /// is taken only when it is returned.
     pub async fn recv(&mut self) -> Option<Message> {
         future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// Polls for the next message: ready with none once the inbox is closed.
+    /// Polls for the next message. Ready with `None` once the inbox is closed.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let mut single = mem::take(&mut self.envelopes);
         let polled = self.poll_batch(cx, 1, usize::MAX, &mut single);
@@ -56,8 +59,10 @@ impl Inbox {
         polled.map(|()| message.map(Envelope::into_message))
     }
 
-    /// Waits until there are messages, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less time than one by
-    /// one. 0 once the inbox is closed, or if `limit` is. May be dropped at any time: messages are taken only when it returns.
+    /// Waits until there are messages, appends at most `limit` of them to `messages`, and returns
+    /// their number. It takes less time than single calls of [`Self::recv`]. Returns 0 once the
+    /// inbox is closed, or if `limit` is 0. Cancel safe: messages are taken only when the future
+    /// returns.
     pub async fn recv_many(&mut self, messages: &mut Vec<Message>, limit: usize) -> usize {
         if limit == 0 {
             return 0;
@@ -70,11 +75,13 @@ impl Inbox {
         count
     }
 
-    /// Appends the messages that wait to `batch`, in their order: at most `max_messages` (at least one), of at most
-    /// `max_bytes` together unless the first alone has more. They are the caller's then: what is no request counts as delivered, and a request has to
-    /// be answered.
+    /// Appends the waiting messages to `batch`, in their order. Takes at most `max_messages` (at
+    /// least one), and at most `max_bytes` together unless the first message alone has more. The
+    /// caller then owns them: a message that is not a request counts as delivered, and a request
+    /// has to be answered.
     ///
-    /// Ready with nothing: the inbox is closed. Pending: `cx` is woken when something is there.
+    /// Ready without messages if the inbox is closed. Pending if no message waits: `cx` is woken
+    /// when one arrives.
     pub fn poll_batch(
         &mut self,
         cx: &mut Context<'_>,
@@ -90,10 +97,10 @@ impl Inbox {
                 Taken::None => return Poll::Pending,
                 Taken::Closed => return Poll::Ready(()),
             }
-            // From the end, so that the indices before stay right.
+            // Starts at the end, so that the earlier indices stay valid.
             for &(index, ticket) in self.tickets.iter().rev() {
                 if !self.bus.open_requests().take(&RequestKey::of_request(&batch[index]), ticket) {
-                    // Its requester was told 408, or does not wait any more, just now.
+                    // The requester just got 408, or no longer waits.
                     batch.remove(index);
                 }
             }
@@ -103,8 +110,9 @@ impl Inbox {
         }
     }
 
-    /// Closes the inbox: posts are refused from now on, and every message that waits in it gets an error response, both with this code and
-    /// reason. What was taken out before is not concerned. Closing again changes nothing.
+    /// Closes the inbox: refuses further messages, and answers every message that waits in it with
+    /// an error response, both with this code and reason. Messages that were taken before are
+    /// unaffected. Closing again has no effect.
     pub fn close(&self, code: u16, reason: &str) {
         let queue = self.mailbox.close(code, reason);
         for queued in queue {
@@ -115,7 +123,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.close(503, "nobody listens there any more");
+        self.close(503, "the listener of this address has ended");
     }
 }
 

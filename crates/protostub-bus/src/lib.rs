@@ -1,4 +1,4 @@
-//! The message bus of Protostub: who listens where, bounded inboxes, requests and their responses.
+//! The message bus of Protostub: routes, bounded inboxes, requests and their responses.
 //!
 //! ```text
 //!            post ──► checks ──► table, policy ──► mailbox ═ queue ═ inbox ──► its owner
@@ -6,55 +6,73 @@
 //!  no listener, no route: hook ◄───┘                  └── response, matched ◄────┘ post
 //! ```
 //!
-//! A [`Bus`] routes by address. A [`Mailbox`] that is attached to an address gets what is posted to exactly that address; one that is attached to
-//! a [`StubKey`](protostub_types::StubKey) gets what is posted to the key's other addresses. Where there is neither, an [`Unroutable`] hook may
-//! name a mailbox: that is how the first message to a domain deploys its stub. The owner of the [`Inbox`] behind a mailbox takes the messages
-//! out, one by one or in batches.
+//! A [`Bus`] routes by address. A [`Mailbox`] that is attached to an address gets the messages to
+//! exactly that address. A [`Mailbox`] that is attached to a [`StubKey`](protostub_types::StubKey)
+//! gets the messages to all other addresses of that key. An [`Unroutable`] hook may name a mailbox
+//! for the remaining messages: the first message to a domain deploys its stub that way. The owner
+//! of the [`Inbox`] behind a mailbox takes the messages out, one by one or in batches.
 //!
-//! Posting never waits and never blocks: there is room in the mailbox, or the message is refused. Several messages that are posted together ([`Bus::post_all`],
-//! [`Poster`]) are posted one by one, in less time. An operator's rules are a [`Policy`], which is asked
+//! Posting never waits and never blocks. The bus refuses a message if the mailbox has no room.
+//! [`Bus::post_all`] and a [`Poster`] post several messages one by one, and take less time than
+//! separate calls of [`Bus::post`]. The operator's rules are a [`Policy`], which the bus asks
 //! before every hop.
 //!
 //! # Delivery contract
 //!
-//! [`Bus::post`] and [`Bus::request`] *accept* a message or *refuse* it. A refused message goes nowhere, and the [`PostError`] is all that its
-//! sender hears. An accepted message has exactly one outcome:
+//! [`Bus::post`] and [`Bus::request`] *accept* a message or *refuse* it. The bus delivers no
+//! refused message. Its sender gets the [`PostError`] and no error response. An accepted message
+//! has exactly one outcome:
 //!
-//! * A **request** ([`Message::expects_response`](protostub_types::Message::expects_response), or anything given to [`Bus::request`]) gets exactly
-//!   one final response: from its receiver, or from the host in its place. Responses match on requester, responder and id, and count only
-//!   once the receiver took the request; those of a stub, only if it was this stub that took it. Provisional ones (below 200) go to a requester that listens, as far as its inbox has room, and leave the
-//!   request open. Responses that match nothing are counted ([`BusCounts::unawaited`]), traced at debug level, and dropped. A requester that
-//!   drops the future of [`Bus::request`] gives its request up: if it was not taken yet, it never will be.
-//! * **Any other message** is delivered, which means that its receiver took it, or its `from` gets one error response.
-//! * A **publication** is a message that is neither request nor response, to a topic: each subscriber of that address ([`Bus::subscribe`]) gets a
-//!   copy at its own listener, `to` unchanged. The topic's own listener, if it has one, gets the message itself. A subscriber whose inbox is full
-//!   misses its copy; the publisher is not told. What a stub sends to a topic that has a listener is for that listener alone: nobody takes it for
-//!   his word. What somebody publishes below its own address may have no listener and no subscriber at all.
+//! * A **request** ([`Message::expects_response`](protostub_types::Message::expects_response), or
+//!   any message given to [`Bus::request`]) gets exactly one final response: from its receiver, or
+//!   from the host in the receiver's place.
+//!   - Responses match on requester, responder and id. A response counts only after the receiver
+//!     took the request. A stub's response counts only if this stub took the request.
+//!   - The bus forwards provisional responses (code below 200) to a requester that listens, if its
+//!     inbox has room. They leave the request open.
+//!   - The bus counts responses that match no open request ([`BusCounts::unawaited`]), logs them at
+//!     debug level, and drops them.
+//!   - A requester that drops the future of [`Bus::request`] abandons its request. A receiver that
+//!     has not taken the request yet never gets it.
+//! * **Any other message** is delivered, which means that its receiver took it, or its `from` gets
+//!   one error response.
+//! * A **publication** is a message to a topic that is neither request nor response.
+//!   - Each subscriber of that address ([`Bus::subscribe`]) gets a copy at its own listener, with
+//!     `to` unchanged. The topic's own listener, if there is one, gets the message itself.
+//!   - A subscriber whose inbox is full misses its copy. The publisher gets no error.
+//!   - A stub's message to a topic with a listener reaches only that listener. Subscribers cannot
+//!     mistake it for a publication of the listener.
+//!   - A publication below its sender's own address may have no listener and no subscriber.
 //!
-//! The host answers in the receiver's place when
+//! The host answers in the receiver's place with these codes:
 //!
-//! | code | what happened |
-//! | --- | --- |
-//! | 403 | the [`Policy`] refused the final response |
-//! | 408 | the request had no final response in its time (header `timeout-ms`, else [`BusConfig::request_timeout`]); any other message waited in an inbox for [`BusConfig::queue_timeout`] |
-//! | 502 | the receiver's owner ended with it: [`Bus::fail_taken`] for requests, [`Bus::fail`] for all else |
-//! | 503, or as its owner says | the inbox was closed while it waited there ([`Inbox::close`]), or the bus was shut down ([`Bus::shut_down`]) |
+//! * 403: the [`Policy`] refused the final response.
+//! * 408: the request had no final response within its timeout (header `timeout-ms`, else
+//!   [`BusConfig::request_timeout`]), or any other message waited in an inbox for
+//!   [`BusConfig::queue_timeout`].
+//! * 502: the receiver's owner ended while it had the message: [`Bus::fail_taken`] for requests,
+//!   [`Bus::fail`] for other messages.
+//! * 503, or the code that the inbox's owner chose: the inbox was closed while the message waited
+//!   there ([`Inbox::close`]), or the bus was shut down ([`Bus::shut_down`]).
 //!
-//! Codes of refusals stand at [`PostError`].
+//! [`PostError`] lists the codes of refusals.
 //!
-//! A request that was posted has a place for its response kept in its requester's inbox from the start; a requester that does not read its
-//! responses is refused further requests (429), so no response is lost for want of room. A response that is too large for what is left there is
-//! refused to the *responder* (429, or 413 if it can never fit), and the request stays open. The one loss that is possible is that of an *error
-//! response* for a message that was no request, when its sender has gone or has some sixteen thousand of them unread; it is counted
-//! ([`BusCounts::undeliverable`]).
+//! [`Bus::post`] reserves a place for the response in the requester's inbox when it accepts the
+//! request. It refuses further requests (429) of a requester that does not read its responses. No
+//! response is therefore lost for lack of room. A response may be too large for the space that is
+//! left. The bus then refuses it to the *responder* (429, or 413 if it can never fit), and the
+//! request stays open. The only possible loss is an *error response* to a message that was not a
+//! request: its sender has gone, or has about 16 000 unread error responses.
+//! [`BusCounts::undeliverable`] counts it.
 //!
-//! Messages from one sender to one mailbox keep their order. A message that came through the stub that a mailbox belongs to
-//! ([`Mailbox::set_owner`]) is never put there (508).
+//! Messages from one sender to one mailbox keep their order. A mailbox never gets a message that
+//! came through the stub that owns the mailbox ([`Mailbox::set_owner`]): the bus refuses it (508).
 //!
-//! # What it does not do
+//! # Non-goals
 //!
-//! It does no I/O, spawns nothing and names no sandbox. It does not check whether an origin may speak as a message's `from`: whoever gives
-//! origins their access to the bus does. It never holds a lock while it calls a hook or wakes a task.
+//! The bus does no I/O, spawns no task, and does not depend on the sandbox. It does not check
+//! whether an origin may use a message's `from`: the code that gives origins access to the bus
+//! does. The bus never holds a lock while it calls a hook or wakes a task.
 //!
 //! # Examples
 //!
@@ -81,7 +99,10 @@
 //!     Ok::<_, Box<dyn std::error::Error>>(())
 //! };
 //!
-//! let (response, answered) = tokio::join!(bus.request(&Origin::Host, Message::read(alice.clone()), None), answering);
+//! let (response, answered) = tokio::join!(
+//!     bus.request(&Origin::Host, Message::read(alice.clone()), None),
+//!     answering,
+//! );
 //! answered?;
 //! assert_eq!(response?.code(), Some(200));
 //! assert_eq!(bus.counts().answered, 1);

@@ -14,21 +14,21 @@ use tokio::time::Instant;
 
 use crate::{Envelope, PostError};
 
-/// How much may wait in an inbox.
+/// Limits of the messages that wait in an inbox.
 ///
-/// Messages to its owner and responses that its owner waits for are counted apart, each within these limits: nobody can keep an owner from
-/// getting its answers by filling its inbox.
+/// Messages to the owner and responses that the owner waits for are counted separately, each within
+/// these limits. A sender that fills the inbox therefore cannot keep responses from its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InboxLimits {
-    /// How many messages.
+    /// Maximum number of messages.
     pub messages: usize,
-    /// How much memory they may take, roughly, in bytes ([`Message::size`]).
+    /// Maximum memory of the messages in bytes, roughly ([`Message::size`]).
     pub bytes: usize,
 }
 
 impl InboxLimits {
-    /// Limits of this many messages, and of this many bytes together.
+    /// Creates limits of this many messages, and of this many bytes together.
     #[must_use]
     pub const fn new(messages: usize, bytes: usize) -> Self {
         Self { messages, bytes }
@@ -36,17 +36,20 @@ impl InboxLimits {
 }
 
 impl Default for InboxLimits {
-    /// 1024 messages, and 16 MiB: a few of the largest messages, or many small ones.
+    /// Returns limits of 1024 messages and 16 MiB: a few of the largest messages, or many small
+    /// ones.
     fn default() -> Self {
         Self { messages: 1024, bytes: 16 << 20 }
     }
 }
 
-/// How many error responses for messages that were no requests may wait in an inbox, some 300 bytes each. Those beyond it are dropped and
-/// counted: whoever reads nothing is not told without end that nobody reads.
+/// Maximum number of waiting error responses to messages that were not requests, some 300 bytes
+/// each. Further ones are dropped and counted: an owner that reads no messages gets only a bounded
+/// number of errors.
 const MAX_ERROR_RESPONSES: usize = 16_384;
 
-/// Where the bus puts the messages of an [`Inbox`](crate::Inbox): its other side. Clones are the same mailbox.
+/// The bus's side of an [`Inbox`](crate::Inbox): the bus puts messages here. Clones are the same
+/// mailbox.
 #[derive(Clone)]
 pub struct Mailbox(Arc<Shared>);
 
@@ -58,7 +61,7 @@ struct Shared {
     id: u64,
     limits: InboxLimits,
     owner: OnceLock<Address>,
-    /// Requests that the inbox's owner took and has not answered.
+    /// Number of requests that the inbox's owner took and has not answered.
     held: AtomicUsize,
     state: Mutex<State>,
 }
@@ -66,74 +69,75 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
-    /// What waits of [`Class::Plain`], [`Class::Copy`], [`Class::Request`] and [`Class::Provisional`].
+    /// Number of waiting messages of [`Class::Plain`], [`Class::Copy`], [`Class::Request`] and
+    /// [`Class::Provisional`].
     messages: usize,
     bytes: usize,
-    /// Final responses that wait, and places reserved for those to come.
+    /// Number of waiting final responses and of places reserved for future ones.
     replies: usize,
     reply_bytes: usize,
     error_responses: usize,
-    /// Nothing is taken in any more.
+    /// Reason for refusing all messages.
     closed: Option<Refusal>,
-    /// Responses are taken in, and nothing else.
+    /// Reason for refusing all messages except responses.
     refusing: Option<Refusal>,
-    /// Of the inbox's owner.
+    /// Waker of the inbox's owner.
     reader: Option<Waker>,
-    /// Of those who wait until something is here.
+    /// Wakers of the tasks in [`Mailbox::waiting`].
     watchers: Vec<Waker>,
-    /// Whether the sweeper looks at this mailbox once its oldest message has waited long enough.
+    /// `true` if the sweeper checks this mailbox once its oldest message has waited long enough.
     watched: bool,
 }
 
-/// With which code and why messages are refused.
+/// Code and reason of refused messages.
 #[derive(Debug, Clone)]
 struct Refusal {
     code: u16,
     reason: Arc<str>,
 }
 
-/// A message that waits.
+/// A waiting message.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) message: Envelope,
     pub(crate) class: Class,
 }
 
-/// What becomes of a message that waits, and what it is counted as.
+/// Class of a waiting message: decides its outcome and its count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// No request and no response. Waits for the queue time-out from `since`.
+    /// A message that is neither request nor response. It waits for the queue timeout from `since`.
     Plain { since: Instant },
-    /// One subscriber's copy of a publication. Likewise.
+    /// One subscriber's copy of a publication. It waits for the queue timeout from `since`.
     Copy { since: Instant },
-    /// The open request with this ticket, which has a deadline of its own.
+    /// The open request with this ticket. It has a deadline of its own.
     Request { ticket: u64 },
     /// A response that leaves its request open.
     Provisional,
-    /// A final response, for which a place was reserved.
+    /// A final response with a reserved place.
     Reply,
-    /// An error response for a message that was no request.
+    /// An error response to a message that was not a request.
     ErrorResponse,
 }
 
-/// A message was put into the queue.
+/// Result of putting a message into the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Pushed {
-    /// And somebody will look whether it waits too long.
+    /// The sweeper already checks this mailbox for timeouts.
     Watched,
-    /// And the caller has to see to it that somebody looks then.
+    /// The caller must schedule a check of this mailbox for timeouts.
     Unwatched,
 }
 
-/// What a look at the queue found.
+/// Result of [`Mailbox::take`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// So many plain messages and copies.
+    /// Numbers of plain messages and copies that were taken.
     Some { plain: u64, copies: u64 },
-    /// Nothing; the reader is woken when there is.
+    /// No message waits. The reader is woken when one arrives.
     None,
-    /// Nothing, and nothing will come.
+    /// No message waits, and no further one will arrive.
     Closed,
 }
 
@@ -144,66 +148,67 @@ impl Mailbox {
         Self(Arc::new(Shared { id, limits, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::default() }))
     }
 
-    /// Distinguishes it from all other mailboxes of this process.
+    /// Returns an id that is unique among the mailboxes of this process.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// Sets the owner: a stub's URL. From now on the mailbox refuses messages that came through this address (`via`) with 508. Only the first
-    /// call has an effect.
+    /// Sets the owner: a stub's URL. From now on the mailbox refuses messages that came through
+    /// this address (`via`) with 508. Only the first call has an effect.
     pub fn set_owner(&self, owner: &Address) {
         let _ = self.0.owner.set(owner.clone());
     }
 
-    /// The owner, once it is set.
+    /// Returns the owner, or `None` if no owner was set.
     #[must_use]
     pub fn owner(&self) -> Option<&Address> {
         self.0.owner.get()
     }
 
-    /// Refuses what is posted from now on with this code and reason, or, by none, no longer does. What waits stays, and so do the answers
-    /// to its owner's own requests.
+    /// Refuses further messages with this code and reason; `None` ends the refusal. Waiting
+    /// messages stay, and responses to the owner's own requests still arrive.
     pub fn refuse(&self, refusal: Option<(u16, String)>) {
         self.state().refusing = refusal.map(|(code, reason)| Refusal { code, reason: reason.into() });
     }
 
-    /// How many messages wait here, responses included.
+    /// Returns the number of messages that wait here, responses included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state().queue.len()
     }
 
-    /// Whether nothing waits here.
+    /// Returns `true` if no message waits here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state().queue.is_empty()
     }
 
-    /// Whether nothing is under way here: no message waits, no request that was taken here is open, and none of the owner's own.
+    /// Returns `true` if this mailbox is idle: no message waits, and neither a request that was
+    /// taken here nor a request of the owner is open.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let state = self.state();
         state.queue.is_empty() && state.replies == 0 && !self.holds_requests()
     }
 
-    /// Whether the owner has requests that it has not answered.
+    /// Returns `true` if the owner has requests that it has not answered.
     pub(crate) fn holds_requests(&self) -> bool {
         self.0.held.load(Ordering::Acquire) > 0
     }
 
-    /// The owner took a request.
+    /// Counts a request that the owner took.
     pub(crate) fn request_taken(&self) {
         self.0.held.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A request that the owner took has its outcome.
+    /// Counts the outcome of a request that the owner took.
     pub(crate) fn request_ended(&self) {
         self.0.held.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Waits until something waits here, without taking it: for logging in when there is a reason to. Never ends if it stays empty. May be
-    /// dropped at any time.
+    /// Waits until a message waits here, without taking it: for example to log in on demand. Never
+    /// ends if the mailbox stays empty. Cancel safe: the future may be dropped at any time.
     pub async fn waiting(&self) {
         future::poll_fn(|cx| self.poll_waiting(cx)).await;
     }
@@ -227,7 +232,7 @@ impl Mailbox {
         WeakMailbox(Arc::downgrade(&self.0))
     }
 
-    /// Whether the message came through the owner of this mailbox.
+    /// Returns `true` if the message came through the owner of this mailbox.
     pub(crate) fn has_seen(&self, message: &Message) -> bool {
         !message.via.is_empty() && self.owner().is_some_and(|owner| message.via.contains(owner))
     }
@@ -250,14 +255,14 @@ impl Mailbox {
                     pushed = Pushed::Unwatched;
                 }
             }
-            // Its place was counted when it was reserved.
+            // The place was counted when it was reserved.
             Class::Reply => state.reply_bytes += size,
             Class::ErrorResponse => state.error_responses += 1,
         }
         state.queue.push_back(Queued { message, class });
         let reader = state.reader.take();
         let watchers = if was_empty { mem::take(&mut state.watchers) } else { Vec::new() };
-        // A waker runs code of others: never under the lock.
+        // A waker runs foreign code, so it is never called under the lock.
         drop(state);
         if let Some(reader) = reader {
             reader.wake();
@@ -270,11 +275,11 @@ impl Mailbox {
     pub(crate) fn reserve_reply(&self, to: &Address) -> Result<(), PostError> {
         let mut state = self.state();
         if state.closed.is_some() {
-            return Err(PostError::new(503, to, "the requester's own inbox is closed, and could not take the response"));
+            return Err(PostError::new(503, to, "the requester's own inbox is closed and cannot take the response"));
         }
         if state.replies >= self.0.limits.messages {
             let reason = format!(
-                "the requester has {} responses waiting or still to come, as many as its inbox may hold: read those first",
+                "the requester has {} responses waiting or outstanding, the limit of its inbox; read those first",
                 state.replies
             );
             return Err(PostError::new(429, to, reason));
@@ -293,20 +298,20 @@ impl Mailbox {
         let size = response.size();
         let limit = self.0.limits.bytes;
         let state = self.state();
-        // A closed one takes it, and drops it: the responder did its part.
+        // A closed mailbox accepts the response and drops it, since the responder did its part.
         if state.closed.is_some() || state.reply_bytes + size <= limit {
             return Ok(());
         }
         let (code, reason) = if size > limit {
             (
                 413,
-                format!("the response has {size} bytes, more than the requester's inbox may hold ({limit}): send a smaller one"),
+                format!("the response has {size} bytes, more than the requester's inbox may hold ({limit}); send a smaller one"),
             )
         } else {
             (
                 429,
                 format!(
-                    "{} bytes of responses wait in the requester's inbox, of at most {limit}: try again later",
+                    "{} bytes of responses wait in the requester's inbox (limit: {limit}); try again later",
                     state.reply_bytes
                 ),
             )
@@ -314,8 +319,9 @@ impl Mailbox {
         Err(PostError::new(code, &response.to, reason))
     }
 
-    /// Takes messages out, as many as are there, but at most `max_messages`, and at most `max_bytes` unless the first alone has more. The
-    /// tickets of requests among them are put into `tickets`, with their index in `batch`.
+    /// Takes the waiting messages out of the queue: at most `max_messages`, and at most `max_bytes`
+    /// unless the first message alone has more. Appends the tickets of requests among them to
+    /// `tickets`, with their index in `batch`.
     pub(crate) fn take(
         &self,
         cx: &mut Context<'_>,
@@ -350,13 +356,14 @@ impl Mailbox {
             Some(reader) if reader.will_wake(cx.waker()) => None,
             _ => state.reader.replace(cx.waker().clone()),
         };
-        // A waker may be the last to hold a task, and with it an inbox: never dropped under the lock.
+        // A waker may be the last reference to a task, and to the task's inbox, so it is never
+        // dropped under the lock.
         drop(state);
         drop(replaced);
         Taken::None
     }
 
-    /// Takes no more messages in, and gives out those that wait. Only the first reason counts.
+    /// Refuses further messages, and returns those that wait. Only the first reason counts.
     pub(crate) fn close(&self, code: u16, reason: &str) -> VecDeque<Queued> {
         self.seal(code, reason);
         let mut state = self.state();
@@ -367,7 +374,8 @@ impl Mailbox {
         queue
     }
 
-    /// Takes no more messages in: they are refused with this code and reason. Those that wait can still be taken; then the inbox is closed.
+    /// Refuses further messages with this code and reason. The owner can still take the messages
+    /// that wait; after the last one the inbox is closed.
     pub fn seal(&self, code: u16, reason: &str) {
         let mut state = self.state();
         state.closed.get_or_insert_with(|| Refusal { code, reason: reason.into() });
@@ -376,7 +384,8 @@ impl Mailbox {
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes out what was posted here and waits: everything but the answers to its owner's own messages.
+    /// Takes out the posted messages that wait here: all except responses to the owner's own
+    /// messages.
     pub(crate) fn take_posted(&self) -> VecDeque<Queued> {
         let mut state = self.state();
         let is_posted =
@@ -400,7 +409,8 @@ impl Mailbox {
         }
     }
 
-    /// Takes out what has waited for `timeout`, and tells when to look again.
+    /// Takes out the messages that have waited for `timeout`. Returns them and the time of the next
+    /// check.
     pub(crate) fn expire(&self, now: Instant, timeout: Duration) -> (Vec<Queued>, Option<Instant>) {
         let mut state = self.state();
         let mut expired = Vec::new();
@@ -426,7 +436,7 @@ impl Mailbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is plain data, and nothing that runs under the lock panics.
+        // Safe to ignore the poison: the state is plain data, and no code under the lock panics.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -440,7 +450,7 @@ impl State {
         match class {
             Class::Reply => Ok(()),
             Class::ErrorResponse if self.error_responses < MAX_ERROR_RESPONSES => Ok(()),
-            Class::ErrorResponse => full(429, format!("{MAX_ERROR_RESPONSES} error responses wait in the inbox")),
+            Class::ErrorResponse => full(429, format!("{MAX_ERROR_RESPONSES} error responses wait in the inbox, its limit")),
             Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
                 if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
                     return Err(refusal.clone());
@@ -448,15 +458,24 @@ impl State {
                 if self.messages >= limits.messages {
                     return full(
                         429,
-                        format!("{} messages wait in its inbox, as many as it may hold: try again later", self.messages),
+                        format!("{} messages wait in the receiver's inbox, its limit; try again later", self.messages),
                     );
                 }
                 if size > limits.bytes {
-                    return full(413, format!("the message has {size} bytes, more than its inbox may hold ({})", limits.bytes));
+                    return full(
+                        413,
+                        format!(
+                            "the message has {size} bytes, more than the receiver's inbox may hold ({}); send a smaller one",
+                            limits.bytes
+                        ),
+                    );
                 }
                 if self.bytes + size > limits.bytes {
                     let waiting = self.bytes;
-                    return full(429, format!("{waiting} bytes wait in its inbox, of at most {}: try again later", limits.bytes));
+                    return full(
+                        429,
+                        format!("{waiting} bytes wait in the receiver's inbox (limit: {}); try again later", limits.bytes),
+                    );
                 }
                 Ok(())
             }

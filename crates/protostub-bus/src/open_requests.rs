@@ -12,34 +12,34 @@ use crate::{
     request_key::RequestKey,
 };
 
-/// Who gets the final response.
+/// Receiver of the final response.
 #[derive(Debug)]
 pub(crate) enum Requester {
     /// [`Bus::request`](crate::Bus::request), which waits.
     Awaits(oneshot::Sender<Result<Message, RequestError>>),
-    /// The listener of whoever posted it; one place for a response is kept free there.
+    /// The requester's listener. One place for a response is reserved in its mailbox.
     Listens(Mailbox),
-    /// Nobody listens where it came from.
+    /// The requester has no listener.
     Absent,
 }
 
 /// A request that has no final response yet.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
-    /// Distinguishes it from later requests of the same key.
+    /// Distinguishes the request from later ones with the same key.
     pub(crate) ticket: u64,
-    /// As the requester wrote it.
+    /// The request's id, as the requester wrote it.
     id: MessageId,
     deadline: Instant,
-    /// Who is to answer.
+    /// Mailbox of the responder.
     pub(crate) holder: Mailbox,
-    /// Whether the holder's owner has it, or it waits in the holder's inbox.
+    /// `true` once the holder's owner took the request; until then it waits in the holder's inbox.
     pub(crate) taken: bool,
     pub(crate) requester: Requester,
 }
 
 impl OpenRequest {
-    /// The final response that the host gives in the responder's place.
+    /// Returns the final response that the host gives in the responder's place.
     pub(crate) fn error_response(&self, key: &RequestKey, code: u16, reason: &str) -> Message {
         let request = Message {
             id: self.id.clone(),
@@ -54,14 +54,15 @@ impl OpenRequest {
     }
 }
 
-/// Why a request could not be opened.
+/// Reason why a request could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotOpened {
     Full,
     SameKey,
 }
 
-/// All requests without a final response. Whoever takes one out of here gives it its outcome, and nobody else does.
+/// All requests without a final response. Only the code that removes a request gives it its
+/// outcome.
 #[derive(Debug)]
 pub(crate) struct OpenRequests {
     requests: DashMap<RequestKey, OpenRequest, RandomState>,
@@ -94,12 +95,13 @@ impl OpenRequests {
         &self.deadlines
     }
 
-    /// A number for one more entry of the deadlines.
+    /// Returns a number for one more entry of the deadlines.
     pub(crate) fn next_number(&self) -> u64 {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Opens a request, and returns its ticket. Nobody can answer it before its holder took it.
+    /// Opens a request, and returns its ticket. A response counts only after the holder took the
+    /// request.
     pub(crate) fn open(
         &self,
         key: &RequestKey,
@@ -130,7 +132,8 @@ impl OpenRequests {
         self.requests.get(key).is_some_and(|request| request.ticket == ticket)
     }
 
-    /// Notes that the holder's owner has it now. False: it has its outcome already, and must not be handed out.
+    /// Marks a request as taken by the holder's owner. Returns `false` if the request has its
+    /// outcome already and must not be handed out.
     pub(crate) fn take(&self, key: &RequestKey, ticket: u64) -> bool {
         match self.requests.get_mut(key) {
             Some(mut request) if request.ticket == ticket => {
@@ -142,8 +145,9 @@ impl OpenRequests {
         }
     }
 
-    /// The request that a response answers: its ticket, and the mailbox of the requester if it listens. None if there is no such request
-    /// which its responder took, or a stub answers that was not asked.
+    /// Finds the request that a response answers. Returns its ticket, and the requester's mailbox
+    /// if the requester listens. Returns `None` if the responder took no such request, or if a stub
+    /// responds that was not asked.
     pub(crate) fn answerable(&self, key: &RequestKey, origin: &Origin) -> Option<(u64, Option<Mailbox>)> {
         let was_asked = |request: &OpenRequest| match origin {
             Origin::Stub(stub) => request.holder.owner() == Some(stub),
@@ -157,12 +161,12 @@ impl OpenRequests {
         Some((request.ticket, mailbox))
     }
 
-    /// Takes a request out, to give it its outcome.
+    /// Removes a request to give it its outcome.
     pub(crate) fn remove(&self, key: &RequestKey, ticket: u64) -> Option<OpenRequest> {
         self.closed(self.requests.remove_if(key, |_, request| request.ticket == ticket))
     }
 
-    /// The same, by the key alone.
+    /// Like [`Self::remove`], by the key alone.
     pub(crate) fn remove_key(&self, key: &RequestKey) -> Option<OpenRequest> {
         self.closed(self.requests.remove(key))
     }
@@ -177,7 +181,8 @@ impl OpenRequests {
         Some(request)
     }
 
-    /// The requests that `which` chooses. Looks at all of them: for crashes and the end.
+    /// Returns the requests that `which` chooses. Scans all of them: only for crashes and the
+    /// shutdown.
     pub(crate) fn select(&self, which: impl Fn(&OpenRequest) -> bool) -> Vec<(RequestKey, u64)> {
         let chosen = self.requests.iter().filter(|request| which(request));
         chosen.map(|request| (request.key().clone(), request.ticket)).collect()

@@ -1,6 +1,6 @@
 use protostub_types::Address;
 
-/// Who posts a message: what the host knows, whatever the message's `from` says.
+/// The sender of a message as the host knows it, independent of the message's `from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a policy decides on each kind of sender")]
 pub enum Origin {
@@ -8,6 +8,6 @@ pub enum Origin {
     Host,
     /// A part of the host program, by its address.
     Hyperty(Address),
-    /// A stub, by its URL. What it posts carries this URL in `via` from then on.
+    /// A stub, by its URL. The messages that it posts carry this URL in `via` from then on.
     Stub(Address),
 }

@@ -1,4 +1,5 @@
-//! How accepted messages end. Whoever takes a request out of the open ones, or a message out of a queue, gives it its outcome here.
+//! Outcomes of accepted messages. The code that removes a request from the open ones, or a message
+//! from a queue, gives it its outcome here.
 
 use protostub_types::{Message, MessageType};
 use tokio::time::Instant;
@@ -13,12 +14,13 @@ use crate::{
     table::Destination,
 };
 
-/// How many deadlines are dealt with before other tasks get a turn.
+/// Number of deadlines handled before other tasks get a turn.
 const EXPIRED_AT_ONCE: usize = 128;
 
 impl Bus {
-    /// Answers 408 whatever runs out: requests without a final response, and messages that wait too long. Never returns; drop it to stop. It has
-    /// to run once, on a tokio runtime with its timer enabled.
+    /// Answers requests without a final response, and messages that wait too long, with 408 at
+    /// their timeout. Never returns; drop the future to stop. It must run exactly once, on a tokio
+    /// runtime with its timer enabled.
     pub async fn run_deadlines(&self) {
         loop {
             let due = self.inner.requests.deadlines().next().await;
@@ -38,9 +40,10 @@ impl Bus {
         }
     }
 
-    /// Ends a message that its receiver took and could not handle: its requester or sender gets one error response. Nothing happens for a
-    /// request that has its final response already, and for a response. A message that is no request must not be failed twice: nobody
-    /// remembers that it was. Who publishes is not told what became of a subscriber's copy.
+    /// Ends a message that its receiver took and could not handle: its requester or sender gets one
+    /// error response. A request that has its final response already is left alone, and so is a
+    /// response. The caller must not fail the same message twice, unless it is a request: the bus
+    /// keeps no record of other messages. The publisher gets no error for a subscriber's copy.
     pub fn fail(&self, message: &Message, code: u16, reason: &str) {
         let Inner { requests, counters, .. } = &*self.inner;
         if message.kind == MessageType::Response {
@@ -55,27 +58,30 @@ impl Bus {
             counters.copies.take_back(1);
             counters.copies_dropped.add(1);
         } else {
-            // It counted as delivered when it was taken out of its inbox.
+            // The message was counted as delivered when it was taken out of its inbox.
             counters.delivered.take_back(1);
             self.fail_plain(message, code, reason);
         }
     }
 
-    /// Whether a message that a stub took was a copy: it is to a topic, and the topic itself is not a stub's.
+    /// Returns `true` if a message that a stub took was a copy: its `to` is a topic that no stub
+    /// owns.
     fn is_copy(&self, message: &Message) -> bool {
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         subscribers.is_some() && listener.is_none_or(|listener| listener.owner().is_none())
     }
 
-    /// Ends every request that the mailbox's owner took and has not answered, with this code and reason: 502 after a crash.
+    /// Ends every request that the mailbox's owner took and has not answered, with this code and
+    /// reason: 502 after a crash.
     pub fn fail_taken(&self, mailbox: &Mailbox, code: u16, reason: &str) {
-        // Most have none, and need not look for theirs among all that are open.
+        // Most mailboxes hold no requests, and skip the search among all open ones.
         if mailbox.holds_requests() {
             self.fail_open(|request| request.taken && request.holder.is(mailbox), code, reason);
         }
     }
 
-    /// Ends everything that was posted to this mailbox and still waits there, with this code and reason. Answers to its owner's own messages stay.
+    /// Ends every message that was posted to this mailbox and still waits there, with this code and
+    /// reason. Responses to its owner's own messages stay.
     pub fn fail_waiting(&self, mailbox: &Mailbox, code: u16, reason: &str) {
         for queued in mailbox.take_posted() {
             self.fail_queued(queued, code, reason);
@@ -95,7 +101,7 @@ impl Bus {
         }
     }
 
-    /// A response came.
+    /// Handles a response that was posted.
     pub(crate) fn respond(&self, origin: &Origin, response: Envelope) -> Result<(), PostError> {
         let Inner { requests, counters, .. } = &*self.inner;
         let key = RequestKey::of_response(&response);
@@ -104,7 +110,8 @@ impl Bus {
             return Ok(());
         };
         if let Err(refused) = self.ask_policy(origin, &response, || mailbox.as_ref().map_or(Receiver::Listener, Receiver::of)) {
-            // The requester is not to wait for what will not come.
+            // Ends the request now, so that the requester does not wait for a response that cannot
+            // arrive.
             if !response.is_provisional()
                 && let Some(request) = requests.remove(&key, ticket)
             {
@@ -131,7 +138,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The requester does not wait any more.
+    /// Removes a request whose requester no longer waits.
     pub(crate) fn abandon(&self, key: &RequestKey, ticket: u64) {
         let Inner { requests, counters, .. } = &*self.inner;
         if let Some(request) = requests.remove(key, ticket) {
@@ -142,7 +149,7 @@ impl Bus {
         }
     }
 
-    /// Ends what was taken out of a queue, other than by its owner.
+    /// Ends a message that was taken out of a queue by code other than its owner.
     pub(crate) fn fail_queued(&self, queued: Queued, code: u16, reason: &str) {
         let Inner { requests, counters, .. } = &*self.inner;
         match queued.class {
@@ -177,9 +184,9 @@ impl Bus {
         let Some(request) = self.inner.requests.remove(key, ticket) else { return };
         let responder = key.responder();
         let reason = if request.taken {
-            format!("{responder} has the request, and did not answer in time")
+            format!("{responder} took the request and did not answer in time")
         } else {
-            format!("{responder} did not take the request in time: it waited in an inbox, whose owner is not ready for messages")
+            format!("{responder} did not take the request in time: the owner of its inbox is not ready for messages")
         };
         self.fail_request(key, request, 408, &reason);
     }
@@ -189,7 +196,8 @@ impl Bus {
         let (expired, next) = mailbox.expire(Instant::now(), timeout);
         for queued in expired {
             let waited = timeout.as_secs_f32();
-            let reason = format!("{} did not take the message within {waited} s: it waited in an inbox", queued.message.to);
+            let reason =
+                format!("{} did not take the message within {waited} s: the message waited in an inbox", queued.message.to);
             self.fail_queued(queued, 408, &reason);
         }
         if let Some(next) = next {
@@ -198,7 +206,7 @@ impl Bus {
         }
     }
 
-    /// Gives a request, which is not open any more, its outcome.
+    /// Gives its outcome to a request that was removed from the open ones.
     fn fail_request(&self, key: &RequestKey, request: OpenRequest, code: u16, reason: &str) {
         let counters = &self.inner.counters;
         counters.failed.add(1);
@@ -218,7 +226,7 @@ impl Bus {
         }
     }
 
-    /// Hands a final response to the requester.
+    /// Delivers a final response to the requester.
     fn complete(&self, requester: Requester, response: Envelope) {
         let delivered = match requester {
             Requester::Awaits(requester) => requester.send(Ok(response.into_message())).is_ok(),
@@ -230,7 +238,7 @@ impl Bus {
         }
     }
 
-    /// Tells the sender of a message that was no request.
+    /// Sends an error response to the sender of a message that was not a request.
     fn fail_plain(&self, message: &Message, code: u16, reason: &str) {
         let counters = &self.inner.counters;
         counters.failed.add(1);
@@ -239,12 +247,12 @@ impl Bus {
             .map(|mailbox| mailbox.push(message.error_response(code, reason).into(), Class::ErrorResponse));
         if !matches!(told, Some(Ok(_))) {
             counters.undeliverable.add(1);
-            tracing::debug!(from = %message.from, to = %message.to, code, reason, "nobody could be told that a message was not delivered");
+            tracing::debug!(from = %message.from, to = %message.to, code, reason, "the sender of an undelivered message could not get its error response");
         }
     }
 
     fn unawaited(&self, response: &Message) {
         self.inner.counters.unawaited.add(1);
-        tracing::debug!(from = %response.from, to = %response.to, id = %response.id, "nobody waits for this response");
+        tracing::debug!(from = %response.from, to = %response.to, id = %response.id, "dropped a response that no requester waits for");
     }
 }

@@ -13,53 +13,62 @@ use protostub_types::{Address, Domain, Message, StubKey};
 
 use crate::{Mailbox, Origin};
 
-/// The operator's rules: what may go over the bus, beyond what always holds.
+/// The operator's rules, in addition to the built-in ones: permits or refuses each hop of a
+/// message.
 ///
-/// A bus without a policy ([`Bus::set_policy`](crate::Bus::set_policy)) lets everything pass. With one, it asks before every hop: before a message that a hyperty, a stub or
-/// the host itself posts goes to a stub or any other listener, before it deploys a stub, before each subscriber's copy of a publication, and before
-/// a response goes to its requester. Only the error responses that the bus itself makes are not asked about: they are how a refusal is told.
+/// A bus without a policy ([`Bus::set_policy`](crate::Bus::set_policy)) permits every message. A
+/// bus with a policy asks it before every hop:
 ///
-/// What is refused goes nowhere:
+/// * before a message of a hyperty, a stub or the host goes to a stub or any other listener
+/// * before the bus deploys a stub
+/// * before each subscriber's copy of a publication
+/// * before a response goes to its requester
 ///
-/// | what was posted | who hears of it |
-/// | --- | --- |
-/// | a request, or any other message | whoever posted it: [`PostError`](crate::PostError) or [`RequestError`](crate::RequestError) with code 403 and the reason; a stub as `denied` |
-/// | a final response | its responder likewise; and the requester, for whom the request fails with code 403 and the reason |
-/// | a provisional response | its responder |
-/// | a subscriber's copy of a publication | nobody |
+/// The bus does not ask about the error responses that it makes itself: they report refusals.
 ///
-/// All of them are counted: [`BusCounts::denied`](crate::BusCounts::denied). A message is asked about when it is posted, and not again once it was
-/// accepted: what waits in an inbox while the policy is replaced stays there.
+/// A refused message goes nowhere. These are informed of the refusal:
+///
+/// * For a request, or any other message: its poster, by [`PostError`](crate::PostError) or
+///   [`RequestError`](crate::RequestError) with code 403 and the reason; a stub gets `denied`.
+/// * For a final response: its responder likewise, and the requester, whose request fails with code
+///   403 and the reason.
+/// * For a provisional response: its responder.
+/// * For a subscriber's copy of a publication: neither publisher nor subscriber.
+///
+/// [`BusCounts::denied`](crate::BusCounts::denied) counts all of them. The bus asks about a message
+/// when it is posted, and not again after it was accepted. Messages that wait in an inbox while the
+/// policy is replaced stay there.
 pub trait Policy: Send + Sync {
-    /// Whether a message may take this hop. Called on the thread of whoever posts, for every message, without any lock of the bus held: it must not
-    /// block, and should take microseconds.
+    /// Decides about this hop of a message. Called on the poster's thread, for every message,
+    /// without any lock of the bus held. It must not block, and should take microseconds.
     fn decide(&self, hop: &Hop<'_>) -> Decision;
 }
 
-/// What a [`Policy`] says.
+/// The decision of a [`Policy`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there is no third answer")]
 pub enum Decision {
-    /// The message goes on, if nothing else is in the way.
+    /// The message goes on, unless the bus refuses it for another reason.
     Permit,
-    /// It does not, for this reason: a text for people, which is sent to whoever posted the message.
+    /// The message is refused for this reason: a text for people, which the poster gets.
     Refuse(String),
 }
 
-/// A message between two who have to do with it.
+/// One hop of a message, from its poster to a receiver.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Hop<'a> {
-    /// Who posts it, whatever its `from` says.
+    /// The poster of the message, independent of its `from`.
     pub origin: &'a Origin,
-    /// The message, as it would be delivered: its `from` and its `id` are set, and what a stub posts has the stub's URL in `via`.
+    /// The message, as it would be delivered: its `from` and its `id` are set, and a stub's message
+    /// has the stub's URL in `via`.
     pub message: &'a Message,
-    /// Who would get it.
+    /// The receiver of the message.
     pub receiver: Receiver,
     home: &'a Domain,
 }
 
-/// Who would get a message.
+/// The receiver of a message on a [`Hop`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Receiver {
@@ -67,28 +76,30 @@ pub enum Receiver {
     Stub(Address),
     /// The stub of this domain, which is being deployed, or is deployed for the message.
     Domain(Domain),
-    /// Whoever listens at the message's address: a hyperty, or the runtime itself.
+    /// The listener at the message's address: a hyperty, or the runtime itself.
     Listener,
-    /// Whoever listens at this address, and subscribed to that of the message.
+    /// The listener at this address, which subscribed to the message's address.
     Subscriber(Address),
-    /// Nobody: it is a publication, whose copies are asked about one by one; or the sender will be told that nobody is there.
+    /// No receiver: the message is a publication, whose copies are separate hops, or the bus will
+    /// refuse it because its address has no listener.
     Nobody,
 }
 
 impl<'a> Hop<'a> {
-    /// A hop on a bus whose home domain is `home`: for the tests of a policy.
+    /// Creates a hop on a bus whose home domain is `home`: for the tests of a policy.
     #[must_use]
     pub fn new(origin: &'a Origin, message: &'a Message, receiver: Receiver, home: &'a Domain) -> Self {
         Self { origin, message, receiver, home }
     }
 
-    /// The runtime's home domain.
+    /// Returns the runtime's home domain.
     #[must_use]
     pub fn home(&self) -> &'a Domain {
         self.home
     }
 
-    /// The domain whose stub serves an address: `sp1.example` for `domain://registry.sp1.example`, the home domain for `global://registry`. None for
+    /// Returns the domain whose stub serves an address: `sp1.example` for
+    /// `domain://registry.sp1.example`, the home domain for `global://registry`. Returns `None` for
     /// addresses without a domain.
     #[must_use]
     pub fn domain_of(&self, address: &Address) -> Option<Domain> {
@@ -100,7 +111,7 @@ impl<'a> Hop<'a> {
 #[derive(Default)]
 pub(crate) struct PolicySlot {
     policy: ArcSwapOption<Arc<dyn Policy>>,
-    /// Whether a policy was ever set. Most buses never have one, and skip the look at the slot.
+    /// `true` if a policy was ever set. Most buses never have one, and skip reading the slot.
     was_set: AtomicBool,
 }
 
@@ -112,7 +123,7 @@ impl PolicySlot {
         self.policy.store(policy.map(Arc::new));
     }
 
-    /// Whether a policy was ever set.
+    /// Returns `true` if a policy was ever set.
     pub(crate) fn was_set(&self) -> bool {
         self.was_set.load(Ordering::Acquire)
     }
@@ -136,7 +147,7 @@ impl fmt::Debug for PolicySlot {
 }
 
 impl Receiver {
-    /// Whose mailbox it is.
+    /// Returns the receiver behind a mailbox.
     pub(crate) fn of(mailbox: &Mailbox) -> Self {
         mailbox.owner().map_or(Self::Listener, |stub| Self::Stub(stub.clone()))
     }

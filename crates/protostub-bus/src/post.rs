@@ -1,4 +1,4 @@
-//! The line of a message, from whoever posts it to the mailbox that gets it.
+//! Posting: the path of a message from its sender to the receiver's mailbox.
 
 use std::time::Duration;
 
@@ -16,48 +16,55 @@ use crate::{
     table::Destination,
 };
 
-/// How long a message's type may be, in bytes; as when it is read from JSON.
+/// Maximum length of a message's type in bytes. The same limit applies when a message is read from
+/// JSON.
 const MAX_TYPE_BYTES: usize = 64;
 
-/// How long a request waits for its response, in milliseconds, if not as long as all others.
+/// Header with a request's own timeout in milliseconds.
 const TIMEOUT_HEADER: &str = "timeout-ms";
 
-/// Whose mailbox a message is put into.
+/// Mailbox that a message is put into.
 struct Holder {
     mailbox: Mailbox,
-    /// Somebody is attached there. Otherwise the hook named it, which is to be asked each time.
+    /// `true` if the mailbox is attached there. Otherwise the hook named it, and the bus asks the
+    /// hook each time.
     is_attached: bool,
 }
 
 impl Bus {
-    /// Posts a message, and returns at once: it is then delivered, or its `from` gets one error response. A request gets its response as a
-    /// message to the mailbox of its origin.
+    /// Posts a message, and returns at once. An accepted message is delivered, or its `from` gets
+    /// one error response. The response to a request goes as a message to the mailbox of its
+    /// origin.
     ///
-    /// A `from` that is unset becomes the origin's address, and the id `0` of what is not a stub's a new one. A response completes the request
-    /// that it answers; if nobody waits for it, it is counted and dropped. A message that is an [`Envelope`] already is not copied.
+    /// The bus replaces an unset `from` by the origin's address. It replaces the id `0` by a new
+    /// id, except in a stub's messages. A response completes the request that it answers. If no
+    /// requester waits for it, the bus counts and drops it. An [`Envelope`] is posted without a
+    /// copy.
     ///
     /// # Errors
-    /// If the message was refused: it was never accepted, and no error response follows.
+    /// If the bus refuses the message: it was never accepted, and no error response follows.
     pub fn post(&self, origin: &Origin, message: impl Into<Envelope>) -> Result<(), PostError> {
         let posted = self.post_message(origin, message.into(), Instant::now, None);
         self.count_refused(&posted);
         posted
     }
 
-    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would: in less time, where there are several to the same
-    /// address. To post many messages over time, make a [`Poster`](crate::Poster).
+    /// Posts messages in their order, and returns one result for each, as [`Self::post`] would. It
+    /// takes less time than single posts if several messages go to the same address. To post many
+    /// messages over time, make a [`Poster`](crate::Poster).
     pub fn post_all(&self, origin: &Origin, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
         let (mut last, now) = (LastReceiver::default(), Instant::now());
         messages.into_iter().map(|message| self.post_to_last(origin, message.into(), || now, &mut last)).collect()
     }
 
-    /// Posts a request, whatever its type, and waits for its final response. Its time is `timeout`, else what its header `timeout-ms` says,
-    /// else the bus's [`BusConfig::request_timeout`](crate::BusConfig::request_timeout); at most ten minutes. Dropping the future gives the
-    /// request up. Needs no particular async runtime.
+    /// Posts a message of any type as a request, and waits for its final response. Its timeout is
+    /// `timeout`, else its header `timeout-ms`, else the bus's
+    /// [`BusConfig::request_timeout`](crate::BusConfig::request_timeout); at most ten minutes.
+    /// Dropping the future abandons the request. Needs no particular async runtime.
     ///
     /// # Errors
-    /// If the request was refused, or the host answers in the receiver's place: 403, 408, 502 or 503. What the receiver answers, whatever its code,
-    /// is no error.
+    /// If the bus refuses the request, or the host answers in the receiver's place: 403, 408, 502
+    /// or 503. A response of the receiver is no error, even with an error code.
     pub async fn request(&self, origin: &Origin, message: Message, timeout: Option<Duration>) -> Result<Message, RequestError> {
         let to = message.to.clone();
         let started = self.start_request(origin, message.into(), timeout);
@@ -68,18 +75,21 @@ impl Bus {
         outcome.unwrap_or_else(|_| Err(RequestError::new(503, &to, "the bus is gone")))
     }
 
-    /// Publishes what the host itself has to say at the address that the message is to: subscribers get copies, and nobody else. Who listens there, to be
-    /// asked or subscribed to, is the host, which knows it already. (Of "Deploy Protocol Stub": what follows step 22.)
+    /// Publishes a message of the host at the address in its `to`. Only subscribers get copies. The
+    /// listener at this address, which serves requests and subscriptions, is the host itself: it
+    /// needs no copy. (Of "Deploy Protocol Stub": the part after step 22.)
     ///
     /// # Errors
-    /// If the message was refused: 400, it breaks a limit of messages; 403, the policy does not allow it; 503, the bus is shut down.
+    /// If the message was refused: 400, it breaks a limit of messages; 403, the policy refuses it;
+    /// 503, the bus is shut down.
     pub fn publish(&self, message: Message) -> Result<(), PostError> {
         let published = self.publish_message(message.into());
         self.count_refused(&published);
         published
     }
 
-    /// Sends a copy of a publication at `topic` to one subscriber only: what a late subscriber has missed.
+    /// Sends a copy of a publication at `topic` to one subscriber only: for a late subscriber that
+    /// missed it.
     pub fn publish_to(&self, subscriber: &Address, topic: &Address, mut message: Message) {
         message.to = topic.clone();
         if message.id == MessageId::Number(0) {
@@ -88,7 +98,8 @@ impl Bus {
         self.send_copy(&Origin::Host, message.into(), subscriber);
     }
 
-    /// Posts a message to the last receiver if that is still right, and else remembers its receiver.
+    /// Posts a message to the last receiver if it is still valid. Otherwise looks the receiver up
+    /// and remembers it.
     pub(crate) fn post_to_last(
         &self,
         origin: &Origin,
@@ -129,7 +140,7 @@ impl Bus {
         if let Some(holder) = last.as_ref().and_then(|last| last.holder(self, &message)) {
             return self.deliver(holder, message, now());
         }
-        // Before the table is asked: what changes meanwhile makes outdated what it says.
+        // Read before the lookup: a concurrent change of the table then outdates its result.
         let version = self.inner.table.version();
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
@@ -139,7 +150,8 @@ impl Bus {
             return Ok(());
         }
         let holder = self.holder(origin, &message, listener)?;
-        // Where somebody listens, it is his to publish: what a stub sends there is for him alone, and no subscriber takes it for his word.
+        // Only the listener may publish at its address. A stub's message goes to the listener
+        // alone, so subscribers cannot mistake it for the listener's publication.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
         let Some(subscribers) = subscribers else {
             if let Some(last) = last
@@ -155,7 +167,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Of the host's own, at an address of its own.
+    /// Publishes a message of the host at an address of the host.
     pub(crate) fn publish_message(&self, mut message: Envelope) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
@@ -165,8 +177,9 @@ impl Bus {
         Ok(())
     }
 
-    /// Whether a message, to an address where nobody listens and which nobody is subscribed to, is a publication that may go nowhere: somebody
-    /// tells something of its own, and no route but its own leads there. It is no error, and never deploys a stub.
+    /// Returns `true` for a publication that may go nowhere, at an address without listener and
+    /// subscribers. The sender publishes below its own address, and no route except the sender's
+    /// own leads there. Such a message is no error, and never deploys a stub.
     fn is_unheard(&self, message: &Message) -> bool {
         let Inner { config, table, .. } = &*self.inner;
         let is_own = message.to != message.from && message.to.is_within(&message.from);
@@ -180,10 +193,10 @@ impl Bus {
         timeout: Option<Duration>,
     ) -> Result<(oneshot::Receiver<Result<Message, RequestError>>, Waiting<'_>), PostError> {
         if message.kind == MessageType::Response {
-            return Err(PostError::new(400, &message.to, "a response is no request: post it"));
+            return Err(PostError::new(400, &message.to, "a message of type `response` cannot be sent as a request; post it"));
         }
         if !message.expects_response() {
-            // It may say that it is none.
+            // The header may say that the message expects no response.
             message.headers.retain(|(name, _)| name != "expects-response");
             message.expect_response();
         }
@@ -197,14 +210,15 @@ impl Bus {
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
 
-    /// Checks what holds for every message, and fills in what the sender left open.
+    /// Checks the limits of every message, and fills in the fields that the sender left open.
     fn prepare(&self, origin: &Origin, message: &mut Message) -> Result<(), PostError> {
         self.check_open(&message.to)?;
-        // The last one is who posts it, whatever a stub wrote there.
+        // The last entry must be the poster, even if a stub wrote another one.
         if let Origin::Stub(url) = origin
             && message.via.last() != Some(url)
         {
-            // Most come from the stub itself, and are delivered next.
+            // Reserves one place only: most messages come from the stub itself, and are delivered
+            // next.
             message.via.reserve_exact(1);
             message.via.push(url.clone());
         }
@@ -214,13 +228,13 @@ impl Bus {
         if let MessageId::Text(id) = &message.id
             && id.len() > MAX_ID_BYTES
         {
-            let reason = format!("the message's `id` has {} bytes, more than {MAX_ID_BYTES}", id.len());
+            let reason = format!("the message's `id` has {} bytes, more than {MAX_ID_BYTES}; use a shorter one", id.len());
             return Err(PostError::new(400, &message.to, reason));
         }
         if let MessageType::Other(name) = &message.kind
             && name.len() > MAX_TYPE_BYTES
         {
-            let reason = format!("the message's `type` has {} bytes, more than {MAX_TYPE_BYTES}", name.len());
+            let reason = format!("the message's `type` has {} bytes, more than {MAX_TYPE_BYTES}; use a shorter one", name.len());
             return Err(PostError::new(400, &message.to, reason));
         }
         if message.from.is_unset() {
@@ -229,7 +243,7 @@ impl Bus {
                 Origin::Hyperty(address) | Origin::Stub(address) => address.clone(),
             };
         }
-        // A response has its request's id, whatever that is.
+        // A response keeps the id of its request, `0` included.
         let may_lack_id = !matches!(origin, Origin::Stub(_)) && message.kind != MessageType::Response;
         if may_lack_id && message.id == MessageId::Number(0) {
             message.id = self.next_id();
@@ -237,7 +251,8 @@ impl Bus {
         Ok(())
     }
 
-    /// The mailbox that a message goes to, if the policy lets it: of the address's listener, else as [`Self::far_holder`].
+    /// Returns the mailbox for a message that the policy permits: that of the address's listener,
+    /// else that of [`Self::far_holder`].
     fn holder(&self, origin: &Origin, message: &Message, listener: Option<Mailbox>) -> Result<Holder, PostError> {
         self.ask_policy(origin, message, || self.receiver(message, listener.as_ref()))?;
         match listener {
@@ -246,11 +261,12 @@ impl Bus {
         }
     }
 
-    /// Where a message goes to whose address has no listener: to its domain's route, else to whom the hook names.
+    /// Returns the mailbox for a message whose address has no listener: that of its domain's route,
+    /// else the one that the hook names.
     fn far_holder(&self, origin: &Origin, message: &Message) -> Result<Holder, PostError> {
         let Inner { config, table, unroutable, .. } = &*self.inner;
         if message.to.is_within(&config.runtime) {
-            return Err(PostError::new(404, &message.to, "the runtime has nothing at this address"));
+            return Err(PostError::new(404, &message.to, "the runtime has no listener at this address"));
         }
         if let Some(mailbox) = table.route_of(&message.to, &config.home) {
             return Ok(Holder { mailbox, is_attached: true });
@@ -259,16 +275,16 @@ impl Bus {
             return Err(PostError::new(
                 404,
                 &message.to,
-                "nobody listens there, and it names no domain whose stub could be deployed",
+                "the address has no listener and no domain whose stub could be deployed",
             ));
         };
         match unroutable.get() {
             Some(hook) => Ok(Holder { mailbox: hook.unroutable(origin, &key, message)?, is_attached: false }),
-            None => Err(PostError::new(404, &message.to, format!("nobody listens there, and no stub serves {key}"))),
+            None => Err(PostError::new(404, &message.to, format!("the address has no listener, and no stub serves {key}"))),
         }
     }
 
-    /// Where the responses to what an origin posts go.
+    /// Returns the mailbox for responses to an origin's requests.
     fn reply_mailbox(&self, origin: &Origin, from: &Address) -> Option<Mailbox> {
         let own = match origin {
             Origin::Host => None,
@@ -277,13 +293,13 @@ impl Bus {
         own.or_else(|| self.mailbox_of(from))
     }
 
-    /// The mailbox of an address that a message came from.
+    /// Returns the mailbox of an address that a message came from.
     pub(crate) fn mailbox_of(&self, address: &Address) -> Option<Mailbox> {
         let Inner { config, table, .. } = &*self.inner;
         table.listener_of(address).or_else(|| table.route_of(address, &config.home))
     }
 
-    /// Puts a message that is no request into a mailbox.
+    /// Puts a message that is not a request into a mailbox.
     fn deliver(&self, mailbox: &Mailbox, message: Envelope, since: Instant) -> Result<(), PostError> {
         check_loop(mailbox, &message)?;
         let pushed = mailbox.push(message, Class::Plain { since })?;
@@ -292,7 +308,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Opens a request and puts it into its holder's mailbox. Returns its ticket; if that is refused, nothing of it is left.
+    /// Opens a request, puts it into its holder's mailbox, and returns its ticket. Undoes all of it
+    /// if the request is refused.
     fn open_request(
         &self,
         message: Envelope,
@@ -316,22 +333,24 @@ impl Bus {
         let ticket = match requests.open(&key, &message.id, deadline, holder, requester) {
             Ok(ticket) => ticket,
             Err(NotOpened::Full) => {
-                let reason = format!("{} requests are open, as many as may be: try again later", requests.limit());
+                let reason = format!("the bus has {} open requests, its maximum; try again later", requests.limit());
                 return give_back(PostError::new(429, &message.to, reason));
             }
             Err(NotOpened::SameKey) => {
-                let reason = format!("a request of {} with the id {} is still open: use another id", message.from, message.id);
+                let reason = format!("a request of {} with the id {} is still open; use another id", message.from, message.id);
                 return give_back(PostError::new(409, &message.to, reason));
             }
         };
-        // Whoever shuts the bus down fails what is open then; what was opened after that is refused here.
+        // A shutdown ends all requests that are open at that moment. This check refuses the
+        // requests that were opened later.
         let pushed = self.check_open(&message.to).and_then(|()| holder.push(message, Class::Request { ticket }));
         match pushed {
-            // It is watched by its own deadline. If that came before it was in the queue, nobody could take it out of there but us.
+            // The request has a deadline of its own. If that passed before the request was queued,
+            // only this code can take it out.
             Ok(Pushed::Watched | Pushed::Unwatched) if requests.is_open(&key, ticket) => {}
             Ok(_) => holder.forget(ticket),
             Err(error) if requests.remove(&key, ticket).is_some() => return give_back(error),
-            // Its requester was told of an outcome meanwhile: so it was accepted.
+            // The requester got an outcome meanwhile, so the request counts as accepted.
             Err(_) => {}
         }
         counters.accepted.add(1);
@@ -343,7 +362,8 @@ impl Bus {
         timeout.or_else(asked).unwrap_or(self.inner.config.request_timeout).min(MAX_REQUEST_TIMEOUT)
     }
 
-    /// Sends copies to subscribers. One that has no room misses its copy, and whoever publishes does not hear of it.
+    /// Sends copies to subscribers. A subscriber without room misses its copy, and the publisher
+    /// gets no error.
     fn send_copies(&self, origin: &Origin, message: Envelope, subscribers: &[Address]) {
         if let Some((last, others)) = subscribers.split_last() {
             for subscriber in others {
@@ -356,7 +376,8 @@ impl Bus {
     pub(crate) fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
         let since = Instant::now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
-        // Who has just ended, or what would come back to where it came from: there is nobody to miss it.
+        // The subscriber has just ended, or the copy would return to its source: no subscriber
+        // misses it.
         let Some(mailbox) = mailbox else { return };
         let receiver =
             || mailbox.owner().map_or_else(|| Receiver::Subscriber(subscriber.clone()), |stub| Receiver::Stub(stub.clone()));
@@ -365,12 +386,12 @@ impl Bus {
             Ok(pushed) => self.watch(&mailbox, pushed, since),
             Err(error) => {
                 self.inner.counters.copies_dropped.add(1);
-                tracing::debug!(%subscriber, %error, "a subscriber misses a publication");
+                tracing::debug!(%subscriber, %error, "a subscriber missed a publication");
             }
         }
     }
 
-    /// Sees to it that messages do not wait in a mailbox for ever.
+    /// Makes sure that a message in a mailbox times out.
     fn watch(&self, mailbox: &Mailbox, pushed: Pushed, since: Instant) {
         if pushed == Pushed::Unwatched {
             let Inner { config, requests, .. } = &*self.inner;
@@ -399,18 +420,18 @@ impl Bus {
 
 fn check_loop(mailbox: &Mailbox, message: &Message) -> Result<(), PostError> {
     if mailbox.has_seen(message) {
-        let reason = "the message came through this stub already, and would go round in circles: its domain has to deliver it";
+        let reason = "the message came through this stub already and would go round in circles; its domain has to deliver it";
         return Err(PostError::new(508, &message.to, reason));
     }
     Ok(())
 }
 
-/// Whoever waits for the response of a request. If it stops waiting, the request is given up.
+/// Guard of a requester that waits for a response. Dropping it abandons the request.
 pub(crate) struct Waiting<'a> {
     bus: &'a Bus,
     key: RequestKey,
     ticket: u64,
-    /// It has its outcome, so that there is nothing to give up.
+    /// Set once the request has its outcome, so that dropping the guard abandons no request.
     pub(crate) ended: bool,
 }
 

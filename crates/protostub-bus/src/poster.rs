@@ -12,10 +12,10 @@ use crate::{Bus, Envelope, Origin, PostError, RequestError, last_receiver::LastR
 /// Posts the messages of one origin over one bus. Made by [`Bus::poster`].
 ///
 /// A poster remembers the receiver of its last message. Consecutive messages to one address are
-/// therefore posted in less time than by [`Bus::post`], with the same outcome: the poster looks the
+/// therefore posted in less time than by [`Bus::post`], with the same outcome. The poster looks the
 /// receiver up again after any attachment, subscription or end of a listener on the bus.
 ///
-/// A clone posts for the same origin and remembers a receiver of its own, which suits one task each.
+/// A clone posts for the same origin and remembers a receiver of its own, so each task can have a
 pub struct Poster {
     bus: Bus,
     origin: Origin,
@@ -23,7 +23,7 @@ pub struct Poster {
 }
 
 impl Bus {
-    /// Makes a poster of this origin's messages. The caller vouches for the origin.
+    /// Makes a poster for this origin's messages. The caller vouches for the origin.
     #[must_use]
     pub fn poster(&self, origin: Origin) -> Poster {
         Poster { bus: self.clone(), origin, last: Mutex::default() }
@@ -43,20 +43,23 @@ impl Poster {
         &self.origin
     }
 
-    /// Posts a message. Never waits: while another thread posts, this one posts without the remembered receiver.
+    /// Posts a message. Never waits: while another thread posts, this call posts without the
+    /// remembered receiver.
     ///
     /// # Errors
     /// As [`Bus::post`].
     pub fn post(&self, message: impl Into<Envelope>) -> Result<(), PostError> {
         match self.last.try_lock() {
             Ok(mut last) => self.bus.post_to_last(&self.origin, message.into(), Instant::now, &mut last),
-            // Another thread posts at this moment, or a callback that this thread's own post runs.
+            // The lock is held by another thread that posts now, or by this thread's own post,
+            // which runs this callback.
             Err(_) => self.bus.post(&self.origin, message),
         }
     }
 
-    /// Posts a message at the time that `now` returns, on tokio's clock. The message's waiting time counts from then. Calls `now` only if the
-    /// time is needed. Takes no lock, since the caller has the poster for itself.
+    /// Posts a message at the time that `now` returns, on tokio's clock. The message's waiting time
+    /// counts from then. Calls `now` only if the time is needed. Takes no lock, since the caller
+    /// has exclusive access to the poster.
     ///
     /// # Errors
     /// As [`Bus::post`].

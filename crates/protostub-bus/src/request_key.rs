@@ -1,6 +1,6 @@
 use protostub_types::{Address, Message, MessageId};
 
-/// The fields by which a response names its request.
+/// The fields by which a response identifies its request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RequestKey {
     requester: Address,

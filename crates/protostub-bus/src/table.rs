@@ -12,44 +12,45 @@ use crate::{
     mailbox::{Mailbox, WeakMailbox},
 };
 
-/// How many topics one address may be subscribed to.
+/// Maximum number of topics that one address may be subscribed to.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 1024;
 
-/// How many beginnings of addresses have their key remembered. More than there are domains in use at once; they are forgotten all together
-/// when there are more, since knowing them only saves time.
+/// Maximum number of address prefixes whose key is cached: more than the domains in use at once.
+/// The whole cache is cleared when it is full, which only costs time.
 const MAX_PREFIXES: usize = 8192;
 
-/// Who listens where.
+/// Listeners, routes and subscribers of the bus.
 #[derive(Debug)]
 pub(crate) struct Table {
     addresses: DashMap<Address, AddressEntry, RandomState>,
     keys: DashMap<StubKey, Listener, RandomState>,
-    /// What is known of addresses by what stands before their path, so that routing a message parses no domain.
+    /// Cache of keys and routes by the part of an address before its path. It spares the bus
+    /// parsing a domain for each message.
     prefixes: DashMap<Box<str>, Prefix, RandomState>,
     prefix_count: AtomicUsize,
-    /// How often `keys` has changed.
+    /// Number of changes of `keys`.
     changes: AtomicU64,
-    /// How often messages to some address were led elsewhere from then on.
+    /// Number of changes that redirected messages to some address.
     version: AtomicU64,
     next_listener: AtomicU64,
 }
 
-/// What is known of all addresses that begin alike.
+/// Cached key and route of all addresses with the same prefix.
 #[derive(Debug)]
 struct Prefix {
     key: StubKey,
-    /// The key's route, after so many changes.
+    /// The key's route after this number of changes.
     route: WeakMailbox,
     changes: u64,
 }
 
-/// What is known of an address.
+/// Entry of one address.
 #[derive(Debug, Default)]
 struct AddressEntry {
     listener: Option<Listener>,
-    /// Who gets copies of what is published here.
+    /// Subscribers that get copies of publications at this address.
     subscribers: Option<Arc<[Address]>>,
-    /// Where this address is a subscriber: what its listener's end has to undo.
+    /// Topics that this address is subscribed to. The end of its listener ends these subscriptions.
     topics: Vec<Address>,
 }
 
@@ -59,7 +60,7 @@ struct Listener {
     mailbox: Mailbox,
 }
 
-/// Where a message to an address goes.
+/// Receivers of messages to an address.
 #[derive(Debug, Default)]
 pub(crate) struct Destination {
     pub(crate) listener: Option<Mailbox>,
@@ -79,18 +80,19 @@ impl Table {
         }
     }
 
-    /// The table's version. A lookup of an older version may be outdated.
+    /// Returns the table's version. A lookup of an older version may be outdated.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// After whatever leads messages elsewhere that were led somewhere before, before whoever did it goes on: a listener or a subscriber more, or what
-    /// was attached and is no more.
+    /// Records a change that redirects messages: a new listener or subscriber, or a detached
+    /// listener or route. The code that makes such a change calls this before it goes on.
     fn has_changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes `mailbox` the listener of exactly this address, and returns its number for [`Self::detach`].
+    /// Makes `mailbox` the listener of exactly this address, and returns its number for
+    /// [`Self::detach`].
     pub(crate) fn attach(&self, address: &Address, mailbox: &Mailbox) -> Result<u64, AttachError> {
         let mut entry = self.addresses.entry(address.clone()).or_default();
         if entry.listener.is_some() {
@@ -109,7 +111,7 @@ impl Table {
             Entry::Vacant(vacant) => vacant.insert(self.listener(mailbox)).number,
             Entry::Occupied(_) => return Err(AttachError::KeyTaken { key: key.clone() }),
         };
-        // No poster remembers a receiver for this key yet.
+        // The version stays the same: no poster can have remembered a receiver for this key yet.
         self.changes.fetch_add(1, Ordering::Release);
         Ok(number)
     }
@@ -140,7 +142,7 @@ impl Table {
         self.has_changed();
     }
 
-    /// The listener of an address, and the subscribers to it.
+    /// Returns the listener of an address, and its subscribers.
     pub(crate) fn lookup(&self, address: &Address) -> Destination {
         match self.addresses.get(address) {
             Some(entry) => Destination {
@@ -151,16 +153,16 @@ impl Table {
         }
     }
 
-    /// The listener of exactly this address.
+    /// Returns the listener of exactly this address.
     pub(crate) fn listener_of(&self, address: &Address) -> Option<Mailbox> {
         self.addresses.get(address)?.listener.as_ref().map(|listener| listener.mailbox.clone())
     }
 
-    /// The route for the address's key.
+    /// Returns the route for the address's key.
     pub(crate) fn route_of(&self, address: &Address, home: &Domain) -> Option<Mailbox> {
         let text = address.as_str();
         let prefix = &text[..text.len() - address.path().len()];
-        // Before the keys are looked at: what changes while they are makes what is remembered of them outdated.
+        // Read before the keys: a concurrent change of the keys then outdates the cached entry.
         let changes = self.changes.load(Ordering::Acquire);
         let known = match self.prefixes.get(prefix) {
             Some(known) if known.changes == changes => return known.route.upgrade(),
@@ -178,7 +180,8 @@ impl Table {
         Some(mailbox)
     }
 
-    /// Whether `subscriber` is one of `topic` now: not if nobody listens there, or it is subscribed to too much.
+    /// Subscribes `subscriber` to `topic`. Returns `true` if it is subscribed now, and `false` if
+    /// it has no listener or has reached [`MAX_SUBSCRIPTIONS`].
     pub(crate) fn subscribe(&self, topic: &Address, subscriber: &Address) -> bool {
         match self.addresses.get_mut(subscriber) {
             Some(mut entry) if entry.listener.is_some() => {
@@ -198,7 +201,7 @@ impl Table {
             entry.subscribers = Some(others.chain([subscriber]).cloned().collect());
         }
         self.has_changed();
-        // Its listener may have ended between the two.
+        // The subscriber's listener may have ended between the two steps.
         if self.addresses.get(subscriber).is_some_and(|entry| entry.topics.contains(topic)) {
             return true;
         }

@@ -4,24 +4,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Domain, SafeText, domain};
 
-/// How long an address may be, in bytes. Real ones take about a hundred; this is what URL libraries and proxies bear.
+/// Maximum length of an address in bytes. Real addresses take about a hundred bytes; this is the
+/// length that URL libraries and proxies support.
 pub const MAX_ADDRESS_BYTES: usize = 2048;
 
-/// An address of the message bus: `hyperty://sp1.example/alice`, `domain://registry.sp1.example`, `mn:/session`.
+/// An address of the message bus: `hyperty://sp1.example/alice`, `domain://registry.sp1.example`,
+/// `mn:/session`.
 ///
-/// Scheme and host are kept in lower case and A-labels, everything else as it was written. Cloning is cheap; two addresses are the same
-/// exactly if their texts are.
+/// Scheme and host are kept in lower case and A-labels, everything else as it was written. Cloning
+/// is cheap. Two addresses are equal exactly if their texts are equal.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address {
     text: Arc<str>,
-    /// Where the scheme ends; 0 if there is none.
+    /// End of the scheme; 0 if the address has no scheme.
     scheme: u16,
-    /// Where the host, with its port, begins and ends; the same twice if there is none.
+    /// Begin and end of the host, with its port; two equal positions if the address has no host.
     host: (u16, u16),
 }
 
-/// Why a text is no [`Address`].
+/// The reason why a text is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an address: {problem}")]
 pub struct AddressError {
@@ -30,15 +32,15 @@ pub struct AddressError {
 }
 
 impl AddressError {
-    /// The address is well formed, but names no domain where one is needed.
+    /// Creates the error for a well-formed address without the domain that the caller needs.
     #[must_use]
     pub fn without_domain(address: &Address) -> Self {
-        Self { text: SafeText::quote(address.as_str()), problem: "it names no domain".to_owned() }
+        Self { text: SafeText::quote(address.as_str()), problem: "the text names no domain".to_owned() }
     }
 }
 
 impl From<std::convert::Infallible> for AddressError {
-    /// So that what takes an address in any form takes an [`Address`] too.
+    /// Lets functions that accept any form of address accept an [`Address`] too.
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
     }
@@ -48,18 +50,18 @@ impl Address {
     /// Reads `scheme://authority/path`, `scheme:/path`, `user@host`, or a bare host.
     ///
     /// # Errors
-    /// If it is empty, longer than [`MAX_ADDRESS_BYTES`], has blanks, control or invisible
-    /// characters, or its authority is no domain.
+    /// If the text is empty, longer than [`MAX_ADDRESS_BYTES`], has blanks, control or invisible
+    /// characters, or its authority is not a domain.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let fail = |problem: &str| AddressError { text: SafeText::quote(text), problem: problem.into() };
         if text.is_empty() {
-            return Err(fail("it is empty"));
+            return Err(fail("the text is empty"));
         }
         if text.len() > MAX_ADDRESS_BYTES {
-            return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes")));
+            return Err(fail(&format!("the text is longer than {MAX_ADDRESS_BYTES} bytes")));
         }
         if has_blanks(text) {
-            return Err(fail("it has blanks, control or invisible characters"));
+            return Err(fail("the text has blanks, control or invisible characters"));
         }
         let scheme_end = text.find(':').filter(|&end| text[end + 1..].starts_with('/')).unwrap_or(0);
         let scheme = &text[..scheme_end];
@@ -67,7 +69,7 @@ impl Address {
             && !(scheme.starts_with(|c: char| c.is_ascii_alphabetic())
                 && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
         {
-            return Err(fail("what stands before `:` is no scheme"));
+            return Err(fail("the part before `:` is not a scheme"));
         }
         let rest = &text[scheme_end..];
         let authority_start = match rest.strip_prefix("://") {
@@ -90,7 +92,7 @@ impl Address {
                 owned[..scheme_end].make_ascii_lowercase();
                 return Ok(Self { text: owned.into(), scheme: index(scheme_end), host: (0, 0) });
             }
-            return Err(fail("it names no host"));
+            return Err(fail("the text names no host"));
         }
         let host = domain::normalise(&authority[user_end..]).map_err(fail)?;
         let host_start = authority_start + user_end;
@@ -104,39 +106,40 @@ impl Address {
             owned.push_str(&host);
             owned.push_str(&text[authority_end..]);
             if owned.len() > MAX_ADDRESS_BYTES {
-                return Err(fail(&format!("it is longer than {MAX_ADDRESS_BYTES} bytes in A-labels")));
+                return Err(fail(&format!("the text is longer than {MAX_ADDRESS_BYTES} bytes in A-labels")));
             }
             owned.into()
         };
         Ok(Self { text, scheme: index(scheme_end), host: (index(host_start), index(host_end)) })
     }
 
-    /// What a message that was not posted yet has as its sender.
+    /// Returns the sender of a message that was not posted yet.
     #[must_use]
     pub fn unset() -> Self {
         static UNSET: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "unset:/".into());
         Self { text: Arc::clone(&UNSET), scheme: 5, host: (0, 0) }
     }
 
-    /// Whether this is the sender of a message that was not posted yet: whoever posts it puts its own address there.
+    /// Returns `true` if this is the sender of a message that was not posted yet. The poster
+    /// replaces it by its own address.
     #[must_use]
     pub fn is_unset(&self) -> bool {
         self.scheme() == "unset"
     }
 
-    /// The whole address.
+    /// Returns the whole address.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The whole address, shared.
+    /// Returns the whole address, shared.
     #[must_use]
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.text)
     }
 
-    /// `hyperty`, say; empty for a bare host, `smtp` for `user@host`.
+    /// Returns the scheme, such as `hyperty`; empty for a bare host, `smtp` for `user@host`.
     #[must_use]
     pub fn scheme(&self) -> &str {
         match self.scheme {
@@ -145,19 +148,19 @@ impl Address {
         }
     }
 
-    /// The host with its port, in lower case; empty if there is no authority.
+    /// Returns the host with its port, in lower case; empty if there is no authority.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.text[usize::from(self.host.0)..usize::from(self.host.1)]
     }
 
-    /// The host with its port, as a domain; none for addresses without an authority.
+    /// Returns the host with its port as a domain, or `None` for addresses without an authority.
     #[must_use]
     pub fn domain(&self) -> Option<Domain> {
         Domain::parse(self.host()).ok()
     }
 
-    /// What follows the authority, with its slash; may be empty.
+    /// Returns the part after the authority, with its slash; may be empty.
     #[must_use]
     pub fn path(&self) -> &str {
         match self.host {
@@ -166,27 +169,28 @@ impl Address {
         }
     }
 
-    /// The address below this one: `hyperty://sp1.example/alice` joined with `status` is `hyperty://sp1.example/alice/status`.
+    /// Returns the address below this one: `hyperty://sp1.example/alice` joined with `status` is
+    /// `hyperty://sp1.example/alice/status`.
     ///
     /// # Errors
-    /// If the outcome is no address: it is too long, or `segment` has blanks.
+    /// If the result is not an address: it is too long, or `segment` has blanks.
     pub fn join(&self, segment: &str) -> Result<Self, AddressError> {
         let text = format!("{}/{segment}", self.text.trim_end_matches('/'));
-        // Behind a scheme and a host, nothing changes what these are.
+        // A segment after a scheme and a host cannot change either of them.
         if self.scheme > 0 && self.host.1 > 0 && text.len() <= MAX_ADDRESS_BYTES && !has_blanks(segment) {
             return Ok(Self { text: text.into(), scheme: self.scheme, host: self.host });
         }
         Self::parse(&text)
     }
 
-    /// Whether this is `other`, or below it.
+    /// Returns `true` if this address is `other`, or below it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         self.text.strip_prefix(&*other.text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-/// Returns whether there are blanks, control characters or invisible characters in a text.
+/// Returns `true` if a text has blanks, control characters or invisible characters.
 fn has_blanks(text: &str) -> bool {
     if text.is_ascii() {
         return text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
@@ -194,14 +198,15 @@ fn has_blanks(text: &str) -> bool {
     text.chars().any(|c| c.is_whitespace() || !SafeText::is_shown(c))
 }
 
-/// Addresses are at most [`MAX_ADDRESS_BYTES`] long, so every position in one fits.
+/// Converts a position in an address. Every position fits, since addresses have at most
+/// [`MAX_ADDRESS_BYTES`] bytes.
 fn index(position: usize) -> u16 {
     u16::try_from(position).unwrap_or(u16::MAX)
 }
 
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
-        // Most that are the same are clones of one another.
+        // Most equal addresses are clones of one another.
         Arc::ptr_eq(&self.text, &other.text) || self.text == other.text
     }
 }
@@ -282,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_apart() {
+    fn address_is_split_into_scheme_host_and_path() {
         let check = |text: &str, scheme: &str, host: &str, path: &str| {
             let address = Address::parse(text).unwrap();
             assert_eq!((address.scheme(), address.host(), address.path()), (scheme, host, path), "{text}");
@@ -301,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn malformed_address_is_rejected() {
         let long = format!("hyperty://sp1.example/{}", "x".repeat(MAX_ADDRESS_BYTES));
         for text in [
             "",
@@ -318,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn below_is_below() {
+    fn is_within_matches_whole_segments() {
         let stub = Address::parse("hyperty-runtime://sp1.example/protostub/1").unwrap();
         assert_eq!(stub.join("status").unwrap().as_str(), "hyperty-runtime://sp1.example/protostub/1/status");
         assert!(stub.join("status").unwrap().is_within(&stub));
@@ -326,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_joined_is_what_would_be_read() {
+    fn joined_address_equals_the_parsed_one() {
         let long = "x".repeat(MAX_ADDRESS_BYTES - 20);
         for base in [
             "hyperty://sp1.example",

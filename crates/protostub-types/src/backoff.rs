@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 
-/// The longest pause before its jitter: a year. The sum with any time of a clock is a time.
+/// The longest pause before its jitter: a year. Any clock time plus the pause is a valid time.
 const FARTHEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Growing pauses between attempts: an endless iterator.
 ///
-/// Each pause is twice as long as the one before, up to a longest one. Jitter then adds up to the same time
-/// again, so that many who lost one server do not come back at once. Make a new one after a success.
+/// Each pause is twice as long as the previous one, up to a longest one. Jitter then adds up to the
+/// same time again, so that the clients of a failed server do not all return at once. Make a new
+/// one after a success.
 #[derive(Debug)]
 pub struct Backoff {
     pauses: ExponentialBackoff,
@@ -16,7 +17,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Begins with a pause of `first`. No pause is longer than `longest`, before its jitter. A year is the maximum of both.
+    /// Creates pauses that begin with `first`. No pause is longer than `longest`, before its
+    /// jitter. A year is the maximum of both.
     #[must_use]
     pub fn new(first: Duration, longest: Duration) -> Self {
         let longest = longest.min(FARTHEST);

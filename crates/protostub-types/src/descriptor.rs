@@ -14,27 +14,30 @@ use crate::{SafeText, Sha256Digest, Version};
 /// The [`Descriptor::language`] of stubs that are WebAssembly components.
 pub const WASM_COMPONENT: &str = "WASM_COMPONENT";
 
-/// Default of the maximum size of a descriptor, in bytes: 256 KiB.
+/// Default maximum size of a descriptor in bytes: 256 KiB.
 pub const DEFAULT_DESCRIPTOR_BYTES: usize = 256 << 10;
 
-/// Default of the maximum size of a component, in bytes: 64 MiB.
+/// Default maximum size of a component in bytes: 64 MiB.
 pub const DEFAULT_COMPONENT_BYTES: usize = 64 << 20;
 
-/// The `sourcePackageURL` that stands for "in this descriptor".
+/// The `sourcePackageURL` that means "in this descriptor".
 const INLINE: &str = "/sourcePackage";
-/// How many ports a descriptor may declare.
+/// Maximum number of ports that a descriptor may declare.
 const MAX_PORTS: usize = 16;
-/// How many signatures a descriptor may have: those of the keys before and after a rotation, and then some.
+/// Maximum number of signatures of a descriptor: those of the keys before and after a rotation,
+/// with room to spare.
 const MAX_SIGNATURES: usize = 8;
-/// Padding is read, and its absence is forgiven.
+/// Base64 that is read with or without padding.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// What a domain publishes about one of its protocol stubs: the `ProtoStubDescriptor` of the reTHINK data model.
+/// A domain's description of one of its protocol stubs: the `ProtoStubDescriptor` of the reTHINK
+/// data model.
 ///
-/// It is read liberally ([`Self::parse`]), since those in the wild differ, and written strictly ([`Self::to_json`]). Members that mean
-/// nothing here are kept. Five members are extensions of Protostub: `sha256` and `size`, which bind the code to the descriptor, `ports`,
-/// `overlap` and `signatures`.
+/// Reading is liberal ([`Self::parse`]), since existing descriptors differ; writing is strict
+/// ([`Self::to_json`]). Members without a meaning here are kept. Five members are extensions of
+/// Protostub: `sha256` and `size`, which bind the code to the descriptor, `ports`, `overlap` and
+/// `signatures`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -42,46 +45,52 @@ pub struct Descriptor {
     /// The catalogue's own id of the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cguid: Option<String>,
-    /// What the object is: `ProtoStubs`, `IDPProxys`.
+    /// The kind of object: `ProtoStubs`, `IDPProxys`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The name of the stub: the last segment of its well-known URL, or the name behind `default`.
     pub object_name: String,
-    /// Which version of the stub this is; a greater one is an update.
+    /// The version of the stub. A greater version is an update.
     pub version: Version,
-    /// For people.
+    /// A description for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What the stub is written in: [`WASM_COMPONENT`], or a language that is not deployed here ([`Self::check_deployable`]).
+    /// The language of the stub: [`WASM_COMPONENT`], or a language that is not deployed here
+    /// ([`Self::check_deployable`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Where the code is, as it was written; [`Self::source_location`] resolves it. None means `/sourcePackage`: in this descriptor.
+    /// URL of the code, as it was written; [`Self::source_location`] resolves it. `None` means
+    /// `/sourcePackage`: in this descriptor.
     #[serde(rename = "sourcePackageURL", skip_serializing_if = "Option::is_none")]
     pub source_package_url: Option<String>,
-    /// The code itself, or what is stated of code elsewhere.
+    /// The code itself, or facts about code elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_package: Option<SourcePackage>,
-    /// The digest of the code, if it does not stand in [`Self::source_package`]; see [`Self::digest`].
+    /// The digest of the code, unless [`Self::source_package`] has it; see [`Self::digest`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256Digest>,
-    /// What the stub's `configuration` import gives it, before the operator's overrides.
+    /// The values that the stub's `configuration` import returns, before the operator's overrides.
     pub configuration: Map<String, Value>,
-    /// What the stub wants of its runtime (`RuntimeCapabilities`); nothing that a component asks for by its imports.
+    /// The stub's requirements of its runtime (`RuntimeCapabilities`), without those that a
+    /// component declares by its imports.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub constraints: Map<String, Value>,
-    /// URLs of the schemas of its messages.
+    /// URLs of the schemas of the stub's messages.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub message_schemas: Vec<String>,
-    /// TLS ports above 1023 that the stub connects to within its domain, beside the usual ones; at most 16.
+    /// TLS ports above 1023 that the stub connects to within its domain, in addition to the usual
+    /// ones; at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
-    /// Whether, in an update, the new instance may be connected while the old one still is.
+    /// `true` if, in an update, the new instance may be connected while the old one still is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub overlap: bool,
-    /// A signature over the object, in whatever form a catalogue of reTHINK has given it; nobody verifies it.
+    /// A signature over the object, in any form that a catalogue of reTHINK has given it. It is
+    /// never verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// What the domain signs of its stub, each a JWS in the compact form (RFC 7515 section 7.1); at most 8. They are not verified here.
+    /// The domain's signatures of its stub, each a JWS in the compact form (RFC 7515 section 7.1);
+    /// at most 8. They are not verified here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<String>,
     /// All other members.
@@ -89,24 +98,24 @@ pub struct Descriptor {
     pub other: Map<String, Value>,
 }
 
-/// The code of a stub, or what is stated of it: `SourcePackage` of the reTHINK data model.
+/// The code of a stub, or facts about it: `SourcePackage` of the reTHINK data model.
 #[derive(Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SourcePackage {
-    /// How [`Self::source_code`] is written.
+    /// The encoding of [`Self::source_code`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
     /// The code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_code: Option<Arc<str>>,
-    /// What a JavaScript stub exports.
+    /// The name of the export of a JavaScript stub.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_code_classname: Option<String>,
     /// The digest of the decoded code, in this package or elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256Digest>,
-    /// How long the decoded code is, in bytes.
+    /// Length of the decoded code in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// A signature over the code; not verified here.
@@ -117,29 +126,30 @@ pub struct SourcePackage {
     pub other: Map<String, Value>,
 }
 
-/// How [`SourcePackage::source_code`] is written. Read in any case.
+/// The encoding of [`SourcePackage::source_code`]. Read in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum Encoding {
-    /// RFC 4648, section 4; padding may be missing, line breaks are allowed.
+    /// RFC 4648, section 4. Padding may be missing, and line breaks are allowed.
     #[serde(rename = "base64")]
     Base64,
-    /// As it is.
+    /// The text as it is.
     #[serde(rename = "utf-8")]
     Utf8,
 }
 
-/// Where a stub's code is.
+/// The location of a stub's code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a descriptor carries the code or says where it is")]
 pub enum SourceLocation {
     /// In the descriptor: [`SourcePackage::decode`].
     Inline,
-    /// There: `https`, or the scheme that the descriptor itself came by.
+    /// At this URL, by `https` or the scheme that the descriptor itself was fetched by.
     Url(Url),
 }
 
-/// Why a text is no [`Descriptor`], or not one that can be deployed: what is wrong, and where.
+/// The reason why a text is not a [`Descriptor`], or not one that can be deployed: the problem and
+/// its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct DescriptorError {
@@ -152,7 +162,8 @@ impl DescriptorError {
         Self { path: path.into(), problem: problem.into() }
     }
 
-    /// Where the fault is, from the root `$`: `$.sourcePackage.sha256`, `$.ports[1]`. `$` alone if the text is no JSON object.
+    /// Returns the place of the fault, from the root `$`: `$.sourcePackage.sha256`, `$.ports[1]`.
+    /// It is `$` alone if the text is not a JSON object.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -160,7 +171,8 @@ impl DescriptorError {
 }
 
 impl Descriptor {
-    /// The descriptor of a WebAssembly component whose code is still to be stated ([`Self::embed`], [`Self::refer`]).
+    /// Creates the descriptor of a WebAssembly component. The caller still has to add its code
+    /// ([`Self::embed`], [`Self::refer`]).
     #[must_use]
     pub fn new(object_name: &str, version: Version) -> Self {
         Self {
@@ -195,30 +207,32 @@ impl Descriptor {
         });
     }
 
-    /// States where a component is, absolute or relative to the descriptor's URL, and its digest.
+    /// Records the URL of a component, absolute or relative to the descriptor's URL, and its
+    /// digest.
     pub fn refer(&mut self, url: &str, component: &[u8]) {
         self.source_package_url = Some(url.to_owned());
         self.sha256 = None;
         self.source_package = Some(SourcePackage::stating(component));
     }
 
-    /// Reads a descriptor, as liberally as can be done without guessing: a number for a text, `""`, `[]` or null for what is absent, JSON
-    /// in a text where an object belongs. Unknown members are kept in [`Self::other`].
+    /// Reads a descriptor, as liberally as possible without guessing. It accepts a number for a
+    /// text, `""`, `[]` or null for an absent member, and JSON in a text for an object. Unknown
+    /// members are kept in [`Self::other`].
     ///
     /// # Errors
-    /// If it is no JSON object, a member that every descriptor needs (`objectName`, `version`) is missing, or one is not what it should be.
-    /// JSON that is nested more than 128 levels deep is refused.
+    /// If the text is not a JSON object, a required member (`objectName`, `version`) is missing, or
+    /// a member is invalid. JSON that is nested more than 128 levels deep is refused.
     pub fn parse(json: &[u8]) -> Result<Self, DescriptorError> {
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
         let mut members = Members::parse(json)?;
         let version = members.required("version", |value, path| {
             let text = match (&value, serde_json::from_slice::<RawVersion<'_>>(json)) {
-                // 12.70 is not 12.7.
+                // Keeps the digits as written: 12.70 is not 12.7.
                 (Value::Number(_), Ok(RawVersion { version })) => version.get().to_owned(),
                 _ => text(value, path)?,
             };
             Version::parse(&text)
-                .map_err(|error| DescriptorError::new(path, format!("`{}` is no version: {error}", SafeText::quote(&text))))
+                .map_err(|error| DescriptorError::new(path, format!("`{}` is not a version: {error}", SafeText::quote(&text))))
         })?;
         let mut message_schemas = members.optional("messageSchemas", texts)?.unwrap_or_default();
         message_schemas.extend(members.optional("messageSchema", texts)?.unwrap_or_default());
@@ -250,16 +264,17 @@ impl Descriptor {
         }
     }
 
-    /// The JSON text, indented.
+    /// Returns the JSON text, indented.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Whether a runtime of this project can deploy the stub: it is a WebAssembly component, and says where its code is.
+    /// Checks that a runtime of this project can deploy the stub. The stub must be a WebAssembly
+    /// component, and the descriptor must have its code or the code's URL.
     ///
     /// # Errors
-    /// If it is written in another language, or there is no code.
+    /// If the stub is written in another language, or the descriptor has no code.
     pub fn check_deployable(&self) -> Result<(), DescriptorError> {
         match self.language.as_deref() {
             Some(language) if language.eq_ignore_ascii_case(WASM_COMPONENT) => {}
@@ -279,25 +294,28 @@ impl Descriptor {
         if self.is_inline() && self.source_package.as_ref().is_none_or(|package| package.source_code.is_none()) {
             let problem = match &self.source_package_url {
                 Some(_) => "is missing, and $.sourcePackageURL says that the code is there",
-                None => "is missing, as is $.sourcePackageURL: there is no code",
+                None => "is missing, and so is $.sourcePackageURL; the descriptor has no code",
             };
             return Err(DescriptorError::new("$.sourcePackage.sourceCode", problem));
         }
         Ok(())
     }
 
-    /// Where the code is, for a descriptor that was found at `base`. The scheme `hyperty-catalogue` stands for `https`, or for `http` where
-    /// the descriptor itself came from the same host by it.
+    /// Returns the location of the code, for a descriptor that was found at `base`. The scheme
+    /// `hyperty-catalogue` means `https`, or `http` if the descriptor itself was fetched from the
+    /// same host by `http`.
     ///
     /// # Errors
-    /// If `sourcePackageURL` is neither absolute nor relative to `base`, or has another scheme than `https` and `http`.
+    /// If `sourcePackageURL` is neither absolute nor relative to `base`, or has a scheme other than
+    /// `https` and `http`.
     pub fn source_location(&self, base: &Url) -> Result<SourceLocation, DescriptorError> {
         const PATH: &str = "$.sourcePackageURL";
         let Some(written) = self.source_package_url.as_deref().filter(|_| !self.is_inline()) else {
             return Ok(SourceLocation::Inline);
         };
         let parse = |text: &str| {
-            base.join(text).map_err(|error| DescriptorError::new(PATH, format!("`{}` is no URL: {error}", SafeText::quote(text))))
+            base.join(text)
+                .map_err(|error| DescriptorError::new(PATH, format!("`{}` is not a URL: {error}", SafeText::quote(text))))
         };
         let scheme_end = "hyperty-catalogue".len();
         let url = match written.split_at_checked(scheme_end) {
@@ -317,13 +335,14 @@ impl Descriptor {
         }
     }
 
-    /// The digest that the code must have, wherever it is stated. None if it is not stated at all.
+    /// Returns the digest that the code must have, from either place in the descriptor. Returns
+    /// `None` if the descriptor has none.
     #[must_use]
     pub fn digest(&self) -> Option<Sha256Digest> {
         self.source_package.as_ref().and_then(|package| package.sha256).or(self.sha256)
     }
 
-    /// The length that the code must have, in bytes, if it is stated.
+    /// Returns the length in bytes that the code must have, if the descriptor has one.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
         self.source_package.as_ref().and_then(|package| package.size)
@@ -335,7 +354,7 @@ impl Descriptor {
 }
 
 impl SourcePackage {
-    /// What can be stated of a component without holding it.
+    /// Creates a package with the facts about a component, without its code.
     fn stating(component: &[u8]) -> Self {
         Self {
             encoding: None,
@@ -348,10 +367,12 @@ impl SourcePackage {
         }
     }
 
-    /// Reads a package that stands alone, as reTHINK catalogues serve it at `/.well-known/sourcepackage/<name>`.
+    /// Reads a separate package, as reTHINK catalogues serve it at
+    /// `/.well-known/sourcepackage/<name>`.
     ///
     /// # Errors
-    /// If it is no JSON object, or a member is not what it should be; paths in the error begin at the package.
+    /// If the text is not a JSON object, or a member is invalid. Paths in the error begin at the
+    /// package.
     pub fn parse(json: &[u8]) -> Result<Self, DescriptorError> {
         Self::read(Members::parse(json)?)
     }
@@ -368,10 +389,11 @@ impl SourcePackage {
         })
     }
 
-    /// The code, decoded; without an `encoding` it is taken as it is. Takes at most as much memory as the descriptor itself.
+    /// Returns the decoded code. Code without an `encoding` is taken as it is. Takes at most as
+    /// much memory as the descriptor itself.
     ///
     /// # Errors
-    /// If there is no code, or it is not base64 although the package says so.
+    /// If the package has no code, or the code is not base64 although `encoding` says so.
     pub fn decode(&self) -> Result<Vec<u8>, DescriptorError> {
         const PATH: &str = "$.sourcePackage.sourceCode";
         let Some(code) = &self.source_code else { return Err(DescriptorError::new(PATH, "is missing")) };
@@ -390,7 +412,7 @@ impl SourcePackage {
 }
 
 impl fmt::Debug for SourcePackage {
-    /// The code is long and says nothing to people: its length is shown.
+    /// Shows the length of the code instead of the code, which is long and meaningless to people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SourcePackage")
             .field("encoding", &self.encoding)
@@ -411,14 +433,14 @@ impl FromStr for Descriptor {
     }
 }
 
-/// The version as it stands in the text, which a number loses.
+/// The version as written in the text; a parsed number would lose its form.
 #[derive(Deserialize)]
 struct RawVersion<'a> {
     #[serde(borrow)]
     version: &'a RawValue,
 }
 
-/// The members of a JSON object, taken out one by one.
+/// The members of a JSON object, which are taken out one by one.
 struct Members {
     path: String,
     rest: Map<String, Value>,
@@ -437,12 +459,14 @@ impl Members {
         }
     }
 
-    /// Those that nobody asked for, without the room of those that were taken out: it would be kept for as long as a stub is there.
+    /// Returns the remaining members in a new map. The old map would keep the room of the members
+    /// that were taken out for as long as the stub exists.
     fn others(self) -> Map<String, Value> {
         self.rest.into_iter().collect()
     }
 
-    /// Null, an empty text and an empty array say the same as an absent member.
+    /// Takes out a member. Null, an empty text and an empty array mean the same as an absent
+    /// member.
     fn optional<T>(
         &mut self,
         name: &str,
@@ -469,7 +493,7 @@ impl Members {
     }
 }
 
-/// A text; a number counts as one.
+/// Reads a text; a number counts as a text.
 fn text(value: Value, path: &str) -> Result<String, DescriptorError> {
     match value {
         Value::String(text) => Ok(text),
@@ -478,7 +502,7 @@ fn text(value: Value, path: &str) -> Result<String, DescriptorError> {
     }
 }
 
-/// A text, or an array of them.
+/// Reads a text, or an array of texts.
 fn texts(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> {
     match value {
         Value::Array(items) => items.into_iter().enumerate().map(|(at, item)| text(item, &format!("{path}[{at}]"))).collect(),
@@ -486,12 +510,12 @@ fn texts(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> {
     }
 }
 
-/// An object, or a text that holds one as JSON.
+/// Reads an object, or a text that holds an object as JSON.
 fn object(value: Value, path: &str) -> Result<Map<String, Value>, DescriptorError> {
     let held = match value {
         Value::Object(members) => return Ok(members),
         Value::String(text) => serde_json::from_str(&text)
-            .map_err(|error| DescriptorError::new(path, format!("is a text that holds no JSON: {error}")))?,
+            .map_err(|error| DescriptorError::new(path, format!("is a text that does not hold JSON: {error}")))?,
         other => return Err(wrong(path, &other, "an object")),
     };
     match held {
@@ -518,7 +542,7 @@ fn digest(value: Value, path: &str) -> Result<Sha256Digest, DescriptorError> {
 
 fn size(value: Value, path: &str) -> Result<u64, DescriptorError> {
     let text = text(value, path)?;
-    text.parse().map_err(|_| DescriptorError::new(path, format!("`{}` is no number of bytes", SafeText::quote(&text))))
+    text.parse().map_err(|_| DescriptorError::new(path, format!("`{}` is not a number of bytes", SafeText::quote(&text))))
 }
 
 fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {

@@ -4,15 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::SafeText;
 
-/// A domain that runs a protocol: a host name in lower-case A-labels (RFC 5890) without a trailing dot, or an IP address, with a
-/// port where it is not the protocol's own. `sp1.example`, `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`.
+/// A domain that runs a protocol: a host name in lower-case A-labels (RFC 5890) without a trailing
+/// dot, or an IP address. It has a port if that is not the protocol's default port: `sp1.example`,
+/// `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`.
 ///
-/// Two domains are the same exactly if their texts are.
+/// Two domains are equal exactly if their texts are equal.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(Arc<str>);
 
-/// Why a text is no [`Domain`].
+/// The reason why a text is not a [`Domain`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a domain: {problem}")]
 pub struct DomainError {
@@ -21,49 +22,52 @@ pub struct DomainError {
 }
 
 impl Domain {
-    /// Reads `host` or `host:port`, in any case, in Unicode or A-labels, with or without a trailing dot. User information (`user@`) is
-    /// dropped.
+    /// Reads `host` or `host:port`, in any case, in Unicode or A-labels, with or without a trailing
+    /// dot. Drops user information (`user@`).
     ///
     /// # Errors
-    /// If there is no host, the host is no host name or address, or the port is no number from 1 to 65535.
+    /// If the text has no host, the host is not a host name or address, or the port is not a number
+    /// from 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
         normalise(text).map(|text| Self(text.into())).map_err(|problem| DomainError { text: SafeText::quote(text), problem })
     }
 
-    /// The text: host, and port if there is one.
+    /// Returns the text: the host, and the port if there is one.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The host alone; an IPv6 address in its brackets.
+    /// Returns the host alone; an IPv6 address in its brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         split_port(&self.0).0
     }
 
-    /// The port, if the domain has one of its own.
+    /// Returns the port, if the domain has one of its own.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         split_port(&self.0).1.and_then(|port| port.parse().ok())
     }
 
-    /// The address, if the host is one rather than a name.
+    /// Returns the IP address, if the host is an IP address rather than a name.
     #[must_use]
     pub fn ip(&self) -> Option<std::net::IpAddr> {
         let host = self.host();
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
     }
 
-    /// Returns whether this domain is the machine itself by its name alone: `localhost`, a name
-    /// below it (RFC 6761 section 6.3), or an address in 127/8 or `::1`. No name is resolved.
+    /// Returns `true` if the text alone shows that this domain is the machine itself: `localhost`,
+    /// a name below it (RFC 6761 section 6.3), or an address in 127/8 or `::1`. No name is
+    /// resolved.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         self.ip().map_or_else(|| host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
     }
 
-    /// Whether the host is a public suffix (`com`, `co.uk`, `github.io`), below which names belong to different people.
+    /// Returns `true` if the host is a public suffix (`com`, `co.uk`, `github.io`). Names below it
+    /// belong to different people.
     #[must_use]
     pub fn is_public_suffix(&self) -> bool {
         self.ip().is_none() && psl::domain_str(self.host()).is_none()
@@ -72,8 +76,8 @@ impl Domain {
     /// Returns the registrable domain: the public suffix with one label before it. All domains of
     /// one registrant share it.
     ///
-    /// An IPv4 address, a public suffix and a name without one are their own. An IPv6 address
-    /// stands for its network of 64 bits, which has one user.
+    /// An IPv4 address, a public suffix and a name without one are their own registrable domain. An
+    /// IPv6 address counts as its network of 64 bits, which has one user.
     #[must_use]
     pub fn registrable(&self) -> String {
         match self.ip() {
@@ -86,7 +90,8 @@ impl Domain {
         }
     }
 
-    /// Whether this is `other`, or a subdomain of it on any port. Nothing is below an address or a public suffix.
+    /// Returns `true` if this is `other`, or a subdomain of it on any port. An address or a public
+    /// suffix has no subdomains.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         if self.host() == other.host() {
@@ -98,7 +103,8 @@ impl Domain {
     }
 }
 
-/// `authority` without user information, in lower case and A-labels, without the host's trailing dot.
+/// Returns `authority` without user information, in lower case and A-labels, without the host's
+/// trailing dot.
 pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
     let text = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
     let (host, port) = split_port(text);
@@ -111,7 +117,7 @@ pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     let host = if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').ok_or("the bracket of the IPv6 address is not closed")?;
-        let address: std::net::Ipv6Addr = address.parse().map_err(|_| "what stands in brackets is no IPv6 address")?;
+        let address: std::net::Ipv6Addr = address.parse().map_err(|_| "the text in brackets is not an IPv6 address")?;
         format!("[{address}]")
     } else if is_plain_host(host) {
         host.to_owned()
@@ -129,7 +135,8 @@ pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
     })
 }
 
-/// Whether a host is a name of lower-case labels already (the common case, which needs no IDNA).
+/// Returns `true` if a host is a name of lower-case labels already: the common case, which needs no
+/// IDNA.
 fn is_plain_host(host: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
@@ -190,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn domains_are_read_liberally_and_kept_strictly() {
+    fn domain_of_any_spelling_is_normalised() {
         let check = |text: &str, expected: &str| assert_eq!(Domain::parse(text).unwrap().as_str(), expected, "{text}");
         check("sp1.example", "sp1.example");
         check("SP1.Example.", "sp1.example");
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_told_by_the_name_alone() {
+    fn loopback_is_recognised_by_name() {
         let is_loopback = |text: &str| Domain::parse(text).unwrap().is_loopback();
         for text in ["localhost", "LocalHost:8001", "a.localhost.", "127.0.0.1:80", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]:1"]
         {
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_knows_what_is_below_it() {
+    fn is_within_accepts_only_real_subdomains() {
         let within = |a: &str, b: &str| Domain::parse(a).unwrap().is_within(&Domain::parse(b).unwrap());
         assert!(within("sp1.example", "sp1.example"));
         assert!(within("a.b.sp1.example", "sp1.example"));

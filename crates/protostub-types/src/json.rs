@@ -117,7 +117,7 @@ impl Rewritten {
         let bytes = text.as_bytes();
         let mut at = 1;
         let mut copied = 0;
-        // In a text that was checked, a string ends.
+        // A string always ends, since the text was checked.
         while at < bytes.len() {
             match bytes[at] {
                 b'"' => {

@@ -4,29 +4,31 @@ use percent_encoding::percent_decode_str;
 
 use crate::{Address, Domain};
 
-/// Which stub serves an address. At most one stub is deployed for each key.
+/// The key of the stub that serves an address. At most one stub is deployed for each key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum StubKey {
     /// The domain's default stub.
     Domain(Domain),
-    /// The domain's stub for a protocol of its own, whose addresses have this scheme: `slack://user@slack.com`.
+    /// The domain's stub for a protocol of its own, whose addresses have this scheme:
+    /// `slack://user@slack.com`.
     Legacy {
-        /// In lower case.
+        /// The scheme, in lower case.
         scheme: String,
-        /// Where the addresses of that scheme live.
+        /// The domain of the addresses with that scheme.
         domain: Domain,
     },
     /// One of several stubs that the domain publishes, by its name in the catalogue.
     Named {
-        /// Who publishes it.
+        /// The domain that publishes the stub.
         domain: Domain,
-        /// The last segment of its well-known URL.
+        /// The last segment of the stub's well-known URL.
         name: String,
     },
 }
 
-/// Schemes whose addresses the domain's default stub serves: those of the reTHINK address model, and what stands for "no scheme".
+/// Schemes whose addresses the domain's default stub serves: those of the reTHINK address model,
+/// and the empty text for "no scheme".
 const OWN_SCHEMES: &[&str] = &[
     "",
     "broker",
@@ -49,9 +51,10 @@ const OWN_SCHEMES: &[&str] = &[
 ];
 
 impl StubKey {
-    /// The key of an address, seen from a runtime whose home domain is `home`: none for addresses without a domain (`mn:/session`).
-    /// `msg-node.` and `registry.` are functions of a domain rather than domains, unless the rest is a public suffix;
-    /// `global://registry` is the home domain's.
+    /// Returns the key of an address, seen from a runtime whose home domain is `home`. Returns
+    /// `None` for addresses without a domain (`mn:/session`). `msg-node.` and `registry.` are
+    /// functions of a domain rather than domains, unless the rest is a public suffix.
+    /// `global://registry` belongs to the home domain.
     #[must_use]
     pub fn of(address: &Address, home: &Domain) -> Option<Self> {
         if address.scheme() == "global" {
@@ -64,13 +67,16 @@ impl StubKey {
         Some(Self::Legacy { scheme: address.scheme().to_owned(), domain })
     }
 
-    /// The key of the stub that a catalogue publishes at this URL: `https://sp1.example/.well-known/protostub/<name>`, in either spelling
-    /// (`protostub`, `protocolstub`), and also as `hyperty-catalogue://…`, which means the same. None if the text is no such URL.
+    /// Returns the key of the stub that a catalogue publishes at this URL:
+    /// `https://sp1.example/.well-known/protostub/<name>`, in either spelling (`protostub`,
+    /// `protocolstub`), and also as `hyperty-catalogue://…`, which means the same. Returns `None`
+    /// for any other text.
     ///
     /// ```
     /// use protostub_types::{Domain, StubKey};
     /// let domain = Domain::parse("sp1.example")?;
-    /// let key = StubKey::of_catalogue_url("hyperty-catalogue://sp1.example/.well-known/protocolstub/chat");
+    /// let url = "hyperty-catalogue://sp1.example/.well-known/protocolstub/chat";
+    /// let key = StubKey::of_catalogue_url(url);
     /// assert_eq!(key, Some(StubKey::Named { domain, name: "chat".to_owned() }));
     /// # Ok::<(), protostub_types::DomainError>(())
     /// ```
@@ -94,7 +100,7 @@ impl StubKey {
         }
     }
 
-    /// The domain that publishes the stub, and that the stub speaks for.
+    /// Returns the domain that publishes the stub, and that the stub speaks for.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         match self {
@@ -102,7 +108,8 @@ impl StubKey {
         }
     }
 
-    /// The last segment of the descriptor's well-known URL: `default`, a name, or `<scheme>.<host>` for a protocol of the domain's own.
+    /// Returns the last segment of the descriptor's well-known URL: `default`, a name, or
+    /// `<scheme>.<host>` for a protocol of the domain's own.
     #[must_use]
     pub fn descriptor_name(&self) -> String {
         match self {
@@ -113,12 +120,13 @@ impl StubKey {
     }
 }
 
-/// What stands before a domain where one of its functions is meant.
+/// Prefixes of a domain that denote one of its functions.
 const FUNCTIONS: &[&str] = &["msg-node.", "registry."];
 
 impl Address {
-    /// Whether this is an address of exactly `domain`, or of one of its functions (`domain://msg-node.sp1.example`), rather than of a
-    /// subdomain that may be somebody else's. The stub of a domain may speak for these.
+    /// Returns `true` if this is an address of exactly `domain`, or of one of its functions
+    /// (`domain://msg-node.sp1.example`). Returns `false` for a subdomain, which may belong to
+    /// another party. The stub of a domain may speak for these addresses.
     #[must_use]
     pub fn is_of(&self, domain: &Domain) -> bool {
         let host = self.host();
@@ -170,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn catalogues_name_stubs_by_their_urls() {
+    fn catalogue_url_gives_the_stub_key() {
         let check = |text: &str, expected: Option<&str>| {
             assert_eq!(StubKey::of_catalogue_url(text).map(|key| key.to_string()).as_deref(), expected, "{text}");
         };
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_of_their_domain_and_subdomains_are_not() {
+    fn is_of_accepts_functions_and_rejects_subdomains() {
         let check = |text: &str, domain: &str, expected: bool| {
             assert_eq!(Address::parse(text).unwrap().is_of(&Domain::parse(domain).unwrap()), expected, "{text}");
         };

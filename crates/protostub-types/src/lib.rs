@@ -1,19 +1,23 @@
-//! The vocabulary of Protostub. Everything here is parsed once, at the edge; afterwards the type is the proof.
+//! The vocabulary of Protostub. Values are parsed once, where they enter the program; afterwards
+//! their type proves that they are valid.
 //!
-//! * [`Domain`]: who runs a protocol, and [`StubKey`]: which stub serves an address of it
-//! * [`Address`], [`Message`], [`Body`]: what flows on the message bus
+//! * [`Domain`]: a domain that runs a protocol, and [`StubKey`]: the stub that serves an address of
+//!   it
+//! * [`Address`], [`Message`], [`Body`]: messages on the bus
 //! * [`json_line`], [`json_indented`]: JSON text of strangers, rewritten for output
-//! * [`Descriptor`]: what a domain publishes about its protocol stub, and [`Sha256Digest`]: what binds the code to it
-//! * [`OAuthScope`]: what a stub asks a credential for
-//! * [`UniqueMap`]: what is given once for each key, in whatever spelling
-//! * [`StubStatus`]: what a stub goes through, and [`StatusReport`]: what is told of it
+//! * [`Descriptor`]: a domain's description of its protocol stub, and [`Sha256Digest`]: the digest
+//!   that binds the code to it
+//! * [`OAuthScope`]: the scope of a credential that a stub requests
+//! * [`UniqueMap`]: a map that takes each key once, in any spelling
+//! * [`StubStatus`]: the status of a stub, and [`StatusReport`]: a published status
 //! * [`Step`]: a step of a deployment, as the specification numbers it
-//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show; an error with all its causes, in one line
+//! * [`SafeText`], [`SafeList`]: text of strangers, safe to show; an error with all its causes, in
+//!   one line
 //! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
 //! * [`TokenBucket`]: a rate limit
 //! * [`Backoff`]: growing pauses between attempts
 //!
-//! This crate does no I/O, spawns nothing and knows no async runtime.
+//! This crate does no I/O, spawns no task and depends on no async runtime.
 
 mod address;
 mod backoff;

@@ -6,40 +6,41 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{Address, AddressError, SafeText, json_line};
 
-/// How many addresses a message may have come through; a longer way is a loop.
+/// Maximum number of addresses that a message may have come through. A longer path is a loop.
 pub const MAX_VIA: usize = 16;
-/// How many metadata a message may carry.
+/// Maximum number of headers of a message.
 pub const MAX_HEADERS: usize = 32;
-/// How long a message's metadata may be, names and values together, in bytes.
+/// Maximum length of a message's headers in bytes, names and values together.
 pub const MAX_HEADERS_BYTES: usize = 8 * 1024;
 
-/// Marks a message of any type as a request: it gets exactly one final response.
+/// Header that marks a message of any type as a request: it gets exactly one final response.
 const EXPECTS_RESPONSE: &str = "expects-response";
 
 /// One message of the bus.
 ///
-/// Bodies are shared, never copied, and never parsed on the way. A response has `from` and `to` of its request swapped, and its id.
+/// Bodies are shared: the bus neither copies nor parses them. A response has its request's `from`
+/// and `to` swapped, and its request's id.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "a reader that copies a message has to copy all of it")]
 pub struct Message {
-    /// What the sender calls it; unique among its own requests to one receiver.
+    /// The sender's id of the message; unique among the sender's requests to one receiver.
     pub id: MessageId,
-    /// What it asks for.
+    /// The type of the message.
     pub kind: MessageType,
-    /// Who sent it.
+    /// Address of the sender.
     pub from: Address,
-    /// Who is to get it.
+    /// Address of the receiver.
     pub to: Address,
-    /// The addresses that it came through, oldest first; at most [`MAX_VIA`].
+    /// Addresses that the message came through, oldest first; at most [`MAX_VIA`].
     pub via: Vec<Address>,
-    /// Metadata beside the body, names in lower case; at most [`MAX_HEADERS`].
+    /// Metadata next to the body, with names in lower case; at most [`MAX_HEADERS`].
     pub headers: Vec<(String, String)>,
-    /// What it carries.
+    /// The content of the message.
     pub body: Option<Body>,
 }
 
-/// What a sender calls a message. A number of a wire stays a number: `7` and `"7"` name the same request ([`Self::canonical`]), and each is
-/// written as it was read.
+/// The id that a sender gives to a message. A number on the wire stays a number, and each form is
+/// written as it was read. `7` and `"7"` name the same request ([`Self::canonical`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 #[expect(clippy::exhaustive_enums, reason = "an id is a number or a text on the wire")]
@@ -50,7 +51,7 @@ pub enum MessageId {
     Text(Arc<str>),
 }
 
-/// What a message asks for. Written in lower case, read in any.
+/// The type of a message. Written in lower case, read in any case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
 #[expect(clippy::exhaustive_enums, reason = "a new type is `Other`")]
@@ -64,42 +65,42 @@ pub enum MessageType {
     Response,
     Forward,
     Execute,
-    /// A type outside the reTHINK message model, in lower case: `ping`, say.
+    /// A type outside the reTHINK message model, in lower case, such as `ping`.
     Other(Arc<str>),
 }
 
-/// What a message carries.
+/// The content of a message.
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a body is JSON or bytes in the contract")]
 pub enum Body {
-    /// RFC 8259 text. Known to be UTF-8; whether it is JSON turns out when it is read ([`Self::parse`]).
+    /// RFC 8259 text. It is valid UTF-8; [`Self::parse`] finds out if it is JSON.
     Json(Arc<str>),
-    /// Bytes that no JSON wire can hold as they are.
+    /// Bytes that a JSON wire cannot hold unencoded.
     Bytes(Arc<[u8]>),
 }
 
-/// Why a text, or what it holds, is no [`Message`].
+/// The reason why a text, or its content, is not a [`Message`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// The text is no JSON object with the members of a message.
-    #[error("the text is no message: {0}")]
+    /// The text is not a JSON object with the members of a message.
+    #[error("the text is not a message: {0}")]
     Json(SafeText),
-    /// An address is none.
-    #[error("the message's `{member}` is no address")]
+    /// A member is not an address.
+    #[error("the message's `{member}` is not an address")]
     Address {
         /// `from`, `to` or `via`.
         member: &'static str,
-        /// What is wrong with it.
+        /// The problem of the address.
         #[source]
         source: AddressError,
     },
-    /// A member has a value that it cannot have, or too much of it.
+    /// A member has an invalid value, or too many bytes or entries.
     #[error("the message's `{member}` {problem}")]
     Member {
         /// The member's name.
         member: &'static str,
-        /// What is wrong with it.
+        /// The problem of the member.
         problem: String,
     },
 }
@@ -111,7 +112,8 @@ impl From<serde_json::Error> for MessageError {
 }
 
 impl Message {
-    /// Makes a message without a sender, an id and a body. Posting it fills in the first two.
+    /// Makes a message without a sender, an id and a body. Posting the message fills in the first
+    /// two.
     ///
     /// ```
     /// use protostub_types::Message;
@@ -149,14 +151,15 @@ impl Message {
         Self::new(MessageType::Subscribe, to)
     }
 
-    /// The message, with this JSON body.
+    /// Returns the message with this JSON body.
     #[must_use]
     pub fn with_body(mut self, body: Value) -> Self {
         self.body = Some(Body::from(body));
         self
     }
 
-    /// The final response to this request, or a provisional one (`code` below 200), with `value` in its body.
+    /// Makes the final response to this request, or a provisional one (`code` below 200), with
+    /// `value` in its body.
     #[must_use]
     pub fn response(&self, code: u16, value: Option<Value>) -> Self {
         let mut body = serde_json::Map::from_iter([("code".to_owned(), Value::from(code))]);
@@ -164,8 +167,9 @@ impl Message {
         self.answered(body)
     }
 
-    /// The response that tells why this message was not delivered or not answered: `code` as in RFC 9110, `reason` for people. Its body has
-    /// `code`, and `desc` and `description` with the same text, since both are read in the wild.
+    /// Makes the response that reports why this message was not delivered or not answered. `code`
+    /// is as in RFC 9110, `reason` is a text for people. The body has `code`, and `desc` and
+    /// `description` with the same text, since existing runtimes read either of them.
     #[must_use]
     pub fn error_response(&self, code: u16, reason: &str) -> Self {
         self.answered(serde_json::Map::from_iter([
@@ -187,8 +191,9 @@ impl Message {
         }
     }
 
-    /// Whether exactly one final response is due: it is a `create`, `read`, `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the
-    /// header `expects-response: true`.
+    /// Returns `true` if exactly one final response is due: the message is a `create`, `read`,
+    /// `delete`, `subscribe`, `unsubscribe` or `execute`, or has the header
+    /// `expects-response: true`.
     #[must_use]
     pub fn expects_response(&self) -> bool {
         use MessageType::{Create, Delete, Execute, Read, Response, Subscribe, Unsubscribe};
@@ -199,20 +204,20 @@ impl Message {
         }
     }
 
-    /// Makes it a request, whatever its type.
+    /// Makes the message a request, if its type does not make it one.
     pub fn expect_response(&mut self) {
         if !self.expects_response() {
             self.headers.push((EXPECTS_RESPONSE.to_owned(), "true".to_owned()));
         }
     }
 
-    /// The first header of this name.
+    /// Returns the first header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The code of a response, if it has one that is a number.
+    /// Returns the code of a response, if it has a numeric one.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
         #[derive(Deserialize)]
@@ -222,13 +227,13 @@ impl Message {
         self.body.as_ref()?.parse::<Coded>().ok().map(|body| body.code)
     }
 
-    /// Whether this response leaves its request open: its code is below 200.
+    /// Returns `true` if this response leaves its request open: its code is below 200.
     #[must_use]
     pub fn is_provisional(&self) -> bool {
         self.kind == MessageType::Response && self.code().is_some_and(|code| code < 200)
     }
 
-    /// How much memory it takes, roughly, in bytes: for limits on queues.
+    /// Returns the approximate memory of the message in bytes, for limits on queues.
     #[must_use]
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 48).sum();
@@ -240,11 +245,14 @@ impl Message {
     /// Checks the limits that hold for every message.
     ///
     /// # Errors
-    /// If `via` or the headers are more than [`MAX_VIA`], [`MAX_HEADERS`] or [`MAX_HEADERS_BYTES`] allow.
+    /// If `via` or the headers exceed [`MAX_VIA`], [`MAX_HEADERS`] or [`MAX_HEADERS_BYTES`].
     pub fn check_limits(&self) -> Result<(), MessageError> {
         let fail = |member, problem| Err(MessageError::Member { member, problem });
         if self.via.len() > MAX_VIA {
-            return fail("via", format!("has {} addresses, more than {MAX_VIA}: is it going round in circles?", self.via.len()));
+            return fail(
+                "via",
+                format!("has {} addresses, more than {MAX_VIA}; the message may go round in circles", self.via.len()),
+            );
         }
         if self.headers.len() > MAX_HEADERS {
             return fail("headers", format!("has {} entries, more than {MAX_HEADERS}", self.headers.len()));
@@ -256,8 +264,8 @@ impl Message {
         Ok(())
     }
 
-    /// The message as JSON text: `id`, `type`, `from`, `to`, and where there are any, `via`, `headers`, and `body` or, for
-    /// [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
+    /// Returns the message as JSON text: `id`, `type`, `from` and `to`, and, if present, `via`,
+    /// `headers`, and `body` or, for [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
     ///
     /// # Errors
     /// If the body is text that is not JSON.
@@ -265,7 +273,8 @@ impl Message {
         self.to_json_of_type(self.kind.as_str())
     }
 
-    /// The same, with the type in upper case, as the texts of the specification's first phase show it.
+    /// Like [`Self::to_json`], with the type in upper case, as in the texts of the specification's
+    /// first phase.
     ///
     /// # Errors
     /// As [`Self::to_json`].
@@ -312,12 +321,14 @@ impl Message {
         }
     }
 
-    /// Reads what [`Self::to_json`] writes, and what other reTHINK runtimes send: types in any case, an `id` that is a number or a
-    /// text, and a `to` array, which becomes one message for each address. A `body.via`, one address or a list, becomes the
-    /// end of `via`.
+    /// Reads the output of [`Self::to_json`], and messages of other reTHINK runtimes. These have
+    /// types in any case, an `id` that is a number or a text, and one address or an array in `to`.
+    /// An array becomes one message for each address. The addresses in `body.via`, one or a list,
+    /// are appended to `via`.
     ///
     /// # Errors
-    /// If the text is no JSON object with `type`, `from` and `to`, one of these is not what it should be, or a limit is exceeded.
+    /// If the text is not a JSON object with `type`, `from` and `to`, one of these is invalid, or a
+    /// limit is exceeded.
     pub fn from_json(text: &str) -> Result<Vec<Self>, MessageError> {
         let wire: WireIn<'_> = serde_json::from_str(text)?;
         let address = |member, text: &str| Address::parse(text).map_err(|source| MessageError::Address { member, source });
@@ -366,8 +377,9 @@ impl Message {
     }
 }
 
-/// Returns the addresses in `body.via`. The original runtimes write one address there, where their specification has a list. Other values, and
-/// texts that are no address, are left out. `protostub-sdk` reads the same: `tests/corpus/body-via.json` tests both.
+/// Returns the addresses in `body.via`. The original runtimes write one address there; their
+/// specification has a list. Other values, and texts that are not addresses, are left out.
+/// `protostub-sdk` reads the same: `tests/corpus/body-via.json` tests both.
 fn body_via(body: &Body) -> Vec<Address> {
     #[derive(Deserialize)]
     struct Via {
@@ -428,7 +440,8 @@ enum OneOrMany {
 }
 
 impl MessageId {
-    /// The same id in the one form that is used to compare: a text that is a number is that number.
+    /// Returns the form of the id that is used for comparison: a text that is a number becomes that
+    /// number.
     #[must_use]
     pub fn canonical(&self) -> Self {
         match self {
@@ -442,7 +455,7 @@ impl MessageId {
 }
 
 impl fmt::Display for MessageId {
-    /// Writes the id for people: strangers may have chosen it.
+    /// Writes the id for people, as safe text: a stranger may have chosen it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
@@ -452,7 +465,7 @@ impl fmt::Display for MessageId {
 }
 
 impl MessageType {
-    /// The name on the wire, in lower case.
+    /// Returns the name on the wire, in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -493,14 +506,14 @@ impl FromStr for MessageType {
             "execute" => Self::Execute,
             name if !name.is_empty() && name.len() <= 64 && name.chars().all(SafeText::is_shown) => Self::Other(name.into()),
             _ => {
-                return Err(MessageError::Member { member: "type", problem: "has to be a word of 1 to 64 bytes".into() });
+                return Err(MessageError::Member { member: "type", problem: "must be a word of 1 to 64 bytes".into() });
             }
         })
     }
 }
 
 impl Body {
-    /// The text or the bytes, as bytes.
+    /// Returns the text or the bytes, as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -512,7 +525,7 @@ impl Body {
     /// Reads the JSON text.
     ///
     /// # Errors
-    /// If it is not JSON, or not of this shape; [`Body::Bytes`] are read as JSON text too.
+    /// If the text is not JSON, or not of this shape. [`Body::Bytes`] are read as JSON text too.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(self.as_bytes())
     }
@@ -525,7 +538,7 @@ impl From<Value> for Body {
 }
 
 impl fmt::Debug for Body {
-    /// What a message carries may be private: its kind and size are shown, its content is not.
+    /// Shows the kind and size of a body, but not its content, which may be private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(text) => write!(f, "Json({} bytes)", text.len()),
@@ -543,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_read_as_it_is_written() {
+    fn message_json_round_trips() {
         for text in [
             r#"{"id":1,"type":"read","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#,
             r#"{"id":"1","type":"ping","from":"hyperty://a.example/1","to":"hyperty://b.example/2","body":{"b":1,"a":[ 2.50 ]}}"#,
@@ -568,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wild_is_read_too() {
+    fn message_of_other_runtimes_is_read() {
         let text = r#"{"type":"READ","from":"a.example","to":["hyperty://b.example/2","hyperty://c.example/3"],"body":{"via":"runtime://x.example/1"}}"#;
         let messages = Message::from_json(text).unwrap();
         assert_eq!(messages.len(), 2);
@@ -578,16 +591,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused_with_the_reason() {
+    fn malformed_message_is_rejected_with_the_reason() {
         let check = |text: &str, expected: &str| {
             let error = Message::from_json(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("", "no message");
-        check("[]", "no message");
+        check("", "not a message");
+        check("[]", "not a message");
         check(r#"{"type":"read","from":"a.example"}"#, "missing field `to`");
         check(r#"{"type":"","from":"a.example","to":"b.example"}"#, "type");
-        check(r#"{"type":"read","from":"a b","to":"b.example"}"#, "`from` is no address");
+        check(r#"{"type":"read","from":"a b","to":"b.example"}"#, "`from` is not an address");
         check(r#"{"type":"read","from":"a.example","to":[]}"#, "0 addresses");
         check(
             &format!(
@@ -599,10 +612,10 @@ mod tests {
     }
 
     #[test]
-    fn responses_answer_their_request() {
+    fn response_matches_its_request() {
         let request = read(r#"{"id":"x","type":"update","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#);
         assert!(!request.expects_response());
-        let response = request.error_response(404, "nobody there");
+        let response = request.error_response(404, "no listener");
         assert_eq!((&response.from, &response.to, &response.id), (&request.to, &request.from, &request.id));
         assert_eq!(response.code(), Some(404));
         assert!(!response.is_provisional());

@@ -1,18 +1,19 @@
 use std::{collections::BTreeSet, str::FromStr};
 
-/// The scope of an access token (RFC 6749 section 3.3): a set of scope tokens, one at least.
-/// Their order, and how often one is named, mean nothing.
+/// The scope of an access token (RFC 6749 section 3.3): a set of at least one scope token. Order
+/// and repetition have no meaning.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OAuthScope(BTreeSet<String>);
 
-/// The problem of a text that is no [`OAuthScope`].
+/// The reason why a text is not an [`OAuthScope`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OAuthScopeError {
-    /// It is empty, or has nothing but white space.
+    /// The text is empty, or has only white space.
     #[error("the scope is blank: name a scope token, or no scope at all for the default")]
     Blank,
-    /// It has a character that no scope token has, or is not separated by single spaces.
+    /// The text has a character that is invalid in a scope token, or its tokens are not separated
+    /// by single spaces.
     #[error(
         "the scope is malformed: write scope tokens of printable ASCII, without `\"` and `\\`, with one space between two (RFC 6749 section 3.3)"
     )]
@@ -23,7 +24,7 @@ impl OAuthScope {
     /// Reads scope tokens with one space between two.
     ///
     /// # Errors
-    /// If the text is blank, or no scope by the grammar of RFC 6749 section 3.3.
+    /// If the text is blank, or is not a scope by the grammar of RFC 6749 section 3.3.
     pub fn parse(text: &str) -> Result<Self, OAuthScopeError> {
         if text.trim().is_empty() {
             return Err(OAuthScopeError::Blank);
@@ -34,7 +35,7 @@ impl OAuthScope {
         }
     }
 
-    /// Returns whether a text is one scope token: printable ASCII, without space, `"` and `\`.
+    /// Returns `true` if a text is one scope token: printable ASCII, without space, `"` and `\`.
     #[must_use]
     pub fn is_token(text: &str) -> bool {
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')

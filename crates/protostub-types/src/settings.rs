@@ -1,4 +1,4 @@
-//! Settings in files: keys with units, and settings of one party that override those of all.
+//! Settings in files: keys with units, and settings of one party that override the common ones.
 
 use std::time::Duration;
 
@@ -51,7 +51,10 @@ pub fn milliseconds<'de, D: Deserializer<'de>, T: From<Duration>>(deserializer: 
 ///         /// Number of timers that may run at a time.
 ///         timers: usize = 256,
 ///         /// Computing time of one call.
-///         #[serde(rename = "call-seconds", deserialize_with = "protostub_types::settings::seconds")]
+///         #[serde(
+///             rename = "call-seconds",
+///             deserialize_with = "protostub_types::settings::seconds"
+///         )]
 ///         call: Duration = Duration::from_secs(1),
 ///     }
 /// }
@@ -105,7 +108,7 @@ macro_rules! overridable {
         }
 
         impl $overrides {
-            /// Returns the settings that hold: these, and `settings` for those that are `None`.
+            /// Returns the effective settings: these, and `settings` for those that are `None`.
             #[must_use]
             pub fn over(&self, settings: &$name) -> $name {
                 $name { $($field: self.$field.unwrap_or(settings.$field),)+ }

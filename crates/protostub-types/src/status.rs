@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::SafeText;
 
-/// What a protocol stub goes through, from the first message for its domain to its end.
+/// The status of a protocol stub, from the first message for its domain to its end.
 ///
 /// ```text
 /// deploying ──► deployed ──► created ──► in-progress ──► live ◄──► disconnected ──► in-progress …
 ///     │                         ▲             │            │             │
 ///     └──► deployment-failed    │             └────────────┴──► failed   │
-///                               │                                 │      │ the instance broke, or is replaced:
-///                               └─────────────────────────────────┴──────┘ the next one takes over
+///                               │                                 │      │ crash or replacement:
+///                               └─────────────────────────────────┴──────┘ next instance starts
 ///
 /// every status but `dead` ──► dead (undeployed)
 /// ```
@@ -19,28 +19,29 @@ use crate::SafeText;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StubStatus {
-    /// The runtime is at it.
+    /// The runtime is deploying the stub.
     Deploying,
-    /// Its code is in a sandbox, connected to the bus.
+    /// The stub's code is in a sandbox, connected to the bus.
     Deployed,
-    /// It could not be deployed.
+    /// The stub could not be deployed.
     DeploymentFailed,
-    /// It has started: its first instance, or one that takes over from another.
+    /// The stub has started: its first instance, or a later one that takes over.
     Created,
-    /// It is connecting to its domain.
+    /// The stub is connecting to its domain.
     InProgress,
-    /// Messages flow.
+    /// The stub is connected, and messages flow.
     Live,
-    /// It has lost, or ended, its connection; or its instance, and another one takes over: at once, or, if it was idle, with the next message.
+    /// The stub lost or ended its connection, or its instance ended. In the second case another
+    /// instance takes over: at once, or with the next message if the stub was idle.
     Disconnected,
-    /// It cannot connect, or it crashed too often.
+    /// The stub cannot connect, or crashed too often.
     Failed,
-    /// It was undeployed.
+    /// The stub was undeployed.
     Dead,
 }
 
 impl StubStatus {
-    /// The name on the wire, in lower case.
+    /// Returns the name on the wire, in lower case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,25 +57,28 @@ impl StubStatus {
         }
     }
 
-    /// Whether a stub in this status is there to be used, now or soon: nobody needs to deploy another one.
+    /// Returns `true` if a stub in this status is usable now or soon, so that no other one needs to
+    /// be deployed.
     #[must_use]
     pub const fn is_available(self) -> bool {
         !matches!(self, Self::DeploymentFailed | Self::Failed | Self::Dead)
     }
 
-    /// Whether this status may be followed by `next`. A status may not follow itself, `dead` may follow any other.
+    /// Returns `true` if `next` may follow this status. A status never follows itself. `dead` may
+    /// follow any other status.
     #[must_use]
     pub const fn may_become(self, next: Self) -> bool {
         use StubStatus::{Created, Dead, Deployed, Deploying, DeploymentFailed, Disconnected, Failed, InProgress, Live};
         match self {
             Dead => false,
-            // Some stubs are live, or out of luck, without a word in between, or with one from their first call already.
+            // Some stubs become live, or fail, without a status in between. Some publish a status
+            // from their first call already.
             Deploying => matches!(next, Deployed | Created | InProgress | Live | DeploymentFailed | Failed | Dead),
             Deployed => matches!(next, Created | InProgress | Live | Disconnected | Failed | Dead),
             Created => matches!(next, InProgress | Live | Disconnected | Failed | Dead),
             InProgress => matches!(next, Live | Disconnected | Failed | Dead),
             Live => matches!(next, InProgress | Disconnected | Failed | Dead),
-            // `created`: the next instance, of which only the runtime speaks.
+            // `created` is the next instance; only the runtime publishes it here.
             Disconnected => matches!(next, Created | InProgress | Live | Failed | Dead),
             Failed => matches!(next, Deploying | Created | Disconnected | Dead),
             // A new deployment.
@@ -92,7 +96,8 @@ impl fmt::Display for StubStatus {
 impl FromStr for StubStatus {
     type Err = ();
 
-    /// Reads the names in any case, and the aliases that stubs in the wild send: `connected` is live, `create` is created.
+    /// Reads the names in any case, and the aliases that existing stubs send: `connected` is live,
+    /// `create` is created.
     fn from_str(text: &str) -> Result<Self, ()> {
         Ok(match text.to_ascii_lowercase().as_str() {
             "deploying" => Self::Deploying,
@@ -109,28 +114,28 @@ impl FromStr for StubStatus {
     }
 }
 
-/// A status, as it is told to those who watch.
+/// A status as the stub's observers get it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatusReport {
-    /// What holds.
+    /// The current status.
     pub status: StubStatus,
-    /// Why, for people.
+    /// Reason for the status, as text for people.
     pub reason: Option<SafeText>,
-    /// How many statuses there were before, over the whole life of the stub's URL.
+    /// Number of earlier statuses, over the whole life of the stub's URL.
     pub sequence: u64,
-    /// Since when.
+    /// Start of this status.
     pub since: SystemTime,
 }
 
 impl StatusReport {
-    /// The first report of a stub.
+    /// Creates the first report of a stub.
     #[must_use]
     pub fn first(status: StubStatus) -> Self {
         Self { status, reason: None, sequence: 0, since: SystemTime::now() }
     }
 
-    /// The report that follows this one.
+    /// Creates the report that follows this one.
     #[must_use]
     pub fn then(&self, status: StubStatus, reason: Option<SafeText>) -> Self {
         Self { status, reason, sequence: self.sequence + 1, since: SystemTime::now() }

@@ -51,9 +51,9 @@ pub enum Step {
 }
 
 impl Step {
-    /// The steps in the order in which they happen. It is that of the specification, but for step
-    /// 19: the bus listener is attached before the stub's code runs for the first time (16 to 18).
-    /// A stub may post a message from its first call, and the response has to find it.
+    /// The steps in the order in which they happen: that of the specification, except for step 19.
+    /// The bus listener is attached before the stub's code runs for the first time (16 to 18). A
+    /// stub may post a message from its first call, and the response has to reach it.
     pub const ORDER: [Self; 22] = [
         Self::LoadStub,
         Self::DiscoverStub,
@@ -79,19 +79,19 @@ impl Step {
         Self::StatusEvent,
     ];
 
-    /// The step's number in the specification, from 1 to 22.
+    /// Returns the step's number in the specification, from 1 to 22.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
     }
 
-    /// Returns the step with a number of the specification.
+    /// Returns the step with this number in the specification.
     #[must_use]
     pub fn with_number(number: u8) -> Option<Self> {
         Self::ORDER.into_iter().find(|step| step.number() == number)
     }
 
-    /// The step's text in the specification.
+    /// Returns the step's text in the specification.
     #[must_use]
     pub const fn call(self) -> &'static str {
         match self {

@@ -62,7 +62,7 @@ impl SafeText {
 
     /// Builds a text of at most `max_bytes`, the escapes and the mark `…` included.
     ///
-    /// Takes time for what is kept only, however long `text` is.
+    /// The time depends on the kept part only, not on the length of `text`.
     #[must_use]
     pub fn cut(text: &str, max_bytes: usize) -> Self {
         let mut escaper = Escaper::new(max_bytes);
@@ -151,11 +151,11 @@ impl SafeText {
         Arc::clone(&self.0)
     }
 
-    /// Returns whether a character is shown as it is, and not as an escape.
+    /// Returns `true` if a character is shown as it is, and `false` if it is escaped.
     ///
-    /// It is shown if people see it where it stands, or it is a space. The tables are those of
-    /// Unicode: `General_Category`, and `Default_Ignorable_Code_Point` for letters and marks that
-    /// nothing is drawn for.
+    /// A character is shown if it is visible or a space. The tables are those of Unicode:
+    /// `General_Category`, and `Default_Ignorable_Code_Point` for letters and marks that are not
+    /// drawn.
     #[must_use]
     pub fn is_shown(character: char) -> bool {
         if character.is_ascii() {
@@ -251,7 +251,7 @@ impl Deref for SafeList {
 }
 
 impl<const N: usize> PartialEq<[&str; N]> for SafeList {
-    /// Returns whether the list has these texts and leaves out none.
+    /// Returns `true` if the list has exactly these texts and leaves out none.
     fn eq(&self, other: &[&str; N]) -> bool {
         self.left_out == 0 && self.texts.iter().map(SafeText::as_str).eq(other.iter().copied())
     }
@@ -263,8 +263,8 @@ impl fmt::Display for SafeList {
     }
 }
 
-/// Returns whether a letter or mark is drawn as nothing: `Default_Ignorable_Code_Point` of
-/// Unicode's `DerivedCoreProperties.txt`, without the categories that are never shown.
+/// Returns `true` if a letter or mark is not drawn: `Default_Ignorable_Code_Point` of Unicode's
+/// `DerivedCoreProperties.txt`, without the categories that are never shown.
 fn is_ignorable(character: char) -> bool {
     matches!(
         character,
@@ -278,7 +278,7 @@ fn is_ignorable(character: char) -> bool {
     )
 }
 
-/// A writer that escapes what is written to it, and fails when it is full.
+/// A writer that escapes its input, and fails when it is full.
 struct Escaper {
     text: String,
     max_bytes: usize,
@@ -292,7 +292,7 @@ impl Escaper {
         Self { text: String::new(), max_bytes, end_with_mark: 0, full: false }
     }
 
-    /// Appends what must not be split.
+    /// Appends a part that must not be split.
     fn push(&mut self, part: impl fmt::Display, bytes: usize) -> fmt::Result {
         if self.text.len() + bytes > self.max_bytes {
             self.full = true;
@@ -305,7 +305,7 @@ impl Escaper {
         Ok(())
     }
 
-    /// Appends characters of one byte each that are shown as they are: as many as there is room for.
+    /// Appends one-byte characters that are shown as they are, as many as there is room for.
     fn push_plain(&mut self, run: &str) -> fmt::Result {
         let begin = self.text.len();
         self.text.push_str(&run[..run.len().min(self.max_bytes - begin)]);
@@ -335,7 +335,7 @@ impl fmt::Write for Escaper {
         }
         let mut rest = text;
         loop {
-            // One byte more than there is room for fills the text.
+            // Reads at most one byte more than there is room for: that byte marks the text as full.
             let room = self.max_bytes - self.text.len();
             let bytes = rest.bytes().take(room.saturating_add(1));
             let plain = bytes.take_while(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\').count();
@@ -364,7 +364,8 @@ impl fmt::Write for Escaper {
     }
 }
 
-/// Returns the length of the escape that `text` begins with; 1 for a backslash that begins none.
+/// Returns the length of the escape that `text` begins with, or 1 for a backslash without an
+/// escape.
 fn escape_bytes(text: &str) -> usize {
     /// The longest escape: `\u{10ffff}`.
     const MAX_ESCAPE_BYTES: usize = 10;
@@ -513,7 +514,7 @@ mod tests {
 
     #[test]
     fn cut_of_any_mixture_keeps_whole_units() {
-        /// Texts that stand for themselves, with what they are shown as.
+        /// Texts, each with the form that it is shown in.
         const UNITS: [(&str, &str); 5] = [("a", "a"), ("\\", "\\"), ("é", "é"), ("\n", "\\n"), ("\u{202e}", "\\u{202e}")];
         for number in 0..UNITS.len().pow(5) {
             let units: Vec<_> = (0..5).map(|place| UNITS[number / UNITS.len().pow(place) % UNITS.len()]).collect();

@@ -2,16 +2,16 @@ use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A rate limit as a token bucket, of anything that can be counted. Its capacity is what flows in
-/// within one second.
+/// A rate limit as a token bucket, for any countable amount. Its capacity is the amount that flows
+/// in within one second.
 ///
 /// [`take`](Self::take) may take more than there is. The bucket then has a debt, and
 /// [`wait`](Self::wait) returns the time until it is paid.
 #[derive(Debug)]
 pub struct TokenBucket {
     per_second: u64,
-    /// In billionths, so that nothing is lost between two looks at the clock. Negative if there is a
-    /// debt.
+    /// Level in billionths, so that no amount is lost to rounding between two readings of the
+    /// clock. Negative if there is a debt.
     level: i128,
     at: Instant,
 }
@@ -29,15 +29,15 @@ impl TokenBucket {
         i128::from(self.per_second) * nanoseconds(SECOND)
     }
 
-    /// Takes an amount, whether the bucket has it or not.
+    /// Takes an amount, even if the bucket has less.
     pub fn take(&mut self, amount: u64, now: Instant) {
         self.refill(now);
         self.level -= i128::from(amount) * nanoseconds(SECOND);
     }
 
-    /// Returns the time until the bucket has no debt. Returns `None` if it has none now.
+    /// Returns the time until the bucket has no debt, or `None` if it has no debt now.
     pub fn wait(&mut self, now: Instant) -> Option<Duration> {
-        // What was there when it was last looked at has only become more.
+        // The level can only have risen since the last reading.
         if self.level >= 0 {
             return None;
         }
@@ -50,7 +50,7 @@ impl TokenBucket {
     }
 
     fn refill(&mut self, now: Instant) {
-        // Tasks on other threads may have looked at the clock a little later.
+        // Tasks on other threads may have read the clock a little later.
         let passed = now.saturating_duration_since(self.at);
         self.at += passed;
         self.level = self.most().min(self.level + nanoseconds(passed) * i128::from(self.per_second));
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_so_much_and_debts_are_waited_off() {
+    fn bucket_allows_one_second_of_rate_then_waits() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let mut bucket = TokenBucket::new(1_000, start);
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(bucket.wait(start).map(|wait| wait.as_millis()), Some(500));
         assert_eq!(bucket.wait(after(400)).map(|wait| wait.as_millis()), Some(100));
         assert_eq!(bucket.wait(after(501)), None);
-        // What was not taken for long is not saved up beyond one second's.
+        // The bucket saves up at most the amount of one second.
         bucket.take(1_001, after(60_000));
         assert_eq!(bucket.wait(after(60_000)).map(|wait| wait.as_millis()), Some(1));
     }

@@ -18,9 +18,11 @@ use crate::SafeText;
 /// ```
 /// use protostub_types::{Domain, UniqueMap};
 ///
-/// let read = serde_json::from_str::<UniqueMap<Domain, u32>>(r#"{ "SP1.example": 1, "sp1.example": 2 }"#);
+/// let text = r#"{ "SP1.example": 1, "sp1.example": 2 }"#;
+/// let read = serde_json::from_str::<UniqueMap<Domain, u32>>(text);
 /// let error = read.unwrap_err().to_string();
-/// assert!(error.starts_with("`sp1.example` and `SP1.example` are two spellings of `sp1.example`"));
+/// let expected = "`sp1.example` and `SP1.example` are two spellings of `sp1.example`";
+/// assert!(error.starts_with(expected));
 /// ```
 #[derive(Debug, Clone)]
 pub struct UniqueMap<K, V> {
@@ -28,7 +30,7 @@ pub struct UniqueMap<K, V> {
     repeated: Option<RepeatedKey>,
 }
 
-/// A key that was given twice, as it was written each time.
+/// A key that was given twice, with both spellings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepeatedKey {
     key: String,
@@ -37,7 +39,7 @@ pub struct RepeatedKey {
 }
 
 impl<K: Ord + fmt::Display, V> UniqueMap<K, V> {
-    /// An empty map.
+    /// Creates an empty map.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -69,7 +71,7 @@ impl<K: Ord + fmt::Display, V> UniqueMap<K, V> {
         self.repeated.clone().map_or(Ok(()), Err)
     }
 
-    /// Returns the value of a key, which is made if the map has none.
+    /// Returns the value of a key, and inserts a default value if the map has none.
     pub fn or_default(&mut self, key: K) -> &mut V
     where
         V: Default,
@@ -93,7 +95,7 @@ impl<K: Ord, V> UniqueMap<K, V> {
         self.entries.get(key).map(|(_, value)| value)
     }
 
-    /// Takes a value out.
+    /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         self.entries.remove(key).map(|(_, value)| value)
     }
@@ -104,7 +106,7 @@ impl<K: Ord, V> UniqueMap<K, V> {
         self.entries.len()
     }
 
-    /// Returns whether the map has no entry.
+    /// Returns `true` if the map has no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -165,7 +167,8 @@ where
     }
 }
 
-/// Reads a key that the map has not. The error is made here since a deserializer adds its place.
+/// Reads a key that the map does not have yet. The error is made here, since a deserializer adds
+/// its place.
 struct NewKey<'a, K, V>(&'a UniqueMap<K, V>);
 
 impl<'de, K, V> DeserializeSeed<'de> for NewKey<'_, K, V>

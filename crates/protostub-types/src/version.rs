@@ -4,18 +4,19 @@ use serde::Serialize;
 
 use crate::SafeText;
 
-/// How long a version may be, in bytes.
+/// Maximum length of a version in bytes.
 const MAX_VERSION_BYTES: usize = 128;
 
 /// The version of a stub, as its domain wrote it: `12.70`, `0.3.1-rc2`, `20261122104500`.
 ///
-/// Versions compare by their numbers and words, not as texts: `0.9` is before `0.10`, `1.0-rc1` before `1.0`, and `1.0` is the same
-/// version as `1.0.0`. Numbers may be of any size. Words compare without regard to case; what stands between is a separator.
+/// Versions compare by their numbers and words, not as texts: `0.9` is before `0.10`, `1.0-rc1` is
+/// before `1.0`, and `1.0` equals `1.0.0`. Numbers may be of any size. Words compare without regard
+/// to case. All other characters are separators.
 #[derive(Clone, Serialize)]
 #[serde(transparent)]
 pub struct Version(String);
 
-/// Why a text is no [`Version`].
+/// The reason why a text is not a [`Version`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a version has 1 to {MAX_VERSION_BYTES} bytes, without control or invisible characters, and at least one letter or digit"
@@ -24,10 +25,10 @@ pub struct Version(String);
 pub struct VersionError;
 
 impl Version {
-    /// Reads a version; blanks around it are dropped.
+    /// Reads a version, without the blanks around it.
     ///
     /// # Errors
-    /// If it is longer than 128 bytes, has no letter or digit, or has control or invisible
+    /// If the text is longer than 128 bytes, has no letter or digit, or has control or invisible
     /// characters.
     pub fn parse(text: &str) -> Result<Self, VersionError> {
         let text = text.trim();
@@ -40,15 +41,16 @@ impl Version {
         Ok(Self(text.to_owned()))
     }
 
-    /// As it was written.
+    /// Returns the version as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The numbers and words. Zeros before a word, or at the end, say nothing and are left out.
+    /// Returns the numbers and words. Zeros before a word, or at the end, have no meaning and are
+    /// left out.
     fn parts(&self) -> Vec<Part<'_>> {
-        // `v1.2` and `1.2` are one version.
+        // `v1.2` and `1.2` are the same version.
         let mut rest = match self.0.as_bytes() {
             [b'v' | b'V', digit, ..] if digit.is_ascii_digit() => &self.0[1..],
             _ => &self.0,
@@ -80,7 +82,8 @@ enum Part<'a> {
 }
 
 impl Part<'_> {
-    /// A word marks something before the version proper, a number something after it.
+    /// Compares two parts. A word marks a version before the proper one, a number marks one after
+    /// it.
     fn compare(left: Option<&Self>, right: Option<&Self>) -> Ordering {
         use Part::{Number, Word};
         match (left, right) {
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_compare_as_versions() {
+    fn versions_compare_by_numbers_and_words() {
         let ascending = [
             "alpha",
             "0.0.1",
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_refused() {
+    fn malformed_version_is_rejected() {
         for text in ["", "  ", "...", "1\n2", "1.\u{202e}2", &"1".repeat(129)] {
             assert_eq!(Version::parse(text), Err(VersionError), "{text}");
         }

@@ -12,7 +12,7 @@ fn within(message: Message, milliseconds: &str) -> Message {
     message
 }
 
-/// Lets the sweeper run; time stands still.
+/// Lets the sweeper run without advancing the clock.
 async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -20,7 +20,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_an_answer_gets_408_in_its_time() {
+async fn unanswered_request_gets_408_at_its_timeout() {
     let bus = timed_bus(config());
     let mut stub = Listener::stub(&bus);
     let check = async |message: Message, timeout: Option<Duration>, expected: Duration| {
@@ -39,7 +39,7 @@ async fn a_request_without_an_answer_gets_408_in_its_time() {
     check(within(bob(), "18446744073709551615"), None, MAX_REQUEST_TIMEOUT).await;
     check(within(bob(), "250"), Some(Duration::from_secs(1)), Duration::from_secs(1)).await;
     check(bob(), Some(Duration::ZERO), Duration::ZERO).await;
-    assert_eq!(stub.waits(), 0, "what ran out does not take up room");
+    assert_eq!(stub.waits(), 0, "an expired request leaves the inbox");
 
     let taking = async {
         let request = stub.next().await;
@@ -56,7 +56,7 @@ async fn a_request_without_an_answer_gets_408_in_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_deadline_is_not_missed_for_a_later_one() {
+async fn earlier_deadline_after_later_one_expires_first() {
     let bus = timed_bus(config());
     let (_stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     for (id, milliseconds) in [(1, "9000"), (2, "300"), (3, "5000"), (4, "300")] {
@@ -75,7 +75,7 @@ async fn an_earlier_deadline_is_not_missed_for_a_later_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_too_long_in_an_inbox_gets_408() {
+async fn message_waiting_too_long_in_inbox_gets_408() {
     let bus = timed_bus(config());
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     bus.post(&alice.origin, within(numbered(read(STUB), 1), "600000")).unwrap();
@@ -93,7 +93,7 @@ async fn what_waits_too_long_in_an_inbox_gets_408() {
     advance(Duration::from_secs(20)).await;
     settle().await;
     assert_eq!((stub.waits(), alice.next().await.id.to_string()), (1, "3".to_owned()));
-    // It is looked after again after it was empty.
+    // The sweeper watches the inbox again after it was empty.
     assert_eq!(stub.next().await.id.to_string(), "1");
     bus.post(&alice.origin, numbered(update(STUB), 4)).unwrap();
     advance(Duration::from_secs(61)).await;
@@ -103,7 +103,7 @@ async fn what_waits_too_long_in_an_inbox_gets_408() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_run_out_without_a_word_and_responses_wait() {
+async fn expired_copy_is_dropped_and_response_waits() {
     let bus = timed_bus(config());
     let (mut alice, mut bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
     let topic = address("hyperty://home.example/bob/room");
@@ -119,7 +119,7 @@ async fn copies_run_out_without_a_word_and_responses_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deadlines_can_stop_and_go_on() {
+async fn restarted_deadlines_still_expire() {
     let mut config = config();
     config.request_timeout = Duration::from_secs(1);
     let bus = Bus::new(config);

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{Listener, STUB, address, bus, check_sum, config, hyperty, numbered, read, timed_bus, update};
 
 #[tokio::test]
-async fn a_request_gets_the_first_final_response_and_no_other() {
+async fn request_gets_only_the_first_final_response() {
     let bus = bus();
     let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let answering = async {
@@ -26,7 +26,7 @@ async fn a_request_gets_the_first_final_response_and_no_other() {
         bus.post(&stub.origin, request.response(200, None)).unwrap();
     };
     let (response, ()) = tokio::join!(bus.request(&alice.origin, read("hyperty://sp1.example/bob"), None), answering);
-    assert_eq!(response.unwrap().code(), Some(404), "what the receiver answers is no error, whatever its code");
+    assert_eq!(response.unwrap().code(), Some(404), "a response is no error, even with an error code");
     let counts = bus.counts();
     assert_eq!((counts.accepted, counts.answered, counts.unawaited, counts.open), (1, 1, 1, 0));
     assert_eq!(alice.waits(), 0);
@@ -34,10 +34,10 @@ async fn a_request_gets_the_first_final_response_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_posted_request_is_answered_by_messages() {
+async fn posted_request_gets_responses_as_messages() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
-    // From an address of its domain, and to a number that comes back as a text.
+    // The request comes from an address of the stub's domain. Its numeric id returns as a text.
     let mut request = numbered(read("hyperty://home.example/alice"), 7);
     request.from = address("hyperty://sp1.example/bob");
     bus.post(&stub.origin, request).unwrap();
@@ -54,12 +54,12 @@ async fn a_posted_request_is_answered_by_messages() {
 }
 
 #[tokio::test]
-async fn a_stub_answers_what_it_was_asked_and_nothing_else() {
+async fn stub_answers_only_requests_that_it_took() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let other = Origin::Stub(address("hyperty-runtime://sp2.example/protostub/1"));
     let answering = async {
-        // An address where nobody else listens: what was asked there is the stub's to answer, and no other stub's.
+        // The address has no listener of its own: only the stub of its domain may answer.
         let request = stub.next().await;
         let response = request.response(200, None);
         assert!(!bus.answers(&stub.origin, &request) && !bus.answers(&other, &response) && bus.answers(&stub.origin, &response));
@@ -70,7 +70,7 @@ async fn a_stub_answers_what_it_was_asked_and_nothing_else() {
     let (response, ()) = tokio::join!(bus.request(&bob, read("hyperty://sp1.example/bob"), None), answering);
     assert_eq!(response.unwrap().code(), Some(200));
     let answering = async {
-        // What somebody else was asked, is not.
+        // The stub may not answer a request that another listener took.
         let request = alice.next().await;
         bus.post(&stub.origin, request.response(403, None)).unwrap();
         bus.post(&alice.origin, request.response(200, None)).unwrap();
@@ -91,7 +91,7 @@ async fn responses_match_on_requester_responder_and_id() {
     let mut request = numbered(read("hyperty://home.example/alice"), 1);
     request.from = address("hyperty://home.example/bob");
     bus.post(&alice.origin, request.response(200, None)).unwrap();
-    assert_eq!((bob.waits(), bus.counts().unawaited), (0, 1), "alice did not take it yet: she cannot know of it");
+    assert_eq!((bob.waits(), bus.counts().unawaited), (0, 1), "alice has not taken the request yet");
 
     let request = alice.next().await;
     let wrong = |change: fn(&mut Message)| {
@@ -106,7 +106,7 @@ async fn responses_match_on_requester_responder_and_id() {
     assert_eq!((bob.waits(), carol.waits(), bus.counts().unawaited, bus.counts().open), (0, 0, 5, 1));
     wrong(|_| {});
     assert_eq!((bob.waits(), bus.counts().open), (1, 0));
-    // The same id again, now that it is free, and from another requester meanwhile.
+    // The id is free again for this requester, and for another requester at the same time.
     for requester in [&bob, &carol] {
         bus.post(&requester.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
     }
@@ -121,7 +121,7 @@ async fn responses_match_on_requester_responder_and_id() {
 }
 
 #[tokio::test]
-async fn any_message_becomes_a_request_where_somebody_waits() {
+async fn message_given_to_request_expects_a_response() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
     let mut message = update("hyperty://home.example/alice");
@@ -139,7 +139,7 @@ async fn any_message_becomes_a_request_where_somebody_waits() {
 }
 
 #[tokio::test]
-async fn a_batch_is_bounded_and_keeps_the_order() {
+async fn batch_is_bounded_and_keeps_the_order() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
     for id in 1..=10 {
@@ -153,7 +153,7 @@ async fn a_batch_is_bounded_and_keeps_the_order() {
     };
     let ids = |ids: &[u64]| ids.iter().map(|&id| MessageId::Number(id)).collect::<Vec<_>>();
     assert_eq!(take(3, usize::MAX).await, ids(&[1, 2, 3]));
-    assert_eq!(take(0, 0).await, ids(&[4]), "one at least");
+    assert_eq!(take(0, 0).await, ids(&[4]), "a batch has at least one message");
     assert_eq!(take(100, size).await, ids(&[5]));
     assert_eq!(take(100, usize::MAX).await, ids(&[6, 7, 8, 9, 10]));
     assert_eq!(bus.counts().delivered, 10);
@@ -165,7 +165,7 @@ async fn a_batch_is_bounded_and_keeps_the_order() {
 }
 
 #[tokio::test]
-async fn who_waits_is_woken_once_for_all_that_comes_before_it_looks() {
+async fn pending_reader_is_woken_once_per_batch() {
     #[derive(Default)]
     struct Wakes(AtomicUsize);
     impl Wake for Wakes {
@@ -190,7 +190,7 @@ async fn who_waits_is_woken_once_for_all_that_comes_before_it_looks() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_first_message_does_not_take_it() {
+async fn mailbox_waiting_leaves_the_first_message() {
     let bus = bus();
     let mut stub = Listener::stub(&bus);
     let mailbox = stub.inbox.mailbox();
@@ -209,15 +209,15 @@ async fn who_waits_for_a_first_message_does_not_take_it() {
 }
 
 #[tokio::test]
-async fn a_mailbox_can_refuse_for_a_while_and_still_takes_answers() {
+async fn refusing_mailbox_still_accepts_responses() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let mailbox = stub.inbox.mailbox();
     bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap();
     bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1)).unwrap();
-    mailbox.refuse(Some((503, "it was told to disconnect".to_owned())));
+    mailbox.refuse(Some((503, "the stub was disconnected".to_owned())));
     let error = bus.post(&alice.origin, update("hyperty://sp1.example/bob")).unwrap_err();
-    assert_eq!((error.code, error.reason.as_str()), (503, "it was told to disconnect"));
+    assert_eq!((error.code, error.reason.as_str()), (503, "the stub was disconnected"));
     assert_eq!(bus.post(&alice.origin, read("hyperty://sp1.example/bob")).unwrap_err().code, 503);
     let request = alice.next().await;
     bus.post(&alice.origin, request.response(200, None)).unwrap();
@@ -230,7 +230,7 @@ async fn a_mailbox_can_refuse_for_a_while_and_still_takes_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_a_request_up_takes_it_back() {
+async fn abandoned_request_leaves_the_inbox() {
     let bus = timed_bus(config());
     let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let give_up =
@@ -249,7 +249,7 @@ async fn giving_a_request_up_takes_it_back() {
 }
 
 #[tokio::test]
-async fn a_requester_needs_no_tokio() {
+async fn request_works_without_tokio() {
     let bus = bus();
     let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::default());
     let requester = std::thread::spawn({

@@ -13,7 +13,7 @@ fn carrying(mut message: Message, bytes: usize) -> Message {
 }
 
 #[tokio::test]
-async fn a_full_inbox_refuses_and_has_room_again() {
+async fn full_inbox_refuses_until_messages_are_taken() {
     let bus = bus();
     let alice = Listener::hyperty(&bus, "alice");
     let mut stub = Listener::stub_with(&bus, limits(2, 10_000));
@@ -28,16 +28,16 @@ async fn a_full_inbox_refuses_and_has_room_again() {
     bus.post(&alice.origin, carrying(update(STUB), 8_000)).unwrap();
     stub.next().await;
     let error = bus.post(&alice.origin, carrying(update(STUB), 4_000)).unwrap_err();
-    assert!(error.code == 429 && error.reason.contains("of at most 10000"), "{error}");
+    assert!(error.code == 429 && error.reason.contains("(limit: 10000)"), "{error}");
     let error = bus.post(&alice.origin, carrying(update(STUB), 10_000)).unwrap_err();
-    assert!(error.code == 413 && error.reason.contains("more than its inbox may hold"), "{error}");
+    assert!(error.code == 413 && error.reason.contains("more than the receiver's inbox may hold"), "{error}");
     stub.next().await;
-    assert_eq!(bus.counts().open, 1, "what was refused left nothing behind");
+    assert_eq!(bus.counts().open, 1, "refused requests are not open");
     check_sum(bus.counts(), 0);
 }
 
 #[tokio::test]
-async fn a_subscriber_without_room_misses_its_copy() {
+async fn subscriber_without_room_misses_its_copy() {
     let bus = bus();
     let (alice, bob) = (Listener::hyperty_with(&bus, "alice", limits(1, 10_000)), Listener::hyperty(&bus, "bob"));
     let topic = address("hyperty://home.example/bob/room");
@@ -50,7 +50,7 @@ async fn a_subscriber_without_room_misses_its_copy() {
 }
 
 #[tokio::test]
-async fn there_is_always_room_for_the_response() {
+async fn full_inbox_still_accepts_responses() {
     let bus = bus();
     let mut stub = Listener::stub_with(&bus, limits(3, 10_000));
     let mut alice = Listener::hyperty(&bus, "alice");
@@ -58,9 +58,9 @@ async fn there_is_always_room_for_the_response() {
         bus.post(&alice.origin, update(STUB)).unwrap();
         bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), id)).unwrap();
     }
-    // The stub's inbox is full of messages, and still gets its responses.
+    // The stub's inbox is full of messages, and still accepts responses.
     let error = bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 4)).unwrap_err();
-    assert!(error.code == 429 && error.reason.contains("responses waiting or still to come"), "{error}");
+    assert!(error.code == 429 && error.reason.contains("responses waiting or outstanding"), "{error}");
     let requests = [alice.next().await, alice.next().await, alice.next().await];
     for request in &requests[..2] {
         bus.post(&alice.origin, carrying(request.response(200, None), 4_000)).unwrap();
@@ -90,19 +90,19 @@ async fn open_requests_are_bounded() {
     ask().unwrap();
     ask().unwrap();
     let error = ask().unwrap_err();
-    assert!(error.code == 429 && error.reason.contains("2 requests are open"), "{error}");
+    assert!(error.code == 429 && error.reason.contains("2 open requests"), "{error}");
     assert_eq!(bus.request(&Origin::Host, read("hyperty://home.example/alice"), None).await.unwrap_err().code, 429);
     let request = alice.next().await;
     bus.post(&alice.origin, request.response(200, None)).unwrap();
     ask().unwrap();
-    // Refusals gave back the places that were kept for responses.
+    // Refusals released the reserved places for responses.
     let counts = bus.counts();
     assert_eq!((counts.open, counts.accepted, counts.refused), (2, 3, 2));
     check_sum(counts, 0);
 }
 
 #[tokio::test]
-async fn a_refused_request_keeps_no_place() {
+async fn refused_request_releases_its_reply_place() {
     let bus = bus();
     let mut stub = Listener::stub_with(&bus, limits(1, 10_000));
     let full = Listener::hyperty_with(&bus, "full", limits(1, 10_000));
@@ -126,7 +126,7 @@ async fn a_refused_request_keeps_no_place() {
 }
 
 #[test]
-fn what_breaks_a_limit_of_all_messages_is_400() {
+fn message_over_general_limits_gets_400() {
     let bus = bus();
     let _alice = Listener::hyperty(&bus, "alice");
     let check = |change: &dyn Fn(&mut Message), expected: &str| {

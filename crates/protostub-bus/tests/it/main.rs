@@ -1,4 +1,4 @@
-//! The bus at its public boundary: who gets what, what ends how, and that it adds up.
+//! Tests of the bus through its public API: receivers, outcomes, and matching counts.
 
 mod deadlines;
 mod delivery;
@@ -101,7 +101,7 @@ fn update(to: &str) -> Message {
     Message::update(address(to))
 }
 
-/// `accepted` is the sum of the outcomes and of what has none yet.
+/// Checks that `accepted` is the sum of the outcomes and of the messages without one so far.
 fn check_sum(counts: BusCounts, queued: u64) {
     let outcomes = counts.delivered + counts.published + counts.answered + counts.failed + counts.abandoned;
     assert_eq!(counts.accepted, outcomes + counts.open + queued, "{counts:?}");

@@ -3,7 +3,7 @@ use protostub_bus::Origin;
 use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, update};
 
 #[tokio::test]
-async fn closing_an_inbox_answers_what_waits_in_it() {
+async fn closed_inbox_answers_waiting_messages() {
     let bus = bus();
     let (stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 1)).unwrap();
@@ -11,7 +11,7 @@ async fn closing_an_inbox_answers_what_waits_in_it() {
     let mailbox = stub.inbox.mailbox();
     let close = async {
         stub.inbox.close(503, "the stub could not be deployed");
-        stub.inbox.close(500, "twice changes nothing");
+        stub.inbox.close(500, "a second close has no effect");
     };
     let (outcome, ()) = tokio::join!(bus.request(&alice.origin, read("hyperty://sp1.example/carol"), None), close);
     let error = outcome.unwrap_err();
@@ -27,7 +27,7 @@ async fn closing_an_inbox_answers_what_waits_in_it() {
 }
 
 #[tokio::test]
-async fn a_mailbox_is_quiet_when_nobody_waits_for_anything_there() {
+async fn mailbox_without_open_work_is_quiet() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let (of_stub, of_alice) = (stub.inbox.mailbox(), alice.inbox.mailbox());
@@ -35,7 +35,7 @@ async fn a_mailbox_is_quiet_when_nobody_waits_for_anything_there() {
     assert_eq!(quiet(), (true, true));
     for (id, ends) in [(1, "answered"), (2, "failed"), (3, "crashed")] {
         bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), id)).unwrap();
-        assert_eq!(quiet(), (false, false), "one has a message, and the other one is to have its answer");
+        assert_eq!(quiet(), (false, false), "the stub has a message, and alice waits for the response");
         let request = stub.next().await;
         assert_eq!(quiet(), (false, false));
         match ends {
@@ -43,7 +43,7 @@ async fn a_mailbox_is_quiet_when_nobody_waits_for_anything_there() {
             "failed" => bus.fail(&request, 502, "cannot be handled"),
             _ => bus.fail_taken(&of_stub, 502, "the stub crashed"),
         }
-        assert_eq!(quiet(), (true, false), "{ends}: the answer waits");
+        assert_eq!(quiet(), (true, false), "{ends}: the response waits");
         alice.next().await;
         assert_eq!(quiet(), (true, true), "{ends}");
     }
@@ -54,7 +54,7 @@ async fn a_mailbox_is_quiet_when_nobody_waits_for_anything_there() {
 }
 
 #[tokio::test]
-async fn dropping_an_inbox_closes_it() {
+async fn dropped_inbox_is_closed() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
     let inbox = bus.inbox(Default::default());
@@ -66,7 +66,7 @@ async fn dropping_an_inbox_closes_it() {
 }
 
 #[tokio::test]
-async fn a_sealed_inbox_gives_out_what_waits_and_then_ends() {
+async fn sealed_inbox_returns_waiting_messages_then_ends() {
     let bus = bus();
     let (mut bob, mut alice) = (Listener::hyperty(&bus, "bob"), Listener::hyperty(&bus, "alice"));
     let to_bob = || update("hyperty://home.example/bob");
@@ -77,7 +77,7 @@ async fn a_sealed_inbox_gives_out_what_waits_and_then_ends() {
     assert_eq!((error.code, error.reason.as_str()), (503, "the runtime is shutting down"));
     assert_eq!(bob.next().await.id.to_string(), "1");
     assert_eq!(bob.inbox.recv().await, None);
-    // Also one that waits already.
+    // Sealing also ends a `recv` that waits already.
     let sealed = alice.inbox.mailbox();
     let (heard, ()) = tokio::join!(alice.inbox.recv(), async { sealed.seal(503, "the runtime is shutting down") });
     assert_eq!(heard, None);
@@ -85,7 +85,7 @@ async fn a_sealed_inbox_gives_out_what_waits_and_then_ends() {
 }
 
 #[tokio::test]
-async fn a_crash_fails_what_was_taken_and_nothing_else() {
+async fn crash_fails_only_taken_messages() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let mailbox = stub.inbox.mailbox();
@@ -101,7 +101,7 @@ async fn a_crash_fails_what_was_taken_and_nothing_else() {
     bus.post(&stub.origin, answered.response(200, None)).unwrap();
 
     bus.fail_taken(&mailbox, 502, "the stub crashed");
-    assert_eq!(stub.waits(), 2, "what still waits is for the successor");
+    assert_eq!(stub.waits(), 2, "the waiting messages stay for the next instance");
     assert_eq!(alice.next().await.code(), Some(200));
     let mut failed = Vec::new();
     for _ in 0..2 {
@@ -112,7 +112,7 @@ async fn a_crash_fails_what_was_taken_and_nothing_else() {
     failed.sort();
     assert_eq!(failed, ["3", "4"]);
 
-    // The rest of the batch that crashed: requests among it have their outcome already.
+    // The rest of the crashed batch: the requests in it that were taken have their outcome already.
     taken.push(stub.next().await);
     taken.push(stub.next().await);
     for message in &taken {
@@ -130,7 +130,7 @@ async fn a_crash_fails_what_was_taken_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_crash_with_responses_and_copies_concerns_nobody_else() {
+async fn crash_with_responses_and_copies_sends_no_errors() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let topic = address("hyperty://home.example/alice/room");
@@ -148,7 +148,7 @@ async fn a_crash_with_responses_and_copies_concerns_nobody_else() {
 }
 
 #[tokio::test]
-async fn who_is_gone_is_not_told() {
+async fn outcome_for_ended_requester_is_undeliverable() {
     let bus = bus();
     let (mut stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 1)).unwrap();
@@ -165,7 +165,7 @@ async fn who_is_gone_is_not_told() {
 }
 
 #[tokio::test]
-async fn shutting_down_ends_what_is_open() {
+async fn shutdown_ends_open_requests() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     bus.post(&alice.origin, numbered(read(STUB), 1)).unwrap();

@@ -1,4 +1,4 @@
-//! The operator's rules: asked before every hop, and what they refuse is told.
+//! Tests of the operator's rules: the bus asks before every hop and reports refusals.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use protostub_types::{Domain, Message, MessageId, MessageType, StubKey};
 
 use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, update};
 
-/// Refuses the hops that a test names, and remembers what it was asked.
+/// Refuses the hops that a test names, and records every question.
 struct Rules<F> {
     refuses: F,
     asked: Arc<Mutex<Vec<(Origin, MessageType, Receiver)>>>,
@@ -34,7 +34,7 @@ fn refused(posted: Result<(), PostError>) {
 }
 
 #[tokio::test]
-async fn every_hop_is_asked_about_with_those_who_have_to_do_with_it() {
+async fn policy_is_asked_about_every_hop() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let asked = put_in_force(&bus, |_| false);
@@ -77,7 +77,7 @@ async fn every_hop_is_asked_about_with_those_who_have_to_do_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_refused_goes_nowhere_and_its_poster_is_told() {
+async fn refused_message_is_dropped_and_poster_gets_403() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     put_in_force(&bus, |_| true);
@@ -97,14 +97,14 @@ async fn what_is_refused_goes_nowhere_and_its_poster_is_told() {
 }
 
 #[tokio::test]
-async fn a_refused_response_fails_its_request() {
+async fn refused_response_fails_its_request() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     put_in_force(&bus, |hop| hop.message.kind == MessageType::Response);
     bus.post(&alice.origin, numbered(read("hyperty://sp1.example/bob"), 1)).unwrap();
     let answer = async {
         let posted = stub.next().await;
-        // A provisional one leaves it open.
+        // A refused provisional response leaves the request open.
         refused(bus.post(&stub.origin, posted.response(100, None)));
         assert_eq!(alice.waits(), 0);
         refused(bus.post(&stub.origin, posted.response(200, None)));
@@ -116,7 +116,7 @@ async fn a_refused_response_fails_its_request() {
     assert_eq!((error.code, error.reason.as_str()), (403, "the response was refused: these two do not talk"));
     let response = alice.next().await;
     assert_eq!((response.code(), response.from.as_str()), (Some(403), "hyperty://sp1.example/bob"));
-    // Nobody waits any more: that is no hop.
+    // No requester waits any more, so the policy is not asked.
     bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), 1).response(200, None)).unwrap();
     let counts = bus.counts();
     assert_eq!((counts.failed, counts.answered, counts.denied, counts.unawaited), (2, 0, 3, 1));
@@ -124,7 +124,7 @@ async fn a_refused_response_fails_its_request() {
 }
 
 #[tokio::test]
-async fn a_subscriber_is_kept_from_a_publication_and_the_others_have_it() {
+async fn copy_refused_for_one_subscriber_reaches_the_others() {
     let bus = bus();
     let (mut alice, bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
     let topic = address("hyperty://home.example/carol/news");
@@ -140,7 +140,7 @@ async fn a_subscriber_is_kept_from_a_publication_and_the_others_have_it() {
 }
 
 #[tokio::test]
-async fn what_is_refused_deploys_nothing() {
+async fn refused_message_deploys_no_stub() {
     struct Never;
     impl Unroutable for Never {
         fn unroutable(&self, _: &Origin, _: &StubKey, message: &Message) -> Result<protostub_bus::Mailbox, PostError> {
@@ -156,14 +156,14 @@ async fn what_is_refused_deploys_nothing() {
 }
 
 #[tokio::test]
-async fn a_policy_is_replaced_while_messages_flow() {
+async fn replaced_policy_applies_to_later_messages() {
     let bus = bus();
     let mut bob = Listener::hyperty(&bus, "bob");
     let post = || bus.post(&hyperty("alice"), update("hyperty://home.example/bob"));
     post().unwrap();
     put_in_force(&bus, |_| true);
     refused(post());
-    // What was accepted stays.
+    // The accepted message stays in the inbox.
     bob.next().await;
     put_in_force(&bus, |hop| hop.message.kind == MessageType::Read);
     post().unwrap();
@@ -175,7 +175,7 @@ async fn a_policy_is_replaced_while_messages_flow() {
 }
 
 #[tokio::test]
-async fn those_posted_together_are_asked_about_one_by_one() {
+async fn poster_asks_the_policy_about_each_message() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let to_bob = |id| numbered(update("hyperty://sp1.example/bob"), id);
@@ -183,7 +183,7 @@ async fn those_posted_together_are_asked_about_one_by_one() {
     for id in 1..=3 {
         poster.post(to_bob(id)).unwrap();
     }
-    // From the next message on, where it goes is known already.
+    // The poster has the receiver of the next message in its cache.
     let asked = put_in_force(&bus, |hop| hop.message.id == MessageId::Number(5));
     poster.post(to_bob(4)).unwrap();
     refused(poster.post(to_bob(5)));

@@ -6,7 +6,7 @@ use protostub_types::{Domain, Message, MessageId, StubKey};
 use crate::{Listener, STUB, address, bus, check_sum, hyperty, numbered, read, stub, update};
 
 #[tokio::test]
-async fn a_message_goes_to_the_exact_listener_before_the_route_of_its_domain() {
+async fn exact_listener_precedes_the_domain_route() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let inbox = bus.inbox(Default::default());
@@ -18,22 +18,18 @@ async fn a_message_goes_to_the_exact_listener_before_the_route_of_its_domain() {
     assert_eq!((stub.waits(), inbox.mailbox().len()), (0, 1));
     drop(local);
     bus.post(&alice.origin, update("hyperty://sp1.example/local")).unwrap();
-    assert_eq!((stub.waits(), inbox.mailbox().len()), (1, 1), "once detached, its domain has it");
+    assert_eq!((stub.waits(), inbox.mailbox().len()), (1, 1), "after the detachment the domain's route gets it");
     for to in ["domain://registry.sp1.example", "hyperty://msg-node.sp1.example/sm", "runtime://sp1.example/1/2"] {
         bus.post(&Origin::Host, update(to)).unwrap();
     }
     assert_eq!(stub.waits(), 4);
     bus.post(&stub.origin, update("hyperty://home.example/alice")).unwrap();
     let message = alice.next().await;
-    assert_eq!(
-        (message.from, message.via),
-        (address(STUB), vec![address(STUB)]),
-        "what a stub posts says that it came through it"
-    );
+    assert_eq!((message.from, message.via), (address(STUB), vec![address(STUB)]), "a stub's message has the stub in `via`");
 }
 
 #[test]
-fn nobody_there_is_404() {
+fn address_without_listener_gets_404() {
     let bus = bus();
     let check = |to: &str, expected: &str| {
         let error = bus.post(&hyperty("alice"), update(to)).unwrap_err();
@@ -41,14 +37,14 @@ fn nobody_there_is_404() {
         assert!(error.reason.contains(expected), "{}", error.reason);
     };
     check("hyperty://sp2.example/bob", "no stub serves sp2.example");
-    check("mn:/session", "names no domain");
-    check("hyperty-runtime://home.example/runtime/nothing", "the runtime has nothing");
+    check("mn:/session", "no domain whose stub");
+    check("hyperty-runtime://home.example/runtime/nothing", "the runtime has no listener");
     assert_eq!(bus.counts().refused, 3);
     check_sum(bus.counts(), 0);
 }
 
 #[test]
-fn an_address_has_one_listener_and_a_key_one_route() {
+fn second_listener_or_route_is_rejected() {
     let bus = bus();
     let (one, other) = (bus.inbox(Default::default()), bus.inbox(Default::default()));
     let (at, key) = (address("hyperty://home.example/alice"), StubKey::Domain(Domain::parse("sp1.example").unwrap()));
@@ -64,7 +60,7 @@ fn an_address_has_one_listener_and_a_key_one_route() {
 }
 
 #[test]
-fn what_came_through_a_stub_never_comes_back_to_it() {
+fn message_through_a_stub_never_returns_to_it() {
     let bus = bus();
     let stub = Listener::stub(&bus);
     for message in [update("hyperty://sp1.example/bob"), numbered(read("hyperty://sp1.example/bob"), 1), update(STUB)] {
@@ -81,7 +77,7 @@ fn what_came_through_a_stub_never_comes_back_to_it() {
 }
 
 #[tokio::test]
-async fn who_posts_fills_in_what_the_message_lacks() {
+async fn post_fills_in_missing_from_and_id() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
     let mut ids = Vec::new();
@@ -97,7 +93,7 @@ async fn who_posts_fills_in_what_the_message_lacks() {
     assert_eq!(ids[2], MessageId::Number(0), "a stub numbers its messages itself");
 }
 
-/// Names one mailbox for every key, and remembers who asked.
+/// Returns one mailbox for every key, and records every call.
 struct Hook {
     mailbox: Result<Mailbox, PostError>,
     asked: Mutex<Vec<(Origin, String, String)>>,
@@ -111,7 +107,7 @@ impl Unroutable for Hook {
 }
 
 #[tokio::test]
-async fn the_first_message_to_a_domain_is_put_where_the_hook_says() {
+async fn unroutable_message_goes_to_the_hooks_mailbox() {
     let bus = bus();
     let mut inbox = bus.inbox(Default::default());
     let hook = Arc::new(Hook { mailbox: Ok(inbox.mailbox()), asked: Mutex::default() });
@@ -133,7 +129,7 @@ async fn the_first_message_to_a_domain_is_put_where_the_hook_says() {
 }
 
 #[tokio::test]
-async fn what_the_hook_refuses_is_refused() {
+async fn message_refused_by_the_hook_is_refused() {
     let bus = bus();
     let refusal = PostError::new(403, &address("hyperty://sp9.example/bob"), "not you");
     bus.set_unroutable(Arc::new(Hook { mailbox: Err(refusal.clone()), asked: Mutex::default() }));
@@ -146,16 +142,16 @@ async fn what_the_hook_refuses_is_refused() {
 }
 
 #[tokio::test]
-async fn subscribers_get_copies_of_what_is_published() {
+async fn subscribers_get_copies_of_publications() {
     let bus = bus();
     let topic = address(&format!("{STUB}/status"));
     let mut registry = bus.inbox(Default::default());
     let route = bus.attach(&topic, &registry.mailbox()).unwrap();
     let (mut alice, mut bob) = (Listener::hyperty(&bus, "alice"), Listener::hyperty(&bus, "bob"));
     assert!(bus.subscribe(&topic, &address("hyperty://home.example/alice")));
-    assert!(bus.subscribe(&topic, &address("hyperty://home.example/alice")), "once more changes nothing");
+    assert!(bus.subscribe(&topic, &address("hyperty://home.example/alice")), "a second subscription has no effect");
     assert!(bus.subscribe(&topic, &address("hyperty://home.example/bob")));
-    assert!(!bus.subscribe(&topic, &address("hyperty://home.example/nobody")), "there is no listener");
+    assert!(!bus.subscribe(&topic, &address("hyperty://home.example/nobody")), "the subscriber has no listener");
 
     let mut status = update(topic.as_str());
     status.from = address(STUB);
@@ -167,10 +163,10 @@ async fn subscribers_get_copies_of_what_is_published() {
 
     bus.post(&stub(), update(topic.as_str())).unwrap();
     assert_eq!(registry.recv().await.unwrap().via, [address(STUB)]);
-    assert_eq!((alice.waits(), bob.waits()), (0, 0), "a stub publishes nothing where somebody listens");
+    assert_eq!((alice.waits(), bob.waits()), (0, 0), "a stub cannot publish at a listener's address");
 
     bus.post(&hyperty("carol"), numbered(read(topic.as_str()), 1)).unwrap();
-    assert_eq!((alice.waits(), registry.mailbox().len()), (0, 1), "a request is for the listener only");
+    assert_eq!((alice.waits(), registry.mailbox().len()), (0, 1), "a request goes to the listener only");
 
     bus.unsubscribe(&topic, &address("hyperty://home.example/alice"));
     drop(route);
@@ -187,7 +183,7 @@ async fn subscribers_get_copies_of_what_is_published() {
 }
 
 #[tokio::test]
-async fn what_the_host_publishes_is_for_subscribers_alone() {
+async fn host_publication_goes_to_subscribers_only() {
     let bus = bus();
     let topic = address("hyperty-runtime://home.example/runtime/status");
     let registry = bus.inbox(Default::default());
@@ -206,7 +202,7 @@ async fn what_the_host_publishes_is_for_subscribers_alone() {
 }
 
 #[test]
-fn a_subscription_ends_with_its_listener() {
+fn subscription_ends_with_its_listener() {
     let bus = bus();
     let topic = address("hyperty-runtime://home.example/runtime/status");
     let publish = |expected: usize, alice: &Listener| {
@@ -225,15 +221,15 @@ fn a_subscription_ends_with_its_listener() {
 }
 
 #[test]
-fn a_publication_may_go_unheard_and_asks_for_no_stub() {
+fn publication_without_subscribers_deploys_no_stub() {
     let bus = bus();
     bus.post(&hyperty("chat"), update("hyperty://home.example/chat/room")).unwrap();
     let stub = Listener::stub(&bus);
     bus.post(&stub.origin, update(&format!("{STUB}/status"))).unwrap();
-    assert_eq!((bus.counts().published, stub.waits()), (2, 0), "it does not come back by the stub's own route");
+    assert_eq!((bus.counts().published, stub.waits()), (2, 0), "the message does not return by the stub's own route");
     let error = bus.post(&hyperty("chat"), update("hyperty://home.example/chatter")).unwrap_err();
     assert_eq!(error.code, 404);
     let error = bus.post(&hyperty("chat"), read("hyperty://home.example/chat/room")).unwrap_err();
-    assert_eq!(error.code, 404, "a request is no publication");
+    assert_eq!(error.code, 404, "a request is not a publication");
     check_sum(bus.counts(), 0);
 }

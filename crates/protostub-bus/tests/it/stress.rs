@@ -20,17 +20,17 @@ const ROUNDS: u64 = 4_000;
 const POSTED_TO: &str = "hyperty://sp1.example/x";
 const AWAITED_FROM: &str = "hyperty://sp1.example/y";
 
-/// A message of a sender: which one's, and its number.
+/// Name of a message: its sender and its number.
 type Name = (String, String);
 
-/// What the participants saw themselves.
+/// Observations of the participants.
 #[derive(Default)]
 struct Seen {
-    /// Of every message that `post` accepted: what became of it.
+    /// Outcomes of every message that `post` accepted.
     posted: Mutex<HashMap<Name, Vec<&'static str>>>,
-    /// How many calls of `post` were refused.
+    /// Number of calls of `post` that were refused.
     refused: Mutex<u64>,
-    /// How `request` ended, and how often.
+    /// Results of `request`, with their numbers.
     awaited: Mutex<HashMap<&'static str, u64>>,
 }
 
@@ -44,8 +44,9 @@ impl Seen {
     }
 }
 
-/// Senders post and ask, in every way; a receiver takes in batches, answers some requests, some twice, and leaves some to run out; it crashes,
-/// closes, goes and comes again; the deadlines run. In the end every accepted message has exactly one outcome.
+/// Checks the counts under load. Senders post and request in every way. A receiver takes batches,
+/// answers some requests, some twice, and leaves some to time out. It crashes, closes, ends and
+/// restarts. The deadlines run. In the end every accepted message has exactly one outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_accepted_message_has_one_outcome() {
     let mut config = config();
@@ -64,12 +65,12 @@ async fn every_accepted_message_has_one_outcome() {
     done.send(true).unwrap();
     receiver.await.unwrap();
 
-    // The receiver is gone: whatever has no outcome yet is being answered.
+    // The receiver has ended, so messages without an outcome are being answered.
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut complete = false;
     while !complete {
         complete = seen.posted.lock().unwrap().values().all(|outcomes| outcomes.len() > 1) || Instant::now() > deadline;
-        // Once more when it is complete: there must be nothing else.
+        // Collects once more after completion: no further response may exist.
         collect(&mut inboxes, &seen).await;
     }
     let counts = bus.counts();
@@ -80,8 +81,8 @@ async fn every_accepted_message_has_one_outcome() {
     let posted = seen.posted.lock().unwrap();
     let mut totals = HashMap::<_, u64>::new();
     for (name, outcomes) in posted.iter() {
-        assert_eq!(outcomes.len(), 2, "{name:?}: accepted, and one outcome, in any order: {outcomes:?}");
-        assert!(outcomes.contains(&"accepted"), "{name:?} was refused, and yet: {outcomes:?}");
+        assert_eq!(outcomes.len(), 2, "{name:?} must be accepted and have one outcome, in any order: {outcomes:?}");
+        assert!(outcomes.contains(&"accepted"), "{name:?} was refused and still has an outcome: {outcomes:?}");
         for outcome in outcomes {
             *totals.entry(*outcome).or_default() += 1;
         }
@@ -89,11 +90,11 @@ async fn every_accepted_message_has_one_outcome() {
     let awaited = seen.awaited.lock().unwrap();
     let of = |what: &str| totals.get(what).copied().unwrap_or_default();
     let of_awaited = |what: &str| awaited.get(what).copied().unwrap_or_default();
-    // What `request` says does not tell whether it was refused, or failed; what was left over does.
+    // The result of `request` does not tell a refusal from a failure; the remaining counts do.
     let awaited_accepted = counts.accepted - of("accepted");
     assert_eq!(awaited_accepted + counts.refused - *seen.refused.lock().unwrap(), awaited.values().sum::<u64>());
     assert_eq!(counts.delivered, of("delivered"), "{counts:?} {totals:?}");
-    // A request that was given up may have been answered at the same moment.
+    // An abandoned request may have been answered at the same moment.
     let answered = of("answered") + of_awaited("answered");
     assert!((answered..=answered + of_awaited("given up")).contains(&counts.answered), "{counts:?} {totals:?} {awaited:?}");
     assert!(counts.failed >= of("failed"), "{counts:?} {totals:?}");
@@ -111,13 +112,13 @@ async fn every_accepted_message_has_one_outcome() {
         ("refused", counts.refused),
         ("late", counts.unawaited),
     ] {
-        assert!(count > 0, "nothing was {what}: {counts:?} {totals:?} {awaited:?}");
+        assert!(count > 0, "no message was {what}: {counts:?} {totals:?} {awaited:?}");
     }
 }
 
-/// Whoever asks while the bus shuts down is refused or gets its outcome, and nothing stays open.
+/// A request during the shutdown is refused or gets its outcome, and no request stays open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_request_outlives_the_bus() {
+async fn concurrent_requests_end_at_shutdown() {
     for _ in 0..50 {
         let bus = Bus::new(config());
         let mut alice = Listener::hyperty(&bus, "alice");
@@ -138,8 +139,8 @@ async fn no_request_outlives_the_bus() {
             let request = alice.next().await;
             bus.post(&alice.origin, request.response(200, None)).unwrap();
         }
-        bus.shut_down("it is over");
-        // No deadlines run here: what is open stays open.
+        bus.shut_down("the bus shuts down");
+        // No deadlines run here, so an open request would stay open.
         let codes = timeout(Duration::from_secs(20), askers.join_all()).await.unwrap();
         assert_eq!(codes, vec![503; SENDERS as usize]);
         assert_eq!((bus.counts().open, alice.waits()), (0, 0));
@@ -147,7 +148,7 @@ async fn no_request_outlives_the_bus() {
     }
 }
 
-/// Posts, and returns the inbox where responses may still come in.
+/// Posts, and returns the inbox where responses may still arrive.
 async fn send(bus: Bus, seen: Arc<Seen>, number: u64) -> (Inbox, protostub_bus::Route) {
     let own = address(&format!("hyperty://home.example/sender{number}"));
     let origin = Origin::Hyperty(own.clone());
@@ -184,7 +185,7 @@ async fn send(bus: Bus, seen: Arc<Seen>, number: u64) -> (Inbox, protostub_bus::
     (inbox, route)
 }
 
-/// The responses that are there, or come within a moment.
+/// Collects the responses that wait or arrive within a millisecond.
 async fn collect(inboxes: &mut [(Inbox, protostub_bus::Route)], seen: &Seen) {
     for (inbox, _) in inboxes {
         loop {
@@ -198,7 +199,7 @@ async fn collect(inboxes: &mut [(Inbox, protostub_bus::Route)], seen: &Seen) {
     }
 }
 
-/// The stub of sp1.example, which has a hard life.
+/// The stub of sp1.example, which crashes, closes and restarts.
 async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) {
     let key = StubKey::Domain(Domain::parse("sp1.example").unwrap());
     let mut turn = 0_u64;
@@ -220,26 +221,27 @@ async fn receive(bus: Bus, seen: Arc<Seen>, mut is_done: watch::Receiver<bool>) 
         }
         match turn % 3 {
             0 => drop(inbox),
-            1 => inbox.close(502, "it crashed"),
+            1 => inbox.close(502, "the stub crashed"),
             _ => {
-                // It is detached first, and what was posted meanwhile is still in there.
+                // The stub is detached first. Messages that were posted meanwhile are still in the
+                // inbox.
                 drop(route);
-                inbox.close(503, "it was undeployed");
+                inbox.close(503, "the stub was undeployed");
             }
         }
-        bus.fail_taken(&mailbox, 502, "it is gone");
+        bus.fail_taken(&mailbox, 502, "the stub has ended");
     }
 }
 
 async fn handle(bus: &Bus, seen: &Seen, mailbox: &Mailbox, batch: impl IntoIterator<Item = Envelope>, turn: u64) {
     if turn.is_multiple_of(7) {
-        // Longer than requests are open.
+        // Sleeps for longer than the requests' timeout.
         tokio::time::sleep(Duration::from_millis(35)).await;
     }
     if turn.is_multiple_of(11) {
-        bus.fail_taken(mailbox, 502, "it crashed");
+        bus.fail_taken(mailbox, 502, "the stub crashed");
         for message in batch {
-            bus.fail(&message, 502, "it crashed");
+            bus.fail(&message, 502, "the stub crashed");
         }
         return;
     }

@@ -1,4 +1,4 @@
-//! Messages that are posted together, and taken together: what becomes of them is what would become of each.
+//! Tests of posting and taking several messages at once: each has the same outcome as alone.
 
 use std::sync::{
     Arc, OnceLock,
@@ -11,7 +11,7 @@ use protostub_types::{Domain, Message, StubKey};
 use crate::{Listener, address, bus, check_sum, hyperty, numbered, read, update};
 
 #[tokio::test]
-async fn each_of_those_posted_together_gets_its_own_result_and_their_order_stays() {
+async fn post_all_returns_one_result_each_in_order() {
     let bus = bus();
     let (mut stub, mut alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let mut carol = Listener::hyperty(&bus, "carol");
@@ -47,7 +47,7 @@ async fn each_of_those_posted_together_gets_its_own_result_and_their_order_stays
 }
 
 #[tokio::test]
-async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
+async fn poster_refused_for_room_posts_again_later() {
     let bus = bus();
     let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::new(3, 16 << 20));
     let to_alice = |id| numbered(update("hyperty://home.example/alice"), id);
@@ -64,7 +64,7 @@ async fn what_has_no_room_is_refused_and_what_comes_after_is_not() {
 }
 
 #[tokio::test]
-async fn who_ended_meanwhile_has_a_successor() {
+async fn poster_reaches_the_successor_of_an_ended_listener() {
     let bus = bus();
     let alice = Listener::hyperty(&bus, "alice");
     let poster = bus.poster(hyperty("bob"));
@@ -78,13 +78,13 @@ async fn who_ended_meanwhile_has_a_successor() {
 }
 
 #[tokio::test]
-async fn who_attaches_or_subscribes_meanwhile_gets_the_next_message() {
+async fn new_listener_or_subscriber_gets_the_next_message() {
     let bus = bus();
     let (stub, alice) = (Listener::stub(&bus), Listener::hyperty(&bus, "alice"));
     let dave = Listener::hyperty(&bus, "dave");
     let poster = bus.poster(hyperty("bob"));
     let post = |to: &str| poster.post(update(to)).unwrap();
-    // A route leads to the stub, until somebody listens there.
+    // The route leads to the stub until the address has a listener.
     let own = address("hyperty://sp1.example/carol");
     (0..4).for_each(|_| post(own.as_str()));
     let carol = bus.inbox(InboxLimits::default());
@@ -93,7 +93,7 @@ async fn who_attaches_or_subscribes_meanwhile_gets_the_next_message() {
     drop(route);
     post(own.as_str());
     assert_eq!((stub.waits(), carol.mailbox().len()), (5, 4));
-    // Who listens has no subscriber, until there is one.
+    // The listener gets every message; the subscriber gets copies while it is subscribed.
     let at = address("hyperty://home.example/alice");
     (0..4).for_each(|_| post(at.as_str()));
     assert!(bus.subscribe(&at, &address("hyperty://home.example/dave")));
@@ -104,7 +104,7 @@ async fn who_attaches_or_subscribes_meanwhile_gets_the_next_message() {
 }
 
 #[tokio::test]
-async fn where_a_route_has_ended_nothing_goes() {
+async fn message_after_detached_route_gets_404() {
     let bus = bus();
     let inbox = bus.inbox(InboxLimits::default());
     let route = bus.attach_key(&StubKey::Domain(Domain::parse("sp9.example").unwrap()), &inbox.mailbox()).unwrap();
@@ -116,7 +116,7 @@ async fn where_a_route_has_ended_nothing_goes() {
 }
 
 #[tokio::test]
-async fn a_hook_is_asked_each_time() {
+async fn hook_is_asked_about_each_message() {
     struct Hook(Mailbox, AtomicUsize);
     impl Unroutable for Hook {
         fn unroutable(&self, _: &Origin, _: &StubKey, _: &Message) -> Result<Mailbox, PostError> {
@@ -153,7 +153,7 @@ async fn poster_used_inside_its_own_post_does_not_wait() {
 }
 
 #[tokio::test]
-async fn what_came_through_a_stub_does_not_go_back_to_it_with_the_others() {
+async fn returned_message_among_others_is_refused() {
     let bus = bus();
     let stub = Listener::stub(&bus);
     let poster = bus.poster(hyperty("bob"));
@@ -167,14 +167,14 @@ async fn what_came_through_a_stub_does_not_go_back_to_it_with_the_others() {
 }
 
 #[tokio::test]
-async fn nothing_is_waited_for_in_vain() {
+async fn recv_many_on_zero_limit_or_sealed_inbox_returns() {
     let bus = bus();
     let mut alice = Listener::hyperty(&bus, "alice");
     let mut taken = Vec::new();
     assert_eq!(alice.inbox.recv_many(&mut taken, 0).await, 0);
     assert!(bus.post_all(&Origin::Host, []).is_empty());
     bus.post(&Origin::Host, update("hyperty://home.example/alice")).unwrap();
-    alice.inbox.mailbox().seal(503, "it ends");
+    alice.inbox.mailbox().seal(503, "the inbox ends");
     assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 1);
     assert_eq!(alice.inbox.recv_many(&mut taken, 9).await, 0);
     assert_eq!(taken.len(), 1);

@@ -1,4 +1,4 @@
-//! `body.via`, as `protostub-sdk` reads it too: its tests have the same corpus.
+//! Tests of `body.via`. The tests of `protostub-sdk`, which reads it too, use the same corpus.
 
 use protostub_types::{Address, Message};
 use serde::Deserialize;

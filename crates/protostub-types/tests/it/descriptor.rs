@@ -6,7 +6,7 @@ fn read(json: &Value) -> Descriptor {
     Descriptor::parse(json.to_string().as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
 }
 
-/// The least that a descriptor needs, with one more member.
+/// Returns a minimal descriptor with one more member.
 fn with(name: &str, value: Value) -> Value {
     let mut json = json!({ "objectName": "echo", "version": "1.0" });
     json[name] = value;
@@ -15,7 +15,7 @@ fn with(name: &str, value: Value) -> Value {
 
 /// A stub of the reTHINK project, as its catalogue serves it.
 #[test]
-fn a_descriptor_in_the_wild() {
+fn descriptor_of_a_rethink_catalogue_is_read() {
     let json = json!({
         "cguid": "459ddec3",
         "type": "ProtoStubs",
@@ -54,9 +54,9 @@ fn a_descriptor_in_the_wild() {
     assert_eq!(error.to_string(), "$.language: is `javascript`; only stubs in WASM_COMPONENT can be deployed");
 }
 
-/// Null, an empty text, blanks and an empty array all say that there is nothing.
+/// Null, an empty text, blanks and an empty array all mean that the member is absent.
 #[test]
-fn what_is_empty_is_absent() {
+fn empty_member_counts_as_absent() {
     let check = |name: &str, value: &Value, expected: fn(&Descriptor) -> bool| {
         let descriptor = read(&with(name, value.clone()));
         assert!(expected(&descriptor), "{name} = {value}: {descriptor:?}");
@@ -81,7 +81,8 @@ fn what_is_empty_is_absent() {
     }
 }
 
-/// What descriptors in the wild do in different ways: one test for each, which reads the least that a descriptor needs with one more member.
+/// Irregularities of existing descriptors. Each test reads a minimal descriptor with one more
+/// member.
 mod irregularities {
     use super::{Descriptor, Encoding, Value, json, read, with};
 
@@ -101,7 +102,7 @@ mod irregularities {
                     let value: Value = json!($json);
                     let $descriptor = read(&with($member, value));
                     assert_eq!($got, $expected);
-                    // What is written is regular, and means the same.
+                    // The written form is regular, and means the same.
                     assert_eq!(Descriptor::parse($descriptor.to_json().as_bytes()), Ok($descriptor));
                 }
             )*
@@ -173,9 +174,10 @@ mod irregularities {
         access_control_policy_is_kept: "accessControlPolicy" = "somePolicy", |d| d.other["accessControlPolicy"] == "somePolicy" => true;
     }
 
-    /// The JSON schema requires `messageSchema`, `configuration` and `constraints`, the model does not, nor do those in the wild.
+    /// The JSON schema requires `messageSchema`, `configuration` and `constraints`. The model and
+    /// existing descriptors do not.
     #[test]
-    fn members_of_the_schema_are_missing() {
+    fn members_required_by_the_schema_may_be_missing() {
         let descriptor = read(&json!({ "objectName": "echo", "version": "1" }));
         assert!(
             descriptor.configuration.is_empty() && descriptor.constraints.is_empty() && descriptor.message_schemas.is_empty()
@@ -183,7 +185,7 @@ mod irregularities {
     }
 
     #[test]
-    fn languages_of_other_runtimes_are_read_and_not_deployed() {
+    fn other_languages_are_read_but_not_deployable() {
         for language in
             ["javascript", "Javascript ECMA6", "JAVASCRIPT_ECMA6", "JAVASCRIPT_ECMA5", "PYTHON", "TYPE_SCRIPT", "JSON_SCHEMA_V4"]
         {
@@ -192,9 +194,9 @@ mod irregularities {
         }
     }
 
-    /// As catalogues of reTHINK write it into every descriptor, with the host that they were asked by.
+    /// Catalogues of reTHINK write this URL into every descriptor, with the host of the request.
     #[test]
-    fn source_package_url_has_the_scheme_of_catalogues() {
+    fn source_package_url_accepts_the_catalogue_scheme() {
         let url = "hyperty-catalogue://sp1.example/.well-known/sourcepackage/echo_sp";
         let base = "https://sp1.example/.well-known/protocolstub/echo".parse().unwrap();
         let location = read(&with("sourcePackageURL", json!(url))).source_location(&base).unwrap();
@@ -204,7 +206,7 @@ mod irregularities {
 }
 
 #[test]
-fn a_version_keeps_its_zeros_and_a_text_its_mark() {
+fn version_keeps_zeros_and_byte_order_mark_is_skipped() {
     for (json, version) in [
         (r#"{"objectName":"x","version":12.70}"#, "12.70"),
         (r#"{"objectName":"x","version": 3 }"#, "3"),
@@ -233,14 +235,13 @@ fn errors_name_the_member() {
     check(r#"{"version":true}"#, "$.version", "is a truth value; it has to be a text");
 
     let check = |name: &str, value: Value, path: &str, problem: &str| check(&with(name, value).to_string(), path, problem);
-    let version =
-        "is no version: a version has 1 to 128 bytes, without control or invisible characters, and at least one letter or digit";
+    let version = "is not a version: a version has 1 to 128 bytes, without control or invisible characters, and at least one letter or digit";
     check("version", json!("-"), "$.version", &format!("`-` {version}"));
     check("language", json!(["x"]), "$.language", "is an array; it has to be a text");
     check("configuration", json!([1]), "$.configuration", "is an array; it has to be an object");
     check("configuration", json!(1), "$.configuration", "is a number; it has to be an object");
     check("configuration", json!("7"), "$.configuration", "is a text that holds a number; it has to hold an object");
-    let problem = "is a text that holds no JSON: expected ident at line 1 column 2";
+    let problem = "is a text that does not hold JSON: expected ident at line 1 column 2";
     check("configuration", json!("none"), "$.configuration", problem);
     check("messageSchemas", json!(["a", {}]), "$.messageSchemas[1]", "is an object; it has to be a text");
     check("ports", json!(8443), "$.ports", "is a number; it has to be an array");
@@ -254,11 +255,11 @@ fn errors_name_the_member() {
     check("sourcePackage", json!({"sha256": "12"}), "$.sourcePackage.sha256", &format!("`12`: {digest}"));
     check("sourcePackage", json!("x"), "$.sourcePackage", "is a text; it has to be an object");
     check("sourcePackage", json!({"encoding": "hex"}), "$.sourcePackage.encoding", "is `hex`; base64 and utf-8 are possible");
-    check("sourcePackage", json!({"size": -1}), "$.sourcePackage.size", "`-1` is no number of bytes");
+    check("sourcePackage", json!({"size": -1}), "$.sourcePackage.size", "`-1` is not a number of bytes");
 }
 
 #[test]
-fn two_digests_have_to_agree() {
+fn contradicting_digests_are_rejected() {
     let (a, b) = ("a".repeat(64), "b".repeat(64));
     let mut json = with("sha256", json!(a));
     json["sourcePackage"] = json!({ "sha256": b });
@@ -274,7 +275,7 @@ fn depth_is_limited() {
         let error = Descriptor::parse(deep.repeat(100_000).as_bytes()).unwrap_err();
         assert!(error.to_string().starts_with("$: is not JSON: recursion limit exceeded"), "{error}");
     }
-    // What is as deep as can be is read, written, and dropped.
+    // The deepest possible descriptor is read, written, and dropped.
     let inner = format!("{}{}", "[".repeat(126), "]".repeat(126));
     let json = with("configuration", json!(format!("{{\"a\":{inner}}}")));
     assert_eq!(read(&json).to_json().matches('[').count(), 126);
@@ -288,7 +289,7 @@ fn only_components_with_code_can_be_deployed() {
     };
     check(with("cguid", json!(1)), "$.language: is missing; only stubs in WASM_COMPONENT can be deployed");
     let mut json = with("language", json!("wasm_component"));
-    check(json.clone(), "$.sourcePackage.sourceCode: is missing, as is $.sourcePackageURL: there is no code");
+    check(json.clone(), "$.sourcePackage.sourceCode: is missing, and so is $.sourcePackageURL; the descriptor has no code");
     json["sourcePackageURL"] = json!("/sourcePackage");
     check(json.clone(), "$.sourcePackage.sourceCode: is missing, and $.sourcePackageURL says that the code is there");
     json["sourcePackage"] = json!({ "sourceCode": "AA" });
@@ -299,7 +300,7 @@ fn only_components_with_code_can_be_deployed() {
 }
 
 #[test]
-fn code_is_where_the_descriptor_says() {
+fn source_location_resolves_the_package_url() {
     let check = |base: &str, url: &str, expected: &str| {
         let location = read(&with("sourcePackageURL", json!(url))).source_location(&Url::parse(base).unwrap());
         let text = match location {
@@ -325,7 +326,7 @@ fn code_is_where_the_descriptor_says() {
     check(local, &format!("hyperty-catalogue://127.0.0.1:8081{path}"), &format!("https://127.0.0.1:8081{path}"));
     check(BASE, "ftp://sp1.example/x", "$.sourcePackageURL: has the scheme `ftp`; https is possible");
     check(BASE, "data:application/wasm,x", "$.sourcePackageURL: has the scheme `data`; https is possible");
-    check(BASE, "https://", "$.sourcePackageURL: `https://` is no URL: empty host");
+    check(BASE, "https://", "$.sourcePackageURL: `https://` is not a URL: empty host");
     let password = "$.sourcePackageURL: has a user name or a password; a stub's code is public";
     check(BASE, "https://me@sp1.example/x", password);
     check(BASE, "hyperty-catalogue://:pw@sp1.example/x", password);
@@ -349,10 +350,10 @@ fn code_is_decoded() {
 }
 
 #[test]
-fn what_is_written_is_read_as_it_was() {
+fn descriptor_json_round_trips() {
     let component = b"\0asm and so on";
     let mut descriptor = Descriptor::new("echo", Version::parse("1.2.3").unwrap());
-    descriptor.description = Some("Answers what it is told".to_owned());
+    descriptor.description = Some("Echoes its messages".to_owned());
     descriptor.configuration.insert("url".to_owned(), json!("wss://sp1.example"));
     descriptor.ports = vec![8443];
     descriptor.overlap = true;

@@ -1,4 +1,4 @@
-//! What is read from others, as they write it.
+//! Tests of reading the texts of others: descriptors, messages and addresses, as they write them.
 
 mod body_via;
 mod descriptor;
