@@ -185,7 +185,13 @@ async fn what_cannot_be_sent_is_said_at_once() {
     check("GE T", here, ("a", "b"), 0, "invalid: `GE T` is no method (RFC 9110 section 9.1)");
     check("CONNECT", here, ("a", "b"), 0, "invalid: a stub cannot use the method CONNECT");
     check("GET", "/path", ("a", "b"), 0, "invalid: the URL of a request cannot be read: relative URL without a base");
-    check("GET", "ftp://127.0.0.1/", ("a", "b"), 0, "invalid: `ftp://127.0.0.1/` is invalid: it is neither https nor http");
+    check(
+        "GET",
+        "ftp://127.0.0.1/",
+        ("a", "b"),
+        0,
+        "invalid: `ftp://127.0.0.1/` is invalid: the scheme is neither https nor http",
+    );
     check("GET", here, ("Host", "b"), 0, "invalid: `Host` is invalid: this header is set by the host alone");
     check(
         "GET",
