@@ -90,9 +90,9 @@ impl Connections {
     /// Returns the next handle for which the stub is owed a `ready` event. Also sends waiting data,
     /// answers pings, and finishes connections that the stub closed.
     ///
-    /// One task must call it between guest calls until it is pending. The task is woken when it
-    /// must call again. Never waits, and does a bounded amount of work. Returns each handle once
-    /// for each change since the stub last asked.
+    /// One task must call this method between guest calls until the result is pending. The task is
+    /// woken when it must call again. The method never waits, and does a bounded amount of work. It
+    /// returns each handle once for each change since the stub last asked.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
         if self.connections.is_empty() && self.idle.len() == 0 {
             return Poll::Pending;

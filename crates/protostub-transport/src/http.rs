@@ -159,7 +159,7 @@ impl Exchange {
     }
 }
 
-/// A request that passed all checks.
+/// A request that may be sent.
 pub(crate) struct Sending {
     /// The method and the URL without its query, for error texts.
     name: String,
@@ -171,7 +171,7 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Checks the request.
+    /// Runs the checks that need no network.
     pub(crate) fn new(
         route: &Route,
         limits: &TransportLimits,

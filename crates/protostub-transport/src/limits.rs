@@ -7,8 +7,7 @@ pub struct TransportLimits {
     /// Maximum number of concurrent connections and HTTP exchanges. 16. The same number of
     /// connections that the stub closed may linger. Beyond that, the oldest one is dropped.
     pub connections: usize,
-    /// Timeout from the stub's call until the connection is open: DNS, TCP, TLS and handshake. 15
-    /// s.
+    /// Timeout of opening a connection, from the stub's call: DNS, TCP, TLS and handshake. 15 s.
     pub open_timeout: Duration,
     /// Timeout from the stub's call until the head of an HTTP response. 30 s.
     pub head_timeout: Duration,
@@ -22,9 +21,9 @@ pub struct TransportLimits {
     pub ping_interval: Duration,
     /// Maximum size of a WebSocket message, in either direction, in bytes. 1 MiB.
     pub frame_bytes: usize,
-    /// Maximum size of the WebSocket frames that wait to be sent, in bytes. Further frames are
-    /// refused. Each frame counts 64 bytes more. The last accepted frame may exceed the limit. 1
-    /// MiB.
+    /// Maximum size of the WebSocket frames that wait to be sent, in bytes. 1 MiB. Each frame
+    /// counts 64 bytes more. Further frames are refused. The last accepted frame may exceed the
+    /// limit.
     pub websocket_write_bytes: usize,
     /// Maximum number of bytes that wait to be sent on a TCP connection. 256 KiB.
     pub tcp_write_bytes: usize,

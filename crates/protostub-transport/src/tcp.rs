@@ -82,7 +82,8 @@ struct TcpClosing {
 }
 
 impl Tcp {
-    /// Checks the arguments and prepares the connection. The first drive starts connecting.
+    /// Runs the checks that need no network, and prepares the connection. The first drive starts
+    /// connecting.
     pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
@@ -226,7 +227,7 @@ impl Tcp {
             }
         }
         if bytes.is_empty() {
-            // Sending no bytes keeps the wish for room.
+            // An empty send keeps the pending wish for room.
             return Ok(0);
         }
         self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
@@ -429,7 +430,10 @@ impl Tcp {
 
 fn check_host(host: &str) -> Result<(), TransportError> {
     if host.is_empty() || host.len() > HOST_BYTES {
-        return Err(TransportError::Invalid(format!("the host has {} bytes; a host has 1 to {HOST_BYTES}", host.len())));
+        return Err(TransportError::Invalid(format!(
+            "the host has {} bytes; the allowed length is 1 to {HOST_BYTES} bytes",
+            host.len()
+        )));
     }
     if let Some(wrong) =
         host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))

@@ -48,7 +48,8 @@ use crate::{
 /// Maximum number of messages that are read in one turn without news for the stub. These are pings,
 /// and all messages after the stub closed the connection. Other connections then get their turn.
 const QUIET_MESSAGES: usize = 64;
-/// RFC 6455 section 5.5: a control frame's payload has at most 125 bytes, and the code takes two.
+/// RFC 6455 section 5.5: a control frame's payload has at most 125 bytes, of which two are the
+/// code.
 const REASON_BYTES: usize = 123;
 
 /// One WebSocket message of the stub's protocol.
@@ -125,8 +126,8 @@ pub(crate) struct WebSocket {
 
 /// The remaining work on a stream whose state is final.
 struct WebSocketClosing {
-    /// The way to wait for the other side's end of the connection. Unread bytes of the server would
-    /// reset the connection, and lose our close frame.
+    /// The way to wait until the other side ends the connection. Unread bytes of the server would
+    /// reset the connection, and our close frame would be lost.
     drain: Drain,
     linger: Linger,
 }
@@ -140,7 +141,8 @@ enum Drain {
 }
 
 impl WebSocket {
-    /// Checks the request and prepares the connection. The first drive starts connecting.
+    /// Runs the checks that need no network, and prepares the connection. The first drive starts
+    /// connecting.
     pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
@@ -236,7 +238,7 @@ impl WebSocket {
                 break;
             }
         }
-        // Sending no frames keeps the wish for room.
+        // An empty send keeps the pending wish for room.
         self.wants_room = taken < count || (count == 0 && self.wants_room);
         if taken == 0 && count > 0 {
             return Err(TransportError::Busy);
@@ -280,8 +282,8 @@ impl WebSocket {
             self.readiness.set(Interest::State);
         }
         if self.closing.is_none() {
-            // Reads first: after a server has closed, its close frame often has the reason, while a
-            // write fails without it.
+            // Reads first: a server's close frame often has the reason, while a failing write only
+            // shows that the server closed the connection.
             self.read_ahead(cx);
             self.check_heartbeat(cx);
             if self.write_error.is_none() {
@@ -412,8 +414,8 @@ impl WebSocket {
     }
 
     /// Pings a silent server, and gives up a server that does not answer the ping. The server does
-    /// not count as silent while the stub does not receive, since the host then reads nothing. Nor
-    /// does it while messages wait to be sent, since TCP itself then detects a dead server.
+    /// not count as silent while the stub does not receive, since the host then reads nothing. The
+    /// same holds while messages wait to be sent, since TCP itself then detects a dead server.
     fn check_heartbeat(&mut self, cx: &mut Context<'_>) {
         let (Some(heartbeat), Some(stream)) = (&mut self.heartbeat, &mut self.stream) else { return };
         let deaf = self.held.is_some() || self.outbox.bytes() > 0;

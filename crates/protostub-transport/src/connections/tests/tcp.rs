@@ -210,7 +210,7 @@ async fn invalid_target_fails_at_once() {
     let mut check = |host: &str, port: u16, protection: Protection, expected: &str| {
         assert_eq!(connections.tcp_open(HANDLE, host, port, protection).unwrap_err().to_string(), expected);
     };
-    check("", 1, Protection::Plain, "invalid: the host has 0 bytes; a host has 1 to 253");
+    check("", 1, Protection::Plain, "invalid: the host has 0 bytes; the allowed length is 1 to 253 bytes");
     check("sp1.example/a", 1, Protection::Plain, "invalid: a host name or address cannot contain `/`");
     check("sp1.example", 0, Protection::Plain, "invalid: port 0 is not a valid port");
     check(
