@@ -94,7 +94,7 @@ fn judge_v6(address: Ipv6Addr) -> Judged {
     }
     V6.iter()
         .find(|(net, ..)| net.contains(&address))
-        // All other addresses are either not allocated by IANA as global unicast, or a special
+        // Addresses that IANA has not allocated as global unicast have no owner or are a special
         // case.
         .map_or(
             Judged { scope: Scope::Special, block: "outside the global unicast block 2000::/3, RFC 4291" },

@@ -27,7 +27,7 @@ pub enum EgressError {
         limit: LimitReached,
     },
 
-    /// The request is impossible.
+    /// The host, URL or header is invalid.
     #[error("`{what}` is invalid: {problem}")]
     Invalid {
         /// The host, URL or header.

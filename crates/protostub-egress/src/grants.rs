@@ -205,7 +205,7 @@ pub enum Reason {
     OtherPorts(Rule),
     /// This rule allows the host and port, over TLS only.
     TlsOnly(Rule),
-    /// The host is, or resolves to, addresses that may not be dialled.
+    /// The host is, or resolves to, addresses of which none may be dialled.
     Addresses(Vec<(IpAddr, Judged)>),
 }
 

@@ -400,7 +400,7 @@ impl fmt::Debug for PooledBody {
     }
 }
 
-/// Converts the headers of a request that a stub or another caller composed.
+/// Converts the headers of a caller's request.
 ///
 /// # Errors
 /// [`EgressError::Invalid`] if a name or value is malformed, or if only the host may set the

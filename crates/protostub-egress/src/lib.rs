@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The judged address is the dialled address, since a name is resolved only once per connection.
-//! The same holds for every HTTP request and every hop of a redirect. With a proxy, the proxy
-//! resolves the names; see [`EgressConfig::proxy`].
+//! TLS then verifies the requested name. The same holds for every HTTP request and every hop of a
+//! redirect. With a proxy, the proxy resolves the names; see [`EgressConfig::proxy`].
 //!
 //! The crate does not read the environment and has no global state.
 

@@ -1,8 +1,8 @@
 //! An explicit HTTP proxy (RFC 9110 section 9.3.6).
 //!
 //! With a proxy, the grants check names and literal addresses as usual. But the proxy resolves the
-//! names, so the egress does *not* judge their addresses. The operator of a proxy must ensure that
-//! it refuses private networks, loopback and metadata services. `localhost` and loopback addresses
+//! names, so the egress does *not* judge their addresses. An operator who configures a proxy relies
+//! on the proxy to refuse addresses of private networks, loopback and metadata services. `localhost` and loopback addresses
 //! never go through the proxy, where they would mean the proxy's own host.
 
 use std::fmt;
@@ -41,7 +41,7 @@ impl Proxy {
             _ => return Err(fail("is neither http nor https")),
         };
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(fail("has a path, a query or a fragment; remove it"));
+            return Err(fail("must not have a path, a query or a fragment"));
         }
         let host = url.host_str().ok_or_else(|| fail("has no host"))?;
         let host = Host::parse(host).map_err(|problem| fail(&format!("has an invalid host: {problem}")))?;
@@ -78,7 +78,7 @@ impl Proxy {
         match status(&line) {
             Some(200..=299) => Ok(()),
             Some(407) if self.authorization.is_none() => {
-                Err(fail(format!("the proxy requires a user and a password (`{line}`); add them to its URL")))
+                Err(fail(format!("the proxy requires a user and a password (`{line}`); add them to the proxy's URL")))
             }
             Some(_) => Err(fail(format!("the proxy answered `{line}` to CONNECT"))),
             None => Err(fail(format!("the proxy's answer to CONNECT is not HTTP: `{line}`"))),

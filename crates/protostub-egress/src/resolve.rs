@@ -27,7 +27,7 @@ pub(crate) const MAX_ADDRESSES: usize = 16;
 
 /// Maximum age of the system's configuration before it is checked for changes.
 const CONFIGURATION_AGE: Duration = Duration::from_secs(5);
-/// The files of the system's configuration.
+/// The files of the system's configuration. A change of either file requires a reload.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// The port of a connected UDP socket that sends no data.
 const DISCARD_PORT: u16 = 9;
@@ -99,7 +99,7 @@ impl SystemResolver {
             before => match (Sources::read(), before) {
                 (Ok(sources), _) => Arc::new(sources),
                 (Err(error), Some((before, _))) => {
-                    tracing::warn!(%error, "failed to use the changed configuration of name servers; the previous one stays in use");
+                    tracing::warn!(%error, "failed to use the changed configuration of name servers; using the previous one");
                     before
                 }
                 (Err(error), None) => return Err(error),

@@ -202,7 +202,7 @@ impl FromStr for Rule {
                 Some((what, rest)) if rest.trim() == "plain" => (what, true),
                 Some((_, rest)) => return Err(format!("only `plain` may follow the ports, not `{}`", rest.trim())),
             };
-            let (hosts, ports) = what.rsplit_once(':').ok_or("the rule has no port")?;
+            let (hosts, ports) = what.rsplit_once(':').ok_or("the port is missing")?;
             Ok(Self { hosts: Hosts::parse(hosts)?, ports: Ports::parse(ports)?, plain })
         };
         parse().map_err(|problem| RuleError { text: text.to_owned(), problem })
@@ -275,8 +275,8 @@ mod tests {
             let error = text.parse::<Rule>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");
         };
-        check("", "the rule has no port");
-        check("sp1.example", "the rule has no port");
+        check("", "the port is missing");
+        check("sp1.example", "the port is missing");
         check("sp1.example:0", "`0` is not a port");
         check("sp1.example:+1", "`+1` is not a port");
         check("sp1.example:", "`` is not a port");

@@ -251,5 +251,5 @@ fn invalid_proxy_url_is_refused() {
         assert_eq!(error, format!("the egress configuration is invalid: {expected}"));
     };
     check("socks5://me:secret@proxy.internal:1080", "the proxy `socks5://proxy.internal:1080` is neither http nor https");
-    check("http://proxy.internal/path", "the proxy `http://proxy.internal` has a path, a query or a fragment; remove it");
+    check("http://proxy.internal/path", "the proxy `http://proxy.internal` must not have a path, a query or a fragment");
 }
