@@ -2,8 +2,9 @@
 //!
 //! With a proxy, the grants check names and literal addresses as usual. But the proxy resolves the
 //! names, so the egress does *not* judge their addresses. An operator who configures a proxy relies
-//! on the proxy to refuse addresses of private networks, loopback and metadata services. `localhost` and loopback addresses
-//! never go through the proxy, where they would mean the proxy's own host.
+//! on the proxy to refuse addresses of private networks, loopback and metadata services.
+//! `localhost` and loopback addresses never go through the proxy, where they would mean the proxy's
+//! own host.
 
 use std::fmt;
 
