@@ -1,4 +1,5 @@
-// A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender.
+// A protocol stub without a protocol. It answers every request with its body, and posts every other
+// message back to its sender.
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,7 @@ static message echo(const message *message) {
 
 static void publish(rethink_protostub_presence_status_t status) {
     rethink_protostub_presence_error_t error;
-    // There is nobody who could be told that nobody is told.
+    // The status is the stub's only report: a failure to publish it cannot be reported.
     if (!rethink_protostub_presence_publish(status, NULL, &error)) rethink_protostub_presence_error_free(&error);
 }
 
@@ -56,7 +57,8 @@ static void post(message *messages, size_t count) {
     rethink_protostub_bus_list_result_void_error_free(&outcomes);
 }
 
-// Nothing to prepare. To refuse the deployment: `protostub_string_dup(error, "why, and what to do")`, and return false.
+// The stub needs no preparation. To refuse the deployment, call
+// `protostub_string_dup(error, "why, and what to do")`, and return false.
 bool exports_rethink_protostub_stub_start(exports_rethink_protostub_stub_address_t *url, protostub_string_t *error) {
     (void)error;
     exports_rethink_protostub_stub_address_free(url);

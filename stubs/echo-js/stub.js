@@ -1,4 +1,5 @@
-// A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender.
+// A protocol stub without a protocol. It answers every request with its body, and posts every other
+// message back to its sender.
 
 import { post } from 'rethink:protostub/bus@0.1.0';
 import { publish } from 'rethink:protostub/presence@0.1.0';
@@ -15,7 +16,7 @@ const echo = (message) => {
 };
 
 export const stub = {
-  // Nothing to prepare. To refuse the deployment: `throw 'why, and what to do'`.
+  // The stub needs no preparation. To refuse the deployment: `throw 'why, and what to do'`.
   start(url) {},
 
   handle(events) {

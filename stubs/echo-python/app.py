@@ -1,4 +1,7 @@
-"""A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender."""
+"""A protocol stub without a protocol.
+
+It answers every request with its body, and posts every other message back to its sender.
+"""
 
 from dataclasses import replace
 from typing import List
@@ -17,7 +20,10 @@ REQUESTS = (
 
 class Stub(exports.Stub):
     def start(self, url: str) -> None:
-        """Nothing to prepare. To refuse the deployment: `raise componentize_py_types.Err("why, and what to do")`."""
+        """The stub needs no preparation.
+
+        To refuse the deployment: `raise componentize_py_types.Err("why, and what to do")`.
+        """
 
     def handle(self, events: List[Event]) -> None:
         echoes = []

@@ -29,6 +29,6 @@ fn main() -> Result<()> {
          #[macro_export]\n\
          macro_rules! for_each_guest {{\n    ($each:ident) => {{ $each! {{ {names}}} }};\n}}\n"
     );
-    let file = Path::new(&env::var_os("OUT_DIR").context("cargo names no folder for the code")?).join("guests.rs");
+    let file = Path::new(&env::var_os("OUT_DIR").context("cargo sets no `OUT_DIR`")?).join("guests.rs");
     fs::write(&file, code).with_context(|| format!("writing {}", file.display()))
 }

@@ -1,4 +1,4 @@
-//! Names the version of wasmtime that is measured.
+//! Passes the version of the measured wasmtime to the benchmarks.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The version of wasmtime that is in the lock file.
+/// Returns the version of wasmtime in the lock file.
 fn wasmtime(root: &Path) -> Result<String> {
     let file = root.join("Cargo.lock");
     println!("cargo::rerun-if-changed={}", file.display());

@@ -1,6 +1,8 @@
-//! What a message costs, counted: how often memory is allocated for it, and how often its receiver is woken. Neither depends on how fast the machine is.
+//! Counts the costs of a message: memory allocations, and wake-ups of the receiver. Neither depends
+//! on the machine's speed.
 //!
-//! Allocations are those of the whole process: so this is a program of its own, with one test.
+//! The allocations of the whole process are counted. So this is a program of its own, with one
+//! test.
 
 use std::{
     alloc::System,
@@ -23,33 +25,34 @@ use tokio::sync::{Mutex, oneshot};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// How many messages are counted at a time.
+/// Number of messages in one count.
 const COUNTED: u32 = 1024;
-/// How often. What else the process does now and then adds to some of the counts; the least is what messages cost.
+/// Number of counts. The process's other occasional work adds to some counts, so the least count is
+/// the cost of the messages.
 const TIMES: usize = 10;
-/// How long all of it may take.
+/// Time limit of all counts.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How many are on their way together: four times as many as one call of a stub takes.
+/// Number of messages in flight together: four times as many as one call of a stub takes.
 const TOGETHER: u32 = 4 * 64;
 
-/// How the messages are on their way.
+/// Ways to send the messages.
 #[derive(Debug, Clone, Copy)]
 enum How {
     Alone,
     Together,
 }
 
-/// The runtime with an echo, and a listener.
+/// A runtime with an echo, and a listener.
 struct Stage {
     runtime: Runtime,
     listener: Arc<Mutex<Hyperty>>,
 }
 
-/// For each of the messages.
+/// Costs per message.
 #[derive(Debug)]
 struct Costs {
     allocations: f64,
-    /// How often the listener's task was woken: once for all that is there when it looks.
+    /// Wake-ups of the listener's task. One wake-up serves all messages that have arrived.
     wakes: f64,
 }
 
@@ -57,9 +60,9 @@ impl Stage {
     async fn new() -> Self {
         let source = source(&["sp1.example"], &component("batched-echo"), &Value::Null);
         let mut limits = Limits::default();
-        // As fast as it can: what a limit of rates does about that is not what a message costs.
+        // Removes the rate limits: their effect is not a cost of the message.
         (limits.posts_per_second, limits.cpu_per_second) = (u32::MAX, Duration::from_secs(3600));
-        // With one thread, who runs when does not depend on how long anything takes.
+        // With one thread, the order of tasks does not depend on their speed.
         let builder = Runtime::builder().home_domain("home.example").source(source).worker_threads(1).max_stubs(1);
         let runtime = builder.limits(limits).build().await.expect("a runtime");
         runtime.deploy_protostub("sp1.example").await.expect("a stub");
@@ -67,7 +70,7 @@ impl Stage {
         Self { runtime, listener: Arc::new(Mutex::new(listener)) }
     }
 
-    /// On the library's threads, as a part of the host program that answers stubs would be.
+    /// Counts on the library's threads, as part of a host program that answers stubs would run.
     async fn costs(&self, how: How) -> Costs {
         let listener = Arc::clone(&self.listener);
         let (done, result) = oneshot::channel();
@@ -78,18 +81,19 @@ impl Stage {
                 let region = Region::new(ALLOCATOR);
                 let wakes = exchange(&mut listener, how).await;
                 let Stats { allocations, reallocations, .. } = region.change();
-                let each = |count: usize| f64::from(u32::try_from(count).expect("not that many")) / f64::from(COUNTED);
+                let each =
+                    |count: usize| f64::from(u32::try_from(count).expect("the count fits into 32 bits")) / f64::from(COUNTED);
                 least.allocations = least.allocations.min(each(allocations + reallocations));
                 least.wakes = least.wakes.min(each(wakes));
             }
-            // Whoever asked waits.
+            // The caller waits for the result.
             let _ = done.send(least);
         });
         tokio::time::timeout(PATIENCE, result).await.expect("no message is lost").expect("it came to its end")
     }
 }
 
-/// The messages there and back; how often the listener was woken.
+/// Sends the messages and waits for the echoes. Returns the number of the listener's wake-ups.
 async fn exchange(listener: &mut Hyperty, how: How) -> usize {
     let mut message = Message::update("hyperty://sp1.example/echo".parse().unwrap());
     message.body = Some(Body::Json(r#"{"text":"hello"}"#.into()));
@@ -122,13 +126,13 @@ async fn exchange(listener: &mut Hyperty, how: How) -> usize {
     wakes.count.load(Ordering::Relaxed)
 }
 
-/// Waits for it, woken by this.
+/// Polls a future with this waker until it completes.
 async fn woken_by<T>(waker: &Waker, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     poll_fn(|_| future.as_mut().poll(&mut Context::from_waker(waker))).await
 }
 
-/// Counts how often it wakes the task.
+/// A waker that counts its uses and wakes the task.
 struct Wakes {
     count: AtomicUsize,
     task: Waker,
@@ -142,7 +146,7 @@ impl Wake for Wakes {
 }
 
 #[tokio::test]
-async fn what_a_message_costs_is_bounded() {
+async fn message_costs_are_bounded() {
     let stage = Stage::new().await;
     let alone = stage.costs(How::Alone).await;
     assert!(alone.allocations <= 6.5 && alone.wakes <= 1.0, "one at a time: {alone:?}");

@@ -1,5 +1,6 @@
-//! The attacks. What each does stands with its program in `tests/programs/hostile`, or with its server in `servers.rs`.
-#![expect(missing_docs, reason = "a name says what it does, and the line below it how that is contained")]
+//! The attacks. The programs in `tests/programs/hostile` and the servers in `servers.rs` document
+//! them.
+#![expect(missing_docs, reason = "the name states the attack, and the line below it the containment")]
 
 use crate::{
     Attack,
@@ -7,14 +8,14 @@ use crate::{
     components, names, servers,
 };
 
-/// A core module or a component of `tests/programs/hostile/wat`.
+/// Includes a core module or a component of `tests/programs/hostile/wat`.
 macro_rules! wat {
     ($name:literal) => {
         include_str!(concat!("../programs/hostile/wat/", $name, ".wat"))
     };
 }
 
-/// The name service sees no more look-ups than one stub's share. The last attempt reaches the
+/// The name service sees no more lookups than one stub's share. The last attempt reaches the
 /// server, whose certificate is wrong.
 pub fn abandons_lookups() -> Attack {
     Attack::program("abandons_lookups", Refused("certificate")).with(servers::wrong_certificate).below(names::SILENT, "wss")
@@ -33,7 +34,7 @@ pub fn asks_for_random_bytes() -> Attack {
 }
 
 pub fn ask_for_what_is_not_there() -> Attack {
-    Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("it imports what no stub may: evil:host/shell"))
+    Attack::text("ask_for_what_is_not_there", wat!("wants_more"), NotDeployed("imports that no stub may have: evil:host/shell"))
 }
 
 pub fn catalogue_floods_accepted_versions() -> Attack {
@@ -237,7 +238,7 @@ pub fn server_has_long_chain() -> Attack {
     )
 }
 
-/// Ten intermediates, each of which may have issued each other: thousands of paths.
+/// Ten intermediates, each of which is a possible issuer of each other: thousands of paths.
 pub fn server_has_winding_chain() -> Attack {
     Attack::back_end("server_has_winding_chain", "wss", servers::winding_chain, Refused("UnknownIssuer"))
 }

@@ -1,9 +1,9 @@
-//! Components that are written as text, and some that no compiler likes.
+//! Components that are written as text, and generated ones that are hard on a compiler.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A component as text, or a core module, which is made into a stub.
+/// Makes a stub of text: of a component, or of a core module.
 pub(crate) fn from_text(text: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
     if text.contains("(component") {
@@ -16,12 +16,14 @@ pub(crate) fn from_text(text: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("a module").encode().expect("a component")
 }
 
-/// How many branches each function has of the component that is slow to compile.
+/// Number of branches of each function in the component that is slow to compile.
 const BRANCHES: usize = 1_000;
 
-/// A component with so many functions: 4 000 are 56 MB of code, which take a compiler minutes.
+/// Generates a component with `count` functions. 4 000 functions are 56 MB of code, which takes a
+/// compiler minutes.
 pub(crate) fn slow(count: usize) -> Vec<u8> {
-    // No locals; each branch is `block, local.get 0, br_if 0, local.get 0, i32.const 3, i32.mul, local.set 0, end`, and all of it is in one loop.
+    // No locals. Each branch is `block, local.get 0, br_if 0, local.get 0, i32.const 3, i32.mul,
+    // local.set 0, end`. All branches are in one loop.
     let branch = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x20, 0x00, 0x41, 0x03, 0x6c, 0x21, 0x00, 0x0b];
     let body = [&[0x00, 0x03, 0x40][..], &branch.repeat(BRANCHES), &[0x0b, 0x20, 0x00, 0x0b]].concat();
     let body = [size(body.len()), body].concat();
@@ -36,15 +38,15 @@ pub(crate) fn slow(count: usize) -> Vec<u8> {
 const IMPORTS: usize = 600;
 /// Length of the longest of these names, in bytes. The engine allows 100 000.
 const ENDLESS_NAME_BYTES: usize = 90_000;
-/// Length of those names that a component may have together, in bytes.
+/// Total length of the names that a component may have, in bytes.
 const LONG_NAME_BYTES: usize = 1_000;
 
-/// A component of 54 MB: no code, and 600 imports with names without an end.
+/// Generates a component of 54 MB: no code, and 600 imports with endless names.
 pub(crate) fn endless_import_names(_: usize) -> Vec<u8> {
     imports_of(ENDLESS_NAME_BYTES)
 }
 
-/// A component of 600 KB: no code, and 600 imports with long names.
+/// Generates a component of 600 KB: no code, and 600 imports with long names.
 pub(crate) fn long_import_names(_: usize) -> Vec<u8> {
     imports_of(LONG_NAME_BYTES)
 }
@@ -64,7 +66,7 @@ fn section(id: u8, contents: &[u8]) -> Vec<u8> {
     [vec![id], size(contents.len()), contents.to_vec()].concat()
 }
 
-/// An unsigned number in LEB128.
+/// Encodes an unsigned number in LEB128.
 fn size(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {

@@ -1,7 +1,8 @@
-//! Attacks on a runtime, as a table: stubs that no honest author would publish, and servers that no honest domain would run.
+//! Attacks on a runtime, as a table: malicious stubs and servers.
 //!
-//! [`for_each_attack`] names them all. The tests have one case for each, `cargo xtask torture` runs each beside well-behaved stubs. What is attacked
-//! is a [`Stage`]: a runtime with neighbours, built as any host program builds one.
+//! [`for_each_attack`] names all attacks. The tests have one case for each. `cargo xtask torture`
+//! runs each next to well-behaved stubs. The target is a [`Stage`]: a runtime with neighbours,
+//! built as any host program builds one.
 //!
 //! [`for_each_environment`] names the hostile environments, each a machine or network that fails.
 

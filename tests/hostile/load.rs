@@ -1,4 +1,5 @@
-//! Steady load on the well-behaved stubs: requests at fixed times, whatever became of those before.
+//! Steady load on the well-behaved stubs: requests at fixed times, whether or not earlier ones were
+//! answered.
 
 use std::{
     mem,
@@ -19,10 +20,10 @@ use tokio::{
 
 use crate::Neighbours;
 
-/// How often each stub is asked.
+/// Period of the requests to each stub.
 const PERIOD: Duration = Duration::from_millis(25);
 
-/// The requests to all stubs, until they are ended.
+/// The requests to all stubs, until the load ends.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
@@ -35,27 +36,27 @@ struct Shared {
     answers: Mutex<Vec<Answer>>,
     asked: AtomicU64,
     answered: AtomicU64,
-    /// Why the first one was not answered.
+    /// Reason for which the first lost request was not answered.
     fault: Mutex<Option<String>>,
 }
 
 /// A request that a stub answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer {
-    /// When the request was due.
+    /// Time at which the request was due.
     pub due: Instant,
-    /// The time from then to the answer. A request that was sent late is answered late.
+    /// Time from `due` to the answer. It includes the delay of a late request.
     pub latency: Duration,
 }
 
-/// What became of the requests.
+/// Outcomes of the requests.
 #[derive(Debug)]
 pub struct Sum {
-    /// How many were asked.
+    /// Number of requests.
     pub asked: u64,
-    /// How many were not answered, or not with 200.
+    /// Number of requests that were not answered, or not with 200.
     pub lost: u64,
-    /// Why the first of these was not.
+    /// Reason for which the first of the lost requests was not answered.
     pub fault: Option<String>,
     /// The answers since the last [`Load::take`].
     pub answers: Vec<Answer>,
@@ -71,7 +72,7 @@ impl Sum {
 }
 
 impl Load {
-    /// Begins to ask each of a runtime's neighbours.
+    /// Begins to send requests to each of a runtime's neighbours.
     ///
     /// # Errors
     /// If there is load on the runtime already.
@@ -88,13 +89,13 @@ impl Load {
         Ok(Self { shared, askers })
     }
 
-    /// Takes the answers that came since the last call.
+    /// Takes the answers since the last call.
     #[must_use]
     pub fn take(&self) -> Vec<Answer> {
         mem::take(&mut self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends it, when all that was asked has its outcome.
+    /// Ends the load after all requests have their outcomes.
     pub async fn end(mut self) -> Sum {
         self.shared.ended.store(true, Ordering::Relaxed);
         while self.askers.join_next().await.is_some() {}
@@ -114,7 +115,8 @@ async fn ask(app: Arc<Hyperty>, domain: Domain, mut at: Instant, shared: Arc<Sha
         shared.asked.fetch_add(1, Ordering::Relaxed);
         requests.spawn(async move {
             let outcome = app.request(message).await;
-            // From when it was to be sent: whoever is late with that is late with the answer.
+            // The latency counts from the time at which the request was due: a late request makes a
+            // late answer.
             let latency = at.elapsed();
             match outcome {
                 Ok(answer) if answer.code() == Some(200) => {

@@ -1,4 +1,4 @@
-//! What the process takes of the machine, and how late its timers are.
+//! Resource use of the process, and delays of its timers.
 
 use std::{
     fs,
@@ -14,22 +14,22 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How often a timer is looked at.
+/// Period of the measured timer.
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// Memory that is resident, in bytes.
+/// Resident memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Resident(pub u64);
 
 impl Resident {
-    /// In mebibytes.
+    /// Returns the size in mebibytes.
     #[must_use]
     pub fn mebibytes(self) -> u64 {
         self.0 >> 20
     }
 }
 
-/// The memory of this process that is resident. Zero where `/proc` does not tell.
+/// Returns the resident memory of this process. Returns zero without `/proc`.
 #[must_use]
 pub fn resident() -> Resident {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -37,13 +37,13 @@ pub fn resident() -> Resident {
     Resident(kibibytes.unwrap_or_default() << 10)
 }
 
-/// How many file descriptors this process has open. Zero where `/proc` does not tell.
+/// Returns the number of open file descriptors of this process. Returns zero without `/proc`.
 #[must_use]
 pub fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// How many threads this process has. Zero where `/proc` does not tell.
+/// Returns the number of threads of this process. Returns zero without `/proc`.
 #[must_use]
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
@@ -57,7 +57,7 @@ pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// Measures how late timers are of the async runtime in which it was begun: the host program's.
+/// Measures the delays of timers of the async runtime in which it was begun: the host program's.
 #[derive(Debug)]
 pub struct Lateness {
     ended: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ impl Lateness {
         Self { ended, task }
     }
 
-    /// How late they were.
+    /// Ends the measurement, and returns the delays.
     pub async fn end(self) -> Vec<Duration> {
         self.ended.store(true, Ordering::Relaxed);
         self.task.await.unwrap_or_default()

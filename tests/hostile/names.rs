@@ -10,29 +10,29 @@ use std::{
 use async_trait::async_trait;
 use protostub_runtime::Resolver;
 
-/// Below this name, answers change. The operator lets domains there go to this machine.
+/// Name below which answers change. The operator lets domains there connect to this machine.
 pub(crate) const CHANGING: &str = "changing.example";
-/// Below this name, everything is this machine. The operator has no settings for domains there.
+/// Name below which every name is this machine. The operator has no settings for domains there.
 pub(crate) const HERE: &str = "here.example";
-/// Below this name, domains have a credential by OAuth 2.0, with one scope, and no address.
+/// Name below which domains have a credential by OAuth 2.0, with one scope, and no address.
 pub(crate) const GRANTED: &str = "granted.example";
-/// Below this name, look-ups stay without an answer, except for names that begin with `last`.
+/// Name below which lookups stay without an answer, except for names that begin with `last`.
 pub(crate) const SILENT: &str = "silent.example";
 
-/// The names below which domains have settings of the operator's. The number of domains bounds the
-/// attackers that are there at a time.
+/// The names below which domains have operator settings, and the number of such domains below each.
+/// The number bounds the concurrent attackers.
 pub(crate) const WITH_SETTINGS: [&str; 3] = [CHANGING, GRANTED, SILENT];
 const DOMAINS: usize = 32;
 
-/// The domains below one of [`WITH_SETTINGS`].
+/// Returns the domains below one of [`WITH_SETTINGS`].
 pub(crate) fn below(name: &str) -> impl Iterator<Item = String> {
     (0..DOMAINS).map(move |n| format!("a{n}.{name}"))
 }
 
-/// A party's share of concurrent look-ups: the default of `QuotaLimits::lookups`.
+/// A party's share of concurrent lookups: the default of `QuotaLimits::lookups`.
 const SHARE: usize = 8;
 
-/// What else than its server an attacker would like to have dialled.
+/// Addresses that an attacker would like the host to connect to.
 const ELSEWHERE: [&str; 8] = [
     "169.254.169.254",
     "10.0.0.1",
@@ -44,25 +44,28 @@ const ELSEWHERE: [&str; 8] = [
     "64:ff9b::a9fe:a9fe",
 ];
 
-/// For each name below [`CHANGING`], in turn: somewhere else and the attacker's server on loopback, and that same elsewhere alone. Whoever asks once more
-/// for what was judged already dials something that nobody has judged.
+/// The name service. The answers for a name below [`CHANGING`] alternate. One answer is an address
+/// of [`ELSEWHERE`] together with the attacker's server on loopback. The other is that same address
+/// alone. A host that looks up a judged name again would connect to an address that was never
+/// judged.
 ///
-/// Names below [`HERE`] stay the same. Others do not exist, and no other name service is asked.
+/// Names below [`HERE`] stay the same. Other names do not exist, and no other name service is
+/// asked.
 #[derive(Debug, Default)]
 pub(crate) struct AttackersNames {
     /// Number of questions for each name whose answers change.
     changing: Mutex<HashMap<String, usize>>,
-    /// Number of pending look-ups without an answer, by their parent domain.
+    /// Number of pending lookups without an answer, by their parent domain.
     silent: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A pending look-up without an answer. Dropped when the stub abandons it.
+/// A pending lookup without an answer. It is dropped when the stub abandons it.
 struct Silence(Arc<Mutex<HashMap<String, usize>>>, String);
 
 impl Drop for Silence {
     fn drop(&mut self) {
         if let Some(pending) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.1) {
-            // One too many stays one too many.
+            // A count above the share stays above it.
             *pending -= usize::from(*pending <= SHARE);
         }
     }
@@ -78,7 +81,7 @@ impl AttackersNames {
             *pending
         };
         if pending > SHARE {
-            return Err(io::Error::other("this name service was asked for too many names at a time"));
+            return Err(io::Error::other("the name service got too many concurrent lookups"));
         }
         if host == "last" {
             return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
@@ -98,7 +101,7 @@ impl Resolver for AttackersNames {
             return self.silent(name).await;
         }
         if !name.ends_with(CHANGING) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "this name service knows no other names"));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name service has no such name"));
         }
         let mut asked = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = asked.entry(name.to_owned()).or_default();

@@ -1,4 +1,4 @@
-//! Servers on loopback that no honest domain would run.
+//! Malicious servers on loopback.
 
 use std::{
     future::Future,
@@ -27,16 +27,16 @@ use tokio_rustls::{
     },
 };
 
-/// What a server does with a connection.
+/// Behaviour of a server on a connection.
 pub type Behaviour = fn(TcpStream) -> Served;
 
 /// A connection until its end.
 pub type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// How long those who dribble wait before each byte.
+/// Pause of a dribbling server before each byte.
 const DRIBBLE: Duration = Duration::from_millis(200);
 
-/// A server on loopback, for as long as it is not dropped.
+/// A server on loopback. `Drop` ends it.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -44,7 +44,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one on a free port.
+    /// Starts a server on a free port.
     ///
     /// # Errors
     /// If there is no free port.
@@ -62,13 +62,13 @@ impl Server {
         Ok(Self { address, task })
     }
 
-    /// The domain that it is: `127.0.0.1:8080`.
+    /// Returns the server's domain, for example `127.0.0.1:8080`.
     #[must_use]
     pub fn domain(&self) -> String {
         self.address.to_string()
     }
 
-    /// The port that it listens on.
+    /// Returns the server's port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
@@ -81,7 +81,8 @@ impl Drop for Server {
     }
 }
 
-/// A thread of their own: what hostile servers do to others is done over the network, and not by being on the threads of whoever is attacked.
+/// Returns a runtime with its own thread. Hostile servers must reach their victims over the network
+/// only, and not by load on the victims' threads.
 fn elsewhere() -> io::Result<&'static Runtime> {
     static THREAD: LazyLock<io::Result<Runtime>> =
         LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("hostile-servers").enable_all().build());
@@ -96,7 +97,7 @@ async fn request(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the same again and again, for as long as somebody reads.
+/// Writes the same bytes again and again while the client reads.
 async fn again_and_again(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     loop {
         stream.write_all(bytes).await?;
@@ -114,12 +115,12 @@ async fn dribble(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
 
-/// Accepts, and never says a word.
+/// Accepts, and sends nothing.
 pub(crate) fn says_nothing(mut stream: TcpStream) -> Served {
     Box::pin(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop) })
 }
 
-/// A descriptor, or an answer to a stub, that never ends.
+/// Sends a descriptor, or a response to a stub, that never ends.
 pub(crate) fn endless_body(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -128,7 +129,7 @@ pub(crate) fn endless_body(mut stream: TcpStream) -> Served {
     })
 }
 
-/// A descriptor that comes one byte after the other.
+/// Sends a descriptor one byte after the other.
 pub(crate) fn dribbles_body(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -137,7 +138,7 @@ pub(crate) fn dribbles_body(mut stream: TcpStream) -> Served {
     })
 }
 
-/// The head of an answer that comes one byte after the other.
+/// Sends the head of a response one byte after the other.
 pub(crate) fn dribbles_head(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -146,7 +147,7 @@ pub(crate) fn dribbles_head(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Sends a head without end, as fast as the client reads.
+/// Sends an endless head, as fast as the client reads.
 pub(crate) fn endless_head(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -155,7 +156,7 @@ pub(crate) fn endless_head(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Sends informational responses without end.
+/// Sends endless informational responses.
 pub(crate) fn endless_informational(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -173,7 +174,7 @@ pub(crate) fn keeps_connections(mut stream: TcpStream) -> Served {
     })
 }
 
-/// 200 KiB that become 32 MB when they are unpacked.
+/// Sends 200 KiB that unpack to 32 MB.
 pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -184,8 +185,8 @@ pub(crate) fn gzip_bomb(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Issues tokens as many authorization servers do: for the scope of the request, and for all that
-/// the client may do where the request has none.
+/// Issues tokens as many authorization servers do: for the scope of the request, or for all of the
+/// client's scopes if the request has none.
 pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut head = Vec::new();
@@ -204,10 +205,11 @@ pub(crate) fn issues_tokens(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Gzip of spaces: a literal one, and then, again and again, 258 times what stands one byte before (RFC 1951, fixed codes, from the low bit on).
+/// Returns gzip of spaces: one literal, followed by many copies of 258 bytes from a distance of one
+/// byte. The encoding has fixed codes, from the low bit on (RFC 1951).
 ///
-/// Such a length and distance have 13 bits: so the same 13 bytes come again and again, and what is computed here is little. The server's time is not to
-/// be taken for the attacked one's.
+/// A length and a distance together have 13 bits, so the same 13 bytes repeat, and the computation
+/// is cheap. The server's time must not count as the victim's.
 fn bomb(bytes: usize) -> Vec<u8> {
     let mut bits = vec![true, true, false];
     let mut push = |code: u16, length: u32| bits.extend((0..length).rev().map(|bit| (code >> bit) & 1 == 1));
@@ -219,12 +221,12 @@ fn bomb(bytes: usize) -> Vec<u8> {
     push(0, 7);
     let packed: Vec<u8> =
         bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| (byte << 1) | u8::from(*bit))).collect();
-    // 11 bits stand before the first of them.
+    // 11 bits come before the first copy.
     let (begin, end) = packed.split_at(2);
     [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255], begin, &end[..13].repeat(bytes / 13), end].concat()
 }
 
-/// A descriptor of 10⁶ arrays in each other.
+/// Sends a descriptor of 10⁶ nested arrays.
 pub(crate) fn nested_arrays(mut stream: TcpStream) -> Served {
     Box::pin(async move {
         request(&mut stream).await?;
@@ -234,12 +236,12 @@ pub(crate) fn nested_arrays(mut stream: TcpStream) -> Served {
     })
 }
 
-/// Leads from every URL to itself.
+/// Redirects every URL to itself.
 pub(crate) fn redirects_in_circle(stream: TcpStream) -> Served {
     redirect(stream, "/.well-known/protostub/default")
 }
 
-/// Leads to a cloud's metadata service.
+/// Redirects to a cloud's metadata service.
 pub(crate) fn redirects_to_metadata(stream: TcpStream) -> Served {
     redirect(stream, "http://169.254.169.254/latest/meta-data/")
 }
@@ -252,14 +254,14 @@ fn redirect(mut stream: TcpStream, to: &'static str) -> Served {
     })
 }
 
-/// Does the handshake of a WebSocket, with nothing of its own.
+/// Does a WebSocket handshake without extensions or protocols.
 async fn upgrade(mut stream: TcpStream) -> io::Result<TcpStream> {
     let accepted = tokio_tungstenite::accept_async(&mut stream).await.map_err(io::Error::other);
     accepted.map(drop)?;
     Ok(stream)
 }
 
-/// A frame that is to have 2⁶² bytes.
+/// Sends a frame that declares 2⁶² bytes.
 pub(crate) fn endless_frame(stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut stream = upgrade(stream).await?;
@@ -268,7 +270,7 @@ pub(crate) fn endless_frame(stream: TcpStream) -> Served {
     })
 }
 
-/// A message in fragments, none of which is the last.
+/// Sends a message in fragments, without a last one.
 pub(crate) fn endless_fragments(stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut stream = upgrade(stream).await?;
@@ -278,7 +280,7 @@ pub(crate) fn endless_fragments(stream: TcpStream) -> Served {
     })
 }
 
-/// Pings, as many as are read.
+/// Sends as many pings as the client reads.
 pub(crate) fn floods_pings(stream: TcpStream) -> Served {
     Box::pin(async move {
         let stream = upgrade(stream).await?;
@@ -295,7 +297,7 @@ pub(crate) fn floods_pings(stream: TcpStream) -> Served {
     })
 }
 
-/// Does the handshake, and reads everything.
+/// Does the handshake, and reads all frames.
 pub(crate) fn swallows_frames(stream: TcpStream) -> Served {
     Box::pin(async move {
         let mut stream = upgrade(stream).await?;
@@ -312,7 +314,7 @@ pub(crate) fn long_chain(stream: TcpStream) -> Served {
     chain(stream, &CHAIN)
 }
 
-/// Sends ten intermediates, each of which may have issued each other.
+/// Sends ten intermediates, each of which is a possible issuer of each other.
 pub(crate) fn winding_chain(stream: TcpStream) -> Served {
     static CHAIN: LazyLock<io::Result<TlsAcceptor>> = LazyLock::new(|| {
         let issuer = authority("m", None)?;
@@ -328,14 +330,14 @@ fn chain(stream: TcpStream, acceptor: &'static io::Result<TlsAcceptor>) -> Serve
     })
 }
 
-/// An authority of this name, with a P-384 key, which is slow to verify.
+/// Returns an authority of this name, with a P-384 key, which is slow to verify.
 fn authority(name: &str, issuer: Option<&Authority>) -> io::Result<Authority> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(io::Error::other)?;
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name = DistinguishedName::new();
     if name.contains(' ') {
-        // The root that is called so, exactly.
+        // The exact name of the real root.
         let text = |text: &str| PrintableString::try_from(text).map(DnValue::PrintableString).map_err(io::Error::other);
         params.distinguished_name.push(DnType::CountryName, text("US")?);
         params.distinguished_name.push(DnType::OrganizationName, text("Internet Security Research Group")?);
@@ -352,7 +354,7 @@ fn authority(name: &str, issuer: Option<&Authority>) -> io::Result<Authority> {
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
-/// A server with a certificate of this issuer, followed by the intermediates.
+/// Returns an acceptor with a certificate of this issuer, followed by the intermediates.
 fn chained(intermediates: Vec<Authority>, issuer: &Authority) -> io::Result<TlsAcceptor> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).map_err(io::Error::other)?;
@@ -371,7 +373,7 @@ fn serving(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> io::Result<Tls
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Proves, with a certificate that it made itself, to be somebody else.
+/// Presents a self-signed certificate for another name.
 pub(crate) fn wrong_certificate(stream: TcpStream) -> Served {
     Box::pin(async move {
         let certified = rcgen::generate_simple_self_signed(["bank.example".to_owned()]).map_err(io::Error::other)?;

@@ -28,9 +28,9 @@ use crate::{
     servers,
 };
 
-/// How long an attack may take to be contained, whatever the machine is busy with.
+/// Time limit for the containment of an attack, on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a stub is watched that does nothing but wait.
+/// Observation time of a stub that does nothing but wait.
 const WATCHED: Duration = Duration::from_millis(500);
 /// Maximum number of descriptors that an attack leaves open. The servers' side counts too, and so
 /// do other tests in the same process.
@@ -39,36 +39,38 @@ const SPARED_DESCRIPTORS: usize = 200;
 const WAITING: usize = 4;
 /// Maximum of a text about a stub, in bytes: last words have 24 lines of 8 KiB.
 const MAX_SAID_BYTES: usize = 25 * (8 << 10);
-/// How often it is looked whether a limit was counted.
+/// Period of the checks for a counted limit.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What an attacked runtime is like, where it is not as by default.
+/// Configuration of an attacked runtime. The rest has default values.
 #[derive(Debug, Clone)]
 pub struct StageConfig {
     /// The limits of every stub.
     pub limits: Limits,
-    /// How many well-behaved stubs there are.
+    /// Number of well-behaved stubs.
     pub neighbours: usize,
-    /// Where compiled code is kept; none: in memory alone.
+    /// Folder of compiled code. `None` for memory alone.
     pub code_dir: Option<PathBuf>,
-    /// How long a component may take to be compiled.
+    /// Time limit of the compilation of a component.
     pub compile_timeout: Duration,
-    /// How long a stub may take to be live.
+    /// Time limit for a stub to become live.
     pub connect_timeout: Duration,
-    /// Maximum number of sockets of the runtime. `None`: the default.
+    /// Maximum number of sockets of the runtime. `None` for the default.
     pub max_sockets: Option<usize>,
-    /// The most accepted versions that are remembered.
+    /// Bounds of the remembered accepted versions.
     pub accepted_versions: Bounds,
 }
 
 impl Default for StageConfig {
     fn default() -> Self {
         let mut limits = Limits::default();
-        // What a busy machine surely reaches, in code that is not optimised: of bytes, with the first call or the first write.
+        // Even a busy machine reaches these limits with code that is not optimised. The limit of
+        // bytes is reached with the first call or the first write.
         limits.posts_per_second = 1_000;
         limits.bytes_in_per_second = 512 << 10;
         limits.bytes_out_per_second = 512 << 10;
-        // Those who attack one connection after the other are slower than that.
+        // Attackers that open one connection after the other do not reach the default on a busy
+        // machine.
         limits.connect_attempts_per_second = 100;
         Self {
             limits,
@@ -82,20 +84,20 @@ impl Default for StageConfig {
     }
 }
 
-/// A runtime with well-behaved stubs, which is attacked.
+/// A runtime under attack, with well-behaved stubs.
 #[derive(Debug)]
 pub struct Stage {
     runtime: Runtime,
     source: MemorySource,
     neighbours: Neighbours,
     attackers: AtomicUsize,
-    /// Domains with settings of the operator's that no attacker has at the moment.
+    /// Domains with operator settings that no attacker uses at the moment.
     free: Mutex<Vec<Domain>>,
     milliseconds: u64,
     _tokens: Server,
 }
 
-/// The well-behaved stubs of a runtime that is attacked.
+/// The well-behaved stubs of a runtime under attack.
 #[derive(Debug)]
 pub struct Neighbours(pub(crate) Vec<Protostub>);
 
@@ -108,16 +110,16 @@ pub struct Attacker {
     _server: Option<Server>,
 }
 
-/// How an attack was contained.
+/// Description of a containment.
 #[derive(Debug, Clone)]
 pub struct Contained {
-    /// What became of it, in a line.
+    /// The result, in one line.
     pub how: String,
-    /// How long after it began.
+    /// Time from the beginning of the attack to its containment.
     pub after: Duration,
 }
 
-/// Why an attack was not contained as it has to be.
+/// Reason for which an attack was not contained as required.
 #[derive(Debug)]
 pub struct Escaped(pub String);
 
@@ -143,10 +145,10 @@ fn with_port(component: &[u8], configuration: Map<String, Value>, port: Option<u
 }
 
 impl Stage {
-    /// Builds the runtime, and has its well-behaved stubs live.
+    /// Builds the runtime, and deploys its well-behaved stubs.
     ///
     /// # Errors
-    /// If something of it cannot be.
+    /// If the runtime does not start, or a stub is not deployed.
     pub async fn new(config: StageConfig) -> Result<Self> {
         let source = MemorySource::new();
         let mut restart = RestartPolicy::default();
@@ -194,32 +196,32 @@ impl Stage {
         })
     }
 
-    /// Has the code of most attackers in memory from now on: of one that never attacks.
+    /// Keeps the code of most attackers in memory, by an attacker that never attacks.
     ///
     /// # Errors
-    /// If that cannot be deployed.
+    /// If that attacker cannot be deployed.
     pub async fn keep_code(&self) -> Result<()> {
         let attacker = self.place(&crate::attacks::traps_in_handle()).await?;
         self.runtime.deploy_protostub(attacker.domain.as_str()).await?;
         Ok(())
     }
 
-    /// The runtime that is attacked.
+    /// Returns the runtime under attack.
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// Its well-behaved stubs.
+    /// Returns the well-behaved stubs.
     #[must_use]
     pub fn neighbours(&self) -> &Neighbours {
         &self.neighbours
     }
 
-    /// Attacks once, beside the neighbours, and takes the attacker away again.
+    /// Runs an attack once, next to the neighbours, and removes the attacker.
     ///
     /// # Errors
-    /// If it is not contained as it has to be, or a neighbour suffers.
+    /// If the attack is not contained as required, or a neighbour is affected.
     pub async fn attack(&self, attack: &Attack) -> Result<Contained, Escaped> {
         let attacker = self.place(attack).await?;
         let contained = self.provoke(&attacker).await;
@@ -228,10 +230,10 @@ impl Stage {
         contained
     }
 
-    /// Puts an attacker into a domain of its own.
+    /// Puts an attacker into its own domain.
     ///
     /// # Errors
-    /// If there is no port for its server.
+    /// If no port is free for its server.
     pub async fn place(&self, attack: &Attack) -> Result<Attacker> {
         let attack = attack.clone().computing(self.milliseconds);
         let server = match attack.server {
@@ -255,7 +257,7 @@ impl Stage {
         Ok(Attacker { attack, domain, app, _server: server })
     }
 
-    /// Takes a domain below this name, for an attacker to have.
+    /// Takes a free domain below this name for an attacker.
     fn free_below(&self, name: &str) -> Result<Domain> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let index = free.iter().position(|domain| domain.host().ends_with(name));
@@ -263,14 +265,14 @@ impl Stage {
         Ok(free.swap_remove(index))
     }
 
-    /// Has an attacker attack, as often as one likes.
+    /// Makes an attacker attack. This can be repeated.
     ///
     /// # Errors
-    /// If it is not contained as it has to be.
+    /// If the attack is not contained as required.
     pub async fn provoke(&self, attacker: &Attacker) -> Result<Contained, Escaped> {
         let begin = Instant::now();
         let contained = timeout(PATIENCE, self.contain(attacker)).await;
-        let how = contained.with_context(|| format!("{} went on for {PATIENCE:?}", attacker.attack.name))??;
+        let how = contained.with_context(|| format!("{} was not contained within {PATIENCE:?}", attacker.attack.name))??;
         Ok(Contained { how, after: begin.elapsed() })
     }
 
@@ -286,13 +288,13 @@ impl Stage {
                     deployed
                 }
             };
-            let Err(error) = deployed else { bail!("it was deployed") };
+            let Err(error) = deployed else { bail!("the attacker's stub was deployed") };
             let told = safe(chain(&error))?;
-            ensure!(told.contains(reason), "it was not deployed, but for another reason than `{reason}`: {told}");
+            ensure!(told.contains(reason), "the stub was not deployed, but the reason does not contain `{reason}`: {told}");
             return Ok(format!("not deployed: {reason}"));
         }
         let deployed = self.runtime.deploy_protostub(domain.as_str()).await;
-        let stub = deployed.map_err(|error| anyhow::anyhow!("it was not deployed: {}", chain(&error)))?;
+        let stub = deployed.map_err(|error| anyhow::anyhow!("the stub was not deployed: {}", chain(&error)))?;
         let before = attack.or_ends.map(|limit| hits(&stub, limit));
         let contained = self.meet(attacker, &stub).await;
         match attack.or_ends {
@@ -306,14 +308,14 @@ impl Stage {
         let to = format!("hyperty://{domain}/attack");
         let waiting = (0..WAITING).map(|_| app.request_within(Message::read(to.parse().unwrap()), PATIENCE));
         for answer in futures_util::future::join_all(waiting).await {
-            let Err(error) = answer else { bail!("it answered") };
+            let Err(error) = answer else { bail!("the stub answered") };
             safe(error.to_string())?;
         }
         Ok(())
     }
 
-    /// Floods the runtime with accepted versions of an attacker's subdomains, and returns what
-    /// becomes of a victim that offers an older version then.
+    /// Floods the runtime with accepted versions of an attacker's subdomains. Returns the result of
+    /// deploying a victim that then offers an older version.
     async fn roll_back_behind_flood(&self, Attacker { attack, domain, .. }: &Attacker) -> Result<Result<Protostub, DeployError>> {
         let component = attack.component().context("a component")?;
         let publish = |domain: &Domain, number: &str| {
@@ -331,7 +333,7 @@ impl Stage {
                 .await?;
             anyhow::Ok(())
         };
-        // One of its own for each attack: what was accepted of it stays.
+        // Each attack has its own victim, because the accepted version of a victim stays.
         let name = domain.as_str().split('.').next().unwrap_or_default();
         let victim = Domain::parse(&format!("{name}.bank.example"))?;
         accept(&victim, "2.0").await?;
@@ -349,34 +351,34 @@ impl Stage {
         Ok(deployed)
     }
 
-    /// Has a stub that is live attack.
+    /// Makes a live stub attack.
     async fn meet(&self, Attacker { attack, domain, app, .. }: &Attacker, stub: &Protostub) -> Result<String> {
         let restarts = stub.restarts();
         let request = app.request_within(Message::read(format!("hyperty://{domain}/attack").parse().unwrap()), PATIENCE);
         match attack.contained {
-            Containment::NotDeployed(_) => unreachable!("it was deployed"),
+            Containment::NotDeployed(_) => unreachable!("the stub was deployed"),
             Containment::Ends(setting) => {
                 let before = hits(stub, setting);
-                let error = request.await.err().context("it answered")?;
+                let error = request.await.err().context("the stub answered")?;
                 ensure!(error.code == 502, "{error}");
-                // Whoever had the message is told after it was counted.
-                ensure!(hits(stub, setting) > before, "it did not end by `{setting}` but by {:?}", stub.limits_hit());
+                // The sender gets its error after the limit is counted.
+                ensure!(hits(stub, setting) > before, "the instance did not reach `{setting}` but {:?}", stub.limits_hit());
                 until(|| stub.last_crash().is_some_and(|crash| crash.limit == Some(setting))).await;
                 Ok(format!("ended: {setting}"))
             }
             Containment::Traps(text) => {
-                let error = request.await.err().context("it answered")?;
+                let error = request.await.err().context("the stub answered")?;
                 ensure!(error.code == 502, "{error}");
                 until(|| stub.last_crash().is_some()).await;
-                let crash = stub.last_crash().context("there is no report")?;
+                let crash = stub.last_crash().context("the runtime has no crash report")?;
                 ensure!(crash.kind == CrashKind::Trap, "{crash:?}");
                 let told = safe(format!("{} {}", crash.reason, crash.message.as_deref().unwrap_or_default()))?;
                 for frame in &crash.backtrace {
                     safe(frame.to_string())?;
                 }
                 safe(stub.status().reason.unwrap_or_default().to_string())?;
-                ensure!(told.contains(text), "it crashed, but not with `{text}`: {told}");
-                Ok("ended: it crashed".to_owned())
+                ensure!(told.contains(text), "the report of the crash does not contain `{text}`: {told}");
+                Ok("ended: the instance crashed".to_owned())
             }
             Containment::Held(setting) => {
                 let before = hits(stub, setting);
@@ -384,9 +386,9 @@ impl Stage {
                 tokio::select! {
                     () = counted => {}
                     answer = request => {
-                        let answer = answer.map_err(|error| anyhow::anyhow!("it did not live: {error}"))?;
+                        let answer = answer.map_err(|error| anyhow::anyhow!("the stub did not stay live: {error}"))?;
                         if timeout(PATIENCE / 4, until(|| hits(stub, setting) > before)).await.is_err() {
-                            bail!("it did not run into `{setting}` but {:?}: {answer:?}", stub.limits_hit());
+                            bail!("the stub did not reach `{setting}` but {:?}: {answer:?}", stub.limits_hit());
                         }
                     }
                 }
@@ -394,20 +396,20 @@ impl Stage {
                 Ok(format!("held: {setting}"))
             }
             Containment::Refused(text) => {
-                let answer = request.await.map_err(|error| anyhow::anyhow!("it did not answer: {error}"))?;
+                let answer = request.await.map_err(|error| anyhow::anyhow!("the stub did not answer: {error}"))?;
                 let body: Value = answer.body.as_ref().context("a body")?.parse()?;
                 let value = body["value"].as_str().unwrap_or_default();
-                ensure!(value.contains(text), "it says: {value}");
+                ensure!(value.contains(text), "the answer does not contain `{text}`: {value}");
                 alive(stub, restarts)?;
                 Ok(format!("refused: {}", value.chars().take(60).collect::<String>()))
             }
             Containment::Spares(text) => {
                 let before = descriptors();
-                let answer = request.await.map_err(|error| anyhow::anyhow!("it did not answer: {error}"))?;
+                let answer = request.await.map_err(|error| anyhow::anyhow!("the stub did not answer: {error}"))?;
                 let more = descriptors().saturating_sub(before);
                 let body: Value = answer.body.as_ref().context("a body")?.parse()?;
                 let value = body["value"].as_str().unwrap_or_default();
-                ensure!(value.contains(text), "it says: {value}");
+                ensure!(value.contains(text), "the answer does not contain `{text}`: {value}");
                 ensure!(more <= SPARED_DESCRIPTORS, "the process has {more} descriptors more than before");
                 self.deploy_neighbour().await.context("another stub cannot be deployed")?;
                 alive(stub, restarts)?;
@@ -415,10 +417,10 @@ impl Stage {
             }
             Containment::Waits => {
                 if let Ok(answer) = timeout(WATCHED, request).await {
-                    bail!("it was to wait: {answer:?}");
+                    bail!("the stub's call did not wait: {answer:?}");
                 }
                 alive(stub, restarts)?;
-                Ok("waits, and nobody else does".to_owned())
+                Ok("waits, and no other stub does".to_owned())
             }
         }
     }
@@ -435,15 +437,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes an attacker away.
+    /// Removes an attacker.
     ///
     /// # Errors
-    /// If its stub does not go.
+    /// If its stub cannot be undeployed.
     pub async fn remove(&self, attacker: Attacker) -> Result<(), Escaped> {
-        let key = self.runtime.stub_key(attacker.domain.as_str()).context("its key")?;
+        let key = self.runtime.stub_key(attacker.domain.as_str()).context("the key of the stub")?;
         if let Some(stub) = self.runtime.protostub(&key) {
-            // What ends by itself is gone, too.
-            let _gone = timeout(PATIENCE, stub.undeploy()).await.context("it cannot be undeployed")?;
+            // A stub that ended itself is gone already.
+            let _gone = timeout(PATIENCE, stub.undeploy()).await.context("undeploying the stub failed")?;
         }
         self.source.remove(&attacker.domain, "default");
         if attacker.attack.below.is_some_and(|name| names::WITH_SETTINGS.contains(&name)) {
@@ -453,8 +455,8 @@ impl Stage {
     }
 }
 
-/// Gives the domains of [`names::WITH_SETTINGS`] what an operator would give them: the way to this
-/// machine, or a credential with one scope.
+/// Gives the domains of [`names::WITH_SETTINGS`] what an operator would give them: the grant to
+/// connect to this machine, or a credential with one scope.
 fn with_settings(mut builder: RuntimeBuilder, tokens: &Server) -> Result<(RuntimeBuilder, Vec<Domain>)> {
     let mut free = Vec::new();
     let mut settings = DomainSettings::default();
@@ -476,23 +478,23 @@ fn with_settings(mut builder: RuntimeBuilder, tokens: &Server) -> Result<(Runtim
 }
 
 impl Attacker {
-    /// Reads what came to whoever was attacked, and forgets it.
+    /// Reads and drops the messages to the attacked hyperty.
     pub fn drain(&mut self) {
         while self.app.recv().now_or_never().flatten().is_some() {}
     }
 }
 
 impl Neighbours {
-    /// Their stubs.
+    /// Returns the stubs.
     #[must_use]
     pub fn stubs(&self) -> &[Protostub] {
         &self.0
     }
 
-    /// Whether each of them is what it was: live, and in its first instance.
+    /// Checks that each neighbour is live, in its first instance.
     ///
     /// # Errors
-    /// The first one that is not.
+    /// The first neighbour that is not.
     pub fn check(&self) -> Result<(), Escaped> {
         for stub in &self.0 {
             alive(stub, 0).with_context(|| format!("the neighbour {}", stub.domain()))?;
@@ -504,18 +506,18 @@ impl Neighbours {
     }
 }
 
-/// Returns a text that people read, if nothing in it is for terminals or hides something, and it is
-/// no longer than what people read.
+/// Returns a text for people, if it has no unsafe characters and at most [`MAX_SAID_BYTES`] bytes.
 fn safe(text: String) -> Result<String> {
-    ensure!(text.len() <= MAX_SAID_BYTES, "{} bytes are said: {}…", text.len(), &text[..text.floor_char_boundary(200)]);
+    ensure!(text.len() <= MAX_SAID_BYTES, "the text has {} bytes: {}…", text.len(), &text[..text.floor_char_boundary(200)]);
     match unsafe_character(&text) {
-        Some(character) => bail!("{character:?} is said, raw: {text:?}"),
+        Some(character) => bail!("the text has the unsafe character {character:?}: {text:?}"),
         None => Ok(text),
     }
 }
 
-/// Returns a character of a text that no log, status or error may have: a control, a line or
-/// paragraph separator, or one that changes how others look or hides.
+/// Returns the first unsafe character of a text, which no log, status or error may have. Controls
+/// are unsafe, line and paragraph separators, and characters that hide or change the display of
+/// others.
 #[must_use]
 pub fn unsafe_character(text: &str) -> Option<char> {
     text.chars().find(|character| {
@@ -525,15 +527,15 @@ pub fn unsafe_character(text: &str) -> Option<char> {
     })
 }
 
-/// How often a stub ran into a limit.
+/// Returns the number of times that a stub reached a limit.
 fn hits(stub: &Protostub, setting: &str) -> u64 {
     stub.limits_hit().get(setting).copied().unwrap_or_default()
 }
 
 fn alive(stub: &Protostub, restarts: u64) -> Result<()> {
-    ensure!(stub.restarts() == restarts, "it has a new instance: {:?}", stub.last_crash());
+    ensure!(stub.restarts() == restarts, "the stub was restarted: {:?}", stub.last_crash());
     let report = stub.status();
-    ensure!(report.status == StubStatus::Live, "it is {report:?}");
+    ensure!(report.status == StubStatus::Live, "the stub is not live: {report:?}");
     Ok(())
 }
 
@@ -543,7 +545,7 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// An error with all its causes.
+/// Formats an error with all its causes.
 fn chain(error: &dyn Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,5 @@
-//! The stub that the benchmarks measure answers as the echo does, and loses nothing of a batch.
+//! Tests of the stub that the benchmarks measure: it answers as the echo does, and loses no message
+//! of a batch.
 
 use protostub_runtime::{Address, Message, MessageType};
 use serde_json::{Value, json};
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{TestRuntime, body, builder, component, soon, source};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
-/// The number of messages that come together: four times as many as one call of a stub takes.
+/// Number of messages that arrive together: four times as many as one call of a stub takes.
 const TOGETHER: usize = 4 * 64;
 
 async fn live() -> TestRuntime {
@@ -38,7 +39,7 @@ async fn batched_echo_returns_each_message_in_order() {
 #[tokio::test]
 async fn batched_echo_of_a_request_too_large_is_an_error() {
     let TestRuntime { runtime: _runtime, mut app } = live().await;
-    // As large as a body may be: what stands around its echo is too much.
+    // The body has the maximum size. The text around its echo exceeds the limit.
     let large = Message::read(alice()).with_body(Value::from("x".repeat((1 << 20) - 2)));
     let small = Message::read(alice()).with_body(json!([1]));
     app.post(update(1)).expect("it is accepted");

@@ -1,4 +1,5 @@
-//! The conformance kit: the sample stubs pass it, and there is no case that is passed by accident, since for each of them something fails it.
+//! Tests of the conformance kit: the sample stubs pass, and no case passes by accident, because
+//! each case has a subject that fails it.
 
 use std::{
     sync::{
@@ -26,9 +27,9 @@ use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message as Fra
 
 use crate::support::{code_dir, component};
 
-/// How long a misfit may take to become live, or to say why it is not.
+/// Time limit for a misfit to become live or to report its failure.
 const LITTLE: Duration = Duration::from_secs(15);
-/// How many subjects are tried at a time.
+/// Number of subjects that are tested at a time.
 const AT_A_TIME: usize = 6;
 
 fn suite() -> StubSuite {
@@ -39,7 +40,7 @@ fn object(value: Value) -> Map<String, Value> {
     value.as_object().cloned().expect("an object")
 }
 
-/// The stub that does one thing wrong: what this case is to find.
+/// Returns the stub with the single fault that this case must find.
 async fn misfit(case: &str) -> stub::StubSubject {
     if case == "stub/ready/byte-by-byte" {
         return misfit_of_lines(case).await;
@@ -47,7 +48,7 @@ async fn misfit(case: &str) -> stub::StubSubject {
     stub::StubSubject::new(case, component("misfit"), object(json!({ "url": "${ws-url}", "fault": case })))
 }
 
-/// The same, of a server of its own, where more can be done wrong.
+/// Returns the same with its own server, which allows more faults.
 async fn misfit_of_lines(case: &str) -> stub::StubSubject {
     let mut subject =
         stub::StubSubject::new(case, component("misfit"), object(json!({ "url": "tcp://${authority}", "fault": case })));
@@ -55,7 +56,7 @@ async fn misfit_of_lines(case: &str) -> stub::StubSubject {
     subject
 }
 
-/// A server on loopback that says `hello`, and sends each line back.
+/// Starts a server on loopback that sends `hello`, and sends each line back.
 async fn lines() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -81,7 +82,7 @@ async fn lines() -> String {
     address
 }
 
-/// What fails a case before anything of it runs.
+/// Returns a subject that fails a case before any of its code runs.
 fn no_stub(case: &str) -> Option<stub::StubSubject> {
     let of_other_types = r#"(component
         (import "rethink:protostub/log@0.1.0" (instance (export "write" (func (param "text" string)))))
@@ -113,7 +114,7 @@ fn failed(report: &Report) -> Vec<&'static str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sample_stubs_pass() {
+async fn sample_stubs_pass_the_conformance_kit() {
     let suite = suite();
     let subjects = [
         stub::StubSubject::new("echo", component("echo"), Map::new()),
@@ -133,7 +134,7 @@ async fn the_sample_stubs_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn for_every_case_there_is_a_stub_that_fails_it() {
+async fn every_stub_case_fails_for_some_stub() {
     let suites = StubSuite::cases().map(|case| async move {
         let report = suite_of(case.id).run(&subject_that_fails(case.id).await).await;
         assert_eq!(failed(&report), [case.id], "{}", report.to_text());
@@ -142,7 +143,7 @@ async fn for_every_case_there_is_a_stub_that_fails_it() {
 }
 
 #[test]
-fn the_authors_guide_says_of_every_case_what_to_do() {
+fn authors_guide_has_advice_for_every_case() {
     let guide = include_str!("../../stubs/README.md");
     let rows = guide.lines().filter_map(|line| line.strip_prefix("| `stub/")?.strip_suffix(" |")?.split_once("` | "));
     let told: Vec<_> = rows.map(|(id, rest)| (format!("stub/{id}"), rest.split(" | ").count())).collect();
@@ -154,9 +155,10 @@ fn suite_of(case: &str) -> StubSuite {
     suite().only([case.to_owned()])
 }
 
-/// No case finds what another one is made for: where it cannot be decided since something else is wrong, it does not apply.
+/// Checks that no case finds the fault of another case. A case does not apply where another fault
+/// prevents its decision.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_misfit_fails_exactly_the_case_that_it_was_made_for() {
+async fn every_misfit_fails_exactly_its_own_case() {
     let mut timeouts = Timeouts::default();
     (timeouts.live, timeouts.outage) = (LITTLE, LITTLE);
     let suite = &suite().timeouts(timeouts);
@@ -169,7 +171,7 @@ async fn every_misfit_fails_exactly_the_case_that_it_was_made_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_message_node_of_the_development_domain_passes() {
+async fn development_message_node_passes_the_conformance_kit() {
     let server = DomainServer::builder().start().await.expect("a server");
     let node = node::Node::new(format!("ws://{}/ws", server.address()), Some(server.domain().to_string()));
     let report = node::NodeSuite::new().run(&node).await;
@@ -178,7 +180,7 @@ async fn the_message_node_of_the_development_domain_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn for_every_case_there_is_a_message_node_that_fails_it() {
+async fn every_node_case_fails_for_some_message_node() {
     let suites = node::NodeSuite::cases().map(|case| async move {
         let server = DomainServer::builder().start().await.expect("a server");
         let url = bad_node(&server, case.id).await;
@@ -189,22 +191,22 @@ async fn for_every_case_there_is_a_message_node_that_fails_it() {
     stream::iter(suites).buffer_unordered(AT_A_TIME).collect::<()>().await;
 }
 
-/// What a bad message node does with a client's message.
+/// Treatment of a client's message by a bad message node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Treatment {
-    /// Lets it through, and its answer.
+    /// Forwards the message and its answer.
     Good,
-    /// Answers that it does not work.
+    /// Answers that the operation failed.
     Refuses,
-    /// Answers that it works, whether it does or not.
+    /// Forwards the message, and answers that the operation succeeded.
     Affirms,
-    /// Answers that it works, and does nothing.
+    /// Answers that the operation succeeded, and does nothing.
     Pretends,
-    /// Loses it.
+    /// Loses the message.
     Loses,
 }
 
-/// How a message node treats messages that does wrong what this case is to find.
+/// Returns the treatment of a message by the message node with the fault that this case must find.
 fn treatment(case: &str, message: &Value) -> Treatment {
     use Treatment::{Affirms, Good, Loses, Pretends, Refuses};
     let (kind, body) = (message["type"].as_str().unwrap_or_default(), &message["body"]);
@@ -250,7 +252,8 @@ fn treatment(case: &str, message: &Value) -> Treatment {
     if matches { how } else { Good }
 }
 
-/// Stands before a message node, and does wrong what this case is to find. Its URL.
+/// Starts a proxy in front of a message node, with the fault that this case must find. Returns its
+/// URL.
 async fn bad_node(server: &DomainServer, case: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("ws://{}/ws", listener.local_addr().expect("an address"));
@@ -266,7 +269,7 @@ async fn bad_node(server: &DomainServer, case: &'static str) -> String {
 async fn treat(client: TcpStream, good: String, case: &'static str) {
     let mut client = accept_async(client).await.expect("a WebSocket");
     let (mut node, _) = connect_async(good).await.expect("the message node");
-    // The ids of requests whose answers are not told as they are, and the code that is told.
+    // Ids of requests whose answers are changed, with the changed code.
     let mut changed = Vec::<(Value, u16)>::new();
     loop {
         let done = tokio::select! {
@@ -307,18 +310,18 @@ fn this_runtime() -> runtime::ThisRuntime {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_runtime_passes() {
+async fn runtime_passes_the_conformance_kit() {
     let report = runtime::RuntimeSuite::new(&component("actor")).run("this one", Arc::new(this_runtime())).await;
     assert_eq!(failed(&report), [""; 0], "{}", report.to_text());
 }
 
-/// But for the cases that say nothing about a runtime of this kind.
+/// Cases that do not apply to a runtime of this kind are excluded.
 #[tokio::test(flavor = "multi_thread")]
-async fn for_every_case_that_applies_there_is_a_runtime_that_fails_it() {
+async fn every_applicable_runtime_case_fails_for_some_runtime() {
     let suites = runtime::RuntimeSuite::cases().map(|case| async move {
         let suite = runtime::RuntimeSuite::new(&component("actor")).only([case.id.to_owned()]);
         let report = suite.run("a bad one", Arc::new(BadRuntimes(case.id))).await;
-        // `runtime/C1` begins `runtime/C16`, too.
+        // `runtime/C1` is also a prefix of `runtime/C16`.
         let is_shown = report.outcomes.iter().find(|outcome| outcome.case == case).is_some_and(|it| match &it.verdict {
             Verdict::Fail { .. } => true,
             Verdict::NotApplicable { reason } => !reason.contains("could not be prepared"),
@@ -330,10 +333,10 @@ async fn for_every_case_that_applies_there_is_a_runtime_that_fails_it() {
     assert!(undetected.is_empty(), "{}", undetected.join("\n"));
 }
 
-/// Runtimes that do wrong what this case is to find.
+/// Runtimes with the fault that this case must find.
 struct BadRuntimes(&'static str);
 
-/// The runtime, with one thing done wrong on the way to the host program.
+/// A runtime with one fault between it and the host program.
 struct BadRuntime {
     good: Box<dyn RuntimeSubject>,
     wrong: Wrong,
@@ -342,44 +345,44 @@ struct BadRuntime {
     held: Mutex<Vec<Message>>,
 }
 
-/// What can be wrong with a runtime.
+/// Faults of a runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrong {
-    /// Nothing.
+    /// No fault.
     Nothing,
-    /// There is one sandbox more than there should be.
+    /// There is one sandbox too many.
     Leaks,
     /// The first message is lost.
     Loses,
-    /// The first message comes after the others.
+    /// The first message arrives after the others.
     Swaps,
     /// Each `loadStub` makes another stub.
     Duplicates,
-    /// Errors are time-outs.
+    /// All errors are timeouts.
     TimesOut,
-    /// Requests are answered as if nothing were forbidden.
+    /// Forbidden requests are answered as if they were permitted.
     Allows,
     /// All stubs share one sandbox.
     Shares,
-    /// Stubs have URLs of the runtime's.
+    /// Stubs have URLs that belong to the runtime.
     Renames,
-    /// What the listener gets first is lost.
+    /// The first message to the listener is lost.
     Overhears,
-    /// The listener gets others' responses.
+    /// The listener gets the responses to others.
     Misdelivers,
-    /// A stub's status is always the first one.
+    /// A stub always has its first status.
     Sleeps,
     /// Undeployed stubs stay.
     Keeps,
-    /// Answers are somebody else's.
+    /// Answers have another sender.
     Confuses,
-    /// All addresses are taken for the same.
+    /// All addresses count as the same.
     Mistakes,
-    /// An update undeploys the stub, and deploys it anew.
+    /// An update undeploys the stub, and deploys a new one.
     Renews,
-    /// There is never anything new.
+    /// No update is ever found.
     Stays,
-    /// A stub that could not be updated is undeployed.
+    /// A stub whose update failed is undeployed.
     GivesUp,
 }
 
@@ -448,7 +451,7 @@ impl RuntimeSubject for BadRuntime {
     }
 
     async fn load_stub(&self, target: &str, goal: LoadGoal) -> Result<LoadedStub, Refusal> {
-        // What was made up is not known to the good one.
+        // The good runtime does not know invented URLs.
         let target = if self.wrong == Wrong::Duplicates && target.contains("/protostub/") { "foo.com" } else { target };
         self.good.load_stub(target, goal).await.map(|stub| self.spoil(stub))
     }

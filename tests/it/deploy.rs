@@ -1,4 +1,4 @@
-//! Steps 1 to 22, from the outside.
+//! Tests of steps 1 to 22 through the public API.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
+async fn message_to_an_unserved_domain_takes_22_steps_in_order() {
     steps::record();
     let source = source(&["steps.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
@@ -30,7 +30,7 @@ async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
     assert_eq!(reply.code(), Some(200));
     let stub = runtime.deploy_protostub("steps.example").await.expect("the same stub");
     let url = stub.url().expect("a URL").to_string();
-    // The Registry's last notification is behind this answer in its inbox.
+    // The Registry's last notification comes before this answer in the inbox.
     app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("an answer");
 
     let recorded = steps::of("steps.example");
@@ -39,7 +39,7 @@ async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
     let (deployment, statuses) = numbers.split_at(20);
     let expected: Vec<_> = Step::ORDER.iter().map(|step| u64::from(step.number())).collect();
     assert_eq!(deployment, &expected[..20]);
-    // `created`, `in-progress` and `live`: each is posted (21) and then heard of (22).
+    // `created`, `in-progress` and `live`: each is posted (step 21) and then received (step 22).
     for status in ["created", "in-progress", "live"] {
         let at = |number| recorded.iter().position(|step| step.number == number && step.detail == status);
         assert!(at(21) < at(22) && at(21).is_some(), "{status}: {recorded:#?}");
@@ -51,7 +51,7 @@ async fn the_22_steps_happen_in_order_for_a_message_to_an_unknown_domain() {
 }
 
 #[tokio::test]
-async fn one_stub_serves_all_who_ask_at_once() {
+async fn concurrent_requests_share_one_deployment() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -73,7 +73,7 @@ async fn one_stub_serves_all_who_ask_at_once() {
 }
 
 #[tokio::test]
-async fn the_runtime_ua_deploys_for_hyperties_and_for_nobody_else() {
+async fn runtime_ua_deploys_for_hyperties_only() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -93,7 +93,7 @@ async fn the_runtime_ua_deploys_for_hyperties_and_for_nobody_else() {
 }
 
 #[tokio::test]
-async fn undeployment_is_real_and_the_next_message_deploys_anew() {
+async fn message_after_undeploy_deploys_a_new_stub() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -102,7 +102,7 @@ async fn undeployment_is_real_and_the_next_message_deploys_anew() {
     first.undeploy().await.expect("undeployed");
     assert_eq!(status.until(|report| report.status == StubStatus::Dead).await.status, StubStatus::Dead);
     assert!(runtime.protostubs().is_empty());
-    // A message to the old URL is one to the domain, whose new stub has another URL.
+    // A message to the old URL goes to the domain. Its new stub has another URL.
     let reply = app.request(Message::read(first.url().expect("a URL").clone())).await.expect("a reply of the new one");
     assert_eq!(reply.code(), Some(200));
     app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect("a reply of the new one");
@@ -111,8 +111,10 @@ async fn undeployment_is_real_and_the_next_message_deploys_anew() {
     assert_eq!((outcome.stopped.len(), outcome.abandoned.len()), (1, 0));
 }
 
+/// After several messages the bus has cached the receiver. The undeployed stub must not stay in
+/// that cache.
 #[tokio::test]
-async fn where_many_messages_went_the_next_one_deploys_anew_too() {
+async fn message_on_a_cached_route_after_undeploy_deploys_a_stub() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -129,7 +131,7 @@ async fn where_many_messages_went_the_next_one_deploys_anew_too() {
 }
 
 #[tokio::test]
-async fn what_runs_inside_is_dropped_at_shutdown() {
+async fn spawned_future_is_dropped_at_shutdown() {
     let runtime = builder().source(source(&[], &component("echo"), &json!({}))).build().await.expect("a runtime");
     let (begins, begun) = oneshot::channel();
     let (kept, dropped) = oneshot::channel::<()>();
@@ -145,7 +147,7 @@ async fn what_runs_inside_is_dropped_at_shutdown() {
 }
 
 #[tokio::test]
-async fn a_stub_that_was_told_to_disconnect_answers_503_until_it_is_told_to_connect() {
+async fn disconnected_stub_answers_503_until_connect() {
     let source = source(&["sp1.example"], &component("actor"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -160,7 +162,7 @@ async fn a_stub_that_was_told_to_disconnect_answers_503_until_it_is_told_to_conn
 }
 
 #[tokio::test]
-async fn the_host_program_is_told_how_a_deployment_goes_on() {
+async fn progress_callback_gets_each_stage_of_a_deployment() {
     let component = component("echo");
     let source = source(&["sp1.example"], &component, &json!({}));
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -179,7 +181,7 @@ async fn the_host_program_is_told_how_a_deployment_goes_on() {
 }
 
 #[tokio::test]
-async fn a_domains_other_stubs_are_deployed_by_their_urls() {
+async fn named_stub_of_a_domain_is_deployed_by_its_url() {
     let echo = component("echo");
     let source = source(&["sp1.example"], &echo, &json!({}));
     source.insert(&domain("sp1.example"), "chat", descriptor(&echo, json!({})).to_json(), echo.clone());
@@ -191,14 +193,14 @@ async fn a_domains_other_stubs_are_deployed_by_their_urls() {
     assert_eq!(at("hyperty-catalogue://sp1.example/.well-known/protocolstub/chat").await.url(), chat.url());
     assert_eq!(at("hyperty-catalogue://sp1.example/.well-known/protocolstub/default").await.url(), default.url());
     assert_eq!(runtime.protostubs().len(), 2);
-    // Whoever has its address can speak to it.
+    // Every holder of its address can send it messages.
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let reply = app.request(Message::read(chat.url().expect("a URL").clone())).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
 }
 
 #[tokio::test]
-async fn a_stub_that_the_home_domain_offers_may_connect_to_its_own_domain_and_not_to_the_home() {
+async fn stub_from_the_home_domain_connects_to_its_own_domain_only() {
     let foreign = serve(vec![]).await;
     let actor = component("actor");
     let source = MemorySource::new();
@@ -218,11 +220,13 @@ async fn a_stub_that_the_home_domain_offers_may_connect_to_its_own_domain_and_no
     assert!(body["value"].as_str().is_some_and(|error| error.starts_with("denied: ")), "{body}");
 }
 
+/// A domain may state the digest of code that is compiled already. The code is not downloaded
+/// again. A deployment still fails if the stated size is wrong, or over the domain's limit.
 #[tokio::test]
-async fn what_is_compiled_already_is_not_fetched_again_unless_it_would_be_refused() {
+async fn compiled_component_is_not_downloaded_again() {
     let (code, junk) = (component("actor"), b"no component at all".to_vec());
     let source = source(&["one.example"], &code, &json!({}));
-    // What the other domains state is the digest of the same code; what they have is something else.
+    // The descriptors state the digest of the same code, but the domains publish other bytes.
     let state = |name: &str, size: usize| {
         let mut stated = descriptor(&code, Value::Null);
         stated.source_package.as_mut().expect("it refers to it").size = u64::try_from(size).ok();
@@ -257,9 +261,9 @@ async fn within_a_minute<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
-/// No clock reaches the ends of these times: they mean "never".
+/// No clock reaches the end of these times: they mean "never".
 #[tokio::test]
-async fn longest_times_are_no_panic() {
+async fn longest_timeouts_do_not_panic() {
     let source = source(&["sp1.example"], &component("echo"), &json!({}));
     let mut limits = Limits::default();
     (limits.cpu_per_call, limits.cpu_per_second, limits.time_per_call) = (Duration::MAX, Duration::MAX, Duration::MAX);

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::support::{component, descriptor};
 
+/// The program has 30 lines.
 #[test]
-fn a_host_program_of_30_lines_embeds_the_library() {
+fn example_embed_deploys_a_stub_and_gets_a_reply() {
     let folder = tempfile::tempdir().expect("a folder");
     let echo = component("echo");
     std::fs::write(folder.path().join("descriptor.json"), descriptor(&echo, json!({})).to_json()).expect("written");
@@ -36,7 +37,7 @@ fn host_program_with_its_own_settings_runs() {
     assert!(run.status.success(), "{output}\n{}", String::from_utf8_lossy(&run.stderr));
     let expected = [
         "the peer answers with code 200",
-        "broken.example: the domain has to publish another component: it is not WebAssembly: it does not begin with `\\0asm`",
+        "broken.example: the domain has to publish another component: the component is not WebAssembly: the bytes do not begin with `\\0asm`",
         "1 stopped, 0 abandoned",
         "10 echoes",
         "after the shutdown: start the program again",
@@ -46,7 +47,7 @@ fn host_program_with_its_own_settings_runs() {
 }
 
 #[test]
-fn errors_are_taken_apart_without_other_crates() {
+fn errors_are_inspected_without_other_crates() {
     let run = run_example("errors", &[]);
     let output = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{output}\n{}", String::from_utf8_lossy(&run.stderr));

@@ -17,7 +17,7 @@ async fn check(environment: Environment) {
     let scale = Scale { domains: 6, neighbours: 3, code_dir: Some(code_dir()) };
     match environment.run(&["--exact", &here, "--nocapture"], &scale, folder.path()).await.expect("a process") {
         Outcome::Judged(verdict) => assert!(verdict.escapes.is_empty(), "{here}: {:#?}", verdict.escapes),
-        // Past the test harness, which shows the output of failed tests only.
+        // Bypasses the test harness, which shows the output of failed tests only.
         Outcome::Skipped(reason) => writeln!(io::stderr(), "{here} is skipped: {reason}").expect("an output for errors"),
     }
 }

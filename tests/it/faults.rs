@@ -1,4 +1,5 @@
-//! What can be wrong with a domain, and what the one who asked is told. Nothing is lost, and nothing is left behind.
+//! Tests of faulty domains, and of the errors that senders get. No message is lost, and no state is
+//! left.
 
 use std::{
     fmt::Write as _,
@@ -18,13 +19,13 @@ use crate::support::{answer, builder, component, descriptor, ok, serve};
 const DESCRIPTOR: &str = "/.well-known/protostub/default";
 const PACKAGE: &str = "/.well-known/protostub/component.wasm";
 
-/// A domain that publishes this component, and this configuration for it.
+/// Starts a domain that publishes this component with this configuration.
 async fn publishes(component: &[u8], configuration: Value) -> Domain {
     let descriptor = descriptor(component, configuration).to_json();
     serve(vec![(DESCRIPTOR, ok("application/json", descriptor.as_bytes())), (PACKAGE, ok("application/wasm", component))]).await
 }
 
-/// A domain whose descriptor is this text.
+/// Starts a domain with this text as its descriptor.
 async fn describes(text: &str) -> Domain {
     serve(vec![(DESCRIPTOR, ok("application/json", text.as_bytes()))]).await
 }
@@ -89,7 +90,7 @@ async fn cases() -> Vec<(&'static str, Domain)> {
     ]
 }
 
-/// What is different in every run.
+/// Replaces the parts of a text that differ in every run.
 fn redact(text: &str, domain: &Domain) -> String {
     let text = if domain.port().is_some() { text.replace(domain.as_str(), "[domain]") } else { text.to_owned() };
     let mut redacted = String::new();
@@ -102,9 +103,9 @@ fn redact(text: &str, domain: &Domain) -> String {
     redacted
 }
 
-const A_MOMENT_AGO: &str = "it failed a moment ago and is tried again in ";
+const A_MOMENT_AGO: &str = "the stub failed a moment ago, and a message can deploy it again in ";
 
-/// What went wrong, whether just now or a moment ago.
+/// Returns the cause of a failure, with or without the remark that it happened a moment ago.
 fn itself(reason: &str) -> &str {
     match reason.split_once(A_MOMENT_AGO) {
         Some((_, after)) => after.split_once(" s: ").expect("what went wrong").1,
@@ -112,11 +113,11 @@ fn itself(reason: &str) -> &str {
     }
 }
 
-async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
+async fn told_error(runtime: &Runtime, domain: &Domain) -> String {
     let address = format!("hyperty://home.example/{domain}").replace(':', "-").replacen("hyperty-", "hyperty:", 1);
     let mut app = runtime.register_hyperty(address).await.expect("a hyperty");
     let to = format!("hyperty://{domain}/alice");
-    // Three messages that want no answer, and a request: each has one outcome.
+    // Three messages without a response, and a request. Each has one outcome.
     let ping = || Message::new(MessageType::Other("ping".into()), to.parse().unwrap());
     let outcomes = [(); 3].map(|()| app.post(ping()));
     let error = app.request(Message::read(to.parse().unwrap())).await.expect_err("no stub can be deployed");
@@ -130,7 +131,8 @@ async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
         let body: Value = response.body.as_ref().expect("a body").parse().expect("JSON");
         assert_eq!((response.code(), body["desc"].as_str().map(itself)), (Some(error.code), Some(reason)), "{domain}");
     }
-    // A moment later nothing is fetched again, and the reason is the same. Where that moment was over already, the next one is longer.
+    // Until the pause is over, nothing is downloaded again, and the reason is the same. If the
+    // pause is over already, the next one is longer.
     loop {
         let again = app.request(Message::read(to.parse().unwrap())).await.expect_err("still not");
         assert_eq!(itself(&again.reason), reason);
@@ -142,7 +144,7 @@ async fn what_is_told(runtime: &Runtime, domain: &Domain) -> String {
 }
 
 #[tokio::test]
-async fn every_fault_is_told_clearly_and_nothing_is_lost() {
+async fn domain_faults_have_clear_errors_and_lose_no_message() {
     let runtime = builder()
         .connect_timeout(Duration::from_secs(2))
         .request_timeout(Duration::from_secs(120))
@@ -151,7 +153,7 @@ async fn every_fault_is_told_clearly_and_nothing_is_lost() {
         .expect("a runtime");
     let mut told = String::new();
     for (name, domain) in cases().await {
-        let _ = writeln!(told, "{name}\n    {}", what_is_told(&runtime, &domain).await);
+        let _ = writeln!(told, "{name}\n    {}", told_error(&runtime, &domain).await);
     }
     assert!(runtime.protostubs().is_empty());
     let counts = runtime.counts();
@@ -159,7 +161,7 @@ async fn every_fault_is_told_clearly_and_nothing_is_lost() {
     insta::assert_snapshot!(told);
 }
 
-/// Fails, and counts how often it is asked.
+/// A source that fails, and counts its requests.
 #[derive(Debug, Clone, Default)]
 struct OutOfOrder(Arc<AtomicUsize>);
 
@@ -171,8 +173,9 @@ impl Source for OutOfOrder {
     }
 }
 
+/// The pause before the next attempt grows with each failure. `load_stub` ignores it.
 #[tokio::test]
-async fn a_failure_is_remembered_for_a_growing_time_and_not_held_against_who_insists() {
+async fn failed_deployment_backs_off_except_for_load_stub() {
     let source = OutOfOrder::default();
     let runtime = builder().source(source.clone()).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -180,7 +183,7 @@ async fn a_failure_is_remembered_for_a_growing_time_and_not_held_against_who_ins
         let asked = source.0.load(Ordering::Relaxed);
         let error = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("no stub");
         assert_eq!((error.code, source.0.load(Ordering::Relaxed)), (503, asked), "{error}");
-        let (_, left) = error.reason.split_once("is tried again in ").unwrap_or_else(|| panic!("{error}"));
+        let (_, left) = error.reason.split_once("can deploy it again in ").unwrap_or_else(|| panic!("{error}"));
         left.split_once(" s: ").and_then(|(left, _)| left.parse::<f64>().ok()).unwrap_or_else(|| panic!("{error}"))
     };
     let fail = async |times: usize| {

@@ -1,4 +1,5 @@
-//! Who a stub may be on the bus, seen from the other end: itself, its domain, and nobody else.
+//! Tests of a stub's identity on the bus, from the receiver's side: a stub can be itself and its
+//! domain only.
 
 use protostub_runtime::{Address, DomainSettings, Hyperty, Message, Runtime, RuntimeBuilder, StatusForm};
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use crate::support::{TestRuntime, body, builder, domain, order};
 
 const APP: &str = "hyperty://home.example/app";
 
-/// A runtime with live stubs of these domains, `home.example` its own.
+/// Starts a runtime with live stubs of these domains. Its own domain is `home.example`.
 async fn runtime(builder: RuntimeBuilder, domains: &[&str]) -> (Runtime, Hyperty) {
     let builder = builder.status_form(StatusForm::Phase2);
     let TestRuntime { runtime, app } = TestRuntime::of_actors(builder, domains, &json!({ "observer": APP })).await;
@@ -17,7 +18,7 @@ async fn runtime(builder: RuntimeBuilder, domains: &[&str]) -> (Runtime, Hyperty
     (runtime, app)
 }
 
-/// What the host says to each post of a domain's stub.
+/// Returns the host's answers to the posts of a domain's stub.
 async fn posts(runtime: &Runtime, domain: &str, post: Value) -> Value {
     let mut post = post;
     post["do"] = "post".into();
@@ -25,7 +26,8 @@ async fn posts(runtime: &Runtime, domain: &str, post: Value) -> Value {
     body(&response)["value"].clone()
 }
 
-/// Everything that came until the registry has done what was asked of it before, and the hyperty has heard of it.
+/// Returns all messages that arrive until the registry has processed the earlier requests and its
+/// notifications have reached the hyperty.
 async fn heard(app: &mut Hyperty, runtime: &Runtime) -> Vec<Message> {
     let registry = runtime.url().join("registry").expect("an address");
     app.request(Message::read(registry)).await.expect("the registry answers");
@@ -46,7 +48,7 @@ fn stub_of(runtime: &Runtime, name: &str) -> Address {
 }
 
 #[tokio::test]
-async fn nobody_publishes_the_status_of_somebody_else() {
+async fn status_of_another_stub_cannot_be_forged() {
     let (runtime, mut app) = runtime(builder(), &["sp1.example", "sp2.example"]).await;
     let (own, other) = (stub_of(&runtime, "sp1.example"), stub_of(&runtime, "sp2.example"));
     let of_runtime = runtime.url().join("status").expect("an address");
@@ -63,11 +65,11 @@ async fn nobody_publishes_the_status_of_somebody_else() {
             }
         }
     }
-    // Not even what the registry tells on.
+    // The registry does not forward a forged status either.
     let claims = |message: &Message| body(message).to_string().contains("forged");
     let heard = heard(&mut app, &runtime).await;
     assert!(!heard.iter().any(claims), "{heard:?}");
-    // In the other one's own name it does not get as far as that.
+    // A post in another's name is refused before it reaches the receiver.
     for from in [other.as_str(), &format!("{other}/status"), runtime.url().as_str(), of_runtime.as_str()] {
         let refused = posts(&runtime, "sp1.example", json!({ "from": from, "to": of_runtime, "body": forged })).await;
         assert!(refused[0].as_str().expect("a text").starts_with("denied"), "{from}: {refused}");
@@ -75,13 +77,14 @@ async fn nobody_publishes_the_status_of_somebody_else() {
 }
 
 #[tokio::test]
-async fn the_stub_of_the_home_domain_is_not_its_hyperties() {
+async fn home_domain_stub_has_no_rights_of_hyperties() {
     let (runtime, mut app) = runtime(builder(), &["home.example"]).await;
     let stub = stub_of(&runtime, "home.example");
     let of_runtime = runtime.url().join("status").expect("an address");
     assert_eq!(app.subscribe(of_runtime.clone()).await.expect("an answer").code(), Some(200));
     heard(&mut app, &runtime).await;
-    // It may speak for addresses of its domain, so also for the app's; but what it asks is asked by a stub.
+    // The stub may send from addresses of its domain, including the app's. Its requests still count
+    // as those of a stub.
     let addresses = ["registry", "status", "identity", "ua"].map(|name| runtime.url().join(name).expect("an address"));
     for (number, (to, kind, body)) in [
         (&addresses[0], "read", Value::Null),
@@ -104,7 +107,7 @@ async fn the_stub_of_the_home_domain_is_not_its_hyperties() {
         };
         assert_eq!(answer["code"], 403, "{to}: {answer}");
     }
-    // Nobody was subscribed, or no longer is, by that.
+    // The requests have neither subscribed nor unsubscribed a hyperty.
     let stub_topic = stub.join("status").expect("an address");
     assert_eq!(posts(&runtime, "home.example", json!({ "to": stub_topic, "type": "subscribe", "id": 200 })).await, json!(["ok"]));
     heard(&mut app, &runtime).await;
@@ -114,7 +117,7 @@ async fn the_stub_of_the_home_domain_is_not_its_hyperties() {
 }
 
 #[tokio::test]
-async fn nobody_deploys_by_the_grant_of_another_stub() {
+async fn deploy_grant_of_another_stub_cannot_be_used() {
     let mut granted = DomainSettings::default();
     granted.may_deploy = vec!["sp3.example".parse().expect("a pattern")];
     let builder = builder().domain(domain("sp2.example"), granted);

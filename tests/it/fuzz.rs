@@ -1,4 +1,5 @@
-//! The fuzzers' corpus, replayed: the seeds, and whatever once broke something. `cargo xtask fuzz` looks for more, with the same functions.
+//! Replays the fuzzers' corpus: the seeds, and inputs that once found a fault. `cargo xtask fuzz`
+//! searches for more with the same functions.
 
 use std::{fs, path::Path};
 
@@ -12,7 +13,7 @@ mod sandbox;
 #[path = "../fuzz/src/text.rs"]
 mod text;
 
-/// Runs a target with each file of its corpus. What panics is preceded by the file's name.
+/// Runs a target with each file of its corpus. Names the file if the target panics.
 fn replay(target: &str, with: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> = fs::read_dir(&folder)
@@ -76,7 +77,8 @@ fn corpus_of_settings() {
     replay("settings", sandbox::settings);
 }
 
-/// Components and calls share a runtime, which is to be as before after each input: so one after the other.
+/// Components and calls share a runtime, which must be unchanged after each input. So they run one
+/// after the other.
 #[test]
 fn corpus_of_components_and_host_calls() {
     replay("component", sandbox::component);

@@ -41,7 +41,7 @@ async fn hyperty_receives_in_one_task_while_others_send() {
     for sender in senders {
         sender.await.expect("a task");
     }
-    // Each sender's messages keep their order.
+    // The messages of each sender keep their order.
     let (first, second): (Vec<u64>, Vec<u64>) = echoes.iter().partition(|n| **n < EACH);
     assert_eq!((first, second), ((0..EACH).collect(), (EACH..2 * EACH).collect()));
     let reply = app.sender().request(Message::read("hyperty://sp1.example/bob".parse().unwrap())).await.expect("a reply");

@@ -1,4 +1,5 @@
-//! Each attack of `tests/hostile` is contained as it has to be, and the well-behaved stub beside it does not notice.
+//! Tests of the attacks of `tests/hostile`: each is contained as required, and the well-behaved
+//! stub next to it is unaffected.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use crate::{sayings, steps, support::code_dir};
 
-/// One for all attacks: a stub that is ended leaves the runtime as it was.
+/// One stage for all attacks: an ended stub leaves the runtime unchanged.
 static STAGE: OnceCell<Stage> = OnceCell::const_new();
 
 async fn stage() -> &'static Stage {
@@ -26,22 +27,25 @@ async fn stage() -> &'static Stage {
 
 async fn check(attack: Attack) {
     if attack.name == "takes_minutes_to_compile" {
-        // It would hold up the others: components are compiled one after the other. And what cannot be interrupted is not to go on for minutes
-        // beside the other tests, nor to be found compiled by them. The neighbour's code is there already.
+        // Components are compiled one after the other, so this attack has its own stage. Its
+        // compilation cannot be interrupted, so it is smaller here and does not go on for minutes
+        // next to other tests. Its folder of code is separate, so that other tests do not find it
+        // compiled. The neighbour's code is cached before.
         let code = tempfile::tempdir().expect("a folder");
         let config = StageConfig { code_dir: Some(code.path().join("code")), ..StageConfig::default() };
         drop(Stage::new(config.clone()).await.expect("a stage"));
         let config = StageConfig { compile_timeout: Duration::from_secs(6), ..config };
         contained(&Stage::new(config).await.expect("a stage"), &attack.scaled(700)).await;
     } else if attack.name == "opens_connections_to_many_names" {
-        // Each connection is an attempt: fewer of them would show less.
+        // Each connection counts as an attempt. With the default limit the attack would open fewer
+        // connections.
         let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
         config.limits.connect_attempts_per_second = 10_000;
         let how = contained(&Stage::new(config).await.expect("a stage"), &attack).await;
-        // It gave up connections, and not exchanges.
+        // The runtime closed idle connections, and no exchange failed.
         assert!(how.contains("1000 answered"), "{how}");
     } else if attack.name == "catalogue_floods_accepted_versions" {
-        // A stage that remembers fewer versions than the flood has.
+        // This stage remembers fewer versions than the flood has.
         let accepted_versions = Bounds { total: 32, per_domain: 4 };
         let config = StageConfig { code_dir: Some(code_dir()), accepted_versions, ..StageConfig::default() };
         contained(&Stage::new(config).await.expect("a stage"), &attack).await;
@@ -50,8 +54,8 @@ async fn check(attack: Attack) {
     }
 }
 
-/// Three stubs open all the connections that they can get of 20 sockets. None of them gets as many
-/// as its own limit allows. The next stub and the catalogue still find a socket.
+/// Three stubs open as many of 20 sockets as they can. Each gets fewer than its own limit allows.
+/// The next stub and the catalogue still find a socket.
 #[tokio::test]
 async fn hoards_of_three_stubs_leave_sockets_for_others() {
     let config = StageConfig { code_dir: Some(code_dir()), max_sockets: Some(20), ..StageConfig::default() };
@@ -90,10 +94,10 @@ macro_rules! cases {
 }
 for_each_attack!(cases);
 
-/// The neighbour is asked at fixed times, while each of fourteen exchanges gets informational
-/// responses without an end, again and again.
+/// The neighbour gets requests at fixed times. Meanwhile each of fourteen exchanges gets endless
+/// informational responses, again and again.
 #[tokio::test]
-async fn neighbours_are_served_beside_endless_informational() {
+async fn neighbours_are_served_during_endless_informational() {
     const ROUNDS: usize = 20;
     let mut config = StageConfig { code_dir: Some(code_dir()), ..StageConfig::default() };
     config.limits.connect_attempts_per_second = 10_000;

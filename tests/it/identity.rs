@@ -1,4 +1,4 @@
-//! The Identity Module: providers, logins, and secrets that nobody reads.
+//! Tests of the Identity Module: providers, logins, and secrets that never appear in output.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use crate::{
     token_server::TokenServer,
 };
 
-/// A name service for which every name is this machine.
+/// A name service that resolves every name to this machine.
 #[derive(Debug)]
 struct Here;
 
@@ -48,12 +48,12 @@ pub(crate) async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (R
     TestRuntime::of_actors(builder, &["sp1.example", "sp2.example"], &configuration).await.into_parts()
 }
 
-/// What the stub was told to connect with.
+/// Returns the credential that the stub connected with.
 pub(crate) async fn connected_with(app: &Hyperty) -> Value {
     follow(app, ALICE, json!({ "do": "credential" })).await.expect("an answer")
 }
 
-/// What the stub gets when it asks for a credential.
+/// Returns the answer to a stub's request for a credential.
 pub(crate) async fn asked(app: &Hyperty, scope: Option<&str>) -> Result<Value, Value> {
     let handle = follow(app, ALICE, json!({ "do": "ask", "scope": scope })).await.expect("a handle");
     loop {
@@ -64,13 +64,13 @@ pub(crate) async fn asked(app: &Hyperty, scope: Option<&str>) -> Result<Value, V
     }
 }
 
-/// An `execute` of the Identity Module.
+/// Returns an `execute` message to the Identity Module.
 pub(crate) fn execute(runtime: &Runtime, body: Value) -> Message {
     let address = runtime.url().join("identity").expect("an address");
     Message::new(MessageType::Execute, address).with_body(body)
 }
 
-/// A login over the bus.
+/// Returns a message that requests a login.
 pub(crate) fn login(runtime: &Runtime, params: Value) -> Message {
     execute(runtime, json!({ "method": "login", "params": params }))
 }
@@ -83,7 +83,7 @@ fn client(server: &TokenServer, secret: &str) -> OAuth2Client {
     OAuth2Client::client_credentials(server.endpoint.clone(), "runtime", Secret::text(secret))
 }
 
-/// Writes a file that others cannot read.
+/// Writes a file that other users cannot read.
 fn write_private(path: &Path, text: &str) {
     fs::write(path, text).expect("written");
     set_mode(path, 0o600);
@@ -98,7 +98,7 @@ fn set_mode(path: &Path, mode: u32) {
 #[cfg(not(unix))]
 fn set_mode(_: &Path, _: u32) {}
 
-/// Why the stub of a domain cannot be deployed.
+/// Returns the reason for which the stub of a domain cannot be deployed.
 async fn refused(builder: RuntimeBuilder) -> String {
     let (runtime, _app) = runtime(builder, json!({})).await;
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("no credential");
@@ -106,10 +106,10 @@ async fn refused(builder: RuntimeBuilder) -> String {
 }
 
 #[tokio::test]
-async fn the_first_provider_that_knows_the_domain_answers() {
+async fn first_provider_with_a_credential_answers() {
     let (sp1, sp2) = (domain("sp1.example"), domain("sp2.example"));
     let table = StaticCredentials::new().with(sp2.clone(), credential(CredentialKind::Basic, "bob:open sesame", None));
-    // Cargo sets it for the test.
+    // Cargo sets this variable for the test.
     let environment = EnvironmentCredentials::new().with_variable(sp1.clone(), CredentialKind::Assertion, "CARGO_PKG_NAME");
     let last = StaticCredentials::new().with(sp1, bearer("never")).with(sp2, bearer("never"));
     let providers = builder().credentials(table).credentials(environment).credentials(last);
@@ -118,21 +118,21 @@ async fn the_first_provider_that_knows_the_domain_answers() {
     let other = follow(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
     assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": null })));
 
-    // Nobody knows the domain.
+    // No provider knows the domain.
     let (_runtime, app) = runtime(builder(), json!({})).await;
     assert_eq!(connected_with(&app).await, Value::Null);
 }
 
 #[tokio::test]
-async fn a_variable_that_is_missing_is_named() {
+async fn missing_environment_variable_is_named() {
     let environment = EnvironmentCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer);
     let reason = refused(builder().credentials(environment)).await;
     let expected = "the environment variable `PROTOSTUB_CREDENTIAL_SP1_EXAMPLE` is not set";
-    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+    assert_eq!(reason, format!("the stub has no credential to connect with: {expected}"));
 }
 
 #[tokio::test]
-async fn files_are_read_when_a_credential_is_needed() {
+async fn credential_files_are_read_on_demand() {
     let folder = tempfile::tempdir().expect("a folder");
     let (secret, many) = (folder.path().join("sp1.token"), folder.path().join("credentials.json"));
     write_private(&secret, "from a file\n");
@@ -143,7 +143,7 @@ async fn files_are_read_when_a_credential_is_needed() {
     let other = follow(&app, "hyperty://sp2.example/bob", json!({ "do": "credential" })).await;
     assert_eq!(other, Ok(json!({ "kind": "basic", "value": "bob:open sesame", "expires": 4_000_000_000_u64 })));
 
-    // Whoever replaces the file has renewed the credential.
+    // Replacing the file renews the credential.
     write_private(&secret, "another");
     assert_eq!(asked(&app, None).await.expect("a credential")["value"], "another");
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
@@ -154,7 +154,7 @@ async fn files_are_read_when_a_credential_is_needed() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_trusted_are_refused() {
+async fn untrusted_credential_files_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("secret");
     let of = |path: &Path| FileCredentials::new().with(domain("sp1.example"), CredentialKind::Bearer, path);
@@ -166,38 +166,38 @@ async fn files_that_cannot_be_trusted_are_refused() {
     write_private(&file, "\n");
     check(of(&file), "is empty").await;
     write_private(&file, &"open sesame".repeat(10_000));
-    check(of(&file), "it has more than 65536 bytes").await;
-    check(of(folder.path()), "it is no file").await;
+    check(of(&file), "the file has more than 65536 bytes").await;
+    check(of(folder.path()), "the path is not a regular file").await;
     write_private(&file, r#"{"sp1.example": {"kind": "bearer", "value": "open sesame", "expires": "open sesame"}}"#);
-    check(FileCredentials::new().with_json(&file), "holds no credentials, at line 1, column 83: write {").await;
+    check(FileCredentials::new().with_json(&file), "has a fault at line 1, column 83; write {").await;
     #[cfg(unix)]
     {
         set_mode(&file, 0o604);
-        check(of(&file), "everybody on this machine may open it (its mode is 604): `chmod o=` it").await;
+        check(of(&file), "every user of this machine may open the file (mode 604); run `chmod o=` on it").await;
     }
 }
 
 #[tokio::test]
-async fn what_has_run_out_is_never_handed_out() {
+async fn expired_credentials_and_tokens_are_never_used() {
     let past = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let table = StaticCredentials::new().with(domain("sp1.example"), credential(CredentialKind::Bearer, "old", Some(past)));
     let reason = refused(builder().credentials(table)).await;
-    let expected = "the credential for sp1.example has run out: renew it where it stands";
-    assert_eq!(reason, format!("there is no credential to connect with: {expected}"));
+    let expected = "the credential for sp1.example has expired; renew it at its source";
+    assert_eq!(reason, format!("the stub has no credential to connect with: {expected}"));
 
     let server = TokenServer::start().await;
     server.state().expires_in = Some(0);
     let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
-    assert!(reason.ends_with("/token: its token had run out before it came"), "{reason}");
+    assert!(reason.ends_with("/token: the token in the answer had already expired"), "{reason}");
 
     let (runtime, _app) = runtime(builder(), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let error = stub.connect_with(credential(CredentialKind::Bearer, "old", Some(past))).await.expect_err("it has run out");
-    assert_eq!(error.to_string(), "there is no credential to connect with: it has run out");
+    assert_eq!(error.to_string(), "the stub has no credential to connect with: the credential has expired");
 }
 
 #[tokio::test]
-async fn tokens_come_from_a_token_endpoint_and_are_renewed_before_they_run_out() {
+async fn oauth2_tokens_are_renewed_before_they_expire() {
     let server = TokenServer::start().await;
     server.state().expires_in = Some(3);
     let client = client(&server, "open sesame").scopes(["mail", "chat"]).parameter("audience", "https://sp1.example");
@@ -210,7 +210,7 @@ async fn tokens_come_from_a_token_endpoint_and_are_renewed_before_they_run_out()
     assert_eq!((parameter("scope"), parameter("audience")), (Some("chat mail"), Some("https://sp1.example")));
     assert_eq!((parameter("client_id"), parameter("client_secret")), (None, None), "they are in the header");
 
-    // In the second half of its life there is another one.
+    // A token is renewed in the second half of its lifetime.
     let renewed = soon(async {
         loop {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
@@ -226,7 +226,7 @@ async fn tokens_come_from_a_token_endpoint_and_are_renewed_before_they_run_out()
 }
 
 #[tokio::test]
-async fn a_stub_gets_no_scope_that_the_operator_does_not_grant() {
+async fn ungranted_scope_is_denied() {
     let server = TokenServer::start().await;
     let client = client(&server, "open sesame").scopes(["mail", "chat"]).secret_in_body(true);
     let (_runtime, app) = runtime(builder().credentials(oauth2(client)), json!({})).await;
@@ -234,11 +234,11 @@ async fn a_stub_gets_no_scope_that_the_operator_does_not_grant() {
     let request = server.state().requests[1].clone();
     assert_eq!((request["scope"].as_str(), request["client_secret"].as_str()), ("chat", "open sesame"));
     let refused = asked(&app, Some("chat admin")).await.expect_err("it is not granted");
-    assert_eq!(refused, "denied: a scope was asked for that the runtime's settings do not grant to sp1.example");
+    assert_eq!(refused, "denied: the runtime's settings do not grant the requested scope to sp1.example");
     assert_eq!(server.state().requests.len(), 2);
 }
 
-/// A server takes a request without `scope` for one for all that the client may do.
+/// Servers treat a request without `scope` as a request for all of the client's scopes.
 #[tokio::test]
 async fn blank_or_malformed_scope_is_denied() {
     let server = TokenServer::start().await;
@@ -272,13 +272,13 @@ async fn token_with_an_ungranted_scope_is_refused() {
         let reason = refused(builder().credentials(granted())).await;
         assert!(reason.contains("which the runtime's settings do not grant") && reason.contains("admin"), "{reason}");
     }
-    // An answer with fewer scopes, or without a word of them, is good.
+    // An answer with fewer scopes, or without a `scope` member, is accepted.
     for scope in [Some("mail"), Some("mail chat"), Some(""), None] {
         server.state().scope = scope.map(str::to_owned);
         let (_runtime, app) = runtime(builder().credentials(granted()), json!({})).await;
         assert!(connected_with(&app).await["value"].is_string(), "{scope:?}");
     }
-    // Where the operator lists none, the answer is not judged.
+    // Without listed scopes, the scopes of the answer are not checked.
     server.state().scope = Some("admin".to_owned());
     let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server, "open sesame"))), json!({})).await;
     assert!(connected_with(&app).await["value"].is_string());
@@ -294,7 +294,7 @@ async fn refresh_token_is_used_with_the_operators_scopes() {
     let scope = |server: &TokenServer| server.state().requests.last().expect("a request").get("scope").cloned();
     let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server).scopes(["mail", "chat"]))), json!({})).await;
     assert_eq!((connected_with(&app).await["value"].as_str(), scope(&server).as_deref()), (Some("token-1"), Some("chat mail")));
-    // Two scopes have one token in both orders. Another set of scopes has another token.
+    // Two scopes have one token in either order. Another set of scopes has another token.
     assert_eq!(asked(&app, Some("mail chat")).await.expect("a token")["value"], "token-1");
     assert_eq!(asked(&app, Some("mail")).await.expect("a token")["value"], "token-2");
     assert_eq!(scope(&server).as_deref(), Some("mail"));
@@ -303,7 +303,7 @@ async fn refresh_token_is_used_with_the_operators_scopes() {
 }
 
 #[tokio::test]
-async fn expiry_of_any_size_harms_nobody() {
+async fn token_expiry_of_any_size_is_handled() {
     let server = TokenServer::start().await;
     let token = |expires: Value| json!({ "access_token": "token-x", "token_type": "Bearer", "expires_in": expires });
     for expires in [json!(u64::MAX), json!(i64::MAX), json!(253_402_300_800_u64), json!(1_u64 << 53)] {
@@ -314,7 +314,7 @@ async fn expiry_of_any_size_harms_nobody() {
     for expires in [json!(-1), json!(-1e300), json!(1e300), json!(3600.5), json!("NaN"), json!([])] {
         server.state().failures.push_back((200, token(expires.clone())));
         let reason = refused(builder().credentials(oauth2(client(&server, "open sesame")))).await;
-        assert!(reason.contains("its answer cannot be read"), "{expires}: {reason}");
+        assert!(reason.contains("the answer cannot be read"), "{expires}: {reason}");
     }
 }
 
@@ -341,7 +341,7 @@ async fn credentials_given_twice_are_refused() {
     let server = TokenServer::start().await;
     let tokens = OAuth2Credentials::new().with(sp1, client(&server, "a")).with(again, client(&server, "b"));
     assert_eq!(build_error(builder().credentials(tokens)).await, twice);
-    // Two domains whose variable has one name.
+    // Two domains with the same variable name.
     let environment = EnvironmentCredentials::new()
         .with(domain("a-b.example"), CredentialKind::Bearer)
         .with(domain("a__b.example"), CredentialKind::Bearer);
@@ -350,11 +350,13 @@ async fn credentials_given_twice_are_refused() {
         "`a__b.example` and `a-b.example` are two spellings of `PROTOSTUB_CREDENTIAL_A__B_EXAMPLE`: keep one of the two"
     );
     let scopes = oauth2(client(&server, "a").scopes(["chat mail"]));
-    assert!(build_error(builder().credentials(scopes)).await.contains("`chat mail`, a scope of sp1.example, is no scope token"));
+    assert!(
+        build_error(builder().credentials(scopes)).await.contains("`chat mail`, a scope of sp1.example, is not a scope token")
+    );
     let scope_twice = oauth2(client(&server, "a").scopes(["chat"]).parameter("scope", "admin"));
-    assert!(build_error(builder().credentials(scope_twice)).await.contains("`scope` is no further parameter"));
+    assert!(build_error(builder().credentials(scope_twice)).await.contains("`scope` cannot be a further parameter"));
 
-    // In a file, both are named, and no secret is.
+    // In a file, both spellings are named, and no secret is.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("credentials.json");
     let of = |secret: &str| format!(r#"{{"kind": "bearer", "value": "{secret}"}}"#);
@@ -365,7 +367,7 @@ async fn credentials_given_twice_are_refused() {
 }
 
 #[tokio::test]
-async fn whoever_needs_a_token_at_once_waits_for_one_request() {
+async fn concurrent_token_requests_share_one_http_request() {
     let server = TokenServer::start().await;
     let (runtime, app) =
         runtime(builder().credentials(oauth2(client(&server, "open sesame").scopes(["chat", "mail"]))), json!({})).await;
@@ -395,7 +397,7 @@ async fn whoever_needs_a_token_at_once_waits_for_one_request() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_is_changed_is_kept() {
+async fn rotated_refresh_token_is_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("refresh");
     write_private(&file, "refresh-0\n");
@@ -408,11 +410,11 @@ async fn a_refresh_token_that_is_changed_is_kept() {
     assert_eq!(connected_with(&app).await["value"], "token-1");
     assert_eq!(fs::read_to_string(&file).expect("a file"), "refresh-0+\n");
     assert_eq!(asked(&app, Some("chat")).await.expect("a token")["value"], "token-2");
-    // The next process goes on from there.
+    // The next process continues with the rotated token.
     let (_runtime, app) = runtime(builder().credentials(client()), json!({})).await;
     assert_eq!(connected_with(&app).await["value"], "token-3");
 
-    // A client without a secret; its refresh token stands nowhere but in memory.
+    // A client without a secret. Its refresh token is in memory only.
     let start = server.state().refresh_token.clone();
     let public = OAuth2Client::refresh_token(server.endpoint.clone(), "public", Secret::text(start)).scopes(["chat", "mail"]);
     let (_runtime, app) = runtime(builder().credentials(oauth2(public)), json!({})).await;
@@ -422,32 +424,34 @@ async fn a_refresh_token_that_is_changed_is_kept() {
     write_private(&file, "refresh-0");
     let reason = refused(builder().credentials(client())).await;
     assert!(
-        reason.contains("it refused: invalid_grant: Some(") && reason.ends_with("; a new refresh token is needed"),
+        reason.contains("the server refused the request: invalid_grant: Some(") && reason.ends_with("; get a new refresh token"),
         "{reason}"
     );
     assert!(!reason.contains("refresh-0"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_is_down_for_a_moment_is_asked_again() {
+async fn token_request_is_retried_after_a_temporary_failure() {
     let server = TokenServer::start().await;
     server.state().failures.extend([(503, json!({})), (429, json!({}))]);
     let (_runtime, app) = runtime(builder().credentials(oauth2(client(&server, "open sesame"))), json!({})).await;
     assert_eq!(connected_with(&app).await["value"], "token-1");
     assert_eq!(server.state().requests.len(), 3);
 
-    // Whoever is refused is not.
+    // A refused request is not retried.
     let reason = refused(builder().credentials(oauth2(client(&server, "guess")))).await;
     assert!(
-        reason.contains("/token: it refused: invalid_client: nobody has the secret Some((\"runtime\", \"[secret]\"))"),
+        reason.contains(
+            "/token: the server refused the request: invalid_client: no client has the secret Some((\"runtime\", \"[secret]\"))"
+        ),
         "{reason}"
     );
-    assert!(reason.ends_with("; is the client's secret right?"), "{reason}");
+    assert!(reason.ends_with("; check the client's secret"), "{reason}");
     assert_eq!(server.state().requests.len(), 4);
 }
 
 #[tokio::test]
-async fn a_token_endpoint_is_reached_by_the_rules_of_the_network() {
+async fn token_endpoint_obeys_the_network_rules() {
     let server = TokenServer::start().await;
     let check = async |endpoint: &str, loopback: bool, expected: &str| {
         let endpoint = endpoint.parse().expect("a URL");
@@ -457,7 +461,7 @@ async fn a_token_endpoint_is_reached_by_the_rules_of_the_network() {
         assert!(reason.contains(expected), "{reason}");
     };
     check(server.endpoint.as_str(), false, "loopback").await;
-    // This machine by its own name: what a name resolves to is no reason to go there.
+    // A name that resolves to this machine does not permit a connection to it.
     check("https://idp.example/token", true, "loopback").await;
     check("http://idp.example/token", true, "TLS").await;
     check("https://10.0.0.1/token", true, "private").await;
@@ -466,20 +470,20 @@ async fn a_token_endpoint_is_reached_by_the_rules_of_the_network() {
 }
 
 #[tokio::test]
-async fn a_token_with_which_nobody_can_connect_is_not_tried_again() {
+async fn token_that_the_server_refuses_is_not_used_again() {
     let server = TokenServer::start().await;
     let providers = builder().credentials(oauth2(client(&server, "open sesame")));
     let (runtime, app) = runtime(providers, json!({ "refuses": "token-1" })).await;
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("the server does not know the token");
     assert_eq!(error.kind.to_string(), "the server does not know [secret]");
-    // It would last for an hour.
+    // The token would be valid for an hour.
     runtime.deploy_protostub("sp1.example").await.expect("a stub");
     assert_eq!(connected_with(&app).await["value"], "token-2");
 }
 
-/// Drives a stub with marked secrets through whatever can go wrong, and looks at everything that is said meanwhile.
+/// Drives a stub with marked secrets through all failures, and checks all output meanwhile.
 #[tokio::test]
-async fn no_secret_is_ever_said() {
+async fn marked_secrets_never_appear_in_output() {
     steps::record();
     let mut said: Vec<String> = Vec::new();
     let folder = tempfile::tempdir().expect("a folder");
@@ -512,7 +516,7 @@ async fn no_secret_is_ever_said() {
     server.state().failures.push_back((200, json!({ "access_token": MARK, "token_type": 7, "expires_in": MARK })));
     said.push(refused(builder().credentials(oauth2(client(&server, &format!("{MARK}-secret"))))).await);
 
-    // A stub that says what it should not, breaks, and is refused.
+    // A stub that publishes its secrets, crashes, and is refused.
     write_private(&file, &format!("{MARK}-refresh\n"));
     let refresh = OAuth2Client::refresh_token(server.endpoint.clone(), "runtime", Secret::file(&file));
     let refresh = refresh.client_secret(Secret::text(format!("{MARK}-secret")));
@@ -541,7 +545,7 @@ async fn no_secret_is_ever_said() {
     said.push(soon(crashes.recv()).await.expect("a report"));
     said.push(format!("{:?}", stub.last_crash()));
 
-    // Logins, good and bad, by message and by the host program.
+    // Valid and invalid logins, by message and by the host program.
     let read = runtime.url().join("registry").expect("an address");
     let basic = json!({ "kind": "basic", "value": format!("alice:{MARK}"), "expires": 4_000_000_000_u64 });
     for message in [
@@ -566,7 +570,7 @@ async fn no_secret_is_ever_said() {
     follow(&app, ALICE, json!({ "do": "leak" })).await.expect("it leaks");
     let outcome = runtime.shutdown(Duration::from_secs(10)).await;
     said.push(format!("{outcome:?}"));
-    // What it was told of statuses, to the end: by the stub and by the runtime.
+    // All statuses until the end, from the stub and from the runtime.
     let mut dead = 0;
     while dead < 2 {
         let status = soon(app.recv()).await.expect("a status");

@@ -1,4 +1,5 @@
-//! Interfaces of the host program's own: the program of `crates/protostub-runtime/examples/key_value.rs`, and what is refused.
+//! Tests of interfaces that the host program adds: the program of
+//! `crates/protostub-runtime/examples/key_value.rs`, and refusals.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use crate::support::{component, domain, source};
 
 #[test]
-fn a_host_program_offers_an_interface_of_its_own() {
+fn host_program_offers_its_own_interface() {
     let component = protostub_artifacts::path("key-value");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = Command::new(cargo)
@@ -23,13 +24,14 @@ fn a_host_program_offers_an_interface_of_its_own() {
     let output = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{output}\n{}", String::from_utf8_lossy(&run.stderr));
     let lines: Vec<&str> = output.lines().collect();
-    let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed anew, has "blue""#];
+    let expected = [r#"sp1.example has "blue""#, r#"sp2.example has "green""#, r#"sp1.example, deployed again, has "blue""#];
     assert_eq!(lines[..3], expected, "{output}");
     assert!(lines[3].starts_with("sp3.example: failed to deploy the protocol stub of sp3.example while compiling"), "{output}");
-    assert!(lines[3].ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{output}");
+    assert!(lines[3].ends_with("imports that are not granted to its domain: acme:store/kv@1.0.0"), "{output}");
 }
 
-/// An interface that this program does not offer cannot be granted either, and is refused by name.
+/// An interface that this program does not offer. Grants of it and imports of it are refused by
+/// name.
 struct Nothing;
 
 impl HostImport for Nothing {
@@ -48,7 +50,7 @@ impl HostImport for Nothing {
 }
 
 #[tokio::test]
-async fn what_the_program_does_not_offer_cannot_be_granted() {
+async fn unoffered_import_cannot_be_granted() {
     let granted = |interface: &str| {
         let mut settings = DomainSettings::default();
         settings.imports.insert(interface.to_owned());
@@ -63,11 +65,12 @@ async fn what_the_program_does_not_offer_cannot_be_granted() {
     assert!(matches!(error, BuildError::UnknownImport { .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which no `host_import` of the builder offers"
+        "`sp1.example` is granted the import `acme:store/kv@1.0.0`, which the host program does not offer; \
+         remove it from `imports` of the domain, or offer it with `host_import`"
     );
 
     let runtime = granted(Nothing::INTERFACE).await.expect("a runtime");
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("its stub imports another interface");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
-    assert!(cause.contains("it imports what no stub may: acme:store/kv@1.0.0"), "{error}: {cause}");
+    assert!(cause.contains("imports that no stub may have: acme:store/kv@1.0.0"), "{error}: {cause}");
 }

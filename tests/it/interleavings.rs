@@ -1,14 +1,17 @@
-//! Random interleavings of everything that can be done to stubs at once, against a model of the delivery contract.
+//! Random interleavings of all concurrent operations on stubs, checked against a model of the
+//! delivery contract.
 //!
-//! The model is what must hold whatever happens, in whatever order:
+//! The model states what holds for every order of events:
 //!
-//! * a request has one outcome: its own answer, or an error that is none of "no answer in time"
-//! * a post that was accepted reaches the stub, or its sender is told, once; what arrives keeps its order
-//! * a stub's statuses follow one another as they may
-//! * a stub that was undeployed leaves nothing behind that is in the way of the next one
-//! * in the end the bus has an outcome for each message that it accepted, and the runtime ends with all of its stubs
+//! * a request has one outcome: its own answer, or an error other than "no answer in time"
+//! * an accepted post reaches the stub, or its sender gets one error; arriving posts keep their
+//!   order
+//! * each status of a stub is a legal successor of the one before
+//! * an undeployed stub leaves no state that affects the next one
+//! * in the end the bus has an outcome for each accepted message, and the runtime ends with all its
+//!   stubs
 //!
-//! `PROPTEST_CASES` says how many interleavings there are.
+//! `PROPTEST_CASES` sets the number of interleavings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +37,10 @@ use tokio::{
 use crate::support::{body, builder, component, descriptor, domain, order};
 
 const DOMAINS: [&str; 3] = ["one.example", "two.example", "three.example"];
-/// How long anything may take that is no hang.
+/// Time limit of an operation. An operation over the limit counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Something that is done to a domain's stub.
+/// An operation on a domain's stub.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Load,
@@ -47,19 +50,19 @@ enum Act {
     Disconnect,
     Connect,
     Update,
-    /// With a version that runs beside the one before it.
+    /// An update to a version that overlaps with the one before.
     Overlap,
     Undeploy,
-    /// Others have a turn.
+    /// A pause in which other tasks run.
     Yield(usize),
 }
 
 #[derive(Debug, Clone)]
 struct Plan {
     acts: Vec<(usize, Act)>,
-    /// Whether a stub that has nothing to do for a moment is retired.
+    /// `true` if idle stubs are retired after a moment.
     retires: bool,
-    /// Whether the runtime shuts down with all of it under way.
+    /// `true` if the runtime shuts down while the operations are in progress.
     ends_early: bool,
 }
 
@@ -81,19 +84,19 @@ fn plans() -> impl Strategy<Value = Plan> {
 }
 
 #[test]
-fn no_interleaving_loses_a_message_or_leaves_anything_behind() {
+fn interleavings_lose_no_message_and_leave_no_state() {
     let threads = tokio::runtime::Runtime::new().expect("threads");
     let cache = tempfile::tempdir().expect("a folder");
     let cases = std::env::var("PROPTEST_CASES").map_or(32, |cases| cases.parse().expect("a number"));
     let mut runner = TestRunner::new(Config { failure_persistence: None, max_shrink_iters: 64, ..Config::with_cases(cases) });
     let outcome = runner.run(&plans(), |plan| {
         let play = async { timeout(6 * PATIENCE, Stage::play(&plan, cache.path())).await };
-        threads.block_on(play).map_err(|_| TestCaseError::fail("it hangs"))?
+        threads.block_on(play).map_err(|_| TestCaseError::fail("an operation hangs"))?
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 struct Asked {
     n: u64,
@@ -101,14 +104,14 @@ struct Asked {
 }
 
 struct Stage {
-    /// Until it shuts down.
+    /// `None` after the shutdown.
     runtime: Mutex<Option<Runtime>>,
     asker: Arc<Hyperty>,
     posts: mpsc::Sender<(Message, oneshot::Sender<bool>)>,
     stubs: MemorySource,
     requests: JoinSet<Asked>,
     others: JoinSet<u64>,
-    /// The others that have not ended.
+    /// The other operations that have not ended.
     begun: BTreeMap<u64, (String, Act)>,
     next: u64,
 }
@@ -216,7 +219,8 @@ impl Stage {
                 self.next += 1;
                 self.begun.insert(n, (name.to_owned(), act));
                 self.others.spawn(async move {
-                    // Whether it could be done depends on what else is going on; that it ends does not.
+                    // The result depends on concurrent operations. The end of the operation does
+                    // not.
                     match act {
                         Act::Disconnect => drop(stub.disconnect().await),
                         Act::Connect => drop(stub.connect().await),
@@ -234,7 +238,7 @@ impl Stage {
         runtime.as_ref().expect("it runs").url().join(part).expect("an address")
     }
 
-    /// Everything that was begun has ended, as it may.
+    /// Waits until all operations have ended, and checks their outcomes.
     async fn settle(&mut self) -> Result<(), TestCaseError> {
         while let Some(asked) = self.requests.join_next().await {
             let Asked { n, outcome } = asked.expect("a task");
@@ -274,7 +278,8 @@ impl Stage {
         timeout(PATIENCE, waiting).await.map_err(|_| TestCaseError::fail("a message has no outcome"))
     }
 
-    /// Every stub can go, and then there is room for every stub.
+    /// Checks that every stub can be undeployed, and that every stub can be deployed again
+    /// afterwards.
     async fn leaves_nothing_behind(&mut self) -> Result<(), TestCaseError> {
         for name in DOMAINS {
             if let Some(stub) = self.stub(name) {
@@ -307,7 +312,7 @@ fn publish(stubs: &MemorySource, name: &str, version: &str, overlap: bool) {
     stubs.insert(&domain(name), "default", descriptor.to_json(), actor);
 }
 
-/// What the hyperties have heard, in tasks that end with the runtime.
+/// Messages that the hyperties received, in tasks that end with the runtime.
 struct Hearing {
     posted: JoinHandle<Posted>,
     observed: JoinHandle<BTreeMap<String, Vec<u64>>>,
@@ -317,11 +322,11 @@ struct Hearing {
 #[derive(Debug, Default)]
 struct Posted {
     accepted: BTreeSet<u64>,
-    /// Those that came back with an error.
+    /// Posts that came back with an error.
     returned: Vec<u64>,
 }
 
-/// Posts what it is given, and hears what comes back.
+/// Posts messages on demand, and records the errors.
 async fn post(mut poster: Hyperty, mut posts: mpsc::Receiver<(Message, oneshot::Sender<bool>)>) -> Posted {
     let mut posted = Posted::default();
     loop {
@@ -343,7 +348,7 @@ async fn post(mut poster: Hyperty, mut posts: mpsc::Receiver<(Message, oneshot::
     }
 }
 
-/// What the stub of each domain was posted, in the order in which it told of that.
+/// Records the posts that each domain's stub received, in the order of its reports.
 async fn observe(mut observer: Hyperty) -> BTreeMap<String, Vec<u64>> {
     let mut observed: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     while let Some(message) = observer.recv().await {
@@ -354,7 +359,7 @@ async fn observe(mut observer: Hyperty) -> BTreeMap<String, Vec<u64>> {
     observed
 }
 
-/// The statuses of each stub that has an address.
+/// Records the statuses of each stub that has an address.
 async fn statuses(mut monitor: Hyperty) -> BTreeMap<String, Vec<StubStatus>> {
     let mut statuses: BTreeMap<String, Vec<StubStatus>> = BTreeMap::new();
     while let Some(message) = monitor.recv().await {

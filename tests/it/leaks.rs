@@ -1,4 +1,4 @@
-//! Looks for marked secrets in everything that is logged, down to `debug`, and by whomever.
+//! Looks for marked secrets in all log lines down to `debug`, from every crate.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -7,19 +7,19 @@ use tracing_subscriber::{Layer, filter::LevelFilter, registry::LookupSpan};
 
 use crate::lines::Lines;
 
-/// What every marked secret holds.
+/// A text that every marked secret contains.
 pub(crate) const MARK: &str = "mark6f1d9c";
 
 static FOUND: LazyLock<Mutex<Vec<String>>> = LazyLock::new(Mutex::default);
 
-/// The lines that hold a marked secret, or tell of one that was taken out.
+/// Returns the lines that contain a marked secret, or a redaction of one.
 pub(crate) fn found() -> Vec<String> {
     FOUND.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Keeps them; [`steps::record`](crate::steps::record) begins it.
+/// Records these lines. [`steps::record`](crate::steps::record) starts the layer.
 ///
-/// At `trace`, the compiler tells of every instruction, and protocols of every byte.
+/// `trace` is left out: the compiler logs every instruction there, and protocols every byte.
 pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     Lines(look).with_filter(LevelFilter::DEBUG)
 }

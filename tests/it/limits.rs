@@ -1,5 +1,5 @@
-//! Honest sample stubs at half of each limit. The limits come from the table in `SECURITY.md` and
-//! the example settings, so a new limit joins the test without a change here.
+//! Tests of honest sample stubs at half of each limit. The limits come from the table in
+//! `SECURITY.md` and the example settings, so a new limit joins the test without a change here.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
 const SECURITY: &str = include_str!("../../SECURITY.md");
 const EXAMPLE: &str = include_str!("../../crates/protostub-cli/protostub.example.toml");
 
-/// The number of messages in each session.
+/// Number of messages in each session.
 const MESSAGES: u64 = 50;
-/// The time limit of a message, with the deployment before it.
+/// Time limit of a message, including the deployment before it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The number of limits that are tried at a time.
+/// Number of limits that are tested at a time.
 const AT_A_TIME: usize = 4;
 
 /// A limit at half of its default, by its key in a settings file.
@@ -32,11 +32,11 @@ const AT_A_TIME: usize = 4;
 struct Half {
     key: String,
     value: i64,
-    /// The table of the key: `limits` of a stub, or `cache` of the runtime.
+    /// Table of the key: `limits` of a stub, or `cache` of the runtime.
     table: &'static str,
 }
 
-/// Returns half of each limit of which the table in the document states the default.
+/// Returns half of each limit for which the table in the document states a default.
 fn halves() -> Vec<Half> {
     let (_, limits) = SECURITY.split_once("\n## Limits\n").expect("limits");
     let limits = limits.split("\n## ").next().unwrap_or_default();
@@ -47,13 +47,13 @@ fn halves() -> Vec<Half> {
         let default = rest.split(" | ").next().unwrap_or_default().replace(' ', "");
         let Ok(default) = default.parse::<i64>() else { continue };
         let table = ["limits", "cache"].into_iter().find(|table| example[*table].get(key).is_some());
-        let table = table.unwrap_or_else(|| panic!("`{key}` stands in no settings file"));
+        let table = table.unwrap_or_else(|| panic!("the example settings have no `{key}`"));
         halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), table });
     }
     halves
 }
 
-/// A builder of a runtime with these limits, as a settings file would state them.
+/// Returns a builder of a runtime with these limits, as a settings file would state them.
 fn builder(home: &str, halves: &[Half], more: &str) -> RuntimeBuilder {
     let mut settings =
         format!("home = '{home}'\nallow-loopback = true\ncompile-in-process = true\nrequest-timeout-seconds = 60\n");
@@ -143,7 +143,8 @@ async fn mqtt(halves: &[Half]) {
 async fn honest_stubs_at_half_of_each_limit_work() {
     let halves = halves();
     assert!(halves.len() > 25, "{halves:?}");
-    // All limits at once leave the least room. Each alone finds a limit that needs another one.
+    // All limits at once leave the least room. Each limit alone detects a dependency on another
+    // limit.
     tokio::join!(echo(&halves), message_node(&halves), mqtt(&halves));
     let each = stream::iter(&halves).map(|half| echo(std::slice::from_ref(half)));
     each.buffer_unordered(AT_A_TIME).collect::<()>().await;

@@ -1,4 +1,4 @@
-//! Every line that is logged, as a text: of spans when they begin or get values, and of events.
+//! A layer that formats every log line as text: spans when they begin or get values, and events.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Explicit logins: by the host program, and by a hyperty's message.
+//! Tests of explicit logins: by the host program, and by a hyperty's message.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_host_program_logs_a_stub_in() {
+async fn host_program_logs_a_stub_in() {
     let mut policy = RestartPolicy::default();
     policy.first_pause = Duration::from_millis(1);
     let table = StaticCredentials::new().with(domain("sp1.example"), bearer("of the domain"));
@@ -33,17 +33,17 @@ async fn the_host_program_logs_a_stub_in() {
     }
     assert_eq!(seen, ["LIVE", "DISCONNECTED", "IN-PROGRESS", "LIVE"], "it said good-bye first");
 
-    // The same again is nothing new, and it outlives an instance.
+    // Repeating the login changes nothing. The login survives a restart.
     stub.connect_with(alice).await.expect("told");
     assert!(app.request(order(ALICE, json!({ "do": "panic" }))).await.is_err());
     assert_eq!(connected_with(&app).await["value"], "alice:open sesame");
     assert_eq!(stub.restarts(), 1);
 
-    // With what is of no use, it connects no second time.
+    // The stub does not use a refused credential a second time.
     stub.connect_with(bearer("guess")).await.expect("told");
     let connected = soon(async {
         loop {
-            // It is told to connect when it is the next instance.
+            // The next instance connects again.
             match connected_with(&app).await {
                 guess if guess["value"] == "guess" => {}
                 other => break other,
@@ -54,11 +54,11 @@ async fn the_host_program_logs_a_stub_in() {
 }
 
 #[tokio::test]
-async fn a_hyperty_logs_a_stub_in_and_out() {
+async fn hyperty_logs_a_stub_in_and_out() {
     let (runtime, app) = runtime(builder(), json!({ "refuses": "guess" })).await;
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 3600;
     let credential = json!({ "kind": "basic", "value": "alice:open sesame", "expires": expires });
-    // The stub is deployed by it, and connects no other way.
+    // The login deploys the stub, which connects with no other credential.
     let answer =
         app.request(login(&runtime, json!({ "domain": "sp1.example", "credential": credential }))).await.expect("an answer");
     assert_eq!(answer.code(), Some(200), "{:?}", answer.body);
@@ -73,14 +73,14 @@ async fn a_hyperty_logs_a_stub_in_and_out() {
     assert_eq!(app.request(execute(&runtime, logout)).await.expect("an answer").code(), Some(200));
     assert_eq!(stub.status().status, StubStatus::Disconnected);
     assert_eq!(app.request(order(ALICE, json!({}))).await.expect_err("it was logged out").code, 503);
-    // Without a credential: with what there is.
+    // A login without a credential uses the domain's credential.
     let answer = app.request(login(&runtime, json!({ "domain": ALICE }))).await.expect("an answer");
     assert_eq!(answer.code(), Some(200));
     assert_eq!(connected_with(&app).await, Value::Null);
 }
 
 #[tokio::test]
-async fn a_login_that_is_none_is_told_apart() {
+async fn invalid_logins_have_distinct_errors() {
     let (runtime, app) = runtime(builder(), json!({ "refuses": "guess" })).await;
     let check = async |message: Message, code: u16, expected: &str| {
         let answer = app.request(message).await.expect("an answer");
@@ -89,18 +89,18 @@ async fn a_login_that_is_none_is_told_apart() {
         assert!(!description.contains("guess"), "{description}");
     };
     let guess = json!({ "kind": "bearer", "value": "guess" });
-    let understands = "the Identity Module understands an execute with the body";
+    let understands = "the Identity Module takes only an execute with the body";
     check(login(&runtime, json!({ "domain": "sp1.example", "credential": "guess" })), 400, understands).await;
     check(login(&runtime, json!({ "domain": "sp1.example", "guess": "guess" })), 400, understands).await;
     check(execute(&runtime, json!({ "method": "guess" })), 400, understands).await;
     check(login(&runtime, json!({ "domain": "a b" })), 400, "a b").await;
     check(execute(&runtime, json!({ "method": "logout", "params": { "domain": "sp2.example" } })), 404, "no stub of sp2.example")
         .await;
-    // Never live: the deployment has failed.
+    // The stub was never live, so its deployment has failed.
     let params = json!({ "domain": "sp1.example", "credential": guess });
     check(login(&runtime, params.clone()), 503, "the server does not know [secret]").await;
 
-    // Nobody else may: neither the runtime's own voice, nor a stub.
+    // Other senders are refused: the runtime itself, and stubs.
     let answer = runtime.request(login(&runtime, params.clone())).await.expect("an answer");
     assert_eq!(answer.code(), Some(403));
     runtime.deploy_protostub("sp1.example").await.expect("a stub");
@@ -113,7 +113,7 @@ async fn a_login_that_is_none_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_refused_leaves_the_one_before() {
+async fn refused_login_keeps_the_previous_one() {
     let mut policy = RestartPolicy::default();
     policy.first_pause = Duration::from_millis(1);
     let table = StaticCredentials::new().with(domain("sp1.example"), bearer("of the domain"));

@@ -1,4 +1,5 @@
-//! What the machine does not allow: a runtime makes do with less, or says what would have to be changed.
+//! Tests on machines with fewer resources: a runtime works with less, or its error names the
+//! remedy.
 
 use std::process::Command;
 
@@ -8,15 +9,15 @@ use serde_json::{Value, json};
 
 use crate::support::{body, builder, component, order, source};
 
-/// Set where the address space is small.
+/// Set in a process with a small address space.
 const IS_SMALL: &str = "PROTOSTUB_TEST_SMALL_ADDRESS_SPACE";
-/// 8 GiB, which no pool of sandboxes fits into.
+/// 8 GiB, which is too small for every pool of sandboxes.
 const SMALL_KIB: &str = "8388608";
 
 #[test]
-fn in_a_small_address_space_sandboxes_do_without_a_pool() {
+fn small_address_space_runs_sandboxes_without_a_pool() {
     if std::env::var_os(IS_SMALL).is_none() {
-        let here = "machine::in_a_small_address_space_sandboxes_do_without_a_pool";
+        let here = "machine::small_address_space_runs_sandboxes_without_a_pool";
         let limited = Command::new("sh")
             .args(["-c", &format!("ulimit -v {SMALL_KIB} && exec \"$0\" \"$@\"")])
             .arg(std::env::current_exe().expect("this program"))
@@ -44,7 +45,7 @@ fn in_a_small_address_space_sandboxes_do_without_a_pool() {
 }
 
 #[tokio::test]
-async fn more_sandboxes_than_the_machine_allows_are_refused_with_what_to_do() {
+async fn sandbox_limit_above_the_machines_is_refused_with_a_hint() {
     let Some(most) = Engine::most_sandboxes() else { return };
     let Err(BuildError::Engine(error)) = builder().max_sandboxes(most + 1).build().await else { panic!("there are too many") };
     assert!(
@@ -52,9 +53,9 @@ async fn more_sandboxes_than_the_machine_allows_are_refused_with_what_to_do() {
         "{error}"
     );
     let error = error.to_string();
-    assert!(error.contains("`max_sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
+    assert!(error.contains("`max-sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
 
-    // More stubs may be deployed: those that are idle make room for the others.
+    // More stubs than sandboxes are possible, because idle stubs make room for others.
     let source = source(&["sp1.example"], &component("actor"), &Value::Null);
     let runtime = builder().max_stubs(3 * most).source(source).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");

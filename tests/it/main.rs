@@ -1,4 +1,5 @@
-//! End-to-end tests: the library's front door, with real components in real sandboxes, and servers on loopback.
+//! End-to-end tests of the library's public API, with real components in real sandboxes, and
+//! servers on loopback.
 
 mod batched_echo;
 mod conformance;

@@ -1,4 +1,4 @@
-//! A real broker for one run: Debian's Mosquitto, on free ports of loopback, with a folder of its own.
+//! A real broker for one run: Debian's Mosquitto, on free loopback ports, with its own folder.
 #![allow(dead_code, reason = "the tests and the demo need different parts of it")]
 
 use std::{
@@ -16,31 +16,31 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-/// How the broker is called.
+/// Host name of the broker.
 pub(crate) const HOST: &str = "localhost";
 
-/// A broker. Dropped, it is killed, and its folder removed.
+/// A broker. `Drop` kills it and removes its folder.
 pub(crate) struct Mosquitto {
     folder: tempfile::TempDir,
     config: PathBuf,
-    /// Plain TCP.
+    /// Port for plain TCP.
     pub(crate) tcp: u16,
-    /// TCP with TLS.
+    /// Port for TCP with TLS.
     pub(crate) tls: u16,
-    /// WebSocket, plain.
+    /// Port for WebSocket without TLS.
     pub(crate) websocket: u16,
-    /// The certificate of its TLS port, as PEM.
+    /// Certificate of the TLS port, as PEM.
     pub(crate) certificate: String,
     running: Option<Child>,
 }
 
 impl Mosquitto {
-    /// A broker for anybody.
+    /// Starts a broker without authentication.
     pub(crate) async fn start() -> Result<Self> {
         Self::start_with(None).await
     }
 
-    /// A broker for this user name and password only, or for anybody.
+    /// Starts a broker for this user name and password only, or without authentication.
     pub(crate) async fn start_with(user: Option<(&str, &str)>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
@@ -49,7 +49,8 @@ impl Mosquitto {
         let certificate = key.cert.pem();
         fs::write(path.join("certificate.pem"), &certificate)?;
         fs::write(path.join("key.pem"), key.signing_key.serialize_pem())?;
-        // `user`: started by root, it would go on as another one, who cannot write here.
+        // With `user root`, a broker that root starts does not switch to a user who cannot write
+        // here.
         let mut config = format!("user root\nlog_dest stderr\npersistence true\npersistence_location {}/\n", path.display());
         match user {
             None => config.push_str("allow_anonymous true\n"),
@@ -73,7 +74,7 @@ impl Mosquitto {
         Ok(broker)
     }
 
-    /// Starts it again, with what it had written down.
+    /// Starts the broker again, with its persisted state.
     pub(crate) async fn resume(&mut self) -> Result<()> {
         let mut command = Command::new(program("mosquitto")?);
         command.arg("-c").arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -81,7 +82,7 @@ impl Mosquitto {
         let mut log = BufReader::new(child.stderr.take().context("mosquitto has no log")?).lines();
         let mut said = String::new();
         loop {
-            let Some(line) = log.next_line().await? else { bail!("mosquitto has ended: {said}") };
+            let Some(line) = log.next_line().await? else { bail!("mosquitto exited: {said}") };
             if line.ends_with(" running") {
                 break;
             }
@@ -92,22 +93,22 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// Ends it as a restart of its machine would: it writes down what it has.
+    /// Stops the broker as a restart of its machine would. The broker persists its state.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        let mut child = self.running.take().context("it is not running")?;
-        let id = child.id().context("it has ended")?.to_string();
+        let mut child = self.running.take().context("the broker is not running")?;
+        let id = child.id().context("the broker has exited")?.to_string();
         Command::new("kill").args(["-TERM", &id]).status().await?;
         child.wait().await?;
         Ok(())
     }
 
-    /// Where a file of this run may be.
+    /// Returns a folder for files of this run.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 }
 
-/// Its log is read, so that it never waits for somebody who reads it.
+/// Reads the log of the broker, so that a full pipe never blocks it.
 async fn read_on(mut log: Lines<BufReader<ChildStderr>>) {
     while let Ok(Some(_)) = log.next_line().await {}
 }
@@ -118,12 +119,13 @@ fn free_ports() -> Result<(u16, u16, u16)> {
     Ok((listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port(), listeners[2].local_addr()?.port()))
 }
 
-/// A program of Debian's packages `mosquitto` and `mosquitto-clients`. `/usr/sbin` is not in everybody's `PATH`.
+/// Finds a program of Debian's packages `mosquitto` and `mosquitto-clients`. Not every user has
+/// `/usr/sbin` in `PATH`.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/sbin".into()]);
     let mut programs = folders.map(|folder| folder.join(name));
     programs
         .find(|program| program.is_file())
-        .with_context(|| format!("{name} is missing: apt-get install mosquitto mosquitto-clients"))
+        .with_context(|| format!("{name} is missing; run: apt-get install mosquitto mosquitto-clients"))
 }

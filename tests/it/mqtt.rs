@@ -1,4 +1,4 @@
-//! The stub of MQTT, with a real broker.
+//! Tests of the MQTT stub with a real broker.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -27,7 +27,8 @@ fn websocket(broker: &Mosquitto) -> Value {
     json!({ "url": format!("ws://{HOST}:{}/mqtt", broker.websocket) })
 }
 
-/// A runtime that finds the stub at the catalogue's name of the domain's `mqtt` addresses, and may reach the broker.
+/// Returns a builder of a runtime that may connect to the broker. The catalogue has the stub under
+/// the name for the domain's `mqtt` addresses.
 fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
     let stub = component("mqtt");
     let source = MemorySource::new();
@@ -39,7 +40,7 @@ fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
     builder().source(source).domain(domain(DOMAIN), settings).trust_roots(broker.certificate.clone())
 }
 
-/// A runtime with one app.
+/// Starts a runtime with one app.
 pub(crate) async fn mqtt_app(broker: &Mosquitto, configuration: Value) -> (Runtime, Hyperty) {
     TestRuntime::start(runtime_of(broker, configuration)).await.into_parts()
 }
@@ -65,7 +66,7 @@ pub(crate) async fn subscribe(app: &Hyperty, name: &str) {
     assert_eq!(ask(app, Message::subscribe(topic(name).parse().unwrap())).await, 200);
 }
 
-/// The next update: where from, and with what.
+/// Returns the sender and the body of the next update.
 async fn update(app: &mut Hyperty) -> (String, Body) {
     let message = tokio::time::timeout(Duration::from_secs(60), app.recv()).await.expect("an update").expect("an update");
     assert_eq!(message.kind, MessageType::Update, "{message:?}");
@@ -73,7 +74,7 @@ async fn update(app: &mut Hyperty) -> (String, Body) {
 }
 
 #[tokio::test]
-async fn both_versions_pass_messages_over_every_transport() {
+async fn both_mqtt_versions_work_over_every_transport() {
     let broker = Mosquitto::start().await.expect("a broker");
     for (transport, version) in [(tcp(&broker), 4), (tls(&broker), 5), (websocket(&broker), 4), (websocket(&broker), 5)] {
         let mut configuration = transport;
@@ -107,7 +108,7 @@ async fn wildcards_match_in_the_address_and_in_the_body() {
 }
 
 #[tokio::test]
-async fn what_is_retained_comes_to_who_subscribes_later() {
+async fn retained_message_reaches_later_subscribers() {
     let broker = Mosquitto::start().await.expect("a broker");
     let (_runtime, mut app) = mqtt_app(&broker, tls(&broker)).await;
     let mut kept = create("state", json!("open").into());
@@ -117,7 +118,7 @@ async fn what_is_retained_comes_to_who_subscribes_later() {
     let message = app.recv().await.expect("an update");
     assert_eq!(message.header("retain"), Some("true"));
     assert_eq!(message.body.expect("a body").parse::<Value>().expect("JSON"), json!("open"));
-    // Nothing, retained, is forgotten.
+    // An empty retained message removes the retained one.
     let mut gone = create("state", Body::Bytes(Arc::from([])));
     gone.headers.push(("retain".into(), "true".into()));
     assert_eq!(ask(&app, gone).await, 200);
@@ -142,7 +143,8 @@ async fn payloads_of_1_mib_pass() {
     for _ in 0..2 {
         assert!(update(&mut by_tcp).await.1 == whole);
     }
-    // What a broker sends over a WebSocket is one message of at most 1 MiB. It does not send what is larger.
+    // A broker sends a message over WebSocket in one frame of at most 1 MiB. The broker does not
+    // send larger ones.
     subscribe(&by_websocket, "large").await;
     let fits = bytes((1 << 20) - 100);
     assert_eq!(ask(&by_tcp, create("large", whole)).await, 200);
@@ -151,7 +153,7 @@ async fn payloads_of_1_mib_pass() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_fails_with_the_reason_of_the_broker() {
+async fn wrong_password_fails_with_the_reason_of_the_broker() {
     let broker = Mosquitto::start_with(Some(("alice", "secret"))).await.expect("a broker");
     let with = |value: &str| {
         let credential = Credential { kind: CredentialKind::Basic, value: value.to_owned(), expires: None };
@@ -202,7 +204,8 @@ async fn qos_1_holds_across_a_restart_of_the_broker() {
         broker.resume().await.expect("started again");
         futures_util::future::join_all(after).await
     };
-    // All at once: some are acknowledged before the broker ends, some are on their way, some come while it is gone.
+    // All requests are concurrent: some are acknowledged before the broker stops, some are in
+    // flight, some begin during the outage.
     let (before, after) = tokio::join!(futures_util::future::join_all(before), restart);
     assert!(before.iter().chain(&after).all(|code| *code == 200), "{before:?} {after:?}");
     let mut missing: BTreeSet<u64> = (0..=20).collect();

@@ -1,4 +1,5 @@
-//! Stubs whose domain cannot be reached: deployed from the cache, in processes that have never spoken to it.
+//! Tests of stubs of an unreachable domain: a process deploys them from the cache without ever
+//! having reached the domain.
 
 use std::{fs, time::Duration};
 
@@ -28,7 +29,7 @@ async fn ask(builder: RuntimeBuilder, server: &DomainServer) {
 }
 
 #[tokio::test]
-async fn a_stub_is_deployed_although_its_domain_cannot_be_reached() {
+async fn stub_of_an_unreachable_domain_is_deployed_from_the_cache() {
     let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let server = server(&folder).await;
     for _ in 0..2 {

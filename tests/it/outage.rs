@@ -1,4 +1,5 @@
-//! A server is gone for ten seconds, and comes back. Everything that was accepted meanwhile arrives, or its sender is told; both sides count.
+//! Tests of a server outage of ten seconds. Every message accepted meanwhile arrives, or its sender
+//! gets an error. Both sides count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +22,11 @@ use crate::{
     two_runtimes::{app, runtime, server_with},
 };
 
-/// How long the server is gone.
+/// Length of the outage.
 const OUTAGE: Duration = Duration::from_secs(10);
-/// How often something is sent, before, meanwhile and afterwards.
+/// Period of the requests before, during and after the outage.
 const EVERY: Duration = Duration::from_millis(50);
-/// Longer than anything takes here: nothing ends because its time is over.
+/// Timeout of each request, in milliseconds: long enough that none expires here.
 const PATIENCE: &str = "30000";
 
 fn patient(mut message: Message) -> Message {
@@ -37,14 +38,14 @@ async fn until(stub: &Protostub, status: StubStatus) -> StatusReport {
     stub.watch().until(|report| report.status == status).await
 }
 
-/// What bob saw.
+/// Messages that bob received.
 #[derive(Debug, Default)]
 struct Seen {
     requests: BTreeMap<u64, u32>,
     pings: BTreeMap<u64, u32>,
 }
 
-/// Answers requests with their number, and counts everything, until `enough` says so.
+/// Answers requests with their number, and counts all messages, until `enough` gets a signal.
 async fn bob_answers(mut bob: Hyperty, mut enough: mpsc::Receiver<()>) -> Seen {
     let mut seen = Seen::default();
     loop {
@@ -63,8 +64,8 @@ async fn bob_answers(mut bob: Hyperty, mut enough: mpsc::Receiver<()>) -> Seen {
 }
 
 #[tokio::test]
-async fn the_message_node_is_gone_for_ten_seconds() {
-    // What waits comes all at once, once it comes: a queue of the server must not be what loses it.
+async fn message_node_outage_leaves_every_message_an_outcome() {
+    // The waiting messages arrive at once. The server's queue must not be the reason for a loss.
     let mut limits = Limits::default();
     limits.max_queued_messages = 4096;
     let (server, _folder) = server_with(limits).await;
@@ -75,7 +76,7 @@ async fn the_message_node_is_gone_for_ten_seconds() {
     let (enough, is_enough) = mpsc::channel(1);
     let bob_sees = tokio::spawn(bob_answers(bob_app, is_enough));
 
-    // Requests all the time. Those that are posted while the server is gone are told apart.
+    // Requests are sent all the time. Those during the outage are distinguished by their numbers.
     let asker = alice.register_hyperty(format!("hyperty://{}/asker", server.domain())).await.expect("a hyperty");
     let asker = std::sync::Arc::new(asker);
     let mut outcomes = JoinSet::new();
@@ -136,13 +137,15 @@ async fn the_message_node_is_gone_for_ten_seconds() {
             }
         }
     }
-    // A ping behind all others, and its outcome: bob has it, and everything before it, or alice is told.
+    // Sends a ping after all others and waits for its outcome: bob has it and all before it, or
+    // alice gets an error.
     let last = asker.request(patient(Message::read(to.clone()).with_body(json!({ "n": u64::MAX })))).await.expect("an answer");
     assert_eq!(last.code(), Some(200));
     enough.send(()).await.expect("bob listens");
     let seen = bob_sees.await.expect("a task");
-    // Whoever comes back first cannot choose: if that is alice, the message node has nobody to give to what waited, and says 503. To pings, too, for which
-    // nobody waits; that has come before the last answer.
+    // The order of the reconnections is random. If alice is first, the message node has no receiver
+    // for the waiting messages and answers 503. Pings are answered with 503 too, although their
+    // sender awaits no response. Those answers arrive before the last one.
     let refused_pings = usize::try_from(alice.counts().unawaited).expect("few");
     let mut told = 0;
     while told + refused_pings + seen.pings.len() < pings.len() {
@@ -152,7 +155,8 @@ async fn the_message_node_is_gone_for_ten_seconds() {
     }
 
     assert_eq!(answered.len() + refused.len(), usize::try_from(next).expect("few"));
-    // What waited here while the server was gone was taken nowhere else, and nothing went wrong with it.
+    // Requests that waited here during the outage were answered, except those that the message node
+    // refused with 503.
     assert!(
         refused.iter().all(|(n, code)| *n < first_queued || *code == 503 && refused_pings > 0),
         "{first_queued}: {refused:?}"
@@ -173,7 +177,7 @@ async fn the_message_node_is_gone_for_ten_seconds() {
 }
 
 #[tokio::test]
-async fn the_broker_is_gone_for_ten_seconds() {
+async fn broker_outage_leaves_every_message_an_outcome() {
     let mut broker = Mosquitto::start().await.expect("a broker");
     let (alice, alice_app) = mqtt_app(&broker, tcp(&broker)).await;
     let (bob, mut bob_app) = mqtt_app(&broker, tls(&broker)).await;
@@ -225,7 +229,7 @@ async fn the_broker_is_gone_for_ten_seconds() {
     }
     assert_eq!(acknowledged.len() + refused.len(), usize::try_from(next).expect("few"));
     assert!(refused.is_empty(), "{refused:?}");
-    // At least once: what the broker acknowledged comes to who subscribed.
+    // QoS 1: every message that the broker acknowledged reaches the subscriber at least once.
     let mut arrived = BTreeSet::new();
     while !acknowledged.is_subset(&arrived) {
         let message = bob_app.recv().await.expect("an update");

@@ -1,4 +1,4 @@
-//! An operator's rules, on every hop.
+//! Tests of an operator's rules on every hop.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{body, builder, component, order, source};
 
-/// A policy in Rust: what it returns is the reason of a refusal.
+/// A policy in Rust. The function returns the reason of a refusal.
 struct Rule<F>(F);
 
 impl<F: Fn(&Hop<'_>) -> Option<&'static str> + Send + Sync> Policy for Rule<F> {
@@ -25,13 +25,13 @@ async fn runtime() -> Runtime {
     builder().source(source).build().await.expect("a runtime")
 }
 
-/// What a stub heard when it posted a message.
+/// Returns the host's answer to a stub's post.
 fn heard(reply: &Message) -> Value {
     body(reply)["value"][0].clone()
 }
 
 #[tokio::test]
-async fn a_request_is_answered_with_403_and_the_reason_and_deploys_nothing() {
+async fn denied_request_gets_403_and_the_reason_and_deploys_no_stub() {
     let to_sp2 = |hop: &Hop<'_>| hop.domain_of(&hop.message.to).is_some_and(|domain| domain.as_str() == "sp2.example");
     let source = source(&["sp1.example", "sp2.example"], &component("actor"), &json!({}));
     let policy = Rule(move |hop: &Hop<'_>| to_sp2(hop).then_some("sp2.example is not to be talked to"));
@@ -45,7 +45,7 @@ async fn a_request_is_answered_with_403_and_the_reason_and_deploys_nothing() {
     app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect("a reply");
     assert_eq!(runtime.counts().denied, 2);
 
-    // Nothing has to stop for other rules.
+    // Rules are replaced while the runtime runs.
     runtime.set_policy(rule(|hop| matches!(hop.receiver, Receiver::Stub(_)).then_some("no stub is to be talked to")));
     let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!((refused.code, refused.reason.as_str()), (403, "no stub is to be talked to"));
@@ -57,7 +57,7 @@ async fn a_request_is_answered_with_403_and_the_reason_and_deploys_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_stub_posts_and_answers_is_asked_about_too() {
+async fn policy_judges_posts_and_answers_of_stubs() {
     let runtime = runtime().await;
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let from_stub = |hop: &Hop<'_>| matches!(hop.origin, Origin::Stub(_));
@@ -84,7 +84,7 @@ async fn what_a_stub_posts_and_answers_is_asked_about_too() {
 }
 
 #[tokio::test]
-async fn the_runtimes_own_messages_are_asked_about_too() {
+async fn policy_judges_messages_of_the_runtime() {
     let runtime = runtime().await;
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     runtime.set_policy(rule(|hop| (*hop.origin == Origin::Host).then_some("the runtime is silent")));
@@ -92,13 +92,13 @@ async fn the_runtimes_own_messages_are_asked_about_too() {
     assert_eq!((refused.code, refused.reason.as_str()), (403, "the response was refused: the runtime is silent"));
     let refused = runtime.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
     assert_eq!(refused.code, 403);
-    // A stub's life does not hang on who is told of it.
+    // A refused status message does not affect the stub.
     runtime.deploy_protostub("sp1.example").await.expect("a stub");
     assert!(runtime.counts().denied > 2);
 }
 
 #[tokio::test]
-async fn rules_in_cedar_are_reloaded_while_messages_flow() {
+async fn cedar_rules_are_reloaded_while_messages_flow() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("rules.cedar");
     let rules = |text: &str| {
@@ -116,7 +116,7 @@ async fn rules_in_cedar_are_reloaded_while_messages_flow() {
     let source = source(&["sp1.example", "sp2.example"], &component("actor"), &json!({}));
     let runtime = builder().source(source).policy(policy.expect("policies")).build().await.expect("a runtime");
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    // Deployment, status and answers need no word in the file.
+    // Deployment, status and answers need no rule in the file.
     let stub = runtime.deploy_protostub("sp2.example").await.expect("a stub");
     app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("an answer");
     assert_eq!(app.recv().await.expect("the status").from, *stub.url().expect("a URL"));
@@ -132,7 +132,7 @@ async fn rules_in_cedar_are_reloaded_while_messages_flow() {
         "{told}"
     );
 
-    // A fault leaves in force what was.
+    // After an error in a new file, the old rules stay in force.
     let fault = rules("permit (principal, action, ressource);").expect_err("a fault").to_string();
     assert!(fault.contains("rules.cedar:1:28: "), "{fault}");
     assert_eq!(heard(&app.request(post("hyperty://home.example/app")).await.expect("a reply")), heard_by_stub);
@@ -141,7 +141,7 @@ async fn rules_in_cedar_are_reloaded_while_messages_flow() {
         r#"permit (principal, action, resource); forbid (principal, action, resource) when { resource.path == "/alice" };"#;
     runtime.set_policy(Some(Arc::new(rules(all_but_alice).expect("policies"))));
     let refused = app.request(Message::read("hyperty://sp1.example/alice".parse().unwrap())).await.expect_err("refused");
-    assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids it"));
+    assert_eq!((refused.code, refused.reason.as_str()), (403, "policy 2 of rules.cedar forbids the message"));
     let say = json!({ "do": "post", "type": "update", "to": "hyperty://home.example/app" });
     assert_eq!(heard(&app.request(order("hyperty://sp1.example/bob", say)).await.expect("a reply")), "ok");
     assert_eq!(app.recv().await.expect("a message").kind, MessageType::Update);

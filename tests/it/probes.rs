@@ -1,30 +1,32 @@
-//! Each scenario in which the original JavaScript runtime was found wanting (or right), with the outcome that is wanted, through the front door.
+//! Tests of each scenario in which the original JavaScript runtime failed (or passed), with the
+//! required outcome, through the public API.
 //!
-//! | probe | scenario | wanted |
+//! | probe | scenario | required |
 //! | --- | --- | --- |
-//! | A | one message, to an unknown domain | one descriptor, one sandbox, one deployment; delivered |
+//! | A | one message, to an unserved domain | one descriptor, sandbox and deployment; delivered |
 //! | B | five messages at once, to one domain | one deployment; delivered in order |
 //! | V | twenty messages during a deployment, and after it | delivered in order |
 //! | T | addresses of a domain's functions and schemes | one deployment |
 //! | U | `global://registry/` | the home domain's stub |
 //! | C | two `loadStub`s at once | one deployment |
 //! | D | `loadStub` of a stub that is created, in progress or disconnected | the same stub |
-//! | E | a message while the stub is in progress | waits, and is delivered |
-//! | F | a message after the stub failed | an error at once; deployed anew when it is asked for |
-//! | G | the catalogue fails once | an error at once, `deployment-failed`; deployed anew later |
-//! | H | the stub's constructor fails | the same, and nothing is left behind |
+//! | E | a message while the stub is in progress | the message waits, and is delivered |
+//! | F | a message after the stub failed | an error at once; deployed again on request |
+//! | G | the catalogue fails once | an error at once, `deployment-failed`; deployed again later |
+//! | H | the stub's constructor fails | the same, and no state is left |
 //! | I, K | a stub that never says `created`, or says `live` at first | works |
-//! | J | a stub that says everything in one call | works |
+//! | J | a stub that publishes all statuses in one call | works |
 //! | L | a stub posts as another domain's stub | refused |
 //! | N | `evilfoo.com`, then `foo.com` | two stubs, two sandboxes |
-//! | O | a component that needs what no sandbox has | refused, and not tried |
-//! | R | two stubs of one domain, each for another peer | two stubs, told apart by what they are for; both live |
-//! | S | an address of the runtime itself where nobody listens | 404 |
-//! | W | undeployment, then a message | all of the old one is gone; a new one |
+//! | O | a component that needs an import that no sandbox has | refused without a trial |
+//! | R | two stubs of one domain, each for another peer | two live stubs, kept apart by peer |
+//! | S | an unserved address of the runtime itself | 404 |
+//! | W | undeployment, then a message | the old stub leaves no state; a new stub |
 //!
-//! Two of them are about parts of the original that have another form here. O asked whether a sandbox that meets some of a descriptor's `constraints`
-//! is taken for one that meets all: here what a component needs is what it imports. R asked whether stubs between runtimes without a server are
-//! listed by the peer that they are for: here a domain's stubs have names.
+//! Two scenarios concern parts of the original that have another form here. O asked whether a
+//! sandbox that meets some of a descriptor's `constraints` counts as one that meets all. Here the
+//! needs of a component are its imports. R asked whether stubs between runtimes without a server
+//! are listed by their peer. Here a domain's stubs have names.
 
 use std::{
     sync::{
@@ -45,7 +47,7 @@ use crate::support::{TestRuntime, builder, component, descriptor, domain, order}
 const DOMAIN: &str = "foo.com";
 const ALICE: &str = "hyperty://foo.com/alice";
 
-/// The domains' catalogues, which count what they are asked, and may be out of order.
+/// The domains' catalogues. They count requests, and can be out of order.
 #[derive(Debug, Clone, Default)]
 struct Catalogue(Arc<Books>);
 
@@ -57,7 +59,7 @@ struct Books {
 }
 
 impl Catalogue {
-    /// The actor is the stub of these domains, with this configuration.
+    /// Makes a catalogue in which the actor is the stub of these domains, with this configuration.
     fn of(domains: &[&str], configuration: &Value) -> Self {
         let catalogue = Self::default();
         for name in domains {
@@ -72,7 +74,7 @@ impl Catalogue {
         self.0.stubs.insert(&domain(name), "default", descriptor, actor);
     }
 
-    /// How many descriptors were asked for.
+    /// Returns the number of requested descriptors.
     fn descriptors(&self) -> usize {
         self.0.descriptors.load(Ordering::SeqCst)
     }
@@ -109,7 +111,7 @@ impl Stage {
         Self { runtime, app, catalogue }
     }
 
-    /// What the Registry knows: stubs and sandboxes.
+    /// Returns the numbers of stubs and sandboxes in the Registry.
     async fn registered(&self) -> (usize, usize) {
         let registry = self.runtime.url().join("registry").expect("an address");
         let listing = value(&self.app.request(Message::read(registry)).await.expect("an answer"));
@@ -117,17 +119,17 @@ impl Stage {
         (count("stubs"), count("sandboxes"))
     }
 
-    /// The stub of a domain has this order as a request.
+    /// Sends this order to the stub of a domain as a request.
     async fn order(&self, order: Value) -> Value {
         value(&self.app.request(Message::read(ALICE.parse().unwrap()).with_body(order)).await.expect("a reply"))
     }
 
-    /// One deployment, with all that belongs to it, has happened.
+    /// Checks that there was exactly one deployment, with one descriptor, stub and sandbox.
     async fn deployed_once(&self) {
         assert_eq!((self.catalogue.descriptors(), self.registered().await), (1, (1, 1)));
     }
 
-    /// The numbers of the messages that the stub was given, in its order.
+    /// Returns the numbers of the messages that the stub received, in its order.
     async fn received(&self) -> Vec<u64> {
         let calls = self.order(json!({ "do": "calls" })).await;
         calls
@@ -156,7 +158,7 @@ async fn until(stub: &Protostub, status: StubStatus) {
 }
 
 #[tokio::test]
-async fn probe_a_one_message_to_an_unknown_domain_deploys_its_stub_once_and_is_delivered() {
+async fn probe_a_message_to_an_unserved_domain_deploys_once() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
     stage.app.post(ping(ALICE, 1)).expect("accepted");
     assert_eq!(stage.received().await, [1]);
@@ -164,7 +166,7 @@ async fn probe_a_one_message_to_an_unknown_domain_deploys_its_stub_once_and_is_d
 }
 
 #[tokio::test]
-async fn probe_b_five_messages_at_once_are_delivered_in_order_by_one_stub() {
+async fn probe_b_five_messages_are_delivered_in_order_by_one_stub() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
     for n in 0..5 {
         stage.app.post(ping(ALICE, n)).expect("accepted");
@@ -174,7 +176,7 @@ async fn probe_b_five_messages_at_once_are_delivered_in_order_by_one_stub() {
 }
 
 #[tokio::test]
-async fn probe_v_twenty_messages_before_and_after_the_deployment_keep_their_order() {
+async fn probe_v_messages_around_a_deployment_keep_their_order() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
     for n in 0..10 {
         stage.app.post(ping(ALICE, n)).expect("accepted");
@@ -188,7 +190,7 @@ async fn probe_v_twenty_messages_before_and_after_the_deployment_keep_their_orde
 }
 
 #[tokio::test]
-async fn probe_t_the_functions_and_schemes_of_a_domain_have_one_stub() {
+async fn probe_t_functions_and_schemes_of_a_domain_share_one_stub() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
     let ask = |to: &'static str| stage.app.request(Message::read(to.parse().unwrap()));
     let replies = tokio::join!(
@@ -205,7 +207,7 @@ async fn probe_t_the_functions_and_schemes_of_a_domain_have_one_stub() {
 }
 
 #[tokio::test]
-async fn probe_u_the_global_registry_is_reached_through_the_home_domain() {
+async fn probe_u_global_registry_is_served_by_the_home_domain() {
     let stage = Stage::new(&["home.example"], json!({})).await;
     let reply = stage.app.request(Message::read("global://registry/".parse().unwrap())).await.expect("a reply");
     assert_eq!(reply.code(), Some(200));
@@ -214,7 +216,7 @@ async fn probe_u_the_global_registry_is_reached_through_the_home_domain() {
 }
 
 #[tokio::test]
-async fn probe_c_two_at_once_who_load_a_stub_get_the_same_one() {
+async fn probe_c_concurrent_load_stubs_share_one_deployment() {
     let stage = Stage::new(&[DOMAIN], json!({})).await;
     let (one, two) = tokio::join!(stage.runtime.load_stub(DOMAIN), stage.runtime.load_stub(DOMAIN));
     assert_eq!(one.expect("a stub").url(), two.expect("a stub").url());
@@ -222,7 +224,7 @@ async fn probe_c_two_at_once_who_load_a_stub_get_the_same_one() {
 }
 
 #[tokio::test]
-async fn probe_d_a_stub_that_is_not_live_yet_or_any_more_is_used_and_not_deployed_again() {
+async fn probe_d_stub_that_is_not_live_is_not_deployed_again() {
     for status in ["created", "in-progress", "disconnected"] {
         let stage = Stage::new(&[DOMAIN], json!({ "connect": { "do": "publish", "status": status } })).await;
         let first = stage.runtime.load_stub(DOMAIN).await.expect("a stub");
@@ -234,7 +236,7 @@ async fn probe_d_a_stub_that_is_not_live_yet_or_any_more_is_used_and_not_deploye
 }
 
 #[tokio::test]
-async fn probe_e_a_message_to_a_stub_in_progress_waits_until_it_is_live() {
+async fn probe_e_message_waits_until_its_stub_is_live() {
     let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 1000 }]);
     let stage = Stage::new(&[DOMAIN], json!({ "connect": connect, "timer": { "do": "publish", "status": "live" } })).await;
     let stub = stage.runtime.load_stub(DOMAIN).await.expect("a stub");
@@ -246,7 +248,7 @@ async fn probe_e_a_message_to_a_stub_in_progress_waits_until_it_is_live() {
 }
 
 #[tokio::test]
-async fn probe_f_a_stub_that_failed_is_told_of_at_once_and_deployed_anew() {
+async fn probe_f_failed_stub_is_reported_at_once_and_deployed_again() {
     let failing = json!({ "connect": { "do": "publish", "status": "failed", "reason": "wrong password" } });
     let stage = Stage::new(&[DOMAIN], failing).await;
     let error = stage.app.request(Message::read(ALICE.parse().unwrap())).await.expect_err("no stub");
@@ -263,12 +265,12 @@ async fn probe_f_a_stub_that_failed_is_told_of_at_once_and_deployed_anew() {
 }
 
 #[tokio::test]
-async fn probe_g_a_catalogue_that_failed_once_is_told_of_at_once_and_asked_again_later() {
+async fn probe_g_failed_catalogue_is_reported_and_asked_again_later() {
     let mut stage = Stage::new(&[DOMAIN], json!({})).await;
     stage.app.subscribe(stage.runtime.url().join("status").expect("an address")).await.expect("an answer");
     stage.catalogue.out_of_order(true);
     let (mut statuses, mut errors) = (Vec::new(), Vec::new());
-    // Its deployment may have failed before the message is in its queue.
+    // The deployment may fail before the message is in its queue.
     if let Err(refused) = stage.app.post(ping(ALICE, 1)) {
         errors.push((Some(refused.code), Value::from(refused.reason.as_str())));
     }
@@ -285,7 +287,7 @@ async fn probe_g_a_catalogue_that_failed_once_is_told_of_at_once_and_asked_again
     assert!(reason.as_str().is_some_and(|reason| reason.contains("out of order")), "{reason}");
 
     stage.catalogue.out_of_order(false);
-    // A failure is remembered for a second; a message after that deploys the stub.
+    // A failure is remembered for a second. A message after that deploys the stub.
     let mut moments = tokio::time::interval(Duration::from_millis(50));
     let recovered = async {
         loop {
@@ -302,7 +304,7 @@ async fn probe_g_a_catalogue_that_failed_once_is_told_of_at_once_and_asked_again
 }
 
 #[tokio::test]
-async fn probe_h_a_stub_that_cannot_start_leaves_nothing_behind() {
+async fn probe_h_stub_that_cannot_start_leaves_no_state() {
     for start in [json!({ "do": "fail", "reason": "no `url`" }), json!({ "do": "panic", "reason": "no `url`" })] {
         let stage = Stage::new(&[DOMAIN], json!({ "start": start })).await;
         let error = stage.runtime.load_stub(DOMAIN).await.expect_err("no stub");
@@ -320,8 +322,8 @@ async fn probe_h_a_stub_that_cannot_start_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn probe_i_k_a_stub_that_leaves_statuses_out_gets_its_first_message() {
-    // `start` may not publish anything: the host says `created` when it has returned.
+async fn probe_i_k_stub_with_missing_statuses_gets_its_first_message() {
+    // `start` may not publish a status. The host publishes `created` after its return.
     let stage = Stage::new(&[DOMAIN], json!({ "connect": { "do": "publish", "status": "live" } })).await;
     stage.app.post(ping(ALICE, 1)).expect("accepted");
     assert_eq!(stage.received().await, [1]);
@@ -329,7 +331,7 @@ async fn probe_i_k_a_stub_that_leaves_statuses_out_gets_its_first_message() {
 }
 
 #[tokio::test]
-async fn probe_j_a_stub_that_says_all_statuses_in_one_call_gets_its_first_message() {
+async fn probe_j_stub_with_all_statuses_in_one_call_gets_its_message() {
     let all = ["created", "in-progress", "live"].map(|status| json!({ "do": "publish", "status": status }));
     let stage = Stage::new(&[DOMAIN], json!({ "connect": all })).await;
     stage.app.post(ping(ALICE, 1)).expect("accepted");
@@ -338,19 +340,19 @@ async fn probe_j_a_stub_that_says_all_statuses_in_one_call_gets_its_first_messag
 }
 
 #[tokio::test]
-async fn probe_l_a_stub_cannot_post_as_the_stub_of_another_domain() {
+async fn probe_l_stub_cannot_post_as_the_stub_of_another_domain() {
     let mut stage = Stage::new(&[DOMAIN, "bar.com"], json!({})).await;
     let other = stage.runtime.deploy_protostub("bar.com").await.expect("a stub");
     let forged = json!({ "do": "post", "from": other.url().expect("a URL").as_str(), "to": stage.app.address().as_str() });
     let outcome = stage.order(forged).await;
     assert!(outcome[0].as_str().is_some_and(|told| told.starts_with("denied: ")), "{outcome}");
-    // What it may say comes, and it is the first that does.
+    // A permitted message arrives, and is the first to arrive.
     stage.order(json!({ "do": "post", "from": ALICE, "to": stage.app.address().as_str() })).await;
     assert_eq!(stage.app.recv().await.expect("a message").from.as_str(), ALICE);
 }
 
 #[tokio::test]
-async fn probe_n_a_domain_whose_name_ends_like_another_shares_nothing_with_it() {
+async fn probe_n_domains_with_a_common_suffix_share_no_stub() {
     let stage = Stage::new(&["evilfoo.com", DOMAIN], json!({})).await;
     let evil = stage.runtime.deploy_protostub("evilfoo.com").await.expect("a stub");
     let good = stage.runtime.deploy_protostub(DOMAIN).await.expect("a stub");
@@ -359,17 +361,17 @@ async fn probe_n_a_domain_whose_name_ends_like_another_shares_nothing_with_it() 
 }
 
 #[tokio::test]
-async fn probe_o_a_component_whose_needs_are_not_met_is_refused_and_not_tried() {
+async fn probe_o_component_with_unmet_imports_is_refused() {
     let stage = Stage::new(&[], json!({})).await;
     let needs = component("key-value");
     stage.catalogue.0.stubs.insert(&domain(DOMAIN), "default", descriptor(&needs, json!({})).to_json(), needs);
     let error = stage.runtime.deploy_protostub(DOMAIN).await.expect_err("nobody has a store");
-    assert!(error.kind.to_string().contains("it imports what no stub may: acme:store/kv@1.0.0"), "{}", error.kind);
+    assert!(error.kind.to_string().contains("imports that no stub may have: acme:store/kv@1.0.0"), "{}", error.kind);
     assert_eq!(stage.registered().await, (0, 0));
 }
 
 #[tokio::test]
-async fn probe_r_stubs_of_one_domain_for_different_peers_are_told_apart_and_all_are_live() {
+async fn probe_r_stubs_of_one_domain_for_two_peers_are_both_live() {
     let stage = Stage::new(&[], json!({})).await;
     let actor = component("actor");
     let mut stubs = Vec::new();
@@ -394,7 +396,7 @@ async fn probe_r_stubs_of_one_domain_for_different_peers_are_told_apart_and_all_
 }
 
 #[tokio::test]
-async fn probe_s_an_address_of_the_runtime_where_nobody_listens_is_not_found() {
+async fn probe_s_unserved_address_of_the_runtime_is_not_found() {
     let stage = Stage::new(&["home.example"], json!({})).await;
     let nowhere = stage.runtime.url().join("nowhere").expect("an address");
     let error = stage.app.request(Message::read(nowhere.clone())).await.expect_err("nobody there");
@@ -404,7 +406,7 @@ async fn probe_s_an_address_of_the_runtime_where_nobody_listens_is_not_found() {
 }
 
 #[tokio::test]
-async fn probe_w_undeployment_leaves_nothing_behind_and_the_next_message_deploys_anew() {
+async fn probe_w_undeploy_leaves_no_state_and_next_message_deploys() {
     let mut stage = Stage::new(&[DOMAIN], json!({ "observer": "hyperty://home.example/app" })).await;
     let first = stage.runtime.deploy_protostub(DOMAIN).await.expect("a stub");
     let url = first.url().expect("a URL").clone();
@@ -419,7 +421,8 @@ async fn probe_w_undeployment_leaves_nothing_behind_and_the_next_message_deploys
     let second = stage.runtime.protostubs().remove(0);
     assert_ne!(second.url(), Some(&url));
     assert_eq!((stage.catalogue.descriptors(), stage.registered().await), (2, (1, 1)));
-    // Nobody listens at the old one's address any more: what goes there is its domain's, as any other address.
+    // The old stub's URL has no receiver any more. A message to it goes to its domain, like any
+    // other address.
     let reply = stage.app.request(Message::read(url).with_body(json!({ "do": "url" }))).await.expect("a reply");
     assert_eq!(value(&reply), second.url().expect("a URL").as_str());
 }

@@ -1,4 +1,4 @@
-//! Credentials by reference: what a stub uses, and does not see.
+//! Tests of credentials by reference: a stub uses them and does not see them.
 
 use std::{
     sync::{Arc, Mutex},
@@ -23,10 +23,10 @@ use crate::{
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
-/// Of each request the path, and the values of the headers `authorization`.
+/// For each request, its path and the values of its `authorization` headers.
 type Came = Vec<(String, Vec<String>)>;
 
-/// A server on loopback that shows what it got.
+/// A server on loopback that records its requests.
 #[derive(Clone)]
 struct Server {
     port: u16,
@@ -34,7 +34,8 @@ struct Server {
 }
 
 impl Server {
-    /// `/echo` says the header that came, `/ws` is a WebSocket, and `/away` leads to `elsewhere`.
+    /// Starts the server. `/echo` answers with the received header, `/ws` is a WebSocket, and
+    /// `/away` redirects to `elsewhere`.
     async fn start(elsewhere: Option<&Self>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let server = Self { port: listener.local_addr().expect("an address").port(), got: Arc::default() };
@@ -77,12 +78,13 @@ impl Server {
     }
 }
 
-/// Once with this header.
+/// Returns one request with this header.
 fn came(path: &str, authorization: &str) -> Came {
     vec![(path.to_owned(), vec![authorization.to_owned()])]
 }
 
-/// A runtime whose stub may connect to all of these servers, with a credential that may go to the first of them.
+/// Starts a runtime whose stub may connect to all of these servers, with a credential for the first
+/// one only.
 async fn runtime(credential: Option<Credential>, servers: &[&Server], configuration: Value) -> (Runtime, Hyperty) {
     let mut settings = DomainSettings::default();
     let rule = |server: &&Server| format!("127.0.0.1:{}", server.port).parse().expect("a rule");
@@ -107,12 +109,12 @@ fn bearer() -> (Credential, String) {
     (credential(CredentialKind::Bearer, value.clone()), format!("Bearer {value}"))
 }
 
-/// What the stub answers to an order.
+/// Returns the stub's answer to an order.
 async fn told(app: &Hyperty, what: Value) -> Result<Value, String> {
     follow(app, ALICE, what).await.map_err(|value| value.as_str().expect("a text").to_owned())
 }
 
-/// Asks until the answer is another one than this.
+/// Repeats an order until its answer differs from `not_yet`.
 async fn after(app: &Hyperty, what: Value, not_yet: Value) -> Result<Value, String> {
     loop {
         match told(app, what.clone()).await {
@@ -122,25 +124,25 @@ async fn after(app: &Hyperty, what: Value, not_yet: Value) -> Result<Value, Stri
     }
 }
 
-/// What comes of an HTTP request of the stub with this header.
+/// Returns the result of an HTTP request of the stub with this header.
 async fn get(app: &Hyperty, url: &str, authorization: Value) -> Result<Value, String> {
     let handle = told(app, json!({ "do": "http", "url": url, "headers": { "Authorization": authorization } })).await?;
     soon(after(app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await
 }
 
 #[tokio::test]
-async fn the_host_puts_the_credential_where_the_stub_refers_to_it() {
+async fn host_replaces_a_credential_reference() {
     let server = Server::start(None).await;
     let (secret, value) = bearer();
     let (_runtime, app) = runtime(Some(secret), &[&server], json!({})).await;
     assert_eq!(get(&app, &server.http("/a?b"), json!("{credential}")).await, Ok(json!({ "status": 204 })));
     assert_eq!(server.got(), came("/a", &value));
-    // In the handshake of a WebSocket too.
+    // The reference works in the handshake of a WebSocket too.
     let open = json!({ "do": "websocket", "url": server.websocket("/ws"), "headers": { "authorization": "{credential}" } });
     let handle = told(&app, open).await.expect("a handle");
     let state = soon(after(&app, json!({ "do": "websocket-state", "handle": handle }), json!("connecting"))).await;
     assert_eq!((state, server.got()), (Ok(json!({ "open": 101 })), came("/ws", &value)));
-    // The stub itself has never seen it, and gets it nowhere.
+    // The stub itself has never seen the credential, and no call gives it to the stub.
     assert_eq!(told(&app, json!({ "do": "credential" })).await, Ok(Value::Null));
     let error = told(&app, json!({ "do": "ask" })).await.expect_err("denied");
     assert!(error.contains("by reference only"), "{error}");
@@ -153,12 +155,13 @@ async fn the_host_puts_the_credential_where_the_stub_refers_to_it() {
 }
 
 #[tokio::test]
-async fn it_goes_to_no_other_origin() {
+async fn credential_by_reference_is_limited_to_its_origins() {
     let other = Server::start(None).await;
     let server = Server::start(Some(&other)).await;
     let (secret, value) = bearer();
     let (_runtime, app) = runtime(Some(secret), &[&server, &other], json!({})).await;
-    // Another port, another name of the same machine, another scheme: the stub may connect there, and the credential does not go.
+    // The stub may connect to another port, another name of the same machine, or with another
+    // scheme. The credential is not sent there.
     for url in [other.http("/"), format!("http://localhost:{}/", server.port), format!("https://127.0.0.1:{}/", server.port)] {
         let error = get(&app, &url, json!("{credential}")).await.expect_err("denied");
         assert!(error.contains("credential-origins") || error.contains("no rule"), "{url}: {error}");
@@ -166,13 +169,13 @@ async fn it_goes_to_no_other_origin() {
     let open = json!({ "do": "websocket", "url": other.websocket("/ws"), "headers": { "authorization": "{credential}" } });
     let error = told(&app, open).await.expect_err("denied");
     assert!(error.contains("credential-origins"), "{error}");
-    // Nobody follows a redirect with it.
+    // The credential does not follow a redirect.
     assert_eq!(get(&app, &server.http("/away"), json!("{credential}")).await, Ok(json!({ "status": 302 })));
     assert_eq!((server.got(), other.got()), (came("/away", &value), vec![]));
 }
 
 #[tokio::test]
-async fn headers_of_the_stub_are_its_own_and_never_beside_it() {
+async fn stub_header_cannot_accompany_a_credential_reference() {
     let server = Server::start(None).await;
     let (_runtime, app) = runtime(Some(bearer().0), &[&server], json!({})).await;
     for (authorization, expected) in [
@@ -186,10 +189,10 @@ async fn headers_of_the_stub_are_its_own_and_never_beside_it() {
         assert!(error.contains(expected), "{error}");
     }
     assert_eq!(server.got(), []);
-    // What it makes up itself, it may say.
+    // The stub may send a header of its own.
     get(&app, &server.http("/own"), json!("Bearer mine")).await.expect("an answer");
     assert_eq!(server.got(), came("/own", "Bearer mine"));
-    // In another header a reference is a text like any other.
+    // In another header a reference is plain text.
     let send = json!({ "do": "http", "url": server.http("/x"), "headers": { "x-token": "{credential}" } });
     let handle = told(&app, send).await.expect("a handle");
     soon(after(&app, json!({ "do": "http-state", "handle": handle }), json!("sending"))).await.expect("an answer");
@@ -197,7 +200,7 @@ async fn headers_of_the_stub_are_its_own_and_never_beside_it() {
 }
 
 #[tokio::test]
-async fn without_a_credential_nothing_is_sent() {
+async fn reference_without_a_usable_credential_sends_no_request() {
     let server = Server::start(None).await;
     let mut expired = bearer().0;
     expired.expires = Some(SystemTime::now() - Duration::from_secs(1));
@@ -212,9 +215,10 @@ async fn without_a_credential_nothing_is_sent() {
     assert_eq!(server.got(), []);
 }
 
-/// It does not protect from a server that colludes with the stub: but what people read is free of it even then.
+/// A server that colludes with the stub can reveal the credential to the stub. Texts for people are
+/// redacted even then.
 #[tokio::test]
-async fn what_a_server_says_of_it_is_read_by_nobody_else() {
+async fn credential_echoed_by_a_server_is_redacted_in_statuses() {
     let server = Server::start(None).await;
     let (secret, value) = bearer();
     let (runtime, app) = runtime(Some(secret), &[&server], json!({})).await;

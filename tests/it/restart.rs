@@ -1,4 +1,4 @@
-//! A stub that breaks gets a new instance, and nobody who talks to it has to know.
+//! Tests of restarts: a stub that crashes gets a new instance, and its senders need no change.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{TestRuntime, body, builder, follow, order};
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
-/// A policy whose pauses take no time.
+/// Returns a policy with pauses of no length.
 fn restarts(restarts: u32) -> RestartPolicy {
     let mut policy = RestartPolicy::default();
     policy.restarts = restarts;
@@ -22,7 +22,7 @@ fn restarts(restarts: u32) -> RestartPolicy {
     policy
 }
 
-/// A policy under which nothing happens by itself while a test runs.
+/// Returns a policy under which no restart happens by itself during a test.
 fn in_an_hour() -> RestartPolicy {
     let mut policy = RestartPolicy::default();
     policy.first_pause = Duration::from_secs(3600);
@@ -34,7 +34,7 @@ async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyp
     TestRuntime::of_actors(builder, &["sp1.example"], &configuration).await.into_parts()
 }
 
-/// Has the stub crash, and returns when that is known.
+/// Makes the stub crash, and returns when the crash is reported.
 async fn crash(app: &Hyperty) {
     let error = app.request(order(ALICE, json!({ "do": "panic", "reason": "no more bytes" }))).await;
     let response = error.expect_err("it crashed");
@@ -46,7 +46,7 @@ async fn value(app: &Hyperty, what: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_crash_costs_what_the_stub_had_taken_and_nothing_else() {
+async fn crash_loses_only_messages_that_the_instance_had_taken() {
     let (runtime, mut app) = runtime(builder().restart(restarts(5)), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let (url, sandbox) = (stub.url().cloned(), stub.sandbox_url().cloned());
@@ -55,7 +55,7 @@ async fn a_crash_costs_what_the_stub_had_taken_and_nothing_else() {
     value(&app, json!({ "do": "save", "bytes": 3 })).await;
 
     crash(&app).await;
-    // Whatever comes now waits for the next instance.
+    // Messages from now on wait for the next instance.
     assert_eq!(value(&app, json!({ "do": "load" })).await, json!(3));
     assert_eq!((stub.url().cloned(), stub.sandbox_url().cloned(), stub.restarts()), (url, sandbox, 1));
     assert_eq!(runtime.protostubs().len(), 1);
@@ -67,7 +67,7 @@ async fn a_crash_costs_what_the_stub_had_taken_and_nothing_else() {
         let message = app.recv().await.expect("a status");
         assert_eq!(message.to, topic);
         statuses.push(body(&message)["value"].as_str().expect("a value").to_owned());
-        // Who subscribes while a status is published hears it twice.
+        // A subscription during a publication gets that status twice.
         statuses.dedup();
     }
     assert_eq!(statuses, ["LIVE", "DISCONNECTED", "CREATED", "IN-PROGRESS", "LIVE"]);
@@ -93,7 +93,7 @@ async fn messages_wait_for_the_next_instance_in_their_order() {
         )
         .expect("a place in the queue");
     }
-    // Who tells it to connect need not wait for the pause to end.
+    // `connect` ends the pause.
     stub.connect().await.expect("a new instance");
     let calls = value(&app, json!({ "do": "calls" })).await;
     let events = calls.as_array().expect("calls").iter().flat_map(|call| call.as_array().expect("events"));
@@ -102,7 +102,7 @@ async fn messages_wait_for_the_next_instance_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_stub_that_breaks_again_and_again_has_failed() {
+async fn stub_over_its_restart_limit_has_failed() {
     let (runtime, app) = runtime(builder().restart(restarts(3)), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let mut status = stub.watch();
@@ -112,11 +112,11 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
     let report = status.until(|report| !report.status.is_available()).await;
     assert_eq!((report.status, stub.restarts()), (StubStatus::Failed, 3));
     let reason = report.reason.expect("a reason");
-    assert!(reason.contains("it broke again after 3 new instances") && reason.contains("no more bytes"), "{reason}");
-    // It is over, and its domain can have another one at once if somebody insists.
+    assert!(reason.contains("the stub failed again after 3 restarts") && reason.contains("no more bytes"), "{reason}");
+    // The stub has ended. An explicit deployment of its domain works at once.
     stub.until_live().await.expect_err("it is over");
     let credential = Credential { kind: CredentialKind::Bearer, value: "a token".to_owned(), expires: None };
-    // Whoever asks something of it learns why it is gone.
+    // Each operation on the stub returns the reason for its end.
     let with_credential = match stub.connect_with(credential).await.expect_err("it is over") {
         ConnectError::Gone(gone) => Err(gone),
         other => panic!("{other:?}"),
@@ -126,15 +126,16 @@ async fn a_stub_that_breaks_again_and_again_has_failed() {
         assert_eq!((gone.to_string(), &gone.key), ("the protocol stub of sp1.example has ended".to_owned(), stub.key()));
         let StubGoneReason::Failed(error) = gone.reason else { panic!("{gone:?}") };
         let error = error.kind.to_string();
-        assert!(error.contains("it broke again after 3 new instances") && error.contains("no more bytes"), "{error}");
+        assert!(error.contains("the stub failed again after 3 restarts") && error.contains("no more bytes"), "{error}");
     }
     let again = runtime.deploy_protostub("sp1.example").await.expect("another stub");
     assert_ne!(again.url(), stub.url());
     assert_eq!(runtime.counts().open, 0);
 }
 
+/// The session is what crashes the instance here.
 #[tokio::test]
-async fn what_crashes_an_instance_twice_is_not_given_to_the_third() {
+async fn session_that_crashes_two_instances_is_dropped() {
     let (runtime, app) = runtime(builder().restart(restarts(5)), json!({ "start": { "do": "load" } })).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     value(&app, json!({ "do": "save", "bytes": 7 })).await;
@@ -147,7 +148,7 @@ async fn what_crashes_an_instance_twice_is_not_given_to_the_third() {
 }
 
 #[tokio::test]
-async fn a_stub_that_says_that_it_failed_is_tried_again_once_it_was_live() {
+async fn failed_status_restarts_a_stub_that_was_live() {
     let (runtime, app) = runtime(builder().restart(restarts(5)), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     value(&app, json!({ "do": "publish", "status": "failed", "reason": "the server is gone" })).await;
@@ -156,22 +157,23 @@ async fn a_stub_that_says_that_it_failed_is_tried_again_once_it_was_live() {
 }
 
 #[tokio::test]
-async fn a_policy_of_none_ends_the_stub_with_its_first_crash() {
+async fn policy_without_restarts_ends_the_stub_at_its_first_crash() {
     let (runtime, app) = runtime(builder().restart(restarts(0)), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     crash(&app).await;
     let report = stub.watch().until(|report| !report.status.is_available()).await;
     let reason = report.reason.expect("a reason");
-    assert!(reason.contains("no more bytes") && !reason.contains("new instances"), "{reason}");
+    assert!(reason.contains("no more bytes") && !reason.contains("restarts"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_pause_ends_with_the_stub_or_the_runtime() {
+async fn restart_pause_ends_with_the_stub_or_the_runtime() {
     let (runtime, app) = runtime(builder().restart(in_an_hour()), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     crash(&app).await;
     stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
-    // One that is told to disconnect meanwhile does not come back by itself, and takes nothing.
+    // A stub that is disconnected during the pause does not restart by itself, and accepts no
+    // messages.
     stub.disconnect().await.expect("disconnected");
     let refused = app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected");
     assert!(refused.code == 503 && refused.reason.contains("told to disconnect"), "{refused}");
@@ -194,13 +196,13 @@ async fn a_pause_ends_with_the_stub_or_the_runtime() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_stub_learns_that_its_runtime_is_gone() {
+async fn waiting_for_a_stub_ends_with_its_runtime() {
     let (runtime, app) = runtime(builder().worker_threads(1).restart(in_an_hour()), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     crash(&app).await;
     let mut status = stub.watch();
     status.until(|report| report.status == StubStatus::Disconnected).await;
-    // Nothing of the stub's own is there any more that could tell.
+    // The stub's own tasks cannot report the end any more.
     let (ends, busy) = std::sync::mpsc::channel::<()>();
     let (begins, begun) = oneshot::channel();
     runtime.spawn_inside(async move {
@@ -224,7 +226,7 @@ async fn whoever_waits_for_a_stub_learns_that_its_runtime_is_gone() {
     }
 }
 
-/// Polls the future only after what stands beside it has been polled once.
+/// Polls the future only after the other futures have been polled once.
 async fn biased_after<T>(future: impl Future<Output = T>) -> T {
     tokio::task::yield_now().await;
     future.await

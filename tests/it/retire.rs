@@ -1,4 +1,5 @@
-//! Stubs that have nothing to do go without a sandbox until they are used again, and nobody who talks to them has to know.
+//! Tests of retirement: an idle stub has no sandbox until its next use, and its senders need no
+//! change.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::support::{TestRuntime, body, builder, component, domain, follow, orde
 const ALICE: &str = "hyperty://sp1.example/alice";
 const OBSERVER: &str = "hyperty://home.example/observer";
 const NAMES: [&str; 4] = ["sp1.example", "sp2.example", "sp3.example", "sp4.example"];
-/// So short that whatever is idle at all is retired.
+/// Short enough to retire every idle stub.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 async fn runtime(builder: RuntimeBuilder) -> (Runtime, Hyperty) {
@@ -31,11 +32,12 @@ async fn retired(stub: &Protostub) -> StatusReport {
 }
 
 fn is_retired(report: &StatusReport) -> bool {
-    report.status == StubStatus::Disconnected && report.reason.as_ref().is_some_and(|reason| reason.starts_with("it was idle"))
+    report.status == StubStatus::Disconnected
+        && report.reason.as_ref().is_some_and(|reason| reason.starts_with("the stub was idle"))
 }
 
 #[tokio::test]
-async fn a_stub_that_is_idle_goes_and_comes_back_with_the_next_message() {
+async fn idle_stub_is_retired_until_the_next_message() {
     let (runtime, app) = runtime(builder().retire_after(Duration::from_secs(1))).await;
     let mut observer = runtime.register_hyperty(OBSERVER).await.expect("a hyperty");
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
@@ -44,7 +46,7 @@ async fn a_stub_that_is_idle_goes_and_comes_back_with_the_next_message() {
     value(&app, ALICE, json!({ "do": "save", "bytes": 3 })).await;
     let (url, sandbox) = (stub.url().cloned(), stub.sandbox_url().cloned());
 
-    assert_eq!(retired(&stub).await.reason.as_deref(), Some("it was idle, and comes back with the next message"));
+    assert_eq!(retired(&stub).await.reason.as_deref(), Some("the stub was idle, and starts again with the next message"));
     assert_eq!(value(&app, ALICE, json!({ "do": "load" })).await, json!(3), "what it saved is still there");
     assert_eq!((stub.url().cloned(), stub.sandbox_url().cloned(), stub.restarts()), (url, sandbox, 1));
 
@@ -63,13 +65,13 @@ async fn a_stub_that_is_idle_goes_and_comes_back_with_the_next_message() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_when_a_message_comes_while_a_stub_retires() {
+async fn message_during_retirement_is_not_lost() {
     let (runtime, app) = runtime(builder().retire_after(AT_ONCE)).await;
     let mut observer = runtime.register_hyperty(OBSERVER).await.expect("a hyperty");
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let told = |n: u64| json!({ "do": "post", "to": OBSERVER, "body": { "n": n } });
     for n in 0..200 {
-        // The first of each two comes at any moment, the other one when nobody is there.
+        // The first message of each two arrives at any moment, the second one after the retirement.
         if n % 2 == 1 {
             retired(&stub).await;
         }
@@ -85,8 +87,9 @@ async fn nothing_is_lost_when_a_message_comes_while_a_stub_retires() {
     assert!(stub.restarts() >= 100, "{}", stub.restarts());
 }
 
+/// `connect` wakes it too. Disconnect, undeploy and shutdown also work on a retired stub.
 #[tokio::test]
-async fn whoever_wants_a_stub_that_is_retired_to_be_live_need_not_have_a_message() {
+async fn deploy_wakes_a_retired_stub() {
     let (runtime, app) = runtime(builder().retire_after(AT_ONCE)).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     retired(&stub).await;
@@ -97,7 +100,7 @@ async fn whoever_wants_a_stub_that_is_retired_to_be_live_need_not_have_a_message
     stub.connect().await.expect("a new instance");
     status.until(|report| report.status == StubStatus::Live).await;
 
-    // One that is told to disconnect does not come back with a message.
+    // A disconnected stub does not restart for a message.
     retired(&stub).await;
     stub.disconnect().await.expect("disconnected");
     let refused = app.request(order(ALICE, json!({ "do": "load" }))).await.expect_err("it is disconnected");
@@ -115,7 +118,7 @@ async fn whoever_wants_a_stub_that_is_retired_to_be_live_need_not_have_a_message
 }
 
 #[tokio::test]
-async fn a_stub_that_is_retired_is_updated() {
+async fn retired_stub_is_updated() {
     let actor = component("actor");
     let source = source(&["sp1.example"], &actor, &Value::Null);
     let runtime = builder().retire_after(AT_ONCE).source(source.clone()).build().await.expect("a runtime");
@@ -145,14 +148,15 @@ async fn more_stubs_than_sandboxes_take_turns() {
     }
 }
 
+/// A stub with `Retire::Never` keeps its sandbox too.
 #[tokio::test]
-async fn what_is_under_way_keeps_a_stub_in_its_sandbox() {
+async fn pending_request_prevents_retirement() {
     let keep = DomainSettings::new().retire_after(Retire::Never);
     let (runtime, mut app) = runtime(builder().max_sandboxes(2).domain(domain("sp3.example"), keep)).await;
     for name in ["sp1.example", "sp3.example"] {
         runtime.deploy_protostub(name).await.expect("a stub");
     }
-    // Somebody waits for the one, and the other one is never to be retired.
+    // One stub has a pending request. The other one is never retired.
     app.post(order(ALICE, json!({ "do": "keep" }))).expect("a place in the queue");
     let error = runtime.deploy_protostub("sp2.example").await.expect_err("there is no room");
     let is_full = |error: &SandboxError| matches!(error, SandboxError::TooMany { limit: 2 });
@@ -161,7 +165,7 @@ async fn what_is_under_way_keeps_a_stub_in_its_sandbox() {
     value(&app, ALICE, json!({ "do": "answer-kept" })).await;
     assert_eq!(app.recv().await.expect("the answer").code(), Some(200));
     runtime.deploy_protostub("sp2.example").await.expect("now there is");
-    // Its room is free a moment before it says so.
+    // The room is free a moment before the status is published.
     let stubs = runtime.protostubs();
     retired(stubs.iter().find(|stub| stub.domain().as_str() == "sp1.example").expect("it is still deployed")).await;
     let all_retired: Vec<_> = stubs.iter().filter(|stub| is_retired(&stub.status())).map(|stub| stub.domain().as_str()).collect();

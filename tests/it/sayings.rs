@@ -1,4 +1,5 @@
-//! Checks every log line of the project: its length, and that a terminal obeys nothing in it.
+//! Checks every log line of the project: its length, and the absence of characters that a terminal
+//! obeys.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
 use crate::lines::Lines;
 
-/// The longest line that may be logged, in bytes: a line of a stub has 8 KiB.
+/// Maximum length of a log line, in bytes. A line of a stub has 8 KiB.
 pub(crate) const MAX_LINE_BYTES: usize = 16 << 10;
 
 static UNSAFE: LazyLock<Mutex<Vec<String>>> = LazyLock::new(Mutex::default);
@@ -18,7 +19,7 @@ pub(crate) fn not_safe() -> Vec<String> {
     UNSAFE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Checks each line of the project; [`steps::record`](crate::steps::record) begins it.
+/// Checks each line of the project. [`steps::record`](crate::steps::record) starts the layer.
 pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     Lines(check).with_filter(Targets::new().with_target("protostub", tracing::Level::DEBUG))
 }

@@ -1,4 +1,4 @@
-//! Signed stubs, deployed: what was released stays released.
+//! Tests of signed stubs: a release cannot be rolled back.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ fn version(text: &str) -> Descriptor {
     descriptor
 }
 
-/// For `sp1.example`, as a stub for this track of the contract.
+/// Signs the descriptor for `sp1.example`, as a stub for this track of the contract.
 fn signed(mut descriptor: Descriptor, contract: &str, key: &SigningKey) -> Descriptor {
     let issued = SystemTime::now();
     let statement = Statement {
@@ -36,14 +36,14 @@ fn signed(mut descriptor: Descriptor, contract: &str, key: &SigningKey) -> Descr
     descriptor
 }
 
-/// What becomes of a deployment of this descriptor, in a runtime that was just started.
+/// Returns the result of deploying this descriptor in a new runtime.
 async fn deploy(builder: RuntimeBuilder, descriptor: &Descriptor) -> Result<String, String> {
     let source = MemorySource::new();
     source.insert(&domain("sp1.example"), "default", descriptor.to_json(), component("actor"));
     let runtime = builder.source(source).build().await.expect("a runtime");
     let outcome = runtime.deploy_protostub("sp1.example").await;
     let outcome = outcome.map(|stub| stub.version().expect("a version").to_string());
-    // The next runtime is to know what this one has accepted.
+    // The next runtime has to know the accepted versions of this one.
     runtime.shutdown(Duration::from_secs(60)).await;
     outcome.map_err(|error| format!("{:#}", anyhow::Error::new(error)))
 }
@@ -56,7 +56,7 @@ fn trusting(mode: Signatures, key: &SigningKey) -> TrustPolicy {
 }
 
 #[tokio::test]
-async fn what_is_required_to_be_signed_is_deployed_only_if_it_is() {
+async fn required_signature_is_enforced_at_deployment() {
     let (own, strange) = (key(), key());
     let requiring = || builder().trust(trusting(Signatures::Require, &own));
     assert_eq!(deploy(requiring(), &signed(version("1.0"), "0.1", &own)).await, Ok("1.0".to_owned()));
@@ -64,11 +64,11 @@ async fn what_is_required_to_be_signed_is_deployed_only_if_it_is() {
         let reason = deploy(requiring(), descriptor).await.expect_err("refused");
         assert!(reason.contains(expected), "{reason}");
     };
-    check(&version("1.0"), "it has no signature").await;
+    check(&version("1.0"), "the descriptor has no signature").await;
     check(&signed(version("1.0"), "0.1", &strange), "the signature is not one of the key `2026`").await;
-    check(&signed(version("1.0"), "0.2", &own), "the component is for track 0.1 of the contract, and was signed as one for 0.2")
+    check(&signed(version("1.0"), "0.2", &own), "the component is for track 0.1 of the contract, and was signed for track 0.2")
         .await;
-    // By the settings of the domain, too.
+    // The settings of the domain can require signatures too.
     let mut settings = DomainSettings::default();
     settings.signatures = Some(Signatures::Require);
     settings.trusted_keys = vec![own.public().clone()];
@@ -78,19 +78,19 @@ async fn what_is_required_to_be_signed_is_deployed_only_if_it_is() {
 }
 
 #[tokio::test]
-async fn who_was_signed_once_stays_signed_and_does_not_go_back() {
+async fn unsigned_or_older_release_after_a_signed_one_is_refused() {
     let (cache, own) = (TempDir::new().expect("a folder"), key());
     let started = || builder().cache_dir(cache.path()).trust(trusting(Signatures::VerifyIfPresent, &own));
     deploy(started(), &version("0.9")).await.expect("nothing is required");
     deploy(started(), &signed(version("1.0"), "0.1", &own)).await.expect("signed");
-    // Whoever takes off the signature, or publishes an old release again, gets nowhere, also after a restart.
+    // A removed signature or an older release is refused, also after a restart.
     for (descriptor, expected) in [
         (version("1.0"), "version 1.0, which was live here before, had one"),
-        (version("1.1"), "without a signature that is good (it has no signature)"),
+        (version("1.1"), "without a valid signature (the descriptor has no signature)"),
         (signed(version("0.9"), "0.1", &own), "the newer 1.0 was live here before"),
     ] {
         let reason = deploy(started(), &descriptor).await.expect_err("refused");
-        assert!(reason.contains(expected) && reason.contains("allow_older"), "{reason}");
+        assert!(reason.contains(expected) && reason.contains("allow-older"), "{reason}");
     }
     let mut settings = DomainSettings::default();
     settings.allow_older = true;
@@ -98,7 +98,7 @@ async fn who_was_signed_once_stays_signed_and_does_not_go_back() {
 }
 
 #[tokio::test]
-async fn an_update_is_signed_as_what_runs_is() {
+async fn update_of_a_signed_stub_needs_a_signature() {
     let (cache, own) = (TempDir::new().expect("a folder"), key());
     let source = MemorySource::new();
     let publish = |descriptor: &Descriptor| {
@@ -110,7 +110,7 @@ async fn an_update_is_signed_as_what_runs_is() {
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     publish(&version("1.1"));
     let error = format!("{:#}", anyhow::Error::new(stub.update().await.expect_err("refused")));
-    assert!(error.contains("without a signature that is good"), "{error}");
+    assert!(error.contains("without a valid signature"), "{error}");
     publish(&signed(version("1.1"), "0.1", &own));
     stub.update().await.expect("updated");
     assert_eq!(stub.version(), Some(Version::parse("1.1").expect("a version")));

@@ -1,4 +1,4 @@
-//! The status of a stub, as subscribers get it (steps 21 and 22).
+//! Tests of a stub's status as subscribers receive it (steps 21 and 22).
 
 use protostub_runtime::{Message, StatusForm, StubStatus};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{body, builder, component, source};
 
 #[tokio::test]
-async fn a_subscriber_gets_the_exact_json_of_the_specification() {
+async fn status_message_has_the_json_of_the_specification() {
     let source = source(&["sp1.example"], &component("actor"), &json!({}));
     let runtime = builder().source(source).build().await.expect("a runtime");
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
@@ -16,16 +16,16 @@ async fn a_subscriber_gets_the_exact_json_of_the_specification() {
     let answer = app.subscribe(topic.clone()).await.expect("an answer");
     assert_eq!(answer.code(), Some(200));
 
-    // What holds comes at once.
+    // The current status comes at once.
     let live = app.recv().await.expect("a status");
     let id = &live.id;
     let exact = format!(r#"{{"id":"{id}","type":"UPDATE","from":"{url}","to":"{topic}","body":{{"value":"LIVE"}}}}"#);
     assert_eq!(live.to_phase1_json().expect("JSON"), exact);
 
-    // And what follows, in order.
+    // Later statuses follow in order.
     stub.disconnect().await.expect("disconnected");
     let mut disconnected = app.recv().await.expect("a status");
-    // Who subscribes while a status is being told may hear it twice: it is the same message.
+    // A subscription during a publication may get that status twice. Both copies have the same id.
     if disconnected.id == live.id {
         disconnected = app.recv().await.expect("a status");
     }
@@ -43,7 +43,7 @@ async fn a_subscriber_gets_the_exact_json_of_the_specification() {
 }
 
 #[tokio::test]
-async fn the_runtime_tells_of_all_stubs_in_the_form_of_the_second_phase() {
+async fn runtime_status_covers_all_stubs_in_phase_2_form() {
     let source = source(&["sp1.example"], &component("actor"), &json!({}));
     let runtime = builder().source(source).status_form(StatusForm::Phase2).build().await.expect("a runtime");
     let mut app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");

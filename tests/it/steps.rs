@@ -15,7 +15,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::Context, layer::Subscrib
 
 use crate::{leaks, sayings};
 
-/// One step, as its span told it.
+/// One step, as recorded from its span.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Step {
     pub(crate) number: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Step {
 
 static RECORDED: LazyLock<Mutex<HashMap<String, Vec<Step>>>> = LazyLock::new(Mutex::default);
 
-/// Begins to record, once for the whole test binary.
+/// Starts the recording, once for the whole test binary.
 pub(crate) fn record() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -36,7 +36,7 @@ pub(crate) fn record() {
     });
 }
 
-/// The steps that a domain's deployments took so far.
+/// Returns the steps that a domain's deployments have taken so far.
 pub(crate) fn of(domain: &str) -> Vec<Step> {
     RECORDED.lock().unwrap_or_else(PoisonError::into_inner).get(domain).cloned().unwrap_or_default()
 }

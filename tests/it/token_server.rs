@@ -1,4 +1,5 @@
-//! A token endpoint as RFC 6749 has it: client credentials (section 4.4) and refresh tokens (section 6) with rotation, errors (section 5.2).
+//! A token endpoint that follows RFC 6749: client credentials (section 4.4), refresh tokens
+//! (section 6) with rotation, and errors (section 5.2).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use url::{Url, form_urlencoded};
 
-/// How many are answered at a time.
+/// Maximum number of concurrent answers.
 const PLACES: u32 = 64;
 
 pub(crate) struct TokenServer {
@@ -27,24 +28,24 @@ pub(crate) struct TokenServer {
 
 struct Shared {
     state: Mutex<State>,
-    /// Who may be answered.
+    /// Permits of concurrent answers.
     gate: Semaphore,
 }
 
-/// What the server knows, and a test may change at any time.
+/// State of the server, which a test may change at any time.
 pub(crate) struct State {
-    /// Of the client `runtime`.
+    /// Secret of the client `runtime`.
     pub(crate) secret: String,
-    /// Good once.
+    /// Refresh token, valid once.
     pub(crate) refresh_token: String,
-    /// What the tokens begin with.
+    /// Prefix of the tokens.
     pub(crate) prefix: String,
     pub(crate) expires_in: Option<u64>,
-    /// The scope that answers state; none: they state none.
+    /// The scope in answers. `None` for answers without a scope.
     pub(crate) scope: Option<String>,
-    /// What is answered instead of the next answers.
+    /// Answers that replace the next ones.
     pub(crate) failures: VecDeque<(u16, Value)>,
-    /// The parameters of all requests.
+    /// Parameters of all requests.
     pub(crate) requests: Vec<BTreeMap<String, String>>,
     issued: u64,
 }
@@ -73,7 +74,7 @@ impl TokenServer {
         self.shared.state()
     }
 
-    /// Whoever asks from now on waits until the guard is dropped.
+    /// Makes later requests wait until the guard is dropped.
     pub(crate) async fn close(&self) -> impl Drop {
         self.shared.gate.acquire_many(PLACES).await.expect("open")
     }
@@ -104,7 +105,7 @@ async fn token(Extracted(shared): Extracted<Arc<Shared>>, headers: HeaderMap, bo
     };
     let is_public = form.get("client_id").is_some_and(|client| client == "public");
     if !is_public && client != Some(("runtime".to_owned(), state.secret.clone())) {
-        let refused = json!({ "error": "invalid_client", "error_description": format!("nobody has the secret {client:?}") });
+        let refused = json!({ "error": "invalid_client", "error_description": format!("no client has the secret {client:?}") });
         return answer(401, refused);
     }
     let refresh_token = match form.get("grant_type").map(String::as_str) {
@@ -133,7 +134,7 @@ async fn token(Extracted(shared): Extracted<Arc<Shared>>, headers: HeaderMap, bo
     answer(200, token)
 }
 
-/// Each of the two is form-encoded first (section 2.3.1).
+/// Decodes the form-encoded id and secret (section 2.3.1).
 fn basic_client(basic: &str) -> Option<(String, String)> {
     let text = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
     let decoded = |text: &str| form_urlencoded::parse(text.as_bytes()).next().map(|(text, _)| text.into_owned());

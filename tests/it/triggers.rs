@@ -1,4 +1,4 @@
-//! Step 1: who has a stub deployed, and what is registered at its domain.
+//! Tests of step 1: triggers of deployments, and registrations at the domain.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ fn execute(runtime: &Runtime, target: &str) -> Value {
     json!({ "do": "post", "type": "read", "to": runtime.url().join("ua").expect("an address").as_str(), "body": { "method": "loadStub", "params": [target] } })
 }
 
-/// What the stub of `one.example` is told when it posts this.
+/// Returns the host's answer to a post of the stub of `one.example`.
 async fn told(runtime: &Runtime, post: Value) -> String {
     let reply = runtime.request(order("hyperty://one.example/x", post)).await.expect("an answer");
     body(&reply)["value"][0].as_str().unwrap_or_else(|| panic!("{reply:?}")).to_owned()
 }
 
 #[tokio::test]
-async fn a_stub_deploys_others_only_as_it_is_granted() {
+async fn stub_deploys_others_only_with_a_grant() {
     let observer = json!({ "observer": "hyperty://home.example/observer" });
     let domains = ["one.example", "two.example", "chat.two.example", "three.example"];
     let mut settings = DomainSettings::default();
@@ -37,9 +37,10 @@ async fn a_stub_deploys_others_only_as_it_is_granted() {
 
     for refused in ["hyperty://three.example/x", "hyperty://chat.two.example/x"] {
         let reason = told(&runtime, post(refused)).await;
-        assert!(reason.starts_with("denied: ") && reason.contains("may_deploy"), "{reason}");
+        assert!(reason.starts_with("denied: ") && reason.contains("may-deploy"), "{reason}");
     }
-    // `loadStub` is no way round, whoever it says it is; nor for a stub that somebody else has had deployed.
+    // `loadStub` does not bypass the grant, regardless of its `from`. It does not return a stub
+    // that another sender deployed either.
     runtime.deploy_protostub("three.example").await.expect("live");
     for target in ["chat.two.example", "three.example"] {
         let mut load = execute(&runtime, target);
@@ -58,7 +59,7 @@ async fn a_stub_deploys_others_only_as_it_is_granted() {
 }
 
 #[tokio::test]
-async fn nobody_but_the_program_triggers_deployments_without_bound() {
+async fn deployments_per_minute_limits_each_hyperty() {
     let domains = ["one.example", "two.example", "three.example", "four.example"];
     let runtime = builder().source(source(&domains, &component("actor"), &Value::Null)).deployments_per_minute(2);
     let runtime = runtime.build().await.expect("a runtime");
@@ -69,16 +70,16 @@ async fn nobody_but_the_program_triggers_deployments_without_bound() {
     }
     let error = app.request(ask("three.example")).await.expect_err("a third one");
     assert_eq!(error.code, 429);
-    assert!(error.reason.contains("2 deployments within a minute"), "{}", error.reason);
-    // Those that are there are there, and others have a count of their own.
+    assert!(error.reason.contains("2 deployments per minute"), "{}", error.reason);
+    // Deployed stubs do not count, and each hyperty has its own count.
     assert_eq!(app.request(ask("one.example")).await.expect("an answer").code(), Some(200));
     let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");
     assert_eq!(other.request(ask("three.example")).await.expect("an answer").code(), Some(200));
     runtime.deploy_protostub("four.example").await.expect("live");
 }
 
-/// Of hyperties that ask for the same stub at the same time, the one whose trigger starts the
-/// deployment is counted, and no other one.
+/// If several hyperties request the same stub at the same time, only the one whose trigger starts
+/// the deployment is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_askers_trigger_one_counted_deployment() {
     const ASKERS: usize = 12;
@@ -114,7 +115,7 @@ async fn concurrent_askers_trigger_one_counted_deployment() {
     assert_eq!((refused, runtime.protostubs().len()), (1, ASKERS), "the shared stub, and one of each other asker");
 }
 
-/// What the Registry of a domain says of an address.
+/// Returns the answer of a domain's Registry about an address.
 async fn looked_up(runtime: &Runtime, domain: &Domain, url: &str) -> Value {
     let registry = format!("domain://registry.{domain}");
     let reply =
@@ -127,7 +128,7 @@ async fn registrations(server: &DomainServer, expected: usize) {
 }
 
 #[tokio::test]
-async fn a_hyperty_with_a_descriptor_deploys_its_domains_stub_and_is_found_by_others() {
+async fn described_hyperty_deploys_its_domain_stub_and_is_registered() {
     let (server, _folder) = server_with(Limits::default()).await;
     let (alice, bob) = (runtime(&server).await, runtime(&server).await);
     let address = format!("hyperty://{}/bob", server.domain());
@@ -149,7 +150,7 @@ async fn a_hyperty_with_a_descriptor_deploys_its_domains_stub_and_is_found_by_ot
     });
     assert_eq!(reply.expect("an answer").code(), Some(200));
 
-    // A server that has forgotten everybody is told again.
+    // After a server has lost its registrations, the runtime registers again.
     server.stop().await.expect("stopped");
     bob.protostubs()[0].watch().until(|report| report.status == StubStatus::Disconnected).await;
     server.start_again(Memory::Lost).await.expect("started again");
@@ -161,7 +162,7 @@ async fn a_hyperty_with_a_descriptor_deploys_its_domains_stub_and_is_found_by_ot
 }
 
 #[tokio::test]
-async fn a_hyperty_that_cannot_be_registered_is_told_why_and_works_here() {
+async fn unregistrable_hyperty_gets_the_reason_and_works_locally() {
     let (server, _folder) = server_with(Limits::default()).await;
     let (alice, bob) = (runtime(&server).await, runtime(&server).await);
     let address = format!("hyperty://{}/bob", server.domain());
@@ -180,7 +181,7 @@ async fn a_hyperty_that_cannot_be_registered_is_told_why_and_works_here() {
 }
 
 #[tokio::test]
-async fn a_stub_is_registered_at_its_domain_while_it_is_deployed() {
+async fn deployed_stub_is_registered_at_its_domain() {
     let (server, _folder) = server_with(Limits::default()).await;
     let mut settings = DomainSettings::default();
     settings.register = true;
@@ -205,7 +206,7 @@ async fn a_stub_is_registered_at_its_domain_while_it_is_deployed() {
 }
 
 #[tokio::test]
-async fn a_response_deploys_nothing() {
+async fn response_message_deploys_no_stub() {
     let runtime = builder().source(source(&["one.example"], &component("actor"), &Value::Null)).build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     app.post(Message::new(MessageType::Response, "hyperty://one.example/x".parse().unwrap())).expect("counted and dropped");

@@ -1,5 +1,5 @@
-//! A runtime whose trust state cannot be read or written: nothing else becomes live, what runs goes
-//! on, and mending it is enough.
+//! Tests of a runtime that cannot read or write its trust state. No other stub becomes live,
+//! running stubs continue, and repairing the file is enough.
 #![cfg(unix)]
 
 use std::{
@@ -48,17 +48,17 @@ impl Host {
         follow(&self.app, &format!("hyperty://{domain}/alice"), what).await.expect("code 200")
     }
 
-    /// Which version runs.
+    /// Returns the running version.
     async fn runs(&self, domain: &str) -> String {
         self.ask(domain, json!({ "do": "configuration" })).await["is"].as_str().expect("which it is").to_owned()
     }
 
-    /// The folder of the accepted versions.
+    /// Returns the folder of the accepted versions.
     fn committed(&self) -> PathBuf {
         self.cache.path().join("committed")
     }
 
-    /// The file with the accepted version of a domain's stub.
+    /// Returns the file with the accepted version of a domain's stub.
     fn record(&self, domain: &str) -> PathBuf {
         let entries = fs::read_dir(self.committed()).expect("a folder");
         let mut files = entries.map(|entry| entry.expect("an entry").path());
@@ -67,8 +67,8 @@ impl Host {
     }
 }
 
-/// A link that leads to itself in the place of a file or folder: neither can be read then, not even
-/// by root. Dropped, what was there is there again.
+/// A link to itself that replaces a file or folder. No user can read the original then, not even
+/// root. `Drop` restores it.
 struct Broken {
     path: PathBuf,
     aside: PathBuf,
@@ -85,13 +85,13 @@ impl Broken {
 
 impl Drop for Broken {
     fn drop(&mut self) {
-        // Not there any more if the test has failed.
+        // The link is gone if the test has failed.
         let _ = fs::remove_file(&self.path);
         let _ = fs::rename(&self.aside, &self.path);
     }
 }
 
-/// The configuration of a stub that takes three seconds from in-progress to live.
+/// Returns the configuration of a stub that takes three seconds from in-progress to live.
 fn slowly() -> Value {
     let connect = json!([{ "do": "publish", "status": "in-progress" }, { "do": "timer", "ms": 3000 }]);
     json!({ "connect": connect, "timer": { "do": "publish", "status": "live" } })
@@ -118,15 +118,15 @@ async fn unreadable_version_refuses_until_it_is_mended() {
     let DeployErrorKind::TrustState(kind) = &error.kind else { panic!("{error:?}") };
     assert!(matches!(**kind, TrustStateError::Read { .. }), "{kind:?}");
     check_text(&kind.to_string(), &two);
-    // The stub that runs goes on, in its version.
+    // The running stub continues in its version.
     let running = host.runtime.deploy_protostub("sp1.example").await.expect("it runs");
     let error = running.update().await.expect_err("its record cannot be read");
     let UpdateErrorKind::Obtain(kind) = &error.kind else { panic!("{error:?}") };
     check_text(&kind.to_string(), &one);
     assert_eq!((host.runs("sp1.example").await, running.restarts()), ("1.0".to_owned(), 0));
     drop(broken);
-    // The failure is not held against the domains: a message deploys at once, which a failure of
-    // theirs would not allow yet.
+    // The failure does not count against the domains: a message deploys at once. After a domain's
+    // own failure it would have to wait.
     host.publish("sp2.example", "1.2", json!({}));
     assert_eq!(host.runs("sp2.example").await, "1.2");
     running.update().await.expect("updated");
@@ -149,7 +149,7 @@ async fn damaged_version_refuses_by_the_name_of_its_file() {
     assert_eq!(host.runs("sp1.example").await, "1.1");
 }
 
-/// The version is durable before it is live: if it cannot be written, it never is.
+/// The version is durable before it is live. A version that cannot be written is never live.
 #[tokio::test]
 async fn version_that_cannot_be_written_is_never_live() {
     let host = Host::new().await;
@@ -166,7 +166,7 @@ async fn version_that_cannot_be_written_is_never_live() {
     let request = host.app.request(order("hyperty://sp1.example/alice", json!({ "do": "configuration" })));
     let (last, response) = tokio::join!(settled, request);
     assert_eq!(last.status, StubStatus::Failed, "{last:?}");
-    // Nor does it get a message.
+    // The version gets no message either.
     assert_eq!(response.expect_err("never live").code, 503);
     let gone = live.await.expect("a task").expect_err("never live");
     let StubGoneReason::Failed(error) = &gone.reason else { panic!("{gone:?}") };
@@ -203,7 +203,7 @@ async fn update_that_cannot_be_written_is_taken_back() {
     assert!(fs::read_to_string(host.record("sp1.example")).expect("a record").contains("1.1"));
 }
 
-/// The statuses that follow `live` while the version is written come after it, and in their order.
+/// Statuses after `live` wait while the version is written. They follow `live`, in their order.
 #[tokio::test]
 async fn statuses_behind_live_keep_their_order() {
     let host = Host::new().await;
@@ -216,7 +216,7 @@ async fn statuses_behind_live_keep_their_order() {
     ] });
     host.publish("sp1.example", "1.0", connect);
     let mut sequences = Vec::new();
-    // The second time the version is accepted already, and nothing is held back.
+    // The second time, the version is accepted already, and no status waits.
     for _ in 0..2 {
         let stub = host.deploy("sp1.example").await;
         let last = stub.watch().until(|report| report.reason.as_deref() == Some("once more")).await;

@@ -1,4 +1,4 @@
-//! Two runtimes that never met, and the message node between them.
+//! Tests of two runtimes that never met, and the message node between them.
 
 use protostub_domain::{DomainServer, Limits};
 use protostub_runtime::{Hyperty, Message, MessageType, Runtime};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{builder, component};
 
-/// A domain server whose default stub is the message node's.
+/// Starts a domain server whose default stub is the message node's.
 async fn server() -> (DomainServer, tempfile::TempDir) {
     server_with(Limits::default()).await
 }
@@ -37,7 +37,7 @@ pub(crate) async fn app(runtime: &Runtime, server: &DomainServer) -> Hyperty {
 }
 
 #[tokio::test]
-async fn two_runtimes_that_never_met_talk_through_a_stub_that_neither_knew() {
+async fn two_runtimes_that_never_met_talk_through_a_downloaded_stub() {
     let (server, _folder) = server().await;
     let (alice, bob) = (runtime(&server).await, runtime(&server).await);
     let (alice_app, mut bob_app) = tokio::join!(app(&alice, &server), app(&bob, &server));
@@ -56,7 +56,7 @@ async fn two_runtimes_that_never_met_talk_through_a_stub_that_neither_knew() {
 }
 
 #[tokio::test]
-async fn messages_keep_their_order_from_the_first_that_deploys_to_the_last() {
+async fn messages_during_a_deployment_keep_their_order() {
     let (server, _folder) = server().await;
     let (alice, bob) = (runtime(&server).await, runtime(&server).await);
     let mut bob_app = app(&bob, &server).await;

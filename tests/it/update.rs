@@ -1,4 +1,4 @@
-//! Another version takes over, and nobody who talks to the stub has to know; or the one before it stays.
+//! Tests of updates: a new version takes over and senders need no change, or the old version stays.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::support::{body, builder, component, descriptor, domain, order, publis
 
 const ALICE: &str = "hyperty://sp1.example/alice";
 
-/// A runtime, with a stub of version 1.0 that is live.
+/// Starts a runtime with a live stub of version 1.0.
 async fn live(builder: RuntimeBuilder) -> (MemorySource, Runtime, Hyperty) {
     let source = MemorySource::new();
     publish(&source, "sp1.example", "1.0", &component("actor"), json!({ "is": "1.0", "observer": "hyperty://home.example/app" }));
@@ -43,7 +43,7 @@ fn version(text: &str) -> Version {
 }
 
 #[tokio::test]
-async fn a_new_version_takes_over_the_address_the_session_and_the_subscribers() {
+async fn update_keeps_the_address_session_and_subscribers() {
     let (source, runtime, mut app) = live(builder()).await;
     let stub = &runtime.protostubs()[0];
     let url = stub.url().expect("a URL").clone();
@@ -66,7 +66,7 @@ async fn a_new_version_takes_over_the_address_the_session_and_the_subscribers() 
 }
 
 #[tokio::test]
-async fn other_code_under_the_same_version_is_an_update_too() {
+async fn changed_code_of_the_same_version_is_an_update() {
     let (source, runtime, app) = live(builder()).await;
     let stub = &runtime.protostubs()[0];
     let digest = stub.digest();
@@ -79,7 +79,8 @@ async fn other_code_under_the_same_version_is_an_update_too() {
     assert_eq!(echo.code(), Some(200));
 }
 
-/// Asks which version runs, over and over: how many answers and errors came, and the versions in their order.
+/// Requests the running version again and again. Returns the numbers of answers and errors, and the
+/// versions in their order.
 async fn ask_until(asker: Hyperty, done: Arc<AtomicBool>) -> (u64, u64, Vec<Version>) {
     let (mut answered, mut failed, mut seen) = (0, 0, Vec::new());
     while !done.load(Ordering::Relaxed) {
@@ -88,7 +89,7 @@ async fn ask_until(asker: Hyperty, done: Arc<AtomicBool>) -> (u64, u64, Vec<Vers
                 answered += 1;
                 seen.push(version(body(&response)["value"]["is"].as_str().expect("which it is")));
             }
-            // An instance had it that was replaced.
+            // The replaced instance had taken the request.
             Err(error) => {
                 assert_eq!(error.code, 502, "{error}");
                 failed += 1;
@@ -99,7 +100,7 @@ async fn ask_until(asker: Hyperty, done: Arc<AtomicBool>) -> (u64, u64, Vec<Vers
 }
 
 #[tokio::test]
-async fn no_message_is_lost_to_an_update() {
+async fn update_loses_no_message() {
     let (source, runtime, app) = live(builder()).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut asking = Vec::new();
@@ -124,13 +125,13 @@ async fn no_message_is_lost_to_an_update() {
     }
     let counts = runtime.counts();
     assert_eq!((counts.open, counts.failed), (0, failed), "{counts:?}");
-    // Besides, `runs` asked ten times.
+    // `runs` made ten more requests.
     assert_eq!(counts.answered, answered + 10, "{counts:?}");
     assert!(answered > 10);
 }
 
 #[tokio::test]
-async fn a_version_that_does_not_work_is_taken_back() {
+async fn failing_update_is_rolled_back() {
     let (source, runtime, app) = live(builder()).await;
     let stub = &runtime.protostubs()[0];
     let url = stub.url().expect("a URL").clone();
@@ -150,11 +151,11 @@ async fn a_version_that_does_not_work_is_taken_back() {
         let UpdateErrorKind::RolledBack { version: tried, error } = &error.kind else { panic!("{error:?}") };
         assert_eq!(tried, &version(&format!("2.{number}")));
         assert!(error.to_string().contains(why), "{error}");
-        // What ran before runs again, with what it had saved.
+        // The previous version runs again, with its saved session.
         assert_eq!((runs(&app).await, value(&app, json!({ "do": "load" })).await), ("1.0".to_owned(), json!(5)));
         assert_eq!((stub.url(), stub.version()), (Some(&url), Some(version("1.0"))));
     }
-    // What cannot even be had costs the running one nothing.
+    // An update that cannot be downloaded does not affect the running stub.
     source.insert(&domain("sp1.example"), "default", r#"{"objectName":"default","version":"3.0"}"#, Vec::new());
     let before = stub.restarts();
     let error = stub.update().await.expect_err("nothing to deploy");
@@ -163,7 +164,7 @@ async fn a_version_that_does_not_work_is_taken_back() {
 }
 
 #[tokio::test]
-async fn an_older_version_is_refused_also_after_a_restart_unless_it_is_allowed() {
+async fn older_version_is_refused_across_restarts_unless_allowed() {
     let cache = tempfile::tempdir().expect("a folder");
     let (source, runtime, app) = live(builder().cache_dir(cache.path())).await;
     publish(&source, "sp1.example", "0.9", &component("actor"), json!({ "is": "0.9" }));
@@ -176,7 +177,7 @@ async fn an_older_version_is_refused_also_after_a_restart_unless_it_is_allowed()
     let runtime = builder().cache_dir(cache.path()).source(source.clone()).build().await.expect("a runtime");
     let error = runtime.deploy_protostub("sp1.example").await.expect_err("older than what was live before");
     let reason = error.kind.to_string();
-    assert!(reason.contains("version 0.9") && reason.contains("the newer 1.0") && reason.contains("allow_older"), "{reason}");
+    assert!(reason.contains("version 0.9") && reason.contains("the newer 1.0") && reason.contains("allow-older"), "{reason}");
     drop(runtime);
 
     let mut settings = DomainSettings::default();
@@ -190,10 +191,10 @@ async fn an_older_version_is_refused_also_after_a_restart_unless_it_is_allowed()
 }
 
 #[tokio::test]
-async fn one_update_at_a_time_and_none_of_a_stub_that_is_gone() {
+async fn concurrent_or_late_update_is_refused() {
     let (source, runtime, _app) = live(builder()).await;
     let stub = runtime.protostubs()[0].clone();
-    // It starts, and is never live.
+    // This version starts, and is never live.
     let never = json!({ "is": "2.0", "connect": { "do": "publish", "status": "in-progress" } });
     publish(&source, "sp1.example", "2.0", &component("actor"), never);
     let first = tokio::spawn({
@@ -216,7 +217,7 @@ fn is_undeployed(gone: &StubGone) -> bool {
 }
 
 #[tokio::test]
-async fn a_stub_that_is_to_stay_disconnected_does_so_in_its_new_version() {
+async fn update_keeps_a_stub_disconnected() {
     for may_overlap in [false, true] {
         let publish = |source: &MemorySource, version: &str| match may_overlap {
             true => publish_overlapping(source, version, json!({ "is": version })),
@@ -237,7 +238,7 @@ async fn a_stub_that_is_to_stay_disconnected_does_so_in_its_new_version() {
     }
 }
 
-/// Publishes a version that may run beside the one before it.
+/// Publishes a version that may run concurrently with the one before.
 fn publish_overlapping(source: &MemorySource, version: &str, configuration: Value) {
     let actor = component("actor");
     let mut descriptor = descriptor(&actor, configuration);
@@ -247,14 +248,15 @@ fn publish_overlapping(source: &MemorySource, version: &str, configuration: Valu
 }
 
 #[tokio::test]
-async fn a_version_that_may_overlap_takes_over_while_the_stub_stays_live() {
+async fn overlapping_update_keeps_the_stub_live() {
     let (source, runtime, mut app) = live(builder()).await;
     let stub = &runtime.protostubs()[0];
     let asker = runtime.register_hyperty("hyperty://home.example/asker").await.expect("a hyperty");
     app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("subscribed");
     value(&asker, json!({ "do": "save", "bytes": 5 })).await;
 
-    // It finds no session, which is the other's, and what it saves is the stub's afterwards.
+    // The new instance finds no session, because the session belongs to the old instance. The
+    // session that it saves becomes the stub's.
     let connect = json!([
         { "do": "panic-if-saved" },
         { "do": "save", "bytes": 7 },
@@ -283,11 +285,12 @@ async fn a_version_that_may_overlap_takes_over_while_the_stub_stays_live() {
     assert_eq!(runs(&asker).await, "1.1");
     assert_eq!(value(&asker, json!({ "do": "load" })).await, 7);
     assert_eq!((stub.status().status, stub.restarts()), (StubStatus::Live, 1));
-    // Of all that, subscribers heard nothing but what held when they came; the observer, the old one's last words.
+    // Subscribers got only the status at their subscription. The observer got the last words of the
+    // old instance.
     assert_eq!(body(&app.recv().await.expect("what holds"))["value"], "LIVE");
     let mut last_words = body(&app.recv().await.expect("last words"));
     if last_words["value"] == "LIVE" {
-        // It was being published when they came.
+        // The status was published during the subscription, so it comes twice.
         last_words = body(&app.recv().await.expect("last words"));
     }
     assert_eq!(last_words, json!({ "disconnect": "update" }));
@@ -297,7 +300,7 @@ async fn a_version_that_may_overlap_takes_over_while_the_stub_stays_live() {
 }
 
 #[tokio::test]
-async fn an_overlapping_version_that_fails_disturbs_nobody() {
+async fn failing_overlapping_update_changes_nothing() {
     let mut quick = RestartPolicy::default();
     quick.restarts = 0;
     let (source, runtime, app) = live(builder().connect_timeout(Duration::from_secs(2)).restart(quick)).await;
@@ -308,7 +311,7 @@ async fn an_overlapping_version_that_fails_disturbs_nobody() {
         (json!({ "start": { "do": "fail", "reason": "no" } }), "no"),
         (json!({ "connect": { "do": "trap" } }), "unreachable"),
         (json!({ "connect": { "do": "publish", "status": "failed", "reason": "never" } }), "never"),
-        (json!({ "connect": { "do": "echo" } }), "not live after"),
+        (json!({ "connect": { "do": "echo" } }), "not live within"),
     ] {
         publish_overlapping(&source, "1.1", configuration);
         let error = stub.update().await.expect_err("it does not work");
@@ -321,7 +324,7 @@ async fn an_overlapping_version_that_fails_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn an_overlapping_version_that_breaks_while_it_takes_over_ends_the_stub_for_everybody_to_see() {
+async fn overlapping_update_that_crashes_late_ends_the_stub() {
     let mut never = RestartPolicy::default();
     never.restarts = 0;
     let (source, runtime, mut app) = live(builder().restart(never)).await;
@@ -334,14 +337,15 @@ async fn an_overlapping_version_that_breaks_while_it_takes_over_ends_the_stub_fo
     publish_overlapping(&source, "1.1", json!({ "connect": connect, "timer": { "do": "trap" } }));
     app.subscribe(stub.url().expect("a URL").join("status").expect("an address")).await.expect("subscribed");
     for _ in 0..20 {
-        // The one before it is busy, and takes its time to say good-bye.
+        // The old instance is busy and delays its last words.
         app.post(order(ALICE, json!({ "do": "sleep", "ms": 400 }))).expect("posted");
-        // Whether this counts as an update depends on who was quicker.
+        // The result depends on the order of the crash and the takeover.
         let updated = stub.update().await.map_err(|error| error.kind);
         if !matches!(updated, Err(UpdateErrorKind::RolledBack { .. })) {
             break;
         }
-        // It broke before it was seen to be live, and nothing has happened: once more.
+        // The new version crashed before it counted as live, and the update was rolled back. Try
+        // again.
     }
     let told = async {
         loop {

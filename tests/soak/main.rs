@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: load on well-behaved stubs, while stubs beside them attack and are ended, and a server goes and comes back; nothing may grow.
+//! `cargo xtask soak`: load on well-behaved stubs, while stubs next to them attack and are ended,
+//! and a server goes down and comes back. Resource use must not grow.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod node;
@@ -19,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::{node::Outages, samples::Samples, served::Served};
 
-/// How many well-behaved stubs there are.
+/// Number of well-behaved stubs.
 const NEIGHBOURS: usize = 20;
 /// The number of attackers at a time, without `--only`.
 const ATTACKERS: usize = 2;
-/// How often it is looked what the process takes.
+/// Period of the resource measurements.
 const PERIOD: Duration = Duration::from_secs(1);
 /// The time before the attacks in which the neighbours are measured.
 const QUIET: Duration = Duration::from_secs(5);
-/// Longer than any request of it may take.
+/// Longer than the time limit of any request.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
-/// What takes long, and shows nothing that the others do not.
+/// Attacks that take long and show nothing that the others do not.
 const LEFT_OUT: [&str; 3] = ["server_dribbles_descriptor", "sleeps", "takes_minutes_to_compile"];
 
 struct Options {
@@ -44,15 +45,16 @@ impl Options {
         let mut options = Self { time: Duration::from_secs(20 * 60), together: None, report: "target/soak/report.json".into() };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let mut value = || args.next().with_context(|| format!("`{arg}` wants a value"));
+            let mut value = || args.next().with_context(|| format!("`{arg}` needs a value"));
             match arg.as_str() {
                 "--minutes" => {
-                    let minutes: f64 = value()?.parse().context("`--minutes` wants a number")?;
-                    options.time = Duration::try_from_secs_f64(minutes * 60.0).context("`--minutes` wants a time")?;
+                    let minutes: f64 = value()?.parse().context("`--minutes` needs a number")?;
+                    options.time =
+                        Duration::try_from_secs_f64(minutes * 60.0).context("`--minutes` needs a time that is not negative")?;
                 }
                 "--only" => options.together = Some(Selection::parse(&value()?).map_err(anyhow::Error::msg)?),
                 "--report" => options.report = value()?.into(),
-                unknown => bail!("`{unknown}` means nothing here"),
+                unknown => bail!("unknown argument `{unknown}`; see `cargo xtask soak --help`"),
             }
         }
         Ok(options)
@@ -74,10 +76,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs it; whether nothing grew, and nothing was lost.
+/// Runs the test. Returns `true` if no resource grew and no message was lost.
 async fn soak(options: &Options) -> Result<bool> {
     let mut config = StageConfig { neighbours: NEIGHBOURS, ..StageConfig::default() };
-    // More of them within the same time.
+    // A shorter limit lets more attacks end within the same time.
     config.limits.cpu_per_call = Duration::from_millis(500);
     let stage = Arc::new(Stage::new(config).await?);
     stage.keep_code().await?;
@@ -92,7 +94,7 @@ async fn soak(options: &Options) -> Result<bool> {
     let groups = groups(options.together.as_ref())?;
     let names: Vec<_> = groups.iter().flatten().map(|attack| attack.name).collect();
     println!(
-        "{NEIGHBOURS} stubs under load, {} attackers at a time, a server that goes and comes back; for {:?}",
+        "{NEIGHBOURS} stubs under load, {} attackers at a time, a server that goes down and comes back; for {:?}",
         groups.len(),
         options.time
     );
@@ -112,7 +114,7 @@ async fn soak(options: &Options) -> Result<bool> {
         let sample = samples.take(stage.runtime()).await;
         if begin.elapsed().as_secs() / 60 > told {
             told = begin.elapsed().as_secs() / 60;
-            println!("after {told} min: {sample}; neighbours waited {}", served.end_minute());
+            println!("after {told} min: {sample}; neighbours' latency {}", served.end_minute());
         }
     }
     stop.cancel();
@@ -132,14 +134,14 @@ async fn soak(options: &Options) -> Result<bool> {
         escapes.push(format!("{} requests to neighbours were lost: {}", sum.lost, sum.fault.unwrap_or_default()));
     }
     if outages.without_outcome > 0 {
-        escapes.push(format!("{} requests over the server had no outcome", outages.without_outcome));
+        escapes.push(format!("{} requests through the message node had no outcome", outages.without_outcome));
     }
     if !outages.recovered {
-        escapes.push("the server came back, and nothing was answered over it any more".to_owned());
+        escapes.push("no request through the message node was answered after the last outage".to_owned());
     }
     let open = outages.open + owed(stage.runtime()).await;
     if open > 0 {
-        escapes.push(format!("{open} requests that were accepted have no outcome"));
+        escapes.push(format!("{open} accepted requests have no outcome"));
     }
     escapes.extend(served.fault());
     let verdict = samples.verdict();
@@ -163,14 +165,15 @@ async fn soak(options: &Options) -> Result<bool> {
     for escape in &escapes {
         println!("{escape}");
     }
-    let told: String = outages.told.iter().map(|(code, times)| format!(", {times} told {code}")).collect();
+    let told: String = outages.told.iter().map(|(code, times)| format!(", {times} with error {code}")).collect();
     println!("{} requests, {attacks} attacks; {} outages: {} answered{told}", sum.asked, outages.times, outages.answered);
-    println!("neighbours waited {served}");
+    println!("neighbours' latency {served}");
     println!("{}: {}", if escapes.is_empty() { "flat" } else { "NOT FLAT" }, verdict.text);
     Ok(escapes.is_empty())
 }
 
-/// How many requests have no outcome yet, once nobody asks any more and the time of the last one is over.
+/// Returns the number of requests without an outcome. Waits, after the last request, for at most
+/// the time limit of a request.
 async fn owed(runtime: &Runtime) -> u64 {
     let end = Instant::now() + REQUEST_TIME;
     while runtime.counts().open > 0 && Instant::now() < end {
@@ -186,7 +189,7 @@ fn groups(together: Option<&Selection>) -> Result<Vec<Vec<Attack>>> {
         return Ok(vec![attacks; ATTACKERS]);
     };
     let attacks = together.attacks();
-    ensure!(!attacks.is_empty(), "`--only` names environments alone, and they are not for this");
+    ensure!(!attacks.is_empty(), "`--only` selects no attack; `cargo xtask soak` does not run environments");
     Ok(attacks.into_iter().map(|attack| vec![attack]).collect())
 }
 

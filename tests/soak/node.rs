@@ -1,4 +1,4 @@
-//! A message node that goes and comes back, and requests through it all the time.
+//! A message node that goes down and comes back, with steady requests through it.
 
 use std::{
     collections::BTreeMap,
@@ -23,38 +23,40 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often something is asked through the server.
+/// Period of the requests through the server.
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long a request may wait: longer than any outage.
+/// Time limit of a request: longer than any outage.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the server stays, in milliseconds: longer than a connection has to live for the stubs to take its end for a new fault. With less, they
-/// wait for a minute and more before they connect again, and most of what is asked is answered with 408.
+/// Uptime of the server between outages, in milliseconds. It is longer than the time after which
+/// the stubs count the end of a connection as a new fault. With less, the stubs pause for a minute
+/// and more before they connect again, and most requests are answered with 408.
 const STAYS: Range<u64> = 45_000..75_000;
-/// How long it is gone.
+/// Length of an outage, in milliseconds.
 const IS_GONE: Range<u64> = 500..4_000;
-/// How long it may take at the end until a request is answered.
+/// Time limit at the end until a request is answered.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// What became of the requests.
+/// Outcomes of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) times: u64,
     pub(crate) answered: u64,
-    /// Those that came to nothing, and whose sender was told, by the code: 408 is that nobody answered in time, 502 and 503 that the connection broke.
+    /// Number of requests that failed with an error to the sender, by code. 408 means no answer in
+    /// time, 502 and 503 a broken connection.
     pub(crate) told: BTreeMap<u16, u64>,
     pub(crate) without_outcome: u64,
-    /// How many outcomes the runtime of who answers still owes, at the end.
+    /// Number of outcomes that the answering runtime still owes at the end.
     pub(crate) open: u64,
-    /// Whether one more was answered, once the server was there to stay.
+    /// `true` if another request was answered after the last outage.
     pub(crate) recovered: bool,
 }
 
-/// Requests, and the server between those who ask and those who answer.
+/// The requests, and the server between the asking and the answering runtime.
 pub(crate) struct Outages {
     stop: CancellationToken,
     task: JoinHandle<Result<Sum>>,
     _folder: TempDir,
-    /// Who answers: another runtime.
+    /// The runtime that answers.
     other: Runtime,
 }
 
@@ -82,7 +84,7 @@ impl Outages {
     }
 }
 
-/// A hyperty at an address that the server allocates.
+/// Registers a hyperty at an address that the server allocates.
 async fn hyperty(runtime: &Runtime, server: &DomainServer) -> Result<Hyperty> {
     let node = format!("domain://msg-node.{}/address-allocation", server.domain());
     let request = Message::create(node.parse().unwrap()).with_body(json!({ "value": { "number": 1 } }));
@@ -122,7 +124,7 @@ async fn run(server: DomainServer, asker: Arc<Hyperty>, mut answerer: Hyperty, s
     while let Some(ended) = requests.join_next().await {
         sum.count(ended?);
     }
-    // Whatever pause a stub has begun.
+    // Retries through any reconnect pause of the stubs.
     let recovery = async {
         while !matches!(asker.request_within(Message::read(to.clone()), PATIENCE).await, Ok(answer) if answer.code() == Some(200))
         {
@@ -135,7 +137,7 @@ async fn run(server: DomainServer, asker: Arc<Hyperty>, mut answerer: Hyperty, s
     Ok(sum)
 }
 
-/// The server goes for some seconds, and comes back, again and again.
+/// Stops the server for some seconds and starts it, again and again.
 async fn outages(server: &DomainServer, times: &AtomicU64) -> Result<()> {
     loop {
         sleep(Duration::from_millis(rand::random_range(STAYS))).await;

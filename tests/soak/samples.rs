@@ -1,4 +1,4 @@
-//! What the process takes, second by second, and whether that grows.
+//! Resource use of the process, second by second, and its growth.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use protostub_runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::{runtime::Handle, sync::oneshot};
 
-/// What the process takes at a moment.
+/// Resource use at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     resident: f64,
     descriptors: f64,
     threads: f64,
-    /// Of the host program's async runtime and of the library's.
+    /// Tasks of the host program's async runtime and of the library's.
     tasks: f64,
 }
 
@@ -26,7 +26,8 @@ impl fmt::Display for Sample {
 
 const MEBIBYTE: f64 = 1_048_576.0;
 
-/// What is looked at, how much the mean of the last third may be above that of the first one: a part of it, and so much.
+/// A watched value, with the permitted growth of its mean from the first to the last third: as a
+/// fraction, and as an amount. The larger of both counts.
 type Watched = (&'static str, fn(&Sample) -> f64, f64, f64);
 
 const WATCHED: [Watched; 4] = [
@@ -36,11 +37,11 @@ const WATCHED: [Watched; 4] = [
     ("tasks", |sample| sample.tasks, 0.10, 16.0),
 ];
 
-/// All of them.
+/// All samples of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Samples(Vec<Sample>);
 
-/// Whether something grew.
+/// The verdict on growth.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) growing: Vec<String>,
@@ -66,7 +67,7 @@ impl Samples {
         sample
     }
 
-    /// Compares the means of the first and the last third, after a sixth in which everything gets going.
+    /// Compares the means of the first and the last third, after a warm-up of a sixth of the time.
     pub(crate) fn verdict(&self) -> Verdict {
         let steady = &self.0[self.0.len() / 6..];
         let third = steady.len() / 3;

@@ -15,14 +15,15 @@ use self::{
     round::Round,
 };
 
-/// How many well-behaved stubs there are.
+/// Number of well-behaved stubs.
 const NEIGHBOURS: usize = 20;
 /// The number of domains in a hostile environment.
 const DOMAINS: usize = 20;
 
 struct Options {
     runs: usize,
-    /// Whether the neighbours' latency and the timers are judged: not on a machine that is busy otherwise.
+    /// `true` if the neighbours' latency and the timers are judged. `false` on a machine with other
+    /// load.
     timed: bool,
     window: Duration,
     only: Selection,
@@ -40,18 +41,18 @@ impl Options {
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let mut value = || args.next().with_context(|| format!("`{arg}` wants a value"));
+            let mut value = || args.next().with_context(|| format!("`{arg}` needs a value"));
             match arg.as_str() {
                 "--quick" => (options.runs, options.timed) = (1, false),
-                "--runs" => options.runs = value()?.parse().context("`--runs` wants a number")?,
-                "--window" => options.window = Duration::from_millis(value()?.parse().context("`--window` wants milliseconds")?),
+                "--runs" => options.runs = value()?.parse().context("`--runs` needs a number")?,
+                "--window" => options.window = Duration::from_millis(value()?.parse().context("`--window` needs milliseconds")?),
                 "--only" => options.only = Selection::parse(&value()?).map_err(anyhow::Error::msg)?,
                 "--report" => options.report = value()?.into(),
-                unknown => bail!("`{unknown}` means nothing here"),
+                unknown => bail!("unknown argument `{unknown}`; see `cargo xtask torture --help`"),
             }
         }
         if options.runs == 0 {
-            bail!("`--runs` has to be one at least");
+            bail!("`--runs` must be at least 1");
         }
         Ok(options)
     }
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         }
     });
     match tortured {
-        // The compiler cannot be interrupted: what it is busy with ends with the process.
+        // The compiler cannot be interrupted. A compilation in progress ends with the process.
         Ok(escaped) => std::process::exit(i32::from(escaped > 0)),
         Err(error) => {
             println!("error: {error:#}");
@@ -107,7 +108,7 @@ async fn attacks(options: &Options) -> Result<Vec<Row>> {
     let stage = Stage::new(config).await?;
     stage.keep_code().await?;
     println!(
-        "{} attacks beside {NEIGHBOURS} stubs, {} runs each, {:?} before and {:?} during\n",
+        "{} attacks next to {NEIGHBOURS} stubs, {} runs each, {:?} before and {:?} during\n",
         attacks.len(),
         options.runs,
         options.window,

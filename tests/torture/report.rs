@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use crate::round::Round;
 
-/// What the neighbours' latency may be at least, during an attack.
+/// Neighbours' latency that is always acceptable during an attack.
 const FLOOR: Duration = Duration::from_millis(5);
-/// How many times as long it may be as before.
+/// Permitted factor of the latency during an attack to the latency before.
 const TIMES: u32 = 3;
-/// How late the host program's timers may be, 99 of 100.
+/// Maximum p99 delay of the host program's timers.
 const LATE: Duration = Duration::from_millis(20);
 
-/// What became of an attack in all its rounds.
+/// The result of all rounds of an attack.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -25,7 +25,7 @@ pub(crate) struct Row {
     asked: u64,
     lost: u64,
     kept_bytes: u64,
-    /// Why it is not contained; empty: it is.
+    /// The reasons for which the attack is not contained. Empty if it is.
     pub(crate) escapes: Vec<String>,
 }
 
@@ -178,7 +178,7 @@ impl fmt::Display for EnvironmentRow {
     }
 }
 
-/// The report, as a file.
+/// Returns the content of the report file.
 pub(crate) fn json(
     rows: &[Row],
     environments: &[EnvironmentRow],

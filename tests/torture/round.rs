@@ -4,29 +4,30 @@ use anyhow::Result;
 use hostile::{Attack, Attacker, Contained, Escaped, Lateness, Load, Stage, Sum, percentile, resident};
 use tokio::time::{Instant, sleep};
 
-/// How many attack at a time: one more than there are threads for guests, so that each of those is attacked.
+/// Number of concurrent attackers: one more than there are guest threads, so that each thread is
+/// attacked.
 const ATTACKERS: usize = 3;
-/// How long an attacker pauses before it attacks again.
+/// Pause of an attacker between attacks.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long memory may take to be given back.
+/// Time limit for memory to be given back.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How much more may be resident afterwards: what the allocator keeps for the next time.
+/// Permitted growth of resident memory, in bytes. The allocator keeps some memory for reuse.
 const TOLERANCE: u64 = 48 << 20;
 
-/// One attack, again and again, beside stubs under load.
+/// One attack, again and again, next to stubs under load.
 pub(crate) struct Round {
-    /// How it was contained, and after how long at most; or how it was not.
+    /// How the attack was contained, with its longest time, or how it escaped.
     pub(crate) outcome: Result<Contained, Escaped>,
-    /// How often it attacked.
+    /// Number of attacks.
     pub(crate) attacks: usize,
     pub(crate) before: Duration,
     pub(crate) during: Duration,
-    /// How late the host program's timers were: 99 of 100 at most.
+    /// p99 of the delays of the host program's timers.
     pub(crate) timers: Duration,
     pub(crate) sum: Sum,
-    /// What happened to a neighbour.
+    /// Damage to a neighbour.
     pub(crate) neighbours: Result<(), Escaped>,
-    /// How many bytes more are resident than before, for good.
+    /// Lasting growth of resident memory, in bytes.
     pub(crate) kept_bytes: u64,
     pub(crate) gave_back: bool,
 }
@@ -34,7 +35,7 @@ pub(crate) struct Round {
 impl Round {
     pub(crate) async fn run(stage: &Stage, attack: &Attack, window: Duration) -> Result<Self> {
         let load = Load::begin(stage.runtime(), stage.neighbours()).await?;
-        // What it takes to get going is nobody's latency.
+        // The warm-up does not count as latency.
         sleep(window / 4).await;
         let quiet = Instant::now();
         sleep(window).await;
@@ -66,7 +67,7 @@ impl Round {
             Ok(if one.after > other.after { one } else { other })
         });
         Ok(Self {
-            outcome: removed.and(outcome.unwrap_or_else(|| Err(Escaped("nobody attacked".to_owned())))),
+            outcome: removed.and(outcome.unwrap_or_else(|| Err(Escaped("no attacker ran".to_owned())))),
             attacks,
             before: percentile(&mut before, 99),
             during: percentile(&mut during, 99),
@@ -79,7 +80,7 @@ impl Round {
     }
 }
 
-/// Attacks until it is time; the time of the slowest to be contained.
+/// Attacks until this time. Returns the number of attacks and the slowest containment.
 async fn provoke(stage: &Stage, attacker: &mut Attacker, until: Instant) -> (usize, Result<Contained, Escaped>) {
     let mut attacks = 0;
     let mut slowest: Option<Contained> = None;
@@ -95,13 +96,14 @@ async fn provoke(stage: &Stage, attacker: &mut Attacker, until: Instant) -> (usi
         }
         attacker.drain();
         if Instant::now() >= until {
-            return (attacks, slowest.ok_or_else(|| Escaped("it did not attack".to_owned())));
+            return (attacks, slowest.ok_or_else(|| Escaped("the attacker did not attack".to_owned())));
         }
         sleep(PAUSE).await;
     }
 }
 
-/// Whether as much memory is resident as before, or soon will be; and how much more.
+/// Waits until memory is given back, for at most [`PATIENCE`]. Returns `true` if its growth is at
+/// most [`TOLERANCE`], and the growth.
 async fn given_back(before: u64) -> (bool, u64) {
     let begin = Instant::now();
     loop {

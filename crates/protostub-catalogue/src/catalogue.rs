@@ -25,10 +25,11 @@ use crate::{
     well_known,
 };
 
-/// How many domains are remembered for having served a descriptor of their own.
+/// Maximum number of domains that are remembered for having served a descriptor of their own.
 const MAX_SERVED: usize = 65_536;
 
-/// Finds descriptors and components, and verifies them. Cloning is cheap; all clones share what they know.
+/// Finds descriptors and components, and verifies them. Cloning is cheap; all clones share their
+/// state.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -62,17 +63,18 @@ pub struct Catalogue {
 
 struct CatalogueInner {
     config: CatalogueConfig,
-    /// In the order in which they are asked; the network last.
+    /// The sources in the order in which they are asked; the network is last.
     sources: Vec<Arc<dyn Source>>,
     network: Option<Arc<dyn Source>>,
     store: Option<Store>,
-    /// Of what the network has answered.
+    /// Copies of the descriptors that the network answered.
     copies: Option<Copies>,
-    /// The versions that were accepted.
+    /// The accepted versions of stubs.
     commits: Commits,
     /// The keys that domains publish.
     keys: Published,
-    /// Domains that have served a descriptor of their own: the home domain is not asked for theirs any more.
+    /// Domains that have served a descriptor of their own. For them the home domain is no longer
+    /// asked.
     served: Mutex<HashSet<Domain>>,
 }
 
@@ -80,56 +82,60 @@ struct CatalogueInner {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Discovered {
-    /// Which stub it is.
+    /// The stub.
     pub key: StubKey,
-    /// What was found; [`Descriptor::check_deployable`] holds.
+    /// The descriptor. [`Descriptor::check_deployable`] holds.
     pub descriptor: Descriptor,
-    /// Where it was found; what it says relative, is relative to this.
+    /// The URL where the descriptor was found. Relative URLs in the descriptor are relative to this
+    /// one.
     pub url: Url,
-    /// Who published it: the domain of the key, or the home domain for one that publishes none.
+    /// The publisher: the domain of the key, or the home domain for a domain that publishes no
+    /// stub.
     pub publisher: Domain,
-    /// Whether the publisher has said so just now.
+    /// How the descriptor was obtained: from the publisher now, or from a copy.
     pub provenance: Provenance,
-    /// Whether it is signed, and by whom. If it is, `descriptor` is what was signed.
+    /// The verdict on the signatures. If one was verified, `descriptor` is the signed one.
     pub authenticity: Authenticity,
     source: Arc<dyn Source>,
-    /// What was asked; another URL than `url` after a redirect.
+    /// The URL that was asked. After a redirect it differs from `url`.
     asked: Url,
-    /// The digest of the code that came with it when the publisher could be asked, where the descriptor states none.
+    /// The digest of the code that came with the descriptor when the publisher could be asked. Only
+    /// for a descriptor that states no digest.
     component: Option<Sha256Digest>,
 }
 
-/// How a descriptor was come by.
+/// How a descriptor was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Provenance {
-    /// The publisher, or a source that stands in front of the network, was asked and this is its answer; or it has confirmed a copy.
+    /// The publisher, or a source before the network, was asked, and sent the descriptor or
+    /// confirmed a copy.
     Asked,
-    /// It is a copy, and the publisher had said that it may be used for longer than that without asking.
+    /// A copy, which the publisher allowed to be used for longer than its age without asking.
     Fresh {
-        /// How long ago the publisher confirmed it last.
+        /// Time since the publisher last confirmed the copy.
         age: Duration,
     },
-    /// It is a copy, because the publisher cannot be reached.
+    /// A copy, because the publisher cannot be reached.
     Offline {
-        /// How long ago the publisher confirmed it last.
+        /// Time since the publisher last confirmed the copy.
         age: Duration,
     },
 }
 
-/// What the copies in the cache may be used for.
+/// The permitted use of the copies in the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Copying {
-    /// Not to ask, and to do without an answer.
+    /// A copy may be used without asking, and while there is no answer.
     Usual,
-    /// Only to be confirmed.
+    /// A copy may only be confirmed.
     Confirmed,
 }
 
 /// A descriptor as a source gave it.
 struct Given {
     descriptor: Descriptor,
-    /// As it came.
+    /// The descriptor's JSON, verbatim.
     json: Bytes,
     url: Url,
     component: Option<Sha256Digest>,
@@ -138,10 +144,11 @@ struct Given {
 }
 
 impl Catalogue {
-    /// A catalogue that asks `sources` in this order and then, unless it is turned off, the network.
+    /// Returns a catalogue that asks `sources` in this order. Unless the network is turned off, it
+    /// asks the network last.
     ///
     /// # Errors
-    /// If the folder for components cannot be made.
+    /// If the cache folder cannot be created.
     pub fn new(config: CatalogueConfig, egress: Egress, sources: Vec<Arc<dyn Source>>) -> Result<Self, StoreError> {
         let dir = config.cache_dir.as_deref();
         let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
@@ -154,27 +161,31 @@ impl Catalogue {
         })
     }
 
-    /// What it was made with.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &CatalogueConfig {
         &self.inner.config
     }
 
-    /// Steps 4 and 5: the descriptor of a stub, from `https://<domain>/.well-known/protostub/<name>`, or `…/protocolstub/<name>`.
+    /// Steps 4 and 5: finds the descriptor of a stub, at
+    /// `https://<domain>/.well-known/protostub/<name>` or `…/protocolstub/<name>`.
     ///
-    /// If the domain does not exist, or has no such stub, the home domain is asked for one that is named after the domain; never after
-    /// another fault, and never if the domain has served its own before.
+    /// If the domain does not exist, or has no such stub, the home domain is asked for one that is
+    /// named after the domain. The home domain is not asked after any other fault, or if the domain
+    /// has served its own stub before.
     ///
-    /// With a [cache](CatalogueConfig::cache_dir), a copy may be the answer: see [`Discovered::provenance`] and [the crate](crate#copies).
+    /// With a [cache](CatalogueConfig::cache_dir), a copy may be the answer: see
+    /// [`Discovered::provenance`] and [the crate](crate#copies).
     ///
     /// # Errors
-    /// If there is none ([`CatalogueError::is_not_found`]), it could not be had, or it is not one that can be deployed.
+    /// If there is no descriptor ([`CatalogueError::is_not_found`]), it could not be loaded, or it
+    /// cannot be deployed.
     pub async fn discover(&self, key: &StubKey) -> Result<Discovered, CatalogueError> {
         self.inner.discover(key, Copying::Usual).await
     }
 
-    /// The same, but the publisher is asked in any case, and has to answer: for whoever wants to know what is published now. That nothing has
-    /// changed is an answer.
+    /// Does the same, but always asks the publisher, which has to answer. For callers that need the
+    /// descriptor that is published now. The answer that it is unchanged counts.
     ///
     /// # Errors
     /// As [`Self::discover`].
@@ -182,29 +193,32 @@ impl Catalogue {
         self.inner.discover(key, Copying::Confirmed).await
     }
 
-    /// Steps 6 and 7: the component that a descriptor names. One that is in the store is not downloaded again.
+    /// Steps 6 and 7: returns the component that a descriptor names. A component in the store is
+    /// not downloaded again.
     ///
     /// # Errors
-    /// If it could not be had, or is not what the descriptor promises.
+    /// If the component could not be loaded, or differs from the descriptor.
     pub async fn fetch(&self, discovered: &Discovered) -> Result<VerifiedComponent, CatalogueError> {
         self.inner.fetch(discovered).await
     }
 
-    /// Whether [`Self::fetch`] would return a component of this length, in bytes, with the digest that the descriptor states: the descriptor states
-    /// one, the component may come from where it is, and neither its size nor a revocation is in the way. Whoever has it already need not fetch it
-    /// then (steps 6 and 7).
+    /// Returns `true` if [`Self::fetch`] would return a component of this length, in bytes, with
+    /// the digest in the descriptor. Conditions: the descriptor states a digest, the component may
+    /// come from its location, and neither its size nor a revocation forbids it. A caller that has
+    /// the component already need not fetch it then (steps 6 and 7).
     #[must_use]
     pub fn admits(&self, discovered: &Discovered, bytes: usize) -> bool {
         self.inner.admits(discovered, bytes)
     }
 
-    /// Remembers the version of a stub that is accepted: it is about to be live. `before` is what
-    /// [`Self::committed`] said when it was judged. With a [cache](CatalogueConfig::cache_dir) the
-    /// version is durable when this returns, and known to the next process. The catalogue itself
-    /// draws no conclusions: whether an older version may be deployed later is for whoever deploys.
+    /// Stores the accepted version of a stub, which is about to be live. `before` is the version
+    /// that [`Self::committed`] returned when this one was judged. With a
+    /// [cache](CatalogueConfig::cache_dir), the version is durable when this returns, and known to
+    /// the next process. The catalogue only stores it: the caller decides if an older version may
+    /// be deployed later.
     ///
-    /// # Errors If it could not be kept, also when tried again a few times. Then the version must
-    /// not be live.
+    /// # Errors
+    /// If the version could not be stored after a few retries. Then it must not be live.
     pub async fn commit(
         &self,
         key: &StubKey,
@@ -214,16 +228,16 @@ impl Catalogue {
         self.inner.commits.save(key, committed, before).await
     }
 
-    /// The version of a stub that was accepted last, by this process or, with a
-    /// [cache](CatalogueConfig::cache_dir), by any that shares it.
+    /// Returns the last accepted version of a stub: by this process or, with a
+    /// [cache](CatalogueConfig::cache_dir), by any process that shares it.
     ///
     /// # Errors
-    /// If there may be one, and it cannot be read. Then nothing must be deployed.
+    /// If there may be such a version, and it cannot be read. Then no version must be deployed.
     pub async fn committed(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
         self.inner.commits.load(key).await
     }
 
-    /// Finds out whether a version of a stub could be accepted now, before anything of it runs.
+    /// Checks if a version of a stub could be accepted now, before any of its code runs.
     ///
     /// # Errors
     /// If [`Self::commit`] would fail now.
@@ -251,7 +265,8 @@ impl CatalogueInner {
         Err(self.vain(key, asked))
     }
 
-    /// Asks every source for the stub of this name that `publisher` publishes. None if none has it.
+    /// Asks every source for the stub of this name that `publisher` publishes. Returns `None` if no
+    /// source has it.
     async fn ask(
         &self,
         key: &StubKey,
@@ -275,7 +290,7 @@ impl CatalogueInner {
                 Some(copies) => copies.recall(&urls).await,
                 None => Vec::new(),
             };
-            // The first one that may be used, as `judge` says.
+            // Finds the first copy that `judge` allows.
             let usable = |known: &[Option<Copy>], judge: &dyn Fn(&Kept) -> Option<Provenance>| {
                 let mut all = urls.iter().zip(known).filter(|_| copying == Copying::Usual);
                 all.find_map(|(url, copy)| {
@@ -287,7 +302,7 @@ impl CatalogueInner {
             if let Some((url, given)) = usable(&known, &fresh) {
                 match by(given).await {
                     Ok(given) => return Ok(found(url, given)),
-                    Err(fault) => debug!(%url, %fault, "the copy of a descriptor does not count any more"),
+                    Err(fault) => debug!(%url, %fault, "the copy of the descriptor is no longer valid"),
                 }
             }
             for (nth, url) in urls.iter().enumerate() {
@@ -310,7 +325,7 @@ impl CatalogueInner {
                     match by(given).await {
                         Ok(given) => {
                             let fault = asked.pop().map(|attempt| attempt.fault.to_string()).unwrap_or_default();
-                            warn!(%url, fault, ?provenance, "a domain cannot be asked for its descriptor; a copy is used");
+                            warn!(%url, fault, ?provenance, "the domain cannot be reached for its descriptor; using a copy");
                             return Ok(found(url, given));
                         }
                         Err(fault) => asked.push(Attempt { url: SafeText::display(format_args!("the copy of {url}")), fault }),
@@ -318,7 +333,8 @@ impl CatalogueInner {
                     return Err(self.vain(key, std::mem::take(asked)));
                 }
                 let (is_not_found, is_no_host) = (fault.is_not_found(), matches!(fault, Fault::NoSuchHost { .. }));
-                // That a local source has nothing is worth telling only where nobody else is asked.
+                // A missing document in a local source is worth reporting only if no other source
+                // is asked.
                 if is_last || !is_not_found {
                     asked.push(Attempt { url: url.as_str().into(), fault });
                 }
@@ -333,13 +349,14 @@ impl CatalogueInner {
         Ok(None)
     }
 
-    /// Whether a copy may be used since the publisher cannot be reached.
+    /// Returns the provenance of a copy that may be used because the publisher cannot be reached.
     fn offline(&self, kept: &Kept) -> Option<Provenance> {
         let age = kept.age(SystemTime::now())?;
         (age < self.config.max_offline_age).then_some(Provenance::Offline { age })
     }
 
-    /// Judges the signatures of a descriptor, of whatever provenance, as the operator asks for this domain; the descriptor is what was signed then.
+    /// Verifies the signatures of a descriptor, of any provenance, as the operator demands for this
+    /// domain. If one is verified, the returned descriptor is the signed one.
     async fn authenticate(
         &self,
         domain: &Domain,
@@ -377,16 +394,16 @@ impl CatalogueInner {
             }
             (Err(SignatureError::UnknownKey { .. }), Some(error)) if mode == Signatures::Require => Err(error.into()),
             (Err(SignatureError::UnknownKey { .. }), Some(error)) => {
-                warn!(%domain, %error, "the signature of a descriptor is not verified");
+                warn!(%domain, %error, "no key to verify the descriptor's signature; using the descriptor, since no signature is required");
                 Ok(Given { authenticity: Authenticity::Unverified { reason: SafeText::display(error) }, ..given })
             }
             (Err(error), _) => Err(error.into()),
         }
     }
 
-    /// The keys that a domain publishes: those that are kept, as long as they need not be asked for
-    /// again and one of the signatures is good by them. The inner error says that no key can be
-    /// had, which a domain that requires no signature survives.
+    /// Returns the keys that a domain publishes. The kept keys are used as long as they are fresh
+    /// and verify one of the signatures. The inner error means that there are no keys. A domain
+    /// that requires no signature is still served then.
     async fn published_keys(
         &self,
         publisher: &Domain,
@@ -395,7 +412,7 @@ impl CatalogueInner {
     ) -> Result<Result<Vec<PublicKey>, SignatureError>, Fault> {
         let no_keys = |url: &str, reason: String| SignatureError::NoKeys { reason: reason.into(), url: url.into() };
         let Some(url) = trust::url(self.scheme(publisher), publisher) else {
-            return Ok(Err(no_keys("", "the domain has no URL".to_owned())));
+            return Ok(Err(no_keys("", "the domain has no URL for its keys".to_owned())));
         };
         let no_keys = |reason: String| no_keys(url.as_str(), reason);
         let read = |set: &KeySet| PublicKey::read_set(set.json.as_bytes());
@@ -423,12 +440,12 @@ impl CatalogueInner {
         Ok(match outcome {
             Ok(received) => {
                 let Ok(json) = String::from_utf8(received.bytes.to_vec()) else {
-                    return Ok(Err(no_keys("they are no text".to_owned())));
+                    return Ok(Err(no_keys("the key set is not UTF-8".to_owned())));
                 };
                 let set = KeySet::new(&url, json, received.keep.unwrap_or_default());
                 let keys = read(&set).map_err(|error| no_keys(error.to_string()));
                 if let Ok(keys) = &keys {
-                    debug!(%url, keys = keys.len(), "a domain's keys");
+                    debug!(%url, keys = keys.len(), "received the domain's keys");
                     match received.keep {
                         Some(_) => self.keys.save(&url, publisher, set).await?,
                         None => self.keys.hold(&url, publisher, set).await?,
@@ -437,20 +454,19 @@ impl CatalogueInner {
                 keys
             }
             Err(fault) if fault.is_unreachable() => match kept.map(|kept| (kept.age(), kept)) {
-                // The time since then is not known: the keys may have been withdrawn long ago.
+                // Its age is unknown: the keys may have been withdrawn long ago.
                 Some((None, _)) => {
-                    let reason =
-                        format!("those that are kept were confirmed later than this machine's clock says it is, and {fault}");
+                    let reason = format!("the kept keys were confirmed at a time ahead of this machine's clock, and {fault}");
                     return Err(no_keys(reason).into());
                 }
                 Some((Some(age), kept)) if age < self.config.max_offline_age => {
-                    warn!(%url, %fault, "a domain cannot be asked for its keys; those that it published before are used");
+                    warn!(%url, %fault, "the domain cannot be reached for its keys; using its earlier ones");
                     read(&kept).map_err(|error| no_keys(error.to_string()))
                 }
                 _ => Err(no_keys(fault.to_string())),
             },
             Err(Fault::TooLarge { limit: trust::MAX_SET_BYTES, .. }) => {
-                Err(no_keys(format!("they are larger than {} bytes, the most that a set of keys may have", trust::MAX_SET_BYTES)))
+                Err(no_keys(format!("the key set is larger than the limit of {} bytes", trust::MAX_SET_BYTES)))
             }
             Err(fault) => {
                 if matches!(fault, Fault::NotFound { .. }) {
@@ -461,13 +477,13 @@ impl CatalogueInner {
         })
     }
 
-    /// By what a domain is asked for what is well-known of it.
+    /// Returns the scheme of a domain's well-known URLs.
     fn scheme(&self, publisher: &Domain) -> &'static str {
         let is_plain = self.config.allow_http || (publisher.is_loopback() && self.config.reaches_loopback(publisher));
         if is_plain { "http" } else { "https" }
     }
 
-    /// Both spellings; none if there can be no stub of this name.
+    /// Returns both spellings of the URL. Empty if no stub can have this name.
     fn well_known_urls(&self, publisher: &Domain, name: &str) -> Vec<Url> {
         if !well_known::is_name(name) {
             return Vec::new();
@@ -476,7 +492,7 @@ impl CatalogueInner {
         well_known::SPELLINGS.iter().filter_map(|spelling| well_known::url(scheme, publisher, spelling, name)).collect()
     }
 
-    /// Asks a source for the descriptor at a URL, and keeps what it answers in `copies`.
+    /// Asks a source for the descriptor at a URL, and keeps the answer in `copies`.
     async fn descriptor(
         &self,
         source: &dyn Source,
@@ -499,7 +515,7 @@ impl CatalogueInner {
         };
         let outcome = match kept {
             Some(kept) => match ask(Held::Whole(&kept.validators)).await {
-                // It is about what another redirect led to.
+                // The answer confirms another document: the redirect now leads elsewhere.
                 Ok(received) if received.unchanged && received.url.as_ref() != Some(&kept.url) => ask(Held::Nothing).await,
                 outcome => outcome,
             },
@@ -517,7 +533,7 @@ impl CatalogueInner {
         let Received { unchanged, validators, keep, .. } = &received;
         let now = match kept {
             Some(kept) if *unchanged => {
-                // What is not said again stays as it was.
+                // Validators that the answer leaves out stay as they were.
                 let etag = validators.etag.as_ref().or(kept.validators.etag.as_ref()).cloned();
                 let last_modified = validators.last_modified.as_ref().or(kept.validators.last_modified.as_ref()).cloned();
                 Kept { validators: Validators { etag, last_modified }, ..kept.clone() }
@@ -550,8 +566,7 @@ impl CatalogueInner {
     fn vain(&self, key: &StubKey, mut asked: Vec<Attempt>) -> CatalogueError {
         let last = asked.pop().unwrap_or_else(|| {
             let name = key.descriptor_name();
-            let answer =
-                if well_known::is_name(&name) { "there is no source to ask" } else { "the name is not one that a stub can have" };
+            let answer = if well_known::is_name(&name) { "no source is configured" } else { "a stub cannot have this name" };
             let url = format!("https://{}/.well-known/{}/{}", key.domain(), well_known::SPELLINGS[0], name);
             Attempt { url: url.into(), fault: Fault::NotFound { answer: answer.into() } }
         });
@@ -565,7 +580,8 @@ impl CatalogueInner {
         }
     }
 
-    /// Whether the domain has served a descriptor of its own, now or before this process was started.
+    /// Returns `true` if the domain has served a descriptor of its own, to this process or an
+    /// earlier one.
     async fn has_served(&self, key: &StubKey) -> Result<bool, TrustStateError> {
         if self.served.lock().unwrap_or_else(|error| error.into_inner()).contains(key.domain()) {
             return Ok(true);
@@ -592,12 +608,12 @@ impl Kept {
     }
 }
 
-/// The attempt to find out what a domain has served before.
+/// Returns a failed check for an earlier descriptor of the domain, as an attempt.
 fn unread(domain: &Domain, error: TrustStateError) -> Attempt {
     Attempt { url: format!("the copies of {domain}").into(), fault: error.into() }
 }
 
-/// Whether a copy may be used without asking.
+/// Returns the provenance of a copy that may be used without asking.
 fn fresh(kept: &Kept) -> Option<Provenance> {
     let now = SystemTime::now();
     kept.fresh(now).map(|age| Provenance::Fresh { age })

@@ -8,15 +8,15 @@ use crate::{
     ledger::{Entry, Ledger, Record},
 };
 
-/// Which version of a stub was accepted last: see [`Catalogue::commit`](crate::Catalogue::commit).
+/// The last accepted version of a stub: see [`Catalogue::commit`](crate::Catalogue::commit).
 #[expect(clippy::exhaustive_structs, reason = "a caller accepts all of it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedRelease {
-    /// The version that its descriptor stated.
+    /// The version in its descriptor.
     pub version: Version,
     /// The digest of its component.
     pub digest: Sha256Digest,
-    /// Whether it had a good signature: then its successors need one too.
+    /// `true` if the version had a valid signature. Then its successors need one too.
     pub signed: bool,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Commits(Ledger<File>);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct File {
-    /// The name of the file is its digest.
+    /// The stub's key. The name of the file is its digest.
     key: String,
     version: String,
     sha256: Sha256Digest,
@@ -37,7 +37,7 @@ struct File {
 impl Record for File {
     const WHAT: &'static str = "the accepted version";
     const SETTING: &'static str = "max-accepted-versions";
-    /// A key, a version and a digest.
+    /// Holds a key, a version and a digest.
     const MAX_BYTES: usize = 4096;
 
     fn id(&self) -> &str {
@@ -45,7 +45,7 @@ impl Record for File {
     }
 
     fn check(&self) -> Result<(), String> {
-        Version::parse(&self.version).map(drop).map_err(|_| "it has no version".to_owned())
+        Version::parse(&self.version).map(drop).map_err(|_| "the record has no valid version".to_owned())
     }
 }
 
@@ -66,11 +66,11 @@ impl Commits {
     }
 
     pub(crate) async fn load(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
-        // A record without a version was refused when it was read.
+        // A record without a valid version was refused when it was read.
         Ok(self.0.load(&entry(key)).await?.and_then(|file| file.committed()))
     }
 
-    /// Keeps a version in place of the one that was judged before it.
+    /// Stores a version, in place of the one that it was judged by.
     pub(crate) async fn save(
         &self,
         key: &StubKey,
@@ -91,7 +91,8 @@ fn entry(key: &StubKey) -> Entry {
     Entry::new(text(key), key.domain())
 }
 
-/// A key as a text that is no other key's: domains and schemes have no blanks.
+/// Returns the unique text of a key. Domains and schemes have no blanks, so blanks separate the
+/// parts.
 fn text(key: &StubKey) -> String {
     let kind = match key {
         StubKey::Domain(_) => "domain",

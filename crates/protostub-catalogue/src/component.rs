@@ -5,8 +5,8 @@ use protostub_types::{Descriptor, DescriptorError, SafeText, Sha256Digest, Sourc
 
 use crate::{Fault, error::beginning};
 
-/// The bytes of a component that are what the descriptor promised. There is no other way to one than
-/// [`Catalogue::fetch`](crate::Catalogue::fetch). Cloning is cheap.
+/// The verified bytes of a component, as the descriptor promises. Only
+/// [`Catalogue::fetch`](crate::Catalogue::fetch) returns them. Cloning is cheap.
 #[derive(Clone)]
 pub struct VerifiedComponent {
     bytes: Bytes,
@@ -16,8 +16,9 @@ pub struct VerifiedComponent {
 }
 
 impl VerifiedComponent {
-    /// Holds what came against the descriptor. Catalogues of reTHINK answer with a source package, a JSON object that holds the code: it is
-    /// taken out if what came is not the code itself. `digest` is that of `bytes`.
+    /// Verifies the bytes against the descriptor. reTHINK's catalogues answer with a source
+    /// package, a JSON object that holds the code. It is unpacked if the bytes are not the code
+    /// itself. `digest` is the digest of `bytes`.
     pub(crate) fn verify(descriptor: &Descriptor, bytes: Bytes, digest: Sha256Digest) -> Result<Self, Fault> {
         let expected = descriptor.digest();
         let (bytes, digest) = match expected {
@@ -39,37 +40,38 @@ impl VerifiedComponent {
         Ok(Self { bytes, digest, pinned: expected.is_some(), stored: false })
     }
 
-    /// A component from the store, whose digest was calculated anew.
+    /// Returns a component from the store, whose digest was just calculated.
     pub(crate) fn from_store(bytes: Bytes, digest: Sha256Digest, pinned: bool) -> Self {
         Self { bytes, digest, pinned, stored: true }
     }
 
-    /// The component, shared.
+    /// Returns the component's bytes, shared.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The digest of [`Self::bytes`].
+    /// Returns the digest of [`Self::bytes`].
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         self.digest
     }
 
-    /// Whether the descriptor stated the digest. If not, the operator waived it, and the bytes are what the domain served.
+    /// Returns `true` if the descriptor stated the digest. Otherwise the operator waived it, and
+    /// the bytes are the ones that the domain served.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         self.pinned
     }
 
-    /// Whether it came from the store, without a download.
+    /// Returns `true` if the component came from the store, without a download.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.stored
     }
 }
 
-/// The code of a source package, if these bytes are one.
+/// Unpacks the code of a source package. Returns `None` if these bytes are not one.
 fn packaged(bytes: &[u8]) -> Result<Option<(Bytes, Sha256Digest)>, DescriptorError> {
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Ok(None);
@@ -84,7 +86,7 @@ fn packaged(bytes: &[u8]) -> Result<Option<(Bytes, Sha256Digest)>, DescriptorErr
     }
 }
 
-/// Returns a number of bytes as HTTP has it.
+/// Returns a number of bytes as the `u64` that HTTP uses.
 pub(crate) fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }

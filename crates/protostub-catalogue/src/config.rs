@@ -9,47 +9,48 @@ use protostub_types::{DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, Domain}
 
 use crate::{DownloadProgress, trust::TrustPolicy};
 
-/// What a [`Catalogue`](crate::Catalogue) may do, and for how long. [`Self::new`] gives the defaults.
+/// Settings of a [`Catalogue`](crate::Catalogue). [`Self::new`] gives the defaults.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CatalogueConfig {
-    /// The runtime's own domain, whose catalogue is asked for the stubs of domains that publish none.
+    /// The runtime's own domain. Its catalogue is asked for the stubs of domains that publish none.
     pub home: Domain,
-    /// Where components, copies of descriptors, domains' keys and accepted versions are kept, in the folders `components`, `descriptors`, `keys` and
-    /// `committed`. None keeps accepted versions and keys in memory, and nothing else. Any number
-    /// of processes may share it; they trust each other with the descriptors, so it has to be one
-    /// user's own.
+    /// Folder for components, copies of descriptors, domains' keys and accepted versions. They go
+    /// into its folders `components`, `descriptors`, `keys` and `committed`. With `None`, only
+    /// accepted versions and keys are kept, in memory. Several processes may share the folder. They
+    /// trust each other with the descriptors, so the folder must belong to a single user.
     pub cache_dir: Option<PathBuf>,
-    /// How much the components that are kept may be together, in bytes: 1 GiB. What was not used for the longest time goes first.
+    /// Maximum size of the stored components together, in bytes: 1 GiB. The component that was not
+    /// used for the longest time is removed first.
     pub max_store_bytes: u64,
-    /// The most accepted versions of stubs that are remembered: 16,384 in all, and 256 of one
-    /// registrable domain.
-    pub accepted_versions: Bounds,
-    /// The most key sets of domains that are kept: 1,024 in all, and 16 of one registrable
+    /// Maximum number of accepted versions of stubs: 16,384 in all, and 256 for each registrable
     /// domain.
+    pub accepted_versions: Bounds,
+    /// Maximum number of key sets of domains: 1,024 in all, and 16 for each registrable domain.
     pub key_sets: Bounds,
-    /// How long ago a domain may have confirmed its descriptor for the copy to be used while the domain cannot be reached: 30 days. Zero: such
-    /// copies are not used at all.
+    /// Maximum age of a copy of a descriptor, since the domain last confirmed it, for use while the
+    /// domain cannot be reached: 30 days. With zero, such copies are not used at all.
     pub max_offline_age: Duration,
-    /// Whether domains are asked over the network at all. Without it, only the sources that were added are asked.
+    /// Asks domains over the network. With `false`, only the added sources are asked. Default:
+    /// `true`.
     pub network: bool,
-    /// How large a descriptor may be, in bytes: 256 KiB. Code inside it counts.
+    /// Maximum size of a descriptor, in bytes: 256 KiB. Code inside the descriptor counts.
     pub max_descriptor_bytes: usize,
-    /// How large a component may be, in bytes: 64 MiB.
+    /// Maximum size of a component, in bytes: 64 MiB.
     pub max_component_bytes: usize,
-    /// The same, where it is another for a domain.
+    /// Size limits of single domains, where they differ from the ones for all.
     pub sizes: BTreeMap<Domain, Sizes>,
-    /// How long one URL may take to give a descriptor, with all retries: 15 s.
+    /// Timeout of one URL for a descriptor, with all retries: 15 s.
     pub descriptor_timeout: Duration,
-    /// How long a component may take, with all retries: 5 min.
+    /// Timeout of a component, with all retries: 5 min.
     pub component_timeout: Duration,
-    /// How long nothing at all may come before an attempt counts as failed: 10 s.
+    /// Timeout of an attempt that receives no data: 10 s.
     pub idle_timeout: Duration,
-    /// How often a failed attempt is repeated, if the fault may pass: 2 times. Counted anew after an attempt that brought 64 KiB of a download
-    /// which can be resumed.
+    /// Number of retries after a transient fault: 2. The count restarts after an attempt that
+    /// received at least 64 KiB of a download which can be resumed.
     pub retries: usize,
-    /// How long to wait before the first repetition, 200 ms; doubled for each further one, up to 2 s, and extended by chance to at most
-    /// twice as long.
+    /// Delay before the first retry: 200 ms. It doubles with each further retry, up to 2 s. A
+    /// random extension makes it at most twice as long.
     pub retry_delay: Duration,
     /// Asks domains that are loopback by their own name ([`Domain::is_loopback`]), over plain HTTP.
     /// Default: no.
@@ -57,52 +58,57 @@ pub struct CatalogueConfig {
     /// Domains that may be on this machine by any name, with the code that they serve themselves.
     /// Default: empty.
     pub loopback: BTreeSet<Domain>,
-    /// The domains that may be in private networks, and their code too. None.
+    /// Domains that may be in private networks, with the code that their descriptors name. Default:
+    /// empty.
     pub private: BTreeSet<Domain>,
-    /// Whether all domains are asked over plain HTTP instead of HTTPS: for laboratories without certificates. No.
+    /// Asks all domains over plain HTTP instead of HTTPS: for laboratories without certificates.
+    /// Default: no.
     pub allow_http: bool,
-    /// The domains whose stubs need no digest, as long as their code comes from the domain itself. None.
+    /// Domains whose stubs need no digest, as long as their code comes from the domain itself.
+    /// Default: empty.
     pub unpinned: BTreeSet<Domain>,
-    /// Whose signatures are trusted, and of whom they are required. Those that are there are verified by the domains' own keys.
+    /// Trusted signers, and the domains that must sign. Signatures that are present are verified by
+    /// the domains' own keys.
     pub trust: TrustPolicy,
-    /// Who is told how downloads of components go on. Nobody.
+    /// Receiver of the progress of component downloads. Default: `None`.
     pub progress: Option<Arc<dyn DownloadProgress>>,
 }
 
 /// Default of [`CatalogueConfig::max_offline_age`]: 30 days.
 pub const DEFAULT_MAX_OFFLINE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The number of records of trust state that are kept. A record gives way only to others of its own
-/// registrable domain. If there are as many as there may be in all, stubs of further domains are
-/// not deployed.
+/// Maximum number of records of trust state. A record is replaced only by another one of the same
+/// registrable domain. When the total is reached, stubs of further domains are not deployed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "records are counted in all and for each registrable domain")]
 pub struct Bounds {
-    /// The most in all.
+    /// Maximum in all.
     pub total: usize,
-    /// The most of one registrable domain. At least one is kept.
+    /// Maximum for each registrable domain. At least one record is kept.
     pub per_domain: usize,
 }
 
-/// How large what a domain publishes may be, where that is not what holds for all.
+/// Size limits of the documents of one domain, where they differ from the ones for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "there are a descriptor and a component, and nothing else")]
 pub struct Sizes {
-    /// Its descriptors, in bytes, in place of [`CatalogueConfig::max_descriptor_bytes`].
+    /// Maximum size of its descriptors, in bytes, in place of
+    /// [`CatalogueConfig::max_descriptor_bytes`].
     pub descriptor_bytes: Option<usize>,
-    /// The component of its stub, in bytes, in place of [`CatalogueConfig::max_component_bytes`].
+    /// Maximum size of its stub's component, in bytes, in place of
+    /// [`CatalogueConfig::max_component_bytes`].
     pub component_bytes: Option<usize>,
 }
 
 impl Bounds {
-    /// Default bounds of the accepted versions of stubs.
+    /// Default limits for the accepted versions of stubs.
     pub const ACCEPTED_VERSIONS: Self = Self { total: 16_384, per_domain: 256 };
-    /// Default bounds of the key sets that domains publish.
+    /// Default limits for the key sets that domains publish.
     pub const KEY_SETS: Self = Self { total: 1_024, per_domain: 16 };
 }
 
 impl CatalogueConfig {
-    /// Returns whether what a domain publishes may be on this machine.
+    /// Returns `true` if the documents of this domain may be on this machine.
     pub(crate) fn reaches_loopback(&self, domain: &Domain) -> bool {
         self.loopback.contains(domain) || (self.allow_loopback && domain.is_loopback())
     }
@@ -111,7 +117,7 @@ impl CatalogueConfig {
         self.sizes.get(domain).and_then(|sizes| sizes.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
     }
 
-    /// Of all domains.
+    /// Returns the largest limit of descriptors of all domains.
     pub(crate) fn most_descriptor_bytes(&self) -> usize {
         self.sizes.values().filter_map(|sizes| sizes.descriptor_bytes).fold(self.max_descriptor_bytes, usize::max)
     }
@@ -120,7 +126,7 @@ impl CatalogueConfig {
         self.sizes.get(domain).and_then(|sizes| sizes.component_bytes).unwrap_or(self.max_component_bytes)
     }
 
-    /// The defaults, for a runtime of this domain.
+    /// Returns the defaults, for a runtime of this domain.
     #[must_use]
     pub fn new(home: Domain) -> Self {
         Self {

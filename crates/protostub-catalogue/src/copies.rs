@@ -18,21 +18,24 @@ use crate::{
     source::Validators,
 };
 
-/// How many descriptors are kept, and how much they may be together, in bytes.
+/// Maximum number of descriptors in the folder, and their maximum size together, in bytes.
 const MAX_FILES: usize = 16_384;
 const MAX_FOLDER_BYTES: u64 = 64 * 1024 * 1024;
-/// For how long nothing is written down when a descriptor is confirmed that has to be confirmed each time: what is known of its age is that exact.
+/// Time for which confirmations are not written to disk, for a descriptor that must be confirmed
+/// each time. Its recorded age is exact to this time.
 const CONFIRMED_RECENTLY: Duration = Duration::from_secs(60);
 
-/// Of how many URLs is kept in memory what their files say, and how long those may be together, in bytes.
+/// Maximum number of URLs whose copies are kept in memory, and their maximum size together, in
+/// bytes.
 const MAX_RECENT: usize = 1024;
 const MAX_RECENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long the first line of a file may be, in bytes: URLs and validators.
+/// Maximum length of the first line of a file, in bytes. It holds URLs and validators.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// Copies of descriptors in the folder `descriptors`, each in a file that is named by the digest of its URL: a line of JSON about the copy, and
-/// then the descriptor as it came. Unlike components, they are believed, so the folder has to be the user's own.
+/// Copies of descriptors in the folder `descriptors`. Each is in a file that is named by the digest
+/// of its URL: a line of JSON about the copy, then the descriptor, verbatim. Copies are trusted,
+/// unlike components, so the folder must be the user's own.
 #[derive(Clone)]
 pub(crate) struct Copies {
     pool: Pool,
@@ -40,44 +43,45 @@ pub(crate) struct Copies {
     recent: Arc<Mutex<Recent>>,
 }
 
-/// What was read or written last, by URL. Another process that shares the folder may know more: this is good for asking whether a copy is still the
-/// one, and for what need not be asked, and for nothing else.
+/// The copies that were read or written last, by URL. Another process that shares the folder may
+/// have newer ones. So this state is used only to ask if a copy is still current, and for a copy
+/// that need not be confirmed yet.
 #[derive(Default)]
 struct Recent {
     by_url: HashMap<Url, Option<Copy>>,
-    /// Of the descriptors in it.
+    /// Size of the descriptors, in bytes.
     bytes: usize,
 }
 
-/// What is known of the descriptor at a URL.
+/// The known state of the descriptor at a URL.
 #[derive(Clone)]
 pub(crate) enum Copy {
-    /// It was this when it was last heard of.
+    /// The last descriptor that the domain sent or confirmed.
     Kept(Arc<Kept>),
-    /// There was one, and the domain has withdrawn it.
+    /// The domain had a descriptor, and withdrew it.
     Withdrawn,
 }
 
 /// A descriptor that the domain has sent before.
 #[derive(Clone)]
 pub(crate) struct Kept {
-    /// As it came.
+    /// The descriptor's JSON, verbatim.
     pub(crate) json: Bytes,
-    /// The same, read.
+    /// The parsed descriptor.
     pub(crate) descriptor: Descriptor,
-    /// Where it came from in the end.
+    /// The URL that it came from, after redirects.
     pub(crate) url: Url,
     pub(crate) validators: Validators,
-    /// When the domain last said that this is it.
+    /// Time when the domain last sent or confirmed the descriptor.
     pub(crate) confirmed: SystemTime,
-    /// For how long since then it may be used without asking.
+    /// Time from then on for which it may be used without asking.
     pub(crate) keep: Duration,
-    /// The digest of the code that came with it, where it states none itself.
+    /// The digest of the code that came with the descriptor, if the descriptor states none.
     pub(crate) component: Option<Sha256Digest>,
 }
 
 impl Copy {
-    /// None if it was withdrawn.
+    /// Returns the copy, or `None` if it was withdrawn.
     pub(crate) fn kept(&self) -> Option<&Kept> {
         match self {
             Self::Kept(kept) => Some(kept),
@@ -87,12 +91,13 @@ impl Copy {
 }
 
 impl Kept {
-    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
+    /// Returns the time since the domain confirmed the copy. Returns `None` if the clock was set
+    /// back since.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
         now.duration_since(self.confirmed).ok()
     }
 
-    /// Whether this says of a copy what `other` says, but that it was confirmed a moment earlier.
+    /// Returns `true` if `other` is the same copy, confirmed only a moment later.
     pub(crate) fn is_as_good_as(&self, other: &Self) -> bool {
         let passed = other.confirmed.duration_since(self.confirmed);
         self.keep.is_zero()
@@ -102,8 +107,8 @@ impl Kept {
                 == (&other.json, &other.url, &other.validators, other.component)
     }
 
-    /// How long ago the domain confirmed it, if it need not be asked yet. It has to be if the clock
-    /// was set back meanwhile.
+    /// Returns the time since the domain confirmed the copy, if the domain need not be asked yet.
+    /// Returns `None` if the clock was set back since: the domain must be asked.
     pub(crate) fn fresh(&self, now: SystemTime) -> Option<Duration> {
         self.age(now).filter(|age| *age < self.keep)
     }
@@ -112,9 +117,9 @@ impl Kept {
 /// The first line of a file.
 #[derive(Serialize, Deserialize)]
 struct FileHeader {
-    /// What was asked: the name of the file is its digest.
+    /// The URL that was asked. The name of the file is its digest.
     asked: String,
-    /// None if the descriptor was withdrawn.
+    /// `None` if the descriptor was withdrawn.
     copy: Option<CopyHeader>,
 }
 
@@ -126,7 +131,7 @@ struct CopyHeader {
     /// In seconds since the Unix epoch.
     confirmed: u64,
     keep_seconds: u64,
-    /// Of what follows after the line.
+    /// The digest of the rest of the file, after the line.
     sha256: Sha256Digest,
     component: Option<Sha256Digest>,
 }
@@ -137,7 +142,7 @@ impl Copies {
         Ok(Self { pool, max_descriptor_bytes, recent: Arc::default() })
     }
 
-    /// What this process knows of each of these URLs.
+    /// Returns the copies of these URLs that this process knows.
     pub(crate) async fn recall(&self, asked: &[Url]) -> Vec<Option<Copy>> {
         let recalled = {
             let recent = self.recent();
@@ -169,7 +174,7 @@ impl Copies {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        // Whatever it lacks is in the folder.
+        // A poisoned lock is safe: the folder has everything that this state lacks.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,15 +187,15 @@ impl Copies {
             },
             Err(error) => error.to_string(),
         };
-        tracing::warn!(url = %asked, problem, "the copy of a descriptor cannot be used, and the domain is asked for it");
+        tracing::warn!(url = %asked, problem, "the copy of the descriptor cannot be used; asking the domain for the descriptor");
         None
     }
 
-    /// Returns `true` if there is a copy of any of these, also one that cannot be used, or was
-    /// withdrawn: the domain has served a descriptor.
+    /// Returns `true` if any of these URLs has a copy, even an unusable or withdrawn one: then the
+    /// domain has served a descriptor.
     ///
     /// # Errors
-    /// If the folder cannot be looked into; with the file.
+    /// If the folder cannot be read. The error names the file.
     pub(crate) async fn any(&self, asked: &[Url]) -> Result<bool, (PathBuf, io::Error)> {
         let (pool, names) = (self.pool.clone(), asked.iter().map(name).collect::<Vec<_>>());
         let look = move || {
@@ -205,7 +210,7 @@ impl Copies {
         tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
     }
 
-    /// Keeps a copy in place of what is there. That it could not be kept is traced.
+    /// Stores a copy in place of the present one. A failure is only logged.
     pub(crate) async fn save(&self, asked: &Url, kept: &Kept) {
         let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let copy = CopyHeader {
@@ -222,7 +227,8 @@ impl Copies {
         }
     }
 
-    /// Remembers which code came with a descriptor that does not state its digest itself, as long as the descriptor stays the same.
+    /// Remembers the digest of the code that came with a descriptor without a digest, as long as
+    /// the descriptor is unchanged.
     pub(crate) async fn came_with(&self, asked: &Url, descriptor: &Descriptor, component: Sha256Digest) {
         if let Some(Copy::Kept(kept)) = self.load_one(asked).await
             && kept.descriptor == *descriptor
@@ -232,8 +238,7 @@ impl Copies {
         }
     }
 
-    /// Remembers that there was a descriptor, if there was, and is none any more. One that cannot
-    /// be read counts.
+    /// Marks an existing copy as withdrawn. A copy that cannot be read counts as one.
     pub(crate) async fn withdraw(&self, asked: &Url) {
         let was_there = match self.load_one(asked).await {
             Some(copy) => copy.kept().is_some(),
@@ -250,12 +255,12 @@ impl Copies {
         let (folder, name) = (self.pool.folder().clone(), name(asked));
         match tokio::task::spawn_blocking(move || folder.remove(&name)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, url = %asked, "the copy of a descriptor could not be removed"),
-            Err(error) => tracing::warn!(%error, url = %asked, "the copy of a descriptor could not be removed"),
+            Ok(Err(error)) => tracing::warn!(%error, url = %asked, "failed to remove the copy of the descriptor"),
+            Err(error) => tracing::warn!(%error, url = %asked, "failed to remove the copy of the descriptor"),
         }
     }
 
-    /// Whether it is written.
+    /// Writes a file. Returns `true` on success.
     async fn write(&self, asked: &Url, copy: Option<CopyHeader>, json: Bytes) -> bool {
         let (pool, asked) = (self.pool.clone(), asked.clone());
         let write = move || {
@@ -268,16 +273,17 @@ impl Copies {
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => {
-                tracing::warn!(%error, folder = %self.pool.folder().path().display(), "the copy of a descriptor could not be kept");
+                tracing::warn!(%error, folder = %self.pool.folder().path().display(), "failed to store the copy of a descriptor");
             }
-            Err(error) => tracing::warn!(%error, "the copy of a descriptor could not be kept"),
+            Err(error) => tracing::warn!(%error, "failed to store the copy of a descriptor"),
         }
         false
     }
 }
 
 impl Recent {
-    /// When it is full, all is forgotten: it is read again.
+    /// Stores a copy in memory. A full memory is cleared completely, and later read from the folder
+    /// again.
     fn put(&mut self, asked: &Url, copy: Option<Copy>) {
         let bytes = |copy: &Option<Copy>| copy.as_ref().and_then(Copy::kept).map_or(0, |kept| kept.json.len());
         self.bytes += bytes(&copy);
@@ -291,7 +297,7 @@ impl Recent {
     }
 }
 
-/// A copy is charged to the domain that was asked for it.
+/// Returns the file name of a copy, which counts for the domain that was asked.
 fn name(asked: &Url) -> Name {
     let host = asked.host_str().unwrap_or_default();
     let owner = Domain::parse(host).map_or_else(|_| host.to_owned(), |domain| domain.registrable());
@@ -299,19 +305,19 @@ fn name(asked: &Url) -> Name {
 }
 
 fn parse(file: Bytes, asked: &Url) -> Result<Copy, String> {
-    let end = file.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
+    let end = file.iter().position(|byte| *byte == b'\n').ok_or("the file has no first line")?;
     let header: FileHeader = serde_json::from_slice(&file[..end]).map_err(|error| error.to_string())?;
     if header.asked != asked.as_str() {
-        return Err("it is of another URL".to_owned());
+        return Err("the copy is of another URL".to_owned());
     }
     let Some(copy) = header.copy else { return Ok(Copy::Withdrawn) };
     let json = file.slice(end + 1..);
     if Sha256Digest::of(&json) != copy.sha256 {
-        return Err("it is damaged".to_owned());
+        return Err("the file is damaged".to_owned());
     }
     let descriptor = Descriptor::parse(&json).map_err(|error| error.to_string())?;
     descriptor.check_deployable().map_err(|error| error.to_string())?;
-    let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(copy.confirmed)).ok_or("its time is none")?;
+    let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(copy.confirmed)).ok_or("its time is out of range")?;
     Ok(Copy::Kept(Arc::new(Kept {
         json,
         descriptor,

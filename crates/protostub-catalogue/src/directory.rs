@@ -12,18 +12,19 @@ use url::Url;
 
 use crate::{Document, Fault, Request, Source, Subject};
 
-/// How much of a file is read at a time, in bytes.
+/// Number of bytes that are read of a file at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Stubs in a folder that is laid out like the web servers of their domains:
+/// Stubs in a folder with the layout of their domains' web servers:
 ///
 /// ```text
-/// <folder>/sp1.example/.well-known/protostub/default          the descriptor; `default.json` is found too
-/// <folder>/sp1.example/.well-known/protostub/echo.wasm        its code, for a sourcePackageURL of `echo.wasm`
+/// <folder>/sp1.example/.well-known/protostub/default      the descriptor, or `default.json`
+/// <folder>/sp1.example/.well-known/protostub/echo.wasm    code for the URL `echo.wasm`
 /// ```
 ///
-/// A folder that is one domain's alone ([`Self::of_domain`]) begins with `.well-known`. Files are read whenever they are asked for, so they
-/// may be replaced at any time; the folder is trusted like the program itself, symbolic links included.
+/// The folder of a single domain ([`Self::of_domain`]) begins with `.well-known`. Files are read on
+/// each request, so they may be replaced at any time. The folder is trusted like the program
+/// itself, including symbolic links.
 #[derive(Debug, Clone)]
 pub struct DirectorySource {
     folder: PathBuf,
@@ -31,17 +32,18 @@ pub struct DirectorySource {
 }
 
 impl DirectorySource {
-    /// A folder with a folder for each domain, named like it: `sp1.example`, `127.0.0.1:8080`.
+    /// Returns a source with one folder for each domain, named like the domain: `sp1.example`,
+    /// `127.0.0.1:8080`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), domain: None }
     }
 
-    /// The folder of one domain.
+    /// Returns a source with the folder of one domain.
     pub fn of_domain(domain: Domain, folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), domain: Some(domain) }
     }
 
-    /// The file that a URL stands for. None if this folder cannot have it: it is another host's.
+    /// Returns the file of a URL, or `None` if the URL is another host's.
     fn file(&self, request: &Request<'_>) -> Option<PathBuf> {
         let mut path = self.folder.clone();
         match &self.domain {
@@ -59,19 +61,21 @@ impl DirectorySource {
     }
 }
 
-/// Whether the URL is on the domain's own host and port.
+/// Returns `true` if the URL is on the domain's own host and port.
 fn is_of(url: &Url, domain: &Domain) -> bool {
     Url::parse(&format!("{}://{domain}/", url.scheme())).is_ok_and(|own| own.origin() == url.origin())
 }
 
-/// A segment of a URL's path as the name of a file. None if it could lead out of the folder, or to nothing.
+/// Converts a segment of a URL's path to a file name. Returns `None` if it could lead out of the
+/// folder, or is empty.
 fn file_name(segment: &str) -> Option<String> {
     let name = percent_decoded(segment)?;
     let is_harmless = !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\\', '\0']);
     is_harmless.then_some(name)
 }
 
-/// A segment without its percent-encoding (RFC 3986, section 2.1). None if it is not UTF-8.
+/// Decodes a percent-encoded segment (RFC 3986, section 2.1). Returns `None` if the result is not
+/// UTF-8.
 fn percent_decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
@@ -142,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_segment_leads_out() {
+    fn path_segment_cannot_lead_out() {
         for (segment, expected) in [
             ("default", Some("default")),
             ("a%20b", Some("a b")),

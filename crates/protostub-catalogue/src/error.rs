@@ -4,34 +4,35 @@ use protostub_types::{DescriptorError, Domain, SafeText, Sha256Digest};
 
 use crate::{TrustStateError, trust::SignatureError};
 
-/// What is asked for.
+/// The kind of document in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Subject {
-    /// Steps 4 and 5.
+    /// A descriptor: steps 4 and 5.
     Descriptor,
-    /// Steps 6 and 7.
+    /// A component: steps 6 and 7.
     Component,
-    /// The keys that a domain's signatures are verified by: a JSON Web Key Set.
+    /// The keys that verify a domain's signatures: a JSON Web Key Set.
     Keys,
 }
 
-/// One URL that was asked in vain.
+/// One URL without success.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// What was asked.
+    /// The URL.
     pub url: SafeText,
-    /// What came.
+    /// The fault there.
     pub fault: Fault,
 }
 
-/// Why a stub's descriptor or component could not be had. The text is complete: all that was asked, what came, and what to do.
+/// Failure to get a stub's descriptor or component. The text is complete: all URLs that were asked,
+/// the faults there, and what to do.
 #[derive(Debug)]
 pub struct CatalogueError {
     subject: Subject,
     domain: Domain,
-    /// In the order asked, never empty; the last one decides.
+    /// The earlier attempts, in the order asked. `last` decides.
     attempts: Vec<Attempt>,
     last: Attempt,
 }
@@ -56,140 +57,140 @@ pub enum CatalogueErrorKind {
     Source,
 }
 
-/// What came instead of what was asked for.
+/// A fault that came in place of the document.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// The name service knows no such host.
     #[error("there is no host `{host}`")]
     NoSuchHost {
-        /// As it stands in the URL.
+        /// The host as written in the URL.
         host: SafeText,
     },
-    /// There is nothing there, and the other side says so.
+    /// The other side reports that the document does not exist.
     #[error("not found ({answer})")]
     NotFound {
-        /// The other side's words.
+        /// The words of the other side.
         answer: SafeText,
     },
     /// The server answered with a status that is neither success nor "not found".
     #[error("the server answered {status}{}; see its log", Quoted(": ", .beginning))]
     Status {
-        /// RFC 9110, section 15.
+        /// The status code (RFC 9110, section 15).
         status: u16,
-        /// The first characters of its explanation; may be empty.
+        /// The first characters of the server's explanation. May be empty.
         beginning: SafeText,
-        /// For how long it wants to be left alone, if it says so in seconds (`Retry-After`).
+        /// The `Retry-After` of the server, if it is in seconds.
         retry_after: Option<Duration>,
     },
-    /// The server wants to be asked elsewhere, and that is not done.
-    #[error("the server redirects, and that is not followed: {reason}; publish it at this URL itself")]
+    /// The server answered with a redirect that is not followed.
+    #[error("the server redirects, and the redirect is not followed: {reason}; publish the document at this URL itself")]
     Redirect {
-        /// Where to, and the rule against it.
+        /// The target, and the rule against it.
         reason: SafeText,
     },
-    /// The operator's policy, or the default one, forbids to ask there.
+    /// The operator's policy, or the default one, forbids this request.
     #[error("not allowed: {reason}")]
     Refused {
         /// The rule, and who can change it.
         reason: SafeText,
     },
-    /// No connection came about.
+    /// The connection failed.
     #[error("no connection: {reason}")]
     Unreachable {
-        /// What the network says.
+        /// The network's error.
         reason: SafeText,
     },
-    /// The server could not prove who it is, or does not speak TLS.
+    /// The server could not prove its identity, or does not speak TLS.
     #[error("no secure connection: {reason}; the server's certificate has to be valid for this host")]
     Tls {
-        /// What is wrong with it.
+        /// The error of the TLS connection.
         reason: SafeText,
     },
-    /// It took too long.
+    /// The request timed out.
     #[error("timed out after {limit:?} {phase}; the server is overloaded or the connection slow")]
     TimedOut {
         /// The limit that was exceeded.
         limit: Duration,
-        /// "waiting for an answer", say.
+        /// The phase, such as "waiting for an answer".
         phase: &'static str,
     },
-    /// It is larger than the operator allows.
+    /// The document is larger than the operator allows.
     #[error("larger than the limit of {limit} bytes{}; raise `{setting}` if that is intended", Stated(.stated))]
     TooLarge {
-        /// In bytes.
+        /// The limit, in bytes.
         limit: usize,
-        /// What the server, or the descriptor, says how large it is.
+        /// The size that the server, or the descriptor, states.
         stated: Option<u64>,
-        /// Key of the limit in a settings file.
+        /// The key of the limit in a settings file.
         setting: &'static str,
     },
-    /// The connection broke before everything had come.
+    /// The connection ended before the whole document was received.
     #[error("the connection ended after {received}{} bytes: {reason}", Of(.stated))]
     Truncated {
-        /// How many bytes came.
+        /// Number of bytes received.
         received: u64,
-        /// How many were promised.
+        /// Number of bytes stated.
         stated: Option<u64>,
-        /// What the network says.
+        /// The network's error.
         reason: SafeText,
     },
-    /// The server compressed what was not to be compressed.
-    #[error("the server sent it encoded as `{encoding}` without being asked to; turn that off for this URL")]
+    /// The server compressed a document that it must not compress.
+    #[error("the server sent the document encoded as `{encoding}` without being asked to; turn that off for this URL")]
     Encoded {
-        /// The `content-encoding`.
+        /// The value of `content-encoding`.
         encoding: SafeText,
     },
-    /// Something else than JSON, a web page mostly.
+    /// The answer is not JSON, but mostly a web page.
     #[error(
         "{what} came instead of JSON{}; the server has to answer with the descriptor, or with 404",
         Quoted(", beginning with ", .beginning)
     )]
     NotJson {
-        /// `a web page (text/html)`, say.
+        /// A description such as `a web page (text/html)`.
         what: SafeText,
-        /// The first characters; may be empty.
+        /// The first characters of the answer. May be empty.
         beginning: SafeText,
     },
-    /// JSON, but no descriptor, or none that can be deployed.
+    /// The answer is JSON, but not a descriptor, or one that cannot be deployed.
     #[error("the descriptor is faulty: {0}")]
     Descriptor(#[from] DescriptorError),
-    /// The descriptor does not state a digest, but has to.
+    /// The descriptor states no digest, and needs one.
     #[error("the descriptor states no digest ($.sourcePackage.sha256): {reason}")]
     NoDigest {
-        /// Why it has to, and who can waive it.
+        /// Why the digest is needed, and who can waive it.
         reason: SafeText,
     },
-    /// The descriptor, or the component, is not released by whom it should be.
+    /// The descriptor, or the component, was not released by a trusted signer.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// This machine's trust state of the domain cannot be used.
+    /// The trust state of the domain on this machine cannot be used.
     #[error(transparent)]
     TrustState(#[from] TrustStateError),
-    /// The code is not the one that the descriptor names.
+    /// The digest of the code differs from the one in the descriptor.
     #[error(
         "the descriptor promises the digest {expected}, and {received} bytes with the digest {actual} came{}; \
          publish descriptor and code together",
         Quoted(", beginning with ", .beginning)
     )]
     WrongDigest {
-        /// What the descriptor says.
+        /// The digest in the descriptor.
         expected: Sha256Digest,
-        /// What was calculated.
+        /// The digest of the code.
         actual: Sha256Digest,
-        /// How many bytes came.
+        /// Number of bytes received.
         received: u64,
-        /// The first characters if it is a text, a web page say; else empty.
+        /// The first characters if the code is a text, such as a web page; otherwise empty.
         beginning: SafeText,
     },
-    /// The code is not as long as the descriptor says.
+    /// The size of the code differs from the one in the descriptor.
     #[error(
         "the descriptor promises {expected} bytes ($.sourcePackage.size), and {received} came; publish descriptor and code together"
     )]
     WrongSize {
-        /// What the descriptor says, in bytes.
+        /// The size in the descriptor, in bytes.
         expected: u64,
-        /// What came, in bytes.
+        /// The size of the code, in bytes.
         received: u64,
     },
     /// A source of the embedder failed.
@@ -198,7 +199,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Its class.
+    /// Returns the class of the fault.
     #[must_use]
     pub fn kind(&self) -> CatalogueErrorKind {
         use CatalogueErrorKind as Kind;
@@ -214,13 +215,15 @@ impl Fault {
         }
     }
 
-    /// Whether there is nothing there, for certain: the domain does not exist, or says that it has no such thing.
+    /// Returns `true` if the document certainly does not exist: the domain does not exist, or
+    /// reports that it has no such document.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NoSuchHost { .. } | Self::NotFound { .. })
     }
 
-    /// Whether nobody could be asked, or nobody was able to answer. A name that does not exist counts: some systems say so when they are offline.
+    /// Returns `true` if the server could not be reached, or was not able to answer. A name that
+    /// does not exist counts: some systems report that when they are offline.
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500 || self.is_retryable(),
@@ -228,7 +231,7 @@ impl Fault {
         }
     }
 
-    /// Whether the same may succeed in a while, with nothing changed by anybody.
+    /// Returns `true` if the same request may succeed later without any change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -244,13 +247,13 @@ impl CatalogueError {
         Self { subject, domain, attempts, last }
     }
 
-    /// What was wanted.
+    /// Returns the kind of document.
     #[must_use]
     pub fn subject(&self) -> Subject {
         self.subject
     }
 
-    /// Whose stub it is.
+    /// Returns the domain of the stub.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         &self.domain
@@ -262,31 +265,32 @@ impl CatalogueError {
         self.fault().kind()
     }
 
-    /// The URL at which the search ended.
+    /// Returns the URL at which the search ended.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.last.url
     }
 
-    /// What came from [`Self::url`].
+    /// Returns the fault at [`Self::url`].
     #[must_use]
     pub fn fault(&self) -> &Fault {
         &self.last.fault
     }
 
-    /// What was asked before [`Self::url`], in this order.
+    /// Returns the attempts before [`Self::url`], in order.
     #[must_use]
     pub fn earlier(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    /// Whether nobody publishes such a stub, for certain. A component that is not where its descriptor says is another matter.
+    /// Returns `true` if certainly no domain publishes such a stub. Returns `false` for a component
+    /// that is missing at the URL in its descriptor.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.subject == Subject::Descriptor && self.fault().is_not_found()
     }
 
-    /// Whether a later try may succeed with nothing changed by anybody.
+    /// Returns `true` if the same request may succeed later without any change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.fault().is_retryable()
@@ -331,7 +335,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A text in back-ticks with something before it; nothing if it is empty.
+/// A text in back-ticks after an introduction. Writes nothing if the text is empty.
 struct Quoted<'a>(&'static str, &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -340,7 +344,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A stated size, if there is one.
+/// A stated size, if known.
 struct Stated<'a>(&'a Option<u64>);
 
 impl fmt::Display for Stated<'_> {
@@ -349,7 +353,7 @@ impl fmt::Display for Stated<'_> {
     }
 }
 
-/// How many it should have been, if that is known.
+/// The stated number of bytes after the received one, if known.
 struct Of<'a>(&'a Option<u64>);
 
 impl fmt::Display for Of<'_> {
@@ -358,7 +362,7 @@ impl fmt::Display for Of<'_> {
     }
 }
 
-/// Returns the first characters of what came: at most 80 bytes. White space becomes one space.
+/// Returns the first characters of an answer, at most 80 bytes. White space becomes one space.
 pub(crate) fn beginning(bytes: &[u8]) -> SafeText {
     const SHOWN_BYTES: usize = 80;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_BYTES)]);

@@ -12,33 +12,34 @@ use tempfile::NamedTempFile;
 
 use crate::StoreError;
 
-/// What the names of files begin with that are still being written.
+/// Prefix of the names of files that are still being written.
 const PARTIAL: &str = ".partial-";
-/// How old such a file has to be to count as left behind by a process that died.
+/// Age from which such a file counts as left behind by a process that died.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long ago a file was used that need not be marked as used once more.
+/// Time after a use in which the file is not marked as used again.
 const USED_LATELY: Duration = Duration::from_secs(60 * 60);
 
-/// Which part of a full folder is cleared at once; and which part of it is written before it is looked at again.
+/// Divisor of a folder's limits: the part of a full folder that is cleared at once, and the part
+/// that is written before the folder is counted again.
 const SPARE: usize = 8;
 
-/// The share of a full folder up to which the files of one registrable domain are spared: an
-/// eighth.
+/// Divisor of a folder's limits: the files of one registrable domain are spared up to this share,
+/// an eighth.
 const SHARES: usize = 8;
 
-/// A folder of files that appear whole or not at all, and are replaced but never changed: any
-/// number of processes may share it.
+/// A folder whose files appear whole or not at all, and are replaced but never changed. Any number
+/// of processes may share the folder.
 ///
-/// Everything here blocks.
+/// All methods block.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// A folder that is bounded in count and bytes. Of the files of registrable domains that hold more
-/// than their share, the one that was not used for the longest time goes first; then of all files.
-/// So one domain pushes out an eighth of the others' files at most.
+/// A folder with a limit on files and bytes. Files of registrable domains that hold more than their
+/// share are removed first. Among them, and then among all files, the one that was not used for the
+/// longest time goes first. So one domain displaces at most an eighth of the other domains' files.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     folder: Folder,
@@ -47,16 +48,16 @@ pub(crate) struct Pool {
     room: Arc<Mutex<Room>>,
 }
 
-/// The name of a file: a digest of its subject, and the registrable domain to which the file is
-/// charged.
+/// The name of a file: a digest of its subject, and the registrable domain that the file counts
+/// for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Name {
     subject: Sha256Digest,
-    /// Half of the digest of the registrable domain, in hexadecimal.
+    /// The first half of the digest of the registrable domain, in hexadecimal.
     owner: String,
 }
 
-/// The hexadecimal digits of an owner in a name.
+/// Number of hexadecimal digits of the owner in a name.
 const OWNER_DIGITS: usize = 32;
 
 impl Name {
@@ -70,21 +71,21 @@ impl Name {
         format!("{}.{}", self.subject, self.owner)
     }
 
-    /// The name that earlier versions gave to the file.
+    /// Returns the name that earlier versions gave to the file.
     fn without_owner(&self) -> String {
         self.subject.to_string()
     }
 }
 
-/// The owner in the name of a file; nothing in a name of an earlier version.
+/// Returns the owner in the name of a file. Empty for a name of an earlier version.
 fn owner(file: &str) -> &str {
     file.split_once('.').map_or("", |(_, owner)| owner)
 }
 
-/// What a file was when it was read: which one it is, and when it was touched last, which nobody can set.
+/// The identity of a file when it was read, and its last change, which no program can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// The device, and the number on it.
+    /// The device, and the file's number on it.
     file: (u64, u64),
     /// Seconds and nanoseconds since the Unix epoch.
     changed: (i64, i64),
@@ -92,7 +93,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// None where the system does not tell.
+    /// Returns `None` if the system provides no such data.
     #[cfg(unix)]
     fn of(metadata: &fs::Metadata) -> Option<Self> {
         use std::os::unix::fs::MetadataExt as _;
@@ -106,7 +107,8 @@ impl Stamp {
     }
 }
 
-/// How much may be written before it is looked at how much there is: not after every file, since that takes the longer the more there are.
+/// The files and bytes that may be written before the folder is counted again. Counting after every
+/// write would take longer the more files there are.
 #[derive(Debug, Default)]
 struct Room {
     files: usize,
@@ -114,12 +116,12 @@ struct Room {
 }
 
 impl Folder {
-    /// Makes the folder, and removes what processes that died have left there.
+    /// Creates the folder, and removes partial files of processes that died.
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
         create_private(&path).map_err(|source| StoreError { path: path.clone(), source })?;
         let folder = Self { path };
         if let Err(error) = folder.remove_abandoned(SystemTime::now()) {
-            tracing::debug!(%error, folder = %folder.path.display(), "could not look for abandoned files");
+            tracing::debug!(%error, folder = %folder.path.display(), "failed to look for files of processes that died");
         }
         Ok(folder)
     }
@@ -128,31 +130,32 @@ impl Folder {
         &self.path
     }
 
-    /// The path of a file, as it is written.
+    /// Returns the path to which a file is written.
     pub(crate) fn path_of(&self, name: &Name) -> PathBuf {
         self.path.join(name.file())
     }
 
-    /// Both paths that a file may have.
+    /// Returns both paths at which a file may be found.
     fn paths_of(&self, name: &Name) -> [PathBuf; 2] {
         [self.path_of(name), self.path.join(name.without_owner())]
     }
 
-    /// A file, whole, unless it is longer. None if there is none. It counts as used.
+    /// Reads a whole file, and marks the file as used. Returns `None` if it does not exist; fails
+    /// if it is longer than `max_bytes`.
     pub(crate) fn read(&self, name: &Name, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
         self.open_used(name)?.map(|file| read_at_most(file, max_bytes)).transpose()
     }
 
-    /// The same, with what tells it from any other that takes its place.
+    /// Does the same. Also returns the stamp that tells the file from any replacement.
     pub(crate) fn read_stamped(&self, name: &Name, max_bytes: usize) -> io::Result<Option<(Vec<u8>, Option<Stamp>)>> {
         let Some(file) = self.open_used(name)? else { return Ok(None) };
-        // Before it is read: if it is changed meanwhile, it is not the one that was stamped.
+        // Taken before reading: if the file is changed meanwhile, the stamp no longer matches.
         let stamp = Stamp::of(&file.metadata()?);
         Ok(Some((read_at_most(file, max_bytes)?, stamp)))
     }
 
-    /// Whether a file is still the one with this stamp, and need not be read to count as used. One look at what the system knows of it, which takes less
-    /// than waking a thread for it would.
+    /// Returns `true` if a file still has this stamp and was marked as used lately, so that it need
+    /// not be read. This is one `stat` call, which is cheaper than waking a thread.
     pub(crate) fn is_still(&self, name: &Name, stamp: &Stamp) -> bool {
         let now = fs::symlink_metadata(self.path_of(name));
         now.is_ok_and(|now| {
@@ -161,7 +164,7 @@ impl Folder {
         })
     }
 
-    /// Returns `true` if there is a file, or anything else in its place. Takes no descriptor.
+    /// Returns `true` if there is a file, or anything else in its place. Opens no file descriptor.
     pub(crate) fn has(&self, name: &Name) -> io::Result<bool> {
         for path in self.paths_of(name) {
             match fs::symlink_metadata(path) {
@@ -177,7 +180,8 @@ impl Folder {
         for path in self.paths_of(name) {
             match fs::File::open(path) {
                 Ok(file) => {
-                    // Whoever may only read, reads: then others decide what goes first.
+                    // A process that may only read still reads. Then other processes decide the
+                    // order of removal.
                     let _ = file.set_modified(SystemTime::now());
                     return Ok(Some(file));
                 }
@@ -193,15 +197,15 @@ impl Folder {
         self.place(self.stage(bytes)?, name)
     }
 
-    /// Writes a file that has no name yet. Dropped, it is gone.
+    /// Writes a file without a name. Dropping the file removes it.
     pub(crate) fn stage(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
         let file = self.draft(bytes)?;
-        // Otherwise a crash of the machine may leave the name and not the content.
+        // After a crash of the machine there could otherwise be the name without the content.
         file.as_file().sync_data()?;
         Ok(file)
     }
 
-    /// The same, without waiting until it is on the disk. Makes the folder if it was removed.
+    /// Does the same, without waiting for the disk. Creates the folder if it was removed.
     pub(crate) fn draft(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
         let make = || tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.path);
         let mut file = match make() {
@@ -215,27 +219,27 @@ impl Folder {
         Ok(file)
     }
 
-    /// Gives a file its name, in place of whichever had it.
+    /// Gives a file its name, and replaces the file that had the name.
     pub(crate) fn place(&self, file: NamedTempFile, name: &Name) -> io::Result<()> {
         let [path, before] = self.paths_of(name);
         file.persist(path)?;
         remove(&before)
     }
 
-    /// Has the system keep the names that files were given, also if the machine crashes.
+    /// Makes the names of the files durable, also after a crash of the machine.
     pub(crate) fn sync(&self) -> io::Result<()> {
         #[cfg(unix)]
         fs::File::open(&self.path)?.sync_all()?;
         Ok(())
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     pub(crate) fn remove(&self, name: &Name) -> io::Result<()> {
         self.paths_of(name).iter().try_for_each(|path| remove(path))
     }
 
-    /// Counts the files, and lists those of the owner of this one, the one first that
-    /// was not used for the longest time.
+    /// Counts the files, and lists those of the same owner. The file that was not used for the
+    /// longest time is first.
     pub(crate) fn beside(&self, name: &Name) -> io::Result<(usize, Vec<PathBuf>)> {
         let (mut all, mut own) = (0, Vec::new());
         let entries = match fs::read_dir(&self.path) {
@@ -271,7 +275,7 @@ impl Folder {
 }
 
 impl Pool {
-    /// Makes the folder, and removes what processes that died have left there.
+    /// Creates the folder, and removes partial files of processes that died.
     pub(crate) fn open(path: PathBuf, max_files: usize, max_bytes: u64) -> Result<Self, StoreError> {
         Ok(Self { folder: Folder::open(path)?, max_files, max_bytes, room: Arc::default() })
     }
@@ -280,7 +284,7 @@ impl Pool {
         &self.folder
     }
 
-    /// Writes, or replaces, a file. Others are removed if they are too many now.
+    /// Writes, or replaces, a file. Removes other files if the limits are exceeded.
     pub(crate) fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
         self.folder.write(name, bytes)?;
         let length = bytes.len() as u64;
@@ -294,7 +298,7 @@ impl Pool {
         self.make_room(&name.file())
     }
 
-    /// A file with this subject, whichever domain it is charged to, with its name.
+    /// Reads the file with this subject, of any domain. Also returns its name.
     pub(crate) fn read_any(&self, name: &Name, max_bytes: usize) -> io::Result<Option<(Name, Vec<u8>)>> {
         let read = |name: Name| Ok(self.folder.read(&name, max_bytes)?.map(|bytes| (name, bytes)));
         if let Some(own) = read(name.clone())? {
@@ -317,18 +321,19 @@ impl Pool {
     }
 
     fn room(&self) -> MutexGuard<'_, Room> {
-        // Two numbers, whole after every statement.
+        // A poisoned lock is safe: both numbers are valid after every statement.
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes files until no more are left than may be, but not this one; and if there were too many, some more, so that this is not due again
-    /// with the next one. Of what is free then, other processes get their share.
+    /// Removes files, except `kept`, until the limits hold. If they were exceeded, an eighth more
+    /// is removed, so that the next write does not clear again. Other processes get their share of
+    /// the free room.
     fn make_room(&self, kept: &str) -> io::Result<()> {
         let path = &self.folder.path;
         let (mut files, mut held) = (Vec::new(), HashMap::<String, (usize, u64)>::new());
         for entry in fs::read_dir(path)? {
             let entry = entry?;
-            // One that another process has just removed counts no more.
+            // Another process has just removed this file, so it does not count.
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_file() && !is_partial(&entry) {
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -353,7 +358,7 @@ impl Pool {
                 if is_enough || is_spared || name == kept {
                     return true;
                 }
-                tracing::debug!(folder = %path.display(), file = name, "removing what was not used for long");
+                tracing::debug!(folder = %path.display(), file = name, "removing a file that was not used for long");
                 let _ = fs::remove_file(path.join(name));
                 (count, bytes) = (count - 1, bytes - length);
                 *share = (share.0 - 1, share.1 - length);
@@ -377,21 +382,21 @@ fn is_partial(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(PARTIAL)
 }
 
-/// Reads a file whole, unless it is longer.
+/// Reads a whole file. Fails if it is longer than `max_bytes`.
 fn read_at_most(file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
-    // Without that it would be read in pieces, from 32 bytes on.
+    // Without this capacity the file would be read in pieces, from 32 bytes on.
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     let mut bytes = Vec::with_capacity(length.min(max_bytes).saturating_add(1));
     io::Read::read_to_end(&mut io::Read::take(file, limit.saturating_add(1)), &mut bytes)?;
     if bytes.len() > max_bytes {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {max_bytes} bytes")));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("the file is larger than {max_bytes} bytes")));
     }
     Ok(bytes)
 }
 
-/// Makes a folder that only the user who runs this can write to. One that exists becomes that, if
-/// it is the user's own.
+/// Creates a folder that only the current user can write to. An existing folder is restricted
+/// likewise, if it belongs to this user.
 fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -404,7 +409,7 @@ fn create_private(folder: &Path) -> io::Result<()> {
         let metadata = fs::metadata(folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other(format!(
-                "it belongs to another user ({}): remove it, or choose another one",
+                "the folder belongs to another user ({}); remove it, or choose another one",
                 metadata.uid()
             )));
         }
@@ -429,7 +434,7 @@ mod tests {
         Name::new(Sha256Digest::of(subject.as_bytes()), domain)
     }
 
-    /// Writes a file of this domain that was used so long ago.
+    /// Writes a file of this domain, last used `seconds_ago`.
     fn write(pool: &Pool, name: &Name, bytes: &[u8], seconds_ago: u64) {
         let path = pool.folder().path_of(name);
         fs::write(&path, bytes).unwrap();
@@ -437,7 +442,7 @@ mod tests {
         file.set_modified(SystemTime::now() - Duration::from_secs(seconds_ago)).unwrap();
     }
 
-    /// Which of these subjects have a file.
+    /// Returns the subjects that have a file.
     fn there<'a>(pool: &Pool, subjects: &[&'a str], domain: &str) -> Vec<&'a str> {
         subjects.iter().copied().filter(|subject| pool.folder().has(&name(subject, domain)).unwrap()).collect()
     }
@@ -449,7 +454,7 @@ mod tests {
     const A: &str = "a.example";
 
     #[test]
-    fn what_died_halfway_is_removed_in_time() {
+    fn abandoned_partial_file_is_removed_after_a_day() {
         let (_dir, pool) = pool(9, 99);
         let path = pool.folder().path();
         fs::write(path.join(format!("{PARTIAL}1")), b"x").unwrap();
@@ -461,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_the_longest_time_goes_first() {
+    fn full_pool_removes_least_recently_used_file_first() {
         let (_dir, pool) = pool(3, 1000);
         write(&pool, &name("a", A), b"1", 40);
         write(&pool, &name("b", A), b"2", 30);
@@ -475,7 +480,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_was_used_lately_need_not_be_read_to_be_known() {
+    fn stamp_of_recently_used_file_matches_until_it_changes() {
         let (_dir, pool) = pool(9, 99);
         let (folder, a) = (pool.folder(), name("a", A));
         folder.write(&a, b"1").unwrap();
@@ -483,31 +488,31 @@ mod tests {
         let first = stamp();
         assert!(folder.is_still(&a, &first));
         folder.write(&a, b"2").unwrap();
-        assert!(!folder.is_still(&a, &first), "it is another file");
+        assert!(!folder.is_still(&a, &first), "the file was replaced");
         let second = stamp();
         assert!(folder.is_still(&a, &second));
         let file = fs::File::options().write(true).open(folder.path_of(&a)).unwrap();
         file.set_modified(SystemTime::now() - USED_LATELY * 2).unwrap();
         let old = Stamp::of(&file.metadata().unwrap()).unwrap();
-        assert!(!folder.is_still(&a, &old), "it has to be marked as used once more");
+        assert!(!folder.is_still(&a, &old), "the file has to be marked as used again");
         assert!(!folder.is_still(&a, &second));
         folder.remove(&a).unwrap();
         assert!(!folder.is_still(&a, &second));
     }
 
     #[test]
-    fn a_folder_that_is_full_is_cleared_by_a_part_of_it() {
+    fn full_pool_clears_a_part_and_keeps_the_new_file() {
         let (_dir, pool) = pool(16, 1000);
         for n in 0..100 {
             let last = name(&n.to_string(), A);
             pool.write(&last, b"1").unwrap();
             assert!(count(&pool) <= 18);
-            assert!(pool.folder().has(&last).unwrap(), "what was just written stays");
+            assert!(pool.folder().has(&last).unwrap(), "the file just written stays");
         }
     }
 
     #[test]
-    fn bytes_are_counted_and_what_was_just_written_stays() {
+    fn pool_over_its_byte_limit_keeps_the_new_file() {
         let (_dir, pool) = pool(9, 10);
         write(&pool, &name("a", A), b"1234", 40);
         write(&pool, &name("b", A), b"1234", 30);
@@ -517,8 +522,8 @@ mod tests {
         assert_eq!(there(&pool, &["a", "b", "c", "d"], A), ["d"]);
     }
 
-    /// A domain that writes without end pushes out its own files, and no more of the others' than
-    /// its share.
+    /// A domain that writes without end displaces its own files, and at most its share of the
+    /// others' files.
     #[test]
     fn flood_of_one_domain_leaves_the_files_of_others() {
         let (_dir, pool) = pool(64, 64_000);
@@ -550,7 +555,7 @@ mod tests {
         assert_eq!(folder.read(&a, 9).unwrap().as_deref(), Some(&b"2"[..]));
     }
 
-    /// A folder that was there before is closed to other users, too.
+    /// A folder that existed before is closed to other users, too.
     #[cfg(unix)]
     #[test]
     fn folder_open_to_others_becomes_private() {
@@ -560,7 +565,7 @@ mod tests {
         let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
         Folder::open(dir.path().to_owned()).unwrap();
         assert_eq!(mode(), 0o700);
-        // Root may give a folder away.
+        // Root may change the owner of a folder.
         if std::os::unix::fs::chown(dir.path(), Some(12_345), None).is_ok() && rustix::process::geteuid().is_root() {
             let error = std::error::Error::source(&Folder::open(dir.path().to_owned()).unwrap_err()).unwrap().to_string();
             assert!(error.contains("another user (12345)"), "{error}");

@@ -21,20 +21,24 @@ use crate::{
     CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators, component::length, error::beginning,
 };
 
-/// How many redirects are followed, within the domain and never from HTTPS to HTTP.
+/// Maximum number of redirects. They are followed within the domain only, and never from HTTPS to
+/// HTTP.
 const MAX_REDIRECTS: usize = 3;
-/// How much of an error's explanation is read, in bytes.
+/// Maximum length that is read of an error's explanation, in bytes.
 const MAX_EXPLANATION_BYTES: usize = 2048;
 
-/// How long a header may be that is kept, in bytes.
+/// Maximum length of a header that is kept, in bytes.
 const MAX_HEADER_BYTES: usize = 1024;
-/// For how long a descriptor is used without asking, whatever its server says: nobody can bind this host to a version for longer.
+/// Maximum time for which a descriptor is used without asking, even if its server states more. It
+/// limits the time for which a server can bind this host to a version.
 pub(crate) const MAX_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// For how many publishers the way to them stays open for a moment: the component mostly comes from where the descriptor came from.
+/// Maximum number of publishers whose clients are kept. The component mostly comes from the same
+/// server as the descriptor, so its connection is reused.
 const MAX_CLIENTS: usize = 64;
 
-/// With which of these texts reTHINK's catalogue broker answers 500 (or 400) where others answer 404.
+/// Texts of "not found" answers of reTHINK's catalogue broker, whose status is 500 or 400 instead
+/// of 404.
 const BROKER_NOT_FOUND: [&str; 5] = [
     "Could not find instance",
     "No instance defined as default",
@@ -43,22 +47,23 @@ const BROKER_NOT_FOUND: [&str; 5] = [
     "Unknown resource type",
 ];
 
-/// The web: asks the host of a URL for it, within the grants of the domain that publishes there.
+/// The network. Asks the host of a URL, within the grants of the domain that publishes there.
 #[derive(Debug, Clone)]
 pub struct HttpsSource {
     egress: Egress,
     allow_loopback: bool,
     loopback: BTreeSet<Domain>,
     private: BTreeSet<Domain>,
-    /// Those that were used last, the latest one at the end.
+    /// The clients that were used last; the latest one is at the end.
     clients: Arc<Mutex<VecDeque<(Way, HttpClient)>>>,
 }
 
-/// What a client's grants follow from: who publishes, and the scheme, host and port that is asked.
+/// The inputs of a client's grants: the publisher, and the scheme, host and port of the URL.
 type Way = (Domain, Origin);
 
 impl HttpsSource {
-    /// Goes out by `egress`, to loopback, and into private networks, as far as the configuration allows that.
+    /// Returns a source that uses `egress`. It reaches loopback and private networks as far as the
+    /// configuration allows.
     #[must_use]
     pub fn new(egress: Egress, config: &CatalogueConfig) -> Self {
         Self {
@@ -70,7 +75,7 @@ impl HttpsSource {
         }
     }
 
-    /// The client for this URL: the one that was used before, with the connections that it has, or a new one.
+    /// Returns the client for this URL: the kept one with its open connections, or a new one.
     fn client(&self, publisher: &Domain, url: &Url) -> Result<HttpClient, Fault> {
         let way = (publisher.clone(), url.origin());
         let clients = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +90,7 @@ impl HttpsSource {
         known.push_back((way, client.clone()));
         let oldest = (known.len() > MAX_CLIENTS).then(|| known.pop_front());
         drop(known);
-        // Its connections are closed without the lock.
+        // Closes the oldest client's connections without holding the lock.
         drop(oldest);
         Ok(client)
     }
@@ -99,7 +104,7 @@ impl HttpsSource {
         let host = url.host_str().unwrap_or_default();
         let domain = Domain::parse(host).map_err(|error| refused(error.to_string()))?;
         let grants = if domain.is_within(publisher) {
-            // A redirect may lead elsewhere within the domain.
+            // A redirect may lead to another host of the domain.
             Grants::same_domain(publisher, url.port().as_slice())
         } else {
             Grants::same_domain(&domain, url.port().as_slice())
@@ -132,7 +137,7 @@ impl Source for HttpsSource {
             && (response.status() == StatusCode::RANGE_NOT_SATISFIABLE
                 || response.status() == StatusCode::PARTIAL_CONTENT && !is_rest(&response, bytes))
         {
-            // It is another document by now, or not the part that was asked for.
+            // The document has changed, or the answer is not the requested part.
             response = ask(Held::Nothing).await?;
         }
         let status = response.status();
@@ -157,11 +162,12 @@ impl Source for HttpsSource {
     }
 }
 
-/// What tells a server that it need not send everything (RFC 9110, sections 13.1 and 14.2).
+/// Returns the headers that allow a server to send only a part or nothing (RFC 9110, sections 13.1
+/// and 14.2).
 fn conditions(held: Held<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut insert = |name: HeaderName, value: &str| {
-        // What a server wrote in a header can be written in one.
+        // A value from a server's header is valid in a request header.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
@@ -184,7 +190,7 @@ fn conditions(held: Held<'_>) -> HeaderMap {
     headers
 }
 
-/// Whether a partial answer begins where what is there ends (RFC 9110, section 14.4).
+/// Returns `true` if a partial answer begins at the byte `from` (RFC 9110, section 14.4).
 fn is_rest(response: &Response, from: u64) -> bool {
     let range = text_header(response, header::CONTENT_RANGE);
     let start = range.as_deref().and_then(|range| range.trim().strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
@@ -196,8 +202,9 @@ fn text_header(response: &Response, name: HeaderName) -> Option<String> {
     (!value.is_empty() && value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
 }
 
-/// For how long a server lets its answer be used without being asked again (RFC 9111, section 5.2.2): `max-age`, less the time that it spent
-/// in caches on the way, and at most a day. None if it forbids that it be kept.
+/// Returns the time for which an answer may be used without asking again (RFC 9111, section 5.2.2):
+/// `max-age`, less the time spent in caches on the way, at most a day. Returns `None` if the server
+/// forbids keeping it.
 fn keep(response: &Response) -> Option<Duration> {
     let (mut max_age, mut is_asked_always) = (0, false);
     for value in response.headers().get_all(header::CACHE_CONTROL) {
@@ -216,14 +223,16 @@ fn keep(response: &Response) -> Option<Duration> {
     Some(if is_asked_always { Duration::ZERO } else { left.min(MAX_KEPT) })
 }
 
-/// With what a download can be continued (RFC 9110, section 13.1.5): a strong `ETag`, or a date that is older than the answer.
+/// Returns the value by which a download can be resumed (RFC 9110, section 13.1.5): a strong
+/// `ETag`, or a date before the answer's.
 fn resumption(response: &Response, validators: &Validators) -> Option<String> {
     if text_header(response, header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("none")) {
         return None;
     }
     match &validators.etag {
         Some(etag) => Some(etag.clone()).filter(|etag| !etag.starts_with("W/")),
-        // What was changed within the second of the answer may have been changed once more since.
+        // A document that was changed in the second of the answer may have been changed again
+        // since.
         None => {
             validators.last_modified.clone().filter(|date| text_header(response, header::DATE).is_some_and(|now| now != *date))
         }
@@ -253,7 +262,7 @@ fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
     Ok(Document { url: Some(url), media_type, extent, validators, keep, resumption, ..document })
 }
 
-/// The beginning of the body that explains a status; what cannot be had of it is left out.
+/// Reads the beginning of the body that explains a status. A part that cannot be read is left out.
 async fn explanation(response: Response) -> Vec<u8> {
     let mut chunks = response.bytes_stream();
     let mut text = Vec::new();
@@ -267,11 +276,11 @@ async fn explanation(response: Response) -> Vec<u8> {
     text
 }
 
-/// What an error on the way out means for what was asked.
+/// Converts an error of the egress to a fault of the request.
 fn fault(url: &Url, error: EgressError) -> Fault {
     let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
     match error {
-        // This URL itself was checked before, but for what its name resolves to.
+        // The URL itself was checked before, except for the addresses of its name.
         EgressError::Refused(refused) if refused.host() != host || ![0, port].contains(&refused.port()) => {
             let to = format_args!("`{}:{}` is not of the same domain", refused.host(), refused.port());
             Fault::Redirect { reason: SafeText::display(to) }
@@ -286,7 +295,7 @@ fn fault(url: &Url, error: EgressError) -> Fault {
     }
 }
 
-/// What happened, without the URL, which stands beside it.
+/// Returns the cause, without the URL, which the message has already.
 fn reason(error: EgressError) -> SafeText {
     match error {
         EgressError::Http { problem, .. } | EgressError::Resolve { problem, .. } => problem,

@@ -1,5 +1,5 @@
-//! Trust state: records that decide whether something is deployed, so they are not lost to faults,
-//! floods or crashes.
+//! Trust state: records that decide whether a stub is deployed. They survive faults, floods and
+//! crashes.
 
 use std::{
     collections::HashMap,
@@ -18,21 +18,19 @@ use crate::{
     folder::{Folder, Name, Stamp},
 };
 
-/// The first pause before an operation of the file system is tried again; each further one is twice
-/// as long.
+/// Delay before the first retry of a file system operation. It doubles with each further retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The number of times that an operation of the file system is tried again.
+/// Maximum number of retries of a file system operation.
 const RETRIES: usize = 4;
-/// The bytes that are written to see whether the folder takes a record.
+/// Bytes that are written to check that the folder accepts a record.
 const PROBE: &[u8] = &[b' '; 512];
 
-/// Why trust state cannot be used: the accepted version of a stub, or the keys that a domain
-/// publishes. No stub of the domain is deployed or updated until the fault is mended. Stubs that
-/// run go on.
+/// A fault of the trust state: the accepted version of a stub, or the keys that a domain publishes.
+/// No stub of the domain is deployed or updated until the fault is mended. Running stubs go on.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustStateError {
-    /// The file system refuses to read a record, also when asked again.
+    /// The file system could not read a record, even after retries.
     #[error(
         "failed to read {what} of {domain} from {}: {error}; make the file readable: no stub of the domain is deployed until then",
         path.display()
@@ -44,10 +42,10 @@ pub enum TrustStateError {
         domain: Domain,
         /// The file.
         path: PathBuf,
-        /// The answer of the file system.
+        /// The error of the file system.
         error: Arc<io::Error>,
     },
-    /// The file system refuses to write a record, also when asked again.
+    /// The file system could not write a record, even after retries.
     #[error(
         "failed to write {what} of {domain} to {}: {error}; make the folder writable: no other version of the stub is live until then",
         path.display()
@@ -59,12 +57,12 @@ pub enum TrustStateError {
         domain: Domain,
         /// The file.
         path: PathBuf,
-        /// The answer of the file system.
+        /// The error of the file system.
         error: Arc<io::Error>,
     },
-    /// There is a file, and it is not such a record.
+    /// The file exists, and is not such a record.
     #[error(
-        "failed to understand {what} of {domain} in {}: {problem}; restore the file from a backup, or remove it to trust the domain's next version",
+        "failed to parse {what} of {domain} in {}: {problem}; restore the file from a backup, or remove it to trust the domain's next version",
         path.display()
     )]
     Damaged {
@@ -74,23 +72,22 @@ pub enum TrustStateError {
         domain: Domain,
         /// The file.
         path: PathBuf,
-        /// The fault in it.
+        /// The fault in the file.
         problem: String,
     },
-    /// There are as many records as there may be, and none of this domain can take the place of
-    /// another domain's.
+    /// The limit of records is reached. A record of this domain cannot replace another domain's.
     #[error("failed to keep {what} of {domain}: the limit of {limit} records is reached; raise `{setting}`")]
     Full {
         /// The kind of record.
         what: &'static str,
         /// The domain that it is of.
         domain: Domain,
-        /// The most that there may be.
+        /// The maximum number of records.
         limit: usize,
-        /// The key of the settings.
+        /// The key of the limit in a settings file.
         setting: &'static str,
     },
-    /// The record is not the one by which the deployment was judged.
+    /// The present record is not the one by which the deployment was judged.
     #[error(
         "failed to write {what} of {domain}: another process or deployment has changed the record meanwhile; deploy the stub again"
     )]
@@ -103,7 +100,7 @@ pub enum TrustStateError {
 }
 
 impl TrustStateError {
-    /// Returns `true` if a moment later the file system may answer otherwise.
+    /// Returns `true` if a retry may succeed.
     fn may_pass(&self) -> bool {
         matches!(self, Self::Read { .. } | Self::Write { .. })
     }
@@ -111,21 +108,21 @@ impl TrustStateError {
 
 /// A kind of trust state.
 pub(crate) trait Record: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The kind, in errors.
+    /// Name of the kind, for errors.
     const WHAT: &'static str;
-    /// The key of the settings for the most that there may be in all.
+    /// Settings key of the maximum number of records.
     const SETTING: &'static str;
-    /// The most bytes that a file may have.
+    /// Maximum size of a file, in bytes.
     const MAX_BYTES: usize;
 
-    /// The text that says of what the record is. The name of the file is its digest.
+    /// Returns the text that identifies the record. The name of the file is its digest.
     fn id(&self) -> &str;
 
-    /// Checks a record that was read. The error is the fault in it.
+    /// Checks a record that was read. The error states the fault.
     fn check(&self) -> Result<(), String>;
 }
 
-/// A place in a [`Ledger`]: the text that says of what the record is, and whose it is.
+/// The key of a record in a [`Ledger`]: the text that identifies the record, and its domain.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     id: String,
@@ -144,12 +141,12 @@ impl Entry {
     }
 }
 
-/// Records of one kind, in memory and, with a folder, in a file each. Any number of processes may
+/// Records of one kind: in memory and, with a folder, in one file each. Any number of processes may
 /// share the folder.
 ///
-/// A record gives way only to others of the same registrable domain. Faults of the file system are
-/// errors, after a few retries: a record that cannot be read is never taken for one that is
-/// missing, and is never removed for it.
+/// A record is replaced only by another one of the same registrable domain. Faults of the file
+/// system are errors after a few retries. A record that cannot be read is never taken for a missing
+/// one, and never removed for that.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
     inner: Arc<LedgerInner<R>>,
@@ -160,7 +157,7 @@ struct LedgerInner<R> {
     folder: Option<Folder>,
     bounds: Bounds,
     known: Mutex<Known<R>>,
-    /// RecordInMemory while a new file takes its place, so that all of them are counted.
+    /// Held while a new file gets its name, so that every file is counted.
     placing: Mutex<()>,
 }
 
@@ -169,14 +166,14 @@ struct LedgerInner<R> {
 struct Known<R> {
     owners: HashMap<String, HashMap<String, RecordInMemory<R>>>,
     count: usize,
-    /// The number of uses so far.
+    /// Number of uses so far.
     uses: u64,
 }
 
 #[derive(Debug)]
 struct RecordInMemory<R> {
     record: R,
-    /// The file that it was read from. `None`: the file is not known.
+    /// The stamp of the file that the record was read from. `None` if the file is unknown.
     stamp: Option<Stamp>,
     last_use: u64,
 }
@@ -188,7 +185,7 @@ impl<R: Record> Ledger<R> {
         Ok(Self { inner: Arc::new(LedgerInner { folder, bounds, known, placing: Mutex::default() }) })
     }
 
-    /// Returns the record of this entry, if there is one.
+    /// Returns the record of this entry, if it exists.
     pub(crate) async fn load(&self, entry: &Entry) -> Result<Option<R>, TrustStateError> {
         let Some(folder) = &self.inner.folder else { return Ok(self.inner.known().get(entry).map(|(record, _)| record)) };
         let known = self.inner.known().get(entry);
@@ -197,14 +194,15 @@ impl<R: Record> Ledger<R> {
         {
             return Ok(Some(record));
         }
-        // Lets the caller's other work begin first: a thread has to be woken.
+        // Yields first, since reading wakes a thread: the caller's other work can begin meanwhile.
         tokio::task::yield_now().await;
         self.with_folder(entry, folder, LedgerInner::read).await
     }
 
-    /// Keeps a record in place of the one of its entry. It is durable afterwards.
+    /// Stores a record, in place of the entry's present one. The record is durable afterwards.
     ///
-    /// # Errors If it cannot be written, there is no room for it, or the present record is not one
+    /// # Errors
+    /// If the record cannot be written, there is no room for it, or the present record is not one
     /// that it `may_replace`.
     pub(crate) async fn save(
         &self,
@@ -223,7 +221,7 @@ impl<R: Record> Ledger<R> {
         }
     }
 
-    /// Keeps a record in memory alone.
+    /// Stores a record in memory only, and removes its file.
     pub(crate) async fn hold(&self, entry: &Entry, record: R) -> Result<(), TrustStateError> {
         if let Some(folder) = &self.inner.folder {
             self.with_folder(entry, folder, LedgerInner::erase).await?;
@@ -240,7 +238,7 @@ impl<R: Record> Ledger<R> {
         }
     }
 
-    /// Finds out whether a record of this entry could be kept now.
+    /// Checks if a record of this entry could be stored now.
     pub(crate) async fn check_room(&self, entry: &Entry) -> Result<(), TrustStateError> {
         match &self.inner.folder {
             None if self.inner.known().has_room(entry, self.inner.bounds) => Ok(()),
@@ -249,7 +247,7 @@ impl<R: Record> Ledger<R> {
         }
     }
 
-    /// Does something that blocks, and again a few times if the file system refuses.
+    /// Runs a blocking job, with a few retries if the file system fails.
     async fn with_folder<T: Send + 'static>(
         &self,
         entry: &Entry,
@@ -267,15 +265,15 @@ impl<R: Record> Ledger<R> {
             })
         };
         let pauses = ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_times(RETRIES);
-        let notify = |error: &TrustStateError, _pause| tracing::debug!(%error, "trust state is tried again");
+        let notify = |error: &TrustStateError, _pause| tracing::debug!(%error, "retrying an operation on the trust state");
         attempt.retry(pauses).when(TrustStateError::may_pass).notify(notify).await
     }
 }
 
 impl<R: Record> LedgerInner<R> {
     fn known(&self) -> MutexGuard<'_, Known<R>> {
-        // Each change is whole before the lock is let go, and the records in it are whole in any
-        // case.
+        // A poisoned lock is safe: each change is complete before the lock is released, and the
+        // records themselves are always complete.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -290,9 +288,9 @@ impl<R: Record> LedgerInner<R> {
             TrustStateError::Read { what, domain, path, error: Arc::new(error) }
         };
         let Some((bytes, stamp)) = folder.read_stamped(&name, R::MAX_BYTES).map_err(unreadable)? else {
-            // A link to nowhere is no missing record.
+            // A link to a missing file does not count as a missing record.
             if folder.has(&name).map_err(unreadable)? && folder.read_stamped(&name, R::MAX_BYTES).map_err(unreadable)?.is_none() {
-                return Err(unreadable(io::Error::other("it is a link that leads nowhere")));
+                return Err(unreadable(io::Error::other("the file is a link to a missing file")));
             }
             return Ok(self.known().get(entry).map(|(record, _)| record));
         };
@@ -300,7 +298,7 @@ impl<R: Record> LedgerInner<R> {
             let (what, domain) = (R::WHAT, entry.domain.clone());
             TrustStateError::Damaged { what, domain, path: path(), problem }
         })?;
-        // If there is no room for it in memory, the file is read again the next time.
+        // If memory has no room for the record, the next use reads the file again.
         let _ = self.known().put(entry, record.clone(), stamp, self.bounds);
         Ok(Some(record))
     }
@@ -317,7 +315,7 @@ impl<R: Record> LedgerInner<R> {
         let is_there = |now: Option<&R>| Ok(now == Some(record) && folder.has(&name).map_err(unwritable)?);
         if !is_there(self.read(folder, entry)?.as_ref())? {
             let bytes = serde_json::to_vec(record).map_err(|error| unwritable(error.into()))?;
-            // Before the others have to wait: it takes longest.
+            // Writing takes longest, so it happens before the lock is taken.
             let staged = folder.stage(&bytes).map_err(unwritable)?;
             let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
             let now = self.read(folder, entry)?;
@@ -326,20 +324,19 @@ impl<R: Record> LedgerInner<R> {
                     return Err(TrustStateError::Changed { what: R::WHAT, domain: entry.domain.clone() });
                 }
                 for path in self.in_the_way(folder, entry)? {
-                    tracing::info!(domain = %entry.domain, file = %path.display(), "the domain has too many records; the oldest one goes");
+                    tracing::info!(domain = %entry.domain, file = %path.display(), "the domain has too many records; removing the oldest one");
                     std::fs::remove_file(path).map_err(unwritable)?;
                 }
                 folder.place(staged, &name).map_err(unwritable)?;
             }
         }
-        // Also after an attempt that failed here.
+        // Syncs also after an earlier attempt that failed here.
         folder.sync().map_err(unwritable)?;
         let _ = self.known().put(entry, record.clone(), None, self.bounds);
         Ok(())
     }
 
-    /// Returns the files of the same registrable domain that have to give way to the one of this
-    /// entry.
+    /// Returns the files of the same registrable domain that must be removed for this entry's file.
     fn in_the_way(&self, folder: &Folder, entry: &Entry) -> Result<Vec<PathBuf>, TrustStateError> {
         let unwritable = |error| Self::unwritable(folder, entry, error);
         if folder.has(&entry.name()).map_err(unwritable)? {
@@ -392,8 +389,8 @@ impl<R: Record> Known<R> {
         own.is_some_and(|own| own.contains_key(&entry.id) || own.len() >= bounds.per_domain.max(1)) || self.count < bounds.total
     }
 
-    /// Keeps a record, in place of the one of the same registrable domain that was not used for the
-    /// longest time if these are too many. Returns `false` if there is no room.
+    /// Stores a record. If the registrable domain has too many, replaces its record that was not
+    /// used for the longest time. Returns `false` if there is no room.
     fn put(&mut self, entry: &Entry, record: R, stamp: Option<Stamp>, bounds: Bounds) -> bool {
         if !self.has_room(entry, bounds) {
             return false;
@@ -419,11 +416,11 @@ impl<R: Record> Known<R> {
 }
 
 fn parse<R: Record>(bytes: &[u8], id: &str) -> Result<R, String> {
-    // Where the fault is, and nothing of the file: parts of it may be a stranger's.
+    // Reports only the position of the fault: parts of the file may be a stranger's.
     let record: R = serde_json::from_slice(bytes)
-        .map_err(|error| format!("it is cut off or changed at line {}, column {}", error.line(), error.column()))?;
+        .map_err(|error| format!("the file is cut off or changed at line {}, column {}", error.line(), error.column()))?;
     if record.id() != id {
-        return Err("it is of another stub or domain".to_owned());
+        return Err("the record is of another stub or domain".to_owned());
     }
     record.check()?;
     Ok(record)

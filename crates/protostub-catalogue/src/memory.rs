@@ -11,7 +11,8 @@ use url::Url;
 
 use crate::{Document, Fault, Request, Source, Subject, well_known};
 
-/// Stubs that the embedding program brings along. Clones have the same stubs, which may change while a runtime uses them: an update, say.
+/// Stubs that the embedding program provides. Clones share the stubs, which may change while a
+/// runtime uses them, for example in an update.
 ///
 /// ```
 /// use protostub_catalogue::MemorySource;
@@ -22,7 +23,8 @@ use crate::{Document, Fault, Request, Source, Subject, well_known};
 /// let mut descriptor = Descriptor::new("echo", Version::parse("1.0")?);
 /// descriptor.refer("echo.wasm", component);
 /// let source = MemorySource::new();
-/// source.insert(&Domain::parse("sp1.example")?, "default", descriptor.to_json(), component.as_slice());
+/// let domain = Domain::parse("sp1.example")?;
+/// source.insert(&domain, "default", descriptor.to_json(), component.as_slice());
 /// # Ok(())
 /// # }
 /// ```
@@ -37,20 +39,22 @@ struct Stub {
 }
 
 impl MemorySource {
-    /// Without stubs.
+    /// Returns a source without stubs.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Brings a stub, or replaces it: `name` is `default`, mostly. The descriptor is served as it is given, and the component at whatever URL
-    /// it states; a component for an inline descriptor is not needed. Whether the two fit turns out in the catalogue, as with any source.
+    /// Adds a stub, or replaces it. `name` is mostly `default`. The descriptor is served as it is
+    /// given, and the component at any URL that the descriptor states. A component for an inline
+    /// descriptor is not needed. As with any source, the catalogue checks that descriptor and
+    /// component match.
     pub fn insert(&self, domain: &Domain, name: &str, descriptor: impl Into<Bytes>, component: impl Into<Bytes>) {
         let stub = Stub { descriptor: descriptor.into(), component: component.into() };
         self.stubs.write().unwrap_or_else(|error| error.into_inner()).insert((domain.clone(), name.to_owned()), stub);
     }
 
-    /// Takes a stub away.
+    /// Removes a stub.
     pub fn remove(&self, domain: &Domain, name: &str) {
         self.stubs.write().unwrap_or_else(|error| error.into_inner()).remove(&(domain.clone(), name.to_owned()));
     }
@@ -70,7 +74,7 @@ impl MemorySource {
     }
 }
 
-/// Whether the URL is the well-known one of this stub, in whatever spelling.
+/// Returns `true` if the URL is the well-known one of this stub, in either spelling.
 fn is_at(request: &Request<'_>, name: &str) -> bool {
     let scheme = request.url.scheme();
     well_known::SPELLINGS
@@ -78,7 +82,7 @@ fn is_at(request: &Request<'_>, name: &str) -> bool {
         .any(|spelling| well_known::url(scheme, request.domain, spelling, name).as_ref() == Some(request.url))
 }
 
-/// Whether this descriptor says that its code is at the URL.
+/// Returns `true` if this descriptor states that its code is at the URL.
 fn states(request: &Request<'_>, name: &str, descriptor: &[u8]) -> bool {
     let Ok(descriptor) = Descriptor::parse(descriptor) else { return false };
     let scheme = request.url.scheme();
@@ -94,7 +98,7 @@ impl Source for MemorySource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
         self.find(request)
             .map(Document::from_bytes)
-            .ok_or_else(|| Fault::NotFound { answer: "not among the stubs that the program brings along".into() })
+            .ok_or_else(|| Fault::NotFound { answer: "not among the program's own stubs".into() })
     }
 }
 

@@ -3,15 +3,16 @@ use std::mem;
 use bytes::{Bytes, BytesMut};
 use tokio::task::yield_now;
 
-/// The size from which a chunk is kept as it is, and at which smaller chunks end a piece, in bytes.
+/// Minimum size of a chunk that is kept without a copy, in bytes. Smaller chunks are collected up
+/// to this size.
 const PIECE_BYTES: usize = 1 << 20;
-/// The number of bytes that are hashed or copied in one turn of a thread: less than 0.1 ms.
+/// Number of bytes that are hashed or copied in one turn of a thread. That takes less than 0.1 ms.
 pub(crate) const TURN_BYTES: usize = 64 << 10;
 
 /// The bytes of a document while it comes.
 ///
-/// They are kept in pieces: one buffer that grows would copy up to half of a large document in one
-/// turn of a thread.
+/// The bytes are kept in pieces. A single growing buffer would copy up to half of a large document
+/// in one turn of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     complete: Vec<Bytes>,
@@ -25,12 +26,12 @@ impl Pieces {
         self.length
     }
 
-    /// Returns `true` if nothing came yet.
+    /// Returns `true` if no bytes were added.
     pub(crate) fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Adds a chunk at the end. Copies it, unless it is large.
+    /// Adds a chunk at the end. A small chunk is copied.
     pub(crate) fn push(&mut self, chunk: Bytes) {
         self.length += chunk.len();
         if chunk.len() >= PIECE_BYTES {
@@ -50,7 +51,7 @@ impl Pieces {
         }
     }
 
-    /// Joins the pieces. A single piece is not copied. Other tasks have their turn meanwhile.
+    /// Joins the pieces. A single piece is not copied. Yields to other tasks between copies.
     pub(crate) async fn join(mut self) -> Bytes {
         self.complete_last();
         if self.complete.len() < 2 {
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_chunk_alone_is_not_copied() {
+    async fn large_chunk_alone_is_not_copied() {
         let chunk = Bytes::from(vec![1; PIECE_BYTES]);
         let mut pieces = Pieces::default();
         pieces.push(chunk.clone());

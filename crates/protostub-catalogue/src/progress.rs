@@ -2,32 +2,35 @@ use std::fmt;
 
 use protostub_types::StubKey;
 
-/// Is told how the download of a component goes on: what a progress bar needs.
+/// Receives the progress of component downloads, for example for a progress bar.
 ///
-/// Nothing is told of components that need no download, since they are in the store, in the descriptor or in memory, except by sources that
-/// stream; and of descriptors, which are small. It is called in the task that downloads: it must not block, and should not take long.
+/// Components that are in the store or in the descriptor need no download, and cause no calls.
+/// Components in memory cause none either, except from sources that stream. Descriptors are small,
+/// and cause no calls. The downloading task makes the calls, so they must not block, and should be
+/// quick.
 pub trait DownloadProgress: fmt::Debug + Send + Sync {
-    /// The download of the component of `key` is so far. [`Download::Receiving`] comes once at its beginning and with every piece;
-    /// [`Download::Received`] or [`Download::Failed`] ends it, unless the deployment is given up before.
+    /// Receives the state of the download of `key`'s component. [`Download::Receiving`] comes once
+    /// at the start and with every chunk. [`Download::Received`] or [`Download::Failed`] ends the
+    /// download, unless the deployment is given up before.
     fn download(&self, key: &StubKey, download: Download);
 }
 
-/// How far the download of a component is.
+/// State of a component's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Download {
-    /// It is going on.
+    /// The download is going on.
     Receiving {
-        /// How much has come, in bytes: less than before if the download had to begin anew.
+        /// Number of bytes received. It decreases if the download had to restart.
         bytes: u64,
-        /// How much it will be, if the server said so, in bytes.
+        /// Total number of bytes, if the server stated it.
         total: Option<u64>,
     },
-    /// It is whole. Whether it is what the descriptor promises is verified next.
+    /// The download is complete. The component is verified next.
     Received {
-        /// How much it is, in bytes.
+        /// Number of bytes received.
         bytes: u64,
     },
-    /// It is given up; the error of the fetch says why.
+    /// The download was given up. The error of the fetch has the reason.
     Failed,
 }

@@ -19,15 +19,16 @@ use crate::{
     pieces::{Pieces, TURN_BYTES},
 };
 
-/// The longest time between two attempts, before chance extends it. Whoever wants to be left alone for longer is left alone.
+/// Maximum time between two attempts, without the random extension. A server that asks for a longer
+/// pause is not asked again.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
-/// How much an attempt has to bring, in bytes, for repetitions to be counted anew: a large component comes over a bad line too, and nobody makes
-/// this host ask without end.
+/// Number of bytes that an attempt must add for the retry count to restart. It lets a large
+/// component come over a bad line, and keeps a server from causing endless retries.
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
 
-/// A document that came whole; or, if that was asked for with [`Held::Whole`], one that need not come.
+/// A complete document, or the answer to [`Held::Whole`] that the held one is unchanged.
 pub(crate) struct Received {
-    /// Empty if it is unchanged.
+    /// Empty for an unchanged document.
     pub(crate) bytes: Bytes,
     pub(crate) digest: Sha256Digest,
     pub(crate) unchanged: bool,
@@ -37,10 +38,10 @@ pub(crate) struct Received {
     pub(crate) keep: Option<Duration>,
 }
 
-/// Who is told how far a document is.
+/// Receiver of a document's progress.
 pub(crate) type Tell<'a> = dyn Fn(Download) + Sync + 'a;
 
-/// What a document may be like.
+/// Limits on a document.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) bytes: usize,
@@ -61,8 +62,8 @@ impl Limits {
     }
 }
 
-/// Reads a document whole, within limits of size and time, again if the fault may pass. What came of a component is not asked for again, if the
-/// server can tell that it is still the same one.
+/// Reads a whole document, within limits of size and time, and retries after transient faults. A
+/// component is resumed if the server can tell that it is still the same one.
 pub(crate) async fn receive(
     source: &dyn Source,
     request: Request<'_>,
@@ -97,7 +98,8 @@ pub(crate) async fn receive(
     }
 }
 
-/// How long a document may take: a part of it, and all of it. One timer for both, since each that is set wakes a thread.
+/// Timeouts of a document: for a part, and for the whole. Both share one timer, since setting a
+/// timer wakes a thread.
 struct Patience {
     idle: Duration,
     total: Duration,
@@ -119,7 +121,7 @@ impl Patience {
     }
 
     fn at_its_end(&self) -> Fault {
-        Fault::TimedOut { limit: self.total, phase: "in all, repetitions included" }
+        Fault::TimedOut { limit: self.total, phase: "in all, including retries" }
     }
 }
 
@@ -127,22 +129,22 @@ fn after(duration: Duration) -> Instant {
     deadline(Instant::now(), duration)
 }
 
-/// What came of a document so far, over all attempts.
+/// The part of a document received so far, over all attempts.
 #[derive(Default)]
 struct Transfer {
     bytes: Pieces,
     hash: Sha256,
-    /// With what it can be continued.
+    /// The value by which the download can be resumed.
     resumption: Option<String>,
 }
 
 impl Transfer {
-    /// How much need not come again.
+    /// Returns the number of bytes that need not come again.
     fn resumable_bytes(&self) -> usize {
         if self.resumption.is_some() { self.bytes.len() } else { 0 }
     }
 
-    /// Opens the document and reads it to its end, calculating its digest on the way.
+    /// Opens the document and reads it to the end. Calculates the digest meanwhile.
     async fn attempt(
         &mut self,
         source: &dyn Source,
@@ -166,7 +168,7 @@ impl Transfer {
         let before = match (extent, held) {
             (Extent::Whole, _) => {
                 *self = Self::default();
-                // A descriptor is small.
+                // Descriptors are small, so only components are resumed.
                 self.resumption = document.resumption.filter(|_| request.subject == Subject::Component);
                 0
             }
@@ -178,7 +180,7 @@ impl Transfer {
                 let digest = Sha256Digest::of(&[]);
                 return Ok(Received { bytes: Bytes::new(), digest, unchanged: true, url, media_type, validators, keep });
             }
-            _ => return Err(Fault::Source("it leaves out what nobody has".into())),
+            _ => return Err(Fault::Source("the source sent a part of a document whose rest is missing".into())),
         };
         let total = stated.map(|stated| stated.saturating_add(before));
         limits.check(total)?;
@@ -194,9 +196,13 @@ impl Transfer {
         }
         let received = length(self.bytes.len());
         if let Some(total) = total.filter(|total| *total != received) {
-            // What is too long does not become right by more of it.
+            // A document that is too long cannot be completed, so the download is not resumed.
             self.resumption = self.resumption.take().filter(|_| received < total);
-            return Err(Fault::Truncated { received, stated: Some(total), reason: "the lengths differ".into() });
+            return Err(Fault::Truncated {
+                received,
+                stated: Some(total),
+                reason: "the length differs from the stated one".into(),
+            });
         }
         let Self { bytes, hash, .. } = mem::take(self);
         let digest = Sha256Digest::from_bytes(hash.finalize().into());
@@ -204,10 +210,10 @@ impl Transfer {
     }
 }
 
-/// Hashes a chunk. A large one, such as a whole component, leaves room for other tasks: in turns, and
-/// on one processor at a time.
+/// Hashes a chunk. A large one, such as a whole component, is hashed in turns and on one processor
+/// at a time, which leaves room for other tasks.
 async fn hash(hash: &mut Sha256, chunk: &[u8]) {
-    /// One permit for the whole process, which shares its processors.
+    /// The permit of the whole process, because all tasks share its processors.
     static LARGE_CHUNKS: Semaphore = Semaphore::const_new(1);
 
     if chunk.len() <= TURN_BYTES {
@@ -221,7 +227,7 @@ async fn hash(hash: &mut Sha256, chunk: &[u8]) {
     }
 }
 
-/// A fault of a part, with the lengths of the whole.
+/// Converts a fault of a part to one with the lengths of the whole.
 fn behind(before: u64, fault: Fault) -> Fault {
     match fault {
         Fault::Truncated { received, stated, reason } => {
@@ -232,7 +238,7 @@ fn behind(before: u64, fault: Fault) -> Fault {
 }
 
 impl Received {
-    /// What came, in words.
+    /// Returns a description of the answer.
     pub(crate) fn what(&self) -> SafeText {
         let start: Vec<u8> = self.bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
         let is_html = |media_type: &String| media_type.to_ascii_lowercase().starts_with("text/html");

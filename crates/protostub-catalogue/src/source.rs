@@ -8,102 +8,107 @@ use url::Url;
 
 use crate::{Fault, Subject};
 
-/// Something that may have descriptors, components and domains' keys, by their URLs.
+/// A source of descriptors, components and domains' keys, by their URLs.
 ///
-/// A source only opens; limits, time, retries, digests, copies and the meaning of what comes are the [`Catalogue`](crate::Catalogue)'s.
+/// A source only opens documents. The [`Catalogue`](crate::Catalogue) does the rest: limits,
+/// timeouts, retries, digests, copies, and reading the content.
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
     /// Opens a document.
     ///
     /// # Errors
-    /// [`Fault::NotFound`] if it has none at this URL: the next source is asked. Any other fault ends the search; [`Fault::Source`] takes
-    /// any error.
+    /// [`Fault::NotFound`] if the source has no document at this URL: the next source is asked. Any
+    /// other fault ends the search; [`Fault::Source`] takes any error.
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault>;
 }
 
-/// What a [`Source`] is asked for.
+/// A request to a [`Source`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Request<'a> {
-    /// A descriptor, a component, or keys.
+    /// The kind of document: a descriptor, a component, or keys.
     pub subject: Subject,
-    /// Who publishes it.
+    /// The domain that publishes the document.
     pub domain: &'a Domain,
-    /// Where: a well-known URL of the domain for a descriptor or keys, and what that descriptor says for a component.
+    /// The URL: a well-known URL of the domain for a descriptor or keys, and the descriptor's
+    /// `sourcePackageURL` for a component.
     pub url: &'a Url,
-    /// What is there already, and need not be sent again. A source may ignore it, and send the document whole.
+    /// The part that the caller has already, and that need not be sent again. A source may ignore
+    /// this, and send the whole document.
     pub held: Held<'a>,
 }
 
-/// How much of a document whoever asks has already.
+/// The part of a document that the caller has already.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub enum Held<'a> {
-    /// Nothing.
+    /// No part.
     #[default]
     Nothing,
-    /// All of it, as it was when it had these validators.
+    /// The whole document, in the version of these validators.
     Whole(&'a Validators),
-    /// Its first bytes, from a download that broke off.
+    /// The first bytes, from a download that broke off.
     Beginning {
-        /// How many, at least one.
+        /// Number of bytes, at least one.
         bytes: u64,
         /// The [`Document::resumption`] that came with them.
         resumption: &'a str,
     },
 }
 
-/// How a server tells versions of a document apart (RFC 9110, section 8.8).
+/// The values by which a server tells versions of a document apart (RFC 9110, section 8.8).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Validators {
-    /// The `ETag`, as it was written.
+    /// The `ETag`, verbatim.
     pub etag: Option<String>,
-    /// The `Last-Modified`, as it was written.
+    /// The `Last-Modified`, verbatim.
     pub last_modified: Option<String>,
 }
 
-/// How much of the document the body of a [`Document`] is.
+/// The part of the document that the body of a [`Document`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Extent {
-    /// All of it.
+    /// The whole document.
     Whole,
-    /// What follows after the [`Held::Beginning`].
+    /// The part after the [`Held::Beginning`].
     Rest,
-    /// Nothing: the [`Held::Whole`] is what would be sent.
+    /// No bytes: the [`Held::Whole`] is current.
     Unchanged,
 }
 
 /// An opened document.
 #[non_exhaustive]
 pub struct Document {
-    /// How long [`Self::body`] is said to be, in bytes. Another length is a fault.
+    /// The stated length of [`Self::body`], in bytes. Another length is a fault.
     pub length: Option<u64>,
-    /// Where it came from in the end, if not from where it was asked for; what it says relative, is relative to this.
+    /// The final URL, if it differs from the requested one. Relative URLs in the document are
+    /// relative to this one.
     pub url: Option<Url>,
-    /// Its media type, for error messages.
+    /// The media type, for error messages.
     pub media_type: Option<String>,
-    /// How much of the document [`Self::body`] is.
+    /// The part of the document in [`Self::body`].
     pub extent: Extent,
-    /// Which version of it this is.
+    /// The version of the document.
     pub validators: Validators,
-    /// For how long a copy of a descriptor may be used without asking again. None: no copy is to be made.
+    /// Time for which a copy of a descriptor may be used without asking again. `None` forbids a
+    /// copy.
     pub keep: Option<Duration>,
-    /// With what the download can be continued if it breaks off, if it can.
+    /// The value by which the download can be resumed, if that is possible.
     pub resumption: Option<String>,
-    /// Its bytes.
+    /// The bytes.
     pub body: BoxStream<'static, Result<Bytes, Fault>>,
 }
 
 impl Document {
-    /// A document that is there already.
+    /// Returns a document whose bytes are in memory.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
         Self::from_stream(u64::try_from(bytes.len()).ok(), stream::iter([Ok(bytes)]))
     }
 
-    /// A document that comes bit by bit.
+    /// Returns a document that is streamed.
     pub fn from_stream(length: Option<u64>, body: impl Stream<Item = Result<Bytes, Fault>> + Send + 'static) -> Self {
         Self {
             length,

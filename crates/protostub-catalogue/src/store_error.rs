@@ -1,8 +1,8 @@
 use std::{io, path::PathBuf};
 
-/// The cache cannot be used.
+/// The cache folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to use {} as a cache; check that it is a folder that can be written to", path.display())]
+#[error("failed to use {} as a cache; check that the path is a writable folder", path.display())]
 pub struct StoreError {
     pub(crate) path: PathBuf,
     #[source]
@@ -10,7 +10,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// The class of the error that the file system returned.
+    /// Returns the class of the file system's error.
     #[must_use]
     pub fn kind(&self) -> std::io::ErrorKind {
         self.source.kind()

@@ -13,10 +13,11 @@ use protostub_runtime::{Download, Progress, StubKey};
 
 use crate::control::protocol::{Activity, DeploymentProgress};
 
-/// How often the sign moves that something goes on.
+/// Interval between two steps of a spinner.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A progress bar on stderr for each stub that is downloaded or compiled; what else is printed stands above them.
+/// Progress bars on stderr, one for each stub that is downloaded or compiled. Other output appears
+/// above them.
 #[derive(Debug, Clone)]
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -31,8 +32,8 @@ enum Visibility {
     Hidden,
 }
 
-/// The latest progress of each stub, until it is drawn. A terminal that is stopped holds up the
-/// thread that draws, and no deployment.
+/// The latest progress of each stub that is not drawn yet. A stopped terminal blocks only the
+/// thread that draws, not the deployments.
 #[derive(Debug, Default)]
 struct PendingUpdates {
     of_stubs: Mutex<HashMap<String, Activity>>,
@@ -40,7 +41,7 @@ struct PendingUpdates {
 }
 
 impl PendingUpdates {
-    /// Waits for updates, and takes them.
+    /// Waits for updates and takes them.
     fn take(&self) -> HashMap<String, Activity> {
         let updates = self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
         let mut updates = self.arrived.wait_while(updates, |updates| updates.is_empty()).unwrap_or_else(PoisonError::into_inner);
@@ -49,19 +50,19 @@ impl PendingUpdates {
 }
 
 impl Bars {
-    /// Bars on stderr, if that is a terminal.
+    /// Returns bars on stderr, or hidden ones if stderr is not a terminal.
     pub(crate) fn on_terminal() -> Self {
         if !io::stderr().is_terminal() {
             return Self::hidden();
         }
         let bars = Self::on(ProgressDrawTarget::stderr(), Visibility::Shown);
         let drawing = bars.clone();
-        // Without a thread there are no bars.
+        // If the thread cannot start, no bars are drawn.
         let _ = thread::Builder::new().name("bars".to_owned()).spawn(move || drawing.draw_all());
         bars
     }
 
-    /// Bars that are never shown.
+    /// Returns bars that are never shown.
     pub(crate) fn hidden() -> Self {
         Self::on(ProgressDrawTarget::hidden(), Visibility::Hidden)
     }
@@ -70,17 +71,17 @@ impl Bars {
         Self { all: MultiProgress::with_draw_target(target), visibility, of_stubs: Arc::default(), pending: Arc::default() }
     }
 
-    /// Whether the bars are shown.
+    /// Returns `true` if the bars are shown.
     pub(crate) fn are_shown(&self) -> bool {
         self.visibility == Visibility::Shown
     }
 
-    /// Prints while the bars are hidden.
+    /// Hides the bars while `print` runs.
     pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         if self.are_shown() { self.all.suspend(print) } else { print() }
     }
 
-    /// Shows how a deployment goes on. Never waits for the terminal.
+    /// Shows the progress of a deployment. Never waits for the terminal.
     pub(crate) fn show(&self, progress: &DeploymentProgress) {
         if self.are_shown() {
             let mut updates = self.pending.of_stubs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +90,7 @@ impl Bars {
         }
     }
 
-    /// Draws the updates, for as long as the process lives.
+    /// Draws the updates until the process ends.
     fn draw_all(&self) {
         loop {
             for (key, activity) in self.pending.take() {
@@ -125,7 +126,7 @@ impl Bars {
         }
     }
 
-    /// Returns an observer of deployments that shows how they go on.
+    /// Returns an observer of deployments that shows their progress.
     pub(crate) fn observer(&self) -> impl Fn(&StubKey, Progress) + Send + Sync + 'static {
         let bars = self.clone();
         move |key, progress| {
@@ -135,7 +136,7 @@ impl Bars {
         }
     }
 
-    /// Clears what deployments that were given up left behind.
+    /// Clears the bars of abandoned deployments.
     pub(crate) fn clear(&self) {
         self.of_stubs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if self.are_shown() {
@@ -151,7 +152,7 @@ impl DownloadProgress for Bars {
 }
 
 impl DeploymentProgress {
-    /// What the library tells, if it is anything to show.
+    /// Converts the library's progress. Returns `None` if the bars do not show this kind.
     pub(crate) fn of(key: &StubKey, progress: Progress) -> Option<Self> {
         let activity = match progress {
             Progress::Download(Download::Receiving { bytes, total }) => Activity::Downloading { bytes, total },
@@ -163,7 +164,7 @@ impl DeploymentProgress {
     }
 }
 
-/// The style of a download's bar, with a whole where the size is known.
+/// Returns the style of a download: a bar if the total size is known, a byte count otherwise.
 fn download_style(total: Option<u64>) -> ProgressStyle {
     match total {
         Some(_) => spinner("{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}"),
@@ -172,7 +173,7 @@ fn download_style(total: Option<u64>) -> ProgressStyle {
 }
 
 fn spinner(template: &str) -> ProgressStyle {
-    // A template that cannot be read would be no reason not to show anything.
+    // An invalid template must not stop the output: the default spinner replaces it.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deployment_is_shown_while_it_goes_on_and_leaves_nothing() {
+    fn bar_of_a_deployment_is_shown_then_cleared() {
         let terminal = InMemoryTerm::new(10, 80);
         let bars = Bars::on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), Visibility::Shown);
         let show = |activity| bars.draw(&DeploymentProgress { key: "sp1.example".to_owned(), activity });

@@ -16,17 +16,17 @@ use url::Url;
 
 use crate::{failure::Failure, output::Output, settings::Settings, text::OutputFormat};
 
-/// Try a stub, a message node or the runtime out against what is specified, case by case
+/// Test a stub, a message node or the runtime against the specification
 ///
-/// A stub runs in a sandbox as in a runtime, with a scripted host around it, and a link to its server on which
-/// bytes are passed on, held up, or replaced. Each case passes, fails with what was expected and what was seen, or
-/// does not apply. The exit code is 1 if one fails.
+/// The stub runs in a sandbox, as in a runtime. A scripted host surrounds it, and the link to its
+/// server forwards, delays or replaces bytes. Each case passes, fails (with the expected and the
+/// observed behaviour), or is skipped if it does not apply. The exit code is 1 if a case fails.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What each case holds is said by --list; what to do about a verdict, in stubs/README.md.
+--list prints the requirement of each case. stubs/README.md explains how to act on a verdict.
 
 In the texts of the configuration, ${authority}, ${domain}, ${http-url}, ${ws-url} and
-${nomatrix-url} become those of the link to the server.
+${nomatrix-url} are replaced by the values of the link to the server.
 
 Examples:
   protostub conformance target/catalogue/echo/component.wasm
@@ -35,16 +35,17 @@ Examples:
   protostub conformance --message-node ws://127.0.0.1:8080/ws
   protostub conformance --runtime target/stubs/wasm32-wasip2/release/actor.wasm")]
 pub(crate) struct Conformance {
-    /// The component's file
+    /// The file of the component
     #[arg(value_name = "FILE", required_unless_present_any = ["list", "message_node"])]
     stub: Option<PathBuf>,
 
-    /// Try out the message node at this ws:// URL, in place of a stub: that of `protostub serve`, say
+    /// Test the message node at this ws:// URL instead of a stub, such as the one of
+    /// `protostub serve`
     #[arg(long, value_name = "URL", conflicts_with_all = ["stub", "descriptor", "configuration", "server", "request"])]
     message_node: Option<Url>,
 
-    /// Try out the runtime that is in this command, in place of a stub; the file is then that of an actor, the stub that
-    /// does what it is told: tests/programs/actor
+    /// Test the runtime in this command instead of a stub. FILE is then the actor, a stub that
+    /// follows instructions: tests/programs/actor
     #[arg(long, conflicts_with_all = ["message_node", "descriptor", "configuration", "server", "request"])]
     runtime: bool,
 
@@ -52,39 +53,40 @@ pub(crate) struct Conformance {
     #[arg(long, value_name = "DOMAIN", requires = "message_node")]
     domain: Option<Domain>,
 
-    /// The descriptor, for its `configuration` [default: the descriptor.json beside the component, if there is one]
+    /// The descriptor that holds the `configuration` [default: the descriptor.json next to the
+    /// component, if it exists]
     #[arg(long, value_name = "FILE")]
     descriptor: Option<PathBuf>,
 
-    /// Configuration over that of the descriptor, key by key
+    /// Configuration that overrides the one of the descriptor, key by key
     #[arg(long, value_name = "JSON", value_parser = object)]
     configuration: Option<Map<String, Value>>,
 
-    /// Whom the stub speaks to: `none`, `message-node` (there is one in this command), or the host:port of a server
-    /// that is running [default: what the configuration's placeholders ask for]
+    /// The server of the stub: `none`, `message-node` (built into this command), or the host:port
+    /// of a running server [default: derived from the placeholders in the configuration]
     #[arg(long, value_name = "SERVER")]
     server: Option<String>,
 
-    /// A request that somebody behind the stub answers, with `type`, `to` and `body`, as JSON
+    /// A request that a peer behind the stub answers: JSON with `type`, `to` and `body`
     #[arg(long, value_name = "JSON", value_parser = object)]
     request: Option<Map<String, Value>>,
 
-    /// Only the cases whose ids begin so; may be repeated
+    /// Run only the cases whose ids begin with this text; can be repeated
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
 
-    /// How to print the report
+    /// Format of the report
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
     format: ReportFormat,
 
-    /// Print what each case holds, and try none
+    /// Print the requirement of each case, and run none
     #[arg(long)]
     list: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
-    /// A line for each case
+    /// One line for each case
     Text,
     /// One object, as with --json
     Json,
@@ -93,7 +95,7 @@ enum ReportFormat {
 }
 
 fn object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(text).map_err(|error| format!("it is no JSON object ({error})"))
+    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
 impl Conformance {
@@ -106,7 +108,7 @@ impl Conformance {
         let output = &if format == ReportFormat::Json { output.in_json() } else { output.clone() };
         let only = self.only.clone();
         if let Some(unknown) = only.iter().find(|beginning| !cases().any(|case| case.id.starts_with(beginning.as_str()))) {
-            return Err(Failure::usage(format_args!("no case begins with `{unknown}`: --list shows all of them")));
+            return Err(Failure::usage(format_args!("--only: no case begins with `{unknown}`; --list shows all cases")));
         }
         let in_text = format == ReportFormat::Text && output.format() == OutputFormat::Text;
         let begin = |suite: &str, subject: &str| match in_text {
@@ -128,7 +130,7 @@ impl Conformance {
             let actor = tokio::fs::read(&path).await.map_err(|error| Failure::file(&path, error))?;
             let name = concat!("protostub-runtime ", env!("CARGO_PKG_VERSION"));
             begin("runtime", name)?;
-            let code = tempfile::tempdir().context("preparing a folder for compiled code")?;
+            let code = tempfile::tempdir().context("failed to create a folder for compiled code")?;
             let mut this = runtime::ThisRuntime::default();
             this.code_dir = Some(code.path().join("code"));
             this.compile_worker = Settings::default().compile_worker()?.map(|worker| worker.program);
@@ -136,7 +138,7 @@ impl Conformance {
         } else {
             let subject = self.subject().await?;
             let worker = Settings::default().compile_worker()?;
-            let suite = stub::StubSuite::new(None, worker).context("preparing the WebAssembly engine")?.only(only);
+            let suite = stub::StubSuite::new(None, worker).context("failed to prepare the WebAssembly engine")?.only(only);
             begin("stub", &subject.name)?;
             suite.run_with(&subject, seen).await
         };
@@ -163,7 +165,7 @@ impl Conformance {
                 _ if server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => Server::At(server),
                 _ => {
                     return Err(Failure::usage(format_args!(
-                        "--server {server}: it is neither `none`, `message-node`, nor a host:port"
+                        "--server {server}: unknown kind of server; write `none`, `message-node` or host:port"
                     )));
                 }
             };
@@ -177,18 +179,18 @@ impl Conformance {
     }
 }
 
-/// What a descriptor says of the configuration; its other members are of no interest here.
+/// Reads the `configuration` of a descriptor. Ignores its other members.
 async fn configuration_of(path: &Path) -> anyhow::Result<Map<String, Value>> {
     let text = tokio::fs::read(path).await.map_err(|error| Failure::file(path, error))?;
     let descriptor: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| Failure::file(path, error))?;
     match descriptor.get("configuration") {
         None => Ok(Map::new()),
         Some(Value::Object(configuration)) => Ok(configuration.clone()),
-        Some(_) => Err(Failure::file(path, "its `configuration` is no object")),
+        Some(_) => Err(Failure::file(path, "`configuration` is not a JSON object")),
     }
 }
 
-/// The cases of all suites.
+/// Returns the cases of all suites.
 fn cases() -> impl Iterator<Item = Case> {
     stub::StubSuite::cases().chain(node::NodeSuite::cases()).chain(runtime::RuntimeSuite::cases())
 }

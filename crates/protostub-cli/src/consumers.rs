@@ -1,4 +1,4 @@
-//! Ways of strangers' bytes through the command. The fuzzers call the command's functions here.
+//! Entry points of the fuzzers: the functions of the command that read bytes from strangers.
 
 use protostub_runtime::{Address, Message};
 
@@ -10,14 +10,14 @@ use crate::{
     printer::Entry as _,
 };
 
-/// Returns what `run` prints of a message, in this format.
+/// Returns the output of `run` for a message, in this format.
 #[must_use]
 pub fn message_of_run(hyperty: &Address, message: &Message, format: OutputFormat) -> String {
     FormattedEvent { event: Event::Message { hyperty: hyperty.clone(), message: message.clone() }, format }.into_text()
 }
 
-/// Returns what `send` prints of a reply, in this format. The reply goes through a line of the
-/// control socket.
+/// Returns the output of `send` for a reply, in this format. The reply passes through a line of the
+/// control socket first.
 #[must_use]
 pub fn reply_of_send(reply: &Message, format: OutputFormat) -> Option<String> {
     let result = serde_json::value::to_raw_value(&Sent::of(reply, 12).ok()?).ok()?;
@@ -28,10 +28,10 @@ pub fn reply_of_send(reply: &Message, format: OutputFormat) -> Option<String> {
 }
 
 /// Reads a line of the control socket as the server does. Returns the request as a client would
-/// write it, or the server's answer.
+/// write it.
 ///
 /// # Errors
-/// The server's answer, if the line is not a request.
+/// The server's error response, if the line is not a request.
 pub fn request(line: &[u8]) -> Result<String, String> {
     match Request::read(line) {
         Ok(request) => Ok(serde_json::to_string(&request).unwrap_or_default()),
@@ -39,7 +39,7 @@ pub fn request(line: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Reads a line of the control socket as a client does. Returns the answer as the server would
+/// Reads a line of the control socket as a client does. Returns the response as the server would
 /// write it.
 #[must_use]
 pub fn response(line: &[u8]) -> Option<String> {

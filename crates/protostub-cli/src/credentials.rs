@@ -1,4 +1,4 @@
-//! Where the credentials of domains stand, as a settings file says.
+//! Sources of the domains' credentials, from a settings file.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::failure::Failure;
 
-/// What a domain is shown: a secret in a file, or in an environment variable.
+/// The credential for a domain: a secret in a file or in an environment variable.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "`{ kind = \"…\", file = \"…\" }`")]
 pub(crate) struct Credential {
@@ -24,7 +24,7 @@ pub(crate) struct Credential {
     env: Option<String>,
 }
 
-/// How tokens for a domain are got.
+/// Settings to obtain OAuth 2.0 tokens for a domain.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct OAuth2 {
@@ -42,7 +42,7 @@ pub(crate) struct OAuth2 {
     allow_private: bool,
 }
 
-/// Where a secret stands.
+/// The place of a secret: a file or an environment variable.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "`{ file = \"…\" }` or `{ env = \"…\" }`")]
 pub(crate) struct Place {
@@ -50,7 +50,7 @@ pub(crate) struct Place {
     env: Option<String>,
 }
 
-/// The providers of credentials, in the making.
+/// Collects the providers of credentials.
 #[derive(Default)]
 pub(crate) struct Providers {
     files: FileCredentials,
@@ -89,7 +89,7 @@ impl Providers {
         };
         if let Some(scope) = oauth2.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
             let scope = scope.escape_debug();
-            let problem = format!("the domain `{domain}`: `{scope}` is no scope: write each scope as a text of its own");
+            let problem = format!("the domain `{domain}`: `{scope}` is not a valid scope; write each scope as a separate string");
             return Err(Failure::usage(problem));
         }
         let client = client.scopes(&oauth2.scopes).secret_in_body(oauth2.secret_in_body).allow_private(oauth2.allow_private);
@@ -98,7 +98,8 @@ impl Providers {
         Ok(self)
     }
 
-    /// Those of single domains first, then these files with those of many.
+    /// Adds the providers to the builder: those of single domains first, then the files for many
+    /// domains.
     pub(crate) fn of(self, builder: RuntimeBuilder, many: &[PathBuf]) -> anyhow::Result<RuntimeBuilder> {
         let mut files = self.files;
         for file in many {
@@ -137,10 +138,10 @@ impl Place {
 }
 
 fn both(domain: &Domain, key: &str) -> anyhow::Error {
-    Failure::usage(format!("the domain `{domain}`: `{key}` has both `file` and `env`: leave one of them out"))
+    Failure::usage(format!("the domain `{domain}`: `{key}` has both `file` and `env`; remove one of them"))
 }
 
-/// A file that is missing is missed at the start, not at the first login.
+/// Reports a missing file at the start, not at the first login.
 fn look_for(file: &Path) -> anyhow::Result<()> {
     File::open(file).map(drop).map_err(|error| Failure::file(file, error))
 }

@@ -14,13 +14,14 @@ use crate::{
     reach::{self, ReachFlags, Reached, WithoutRuntime},
 };
 
-/// How long the stub may take to say goodbye.
+/// Time limit for the graceful shutdown of the stub.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Deploy the stub of a domain, and wait until it is live
 ///
-/// A stub that is there already is live at once. In a runtime of its own (--here) this is a rehearsal: the
-/// stub is found, verified, compiled, started and connected, and goes again.
+/// If the stub is live already, the command succeeds at once. With --here, the command starts a
+/// runtime of its own for a rehearsal: the runtime finds, verifies, compiles, starts and connects
+/// the stub, then undeploys it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

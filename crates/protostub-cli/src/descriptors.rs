@@ -1,11 +1,11 @@
-//! The limit on the descriptors of the process.
+//! The limit on the file descriptors of the process.
 
-/// More than this many descriptors serve no runtime, and cost the system memory.
+/// Upper bound for the soft limit. More descriptors do not help a runtime, and cost system memory.
 #[cfg(unix)]
 const MOST: u64 = 64 << 10;
 
-/// Raises the soft limit on descriptors as far as the hard limit allows, up to 65 536. The runtime
-/// derives from it how many sockets its stubs may have. If the system refuses, the limit stays.
+/// Raises the soft limit on file descriptors to the hard limit, up to 65 536. The runtime derives
+/// from it the number of sockets for its stubs. If the system refuses, the limit stays unchanged.
 #[cfg(unix)]
 pub(crate) fn raise_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,6 +17,6 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// The system has no such limit.
+/// Does nothing: the system has no such limit.
 #[cfg(not(unix))]
 pub(crate) fn raise_limit() {}

@@ -10,36 +10,36 @@ use crate::{
     text::{OutputFormat, escaped, json_text},
 };
 
-/// An event that `run` or `status --follow` prints.
+/// An event in the output of `run` or `status --follow`.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A runtime runs.
+    /// The runtime has started.
     Started { runtime: Address, home: Domain, socket: Option<PathBuf> },
-    /// A hyperty has an address on the bus.
+    /// A hyperty has its address on the bus.
     Listening { hyperty: Address },
-    /// A message came for a hyperty.
+    /// A message arrived for a hyperty.
     Message { hyperty: Address, message: Message },
-    /// A stub has another status.
+    /// The status of a stub changed.
     Status(Change),
-    /// A hyperty's domain knows where it is.
+    /// A hyperty is registered at its domain.
     Registered { hyperty: Address },
-    /// A stub that was asked for is live.
+    /// A requested stub is live.
     Deployed { target: String, stub: Option<Address> },
-    /// The policies were read once more.
+    /// The policies were reloaded, or the reload failed.
     Reloaded { policy: Option<PathBuf>, error: Option<String> },
-    /// A task failed.
+    /// A task of the runtime failed.
     Problem { what: String, error: String },
-    /// Entries of the output were dropped.
+    /// Lines of the output were dropped.
     Dropped { lines: u64 },
-    /// A runtime has ended.
+    /// The runtime has ended.
     Stopped { stopped: Vec<String>, abandoned: Vec<String> },
-    /// The changes of a runtime follow.
+    /// First event of `status --follow`: the changes of this runtime follow.
     Following { runtime: Address, home: Domain },
-    /// The runtime that was followed has ended.
+    /// The followed runtime has ended.
     Ended,
 }
 
-/// An event in the form that the command line asks for.
+/// An event and its output format.
 #[derive(Debug)]
 pub(crate) struct FormattedEvent {
     pub(crate) event: Event,
@@ -92,20 +92,20 @@ impl Event {
             Self::Listening { hyperty } => format!("Listening as {hyperty}."),
             Self::Message { hyperty, message } => {
                 let Message { kind, id, from, body, .. } = message;
-                format!("{hyperty} has {kind} {id} from {from}{}", body.as_ref().map_or_else(String::new, body_in_words))
+                format!("{hyperty} received {kind} {id} from {from}{}", body.as_ref().map_or_else(String::new, body_in_words))
             }
             Self::Status(change) => change.text(),
             Self::Registered { hyperty } => format!("{hyperty} is registered."),
             Self::Deployed { target, .. } => format!("The stub of {target} is live."),
             Self::Reloaded { policy: Some(policy), .. } => format!("The policies in {} are in force.", policy.display()),
             Self::Reloaded { policy: None, error } => {
-                format!("Problem: reading the policies anew: {}", error.as_deref().unwrap_or_default())
+                format!("Problem: reloading the policies: {}", error.as_deref().unwrap_or_default())
             }
             Self::Problem { what, error } => format!("Problem: {what}: {error}"),
             Self::Dropped { lines } => format!("{lines} lines were dropped: the output was not read in time."),
             Self::Stopped { stopped, abandoned } => {
                 let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                format!("Stopped. Stubs that ended: {}; that did not: {}.", or_none(stopped), or_none(abandoned))
+                format!("Stopped. Stubs that ended: {}; stubs that did not: {}.", or_none(stopped), or_none(abandoned))
             }
             Self::Following { runtime, .. } => format!("Following the runtime {runtime}. Ctrl-C ends it."),
             Self::Ended => "The runtime has ended.".to_owned(),
@@ -114,12 +114,12 @@ impl Event {
     }
 }
 
-/// Returns a body for people, in one line: JSON as it is, other text and bytes in quotation marks.
+/// Returns a body for people, in one line: JSON as it is; other text and bytes in quotation marks.
 fn body_in_words(body: &Body) -> String {
     match body {
         Body::Json(text) => match json_line(text) {
             Some(line) => format!(": {line}"),
-            None => format!(": no JSON: {}", json_text(&Value::from(&**text).to_string())),
+            None => format!(": not JSON: {}", json_text(&Value::from(&**text).to_string())),
         },
         Body::Bytes(bytes) => format!(": {} bytes: \"{}\"", bytes.len(), bytes.escape_ascii()),
     }

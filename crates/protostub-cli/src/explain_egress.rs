@@ -12,11 +12,12 @@ use crate::{
     settings::{GrantFlags, RuntimeFlags, Settings},
 };
 
-/// Tell whether the stub of a domain may connect to a URL, and why
+/// Explain whether the stub of a domain may connect to a URL
 ///
-/// Every rule is shown that the stub would have in a runtime with these settings, and every address that the name
-/// resolves to. A name is resolved only if a rule allows it, and nothing is connected to; but the domain's descriptor is
-/// looked up, since its `ports` count. The exit code is 0 if it may, and 1 if not.
+/// Shows every rule that the stub would have in a runtime with these settings, and every address
+/// that the name resolves to. The command resolves a name only if a rule allows it, and connects to
+/// nothing. It looks up the domain's descriptor, because its `ports` count. The exit code is 0 if
+/// the connection is allowed, and 1 if not.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -24,11 +25,12 @@ Examples:
   protostub explain-egress sp1.example tls://mqtt.sp1.example:8883 --config protostub.toml
   protostub explain-egress sp1.example http://10.0.0.1 --grant sp1.example='10.0.0.1:80 plain'")]
 pub(crate) struct ExplainEgress {
-    /// The domain whose stub it is, or an address of the domain
+    /// The domain of the stub, or an address of the domain
     #[arg(value_name = "DOMAIN")]
     target: String,
 
-    /// Where it wants to connect to: `https`, `wss`, `http` or `ws`; `tls` or `tcp`, with a port
+    /// The destination of the connection: `https`, `wss`, `http` or `ws`; `tls` or `tcp`, with a
+    /// port
     #[arg(value_name = "URL")]
     url: Url,
 
@@ -43,9 +45,11 @@ impl ExplainEgress {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         let address = Address::parse(&self.target).map_err(Failure::usage)?;
-        let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+        let domain = address
+            .domain()
+            .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
         settings.runtime.home.get_or_insert_with(|| domain.clone());
-        let runtime = settings.builder()?.build().await.context("preparing a runtime")?;
+        let runtime = settings.builder()?.build().await.context("failed to build the runtime")?;
         let explained = runtime.explain_egress(&self.target, &self.url).await;
         let explained = explained.map_err(|error| Failure::usage(format!("{:#}", anyhow::Error::new(error))))?;
         let is_allowed = explained.explanation.verdict().is_ok();
@@ -57,7 +61,7 @@ impl ExplainEgress {
 fn text(explained: &EgressExplanation) -> String {
     let descriptor = match &explained.descriptor {
         Ok(url) => format!("the descriptor {url}"),
-        Err(error) => format!("without a descriptor, whose ports would count too: {error}"),
+        Err(error) => format!("no descriptor, so its `ports` are not counted: {error}"),
     };
     format!("{}\n  {descriptor}", explained.explanation)
 }

@@ -10,27 +10,27 @@ use serde_json::json;
 
 use crate::text::{OutputFormat, json_text};
 
-/// Why a command ends without having done what it was to do. Any other error is a [`FailureKind::Failed`].
+/// The reason why a command failed. Any other error is a [`FailureKind::Failed`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Failure {
     #[serde(rename = "error")]
     problem: String,
     kind: FailureKind,
-    /// Of a request that has no reply: as in RFC 9110.
+    /// The code of a request without a reply, as in RFC 9110.
     code: Option<u16>,
 }
 
-/// What scripts may want to tell apart, by its exit code.
+/// Kinds of failures that scripts can tell apart by the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FailureKind {
-    /// It could not be done, or was refused.
+    /// The action failed or was refused.
     Failed = 1,
-    /// What was given to the command cannot be used.
+    /// The command line, or a file that it names, is unusable.
     Usage = 2,
-    /// There is no runtime to do it.
+    /// No runtime is running.
     NoRuntime = 3,
-    /// There is no such stub in the runtime.
+    /// The stub is not deployed in the runtime.
     NotDeployed = 4,
 }
 
@@ -48,12 +48,12 @@ impl Failure {
         Self::new(FailureKind::Usage, problem)
     }
 
-    /// What was given to the command cannot be used.
+    /// The command line, or a file that it names, is unusable.
     pub(crate) fn usage(problem: impl Display) -> anyhow::Error {
         Self::wrong(problem).into()
     }
 
-    /// A file that was named on the command line, and what is wrong with it.
+    /// Creates the error for a problem with a file that the command line names.
     pub(crate) fn file(path: &Path, problem: impl Display) -> anyhow::Error {
         Self::usage(format_args!("{}: {problem}", path.display()))
     }
@@ -66,7 +66,7 @@ impl Failure {
         Self::new(FailureKind::NotDeployed, problem).into()
     }
 
-    /// What an error comes down to.
+    /// Returns the failure behind an error, or wraps the error as [`FailureKind::Failed`].
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         if let Some(failure) = error.downcast_ref::<Self>() {
             return failure.clone();

@@ -17,11 +17,11 @@ use crate::{
     text::table,
 };
 
-/// Show what a component, or the stub of a domain, is
+/// Describe a component, or the stub of a domain
 ///
-/// A file is compiled and held against the contract. Of a domain, the descriptor is looked up and the
-/// component downloaded and verified first, as for a deployment. Nothing is run. The exit code is 1 if
-/// it could not be deployed.
+/// Compiles a file, and checks it against the contract. For a domain, the command first looks up
+/// the descriptor, then downloads and verifies the component, as in a deployment. It runs no code
+/// of the component. The exit code is 1 if the component could not be deployed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +29,7 @@ Examples:
   protostub inspect sp1.example
   protostub inspect slack://user@slack.com --home sp1.example --json")]
 pub(crate) struct Inspect {
-    /// A component's file, a domain, or an address of a domain
+    /// The file of a component, a domain, or an address of a domain
     #[arg(value_name = "FILE|DOMAIN")]
     target: String,
 
@@ -37,7 +37,7 @@ pub(crate) struct Inspect {
     runtime: RuntimeFlags,
 }
 
-/// A component, as far as it could be understood.
+/// The findings about a component.
 struct Findings {
     bytes: usize,
     digest: Sha256Digest,
@@ -85,7 +85,8 @@ impl Inspect {
 
 /// Steps 4 to 7.
 async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow::Result<(Discovered, Findings)> {
-    let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+    let domain =
+        address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
     let (catalogue, key) = catalogue(address, settings.catalogue(&domain)?, egress(settings)?, bars)?;
     let discovered = catalogue.discover(&key).await?;
     let component = catalogue.fetch(&discovered).await?;
@@ -97,7 +98,7 @@ async fn look_up(address: &Address, settings: &Settings, bars: &Bars) -> anyhow:
     Ok((discovered, findings))
 }
 
-/// Who is asked for the stub of an address, and for which one.
+/// Returns the catalogue to ask for the stub of an address, and the key of the stub.
 pub(crate) fn catalogue(
     address: &Address,
     mut config: CatalogueConfig,
@@ -105,11 +106,12 @@ pub(crate) fn catalogue(
     bars: &Bars,
 ) -> anyhow::Result<(Catalogue, StubKey)> {
     config.progress = Some(Arc::new(bars.clone()));
-    let key = StubKey::of(address, &config.home).ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+    let key = StubKey::of(address, &config.home)
+        .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
     Ok((Catalogue::new(config, egress, Vec::new())?, key))
 }
 
-/// The way out that the settings describe.
+/// Returns the egress that the settings describe.
 pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
     let mut config = EgressConfig::default().with_extra_roots_pem(settings.roots()?);
     config.proxy = settings.runtime.network.proxy.clone();
@@ -118,7 +120,7 @@ pub(crate) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
 
 fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
     let descriptor = &discovered.descriptor;
-    // All of it is the domain's own words.
+    // The descriptor is untrusted text of the domain, so each text is escaped.
     let safe = |text: &str| SafeText::new(text).to_string();
     let mut rows = vec![("descriptor", safe(discovered.url.as_str()))];
     if discovered.publisher != *discovered.key.domain() {
@@ -139,7 +141,7 @@ fn rows_of(discovered: &Discovered) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// What a descriptor's signatures came to.
+/// Describes the verdict on a descriptor's signatures.
 pub(crate) fn in_words(authenticity: &Authenticity) -> String {
     match authenticity {
         Authenticity::Verified(signed) => {
@@ -148,11 +150,11 @@ pub(crate) fn in_words(authenticity: &Authenticity) -> String {
         }
         Authenticity::Unsigned => "none".to_owned(),
         Authenticity::Unverified { reason } => format!("not verified: {reason}"),
-        _ => "not looked at: `signatures` is `off`".to_owned(),
+        _ => "not checked: `signatures` is `off`".to_owned(),
     }
 }
 
-/// The same in JSON.
+/// Returns the verdict on a descriptor's signatures as JSON.
 pub(crate) fn signature(authenticity: &Authenticity) -> Value {
     let none = json!({ "verdict": "unsigned", "key": null, "algorithm": null, "expires": null, "reason": null });
     let mut json = none;
@@ -173,7 +175,7 @@ pub(crate) fn signature(authenticity: &Authenticity) -> Value {
     json
 }
 
-/// The descriptor, without the code that may stand in it.
+/// Returns the descriptor as JSON, without embedded code.
 fn without_code(discovered: &Discovered) -> Value {
     let mut descriptor = serde_json::to_value(&discovered.descriptor).unwrap_or_default();
     if let Some(package) = descriptor.get_mut("sourcePackage").and_then(Value::as_object_mut) {
@@ -197,7 +199,7 @@ impl Findings {
                 rows.push(("exports", stub.exports().join("\n")));
                 let (wasi, own): (Vec<_>, Vec<_>) = stub.imports().iter().partition(|import| import.starts_with("wasi:"));
                 let mut imports: Vec<_> = own.into_iter().map(SafeText::as_str).collect();
-                let of_wasi = format!("{} interfaces of WASI, whose context is empty", wasi.len());
+                let of_wasi = format!("{} WASI interfaces, with an empty context", wasi.len());
                 imports.extend((!wasi.is_empty()).then_some(of_wasi.as_str()));
                 let left_out = format!("and {} more", stub.imports().left_out());
                 imports.extend((stub.imports().left_out() > 0).then_some(left_out.as_str()));

@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use crate::{failure::Failure, output::Output, text::table};
 
-/// Make a key to sign descriptors with
+/// Create a key that signs descriptors
 ///
-/// The key is written as PKCS#8 in PEM, which nobody else may read. With --jwks, its public half is added to a JSON Web
-/// Key Set, which the domain publishes at `/.well-known/protostub-jwks.json`, or an operator puts into `trusted-keys`.
-/// A key that `openssl genpkey` made will do as well: with --jwks, a key that is there is not made anew.
+/// Writes the key as PKCS#8 in PEM, readable by this user only. With --jwks, the command adds the
+/// public half to a JSON Web Key Set. The domain publishes this set at
+/// `/.well-known/protostub-jwks.json`, or an operator lists it in `trusted-keys`. A key that
+/// `openssl genpkey` created works too: with --jwks, the command keeps an existing key.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,15 +28,15 @@ pub(crate) struct Keygen {
     #[arg(value_name = "KEY")]
     key: PathBuf,
 
-    /// The key set that the public half is added to, which is made if it is not there
+    /// The key set that receives the public half; created if missing
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
 
-    /// What the key is for
+    /// The signature algorithm of the key
     #[arg(long, value_enum, default_value_t)]
     algorithm: Algorithm,
 
-    /// What the key is called [default: its thumbprint]
+    /// The id of the key [default: its thumbprint]
     #[arg(long, value_name = "TEXT")]
     id: Option<String>,
 }
@@ -57,7 +58,7 @@ impl Keygen {
         };
         let is_there = fs::exists(&self.key).map_err(|error| Failure::file(&self.key, error))?;
         if is_there && self.jwks.is_none() {
-            return Err(Failure::file(&self.key, "it is there already; take another name, or remove it"));
+            return Err(Failure::file(&self.key, "the file exists already; choose another name, or remove the file"));
         }
         if !is_there {
             let pem = SigningKey::generate(algorithm)?;
@@ -93,18 +94,18 @@ impl Keygen {
     }
 }
 
-/// A key to sign with, from its file.
+/// Reads a signing key from its file.
 pub(crate) fn read(path: &Path, id: Option<String>) -> anyhow::Result<SigningKey> {
     let pem = fs::read(path).map_err(|error| Failure::file(path, error))?;
     SigningKey::from_pem(&pem, id).map_err(|error| Failure::file(path, error))
 }
 
-/// Keys to verify with, from a file with a set of them, or one.
+/// Reads public keys from a file with a key set or a single key.
 pub(crate) fn read_public(path: &Path) -> anyhow::Result<Vec<PublicKey>> {
     let json = fs::read(path).map_err(|error| Failure::file(path, error))?;
     let keys = PublicKey::read_set(&json).map_err(|error| Failure::file(path, error))?;
     if keys.is_empty() {
-        return Err(Failure::file(path, "it has no key that descriptors are signed with: those are of Ed25519 or P-256"));
+        return Err(Failure::file(path, "the file has no key for signatures; add a key of Ed25519 or P-256"));
     }
     Ok(keys)
 }
@@ -119,7 +120,7 @@ fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Adds a key to a set, in place of one with the same id.
+/// Adds a key to a set. Replaces a key with the same id.
 fn add(path: &Path, key: &PublicKey) -> anyhow::Result<()> {
     let mut set = match fs::read(path) {
         Ok(json) => serde_json::from_slice(&json).map_err(|error| Failure::file(path, error))?,
@@ -127,8 +128,8 @@ fn add(path: &Path, key: &PublicKey) -> anyhow::Result<()> {
         Err(error) => return Err(Failure::file(path, error)),
     };
     let keys = set.get_mut("keys").and_then(Value::as_array_mut);
-    let keys = keys.ok_or_else(|| Failure::file(path, "it is no JSON Web Key Set: it has no array `keys`"))?;
+    let keys = keys.ok_or_else(|| Failure::file(path, "the file is not a JSON Web Key Set: the array `keys` is missing"))?;
     keys.retain(|other| other["kid"] != key.id());
     keys.push(key.to_jwk());
-    fs::write(path, serde_json::to_string_pretty(&set)? + "\n").with_context(|| format!("writing {}", path.display()))
+    fs::write(path, serde_json::to_string_pretty(&set)? + "\n").with_context(|| format!("failed to write {}", path.display()))
 }

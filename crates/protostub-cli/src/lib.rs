@@ -1,22 +1,23 @@
-//! The `protostub` command: a domain server, and runtimes to run and to try things out with.
+//! The `protostub` command: a domain server, and runtimes to run and to try out.
 //!
-//! * `serve`: a domain, on this machine
-//! * `inspect`: what a component, or a domain's stub, is
-//! * `keygen`, `sign`, `verify`: who has released a stub
-//! * `explain_egress`: where a stub may connect to
-//! * `conformance`: whether a component is a good stub
-//! * `run`: a runtime, until it is told to stop
-//! * `deploy`, `undeploy`, `update`, `list`, `send`, `reload`, `status`: what can be had of a runtime
-//! * `reach`: which runtime those mean; `control`: how they talk to one that is running
-//! * `compile_worker`: the process that a runtime compiles a component in
-//! * `settings`: what runtimes are told, in flags and in a file
+//! * `serve`: a domain on this machine
+//! * `inspect`: a description of a component, or of a domain's stub
+//! * `keygen`, `sign`, `verify`: signatures on stubs
+//! * `explain_egress`: the destinations that a stub may connect to
+//! * `conformance`: tests of a component against the specification
+//! * `run`: a runtime, until a signal stops it
+//! * `deploy`, `undeploy`, `update`, `list`, `send`, `reload`, `status`: requests to a runtime
+//! * `reach`: the choice of the runtime for a request; `control`: the protocol of a running runtime
+//! * `compile_worker`: the process in which a runtime compiles a component
+//! * `settings`: settings of runtimes, from flags and from a file
 //! * `engine`: the compiler of `inspect` and `sign`
-//! * `output`: how all of them talk to people and programs, with `text` and `failure`; `bars`: progress bars; `signals`: Ctrl-C and its like
+//! * `output`: output for people and for programs, with `text` and `failure`; `bars`: progress
+//!   bars; `signals`: Ctrl-C and similar signals
 //! * `event`: the events of `run` and `status --follow`; `printer`: the threads that print and log
 //! * `consumers`: entry points of the fuzzers
 //!
-//! The README documents what scripts may rely on: outputs in JSON, exit codes, the control socket. This library is the command's own: embedders want
-//! `protostub-runtime`.
+//! The README documents the interface for scripts: JSON output, exit codes and the control socket.
+//! This library belongs to the command. Embedders use `protostub-runtime`.
 
 mod bars;
 mod compile_worker;
@@ -73,37 +74,37 @@ use crate::{
     text::OutputFormat,
 };
 
-/// Time to write at the end what waits of the log.
+/// Time limit at the end to write the rest of the log.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
-/// Protocol stubs in WebAssembly sandboxes: serve them, look at them, run them, talk through them
+/// Protocol stubs in WebAssembly sandboxes: serve, inspect, run and use them
 #[derive(Debug, Parser)]
 #[command(name = "protostub", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Print JSON, one object a line, in place of text
+    /// Print JSON, one object per line, instead of text
     #[arg(long, global = true, display_order = 1000)]
     json: bool,
 
-    /// Show no progress bars, and log errors only
+    /// Show no progress bars, and log only errors
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 1001)]
     quiet: bool,
 
-    /// Log to stderr: -v what happens (each of the 22 steps), -vv why, -vvv everything. PROTOSTUB_LOG takes
-    /// tracing filters, such as `protostub_bus=trace`
+    /// Log to stderr: -v events (each of the 22 steps), -vv also reasons, -vvv everything.
+    /// PROTOSTUB_LOG takes tracing filters, such as `protostub_bus=trace`
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1002)]
     verbose: u8,
 }
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  it worked
-  1  it did not, or was refused
-  2  the command line, or a file that it names, is wrong
-  3  no runtime is running that could be asked
-  4  no such stub is deployed
+  0  success
+  1  failure or refusal
+  2  invalid command line, or invalid file that it names
+  3  no runtime is running
+  4  the stub is not deployed
 
 Examples:
   protostub serve target/catalogue --default echo
@@ -137,7 +138,7 @@ enum Command {
 
 pub use settings::{builder_from_settings, check_settings};
 
-/// Does what the arguments of this process say.
+/// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -148,7 +149,8 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     if let Command::CompileWorker(worker) = &cli.command {
-        // Before there is any other thread: what limits itself is to be as small as it can be.
+        // The worker starts before any other thread, because a process that limits itself must be
+        // as small as possible.
         return worker.run();
     }
     descriptors::raise_limit();
@@ -158,11 +160,11 @@ pub fn main() -> ExitCode {
     let output = Output::new(format, bars);
     match threads.and_then(|threads| Ok((threads, output?))) {
         Ok((threads, output)) => threads.block_on(run(cli, output)),
-        Err(error) => report(&Failure::failed(format_args!("the system has no threads for the command: {error}")), format),
+        Err(error) => report(&Failure::failed(format_args!("failed to start the threads of the command: {error}")), format),
     }
 }
 
-/// Says why there is no command to run.
+/// Reports why no command can run.
 fn report(failure: &Failure, format: OutputFormat) -> ExitCode {
     // An error of stderr leaves no other place to report to.
     let _ = io::Write::write_all(&mut io::stderr(), failure.line(format).as_bytes());
@@ -194,7 +196,7 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
     output.bars.clear();
     let code = match outcome {
         Ok(code) => code,
-        // Whoever reads has read enough.
+        // The reader has closed the output: this is no failure.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let failure = Failure::of(&error);
@@ -202,12 +204,12 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
             failure.exit_code()
         }
     };
-    // An unread log does not hold up the end.
+    // An unread log must not delay the end.
     let _ = timeout(LOG_FLUSH, output.log.flush()).await;
     code
 }
 
-/// Sends logs to stderr, so that stdout is the command's alone. `None` logs errors only.
+/// Sends logs to stderr, because stdout belongs to the command. `None` logs only errors.
 fn log(verbose: Option<u8>, printer: Printer<LogLine>) {
     let (level, spans) = match verbose {
         None => ("error", FmtSpan::NONE),
@@ -217,13 +219,13 @@ fn log(verbose: Option<u8>, printer: Printer<LogLine>) {
         Some(_) => ("trace", FmtSpan::NEW | FmtSpan::CLOSE),
     };
     let filter = EnvFilter::try_from_env("PROTOSTUB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // At `trace`, tungstenite writes the headers of its requests, and credentials with them.
+    // At `trace`, tungstenite logs the headers of its requests, which include credentials.
     let without_headers = filter_fn(|event| !(event.target().starts_with("tungstenite") && *event.level() == Level::TRACE));
     let lines = fmt::layer().with_writer(Log(printer)).with_ansi(io::stderr().is_terminal()).with_span_events(spans);
     tracing_subscriber::registry().with(filter).with(without_headers).with(lines).init();
 }
 
-/// The log. A reader of stderr that stops reading holds up no other task.
+/// The log. A reader of stderr that stops reading blocks no task.
 struct Log(Printer<LogLine>);
 
 impl<'a> MakeWriter<'a> for Log {

@@ -8,7 +8,7 @@ use crate::{
     reach::SocketFlag,
 };
 
-/// List the stubs that are deployed, or being deployed
+/// List the stubs that are deployed or being deployed
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -11,7 +11,7 @@ use crate::{
     text::{OutputFormat, json_text},
 };
 
-/// How a command talks: in text for people, or in JSON for programs.
+/// The output of a command: text for people, or JSON for programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     format: OutputFormat,
@@ -22,14 +22,14 @@ pub(crate) struct Output {
 
 impl Output {
     /// # Errors
-    /// If the system has no thread for the log.
+    /// Fails if the system cannot start a thread for the log.
     pub(crate) fn new(format: OutputFormat, bars: Bars) -> io::Result<Self> {
         let of_dropped = |lines| LogLine(format!("{lines} lines of the log were dropped: standard error was not read in time\n"));
         let log = Printer::start(Stream::Stderr, bars.clone(), of_dropped)?;
         Ok(Self { format, bars, log })
     }
 
-    /// The same, in JSON in any case.
+    /// Returns the same output with the JSON format.
     #[cfg(feature = "conformance")]
     pub(crate) fn in_json(&self) -> Self {
         Self { format: OutputFormat::Json, ..self.clone() }
@@ -40,12 +40,12 @@ impl Output {
         self.format
     }
 
-    /// Prints the one or the other.
+    /// Prints the text or the JSON, as the format requires.
     pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
         self.print_json(text, || json_text(&json().to_string()))
     }
 
-    /// Prints the one or the other, where the JSON is text already.
+    /// Prints the text or the JSON, as the format requires. The JSON is serialized already.
     pub(crate) fn print_json(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> io::Result<()> {
         let line = self.format.line(text, json);
         self.bars.suspend(|| {
@@ -55,7 +55,7 @@ impl Output {
         })
     }
 
-    /// Prints one text for all of them, or the JSON of each in a line of its own.
+    /// Prints one text for all values, or the JSON of each value on its own line.
     pub(crate) fn print_each<T: Serialize>(&self, all: &[T], text: impl FnOnce() -> String) -> anyhow::Result<()> {
         if self.format == OutputFormat::Text {
             return Ok(self.print(text, || Value::Null)?);
@@ -74,7 +74,7 @@ impl Output {
         Printer::start(Stream::Stdout, self.bars.clone(), of_dropped)
     }
 
-    /// Logs why the command failed, on stderr in any case.
+    /// Logs the failure of the command, always on stderr.
     pub(crate) fn error(&self, failure: &Failure) {
         self.log.print(LogLine(failure.line(self.format)));
     }
@@ -94,7 +94,7 @@ impl Entry for LogLine {
     }
 }
 
-/// Whether a command ended since nobody reads its output any more.
+/// Returns `true` if the command ended because the reader closed its output.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

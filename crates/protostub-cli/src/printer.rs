@@ -12,12 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::bars::Bars;
 
-/// Memory that the lines of one printer may take while they wait, in bytes.
+/// Maximum memory for the waiting lines of one printer, in bytes.
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// Memory that a waiting line takes in addition to its text, in bytes.
+/// Memory of a waiting line in addition to its text, in bytes.
 const LINE_BYTES: usize = 256;
 
-/// An entry of the output: one line, or a few.
+/// An entry of the output: one line or a few.
 pub(crate) trait Entry: Send + 'static {
     /// Returns the memory that the entry takes, roughly, in bytes.
     fn size(&self) -> usize;
@@ -26,11 +26,11 @@ pub(crate) trait Entry: Send + 'static {
     fn into_text(self) -> String;
 }
 
-/// A thread that prints, with a bounded queue before it. A reader that stops reading holds up this
-/// thread and no other task.
+/// A thread that prints, with a bounded queue. A reader that stops reading blocks this thread and
+/// no other task.
 ///
-/// Entries that do not fit into the queue are dropped and counted. After the first error, such as a
-/// closed pipe or a full disk, all entries are.
+/// The printer drops and counts entries that do not fit into the queue. After the first error, such
+/// as a closed pipe or a full disk, it drops all entries.
 #[derive(Debug)]
 pub(crate) struct Printer<T> {
     queue: mpsc::UnboundedSender<Order<T>>,
@@ -43,7 +43,7 @@ pub(crate) struct Printer<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     dropped: AtomicU64,
-    /// Dropped entries of which the output does not tell yet.
+    /// Dropped entries that the output has not reported yet.
     untold: AtomicU64,
 }
 
@@ -51,12 +51,12 @@ pub(crate) struct Counts {
 enum Order<T> {
     Print {
         entry: T,
-        /// Entries that were dropped since the one before this.
+        /// Number of entries dropped since the previous one.
         dropped_before: u64,
-        /// Room in the queue, given back when the entry is printed.
+        /// Permit for room in the queue, released when the entry is printed.
         _room: OwnedSemaphorePermit,
     },
-    /// Told when everything before it is printed.
+    /// Completed when all earlier entries are printed.
     Flush(oneshot::Sender<()>),
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum Stream {
 }
 
 impl Counts {
-    /// Returns how many entries were not printed.
+    /// Returns the number of entries that were not printed.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -100,8 +100,8 @@ impl<T> Clone for Printer<T> {
 }
 
 impl<T: Entry> Printer<T> {
-    /// Starts a printer whose entries appear above the progress bars. `of_dropped` makes the entry
-    /// that reports a number of dropped ones.
+    /// Starts a printer whose entries appear above the progress bars. `of_dropped` creates the
+    /// entry that reports a number of dropped entries.
     pub(crate) fn start(stream: Stream, bars: Bars, of_dropped: impl Fn(u64) -> T + Send + 'static) -> io::Result<Self> {
         Self::start_with(move |text| bars.suspend(|| stream.write(text)), stream == Stream::Stdout, of_dropped)
     }
@@ -118,7 +118,7 @@ impl<T: Entry> Printer<T> {
         thread::Builder::new().name("printer".to_owned()).spawn(move || {
             if let Err(error) = print_all(orders, write, of_dropped, &counting) {
                 if warns {
-                    tracing::warn!("standard output failed: {error}; nothing more is printed to it");
+                    tracing::warn!("standard output failed: {error}; further lines are dropped");
                 }
                 failed.send_replace(Some(error));
             }
@@ -126,12 +126,12 @@ impl<T: Entry> Printer<T> {
         Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)), counts, fault })
     }
 
-    /// Returns the counts, which stay true while the printer prints.
+    /// Returns the counts. They stay current while the printer prints.
     pub(crate) fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }
 
-    /// Puts an entry into the queue. Never waits: without room, the entry is dropped.
+    /// Queues an entry. Never waits: without room, drops the entry.
     pub(crate) fn print(&self, entry: T) {
         let room = Arc::clone(&self.room).try_acquire_many_owned(share(&entry));
         match room {
@@ -140,10 +140,10 @@ impl<T: Entry> Printer<T> {
         }
     }
 
-    /// Puts an entry into the queue when there is room.
+    /// Waits for room, then queues an entry.
     ///
     /// # Errors
-    /// If the output has failed.
+    /// Fails if the output has failed.
     pub(crate) async fn print_when_there_is_room(&self, entry: T) -> io::Result<()> {
         let room = Arc::clone(&self.room).acquire_many_owned(share(&entry));
         tokio::select! {
@@ -157,7 +157,7 @@ impl<T: Entry> Printer<T> {
         Ok(())
     }
 
-    /// Waits until the output has failed, and returns why.
+    /// Waits until the output fails, and returns the error.
     pub(crate) async fn failed(&self) -> io::Error {
         match self.fault.clone().wait_for(Option::is_some).await {
             Ok(fault) => error_of(&fault),
@@ -175,11 +175,11 @@ impl<T: Entry> Printer<T> {
     /// Waits until everything in the queue is printed.
     ///
     /// # Errors
-    /// If the output has failed.
+    /// Fails if the output has failed.
     pub(crate) async fn flush(&self) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
         if self.queue.send(Order::Flush(done)).is_ok() {
-            // An error means that the thread has ended: the fault says why.
+            // An error means that the thread has ended: the fault states the reason.
             let _ = flushed.await;
         }
         let fault = self.fault.borrow();
@@ -187,13 +187,13 @@ impl<T: Entry> Printer<T> {
     }
 }
 
-/// Returns the room that an entry takes in the queue. The largest entry fits into an empty one.
+/// Returns the room that an entry needs in the queue. The largest entry fits into an empty queue.
 fn share(entry: &impl Entry) -> u32 {
     let bytes = entry.size().saturating_add(LINE_BYTES).min(QUEUE_BYTES);
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// An error like the one that ended the printer.
+/// Returns a copy of the error that ended the printer.
 fn error_of(fault: &Option<io::Error>) -> io::Error {
     match fault {
         Some(error) => io::Error::new(error.kind(), error.to_string()),
@@ -226,7 +226,7 @@ fn print_all<T: Entry>(
                 if untold > 0 {
                     outcome = write(&of_dropped(untold).into_text());
                 }
-                // The one who waited may have gone.
+                // The waiting task may have been dropped.
                 let _ = done.send(());
             }
         }
@@ -272,7 +272,8 @@ mod tests {
         };
         let printer = Printer::start_with(write, false, of_dropped).expect("a thread");
         let large = || "x".repeat(QUEUE_BYTES / 4);
-        // Three fit. The one that the thread has taken keeps its room until it is written.
+        // Three entries fit. The entry that the thread has taken keeps its room until it is
+        // written.
         (0..10).for_each(|_| printer.print(large()));
         assert_eq!(printer.counts().dropped(), 7);
         drop(go_on);

@@ -1,10 +1,11 @@
-//! Which runtime a command is for: one that `protostub run` runs, or one of its own.
+//! Selects the runtime for a command: one that `protostub run` runs, or one of its own.
 //!
-//! 1. With `--socket`, the one that listens there.
-//! 2. With `--here`, or any flag that describes a runtime, one of its own (`deploy` and `send` only).
-//! 3. With the environment variable `PROTOSTUB_SOCKET`, the one that listens there.
-//! 4. The one that this user runs, if it is the only one.
-//! 5. Otherwise `send` has one of its own; for all others it is an error.
+//! 1. With `--socket`: the runtime that listens at this socket.
+//! 2. With `--here`, or any flag that describes a runtime: one of its own (`deploy` and `send`
+//!    only).
+//! 3. With the environment variable `PROTOSTUB_SOCKET`: the runtime that listens at this socket.
+//! 4. The only runtime of this user, if exactly one is running.
+//! 5. Otherwise `send` starts one of its own, and all other commands fail.
 
 use std::{env, path::PathBuf};
 
@@ -22,20 +23,20 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which runtime")]
 pub(crate) struct SocketFlag {
-    /// Ask the runtime that listens at this socket [default: what PROTOSTUB_SOCKET says, or the only one that
-    /// this user runs]
+    /// Ask the runtime that listens at this socket [default: the value of PROTOSTUB_SOCKET, or the
+    /// only runtime of this user]
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,
 }
 
-/// The flags of commands that can have a runtime of their own.
+/// The flags of commands that can start a runtime of their own.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which runtime")]
 pub(crate) struct ReachFlags {
     #[command(flatten)]
     socket: SocketFlag,
 
-    /// Start a runtime for this command alone. Any of the flags of a runtime, below, says so too
+    /// Start a runtime for this command alone. Any of the runtime flags below implies this
     #[arg(long)]
     here: bool,
 
@@ -46,13 +47,13 @@ pub(crate) struct ReachFlags {
     grants: GrantFlags,
 }
 
-/// A runtime that is there, or what one of the command's own would be.
+/// A running runtime, or the settings for one of the command's own.
 pub(crate) enum Reached {
     Running(Client),
     Own(Box<Settings>),
 }
 
-/// What a command does if no runtime runs.
+/// The behaviour of a command when no runtime is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithoutRuntime {
     Fail,
@@ -61,10 +62,10 @@ pub(crate) enum WithoutRuntime {
 }
 
 impl SocketFlag {
-    /// The runtime that is asked.
+    /// Connects to the runtime to ask.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
         self.find().await?.ok_or_else(|| {
-            Failure::no_runtime("no runtime is running: start one with `protostub run`, or say where it listens with --socket")
+            Failure::no_runtime("no runtime is running; start one with `protostub run`, or name its socket with --socket")
         })
     }
 
@@ -78,12 +79,12 @@ impl SocketFlag {
 }
 
 impl ReachFlags {
-    /// Returns the runtime to ask. `without` says what to do if none runs.
+    /// Returns the runtime to ask. `without` is the behaviour when no runtime is running.
     pub(crate) async fn reach(self, without: WithoutRuntime) -> anyhow::Result<Reached> {
         let own = self.here || self.runtime != RuntimeFlags::default() || self.grants != GrantFlags::default();
         if own && self.socket.socket.is_some() {
             let problem =
-                "--socket asks a runtime that is running, and --here and flags of a runtime start another one: leave out either";
+                "--socket asks a running runtime, but --here and runtime flags start another one; remove one of the two";
             return Err(Failure::usage(problem));
         }
         let settings = |runtime, grants| Ok(Reached::Own(Box::new(Settings::load(runtime)?.grant(grants)?)));
@@ -100,12 +101,13 @@ impl ReachFlags {
     }
 }
 
-/// A runtime for a command alone, which is about `target`.
+/// Starts a runtime for this command alone, to reach `target`.
 pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars) -> anyhow::Result<Runtime> {
-    let domain =
-        target.domain().ok_or_else(|| Failure::usage(format!("{target} has no domain that could be asked for its stub")))?;
+    let domain = target
+        .domain()
+        .ok_or_else(|| Failure::usage(format!("{target} has no domain; name a domain, or an address with a domain")))?;
     settings.runtime.network.allow_loopback |= domain.is_loopback();
-    // Without a home of its own, the runtime is one of the target's domain.
+    // Without a configured home domain, the target's domain is the home.
     settings.runtime.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
     Ok(settings.builder()?.progress(bars.observer()).build().await?)
 }

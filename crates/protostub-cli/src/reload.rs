@@ -9,10 +9,10 @@ use crate::{
     reach::SocketFlag,
 };
 
-/// Have a running runtime read its policies anew
+/// Reload the policies of a running runtime
 ///
-/// They stand in the file that `policy` names in its settings. If it has a fault, the policies from before stay in
-/// force, and the fault is told. SIGHUP does the same.
+/// The runtime reads the file that `policy` in its settings names. If the file has an error, the
+/// previous policies stay in force, and the command reports the error. SIGHUP does the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -32,21 +32,22 @@ use crate::{
     text::OutputFormat,
 };
 
-/// How long stubs may take to say goodbye, all together.
+/// Time limit for the graceful shutdown of all stubs together.
 const SHUTDOWN: Duration = Duration::from_secs(10);
-/// How long a registration holds.
+/// Lifetime of a registration.
 const REGISTERED: Duration = Duration::from_secs(24 * 3600);
-/// Time to print at the end what waits for a reader.
+/// Time limit at the end to print the rest of the output.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How many changes, and how much progress, a client of the control socket may be behind.
+/// Maximum number of status changes, and of progress updates, that a client of the control socket
+/// may lag behind.
 const REMEMBERED: usize = 256;
 
 /// Run a runtime until Ctrl-C, and print what arrives
 ///
-/// The hyperties that are named have addresses on its message bus. What comes for them is printed; requests are
-/// answered with code 200. `protostub deploy`, `undeploy`, `list`, `send`, `status`, `update` and `reload` talk
-/// to it through its control socket. The exit code is 1 if a stub could not be deployed at the start, or had to be abandoned
-/// at the end.
+/// The hyperties have addresses on the runtime's message bus. The command prints the messages that
+/// arrive for them, and answers requests with code 200. `protostub deploy`, `undeploy`, `list`,
+/// `send`, `status`, `update` and `reload` reach the runtime through its control socket. The exit
+/// code is 1 if a stub could not be deployed at the start, or had to be abandoned at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -54,12 +55,12 @@ Examples:
   protostub run --home 127.0.0.1:8080 --hyperty hyperty://127.0.0.1:8080/bob --register
   protostub run --config protostub.toml --socket /run/protostub/control.sock --json")]
 pub(crate) struct Run {
-    /// An address that messages are printed for; can be repeated
+    /// Address of a hyperty whose messages are printed; can be repeated
     #[arg(long = "hyperty", value_name = "ADDRESS")]
     hyperties: Vec<Address>,
 
-    /// Register the hyperties at their domains' registries, which deploys the domains' stubs: only then do the
-    /// domains know where they are
+    /// Register the hyperties at their domains' registries, which deploys the domains' stubs.
+    /// Without it, the domains do not know where the hyperties are
     #[arg(long)]
     register: bool,
 
@@ -67,12 +68,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DOMAIN")]
     deploy: Vec<String>,
 
-    /// The value that requests are answered with, as JSON
+    /// Value of the answer to each request, as JSON
     #[arg(long, value_name = "JSON", value_parser = |text: &str| serde_json::from_str::<Value>(text))]
     answer: Option<Value>,
 
-    /// Listen for `protostub deploy`, `list`, `send` and the like at this socket [default: one in
-    /// $XDG_RUNTIME_DIR/protostub]
+    /// Listen for `protostub deploy`, `list`, `send` and other commands at this socket [default: a
+    /// socket in $XDG_RUNTIME_DIR/protostub]
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,
 
@@ -99,7 +100,7 @@ impl Run {
         let show = move |key: &StubKey, progress| {
             if let Some(progress) = DeploymentProgress::of(key, progress) {
                 bars.show(&progress);
-                // Without a client nothing receives it.
+                // Fails if no client is connected.
                 let _ = published.send(progress);
             }
         };
@@ -129,7 +130,7 @@ impl Run {
                 listen(hyperty, answer, printed).await;
             });
         }
-        // The first command finds the hyperties at their addresses.
+        // The hyperties have their addresses before the first command can arrive.
         let serving = socket.map(|socket| tokio::spawn(server::serve(socket, context, stop_serving.clone())));
         let reload = || printed.tell(Event::reloaded(actions::reload(&runtime, settings.policy.as_deref())));
         let deploying = deploy(&runtime, &settings.deploy, &printed);
@@ -140,31 +141,33 @@ impl Run {
             serving.await?;
         }
         outcome?;
-        // Whoever had it has ended.
-        let Some(runtime) = Arc::into_inner(runtime) else { bail!("the runtime is still in use") };
+        // All other owners of the runtime have ended.
+        let Some(runtime) = Arc::into_inner(runtime) else {
+            bail!("failed to shut down the runtime: another task still uses it")
+        };
         let outcome = runtime.shutdown(SHUTDOWN).await;
         let names = |keys: &[StubKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (stopped, abandoned) = (names(&outcome.stopped), names(&outcome.abandoned));
         let in_order = printed.in_order.load(Relaxed) && abandoned.is_empty();
         printed.tell(Event::Stopped { stopped, abandoned });
-        // A runtime that stopped in order did so without a reader too.
+        // A missing reader does not turn an orderly stop into a failure.
         let _ = timeout(FLUSH, printed.printer.flush()).await;
         Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// Where the tasks of `run` report to. Reporting never waits.
+/// Collects the reports of the tasks of `run`. Reporting never waits.
 #[derive(Clone)]
 struct Reports {
     printer: Printer<FormattedEvent>,
     format: OutputFormat,
-    /// False after the first problem.
+    /// `false` after the first problem.
     in_order: Arc<AtomicBool>,
 }
 
 impl Reports {
     fn start(output: &Output) -> anyhow::Result<Self> {
-        let printer = output.printer().context("starting the thread that prints")?;
+        let printer = output.printer().context("failed to start the thread that prints")?;
         Ok(Self { printer, format: output.format(), in_order: Arc::new(AtomicBool::new(true)) })
     }
 
@@ -176,19 +179,20 @@ impl Reports {
     }
 }
 
-/// Listens where it was told, or else where it can: a runtime is of use without a control socket too.
+/// Listens at `path`, or at the default place if there is no path. A failure at the default place
+/// is only logged, because a runtime is useful without a control socket too.
 async fn listen_for_commands(path: Option<PathBuf>) -> anyhow::Result<Option<Socket>> {
     match path {
         Some(path) => Ok(Some(Socket::listen(&path).await?)),
         None => {
             let socket = Socket::listen_by_default().await;
-            Ok(socket.inspect_err(|error| tracing::warn!("there is no control socket: {error:#}")).ok())
+            Ok(socket.inspect_err(|error| tracing::warn!("the runtime runs without a control socket: {error:#}")).ok())
         }
     }
 }
 
-/// Reads the policies again at each SIGHUP and waits for the deployments, until a signal stops the
-/// runtime. No step of it waits for a reader.
+/// Reloads the policies at each SIGHUP, and drives the deployments, until a signal stops the
+/// runtime. No step waits for a reader.
 async fn until_stopped(
     mut stop: StopSignal,
     (mut hangup, reload): (HangupSignal, impl Fn()),
@@ -206,7 +210,7 @@ async fn until_stopped(
     }
 }
 
-/// Deploys one after the other, each until it is live.
+/// Deploys the targets one after the other, each until it is live.
 async fn deploy(runtime: &Runtime, targets: &[String], printed: &Reports) {
     for target in targets {
         printed.tell(match runtime.deploy_protostub(target).await {
@@ -216,20 +220,22 @@ async fn deploy(runtime: &Runtime, targets: &[String], printed: &Reports) {
     }
 }
 
-/// Tells of the statuses of all stubs.
+/// Reports the status changes of all stubs.
 async fn watch(mut monitor: Hyperty, runtime: Address, printed: Reports, changes: broadcast::Sender<Change>) {
     while let Some(message) = monitor.recv().await {
-        // Stubs can post to this address too, but only the Registry knows the statuses.
+        // Stubs can post to this address too, but only messages from the Registry are status
+        // changes.
         let is_registrys = message.from == runtime && message.via.is_empty();
         let Some(change) = is_registrys.then(|| read_change(&message)).flatten() else { continue };
-        // Without a client there is nobody to tell.
+        // Fails if no client is connected.
         let _ = changes.send(change.clone());
         printed.tell(Event::Status(change));
     }
 }
 
-/// What the Registry tells of a stub: `{"value": "live", "resource": <stub>, "desc": <reason>}`, with the domain in place of the resource
-/// where the stub has no address yet.
+/// Reads a status message of the Registry:
+/// `{"value": "live", "resource": <stub>, "desc": <reason>}`. A stub without an address is named by
+/// `domain` instead of `resource`.
 fn read_change(message: &Message) -> Option<Change> {
     let body: Value = message.body.as_ref()?.parse().ok()?;
     let text = |member: &str| body.get(member).and_then(Value::as_str);
@@ -242,13 +248,13 @@ fn read_change(message: &Message) -> Option<Change> {
     Some(Change { domain, stub, status, reason, at: utc(SystemTime::now()) })
 }
 
-/// Answers the messages for a hyperty, and prints each of them.
+/// Answers the messages for a hyperty, and prints each message.
 async fn listen(mut hyperty: Hyperty, answer: Option<Value>, printed: Reports) {
     while let Some(message) = hyperty.recv().await {
         if message.expects_response()
             && let Err(error) = hyperty.post(message.response(200, answer.clone()))
         {
-            tracing::warn!(hyperty = %hyperty.address(), "an answer was not accepted: {error}");
+            tracing::warn!(hyperty = %hyperty.address(), "the bus refused an answer: {error}");
         }
         printed.tell(Event::Message { hyperty: hyperty.address().clone(), message });
     }
@@ -262,10 +268,10 @@ async fn register(hyperty: &Hyperty, printed: &Reports) {
     });
 }
 
-/// Registers a hyperty at its domain, which learns where it is.
+/// Registers a hyperty at its domain, so that the domain knows its runtime.
 async fn register_at_domain(hyperty: &Hyperty) -> anyhow::Result<()> {
     let address = hyperty.address();
-    let domain = address.domain().context("the address has no domain")?;
+    let domain = address.domain().context("the address of the hyperty has no domain")?;
     let registry = Address::parse(&format!("domain://registry.{domain}"))?;
     let value = json!({ "url": address, "status": "live", "expires": REGISTERED.as_secs() });
     let reply = hyperty.request(Message::create(registry).with_body(json!({ "value": value }))).await?;

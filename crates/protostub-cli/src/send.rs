@@ -17,14 +17,14 @@ use crate::{
     text::{escaped, json_text},
 };
 
-/// How long the stub may take to say goodbye.
+/// Time limit for the graceful shutdown of the stub.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Send one message, and print the reply
 ///
-/// The runtime that is running sends it; if there is none, one is started for the purpose. The stub of the
-/// receiver's domain is found, verified and deployed on the way. The exit code is 1 if there is no reply, or its
-/// code is 400 or more.
+/// The running runtime sends the message; if none is running, the command starts one for this
+/// purpose. The runtime finds, verifies and deploys the stub of the receiver's domain first. The
+/// exit code is 1 if no reply arrives, or its code is 400 or more.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -37,12 +37,12 @@ pub(crate) struct Send {
     #[arg(long, value_name = "ADDRESS")]
     to: Address,
 
-    /// What the message asks for: read, create, update, delete, subscribe, unsubscribe, execute, or any
+    /// Type of the message: read, create, update, delete, subscribe, unsubscribe, execute, or any
     /// other word
     #[arg(long = "type", value_name = "TYPE", default_value = "read")]
     kind: String,
 
-    /// What it carries, as JSON
+    /// Body of the message, as JSON
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     body: Option<Box<RawValue>>,
 
@@ -50,7 +50,7 @@ pub(crate) struct Send {
     #[arg(long, value_name = "ADDRESS")]
     from: Option<Address>,
 
-    /// How many seconds to wait for the reply, the deployment of the stub included
+    /// Timeout in seconds for the reply, including the deployment of the stub
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     timeout: f64,
 
@@ -59,12 +59,12 @@ pub(crate) struct Send {
 }
 
 fn json_value(text: &str) -> Result<Box<RawValue>, String> {
-    serde_json::from_str(text).map_err(|error| format!("it is no JSON ({error}); a text needs its quotation marks: '\"hello\"'"))
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}; write a string with its quotation marks: '\"hello\"'"))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| TIMEOUTS.contains(seconds));
-    seconds.ok_or_else(|| "0.001 to 600 seconds are possible".to_owned())
+    seconds.ok_or_else(|| "the timeout is out of range; write 0.001 to 600 seconds".to_owned())
 }
 
 impl Send {
@@ -94,7 +94,7 @@ impl Send {
     }
 }
 
-/// A reply, as far as the command reads it.
+/// The members of a reply that the command reads.
 #[derive(Deserialize)]
 struct Reply {
     from: String,
@@ -125,12 +125,12 @@ impl Sent {
     /// Returns the lines for people.
     pub(crate) fn text(&self) -> String {
         let Ok(reply) = serde_json::from_str::<Reply>(self.reply.get()) else {
-            return format!("a reply that this command does not understand, after {} ms", self.milliseconds);
+            return format!("a reply that this command cannot read, after {} ms", self.milliseconds);
         };
         let code = self.code().map_or_else(|| "a reply".to_owned(), |code| code.to_string());
         let body = match reply {
             Reply { body: Some(body), .. } => json_indented(body.get()).map(|body| format!("\n{body}")),
-            Reply { text: Some(text), .. } => Some(format!("\nno JSON: {}", json_text(&Value::from(text).to_string()))),
+            Reply { text: Some(text), .. } => Some(format!("\nnot JSON: {}", json_text(&Value::from(text).to_string()))),
             Reply { bytes: Some(bytes), .. } => Some(format!("\nbytes, in base64: {}", escaped(&bytes))),
             _ => None,
         };

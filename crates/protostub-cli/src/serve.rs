@@ -7,35 +7,37 @@ use serde_json::json;
 
 use crate::{failure::Failure, output::Output, signals::StopSignal, text::table};
 
-/// How long clients may take to say goodbye.
+/// Time limit for the graceful disconnect of all clients.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Serve a domain: a catalogue of protocol stubs, and a message node
 ///
-/// For development: nobody is authenticated, nothing is encrypted, everything is forgotten at the end.
+/// For development only: the server authenticates no client, encrypts nothing, and stores nothing
+/// after its end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each folder in FOLDER that has a descriptor.json is a stub; its code is component.wasm beside it.
+Each folder in FOLDER with a descriptor.json is a stub; its code is component.wasm next to it.
 In the texts of the descriptor's `configuration`, ${authority}, ${domain}, ${http-url},
-${ws-url} and ${nomatrix-url} become those of the server.
+${ws-url} and ${nomatrix-url} are replaced by the values of the server.
 
 Examples:
   protostub serve target/catalogue
   protostub serve stubs --bind 0.0.0.0:8080 --domain sp1.example --default message-node
   protostub serve --bind 127.0.0.1:0 --json   # a message node alone, on any free port")]
 pub(crate) struct Serve {
-    /// The folder of stubs; without it there is no catalogue
+    /// The folder of stubs; without a folder, the server has no catalogue
     folder: Option<PathBuf>,
 
-    /// The address to listen on; port 0 is any free one
+    /// The address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     bind: SocketAddr,
 
-    /// The domain of the addresses that the message node gives out [default: the address that is listened on]
+    /// The domain of the addresses that the message node allocates [default: the address to listen
+    /// on]
     #[arg(long)]
     domain: Option<Domain>,
 
-    /// The stub that is the domain's `default` one [default: the one of that name, or the only one]
+    /// The `default` stub of the domain [default: the stub named `default`, or the only one]
     #[arg(long, value_name = "NAME", requires = "folder")]
     default: Option<String>,
 }
@@ -61,7 +63,7 @@ impl Serve {
         stop.received().await?;
         let stopped = server.shutdown(SHUTDOWN).await;
         output.print(
-            || format!("Stopped: {} clients were connected, {} had not gone in time.", stopped.clients, stopped.unfinished),
+            || format!("Stopped: {} clients were connected, {} did not disconnect in time.", stopped.clients, stopped.unfinished),
             || json!({ "event": "stopped", "clients": stopped.clients, "unfinished": stopped.unfinished }),
         )?;
         Ok(ExitCode::SUCCESS)

@@ -19,15 +19,15 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most days that a signature counts.
+/// Maximum lifetime of a signature, in days.
 const MAX_DAYS: i64 = 3660;
 const _: () = assert!(MAX_DAYS.unsigned_abs() * DAY.as_secs() == trust::MAX_LIFETIME.as_secs(), "hosts refuse other lifetimes");
 
 /// Sign the descriptor of a stub
 ///
-/// The signature binds all of the descriptor, with the digest of its component, to a domain and to the names that the
-/// stub is published under. It is added to the descriptor's `signatures`, in place of what is there. Sign after the last
-/// change: a descriptor that was changed since is refused.
+/// The signature binds the whole descriptor, including the digest of its component, to a domain and
+/// to the names of the stub. It replaces the descriptor's `signatures`, unless --add is set. Sign
+/// after the last change: runtimes refuse a descriptor that changed after it was signed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +35,7 @@ Examples:
     --component echo/component.wasm
   protostub sign descriptor.json --key new.key --add --domain sp1.example --name default --name echo --days 30")]
 pub(crate) struct Sign {
-    /// The file of the descriptor, which is written anew
+    /// The file of the descriptor; the command rewrites it
     #[arg(value_name = "DESCRIPTOR")]
     descriptor: PathBuf,
 
@@ -43,27 +43,29 @@ pub(crate) struct Sign {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// The id that the key is published with [default: its thumbprint]
+    /// The id of the published key [default: its thumbprint]
     #[arg(long, value_name = "TEXT")]
     key_id: Option<String>,
 
-    /// The domain whose stub it is
+    /// The domain of the stub
     #[arg(long, value_name = "DOMAIN")]
     domain: Domain,
 
-    /// A name that it may be published under: `default`, say; can be repeated [default: its `objectName`]
+    /// A name for the published stub, such as `default`; can be repeated [default: its
+    /// `objectName`]
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
 
-    /// The component, whose digest and size are written into the descriptor, and which has to be a protocol stub
+    /// The component, which must be a protocol stub; its digest and size are written into the
+    /// descriptor
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
 
-    /// For how many days the signature counts
+    /// Lifetime of the signature, in days
     #[arg(long, value_name = "NUMBER", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     days: u32,
 
-    /// Keep the signatures that are there: of another key, in a rotation
+    /// Keep the existing signatures, such as the one of the old key in a rotation
     #[arg(long)]
     add: bool,
 }
@@ -90,8 +92,8 @@ impl Sign {
         let issued = SystemTime::now();
         let statement = Statement { domain: self.domain, names, contract, issued, expires: issued + self.days * DAY };
         trust::sign(&mut descriptor, &statement, &key)
-            .map_err(|error| Failure::file(path, format!("{error}; give --component")))?;
-        fs::write(path, descriptor.to_json() + "\n").with_context(|| format!("writing {}", path.display()))?;
+            .map_err(|error| Failure::file(path, format!("{error}; name the component with --component")))?;
+        fs::write(path, descriptor.to_json() + "\n").with_context(|| format!("failed to write {}", path.display()))?;
         let (public, digest) = (key.public(), descriptor.digest().map(|digest| digest.to_string()));
         output.print(
             || {
@@ -122,13 +124,14 @@ impl Sign {
     }
 }
 
-/// The contract's track that a component is for, which it has to have to be signed.
+/// Returns the contract track of a component. Fails if the component is not a stub, because only
+/// stubs can be signed.
 async fn track(code: Vec<u8>) -> anyhow::Result<String> {
     let digest = Sha256Digest::of(&code);
     Ok(Compiler::new(&Settings::default())?.compile(code, digest).await?.track().to_owned())
 }
 
-/// Writes the digest of its component into a descriptor, wherever the code is.
+/// Writes the digest of the component into a descriptor, both for embedded and for separate code.
 fn bind(descriptor: &mut Descriptor, code: &[u8]) {
     let is_inline = descriptor.source_package.as_ref().is_some_and(|package| package.source_code.is_some());
     match descriptor.source_package_url.clone() {

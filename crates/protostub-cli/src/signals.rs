@@ -2,7 +2,8 @@ use std::io;
 
 use tokio::signal;
 
-/// The signal SIGHUP, on platforms that have it. SIGHUP does not end the process while this listens.
+/// The signal SIGHUP, on platforms that have it. SIGHUP does not end the process while this
+/// listens.
 pub(crate) struct HangupSignal {
     #[cfg(unix)]
     signal: Option<signal::unix::Signal>,
@@ -20,7 +21,7 @@ impl HangupSignal {
         Ok(Self {})
     }
 
-    /// Returns a signal that never comes. SIGHUP still ends the process.
+    /// Returns a signal that never arrives. SIGHUP still ends the process.
     pub(crate) fn ignored() -> Self {
         #[cfg(unix)]
         return Self { signal: None };

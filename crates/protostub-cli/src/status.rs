@@ -16,13 +16,13 @@ use crate::{
     text::table,
 };
 
-/// Time to print at the end what waits for a reader.
+/// Time limit at the end to print the rest of the output.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Show how a runtime, or one stub in it, is
+/// Show the status of a runtime, or of one stub in it
 ///
-/// With --follow, what becomes of the stubs is shown as it happens, until Ctrl-C, or the end of the runtime.
-/// Quick changes of many stubs may be passed over.
+/// With --follow, shows each status change of the stubs until Ctrl-C, or until the runtime ends.
+/// Quick changes of many stubs may be skipped.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,11 +31,12 @@ Examples:
   protostub status --follow
   protostub status sp1.example --follow --json | jq -r .status")]
 pub(crate) struct ShowStatus {
-    /// A domain, or an address of a domain, whose stub is shown; without it, the runtime and all stubs are
+    /// The domain of the stub to show, or an address of the domain [default: the runtime and all
+    /// its stubs]
     #[arg(value_name = "DOMAIN")]
     target: Option<String>,
 
-    /// Go on and show what changes
+    /// Continue, and show each status change
     #[arg(short, long)]
     follow: bool,
 
@@ -60,7 +61,7 @@ impl ShowStatus {
 }
 
 /// Prints changes until a signal, the end of the runtime, or the end of the reader. A slow reader
-/// holds up neither signals nor the runtime.
+/// delays neither signals nor the runtime.
 async fn follow(client: &mut Client, target: Option<String>, output: &Output) -> anyhow::Result<()> {
     let mut stop = StopSignal::listen()?;
     let printer = output.printer()?;
@@ -80,20 +81,20 @@ async fn follow(client: &mut Client, target: Option<String>, output: &Output) ->
         fault = printer.failed() => return Err(fault.into()),
         outcome = changes => return outcome,
     }
-    // Without a reader, the rest stays unprinted.
+    // Without a reader, the rest is not printed.
     let _ = timeout(FLUSH, printer.flush()).await;
     Ok(())
 }
 
 impl Change {
-    /// A line for people.
+    /// Returns the change as a line for people.
     pub(crate) fn text(&self) -> String {
         let Self { domain, status, reason, at, .. } = self;
         let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
         format!("{at} The stub of {domain} is {status}{reason}.")
     }
 
-    /// An object among others.
+    /// Returns the change as an event for programs.
     pub(crate) fn event(&self) -> Value {
         let mut event = json!(self);
         event["event"] = "status".into();
@@ -102,7 +103,7 @@ impl Change {
 }
 
 impl Stub {
-    /// A sentence for people.
+    /// Returns the status as a sentence for people.
     pub(crate) fn sentence(&self) -> String {
         let version = self.version.as_ref().map_or_else(String::new, |version| format!(", version {version},"));
         format!("The stub of {}{version} is {}.", self.key, self.status)
@@ -124,7 +125,7 @@ impl Stub {
 }
 
 impl Stubs {
-    /// A table for people.
+    /// Returns the stubs as a table for people.
     pub(crate) fn table(stubs: &[Stub]) -> String {
         if stubs.is_empty() {
             return "No stub is deployed.".to_owned();

@@ -1,4 +1,4 @@
-//! Texts as the command prints them.
+//! Formats of the command's output.
 
 use protostub_types::{SafeText, json_line};
 
@@ -25,22 +25,22 @@ impl OutputFormat {
 
 /// Returns JSON text in one line, without characters that act on a terminal.
 pub(crate) fn json_text(json: &str) -> String {
-    // Text that serde wrote is JSON.
+    // The input is always JSON, because serde wrote it.
     json_line(json).unwrap_or_else(|| "null".to_owned())
 }
 
-/// Returns a text as one line, with characters that are not shown escaped, but without a cut.
+/// Returns a text as one line, uncut, with invisible characters escaped.
 pub(crate) fn escaped(text: &str) -> SafeText {
     SafeText::cut(text, usize::MAX)
 }
 
-/// Returns a text whose lines are escaped, each for itself.
+/// Returns a text in which each line is escaped on its own.
 fn escaped_lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(escaped).collect();
     lines.iter().map(SafeText::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// A table of names and values, the values in one column.
+/// Returns a table of names and values, with the values in one column.
 pub(crate) fn table(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let line = |(name, value): &(&str, String)| {

@@ -11,8 +11,8 @@ use crate::{
 
 /// Undeploy the stub of a domain
 ///
-/// It says goodbye to its domain first, for as long as it may. The next message for the domain deploys it
-/// anew. The exit code is 4 if no such stub is deployed.
+/// The stub disconnects from its domain first, within its time limit. The next message for the
+/// domain deploys the stub again. The exit code is 4 if the stub is not deployed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -9,11 +9,12 @@ use crate::{
     reach::SocketFlag,
 };
 
-/// Update the stub of a domain to what the domain publishes now
+/// Update the stub of a domain to the version that the domain publishes
 ///
-/// The new version is downloaded, verified and compiled while the old one runs, and takes over its address, its session and
-/// its queue. If it is not live in time, the old one takes over again, and the exit code is 1. The exit code is 4
-/// if no such stub is deployed.
+/// The runtime downloads, verifies and compiles the new version while the old one runs. The new
+/// version takes over the address, the session and the queue. If it is not live in time, the old
+/// version takes over again, and the exit code is 1. The exit code is 4 if the stub is not
+/// deployed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +25,7 @@ pub(crate) struct UpdateStub {
     #[arg(value_name = "DOMAIN")]
     target: String,
 
-    /// Only tell what there is
+    /// Only show the published version
     #[arg(long)]
     check: bool,
 
@@ -43,15 +44,15 @@ impl UpdateStub {
 }
 
 impl Update {
-    /// A sentence for people.
+    /// Returns the outcome as a sentence for people.
     fn sentence(&self) -> String {
         let Self { key, from, to, .. } = self;
-        // What has the same version has another digest.
+        // Two builds of one version differ in their digest.
         let published = if from == to { format!("another build of version {to}") } else { format!("version {to}") };
         match self.outcome {
-            Outcome::UpToDate => format!("The stub of {key} is up to date: version {from} is what its domain publishes."),
-            Outcome::Available => format!("The domain publishes {published} of the stub of {key}, which runs version {from}."),
-            Outcome::Updated => format!("The stub of {key} runs {published} now, after version {from}."),
+            Outcome::UpToDate => format!("The stub of {key} is up to date: its domain publishes version {from}."),
+            Outcome::Available => format!("The domain publishes {published} of the stub of {key}; version {from} is running."),
+            Outcome::Updated => format!("The stub of {key} was updated from version {from} to {published}."),
         }
     }
 }

@@ -18,34 +18,36 @@ use crate::{
     text::table,
 };
 
-/// Verify who has signed a stub
+/// Verify the signatures of a stub
 ///
-/// Of a domain, the descriptor is looked up and the component downloaded, as for a deployment that requires signatures. Of a
-/// file, the signatures are verified for the domain in --domain, by the keys in --keys or in the settings. The exit code
-/// is 1 if none is good.
+/// For a domain, the command looks up the descriptor and downloads the component, as a deployment
+/// that requires signatures does. For a file, it verifies the signatures for the domain in
+/// --domain, with the keys in --keys or in the settings. The exit code is 1 if no signature is
+/// valid.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   protostub verify sp1.example
   protostub verify echo/descriptor.json --domain sp1.example --keys protostub-jwks.json --component echo/component.wasm")]
 pub(crate) struct Verify {
-    /// A descriptor's file, a domain, or an address of a domain
+    /// The file of a descriptor, a domain, or an address of a domain
     #[arg(value_name = "DESCRIPTOR|DOMAIN")]
     target: String,
 
-    /// Trust the keys in this JSON Web Key Set, as if they stood in `trusted-keys` of the domain; can be repeated
+    /// Trust the keys in this JSON Web Key Set, like those in `trusted-keys` of the domain; can be
+    /// repeated
     #[arg(long = "keys", value_name = "FILE")]
     keys: Vec<PathBuf>,
 
-    /// Of a file: the domain whose stub it should be
+    /// For a file: the domain of the stub
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<Domain>,
 
-    /// Of a file: the name that it should be published under [default: any]
+    /// For a file: the published name of the stub [default: any]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// The component, which has to be the one that was signed
+    /// The component, which must be the signed one
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
 
@@ -58,7 +60,9 @@ impl Verify {
         let settings = Settings::load(self.runtime)?;
         let path = Path::new(&self.target);
         let (authenticity, domain, version, digest) = if path.is_file() || path.extension().is_some_and(|kind| kind == "json") {
-            let domain = self.domain.ok_or_else(|| Failure::usage("a file does not tell whose it should be: give --domain"))?;
+            let domain = self
+                .domain
+                .ok_or_else(|| Failure::usage("a descriptor file does not name the domain of its stub; give --domain"))?;
             let policy = trusting(settings.trust()?, &domain, &self.keys)?;
             let json = fs::read(path).map_err(|error| Failure::file(path, error))?;
             let verified = policy.verify(&json, &domain, self.name.as_deref(), &[]);
@@ -67,7 +71,9 @@ impl Verify {
         } else {
             let address = Address::parse(&self.target)
                 .map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
-            let domain = address.domain().ok_or_else(|| Failure::usage(format_args!("{address} has no domain")))?;
+            let domain = address
+                .domain()
+                .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
             let (mut config, egress) = (settings.catalogue(&domain)?, inspect::egress(&settings)?);
             config.trust = trusting(config.trust, &domain, &self.keys)?;
             config.trust.signatures = Signatures::Require;
@@ -81,7 +87,7 @@ impl Verify {
             let code = fs::read(file).map_err(|error| Failure::file(file, error))?;
             let is = Sha256Digest::of(&code);
             if let Some(signed) = digest.filter(|signed| *signed != is) {
-                let problem = format!("{}: its digest is {is}, and the one that was signed is {signed}", file.display());
+                let problem = format!("{}: the digest of the component is {is}, but the signed one is {signed}", file.display());
                 return Err(Failure::failed(problem).into());
             }
         }

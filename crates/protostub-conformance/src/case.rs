@@ -4,62 +4,63 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use protostub_types::SafeText;
 use serde::Serialize;
 
-/// What has to hold.
+/// A requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Case {
-    /// What it is called, for ever: `stub/start/bad-configuration`.
+    /// The id, which never changes: `stub/start/bad-configuration`.
     pub id: &'static str,
-    /// The sentence that it holds its subject to.
+    /// The requirement in a sentence.
     pub holds: &'static str,
-    /// Where the sentence stands.
+    /// The documents with the requirement: `wit/0.1/stub.wit`, or `tests/CASES.md: C7` for a row of
+    /// the catalogue.
     pub source: &'static str,
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It holds.
+    /// The requirement holds.
     Pass,
-    /// It does not.
+    /// The requirement does not hold.
     Fail {
-        /// What should have been seen.
+        /// The expected behaviour.
         expected: String,
-        /// What was seen.
+        /// The observed behaviour.
         observed: String,
     },
-    /// It says nothing about this subject.
+    /// The case does not apply to this subject.
     NotApplicable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A case with what became of it.
+/// A case with its result.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// What had to hold.
+    /// The case.
     #[serde(flatten)]
     pub case: Case,
-    /// Whether it does.
+    /// The result.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// What else was found out: how much memory was used, say.
+    /// An additional observation, such as the memory that the stub used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// How long it took.
+    /// The duration.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub took: Duration,
 }
 
-/// Result of a step of a case. `?` ends the case with the verdict that is the error. The value of
-/// a whole case is its note.
+/// Result of a step of a case. `?` ends the case with the error as its verdict. The value of a
+/// whole case is its note.
 pub(crate) type CaseResult<T = Option<String>> = Result<T, Verdict>;
 
-/// A case, and the script by which it is tried on a subject.
+/// A case, and the script that checks a subject.
 pub(crate) struct Script<S> {
     pub(crate) case: Case,
     pub(crate) run: for<'a> fn(&'a S) -> BoxFuture<'a, CaseResult>,
@@ -129,19 +130,19 @@ impl<S> Script<S> {
         let (verdict, note) = match result {
             Ok(Ok(note)) => (Verdict::Pass, note.as_deref().map(shown)),
             Ok(Err(verdict)) => (verdict, None),
-            Err(_elapsed) => (Verdict::fail(format!("an end within {} s", time_limit.as_secs()), "none"), None),
+            Err(_elapsed) => (Verdict::fail(format!("the case ends within {} s", time_limit.as_secs()), "no end"), None),
         };
         Outcome { case: self.case, verdict, note, took: began.elapsed() }
     }
 }
 
-/// Returns what was seen of a subject, safe to show: lines stay lines, as a report indents them.
+/// Returns a text of a subject, safe to show. Line breaks stay, because a report indents the lines.
 fn shown(text: &str) -> String {
     const MAX_LINES: usize = 50;
     text.lines().take(MAX_LINES).map(|line| SafeText::new(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// Ends a case unless this holds.
+/// Fails the case unless the condition holds.
 pub(crate) fn expect(holds: bool, expected: &str, observed: impl FnOnce() -> String) -> CaseResult<()> {
     if holds { Ok(()) } else { Err(Verdict::fail(expected, observed())) }
 }

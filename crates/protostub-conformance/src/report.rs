@@ -4,27 +4,27 @@ use serde_json::{Value, json};
 
 use crate::{Outcome, Verdict};
 
-/// What a suite found out about one subject.
+/// The results of a suite for one subject.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
-    /// The suite: `stub`, say.
+    /// The name of the suite, such as `stub`.
     pub suite: &'static str,
-    /// What it was tried on.
+    /// The name of the subject.
     pub subject: String,
-    /// The cases, in the suite's order.
+    /// The results of the cases, in the suite's order.
     pub outcomes: Vec<Outcome>,
 }
 
-/// How many cases passed, failed, and did not apply.
+/// Numbers of passed, failed and skipped cases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
-    /// They hold.
+    /// Cases whose requirement holds.
     pub passed: usize,
-    /// They do not.
+    /// Cases whose requirement does not hold.
     pub failed: usize,
-    /// They do not apply.
+    /// Cases that do not apply.
     pub skipped: usize,
 }
 
@@ -33,7 +33,7 @@ impl Report {
         Self { suite, subject: subject.to_owned(), outcomes }
     }
 
-    /// How many cases passed, failed, and did not apply.
+    /// Counts the passed, failed and skipped cases.
     #[must_use]
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
@@ -47,7 +47,8 @@ impl Report {
         tally
     }
 
-    /// For people: a line for each case ([`Outcome::to_text`]). The last line is the [`Tally`].
+    /// Returns the report for people: a line for each case ([`Outcome::to_text`]), then the
+    /// [`Tally`].
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = format!("suite {}: {}\n\n", self.suite, self.subject);
@@ -59,7 +60,8 @@ impl Report {
         text
     }
 
-    /// For programs: an object with `suite`, `subject`, `passed`, `failed`, `skipped`, and `outcomes`, one for each case.
+    /// Returns the report for programs: an object with `suite`, `subject`, `passed`, `failed`,
+    /// `skipped`, and `outcomes`, one for each case.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let Tally { passed, failed, skipped } = self.tally();
@@ -69,7 +71,8 @@ impl Report {
         })
     }
 
-    /// For JUnit's readers, which CI systems are: `testsuite`, with a `testcase` for each case.
+    /// Returns the report as JUnit XML, which CI systems read: `testsuite`, with a `testcase` for
+    /// each case.
     #[must_use]
     pub fn to_junit(&self) -> String {
         let tally = self.tally();
@@ -111,11 +114,12 @@ impl Report {
     }
 }
 
-/// How wide the column of ids is.
+/// Width of the column of ids.
 const ID_WIDTH: usize = 34;
 
 impl Outcome {
-    /// For people: one line, and if the case failed, what was expected and seen below it.
+    /// Returns one line for people. Below a failed case follow the requirement, its source, and the
+    /// expected and observed behaviour.
     #[must_use]
     pub fn to_text(&self) -> String {
         let Self { case, verdict, note, .. } = self;
@@ -135,7 +139,7 @@ impl Outcome {
     }
 }
 
-/// Text for XML 1.0, which has no place for most control characters.
+/// Escapes a text for XML 1.0, and replaces control characters, most of which XML forbids.
 fn escaped(text: &str) -> String {
     let mut xml = String::with_capacity(text.len());
     for char in text.chars() {

@@ -10,84 +10,89 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, WASM_COMPONENT};
 use serde_json::{Map, Value};
 
-/// How long a descriptor may be, in bytes.
+/// Maximum length of a descriptor, in bytes.
 const MAX_DESCRIPTOR_BYTES: u64 = 1024 * 1024;
-/// How long a component may be, in bytes: a Python stub has 18 MiB.
+/// Maximum length of a component, in bytes. A Python stub has 18 MiB.
 const MAX_COMPONENT_BYTES: u64 = 128 * 1024 * 1024;
-/// How many stubs a folder may have.
+/// Maximum number of stubs in a folder.
 const MAX_STUBS: usize = 1000;
 
-/// The well-known type that components are found under.
+/// The well-known type of components.
 pub(crate) const PACKAGE_TYPE: &str = "sourcepackage";
 
-/// The keys that the domain signs with.
+/// Name of the file with the keys that the domain signs with.
 pub(crate) const KEYS_FILE: &str = "protostub-jwks.json";
-/// How long it may be, in bytes.
+/// Maximum length of that file, in bytes.
 const MAX_KEYS_BYTES: u64 = 64 * 1024;
 
 const DESCRIPTOR_FILE: &str = "descriptor.json";
 const COMPONENT_FILE: &str = "component.wasm";
 
-/// The protocol stubs in a folder, as the well-known catalogue shows them.
+/// The protocol stubs in a folder, as the well-known catalogue serves them.
 ///
 /// ```text
 /// <folder>/<name>/descriptor.json     what is told of the stub; see below for what may be left out
 /// <folder>/<name>/component.wasm      its code
 /// ```
 ///
-/// The files are read anew for each request, so that a stub can be replaced while the server runs. In the descriptor
-/// * `objectName` becomes the folder's name if it is missing, and `language` `WASM_COMPONENT`;
-/// * `sourcePackageURL` becomes `/.well-known/sourcepackage/<name>` if it is missing, and `sourcePackage.sha256` the component's digest;
-/// * a `sourcePackageURL` of `/sourcePackage` without `sourcePackage.sourceCode` gets the component inline, in base64;
-/// * in the texts of `configuration` the placeholders of [`Place`] are filled in;
+/// The files are read on each request, so a stub can be replaced while the server runs. In the
+/// descriptor
+/// * a missing `objectName` becomes the folder's name, and a missing `language` `WASM_COMPONENT`;
+/// * a missing `sourcePackageURL` becomes `/.well-known/sourcepackage/<name>`, and a missing
+///   `sourcePackage.sha256` the component's digest;
+/// * a `sourcePackageURL` of `/sourcePackage` without `sourcePackage.sourceCode` gets the component
+///   inline, in base64;
+/// * the texts of `configuration` get the values of [`Place`] for their placeholders.
 ///
-/// but one with `signatures` is shown as it is, since what is signed must not be changed. `<folder>/protostub-jwks.json` is the domain's key set.
+/// A descriptor with `signatures` is served unchanged, since a change would invalidate them.
+/// `<folder>/protostub-jwks.json` is the domain's key set.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     folder: PathBuf,
     default: Option<String>,
-    /// The digests of the components, as long as the files stay as they are.
+    /// The digests of the components. They are valid while the files are unchanged.
     digests: Mutex<HashMap<String, (SystemTime, u64, Sha256Digest)>>,
 }
 
-/// The server, as the one who asks reached it: what the placeholders in a descriptor's configuration stand for.
+/// The address under which a client reached the server. It gives the values of the placeholders in
+/// a descriptor's configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// `${authority}`: host and port.
     pub(crate) authority: String,
-    /// `${domain}`: what the addresses of the message node belong to.
+    /// `${domain}`: the domain of the message node's addresses.
     pub(crate) domain: Domain,
 }
 
-/// A stub in the folder that no runtime could deploy.
+/// A stub in the folder that a runtime could not deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StubProblem {
-    /// Its name: that of its folder.
+    /// The stub's name, which is its folder's name.
     pub name: String,
-    /// What is wrong.
+    /// The fault.
     pub problem: String,
 }
 
-/// Why there is no answer from the catalogue.
+/// Failure of the catalogue to answer a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CatalogueError {
     #[error("there is no protocol stub `{name}` here; {}", listed(.names))]
     NotFound { name: String, names: Vec<String> },
-    #[error("no protocol stub is the default one here; {}", listed(.names))]
+    #[error("there is no default protocol stub here; {}", listed(.names))]
     NoDefault { names: Vec<String> },
-    #[error("the protocol stub `{name}` has no {file}")]
+    #[error("the protocol stub `{name}` has no file {file}")]
     NoFile { name: String, file: &'static str },
-    #[error("this domain publishes no keys: there is no {KEYS_FILE} in its folder")]
+    #[error("this domain publishes no keys: its folder has no {KEYS_FILE}")]
     NoKeys,
-    #[error("reading {file} of the protocol stub `{name}`: {source}")]
+    #[error("failed to read {file} of the protocol stub `{name}`: {source}")]
     Io { name: String, file: &'static str, source: io::Error },
-    #[error("the descriptor of the protocol stub `{name}` is no JSON object: {problem}")]
+    #[error("the descriptor of the protocol stub `{name}` is not a JSON object: {problem}")]
     Descriptor { name: String, problem: String },
 }
 
 fn listed(names: &[String]) -> String {
-    if names.is_empty() { "the folder is empty".to_owned() } else { format!("there are: {}", names.join(", ")) }
+    if names.is_empty() { "the folder is empty".to_owned() } else { format!("the folder has: {}", names.join(", ")) }
 }
 
 impl Place {
@@ -99,7 +104,7 @@ impl Place {
             let (value, length) = after
                 .split_once('}')
                 .and_then(|(name, _)| Some((self.value(name)?, name.len() + 1)))
-                // Not one of ours: it stays.
+                // The text is not one of the placeholders, so it stays.
                 .unwrap_or(("${".to_owned(), 0));
             filled.push_str(&value);
             rest = &after[length..];
@@ -134,12 +139,12 @@ impl Catalogue {
         Self { folder, default, digests: Mutex::default() }
     }
 
-    /// The folder that it shows.
+    /// Returns the folder of the stubs.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The names of the stubs, sorted.
+    /// Returns the names of the stubs, sorted.
     pub(crate) async fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         let mut entries = tokio::fs::read_dir(&self.folder).await?;
@@ -156,7 +161,8 @@ impl Catalogue {
         Ok(names)
     }
 
-    /// The name of the default stub: the configured one, a stub of that name, or the only one.
+    /// Returns the name of the default stub: the configured one, a stub of that name, or the only
+    /// one.
     pub(crate) async fn default_name(&self) -> Result<String, CatalogueError> {
         if let Some(default) = &self.default {
             return Ok(default.clone());
@@ -169,7 +175,7 @@ impl Catalogue {
         }
     }
 
-    /// The descriptor of a stub, seen from a place.
+    /// Returns the descriptor of a stub, completed for a place.
     pub(crate) async fn descriptor(&self, name: &str, place: &Place) -> Result<Map<String, Value>, CatalogueError> {
         let name = self.resolve(name).await?;
         let text = self.read(&name, DESCRIPTOR_FILE, MAX_DESCRIPTOR_BYTES).await?;
@@ -215,7 +221,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The domain's key set.
+    /// Returns the domain's key set.
     pub(crate) async fn keys(&self) -> Result<Vec<u8>, CatalogueError> {
         self.read("", KEYS_FILE, MAX_KEYS_BYTES).await.map_err(|error| match error {
             CatalogueError::NoFile { .. } => CatalogueError::NoKeys,
@@ -223,7 +229,8 @@ impl Catalogue {
         })
     }
 
-    /// What would keep a runtime from deploying the stubs, as far as their descriptors and the presence of their code tell.
+    /// Returns the faults that would keep a runtime from deploying the stubs, judged by their
+    /// descriptors and the presence of their code.
     pub(crate) async fn problems(&self, place: &Place) -> Vec<StubProblem> {
         let mut problems = Vec::new();
         for name in self.names().await.unwrap_or_default() {
@@ -250,7 +257,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The code of a stub, and its digest.
+    /// Returns the code of a stub, and its digest.
     pub(crate) async fn component(&self, name: &str) -> Result<(Vec<u8>, Sha256Digest), CatalogueError> {
         let name = self.resolve(name).await?;
         let path = self.folder.join(&name).join(COMPONENT_FILE);
@@ -288,7 +295,7 @@ impl Catalogue {
         digests.get(name).filter(|known| (known.0, known.1) == (modified, length)).map(|known| known.2)
     }
 
-    /// The name of a stub that is there.
+    /// Returns the name of an existing stub.
     async fn resolve(&self, name: &str) -> Result<String, CatalogueError> {
         let is_here = async |name: &str| is_name(name) && tokio::fs::try_exists(self.folder.join(name)).await.unwrap_or(false);
         let name = match name {
@@ -311,20 +318,20 @@ impl Catalogue {
         let mut bytes = Vec::new();
         opened.take(max_bytes + 1).read_to_end(&mut bytes).await.map_err(fail)?;
         if bytes.len() as u64 > max_bytes {
-            return Err(fail(io::Error::other(format!("it is longer than {max_bytes} bytes"))));
+            return Err(fail(io::Error::other(format!("the file is longer than {max_bytes} bytes"))));
         }
         Ok(bytes)
     }
 }
 
-/// Whether a text can be the name of a stub: one path segment that is visible.
+/// Returns `true` if a text can be the name of a stub: a single visible path segment.
 pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 255
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
 }
 
-/// The beginning of a name of any length, for error messages.
+/// Returns the beginning of a name, for error messages. The name may have any length.
 fn shown(name: &str) -> String {
     SafeText::quote(name).to_string()
 }

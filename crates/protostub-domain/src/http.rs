@@ -1,4 +1,4 @@
-//! The server's HTTP interface: the well-known catalogue, and the way to the message node.
+//! The server's HTTP interface: the well-known catalogue, and the WebSockets of the message node.
 
 use std::sync::{
     Arc,
@@ -23,14 +23,14 @@ use crate::{
     node::MessageNode,
 };
 
-/// What the handlers share. A new one for each start of the server.
+/// State that the handlers share. Each start of the server creates a new one.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) catalogue: Option<Arc<Catalogue>>,
     pub(crate) node: MessageNode,
-    /// The names that the server is known by; the first is the one of its addresses.
+    /// The domains of the server. The first one is the domain of its addresses.
     pub(crate) names: Arc<[Domain]>,
-    /// Host and port for those who do not say how they reached it.
+    /// Host and port, for clients that do not send a `Host` of the server.
     pub(crate) authority: Arc<str>,
     pub(crate) max_message_bytes: usize,
     pub(crate) served: Arc<Served>,
@@ -38,14 +38,15 @@ pub(crate) struct Site {
     pub(crate) clients: TaskTracker,
 }
 
-/// What the catalogue has handed out.
+/// Numbers of the catalogue's answers.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     pub(crate) descriptors: AtomicU64,
     pub(crate) components: AtomicU64,
 }
 
-/// The spellings of one type: the specification's, and the one of the original runtime and catalogue.
+/// The spellings of the stubs' type: the specification's, and the one of the original runtime and
+/// catalogue.
 const STUB_TYPES: [&str; 2] = ["protostub", "protocolstub"];
 
 pub(crate) fn router(site: Site) -> Router {
@@ -67,7 +68,8 @@ async fn types() -> Response {
     for_everybody(axum::Json(json!([STUB_TYPES[0], STUB_TYPES[1], PACKAGE_TYPE])).into_response())
 }
 
-/// `<type>`, `<type>/<name>` and `<type>/<name>/<field>`, with or without a slash at the end.
+/// Answers `<type>`, `<type>/<name>` and `<type>/<name>/<field>`, with or without a slash at the
+/// end.
 async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers: HeaderMap) -> Response {
     let answer = match path.trim_end_matches('/').splitn(3, '/').collect::<Vec<_>>().as_slice() {
         [kind] if is_type(kind) => site.names().await,
@@ -79,7 +81,7 @@ async fn well_known(State(site): State<Site>, Path(path): Path<String>, headers:
     for_everybody(answer)
 }
 
-/// Runtimes in browsers read the catalogue too.
+/// Allows any origin, since runtimes in browsers read the catalogue, too.
 fn for_everybody(mut answer: Response) -> Response {
     answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     answer
@@ -104,7 +106,7 @@ impl Site {
         match self.catalogue() {
             Ok(catalogue) => match catalogue.names().await {
                 Ok(names) => axum::Json(names).into_response(),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("reading the folder of stubs: {error}\n")),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to read the folder of stubs: {error}\n")),
             },
             Err(response) => *response,
         }
@@ -154,7 +156,7 @@ impl Site {
         }
     }
 
-    /// Where the one who asks believes to be, if that is here.
+    /// Returns the address that the client used, if it is one of the server's.
     fn place(&self, headers: &HeaderMap) -> Place {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Domain::parse(host).ok());
         let host = host.filter(|host| self.names.iter().any(|name| name.host() == host.host()));
@@ -176,7 +178,7 @@ struct Connect {
 async fn nomatrix(State(site): State<Site>, Query(connect): Query<Connect>, upgrade: WebSocketUpgrade) -> Response {
     match connect.runtime.as_deref().map(Address::parse) {
         Some(Ok(runtime)) => site.upgrade(upgrade, Some(runtime)),
-        Some(Err(error)) => text(StatusCode::FORBIDDEN, format!("the parameter runtimeURL: {error}\n")),
+        Some(Err(error)) => text(StatusCode::FORBIDDEN, format!("the parameter runtimeURL is invalid: {error}\n")),
         None => text(StatusCode::FORBIDDEN, "the parameter runtimeURL is missing\n".to_owned()),
     }
 }
@@ -184,7 +186,7 @@ async fn nomatrix(State(site): State<Site>, Query(connect): Query<Connect>, upgr
 impl Site {
     fn upgrade(self, upgrade: WebSocketUpgrade, nomatrix: Option<Address>) -> Response {
         if !self.node.has_room() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the message node has too many connections\n".to_owned());
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the message node has reached its limit of connections\n".to_owned());
         }
         let clients = self.clients.clone();
         upgrade
@@ -208,8 +210,8 @@ fn text(status: StatusCode, text: String) -> Response {
     (status, text).into_response()
 }
 
-/// What was asked for with its digest as ETag; or the part of it that was asked for; or that it is still the same (RFC 9110 sections 13
-/// and 14).
+/// Returns the content, with its digest as the ETag. A request for a range gets that part, and a
+/// conditional one the answer that the content is unchanged (RFC 9110 sections 13 and 14).
 fn tagged(headers: &HeaderMap, kind: &'static str, content: Vec<u8>, digest: Option<Sha256Digest>) -> Response {
     let tag = format!("\"{}\"", digest.unwrap_or_else(|| Sha256Digest::of(&content)));
     let asked = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -232,8 +234,9 @@ fn tagged(headers: &HeaderMap, kind: &'static str, content: Vec<u8>, digest: Opt
     }
 }
 
-/// The first and last byte of `bytes=<first>-<last>`, `bytes=<first>-` or `bytes=-<length>`; `Some(None)` if there are none, nothing if
-/// the range is of another kind and to be ignored.
+/// Returns the first and last byte of `bytes=<first>-<last>`, `bytes=<first>-` or
+/// `bytes=-<length>`. Returns `Some(None)` if the content has no such bytes, and `None` for other
+/// kinds of ranges, which are ignored.
 fn part(range: &str, length: usize) -> Option<Option<(usize, usize)>> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let number = |text: &str| text.trim().parse::<usize>().ok();

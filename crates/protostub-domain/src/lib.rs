@@ -1,11 +1,14 @@
-//! A domain for development, demos and tests: what a runtime needs on the other side.
+//! A domain for development, demos and tests: the other side of a runtime.
 //!
-//! * [`DomainServer`]: the well-known catalogue, from a folder of protocol stubs, and the message node, on one port
-//! * [`MessageNode`]: sessions, address allocation, subscriptions, routing between clients and the registry of the domain, in the Vert.x
-//!   and NoMatrix flavours of the reTHINK project, with the faults that tests need
-//! * [`Limits`]: how much of anything a client may ask for
+//! * [`DomainServer`]: the well-known catalogue, from a folder of protocol stubs, and the message
+//!   node, on one port
+//! * [`MessageNode`]: sessions, address allocation, subscriptions, routing between clients, and the
+//!   registry of the domain. It has the Vert.x and NoMatrix flavours of the reTHINK project, and
+//!   the faults that tests need.
+//! * [`Limits`]: limits on the requests of clients
 //!
-//! Everything is in memory, nobody is authenticated, and connections are not encrypted: it is no server for the public Internet.
+//! All state is in memory, clients are not authenticated, and connections are not encrypted. So the
+//! server is not fit for the public Internet.
 
 mod catalogue;
 mod http;

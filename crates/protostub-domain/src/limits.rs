@@ -1,34 +1,36 @@
 use std::time::Duration;
 
-/// What a [`crate::DomainServer`] bears. Whoever goes beyond gets an answer that says so; nobody else notices.
+/// Limits of a [`crate::DomainServer`]. A client beyond a limit gets an answer that names it; other
+/// clients do not notice.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Open WebSocket connections; one more is refused with HTTP 503.
+    /// Open WebSocket connections. Further ones are refused with HTTP 503.
     pub max_connections: usize,
-    /// Sessions, connected or waiting to be opened again.
+    /// Sessions, with a connection or waiting to be re-opened.
     pub max_sessions: usize,
-    /// Addresses that one session may have, allocated and learned.
+    /// Addresses of one session, allocated and learned.
     pub max_addresses_per_session: usize,
-    /// Addresses that one session may subscribe to.
+    /// Addresses that one session subscribes to.
     pub max_subscriptions_per_session: usize,
-    /// Addresses that one request may have allocated.
+    /// Addresses that one request allocates.
     pub max_allocation: usize,
     /// Entries of the registry, in all.
     pub max_registrations: usize,
-    /// The JSON text of one registry entry, in bytes.
+    /// Length of the JSON text of one registry entry, in bytes.
     pub max_registration_bytes: usize,
-    /// One message of a client, in bytes; who sends a longer one is disconnected (close code 1009).
+    /// Length of one message of a client, in bytes. A client that sends a longer one is
+    /// disconnected (close code 1009).
     pub max_message_bytes: usize,
     /// Messages that wait to be written to one client.
     pub max_queued_messages: usize,
     /// Their length together, in bytes.
     pub max_queued_bytes: usize,
-    /// How long a session is kept for a client that has lost its connection, and how long a connection may stay without a session.
+    /// Time for which a session without a connection is kept, and a connection without a session.
     pub session_linger: Duration,
-    /// How often a client is pinged; one that leaves two pings without an answer has lost its connection.
+    /// Interval of pings. A client that leaves two pings without an answer counts as disconnected.
     pub keep_alive: Duration,
-    /// How long a client may take to read what is written to it.
+    /// Time within which a client has to read a message.
     pub write_timeout: Duration,
 }
 
@@ -42,7 +44,7 @@ impl Default for Limits {
             max_allocation: 100,
             max_registrations: 4096,
             max_registration_bytes: 16 * 1024,
-            // The bus bears bodies of 1 MiB, and JSON and addresses stand around them.
+            // The bus carries bodies of 1 MiB. JSON and addresses come on top.
             max_message_bytes: 2 * 1024 * 1024,
             max_queued_messages: 256,
             max_queued_bytes: 4 * 1024 * 1024,

@@ -21,31 +21,34 @@ use crate::{
     http::{self, Served, Site},
 };
 
-/// How often expired sessions and registrations are looked for.
+/// Interval of the search for expired sessions and registrations.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long [`DomainServer::stop`] waits for clients to say goodbye.
+/// Time that [`DomainServer::stop`] waits for clients to close their connections.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How many connections may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// A domain: its catalogue of protocol stubs over HTTP, and its message node over WebSocket, on one port.
+/// A domain: its catalogue of protocol stubs over HTTP, and its message node over WebSocket, on one
+/// port.
 ///
-/// | path | what is there |
+/// | path | content |
 /// | --- | --- |
-/// | `/.well-known/protostub/<name>` | the descriptor of a stub; `default` is the default one. `protocolstub` is another spelling |
+/// | `/.well-known/protostub/<name>` | the descriptor of a stub; `default` for the default one |
 /// | `/.well-known/protostub/<name>/<field>` | one of its members, such as `version` |
 /// | `/.well-known/protostub` | the names of the stubs |
+/// | `/.well-known/protocolstub/…` | the same, in another spelling |
 /// | `/.well-known/sourcepackage/<name>` | the component |
 /// | `/ws` | the message node, in the Vert.x flavour |
 /// | `/stub/connect?runtimeURL=<url>` | the message node, in the NoMatrix flavour |
 ///
-/// Dropping it stops it too, without waiting for its clients to have gone; [`Self::shutdown`] does wait.
+/// Dropping the server stops it without waiting for its clients; [`Self::shutdown`] waits.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), protostub_domain::DomainServerError> {
 /// use protostub_domain::DomainServer;
 ///
-/// let server = DomainServer::builder().folder("stubs").default_stub("message-node").start().await?;
+/// let builder = DomainServer::builder().folder("stubs").default_stub("message-node");
+/// let server = builder.start().await?;
 /// println!("http://{}/.well-known/protostub/default", server.authority());
 /// server.shutdown(std::time::Duration::from_secs(5)).await;
 /// # Ok(())
@@ -63,41 +66,42 @@ pub struct DomainServer {
     sweeper: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-/// Whether clients are served.
+/// Serving state of a server.
 enum Serving {
     Yes {
         stop: CancellationToken,
         tasks: TaskTracker,
     },
-    /// The socket keeps the port, and refuses connections.
+    /// Stopped. The socket keeps the port, and refuses connections.
     No {
         socket: TcpSocket,
     },
-    /// The port is lost.
+    /// Stopped. The port is lost.
     Never,
 }
 
-/// What [`DomainServer::start_again`] starts with.
+/// State of the message node with which [`DomainServer::start_again`] starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a server starts with its state or without it")]
 pub enum Memory {
-    /// Sessions, addresses, subscriptions and registrations are as they were: clients can re-open their sessions.
+    /// Sessions, addresses, subscriptions and registrations are kept: clients can re-open their
+    /// sessions.
     Kept,
-    /// The message node knows nobody.
+    /// The message node has lost all of its state.
     Lost,
 }
 
-/// How a server stopped.
+/// Outcome of stopping a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// How many clients were connected to the message node.
+    /// Number of clients that were connected to the message node.
     pub clients: usize,
-    /// How many connections, of any kind, had not ended when the time was up.
+    /// Number of connections, of any kind, that were still open at the end of the time limit.
     pub unfinished: usize,
 }
 
-/// How many answers the catalogue has given.
+/// Number of answers that the catalogue has given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CatalogueCounts {
@@ -107,41 +111,41 @@ pub struct CatalogueCounts {
     pub components: u64,
 }
 
-/// Why there is no server.
+/// Failure to start a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainServerError {
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("failed to listen on {address}: is the port in use, or below 1024?")]
     Listen {
-        /// Which one.
+        /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// The folder of stubs cannot be read.
-    #[error("failed to read the folder of stubs, {}", folder.display())]
+    #[error("failed to read the folder of stubs {}; check that the folder exists and is readable", folder.display())]
     Folder {
-        /// Which one.
+        /// The folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// There is no stub to be the default one.
-    #[error("failed to find the default stub `{name}` in {}; there are: {}", folder.display(), names.join(", "))]
+    /// The folder has no stub with the name of the default one.
+    #[error("failed to find the default stub `{name}` in {}; the folder has: {}", folder.display(), names.join(", "))]
     Default {
-        /// Which one is missing.
+        /// The name of the missing stub.
         name: String,
-        /// Where.
+        /// The folder of stubs.
         folder: PathBuf,
-        /// What is there.
+        /// The names of the stubs in the folder.
         names: Vec<String>,
     },
 }
 
-/// Settings of a [`DomainServer`]. Without any it is a message node on a free port of 127.0.0.1.
+/// Settings of a [`DomainServer`]. The default is a message node on a free port of 127.0.0.1.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct DomainServerBuilder {
@@ -153,25 +157,28 @@ pub struct DomainServerBuilder {
 }
 
 impl DomainServerBuilder {
-    /// Where to listen; port 0 is any free one.
+    /// Sets the address to listen on. Port 0 is any free port.
     pub fn bind(mut self, address: SocketAddr) -> Self {
         self.bind = address;
         self
     }
 
-    /// The domain of the server's addresses (`hyperty://<domain>/…`). Without it, it is the address that the server is bound to; on loopback,
-    /// `localhost` with the same port is then the same domain.
+    /// Sets the domain of the server's addresses (`hyperty://<domain>/…`). The default is the
+    /// address that the server is bound to. On loopback, `localhost` with the same port is then the
+    /// same domain.
     pub fn domain(mut self, domain: Domain) -> Self {
         self.domain = Some(domain);
         self
     }
 
-    /// Where the stubs are: a folder for each, with `descriptor.json` and `component.wasm`. Without it there is no catalogue.
+    /// Sets the folder of the stubs. It has a folder for each stub, with `descriptor.json` and
+    /// `component.wasm`. Without it there is no catalogue.
     ///
-    /// In the descriptor `objectName`, `language`, `sourcePackageURL` and `sourcePackage.sha256` are filled in if they are missing, and in the texts of its
-    /// `configuration` these placeholders, so that one template serves any address:
+    /// Missing members of the descriptor are filled in: `objectName`, `language`,
+    /// `sourcePackageURL` and `sourcePackage.sha256`. The texts of its `configuration` may have
+    /// these placeholders, so one template serves any address:
     ///
-    /// | placeholder | becomes, for a server that was asked as `127.0.0.1:8080` |
+    /// | placeholder | value, for a server that was asked as `127.0.0.1:8080` |
     /// | --- | --- |
     /// | `${authority}` | `127.0.0.1:8080` |
     /// | `${domain}` | the domain of the message node's addresses |
@@ -183,22 +190,24 @@ impl DomainServerBuilder {
         self
     }
 
-    /// Which stub `default` is. Without it, the one with that name, or the only one.
+    /// Sets the name of the stub that `default` stands for. Without it, that is the stub with the
+    /// name `default`, or the only stub.
     pub fn default_stub(mut self, name: impl Into<String>) -> Self {
         self.default_stub = Some(name.into());
         self
     }
 
-    /// What the server bears.
+    /// Sets the limits of the server.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Listens, and serves until [`DomainServer::shutdown`].
+    /// Starts to listen, and serves until [`DomainServer::shutdown`].
     ///
     /// # Errors
-    /// If the folder cannot be read, has no stub of the default's name, or the address cannot be listened on.
+    /// If the folder cannot be read, has no stub with the default's name, or the server cannot
+    /// listen on the address.
     pub async fn start(self) -> Result<DomainServer, DomainServerError> {
         let catalogue = match self.folder {
             Some(folder) => Some(Arc::new(open_catalogue(folder, self.default_stub).await?)),
@@ -239,7 +248,8 @@ async fn open_catalogue(folder: PathBuf, default: Option<String>) -> Result<Cata
     }
 }
 
-/// What the server is called, its own name first, and the authority that it can be reached by.
+/// Returns the server's domains, its own one first, and the authority under which it can be
+/// reached.
 fn names(address: SocketAddr, domain: Option<Domain>) -> (Arc<[Domain]>, Arc<str>) {
     let own = Domain::parse(&address.to_string()).ok();
     let port = address.port();
@@ -276,7 +286,7 @@ async fn sweep(node: MessageNode) {
 }
 
 impl DomainServer {
-    /// A server with default settings.
+    /// Returns a builder with default settings.
     pub fn builder() -> DomainServerBuilder {
         DomainServerBuilder {
             bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0),
@@ -287,31 +297,32 @@ impl DomainServer {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The domain of its addresses.
+    /// Returns the domain of the server's addresses.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         &self.names[0]
     }
 
-    /// Host and port that it can be reached by: what `${authority}` stands for, if the one who asks uses no other name of it.
+    /// Returns the host and port of the server. `${authority}` stands for them, unless the client
+    /// used another name of the server.
     #[must_use]
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The folder of the stubs.
+    /// Returns the folder of the stubs.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.catalogue.as_deref().map(Catalogue::folder)
     }
 
-    /// The names of the stubs in the folder, sorted, as they are now.
+    /// Returns the current names of the stubs in the folder, sorted.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -322,12 +333,13 @@ impl DomainServer {
         }
     }
 
-    /// Which stub `default` is, if there is one.
+    /// Returns the name of the default stub, if there is one.
     pub async fn default_stub(&self) -> Option<String> {
         self.catalogue.as_ref()?.default_name().await.ok()
     }
 
-    /// The stubs in the folder that no runtime could deploy, as far as their descriptors and digests tell.
+    /// Returns the stubs in the folder that a runtime could not deploy, judged by their descriptors
+    /// and digests.
     pub async fn problems(&self) -> Vec<StubProblem> {
         match &self.catalogue {
             Some(catalogue) => {
@@ -338,13 +350,13 @@ impl DomainServer {
         }
     }
 
-    /// The message node.
+    /// Returns the message node.
     #[must_use]
     pub const fn node(&self) -> &MessageNode {
         &self.node
     }
 
-    /// How many answers the catalogue has given since the server was made.
+    /// Returns the number of answers that the catalogue has given since the server was created.
     #[must_use]
     pub fn catalogue_counts(&self) -> CatalogueCounts {
         CatalogueCounts {
@@ -366,23 +378,23 @@ impl DomainServer {
             clients: tasks.clone(),
         };
         let listener = listener.tap_io(|connection| {
-            // Messages are small, and wait for nothing.
+            // Messages are small, so Nagle's algorithm would only delay them.
             let _ = connection.set_nodelay(true);
         });
         let serving = axum::serve(listener, http::router(site)).with_graceful_shutdown(stop.clone().cancelled_owned());
         tasks.spawn(async move {
             if let Err(error) = serving.await {
-                tracing::error!("serving: {error}");
+                tracing::error!("failed to serve connections: {error}");
             }
         });
         Serving::Yes { stop, tasks }
     }
 
-    /// Stops as a server that is restarted: clients see close code 1001, new connections are refused. The port is kept for
-    /// [`Self::start_again`].
+    /// Stops like a server that is restarted: clients get close code 1001, and new connections are
+    /// refused. The port is kept for [`Self::start_again`].
     ///
     /// # Errors
-    /// If the port cannot be kept, since somebody else took it.
+    /// If another program has taken the port.
     pub async fn stop(&self) -> Result<Stopped, DomainServerError> {
         let mut serving = self.serving.lock().await;
         let stopped = end(&self.node, &mut serving, STOP_LIMIT).await;
@@ -395,16 +407,16 @@ impl DomainServer {
 
     fn keep_port(&self) -> io::Result<TcpSocket> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // Connections of the server that has stopped may still be on their way out.
+        // Connections of the stopped server may still be closing.
         socket.set_reuseaddr(true)?;
         socket.bind(self.address)?;
         Ok(socket)
     }
 
-    /// Serves again, on the same port. Does nothing to a server that has not stopped.
+    /// Serves again, on the same port. Does nothing if the server is running.
     ///
     /// # Errors
-    /// If the address cannot be listened on.
+    /// If the server cannot listen on the address.
     pub async fn start_again(&self, memory: Memory) -> Result<(), DomainServerError> {
         let mut serving = self.serving.lock().await;
         if matches!(*serving, Serving::Yes { .. }) {
@@ -423,7 +435,8 @@ impl DomainServer {
         Ok(())
     }
 
-    /// Stops for good: no new connections, requests in progress are answered, clients of the message node see close code 1001.
+    /// Stops for good. New connections are refused, requests in progress are answered, and clients
+    /// of the message node get close code 1001.
     pub async fn shutdown(self, within: Duration) -> Stopped {
         let stopped = end(&self.node, &mut *self.serving.lock().await, within).await;
         tracing::info!(domain = %self.domain(), clients = stopped.clients, unfinished = stopped.unfinished, "stopped");
@@ -431,7 +444,7 @@ impl DomainServer {
     }
 }
 
-/// Stops serving, if that is what it does, and waits for the connections to end.
+/// Stops serving, if the server is running, and waits for the connections to end.
 async fn end(node: &MessageNode, serving: &mut Serving, within: Duration) -> Stopped {
     let clients = node.counts().borrow().connections;
     let Serving::Yes { stop, tasks } = serving else { return Stopped { clients: 0, unfinished: 0 } };

@@ -1,4 +1,5 @@
-//! An operator's rules for the messages of Protostub, in [Cedar](https://docs.cedarpolicy.com): a [`Policy`](protostub_bus::Policy) for the bus.
+//! An operator's rules for the messages of Protostub, in [Cedar](https://docs.cedarpolicy.com): a
+//! [`Policy`](protostub_bus::Policy) for the bus.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -13,37 +14,43 @@
 //!     r#"
 //!     permit (principal is Hyperty, action, resource);
 //!
-//!     @reason("sp2.example is not to be talked to")
+//!     @reason("messages to sp2.example are forbidden")
 //!     forbid (principal, action, resource in Domain::"sp2.example");
 //!     "#,
 //! )?;
-//! # let bus = Bus::new(BusConfig::new(Domain::parse("home.example")?, Address::parse("hyperty-runtime://home.example/1")?));
+//! # let runtime = Address::parse("hyperty-runtime://home.example/1")?;
+//! # let bus = Bus::new(BusConfig::new(Domain::parse("home.example")?, runtime));
 //! bus.set_policy(Some(Arc::new(policy)));
 //! let app = Origin::Hyperty(Address::parse("hyperty://home.example/app")?);
 //! let question = Message::read("hyperty://sp2.example/alice".parse()?);
 //! let refused = bus.post(&app, question).unwrap_err();
-//! assert_eq!((refused.code, refused.reason.as_str()), (403, "sp2.example is not to be talked to"));
+//! assert_eq!(refused.code, 403);
+//! assert_eq!(refused.reason.as_str(), "messages to sp2.example are forbidden");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What is decided
+//! # Decisions
 //!
-//! As Cedar does: a message goes on if some `permit` holds for it and no `forbid` does. So an operator's file without a policy permits nothing, but for two
-//! things, which a `forbid` can take back: what the runtime itself says, and responses.
+//! A message is permitted if at least one `permit` holds for it and no `forbid` does, as in Cedar.
+//! An operator's file without a policy therefore permits nothing, with two exceptions: messages of
+//! the runtime itself, and responses. A `forbid` overrides these exceptions.
 //!
 //! ```cedar
 #![doc = include_str!("built_in.cedar")]
 //! ```
 //!
-//! The rules of the runtime that always hold are beside these: no policy lets a stub speak for another domain.
+//! The rules of the runtime that always hold apply in addition: no policy lets a stub speak for
+//! another domain.
 //!
-//! The poster of a refused message is told a reason: the texts of `@reason("…")` before the `forbid`s that hold, or the names in their `@id("…")`, or their
-//! places in the file. A policy that cannot be evaluated for a message (a number overflows, say) refuses it.
+//! The poster of a refused message gets a reason: the texts of `@reason("…")` before the `forbid`s
+//! that hold, or the names in their `@id("…")`, or their places in the file. If a policy cannot be
+//! evaluated for a message, for example because a number overflows, the message is refused.
 //!
-//! # What policies may be about
+//! # The schema
 //!
-//! Policies are checked when they are loaded, against this schema, so that a misspelt name is an error then, and not a rule that never holds:
+//! Policies are checked against this schema when they are loaded. A misspelt name is an error then,
+//! and not a rule that never holds:
 //!
 //! ```cedarschema
 #![doc = include_str!("protostub.cedarschema")]

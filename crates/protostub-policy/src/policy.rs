@@ -16,18 +16,21 @@ use crate::{
 const SCHEMA: &str = include_str!("protostub.cedarschema");
 const BUILT_IN: &str = include_str!("built_in.cedar");
 
-/// Cedar looks how much of its stack is left, and gives up if that seems too little. What a stub posts is decided on the stack of a fiber, of which Cedar
-/// cannot know: so it gets a stack of its own. As large as a main thread's, which is reserved rather than used: without optimisation, Cedar's frames
-/// take many kilobytes each.
+/// Size of the stack for Cedar, in bytes. Cedar checks how much of its stack is left, and stops if
+/// that seems too little. A stub's posts are decided on the stack of a fiber, which Cedar does not
+/// know, so Cedar gets a stack of its own. It is as large as a main thread's, and mostly reserved
+/// rather than used. Without optimisation, Cedar's frames take many kilobytes each.
 const STACK_BYTES: usize = 8 << 20;
 
-/// How deep brackets of policies may be nested. People write three or four.
+/// Maximum nesting depth of brackets in policies. People write three or four.
 const MAX_DEPTH: usize = 64;
 
-/// Policies that were found good. What they decide, and about what, stands in the [crate's documentation](crate).
+/// Policies that have passed all checks. The [crate's documentation](crate) describes their
+/// decisions and their schema.
 ///
-/// They do not change: for others, [load](Self::load) them, and put them in force in the place of these (`Runtime::set_policy`,
-/// [`Bus::set_policy`](protostub_bus::Bus::set_policy)). If they have a fault, these stay in force.
+/// The policies are immutable. To replace them, [load](Self::load) others and activate those
+/// (`Runtime::set_policy`, [`Bus::set_policy`](protostub_bus::Bus::set_policy)). If the others have
+/// a fault, these stay active.
 pub struct CedarPolicy {
     file: PathBuf,
     policies: PolicySet,
@@ -40,7 +43,8 @@ impl CedarPolicy {
     /// Reads a file of policies, and checks them against the schema.
     ///
     /// # Errors
-    /// If the file cannot be read, or has a fault: every one that was found is named, with its place.
+    /// If the file cannot be read, or has faults. The error lists every fault that was found, with
+    /// its place.
     pub fn load(file: impl Into<PathBuf>) -> Result<Self, PolicyError> {
         let file = file.into();
         match fs::read_to_string(&file) {
@@ -49,17 +53,18 @@ impl CedarPolicy {
         }
     }
 
-    /// The same with a text, and the name of its file for errors and reasons.
+    /// Parses a text of policies, and checks it like [`Self::load`]. `file` is the name in errors
+    /// and reasons.
     ///
     /// # Errors
     /// If the text has a fault.
     pub fn parse(file: impl Into<PathBuf>, text: &str) -> Result<Self, PolicyError> {
         let file = file.into();
         if let Some((line, column)) = too_deep(text) {
-            let problem = format!("what stands in brackets is nested more than {MAX_DEPTH} deep");
+            let problem = format!("brackets are nested more than {MAX_DEPTH} deep");
             return Err(PolicyError::Faults { faults: vec![PolicyFault { file, line, column, problem, advice: None }] });
         }
-        // Cedar reads expressions by recursion, and looks at no stack then.
+        // Cedar parses expressions by recursion, without a check of the stack.
         stacker::grow(STACK_BYTES, || Self::read(file, text))
     }
 
@@ -96,19 +101,19 @@ impl CedarPolicy {
         Ok(Self { file, policies, authorizer: Authorizer::new(), names, warnings })
     }
 
-    /// The file that they were read from.
+    /// Returns the file that the policies were read from.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// What may not be meant: policies that never hold, say.
+    /// Returns the warnings: probable mistakes, for example policies that never hold.
     #[must_use]
     pub fn warnings(&self) -> &[PolicyFault] {
         &self.warnings
     }
 
-    /// Why a message is refused, for people.
+    /// Returns the reason why a message is refused, for people.
     fn reason(&self, response: &Response, hop: &Hop<'_>) -> String {
         let mut failed = response.diagnostics().errors().map(|error| format!("a policy cannot be evaluated: {error}"));
         if let Some(failed) = failed.next() {
@@ -131,10 +136,10 @@ impl CedarPolicy {
             return reason.to_owned();
         }
         match policy.annotation("id") {
-            Some(name) => format!("the policy `{name}` forbids it"),
+            Some(name) => format!("the policy `{name}` forbids the message"),
             None => {
                 let file = self.file.file_name().unwrap_or(self.file.as_os_str());
-                format!("policy {} of {} forbids it", number(policy.id()), Path::new(file).display())
+                format!("policy {} of {} forbids the message", number(policy.id()), Path::new(file).display())
             }
         }
     }
@@ -167,7 +172,7 @@ fn misspelt(file: &Path, policies: &PolicySet) -> Vec<PolicyFault> {
     faults
 }
 
-/// Where brackets are nested too deep, if they are: line and column, from 1.
+/// Returns the line and the column, from 1, where brackets are nested too deep.
 fn too_deep(text: &str) -> Option<(usize, usize)> {
     let mut depth = 0_usize;
     let mut quoted = false;
@@ -176,7 +181,7 @@ fn too_deep(text: &str) -> Option<(usize, usize)> {
         while let Some((column, character)) = characters.next() {
             match character {
                 '"' => quoted = !quoted,
-                // Whatever it is, it is no end.
+                // An escaped character does not end the text.
                 '\\' if quoted => {
                     characters.next();
                 }
@@ -194,7 +199,8 @@ fn too_deep(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Cedar calls policies `policy0`, `policy1` and so on, in their order; people count from 1.
+/// Returns the number of a policy, from 1, as people count. Cedar names policies `policy0`,
+/// `policy1` and so on, in their order.
 fn number(id: &PolicyId) -> String {
     let text = id.to_string();
     let index = text.strip_prefix("policy").and_then(|index| index.parse::<usize>().ok());
@@ -211,7 +217,7 @@ impl CedarPolicy {
     fn judge(&self, hop: &Hop<'_>) -> Decision {
         let question = match Question::about(hop, &self.names) {
             Ok(question) => question,
-            Err(error) => return Decision::Refuse(format!("the policies cannot be asked about it: {error}")),
+            Err(error) => return Decision::Refuse(format!("the policies cannot be evaluated for the message: {error}")),
         };
         let response = self.authorizer.is_authorized(&question.request, &self.policies, &question.entities);
         let failed = response.diagnostics().errors().next().is_some();

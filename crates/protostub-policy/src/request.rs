@@ -1,4 +1,4 @@
-//! A hop, as policies are asked about it.
+//! A hop as a request to Cedar.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,7 +39,7 @@ impl Names {
         uid(&self.domain, domain)
     }
 
-    /// A domain, and those above it.
+    /// Returns a domain and the domains above it.
     fn domains(&self, domain: Option<&Domain>) -> HashSet<EntityUid> {
         let Some(domain) = domain else { return HashSet::new() };
         let mut all = HashSet::from([self.domain(domain.as_str()), self.domain(domain.host())]);
@@ -64,7 +64,7 @@ fn text(text: &str) -> Value {
     Value::new_string(text.to_owned())
 }
 
-/// What an authorizer is given.
+/// The input of an authorizer.
 pub(crate) struct Question {
     pub(crate) request: Request,
     pub(crate) entities: Entities,

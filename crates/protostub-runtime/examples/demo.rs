@@ -1,7 +1,10 @@
-//! Two runtimes that have never met talk to each other through a domain whose protocol neither of them knows.
+//! Two runtimes without prior contact talk to each other through a domain whose protocol neither of
+//! them knows.
 //!
-//! A domain server on loopback publishes a protocol stub in its catalogue, and runs a message node. An app on each runtime has an address of
-//! that domain. What the apps send makes their runtimes find, download, verify and deploy the domain's stub: 22 steps, shown as they happen.
+//! A domain server on loopback publishes a protocol stub in its catalogue, and runs a message node.
+//! An app on each runtime has an address of that domain. The messages of the apps make their
+//! runtimes find, download, verify and deploy the domain's stub. The demo shows each of the 22
+//! steps when it begins.
 //!
 //! ```text
 //! cargo xtask demo
@@ -48,12 +51,12 @@ async fn main() -> anyhow::Result<()> {
 
     let alice = runtime(&domain).await?;
     let alice_app = alice.register_hyperty(format!("hyperty://{domain}/alice")).await?;
-    println!("Alice's app, on a runtime of her own, sends Bob's app a message. Nothing of {domain} is deployed there.");
+    println!("Alice's app, on a runtime of her own, sends Bob's app a message. Her runtime has no stub of {domain} yet.");
     watch.start();
     let sent = Instant::now();
     let question = Message::read(bob_app.address().clone()).with_body(json!({ "resource": "greeting" }));
     let (reply, ()) = tokio::try_join!(
-        async { alice_app.request(question).await.context("Alice's message had no answer") },
+        async { alice_app.request(question).await.context("Alice's message got no answer") },
         answer_one(&mut bob_app),
     )?;
     let took = sent.elapsed();
@@ -77,12 +80,12 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime as a user at home would have it, but that it may reach this machine.
+/// Returns a runtime like that of a user at home, except that it may reach this machine.
 async fn runtime(home: &protostub_runtime::Domain) -> anyhow::Result<Runtime> {
     Ok(Runtime::builder().home_domain(home.as_str()).allow_loopback(true).build().await?)
 }
 
-/// An app with an address that the domain's message node allocated for it.
+/// Returns an app with an address that the domain's message node allocated for it.
 async fn app_with_allocated_address(runtime: &Runtime, domain: &protostub_runtime::Domain) -> anyhow::Result<Hyperty> {
     let node = format!("domain://msg-node.{domain}/address-allocation");
     let request = Message::create(node.parse()?).with_body(json!({ "value": { "number": 1 } }));
@@ -92,7 +95,7 @@ async fn app_with_allocated_address(runtime: &Runtime, domain: &protostub_runtim
     Ok(runtime.register_hyperty(address).await?)
 }
 
-/// Answers the first request that comes.
+/// Answers the first request.
 async fn answer_one(app: &mut Hyperty) -> anyhow::Result<()> {
     while let Some(message) = app.recv().await {
         if message.kind == MessageType::Read {
@@ -104,7 +107,7 @@ async fn answer_one(app: &mut Hyperty) -> anyhow::Result<()> {
     bail!("Bob's runtime has ended")
 }
 
-/// Since when, and which steps.
+/// The start time, and the steps since then.
 #[derive(Clone, Default)]
 struct Stopwatch(Arc<Mutex<(Option<Instant>, BTreeSet<u64>)>>);
 

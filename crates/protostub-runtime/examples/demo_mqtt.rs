@@ -1,7 +1,9 @@
-//! Things that speak MQTT and know nothing of reTHINK, and an app that has never heard of MQTT.
+//! Things that speak MQTT and know nothing of reTHINK, and an app that does not know MQTT.
 //!
-//! A real broker, Mosquitto, runs on loopback; `mosquitto_pub` and `mosquitto_sub` are the things. The app posts messages to `mqtt://sp1.example/…`, which makes
-//! its runtime deploy the protocol stub of MQTT. One exchange in each direction, over TCP with TLS and over WebSocket.
+//! A real broker, Mosquitto, runs on loopback. `mosquitto_pub` and `mosquitto_sub` are the things.
+//! The app posts messages to `mqtt://sp1.example/…`, which makes its runtime deploy the protocol
+//! stub of MQTT. The demo runs one exchange in each direction, over TCP with TLS and over
+//! WebSocket.
 //!
 //! ```text
 //! cargo xtask demo --mqtt
@@ -26,7 +28,7 @@ use mosquitto::{HOST, Mosquitto, program};
 
 const HOW_TO: &str = "usage: demo_mqtt --catalogue <folder of stubs>; `cargo xtask demo --mqtt` makes the folder and calls this";
 const DOMAIN: &str = "sp1.example";
-/// How long an exchange may take. The first one deploys the stub.
+/// Timeout of an exchange. The first one deploys the stub.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main]
@@ -54,7 +56,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A runtime that finds the stub where the domain's catalogue would have it, and may reach the broker.
+/// Returns a runtime that finds the stub where the domain's catalogue would have it, and may reach
+/// the broker.
 fn runtime(catalogue: &Path, broker: &Mosquitto, url: &str) -> Result<protostub_runtime::RuntimeBuilder> {
     let folder = catalogue.join("mqtt");
     let component = fs::read(folder.join("component.wasm")).with_context(|| format!("reading {}", folder.display()))?;
@@ -71,25 +74,26 @@ fn runtime(catalogue: &Path, broker: &Mosquitto, url: &str) -> Result<protostub_
     Ok(builder.trust_roots(broker.certificate.clone()))
 }
 
-/// A lamp listens with `mosquitto_sub`, and the app switches it on.
+/// Lets a lamp listen with `mosquitto_sub`, and the app switch it on.
 async fn from_the_app(app: &Hyperty, broker: &Mosquitto) -> Result<u32> {
     let mut lamp = Lamp::listen(broker).await?;
     let to = format!("mqtt://{DOMAIN}/lamp/1/set");
     let answer = app.request_within(Message::create(to.parse()?).with_body(json!({ "on": true })), PATIENCE).await?;
-    ensure!(answer.code() == Some(200), "the broker did not take it: {:?}", answer.body);
+    ensure!(answer.code() == Some(200), "the broker refused the message: {:?}", answer.body);
     println!("  app → create {to} {{\"on\":true}} → 200");
     let line = lamp.next().await?;
     println!("  mosquitto_sub ← {line}");
-    let (topic, payload) = line.split_once(' ').context("mosquitto_sub said something else")?;
+    let (topic, payload) = line.split_once(' ').context("mosquitto_sub printed an unexpected line")?;
     let payload: Value = serde_json::from_str(payload)?;
     Ok(u32::from(topic == "lamp/1/set" && payload == json!({ "on": true })))
 }
 
-/// A thermometer publishes with `mosquitto_pub`, and the app, which subscribed to all of them, is told.
+/// Lets a thermometer publish with `mosquitto_pub`. The app has subscribed to all thermometers, and
+/// receives the value.
 async fn to_the_app(app: &mut Hyperty, broker: &Mosquitto) -> Result<u32> {
     let all = format!("mqtt://{DOMAIN}/sensors/+/temperature");
     let answer = app.request_within(Message::subscribe(all.parse()?), PATIENCE).await?;
-    ensure!(answer.code() == Some(200), "the broker did not agree: {:?}", answer.body);
+    ensure!(answer.code() == Some(200), "the broker refused the subscription: {:?}", answer.body);
     println!("  app → subscribe {all} → 200");
     let published =
         client("mosquitto_pub", broker)?.args(["-t", "sensors/7/temperature", "-m", r#"{"celsius":21.5}"#, "-q", "1"]).status();
@@ -103,7 +107,8 @@ async fn to_the_app(app: &mut Hyperty, broker: &Mosquitto) -> Result<u32> {
     Ok(is_right.into())
 }
 
-/// One of Mosquitto's own clients, over the broker's TLS port. What it says comes line by line (`stdbuf`), and not when its buffer is full.
+/// Returns the command of one of Mosquitto's own clients, over the broker's TLS port. `stdbuf`
+/// makes it write each line at once, and not only when its buffer is full.
 fn client(name: &str, broker: &Mosquitto) -> Result<Command> {
     let mut command = Command::new("stdbuf");
     command.arg("-oL").arg(program(name)?);
@@ -112,14 +117,14 @@ fn client(name: &str, broker: &Mosquitto) -> Result<Command> {
     Ok(command)
 }
 
-/// Something that listens.
+/// A lamp that listens.
 struct Lamp {
     _process: Child,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Lamp {
-    /// Returns once it has subscribed, which it says itself (`-d`).
+    /// Starts the lamp. Returns once it has subscribed, which it prints (`-d`).
     async fn listen(broker: &Mosquitto) -> Result<Self> {
         let mut command = client("mosquitto_sub", broker)?;
         command.args(["-t", "lamp/+/set", "-q", "1", "-v", "-d"]).stdout(Stdio::piped());
@@ -134,7 +139,7 @@ impl Lamp {
         self.output.next_line().await?.context("mosquitto_sub has ended")
     }
 
-    /// The next message: its topic, and what it says.
+    /// Returns the next message: its topic and its payload.
     async fn next(&mut self) -> Result<String> {
         loop {
             let line = self.line().await?;

@@ -1,5 +1,5 @@
-//! A host program that embeds the library, with the stub of a domain from a folder (`descriptor.json`, `component.wasm`) rather than from the
-//! domain itself, so that it runs without a network.
+//! A host program that embeds the library. It takes a domain's stub from a folder
+//! (`descriptor.json`, `component.wasm`) instead of from the domain, so it runs without a network.
 //!
 //! ```text
 //! cargo xtask stubs

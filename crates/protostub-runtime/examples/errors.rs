@@ -1,5 +1,4 @@
-//! Every error that the library returns, taken apart with nothing but `protostub_runtime`: no other
-//! crate has to be named to branch on a cause.
+//! Matches on every error that the library returns, with no other crate than `protostub_runtime`.
 //!
 //! ```text
 //! cargo run --example errors
@@ -26,7 +25,7 @@ async fn main() {
     println!("{}", serde_json::json!({ "url": Url::parse("https://sp1.example").map(String::from).ok() }));
 }
 
-/// Why there is no runtime.
+/// Returns the advice for a failed build of a runtime.
 pub fn building(error: &BuildError) -> &'static str {
     match error {
         BuildError::NoHomeDomain | BuildError::HomeDomain(DomainError { .. }) => "correct the home domain",
@@ -50,7 +49,7 @@ fn storing(error: &StoreError) -> &'static str {
     }
 }
 
-/// Why a stub is not there.
+/// Returns the advice for a failed deployment.
 pub fn deploying(DeployError { key: _, phase, kind, .. }: &DeployError) -> &'static str {
     match kind {
         DeployErrorKind::Catalogue(error) => getting(error),
@@ -60,7 +59,7 @@ pub fn deploying(DeployError { key: _, phase, kind, .. }: &DeployError) -> &'sta
             _ => "the domain has to publish a component",
         },
         DeployErrorKind::Sandbox(error) => match &**error {
-            SandboxError::TooMany { .. } => "raise `max_sandboxes`",
+            SandboxError::TooMany { .. } => "raise `max-sandboxes`",
             _ => "look at the machine",
         },
         DeployErrorKind::Start(error) => starting(error),
@@ -92,12 +91,12 @@ fn starting(error: &StartErrorKind) -> &'static str {
     match error {
         StartErrorKind::Refused(SafeText { .. }) => "correct the configuration",
         StartErrorKind::Trapped(Trap { .. }) => "report the crash",
-        StartErrorKind::Exceeded(Exceeded::Memory { .. }) => "raise `memory_bytes`",
+        StartErrorKind::Exceeded(Exceeded::Memory { .. }) => "raise `memory-bytes`",
         _ => "read the error",
     }
 }
 
-/// Why a stub cannot be used any more.
+/// Returns the advice for a stub that has ended.
 pub fn using(gone: &StubGone) -> &'static str {
     match &gone.reason {
         StubGoneReason::Undeployed => "deploy it again",
@@ -107,7 +106,7 @@ pub fn using(gone: &StubGone) -> &'static str {
     }
 }
 
-/// Why a stub did not take a credential.
+/// Returns the advice for a failed explicit login.
 pub fn connecting(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Gone(gone) => using(gone),
@@ -115,7 +114,7 @@ pub fn connecting(error: &ConnectError) -> &'static str {
     }
 }
 
-/// Why a stub was not updated.
+/// Returns the advice for a failed update.
 pub fn updating(error: &UpdateError) -> &'static str {
     match error.kind() {
         UpdateErrorKind::Gone(gone) => using(gone),
@@ -124,7 +123,7 @@ pub fn updating(error: &UpdateError) -> &'static str {
     }
 }
 
-/// Why a hyperty has no address.
+/// Returns the advice for a failed registration of a hyperty.
 pub fn registering(error: &RegisterError) -> &'static str {
     match error {
         RegisterError::Deploy { source, .. } => deploying(source),
@@ -133,12 +132,12 @@ pub fn registering(error: &RegisterError) -> &'static str {
     }
 }
 
-/// Why a request has no answer.
+/// Returns `true` if a request can be sent again.
 pub fn requesting(error: &RequestError) -> bool {
     matches!(error.code, 408 | 429 | 502 | 503)
 }
 
-/// Why a connection of a stub is refused.
+/// Returns the reason why a stub's connection was refused.
 pub fn reaching(error: &EgressError) -> Option<&egress::Refused> {
     match error {
         EgressError::Refused(refused) => Some(refused),

@@ -1,8 +1,8 @@
-//! A host program with a configuration of its own: it sends in one task, receives in another,
+//! A host program with a configuration of its own. It sends in one task, receives in another,
 //! branches on errors, and shuts down while another task still holds the runtime.
 //!
-//! The stub is taken from a folder (`descriptor.json`, `component.wasm`), so that the program needs
-//! no network. The settings file has the program's own keys and, in `[runtime]`, those of
+//! The stub comes from a folder (`descriptor.json`, `component.wasm`), so the program needs no
+//! network. The settings file has the program's own keys and, in `[runtime]`, those of
 //! [`Settings`].
 //!
 //! ```text
@@ -74,7 +74,7 @@ async fn send(app: HypertySender, peer: Address, messages: u64) -> Result<(), Bo
     for n in 0..messages {
         app.post(Message::update(peer.clone()).with_body(json!({ "n": n })))?;
     }
-    // The stub answers in order: the echoes have come before this reply.
+    // The stub answers in order, so the echoes have come before this reply.
     let reply = app.request(Message::read(peer)).await?;
     println!("the peer answers with code {}", reply.code().unwrap_or_default());
     Ok(())
@@ -85,7 +85,7 @@ async fn receive(app: Hyperty) -> usize {
     app.filter(|message| std::future::ready(message.body.is_some())).count().await
 }
 
-/// Tells the people who run this program what to do about a failed deployment.
+/// Returns advice on a failed deployment, for the people who run this program.
 fn advice(error: &DeployError) -> String {
     match error.kind() {
         DeployErrorKind::Catalogue(error) => match error.kind() {

@@ -1,5 +1,6 @@
-//! A host program that offers its stubs an interface of its own, `acme:store/kv`: a store in which each domain has its own keys. Three domains
-//! have the same stub; two of them are granted the interface.
+//! A host program that offers its stubs an interface of its own, `acme:store/kv`: a store in which
+//! each domain has its own keys. Three domains have the same stub. Two of them are granted the
+//! interface.
 //!
 //! ```text
 //! (cd tests/programs && cargo build --release)
@@ -37,21 +38,21 @@ mod bindings {
 }
 use bindings::acme::store::kv;
 
-/// How many keys a domain may have.
+/// Maximum number of keys of a domain.
 const MAX_KEYS: usize = 100;
-/// How long a key and its value may be together, in bytes.
+/// Maximum size of a key and its value together, in bytes.
 const MAX_BYTES: usize = 4096;
 
-/// The store of all domains. Whoever implements an interface bounds what stubs make of it.
+/// The store of all domains. The implementer of an interface has to limit its use by stubs.
 #[derive(Default)]
 struct Store {
     domains: Mutex<HashMap<Domain, Shelf>>,
 }
 
-/// One domain's keys. It outlives the instances of its stub.
+/// One domain's keys. They outlive the instances of its stub.
 type Shelf = Arc<Mutex<HashMap<String, String>>>;
 
-/// What an instance of a stub works with.
+/// The access of one instance of a stub.
 struct Access(Shelf);
 
 impl HostImport for Store {
@@ -76,10 +77,10 @@ impl kv::Host for Access {
     fn set(&mut self, key: String, value: String) -> Result<(), String> {
         let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if key.len() + value.len() > MAX_BYTES {
-            return Err(format!("a key and its value have at most {MAX_BYTES} bytes"));
+            return Err(format!("the key and its value have more than {MAX_BYTES} bytes"));
         }
         if shelf.len() >= MAX_KEYS && !shelf.contains_key(&key) {
-            return Err(format!("the store has room for {MAX_KEYS} keys"));
+            return Err(format!("the store already has {MAX_KEYS} keys, the limit"));
         }
         shelf.insert(key, value);
         Ok(())
@@ -114,7 +115,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("sp2.example has {}", kept(&app, "sp2.example", "colour").await?);
 
     runtime.deploy_protostub("sp1.example").await?.undeploy().await?;
-    println!("sp1.example, deployed anew, has {}", kept(&app, "sp1.example", "colour").await?);
+    println!("sp1.example, deployed again, has {}", kept(&app, "sp1.example", "colour").await?);
 
     if let Err(error) = runtime.deploy_protostub("sp3.example").await {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();

@@ -26,7 +26,8 @@ impl Artifact {
         Release { digest: Some(self.digest), ..published(&self.discovered) }
     }
 
-    /// The permission of instances to be live before their version is durable as the accepted one.
+    /// Returns the permission of instances to be live. Instances are held back until their version
+    /// is durable as the accepted one.
     pub(crate) fn admission(&self) -> Admission {
         if self.to_commit().is_none() { Admission::Admitted } else { Admission::HeldBack }
     }
@@ -54,8 +55,8 @@ pub(crate) fn published(discovered: &Discovered) -> Release {
 pub(crate) struct Release {
     pub(crate) descriptor_url: Url,
     pub(crate) version: Version,
-    /// Of the component: known from step 7 on, if the descriptor does not state it.
+    /// Digest of the component. Known from step 7 on if the descriptor does not state it.
     pub(crate) digest: Option<Sha256Digest>,
-    /// It had a good signature.
+    /// The descriptor had a valid signature.
     pub(crate) signed: bool,
 }

@@ -32,8 +32,8 @@ use crate::{
 
 /// Builds a [`Runtime`]. Only the home domain is required.
 ///
-/// Plain values are [`Settings`]: [`Self::settings`] sets all of them, for example from a file, and
-/// a method of its own sets each. Everything else comes from the program alone.
+/// Plain values are [`Settings`]. [`Self::settings`] sets all of them, for example from a file.
+/// Each also has a method of its own. The program alone sets everything else.
 #[must_use]
 #[derive(Default)]
 pub struct RuntimeBuilder {
@@ -61,7 +61,7 @@ impl Runtime {
 
 /// All settings, or one of them.
 impl RuntimeBuilder {
-    /// Replaces all settings, those that earlier calls have set too.
+    /// Replaces all settings, including those that earlier calls have set.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self.home_error = None;
@@ -218,39 +218,39 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Adds the settings of one domain. [`Self::build`] refuses a domain that was given twice.
+    /// Adds the settings of one domain. [`Self::build`] fails if a domain was given twice.
     pub fn domain(mut self, domain: Domain, settings: DomainSettings) -> Self {
         self.settings.domains.add(domain, settings);
         self
     }
 }
 
-/// Values that the program alone has.
+/// Values that only the program has.
 impl RuntimeBuilder {
-    /// Asks this source for descriptors and components, after the sources given earlier and before
-    /// the network.
+    /// Adds a source of descriptors and components. The runtime asks it after earlier sources and
+    /// before the network.
     pub fn source(mut self, source: impl Source + 'static) -> Self {
         self.sources.push(Arc::new(source));
         self
     }
 
-    /// Asks this provider for credentials of domains, after the providers given earlier. The first
-    /// one that knows the domain answers. Default: none, stubs connect without a credential.
+    /// Adds a provider of credentials. The runtime asks it after earlier providers. The first one
+    /// that knows the domain answers. Default: none, stubs connect without a credential.
     pub fn credentials(mut self, provider: impl CredentialProvider) -> Self {
         self.credentials.push(Arc::new(provider));
         self
     }
 
-    /// Trusts these certificates (PEM) as roots too, next to those of the Mozilla root programme: a
-    /// private CA.
+    /// Adds trusted root certificates (PEM), such as those of a private CA, to those of the Mozilla
+    /// root programme.
     pub fn trust_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
         self
     }
 
-    /// Asks this resolver for the addresses of names: a resolver for DNS over HTTPS, for example.
+    /// Sets the resolver of names: a resolver for DNS over HTTPS, for example.
     ///
-    /// Its answers are judged like all answers, so they lead to granted addresses alone. The
+    /// The runtime checks its answers like all others, so they lead only to granted addresses. The
     /// library asks it on its own threads, and it must not block. A [proxy](Self::proxy) resolves
     /// names by itself. Default: the operating system's resolver.
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
@@ -265,15 +265,16 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Compiles each component in a process of its own, which ends when
-    /// [`LifecycleSettings::compile_timeout`] is over. Default: none, this process compiles.
+    /// Compiles each component in a process of its own, which is killed after
+    /// [`LifecycleSettings::compile_timeout`]. Default: none, this process compiles.
     ///
-    /// The process may take no more than so much computing time, and
-    /// [`LifecycleSettings::compile_memory_bytes`]: a component that is made to be hard to compile
-    /// costs other stubs nothing. There is no other way to compile if the worker fails.
+    /// The process has limits of computing time and memory
+    /// ([`LifecycleSettings::compile_memory_bytes`]), so a component that is made to be hard to
+    /// compile costs other stubs nothing. If the worker fails, the compilation fails: the runtime
+    /// has no fallback.
     ///
-    /// The executable is called as `<program> compile-worker` and has to call
-    /// [`compile_worker`](crate::compile_worker) then. It is the program itself, mostly
+    /// The runtime calls the executable as `<program> compile-worker`, and the executable has to
+    /// call [`compile_worker`](crate::compile_worker) then. It is usually the program itself
     /// ([`std::env::current_exe`]), or the `protostub` command of the same version.
     pub fn compile_worker(mut self, program: impl Into<PathBuf>) -> Self {
         self.compile_worker = Some(program.into());
@@ -288,23 +289,23 @@ impl RuntimeBuilder {
         self
     }
 
-    /// How statuses look on the bus. Default: as in the specification's first phase.
+    /// Sets the form of statuses on the bus. Default: that of the specification's first phase.
     pub fn status_form(mut self, form: StatusForm) -> Self {
         self.status_form = form;
         self
     }
 
-    /// Calls this function while a component is downloaded or compiled, for a progress bar. It runs
-    /// in the task of the deployment: it must not block, and should not take long.
+    /// Sets a callback for the progress of downloads and compilations, for a progress bar. The
+    /// callback runs in the task of the deployment: it must not block, and should be fast.
     pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(move |key, progress: &Progress| hook(key, *progress));
         self
     }
 
-    /// Calls this function with the report of every instance that crashed or ran into a limit, also
-    /// while it was starting. It runs in the task of the stub: it must not block, and should not
-    /// take long. [`Protostub::last_crash`](crate::Protostub::last_crash) has a deployed stub's
-    /// last report.
+    /// Sets a callback for crash reports. It gets the report of every instance that crashed or
+    /// exceeded a limit, also during its start. The callback runs in the task of the stub: it must
+    /// not block, and should be fast. [`Protostub::last_crash`](crate::Protostub::last_crash)
+    /// returns a deployed stub's last report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
         self.crashes = Observer::new(hook);
         self
@@ -313,7 +314,7 @@ impl RuntimeBuilder {
     /// Starts the runtime.
     ///
     /// # Errors
-    /// If something of what was given cannot be used, or the machine refuses threads or memory.
+    /// If a value cannot be used, or the machine refuses threads or memory.
     pub async fn build(self) -> Result<Runtime, BuildError> {
         start(self).await
     }
@@ -337,12 +338,12 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
         .build()
         .map_err(BuildError::Threads)?;
     let on_threads = threads.handle().clone();
-    // Reading roots, reserving memory for sandboxes and opening the store take time, which none of
-    // the program's threads has to spend.
+    // Reading roots, reserving memory for sandboxes and opening the store take time. Doing that
+    // here keeps the program's threads free.
     let starting = on_threads.spawn_blocking(move || match start_parts(home, builder, threads.handle()) {
         Ok(started) => Ok(Runtime::new(started, threads)),
         Err(error) => {
-            // This is one of the threads: it must not wait for itself.
+            // This thread is one of the runtime's threads, so it must not wait for them.
             threads.shutdown_background();
             Err(error)
         }
@@ -408,7 +409,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     engine.compile_worker = builder.compile_worker.map(|program| {
         let mut worker = CompileWorker::new(program);
         worker.memory_bytes = lifecycle.compile_memory_bytes;
-        // It has one thread: more than that it cannot compute in this time.
+        // The worker has one thread, so it cannot compute more in this time.
         worker.cpu_seconds = lifecycle.compile_timeout.as_secs().saturating_add(1);
         worker
     });
@@ -438,7 +439,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         allow_loopback: network.allow_loopback,
         loopback: Arc::new(loopback.map(|(domain, _)| domain.clone()).collect()),
     };
-    // The rest of the time in which a stub has to be live is for its connection.
+    // The other half of the timeout is for the stub's connection.
     let identity = IdentityModule::new(builder.credentials, token_network, lifecycle.connect_timeout / 2);
 
     let context = Arc::new(RuntimeContext {
@@ -485,13 +486,13 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
 /// Returns the number of sandboxes: the operator's, or one for each stub if the machine allows
 /// that.
 fn max_sandboxes(lifecycle: &LifecycleSettings) -> usize {
-    // In an update that overlaps, a stub has two for a while.
+    // During an overlapping update, a stub has two sandboxes.
     let wanted = lifecycle.max_stubs.saturating_add(1);
     let most = Engine::most_sandboxes().unwrap_or(usize::MAX);
     if lifecycle.max_sandboxes.is_none() && wanted > most {
         tracing::warn!(
             target: "protostub", stubs = lifecycle.max_stubs, sandboxes = most,
-            "this machine allows fewer sandboxes than stubs: idle stubs are retired when others need theirs (raise `vm.max_map_count` to have more)"
+            "this machine allows fewer sandboxes than stubs: the runtime retires idle stubs when others need a sandbox; raise `vm.max_map_count` to allow more"
         );
     }
     lifecycle.max_sandboxes.unwrap_or_else(|| wanted.min(most))

@@ -4,24 +4,25 @@ use tokio::sync::oneshot;
 
 use crate::{artifact::Artifact, identity::Credential, update::UpdateErrorKind};
 
-/// A command of the host program, or of another stub, to a stub's supervisor. `done` is answered
-/// when the command is carried out.
+/// A command of the host program, or of another stub, to a stub's supervisor. The supervisor
+/// answers `done` when it has carried out the command.
 ///
-/// On its way it is in a box. Each stub's channel has 32 places, which are mostly empty: unboxed
-/// they cost `idle_stub_kib` more than 1 KiB.
+/// Commands are boxed in the channel. Each stub's channel has 32 places, which are mostly empty:
+/// unboxed, they cost `idle_stub_kib` more than 1 KiB.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Connects the stub; explicitly, if with a credential.
+    /// Connects the stub. With a credential, this is an explicit login.
     Connect { credential: Option<Credential>, done: oneshot::Sender<()> },
-    /// Disconnects the stub, until it is connected again.
+    /// Disconnects the stub until the next `Connect`.
     Disconnect { done: oneshot::Sender<()> },
-    /// Replaces what runs by another version.
+    /// Replaces the running version by another one.
     Update { artifact: Arc<Artifact>, done: oneshot::Sender<Result<(), UpdateErrorKind>> },
     /// Ends the stub.
     Undeploy { done: oneshot::Sender<()> },
-    /// Retires the stub if it has been idle for so long: another stub needs its sandbox. The answer
-    /// says whether it is retired.
+    /// Retires the stub if it has been idle for this time, because another stub needs its sandbox.
+    /// The answer is `true` if the stub is retired.
     Retire { idle: Duration, done: oneshot::Sender<bool> },
-    /// Connects the stub if it has no connection: a caller without a message wants it to be live.
+    /// Connects the stub if it has no connection: a caller without a message wants the stub to be
+    /// live.
     Wake,
 }

@@ -35,7 +35,8 @@ impl Config {
         self.domains.get(domain).unwrap_or(&NO_SETTINGS)
     }
 
-    /// Returns whether the stub of a domain, and what the domain publishes, may be on this machine.
+    /// Returns `true` if a domain's stub may connect to this machine, and its descriptor and
+    /// component may come from this machine.
     pub(crate) fn reaches_loopback(&self, domain: &Domain) -> bool {
         self.settings(domain).allow_loopback || (self.allow_loopback && domain.is_loopback())
     }
@@ -50,7 +51,7 @@ impl Config {
         self.limits_of(domain).inbox()
     }
 
-    /// Returns the restarts of a domain's stub.
+    /// Returns the restart policy of a domain's stub.
     pub(crate) fn restart_of(&self, domain: &Domain) -> RestartPolicy {
         self.settings(domain).restart.over(&self.restart)
     }
@@ -60,7 +61,7 @@ impl Config {
         self.settings(domain).retire_after.unwrap_or(self.lifecycle.retire_after).time()
     }
 
-    /// Returns whether a domain's idle stub gives its sandbox to stubs that need one.
+    /// Returns `true` if a domain's idle stub gives up its sandbox to stubs that need one.
     pub(crate) fn gives_way(&self, domain: &Domain) -> bool {
         self.settings(domain).retire_after.is_none_or(|retire| retire.time().is_some())
     }

@@ -25,24 +25,25 @@ pub(crate) struct RuntimeContext {
     pub(crate) egress: Egress,
     pub(crate) engine: Engine,
     pub(crate) registry: Registry,
-    /// Where statuses, and requests to the registry, go.
+    /// Receiver of statuses and of requests to the Registry.
     pub(crate) registry_mailbox: Mailbox,
     pub(crate) identity: Arc<IdentityModule>,
     pub(crate) threads: Handle,
     pub(crate) tasks: TaskTracker,
-    /// Everything is to end.
+    /// Cancelled when everything has to end.
     pub(crate) stop: CancellationToken,
-    /// No stub is left, and no status will come any more.
+    /// Cancelled when no stub is left and no further status comes.
     pub(crate) stubs_ended: CancellationToken,
 }
 
 impl RuntimeContext {
-    /// Runs a task on the library's own threads; shutdown waits for it.
+    /// Runs a task on the library's own threads. The shutdown waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_on(task, &self.threads)
     }
 
-    /// Everything has ended: nothing is posted any more, and hyperties have what they have.
+    /// Ends the bus and the hyperties. No message is posted after this call, and hyperties receive
+    /// only the messages that they have.
     pub(crate) fn end(&self, reason: &str) {
         self.bus.shut_down(reason);
         self.registry.end_hyperties(reason);
@@ -55,7 +56,7 @@ impl RuntimeContext {
         settings.grants.iter().cloned().fold(own.allow_private(settings.allow_private), Grants::allow)
     }
 
-    /// Publishes the status of a stub that does not run yet, or never did, at `<runtime>/status`.
+    /// Publishes at `<runtime>/status` the status of a stub that does not run yet, or never ran.
     pub(crate) fn announce(&self, record: &StubRecord) {
         let report = record.status.current();
         let mut body = self.config.status_form.body(&report, record.url.get());
@@ -63,16 +64,17 @@ impl RuntimeContext {
         self.publish_status(body);
     }
 
-    /// The second half of step 22: `<runtime>/status` tells what `<stub>/status` told.
+    /// Performs the second half of step 22: publishes at `<runtime>/status` the status from
+    /// `<stub>/status`.
     pub(crate) fn publish_status(&self, body: Value) {
         let mut message = Message::update(self.status_url.clone()).with_body(body);
         message.from = self.runtime_url.clone();
         if let Err(error) = self.bus.publish(message) {
-            tracing::debug!(target: "protostub", %error, "a status could not be told to the runtime's subscribers");
+            tracing::debug!(target: "protostub", %error, "failed to publish a status to the runtime's subscribers");
         }
     }
 
-    /// An instance crashed or ran into a limit, if there is a report of it.
+    /// Records and reports a crash, or a limit that was exceeded, if there is a report of it.
     pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
         let Some(crash) = crash else { return };
         record.crashed(&crash);

@@ -3,8 +3,8 @@ use std::{fmt, str::FromStr};
 use protostub_types::Domain;
 use serde::Deserialize;
 
-/// Which domains are meant: `sp1.example` (that one, with its port if it has one), `*.sp1.example`
-/// (all below it, not itself) or `*` (all).
+/// A set of domains: `sp1.example` (exactly this one, with its port if it has one), `*.sp1.example`
+/// (all domains below it, without itself) or `*` (all domains).
 ///
 /// ```
 /// use protostub_runtime::{Domain, DomainPattern};
@@ -24,16 +24,16 @@ enum Pattern {
     Below(Domain),
 }
 
-/// Why a text is no [`DomainPattern`].
+/// The error of a text that is not a [`DomainPattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no domain pattern: {problem}; write `sp1.example`, `*.sp1.example` or `*`")]
+#[error("`{text}` is not a domain pattern: {problem}; write `sp1.example`, `*.sp1.example` or `*`")]
 pub struct DomainPatternError {
     text: String,
     problem: String,
 }
 
 impl DomainPattern {
-    /// Returns `true` if the domain is one of the pattern.
+    /// Returns `true` if the pattern contains the domain.
     #[must_use]
     pub fn contains(&self, domain: &Domain) -> bool {
         match &self.0 {
@@ -62,10 +62,10 @@ impl FromStr for DomainPattern {
         let Some(parent) = text.strip_prefix("*.") else { return parse(text).map(Self::from) };
         let parent = parse(parent)?;
         if parent.ip().is_some() || parent.port().is_some() {
-            return Err(fault("what stands behind `*.` has to be a name, without a port".to_owned()));
+            return Err(fault("the part after `*.` has to be a name without a port".to_owned()));
         }
         if parent.is_public_suffix() {
-            return Err(fault(format!("the domains below `{parent}` belong to many people")));
+            return Err(fault(format!("the domains below `{parent}` belong to different owners")));
         }
         Ok(Self(Pattern::Below(parent)))
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_mean_one_domain_or_those_below_or_all() {
+    fn pattern_contains_one_domain_or_those_below_or_all() {
         let contains = |pattern: &str, domain: &str, expected: bool| {
             let pattern: DomainPattern = pattern.parse().unwrap();
             assert_eq!(pattern.contains(&Domain::parse(domain).unwrap()), expected, "{pattern} {domain}");
@@ -111,14 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_pattern_is_refused_with_examples() {
+    fn pattern_with_a_fault_is_refused_with_examples() {
         let check = |text: &str, problem: &str| {
             let error = text.parse::<DomainPattern>().unwrap_err().to_string();
-            assert_eq!(error, format!("`{text}` is no domain pattern: {problem}; write `sp1.example`, `*.sp1.example` or `*`"));
+            assert_eq!(
+                error,
+                format!("`{text}` is not a domain pattern: {problem}; write `sp1.example`, `*.sp1.example` or `*`")
+            );
         };
-        check("*.co.uk", "the domains below `co.uk` belong to many people");
-        check("*.127.0.0.1", "what stands behind `*.` has to be a name, without a port");
-        check("*.sp1.example:80", "what stands behind `*.` has to be a name, without a port");
+        check("*.co.uk", "the domains below `co.uk` belong to different owners");
+        check("*.127.0.0.1", "the part after `*.` has to be a name without a port");
+        check("*.sp1.example:80", "the part after `*.` has to be a name without a port");
         assert!("a b".parse::<DomainPattern>().is_err());
     }
 }

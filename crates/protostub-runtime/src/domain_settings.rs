@@ -43,11 +43,12 @@ pub struct DomainSettings {
     /// Interfaces of the host program that the domain's stub may import, by name:
     /// `acme:store/kv@1.0.0`. See [`imports`](crate::imports).
     pub imports: BTreeSet<String>,
-    /// Lets names lead the domain's stub, its descriptor and its component into private networks.
-    /// Default: no.
+    /// Allows private networks as addresses of the names that the domain's stub connects to, and of
+    /// the hosts of its descriptor and component. Default: no.
     pub allow_private: bool,
-    /// Lets names lead the domain's stub, and requests for what the domain publishes, to this
-    /// machine. A domain that is loopback by its own name ([`Domain::is_loopback`]) needs only
+    /// Allows this machine as the address of the names that the domain's stub connects to, and of
+    /// the hosts of its descriptor and component. A domain that is loopback by its own name
+    /// ([`Domain::is_loopback`]) needs only
     /// [`NetworkSettings::allow_loopback`](crate::NetworkSettings::allow_loopback). Default: no.
     pub allow_loopback: bool,
     /// Accepts a descriptor without a digest of the component. Default: no.
@@ -61,8 +62,8 @@ pub struct DomainSettings {
     /// Required signatures of the domain's stubs. `None` inherits the runtime's
     /// [`TrustPolicy`](crate::trust::TrustPolicy).
     pub signatures: Option<Signatures>,
-    /// Keys that the domain signs with. If there are any, the keys that the domain publishes do not
-    /// count. A settings file has none: the program adds them.
+    /// Keys that the domain signs with. If there are any, the runtime ignores the keys that the
+    /// domain publishes. Settings from a file have none: the program adds them.
     #[serde(skip)]
     pub trusted_keys: Vec<PublicKey>,
     /// Time after which the idle stub is retired. `None` inherits the runtime's time. With
@@ -73,9 +74,10 @@ pub struct DomainSettings {
     pub restart: RestartOverrides,
     /// Overrides of the runtime's limits.
     pub limits: LimitOverrides,
-    /// Origins that the domain's credential may go to by reference: its stub writes `{credential}`
-    /// in the header `authorization` of HTTP requests and WebSocket handshakes. With any, the stub
-    /// never gets the credential's value. Default: none, the stub gets the value.
+    /// Origins that may receive the domain's credential by reference: the stub writes
+    /// `{credential}` in the header `authorization` of HTTP requests and WebSocket handshakes. If
+    /// there are any, the stub never gets the credential's value. Default: none, the stub gets the
+    /// value.
     pub credential_origins: Vec<CredentialOrigin>,
 }
 

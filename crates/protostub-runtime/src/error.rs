@@ -6,15 +6,15 @@ use protostub_egress::EgressError;
 use protostub_sandbox::{CompileError, CredentialError, EngineError, SandboxError, StartErrorKind};
 use protostub_types::{Address, AddressError, Domain, DomainError, RepeatedKey, SafeText, StubKey, Version};
 
-/// Why a runtime could not be built.
+/// The error of a build of a runtime.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The home domain is none.
+    /// The text for the home domain is not a domain.
     #[error("failed to read the home domain")]
     HomeDomain(#[source] DomainError),
     /// No home domain was given.
-    #[error("a runtime needs a home domain: call `home_domain` on the builder")]
+    #[error("the runtime has no home domain; set `home`, or call `home_domain` on the builder")]
     NoHomeDomain,
     /// The library's own threads could not be started.
     #[error("failed to start the runtime's threads")]
@@ -22,47 +22,49 @@ pub enum BuildError {
     /// A domain was given to [`RuntimeBuilder::domain`](crate::RuntimeBuilder::domain) twice.
     #[error("failed to read the settings of domains")]
     Domains(#[source] RepeatedKey),
-    /// A credential provider cannot be used as it is.
+    /// A credential provider cannot be used as it was given.
     #[error("failed to prepare the credentials of domains")]
     Credentials(#[source] CredentialError),
-    /// The connection to the outside could not be prepared: a root certificate or the proxy's URL.
-    #[error("failed to prepare the way to the network")]
+    /// Network access could not be prepared: a root certificate or the proxy's URL is faulty.
+    #[error("failed to prepare network access")]
     Egress(#[source] EgressError),
-    /// The place of the cache cannot be used.
-    #[error("failed to prepare the catalogue's store")]
+    /// The cache folder cannot be used.
+    #[error("failed to prepare the cache of the catalogue")]
     Catalogue(#[source] StoreError),
-    /// The WebAssembly engine could not be made.
+    /// The WebAssembly engine could not be created.
     #[error("failed to prepare the WebAssembly engine")]
     Engine(#[source] EngineError),
     /// A domain is granted an interface that the host program does not offer.
-    #[error("`{domain}` is granted the import `{interface}`, which no `host_import` of the builder offers")]
+    #[error(
+        "`{domain}` is granted the import `{interface}`, which the host program does not offer; remove it from `imports` of the domain, or offer it with `host_import`"
+    )]
     UnknownImport {
         /// The domain.
         domain: Domain,
         /// The interface.
         interface: String,
     },
-    /// One of the runtime's own addresses could not be listened on.
+    /// The runtime could not listen on one of its own addresses.
     #[error("failed to attach the runtime's own address to the bus")]
     Bus(#[source] AttachError),
-    /// The home domain gives no usable runtime URL.
-    #[error("failed to make the runtime's URL")]
+    /// The home domain does not give a usable runtime URL.
+    #[error("failed to make a URL for the runtime")]
     Address(#[from] AddressError),
 }
 
-/// Why a stub is not there to be used: which stub, what was being done, and what went wrong.
+/// The error of a deployment: the stub, the phase and the cause.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DeployError {
-    /// Which stub.
+    /// The stub.
     pub key: StubKey,
-    /// What was being done.
+    /// The phase in which the deployment failed.
     pub phase: Phase,
-    /// What went wrong.
+    /// The cause.
     pub kind: DeployErrorKind,
 }
 
-/// What a deployment is doing.
+/// A phase of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -80,30 +82,31 @@ pub enum Phase {
     Starting,
     /// After step 20.
     Connecting,
-    /// After its connection was there.
+    /// After the stub was connected.
     Running,
 }
 
-/// What went wrong in a deployment.
+/// The cause of a failed deployment.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeployErrorKind {
-    /// The descriptor or the component could not be had, or not be trusted.
+    /// The descriptor or the component could not be fetched, or is not trusted.
     #[error(transparent)]
     Catalogue(Arc<CatalogueError>),
-    /// The version that was accepted last cannot be read, or this one not be remembered.
+    /// The last accepted version cannot be read, or this version cannot be recorded.
     #[error(transparent)]
     TrustState(Arc<TrustStateError>),
-    /// The component is none of a protocol stub.
+    /// The component is not that of a protocol stub.
     #[error(transparent)]
     Compile(Arc<CompileError>),
-    /// The component was not compiled in time: it is made to take long, or others were before it.
-    #[error("the component was not compiled within {} s, the turns of others before it included: raise `compile_timeout` if it is meant to be so large", after.as_secs())]
+    /// The component was not compiled in time: it is made to compile slowly, or had to wait for
+    /// others.
+    #[error("the component was not compiled within {} s, including the wait for other components; raise `compile-timeout-seconds` if the component is meant to be so large", after.as_secs())]
     CompileTimeout {
-        /// How long there was, the turns of others included.
+        /// The timeout. It includes the wait for other components.
         after: Duration,
     },
-    /// The sandbox could not be made.
+    /// The sandbox could not be created.
     #[error(transparent)]
     Sandbox(Arc<SandboxError>),
     /// The stub did not start: it refused its configuration, or crashed.
@@ -112,123 +115,129 @@ pub enum DeployErrorKind {
     /// The stub's address could not be attached to the bus.
     #[error(transparent)]
     Bus(Arc<AttachError>),
-    /// The configuration is more than a stub may be given.
-    #[error("the configuration has {bytes} bytes, more than the {limit} that a stub is given")]
+    /// The configuration is too large for a stub.
+    #[error(
+        "the stub's configuration has {bytes} bytes, more than the limit of {limit}; shorten `configuration` in the descriptor or in the domain's settings"
+    )]
     Configuration {
-        /// Its size, in bytes of JSON text.
+        /// Size of the configuration, in bytes of JSON text.
         bytes: usize,
-        /// What is possible, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// The stub's address is none: the domain's name is too long for it.
+    /// The stub's address is invalid: the domain's name is too long for it.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// The runtime has as many stubs as it may have.
-    #[error("{limit} stubs are deployed, and no more are allowed: undeploy one, or raise `max_stubs`")]
+    /// The runtime has reached its limit of stubs.
+    #[error("the limit of {limit} deployed stubs is reached; undeploy one, or raise `max-stubs`")]
     TooMany {
-        /// How many are allowed.
+        /// The limit.
         limit: usize,
     },
-    /// A stub posted to a domain that nobody serves, or asked for its stub, and may not have it deployed.
-    #[error("the stub {stub} may not have stubs of {domain} deployed: add {domain} to what the stub's domain `may_deploy`")]
+    /// A stub without the grant posted to a domain that has no stub, or asked for the stub of a
+    /// domain.
+    #[error("the stub {stub} may not deploy the stub of {domain}; add {domain} to `may-deploy` of the stub's domain")]
     NotGranted {
-        /// Who posted.
+        /// The stub that posted.
         stub: Address,
-        /// To which domain.
+        /// The domain that the stub posted to.
         domain: Domain,
     },
-    /// Somebody triggers more deployments than are allowed.
-    #[error("{who} has triggered {per_minute} deployments within a minute, and no more are allowed: try again later")]
+    /// A hyperty or a stub triggers too many deployments.
+    #[error(
+        "{who} has reached its limit of {per_minute} deployments per minute; try again later, or raise `deployments-per-minute`"
+    )]
     TooOften {
         /// The hyperty, or the stub.
         who: Address,
-        /// How many are allowed in a minute.
+        /// The limit per minute.
         per_minute: u32,
     },
-    /// It went wrong a moment ago, and is not tried again yet.
-    #[error("it failed a moment ago and is tried again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
+    /// The stub failed a moment ago, and its pause is not over.
+    #[error("the stub failed a moment ago, and a message can deploy it again in {}.{:01} s: {reason}", again_in.as_secs(), again_in.subsec_millis() / 100)]
     Remembered {
-        /// What went wrong then.
+        /// The cause of that failure.
         reason: SafeText,
-        /// When the next message for the domain deploys it anew.
+        /// The time from now after which a message for the domain deploys the stub again.
         again_in: Duration,
     },
-    /// The domain publishes an older version than the one that was live here last.
+    /// The domain publishes an older version than the last one that was live here.
     #[error(
-        "the domain publishes version {published}, and the newer {committed} was live here before: set `allow_older` for the domain to go back"
+        "the domain publishes version {published}, and the newer {committed} was live here before; set `allow-older` for the domain to go back"
     )]
     Older {
-        /// The version that is published.
+        /// The published version.
         published: Version,
-        /// The version that was accepted last.
+        /// The last accepted version.
         committed: Version,
     },
-    /// The domain publishes a version that is not signed, and one that was live here before was.
+    /// The domain publishes an unsigned version, and an earlier version that was live here was
+    /// signed.
     #[error(
-        "the domain publishes a version without a signature that is good ({problem}), and version {committed}, which was live here before, had one: \
-         the domain has to sign it, or the operator to set `allow_older` for the domain"
+        "the domain publishes a version without a valid signature ({problem}), and version {committed}, which was live here before, had one; \
+         ask the domain to sign the new version, or set `allow-older` for the domain"
     )]
     NoLongerSigned {
-        /// The version that was accepted last.
+        /// The last accepted version.
         committed: Version,
-        /// What is wrong with the signatures of the one that is published.
+        /// The fault of the published version's signatures.
         problem: SafeText,
     },
-    /// The component is for another contract than was signed.
+    /// The component is for another track of the contract than its signature states.
     #[error(
-        "the component is for track {is} of the contract, and was signed as one for {signed}: the domain has to sign it anew"
+        "the component is for track {is} of the contract, and was signed for track {signed}; ask the domain to sign it again"
     )]
     OtherContract {
-        /// What was signed.
+        /// The track that the signature states.
         signed: SafeText,
-        /// What the component is for.
+        /// The component's track.
         is: String,
     },
-    /// It broke too often.
-    #[error("it broke again after {restarts} new instances, as many as there may be within {} s; the last time: {last}", within.as_secs())]
+    /// The stub failed too often.
+    #[error("the stub failed again after {restarts} restarts, the limit within {} s: {last}", within.as_secs())]
     RestartsSpent {
-        /// How many there may be.
+        /// The maximum number of restarts.
         restarts: u32,
-        /// Within which time.
+        /// The time within which restarts count.
         within: Duration,
-        /// What happened to the last one.
+        /// The failure of the last instance.
         last: SafeText,
     },
-    /// The stub said that it cannot connect, or crashed.
+    /// The stub reported that it cannot connect, or crashed.
     #[error("{reason}")]
     Failed {
-        /// In its own words, or the crash.
+        /// The stub's own words, or the crash.
         reason: SafeText,
     },
-    /// The Identity Module has no credential for a domain that should have one.
-    #[error("there is no credential to connect with: {0}")]
+    /// The Identity Module could not get a credential for a domain that should have one.
+    #[error("the stub has no credential to connect with: {0}")]
     Credential(CredentialError),
     /// The stub was not `live` in time.
-    #[error("the stub was told to connect and is not live after {} s: is its back-end reachable?", after.as_secs())]
+    #[error("the stub was not live within {} s; check that its back-end is reachable, or raise `connect-timeout-seconds`", after.as_secs())]
     ConnectTimeout {
-        /// How long it had.
+        /// The timeout.
         after: Duration,
     },
     /// The stub was undeployed before its deployment was complete.
-    #[error("the stub was undeployed meanwhile; deploy it again")]
+    #[error("the stub was undeployed before its deployment was complete; deploy it again")]
     Undeployed,
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     ShutDown,
 }
 
-/// The stub behind a [`Protostub`](crate::Protostub) handle has ended. The handle stays useless:
+/// The end of the stub behind a [`Protostub`](crate::Protostub) handle. The handle stays useless:
 /// [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub) returns another one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StubGone {
-    /// Which stub.
+    /// The stub.
     pub key: StubKey,
-    /// How the stub ended.
+    /// The cause of the end.
     pub reason: StubGoneReason,
 }
 
-/// How a stub ended.
+/// The cause of a stub's end.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum StubGoneReason {
@@ -236,13 +245,12 @@ pub enum StubGoneReason {
     Undeployed,
     /// The runtime was shut down or dropped. Only another runtime can deploy the stub.
     ShutDown,
-    /// The stub's deployment failed, or the stub broke too often. The next deployment starts it
+    /// The stub's deployment failed, or the stub failed too often. The next deployment starts it
     /// again.
     Failed(Arc<DeployError>),
 }
 
-/// Why a stub was not told to connect with a credential:
-/// [`Protostub::connect_with`](crate::Protostub::connect_with).
+/// The error of an explicit login: [`Protostub::connect_with`](crate::Protostub::connect_with).
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -250,7 +258,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Gone(#[from] StubGone),
     /// The credential cannot be used.
-    #[error("there is no credential to connect with: {0}")]
+    #[error("the stub has no credential to connect with: {0}")]
     Credential(CredentialError),
 }
 
@@ -294,14 +302,14 @@ impl DeployError {
         &self.kind
     }
 
-    /// The error of a deployment that a shutdown ends or prevents.
+    /// Returns the error of a deployment that a shutdown ends or prevents.
     pub(crate) fn shut_down(key: &StubKey) -> Self {
         Self { key: key.clone(), phase: Phase::Reserving, kind: DeployErrorKind::ShutDown }
     }
 }
 
 impl From<StubGone> for DeployError {
-    /// A stub that ended while a deployment waited for it.
+    /// Converts the end of a stub while a deployment waited for it.
     fn from(StubGone { key, reason }: StubGone) -> Self {
         let kind = match reason {
             StubGoneReason::Failed(error) => return Arc::unwrap_or_clone(error),
@@ -313,7 +321,7 @@ impl From<StubGone> for DeployError {
 }
 
 impl StubGone {
-    /// How the stub ended, to branch on.
+    /// Returns the cause of the end, to branch on.
     #[must_use]
     pub fn kind(&self) -> &StubGoneReason {
         &self.reason
@@ -329,7 +337,7 @@ impl StubGone {
 }
 
 impl From<DeployError> for StubGone {
-    /// A stub that ended with its deployment, or broke.
+    /// Converts the failure of a stub's deployment, or of the stub later.
     fn from(error: DeployError) -> Self {
         let key = error.key.clone();
         let reason = match error.kind {
@@ -365,8 +373,8 @@ impl Error for StubGone {
 }
 
 impl DeployErrorKind {
-    /// Returns `true` if this machine's trust state is at fault. The domain is not, so the failure
-    /// is not held against it.
+    /// Returns `true` if this machine's trust state is at fault. The domain is not at fault then,
+    /// so the failure is not held against it.
     pub(crate) fn is_trust_state(&self) -> bool {
         match self {
             Self::TrustState(_) => true,
@@ -375,7 +383,8 @@ impl DeployErrorKind {
         }
     }
 
-    /// The code of the response to a message that cannot be delivered for this reason, as in RFC 9110.
+    /// Returns the code of the response to a message that cannot be delivered for this reason, as
+    /// in RFC 9110.
     pub(crate) fn code(&self) -> u16 {
         match self {
             Self::NotGranted { .. } => 403,
@@ -385,11 +394,11 @@ impl DeployErrorKind {
     }
 }
 
-/// Maximum of the text of a failure with all its causes, in bytes. Every message that waits for the
+/// Maximum size of a failure's text with all its causes, in bytes. Every message that waits for the
 /// stub is answered with it.
 const MAX_FAILURE_BYTES: usize = 4 << 10;
 
-/// Returns what became of a stub, for its status, the log and those who wait for it.
+/// Returns the text of a stub's failure, for its status, the log and waiting callers.
 pub(crate) fn failure_text(failure: impl fmt::Display) -> SafeText {
     SafeText::display_cut(failure, MAX_FAILURE_BYTES)
 }
@@ -399,37 +408,37 @@ pub(crate) fn in_full(error: &(dyn Error + 'static)) -> SafeText {
     SafeText::chain_cut(error, MAX_FAILURE_BYTES)
 }
 
-/// The reason why things end at shutdown.
+/// The reason of everything that a shutdown ends.
 pub(crate) const SHUTTING_DOWN: &str = "the runtime is shutting down";
 
-/// Why a hyperty could not be registered.
+/// The error of a hyperty's registration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The address is none.
+    /// The text is not an address.
     #[error("failed to register a hyperty")]
     Address(#[from] AddressError),
     /// The stub of its domain cannot be deployed now.
     #[error("failed to register the hyperty {address}")]
     Deploy {
-        /// Its address.
+        /// The hyperty's address.
         address: Address,
-        /// What is in the way.
+        /// The cause.
         #[source]
         source: Box<DeployError>,
     },
     /// The runtime is shutting down.
     #[error("failed to register the hyperty {address}: the runtime is shutting down")]
     ShutDown {
-        /// Its address.
+        /// The hyperty's address.
         address: Address,
     },
-    /// Somebody else has the address.
+    /// The address is taken.
     #[error("failed to register the hyperty {address}")]
     Bus {
-        /// Its address.
+        /// The hyperty's address.
         address: Address,
-        /// What is in the way.
+        /// The cause.
         #[source]
         source: AttachError,
     },

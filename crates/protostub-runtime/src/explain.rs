@@ -7,29 +7,31 @@ use url::Url;
 
 use crate::context::RuntimeContext;
 
-/// Why the stub of a domain may, or may not, connect to a URL: [`Runtime::explain_egress`](crate::Runtime::explain_egress).
+/// The reasons why the stub of a domain may, or may not, connect to a URL:
+/// [`Runtime::explain_egress`](crate::Runtime::explain_egress).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct EgressExplanation {
-    /// The verdict, rule by rule and address by address. Its text has a line for each.
+    /// The verdict for each rule and each address. Its text has a line for each.
     pub explanation: Explanation,
-    /// Where the descriptor was found whose `ports` count; or why it could not be had: then only the usual ones do.
+    /// The URL of the descriptor that states the stub's `ports`, or the error of its lookup. After
+    /// an error, only the usual ports count.
     pub descriptor: Result<Url, CatalogueError>,
 }
 
-/// Why nothing can be explained.
+/// The error of an explanation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExplainError {
-    /// Whose stub it is about cannot be told.
-    #[error("failed to tell whose stub it is")]
+    /// The target does not name a stub.
+    #[error("failed to find the domain of the stub")]
     Target(#[from] AddressError),
-    /// The URL has no host or port that a stub could connect to.
-    #[error("`{url}` is nothing that a stub connects to: {problem}")]
+    /// The URL has no scheme, host or port that a stub could connect to.
+    #[error("a stub cannot connect to `{url}`: {problem}")]
     Url {
         /// The URL, without its query.
         url: String,
-        /// What is missing.
+        /// The fault of the URL.
         problem: &'static str,
     },
     /// The runtime is shutting down.
@@ -37,7 +39,7 @@ pub enum ExplainError {
     ShutDown,
 }
 
-/// A host, its port, and how it is spoken to.
+/// Returns the host of a URL, its port, and the protection of the connection.
 fn target(url: &Url) -> Result<(String, u16, Protection), ExplainError> {
     let wrong = |problem| {
         let mut shown = url.clone();
@@ -48,14 +50,14 @@ fn target(url: &Url) -> Result<(String, u16, Protection), ExplainError> {
     let protection = match url.scheme() {
         "https" | "wss" | "tls" => Protection::Tls,
         "http" | "ws" | "tcp" => Protection::Plain,
-        _ => return Err(wrong("its scheme is none of https, wss, tls, http, ws and tcp")),
+        _ => return Err(wrong("the scheme is not one of https, wss, tls, http, ws and tcp")),
     };
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
-    let port = url.port_or_known_default().ok_or_else(|| wrong("it has no port"))?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the URL has no host"))?;
+    let port = url.port_or_known_default().ok_or_else(|| wrong("the URL has no port"))?;
     Ok((host.to_owned(), port, protection))
 }
 
-/// Asks for the stub's descriptor, as its deployment would, and explains its grants.
+/// Asks for the stub's descriptor as a deployment does, and explains the stub's grants.
 pub(crate) async fn explain(context: Arc<RuntimeContext>, key: StubKey, url: Url) -> Result<EgressExplanation, ExplainError> {
     let (host, port, protection) = target(&url)?;
     let discovered = context.catalogue.discover(&key).await;

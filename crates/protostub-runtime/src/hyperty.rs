@@ -23,9 +23,9 @@ use crate::{
 
 /// A part of the host program with an address on the bus.
 ///
-/// A hyperty receives, by [`Self::recv`] or as a [`Stream`], and sends. To send from other tasks,
-/// take senders with [`Self::sender`]. When the hyperty is dropped, its address is free again, its
-/// domain's Registry learns that it has gone, and its senders are refused.
+/// A hyperty receives with [`Self::recv`] or as a [`Stream`], and sends. To send from other tasks,
+/// take senders with [`Self::sender`]. When the hyperty is dropped, its address becomes free, its
+/// domain's Registry learns that it has gone, and its senders fail.
 pub struct Hyperty {
     sender: HypertySender,
     inbox: Inbox,
@@ -37,7 +37,8 @@ pub struct Hyperty {
 /// clone of its own.
 pub struct HypertySender {
     hyperty: Arc<Identity>,
-    /// Of this sender alone: most messages of one task go where the one before went.
+    /// The poster of this sender alone. Most consecutive messages of one task go to the same
+    /// receiver.
     poster: Poster,
 }
 
@@ -45,19 +46,19 @@ pub struct HypertySender {
 struct Identity {
     context: Arc<RuntimeContext>,
     address: Address,
-    /// The hyperty was dropped, and its address may be another one's.
+    /// The hyperty was dropped. Another hyperty may have its address.
     is_gone: AtomicBool,
 }
 
 impl HypertySender {
-    /// The hyperty's address.
+    /// Returns the hyperty's address.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.hyperty.address
     }
 
-    /// Posts a message and returns at once. The message is then delivered, or one error response
-    /// comes to the hyperty as a message.
+    /// Posts a message and returns at once. Later, the message is delivered, or the hyperty gets
+    /// one error response as a message.
     ///
     /// # Errors
     /// If the message was refused: no receiver (404), policy (403), a queue is full (429), the
@@ -67,8 +68,8 @@ impl HypertySender {
         self.poster.post(message)
     }
 
-    /// Posts messages in their order and returns one result for each, as [`Self::post`] does. Takes
-    /// less time than single posts where consecutive messages share an address.
+    /// Posts messages in their order and returns one result for each, as [`Self::post`] does. This
+    /// is faster than single posts if consecutive messages share an address.
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
         if self.hyperty.is_gone.load(Ordering::Acquire) {
             return messages.into_iter().map(|message| self.check(&message)).collect();
@@ -76,13 +77,17 @@ impl HypertySender {
         self.poster.post_all(messages)
     }
 
-    /// Posts a request, of any type, and waits for its final response. The request's time is its
+    /// Posts a request of any type, and waits for its final response. The request's timeout is its
     /// header `timeout-ms`, or the runtime's request timeout (15 s by default).
     ///
     /// # Errors
-    /// If the host answers instead of the receiver: there is none (404), the request was refused
-    /// (403, 429), had no answer in time (408), or the stub crashed with it or could not be
-    /// deployed (502, 503); or if the hyperty was dropped (503).
+    /// If the host answers instead of the receiver:
+    ///
+    /// * There is no receiver (404).
+    /// * The request was refused (403, 429).
+    /// * The request had no answer in time (408).
+    /// * The stub crashed with the request, or could not be deployed (502, 503).
+    /// * The hyperty was dropped (503).
     pub async fn request(&self, message: Message) -> Result<Message, RequestError> {
         self.check(&message)?;
         self.poster.request(message, None).await
@@ -97,8 +102,8 @@ impl HypertySender {
         self.poster.request(message, Some(timeout)).await
     }
 
-    /// Subscribes the hyperty to an address: `<stub>/status` or `<runtime>/status`, whose current
-    /// status comes at once, or a topic of a domain.
+    /// Subscribes the hyperty to an address: to `<stub>/status` or `<runtime>/status`, whose
+    /// current status comes at once, or to a topic of a domain.
     ///
     /// # Errors
     /// As [`Self::request`]. A refusal by the publisher is a response like any other.
@@ -129,7 +134,7 @@ impl fmt::Debug for HypertySender {
 }
 
 impl Hyperty {
-    /// Makes the hyperty of an address that was attached just now.
+    /// Returns the hyperty of an address that was attached just now.
     ///
     /// # Errors
     /// If the runtime is shutting down.
@@ -143,7 +148,8 @@ impl Hyperty {
         Ok(Self { sender, inbox, registration: None, _route: route })
     }
 
-    /// Has the domain's stub deployed if it is not there, and the domain's Registry told if the descriptor says so.
+    /// Deploys the domain's stub if needed, and registers the hyperty at the domain's Registry if
+    /// the descriptor says so.
     pub(crate) fn describe(mut self, descriptor: &HypertyDescriptor) -> Result<Self, RegisterError> {
         let Identity { context, address, .. } = &*self.sender.hyperty;
         let entry = RegistrationRequest::of_hyperty(context, address, descriptor).map_err(RegisterError::Address)?;
@@ -153,25 +159,26 @@ impl Hyperty {
         Ok(self)
     }
 
-    /// What has become of its registration at its domain's Registry. None unless it was registered
-    /// [with a descriptor](crate::Runtime::register_hyperty_with) that says so.
+    /// Returns the state of the hyperty's registration at its domain's Registry. Returns `None`
+    /// unless it was registered [with a descriptor](crate::Runtime::register_hyperty_with) that
+    /// says so.
     #[must_use]
     pub fn registration(&self) -> Option<Registration> {
         self.registration.as_ref().map(RegistrationHandle::status)
     }
 
-    /// Waits until its domain's Registry has answered, and tells what.
+    /// Waits until the domain's Registry has answered, and returns the state of the registration.
     pub async fn until_registered(&self) -> Option<Registration> {
         Some(self.registration.as_ref()?.settled().await)
     }
 
-    /// Its address.
+    /// Returns the hyperty's address.
     #[must_use]
     pub fn address(&self) -> &Address {
         self.sender.address()
     }
 
-    /// Makes a sender, for another task to send in the hyperty's name while this one receives.
+    /// Returns a sender, for another task to send in the hyperty's name while this one receives.
     #[must_use]
     pub fn sender(&self) -> HypertySender {
         self.sender.clone()
@@ -214,20 +221,22 @@ impl Hyperty {
         self.sender.subscribe(address).await
     }
 
-    /// The next message to this hyperty; none once the runtime has shut down and everything that came before was taken.
+    /// Returns the next message to this hyperty. Returns `None` once the runtime has shut down and
+    /// all earlier messages were taken.
     pub async fn recv(&mut self) -> Option<Message> {
         self.inbox.recv().await
     }
 
-    /// Waits until there are messages to this hyperty, appends those that wait to `messages`, at most `limit` of them, and returns how many: in less
-    /// time than one by one. 0 once the runtime has shut down and everything that came before was taken.
+    /// Waits for messages to this hyperty, appends at most `limit` of them to `messages`, and
+    /// returns their number. This is faster than taking single messages. Returns 0 once the runtime
+    /// has shut down and all earlier messages were taken.
     pub async fn recv_many(&mut self, messages: &mut Vec<Message>, limit: usize) -> usize {
         self.inbox.recv_many(messages, limit).await
     }
 }
 
 /// The messages to this hyperty, as [`Hyperty::recv`] returns them. The stream ends once the
-/// runtime has shut down and everything that came before was taken.
+/// runtime has shut down and all earlier messages were taken.
 impl Stream for Hyperty {
     type Item = Message;
 

@@ -1,10 +1,17 @@
-//! Interfaces of the host program's own, which stubs may import where the operator grants it.
+//! Interfaces of the host program's own, which stubs may import if the operator grants it.
 //!
-//! The contract is what every host offers. A program that has something more for its stubs (a store, a codec in hardware, a clock of its own)
-//! describes it as a WIT interface, implements [`HostImport`], hands it to
-//! [`RuntimeBuilder::host_import`](crate::RuntimeBuilder::host_import), and grants it to domains by name with
-//! [`DomainSettings::imports`](crate::DomainSettings::imports). A component that imports an interface without the grant is refused by name before
-//! any of it runs.
+//! Every host offers the contract. A program can offer its stubs more: a store, a codec in
+//! hardware, a clock of its own. The program does the following:
+//!
+//! * It describes the interface in WIT.
+//! * It implements [`HostImport`].
+//! * It passes the implementation to
+//!   [`RuntimeBuilder::host_import`](crate::RuntimeBuilder::host_import).
+//! * It grants the interface to domains by name with
+//!   [`DomainSettings::imports`](crate::DomainSettings::imports).
+//!
+//! The runtime refuses a component that imports an interface without the grant. The error names the
+//! interface, and none of the component's code has run.
 //!
 //! ```
 //! use protostub_runtime::{
@@ -22,7 +29,7 @@
 //! });
 //! use acme::lottery::numbers;
 //!
-//! /// What there is for each instance of a stub.
+//! /// The state of the interface for each instance of a stub.
 //! struct Draws(u32);
 //!
 //! impl numbers::Host for Draws {
@@ -42,7 +49,11 @@
 //!         Draws(if stub.domain.as_str() == "sp1.example" { 100 } else { 0 })
 //!     }
 //!
-//!     fn add_to_linker(&self, linker: &mut Linker<StubState>, data: fn(&mut StubState) -> &mut Draws) -> wasmtime::Result<()> {
+//!     fn add_to_linker(
+//!         &self,
+//!         linker: &mut Linker<StubState>,
+//!         data: fn(&mut StubState) -> &mut Draws,
+//!     ) -> wasmtime::Result<()> {
 //!         numbers::add_to_linker::<_, HasSelf<Draws>>(linker, data)
 //!     }
 //! }
@@ -62,9 +73,11 @@
 //! # }
 //! ```
 //!
-//! `examples/key_value.rs` is a whole program, with a store that keeps domains apart; `tests/programs/key-value` is a stub for it.
+//! `examples/key_value.rs` is a whole program, with a store that keeps domains apart.
+//! `tests/programs/key-value` is a stub for it.
 //!
-//! This is the one place where wasmtime shows in this library's API: what `bindgen!` generates names it, and has to name the same version. A
-//! new major version of wasmtime may change what is in here.
+//! This module is the only place where wasmtime appears in this library's API. The code that
+//! `bindgen!` generates names wasmtime, and has to name the same version. A new major version of
+//! wasmtime may change this module.
 
 pub use protostub_sandbox::{HostImport, StubInfo, StubState, wasmtime};

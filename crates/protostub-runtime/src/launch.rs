@@ -1,4 +1,4 @@
-//! A stub's whole life: its reservation, its deployment, its supervision, its end.
+//! A stub's whole life: its reservation, its deployment, its supervision and its end.
 
 use std::sync::{Arc, Weak};
 
@@ -17,12 +17,12 @@ use crate::{
     triggers,
 };
 
-/// Steps 1 to 3: returns the record of the stub for `key`. If there is none, its deployment begins,
-/// triggered by `origin`. It runs in a task of its own, so that no caller's dropped future ends it
-/// for the others.
+/// Performs steps 1 to 3: returns the record of the stub for `key`. If the stub is not there,
+/// starts its deployment, triggered by `origin`. The deployment runs in a task of its own, so that
+/// a caller that drops its future does not end it for others.
 ///
 /// # Errors
-/// If the stub is not there and cannot be deployed now.
+/// If the stub is not deployed and cannot be deployed now.
 pub(crate) fn load_stub(
     context: &Arc<RuntimeContext>,
     key: &StubKey,
@@ -59,22 +59,23 @@ pub(crate) fn load_stub(
     Ok(record)
 }
 
-/// A stub's whole life: its deployment, and its supervision until it ends.
+/// Runs a stub's whole life: its deployment, and its supervision until it ends.
 async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
-    // The box is freed afterwards, so that the task of an idle stub stays small (`idle_stub_kib`).
+    // The box is freed after the deployment, so that the task of an idle stub stays small
+    // (`idle_stub_kib`).
     if let Some(supervisor) = Box::pin(begin(context, reservation)).await {
         supervisor.run().await;
     }
 }
 
-/// Deploys the stub, and begins to supervise it. Returns `None` if it could not be deployed, after
-/// all who wait know it.
+/// Deploys the stub, and starts its supervision. If the deployment failed, returns `None` after all
+/// waiting callers have the failure.
 async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervisor>> {
     let record = Arc::clone(&reservation.record);
     context.announce(&record);
     let outcome = tokio::select! {
         biased;
-        // The deployment's inbox is dropped with it, and that answers what waits.
+        // The deployment's inbox is dropped with it, which answers the waiting messages.
         () = context.stop.cancelled() => Err((None, DeployError::shut_down(&record.key))),
         outcome = deploy(&context, reservation, supervise::permit(&context, &record)) => outcome,
     };
@@ -87,10 +88,11 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
     }
 }
 
-/// Publishes the failure, and answers all who wait. The deployment has undone itself.
+/// Publishes the failure, and answers all waiting messages and callers. The deployment has undone
+/// itself.
 fn fail(context: &RuntimeContext, record: &Arc<StubRecord>, inbox: Option<Inbox>, error: DeployError) {
     let reason = in_full(&error);
-    tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "the protocol stub could not be deployed");
+    tracing::warn!(target: "protostub", domain = %record.key, error = %reason, "failed to deploy the protocol stub");
     let _ = record.status.advance(StubStatus::DeploymentFailed, Some(reason.clone()));
     context.announce(record);
     context.registry.remove(record, error.into());
@@ -116,7 +118,7 @@ impl Unroutable for DeployOnDemand {
     }
 }
 
-/// The key of a domain, an address, or the URL of a stub in a catalogue.
+/// Returns the key of a domain, an address, or the URL of a stub in a catalogue.
 pub(crate) fn key_of(target: &str, home: &Domain) -> Result<StubKey, AddressError> {
     if let Some(key) = StubKey::of_catalogue_url(target) {
         return Ok(key);

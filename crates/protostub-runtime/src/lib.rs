@@ -1,8 +1,9 @@
 //! The core runtime of Protostub, for host programs to embed.
 //!
-//! A program wants to talk to a domain whose protocol it has never heard of. It posts a message to an address of that domain; the runtime finds
-//! the domain's descriptor at a well-known URL, downloads the protocol stub named there, verifies it, instantiates it in a sandbox of its own,
-//! and connects it to the message bus. From then on messages flow.
+//! A program posts a message to an address of a domain whose protocol it does not know. The runtime
+//! finds the domain's descriptor at a well-known URL and downloads the protocol stub that the
+//! descriptor names. It verifies the stub, instantiates it in a sandbox of its own, and connects it
+//! to the message bus. From then on, messages flow.
 //!
 //! ```
 //! # use protostub_runtime::{Descriptor, Domain, MemorySource, Version};
@@ -29,10 +30,13 @@
 //! // This deploys sp1.example's stub on the way.
 //! let reply = app.request(Message::read("hyperty://sp1.example/alice".parse()?)).await?;
 //! println!("{}", reply.to_json_line());
-//! let stub = runtime.deploy_protostub("sp1.example").await?; // the same stub, no second deployment
-//! println!("{}", stub.status().status); // live; `stub.watch()` tells of changes
-//! # assert_eq!((reply.code(), stub.status().status, runtime.protostubs().len()), (Some(200), protostub_runtime::StubStatus::Live, 1));
-//! let outcome = runtime.shutdown(Duration::from_secs(5)).await; // what stopped, what did not
+//! // This returns the same stub, without a second deployment.
+//! let stub = runtime.deploy_protostub("sp1.example").await?;
+//! println!("{}", stub.status().status); // live; `stub.watch()` reports changes
+//! # assert_eq!((reply.code(), runtime.protostubs().len()), (Some(200), 1));
+//! # assert_eq!(stub.status().status, protostub_runtime::StubStatus::Live);
+//! // The outcome lists the stubs that stopped, and those that did not.
+//! let outcome = runtime.shutdown(Duration::from_secs(5)).await;
 //! println!("{outcome:?}");
 //! # assert!(outcome.abandoned.is_empty());
 //! # Ok(())
@@ -44,12 +48,18 @@
 //! `deploy/mod.rs` is the specification's "Deploy Protocol Stub" from top to bottom. [`steps`]
 //! names its 22 steps, and each of them is a `tracing` span.
 //!
-//! # What triggers a deployment
+//! # Triggers of a deployment
 //!
-//! The host program's call ([`Runtime::deploy_protostub`]), `loadStub` over the bus, a hyperty that is registered with a descriptor
-//! ([`Runtime::register_hyperty_with`]), and a message to a domain that nobody serves. What a stub posts triggers none unless the operator grants it
-//! ([`DomainSettings::may_deploy`]), a response never does. [`RuntimeBuilder::max_stubs`] and [`RuntimeBuilder::deployments_per_minute`] bound
-//! them.
+//! A deployment has one of four triggers:
+//!
+//! * a call of the host program ([`Runtime::deploy_protostub`])
+//! * `loadStub` over the bus
+//! * the registration of a hyperty with a descriptor ([`Runtime::register_hyperty_with`])
+//! * a message to a domain without a stub
+//!
+//! A stub's own messages trigger a deployment only if the operator grants it
+//! ([`DomainSettings::may_deploy`]). A response never triggers one. [`RuntimeBuilder::max_stubs`]
+//! and [`RuntimeBuilder::deployments_per_minute`] limit deployments.
 //!
 //! # Settings
 //!
@@ -67,77 +77,104 @@
 //! # Errors
 //!
 //! Callers branch on [`DeployError::kind`], [`UpdateError::kind`], [`CatalogueError::kind`] and
-//! [`StubGone::kind`]. Everything that an error holds has its name in this crate:
-//! `examples/errors.rs` takes all of them apart.
+//! [`StubGone::kind`]. This crate exports every type that an error contains. `examples/errors.rs`
+//! matches on all of them.
 //!
 //! # Registration
 //!
-//! A domain's own Registry (`domain://registry.<domain>`) is told of a hyperty that has a [`HypertyDescriptor`], and of a stub whose
-//! domain has [`DomainSettings::register`], with a `create` message; again when half of its time is over and after each new connection; and with
-//! `delete` that it has gone. [`Registration`] is what has become of it.
+//! The runtime registers at a domain's own Registry (`domain://registry.<domain>`) each hyperty
+//! with a [`HypertyDescriptor`], and each stub whose domain has [`DomainSettings::register`]. It
+//! sends a `create` message, and sends it again after half of the lifetime and after each new
+//! connection. It sends `delete` when the hyperty or the stub goes. [`Registration`] is the state
+//! of a registration.
 //!
 //! # Status
 //!
-//! A stub's status ([`StubStatus`]) is published on the bus to `<stub>/status` by the stub, and to `<runtime>/status` by the Registry. A hyperty
-//! subscribes with a `subscribe` message to either ([`Hyperty::subscribe`]); what holds at that moment comes at once.
+//! The stub publishes its status ([`StubStatus`]) on the bus to `<stub>/status`, and the Registry
+//! publishes it to `<runtime>/status`. A hyperty subscribes to either with a `subscribe` message
+//! ([`Hyperty::subscribe`]). The current status comes at once.
 //!
 //! # Policy
 //!
-//! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot have another stub deployed, unless the operator
-//! says so ([`DomainSettings`]). Rules of the operator's own are a [`Policy`] ([`RuntimeBuilder::policy`], [`Runtime::set_policy`]): it is asked before
-//! every hop of every message, and what it refuses is answered with 403 and its reason. With the feature `cedar`, `CedarPolicy` is one that reads
-//! the rules from a file, in the language [Cedar](https://docs.cedarpolicy.com).
+//! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot
+//! deploy another stub, unless the operator grants more ([`DomainSettings`]). The operator adds
+//! rules with a [`Policy`] ([`RuntimeBuilder::policy`], [`Runtime::set_policy`]). The bus asks it
+//! before every hop of every message. The sender of a refused message gets 403 and the policy's
+//! reason. With the feature `cedar`, `CedarPolicy` reads the rules from a file, in the language
+//! [Cedar](https://docs.cedarpolicy.com).
 //!
 //! # Addresses of the runtime
 //!
-//! | address | what it takes |
+//! | address | accepted messages |
 //! | --- | --- |
-//! | `<runtime>/ua` | `execute` of `loadStub` by a hyperty, or by a stub that is granted it ([`DomainSettings::may_deploy`]): deploys a stub, and answers with its URL |
-//! | `<runtime>/registry` | `read` by a hyperty: the stubs and sandboxes |
-//! | `<runtime>/identity` | `execute` of `login` and `logout` by a hyperty: see [below](#domain-login) |
-//! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` by a hyperty |
+//! | `<runtime>/ua` | `execute` of `loadStub`: deploys a stub, and answers with its URL |
+//! | `<runtime>/registry` | `read`: the stubs and sandboxes |
+//! | `<runtime>/identity` | `execute` of `login` and `logout`: [domain login](#domain-login) |
+//! | `<runtime>/status`, `<stub>/status` | `subscribe`, `unsubscribe` |
+//!
+//! Hyperties may send all of these messages. A stub may send `loadStub` if the operator grants it
+//! ([`DomainSettings::may_deploy`]).
 //!
 //! # Domain login
 //!
-//! A stub is told to connect with the credential that the Identity Module has for its domain, when it is deployed, and again when a message waits
-//! for a stub whose connection broke: the *implicit* login. The Identity Module asks its [`CredentialProvider`]s, in the order in which
-//! [`RuntimeBuilder::credentials`] was called; the first that knows the domain answers.
+//! The runtime tells a stub to connect with the credential that the Identity Module has for the
+//! stub's domain. It does so when the stub is deployed, and again when a message waits for a stub
+//! whose connection broke. This is the *implicit* login. The Identity Module asks its
+//! [`CredentialProvider`]s in the order of the calls of [`RuntimeBuilder::credentials`]. The first
+//! provider that knows the domain answers.
 //!
 //! | provider | where the credentials are |
 //! | --- | --- |
 //! | [`StaticCredentials`] | in the program |
 //! | [`FileCredentials`] | in a file for each domain, or a JSON file for many |
 //! | [`EnvironmentCredentials`] | in environment variables |
-//! | [`OAuth2Credentials`] | at an OAuth 2.0 token endpoint, for client credentials or a refresh token |
+//! | [`OAuth2Credentials`] | at an OAuth 2.0 endpoint, for client credentials or a refresh token |
 //!
-//! No provider knows the domain: the stub connects without a credential. One does and fails: the stub does not connect, and the deployment fails
-//! with [`DeployErrorKind::Credential`]. What has run out is not handed out. A stub that holds a credential with `expires` asks for the next one with
-//! `identity.request`, which answers with another one from a minute before `expires` on.
+//! If no provider knows the domain, the stub connects without a credential. If a provider knows the
+//! domain and fails, the stub does not connect, and the deployment fails with
+//! [`DeployErrorKind::Credential`]. An expired credential is never handed out. A stub whose
+//! credential has `expires` asks for the next one with `identity.request`. From a minute before
+//! `expires` on, the answer is another credential.
 //!
-//! Where [`DomainSettings::credential_origins`] names some, a stub uses its domain's credential without seeing it: it sends `authorization: {credential}` to
-//! one of these origins, and the host puts the credential in place of that. It protects from the stub, not from a server that colludes with it.
+//! With [`DomainSettings::credential_origins`], a stub uses its domain's credential without seeing
+//! it. The stub sends `authorization: {credential}` to one of these origins, and the host replaces
+//! the placeholder by the credential. This protects the credential from the stub, but not from a
+//! server that colludes with the stub.
 //!
-//! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to `<runtime>/identity`:
+//! A login is *explicit* by [`Protostub::connect_with`], or by a hyperty's message to
+//! `<runtime>/identity`:
 //!
 //! ```json
 //! { "type": "execute", "to": "<runtime>/identity", "id": 1, "from": "hyperty://home.example/chat",
 //!   "body": { "method": "login",
 //!             "params": { "domain": "sp1.example",
-//!                         "credential": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA", "expires": 1795424400 } } } }
+//!                         "credential": { "kind": "bearer", "value": "2YotnFZFEjr1zCsicMWpAA",
+//!                                         "expires": 1795424400 } } } }
 //! ```
 //!
-//! * `domain`: a domain, an address, or the URL of a stub in a catalogue. The stub is deployed if it is not.
-//! * `credential`: may be missing, and the stub then logs in with what the providers have. `kind` is `bearer`, `basic` (`user:password`),
-//!   `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be missing.
+//! * `domain`: a domain, an address, or the URL of a stub in a catalogue. The login deploys the
+//!   stub if needed.
+//! * `credential`: optional. Without it, the stub logs in with the credential of the providers.
+//!   `kind` is `bearer`, `basic` (`user:password`), `assertion`, or a kind of the domain's own.
+//!   `expires`, in seconds since the Unix epoch, is optional.
 //!
-//! The response comes when the stub is live, `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or cannot be: 400 (the message is
-//! none of these), 401 (it did not connect with this credential), 403 (not by a hyperty), 503 (it could not be deployed). A stub that is live as
-//! somebody else is told to disconnect first. The credential is this stub's until it runs out, the stub cannot connect with it, somebody logs in
-//! again, or it is undeployed.
-//! `{"method": "logout", "params": {"domain": "sp1.example"}}` disconnects the stub and forgets the credential.
+//! The response comes when the stub is live, with the body
+//! `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or when the login fails:
 //!
-//! No secret stands in a log line, an error, a status, a crash report, a response or `Debug`; only at `trace` do libraries below this one log
-//! what goes over the wire. What a stub says to people is searched for the secrets that it was handed, and `[secret]` stands in their place.
+//! * 400: The request is malformed.
+//! * 401: The stub did not connect with this credential.
+//! * 403: The sender is not a hyperty.
+//! * 503: The stub could not be deployed.
+//!
+//! A stub that is live with another credential disconnects first. The stub keeps the credential
+//! until it expires, the stub cannot connect with it, the next login, or the stub is undeployed.
+//!
+//! `{"method": "logout", "params": {"domain": "sp1.example"}}` disconnects the stub and forgets the
+//! credential.
+//!
+//! Secrets never appear in a log line, an error, a status, a crash report, a response or `Debug`.
+//! Only at `trace`, libraries below this one log the bytes on the wire. The host searches a stub's
+//! texts for the secrets that it handed to the stub, and replaces them by `[secret]`.
 
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 

@@ -3,23 +3,26 @@ use std::{fmt, sync::Arc};
 use protostub_catalogue::{Download, DownloadProgress};
 use protostub_types::StubKey;
 
-/// What takes time in a deployment, as it goes on: see [`RuntimeBuilder::progress`](crate::RuntimeBuilder::progress).
+/// Progress of the slow parts of a deployment: see
+/// [`RuntimeBuilder::progress`](crate::RuntimeBuilder::progress).
 ///
-/// A deployment that is given up halfway, at shutdown say, tells no end of what it had begun.
+/// A deployment that is abandoned, for example at shutdown, does not report the end of a part that
+/// has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The component is being downloaded. One that is in the store is not.
+    /// The component is being downloaded. A component in the store is not downloaded.
     Download(Download),
-    /// The component is being compiled. One that was compiled before is only loaded: the end comes at once.
+    /// The component is being compiled. A component that was compiled before is only loaded, and
+    /// the end is reported at once.
     Compiling,
-    /// The component is compiled, or cannot be.
+    /// The compilation has succeeded or failed.
     CompilingEnded,
 }
 
 type Callback<T> = dyn Fn(&StubKey, &T) + Send + Sync;
 
-/// Whoever wants to know something of stubs, if anybody.
+/// An optional callback for events of stubs.
 pub(crate) struct Observer<T>(Option<Arc<Callback<T>>>);
 
 impl<T> Observer<T> {

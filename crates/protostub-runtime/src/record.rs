@@ -1,4 +1,4 @@
-//! The record of one stub: what its instances share, and what others see of it.
+//! The record of one stub: the state that its instances share and that others see.
 
 use std::{
     sync::{
@@ -25,11 +25,12 @@ use crate::{
     steps::Steps,
 };
 
-/// One stub, from its reservation to its end; shared by everybody who waits for it or uses it.
+/// The record of one stub, from its reservation to its end. All callers that wait for the stub or
+/// use it share the record.
 #[derive(Debug)]
 pub(crate) struct StubRecord {
     pub(crate) key: StubKey,
-    /// Where the messages for its domain go, also while it is not there yet.
+    /// The mailbox for messages to the stub's domain, also before the stub is deployed.
     pub(crate) mailbox: Mailbox,
     pub(crate) status: Arc<StatusCell>,
     pub(crate) steps: Arc<Steps>,
@@ -38,33 +39,34 @@ pub(crate) struct StubRecord {
     pub(crate) url: OnceLock<Address>,
     /// Known from step 15 on.
     pub(crate) sandbox_url: OnceLock<Address>,
-    /// The session that its instances save for one another.
+    /// The session that each instance saves for the next.
     pub(crate) session: Session,
-    /// The account for the connections of all its instances. Opened with the first instance.
+    /// The quota of the connections of all instances. Opened with the first instance.
     pub(crate) quota: OnceLock<Quota>,
-    /// The credential of its explicit login.
+    /// The credential of the stub's explicit login.
     pub(crate) login: Arc<ExplicitLogin>,
     /// Known from step 5 on.
     published: Mutex<Option<Release>>,
-    /// Of its instance, while it has one.
+    /// The idleness of the stub's instance, while there is one.
     idleness: Mutex<Option<Idleness>>,
     restarts: AtomicU64,
     last_crash: Mutex<Option<Arc<CrashReport>>>,
     pub(crate) limit_counters: Arc<LimitCounters>,
-    /// Its own registration at its domain's Registry, if the operator wants it.
+    /// The stub's own registration at its domain's Registry, if the operator wants it.
     pub(crate) registration: OnceLock<RegistrationHandle>,
-    /// The registrations that go through it.
+    /// The registrations that go through the stub.
     pub(crate) registrations: TaskTracker,
-    /// It is about to end. The registrations that go through it have a moment to be removed.
+    /// Cancelled when the stub is about to end. The registrations that go through the stub have a
+    /// moment to be removed.
     pub(crate) leaving: CancellationToken,
-    /// Step 20.
+    /// Set by step 20.
     deployed: SetOnce<()>,
-    /// It did not come to be, or it is over.
+    /// Set when the deployment has failed or the stub has ended.
     over: SetOnce<StubGone>,
 }
 
 impl StubRecord {
-    /// The record of a stub that is being deployed.
+    /// Returns the record of a stub that is being deployed.
     pub(crate) fn new(key: StubKey, mailbox: Mailbox, commands: mpsc::Sender<Box<Command>>) -> Self {
         Self {
             mailbox,
@@ -90,7 +92,7 @@ impl StubRecord {
         }
     }
 
-    /// Asks the stub's supervisor for something.
+    /// Sends a command to the stub's supervisor, and waits for the answer.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StubGone> {
         let (done, mut answer) = oneshot::channel();
         // A command that cannot be sent is dropped, and `done` with it.
@@ -115,12 +117,12 @@ impl StubRecord {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
     }
 
-    /// How long its instance has had nothing to do; none: it has no instance.
+    /// Returns the idle time of the stub's instance, or `None` if there is no instance.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.idleness.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Idleness::duration)
     }
 
-    /// It has another instance, or none any more.
+    /// Sets the idleness of a new instance, or `None` when the instance has gone.
     pub(crate) fn set_idleness(&self, idleness: Option<Idleness>) {
         *self.idleness.lock().unwrap_or_else(PoisonError::into_inner) = idleness;
     }
@@ -150,7 +152,7 @@ impl StubRecord {
         let _ = self.over.set(gone);
     }
 
-    /// How the stub ended, if it has.
+    /// Returns how the stub ended, if it has ended.
     pub(crate) fn gone(&self) -> Option<StubGone> {
         self.over.get().cloned()
     }
@@ -169,7 +171,7 @@ impl StubRecord {
         }
     }
 
-    /// Waits until it is over, and tells why.
+    /// Waits until the stub has ended, and returns how it ended.
     pub(crate) async fn until_over(&self) -> StubGone {
         self.over.wait().await.clone()
     }

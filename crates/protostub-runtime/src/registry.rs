@@ -1,4 +1,5 @@
-//! What is deployed, and under which address: one record for each stub key, from its reservation to its end.
+//! Deployed stubs and their addresses: one record for each stub key, from its reservation to its
+//! end.
 
 use std::{
     cmp::Reverse,
@@ -20,9 +21,11 @@ use crate::{
     triggers::Triggers,
 };
 
-/// How many failures are remembered. The oldest is forgotten first: a flood of made-up domains costs no more memory than this.
+/// Maximum number of remembered failures. The oldest is forgotten first, so a flood of made-up
+/// domains costs no more memory than this.
 const MAX_REMEMBERED: usize = 1024;
-/// For how long the first failure of a stub is remembered; each further one doubles it, up to [`LONGEST_MEMORY`].
+/// Time for which the first failure of a stub is remembered. Each further failure doubles it, up to
+/// [`LONGEST_MEMORY`].
 const FIRST_MEMORY: Duration = Duration::from_secs(1);
 const LONGEST_MEMORY: Duration = Duration::from_secs(60);
 
@@ -32,15 +35,15 @@ pub(crate) struct Registry {
     max_stubs: usize,
     triggers: Triggers,
     state: Mutex<RegistryState>,
-    /// Changes whenever a deployment begins.
+    /// Changes when a deployment begins.
     deployments: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct RegistryState {
-    /// Everything that is deployed, or being deployed.
+    /// All stubs that are deployed or being deployed.
     records: HashMap<StubKey, Arc<StubRecord>>,
-    /// Of those, the ones that have their URL.
+    /// The records of those stubs that have a URL.
     by_url: HashMap<Address, Arc<StubRecord>>,
     failures: HashMap<StubKey, RememberedFailure>,
     /// Sandboxes by their addresses.
@@ -73,7 +76,7 @@ impl RegistryState {
 
 #[derive(Debug)]
 struct RememberedFailure {
-    /// Made once, however many ask while it is remembered.
+    /// Made once for all callers that ask while the failure is remembered.
     reason: SafeText,
     times: u32,
     at: Instant,
@@ -89,25 +92,25 @@ impl RememberedFailure {
     }
 }
 
-/// The effect of a failure of a moment ago.
+/// The effect of a remembered failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// It does not count: the stub is deployed now.
+    /// Deploys the stub now, despite the failure.
     Now,
-    /// The stub is not deployed before its pause is over.
+    /// Refuses the deployment until the pause is over.
     AfterPause,
 }
 
 /// The registry's answer to a reservation (step 3).
 #[derive(Debug)]
 pub(crate) enum Reserved {
-    /// The key is the record's. Its stub has to be deployed, or the record to be removed.
+    /// The key is reserved for the record. The caller has to deploy its stub, or remove the record.
     New,
-    /// The stub is there, or will be.
+    /// The stub is deployed, or being deployed.
     Available(Arc<StubRecord>),
 }
 
-/// The parts of a stub that is about to be deployed. Dropped, its inbox and its route are gone.
+/// The parts of a stub that is about to be deployed. Dropping it removes its inbox and its route.
 pub(crate) struct Reservation {
     pub(crate) record: Arc<StubRecord>,
     pub(crate) inbox: Inbox,
@@ -121,24 +124,26 @@ impl Registry {
     }
 
     fn state(&self) -> MutexGuard<'_, RegistryState> {
-        // The state is plain data, whole after every statement.
+        // A poisoned state is usable: the state is plain data, and valid after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the record of a key. `None`: its stub can be reserved.
+    /// Returns the record of a key, or `None` if its stub can be reserved.
     ///
     /// # Errors
-    /// If it cannot: the runtime shuts down, it failed a moment ago, or there are too many.
+    /// If the stub cannot be reserved: the runtime is shutting down, the stub failed a moment ago,
+    /// or the limit of stubs is reached.
     pub(crate) fn discover(&self, key: &StubKey, retry: Retry) -> Result<Option<Arc<StubRecord>>, DeployError> {
         self.state().discover(key, retry, self.max_stubs)
     }
 
-    /// Steps 2 and 3: reserves the record's key, unless the stub is there. A reservation counts as
-    /// triggered by `origin`. Of all callers that find no stub at the same time, one reserves it.
+    /// Performs steps 2 and 3: reserves the record's key, unless the stub exists. A reservation
+    /// counts as triggered by `origin`. Of all callers that find no stub at the same time, exactly
+    /// one reserves it.
     ///
     /// # Errors
-    /// As [`Self::discover`]; or if `origin` has triggered too many. A refused trigger reserves
-    /// nothing.
+    /// As [`Self::discover`]; or if `origin` has reached its limit of triggers. A refused trigger
+    /// reserves nothing.
     pub(crate) fn reserve(&self, record: &Arc<StubRecord>, origin: &Origin, retry: Retry) -> Result<Reserved, DeployError> {
         let key = &record.key;
         let mut state = self.state();
@@ -152,7 +157,8 @@ impl Registry {
         Ok(Reserved::New)
     }
 
-    /// Step 9: unique for the whole life of the runtime, and beyond (a UUID).
+    /// Performs step 9: gives the stub a URL. It is unique for the whole life of the runtime, and
+    /// beyond (a UUID).
     pub(crate) fn generate_stub_url(&self, record: &Arc<StubRecord>) -> Result<Address, AddressError> {
         let url = Address::parse(&format!("hyperty-runtime://{}/protostub/{}", record.key.domain(), Uuid::new_v4()))?;
         let _ = record.url.set(url.clone());
@@ -160,7 +166,7 @@ impl Registry {
         Ok(url)
     }
 
-    /// Steps 14 and 15.
+    /// Performs steps 14 and 15.
     pub(crate) fn register_sandbox(&self, record: &StubRecord) -> Result<Address, AddressError> {
         let url = self.runtime.join(&format!("sandbox/{}", Uuid::new_v4()))?;
         self.state().sandboxes.insert(url.clone(), record.key.clone());
@@ -168,8 +174,8 @@ impl Registry {
         Ok(url)
     }
 
-    /// The end of a stub that was reserved: its key is free, and whoever waits for it learns why. A
-    /// failure of the domain is remembered for a while.
+    /// Removes a stub that was reserved: its key becomes free, and waiting callers learn the
+    /// reason. A failure of the domain is remembered for a while.
     pub(crate) fn remove(&self, record: &Arc<StubRecord>, gone: StubGone) {
         let mut state = self.state();
         if state.records.get(&record.key).is_some_and(|held| Arc::ptr_eq(held, record)) {
@@ -198,17 +204,18 @@ impl Registry {
         record.over(gone);
     }
 
-    /// A stub that is live has left its failures behind.
+    /// Forgets the failures of a stub that is live.
     pub(crate) fn clear_failures(&self, key: &StubKey) {
         self.state().failures.remove(key);
     }
 
-    /// Changes whenever a deployment begins.
+    /// Returns a receiver that changes when a deployment begins.
     pub(crate) fn deployments(&self) -> watch::Receiver<()> {
         self.deployments.subscribe()
     }
 
-    /// The stubs whose instances have had nothing to do for `least` or longer, the longest first; no more than `most` of them.
+    /// Returns at most `most` stubs whose instances have been idle for `least` or longer. The stub
+    /// with the longest idle time comes first.
     pub(crate) fn longest_idle(&self, least: Duration, most: usize) -> Vec<Arc<StubRecord>> {
         let with_idle = |record: &Arc<StubRecord>| Some((record.idle().filter(|idle| *idle >= least)?, Arc::clone(record)));
         let mut idle: Vec<_> = self.state().records.values().filter_map(with_idle).collect();
@@ -224,7 +231,7 @@ impl Registry {
         self.state().records.get(key).cloned()
     }
 
-    /// The record of the stub with this URL.
+    /// Returns the record of the stub with this URL.
     pub(crate) fn record_of(&self, stub: &Address) -> Option<Arc<StubRecord>> {
         self.state().by_url.get(stub).cloned()
     }
@@ -233,8 +240,8 @@ impl Registry {
         self.state().sandboxes.iter().map(|(url, key)| (url.clone(), key.clone())).collect()
     }
 
-    /// Adds a hyperty. Returns `false` if the runtime is shutting down: the hyperty would never
-    /// learn of the end.
+    /// Adds a hyperty. Returns `false` if the runtime is shutting down: the hyperty would never get
+    /// the end of its stream.
     pub(crate) fn add_hyperty(&self, address: &Address, mailbox: Mailbox) -> bool {
         let mut state = self.state();
         if !state.closing {
@@ -243,7 +250,8 @@ impl Registry {
         !state.closing
     }
 
-    /// Nothing is posted to hyperties any more: each learns that once it has taken what waits for it.
+    /// Seals the mailboxes of all hyperties. Each hyperty learns that once it has taken the waiting
+    /// messages.
     pub(crate) fn end_hyperties(&self, reason: &str) {
         let hyperties = mem::take(&mut self.state().hyperties);
         hyperties.values().for_each(|mailbox| mailbox.seal(503, reason));
@@ -257,7 +265,7 @@ impl Registry {
         self.state().hyperties.contains_key(address)
     }
 
-    /// From now on nothing is reserved.
+    /// Refuses all further reservations.
     pub(crate) fn close(&self) {
         self.state().closing = true;
     }
@@ -315,8 +323,8 @@ mod tests {
                 let askers: Vec<_> = (0..ASKERS).map(|number| scope.spawn(ask(number))).collect();
                 askers.into_iter().filter_map(|asker| asker.join().expect("no panic")).collect()
             });
-            let [(winner, reserved)] = &winners[..] else { panic!("{} have reserved it", winners.len()) };
-            let held = registry.record(&key(round)).expect("it is reserved");
+            let [(winner, reserved)] = &winners[..] else { panic!("{} askers have reserved the key", winners.len()) };
+            let held = registry.record(&key(round)).expect("the key is reserved");
             assert!(Arc::ptr_eq(&held, reserved));
             // The one trigger of the minute is spent for the asker that reserved, and for no other.
             for number in [*winner, (*winner + 1) % ASKERS] {
@@ -338,7 +346,7 @@ mod tests {
         let kind = DeployErrorKind::Failed { reason: "no network".into() };
         registry.remove(&first, DeployError { key: key(0), phase: Phase::Connecting, kind }.into());
         let second = record(&bus, key(0));
-        let error = reserve(&second, Retry::AfterPause).expect_err("it failed a moment ago");
+        let error = reserve(&second, Retry::AfterPause).expect_err("the stub failed a moment ago");
         assert!(matches!(error.kind, DeployErrorKind::Remembered { .. }), "{error:?}");
         assert!(matches!(reserve(&second, Retry::Now), Ok(Reserved::New)));
     }

@@ -1,4 +1,4 @@
-//! Whether, and after which pause, a stub whose instance broke gets a new one.
+//! The restart policy: pauses between instances, and the budget of restarts.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,20 +6,20 @@ use protostub_types::{Backoff, overridable};
 use tokio::time::Instant;
 
 overridable! {
-    /// Restarts of a stub that was live and failed: it crashed, exceeded a limit, said `failed`, or
-    /// could not connect again in time.
+    /// Restarts of a stub that was live and failed: it crashed, exceeded a limit, reported
+    /// `failed`, or could not connect again in time.
     ///
-    /// A stub that was never live is not restarted: its deployment has failed, and a later message
+    /// A stub that was never live is not restarted. Its deployment has failed, and a later message
     /// tries again. The pause before a restart begins with [`Self::first_pause`] and doubles with
-    /// each restart that the budget still counts, up to [`Self::longest_pause`]. Up to as much
-    /// again is added at random, so that stubs that failed together do not restart together.
+    /// each restart that still counts, up to [`Self::longest_pause`]. A random time of up to the
+    /// same length is added, so that stubs that failed together do not restart together.
     pub struct RestartPolicy, overridden by
     /// Restarts of one domain's stub. `None` inherits the runtime's setting.
     ///
     /// A whole [`RestartPolicy`] converts into overrides of every setting.
     pub struct RestartOverrides {
         /// Maximum number of restarts [within](Self::within) a time, and without being live in
-        /// between. Beyond it, the stub is `failed`. Zero restarts none. Default: 5.
+        /// between. Beyond this, the stub is `failed`. Zero disables restarts. Default: 5.
         #[serde(rename = "times")]
         restarts: u32 = 5,
         /// Time for which a restart counts. Default: 60 s.
@@ -35,19 +35,19 @@ overridable! {
 }
 
 impl RestartPolicy {
-    /// The pause after so many new instances that count.
+    /// Returns the pause after this number of counted restarts.
     fn pause(&self, counted: usize) -> Duration {
         Backoff::new(self.first_pause, self.longest_pause).nth(counted).unwrap_or(self.longest_pause)
     }
 }
 
-/// The new instances of one stub so far, and what they may find saved.
+/// The restarts of one stub so far, and the suspicion against its saved session.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     policy: RestartPolicy,
     recent: VecDeque<Instant>,
     since_live: usize,
-    /// When an instance crashed last that had a session to begin with.
+    /// Time of the last crash of an instance that had a saved session.
     with_session: Option<Instant>,
 }
 
@@ -60,7 +60,8 @@ impl Restarts {
         &self.policy
     }
 
-    /// Counts one more new instance, and tells the pause before it; none if the budget is spent.
+    /// Counts one more restart and returns the pause before it. Returns `None` if the budget is
+    /// spent.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Duration> {
         while self.recent.front().is_some_and(|at| now.saturating_duration_since(*at) > self.policy.within) {
             self.recent.pop_front();
@@ -74,12 +75,13 @@ impl Restarts {
         Some(self.policy.pause(counted))
     }
 
-    /// An instance is live.
+    /// Notes that an instance is live.
     pub(crate) fn live(&mut self) {
         self.since_live = 0;
     }
 
-    /// An instance has crashed while a session was saved. Whether the next one had better do without: the second time within the time that counts.
+    /// Notes a crash of an instance while a session was saved. Returns `true` for the second such
+    /// crash within [`RestartPolicy::within`]: the next instance should start without the session.
     pub(crate) fn suspects_session(&mut self, now: Instant) -> bool {
         let counts = |at: Instant| now.saturating_duration_since(at) <= self.policy.within;
         let again = self.with_session.take().is_some_and(counts);
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_the_budget_ends() {
+    fn restart_pauses_grow_until_the_budget_ends() {
         let policy = RestartPolicy { longest_pause: Duration::from_millis(350), ..RestartPolicy::default() };
         let mut restarts = Restarts::new(policy);
         let start = Instant::now();
@@ -110,12 +112,12 @@ mod tests {
         }
         restarts.live();
         assert_eq!(restarts.next(at(start, 60)), None, "five within a minute");
-        // What is longer ago does not count.
+        // Restarts before that do not count.
         assert!(restarts.next(at(start, 61)).is_some_and(|pause| pause <= Duration::from_millis(200)));
     }
 
     #[test]
-    fn instances_that_are_never_live_count_however_long_ago_they_were() {
+    fn restart_without_live_in_between_counts_at_any_age() {
         let mut restarts = Restarts::new(RestartPolicy::default());
         let start = Instant::now();
         assert!((0..5).all(|n| restarts.next(at(start, 100 * n)).is_some()));
@@ -125,18 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn no_restarts_means_none() {
+    fn zero_restarts_allow_no_restart() {
         let mut restarts = Restarts::new(RestartPolicy { restarts: 0, ..RestartPolicy::default() });
         assert_eq!(restarts.next(Instant::now()), None);
     }
 
     #[test]
-    fn a_session_is_blamed_for_the_second_crash_in_a_row() {
+    fn session_is_suspected_after_the_second_crash() {
         let mut restarts = Restarts::new(RestartPolicy::default());
         let start = Instant::now();
         assert!(!restarts.suspects_session(start));
         assert!(restarts.suspects_session(at(start, 60)));
         assert!(!restarts.suspects_session(at(start, 61)));
-        assert!(!restarts.suspects_session(at(start, 200)), "that is long ago");
+        assert!(!restarts.suspects_session(at(start, 200)), "the last crash is too long ago");
     }
 }

@@ -7,15 +7,15 @@ use serde::{
 
 /// Time after which an idle stub is retired.
 ///
-/// A stub is idle while it gets no message, no timer and nothing from its connections. Stubs with
-/// an open request, and stubs through which something is registered at their domain, are not idle.
+/// A stub is idle while it gets no message, no timer and nothing from its connections. A stub with
+/// an open request is not idle, nor is a stub through which something is registered at its domain.
 ///
-/// A stub that is retired disconnects from its domain
+/// A retired stub disconnects from its domain
 /// ([`DisconnectReason::Idle`](protostub_sandbox::DisconnectReason::Idle)), its status is
-/// `disconnected`, and its sandbox goes. Its address, its subscribers, its saved session and its
-/// compiled code stay. With the next message for it, or
-/// [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub), a new instance starts and
-/// connects. No message is lost. Messages that the domain sends meanwhile find no connection.
+/// `disconnected`, and its sandbox is freed. Its address, its subscribers, its saved session and
+/// its compiled code stay. A new instance starts and connects with the next message for the stub,
+/// or with [`Runtime::deploy_protostub`](crate::Runtime::deploy_protostub). No message to the stub
+/// is lost. Messages that the domain sends meanwhile find no connection.
 ///
 /// A settings file has a number of seconds, or `"never"`. The number 0 means never too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

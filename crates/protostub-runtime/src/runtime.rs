@@ -24,19 +24,21 @@ use crate::{
 
 /// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
 ///
-/// A cloneable handle. The runtime has threads of its own, so its methods can be called from any
-/// async runtime. [`Runtime::shutdown`] ends the stubs gracefully; when the last clone is dropped,
-/// everything stops at once.
+/// The handle is cloneable. The runtime has threads of its own, so its methods can be called from
+/// any async runtime. [`Runtime::shutdown`] ends the stubs gracefully. When the last clone is
+/// dropped, everything stops at once.
 ///
 /// # After the shutdown
 ///
-/// From the call of [`Runtime::shutdown`] on, clones still work and refuse:
+/// After the call of [`Runtime::shutdown`], clones still work but refuse:
 /// [`Runtime::deploy_protostub`] and [`Runtime::load_stub`] fail with
 /// [`DeployErrorKind::ShutDown`](crate::DeployErrorKind::ShutDown), registrations of hyperties with
-/// [`RegisterError::ShutDown`]. Once the shutdown has ended, requests and posts fail with 503,
-/// [`Hyperty::recv`] ends after the last message, [`Runtime::protostubs`] is empty, calls of a
-/// [`Protostub`] fail with [`StubGone`], and [`Runtime::spawn_inside`] drops its future. Addresses
-/// and counts stay readable.
+/// [`RegisterError::ShutDown`].
+///
+/// After the end of the shutdown, requests and posts fail with 503, and [`Hyperty::recv`] ends
+/// after the last message. [`Runtime::protostubs`] is empty, calls of a [`Protostub`] fail with
+/// [`StubGone`], and [`Runtime::spawn_inside`] drops its future. Addresses and counts stay
+/// readable.
 #[derive(Clone)]
 pub struct Runtime {
     inner: Arc<Inner>,
@@ -64,18 +66,19 @@ pub(crate) struct Started {
     pub(crate) routes: Vec<Route>,
 }
 
-/// What a shutdown left behind.
+/// The outcome of a shutdown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
     /// The stubs that ended in time.
     pub stopped: Vec<StubKey>,
-    /// The stubs that had not when the time was over. Their threads are abandoned, not waited for.
+    /// The stubs that had not ended in time. The runtime abandons their threads and does not wait
+    /// for them.
     pub abandoned: Vec<StubKey>,
 }
 
 impl Runtime {
-    /// The handle of a runtime that has just started.
+    /// Returns the handle of a runtime that has just started.
     pub(crate) fn new(started: Started, threads: Threads) -> Self {
         let Started { context, registry, routes } = started;
         let inner = Inner {
@@ -92,22 +95,23 @@ impl Runtime {
         &self.inner.context
     }
 
-    /// The domain that the runtime belongs to.
+    /// Returns the domain that the runtime belongs to.
     #[must_use]
     pub fn home_domain(&self) -> &Domain {
         &self.context().home
     }
 
-    /// The runtime's own address: `runtime://<home domain>/<id>`.
+    /// Returns the runtime's own address: `runtime://<home domain>/<id>`.
     #[must_use]
     pub fn url(&self) -> &Address {
         &self.context().runtime_url
     }
 
-    /// Gives a part of the host program an address on the bus. Its messages may deploy stubs.
+    /// Registers a part of the host program with an address on the bus. Its messages may deploy
+    /// stubs.
     ///
     /// # Errors
-    /// If the address is none, or somebody has it already.
+    /// If the address is invalid or taken.
     pub async fn register_hyperty<A>(&self, address: A) -> Result<Hyperty, RegisterError>
     where
         A: TryInto<Address>,
@@ -120,13 +124,16 @@ impl Runtime {
         Hyperty::new(Arc::clone(self.context()), address, inbox, route)
     }
 
-    /// The same, for a hyperty that says what it is: the stub of its domain is deployed at once, if it is not there (step 1), and the domain's
-    /// Registry is told where the hyperty is for as long as it is there, unless the descriptor says otherwise.
-    /// [`Hyperty::until_registered`] waits for that; until then the domain may not know where messages to the hyperty go.
+    /// Registers a hyperty with a descriptor. If the stub of the hyperty's domain is not deployed,
+    /// its deployment starts at once (step 1). The runtime registers the hyperty at the domain's
+    /// Registry for as long as it lives, unless the descriptor says otherwise.
+    /// [`Hyperty::until_registered`] waits for that. Until then, the domain may not know where to
+    /// send messages for the hyperty.
     ///
     /// # Errors
-    /// If the address is none, has no domain, or somebody has it already; or if a deployment is refused at once: too many stubs, too many
-    /// deployments within a minute, or one that failed a moment ago.
+    /// If the address is invalid, has no domain, or is taken. Also if the deployment is refused at
+    /// once: too many stubs, too many deployments within a minute, or a stub that failed a moment
+    /// ago.
     pub async fn register_hyperty_with<A>(&self, address: A, descriptor: HypertyDescriptor) -> Result<Hyperty, RegisterError>
     where
         A: TryInto<Address>,
@@ -135,17 +142,18 @@ impl Runtime {
         self.register_hyperty(address).await?.describe(&descriptor)
     }
 
-    /// The stub of a domain (`sp1.example`) or an address (`hyperty://sp1.example/alice`), or the one that a catalogue publishes at a URL
-    /// (`https://sp1.example/.well-known/protostub/chat`, `hyperty-catalogue://…`), deployed and live: the one that is there, or a new one. Steps 1
-    /// to 22.
+    /// Returns a stub that is deployed and live: the existing one, or a new one (steps 1 to 22).
+    /// `target` is a domain (`sp1.example`), an address (`hyperty://sp1.example/alice`), or the URL
+    /// of a stub in a catalogue (`https://sp1.example/.well-known/protostub/chat`,
+    /// `hyperty-catalogue://…`).
     ///
     /// # Errors
-    /// If it cannot be deployed, or does not become live in time. A later call tries again.
+    /// If the stub cannot be deployed, or does not become live in time. A later call tries again.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         let stub = Protostub::new(self.context(), record);
         let live = stub.live_from_now();
-        // A new one connects by itself.
+        // A new stub connects by itself.
         if stub.is_deployed() {
             stub.wake().await;
         }
@@ -153,10 +161,11 @@ impl Runtime {
         Ok(stub)
     }
 
-    /// The same, but waits only until the stub is deployed (step 20), not until it is live: `loadStub` of the specification's first phase.
+    /// Returns a stub like [`Self::deploy_protostub`], but waits only until it is deployed (step
+    /// 20), not until it is live: `loadStub` of the specification's first phase.
     ///
     /// # Errors
-    /// If it cannot be deployed.
+    /// If the stub cannot be deployed.
     pub async fn load_stub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         record.until_deployed().await?;
@@ -172,33 +181,36 @@ impl Runtime {
         load_stub(self.context(), &key, &Origin::Host, Retry::Now)
     }
 
-    /// The stubs that are deployed, or being deployed.
+    /// Returns the stubs that are deployed or being deployed.
     #[must_use]
     pub fn protostubs(&self) -> Vec<Protostub> {
         let records = self.context().registry.records();
         records.into_iter().map(|record| Protostub::new(self.context(), record)).collect()
     }
 
-    /// The key of the stub for a domain, an address, or the URL of a stub in a catalogue: whatever [`Self::deploy_protostub`] takes.
+    /// Returns the key of the stub for a domain, an address, or the URL of a stub in a catalogue:
+    /// every form that [`Self::deploy_protostub`] takes.
     ///
     /// # Errors
-    /// If it is none of these, or has no domain.
+    /// If the target has none of these forms, or has no domain.
     pub fn stub_key(&self, target: &str) -> Result<StubKey, AddressError> {
         key_of(target, &self.context().home)
     }
 
-    /// The stub with this key, if it is deployed, or being deployed.
+    /// Returns the stub with this key, if it is deployed or being deployed.
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
         self.context().registry.record(key).map(|record| Protostub::new(self.context(), record))
     }
 
-    /// Why the stub of a domain, or an address, may or may not connect to the host of a URL, by the rules that it would have in this runtime: `https`, `wss`,
-    /// `http` and `ws`, or `tls` and `tcp` with a port. The domain is asked for its descriptor, whose `ports` count; a name is resolved if a rule allows it;
-    /// nothing is connected to.
+    /// Explains why a stub may or may not connect to the host of a URL, by its rules in this
+    /// runtime. `target` is the stub's domain, or an address of the domain. The URL has the scheme
+    /// `https`, `wss`, `http` or `ws`, or `tls` or `tcp` with a port. The runtime asks the domain
+    /// for its descriptor, whose `ports` count, and resolves the name if a rule allows that. It
+    /// does not connect to the host.
     ///
     /// # Errors
-    /// If the target is none, or the URL is nothing that a stub connects to.
+    /// If the target names no stub, or a stub cannot connect to such a URL.
     pub async fn explain_egress(&self, target: &str, url: &Url) -> Result<EgressExplanation, ExplainError> {
         let key = self.stub_key(target)?;
         let task = self.context().spawn(explain::explain(Arc::clone(self.context()), key, url.clone()));
@@ -217,39 +229,41 @@ impl Runtime {
         self.context().bus.request(&Origin::Host, message, None).await
     }
 
-    /// Puts other rules of the operator's in force, for whatever is posted from now on; none: whatever the rules that always hold let pass. Nothing has to
-    /// stop for it.
+    /// Replaces the operator's rules, for all messages posted after the call. The runtime continues
+    /// meanwhile. With `None`, only the rules that always hold remain.
     pub fn set_policy(&self, policy: Option<Arc<dyn Policy>>) {
         self.context().bus.set_policy(policy);
     }
 
-    /// What the bus has counted since the start.
+    /// Returns the counters of the bus since the start.
     #[must_use]
     pub fn counts(&self) -> BusCounts {
         self.context().bus.counts()
     }
 
-    /// Runs a future on the library's own threads, where a round trip over the bus is quickest: a listener that must not wait to be woken on
-    /// other threads lives here. It is dropped at shutdown.
+    /// Runs a future on the library's own threads, where a round trip over the bus is fastest. Use
+    /// it for a listener that must not wait to be woken on other threads. The shutdown drops the
+    /// future.
     pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.context().stop.clone();
         let mut task = self.context().spawn(task);
-        // In a task of its own: looked at by that one, the shutdown would be looked at whenever a message comes.
+        // This is a task of its own, so that the future does not check for the shutdown at each
+        // message.
         self.context().spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => task.abort(),
-                // However it ended: nobody asks.
+                // The result does not matter: no caller waits for it.
                 _ = &mut task => {}
             }
         });
     }
 
-    /// Ends everything gracefully: deployments stop, stubs disconnect within their grace time, and
-    /// what waits is answered with 503. Returns when all of it is done, or `deadline` is over.
+    /// Shuts down gracefully: deployments stop, stubs disconnect within their grace time, and
+    /// waiting messages are answered with 503. Returns when all of it is done, or after `deadline`.
     ///
-    /// The shutdown goes on if the future is dropped. Further calls, on any clone, wait for the
-    /// same shutdown and return its outcome: the first call's `deadline` counts. When it has ended,
-    /// the threads of the runtime are gone; [what methods return then](Runtime#after-the-shutdown).
+    /// The shutdown continues if the future is dropped. Further calls, on any clone, wait for the
+    /// same shutdown and return its outcome: the first call's `deadline` counts. After its end, the
+    /// threads of the runtime are gone; see [what methods return then](Runtime#after-the-shutdown).
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
         let registry = self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(registry) = registry {
@@ -267,7 +281,7 @@ impl Runtime {
     }
 }
 
-/// Lets the stubs end, and returns what became of them.
+/// Lets the stubs end, and returns the outcome.
 async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: Duration) -> Shutdown {
     let before = context.registry.records();
     context.registry.close();
@@ -284,19 +298,19 @@ async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: D
     Shutdown { stopped, abandoned }
 }
 
-/// Ends the rest of a runtime, without waiting for anything.
+/// Ends the rest of a runtime without waiting.
 fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
     context.registry.close();
     context.stop.cancel();
     context.end("the runtime is gone");
-    // Holders of a stub's handle learn that it is over: the stub's own task may be lost with the
-    // threads.
+    // Holders of a stub's handle learn here that the stub has ended. The stub's own task may be
+    // lost with the threads.
     for record in context.registry.records() {
         let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
         context.registry.remove(&record, StubGone::shut_down(&record.key));
     }
-    // A runtime must not wait for its threads where the host program's async tasks run, nor on one
-    // of them.
+    // The runtime must not wait for its threads on one of them, nor in the host program's async
+    // tasks.
     if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {
         threads.shutdown_background();
     }

@@ -11,17 +11,17 @@ use url::Url;
 
 use crate::{domain_settings::DomainSettings, restart::RestartPolicy, retirement::Retire};
 
-/// The least number of threads: the worst stubs hold up three for a moment.
+/// Minimum number of threads. The worst stubs block three threads for a moment.
 const MIN_THREADS: usize = 4;
 
 /// Settings of a runtime: plain values, which a program can read from a file.
 ///
-/// Keys are the fields' names in kebab-case, with the unit at the end of a time
-/// (`grace-seconds`). A key that is missing has its default. Unknown keys are errors.
+/// Keys are the fields' names in kebab-case. The name of a time ends with its unit
+/// (`grace-seconds`). A missing key has its default. Unknown keys are errors.
 ///
-/// Values that only the program has are given to the [`RuntimeBuilder`](crate::RuntimeBuilder):
-/// sources, credentials, root certificates, the policy, the resolver, callbacks and the executable
-/// that compiles. So are [keys that sign](DomainSettings::trusted_keys).
+/// The program gives all other values to the [`RuntimeBuilder`](crate::RuntimeBuilder): sources,
+/// credentials, root certificates, the policy, the resolver, callbacks and the executable that
+/// compiles. [Keys that sign](DomainSettings::trusted_keys) come from the program too.
 ///
 /// ```
 /// use protostub_runtime::{Runtime, Settings};
@@ -54,14 +54,14 @@ const MIN_THREADS: usize = 4;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[non_exhaustive]
 pub struct Settings {
-    /// The domain that the runtime belongs to. Its catalogue is asked for stubs of domains that
-    /// publish none themselves. Required.
+    /// The domain that the runtime belongs to. The runtime asks the catalogue of this domain for
+    /// stubs of domains that publish none themselves. Required.
     pub home: Option<Domain>,
     /// Number of threads that run guests and the bus, at least one. Default: one for each
     /// processor, and at least four.
     ///
-    /// A guest that does something that cannot be interrupted, such as filling its memory, holds up
-    /// its thread. The threads are the library's own: a stub that spins takes none of the
+    /// A guest in an operation that cannot be interrupted, such as filling its memory, blocks its
+    /// thread. The threads are the library's own: a stub in an endless loop takes none of the
     /// program's.
     pub worker_threads: usize,
     /// Time that a request waits for its response, unless it has a timeout of its own. Default:
@@ -89,21 +89,22 @@ pub struct Settings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[non_exhaustive]
 pub struct NetworkSettings {
-    /// Grants descriptors, components and stubs of loopback domains the way to this machine,
-    /// without TLS too: for development and tests. Loopback domains are `localhost`, names below
-    /// it, 127/8 and ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default: no.
+    /// Lets descriptors, components and stubs of loopback domains come from, and connect to, this
+    /// machine, without TLS too. For development and tests. Loopback domains are `localhost`, names
+    /// below it, 127/8 and ::1. Another domain needs [`DomainSettings::allow_loopback`]. Default:
+    /// no.
     pub allow_loopback: bool,
     /// Asks all catalogues over plain HTTP instead of HTTPS: for laboratories without certificates.
-    /// Anybody between the runtime and a catalogue can replace the stub. Default: no.
+    /// An attacker between the runtime and a catalogue can replace the stub. Default: no.
     pub allow_http: bool,
-    /// HTTP proxy for every connection. It resolves the names of the hosts behind it. No
-    /// environment variable is ever read. Default: none.
+    /// HTTP proxy for every connection. The proxy resolves the names of hosts. The runtime reads no
+    /// environment variable for it. Default: none.
     pub proxy: Option<Url>,
     /// Maximum number of sockets that all stubs and the runtime itself have open at a time.
     /// Default: the process's soft limit on descriptors, less a quarter (64 to 1024).
     ///
-    /// An eighth (at most 128) is kept for the runtime. A stub gets no more than are left. The
-    /// library never changes the process's limit; the `protostub` command raises it.
+    /// The runtime keeps an eighth of them (at most 128) for itself. A stub gets no more than the
+    /// rest. The library never changes the process's limit; the `protostub` command raises it.
     pub max_sockets: Option<usize>,
 }
 
@@ -115,34 +116,36 @@ pub struct CacheSettings {
     /// Folder of descriptors, components, their compiled forms and the trust state, for this and
     /// other processes of the same user. Default: none, nothing outlives the process.
     ///
-    /// No other user may be able to write to it, nor to replace a folder on the way to it; the
-    /// runtime checks that.
+    /// Other users must not be able to write to the folder, or to replace a folder on the path to
+    /// it. The runtime checks that.
     pub dir: Option<PathBuf>,
     /// Folder of the compiled forms of components. Default: `compiled` in [`Self::dir`].
     ///
-    /// Several runtimes can share it that share nothing else. It has the same access rules.
+    /// Runtimes that share nothing else can share this folder. It has the same access rules as
+    /// [`Self::dir`].
     pub code_dir: Option<PathBuf>,
-    /// File with the key that authenticates compiled code before it is loaded. The runtime makes it
-    /// if it is missing. Default: next to the folder of the code, with its name and `.key`.
+    /// File with the key that authenticates compiled code before it is loaded. The runtime creates
+    /// the file if it is missing. Default: next to the folder of the code, with its name and
+    /// `.key`.
     ///
-    /// The key belongs elsewhere if that folder is copied, restored from a backup, or on a disk
-    /// that other users can write to.
+    /// Put the key elsewhere if that folder is copied, restored from a backup, or on a disk that
+    /// other users can write to.
     pub key: Option<PathBuf>,
-    /// Maximum age of a domain's last answer for its stub to be deployed from the cache while the
-    /// domain's catalogue cannot be reached. Default: 30 days. Zero deploys none from the cache.
+    /// Maximum age of a domain's last answer for a deployment from the cache while the domain's
+    /// catalogue cannot be reached. Default: 30 days. Zero disables deployments from the cache.
     #[serde(rename = "max-offline-seconds", deserialize_with = "seconds")]
     pub max_offline_age: Duration,
-    /// Maximum number of accepted versions of stubs, which keep older versions from being deployed.
-    /// Default: 16,384.
+    /// Maximum number of accepted versions of stubs. An accepted version prevents the deployment of
+    /// older ones. Default: 16,384.
     ///
-    /// When there are as many, stubs of further domains are not deployed. Without a
-    /// [folder](Self::dir), the versions last as long as the runtime.
+    /// At this limit, stubs of further domains are not deployed. Without a [folder](Self::dir), the
+    /// runtime forgets the versions when it ends.
     pub max_accepted_versions: usize,
-    /// Maximum number of accepted versions of one registrable domain. The one that was not used for
-    /// the longest time gives way. Default: 256.
+    /// Maximum number of accepted versions of one registrable domain. At this limit, the least
+    /// recently used one is removed. Default: 256.
     pub max_accepted_versions_per_domain: usize,
-    /// Maximum number of key sets that domains publish, kept for when they cannot be asked.
-    /// Default: 1,024.
+    /// Maximum number of published key sets of domains. The runtime keeps them for when a domain
+    /// cannot be asked. Default: 1,024.
     pub max_key_sets: usize,
     /// Maximum number of key sets of one registrable domain. Default: 16.
     pub max_key_sets_per_domain: usize,
@@ -155,25 +158,25 @@ pub struct CacheSettings {
 pub struct LifecycleSettings {
     /// Maximum number of deployed stubs. Default: 1000.
     pub max_stubs: usize,
-    /// Maximum number of stubs that have a sandbox at a time. Default: all, or as many as the
-    /// machine allows a process. A larger number than that is an error.
+    /// Maximum number of stubs that have a sandbox at a time. Default: all stubs, or as many as the
+    /// machine allows a process. A number above the machine's is an error.
     ///
-    /// When all sandboxes are taken and a stub needs one, the runtime retires the stub that has
-    /// been idle for longest, and for a second at least.
+    /// When a stub needs a sandbox and none is free, the runtime retires the stub that has been
+    /// idle for longest, and for at least a second.
     pub max_sandboxes: Option<usize>,
     /// Time after which an idle stub is retired. Default: never.
     #[serde(rename = "retire-after-seconds")]
     pub retire_after: Retire,
     /// Maximum number of deployments per minute that each hyperty, and each stub that may deploy
-    /// others, triggers. Further ones are refused with 429. The host program's own calls do not
-    /// count. Default: 60.
+    /// others, triggers. The runtime refuses further ones with 429. The host program's own calls do
+    /// not count. Default: 60.
     pub deployments_per_minute: u32,
-    /// Maximum time of the compilation of a component, the turns of those before it included.
-    /// Default: 60 s.
+    /// Maximum time for compiling a component, including the wait for earlier components. Default:
+    /// 60 s.
     ///
-    /// In this process, one component is compiled after the other, in one thread; the compiler
-    /// cannot be interrupted and continues after the timeout. A [compile
-    /// worker](crate::RuntimeBuilder::compile_worker) is ended.
+    /// Without a [compile worker](crate::RuntimeBuilder::compile_worker), this process compiles one
+    /// component after another, in one thread. The compiler cannot be interrupted and continues
+    /// after the timeout. A compile worker is killed at the timeout.
     #[serde(rename = "compile-timeout-seconds", deserialize_with = "seconds")]
     pub compile_timeout: Duration,
     /// Maximum address space of a [compile worker](crate::RuntimeBuilder::compile_worker), in

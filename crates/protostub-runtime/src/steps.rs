@@ -1,11 +1,12 @@
 //! The 22 steps of the specification "Deploy Protocol Stub", as `tracing` spans.
 //!
-//! Every step of a deployment is a span of its own with the target `protostub` and the name `step`, and these fields: `step` (1 to 22),
-//! `call` (the step's text in the specification), `domain`, `stub` (the stub's URL, from step 9 on) and `detail`. A step that calls somebody is
-//! open until the answer is there; a step that is an answer is opened and closed at once.
+//! Every step of a deployment is a span of its own with the target `protostub`, the name `step` and
+//! these fields: `step` (1 to 22), `call` (the step's text in the specification), `domain`, `stub`
+//! (the stub's URL, from step 9 on) and `detail`. The span of a call is open until the answer has
+//! come. The span of an answer is opened and closed at once.
 //!
 //! The sandbox opens the span of step 17, the runtime all others. They happen in the order of
-//! [`Step::ORDER`]. Only calls that find no stub show steps 1 and 2.
+//! [`Step::ORDER`]. Only calls that find no stub have steps 1 and 2.
 
 use std::sync::OnceLock;
 
@@ -25,19 +26,19 @@ impl Steps {
         Self { domain: key.to_string(), stub: OnceLock::new() }
     }
 
-    /// From here on the spans tell the stub's URL.
+    /// Sets the stub's URL for all further spans.
     pub(crate) fn stub_is(&self, stub: &Address) {
         let _ = self.stub.set(stub.clone());
     }
 
-    /// A step that lasts until the span is dropped.
+    /// Opens a step that lasts until the span is dropped.
     pub(crate) fn open(&self, step: Step, detail: &str) -> Span {
         let stub = self.stub.get().map_or("", Address::as_str);
         let (number, detail) = (step.number(), SafeText::new(detail));
         info_span!(target: "protostub", "step", step = number, call = step.call(), domain = %self.domain, stub, detail = detail.as_str())
     }
 
-    /// A step that is an answer, or done at once.
+    /// Marks a step that is an answer, or done at once.
     pub(crate) fn mark(&self, step: Step, detail: &str) {
         drop(self.open(step, detail).entered());
     }

@@ -16,7 +16,8 @@ use crate::{
     update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated},
 };
 
-/// A deployed protocol stub. A cloneable handle: the stub lives on without it, until it is undeployed or the runtime shuts down.
+/// A cloneable handle of a deployed protocol stub. Dropping it does not end the stub, which lives
+/// until it is undeployed or the runtime shuts down.
 #[derive(Clone)]
 pub struct Protostub {
     context: Arc<RuntimeContext>,
@@ -28,88 +29,92 @@ impl Protostub {
         Self { context: Arc::clone(context), record }
     }
 
-    /// Which stub it is.
+    /// Returns the stub's key.
     #[must_use]
     pub fn key(&self) -> &StubKey {
         &self.record.key
     }
 
-    /// The domain that it speaks to.
+    /// Returns the domain that the stub speaks to.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         self.record.key.domain()
     }
 
-    /// Its own address (step 9): `hyperty-runtime://<domain>/protostub/<id>`. None before step 9.
+    /// Returns the stub's own address (step 9), `hyperty-runtime://<domain>/protostub/<id>`, or
+    /// `None` before step 9.
     #[must_use]
     pub fn url(&self) -> Option<&Address> {
         self.record.url.get()
     }
 
-    /// Its sandbox's address (step 15). None before step 15.
+    /// Returns the address of the stub's sandbox (step 15), or `None` before step 15.
     #[must_use]
     pub fn sandbox_url(&self) -> Option<&Address> {
         self.record.sandbox_url.get()
     }
 
-    /// Where its descriptor was found (step 5). None before step 5.
+    /// Returns the URL at which the descriptor was found (step 5), or `None` before step 5.
     #[must_use]
     pub fn descriptor_url(&self) -> Option<Url> {
         self.record.published().map(|published| published.descriptor_url)
     }
 
-    /// The descriptor's version. None before step 5.
+    /// Returns the descriptor's version, or `None` before step 5.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.record.published().map(|published| published.version)
     }
 
-    /// The digest of its component. None before step 5, or before step 7 if the descriptor does not state it.
+    /// Returns the digest of the component. Returns `None` before step 5, or before step 7 if the
+    /// descriptor does not state the digest.
     #[must_use]
     pub fn digest(&self) -> Option<Sha256Digest> {
         self.record.published()?.digest
     }
 
-    /// How many instances it had after its first one: restarts, updates, and updates that were taken back. Its address and what waits for it
-    /// are the same through all of them.
+    /// Returns the number of instances after the first one: restarts, updates, and rollbacks of
+    /// updates. The stub's address and its waiting messages stay the same through all of them.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.record.restarts()
     }
 
-    /// What is known of its last crash, or of the last limit that it ran into: [`CrashReport`] says what that looks like as JSON.
+    /// Returns the report of the stub's last crash, or of the last limit that it exceeded.
+    /// [`CrashReport`] documents its JSON.
     #[must_use]
     pub fn last_crash(&self) -> Option<Arc<CrashReport>> {
         self.record.last_crash()
     }
 
-    /// How often it ran into each limit, in all of its instances: by the name of the setting in [`Limits`](crate::Limits), or `stack`. Each is an event of
-    /// the target `protostub::limits` too, the first time, the tenth, the hundredth and so on.
+    /// Returns the number of times that all instances of the stub have exceeded each limit. The key
+    /// is the name of the setting in [`Limits`](crate::Limits), or `stack`. The first, tenth,
+    /// hundredth time and so on is also an event of the target `protostub::limits`.
     #[must_use]
     pub fn limits_hit(&self) -> BTreeMap<&'static str, u64> {
         self.record.limit_counters.counts()
     }
 
-    /// What has become of its registration at its domain's Registry. None unless [`DomainSettings::register`](crate::DomainSettings::register) is
-    /// set for the domain.
+    /// Returns the state of the stub's registration at its domain's Registry, or `None` unless
+    /// [`DomainSettings::register`](crate::DomainSettings::register) is set for the domain.
     #[must_use]
     pub fn registration(&self) -> Option<Registration> {
         self.record.registration.get().map(RegistrationHandle::status)
     }
 
-    /// What it is going through now.
+    /// Returns the stub's current status.
     #[must_use]
     pub fn status(&self) -> StatusReport {
         self.record.status.current()
     }
 
-    /// Its status, now and whenever it changes.
+    /// Returns a watch of the stub's status, beginning with the current one.
     #[must_use]
     pub fn watch(&self) -> StatusWatch {
         self.record.status.watch()
     }
 
-    /// Waits until it is live, or has been since this was called, however shortly.
+    /// Waits until the stub is live, or has been live since the call, even for a moment.
     ///
     /// # Errors
     /// If the stub ends instead.
@@ -117,7 +122,8 @@ impl Protostub {
         self.live_from_now().await
     }
 
-    /// The same, from the moment of the call, not of the first poll: what happens in between, it may be asked to be live, counts.
+    /// Waits like [`Self::until_live`], but counts from the call, not from the first poll. The stub
+    /// may be told to connect in between.
     pub(crate) fn live_from_now(&self) -> impl Future<Output = Result<(), StubGone>> {
         let live = self.watch().until_live_once();
         async move {
@@ -136,13 +142,14 @@ impl Protostub {
         self.record.is_deployed()
     }
 
-    /// One that has no connection, and was not told to have none, is to connect.
+    /// Connects a stub that has no connection, unless it was told to disconnect.
     pub(crate) async fn wake(&self) {
-        // If it has gone, whoever waits for it learns that.
+        // If the stub has gone, the callers that wait for it learn that.
         let _ = self.record.commands.send(Box::new(Command::Wake)).await;
     }
 
-    /// Tells it to connect again, after [`Self::disconnect`] say, with a fresh credential.
+    /// Tells the stub to connect again, for example after [`Self::disconnect`], with a fresh
+    /// credential.
     ///
     /// # Errors
     /// If the stub has ended.
@@ -150,23 +157,25 @@ impl Protostub {
         self.record.ask(|done| Command::Connect { credential: None, done }).await
     }
 
-    /// The explicit domain login: tells it to connect with this credential. A stub that is connected otherwise is told to disconnect first;
-    /// messages wait meanwhile. Wait with [`Self::until_live`] for what comes of it.
+    /// Performs the explicit domain login: tells the stub to connect with this credential. A stub
+    /// with another connection disconnects first, and messages wait meanwhile. [`Self::until_live`]
+    /// waits for the outcome.
     ///
-    /// The credential is the stub's from then on, through reconnections and new instances, until it has run out, the stub cannot connect with
-    /// it, the next login, or its end. Then, what the Identity Module's providers have is its credential again.
+    /// The stub keeps the credential through reconnections and new instances, until the credential
+    /// expires, the stub cannot connect with it, the next login, or the stub's end. After that, the
+    /// stub uses the credential of the Identity Module's providers again.
     ///
     /// # Errors
-    /// If the stub has ended, or the credential has run out.
+    /// If the stub has ended, or the credential has expired.
     pub async fn connect_with(&self, credential: Credential) -> Result<(), ConnectError> {
         if credential.is_expired() {
-            return Err(ConnectError::Credential(CredentialError::Failed("it has run out".into())));
+            return Err(ConnectError::Credential(CredentialError::Failed("the credential has expired".into())));
         }
         Ok(self.record.ask(|done| Command::Connect { credential: Some(credential), done }).await?)
     }
 
-    /// Tells it to disconnect, and waits until it has, or its grace time is over. Messages for its domain are answered with 503 from then on,
-    /// until [`Self::connect`].
+    /// Tells the stub to disconnect, and waits until it has, or its grace time is over. From then
+    /// until [`Self::connect`], messages for its domain are answered with 503.
     ///
     /// # Errors
     /// If the stub has ended.
@@ -174,47 +183,52 @@ impl Protostub {
         self.record.ask(|done| Command::Disconnect { done }).await
     }
 
-    /// Undeploys it: it disconnects, within its grace time; its sandbox, routes and registrations go; what waits for it is answered with 503.
-    /// The next message for its domain deploys it anew.
+    /// Undeploys the stub. It disconnects within its grace time. Its sandbox, routes and
+    /// registrations are removed, and its waiting messages are answered with 503. The next message
+    /// for its domain deploys it again.
     ///
     /// # Errors
-    /// If the stub has ended already.
+    /// If the stub has already ended.
     pub async fn undeploy(&self) -> Result<(), StubGone> {
         self.record.ask(|done| Command::Undeploy { done }).await
     }
 
-    /// Whether its domain publishes something else by now: another version, or another component under the same one. The domain has to answer;
-    /// nothing is downloaded but the descriptor.
+    /// Checks if the domain now publishes another version, or another component under the same
+    /// version. The domain itself has to answer. Only the descriptor is downloaded.
     ///
     /// # Errors
-    /// If the stub is no longer there, or the domain publishes none that can be deployed.
+    /// If the stub has ended, or the domain publishes no stub that can be deployed.
     pub async fn check_for_update(&self) -> Result<Option<AvailableUpdate>, UpdateError> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
         self.on_threads(async move { deploy::update::check(&context, &record).await }).await
     }
 
-    /// Replaces it by what its domain publishes now, if that is something else.
+    /// Updates the stub to the version or component that its domain publishes now, if it differs.
     ///
-    /// The new version is downloaded, verified and compiled while the old one runs. Then the old instance is told to disconnect and ends, and an
-    /// instance of the new version takes over its address, its subscribers, its session and its queue. Messages wait meanwhile; a request that
-    /// the old instance has taken and not answered by then is answered with 502. Once the new instance is live, the update is committed; if it
-    /// does not start, breaks, or is not live within the connect time-out, the old version takes over again.
+    /// The new version is downloaded, verified and compiled while the old one runs. Then the old
+    /// instance disconnects and ends. An instance of the new version takes over its address, its
+    /// subscribers, its session and its queue. Messages wait meanwhile. A request that the old
+    /// instance has taken and not answered is answered with 502. Once the new instance is live, the
+    /// update is committed. If it does not start, fails, or is not live within the connect timeout,
+    /// the old version takes over again.
     ///
-    /// If the new version's descriptor says that it may [overlap](protostub_types::Descriptor::overlap), it starts beside the old one, with a
-    /// session of its own, and nothing is seen of it until it is live: only then the old one is told to disconnect, and it takes over. If it is
-    /// not live in time, nothing has happened.
+    /// If the new version's descriptor says that it may
+    /// [overlap](protostub_types::Descriptor::overlap), the new instance starts next to the old
+    /// one, with a session of its own. It stays invisible until it is live. Only then the old
+    /// instance disconnects, and the new one takes over. If the new instance is not live in time,
+    /// the old one stays.
     ///
-    /// It goes on if the future is dropped.
+    /// The update continues if the future is dropped.
     ///
     /// # Errors
-    /// If there is no update to be had, it is older, or it did not become live. Only if the stub is [no longer there](UpdateErrorKind::Gone), it does
-    /// not run on.
+    /// If the update cannot be fetched, is older, or did not become live. The stub continues,
+    /// unless it has [ended](UpdateErrorKind::Gone).
     pub async fn update(&self) -> Result<Updated, UpdateError> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
         self.on_threads(async move { deploy::update::update(&context, &record).await }).await
     }
 
-    /// Runs what connects to somewhere on the library's own threads.
+    /// Runs a task with network connections on the library's own threads.
     async fn on_threads<T: Send + 'static>(
         &self,
         task: impl Future<Output = Result<T, UpdateError>> + Send + 'static,

@@ -1,8 +1,14 @@
-//! Step 1: who may have a stub deployed, and how often.
+//! Step 1: permission to deploy a stub, and the rate limit.
 //!
-//! There are four ways to trigger a deployment: the host program's call, `loadStub` over the bus, a hyperty that is registered with a descriptor,
-//! and a message to a domain that nobody serves. All of them come by here. What a stub posts deploys nothing unless the
-//! operator grants it: or a stub could make the host fetch whatever it likes.
+//! A deployment has four triggers:
+//!
+//! * a call of the host program
+//! * `loadStub` over the bus
+//! * the registration of a hyperty with a descriptor
+//! * a message to a domain without a stub
+//!
+//! All of them pass through this module. A stub's messages deploy nothing unless the operator
+//! grants it. Otherwise, a stub could make the host fetch any URL.
 
 use std::num::NonZeroU32;
 
@@ -12,10 +18,11 @@ use protostub_types::{Address, StubKey};
 
 use crate::{config::Config, error::DeployErrorKind};
 
-/// How many origins are counted at a time. With more, those are forgotten that have triggered nothing for a while.
+/// Maximum number of origins that are counted at a time. Above it, origins without a recent trigger
+/// are forgotten.
 const MAX_COUNTED: usize = 1024;
 
-/// Counts what each hyperty and each stub has triggered.
+/// Counts the deployments that each hyperty and each stub has triggered.
 #[derive(Debug)]
 pub(crate) struct Triggers {
     per_minute: u32,
@@ -28,7 +35,8 @@ impl Triggers {
         Self { per_minute, counted }
     }
 
-    /// Whether `origin` may have one more stub deployed now; if so, it counts. The host program may always.
+    /// Counts one more deployment by `origin`, or fails if its limit is reached. The host program
+    /// has no limit.
     pub(crate) fn count(&self, origin: &Origin) -> Result<(), DeployErrorKind> {
         let (Origin::Hyperty(who) | Origin::Stub(who)) = origin else { return Ok(()) };
         let too_often = || DeployErrorKind::TooOften { who: who.clone(), per_minute: self.per_minute };
@@ -40,7 +48,7 @@ impl Triggers {
     }
 }
 
-/// Whether `origin` may have the stub with this key at all. A stub needs the operator's grant.
+/// Checks that `origin` may deploy the stub with this key. A stub needs the operator's grant.
 pub(crate) fn authorise(config: &Config, origin: &Origin, key: &StubKey) -> Result<(), DeployErrorKind> {
     let Origin::Stub(stub) = origin else { return Ok(()) };
     let grants = stub.domain().map(|own| config.settings(&own).may_deploy.as_slice());

@@ -1,40 +1,42 @@
-//! Updates: what a domain publishes now takes the place of what runs, or what runs stays.
+//! Updates of a stub to the version that its domain publishes.
 
 use protostub_types::{Sha256Digest, StubKey, Version};
 
 use crate::error::{DeployErrorKind, StubGone};
 
-/// What a domain publishes that is not what runs: [`Protostub::check_for_update`](crate::Protostub::check_for_update).
+/// A published version that differs from the running one:
+/// [`Protostub::check_for_update`](crate::Protostub::check_for_update).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AvailableUpdate {
-    /// The version that is published.
+    /// The published version.
     pub version: Version,
     /// The digest of its component, if the descriptor states it.
     pub digest: Option<Sha256Digest>,
-    /// The version that runs.
+    /// The running version.
     pub running: Version,
 }
 
 impl AvailableUpdate {
-    /// Whether what is published is older than what runs. Such an update is refused, unless
-    /// [`DomainSettings::allow_older`](crate::DomainSettings::allow_older) is set for the domain.
+    /// Returns `true` if the published version is older than the running one. Such an update is
+    /// refused, unless [`DomainSettings::allow_older`](crate::DomainSettings::allow_older) is set
+    /// for the domain.
     #[must_use]
     pub fn is_older(&self) -> bool {
         self.version < self.running
     }
 }
 
-/// What came of an update: [`Protostub::update`](crate::Protostub::update).
+/// The outcome of an update: [`Protostub::update`](crate::Protostub::update).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Updated {
-    /// What runs is what is published.
+    /// The running version is the published one.
     UpToDate {
-        /// Which version that is.
+        /// The version.
         version: Version,
     },
-    /// What is published runs now.
+    /// The published version runs now.
     Updated {
         /// The version that ran before.
         from: Version,
@@ -43,14 +45,15 @@ pub enum Updated {
     },
 }
 
-/// Why a stub was not updated: which one, and what went wrong. Unless it is [`UpdateErrorKind::Gone`], the stub goes on as it was.
+/// The error of an update: the stub and the cause. The stub continues as before, unless the cause
+/// is [`UpdateErrorKind::Gone`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("failed to update the protocol stub of {key}")]
 #[non_exhaustive]
 pub struct UpdateError {
-    /// Which stub.
+    /// The stub.
     pub key: StubKey,
-    /// What went wrong.
+    /// The cause.
     #[source]
     pub kind: UpdateErrorKind,
 }
@@ -63,35 +66,37 @@ impl UpdateError {
     }
 }
 
-/// What went wrong in an update.
+/// The cause of a failed update.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateErrorKind {
-    /// What is published could not be had, or not be trusted, or is no protocol stub.
+    /// The published version could not be fetched, is not trusted, or is not a protocol stub.
     #[error(transparent)]
     Obtain(Box<DeployErrorKind>),
-    /// What is published is older than what runs.
-    #[error("{running} runs, and the older {published} is published: set `allow_older` for the domain to go back")]
+    /// The published version is older than the running one.
+    #[error(
+        "version {running} runs, and the domain publishes the older {published}; set `allow-older` for the domain to go back"
+    )]
     Older {
-        /// The version that is published.
+        /// The published version.
         published: Version,
-        /// The version that runs.
+        /// The running version.
         running: Version,
     },
-    /// The new version did not start, or was not live in time. The one before it runs again.
-    #[error("version {version} did not become live, and the one before it takes over again")]
+    /// The new version did not start, or was not live in time. The previous version runs again.
+    #[error("version {version} did not become live, and the stub keeps its previous version")]
     RolledBack {
-        /// The version that did not work.
+        /// The new version.
         version: Version,
-        /// What it did.
+        /// The cause.
         #[source]
         error: Box<DeployErrorKind>,
     },
     /// Another update of the stub is under way.
-    #[error("another update is under way: wait for it")]
+    #[error("another update of the stub is under way; wait until it ends")]
     UnderWay,
     /// The stub's deployment has not found its descriptor yet.
-    #[error("the stub is still being deployed: wait until it is live")]
+    #[error("the stub is still being deployed; wait until it is live")]
     NotDeployed,
     /// The stub has ended.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! One guest call within its limits, and what became of it.
+//! One guest call within its limits, and the diagnosis of its failure.
 
 use std::{
     future::Future,
@@ -16,34 +16,39 @@ use crate::{
     state::StubState,
 };
 
-/// How long a function's or a module's name may be that is told of a crash, in bytes.
+/// Maximum length of a function's or a module's name in a crash report, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 
-/// How wasmtime's error begins when a call of an import carried too much; the error has no type of its own.
+/// Beginning of wasmtime's error when a call of an import carried too much. The error has no type
+/// of its own.
 const HOSTCALL_FUEL: &str = "too much data is being copied between the host and the guest";
-/// The same, when the instance held too many handles of the component model, beside those that the host's table counts.
+/// Beginning of the error when the instance held too many handles of the component model. The
+/// host's table counts its own handles in addition.
 const COMPONENT_HANDLES: &str = "cannot allocate another handle";
-/// The same, when it asked for too many random bytes: `requested len 1073741824 exceeds limit 65536`.
+/// Beginning of the error when the instance asked for too many random bytes: `requested len
+/// 1073741824 exceeds limit 65536`.
 const RANDOM_BYTES: &str = "requested len ";
 
-/// The error by which a call that has used up its computing time is ended.
+/// The error that ends a call without computing time left.
 #[derive(Debug, thiserror::Error)]
 #[error("the call has used up its computing time")]
 pub(crate) struct CpuExceeded;
 
-/// Why a call did not return.
+/// Reason why a call did not return.
 pub(crate) enum Failure {
     Guest(wasmtime::Error),
     TimedOut,
 }
 
-/// The same, as it is told.
+/// Diagnosis of a failed call, for the caller.
 pub(crate) enum Crash {
     Trapped(Trap),
     Exceeded(Exceeded),
 }
 
-/// To be called before each guest call: it has its whole budget, and what is said of a crash is of this call. Tells when it begins.
+/// Prepares a guest call: gives it its whole budget, and forgets the traces of earlier calls, so
+/// that a crash report is about this call. Returns the time at which the call begins. Must run
+/// before each guest call.
 pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
     let began = Instant::now();
     let state = store.data_mut();
@@ -55,8 +60,10 @@ pub(crate) fn begin(store: &mut Store<StubState>) -> Instant {
     began
 }
 
-/// Waits for a guest call that has begun just now, while its computing time is counted and its time is limited. The call is pinned by the caller: every
-/// future that it is handed through by value has room for it twice, and moves it.
+/// Waits for a guest call that has begun just now. Counts its computing time and limits its time.
+///
+/// The caller pins the call: a future that takes the call by value has room for it twice, and moves
+/// it.
 pub(crate) async fn bounded<T>(
     compiled: &CompiledStub,
     meter: &mut Meter,
@@ -67,7 +74,7 @@ pub(crate) async fn bounded<T>(
     meter.run(began, limit, call).await
 }
 
-/// What a failed call tells about its guest. The store is of no use afterwards.
+/// Diagnoses a failed call. The store must not be used afterwards.
 pub(crate) fn diagnose(
     compiled: &CompiledStub,
     store: &mut Store<StubState>,
@@ -80,7 +87,7 @@ pub(crate) fn diagnose(
         Failure::Guest(error) => error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default(),
         Failure::TimedOut => Vec::new(),
     };
-    // A line that has no end yet belongs to the tail, too.
+    // A line without an end belongs to the tail, too.
     state.log.finish();
     let message = state.log.take_stderr_tail();
     let (crash, kind, limit, reason) = match cause(state, failure) {
@@ -136,7 +143,7 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
         return Cause::Limit(denied);
     }
     let reason = match (error.downcast_ref::<I32Exit>(), trap) {
-        (Some(exit), _) => format!("it ended itself with code {}", exit.0),
+        (Some(exit), _) => format!("the stub exited with code {}", exit.0),
         (None, Some(trap)) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
         (None, None) => error.root_cause().to_string(),
     };
@@ -153,12 +160,13 @@ fn cause(state: &mut StubState, failure: Failure) -> Cause {
     Cause::Trap(state.secrets.shown(&reason))
 }
 
-/// Whether an instantiation failed before any of the guest's code ran: there is no room in the pool, say.
+/// Returns `true` if an instantiation failed before any of the guest's code ran, for example
+/// because the pool has no room.
 pub(crate) fn is_host_error(error: &wasmtime::Error) -> bool {
     !error.is::<CpuExceeded>() && !error.is::<wasmtime::Trap>() && !error.is::<I32Exit>() && !error.is::<WasmBacktrace>()
 }
 
-/// Names come from the component: anything may stand in them.
+/// Converts a backtrace. The names come from the component, and may hold any text.
 fn frames(backtrace: &WasmBacktrace) -> Vec<StackFrame> {
     let frame = |frame: &wasmtime::FrameInfo| StackFrame {
         function: match frame.func_name() {

@@ -21,54 +21,58 @@ use crate::{
     world::{self, WorldMismatch},
 };
 
-/// How much code that nobody uses any more stays in memory, in bytes: a stub that comes back a moment later finds it there.
+/// Maximum size of unused code that stays in memory, in bytes. A stub that comes back a moment
+/// later finds its code there.
 const MAX_RECENT_BYTES: usize = 64 << 20;
-/// How many components that may be of.
+/// Maximum number of components whose unused code stays in memory.
 const MAX_RECENT: usize = 64;
-/// Maximum size of all import and export sections of a component, in bytes. A component of many parts
-/// has some 100 KB.
+/// Maximum size of all import and export sections of a component, in bytes. A component of many
+/// parts has some 100 KB.
 const MAX_NAMES_BYTES: usize = 1 << 20;
 
-/// How the header of a core module goes on after `\0asm`.
+/// The bytes after `\0asm` in the header of a core module.
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 
-/// Why a component is no stub that can run here. None of these goes away by trying again with the same bytes, but [`Self::Compiler`]
-/// and [`Self::Worker`].
+/// Reasons why a component is not a stub that can run here. Another attempt with the same bytes
+/// fails again, except for [`Self::Compiler`] and [`Self::Worker`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
     /// The bytes are not WebAssembly.
-    #[error("it is not WebAssembly: it does not begin with `\\0asm`")]
+    #[error("the component is not WebAssembly: the bytes do not begin with `\\0asm`")]
     NotWasm,
-    /// It is a core module: what compilers make when they are not told to make a component.
-    #[error("it is a core WebAssembly module, and a stub is a component: build it for `wasm32-wasip2`, or convert it")]
+    /// The bytes are a core module. Compilers make one unless they are set to make a component.
+    #[error(
+        "the bytes are a core WebAssembly module, not a component; build the stub for `wasm32-wasip2`, or convert the module"
+    )]
     CoreModule,
-    /// It is native code that somebody compiled beforehand, which is never executed.
-    #[error("it is precompiled native code, which is not accepted: publish the component itself")]
+    /// The bytes are native code that was compiled beforehand. The host never executes it.
+    #[error("the bytes are precompiled native code, which is not accepted; publish the component itself")]
     Precompiled,
-    /// It is larger than the engine accepts.
-    #[error("it has {bytes} bytes, more than the {limit} that are accepted")]
+    /// The component is larger than the engine accepts.
+    #[error("the component has {bytes} bytes, and the limit is {limit} (`component-bytes`)")]
     TooLarge {
-        /// How large it is.
+        /// Size of the component, in bytes.
         bytes: usize,
-        /// How large it may be.
+        /// Maximum size, in bytes.
         limit: usize,
     },
-    /// It is a component, but not of the contract's world.
-    #[error("it is a component, but not a protocol stub of track {TRACK}: {0}")]
+    /// The component is not of the contract's world.
+    #[error("the component is not a protocol stub of track {TRACK}: {0}")]
     WrongWorld(Box<WorldMismatch>),
-    /// It consists of more parts than the host has room for, or has larger ones.
-    #[error("it needs more than the host has room for: {0}")]
+    /// The component consists of more parts than the host has room for, or of larger ones.
+    #[error("the component needs more than the host has room for: {0}")]
     TooComplex(SafeText),
-    /// It is invalid, or uses a WebAssembly proposal that is off.
-    #[error("it is not valid: {0}")]
+    /// The component is invalid, or uses a WebAssembly proposal that is off.
+    #[error("the component is not valid: {0}")]
     Invalid(SafeText),
-    /// The process that is to compile it does not: it is none of this version, or the component takes it more than it may have.
+    /// The compile worker did not compile the component: the worker is not of this version, or the
+    /// component exceeded the worker's limits.
     #[error("the compile worker {} {problem}", program.display())]
     Worker {
         /// The executable.
         program: PathBuf,
-        /// What became of it.
+        /// The failure.
         problem: SafeText,
     },
     /// The compiler itself failed, or was shut down meanwhile.
@@ -76,8 +80,8 @@ pub enum CompileError {
     Compiler(SafeText),
 }
 
-/// A component that is known to be a stub, as native code. Cloning is cheap. When the last clone is dropped, the code is unloaded, unless it is among
-/// what was used last.
+/// A component that is known to be a stub, as native code. Cloning is cheap. When the last clone is
+/// dropped, the code is unloaded, unless it is among the code that was used last.
 #[derive(Clone)]
 pub struct CompiledStub {
     engine: Engine,
@@ -85,15 +89,17 @@ pub struct CompiledStub {
     linked: Arc<Linked>,
 }
 
-/// What is the same for everybody who runs a component, and the memory cache holds weakly, but for what was used last. Does not hold the engine, which holds the cache.
+/// The part of a compiled component that all its users share. The memory cache holds it weakly,
+/// except for the code that was used last. It does not hold the engine, which holds the cache.
 pub(crate) struct Code {
     digest: Sha256Digest,
-    /// Of the component, not of the code.
+    /// Size of the component, not of the code.
     bytes: usize,
     component: Component,
     imports: SafeList,
     exports: SafeList,
-    /// By what is granted: of all domains that publish it, mostly the same.
+    /// The linked forms, by the granted interfaces. All domains that publish the component are
+    /// mostly granted the same.
     linked: Mutex<Vec<(BTreeSet<String>, Arc<Linked>)>>,
 }
 
@@ -106,56 +112,56 @@ impl Code {
     }
 
     fn linked(&self) -> MutexGuard<'_, Vec<(BTreeSet<String>, Arc<Linked>)>> {
-        // It is whole after every statement.
+        // The list is whole after every statement.
         self.linked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it was linked with before, if that was this.
+    /// Returns the form that was linked with these interfaces before, if there is one.
     fn linked_with(&self, granted: &BTreeSet<String>) -> Option<Arc<Linked>> {
         self.linked().iter().find(|(other, _)| other == granted).map(|(_, linked)| Arc::clone(linked))
     }
 }
 
-/// The component with what it is granted.
+/// The component, linked with the interfaces that are granted to it.
 struct Linked {
     pre: ProtostubPre<StubState>,
     own: Vec<Import>,
 }
 
 impl CompiledStub {
-    /// The digest of the component's bytes, as it was given to [`Engine::compile`].
+    /// Returns the digest of the component's bytes, as it was given to [`Engine::compile`].
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         self.code.digest
     }
 
-    /// How large the component is, in bytes, before it is compiled.
+    /// Returns the size of the component before it is compiled, in bytes.
     #[must_use]
     pub fn component_bytes(&self) -> usize {
         self.code.bytes
     }
 
-    /// The contract's track that the stub was built for: `0.1`.
+    /// Returns the contract's track that the stub was built for: `0.1`.
     #[must_use]
     pub fn track(&self) -> &str {
         TRACK
     }
 
-    /// The interfaces that it imports, with their versions, in the order of their names. At most
-    /// 256 are named.
+    /// Returns the interfaces that the component imports, with their versions, in the order of
+    /// their names. At most 256 are named.
     #[must_use]
     pub fn imports(&self) -> &SafeList {
         &self.code.imports
     }
 
-    /// The interfaces that it exports, with their versions, in the order of their names. At most
-    /// 256 are named.
+    /// Returns the interfaces that the component exports, with their versions, in the order of
+    /// their names. At most 256 are named.
     #[must_use]
     pub fn exports(&self) -> &SafeList {
         &self.code.exports
     }
 
-    /// The engine that it was compiled for, and runs on.
+    /// Returns the engine that the stub was compiled for, and runs on.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -165,7 +171,7 @@ impl CompiledStub {
         &self.linked.pre
     }
 
-    /// The host program's own interfaces that it is linked with.
+    /// Returns the host program's own interfaces that the stub is linked with.
     pub(crate) fn own_imports(&self) -> &[Import] {
         &self.linked.own
     }
@@ -181,15 +187,19 @@ impl fmt::Debug for CompiledStub {
 }
 
 impl Engine {
-    /// Compiles a component, or takes what was compiled before: from memory while somebody has it, or had it a moment ago, from `cache_dir` otherwise. One
-    /// component is compiled at a time, off the async threads, and cannot be stopped; with [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker),
-    /// as many at a time as there are processors, and at least two, each until the future is dropped. Those who ask for the same digest at the same time
-    /// share one compilation.
+    /// Compiles a component, or takes code that was compiled before. The code comes from memory
+    /// while a caller has it, or had it a moment ago, and from `cache_dir` otherwise.
+    ///
+    /// One component is compiled at a time, off the async threads, and cannot be stopped. With
+    /// [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker), as many are compiled
+    /// at a time as there are processors, and at least two, each until the future is dropped.
+    /// Callers that ask for the same digest at the same time share one compilation.
     ///
     /// `digest` has to be that of `bytes`: the caller verified it.
     ///
     /// # Errors
-    /// If it is no component, or none that the contract allows, with the names of what is missing or too much.
+    /// If the bytes are not a component, or the component does not fit the contract. The error
+    /// names the missing exports and the surplus imports.
     pub async fn compile(
         &self,
         bytes: impl AsRef<[u8]> + Send + 'static,
@@ -198,11 +208,12 @@ impl Engine {
         self.compile_with_imports(bytes, digest, &BTreeSet::new()).await
     }
 
-    /// The same, for a stub that may also import these of [`EngineConfig::imports`](crate::EngineConfig::imports), by the names of their
-    /// interfaces. The code is shared with those to whom others are granted.
+    /// Compiles like [`Self::compile`] a stub that may also import these of
+    /// [`EngineConfig::imports`](crate::EngineConfig::imports), by the names of their interfaces.
+    /// Stubs with other grants share the code.
     ///
     /// # Errors
-    /// As for [`Self::compile`]; names of interfaces that the engine does not have are ignored.
+    /// As for [`Self::compile`]. Names of interfaces that the engine does not have are ignored.
     pub async fn compile_with_imports(
         &self,
         bytes: impl AsRef<[u8]> + Send + 'static,
@@ -213,11 +224,13 @@ impl Engine {
         self.linked(code, granted).await
     }
 
-    /// What [`Self::compile_with_imports`] would return, without the component's bytes: for a component with this digest that somebody has, or had a
-    /// moment ago. None: that is nobody. A compilation that goes on at the moment is not waited for.
+    /// Returns the result of [`Self::compile_with_imports`] without the component's bytes, for a
+    /// component with this digest that a caller has, or had a moment ago. Returns `None` if there
+    /// is no such component. Does not wait for a compilation in progress.
     ///
     /// # Errors
-    /// [`CompileError::WrongWorld`], if it imports what is not among `granted`, the interfaces' names; [`CompileError::Compiler`], if the engine is shut
+    /// [`CompileError::WrongWorld`], if the component imports an interface that is not in
+    /// `granted`, the names of the interfaces. [`CompileError::Compiler`], if the engine is shut
     /// down meanwhile.
     pub async fn compiled(&self, digest: Sha256Digest, granted: &BTreeSet<String>) -> Result<Option<CompiledStub>, CompileError> {
         match self.compiler().cached(digest) {
@@ -231,7 +244,7 @@ impl Engine {
             Some(linked) => linked,
             None => self.compiler().link(Arc::clone(&code), granted.clone()).await?,
         };
-        // Refused code is not kept in memory, so it counts as used from here on.
+        // Refused code is not kept in memory, so the code counts as used from here on.
         self.compiler().touch(&code);
         Ok(CompiledStub { engine: self.clone(), code, linked })
     }
@@ -244,28 +257,30 @@ pub(crate) struct Compiler {
     disk: Option<Arc<CodeCache>>,
     worker: Option<CompileWorker>,
     allocation: Allocation,
-    /// One compilation at a time, in one thread; or as many as there are processors, each in a process.
+    /// Permits of compilations. One, for a compilation in this process, in one thread; or as many
+    /// as there are processors, for one worker process each.
     turn: Arc<Semaphore>,
     slots: Mutex<Slots>,
-    /// What was asked for last, whether somebody has it or not; the latest at the end.
+    /// The code that was asked for last, with or without another user. The latest is at the end.
     recent: Mutex<VecDeque<Arc<Code>>>,
 }
 
-/// The code that somebody has, or had when it was last looked which is left.
+/// Slots of the code that has users, or had users at the last clean-up.
 #[derive(Default)]
 struct Slots {
     by_digest: HashMap<Sha256Digest, Arc<Slot>>,
-    /// With how many slots it is looked again.
+    /// Number of slots at which the next clean-up runs.
     look_at: usize,
 }
 
-/// Where the code of one digest is, if somebody has it. Locked while it is compiled, so that others wait for the outcome.
+/// The code of one digest, if it has a user. Locked while the code is compiled, so that other
+/// callers wait for the outcome.
 type Slot = tokio::sync::Mutex<Weak<Code>>;
 
 impl Compiler {
     pub(crate) fn new(imports: Imports, config: &EngineConfig, allocation: Allocation, disk: Option<CodeCache>) -> Self {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // Two at least: one that takes its time holds up nobody.
+        // Two at least, so that a component that compiles for long does not hold up others.
         let turns = config.compile_worker.as_ref().map_or(1, |_| processors().max(2));
         Self {
             imports: Arc::new(imports),
@@ -279,12 +294,12 @@ impl Compiler {
         }
     }
 
-    /// How many components were in the cache on disk, and how many were not.
+    /// Returns the number of components that were in the cache on disk, and of those that were not.
     pub(crate) fn disk_cache(&self) -> Option<(usize, usize)> {
         self.disk.as_ref().map(|disk| disk.counts())
     }
 
-    /// The code of this digest, if somebody has it.
+    /// Returns the code of this digest, if it has a user.
     fn cached(&self, digest: Sha256Digest) -> Option<Arc<Code>> {
         self.slots().by_digest.get(&digest)?.try_lock().ok()?.upgrade()
     }
@@ -301,7 +316,8 @@ impl Compiler {
         }
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| stopped(&error))?;
         let (imports, max_bytes, disk) = (Arc::clone(&self.imports), self.max_bytes, self.disk.clone());
-        // If the caller goes away, the compilation goes on, and the slot and its turn are held until it is done: it stays the only one.
+        // If the caller goes away, the compilation goes on. The slot and the permit are held until
+        // it is done, so it stays the only one.
         let compilation = tokio::task::spawn_blocking(move || {
             let (engine, bytes) = (imports.engine(), bytes.as_ref());
             let component = match load_cached(engine, bytes, digest, max_bytes, disk.as_deref())? {
@@ -320,7 +336,8 @@ impl Compiler {
         compilation.await.map_err(|error| stopped(&error))?
     }
 
-    /// Keeps this code in memory for a while, and lets go of what was not asked for for the longest time.
+    /// Keeps this code in memory for a while, and drops the code that was not asked for for the
+    /// longest time.
     fn touch(&self, code: &Arc<Code>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|other| !Arc::ptr_eq(other, code));
@@ -332,12 +349,12 @@ impl Compiler {
             bytes -= oldest.size();
             unused.push(oldest);
         }
-        // If nobody else has it, it is unloaded now, without the lock.
+        // Unloads unused code now, without the lock.
         drop(recent);
         drop(unused);
     }
 
-    /// If the caller goes away, the worker is ended.
+    /// Compiles in a worker. If the caller goes away, the worker is ended.
     async fn code_of_worker(
         &self,
         worker: &CompileWorker,
@@ -365,7 +382,7 @@ impl Compiler {
         kept.await.map_err(|error| stopped(&error))
     }
 
-    /// Off the async threads: to say what does not fit takes a while.
+    /// Links off the async threads: describing a mismatch takes a while.
     async fn link(&self, code: Arc<Code>, interfaces: BTreeSet<String>) -> Result<Arc<Linked>, CompileError> {
         let imports = Arc::clone(&self.imports);
         let linking = tokio::task::spawn_blocking(move || {
@@ -381,11 +398,12 @@ impl Compiler {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        // It is whole after every statement.
+        // The table is whole after every statement.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot of this digest. Those of code that nobody has any more go away, whenever there are twice as many as there were after that.
+    /// Returns the slot of this digest. Removes the slots of unused code whenever there are twice
+    /// as many slots as after the last clean-up.
     fn slot(&self, digest: Sha256Digest) -> Arc<Slot> {
         let mut slots = self.slots();
         let Slots { by_digest, look_at } = &mut *slots;
@@ -401,10 +419,10 @@ fn stopped(error: &dyn fmt::Display) -> CompileError {
     CompileError::Compiler(SafeText::display(error))
 }
 
-/// What was compiled before, if it is on disk.
+/// Checks the bytes, and loads the code that was compiled before, if it is on disk.
 ///
 /// # Errors
-/// If the bytes are no component at all.
+/// If the bytes are not a component at all.
 fn load_cached(
     engine: &wasmtime::Engine,
     bytes: &[u8],
@@ -427,14 +445,14 @@ fn load_cached(
     Ok(disk.and_then(|disk| disk.load(engine, digest)))
 }
 
-/// Refuses a component whose import and export sections, those of its parts included, are larger
+/// Rejects a component whose import and export sections, those of its parts included, are larger
 /// than [`MAX_NAMES_BYTES`].
 ///
-/// The compiler copies their names several times. Without a compile worker it does that in the
-/// host's memory, much of which the allocator keeps.
+/// The compiler copies the names several times. Without a compile worker it does that in the host's
+/// memory, much of which the allocator keeps.
 fn check_names(bytes: &[u8]) -> Result<(), CompileError> {
     let mut names = 0;
-    // The compiler names what is malformed.
+    // Stops at malformed bytes: the compiler names the fault.
     for payload in wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok) {
         names += match payload {
             Payload::ComponentImportSection(section) => section.range().len(),
@@ -464,7 +482,8 @@ impl Code {
     }
 }
 
-/// wasmtime's error has no type that tells what the pool has no room for.
+/// Makes the error of a component that does not compile. wasmtime's error has no type for a
+/// component that the pool has no room for, so its text is compared.
 pub(crate) fn invalid(text: &str) -> CompileError {
     if text.contains("exceeds the configured maximum") {
         return CompileError::TooComplex(SafeText::new(text));

@@ -9,14 +9,16 @@ use serde::{Serialize, Serializer};
 
 use crate::contract::types;
 
-/// What is known of an instance that crashed or ran into a limit: for the stub's author.
+/// Report about an instance that crashed or exceeded a limit, for the stub's author.
 ///
-/// It holds no body of a message, no frame, no credential, and of a URL only the server. [`Self::message`], though, is what the stub itself
-/// wrote to standard error, without the [`Secrets`](crate::Secrets) that it was handed.
+/// The report holds no body of a message, no frame and no credential. Of a URL it holds only the
+/// server. [`Self::message`], though, is text that the stub itself wrote to standard error, without
+/// the [`Secrets`](crate::Secrets) that the stub was handed.
 ///
 /// # As JSON
 ///
-/// Times end with `_ms` or `_us`: milliseconds since the Unix epoch, and microseconds. What is not there is left out.
+/// Times end with `_ms` or `_us`: milliseconds since the Unix epoch, and microseconds. Absent
+/// values are left out.
 ///
 /// ```json
 /// {
@@ -34,7 +36,8 @@ use crate::contract::types;
 ///   "activities": [
 ///     { "before_us": 240, "kind": "event", "name": "message", "detail": "create",
 ///       "from": "hyperty://home.example/me", "to": "hyperty://sp1.example/rooms", "bytes": 120 },
-///     { "before_us": 190, "kind": "call", "name": "websocket.send", "handle": 3, "bytes": 98, "error": "closed" }
+///     { "before_us": 190, "kind": "call", "name": "websocket.send", "handle": 3, "bytes": 98,
+///       "error": "closed" }
 ///   ],
 ///   "lost_events": 0,
 ///   "lost_calls": 12
@@ -43,51 +46,54 @@ use crate::contract::types;
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct CrashReport {
-    /// Which stub it was.
+    /// The stub's URL.
     pub stub: Address,
-    /// Whose stub it was.
+    /// The stub's domain.
     pub domain: Domain,
-    /// The digest of the component: which code it was.
+    /// Digest of the component: the code that ran.
     pub component: Sha256Digest,
-    /// When it ended.
+    /// Time of the end.
     #[serde(rename = "time_ms", serialize_with = "unix_milliseconds")]
     pub time: SystemTime,
-    /// What it was doing.
+    /// The call that ended the instance.
     pub during: GuestCall,
-    /// Whose doing its end was.
+    /// The stub's fault, or a limit.
     pub kind: CrashKind,
-    /// The setting of [`Limits`](crate::Limits) that it ran into; `stack` for the engine's. Only if the kind is [`CrashKind::Limit`].
+    /// The setting of [`Limits`](crate::Limits) that the stub exceeded; `stack` for the engine's
+    /// limit. Only if the kind is [`CrashKind::Limit`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<&'static str>,
-    /// What happened, in wasmtime's words or the limit's: `wasm unreachable instruction executed`.
+    /// The reason in wasmtime's words or the limit's, for example `wasm unreachable instruction
+    /// executed`.
     pub reason: SafeText,
-    /// What it wrote to standard error last; in Rust, the panic's message and place. At most 24
-    /// lines, each as long as a log line may be; `\n` is between two lines.
+    /// The last lines that the stub wrote to standard error. In Rust, the panic's message and
+    /// place. At most 24 lines, each as long as a log line may be; `\n` is between two lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<SafeText>,
-    /// What was being executed, innermost first, at most 20 frames. Nothing for a call that waited until its time was over.
+    /// The functions that were being executed, innermost first, at most 20 frames. Empty for a call
+    /// that waited until its time was over.
     pub backtrace: Vec<StackFrame>,
-    /// How long the instance had been there.
+    /// Age of the instance.
     #[serde(rename = "uptime_us", serialize_with = "microseconds")]
     pub uptime: Duration,
-    /// How long the call that ended it had been going on.
+    /// Duration of the call that ended the instance.
     #[serde(rename = "call_us", serialize_with = "microseconds")]
     pub call: Duration,
-    /// The flight recorder: what it was handed last and what it called last, at most 64 of each, oldest first. The events of the call that
-    /// ended it are as old as the call.
+    /// The flight recorder: the last events and the last calls, at most 64 of each, oldest first.
+    /// The events of the call that ended the instance are as old as the call.
     pub activities: Vec<Activity>,
-    /// How many earlier events are not remembered.
+    /// Number of earlier events that are not remembered.
     pub lost_events: u64,
-    /// How many earlier calls are not remembered.
+    /// Number of earlier calls that are not remembered.
     pub lost_calls: u64,
 }
 
-/// What of a stub was called.
+/// The function of a stub that the host called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum GuestCall {
-    /// Its code's own start functions, when the component was instantiated.
+    /// The start functions of the stub's code, when the host instantiated the component.
     Instantiate,
     /// `start`.
     Start,
@@ -95,14 +101,14 @@ pub enum GuestCall {
     Handle,
 }
 
-/// Why an instance did not live on.
+/// Reason for an instance's crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum CrashKind {
-    /// The stub's code trapped: it panicked, say.
+    /// The stub's code trapped, for example by a panic.
     Trap,
-    /// It used more than it may.
+    /// The stub exceeded a limit.
     Limit,
 }
 
@@ -112,16 +118,16 @@ pub enum CrashKind {
 pub struct StackFrame {
     /// Its name, or `function 42` if the component was stripped of names.
     pub function: SafeText,
-    /// The core module that it is of, if that has a name.
+    /// The core module of the function, if that has a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<SafeText>,
-    /// Where in the module's bytes.
+    /// Offset in the module's bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<usize>,
 }
 
 impl fmt::Display for StackFrame {
-    /// `rooms.wasm!rooms::join`.
+    /// Writes it like `rooms.wasm!rooms::join`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.module {
             Some(module) => write!(f, "{module}!{}", self.function),
@@ -130,35 +136,42 @@ impl fmt::Display for StackFrame {
     }
 }
 
-/// Something that happened between the host and a stub.
+/// An exchange between the host and a stub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Activity {
-    /// How long before the end of the instance. Of calls to a [tick](crate::EngineConfig::tick): all between two of them have the time of the first.
+    /// Time before the end of the instance. For calls it is exact to a
+    /// [tick](crate::EngineConfig::tick): all calls between two ticks have the time of the first.
     #[serde(rename = "before_us", serialize_with = "microseconds")]
     pub before: Duration,
-    /// Who acted.
+    /// The side that acted.
     pub kind: ActivityKind,
-    /// The event (`message`), or the function (`bus.post`), as the contract calls it.
+    /// The event (`message`), or the function (`bus.post`), in the contract's words.
     pub name: &'static str,
-    /// The type of a message (`other` for all that the specification has no name of), the reason of a `disconnect`, the status that was
-    /// published, the level of a log line, whether a `connect` came with a credential.
+    /// A detail that depends on the name:
+    ///
+    /// * the type of a message (`other` for all types without a name in the specification)
+    /// * the reason of a `disconnect`
+    /// * the status that was published
+    /// * the level of a log line
+    /// * the note that a `connect` came with a credential
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'static str>,
-    /// Who sent the message.
+    /// The message's sender.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Arc<str>>,
-    /// To whom the message was sent, or which server a connection leads to.
+    /// The message's receiver, or the server of a connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Arc<str>>,
-    /// The timer, connection or request that it was about.
+    /// The timer, connection or request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handle: Option<u32>,
-    /// How many bytes it carried: of a body, of frames, of text.
+    /// Number of bytes of the body, the frames or the text.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes: u32,
-    /// How often the same call was made, or a message of the same type came from and to the same addresses, with nothing else in between; the bytes are
-    /// those of all, the time is the last one's. What the instance had when it ended stands alone.
+    /// Number of times in a row: of the same call, or of a message of the same type between the
+    /// same addresses. The bytes are the sum of all; the time is the last one's. An event that the
+    /// instance had when it ended has its own entry.
     #[serde(skip_serializing_if = "is_one")]
     pub times: u32,
     /// The error that the host answered.
@@ -166,7 +179,7 @@ pub struct Activity {
     pub error: Option<CallError>,
 }
 
-/// Who acted.
+/// The side that acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -182,15 +195,15 @@ pub enum ActivityKind {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum CallError {
-    /// It may not.
+    /// The stub may not do that.
     Denied,
-    /// It asked for something that makes no sense.
+    /// The request makes no sense.
     Invalid,
-    /// Not now.
+    /// Not possible now.
     Busy,
-    /// There is no such handle any more.
+    /// The handle does not exist any more.
     Closed,
-    /// More than it may have.
+    /// A limit is reached.
     Limit,
     /// The network or the other side failed.
     Io,

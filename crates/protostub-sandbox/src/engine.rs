@@ -18,47 +18,60 @@ use crate::{
     meter::long_call_permits, state::StubState, wasi,
 };
 
-/// The largest table that a guest may have, in elements: what a slot of the pool holds.
+/// Maximum number of elements of a guest's table: the size of a slot of the pool.
 const POOL_TABLE_ELEMENTS: usize = 20_000;
-/// How many core instances one component may consist of, and how many tables it may have. Rust's have about four; Python's libraries are
-/// linked together from about forty.
+/// Maximum number of core instances of one component, and of its tables. Rust's components have
+/// about four instances. Python's have about forty, since their libraries are linked together.
 const POOL_INSTANCES: u32 = 64;
-/// How many tables there are in the pool for each sandbox. Most components have two or three.
+/// Number of tables in the pool for each sandbox. Most components have two or three.
 const POOL_TABLES: u32 = 8;
-/// How deep a guest may call itself, in bytes of stack. The host's functions get the rest of the fiber's stack.
+/// Maximum size of a guest's stack, in bytes. The host's functions get the rest of the fiber's
+/// stack.
 pub(crate) const WASM_STACK_BYTES: usize = 512 << 10;
-/// How large a fiber's stack is. Only pages that were touched take memory.
+/// Size of a fiber's stack, in bytes. Only pages that were touched take memory.
 const FIBER_STACK_BYTES: usize = 1 << 20;
-/// How much address space a memory reserves when there is no pool.
+/// Address space that a memory reserves if there is no pool, in bytes.
 const SMALL_RESERVATION_BYTES: u64 = 64 << 20;
-/// For how many ticks without a guest call the ticker goes on before it parks: waking it costs more than these.
+/// Number of ticks without a guest call after which the ticker parks. Waking the ticker costs more
+/// than these ticks.
 const TICKS_BEFORE_PARKING: u32 = 40;
 
-/// What all stubs of a process share.
+/// Configuration of an [`Engine`], which all stubs of a process share.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// Where compiled code is kept over restarts; none: nowhere. What is in it is executed: the directory is made readable and writable for
-    /// its owner only, nobody else may be able to put another one in its place, and each file in it is authenticated before it is used.
-    /// Processes may share it.
+    /// Directory that keeps compiled code over restarts. `None` keeps no code on disk.
+    ///
+    /// The host executes the code in the directory. So it makes the directory readable and writable
+    /// for its owner only, and no other user may be able to replace the directory. The host
+    /// authenticates each file before it uses it. Processes may share the directory.
     pub cache_dir: Option<PathBuf>,
-    /// The file with the key by which what is in [`Self::cache_dir`] is authenticated. It is made if it is not there, for its owner only, and may
-    /// not be in that directory. None: beside it, as `<directory>.key`. With another key, everything is compiled anew.
+    /// File with the key that authenticates the code in [`Self::cache_dir`]. If the file is
+    /// missing, the engine makes it, for its owner only. The file may not be in that directory.
+    ///
+    /// `None` puts the key next to the directory, as `<directory>.key`. With another key,
+    /// everything is compiled again.
     pub cache_key: Option<PathBuf>,
-    /// How much compiled code is kept, in bytes. 1 GiB. What was not used for the longest time goes first.
+    /// Maximum size of all kept code, in bytes. The code that was not used for the longest time is
+    /// removed first. Default: 1 GiB.
     pub max_cache_bytes: u64,
-    /// How many sandboxes there may be at a time. 1 000. Address space, not memory, is reserved for them. At most [`Engine::most_sandboxes`].
+    /// Maximum number of sandboxes at a time. They reserve address space, not memory. At most
+    /// [`Engine::most_sandboxes`]. Default: 1 000.
     pub max_sandboxes: usize,
-    /// In what steps computing time is counted. 2 ms. A guest that computes gives way to others as often.
+    /// Unit in which computing time is counted. A guest that computes yields to others once per
+    /// tick. Default: 2 ms.
     pub tick: Duration,
-    /// The most that [`Limits::memory_bytes`](crate::Limits::memory_bytes) may be set to. 1 GiB. What a memory takes is what the guest touched.
+    /// Maximum value of [`Limits::memory_bytes`](crate::Limits::memory_bytes). A guest's memory
+    /// takes only the pages that the guest touched. Default: 1 GiB.
     pub max_memory_bytes: usize,
-    /// How large a component may be, in bytes. 64 MiB.
+    /// Maximum size of a component, in bytes. Default: 64 MiB.
     pub max_component_bytes: usize,
-    /// Who compiles components, if that is to have limits: a process of its own for each, which is ended when nobody waits for it any more.
-    /// None: this process, in one thread, one component after the other.
+    /// Worker that compiles components within limits: a process for each component. The worker ends
+    /// when no caller waits for it any more.
+    ///
+    /// `None` compiles in this process, in one thread, one component after the other.
     pub compile_worker: Option<CompileWorker>,
-    /// The host program's own interfaces, for those to whom they are granted. None.
+    /// The host program's own interfaces, for the stubs to which they are granted. Default: none.
     pub imports: Vec<Import>,
 }
 
@@ -78,58 +91,58 @@ impl Default for EngineConfig {
     }
 }
 
-/// Why there is no engine.
+/// Reasons why an engine cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The directory for compiled code, or the key of what is in it, cannot be used.
+    /// The directory for compiled code, or its key, cannot be used.
     #[error("{} cannot be used for compiled code", path.display())]
     Cache {
         /// The directory, or the file with the key.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// There is no such executable to compile with.
+    /// The compile worker's executable does not exist.
     #[error("the compile worker {} is no executable file", program.display())]
     Worker {
-        /// Its path, as it was given.
+        /// Its path, as the caller gave it.
         program: PathBuf,
     },
-    /// A setting has a value that it cannot have.
+    /// A setting has an impossible value.
     #[error("the engine's `{setting}` {problem}")]
     Setting {
-        /// Its name in [`EngineConfig`].
+        /// Name of the setting in [`EngineConfig`].
         setting: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// The system does not allow a process as much as so many sandboxes need.
+    /// The system allows a process fewer mappings of memory than the sandboxes need.
     #[error(
-        "{sandboxes} sandboxes need {needed} mappings of memory, and this machine allows a process {allowed}: have at most {most} (`max_sandboxes`), \
+        "{sandboxes} sandboxes need {needed} mappings of memory, and this machine allows a process {allowed}: have at most {most} (`max-sandboxes`), \
          or raise what is allowed (`sysctl -w vm.max_map_count={needed}`)"
     )]
     Mappings {
-        /// How many were wanted.
+        /// Requested number of sandboxes.
         sandboxes: usize,
-        /// How many there is room for.
+        /// Number of sandboxes that the system has room for.
         most: usize,
-        /// How many mappings a process may have.
+        /// Maximum number of mappings of a process.
         allowed: usize,
-        /// How many it would need.
+        /// Number of mappings that the sandboxes would need.
         needed: usize,
     },
-    /// One of the host program's own interfaces cannot be offered.
+    /// The engine cannot offer one of the host program's own interfaces.
     #[error("the interface `{interface}` of the host program cannot be offered to stubs")]
     Import {
         /// Its name.
         interface: &'static str,
-        /// Why: wasmtime's error, mostly.
+        /// The reason, mostly wasmtime's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// wasmtime cannot work here.
+    /// wasmtime cannot work on this system.
     #[error("wasmtime cannot work on this system")]
     Wasmtime(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The thread that counts computing time could not be started.
@@ -137,8 +150,9 @@ pub enum EngineError {
     Ticker(#[source] std::io::Error),
 }
 
-/// What all stubs of a process share: the compiler with its caches, the pool of memory for instances, and the clock by which computing
-/// time is counted. Cloning is cheap; clones are the same engine.
+/// Resources that all stubs of a process share: the compiler with its caches, the memory pool for
+/// instances, and the clock that counts computing time. Cloning is cheap; clones are the same
+/// engine.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -165,16 +179,17 @@ pub(crate) enum Allocation {
 }
 
 impl Engine {
-    /// Makes an engine, with a thread of its own for counting computing time, which sleeps while no guest runs and ends with the engine.
+    /// Makes an engine, with a thread that counts computing time. The thread sleeps while no guest
+    /// runs, and ends with the engine.
     ///
     /// # Errors
     /// If the system cannot run it, or `cache_dir` cannot be used.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         if config.tick.is_zero() {
-            return Err(EngineError::Setting { setting: "tick", problem: "is zero" });
+            return Err(EngineError::Setting { setting: "tick", problem: "is zero; set a larger value" });
         }
         if config.max_sandboxes == 0 {
-            return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero" });
+            return Err(EngineError::Setting { setting: "max_sandboxes", problem: "is zero; set a larger value" });
         }
         machine::check(config.max_sandboxes)?;
         if let Some(worker) = config.compile_worker.as_ref().filter(|worker| !worker.program.is_file()) {
@@ -201,27 +216,30 @@ impl Engine {
         })
     }
 
-    /// How many sandboxes this machine has room for in one process, that is, how large [`EngineConfig::max_sandboxes`] may be. None: nobody knows.
+    /// Returns the largest possible [`EngineConfig::max_sandboxes`]: the number of sandboxes that
+    /// one process has room for on this machine. Returns `None` if that is unknown.
     #[must_use]
     pub fn most_sandboxes() -> Option<usize> {
         machine::most_sandboxes()
     }
 
-    /// Whether instances get their memory from a pool that was reserved beforehand. Without one, making an instance takes about three times
-    /// as long, and the system bounds their number.
+    /// Returns `true` if instances get their memory from a pool that was reserved beforehand.
+    /// Without a pool, making an instance takes about three times as long, and the system bounds
+    /// the number of instances.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         self.inner.allocation == Allocation::Pooled
     }
 
-    /// How many sandboxes there are.
+    /// Returns the number of sandboxes.
     #[must_use]
     pub fn sandboxes(&self) -> usize {
         self.inner.config.max_sandboxes.saturating_sub(self.inner.sandboxes.available_permits())
     }
 
-    /// How many components were loaded from [`EngineConfig::cache_dir`], and how many were compiled since they were not there, or not to be
-    /// trusted; none: there is no such directory.
+    /// Returns two counts: components that were loaded from [`EngineConfig::cache_dir`], and
+    /// components that were compiled because the directory had no trusted code of them. Returns
+    /// `None` if there is no such directory.
     #[must_use]
     pub fn disk_cache(&self) -> Option<(usize, usize)> {
         self.inner.compiler.disk_cache()
@@ -262,7 +280,7 @@ impl Engine {
             .map_err(|_| SandboxError::TooMany { limit: self.inner.config.max_sandboxes })
     }
 
-    /// How many ticks this much computing time is, at least one.
+    /// Converts computing time to ticks, at least one.
     pub(crate) fn ticks(&self, time: Duration) -> u64 {
         let ticks = time.as_nanos().div_ceil(self.inner.config.tick.as_nanos().max(1));
         u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
@@ -272,9 +290,10 @@ impl Engine {
         &self.inner.long_calls
     }
 
-    /// Computing time is counted until the guard is dropped.
+    /// Counts computing time until the guard is dropped.
     pub(crate) fn running(&self) -> Running<'_> {
-        // In this order, and with `SeqCst`: either the ticker sees the call, or the call sees the ticker park.
+        // This order, with `SeqCst`, lets either the ticker see the call, or the call see the
+        // ticker park.
         self.inner.ticker.running.fetch_add(1, SeqCst);
         if self.inner.ticker.parked.load(SeqCst) {
             self.inner.ticking.unpark();
@@ -299,8 +318,8 @@ impl Drop for Inner {
     }
 }
 
-/// The right to make one of the engine's [`EngineConfig::max_sandboxes`] sandboxes. It is given back
-/// when the permit, or the sandbox that was made with it, is dropped.
+/// The right to make one of the engine's [`EngineConfig::max_sandboxes`] sandboxes. Dropping the
+/// permit, or the sandbox that was made with it, gives the right back.
 #[derive(Debug)]
 pub struct SandboxPermit {
     _permit: OwnedSemaphorePermit,
@@ -315,7 +334,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The thread that advances the engine's epoch while guests run. It holds the engine weakly, and sleeps while there is nothing to count.
+/// The thread that advances the engine's epoch while guests run. It holds the engine weakly, and
+/// sleeps while no guest runs.
 #[derive(Default)]
 struct Ticker {
     running: AtomicUsize,
@@ -363,7 +383,7 @@ fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, All
             tracing::warn!(
                 sandboxes = config.max_sandboxes,
                 error = format!("{error:#}"),
-                "no pool of memory for sandboxes can be reserved here (a limit of the address space, perhaps): going on without one"
+                "cannot reserve a pool of memory for sandboxes, perhaps because the address space is limited; continuing without a pool"
             );
             Ok((for_compiling(Allocation::OnDemand)?, Allocation::OnDemand))
         }
@@ -371,7 +391,7 @@ fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, All
 }
 
 /// Makes an engine that only compiles, for an engine with this allocation. It has no pool itself:
-/// compiled code depends on the reserved address space of a memory, not on who allocates it.
+/// compiled code depends on the reserved address space of a memory, not on the allocator.
 pub(crate) fn for_compiling(allocation: Allocation) -> wasmtime::Result<wasmtime::Engine> {
     let mut config = base_config();
     if allocation == Allocation::OnDemand {
@@ -380,17 +400,18 @@ pub(crate) fn for_compiling(allocation: Allocation) -> wasmtime::Result<wasmtime
     wasmtime::Engine::new(&config)
 }
 
-/// The configuration that holds for every guest. Proposals that no stub needs are off: each is a
-/// surface for untrusted code. Garbage collection, threads and asynchronous components are not
+/// Returns the configuration that holds for every guest. Proposals that no stub needs are off: each
+/// is a surface for untrusted code. Garbage collection, threads and asynchronous components are not
 /// compiled in: see the features of the dependency.
 fn base_config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .concurrency_support(false)
-        // One thread, however large the component is: the cores are for those that run.
+        // One thread compiles even a large component: the processors are for the stubs that run.
         .parallel_compilation(false)
-        // Where a component's debugging information is read: it is a stranger's, and the environment is not for libraries to read.
+        // Backtrace details would come from a component's debugging information, which is a
+        // stranger's, and depend on the environment, which libraries must not read.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
@@ -416,17 +437,19 @@ fn pool_config(config: &EngineConfig) -> PoolingAllocationConfig {
         .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)
-        // Nothing of it is kept when the slot is given back: only what is lowest could be, where a stub has its unused stack. And `pagemap_scan` passes over
-        // written pages that are swapped out or being moved, which the next stub would find.
+        // Keeps no page of a memory when its slot is given back. wasmtime could keep only the
+        // lowest pages, where a stub has its unused stack. And `pagemap_scan` misses written pages
+        // that are swapped out or being moved: the next stub would find them.
         .max_memory_size(config.max_memory_bytes)
         .table_elements(POOL_TABLE_ELEMENTS)
         .table_keep_resident(16 << 10)
-        // At once: what waited for a batch would be the memory of as many hostile stubs, as much as each may have.
+        // Decommits at once. A batch that waits could hold the memory of as many hostile stubs,
+        // each with its maximum.
         .decommit_batch_size(1);
     pool
 }
 
-/// Everything that a stub may import: the contract, and WASI.
+/// Makes the linker with everything that a stub may import: the contract, and WASI.
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<StubState>> {
     let mut linker = Linker::new(engine);
     wasi::add_to_linker(&mut linker)?;

@@ -5,82 +5,84 @@ use protostub_types::SafeText;
 
 use crate::CrashReport;
 
-/// Why a sandbox could not be made.
+/// Reasons why a sandbox cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
-    /// There are as many as there may be.
-    #[error("there are {limit} sandboxes already, as many as there may be (`max_sandboxes`)")]
+    /// The engine has as many sandboxes as its limit.
+    #[error("sandbox limit reached ({limit}); raise `max-sandboxes`")]
     TooMany {
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// A limit is set to more than the engine can give, or the configuration is too large.
+    /// A limit exceeds the engine's limit, or the configuration is too large.
     #[error("the stub's `{setting}` {problem}")]
     Setting {
-        /// Which one.
+        /// Name of the setting, as operators write it.
         setting: &'static str,
-        /// What is wrong with it, and what to do.
+        /// The problem, with the remedy.
         problem: String,
     },
-    /// wasmtime could not make it.
+    /// wasmtime could not make the store.
     #[error("wasmtime could not make a store")]
     Wasmtime(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why a stub did not start. The inbox comes back with what is queued in it.
+/// Reason why a stub did not start. It gives the inbox back, with the messages that are queued in
+/// it.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 #[expect(clippy::exhaustive_structs, reason = "callers take it apart to get the inbox")]
 pub struct StartError {
-    /// What happened.
+    /// The kind of failure.
     pub kind: StartErrorKind,
-    /// What is known of it, if the stub's code crashed or ran into a limit.
+    /// Report of the crash, if the stub's code crashed or exceeded a limit.
     pub crash: Option<Arc<CrashReport>>,
     /// The inbox that was given to the stub.
     pub inbox: Inbox,
 }
 
 impl StartError {
-    /// Returns what happened, for callers that branch on it.
+    /// Returns the kind of failure, for callers that branch on it.
     #[must_use]
     pub fn kind(&self) -> &StartErrorKind {
         &self.kind
     }
 }
 
-/// What happened when a stub was to start.
+/// Kinds of failure while a stub starts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartErrorKind {
-    /// The stub refused, with this reason: its configuration is wrong, say.
+    /// The stub refused, with this reason, for example a wrong configuration.
     #[error("the stub refused to start: {0}")]
     Refused(SafeText),
-    /// It trapped while it was instantiated or in `start`.
+    /// The stub trapped while the host instantiated it, or in `start`.
     #[error("the stub crashed while it started: {0}")]
     Trapped(Trap),
-    /// It used more than it may while it was instantiated or in `start`.
-    #[error("the stub used more than it may while it started: {0}")]
+    /// The stub exceeded a limit while the host instantiated it, or in `start`.
+    #[error("the stub exceeded a limit while it started: {0}")]
     Exceeded(Exceeded),
-    /// It could not be instantiated: no room in the pool, say.
+    /// The host could not instantiate the stub, for example because the pool has no room.
     #[error("the stub could not be instantiated: {0}")]
     Instantiate(SafeText),
 }
 
-/// How an instance ended.
+/// The way in which an instance ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It was asked to: [`StubHandle::stop`](crate::StubHandle::stop), or every handle was dropped.
+    /// The caller stopped it by [`StubHandle::stop`](crate::StubHandle::stop), or dropped every
+    /// handle.
     Stopped,
     /// The guest crashed: the stub author's fault.
     Trapped(Trap),
-    /// It used more than it may.
+    /// The instance exceeded a limit.
     Exceeded(Exceeded),
 }
 
 impl Outcome {
-    /// Whether it ended as it was asked to.
+    /// Returns `true` if the caller stopped the instance.
     #[must_use]
     pub fn is_orderly(&self) -> bool {
         matches!(self, Self::Stopped)
@@ -92,18 +94,20 @@ impl fmt::Display for Outcome {
         match self {
             Self::Stopped => f.write_str("the stub was stopped"),
             Self::Trapped(trap) => write!(f, "the stub crashed: {trap}"),
-            Self::Exceeded(exceeded) => write!(f, "the stub used more than it may: {exceeded}"),
+            Self::Exceeded(exceeded) => write!(f, "the stub exceeded a limit: {exceeded}"),
         }
     }
 }
 
-/// A guest's crash, in short; a [`CrashReport`] has the rest.
+/// Short form of a guest's crash. A [`CrashReport`] has the details.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Trap {
-    /// What wasmtime calls it: `wasm unreachable instruction executed`, say; `it ended itself with code 1`.
+    /// wasmtime's name of the trap, for example `wasm unreachable instruction executed`, or `the
+    /// stub exited with code 1`.
     pub reason: SafeText,
-    /// What the guest wrote to standard error last; in Rust, the panic's message and place.
+    /// The last lines that the guest wrote to standard error. In Rust, the panic's message and
+    /// place.
     pub message: Option<SafeText>,
 }
 
@@ -116,58 +120,59 @@ impl fmt::Display for Trap {
     }
 }
 
-/// A limit that an instance ran into, and that ended it.
+/// A limit that an instance exceeded, and that ended the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exceeded {
     /// One call computed for too long.
     Cpu {
-        /// For how long it may.
+        /// Maximum computing time of a call.
         limit: Duration,
     },
-    /// One call took too long, with what it waited for.
+    /// One call took too long, its waiting time included.
     Time {
-        /// How long it may take.
+        /// Maximum time of a call.
         limit: Duration,
     },
-    /// The memory was to grow too large, and the guest did not cope with being denied it.
+    /// The host denied the guest a larger memory, and the guest did not cope with that.
     Memory {
-        /// How large it was to be, in bytes.
+        /// Requested size, in bytes.
         wanted: usize,
-        /// How large it may be.
+        /// Maximum size, in bytes.
         limit: usize,
     },
-    /// A table was to grow too large, and the guest did not cope with being denied it.
+    /// The host denied the guest a larger table, and the guest did not cope with that.
     Table {
-        /// How many elements it was to have.
+        /// Requested number of elements.
         wanted: usize,
-        /// How many it may have.
+        /// Maximum number of elements.
         limit: usize,
     },
-    /// It called itself too deeply.
+    /// The guest nested its calls too deeply.
     Stack {
-        /// How many bytes of stack there are.
+        /// Size of the stack, in bytes.
         limit: usize,
     },
     /// One call of an import moved too many bytes of strings and lists into the host.
     Hostcall {
-        /// How many bytes it may.
+        /// Maximum number of bytes.
         limit: usize,
     },
-    /// It held too many handles of resources.
+    /// The instance held too many resource handles.
     Handles {
-        /// How many it may hold.
+        /// Maximum number of handles.
         limit: usize,
     },
     /// One call asked for too many random bytes.
     Random {
-        /// How many it may ask for.
+        /// Maximum number of random bytes.
         limit: u64,
     },
 }
 
 impl Exceeded {
-    /// The setting of [`Limits`](crate::Limits) that is the limit; `stack` for the engine's.
+    /// Returns the name of the field of [`Limits`](crate::Limits) that holds the limit, or `stack`
+    /// for the engine's limit.
     #[must_use]
     pub fn setting(&self) -> &'static str {
         match self {
@@ -186,14 +191,18 @@ impl Exceeded {
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cpu { limit } => write!(f, "a call computed for more than {limit:?}"),
-            Self::Time { limit } => write!(f, "a call took more than {limit:?}"),
-            Self::Memory { wanted, limit } => write!(f, "a memory was to grow to {wanted} bytes, and {limit} are allowed"),
-            Self::Table { wanted, limit } => write!(f, "a table was to grow to {wanted} elements, and {limit} are allowed"),
-            Self::Stack { limit } => write!(f, "calls within calls took more than the {limit} bytes of stack"),
-            Self::Hostcall { limit } => write!(f, "a call of the host carried more than {limit} bytes"),
-            Self::Handles { limit } => write!(f, "it held more than {limit} handles of resources"),
-            Self::Random { limit } => write!(f, "a call asked for more than {limit} random bytes"),
+            Self::Cpu { limit } => write!(f, "a call computed for more than {limit:?} (`cpu-per-call-milliseconds`)"),
+            Self::Time { limit } => write!(f, "a call took more than {limit:?} (`time-per-call-milliseconds`)"),
+            Self::Memory { wanted, limit } => {
+                write!(f, "a memory was to grow to {wanted} bytes; limit: {limit} (`memory-bytes`)")
+            }
+            Self::Table { wanted, limit } => {
+                write!(f, "a table was to grow to {wanted} elements; limit: {limit} (`table-elements`)")
+            }
+            Self::Stack { limit } => write!(f, "nested calls took more than the {limit} bytes of stack"),
+            Self::Hostcall { limit } => write!(f, "a call of the host carried more than {limit} bytes (`hostcall-bytes`)"),
+            Self::Handles { limit } => write!(f, "the stub held more than {limit} resource handles (`resource-handles`)"),
+            Self::Random { limit } => write!(f, "a call asked for more than {limit} random bytes (`random-bytes`)"),
         }
     }
 }

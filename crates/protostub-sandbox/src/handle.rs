@@ -14,27 +14,28 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{Credential, Session, meter::nanoseconds};
 
-/// Why a stub is to disconnect.
+/// Reason for a stub to disconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DisconnectReason {
     /// The host program or a hyperty asked for it.
     Request,
-    /// Its successor takes over.
+    /// The stub's successor takes over.
     Update,
-    /// Nobody used it for long.
+    /// The stub was not used for long.
     Idle,
-    /// The runtime ends.
+    /// The runtime shuts down.
     Shutdown,
 }
 
-/// The instance ended before it did what it was asked.
+/// The instance ended before it handled the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stub's instance has ended")]
 #[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]
 pub struct InstanceEnded;
 
-/// What the runtime asks of a running stub. Clones are handles of the same instance, which ends when the last one is dropped.
+/// The runtime's side of a running stub. Clones are handles of the same instance, which ends when
+/// the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct StubHandle {
     queue: Arc<CommandQueue>,
@@ -52,11 +53,11 @@ impl Drop for LastHandle {
     }
 }
 
-/// For how long an instance has had nothing to do. Does not keep it alive.
+/// The time for which an instance has been idle. Does not keep the instance alive.
 #[derive(Debug, Clone)]
 pub struct Idleness {
     origin: Instant,
-    /// When its last call began, in nanoseconds since the origin.
+    /// Start of the last call, in nanoseconds since the origin.
     last_call: Arc<AtomicU64>,
 }
 
@@ -66,14 +67,15 @@ impl Idleness {
         Self { origin, last_call: Arc::new(AtomicU64::new(now)) }
     }
 
-    /// How long ago it was handed something last, whatever it was: a message, a timer, news of a connection.
+    /// Returns the time since the instance got its last event: a message, a timer, a change of a
+    /// connection, or any other.
     #[must_use]
     pub fn duration(&self) -> Duration {
         let last_call = Duration::from_nanos(self.last_call.load(Ordering::Relaxed));
         self.origin.elapsed().saturating_sub(last_call)
     }
 
-    /// A call begins, so long after the origin.
+    /// Records that a call begins, at this time after the origin.
     pub(crate) fn end(&self, began: Duration) {
         self.last_call.store(nanoseconds(began), Ordering::Relaxed);
     }
@@ -99,15 +101,15 @@ pub(crate) enum Command {
         idle: Duration,
         agreed: oneshot::Sender<bool>,
     },
-    /// What the presence held back is published.
+    /// The status that the presence held back is published.
     Admit,
 }
 
 /// The commands of an instance's handles that its task has not taken yet.
 ///
-/// The task polls before and after every batch, and mostly finds nothing: that costs one load of a
-/// flag (`trip_vs_bare`). A channel would take 1.4 KiB of each stub (`idle_stub_kib`). Each caller
-/// waits for its answer, so the queue is never longer than the number of callers.
+/// The task polls before and after every batch, and mostly finds the queue empty: that costs one
+/// load of a flag (`trip_vs_bare`). A channel would take 1.4 KiB of each stub (`idle_stub_kib`).
+/// Each caller waits for its answer, so the queue is never longer than the number of callers.
 #[derive(Debug, Default)]
 struct CommandQueue {
     signals: AtomicU8,
@@ -133,7 +135,7 @@ const ABANDONED: u8 = 4;
 
 impl CommandQueue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        // It is whole after every statement.
+        // The state is whole after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,7 +144,7 @@ impl CommandQueue {
         change(&mut state);
         self.signals.fetch_or(signals, Ordering::Release);
         let task = state.task.take();
-        // A waker runs code of others: never under the lock.
+        // A waker runs foreign code, so it never runs under the lock.
         drop(state);
         task.into_iter().for_each(Waker::wake);
     }
@@ -214,7 +216,7 @@ impl Drop for Commands {
 }
 
 impl StubHandle {
-    /// Of an instance whose calls are timed from `origin`.
+    /// Makes the handle and the commands of an instance whose calls are timed from `origin`.
     pub(crate) fn new(origin: Instant) -> (Self, Commands) {
         let (queue, idleness) = (Arc::<CommandQueue>::default(), Idleness::since(origin));
         let last = Arc::new(LastHandle(Arc::clone(&queue)));
@@ -222,14 +224,17 @@ impl StubHandle {
         (Self { queue, _last: last, idleness }, commands)
     }
 
-    /// For how long the instance has had nothing to do.
+    /// Returns the time for which the instance has been idle.
     #[must_use]
     pub fn idleness(&self) -> &Idleness {
         &self.idleness
     }
 
-    /// Sends the `connect` event, with the domain's credential if there is one: at once, waited for or not. Resolves when the guest has handled it;
-    /// whether it is connected shows in its status.
+    /// Sends the `connect` event, with the domain's credential if there is one. Sends at once, even
+    /// if the caller does not await the future.
+    ///
+    /// Resolves when the guest has handled the event. The stub's status shows if the stub is
+    /// connected.
     ///
     /// # Errors
     /// If the instance ended before.
@@ -240,8 +245,8 @@ impl StubHandle {
         self.ask(|done| Command::Connect { credential, done })
     }
 
-    /// Sends the `disconnect` event. Resolves when the guest has handled it; whether it is disconnected shows in its status. Messages are
-    /// not handed out in the same batch.
+    /// Sends the `disconnect` event, in a batch without messages. Resolves when the guest has
+    /// handled the event. The stub's status shows if the stub is disconnected.
     ///
     /// # Errors
     /// If the instance ended before.
@@ -249,8 +254,9 @@ impl StubHandle {
         self.ask(|done| Command::Disconnect { reason, done }).await
     }
 
-    /// Gives the instance the inbox and the session slot of the one before it, in the place of its own: what it has saved goes into that slot, and
-    /// its own inbox, which nobody may post to, is closed.
+    /// Gives the instance the inbox and the session slot of its predecessor, in place of its own.
+    /// The session that the instance has saved moves into that slot. Its own inbox, which has no
+    /// route, is closed.
     ///
     /// # Errors
     /// If the instance ended before. The inbox is closed, then.
@@ -258,9 +264,14 @@ impl StubHandle {
         self.ask(|done| Command::TakeOver { inbox, session, done }).await
     }
 
-    /// Asks the instance whether it can be done without: it has had nothing to do for `idle`, and there is nothing under way, neither a message that
-    /// waits, nor a request that it, or somebody else, waits to be answered. If so, it is handed no more messages: it is to be told to disconnect,
-    /// and to be stopped.
+    /// Asks the instance to retire. The instance agrees if all of these hold:
+    ///
+    /// * it has been idle for `idle`
+    /// * no message waits
+    /// * no request to the instance, and none of its own, is unanswered
+    ///
+    /// Resolves to `true` if the instance agreed. It then gets no more messages, and the caller has
+    /// to disconnect and stop it.
     ///
     /// # Errors
     /// If the instance ended before.
@@ -278,12 +289,13 @@ impl StubHandle {
         });
     }
 
-    /// Ends the instance. A call in progress may return first, for up to a second; the guest is not told.
+    /// Ends the instance. A call in progress may return first, for up to a second. The guest gets
+    /// no event.
     pub fn stop(&self) {
         self.queue.signal(STOP, |_| ());
     }
 
-    /// Whether the instance has ended, or is about to.
+    /// Returns `true` if the instance has ended, or is about to.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.queue.has(STOP) || self.queue.state().has_ended
@@ -292,7 +304,8 @@ impl StubHandle {
     /// Resolves when the instance's task has ended.
     pub async fn ended(&self) {
         loop {
-            // Hears of what happens from here on, so that nothing comes between the look and the wait.
+            // Registers before the check, so that no notification is lost between the check and the
+            // wait.
             let ended = self.queue.ended.notified();
             if self.queue.state().has_ended {
                 return;
@@ -308,7 +321,7 @@ impl StubHandle {
         let (done, handled) = oneshot::channel();
         let command = command(done);
         self.queue.signal(COMMANDS, |state| {
-            // One that came too late is dropped, and with it what it is to be answered by.
+            // Drops a command that came too late, and its answer's sender with it.
             if !state.has_ended {
                 state.commands.push_back(command);
             }

@@ -10,31 +10,35 @@ use wasmtime::component::Linker;
 
 use crate::{EngineError, state::StubState};
 
-/// An interface of the host program's own, which stubs may import if that is granted to their domain.
+/// An interface of the host program's own. Stubs may import it if it is granted to their domain.
 ///
-/// Its functions run in the stub's call, on a thread that other stubs use too: they must not block it. What an `async` one waits for counts
-/// against [`Limits::time_per_call`](crate::Limits::time_per_call). What a guest passes to them is bounded by
-/// [`Limits::hostcall_bytes`](crate::Limits::hostcall_bytes); what they keep of it is theirs to bound. A function that returns wasmtime's `Err`
-/// ends the stub as a trap does.
+/// The functions run in the stub's call, on a thread that other stubs use too, so they must not
+/// block it. The time that an `async` function waits counts against
+/// [`Limits::time_per_call`](crate::Limits::time_per_call).
+///
+/// [`Limits::hostcall_bytes`](crate::Limits::hostcall_bytes) bounds the arguments of a call. The
+/// functions themselves have to bound the data that they keep. A function that returns wasmtime's
+/// `Err` ends the stub as a trap does.
 pub trait HostImport: Send + Sync + 'static {
     /// The interface as components import it, with its version: `acme:store/kv@1.0.0`.
     const INTERFACE: &'static str;
 
-    /// What the functions work with. Each instance of a stub has its own.
+    /// The data of the functions. Each instance of a stub has its own.
     type Data: Send + 'static;
 
-    /// The data of a new instance of this stub. Called before anything of it runs.
+    /// Makes the data of a new instance of this stub. Called before any code of the instance runs.
     fn data(&self, stub: &StubInfo) -> Self::Data;
 
-    /// Defines the interface's functions. `data` leads from the state of an instance to what [`Self::data`] made for it: what the `add_to_linker`
-    /// that `bindgen!` generates asks for, with `HasSelf<Self::Data>`.
+    /// Defines the interface's functions. `data` leads from the state of an instance to the result
+    /// of [`Self::data`] for it. The `add_to_linker` that `bindgen!` generates takes `data` with
+    /// `HasSelf<Self::Data>`.
     ///
     /// # Errors
-    /// wasmtime's, if one of them is defined already.
+    /// wasmtime's, if one of the functions is defined already.
     fn add_to_linker(&self, linker: &mut Linker<StubState>, data: fn(&mut StubState) -> &mut Self::Data) -> wasmtime::Result<()>;
 }
 
-/// Whose instance a [`HostImport`] is to serve.
+/// The stub whose instance a [`HostImport`] serves.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StubInfo {
@@ -55,13 +59,13 @@ pub struct Import {
 }
 
 impl Import {
-    /// Makes one of any.
+    /// Wraps an import of any type.
     #[must_use]
     pub fn new<I: HostImport>(import: I) -> Self {
         Self { interface: I::INTERFACE, key: TypeId::of::<I>(), import: Arc::new(import) }
     }
 
-    /// The interface's name, with its version.
+    /// Returns the interface's name, with its version.
     #[must_use]
     pub fn interface(&self) -> &'static str {
         self.interface
@@ -101,7 +105,8 @@ impl ImportData {
         Self(imports.iter().map(|import| (import.key, import.import.data(stub))).collect())
     }
 
-    /// The linker that an instance was made with has the functions of exactly those imports whose data the instance has.
+    /// Returns the data of an import. The instance's linker has the functions of exactly those
+    /// imports whose data the instance has.
     fn of<I: HostImport>(&mut self) -> &mut I::Data {
         let key = TypeId::of::<I>();
         let data = self.0.iter_mut().find(|(other, _)| *other == key).and_then(|(_, data)| data.downcast_mut());
@@ -109,22 +114,25 @@ impl ImportData {
     }
 }
 
-/// Everything that stubs may import on one engine: the contract and WASI, and the host program's own interfaces for those to whom they are granted.
+/// All imports that stubs may have on one engine: the contract and WASI, and the host program's own
+/// interfaces. Stubs get the latter only by a grant.
 pub(crate) struct Imports {
     base: Linker<StubState>,
     own: Vec<Import>,
 }
 
 impl Imports {
+    /// Collects the imports.
+    ///
     /// # Errors
-    /// If an interface is there twice, or one of its functions cannot be defined.
+    /// If an interface occurs twice, or one of its functions cannot be defined.
     pub(crate) fn new(base: Linker<StubState>, own: Vec<Import>) -> Result<Self, EngineError> {
         let mut all = base.clone();
         for (index, import) in own.iter().enumerate() {
             let fail =
                 |source: Box<dyn std::error::Error + Send + Sync>| EngineError::Import { interface: import.interface, source };
             if own[..index].iter().any(|other| other.interface == import.interface || other.key == import.key) {
-                return Err(fail("it, or another interface of the same Rust type, was added before".into()));
+                return Err(fail("this interface, or another one of the same Rust type, was added before".into()));
             }
             import.add_to_linker(&mut all).map_err(|error| fail(error.into()))?;
         }
@@ -135,7 +143,7 @@ impl Imports {
         self.base.engine()
     }
 
-    /// What somebody may import to whom these interfaces are granted.
+    /// Returns the imports of a stub to which these interfaces are granted.
     pub(crate) fn granted(&self, interfaces: &BTreeSet<String>) -> wasmtime::Result<Granted> {
         let (own, others) = self.own.iter().cloned().partition::<Vec<_>, _>(|import| interfaces.contains(import.interface));
         let mut linker = self.base.clone();
@@ -146,11 +154,11 @@ impl Imports {
     }
 }
 
-/// What one component may import.
+/// The imports that one component may have.
 pub(crate) struct Granted {
     pub(crate) linker: Linker<StubState>,
-    /// The host program's own that are granted, and in the linker.
+    /// The host program's own interfaces that are granted, and in the linker.
     pub(crate) own: Vec<Import>,
-    /// Those that are not.
+    /// The host program's own interfaces that are not granted.
     pub(crate) others: Vec<Import>,
 }

@@ -1,25 +1,28 @@
 //! One protocol stub, one wasmtime store, one task.
 //!
 //! ```text
-//! Engine ── compile ──► CompiledStub ── Sandbox::new ──► Sandbox ── deploy_component ──► StubHandle   (asked by the runtime)
-//!                                                                                     └► StubTask     (run by the runtime)
+//! Engine ── compile ──► CompiledStub ── Sandbox::new ──► Sandbox ── deploy_component ┬► StubHandle
+//!                                                                                    └► StubTask
 //! ```
 //!
-//! * [`Engine`]: what all stubs of a process share: the compiler with its caches, the pool of memory for instances, the clock by which
-//!   computing time is counted
-//! * [`CompiledStub`]: a component that is known to be a stub: it exports what the contract asks for, and imports nothing that it does not offer
-//! * [`Sandbox`]: the store of one stub, with its [`Limits`]; nothing has run yet
-//! * [`StubTask`]: the running instance. It waits for commands, timers, connections and messages, and hands them to the guest in batches.
-//!   Nobody else enters the store
+//! The runtime sends its requests to the `StubHandle`, and runs the `StubTask`.
 //!
-//! A stub can do what the contract (`wit/0.1`) offers it and nothing else: WASI is linked with an empty context, so there are no files, no
-//! environment and no sockets. Whatever a stub does, it ends its own instance at worst ([`Outcome`]), and a
-//! [`CrashReport`] is left of it.
+//! * [`Engine`]: shared by all stubs of a process: the compiler with its caches, the memory pool
+//!   for instances, the clock that counts computing time
+//! * [`CompiledStub`]: a component that is known to be a stub. It exports all that the contract
+//!   asks for, and imports only functions that the contract offers
+//! * [`Sandbox`]: the store of one stub, with its [`Limits`]. No code of the stub has run yet
+//! * [`StubTask`]: the running instance. It waits for commands, timers, connections and messages,
+//!   and hands them to the guest in batches. No other task enters the store
 //!
-//! The stub's connections are `protostub-transport`'s; this crate gives them to the guest.
+//! A stub can do what the contract (`wit/0.1`) offers, and nothing else. WASI is linked with an
+//! empty context: the stub has no files, no environment and no sockets. At worst, a stub ends its
+//! own instance ([`Outcome`]) and leaves a [`CrashReport`].
+//!
+//! `protostub-transport` owns the stub's connections. This crate gives them to the guest.
 //!
 //! This crate holds mechanism. The runtime decides when a stub is deployed, connected, restarted or
-//! ended. It is the only crate that names wasmtime.
+//! ended. No other crate names wasmtime.
 
 mod call;
 mod code_cache;
@@ -64,5 +67,5 @@ pub use task::{Ended, StubTask};
 pub use worker::{COMPILE_WORKER, CompileWorker, compile_worker};
 pub use world::WorldMismatch;
 
-/// For [`HostImport`]s: what `bindgen!` generates names wasmtime, in the version that the engine is of.
+/// For [`HostImport`]s: the code that `bindgen!` generates names wasmtime, in the engine's version.
 pub use wasmtime;

@@ -11,8 +11,8 @@ pub(crate) struct LimitCounters {
 }
 
 impl LimitCounters {
-    /// Counts one more time. Returns the number so far if it deserves a log line: the first time, the
-    /// tenth, the hundredth, and so on.
+    /// Counts one more time. Returns the number so far if it deserves a log line: the first time,
+    /// the tenth, the hundredth, and so on.
     fn count(&mut self, setting: &'static str) -> Option<u64> {
         let times = self.times.entry(setting).or_default();
         *times += 1;
@@ -37,7 +37,7 @@ impl StubState {
         self.services.presence.limited(setting);
     }
 
-    /// Counts a connection that was refused since there are as many as the limit.
+    /// Counts a connection that was refused because the limit of connections was reached.
     pub(crate) fn count_connection_limit<T>(&mut self, opened: &Result<T, Error>) {
         if matches!(opened, Err(Error::Limit(_))) && self.connections.is_full() {
             self.count_limit("connections");
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_power_of_ten() {
+    fn limit_hits_are_logged_at_each_power_of_ten() {
         let mut counters = LimitCounters::default();
         let told: Vec<_> = (0..1_500).filter_map(|_| counters.count("posts_per_second")).collect();
         assert_eq!(told, [1, 10, 100, 1_000]);

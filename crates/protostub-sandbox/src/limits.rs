@@ -24,27 +24,27 @@ overridable! {
         /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes). Default:
         /// 64 MiB.
         memory_bytes: usize = 64 << 20,
-        /// Maximum number of linear memories. Default: 4, one and those of adapters that some
-        /// languages' toolchains add.
+        /// Maximum number of linear memories. Default: 4, for the component's own and those of
+        /// adapters that some languages' toolchains add.
         memories: usize = 4,
         /// Maximum number of elements of each table. Default: 20 000, which fits into the pool's
         /// slots and is enough for CPython.
         table_elements: usize = 20_000,
         /// Maximum number of tables of the instance. Default: 8.
         tables: usize = 8,
-        /// Maximum number of core instances of which the component consists. Default: 64, since
-        /// components in Python have about forty.
+        /// Maximum number of core instances of the component. Default: 64, since components in
+        /// Python have about forty.
         instances: usize = 64,
         /// Maximum computing time of one call of `start` or `handle`, counted in ticks of the
         /// engine while the call holds a thread. Default: 1 s.
         ///
-        /// After its first ticks, the host makes a call pause, for longer and longer, until it has
-        /// a quarter of the time. All calls that compute for longer than a tick share one processor
-        /// less than there are: other calls go first.
+        /// After the first ticks, the host makes a call pause, longer after each tick, until the
+        /// call gets a quarter of the time. All calls that compute for longer than a tick share all
+        /// processors except one: other calls go first.
         #[serde(rename = "cpu-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         cpu_per_call: Duration = Duration::from_secs(1),
-        /// Computing time of all calls of a second together. Beyond it the instance has to wait,
-        /// and is not ended. The time of one second may be used at once. Default: 900 ms.
+        /// Maximum computing time of all calls in a second together. Beyond it the instance waits;
+        /// it is not ended. The time of one second may be used at once. Default: 900 ms.
         #[serde(rename = "cpu-per-second-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         cpu_per_second: Duration = Duration::from_millis(900),
         /// Maximum time of one call, with the time that it waits through WASI. Time in which other
@@ -52,12 +52,12 @@ overridable! {
         /// 10 s.
         #[serde(rename = "time-per-call-milliseconds", deserialize_with = "protostub_types::settings::milliseconds")]
         time_per_call: Duration = Duration::from_secs(10),
-        /// Maximum size of the strings and lists that one call of an import moves into the host,
-        /// in bytes. Default: 4 MiB.
+        /// Maximum size of the strings and lists that one call of an import moves into the host, in
+        /// bytes. Default: 4 MiB.
         ///
-        /// At least as much as a frame and a body may have. A value over the limit of a frame or a
-        /// body is an error to the guest; a value over this limit ends the instance. While the host
-        /// copies, no other stub has the thread.
+        /// At least as large as the limits of a frame and of a body. A value over the limit of a
+        /// frame or a body is an error to the guest; a value over this limit ends the instance.
+        /// While the host copies, no other stub has the thread.
         hostcall_bytes: usize = 4 << 20,
         /// Maximum number of handles of resources (WASI streams, pollables …). Default: 1 000.
         resource_handles: usize = 1_000,
@@ -117,8 +117,8 @@ overridable! {
 }
 
 impl Limits {
-    /// The limits of the account that a stub's connections are charged to. Apart from the open
-    /// connections, as many sockets may be closing or idle.
+    /// Returns the limits of the account that a stub's connections are charged to. As many sockets
+    /// as open connections may be closing or idle, in addition.
     #[must_use]
     pub fn quota(&self) -> QuotaLimits {
         QuotaLimits {
@@ -128,7 +128,7 @@ impl Limits {
         }
     }
 
-    /// Returns the limits of the stub's connections. The rest is what the contract promises.
+    /// Returns the limits of the stub's connections. The rest is as the contract promises.
     pub(crate) fn transport(&self) -> TransportLimits {
         let mut limits = TransportLimits::default();
         limits.connections = self.connections;
@@ -138,7 +138,7 @@ impl Limits {
         limits
     }
 
-    /// The limits of the stub's inbox.
+    /// Returns the limits of the stub's inbox.
     #[must_use]
     pub fn inbox(&self) -> InboxLimits {
         InboxLimits::new(self.inbox_messages, self.inbox_bytes)

@@ -1,4 +1,4 @@
-//! How long a guest computes, how long its calls take, and the turns in which it does.
+//! Measures how long a guest computes and how long its calls take, and gives it its turns.
 //!
 //! ```text
 //!   poll of a call:   running ──► waiting for the host ──► woken: only runnable ──► running …
@@ -6,8 +6,9 @@
 //!   time of the call  counts       counts                                           counts
 //! ```
 //!
-//! What counts is what the guest does, and what it waits for. That it is ready and others have their turn, or that it is made to wait, is not its
-//! doing: on a machine that is busy, no call runs out of time for that.
+//! The time of a call counts while the guest computes, or waits for the host. It does not count
+//! while the guest is ready and others have their turn, or while the host makes it wait. So no call
+//! times out because the machine is busy.
 
 use std::{
     future::{Future, poll_fn},
@@ -31,9 +32,11 @@ use tokio::{
 
 use crate::call::Failure;
 
-/// For how many ticks a call computes without a pause: the others have a turn after each of them.
+/// Number of ticks that a call computes without a pause. Other calls have a turn after each of
+/// them.
 const FREE_TICKS: u64 = 10;
-/// By how many tenths of a tick the pause after each further tick grows to at most: to three ticks, which leave a quarter of the time.
+/// Maximum pause after each further tick, in tenths of a tick: three ticks, which leave the call a
+/// quarter of the time.
 const LONGEST_PAUSE: u32 = 30;
 
 /// The guest-call half of [`Meter`]: counts epoch ticks and requests pauses.
@@ -48,18 +51,18 @@ pub(crate) struct CpuBudget {
 /// The state that a guest call shares with its [`Meter`].
 pub(crate) struct CallLink {
     requested: Mutex<Option<CallRequest>>,
-    /// It was found computing more than once.
+    /// The call was found computing more than once.
     is_long: AtomicBool,
     origin: Instant,
-    /// When the call was polled last, in nanoseconds since the origin.
+    /// Time of the last poll of the call, in nanoseconds since the origin.
     polled: AtomicU64,
 }
 
 /// A request of a call to its meter, made while the call is polled.
 enum CallRequest {
-    /// To be polled again after that.
+    /// Polls the call again after this time.
     Pause(Duration),
-    /// To do something, and poll it again.
+    /// Runs a function, and polls the call again.
     Work(Box<dyn FnOnce() + Send>),
 }
 
@@ -93,26 +96,28 @@ impl CpuBudget {
         self.link.is_long.store(false, Ordering::Relaxed);
     }
 
-    /// What time it is for the guest's calls, to a tick: after each, and after whatever the guest waited for, the clock is read anew. Reading it for
-    /// each call of the host's would take longer than some of these.
+    /// Returns the time for the guest's calls, to a tick. The meter reads the clock after each
+    /// tick, and after the guest has waited. Reading it for each call of the host would take longer
+    /// than some of these calls.
     pub(crate) fn now(&self) -> Instant {
         self.link.origin + Duration::from_nanos(self.link.polled.load(Ordering::Relaxed))
     }
 
-    /// The ticks of the call that took most.
+    /// Returns the ticks of the call that took most.
     pub(crate) fn most_ticks(&self) -> u64 {
         self.most_ticks
     }
 
-    /// Does work for a call of the host at once, but not on the guest's stack. A page of that stack that
-    /// was touched once stays in memory as long as the instance (`idle_stub_kib`).
+    /// Does work for a call of the host at once, but not on the guest's stack. A page of that stack
+    /// that was touched once stays in memory as long as the instance (`idle_stub_kib`).
     pub(crate) async fn run_off_stack<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = oneshot::channel();
         self.link.ask(CallRequest::Work(Box::new(move || drop(done.send(work())))));
         result.await.expect("the meter does it before it polls the call again")
     }
 
-    /// Counts a tick; what is to be waited for before the call may go on. None: its time is over.
+    /// Counts a tick. Returns the future to wait for before the call may go on, or `None` if its
+    /// time is over.
     pub(crate) fn tick(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         self.ticks += 1;
         self.most_ticks = self.most_ticks.max(self.ticks);
@@ -122,14 +127,14 @@ impl CpuBudget {
         }
         self.link.is_long.store(self.ticks > 1, Ordering::Relaxed);
         Some(match pause(self.tick, self.ticks) {
-            // After everybody else on this thread had a turn.
+            // Continues after all other tasks on this thread had a turn.
             Duration::ZERO => Box::pin(tokio::task::yield_now()),
             pause => Box::pin(paused(Arc::clone(&self.link), pause)),
         })
     }
 }
 
-/// The pause after this tick of a call.
+/// Returns the pause after this tick of a call.
 fn pause(tick: Duration, nth: u64) -> Duration {
     let over = u32::try_from(nth.saturating_sub(FREE_TICKS)).unwrap_or(u32::MAX);
     tick.saturating_mul(over.min(LONGEST_PAUSE)) / 10
@@ -156,7 +161,8 @@ async fn paused(link: Arc<CallLink>, pause: Duration) {
     .await;
 }
 
-/// Measures the calls of one instance, and gives it its turns. Nobody else polls the guest.
+/// Measures the calls of one instance, and gives the instance its turns. Only the meter polls the
+/// guest.
 pub(crate) struct Meter {
     link: Arc<CallLink>,
     long_calls: Arc<Semaphore>,
@@ -164,18 +170,18 @@ pub(crate) struct Meter {
     waker: Waker,
     /// Computing time, in nanoseconds.
     per_second: TokenBucket,
-    /// What it computed since other tasks of the thread had a turn.
+    /// Computing time since other tasks of the thread had a turn.
     since_turn: Duration,
     tick: Duration,
-    /// How often it was made to wait since it computed more in a second than it may.
+    /// Number of times that the instance waited because its computing time of a second was used up.
     throttled: u64,
 }
 
 /// The state of a call between two polls.
 enum Suspension {
-    /// It waits for what it asked the host for, since then.
+    /// The call waits for an answer of the host, since this time.
     Waiting(Instant),
-    /// It is made to wait.
+    /// The host makes the call wait.
     Held,
 }
 
@@ -194,12 +200,13 @@ impl Meter {
         }
     }
 
-    /// How often the instance was made to wait since this was asked last.
+    /// Returns the number of times that the instance waited since the last call of this function.
     pub(crate) fn take_throttled(&mut self) -> u64 {
         std::mem::take(&mut self.throttled)
     }
 
-    /// Gives other tasks of the thread a turn, if the instance has computed for a tick since they had one.
+    /// Gives other tasks of the thread a turn, if the instance has computed for a tick since they
+    /// had one.
     pub(crate) async fn yield_if_due(&mut self) {
         if std::mem::take(&mut self.since_turn) >= self.tick {
             tokio::task::yield_now().await;
@@ -213,7 +220,7 @@ impl Meter {
         limit: Duration,
         mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
     ) -> Result<T, Failure> {
-        // Made when the call first waits: few do.
+        // Made when the call first waits: few calls do.
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         let mut used = Duration::ZERO;
         let mut suspension = None;
@@ -295,7 +302,7 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Sets the alarm to another time, if one is given; ready when it rings.
+/// Sets the alarm to another time, if there is one. Ready when the alarm rings.
 fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
     if let Some(at) = at.map(tokio::time::Instant::from_std) {
         match alarm {
@@ -315,14 +322,14 @@ fn poll_alarm(alarm: &mut Option<Pin<Box<Sleep>>>, at: Option<Instant>, cx: &mut
 /// The waker of a call. It records the time of the first wake-up and wakes the task.
 struct TimedWaker {
     origin: Instant,
-    /// Nanoseconds since the origin; 0: nobody woke it.
+    /// Time of the first wake-up, in nanoseconds since the origin; 0 without a wake-up.
     woken: AtomicU64,
     task: AtomicWaker,
 }
 
 impl TimedWaker {
-    /// Sets which task is woken from now on. If the call was woken before, since [`Self::forget`], that is at once: most calls return when they are first
-    /// polled, and wait for nothing.
+    /// Sets the task that is woken from now on. Wakes the task at once if the call was woken since
+    /// [`Self::forget`]. Most calls return when they are first polled, and never wait.
     fn wakes(&self, task: &Waker) {
         self.task.register(task);
         if self.woken.load(Ordering::Acquire) > 0 {
@@ -330,14 +337,14 @@ impl TimedWaker {
         }
     }
 
-    /// Whoever woke the call before it is polled woke it for that.
+    /// Forgets a wake-up before the poll that it asked for.
     fn forget(&self) {
         if self.woken.load(Ordering::Relaxed) > 0 {
             self.take();
         }
     }
 
-    /// When the call was woken first, since this was asked last.
+    /// Returns the time of the first wake-up since the last call of this function.
     fn take(&self) -> Option<Instant> {
         let woken = self.woken.swap(0, Ordering::AcqRel);
         (woken > 0).then(|| self.origin + Duration::from_nanos(woken))
@@ -377,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_computes_for_long_waits_for_a_place() {
+    async fn long_call_waits_for_a_permit() {
         let (link, long_calls) = (Arc::<CallLink>::default(), Arc::new(Semaphore::new(1)));
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::clone(&long_calls));
         let taken = long_calls.try_acquire().unwrap();
@@ -394,20 +401,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_call_waits_for_counts_and_that_others_have_their_turn_does_not() {
+    async fn call_time_counts_waiting_but_not_the_turns_of_others() {
         let mut meter = meter(Duration::from_secs(1));
         let limit = Duration::from_millis(50);
         let waiting = meter.run(Instant::now(), limit, pin!(std::future::pending::<wasmtime::Result<()>>())).await;
         assert!(matches!(waiting, Err(Failure::TimedOut)));
 
-        // The answer is there at once, but the thread is somebody else's for longer than the limit.
+        // The answer comes at once, but another task has the thread for longer than the limit.
         let (answer, answered) = oneshot::channel();
         let others = tokio::spawn(async move {
             let _ = answer.send(());
             std::thread::sleep(2 * limit);
         });
         let answer = pin!(async move {
-            answered.await.map_err(|_| wasmtime::Error::msg("nobody answered"))?;
+            answered.await.map_err(|_| wasmtime::Error::msg("no answer"))?;
             Ok(())
         });
         assert!(meter.run(Instant::now(), limit, answer).await.is_ok());
@@ -415,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_woken_while_it_is_polled_is_polled_again() {
+    async fn call_woken_during_its_poll_is_polled_again() {
         struct Task(AtomicBool);
         impl Wake for Task {
             fn wake(self: Arc<Self>) {
@@ -442,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_done_outside_is_done_at_once_while_the_call_is_not_polled() {
+    async fn off_stack_work_runs_at_once_outside_the_poll() {
         let link = Arc::<CallLink>::default();
         let mut meter = Meter::new(TICK, Duration::from_secs(1), Arc::clone(&link), Arc::new(long_call_permits()));
         let budget = CpuBudget::new(TICK, 100, link);
@@ -462,7 +469,7 @@ mod tests {
             polled
         }));
         let run = futures_util::FutureExt::now_or_never(meter.run(Instant::now(), Duration::from_secs(1), watched));
-        assert!(run.expect("it waits for nobody").is_ok());
+        assert!(run.expect("the call never waits").is_ok());
     }
 
     #[tokio::test]
@@ -481,7 +488,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_computed_its_share_of_a_second_waits() {
+    async fn cpu_per_second_limit_throttles() {
         let mut meter = meter(Duration::from_millis(40));
         let begun = Instant::now();
         for _ in 0..6 {
@@ -491,7 +498,8 @@ mod tests {
             });
             assert!(meter.run(Instant::now(), Duration::from_secs(10), call).await.is_ok());
         }
-        // 50 ms before the last one are 10 over the share, which come in a quarter of a second.
+        // 50 ms before the last call are 10 over the limit, which come back in a quarter of a
+        // second.
         assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
         assert!(meter.take_throttled() >= 1);
     }

@@ -4,10 +4,12 @@ use protostub_types::SafeText;
 use serde::Deserialize;
 use url::{Host, Origin, Url};
 
-/// Where a credential may go that a stub refers to and does not see: exactly this scheme, host and port.
+/// An origin that may get a credential by reference: exactly this scheme, host and port. The stub
+/// does not see the credential.
 ///
-/// `https://api.sp1.example`, `wss://sp1.example:8443`; without TLS (`http`, `ws`) only loopback, where nobody listens in between. The port is the scheme's
-/// unless it is said. There are no patterns.
+/// For example `https://api.sp1.example` or `wss://sp1.example:8443`. Without TLS (`http`, `ws`),
+/// only loopback is possible: there is no eavesdropper on the way. The default port is the
+/// scheme's. There are no patterns.
 ///
 /// ```
 /// use protostub_sandbox::CredentialOrigin;
@@ -19,16 +21,16 @@ use url::{Host, Origin, Url};
 #[serde(try_from = "String")]
 pub struct CredentialOrigin(Origin);
 
-/// Why a text is no [`CredentialOrigin`].
+/// Reason why a text is not a [`CredentialOrigin`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no origin that a credential may go to: {problem}; write `https://host` or `wss://host:port`")]
+#[error("`{text}` is not an origin for a credential: {problem}; write `https://host` or `wss://host:port`")]
 pub struct CredentialOriginError {
     text: SafeText,
     problem: &'static str,
 }
 
 impl CredentialOrigin {
-    /// Whether a URL is of this origin.
+    /// Returns `true` if a URL is of this origin.
     pub(crate) fn is_of(&self, url: &Url) -> bool {
         url.origin() == self.0
     }
@@ -39,24 +41,24 @@ impl FromStr for CredentialOrigin {
 
     fn from_str(text: &str) -> Result<Self, CredentialOriginError> {
         let wrong = |problem| CredentialOriginError { text: SafeText::quote(text), problem };
-        let url = Url::parse(text).map_err(|_| wrong("it is no URL"))?;
+        let url = Url::parse(text).map_err(|_| wrong("the text is not a URL"))?;
         let is_loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-            None => return Err(wrong("it has no host")),
+            None => return Err(wrong("the URL has no host")),
         };
         match url.scheme() {
             "https" | "wss" => {}
             "http" | "ws" if is_loopback => {}
-            "http" | "ws" => return Err(wrong("whoever is in between could read it: without TLS, only loopback is possible")),
+            "http" | "ws" => return Err(wrong("without TLS, only loopback is possible, since others could read the credential")),
             _ => return Err(wrong("credentials go in headers of `https` and `wss` only")),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("it has a user or a password"));
+            return Err(wrong("the URL has a user or a password"));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("it has more than a scheme, a host and a port"));
+            return Err(wrong("the URL has more than a scheme, a host and a port"));
         }
         Ok(Self(url.origin()))
     }
@@ -95,7 +97,7 @@ mod tests {
         check("tcp://sp1.example", Err("headers of `https` and `wss` only"));
         check("https://*.sp1.example/x", Err("more than a scheme"));
         check("https://a@sp1.example", Err("a user"));
-        check("sp1.example", Err("it is no URL"));
+        check("sp1.example", Err("the text is not a URL"));
         let origin: CredentialOrigin = "https://sp1.example".parse().unwrap();
         for (url, expected) in [
             ("https://sp1.example:443/x?y", true),

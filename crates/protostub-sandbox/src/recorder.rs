@@ -1,4 +1,4 @@
-//! The flight recorder of one instance: what it was handed last, and what it called last.
+//! The flight recorder of one instance: its last events and its last calls.
 
 use std::{
     num::NonZeroU32,
@@ -14,18 +14,19 @@ use crate::{
     crash::{Activity, ActivityKind, CallError},
 };
 
-/// How many events, and how many calls, are remembered.
+/// Number of events, and of calls, that are remembered.
 const ENTRIES: usize = 64;
 
-/// The event and the call that come most often by far.
+/// The event and the call that are by far the most frequent.
 const MESSAGE: &str = "message";
 const POST: &str = "bus.post";
 
-/// How much of a server's name is kept, in bytes.
+/// Maximum length of a server's name, in bytes.
 const MAX_SERVER_BYTES: usize = 300;
 
-/// Remembers the last events and calls, in rings of their own: a batch of events does not push the calls out, nor a flood of calls the events.
-/// Recording writes some ninety bytes; addresses are shared with the message. Nothing is made readable before a crash.
+/// Remembers the last events and calls. Each kind has a ring: a batch of events does not push calls
+/// out, and a flood of calls does not push events out. Recording writes some ninety bytes. Entries
+/// share addresses with the message. The recorder makes text only after a crash.
 pub(crate) struct Recorder {
     origin: Instant,
     call_began: Duration,
@@ -36,7 +37,7 @@ pub(crate) struct Recorder {
 #[derive(Default)]
 struct Ring {
     entries: Vec<Entry>,
-    /// Where the next one goes once the ring is full: where the oldest one is.
+    /// Index of the next entry once the ring is full: that of the oldest entry.
     next: usize,
     lost: u64,
 }
@@ -61,23 +62,24 @@ impl Recorder {
         Self { origin: Instant::now(), call_began: Duration::ZERO, events: Ring::default(), calls: Ring::default() }
     }
 
-    /// What times are counted from.
+    /// Returns the time from which all times are counted.
     pub(crate) fn origin(&self) -> Instant {
         self.origin
     }
 
-    /// A guest call begins.
+    /// Records that a guest call begins.
     pub(crate) fn begin_call(&mut self, now: Instant) {
         self.call_began = now.saturating_duration_since(self.origin);
         self.calls.reserve();
     }
 
-    /// When the last call began.
+    /// Returns the time at which the last call began.
     pub(crate) fn call_began(&self) -> Duration {
         self.call_began
     }
 
-    /// The guest has handled these in the call that began last. Messages of one type between the same two become one entry.
+    /// Records events that the guest has handled in the last call. Messages of one type between the
+    /// same two addresses become one entry.
     pub(crate) fn handled(&mut self, events: impl IntoIterator<Item = Event>) {
         let at = self.call_began;
         for event in events {
@@ -92,14 +94,15 @@ impl Recorder {
         }
     }
 
-    /// The guest had these when the call that began last ended it: one of them may be the reason, so that each has an entry.
+    /// Records the events that the guest had when the last call ended it. Each has its own entry,
+    /// since one of them may be the reason.
     pub(crate) fn fatal(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             *self.events.place() = Entry { at: self.call_began, ..Entry::event(event) };
         }
     }
 
-    /// The guest called the host. What it repeats becomes one entry.
+    /// Records a call of the host. Repetitions become one entry.
     pub(crate) fn call(&mut self, now: Instant, call: &Entry) {
         let at = now.saturating_duration_since(self.origin);
         match self.calls.last() {
@@ -108,14 +111,15 @@ impl Recorder {
         }
     }
 
-    /// The guest posts a message: the call, unless it is the last one again, whatever comes of either. What is no address is left out.
+    /// Records that the guest posts a message. Returns the call's entry, unless it repeats the last
+    /// call apart from the results. An invalid address is left out.
     pub(crate) fn post(&mut self, kind: &MessageType, from: Option<&Address>, to: Option<&Address>) -> Option<Entry> {
         let [is_from, is_to] = [from, to].map(|address| address.map(Address::as_str));
         let is_again = self.calls.last().is_some_and(|last| last.is_message(POST, kind, is_from, is_to));
         (!is_again).then(|| Entry::call(POST).message(kind, from.map(Address::shared), to.map(Address::shared)))
     }
 
-    /// What came of it.
+    /// Records the result of a post.
     pub(crate) fn posted(&mut self, now: Instant, call: Option<Entry>, bytes: usize, posted: &Result<(), Error>) {
         let at = now.saturating_duration_since(self.origin);
         let (bytes, error) = (count(bytes), posted.as_ref().err().map(CallError::from));
@@ -128,33 +132,35 @@ impl Recorder {
         *self.calls.place() = Entry { at, bytes, error, times: 1, ..call };
     }
 
-    /// How long the instance has been there, and how long the guest call that ended it went on.
+    /// Returns the age of the instance, and the duration of the guest call that ended it.
     pub(crate) fn ages(&self) -> (Duration, Duration) {
         let age = self.origin.elapsed();
         (age, age.saturating_sub(self.call_began))
     }
 
-    /// What is remembered, oldest first, and how many events and calls are not any more. `age` is the instance's at its end.
+    /// Returns the remembered activities, oldest first, and the numbers of events and calls that
+    /// are forgotten. `age` is the instance's at its end.
     pub(crate) fn take(&mut self, age: Duration) -> (Vec<Activity>, u64, u64) {
         let (events, lost_events) = self.events.take();
         let (calls, lost_calls) = self.calls.take();
         let events = events.into_iter().map(|event| (event.at, event.activity(ActivityKind::Event, age)));
         let calls = calls.into_iter().map(|call| (call.at, call.activity(ActivityKind::Call, age)));
         let mut all: Vec<_> = events.chain(calls).collect();
-        // Stable: what a call was handed stands before what it did.
+        // Stable: the events of a call come before the calls that the guest made.
         all.sort_by_key(|(at, _)| *at);
         (all.into_iter().map(|(_, activity)| activity).collect(), lost_events, lost_calls)
     }
 }
 
 impl Ring {
-    /// Reserves two entries before the guest runs: as many calls as a stub makes that connects. On the
+    /// Reserves two entries before the guest runs: a stub that connects makes as many calls. On the
     /// guest's stack, growing would touch pages that stay in memory (`idle_stub_kib`).
     fn reserve(&mut self) {
         let (taken, room) = (self.entries.len(), self.entries.capacity());
         if room - taken < 2 && room < ENTRIES {
             if self.entries.is_empty() {
-                // A vector reserves four at first, and many stubs make no further call (`idle_stub_kib`).
+                // A vector reserves four at first, and many stubs make no further call
+                // (`idle_stub_kib`).
                 self.entries.reserve_exact(2);
             } else {
                 self.entries.reserve(2);
@@ -162,11 +168,11 @@ impl Ring {
         }
     }
 
-    /// The place for one more: a new one, or where the oldest one is.
+    /// Returns the place for one more entry: a new one, or the oldest one's.
     fn place(&mut self) -> &mut Entry {
         if self.entries.len() < ENTRIES {
             if self.entries.is_empty() {
-                // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
+                // Many stubs get `connect`, and no other event for long (`idle_stub_kib`).
                 self.entries.reserve_exact(1);
             }
             return self.entries.push_mut(Entry::new(""));
@@ -182,7 +188,7 @@ impl Ring {
         self.entries.get_mut(last)
     }
 
-    /// Oldest first.
+    /// Takes the entries, oldest first, and the number of lost ones.
     fn take(&mut self) -> (Vec<Entry>, u64) {
         let Self { mut entries, next, lost } = std::mem::take(self);
         entries.rotate_left(next);
@@ -216,7 +222,7 @@ impl Entry {
         }
     }
 
-    /// A call of a function of the contract, as `interface.function`.
+    /// Makes the entry of a call of a function of the contract, named `interface.function`.
     pub(crate) const fn call(name: &'static str) -> Self {
         Self::new(name)
     }
@@ -225,12 +231,13 @@ impl Entry {
         Self { detail: Some(detail), ..self }
     }
 
-    /// What is no address is left out.
+    /// Adds a message's type and addresses. An invalid address is left out.
     pub(crate) fn message(self, kind: &MessageType, from: Option<Arc<str>>, to: Option<Arc<str>>) -> Self {
         Self { detail: Some(kind.name()), from, to, ..self }
     }
 
-    /// The server that a URL leads to. The rest of it, and a name and password in it, may be secrets.
+    /// Adds the server that a URL leads to. The rest of the URL, and a name and password in it, may
+    /// be secrets.
     pub(crate) fn server(self, url: &str) -> Self {
         let server = url.split_once("://").map_or("", |(_, rest)| rest.split(['/', '\\', '?', '#']).next().unwrap_or_default());
         let server = server.rsplit_once('@').map_or(server, |(_, server)| server);
@@ -250,24 +257,25 @@ impl Entry {
         Self { bytes: count(bytes), ..self }
     }
 
-    /// What the host answered.
+    /// Adds the host's answer.
     pub(crate) fn result<T>(self, result: &Result<T, Error>) -> Self {
         Self { error: result.as_ref().err().map(CallError::from), ..self }
     }
 
-    /// What the host answered, with a new handle.
+    /// Adds the host's answer, with a new handle.
     pub(crate) fn opened(self, result: &Result<u32, Error>) -> Self {
         self.handle(*result.as_ref().unwrap_or(&0)).result(result)
     }
 
-    /// It came once more.
+    /// Counts one more occurrence.
     fn repeat(&mut self, at: Duration, bytes: u32) {
         self.at = at;
         self.times = self.times.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Whether it is this, of a message of this type between these two.
+    /// Returns `true` if the entry has this name, and is of a message of this type between these
+    /// two addresses.
     fn is_message(&self, name: &'static str, kind: &MessageType, from: Option<&str>, to: Option<&str>) -> bool {
         is_same_text(Some(self.name), Some(name))
             && is_same_text(self.detail, Some(kind.name()))
@@ -301,7 +309,7 @@ fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Most texts that are the same are the same one.
+/// Compares two texts. Most equal texts are the same one in memory.
 fn is_same_text(one: Option<&str>, other: Option<&str>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => ptr::eq(one, other) || one == other,
@@ -315,7 +323,7 @@ mod tests {
     use crate::contract::types::{Message, MessageId};
 
     #[test]
-    fn rings_keep_what_was_last() {
+    fn rings_keep_the_last_entries() {
         let mut recorder = Recorder::new();
         for handle in 1..=200 {
             recorder.handled([Event::Timer(handle)]);
@@ -332,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_are_alike_are_one_entry_but_for_those_that_ended_it() {
+    fn repeated_messages_share_an_entry_unless_fatal() {
         let message = |kind: MessageType, to: &str, body: &str| {
             Event::Message(Message {
                 id: MessageId::Number(1),
@@ -368,10 +376,10 @@ mod tests {
     }
 
     #[test]
-    fn posts_that_are_the_same_are_one_entry() {
+    fn repeated_posts_share_an_entry() {
         let mut recorder = Recorder::new();
         let [alice, bob] = ["alice", "bob"].map(|name| Address::parse(&format!("hyperty://sp1.example/{name}")).unwrap());
-        // With a text of its own.
+        // Another text with the same content.
         let bob_again = Address::parse(bob.as_str()).unwrap();
         let mut post = |kind, from, to, bytes, posted: Result<(), Error>| {
             let call = recorder.post(&kind, Some(from), to);
@@ -405,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_full_is_whole() {
+    fn ring_with_room_keeps_every_entry() {
         let mut recorder = Recorder::new();
         recorder.call(recorder.origin, &Entry::call("session.save").bytes(3));
         recorder.call(recorder.origin, &Entry::call("session.save").bytes(4));
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_url_only_the_server_is_kept() {
+    fn url_keeps_only_its_server() {
         let server = |url| Entry::call("http.send").server(url).to.unwrap().to_string();
         assert_eq!(server("https://name:secret@sp1.example:8443/secret?token=secret#secret"), "sp1.example:8443");
         assert_eq!(server("wss://sp1.example?token=secret"), "sp1.example");

@@ -16,10 +16,10 @@ use crate::{
     state::StubState,
 };
 
-/// How large the configuration may be, in bytes.
+/// Maximum size of the configuration, in bytes.
 const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 
-/// The store of one stub, with its limits set and its services at hand; nothing of the stub has run yet.
+/// The store of one stub, with its limits and services. No code of the stub has run yet.
 pub struct Sandbox {
     compiled: CompiledStub,
     store: Store<StubState>,
@@ -27,8 +27,8 @@ pub struct Sandbox {
     permit: SandboxPermit,
 }
 
-/// A running instance: the store, and what to call in it. The permit is the last field: it is given
-/// back after the store is dropped.
+/// A running instance: the store, and the guest's functions. The permit is the last field: it is
+/// given back after the store is dropped.
 pub(crate) struct Instance {
     pub(crate) guest: Protostub,
     pub(crate) store: Store<StubState>,
@@ -38,10 +38,12 @@ pub(crate) struct Instance {
 }
 
 impl Sandbox {
-    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub"), if the engine may have one more.
+    /// Makes the sandbox of one stub (steps 12 and 13 of "Deploy Protocol Stub"), if the engine may
+    /// have one more.
     ///
     /// # Errors
-    /// If there are as many sandboxes as there may be, or the limits or the configuration are more than the engine or the contract allows.
+    /// If the engine has as many sandboxes as its limit, or the limits or the configuration are
+    /// more than the engine or the contract allows.
     pub fn new(compiled: &CompiledStub, services: SandboxServices, config: SandboxConfig) -> Result<Self, SandboxError> {
         let permit = compiled.engine().try_acquire_permit()?;
         Self::with_permit(permit, compiled, services, config)
@@ -73,7 +75,7 @@ impl Sandbox {
         store.set_max_component_handles(resource_handles);
         store.epoch_deadline_callback(move |mut context| {
             match context.data_mut().cpu.tick() {
-                // One tick more, after its turn.
+                // One more tick, after the call's turn.
                 Some(turn) => Ok(UpdateDeadline::YieldCustom(1, turn)),
                 None => Err(wasmtime::Error::new(CpuExceeded)),
             }
@@ -81,15 +83,16 @@ impl Sandbox {
         Ok(Self { compiled: compiled.clone(), store, meter, permit })
     }
 
-    /// Instantiates the component and calls its `start` with the stub's URL, within the limits of a call each (steps 16 to 18). The stub may
-    /// post messages from `start`, so its route has to be attached before.
+    /// Instantiates the component and calls its `start` with the stub's URL, each within the limits
+    /// of a call (steps 16 to 18). The stub may post messages from `start`, so its route has to be
+    /// attached before.
     ///
-    /// The task is to be spawned; it is the instance. It publishes `created` first.
+    /// The caller spawns the task, which is the instance. The task publishes `created` first.
     ///
     /// # Errors
-    /// If the stub refuses to start or crashes; the inbox comes back.
+    /// If the stub refuses to start or crashes. The error gives the inbox back.
     pub async fn deploy_component(self, inbox: Inbox) -> Result<(StubHandle, StubTask), StartError> {
-        // What came through the stub must not come back to it.
+        // A message that came through the stub must not come back to it.
         inbox.mailbox().set_owner(&self.store.data().config.url);
         match self.start().await {
             Ok(instance) => {
@@ -112,7 +115,8 @@ impl Sandbox {
         };
         let guest = match instantiated {
             Ok(guest) => guest,
-            // What the guest asks for before any of its code runs, its first memory say, may be more than it may have.
+            // A guest may exceed a limit before any of its code runs, for example with its first
+            // memory. That is not the host's error.
             Err(Failure::Guest(error)) if call::is_host_error(&error) && !store.data().memory.has_denied() => {
                 return Err(StartErrorKind::Instantiate(SafeText::display(format_args!("{error:#}"))).into());
             }
@@ -161,29 +165,28 @@ fn check(config: &SandboxConfig, engine: &EngineConfig) -> Result<(), SandboxErr
     if memory_bytes > engine.max_memory_bytes {
         let most = engine.max_memory_bytes;
         return fail(
-            "memory_bytes",
-            format!("is {memory_bytes}, more than the engine's `max_memory_bytes` of {most}: raise that too"),
+            "memory-bytes",
+            format!("is {memory_bytes}, more than the engine's `max_memory_bytes` of {most}; raise that too"),
         );
     }
     if config.limits.cpu_per_second.is_zero() {
-        return fail("cpu_per_second", "is zero, and the stub could never compute anything".to_owned());
+        return fail("cpu-per-second-milliseconds", "is zero, and the stub could never compute; set at least 1".to_owned());
     }
     if batch_events == 0 {
-        return fail("batch_events", "is zero, and nothing could ever be handed to the stub".to_owned());
+        return fail("batch-events", "is zero, and the stub could never get an event; set at least 1".to_owned());
     }
     let Limits { hostcall_bytes, frame_bytes, body_bytes, .. } = config.limits;
     if hostcall_bytes < frame_bytes.max(body_bytes) {
         return fail(
-            "hostcall_bytes",
-            format!("is {hostcall_bytes}, less than `frame_bytes` or `body_bytes`: the stub would be ended for what it may send"),
+            "hostcall-bytes",
+            format!(
+                "is {hostcall_bytes}, less than `frame-bytes` or `body-bytes`, so a permitted frame or body would end the stub; raise the value"
+            ),
         );
     }
     let bytes = config.configuration.len();
     if bytes > MAX_CONFIGURATION_BYTES {
-        return fail(
-            "configuration",
-            format!("has {bytes} bytes, more than the {MAX_CONFIGURATION_BYTES} that the contract allows"),
-        );
+        return fail("configuration", format!("has {bytes} bytes, and the contract's limit is {MAX_CONFIGURATION_BYTES}"));
     }
     Ok(())
 }

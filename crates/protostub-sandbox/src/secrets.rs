@@ -1,4 +1,4 @@
-//! What must not be read in what a stub says to people.
+//! Secrets that must not be readable in a stub's texts for people.
 
 use std::{
     borrow::Cow,
@@ -12,30 +12,33 @@ use protostub_types::SafeText;
 
 use crate::{Credential, CredentialKind};
 
-/// What stands in a text where a secret was.
+/// The replacement of a secret in a text.
 const REDACTED: &str = "[secret]";
 
-/// What is shorter is found in any text, and protects nothing.
+/// Minimum length of a secret, in bytes. A shorter one occurs in any text, and protects nothing.
 const MIN_BYTES: usize = 4;
 
-/// How many secrets are remembered; a stub that has its token renewed every hour had this many in two days.
+/// Maximum number of remembered secrets. A stub whose token is renewed every hour has this many in
+/// two days.
 const MAX_SECRETS: usize = 64;
 
-/// Secrets that somebody was handed, so that they can be taken out of what they say for people: log lines, reasons, last words.
+/// Secrets that a stub was handed. They are removed from its texts for people: log lines, reasons,
+/// the last lines of standard error.
 ///
-/// They are found as they are, and a `user:password` also by its password, and in the base64 of an `authorization` header. It protects from
-/// carelessness; whoever means to give a secret away writes it in another way.
+/// A secret is found as it is. A `user:password` is also found by its password, and in the base64
+/// of an `authorization` header. This protects against carelessness. A stub that wants to reveal a
+/// secret can write it in another way.
 #[derive(Default)]
 pub struct Secrets(Mutex<VecDeque<String>>);
 
 impl Secrets {
-    /// None yet.
+    /// Makes an empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// From now on, this one is taken out.
+    /// Removes this credential from texts from now on.
     pub fn hold(&self, credential: &Credential) {
         self.hold_text(&credential.value);
         if credential.kind == CredentialKind::Basic {
@@ -46,10 +49,11 @@ impl Secrets {
         }
     }
 
-    /// The same for a secret that is no credential.
+    /// Removes a secret that is not a credential from texts from now on.
     pub fn hold_text(&self, secret: &str) {
         self.hold_exactly(secret);
-        // A text may have been escaped before it is looked through: the error of a connection, say.
+        // A text may have been escaped before the secrets are removed, for example the error of a
+        // connection.
         let escaped = SafeText::cut(secret, usize::MAX);
         if escaped != secret {
             self.hold_exactly(&escaped);
@@ -67,31 +71,32 @@ impl Secrets {
         secrets.push_back(secret.to_owned());
     }
 
-    /// The text without them.
+    /// Returns the text without the secrets.
     #[must_use]
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let secrets = self.secrets();
         let mut found: Vec<_> = secrets.iter().filter(|secret| text.contains(secret.as_str())).collect();
-        // One may be part of another.
+        // A secret may be part of another.
         found.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         found.into_iter().fold(Cow::Borrowed(text), |text, secret| Cow::Owned(text.replace(secret.as_str(), REDACTED)))
     }
 
-    /// Returns the text without them, safe to show: at most [`SafeText::MAX_BYTES`].
+    /// Returns the text without the secrets, safe to show: at most [`SafeText::MAX_BYTES`].
     ///
-    /// They are taken out first. A secret that the cut would split is not found any more.
+    /// The secrets are removed before the cut, since a secret that the cut splits would not be
+    /// found.
     #[must_use]
     pub fn shown(&self, text: &str) -> SafeText {
         self.shown_cut(text, SafeText::MAX_BYTES)
     }
 
-    /// Returns the text without them, safe to show: at most `max_bytes`.
+    /// Returns the text without the secrets, safe to show: at most `max_bytes`.
     #[must_use]
     pub fn shown_cut(&self, text: &str, max_bytes: usize) -> SafeText {
         SafeText::cut(&self.redact(text), max_bytes)
     }
 
-    /// How long the longest one is, in bytes.
+    /// Returns the length of the longest secret, in bytes.
     pub(crate) fn longest(&self) -> usize {
         self.secrets().iter().map(String::len).max().unwrap_or(0)
     }
@@ -102,7 +107,7 @@ impl Secrets {
 }
 
 impl fmt::Debug for Secrets {
-    /// How many there are.
+    /// Writes only the number of secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secrets({})", self.secrets().len())
     }
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_secrets_are_bounded() {
         let secrets = Secrets::new();
         secrets.hold_text("abc");
         for n in 0..=MAX_SECRETS {

@@ -11,22 +11,22 @@ use protostub_types::{Address, Domain, SafeText, StubStatus};
 
 use crate::{CredentialOrigin, Limits, Session};
 
-/// What a sandbox needs of the runtime around it.
+/// Services of the runtime that a sandbox needs.
 #[derive(Clone)]
-#[expect(clippy::exhaustive_structs, reason = "whoever makes a sandbox has to give all of it")]
+#[expect(clippy::exhaustive_structs, reason = "the creator of a sandbox has to give all of it")]
 pub struct SandboxServices {
-    /// Where the stub's messages go.
+    /// Bus that takes the stub's messages.
     pub bus: Bus,
-    /// How its connections leave.
+    /// Egress that opens the stub's connections.
     pub egress: Egress,
-    /// The account that its connections are charged to, with the limits of [`Limits::quota`]. All
-    /// instances of a stub share one, so that a restart resets nothing.
+    /// The account that the stub's connections are charged to, with the limits of
+    /// [`Limits::quota`]. All instances of a stub share one, so that a restart resets nothing.
     pub quota: Quota,
-    /// Who is told the stub's status.
+    /// Receiver of the stub's status.
     pub presence: Arc<dyn Presence>,
-    /// Who is asked for its domain's credentials.
+    /// Source of the credentials of the stub's domain.
     pub credentials: Arc<dyn CredentialSource>,
-    /// What it saved, and its successor will find.
+    /// The session that the stub saved, for its successor.
     pub session: Session,
 }
 
@@ -36,33 +36,36 @@ impl fmt::Debug for SandboxServices {
     }
 }
 
-/// Who the stub is, and what it may do.
+/// Identity and permissions of a stub.
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "the creator of a sandbox has to decide on all of it")]
 pub struct SandboxConfig {
-    /// The stub's own address, of which nobody else is.
+    /// The stub's own address, which no other stub has.
     pub url: Address,
-    /// Whose stub it is: it speaks for the addresses of exactly this domain, and is given this domain's credentials.
+    /// The stub's domain. The stub speaks for the addresses of exactly this domain, and gets this
+    /// domain's credentials.
     pub domain: Domain,
-    /// What `configuration.get` returns: a JSON object, `runtimeURL` included. At most 64 KiB.
+    /// The result of `configuration.get`: a JSON object, `runtimeURL` included. At most 64 KiB.
     pub configuration: Arc<str>,
-    /// What it may use.
+    /// Limits of the stub.
     pub limits: Limits,
-    /// Where it may connect to.
+    /// Grants of the stub's connections.
     pub grants: Grants,
-    /// Further domains that it may speak for.
+    /// Further domains that the stub may speak for.
     pub relays: Vec<Domain>,
-    /// Where the domain's credential may go that the stub refers to in a header. If there are any, the stub is never given its value.
+    /// Origins that may get the domain's credential when the stub refers to it in a header. If
+    /// there are any, the stub never gets the value.
     pub credential_origins: Vec<CredentialOrigin>,
 }
 
-/// Who is told that a stub's status changed. The runtime implements it: it knows which status may follow which, and tells everybody else.
+/// Receiver of a stub's status changes. The runtime implements it: it checks the order of statuses,
+/// and informs the subscribers.
 pub trait Presence: Send + Sync + 'static {
-    /// Takes a status that the stub published, or that follows from what became of it. Called in the order of the changes, from the
-    /// sandbox' task; must not block.
+    /// Takes a status that the stub published, or that follows from the instance's course. Called
+    /// in the order of the changes, from the sandbox's task; must not block.
     ///
     /// # Errors
-    /// If the status cannot follow the one that holds; the text, which the stub is given, says why.
+    /// If the status cannot follow the current one. The stub gets the text as the reason.
     fn publish(&self, status: StubStatus, reason: Option<SafeText>) -> Result<(), String>;
 
     /// Returns `true` if `live` is held back for now, though it was taken. Until
@@ -71,25 +74,28 @@ pub trait Presence: Send + Sync + 'static {
         false
     }
 
-    /// Is told that the stub ran into a limit: the setting of [`Limits`], or `stack` for the engine's. Called from the sandbox' task for each time;
-    /// must not block. Does nothing unless it is implemented.
+    /// Reports that the stub reached a limit: the setting of [`Limits`], or `stack` for the
+    /// engine's. Called from the sandbox's task each time; must not block. The default does
+    /// nothing.
     fn limited(&self, setting: &'static str) {
         let _ = setting;
     }
 }
 
-/// Who has the credentials of domains: the runtime's Identity Module.
+/// Source of the credentials of domains: the runtime's Identity Module.
 #[async_trait]
 pub trait CredentialSource: Send + Sync + 'static {
-    /// The credential for a domain, with a scope as that domain understands it (RFC 6749 section 3.3; none: the default); none: there is
-    /// no credential, or it may not be used.
+    /// Returns the credential for a domain. Returns `None` if there is no credential, or the caller
+    /// may not use it.
+    ///
+    /// `scope` has the domain's own meaning (RFC 6749 section 3.3). `None` is the default scope.
     ///
     /// # Errors
-    /// If it could not be found out.
+    /// If the source could not look the credential up.
     async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError>;
 }
 
-/// What a [`Credential`] is.
+/// The kind of a [`Credential`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CredentialKind {
@@ -97,9 +103,9 @@ pub enum CredentialKind {
     Bearer,
     /// `user:password` (RFC 7617), not encoded.
     Basic,
-    /// An identity assertion: a JWT, say.
+    /// An identity assertion, for example a JWT.
     Assertion,
-    /// Something else that domain and stub understand.
+    /// Another kind that domain and stub understand.
     Other(String),
 }
 
@@ -107,16 +113,16 @@ pub enum CredentialKind {
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the contract's record of the same name, which never changes within a track")]
 pub struct Credential {
-    /// What it is.
+    /// The kind.
     pub kind: CredentialKind,
     /// The secret itself.
     pub value: String,
-    /// When it runs out, if that is known.
+    /// Time at which the credential expires, if that is known.
     pub expires: Option<SystemTime>,
 }
 
 impl CredentialKind {
-    /// The kind with this name; what is none of the contract's own is something else.
+    /// Returns the kind with this name. Names outside the contract become [`Self::Other`].
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         match name {
@@ -129,36 +135,37 @@ impl CredentialKind {
 }
 
 impl Credential {
-    /// Whether it has run out.
+    /// Returns `true` if the credential has expired.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.expires.is_some_and(|expires| expires <= SystemTime::now())
     }
 
-    /// When it runs out, in seconds since the Unix epoch.
+    /// Returns the time at which the credential expires, in seconds since the Unix epoch.
     pub(crate) fn expires_unix(&self) -> Option<u64> {
         self.expires.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())
     }
 }
 
 impl fmt::Debug for Credential {
-    /// The secret is not shown.
+    /// Hides the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credential").field("kind", &self.kind).field("expires", &self.expires).finish_non_exhaustive()
     }
 }
 
-/// Why a credential could not be had. The texts are for people, and never hold a secret.
+/// Reasons why a credential is not available. The texts are for people, and never hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
-    /// It is not for whoever asked, and asking again will not help.
+    /// The caller may not have the credential, and asking again will not help.
     #[error("{0}")]
     Refused(SafeText),
-    /// Asking again after a while may help: a server did not answer.
+    /// Asking again after a while may help, for example because a server did not answer.
     #[error("{0}")]
     Temporary(SafeText),
-    /// It cannot be had until somebody changes something: a file cannot be read, a server does not know the client.
+    /// The credential is not available until the operator changes something. For example, a file
+    /// cannot be read, or a server does not know the client.
     #[error("{0}")]
     Failed(SafeText),
 }

@@ -3,40 +3,40 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How many bytes a stub may save.
+/// Maximum size of a stub's session, in bytes.
 pub const MAX_SESSION_BYTES: usize = 64 << 10;
 
-/// What a stub saved for its next instance (the `session` import). The slot belongs to the runtime and outlives instances; clones are
-/// the same slot.
+/// The session that a stub saved for its next instance (the `session` import). The slot belongs to
+/// the runtime and outlives instances. Clones are the same slot.
 #[derive(Clone, Default)]
 pub struct Session(Arc<Mutex<Option<Arc<[u8]>>>>);
 
-/// More was to be saved than [`MAX_SESSION_BYTES`].
+/// A session over [`MAX_SESSION_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a session of {bytes} bytes was to be saved; at most {MAX_SESSION_BYTES} are possible")]
+#[error("a session of {bytes} bytes cannot be saved: the limit is {MAX_SESSION_BYTES}")]
 #[non_exhaustive]
 pub struct SessionTooLarge {
-    /// How many bytes it was.
+    /// Size of the session, in bytes.
     pub bytes: usize,
 }
 
 impl Session {
-    /// An empty slot.
+    /// Makes an empty slot.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What is saved.
+    /// Returns the saved session.
     #[must_use]
     pub fn load(&self) -> Option<Arc<[u8]>> {
         self.slot().clone()
     }
 
-    /// Replaces what is saved; an empty one forgets it.
+    /// Replaces the saved session. An empty one clears the slot.
     ///
     /// # Errors
-    /// If it has more than [`MAX_SESSION_BYTES`]. What was saved before stays.
+    /// If it has more than [`MAX_SESSION_BYTES`]. The session that was saved before stays.
     pub fn save(&self, bytes: &[u8]) -> Result<(), SessionTooLarge> {
         if bytes.len() > MAX_SESSION_BYTES {
             return Err(SessionTooLarge { bytes: bytes.len() });
@@ -45,24 +45,25 @@ impl Session {
         Ok(())
     }
 
-    /// Takes what is saved out of the slot: an instance that starts now finds nothing.
+    /// Takes the session out of the slot. An instance that starts now finds an empty slot.
     pub fn take(&self) -> Option<Arc<[u8]>> {
         self.slot().take()
     }
 
-    /// Puts back what was saved before.
+    /// Puts back a session that was saved before.
     pub fn restore(&self, saved: Option<Arc<[u8]>>) {
         *self.slot() = saved;
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<[u8]>>> {
-        // Nothing panics while it is held; a slot that was poisoned all the same holds a whole value.
+        // No code panics while it holds the lock. A slot that was poisoned all the same holds a
+        // whole value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Session {
-    /// A session is a secret of the stub's: only its size is shown.
+    /// Shows only the size: a session is a secret of the stub.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({:?} bytes)", self.slot().as_ref().map(|bytes| bytes.len()))
     }
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_outlives_who_saved_it() {
+    fn session_outlives_its_writer() {
         let session = Session::new();
         session.clone().save(b"token").unwrap();
         assert_eq!(session.load().as_deref(), Some(&b"token"[..]));

@@ -14,8 +14,9 @@ use crate::{
     wasi::Wasi,
 };
 
-/// What belongs to one instance of a stub: what the functions that it imports have at hand. Of interest to [`HostImport`](crate::HostImport)s only.
-// Only the sandbox's task, and the imports that the guest calls in it, touch it.
+/// State of one instance of a stub, for the functions that the stub imports. Only
+/// [`HostImport`](crate::HostImport)s need it.
+// Only the sandbox's task, and the imports that the guest calls in that task, touch the state.
 pub struct StubState {
     pub(crate) config: SandboxConfig,
     pub(crate) services: SandboxServices,
@@ -26,9 +27,9 @@ pub struct StubState {
     pub(crate) identity: IdentityRequests,
     pub(crate) connections: Connections,
     pub(crate) log: Arc<LogLines>,
-    /// What it was handed, and what must not be read in what it says.
+    /// Secrets that the instance was handed. They must not be readable in its texts.
     pub(crate) secrets: Arc<Secrets>,
-    /// Made when the guest first asks for it: many stubs never do (`idle_stub_kib`).
+    /// Made at the guest's first use: many stubs never use WASI (`idle_stub_kib`).
     pub(crate) wasi: Option<Box<Wasi>>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) cpu: CpuBudget,
@@ -38,19 +39,19 @@ pub struct StubState {
 }
 
 impl StubState {
-    /// The stub's own address.
+    /// Returns the stub's own address.
     #[must_use]
     pub fn url(&self) -> &Address {
         &self.config.url
     }
 
-    /// The stub's domain.
+    /// Returns the stub's domain.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         &self.config.domain
     }
 
-    /// The guest called the host.
+    /// Records a call of the host.
     pub(crate) fn record(&mut self, call: &Entry) {
         self.recorder.call(self.cpu.now(), call);
     }
@@ -91,19 +92,21 @@ impl fmt::Debug for StubState {
     }
 }
 
-/// What an instance has used.
+/// Resources that an instance has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// How large its linear memories were together when they were largest, in bytes.
+    /// Maximum size that its linear memories had together, in bytes.
     pub memory_bytes: usize,
-    /// How often `handle` was called.
+    /// Number of calls of `handle`.
     pub calls: u64,
-    /// How long its longest call computed, counted in [ticks](crate::EngineConfig::tick), the first of which may be shorter.
+    /// Computing time of the longest call, counted in [ticks](crate::EngineConfig::tick). The first
+    /// tick may be shorter.
     pub longest_call: Duration,
 }
 
-/// How far memories and tables may grow. What was denied during a call is remembered, to say why the guest crashed then.
+/// Limits of memories and tables. Remembers the growth that was denied during a call, as the reason
+/// if the guest crashes then.
 #[derive(Debug)]
 pub(crate) struct MemoryLimiter {
     memory_bytes: usize,
@@ -112,7 +115,7 @@ pub(crate) struct MemoryLimiter {
     tables: usize,
     instances: usize,
     denied: Option<Exceeded>,
-    /// Of all memories together. None of them ever shrinks.
+    /// Size of all memories together. No memory ever shrinks.
     grown_bytes: usize,
 }
 
@@ -129,7 +132,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// How large the memories are together, in bytes.
+    /// Returns the size of all memories together, in bytes.
     pub(crate) fn grown_bytes(&self) -> usize {
         self.grown_bytes
     }
@@ -150,7 +153,7 @@ impl MemoryLimiter {
 impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let wanted = self.grown_bytes.saturating_add(desired.saturating_sub(current));
-        // What the module says of itself.
+        // The module's own limit.
         if let Some(maximum) = maximum
             && desired > maximum
         {

@@ -25,15 +25,19 @@ use crate::{
     sandbox::Instance,
 };
 
-/// How long a call in progress may go on after [`StubHandle::stop`](crate::StubHandle::stop).
+/// Maximum time for which a call in progress goes on after
+/// [`StubHandle::stop`](crate::StubHandle::stop).
 const STOP_GRACE: Duration = Duration::from_secs(1);
-/// From which size on a memory is given back in a thread of its own: it takes the system about a millisecond for each ten MiB, in which nothing else runs.
+/// Minimum size of a memory that is given back in a thread of its own, in bytes. Giving it back
+/// takes the system about a millisecond for each ten MiB, in which nothing else runs.
 const LARGE_MEMORY_BYTES: usize = 8 << 20;
 
-/// A running instance. Nothing happens unless it is run; when it is dropped, the instance ends.
+/// A running instance. The instance runs only while the task is polled, and ends when the task is
+/// dropped.
 ///
-/// It waits for commands, timers, answers, connections and, while the stub's status is `live` and it did not pause them, messages; hands
-/// all that is there to the guest as one batch of events, in order; and begins again.
+/// The task waits for commands, timers, answers, connections and messages. It takes messages only
+/// while the stub's status is `live` and the stub did not pause them. It hands all of them to the
+/// guest as one batch of events, in order, and begins again.
 pub struct StubTask {
     instance: Instance,
     inbox: Inbox,
@@ -41,30 +45,31 @@ pub struct StubTask {
     commands: Commands,
     batch: Batch,
     calls: u64,
-    /// It agreed to retire, and is handed no more messages.
+    /// The instance agreed to retire, and gets no more messages.
     retires: bool,
 }
 
-/// What is left of an instance.
+/// The remains of an instance.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "callers take it apart to get the inbox")]
 pub struct Ended {
-    /// The inbox that was given to [`Sandbox::deploy_component`](crate::Sandbox::deploy_component), with what is queued in it.
+    /// The inbox that was given to [`Sandbox::deploy_component`](crate::Sandbox::deploy_component),
+    /// with the messages that are queued in it.
     pub inbox: Inbox,
-    /// How it ended.
+    /// The way in which the instance ended.
     pub outcome: Outcome,
-    /// What is known of its end, if that was not an orderly one.
+    /// Report of the end, unless that was orderly.
     pub crash: Option<Arc<CrashReport>>,
-    /// What it has used.
+    /// Resources that the instance has used.
     pub usage: Usage,
 }
 
-/// What the next call hands to the guest.
+/// The events that the next call hands to the guest.
 #[derive(Default)]
 struct Batch {
     events: Vec<Event>,
     messages: Vec<Envelope>,
-    /// Who is told that the commands among the events were handled.
+    /// Notified when the guest has handled the commands among the events.
     done: Vec<oneshot::Sender<()>>,
     disconnects: bool,
 }
@@ -72,14 +77,14 @@ struct Batch {
 /// A turn of the task on its thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// The guest was not called in it yet.
+    /// The guest was not called in this turn yet.
     Fresh,
-    /// The guest was called in it.
+    /// The guest was called in this turn.
     Used,
 }
 
-/// The requests that the instance took and has not answered. They fail when it ends, however it
-/// ends.
+/// The requests that the instance took and has not answered. They fail when the instance ends,
+/// however it ends.
 struct OpenRequests {
     bus: Bus,
     mailbox: Mailbox,
@@ -106,15 +111,16 @@ impl StubTask {
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
     ///
-    /// Every request that it took and did not answer then gets a response with code 502, and so does the sender of every other message of
-    /// a batch that crashed it. What was posted before stands.
+    /// Every request that the instance took and did not answer then gets a response with code 502.
+    /// So does the sender of every other message of a batch that crashed the instance. Messages
+    /// that the instance posted before remain posted.
     pub async fn run(mut self) -> Ended {
         self.instance.store.data_mut().publish_created();
         let (outcome, crash) = self.run_to_end().await;
         let state = self.instance.store.data_mut();
         state.connections.close_all();
         if outcome.is_orderly() {
-            // Bounded: each connection that is being closed has its own time limit.
+            // Bounded: each closing connection has its own time limit.
             poll_fn(|cx| state.connections.poll_closed(cx)).await;
         }
         state.log.finish();
@@ -122,7 +128,7 @@ impl StubTask {
         let Self { instance, inbox, open_requests, .. } = self;
         drop(open_requests);
         if usage.memory_bytes >= LARGE_MEMORY_BYTES {
-            // If the runtime ends meanwhile, the thread does, with it.
+            // If the runtime ends meanwhile, so does the thread.
             let _ = tokio::task::spawn_blocking(move || drop(instance)).await;
         }
         Ended { inbox, outcome, crash, usage }
@@ -146,14 +152,14 @@ impl StubTask {
             let Instance { store, meter, .. } = &mut self.instance;
             store.data_mut().count_throttled(meter.take_throttled());
             meter.yield_if_due().await;
-            // A stub that always has something to do gives way to others all the same.
+            // Even a stub that always has events lets other tasks run.
             coop::consume_budget().await;
         }
         self.open_requests.fail("the protocol stub was stopped before it answered");
         (Outcome::Stopped, None)
     }
 
-    /// Hands the batch to the guest; how the instance ended, if it did.
+    /// Hands the batch to the guest. Returns the outcome if the instance ended.
     async fn handle(&mut self) -> Option<(Outcome, Option<Arc<CrashReport>>)> {
         let Self { instance: Instance { guest, store, compiled, meter, .. }, batch, commands, .. } = self;
         let began = call::begin(store);
@@ -191,16 +197,17 @@ impl StubTask {
             Crash::Trapped(trap) => Outcome::Trapped(trap),
             Crash::Exceeded(exceeded) => Outcome::Exceeded(exceeded),
         };
-        // What exactly, is between the stub and the host.
+        // The exact limit or crash is between the stub and the host.
         self.fail_batch(match &outcome {
-            Outcome::Exceeded(_) => "the protocol stub used more than it may while it had the message, and was ended",
+            Outcome::Exceeded(_) => "the protocol stub exceeded a limit while it had the message, and was ended",
             _ => "the protocol stub crashed while it had the message",
         });
         Some((outcome, Some(report)))
     }
 
-    /// The senders of what the guest had when it ended are told: of requests by the bus, which knows them, of all others here. A response
-    /// or somebody's publication is nobody's loss.
+    /// Fails the messages that the guest had when it ended. The bus knows the senders of requests;
+    /// this function finds the senders of other messages. Responses and publications have no sender
+    /// to inform.
     fn fail_batch(&mut self, reason: &str) {
         for event in mem::take(&mut self.batch.events) {
             if let Event::Message(message) = event
@@ -283,10 +290,10 @@ impl StubTask {
             return Poll::Ready(true);
         }
         if state.connections.open_count() > 0 {
-            // A server may be slowed down without the stub ever hearing of what it sends: pings, say.
+            // The host may slow down a server whose data the stub never gets, for example pings.
             state.count_throttled(0);
         }
-        // Last, since most of the time there are none: what was told meanwhile is heard at once.
+        // Last, since mostly no command waits. A command that came meanwhile is handled at once.
         if commands.register(cx) { self.poll_batch(cx) } else { Poll::Pending }
     }
 }
@@ -294,23 +301,23 @@ impl StubTask {
 /// Ends the task's turn: the task that the instance woke last comes next, in a turn of its own
 /// (`trip_vs_bare`).
 ///
-/// Tokio lets tasks that wake each other have a few turns at once on their thread, and wakes a second
-/// thread for the fourth. Two tasks that post to each other would move between threads, and a trip
-/// would take twice as long.
+/// Tokio lets tasks that wake each other have a few turns at once on their thread, and wakes a
+/// second thread for the fourth. Two tasks that post to each other would move between threads, and
+/// a trip would take twice as long.
 fn end_turn(cx: &mut Context<'_>) {
     /// The budget that tokio gives to a turn. Asking for more would wake the task once more.
     const BUDGET: usize = 128;
 
     thread_local! {
-        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces each
-        /// time would take as long as a message over the bus (`trip_vs_bare`).
+        /// Keeps a turn at one piece of its budget until it is dropped. Asking for all the pieces
+        /// each time would take as long as a message over the bus (`trip_vs_bare`).
         static ONE_LEFT: Cell<Option<RestoreOnPending>> = const { Cell::new(None) };
     }
     drop(ONE_LEFT.take());
     for _ in 0..BUDGET {
         match coop::poll_proceed(cx) {
             Poll::Ready(last) if !coop::has_budget_remaining() => return ONE_LEFT.set(Some(last)),
-            // Dropped, it would give back what was spent.
+            // Dropping it would give the spent budget back.
             Poll::Ready(spent) => mem::forget(spent),
             Poll::Pending => return,
         }
@@ -320,7 +327,7 @@ fn end_turn(cx: &mut Context<'_>) {
 impl Batch {
     fn add_command(&mut self, command: Command, secrets: &Secrets, credential_use: CredentialUse) {
         if self.events.capacity() == 0 {
-            // Many stubs get `connect`, and nothing else for long (`idle_stub_kib`).
+            // Many stubs get `connect`, and no other event for long (`idle_stub_kib`).
             self.events.reserve_exact(1);
         }
         match command {
@@ -337,16 +344,16 @@ impl Batch {
                 self.done.push(done);
                 self.disconnects = true;
             }
-            // They are nothing to tell the guest of.
+            // These commands have no event.
             Command::TakeOver { .. } | Command::Retire { .. } | Command::Admit => {}
         }
     }
 
-    /// The guest has handled it.
+    /// Notifies the callers that the guest has handled the batch.
     fn finish(&mut self) {
         self.disconnects = false;
         for done in self.done.drain(..) {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = done.send(());
         }
     }

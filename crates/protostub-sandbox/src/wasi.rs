@@ -1,5 +1,6 @@
-//! WASI 0.2 with an empty context, since standard libraries expect it: clocks and random numbers work, standard output and standard error
-//! become log lines, and there are no files, no environment, no arguments and no sockets.
+//! WASI 0.2 with an empty context, since standard libraries expect it. Clocks and random numbers
+//! work, and standard output and standard error become log lines. There are no files, no
+//! environment, no arguments and no sockets.
 
 use std::{
     pin::Pin,
@@ -22,7 +23,7 @@ use crate::{
     state::StubState,
 };
 
-/// How many bytes a guest may write to standard output or error at once.
+/// Maximum number of bytes that a guest may write to standard output or error at once.
 const WRITE_BYTES: usize = 8 << 10;
 
 /// The interfaces of WASI that a stub may import, in the version that is linked.
@@ -60,7 +61,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }
 
-/// A guest's side of WASI. Made when it is first asked for something: many stubs never do.
+/// A guest's side of WASI. Made at its first use: many stubs never use it.
 pub(crate) struct Wasi {
     context: WasiCtx,
     table: ResourceTable,

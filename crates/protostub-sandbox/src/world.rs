@@ -17,21 +17,23 @@ use crate::{
 const START: &str = "start";
 const HANDLE: &str = "handle";
 
-/// Maximum of imports and of exports that are named of a component that runs. No stub has as many.
+/// Maximum number of imports, and of exports, that are named of a component that runs. No stub has
+/// as many.
 const MAX_NAMES: usize = 256;
 
-/// How a component differs from what the contract asks for, by name. The names are the component's:
+/// Differences between a component and the contract, by name. The names are the component's, so
 /// each list is bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WorldMismatch {
-    /// What it would have to export.
+    /// Exports that the component lacks.
     pub missing_exports: SafeList,
-    /// What it imports, and no stub may: whole interfaces, or functions as `interface#function`.
+    /// Imports that no stub may have: whole interfaces, or functions as `interface#function`.
     pub unknown_imports: SafeList,
-    /// The host program's own interfaces that it imports, and that are not granted to it.
+    /// The host program's own interfaces that the component imports without a grant.
     pub not_granted: SafeList,
-    /// What it imports or exports with other parameters or results than the contract's, with the difference.
+    /// Imports and exports with other parameters or results than the contract's, with the
+    /// difference.
     pub mismatches: SafeList,
 }
 
@@ -47,10 +49,10 @@ impl WorldMismatch {
 impl fmt::Display for WorldMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
-            ("it does not export ", &self.missing_exports, ", "),
-            ("it imports what no stub may: ", &self.unknown_imports, ", "),
-            ("it imports what is not granted to its domain: ", &self.not_granted, ", "),
-            ("it has other types than the contract: ", &self.mismatches, "; "),
+            ("missing exports: ", &self.missing_exports, ", "),
+            ("imports that no stub may have: ", &self.unknown_imports, ", "),
+            ("imports that are not granted to its domain: ", &self.not_granted, ", "),
+            ("types that differ from the contract: ", &self.mismatches, "; "),
         ];
         let mut first = true;
         for (what, names, separator) in parts.into_iter().filter(|(_, names, _)| !names.is_empty()) {
@@ -61,7 +63,7 @@ impl fmt::Display for WorldMismatch {
     }
 }
 
-/// Links a component to the contract, or says what does not fit.
+/// Links a component to the contract, or describes the mismatch.
 pub(crate) fn link(granted: &Granted, component: &Component) -> Result<ProtostubPre<StubState>, Box<WorldMismatch>> {
     let missing_exports = missing_exports(component);
     let linked = granted.linker.instantiate_pre(component).and_then(ProtostubPre::new);
@@ -95,7 +97,7 @@ pub(crate) fn names(component: &Component) -> (SafeList, SafeList) {
     (imports, exports)
 }
 
-/// What the export of this track begins with.
+/// Returns the beginning of the export's name of this track.
 fn wanted_export() -> String {
     format!("{STUB_EXPORT}@{TRACK}.")
 }
@@ -121,7 +123,8 @@ fn missing_exports(component: &Component) -> SafeList {
     SafeList::from_iter([if others.is_empty() { wanted } else { format!("{wanted} (but {others})") }])
 }
 
-/// The functions that a component exports with other types than the contract's. Its instances would be refused for that, only later.
+/// Returns the functions that a component exports with other types than the contract's. Without
+/// this check, the host would refuse each instance later.
 fn mismatching_exports(pre: &InstancePre<StubState>) -> SafeList {
     let engine = pre.engine();
     let ty = pre.component().component_type();
@@ -132,7 +135,7 @@ fn mismatching_exports(pre: &InstancePre<StubState>) -> SafeList {
             let checked = match (function, export.ty) {
                 (START, ComponentItem::ComponentFunc(start)) => check::<(&str,), (Result<(), String>,)>(&start, pre),
                 (HANDLE, ComponentItem::ComponentFunc(handle)) => check::<(&[Event],), ()>(&handle, pre),
-                (START | HANDLE, _) => Err(wasmtime::format_err!("it is no function")),
+                (START | HANDLE, _) => Err(wasmtime::format_err!("the export is not a function")),
                 _ => Ok(()),
             };
             if let Err(error) = checked {
@@ -144,7 +147,8 @@ fn mismatching_exports(pre: &InstancePre<StubState>) -> SafeList {
     mismatches
 }
 
-/// Whether a function has these parameters and results: what `bindgen!` asks of a world's own functions, before they are instantiated.
+/// Checks a function's parameters and results before instantiation, as the code of `bindgen!` does
+/// for a world's own functions.
 fn check<Parameters, Results>(function: &ComponentFunc, pre: &InstancePre<StubState>) -> wasmtime::Result<()>
 where
     Parameters: ComponentNamedList + Lower,
@@ -174,7 +178,7 @@ fn visit_imported_functions(component: &Component, mut visit: impl FnMut(&str, O
 fn missing_imports(granted: &Granted, component: &Component) -> (SafeList, SafeList) {
     let (mut unknown, mut not_granted) = (SafeList::default(), SafeList::default());
     let mut probe = granted.linker.clone();
-    // An interface comes with each of its functions, one after the other, and is named once.
+    // An interface's functions come one after the other. Each interface is named once.
     let mut last = String::new();
     visit_imported_functions(component, |interface, function| {
         let is_next = |last: &mut String| {
@@ -214,7 +218,7 @@ fn is_defined(linker: &mut Linker<StubState>, interface: &str, function: &str) -
 }
 
 /// Adds the functions of the contract, and of the host program's own interfaces, that a component
-/// imports with other types. Finds each by replacing all others with ones that take anything.
+/// imports with other types. Finds each by replacing all others with functions that take anything.
 fn mismatching_imports(granted: &Granted, component: &Component, mismatches: &mut SafeList) {
     let mut complete = granted.linker.clone();
     if complete.define_unknown_imports_as_traps(component).is_err() || complete.substituted_component_type(component).is_ok() {
@@ -245,7 +249,7 @@ fn mismatching_imports(granted: &Granted, component: &Component, mismatches: &mu
     }
 }
 
-/// The name under which the linker has an interface: the same, or one of a compatible version.
+/// Returns the linker's name of an interface: the same name, or that of a compatible version.
 fn offered(granted: &Granted, interface: &str) -> Option<&'static str> {
     let fixed = contract::IMPORTS.iter().chain(wasi::INTERFACES).copied();
     find(interface, fixed.chain(granted.own.iter().map(Import::interface)))
@@ -260,7 +264,7 @@ fn find(interface: &str, mut names: impl Iterator<Item = &'static str>) -> Optio
     })
 }
 
-/// What is the same in compatible versions: `0.2` of `0.2.12`.
+/// Returns the part that is equal in compatible versions: `0.2` of `0.2.12`.
 fn compatible(version: &str) -> &str {
     match version.match_indices('.').nth(usize::from(version.starts_with("0."))) {
         Some((end, _)) => &version[..end],
@@ -274,5 +278,5 @@ fn never(
     _: &[wasmtime::component::Val],
     _: &mut [wasmtime::component::Val],
 ) -> wasmtime::Result<()> {
-    wasmtime::bail!("this function exists to find out about a component's types")
+    wasmtime::bail!("this function is only a probe of a component's types")
 }

@@ -1,4 +1,5 @@
-//! What wit-bindgen makes of `wit/0.1`. Reached through [`crate::export!`] only.
+//! The bindings that wit-bindgen generates from `wit/0.1`. Code reaches them through
+//! [`crate::export!`] only.
 
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub, unsafe_code, reason = "generated code")]
 #![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]

@@ -1,4 +1,5 @@
-//! The life of a usual stub: connect when told, connect again when the network broke, disconnect when told.
+//! The life of a usual stub: connects on request, reconnects when the network broke, and
+//! disconnects on request.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,22 +16,28 @@ use crate::{
     time::{self, Backoff, Sleep},
 };
 
-/// How long `run` has to say good-bye: less than the host's grace time, which is 5 s by default.
+/// Time that `run` has to disconnect gracefully. It is shorter than the host's grace time, which is
+/// 5 s by default.
 const GRACE: Duration = Duration::from_secs(3);
-/// A credential that runs out within this time is asked for anew before it is used again.
+/// Remaining lifetime at which a credential is renewed before it is used again.
 const SOON: Duration = Duration::from_secs(30);
-/// A connection that was live for so long was good: the next break is a new one, and waits no longer than the first.
+/// Time after which a live connection counts as good. After a good connection broke, the delays
+/// start again from the shortest.
 const GOOD: Duration = Duration::from_secs(30);
 
-/// Runs `run` whenever a connection is wanted: what [`export!`](crate::export!) does.
+/// Runs `run` whenever a connection is wanted. [`export!`](crate::export!) calls it.
 ///
-/// * At `connect`, publishes `in-progress` and calls `run`, which connects, calls [`Stub::live`] and passes messages on.
-/// * At `disconnect`, [`Stub::next_message`] ends with [`Error::Disconnect`] once all messages are taken, and `run` has 3 s to return; while it is
-///   not live yet, it is dropped at once. Then `disconnected` is published, unless `run` did, and requests that nobody took are answered 503.
-/// * When `run` returns otherwise, the connection broke: `disconnected` is published, with the error as its reason, and after a while (see
-///   [`Backoff`]; or at the next `connect`, if that comes first) `run` is called again. A credential that has run out meanwhile, or is about to, is
-///   [asked for](identity::request) anew.
-/// * When `run` returns [`Error::Failed`], `failed` is published, and that is the end.
+/// * At `connect`, it publishes `in-progress` and calls `run`, which connects, calls [`Stub::live`]
+///   and passes messages on.
+/// * At `disconnect`, [`Stub::next_message`] ends with [`Error::Disconnect`] once all messages are
+///   taken. `run` then has 3 s to return. A `run` that is not live yet is dropped at once.
+///   Afterwards it publishes `disconnected`, unless `run` did, and answers requests that `run` did
+///   not take with 503.
+/// * When `run` returns otherwise, the connection broke. It publishes `disconnected`, with the
+///   error as its reason. It calls `run` again after a delay (see [`Backoff`]), or at the next
+///   `connect` if that comes first. It [renews](identity::request) a credential that has expired
+///   meanwhile, or that is about to expire.
+/// * When `run` returns [`Error::Failed`], it publishes `failed` and returns.
 ///
 /// # Errors
 /// [`Error::Failed`], from `run`; [`Error::Invalid`], if the configuration cannot be read.
@@ -42,18 +49,18 @@ where
 {
     loop {
         let Control::Connect(mut connection) = next_control(&stub).await else {
-            // There is none to end.
+            // No connection is open.
             if !matches!(stub.status(), Status::Disconnected | Status::Failed) {
                 stub.publish(Status::Disconnected, None)?;
             }
             continue;
         };
         let mut backoff = Backoff::default();
-        // Of the first try, it is of no interest: no wait was made longer yet.
+        // The first attempt needs no start time: no delay has grown yet.
         let mut began = None;
         loop {
             stub.in_progress();
-            let ended = one_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
+            let ended = run_connection(&stub, run(connection.clone(), stub.configuration()?)).await;
             if let Err(error @ Error::Failed(_)) = ended.result {
                 answer_what_is_left(&stub, "the protocol stub cannot connect to its domain");
                 return Err(error);
@@ -78,8 +85,8 @@ where
                     Either::Left((Control::Connect(wanted), _)) => connection = wanted,
                     Either::Left((Control::Disconnect, _)) => break,
                     Either::Right((Ok(fresh), _)) => connection = stub.with_credential(Some(fresh)),
-                    // The server has the last word.
-                    Either::Right((Err(error), _)) => log::warn!("the credential runs out, and there is no other one: {error}"),
+                    // The server decides whether the old credential is still good.
+                    Either::Right((Err(error), _)) => log::warn!("the credential is expiring and was not renewed: {error}"),
                 }
             }
             began = Some(time::now());
@@ -88,7 +95,7 @@ where
     }
 }
 
-/// Whether the credential of a connection is of no use any more, or soon will not be.
+/// Returns `true` if the credential of a connection has expired, or will expire soon.
 fn runs_out(connection: &Stub) -> bool {
     let Some(expires) = connection.credential().and_then(|credential| credential.expires) else { return false };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -114,17 +121,18 @@ async fn next_control(stub: &Stub) -> Control {
 
 struct Ended {
     result: Result<()>,
-    /// It was told to; otherwise it broke.
+    /// `true` if the host asked for the end, `false` if the connection broke.
     told: bool,
     was_live: bool,
 }
 
-async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> Ended {
+async fn run_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> Ended {
     let mut run = pin!(run.fuse());
     let mut was_live = false;
     let mut grace: Option<Sleep> = None;
     let result = poll_fn(|cx| {
-        // What comes after `disconnect` is about the next connection; `connect` before it has been done already.
+        // Events after `disconnect` belong to the next connection. An earlier `connect` has been
+        // handled already.
         while grace.is_none()
             && let Some(event) = stub.state().take_control()
         {
@@ -144,7 +152,7 @@ async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> E
         if let (Some(grace), Some(reason)) = (&mut grace, stub.state().ending())
             && grace.poll_unpin(cx).is_ready()
         {
-            log::warn!("the connection was dropped: it was not closed within {GRACE:?}");
+            log::warn!("the connection was dropped: `run` did not return within {GRACE:?} after the disconnect event");
             return Poll::Ready(Err(Error::Disconnect(reason)));
         }
         stub.state().wait(cx.waker());
@@ -156,16 +164,17 @@ async fn one_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> E
     Ended { result, told, was_live }
 }
 
-/// What was delivered before the end and not taken is not lost without a word.
+/// Answers the requests that were delivered before the end and not taken, and logs the other
+/// messages. No message is lost silently.
 fn answer_what_is_left(stub: &Stub, reason: &str) {
     while let Some(message) = stub.state().take_message() {
         if message.expects_response() {
             let response = message.error_response(503, reason);
             if let Err(error) = stub.post(response) {
-                log::warn!("a request could not be answered: {error}");
+                log::warn!("the response to a request was not posted: {error}");
             }
         } else {
-            log::warn!("a `{}` message to {} came too late to be sent", message.kind, message.to);
+            log::warn!("a `{}` message to {} was dropped: the connection ended before it was sent", message.kind, message.to);
         }
     }
 }

@@ -1,61 +1,64 @@
 use crate::{DisconnectReason, websocket::CloseReason};
 
-/// What the SDK's functions return.
+/// The result of the SDK's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something could not be done.
+/// The reason why an operation failed.
 ///
-/// When `run` returns one, [`Error::Failed`] ends the stub as `failed`; any other ends the connection as `disconnected`, with the error as its
-/// reason, and the SDK connects again after a while.
+/// When `run` returns one, [`Error::Failed`] ends the stub as `failed`. Any other error ends the
+/// connection as `disconnected`, with the error as its reason, and the SDK reconnects after a
+/// delay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Policy or a missing grant; the text says which.
+    /// A policy forbids the operation, or a grant is missing; the text says which.
     #[error("denied: {0}")]
     Denied(String),
-    /// An argument, or what the other side sent, cannot be understood; the text says which and why.
+    /// An argument, or data from the other side, cannot be understood; the text says which and why.
     #[error("invalid: {0}")]
     Invalid(String),
     /// No room now.
-    #[error("no room now")]
+    #[error("the host has no room now; try again later")]
     Busy,
-    /// It is closed.
-    #[error("closed")]
+    /// The connection or the handle is closed.
+    #[error("the handle is closed")]
     Closed,
-    /// A limit is hit; the text says which, and by how much.
+    /// The operation would exceed a limit; the text says which, and by how much.
     #[error("over a limit: {0}")]
     Limit(String),
     /// The network or the other side failed; the text says how.
     #[error("{0}")]
     Io(String),
-    /// The server answered a WebSocket's opening handshake with something else than 101.
+    /// The server answered a WebSocket's opening handshake with a status other than 101.
     #[error("the server refused the WebSocket with the HTTP status {0}")]
     Refused(u16),
     /// The server closed the WebSocket.
     #[error("{0}")]
     WebSocketClosed(CloseReason),
-    /// It took too long.
-    #[error("it took too long")]
+    /// The operation timed out.
+    #[error("the operation timed out")]
     Timeout,
-    /// The stub was told to disconnect, and there are no more messages.
-    #[error("told to disconnect")]
+    /// The host asked the stub to disconnect, and there are no more messages.
+    #[error("the host asked the stub to disconnect")]
     Disconnect(DisconnectReason),
-    /// Connecting is not possible, and trying again as it is will not help: the stub is to be `failed` with this reason.
+    /// The stub cannot connect, and a retry with the same settings will not help. The stub becomes
+    /// `failed` with this reason.
     #[error("{0}")]
     Failed(String),
-    /// Something of the stub's own.
+    /// An error of the stub's own.
     #[error("{0}")]
     Other(String),
 }
 
 impl Error {
-    /// The stub cannot connect, and trying again as it is will not help: a wrong password, say. Returned from `run`, it ends the stub as
+    /// Makes an [`Error::Failed`]: the stub cannot connect, and a retry with the same settings will
+    /// not help, for example after a wrong password. Returned from `run`, it ends the stub as
     /// `failed`.
     pub fn failed(reason: impl ToString) -> Self {
         Self::Failed(reason.to_string())
     }
 
-    /// An error of the stub's own, or of a library that it uses.
+    /// Makes an [`Error::Other`] of an error of the stub's own, or of a library that it uses.
     pub fn other(error: impl ToString) -> Self {
         Self::Other(error.to_string())
     }

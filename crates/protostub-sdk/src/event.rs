@@ -2,50 +2,55 @@ use std::fmt;
 
 use crate::Message;
 
-/// What a stub is told. Timers and connections have no events here: they wake the futures that wait for them.
+/// An event for a stub. Timers and connections have no events here: they wake the futures that wait
+/// for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Event {
-    /// Connect to the domain's back-end, with the domain's credential if there is one. Publish `in-progress`, and `live` once messages can flow.
+    /// Connect to the domain's back-end, with the domain's credential if there is one. Publish
+    /// `in-progress`, and `live` once messages can flow.
     Connect(Option<Credential>),
-    /// Say good-bye to the back-end and publish `disconnected`, within 5 s by default.
+    /// Close the connection to the back-end gracefully and publish `disconnected`, within 5 s by
+    /// default.
     Disconnect(DisconnectReason),
-    /// A message to the stub or to an address of its domain. Comes only while the stub is `live`.
+    /// A message to the stub or to an address of its domain. The host delivers messages only while
+    /// the stub is `live`.
     Message(Message),
 }
 
-/// Why a stub is to disconnect.
+/// The reason for a disconnect event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum DisconnectReason {
-    /// The host program or a hyperty wishes it.
+    /// The host program or a hyperty asked for it.
     Request,
     /// The stub's successor takes over.
     Update,
-    /// Nothing happened for long.
+    /// The stub was idle for long.
     Idle,
-    /// The runtime ends.
+    /// The runtime shuts down.
     Shutdown,
 }
 
-/// The stub's status, as everybody else sees it.
+/// The public status of the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Status {
-    /// It has started. The host publishes this one itself.
+    /// The stub has started. The host itself publishes this status.
     Created,
-    /// It is connecting.
+    /// The stub is connecting.
     InProgress,
-    /// It is connected: messages can flow.
+    /// The stub is connected: messages can flow.
     Live,
-    /// It is no longer connected; it may connect again.
+    /// The stub is no longer connected; it may reconnect.
     Disconnected,
-    /// It cannot connect, and trying again as it is will not help. Nothing follows.
+    /// The stub cannot connect, and a retry with the same settings will not help. No other status
+    /// follows.
     Failed,
 }
 
 impl fmt::Display for Status {
-    /// The name on the bus: `in-progress`, say.
+    /// Writes the name on the bus, such as `in-progress`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Created => "created",
@@ -57,7 +62,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a credential is.
+/// The kind of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum CredentialKind {
@@ -65,9 +70,9 @@ pub enum CredentialKind {
     Bearer,
     /// A `user:password` (RFC 7617, not encoded).
     Basic,
-    /// An identity assertion: a JWT, say.
+    /// An identity assertion, such as a JWT.
     Assertion,
-    /// Something that the domain and the Identity Module agreed on.
+    /// A kind that the domain and the Identity Module agreed on.
     Other(String),
 }
 
@@ -75,11 +80,11 @@ pub enum CredentialKind {
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Credential {
-    /// What it is.
+    /// The kind of the credential.
     pub kind: CredentialKind,
     /// The secret.
     pub value: String,
-    /// Until when it is good, in seconds since the Unix epoch; none: not known.
+    /// Expiry in seconds since the Unix epoch, or `None` if it is unknown.
     pub expires: Option<u64>,
 }
 

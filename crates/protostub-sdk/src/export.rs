@@ -1,4 +1,4 @@
-//! What [`export!`](crate::export!) expands to. Not for use by hand.
+//! The functions that [`export!`](crate::export!) expands to. Not for use by hand.
 
 use std::future::Future;
 
@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{Result, Stub, guest, keep_connected};
 
-/// The export `start` of a stub that has one function for each connection.
+/// Runs the export `start` of a stub with one function for each connection.
 ///
 /// # Errors
-/// If the configuration cannot be read: which part, and why.
+/// The configuration cannot be read. The text says which part, and why.
 pub fn start_run<C, F, Fut>(url: String, run: F) -> Result<(), String>
 where
     C: DeserializeOwned + 'static,
@@ -22,10 +22,10 @@ where
     })
 }
 
-/// The export `start` of a stub that has one function for its whole life.
+/// Runs the export `start` of a stub with one function for its whole life.
 ///
 /// # Errors
-/// If the configuration cannot be read: which part, and why.
+/// The configuration cannot be read. The text says which part, and why.
 pub fn start_main<C, F, Fut>(url: String, main: F) -> Result<(), String>
 where
     C: DeserializeOwned + 'static,
@@ -38,7 +38,7 @@ where
     })
 }
 
-/// The export `handle`.
+/// Runs the export `handle`.
 #[cfg(target_family = "wasm")]
 pub fn handle(events: Vec<crate::bindings::rethink::protostub::types::Event>) {
     guest::handle(events.into_iter().map(guest::HostEvent::from));
@@ -46,12 +46,15 @@ pub fn handle(events: Vec<crate::bindings::rethink::protostub::types::Event>) {
 
 /// Makes a component of an async function.
 ///
-/// `export!(run)`: `async fn run(stub: Stub, config: Config) -> Result<()>` is one connection to the domain's back-end. It is called whenever a
-/// connection is wanted, as [`keep_connected`](crate::keep_connected) says.
+/// `export!(run)`: `async fn run(stub: Stub, config: Config) -> Result<()>` is one connection to
+/// the domain's back-end. The SDK calls it whenever a connection is wanted: see
+/// [`keep_connected`](crate::keep_connected).
 ///
-/// `export!(main: main)`: the function is called once, and sees to everything itself: [`Stub::next_event`](crate::Stub::next_event).
+/// `export!(main: main)`: the SDK calls the function once. The function handles all events itself,
+/// with [`Stub::next_event`](crate::Stub::next_event).
 ///
-/// `Config` is anything that serde can read; a configuration that it cannot read ends the deployment, with the path of the fault.
+/// `Config` is any type that serde can read. A configuration that serde cannot read ends the
+/// deployment, with the path of the fault.
 #[macro_export]
 macro_rules! export {
     ($run:path) => {
@@ -61,7 +64,7 @@ macro_rules! export {
         $crate::export!(@component start_main, $main);
     };
     (@component $start:ident, $function:path) => {
-        // Elsewhere, in unit tests, the fake host starts the function by itself.
+        // In unit tests, which run natively, the fake host itself starts the function.
         #[cfg(not(target_family = "wasm"))]
         const _: fn(::std::string::String) -> ::std::result::Result<(), ::std::string::String> =
             |url| $crate::export::$start(url, $function);

@@ -1,7 +1,8 @@
-//! What is between the component's two exports and the author's async code: the executor, the queue of events, and who waits for what.
+//! The layer between the component's two exports and the author's async code: the executor, the
+//! queue of events, and the tasks that wait for handles.
 //!
-//! An instance has one of each, on the one thread that a component has. Nothing here waits: `handle` puts the events in, runs the executor until
-//! every task is stalled, and returns.
+//! An instance has one of each, on the one thread that a component has. No code here waits:
+//! `handle` queues the events, runs the executor until every task is stalled, and returns.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -21,11 +22,12 @@ use slab::Slab;
 
 use crate::{DisconnectReason, Error, Event, Message, MessageId, MessageType, Result, Status, Stub, host, logging};
 
-/// From how many queued messages on the bus is paused.
+/// Number of queued messages from which on the bus is paused.
 const PAUSE_MESSAGES: usize = 64;
-/// From how many bytes of queued messages on the bus is paused: one batch.
+/// Number of bytes of queued messages from which on the bus is paused: one batch.
 const PAUSE_BYTES: usize = 1024 * 1024;
-/// At how many queued messages the bus is resumed: early enough that the next batch comes before the last message is taken.
+/// Number of queued messages at which the bus is resumed. It is above 0, so the next batch comes
+/// before the last message is taken.
 const RESUME_MESSAGES: usize = 16;
 
 thread_local! {
@@ -33,11 +35,11 @@ thread_local! {
     /// Tasks that have not begun yet.
     static SPAWNED: RefCell<Vec<LocalBoxFuture<'static, ()>>> = const { RefCell::new(Vec::new()) };
     static STATE: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
-    /// In the order of their handles. They are few: the host allows some hundreds.
+    /// In the order of their handles. The list is short: the host allows some hundreds.
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the host tells the component in one call of `handle`.
+/// An event of one call of `handle`.
 #[derive(Debug)]
 pub(crate) enum HostEvent {
     Stub(Event),
@@ -45,32 +47,35 @@ pub(crate) enum HostEvent {
     Ready(u32),
 }
 
-/// What the clones of a [`Stub`] share.
+/// The state that the clones of a [`Stub`] share.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) url: String,
     pub(crate) configuration: String,
-    /// Read from the configuration when the author asks for it.
+    /// Read from the configuration at the author's first request.
     pub(crate) runtime_url: OnceCell<String>,
     pub(crate) status: RefCell<(Status, Option<String>)>,
     queue: RefCell<Queue>,
     requests: RefCell<Requests>,
 }
 
-/// What came and was not taken yet. Bounded, since the bus is paused while it is full, and a batch is bounded.
+/// Events that have arrived and were not taken yet. The queue is bounded: the bus is paused while
+/// it is full, and a batch is bounded.
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Message>,
     bytes: usize,
     paused: bool,
-    /// `connect` and `disconnect`. At most a few: of two that cancel each other out, the host sends what it means at the end.
+    /// `connect` and `disconnect`. At most a few: of two events that cancel each other out, the
+    /// host sends the final one.
     control: VecDeque<Event>,
-    /// The connection is to end; who waits for messages is told once they are all taken.
+    /// Set while the connection is to end. Tasks that wait for messages learn of it once all
+    /// messages are taken.
     ending: Option<DisconnectReason>,
     wakers: Vec<Waker>,
 }
 
-/// The stub's own requests that are not answered yet.
+/// The stub's own requests without a response.
 #[derive(Debug, Default)]
 struct Requests {
     count: u64,
@@ -84,7 +89,7 @@ struct Waiting {
     wakers: Vec<Waker>,
 }
 
-/// The component's export `start`: reads the configuration, and begins with `main`.
+/// Runs the component's export `start`: reads the configuration, and starts `main`.
 pub(crate) fn start<F, Fut>(url: String, main: F) -> Result<(), String>
 where
     F: FnOnce(Stub) -> Result<Fut, String>,
@@ -112,7 +117,7 @@ where
     Ok(())
 }
 
-/// The instance's end, in a test: everything that it holds is dropped.
+/// Ends the instance in a test, and drops everything that it holds.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn end() {
     drop((TASKS.take(), SPAWNED.take()));
@@ -120,27 +125,30 @@ pub(crate) fn end() {
     WAITING.with_borrow_mut(Vec::clear);
 }
 
-/// Runs a task beside the author's, until it ends or the instance does.
+/// Runs a task next to the author's, until the task or the instance ends.
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     if STATE.with_borrow(Option::is_none) {
-        log::error!("a task was spawned outside of the stub's life, and does not run");
+        log::error!(
+            "a task was spawned outside of the stub's own code and does not run; call `spawn` from `run`, `main` or another task"
+        );
         return;
     }
     SPAWNED.with_borrow_mut(|spawned| spawned.push(task.boxed_local()));
 }
 
-/// The author's task, and those that were spawned beside it.
+/// The author's task, and the tasks that were spawned next to it.
 #[derive(Default)]
 struct Tasks {
     running: Slab<LocalBoxFuture<'static, ()>>,
     due: Arc<Due>,
 }
 
-/// Those that can go on, in the order in which they were woken.
+/// The tasks that can continue, in the order in which they were woken.
 #[derive(Default)]
 struct Due(Mutex<VecDeque<Arc<Alarm>>>);
 
-/// Wakes one task. If that has ended, another one may have its number, which is polled once too often then.
+/// The waker of one task. After the task has ended, another task may have its number. That task is
+/// then polled once too often.
 struct Alarm {
     task: usize,
     is_due: AtomicBool,
@@ -170,7 +178,7 @@ impl Due {
 }
 
 impl Tasks {
-    /// Runs all of them until none can go on.
+    /// Polls all tasks until none can continue.
     fn run_until_stalled(&mut self) {
         loop {
             for task in SPAWNED.take() {
@@ -190,7 +198,7 @@ impl Tasks {
     }
 }
 
-/// The component's export `handle`: everything that can go on does.
+/// Runs the component's export `handle`: runs every task that can continue.
 pub(crate) fn handle(events: impl IntoIterator<Item = HostEvent>) {
     let Some(state) = STATE.with_borrow(Clone::clone) else { return };
     for event in events {
@@ -208,7 +216,7 @@ pub(crate) fn handle(events: impl IntoIterator<Item = HostEvent>) {
 }
 
 impl State {
-    /// A response to a request of the stub's own goes to who waits for it; any other message is queued.
+    /// Passes a response to the stub's own request that waits for it, and queues any other message.
     fn receive(&self, message: Message) {
         if message.kind == MessageType::Response {
             let open = &mut self.requests.borrow_mut().open;
@@ -216,7 +224,8 @@ impl State {
                 open.iter().position(|(id, to, _)| *id == message.id && *to == message.from && message.to == self.url)
             {
                 if message.code().is_none_or(|code| code >= 200) {
-                    let _ = open.swap_remove(index).2.send(message); // Who asked may have lost interest.
+                    // The requester may have dropped its future.
+                    let _ = open.swap_remove(index).2.send(message);
                 }
                 return;
             }
@@ -254,7 +263,7 @@ impl State {
         self.wake();
     }
 
-    /// Who waits for an event is woken when one comes.
+    /// Has the waker woken at the next event.
     pub(crate) fn wait(&self, waker: &Waker) {
         remember(&mut self.queue.borrow_mut().wakers, waker);
     }
@@ -262,19 +271,19 @@ impl State {
     fn wake(&self) {
         let mut wakers = std::mem::take(&mut self.queue.borrow_mut().wakers);
         wakers.drain(..).for_each(Waker::wake);
-        // Who is woken waits again as a rule: in the same memory.
+        // Most woken tasks wait again: the list keeps its memory.
         let queue = &mut *self.queue.borrow_mut();
         if queue.wakers.is_empty() {
             queue.wakers = wakers;
         }
     }
 
-    /// Gives a request its id, and makes room for its response.
+    /// Gives a request its id, and registers it for its response.
     pub(crate) fn open_request(&self, request: &mut Message) -> oneshot::Receiver<Message> {
         let requests = &mut *self.requests.borrow_mut();
         requests.open.retain(|(_, _, sender)| !sender.is_canceled());
         if requests.count == 0 {
-            // Requests of an instance before this one may still be open.
+            // Requests of an earlier instance may still be open.
             requests.count = fastrand::u64(..1 << 52);
         }
         requests.count += 1;
@@ -291,7 +300,7 @@ fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
     }
 }
 
-/// Who waits for a handle is woken when the host has news of it.
+/// Wakes the tasks that wait for a handle of which the host has news.
 fn tell(handle: u32) {
     let wakers = WAITING.with_borrow_mut(|waiting| match place(waiting, handle) {
         Ok(index) => {
@@ -303,12 +312,13 @@ fn tell(handle: u32) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// Where a handle is, or belongs.
+/// Returns the place of a handle, or the place to insert it at.
 fn place(waiting: &[Waiting], handle: u32) -> Result<usize, usize> {
     waiting.binary_search_by_key(&handle, |waiting| waiting.handle)
 }
 
-/// A handle of the host, for as long as somebody is interested in what it does. Its owner closes it at the host.
+/// A handle of the host, for as long as the stub waits for its news. The owner closes it at the
+/// host.
 #[derive(Debug)]
 pub(crate) struct Handle(u32);
 
@@ -325,7 +335,8 @@ impl Handle {
         self.0
     }
 
-    /// `ask` is asked at once, and again whenever there is news, until it has an answer. [`Error::Busy`] is none.
+    /// Calls `ask` at once, and again whenever there is news, until it returns an answer.
+    /// [`Error::Busy`] is not an answer.
     pub(crate) fn poll<T>(&self, waker: &Waker, ask: impl FnOnce(u32) -> Result<Option<T>>) -> Poll<Result<T>> {
         match ask(self.0) {
             Ok(Some(answer)) => Poll::Ready(Ok(answer)),
@@ -341,12 +352,12 @@ impl Handle {
         }
     }
 
-    /// As [`Self::poll`], for who has nothing else to wait for.
+    /// Does the same as [`Self::poll`], for a task that waits for nothing else.
     pub(crate) async fn ask<T>(&self, mut ask: impl FnMut(u32) -> Result<Option<T>>) -> Result<T> {
         std::future::poll_fn(|cx| self.poll(cx.waker(), &mut ask)).await
     }
 
-    /// Whether the host had news of it at all: that is all there is to know of a timer.
+    /// Returns `true` if the host ever had news of the handle. A timer has no other state.
     pub(crate) fn has_news(&self) -> bool {
         WAITING.with_borrow(|waiting| place(waiting, self.0).is_ok_and(|index| waiting[index].news))
     }
@@ -354,7 +365,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The thread's own end may have come first.
+        // The thread may have ended before.
         let _ = WAITING.try_with(|waiting| {
             let waiting = &mut *waiting.borrow_mut();
             place(waiting, self.0).map(|index| waiting.remove(index))
@@ -368,10 +379,10 @@ mod tests {
 
     use super::*;
 
-    /// The waker that a task had first.
+    /// The first waker that a task got.
     type Kept = Rc<RefCell<Option<Waker>>>;
 
-    /// A task that ends when it is polled for the last time of so many; how often it was polled, and its waker.
+    /// Makes a task that ends at poll number `polls`. Returns it with its poll count and its waker.
     fn task(polls: usize) -> (LocalBoxFuture<'static, ()>, Rc<Cell<usize>>, Kept) {
         let (count, waker) = (Rc::<Cell<usize>>::default(), Kept::default());
         let (counted, kept) = (Rc::clone(&count), Rc::clone(&waker));
@@ -389,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_polled_when_it_was_woken_however_often() {
+    fn task_woken_twice_is_polled_once() {
         let mut tasks = Tasks::default();
         let (first, polled, waker) = task(3);
         let (other, others_polls, _) = task(3);
@@ -407,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_may_outlive_its_task() {
+    fn waker_of_an_ended_task_is_harmless() {
         let mut tasks = Tasks::default();
         let (first, _, waker) = task(1);
         run(&mut tasks, [first]);
@@ -415,7 +426,7 @@ mod tests {
         outlived.wake_by_ref();
         run(&mut tasks, []);
         assert_eq!(tasks.running.len(), 0);
-        // In the same place.
+        // The second task has the first one's place.
         let (second, polled, waker) = task(3);
         run(&mut tasks, [second]);
         outlived.wake_by_ref();
@@ -427,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_spawns_and_wakes_runs_in_the_same_call() {
+    fn task_spawned_by_a_task_runs_in_the_same_call() {
         let mut tasks = Tasks::default();
         let (send, received) = oneshot::channel();
         let got = Rc::<Cell<u32>>::default();

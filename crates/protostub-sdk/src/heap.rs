@@ -1,12 +1,15 @@
-//! The allocator of stubs that turn the feature `allocator` on: lists of freed blocks before the
-//! one that the target has.
+//! The allocator of stubs that turn the feature `allocator` on: lists of freed blocks in front of
+//! the target's allocator.
 //!
-//! A stub allocates and frees a few texts for each message that it handles, of the same sizes again and again. Here each takes a few instructions; the
-//! target's allocator takes some hundred. And a stub that has nothing to do has three pages of memory of its own instead of nine: the first blocks are cut
-//! from memory beside its other data, where the target's allocator begins with a mark at the very end of all memory that there is; and its constants
-//! are not mapped before they are read ([`Heap::written`]). `BENCHMARKS.md` has the figures.
+//! A stub allocates and frees a few texts for each message that it handles, of the same sizes again
+//! and again. This allocator takes a few instructions for each; the target's takes some hundred. An
+//! idle stub has three pages of memory of its own instead of nine, for two reasons. The first
+//! blocks are cut from memory next to the stub's other data, where the target's allocator begins
+//! with a mark at the very end of all memory. And the stub's constants are not mapped before they
+//! are read ([`Heap::written`]). `BENCHMARKS.md` has the figures.
 //!
-//! What was freed is kept for blocks of the same size. Larger ones than [`SMALL`] come from the target's allocator, and go back there.
+//! A freed block is kept for blocks of the same size. Blocks larger than [`SMALL`] come from the
+//! target's allocator, and go back there.
 #![expect(unsafe_code, reason = "an allocator deals in addresses")]
 
 use std::{
@@ -15,13 +18,14 @@ use std::{
     ptr,
 };
 
-/// The largest block that is kept, in bytes.
+/// The largest size of a kept block, in bytes.
 const SMALL: usize = 1024;
-/// What the blocks' sizes and addresses are multiples of, in bytes: no type that is usual has to be aligned to more.
+/// Unit of the blocks' sizes and addresses, in bytes. No usual type has a larger alignment.
 const GRAIN: usize = 16;
-/// How much there is to begin with, in bytes: about what it takes to be live.
+/// Size of the first slab, in bytes: about the memory that a stub takes to become live.
 const FIRST: usize = 2048;
-/// How much is taken from the target's allocator at a time, in bytes: a page, with what that allocator adds.
+/// Size of each further slab from the target's allocator, in bytes: a page, with the allocator's
+/// overhead.
 const SLAB: usize = 4096 - GRAIN;
 
 #[cfg(all(target_family = "wasm", not(target_feature = "atomics")))]
@@ -29,13 +33,14 @@ const SLAB: usize = 4096 - GRAIN;
 static HEAP: Heap = Heap::new();
 
 struct Heap {
-    /// Of each size, in grains, the block that was freed last.
+    /// The last freed block of each size, in grains.
     freed: [Cell<*mut Block>; SMALL / GRAIN + 1],
-    /// What no block was cut from yet, and how much that is.
+    /// The part of the slab that no block was cut from yet, and its size.
     uncut: Cell<*mut u8>,
     left: Cell<usize>,
-    /// Written before anything is read. The first that a component does is to allocate; were that to begin with reading, Linux would map all of its data,
-    /// which is a file that instances share, at once (`fault_around_bytes`), and count it for each.
+    /// Written before any read. A component's first action is to allocate. If that action began
+    /// with a read, Linux would map all of the component's data at once (`fault_around_bytes`).
+    /// That data is a file that instances share, and Linux would count it for each instance.
     written: Cell<bool>,
     first: First,
 }
@@ -43,9 +48,9 @@ struct Heap {
 #[repr(align(16))]
 struct First(UnsafeCell<[u8; FIRST]>);
 
-/// The beginning of a block that is free.
+/// The beginning of a free block.
 struct Block {
-    /// Of the same size, freed before.
+    /// The block of the same size that was freed before.
     next: *mut Self,
 }
 
@@ -64,7 +69,7 @@ impl Heap {
         }
     }
 
-    /// A block that nobody had before; null: there is no memory.
+    /// Cuts an unused block. Returns null if there is no memory.
     #[cold]
     fn cut(&self, size: usize) -> *mut u8 {
         if self.left.get() < size {
@@ -77,7 +82,8 @@ impl Heap {
             if slab.is_null() {
                 return slab;
             }
-            // What is left of the slab before is too small for this one, and a block of another size.
+            // The rest of the slab before is too small for this block, and becomes a block of
+            // another size.
             if self.left.get() > 0 {
                 self.keep(self.uncut.get(), self.left.get() / GRAIN);
             }
@@ -91,10 +97,10 @@ impl Heap {
         block
     }
 
-    /// Keeps a block of so many grains, at least one, in which nobody has anything any more.
+    /// Keeps a block of `grains` grains, at least one, that is no longer in use.
     fn keep(&self, block: *mut u8, grains: usize) {
         let block: *mut Block = block.cast();
-        // SAFETY: it is aligned to a grain, has at least one, and is nobody's.
+        // SAFETY: the block is aligned to a grain, has at least one, and is not in use.
         unsafe { block.write(Block { next: self.freed[grains].get() }) };
         self.freed[grains].set(block);
     }
@@ -103,12 +109,14 @@ impl Heap {
 #[repr(align(16))]
 struct Grain(#[expect(dead_code, reason = "only its size and alignment count")] [u8; GRAIN]);
 
-/// How many grains its block has; none: that is not kept here. Depends on nothing but the layout, which is the same when the block is freed.
+/// Returns the number of grains of the layout's block, or `None` if such a block is not kept here.
+/// The result depends only on the layout, which is the same when the block is freed.
 fn grains(layout: Layout) -> Option<usize> {
     (layout.size() <= SMALL && layout.align() <= GRAIN).then(|| layout.size().div_ceil(GRAIN))
 }
 
-/// A block of the target's allocator. Apart, since aligning takes it a frame on the stack, which [`Heap::alloc`] had each time.
+/// Allocates a block from the target's allocator. A function of its own, because alignment takes a
+/// frame on the stack, which [`Heap::alloc`] would otherwise set up each time.
 ///
 /// # Safety
 /// As of [`GlobalAlloc::alloc`].
@@ -119,10 +127,12 @@ unsafe fn large(layout: Layout) -> *mut u8 {
     unsafe { System.alloc(layout) }
 }
 
-// SAFETY: a block has at least the layout's size, is aligned to a grain, and is handed out to one at a time: it was cut from a slab once, and is in a list
-// only after it was freed. Nothing here panics: no index is larger than `SMALL / GRAIN`. All else is the target's allocator.
+// SAFETY: a block has at least the layout's size and is aligned to a grain. It has one owner at a
+// time: it was cut from a slab once, and enters a list only after it was freed. No code here
+// panics: no index is larger than `SMALL / GRAIN`. The target's allocator does the rest.
 //
-// Never inlined: a stub calls these in hundreds of places, and would be a twentieth larger.
+// Never inlined: a stub calls these functions in hundreds of places, and would be a twentieth
+// larger.
 unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -135,7 +145,7 @@ unsafe impl GlobalAlloc for Heap {
         if block.is_null() {
             return self.cut(grains * GRAIN);
         }
-        // SAFETY: `keep` wrote it there, and nobody has had the block since.
+        // SAFETY: `keep` wrote the link there, and the block had no owner since.
         self.freed[grains].set(unsafe { (*block).next });
         block.cast()
     }
@@ -144,7 +154,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match grains(layout) {
             Some(grains) => self.keep(block, grains),
-            // SAFETY: the caller's; it came from there.
+            // SAFETY: the caller's; the block came from the target's allocator.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
@@ -158,7 +168,7 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: the caller's.
         let block = unsafe { self.alloc(layout) };
         if !block.is_null() {
-            // SAFETY: it has that size.
+            // SAFETY: the block has that size.
             unsafe { block.write_bytes(0, layout.size()) };
         }
         block
@@ -169,16 +179,16 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: the caller's: the size does not overflow when rounded up to the alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (grains(layout), grains(wanted)) {
-            // SAFETY: the caller's; it came from there.
+            // SAFETY: the caller's; the block came from the target's allocator.
             (None, None) => unsafe { System.realloc(block, layout, size) },
             (old, new) if old == new => block,
             _ => {
                 // SAFETY: the caller's.
                 let moved = unsafe { self.alloc(wanted) };
                 if !moved.is_null() {
-                    // SAFETY: both have that much, and are two.
+                    // SAFETY: both blocks have that size, and they are distinct.
                     unsafe { ptr::copy_nonoverlapping(block, moved, size.min(layout.size())) };
-                    // SAFETY: the caller's; nothing of it is used any more.
+                    // SAFETY: the caller's; the old block is not used any more.
                     unsafe { self.dealloc(block, layout) };
                 }
                 moved
@@ -191,7 +201,7 @@ unsafe impl GlobalAlloc for Heap {
 mod tests {
     use super::*;
 
-    /// Writes what only this block has in it, and looks whether it is there.
+    /// Fills a block with a mark of its own.
     fn fill(block: *mut u8, size: usize, mark: u8) {
         // SAFETY: the test's own block, of that size.
         unsafe { block.write_bytes(mark, size) };
@@ -203,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_whole_whatever_is_done_with_others() {
+    fn blocks_keep_their_bytes_while_others_change() {
         let heap = Heap::new();
         let mut random = fastrand::Rng::with_seed(7);
         let mut held: Vec<(*mut u8, Layout, u8)> = Vec::new();
@@ -222,13 +232,14 @@ mod tests {
                 2 if !held.is_empty() => {
                     let (block, layout, mark) = held.swap_remove(random.usize(..held.len()));
                     assert!(is_whole(block, layout.size(), mark));
-                    // SAFETY: it is from there, with this layout, and is not used any more.
+                    // SAFETY: the block is from this heap, with this layout, and is not used any
+                    // more.
                     unsafe { heap.dealloc(block, layout) };
                 }
                 3 if !held.is_empty() => {
                     let nth = random.usize(..held.len());
                     let (block, layout, mark) = held[nth];
-                    // SAFETY: it is from there, with this layout.
+                    // SAFETY: the block is from this heap, with this layout.
                     let moved = unsafe { heap.realloc(block, layout, size) };
                     assert!(is_whole(moved, size.min(layout.size()), mark));
                     fill(moved, size, mark);
@@ -247,13 +258,13 @@ mod tests {
         }
         for (block, layout, mark) in held {
             assert!(is_whole(block, layout.size(), mark));
-            // SAFETY: it is from there, with this layout, and is not used any more.
+            // SAFETY: the block is from this heap, with this layout, and is not used any more.
             unsafe { heap.dealloc(block, layout) };
         }
     }
 
     #[test]
-    fn what_was_freed_is_used_again() {
+    fn freed_block_is_reused_for_the_same_size() {
         let heap = Heap::new();
         let layout = Layout::new::<[u8; 100]>();
         // SAFETY: each block is given back once, with its layout.

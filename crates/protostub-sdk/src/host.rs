@@ -1,5 +1,5 @@
-//! The imports of the contract, as plain functions over the SDK's types. Inside a component they are the host's; elsewhere, in unit tests, the
-//! fake host's ([`crate::testing`]).
+//! The imports of the contract, as plain functions over the SDK's types. Inside a component the
+//! host provides them. In unit tests, which run natively, the fake host does ([`crate::testing`]).
 
 #[cfg(target_family = "wasm")]
 mod component;
@@ -10,11 +10,13 @@ pub(crate) use component::*;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::imports::*;
 
-/// How much goes into one call of the host, in bytes, unless it is one thing alone: the host ends an instance that hands over a few times as much at once.
+/// Number of bytes that go into one call of the host, unless a single item is larger. The host ends
+/// an instance that hands over a few times as much at once.
 #[cfg(any(target_family = "wasm", test))]
 const CALL_BYTES: usize = 1 << 20;
 
-/// How many of these go into the next call of the host: those that have [`CALL_BYTES`] together, and one at least.
+/// Returns the number of items for the next call of the host: as many as have [`CALL_BYTES`]
+/// together, and at least one.
 #[cfg(any(target_family = "wasm", test))]
 fn next_call(sizes: impl IntoIterator<Item = usize>) -> usize {
     let mut bytes = 0_usize;
@@ -41,7 +43,7 @@ pub(crate) struct HttpHead {
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// What a TCP connection is.
+/// The state of a TCP connection.
 #[derive(Debug, Clone)]
 pub(crate) enum TcpState {
     Connecting,
@@ -50,7 +52,7 @@ pub(crate) enum TcpState {
     Failed(String),
 }
 
-/// What a WebSocket is.
+/// The state of a WebSocket.
 #[derive(Debug, Clone)]
 pub(crate) enum WebSocketState {
     Connecting,
@@ -65,7 +67,7 @@ mod tests {
     use super::{CALL_BYTES, next_call};
 
     #[test]
-    fn a_call_carries_no_more_than_it_should_and_one_thing_at_least() {
+    fn host_call_is_bounded_and_has_at_least_one_item() {
         assert_eq!(next_call([1; 1_000]), 1_000);
         assert_eq!(next_call([CALL_BYTES / 2; 8]), 2);
         assert_eq!(next_call([CALL_BYTES, 1]), 1);

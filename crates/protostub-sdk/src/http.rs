@@ -1,5 +1,5 @@
-//! HTTP exchanges (RFC 9110). The host does DNS, proxies and TLS, and lets a stub speak to its own domain and what the operator granted. Redirects are
-//! not followed.
+//! HTTP exchanges (RFC 9110). The host does DNS, proxies and TLS. A stub may reach its own domain
+//! and the hosts that the operator granted. The host follows no redirects.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -11,7 +11,7 @@ use crate::{
     message::text_of,
 };
 
-/// How many bytes are fetched from the host at a time.
+/// Number of bytes to fetch from the host at a time.
 const FETCH_BYTES: u32 = 64 * 1024;
 
 /// A request to be sent.
@@ -25,44 +25,44 @@ pub struct Content {
 }
 
 impl Request {
-    /// A request of this method for this `https://` or `http://` URL.
+    /// Makes a request of this method for this `https://` or `http://` URL.
     #[must_use]
     pub fn new(method: impl Into<String>, url: impl AsRef<str>) -> Self {
         Self::of_kind(url, Content { method: method.into(), body: Vec::new() })
     }
 
-    /// A `GET` request.
+    /// Makes a `GET` request.
     #[must_use]
     pub fn get(url: impl AsRef<str>) -> Self {
         Self::new("GET", url)
     }
 
-    /// A `POST` request.
+    /// Makes a `POST` request.
     #[must_use]
     pub fn post(url: impl AsRef<str>) -> Self {
         Self::new("POST", url)
     }
 
-    /// A `PUT` request.
+    /// Makes a `PUT` request.
     #[must_use]
     pub fn put(url: impl AsRef<str>) -> Self {
         Self::new("PUT", url)
     }
 
-    /// A `DELETE` request.
+    /// Makes a `DELETE` request.
     #[must_use]
     pub fn delete(url: impl AsRef<str>) -> Self {
         Self::new("DELETE", url)
     }
 
-    /// With this body: at most 1 MiB.
+    /// Sets the body, at most 1 MiB.
     #[must_use]
     pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.kind.body = bytes.into();
         self
     }
 
-    /// With a value as its body, in JSON.
+    /// Sets a value as the body, in JSON.
     ///
     /// # Errors
     /// [`Error::Invalid`], if the value has no JSON form.
@@ -70,11 +70,13 @@ impl Request {
         Ok(self.header("content-type", "application/json").body(serde_json::to_vec(value)?))
     }
 
-    /// Sends the request, and waits for the head of the response: 30 s, or less with [`time::timeout`](crate::time::timeout).
+    /// Sends the request, and waits for the head of the response. The timeout is 30 s, or less with
+    /// [`time::timeout`](crate::time::timeout).
     ///
     /// # Errors
-    /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (URL, method or a header); [`Error::Limit`] (more than 16 connections,
-    /// or a body over 1 MiB); [`Error::Io`] (the network, TLS, a server that does not speak HTTP). A status is no error.
+    /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (URL, method or a
+    /// header); [`Error::Limit`] (more than 16 connections, or a body over 1 MiB); [`Error::Io`]
+    /// (the network, TLS, a server that does not speak HTTP). No status is an error.
     pub async fn send(self) -> Result<Response> {
         let Self { url, headers, kind: Content { method, body } } = self;
         let exchange = HttpExchange(Handle::new(host::http_send(HttpRequest { method, url, headers, body })?));
@@ -83,7 +85,7 @@ impl Request {
     }
 }
 
-/// A response whose head is there. Dropped, the exchange ends.
+/// A response whose head has arrived. Dropped, it ends the exchange.
 #[derive(Debug)]
 pub struct Response {
     exchange: HttpExchange,
@@ -101,31 +103,31 @@ impl Drop for HttpExchange {
 }
 
 impl Response {
-    /// The status code.
+    /// Returns the status code.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// Whether the status is 200 to 299.
+    /// Returns `true` if the status is 200 to 299.
     #[must_use]
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// The first header of this name, which is in lower case.
+    /// Returns the first header of this name, which must be in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The headers, names in lower case.
+    /// Returns the headers, with names in lower case.
     #[must_use]
     pub fn headers(&self) -> &[(String, String)] {
         &self.headers
     }
 
-    /// The next bytes of the body; none: that was all.
+    /// Returns the next bytes of the body, or `None` at its end.
     ///
     /// # Errors
     /// [`Error::Io`], once the exchange broke; [`Error::Closed`], after the end.
@@ -137,10 +139,10 @@ impl Response {
         self.exchange.0.ask(fetch).await
     }
 
-    /// The whole body, if it is no longer than `max_bytes`.
+    /// Returns the whole body, of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`Error::Limit`], if it is longer; and as [`Self::chunk`].
+    /// [`Error::Limit`], if the body is longer; and as [`Self::chunk`].
     pub async fn bytes(mut self, max_bytes: usize) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(bytes) = self.chunk().await? {
@@ -152,10 +154,10 @@ impl Response {
         Ok(body)
     }
 
-    /// The whole body as JSON, if it is no longer than `max_bytes`.
+    /// Returns the whole body as JSON, of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it is not JSON, or not of this shape; and as [`Self::bytes`].
+    /// [`Error::Invalid`], if the body is not JSON, or not of this shape; and as [`Self::bytes`].
     pub async fn json<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T> {
         Ok(serde_json::from_str(text_of(&self.bytes(max_bytes).await?)?)?)
     }

@@ -8,15 +8,19 @@ use crate::{
     host,
 };
 
-/// Asks for a credential, with a scope as the domain understands it (RFC 6749 section 3.3; none: the default): a fresh access token, say. From a
-/// minute before [`Credential::expires`] on (or, of a shorter life, from its middle on), it is another one than before.
+/// Asks for a credential, such as a fresh access token. `scope` is a scope as the domain
+/// understands it (RFC 6749 section 3.3); `None` is the default scope. From a minute before
+/// [`Credential::expires`] on, the answer is a new credential. If the lifetime is under two
+/// minutes, this holds from its middle on.
 ///
 /// # Errors
-/// [`Error::Denied`]: the Identity Module has none, or refused; the text says why. [`Error::Limit`]: more than 8 requests at a time.
+/// [`Error::Denied`]: the Identity Module has no credential, or refused it; the text says why.
+/// [`Error::Limit`]: more than 8 requests at a time.
 pub async fn request(scope: Option<&str>) -> Result<Credential> {
     let handle = Handle::new(host::identity_request(scope)?);
     let (sender, answer) = oneshot::channel();
-    // The host keeps an answer until it is taken: a task of its own takes it even when nobody waits for it any more.
+    // The host keeps an answer until the stub takes it. A task of its own takes the answer even if
+    // the caller has stopped waiting.
     guest::spawn(async move {
         let _ = sender.send(handle.ask(|handle| host::identity_take(handle).map(Some)).await);
     });

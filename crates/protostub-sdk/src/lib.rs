@@ -1,7 +1,8 @@
-//! What authors of protocol stubs use: the contract of Protostub (`wit/0.1`) as async Rust.
+//! The SDK for authors of protocol stubs: the contract of Protostub (`wit/0.1`) as async Rust.
 //!
-//! A protocol stub stands between the message bus of a runtime and the back-end of one domain. It is a WebAssembly component, made of one async
-//! function that is called whenever a connection to the back-end is wanted:
+//! A protocol stub connects the message bus of a runtime to the back-end of one domain. It is a
+//! WebAssembly component, made of one async function. The SDK calls the function whenever a
+//! connection to the back-end is wanted:
 //!
 //! ```
 //! use protostub_sdk::{Result, Stub, select, websocket};
@@ -27,9 +28,11 @@
 //! # fn main() {}
 //! ```
 //!
-//! That is a whole stub. It publishes its status (`in-progress`, `live`, `disconnected`), connects again after a while when the network broke, and
-//! closes its connection when the runtime tells it to: see [`keep_connected`]. Its configuration is what the domain's descriptor and the operator
-//! say; one that does not fit ends the deployment, with the path of the fault (`$.url`).
+//! That is a whole stub. The SDK publishes its status (`in-progress`, `live`, `disconnected`),
+//! reconnects after a delay when the network broke, and closes the connection when the host asks it
+//! to: see [`keep_connected`]. The configuration comes from the domain's descriptor and the
+//! operator. A configuration that does not fit ends the deployment, with the path of the fault
+//! (`$.url`).
 //!
 //! # Build
 //!
@@ -42,34 +45,41 @@
 //! cargo build --release --target wasm32-wasip2
 //! ```
 //!
-//! # What there is
+//! # Contents
 //!
-//! * [`Stub`]: the bus and the stub's status; [`Message`]: what flows there, and its JSON form
-//! * [`websocket`], [`http`], [`tcp`]: connections to the stub's own domain, and to what the operator granted. Dropped, they are closed
+//! * [`Stub`]: the bus and the stub's status; [`Message`]: a message of the bus, and its JSON form
+//! * [`websocket`], [`http`], [`tcp`]: connections to the stub's own domain, and to the hosts that
+//!   the operator granted. Dropped, they are closed
 //! * [`time`]: waiting, deadlines, and [`time::Backoff`]
 //! * [`spawn`]: tasks of the stub's own, next to its function
 //! * [`identity`]: the domain's credentials; [`session`]: a memory that outlives restarts
-//! * [`subscribers`], [`pending`]: who subscribed to what, and who waits for the server's answer
-//! * [`log`]: its macros write to the host's log, and so does what is printed and what a panic says. Write no secrets
-//! * `testing`: a fake host, for unit tests that run natively in `cargo test` (it is not there in a component)
+//! * [`subscribers`], [`pending`]: tables of the subscribers of each topic, and of requests without
+//!   an answer of the server
+//! * [`log`]: its macros write to the host's log, and so do prints and panic messages. Write no
+//!   secrets
+//! * `testing`: a fake host, for unit tests that run natively in `cargo test` (a component does not
+//!   contain it)
 //!
-//! # How it runs
+//! # Execution
 //!
-//! A component has one thread and cannot wait: the host calls it with a batch of events, an executor runs every task until it is stalled, and the
-//! call returns. So
+//! A component has one thread and cannot wait. The host calls it with a batch of events, an
+//! executor runs every task until it is stalled, and the call returns. It follows that
 //!
-//! * an `await` costs nothing but memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
-//! * a loop that computes for longer than the host allows (1 s by default) ends the instance: `await` something now and then;
-//! * futures that are not from here work, as long as what they wait for is;
-//! * several things at a time are [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of this crate that are made
-//!   to be raced, such as [`Stub::next_message`], lose nothing when they are dropped.
+//! * an `await` costs only memory, and `std::thread::sleep` is impossible: use [`time::sleep`];
+//! * a loop that computes for longer than the host allows (1 s by default) ends the instance:
+//!   `await` a future now and then;
+//! * futures of other crates work, as long as they wait for futures of this one;
+//! * concurrency is [`select!`], [`join!`], or any other combinator of [`futures`]. The futures of
+//!   this crate that are made to be raced, such as [`Stub::next_message`], lose nothing when they
+//!   are dropped.
 //!
-//! Messages that the stub does not take pause the bus, frames and bytes that it does not take stop the host reading: nothing piles up.
+//! While messages wait that the stub does not take, the SDK pauses the bus. While frames and bytes
+//! wait, the host stops reading. No queue grows without bound.
 //!
 //! # Memory
 //!
-//! A stub has the allocator of its target, or one of its own, unless it asks for the SDK's in its
-//! `Cargo.toml`:
+//! A stub has the allocator of its target, or one of its own, unless its `Cargo.toml` asks for the
+//! SDK's:
 //!
 //! ```toml
 //! protostub-sdk = { path = "…", features = ["allocator"] }
@@ -83,7 +93,8 @@
 //!
 //! # More control
 //!
-//! `export!(main: main)` calls an async function once, for the whole life of an instance. It sees to connecting and disconnecting itself:
+//! `export!(main: main)` calls an async function once, for the whole life of an instance. The
+//! function connects and disconnects itself:
 //!
 //! ```
 //! use protostub_sdk::{Event, Result, Status, Stub};
@@ -93,7 +104,9 @@
 //!         match stub.next_event().await {
 //!             Event::Connect(_) => stub.publish(Status::Live, None)?,
 //!             Event::Disconnect(_) => stub.publish(Status::Disconnected, None)?,
-//!             Event::Message(message) => stub.post(message.error_response(501, "nothing is implemented"))?,
+//!             Event::Message(message) => {
+//!                 stub.post(message.error_response(501, "nothing is implemented"))?;
+//!             }
 //!         }
 //!     }
 //! }
@@ -135,12 +148,12 @@ pub mod testing;
 pub use connection::keep_connected;
 pub use error::{Error, Result};
 pub use event::{Credential, CredentialKind, DisconnectReason, Event, Status};
-/// Combinators of futures, streams and sinks, as the `futures` crate has them.
+/// The combinators of the `futures` crate, for futures, streams and sinks.
 pub use futures_util as futures;
 pub use futures_util::{join, select, select_biased};
 pub use log;
 pub use message::{Body, Message, MessageId, MessageType};
-/// A configuration that is not read: any is accepted.
+/// A configuration that the stub does not read: any is accepted.
 pub use serde::de::IgnoredAny as Ignored;
 pub use stub::{NextEvent, NextMessage, Stub};
 pub use task::{JoinHandle, spawn};

@@ -1,4 +1,5 @@
-//! The stub's log: the macros of the [`log`] crate, whose lines appear in the host's log with the stub's URL and domain.
+//! The stub's log: the macros of the [`log`] crate. Their lines appear in the host's log with the
+//! stub's URL and domain.
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -21,7 +22,7 @@ impl Log for HostLog {
     fn flush(&self) {}
 }
 
-/// From here on, `log`'s macros write to the host's log. Which levels are shown is the host's to say.
+/// Has `log`'s macros write to the host's log. The host decides which levels are shown.
 pub(crate) fn install() {
     if log::set_logger(&HostLog).is_ok() {
         log::set_max_level(LevelFilter::Trace);

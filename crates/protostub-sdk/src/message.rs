@@ -11,35 +11,39 @@ use crate::{
     wire::{Addresses, Headers, write_headers},
 };
 
-/// How many addresses one message of a wire may be for.
+/// Maximum number of receivers of one message on a wire.
 const MAX_RECEIVERS: usize = 256;
 
 /// Marks a message of any type as a request.
 const EXPECTS_RESPONSE: &str = "expects-response";
 
-/// One message of the bus.
+/// A message of the bus.
 ///
-/// A response has `from` and `to` of its request swapped, and its request's `id`: [`Message::response`] sees to that.
+/// A response has `from` and `to` of its request swapped, and its request's `id`:
+/// [`Message::response`] sets them.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the message of the contract, whose shape never changes within a track")]
 pub struct Message {
-    /// What the sender calls it; unique among its own requests to one receiver.
+    /// The sender's id of the message, unique among its own requests to one receiver.
     pub id: MessageId,
-    /// What it asks for.
+    /// The type of the message.
     pub kind: MessageType,
-    /// Who sent it. Empty: the stub itself, once it is [posted](crate::Stub::post).
+    /// The sender's address. If it is empty when the message is [posted](crate::Stub::post), it
+    /// becomes the stub's URL.
     pub from: String,
-    /// Who is to get it.
+    /// The receiver's address.
     pub to: String,
-    /// The addresses that it came through, oldest first; at most 16. The host adds the stub's own URL to what it posts.
+    /// The addresses that the message came through, oldest first; at most 16. The host adds the
+    /// stub's own URL to the messages that the stub posts.
     pub via: Vec<String>,
-    /// Metadata beside the body, names in lower case; at most 32, and 8 KiB in all.
+    /// Metadata next to the body, with names in lower case; at most 32, and 8 KiB in all.
     pub headers: Vec<(String, String)>,
-    /// What it carries.
+    /// The content.
     pub body: Option<Body>,
 }
 
-/// What a sender calls a message. A number of a wire stays a number; `7` and `"7"` name the same request.
+/// The id that a sender gives a message. An id that is a number on a wire stays a number; `7` and
+/// `"7"` name the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum MessageId {
@@ -49,7 +53,7 @@ pub enum MessageId {
     Text(String),
 }
 
-/// What a message asks for. Written in lower case, read in any.
+/// The type of a message. It is written in lower case, and read in any case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the reTHINK message model")]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
@@ -63,22 +67,22 @@ pub enum MessageType {
     Response,
     Forward,
     Execute,
-    /// A type outside the reTHINK message model, in lower case: `ping`, say.
+    /// A type outside the reTHINK message model, such as `ping`, in lower case.
     Other(String),
 }
 
-/// What a message carries.
+/// The content of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Body {
-    /// RFC 8259 text. Whoever sent it says that it is; whether it is, turns out when it is read ([`Body::parse`]).
+    /// RFC 8259 text. The sender claims that it is valid; [`Body::parse`] finds out.
     Json(String),
     /// Bytes that no JSON wire can hold as they are.
     Bytes(Vec<u8>),
 }
 
 impl Message {
-    /// A message from the stub itself, without a body and with the id 0.
+    /// Makes a message from the stub itself, without a body and with the id 0.
     #[must_use]
     pub fn new(kind: MessageType, to: impl Into<String>) -> Self {
         Self {
@@ -92,36 +96,37 @@ impl Message {
         }
     }
 
-    /// The message, with this id.
+    /// Sets the id.
     #[must_use]
     pub fn with_id(mut self, id: impl Into<MessageId>) -> Self {
         self.id = id.into();
         self
     }
 
-    /// The message, from this address: the stub's URL, a path below it, or an address of the stub's domain.
+    /// Sets the sender: the stub's URL, a path below it, or an address of the stub's domain.
     #[must_use]
     pub fn with_from(mut self, from: impl Into<String>) -> Self {
         self.from = from.into();
         self
     }
 
-    /// The message, with this body: a [`Body`], or a [`serde_json::Value`].
+    /// Sets the body: a [`Body`], or a [`serde_json::Value`].
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Body>) -> Self {
         self.body = Some(body.into());
         self
     }
 
-    /// The message, with one header more.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into().to_ascii_lowercase(), value.into()));
         self
     }
 
-    /// The response to this request, final or, with a `code` below 200, provisional. The codes are those of RFC 9110. `value`, if there is
-    /// one, is the `value` of the response's body: a [`Body`] or a [`serde_json::Value`]. A body that is no JSON becomes a JSON string
+    /// Makes the response to this request. It is final or, with a `code` below 200, provisional.
+    /// The codes are those of RFC 9110. `value`, if present, becomes the `value` of the response's
+    /// body: a [`Body`] or a [`serde_json::Value`]. A body that is not JSON becomes a JSON string
     /// (bytes: in base64).
     #[must_use]
     pub fn response(&self, code: u16, value: Option<Body>) -> Self {
@@ -132,8 +137,9 @@ impl Message {
         self.answered(Body::Json(body))
     }
 
-    /// The response that tells why this request was not answered: `code` as in RFC 9110, `reason` for people. Its body has `desc` and
-    /// `description` with the same text, since both are read in the wild.
+    /// Makes the response that refuses this request: `code` as in RFC 9110, `reason` for people.
+    /// Its body has `desc` and `description` with the same text, since existing runtimes read
+    /// either.
     #[must_use]
     pub fn error_response(&self, code: u16, reason: &str) -> Self {
         let reason = quoted(reason);
@@ -144,7 +150,7 @@ impl Message {
         Self::new(MessageType::Response, self.from.clone()).with_from(self.to.clone()).with_id(self.id.clone()).with_body(body)
     }
 
-    /// The message without its body, which a response does not need.
+    /// Returns the message without its body, which a response does not need.
     pub(crate) fn without_body(&self) -> Self {
         Self {
             id: self.id.clone(),
@@ -157,8 +163,9 @@ impl Message {
         }
     }
 
-    /// Whether exactly one final response is due: it is a `create`, `read`, `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the
-    /// header `expects-response: true`.
+    /// Returns `true` if exactly one final response is due: the message is a `create`, `read`,
+    /// `delete`, `subscribe`, `unsubscribe` or `execute`, or carries the header
+    /// `expects-response: true`.
     #[must_use]
     pub fn expects_response(&self) -> bool {
         use MessageType::{Create, Delete, Execute, Read, Response, Subscribe, Unsubscribe};
@@ -169,13 +176,13 @@ impl Message {
         }
     }
 
-    /// The first header of this name.
+    /// Returns the first header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The code of a response, if it has one that is a number.
+    /// Returns the code of a response, or `None` if the body has no `code` that is a number.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
         #[derive(Deserialize)]
@@ -185,23 +192,23 @@ impl Message {
         self.parse::<Coded>().ok().map(|body| body.code)
     }
 
-    /// Reads the body as JSON; no body is `null`.
+    /// Reads the body as JSON. A message without a body reads as `null`.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it is not JSON, or not of this shape.
+    /// [`Error::Invalid`], if the body is not JSON, or not of this shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         let body = self.body.as_ref().map_or(Ok("null"), Body::text)?;
         serde_json::from_str(body).map_err(|error| Error::Invalid(format!("the body of a `{}` message: {error}", self.kind)))
     }
 
-    /// Roughly how much memory it takes, in bytes.
+    /// Returns roughly how much memory the message takes, in bytes.
     pub(crate) fn size(&self) -> usize {
         let body = self.body.as_ref().map_or(0, |body| body.as_bytes().len());
         size_of::<Self>() + self.from.len() + self.to.len() + body
     }
 
-    /// The message as JSON text: `id`, `type`, `from`, `to`, and where there are any, `via`, `headers`, and `body` or, for
-    /// [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
+    /// Writes the message as JSON text: `id`, `type`, `from`, `to`, and where there are any, `via`,
+    /// `headers`, and `body` or, for [`Body::Bytes`], `bytes` in base64 (RFC 4648 section 4).
     ///
     /// # Errors
     /// [`Error::Invalid`], if the body is text that is not JSON.
@@ -223,7 +230,8 @@ impl Message {
             bytes,
         })?;
         if let Some(body) = body {
-            // Where the object ends. Written in one piece, the body is not copied again while the text grows.
+            // The end of the object. Written in one piece, the body is not copied again while the
+            // text grows.
             json.truncate(json.len() - 1);
             json.reserve_exact(MEMBER.len() + body.len() + 1);
             json.extend([MEMBER, body, "}"]);
@@ -231,12 +239,14 @@ impl Message {
         Ok(json)
     }
 
-    /// Reads what [`Self::to_json`] writes, and what the reTHINK runtimes and message nodes send: types in any case, an `id` that is a number
-    /// or a text (none is 0), and a `to` array, which becomes one message for each address. The `body.via` of the wild, one address or a list,
-    /// becomes the end of `via`.
+    /// Reads the format of [`Self::to_json`], and the formats of the reTHINK runtimes and message
+    /// nodes. These have types in any case, and an `id` that is a number or a text (0 if it is
+    /// missing). A `to` array becomes one message for each address. The `body.via` of existing
+    /// runtimes, one address or a list, becomes the end of `via`.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if the text is no JSON object with `type`, `from` and `to`, or one of these is not what it should be.
+    /// [`Error::Invalid`], if the text is no JSON object with `type`, `from` and `to`, or a member
+    /// has the wrong form.
     pub fn from_json(text: &str) -> Result<Vec<Self>> {
         let wire: WireIn<'_> = serde_json::from_str(text)?;
         let body = match (wire.body, wire.bytes) {
@@ -273,15 +283,16 @@ impl Message {
     }
 }
 
-/// The `body.via` that the original runtimes write: one address, where their specification has a list. `protostub-types` reads the same:
-/// `tests/corpus/body-via.json` tests both.
+/// Returns the `body.via` that the original runtimes write: one address, where their specification
+/// has a list. `protostub-types` reads the same: `tests/corpus/body-via.json` tests both.
 fn body_via(body: &Body) -> Vec<String> {
     #[derive(Deserialize)]
     struct Via {
         via: Addresses,
     }
     match body {
-        // Most have none, and are not read through for that. serde would read an array as the members of a structure.
+        // Most bodies have no `via`: they are not parsed. Serde would read an array as the members
+        // of a structure.
         Body::Json(text) if text.trim_start().starts_with('{') && body.may_have("via") => {
             serde_json::from_str::<Via>(text).map(|body| body.via.0).unwrap_or_default()
         }
@@ -289,7 +300,7 @@ fn body_via(body: &Body) -> Vec<String> {
     }
 }
 
-/// All but a JSON body, which is the last member.
+/// All members but a JSON body, which comes last.
 #[derive(Serialize)]
 struct WireOut<'a> {
     id: &'a MessageId,
@@ -356,7 +367,7 @@ impl fmt::Display for MessageId {
 }
 
 impl MessageType {
-    /// The name on the wire, in lower case.
+    /// Returns the name on the wire, in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -399,23 +410,24 @@ impl From<&str> for MessageType {
 }
 
 impl Body {
-    /// A JSON body of any value that serde can write.
+    /// Makes a JSON body of any value that serde can write.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if the value has no JSON form (a map whose keys are no strings, say).
+    /// [`Error::Invalid`], if the value has no JSON form, for example a map whose keys are no
+    /// strings.
     pub fn json(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         Ok(Self::Json(serde_json::to_string(value)?))
     }
 
-    /// Reads the JSON text.
+    /// Reads the JSON text. [`Body::Bytes`] are read as JSON text too.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it is not JSON, or not of this shape; [`Body::Bytes`] are read as JSON text too.
+    /// [`Error::Invalid`], if the text is not JSON, or not of this shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(serde_json::from_str(self.text()?)?)
     }
 
-    /// The text, or the bytes if they are one.
+    /// Returns the text, or the bytes if they are UTF-8.
     fn text(&self) -> Result<&str> {
         match self {
             Self::Json(text) => Ok(text),
@@ -423,16 +435,17 @@ impl Body {
         }
     }
 
-    /// Whether it may be a JSON object that has this member, or has it somewhere inside. False: certainly not. Takes a small part of the time that
-    /// reading the text takes, for what hardly any message has.
+    /// Returns `true` if the body may be a JSON object with this member, at any depth, and `false`
+    /// if it certainly is not. This check takes a small part of the time that reading the text
+    /// takes, for a member that hardly any message has.
     #[must_use]
     pub fn may_have(&self, member: &str) -> bool {
         let text = self.as_bytes();
-        // The name stands there as it is, or with an escape.
+        // The name occurs literally, or with an escape.
         memchr::memchr2_iter(b'"', b'\\', text).any(|at| text[at] == b'\\' || text[at + 1..].starts_with(member.as_bytes()))
     }
 
-    /// The text or the bytes, as bytes.
+    /// Returns the text or the bytes, as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -441,7 +454,7 @@ impl Body {
         }
     }
 
-    /// JSON text, certainly.
+    /// Returns text that is certainly JSON.
     fn into_json(self) -> String {
         match self {
             Self::Json(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text,
@@ -451,14 +464,14 @@ impl Body {
     }
 }
 
-/// The bytes as text.
+/// Reads the bytes as text.
 pub(crate) fn text_of(bytes: &[u8]) -> Result<&str> {
-    std::str::from_utf8(bytes).map_err(|error| Error::Invalid(format!("it is no text: {error}")))
+    std::str::from_utf8(bytes).map_err(|error| Error::Invalid(format!("the bytes are not UTF-8 text: {error}")))
 }
 
-/// The text as a JSON string.
+/// Writes the text as a JSON string.
 fn quoted(text: &str) -> String {
-    // A text always has one.
+    // Every text has a JSON form.
     serde_json::to_string(text).unwrap_or_default()
 }
 
@@ -477,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_body_may_have_a_member_is_told_without_reading_it() {
+    fn body_without_a_member_is_recognised_unread() {
         let may_have = |text: &str| Body::Json(text.into()).may_have("via");
         assert!(
             may_have(r#"{"via":1}"#) && may_have(r#"{"a":{"via" : 1}}"#) && may_have(r#"{"\u0076ia":1}"#) && may_have(r#""via"#)
@@ -486,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_read_as_it_is_written() {
+    fn message_survives_writing_and_reading() {
         for text in [
             r#"{"id":1,"type":"read","from":"hyperty://a.example/1","to":"hyperty://b.example/2"}"#,
             r#"{"id":"1","type":"ping","from":"hyperty://a.example/1","to":"hyperty://b.example/2","body":{"b":1,"a":[ 2.50 ]}}"#,
@@ -497,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wild_is_read_too() {
+    fn message_of_existing_runtimes_is_read() {
         let text = r#"{"type":"READ","from":"a.example","to":["hyperty://b.example/2","hyperty://c.example/3"],"body":{"via":"runtime://x.example/1"}}"#;
         let messages = Message::from_json(text).unwrap();
         assert_eq!(
@@ -515,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused_with_the_reason() {
+    fn malformed_message_is_refused_with_a_reason() {
         let check = |text: &str, expected: &str| {
             let error = Message::from_json(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
@@ -527,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_answer_their_request_whatever_it_carries() {
+    fn response_with_any_value_answers_its_request() {
         let request = Message::new(MessageType::Read, "hyperty://b.example/2").with_from("hyperty://a.example/1").with_id("x");
         let check = |value: Option<Body>, expected: &str| {
             let response = request.response(200, value);

@@ -30,10 +30,11 @@ use crate::{Error, Message, Result};
 
 /// A table of unanswered requests, in the order in which the stub sent them. `K` identifies the
 /// server's answer: an id, or a sequence number. `T` is further data of the stub, such as a packet
-/// that it sends again over the next connection.
+/// that the stub sends again over the next connection.
 ///
-/// Finding an entry takes longer the more there are. A stub that takes a message of the bus only
-/// while there are fewer than some hundred keeps the table quick: the others wait at the host.
+/// Finding an entry takes longer the more entries there are. The table stays quick if the stub
+/// takes a message of the bus only while the table has fewer than some hundred entries. The other
+/// messages wait at the host.
 #[derive(Debug, Clone)]
 pub struct PendingRequests<K, T = ()> {
     entries: Vec<PendingRequest<K, T>>,
@@ -77,12 +78,12 @@ impl<K: PartialEq, T> PendingRequests<K, T> {
         self.entries.iter().any(|entry| entry.key == *key)
     }
 
-    /// Adds an entry at the end. It keeps `message`, without its body, if it is a request: the
+    /// Adds an entry at the end. If `message` is a request, the entry keeps it without its body:
     /// senders of other messages wait for no answer.
     ///
     /// # Errors
-    /// [`Error::Limit`], if the table is full; [`Error::Invalid`], if the key is in use. Nothing
-    /// was added.
+    /// [`Error::Limit`], if the table is full; [`Error::Invalid`], if the key is in use. The table
+    /// is unchanged then.
     pub fn insert(&mut self, key: K, data: T, message: Option<&Message>) -> Result<()> {
         if self.entries.len() >= self.max_entries {
             return Err(full(self.max_entries));
@@ -95,32 +96,33 @@ impl<K: PartialEq, T> PendingRequests<K, T> {
         Ok(())
     }
 
-    /// Takes the entry that the server has answered. Returns `None` if there is none with this key.
+    /// Takes the entry that the server has answered. Returns `None` if no entry has this key.
     pub fn complete(&mut self, key: &K) -> Option<PendingRequest<K, T>> {
         let place = self.entries.iter().position(|entry| entry.key == *key)?;
         Some(self.entries.remove(place))
     }
 
-    /// The entries, the oldest first.
+    /// Returns the entries, the oldest first.
     #[must_use]
     pub fn entries(&self) -> &[PendingRequest<K, T>] {
         &self.entries
     }
 
-    /// The entries, the oldest first, for their data to be changed.
+    /// Returns the entries, the oldest first, with mutable data.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PendingRequest<K, T>> {
         self.entries.iter_mut()
     }
 
-    /// Takes all requests that wait, for the stub to answer them. The entries stay, without
-    /// requests.
+    /// Takes all waiting requests, for the stub to answer them. The entries stay, without requests.
     pub fn take_requests(&mut self) -> Vec<Message> {
         self.entries.iter_mut().filter_map(|entry| entry.request.take()).collect()
     }
 }
 
 fn full(max_entries: usize) -> Error {
-    Error::Limit(format!("{max_entries} requests wait for the server, as many as the stub holds"))
+    Error::Limit(format!(
+        "{max_entries} requests wait for the server, which is the stub's limit; try again once the server has answered one"
+    ))
 }
 
 fn in_use() -> Error {
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_completed_once_whatever_their_order() {
+    fn entries_complete_once_in_any_order() {
         let mut pending = PendingRequests::new(3);
         for (key, kind) in [("a", MessageType::Read), ("b", MessageType::Update), ("c", MessageType::Create)] {
             pending.insert(key, key.len(), Some(&message(kind))).unwrap();
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_when_taken_leave_their_entries() {
+    fn taken_requests_leave_their_entries() {
         let mut pending = PendingRequests::new(3);
         pending.insert(1, (), Some(&message(MessageType::Read))).unwrap();
         pending.insert(2, (), None).unwrap();

@@ -2,7 +2,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{Credential, CredentialKind};
 
-/// A request over HTTP before it is sent: its URL, its headers, and what its kind adds.
+/// A request over HTTP before the stub sends it: its URL, its headers, and the parts that its kind
+/// adds.
 ///
 /// There are two kinds: [`http::Request`](crate::http::Request) and
 /// [`websocket::Connect`](crate::websocket::Connect), the opening handshake of a WebSocket.
@@ -40,11 +41,10 @@ impl<Kind> RequestBuilder<Kind> {
     }
 
     /// Has the host put the credential of the stub's domain into the header `authorization`. The
-    /// stub does not see it. This is the way for a stub that was told to connect without a
-    /// credential.
+    /// stub does not see the credential. A stub uses this if `connect` came without a credential.
     ///
-    /// The operator allows it for exactly one scheme, host and port. Elsewhere the request fails
-    /// with [`Error::Denied`](crate::Error::Denied).
+    /// The operator allows the reference for exactly one scheme, host and port. Elsewhere the
+    /// request fails with [`Error::Denied`](crate::Error::Denied).
     #[must_use]
     pub fn authorized(self) -> Self {
         self.header("authorization", "{credential}")

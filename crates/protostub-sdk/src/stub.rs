@@ -11,7 +11,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{Credential, Error, Event, Message, Result, Status, guest::State, host};
 
-/// The stub's side of the message bus: what it is called, what it is told, what it says. Clones are the same stub.
+/// The stub's side of the message bus: its address, its events, its messages and its status. Clones
+/// are the same stub.
 #[derive(Clone)]
 pub struct Stub {
     state: Rc<State>,
@@ -31,7 +32,7 @@ impl Stub {
         &self.state
     }
 
-    /// The stub's own address on the bus: `hyperty-runtime://sp1.example/protostub/<id>`.
+    /// Returns the stub's own address on the bus: `hyperty-runtime://sp1.example/protostub/<id>`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.state.url
@@ -40,7 +41,7 @@ impl Stub {
     /// Returns the domain that the stub serves, as its addresses name it: `sp1.example`, or
     /// `sp1.example:8443` if the domain has a port.
     #[must_use]
-    #[inline] // In the stub's own, smaller, code: nothing here has to be quick.
+    #[inline] // Compiled with the stub's own code, for size: this is not a hot path.
     pub fn domain(&self) -> &str {
         // `<scheme>://<domain>/…`
         self.url().split('/').nth(2).unwrap_or_default()
@@ -60,18 +61,20 @@ impl Stub {
         self.state.runtime_url.get_or_init(|| read().unwrap_or_default())
     }
 
-    /// The credential that came with the wish to connect; none: the Identity Module has none for the stub's domain. A fresh one:
-    /// [`identity::request`](crate::identity::request).
+    /// Returns the credential that came with the connect event, or `None` if the Identity Module
+    /// has none for the stub's domain. [`identity::request`](crate::identity::request) gets a fresh
+    /// one.
     #[must_use]
     pub fn credential(&self) -> Option<&Credential> {
         self.credential.as_deref()
     }
 
-    /// Reads the configuration: what the descriptor has, overridden key by key by the operator, and `runtimeURL`. It stays the same for the
-    /// whole life of an instance, and `run` has it as its second argument.
+    /// Reads the configuration: the descriptor's, overridden key by key by the operator's, and
+    /// `runtimeURL`. The configuration stays the same for the whole life of an instance. `run` gets
+    /// it as its second argument.
     ///
     /// # Errors
-    /// [`Error::Invalid`], with the path of what does not fit.
+    /// [`Error::Invalid`], with the path of the part that does not fit.
     pub fn configuration<T: DeserializeOwned>(&self) -> Result<T> {
         let text = &self.state.configuration;
         serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|error| {
@@ -83,41 +86,48 @@ impl Stub {
         })
     }
 
-    /// The next message to the stub or to an address of its domain. Messages come only while the stub is [`live`](Self::live).
+    /// Waits for the next message to the stub or to an address of its domain. Messages come only
+    /// while the stub is [`live`](Self::live).
     ///
-    /// At most a few batches of messages wait to be taken: beyond that the SDK pauses the bus, and the host queues them.
+    /// At most a few batches of messages wait here. Beyond that the SDK pauses the bus, and the
+    /// host queues the messages.
     ///
     /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
-    /// [`Error::Disconnect`], once the stub was told to disconnect and all messages are taken. Say good-bye to the server then, and return:
-    /// `?` does.
+    /// [`Error::Disconnect`], once the host asked the stub to disconnect and all messages are
+    /// taken. The stub then disconnects from its server gracefully and returns, which `?` does.
     pub fn next_message(&self) -> NextMessage {
         NextMessage { stub: Some(self.clone()) }
     }
 
-    /// A message that has come already, if there is one: to take what [`Self::next_message`] began as a batch.
+    /// Returns the next message without waiting, if one has arrived. A stub can complete a batch
+    /// with it that began with [`Self::next_message`].
     #[must_use]
     pub fn try_message(&self) -> Option<Message> {
         self.state.take_message()
     }
 
-    /// For a stub that does without [`keep_connected`](crate::keep_connected): whatever comes next, messages first.
+    /// Waits for the next event, messages first. This is for a stub that does not use
+    /// [`keep_connected`](crate::keep_connected).
     pub fn next_event(&self) -> NextEvent {
         NextEvent { stub: self.clone() }
     }
 
-    /// Posts a message to the bus. An empty `from` becomes the stub's URL; otherwise it must be the stub's URL, a path below it, or an address
-    /// of the stub's domain.
+    /// Posts a message to the bus. An empty `from` becomes the stub's URL. Otherwise it must be the
+    /// stub's URL, a path below it, or an address of the stub's domain.
     ///
     /// # Errors
-    /// The message was refused, and nothing follows: [`Error::Denied`] (`from`); [`Error::Invalid`] (an address that is none, a limit of
-    /// messages); [`Error::Busy`] (the receiver's inbox is full: try again later); [`Error::Limit`] (more than 10 000 messages a second).
+    /// The bus has refused the message, and no error response follows: [`Error::Denied`] (`from`);
+    /// [`Error::Invalid`] (an address that cannot be parsed, or a limit of messages);
+    /// [`Error::Busy`] (the receiver's inbox is full: try again later); [`Error::Limit`] (more than
+    /// 10 000 messages a second).
     pub fn post(&self, message: Message) -> Result<()> {
         host::post_one(self.signed(message))
     }
 
-    /// Posts messages in one call, which is cheaper, and returns one result for each, in their order: as [`Self::post`].
+    /// Posts messages in one call, which is cheaper, and returns one result for each, in their
+    /// order: as [`Self::post`].
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<()>> {
         host::post(messages.into_iter().map(|message| self.signed(message)))
     }
@@ -129,10 +139,11 @@ impl Stub {
         message
     }
 
-    /// Posts a request of the stub itself, and waits for the final response. The SDK chooses its id; `from` becomes the stub's URL.
+    /// Posts a request of the stub itself, and waits for the final response. The SDK chooses its
+    /// id; `from` becomes the stub's URL.
     ///
     /// # Errors
-    /// As [`Self::post`]. Whatever else goes wrong is a response: 404, 408 and so on ([`Message::code`]).
+    /// As [`Self::post`]. Any other failure is a response: 404, 408 and so on ([`Message::code`]).
     pub async fn request(&self, mut request: Message) -> Result<Message> {
         self.url().clone_into(&mut request.from);
         if !request.expects_response() {
@@ -143,22 +154,25 @@ impl Stub {
         response.await.map_err(|_| Error::Closed)
     }
 
-    /// The stub is connecting. [`keep_connected`](crate::keep_connected) says so by itself.
+    /// Publishes that the stub is connecting. [`keep_connected`](crate::keep_connected) does so by
+    /// itself.
     pub fn in_progress(&self) {
         self.tell(Status::InProgress, None);
     }
 
-    /// The stub is connected: messages can flow.
+    /// Publishes that the stub is connected: messages can flow.
     pub fn live(&self) {
         self.tell(Status::Live, None);
     }
 
-    /// The stub is no longer connected, with a reason for people. Returning from `run` says so too.
+    /// Publishes that the stub is no longer connected, with a reason for people. Returning from
+    /// `run` does so too.
     pub fn disconnected(&self, reason: &str) {
         self.tell(Status::Disconnected, Some(reason));
     }
 
-    /// The stub cannot connect, and trying again as it is will not help. Nothing can follow. Returning [`Error::failed`] from `run` says so too.
+    /// Publishes that the stub cannot connect, and that a retry with the same settings will not
+    /// help. No other status can follow. Returning [`Error::failed`] from `run` does so too.
     pub fn failed(&self, reason: &str) {
         self.tell(Status::Failed, Some(reason));
     }
@@ -169,17 +183,19 @@ impl Stub {
         }
     }
 
-    /// Publishes a status, with a reason that people read (at most 1 KiB; what is longer is cut).
+    /// Publishes a status, with a reason for people. The reason has at most 1 KiB; the host cuts
+    /// longer ones.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it cannot follow the one that holds (anything after `failed`); [`Error::Limit`] (more than 100 a second).
+    /// [`Error::Invalid`], if the status cannot follow the current one (anything after `failed`);
+    /// [`Error::Limit`] (more than 100 a second).
     pub fn publish(&self, status: Status, reason: Option<&str>) -> Result<()> {
         host::publish(status, reason)?;
         *self.state.status.borrow_mut() = (status, reason.map(str::to_owned));
         Ok(())
     }
 
-    /// The status that was published last.
+    /// Returns the last published status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.state.status.borrow().0
@@ -192,7 +208,7 @@ impl fmt::Debug for Stub {
     }
 }
 
-/// See [`Stub::next_message`].
+/// The future of [`Stub::next_message`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct NextMessage {
@@ -223,7 +239,7 @@ impl FusedFuture for NextMessage {
     }
 }
 
-/// See [`Stub::next_event`].
+/// The future of [`Stub::next_event`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct NextEvent {
@@ -246,7 +262,7 @@ impl Future for NextEvent {
 }
 
 impl FusedFuture for NextEvent {
-    /// Never: polled again, it waits for the event after.
+    /// Returns `false`: polled again, the future waits for the next event.
     fn is_terminated(&self) -> bool {
         false
     }

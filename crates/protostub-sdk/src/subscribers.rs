@@ -25,12 +25,12 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct SubscriberTable<T = ()> {
     subscriptions: Vec<Subscription<T>>,
-    /// Of all topics and subscribers, and their limit.
+    /// Bytes of all topics and subscribers, and their limit.
     bytes: usize,
     max_bytes: usize,
 }
 
-/// A topic with its subscribers. There is at least one.
+/// A topic with its subscribers, of which there is at least one.
 #[derive(Debug, Clone)]
 pub struct Subscription<T> {
     topic: String,
@@ -55,7 +55,7 @@ pub enum Added {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "an author handles every result")]
 pub enum Removed {
-    /// The topic has no subscribers any more, and is gone: the stub unsubscribes at its server.
+    /// The topic has no subscribers any more, and was removed: the stub unsubscribes at its server.
     Last,
     /// The topic has other subscribers.
     OthersRemain,
@@ -64,13 +64,13 @@ pub enum Removed {
 }
 
 impl<T> SubscriberTable<T> {
-    /// An empty table. Its topics and subscribers have at most `max_bytes` of text.
+    /// Makes an empty table. Its topics and subscribers have at most `max_bytes` of text.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         Self { subscriptions: Vec::new(), bytes: 0, max_bytes }
     }
 
-    /// The topics with their subscribers.
+    /// Returns the topics with their subscribers.
     #[must_use]
     pub fn subscriptions(&self) -> &[Subscription<T>] {
         &self.subscriptions
@@ -82,15 +82,15 @@ impl<T> SubscriberTable<T> {
         self.subscriptions.iter().find(|known| known.topic == topic)
     }
 
-    /// Returns a topic with its subscribers, for its data to be changed.
+    /// Returns a topic with its subscribers, with mutable data.
     pub fn get_mut(&mut self, topic: &str) -> Option<&mut Subscription<T>> {
         self.subscriptions.iter_mut().find(|known| known.topic == topic)
     }
 
-    /// Adds a subscriber to a topic. A topic that is new gets `data`.
+    /// Adds a subscriber to a topic. A new topic gets `data`.
     ///
     /// # Errors
-    /// [`Error::Limit`], if there is no room; nothing was added.
+    /// [`Error::Limit`], if there is no room; the table is unchanged then.
     pub fn add(&mut self, topic: &str, subscriber: &str, data: T) -> Result<Added> {
         let known = self.subscriptions.iter_mut().find(|known| known.topic == topic);
         if known.as_ref().is_some_and(|known| known.place_of(subscriber).is_some()) {
@@ -98,7 +98,10 @@ impl<T> SubscriberTable<T> {
         }
         let added = subscriber.len() + if known.is_some() { 0 } else { topic.len() };
         if added > self.max_bytes - self.bytes {
-            return Err(Error::Limit(format!("subscriptions have {} bytes; the stub holds {}", self.bytes, self.max_bytes)));
+            return Err(Error::Limit(format!(
+                "the table of subscriptions is full: {} of {} bytes are in use; unsubscribe from a topic first",
+                self.bytes, self.max_bytes
+            )));
         }
         self.bytes += added;
         let subscriber = subscriber.to_owned();
@@ -126,8 +129,8 @@ impl<T> SubscriberTable<T> {
         Removed::Last
     }
 
-    /// Removes a subscriber from all its topics. Returns the topics that have no subscribers any
-    /// more: they are gone, and the stub unsubscribes from them at its server.
+    /// Removes a subscriber from all its topics. Returns the topics that this removed, because they
+    /// have no subscribers any more. The stub unsubscribes from them at its server.
     pub fn remove_everywhere(&mut self, subscriber: &str) -> Vec<String> {
         let all = self.subscriptions.iter().filter(|known| known.place_of(subscriber).is_some());
         let mut topics: Vec<_> = all.map(|known| known.topic.clone()).collect();
@@ -135,8 +138,8 @@ impl<T> SubscriberTable<T> {
         topics
     }
 
-    /// Removes a topic with all its subscribers: the server has refused it, for instance. Returns
-    /// `None` if it is not there.
+    /// Removes a topic with all its subscribers, for example because the server has refused it.
+    /// Returns `None` if the table does not have the topic.
     pub fn remove_topic(&mut self, topic: &str) -> Option<Subscription<T>> {
         let place = self.subscriptions.iter().position(|known| known.topic == topic)?;
         let removed = self.subscriptions.remove(place);
@@ -144,7 +147,7 @@ impl<T> SubscriberTable<T> {
         Some(removed)
     }
 
-    /// Returns the subscribers of all topics that are meant, each once.
+    /// Returns the subscribers of all topics that `is_meant` selects, each once.
     pub fn receivers(&self, is_meant: impl FnMut(&&Subscription<T>) -> bool) -> Vec<&str> {
         let mut receivers: Vec<&str> = Vec::new();
         for subscription in self.subscriptions.iter().filter(is_meant) {
@@ -159,13 +162,13 @@ impl<T> SubscriberTable<T> {
 }
 
 impl<T> Subscription<T> {
-    /// The topic.
+    /// Returns the topic.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// Its subscribers, each once.
+    /// Returns the topic's subscribers, each once.
     #[must_use]
     pub fn subscribers(&self) -> &[String] {
         &self.subscribers
@@ -186,7 +189,7 @@ mod tests {
     use crate::Error;
 
     #[test]
-    fn table_when_changed_tells_what_the_server_has_to_know() {
+    fn changed_table_reports_the_servers_next_step() {
         let mut table = SubscriberTable::new(1000);
         let added =
             [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")].map(|(topic, who)| table.add(topic, who, who.len()).unwrap());
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn table_when_full_refuses_and_has_room_again() {
+    fn full_table_refuses_until_there_is_room() {
         let mut table = SubscriberTable::new(5);
         table.add("ab", "x", ()).unwrap();
         table.add("ab", "yz", ()).unwrap();

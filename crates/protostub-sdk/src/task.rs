@@ -11,19 +11,20 @@ use futures_util::future::{self, AbortHandle, FusedFuture, FutureExt};
 
 use crate::{Error, Result, guest};
 
-/// Starts a task of the stub's own. The executor runs it next to `run`, on the same thread,
-/// whenever what the task waits for has happened.
+/// Starts a task of the stub's own. The executor runs the task next to `run`, on the same thread,
+/// whenever the task can continue.
 ///
 /// The task runs until it ends, until [`JoinHandle::abort`], or until the instance ends. The end of
-/// a connection does not stop it, so a task suits work that goes on between connections. Work that
-/// belongs to one connection is better a part of `run`, by [`join!`](crate::join!) or
+/// a connection does not stop the task, so a task suits work that goes on between connections. Work
+/// that belongs to one connection is better a part of `run`, by [`join!`](crate::join!) or
 /// [`select!`](crate::select!), or is aborted when `run` returns: a task that holds a connection
 /// keeps that connection open.
 ///
-/// A stub has no limit on tasks but its memory. Do not start one for each message without an end.
+/// Only a stub's memory limits the number of its tasks. A stub that starts a task for each message
+/// must see that the tasks end.
 ///
-/// Call it from the stub's own code: from `run`, from `main`, or from another task. Elsewhere the
-/// task does not start, and the handle answers [`Error::Closed`].
+/// Call `spawn` from the stub's own code: from `run`, from `main`, or from another task. Elsewhere
+/// the task does not start, and the handle answers [`Error::Closed`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,8 +70,8 @@ where
 
 /// The handle of a task that [`spawn`] started. Dropped, it leaves the task running.
 ///
-/// It is a future of the task's output. It loses nothing when a race drops a reference to it: poll
-/// `&mut handle`.
+/// It is a future of the task's output. To race it, poll `&mut handle`: the reference loses nothing
+/// when it is dropped.
 ///
 /// # Errors
 /// [`Error::Closed`]: the task was aborted, or never started.
@@ -81,8 +82,8 @@ pub struct JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
-    /// Stops the task the next time it would run, in the same call of the host. The values
-    /// of the task are dropped then. A task that has ended keeps its output.
+    /// Stops the task the next time it would run, in the same call of the host. That drops the
+    /// values of the task. A task that has ended keeps its output.
     pub fn abort(&self) {
         self.abort.abort();
     }

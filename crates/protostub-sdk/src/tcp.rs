@@ -1,4 +1,5 @@
-//! TCP connections, plain or over TLS. The host does DNS and TLS, and lets a stub connect to its own domain and what the operator granted.
+//! TCP connections, plain or over TLS. The host does DNS and TLS. A stub may connect to its own
+//! domain and to the hosts that the operator granted.
 //!
 //! The functions that read can be raced: bytes that no read returned stay in the [`TcpStream`].
 //! This stub waits for a line of its server and for a message of the bus at the same time:
@@ -71,7 +72,7 @@ use crate::{
     host::{self, TcpState},
 };
 
-/// How many bytes are fetched from the host at a time.
+/// Number of bytes to fetch from the host at a time.
 const FETCH_BYTES: usize = 64 * 1024;
 
 /// Opens a connection with TLS from the start.
@@ -82,29 +83,31 @@ pub async fn connect(host: &str, port: u16) -> Result<TcpStream> {
     TcpStream::open(host, port, true).await
 }
 
-/// Opens a connection without TLS, which needs a grant of the operator: [`TcpStream::start_tls`] may follow. It opens within 15 s, or not at all.
+/// Opens a connection without TLS, which needs a grant of the operator. [`TcpStream::start_tls`]
+/// may follow. The timeout is 15 s.
 ///
 /// # Errors
-/// [`Error::Denied`] (no grant for this host and port, or none for a plain connection); [`Error::Invalid`] (no host's name);
-/// [`Error::Limit`] (more than 16 connections); [`Error::Io`] (the network, TLS).
+/// [`Error::Denied`] (no grant for this host and port, or none for a plain connection);
+/// [`Error::Invalid`] (`host` is no host name); [`Error::Limit`] (more than 16 connections);
+/// [`Error::Io`] (the network, TLS).
 pub async fn connect_plain(host: &str, port: u16) -> Result<TcpStream> {
     TcpStream::open(host, port, false).await
 }
 
-/// An open connection. Dropped, it is closed, after what was written is sent.
+/// An open connection. Dropped, it is closed once all written bytes are sent.
 ///
-/// Its functions take `&self`, so that one task can write while another reads. While nobody reads,
-/// the host stops reading from the server.
+/// Its functions take `&self`, so one task can write while another reads. While the stub does not
+/// receive, the host stops reading from the server.
 ///
 /// All reads, and [`Self::write`], can be raced, by [`select!`](crate::select!) for instance: a
 /// future that is dropped before it is ready has taken and written nothing. Only
-/// [`Self::write_all`] cannot.
+/// [`Self::write_all`] cannot be raced.
 ///
-/// Reads of lines and frames keep what comes until the end is there: in the stub's memory, at most
+/// Reads of lines and frames keep the bytes in the stub's memory until the end has arrived: at most
 /// their `max_bytes` and 64 KiB.
 ///
-/// It is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over any
-/// stream.
+/// The stream is an [`AsyncRead`] and [`AsyncWrite`] too, for libraries that speak a protocol over
+/// any stream.
 #[derive(Debug)]
 pub struct TcpStream {
     connection: Connection,
@@ -131,7 +134,7 @@ impl Connection {
         self.0.ask(state).await
     }
 
-    /// Fetches the next bytes from the host. `None`: the server has ended its half.
+    /// Fetches the next bytes from the host. Returns `None` once the server has ended its half.
     fn poll_fetch(&self, cx: &Context<'_>, most: usize) -> Poll<Result<Option<Vec<u8>>>> {
         let most = u32::try_from(most.min(FETCH_BYTES)).unwrap_or(u32::MAX);
         self.0.poll(cx.waker(), |connection| match host::tcp_receive(connection, most)? {
@@ -145,7 +148,7 @@ impl Connection {
 #[derive(Debug, Default)]
 struct Fetched {
     bytes: Vec<u8>,
-    /// The number of them that were returned.
+    /// Number of them that a read has returned.
     taken: usize,
 }
 
@@ -184,12 +187,13 @@ impl TcpStream {
         Ok(Self { connection, fetched: RefCell::default() })
     }
 
-    /// Begins TLS (`STARTTLS`), once everything that was written is sent. The server's certificate has to be for `server_name`. Bytes of the server that
-    /// came before, and were not read, end the connection: they are not protected.
+    /// Begins TLS (`STARTTLS`), once all written bytes are sent. The server's certificate must be
+    /// valid for `server_name`. Bytes of the server that arrived before, and were not read, end the
+    /// connection: they are not protected.
     ///
     /// # Errors
     /// [`Error::Denied`] (no grant for the name); [`Error::Invalid`]; [`Error::Closed`];
-    /// [`Error::Io`] (the network, TLS, bytes that came before).
+    /// [`Error::Io`] (the network, TLS, bytes that arrived before).
     pub async fn start_tls(self, server_name: &str) -> Result<Self> {
         let unprotected = self.fetched.borrow().rest().len();
         if unprotected > 0 {
@@ -201,13 +205,13 @@ impl TcpStream {
     }
 
     /// Reads the next bytes, at least one. Returns `None` once the server has ended its half and
-    /// all was read.
+    /// all bytes were read.
     ///
     /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
     /// [`Error::Io`], once the connection broke; [`Error::Closed`].
-    #[inline] // In the stub's own, smaller, code.
+    #[inline] // Compiled with the stub's own code, for size.
     pub fn read(&self) -> impl FusedFuture<Output = Result<Option<Vec<u8>>>> + Unpin {
         poll_fn(|cx| {
             let fetched = &mut *self.fetched.borrow_mut();
@@ -220,7 +224,7 @@ impl TcpStream {
     }
 
     /// Reads a line, and returns it without its end: LF, or CR and LF. Returns `None` once the
-    /// server has ended its half and all was read.
+    /// server has ended its half and all bytes were read.
     ///
     /// A line has at most `max_bytes`, with its end. The future can be raced: dropped, it loses
     /// nothing.
@@ -235,10 +239,10 @@ impl TcpStream {
     }
 
     /// Reads up to the next byte with the value `end`, and returns the bytes with that one at their
-    /// end. Returns `None` once the server has ended its half and all was read.
+    /// end. Returns `None` once the server has ended its half and all bytes were read.
     ///
-    /// It returns at most `max_bytes`, with that byte. The future can be raced: dropped, it loses
-    /// nothing.
+    /// The result has at most `max_bytes`, with that byte. The future can be raced: dropped, it
+    /// loses nothing.
     ///
     /// # Errors
     /// [`Error::Limit`], if there is no such byte in `max_bytes`; the bytes stay, for
@@ -248,8 +252,8 @@ impl TcpStream {
         poll_fn(move |cx| self.poll_frame(cx, max_bytes, |bytes| Ok(through(end, bytes)))).fuse()
     }
 
-    /// Reads exactly this many bytes. Returns `None` once the server has ended its half and all was
-    /// read.
+    /// Reads exactly this many bytes. Returns `None` once the server has ended its half and all
+    /// bytes were read.
     ///
     /// The future can be raced: dropped, it loses nothing.
     ///
@@ -260,12 +264,12 @@ impl TcpStream {
         poll_fn(move |cx| self.poll_frame(cx, bytes, |_| Ok(Some(bytes)))).fuse()
     }
 
-    /// Reads a frame whose length `length` tells. Returns `None` once the server has ended its half
-    /// and all was read.
+    /// Reads a frame whose length the function `length` returns. Returns `None` once the server has
+    /// ended its half and all bytes were read.
     ///
-    /// `length` gets the bytes that came since the last frame, at least one. It returns how many of
-    /// them the frame has, which may be more than came yet, or `None` if it needs more bytes to
-    /// tell. It is called again when more bytes came.
+    /// `length` gets the bytes that arrived since the last frame, at least one. It returns the
+    /// frame's number of bytes, which may be more than have arrived yet, or `None` if it needs more
+    /// bytes to decide. The SDK calls `length` again when more bytes have arrived.
     ///
     /// A frame has at most `max_bytes`. The future can be raced: dropped, it loses nothing.
     ///
@@ -293,7 +297,7 @@ impl TcpStream {
         let mut checked = move |bytes: &[u8]| match bytes {
             [] => Ok(None),
             _ => match length(bytes)? {
-                Some(0) => Err(Error::Invalid("a frame of 0 bytes; a frame has at least one".to_owned())),
+                Some(0) => Err(Error::Invalid("the frame has 0 bytes; `length` must return at least 1".to_owned())),
                 known => Ok(known),
             },
         };
@@ -307,7 +311,7 @@ impl TcpStream {
         mut length: impl FnMut(&[u8]) -> Result<Option<usize>>,
     ) -> Poll<Result<Option<Vec<u8>>>> {
         loop {
-            // An author's function runs here: nothing is borrowed meanwhile.
+            // An author's function runs here, so no borrow is held.
             let fetched = self.fetched.take();
             let (known, came) = (length(fetched.rest()), fetched.rest().len());
             self.fetched.replace(fetched);
@@ -327,15 +331,15 @@ impl TcpStream {
                 Some(bytes) => self.fetched.borrow_mut().push(bytes),
                 None if came == 0 => return Poll::Ready(Ok(None)),
                 None => {
-                    let how = format!("the server closed the connection after {came} bytes of something longer");
+                    let how = format!("the server closed the connection after {came} bytes of an unfinished line or frame");
                     return Poll::Ready(Err(Error::Io(how)));
                 }
             }
         }
     }
 
-    /// Writes the first of these bytes, at least one, as soon as there is room for it. Returns how
-    /// many.
+    /// Writes the first of these bytes, at least one, as soon as there is room. Returns the number
+    /// of bytes written.
     ///
     /// The future can be raced: dropped, it has written nothing.
     ///
@@ -349,15 +353,16 @@ impl TcpStream {
         self.connection.0.poll(cx.waker(), |connection| host::tcp_send(connection, bytes).map(Some))
     }
 
-    /// Writes all these bytes: returns once the host has taken them. At most 256 KiB wait to be sent.
+    /// Writes all these bytes. Returns once the host has taken them. At most 256 KiB wait to be
+    /// sent.
     ///
-    /// Do not race it: dropped before it is ready, it may have written a part.
+    /// Do not race this future: dropped before it is ready, it may have written a part.
     ///
     /// # Errors
     /// [`Error::Io`], once the connection broke; [`Error::Closed`]. A part may have been sent.
     pub async fn write_all(&self, mut bytes: &[u8]) -> Result<()> {
         let write = |connection| {
-            // News of room comes only to who was told that there is none.
+            // The host announces room only to a stub that it refused for lack of room.
             while !bytes.is_empty() {
                 let taken = host::tcp_send(connection, bytes)?;
                 bytes = bytes.get(taken..).unwrap_or_default();
@@ -368,12 +373,12 @@ impl TcpStream {
     }
 }
 
-/// Returns the number of bytes up to the first one of this value, which counts too.
+/// Returns the number of bytes up to and with the first one of this value.
 fn through(end: u8, bytes: &[u8]) -> Option<usize> {
     memchr::memchr(end, bytes).map(|place| place + 1)
 }
 
-/// A line without its end.
+/// Returns a line without its end.
 fn text_of_line(mut line: Vec<u8>) -> Result<String> {
     line.pop();
     if line.ends_with(b"\r") {
@@ -404,7 +409,7 @@ impl AsyncWrite for TcpStream {
         self.poll_send(cx, buffer).map_err(io::Error::from)
     }
 
-    /// The host sends what it has taken without being asked.
+    /// Does nothing: the host sends the bytes that it has taken without a flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

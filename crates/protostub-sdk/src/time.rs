@@ -1,4 +1,5 @@
-//! Time, on the host's timers: a stub has no thread that could sleep. At most 256 timers at a time.
+//! Time, on the host's timers, because a stub has no thread that could sleep. At most 256 timers at
+//! a time.
 
 use std::{
     future::Future,
@@ -12,21 +13,21 @@ use futures_util::future::{self, Either, FusedFuture};
 
 use crate::{Error, Result, guest::Handle, host};
 
-/// The longest that one timer of the host runs.
+/// The longest duration of one timer of the host.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The time since some moment before. It never goes back.
+/// Returns the time since a fixed moment before. It never goes back.
 #[must_use]
 pub fn now() -> Duration {
     host::now()
 }
 
-/// Waits for so long.
+/// Waits for `duration`.
 pub fn sleep(duration: Duration) -> Sleep {
     Sleep { until: now().saturating_add(duration), timer: None, done: false }
 }
 
-/// Waits for the future, but no longer than so long; what is left of the future is dropped.
+/// Waits for the future, at most for `duration`. A timeout drops the future.
 ///
 /// # Errors
 /// [`Error::Timeout`].
@@ -37,7 +38,7 @@ pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Outp
     }
 }
 
-/// See [`sleep`]. Dropped, its timer is cancelled.
+/// The future of [`sleep`]. Dropped, it cancels its timer.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
@@ -61,12 +62,12 @@ impl Future for Sleep {
     type Output = ();
 
     /// # Panics
-    /// If the host has no timer left. There is no way to wait then, and an instance that cannot is better started again.
+    /// If the host has no timer left. A stub that cannot wait is better restarted.
     #[expect(clippy::panic, reason = "documented: more than 256 timers are a bug of the stub")]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.timer.as_ref().is_some_and(|timer| timer.0.has_news()) {
             self.timer = None;
-            // A timer of the host has a longest time: what is left needs another one.
+            // A timer of the host has a longest duration: the rest needs another timer.
             if now() >= self.until {
                 self.done = true;
                 return Poll::Ready(());
@@ -74,11 +75,11 @@ impl Future for Sleep {
         }
         if self.timer.is_none() {
             let left = self.until.saturating_sub(now()).min(LONGEST);
-            // It counts in milliseconds, and a sleep is never shorter than was said.
+            // The host counts in milliseconds, and a sleep is never shorter than its duration.
             let milliseconds = left.as_nanos().div_ceil(1_000_000);
             match host::timer_after(u64::try_from(milliseconds).unwrap_or(u64::MAX)) {
                 Ok(handle) => self.timer = Some(Timer(Handle::new(handle))),
-                Err(error) => panic!("no timer: {error}"),
+                Err(error) => panic!("the host set no timer: {error}"),
             }
         }
         match &self.timer {
@@ -94,25 +95,26 @@ impl FusedFuture for Sleep {
     }
 }
 
-/// Something to do again and again.
+/// A sequence of ticks with a fixed period.
 #[derive(Debug)]
 pub struct Interval {
     period: Duration,
     next: Duration,
 }
 
-/// A tick every `period`, the first one after `period`. Ticks that nobody waited for are left out.
+/// Makes an interval that ticks every `period`, for the first time after `period`. It skips ticks
+/// that the stub did not wait for.
 ///
 /// # Panics
 /// If `period` is less than a millisecond.
 #[must_use]
 pub fn interval(period: Duration) -> Interval {
-    assert!(period >= Duration::from_millis(1), "an interval of {period:?}");
+    assert!(period >= Duration::from_millis(1), "the interval is {period:?}; it must be at least 1 ms");
     Interval { period, next: now().saturating_add(period) }
 }
 
 impl Interval {
-    /// Waits for the next tick. Dropped before, nothing is lost.
+    /// Waits for the next tick. The future loses nothing when it is dropped before.
     pub fn tick(&mut self) -> Sleep {
         if let Some(late) = now().checked_sub(self.next) {
             let missed = late.as_nanos() / self.period.as_nanos() + 1;
@@ -122,24 +124,26 @@ impl Interval {
     }
 }
 
-/// How long to wait before the next try: 1 s at first, twice as long each time, at most a minute; and each time up to as much again by chance, so
-/// that those who lost the same server do not come back all at once.
+/// Growing delays between attempts: 1 s at first, then doubled each time, at most a minute. Each
+/// delay is extended by up to as much again at random, so clients that lost the same server do not
+/// all come back at once.
 #[derive(Debug)]
 pub struct Backoff {
     shortest: Duration,
     longest: Duration,
-    /// Made for the first wait, since chance has to be asked for: most connections hold.
+    /// Made for the first delay, because most connections hold and the random seed is a call of the
+    /// host.
     delays: Option<ExponentialBackoff>,
 }
 
 impl Backoff {
-    /// Begins with `shortest`, and waits no longer than twice `longest`.
+    /// Makes delays that begin with `shortest` and never exceed twice `longest`.
     #[must_use]
     pub fn new(shortest: Duration, longest: Duration) -> Self {
         Self { shortest, longest, delays: None }
     }
 
-    /// How long to wait this time.
+    /// Returns the next delay.
     pub fn next_delay(&mut self) -> Duration {
         let Self { shortest, longest, delays } = self;
         let delays = delays.get_or_insert_with(|| {
@@ -154,7 +158,7 @@ impl Backoff {
         delays.next().unwrap_or(*longest)
     }
 
-    /// Waits for so long.
+    /// Waits for the next delay.
     pub fn sleep(&mut self) -> Sleep {
         sleep(self.next_delay())
     }

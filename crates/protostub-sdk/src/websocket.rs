@@ -1,5 +1,5 @@
-//! WebSocket connections (RFC 6455). The host does DNS, proxies, TLS and ping/pong, and lets a stub connect to its own domain and what the operator
-//! granted.
+//! WebSocket connections (RFC 6455). The host does DNS, proxies, TLS and ping/pong. A stub may
+//! connect to its own domain and to the hosts that the operator granted.
 
 use std::{
     cell::RefCell,
@@ -21,9 +21,9 @@ use crate::{
     request::RequestBuilder,
 };
 
-/// How many frames are fetched from the host at a time.
+/// Number of frames to fetch from the host at a time.
 const FETCH_FRAMES: u32 = 32;
-/// How many bytes are fetched from the host at a time, beyond the first frame.
+/// Number of bytes to fetch from the host at a time, beyond the first frame.
 const FETCH_BYTES: u32 = 256 * 1024;
 
 /// Opens a connection to a `ws://` or `wss://` URL.
@@ -34,34 +34,36 @@ pub async fn connect(url: impl AsRef<str>) -> Result<WebSocket> {
     Connect::new(url).open().await
 }
 
-/// A WebSocket to be opened, with what its opening handshake carries.
+/// A WebSocket before it opens, with the content of its opening handshake.
 pub type Connect = RequestBuilder<Upgrade>;
 
-/// The part of an opening handshake besides its URL and headers: subprotocols. See [`Connect`].
+/// The part of an opening handshake in addition to its URL and headers: subprotocols. See
+/// [`Connect`].
 #[derive(Debug, Clone)]
 pub struct Upgrade {
     protocols: Vec<String>,
 }
 
 impl Connect {
-    /// To this `ws://` or `wss://` URL.
+    /// Makes a request for this `ws://` or `wss://` URL.
     #[must_use]
     pub fn new(url: impl AsRef<str>) -> Self {
         Self::of_kind(url, Upgrade { protocols: Vec::new() })
     }
 
-    /// Asks for one subprotocol more; the first one is the one liked best.
+    /// Asks for one more subprotocol, in order of preference.
     #[must_use]
     pub fn protocol(mut self, name: impl Into<String>) -> Self {
         self.kind.protocols.push(name.into());
         self
     }
 
-    /// Opens the connection: within 15 s, or not at all.
+    /// Opens the connection. The timeout is 15 s.
     ///
     /// # Errors
-    /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (the URL or a header); [`Error::Limit`] (more than 16 connections);
-    /// [`Error::Refused`] (the server answered with something else than 101); [`Error::Io`] (the network, TLS).
+    /// [`Error::Denied`] (no grant for this host and port); [`Error::Invalid`] (the URL or a
+    /// header); [`Error::Limit`] (more than 16 connections); [`Error::Refused`] (the server
+    /// answered with a status other than 101); [`Error::Io`] (the network, TLS).
     pub async fn open(self) -> Result<WebSocket> {
         let socket = Socket(Handle::new(host::websocket_open(&self.url, &self.kind.protocols, &self.headers)?));
         let handshake = socket
@@ -80,7 +82,8 @@ impl Connect {
 
 /// An open connection. Dropped, it is closed with the code 1000.
 ///
-/// Its functions take `&self`, so that one task can send while another receives. While nobody receives, the host stops reading from the server.
+/// Its functions take `&self`, so one task can send while another receives. While the stub does not
+/// receive, the host stops reading from the server.
 #[derive(Debug)]
 pub struct WebSocket {
     socket: Socket,
@@ -98,23 +101,26 @@ impl Drop for Socket {
 }
 
 impl WebSocket {
-    /// What the server answered to the opening handshake: its subprotocol and headers.
+    /// Returns the server's answer to the opening handshake: its subprotocol and headers.
     #[must_use]
     pub fn handshake(&self) -> &Handshake {
         &self.handshake
     }
 
-    /// The next frame. Frames that came before the server closed the connection are received first.
+    /// Waits for the next frame. Frames that arrived before the server closed the connection are
+    /// received first.
     ///
     /// The future can be raced: dropped, it loses nothing.
     ///
     /// # Errors
-    /// [`Error::WebSocketClosed`], once the server closed the connection; [`Error::Io`], once it broke.
+    /// [`Error::WebSocketClosed`], once the server closed the connection; [`Error::Io`], once it
+    /// broke.
     pub fn next(&self) -> Next<'_> {
         Next { websocket: self, done: false }
     }
 
-    /// A frame that the host has handed over already, if there is one: to take what [`Self::next`] began as a batch.
+    /// Returns a frame that the host has handed over already, if there is one. A stub can complete
+    /// a batch with it that began with [`Self::next`].
     #[must_use]
     pub fn try_next(&self) -> Option<Frame> {
         self.fetched.borrow_mut().pop_front()
@@ -135,10 +141,11 @@ impl WebSocket {
         })
     }
 
-    /// Sends a frame: returns once the host has taken it. At most 1 MiB of frames wait to be sent.
+    /// Sends a frame. Returns once the host has taken it. At most 1 MiB of frames wait to be sent.
     ///
     /// # Errors
-    /// [`Error::WebSocketClosed`]; [`Error::Io`], once the connection broke; [`Error::Limit`] (a frame over 1 MiB).
+    /// [`Error::WebSocketClosed`]; [`Error::Io`], once the connection broke; [`Error::Limit`] (a
+    /// frame over 1 MiB).
     pub async fn send(&self, frame: Frame) -> Result<()> {
         self.send_all([frame]).await
     }
@@ -169,14 +176,15 @@ impl WebSocket {
 
     /// Sends frames in order: as [`Self::send`], in as few calls as possible.
     ///
-    /// Do not race it: dropped before it is ready, it may have sent some of the frames.
+    /// Do not race this future: dropped before it is ready, it may have sent some of the frames.
     ///
     /// # Errors
     /// As [`Self::send`]. Frames before the one that failed may have been sent.
     pub async fn send_all(&self, frames: impl IntoIterator<Item = Frame>) -> Result<()> {
         let mut frames: VecDeque<_> = frames.into_iter().collect();
         let sent = self.socket.0.ask(|handle| {
-            // What is not taken waits for news; but news of room comes only to who was told that there is none.
+            // Frames that the host does not take wait for news. The host announces room only to a
+            // stub that it refused for lack of room.
             while !frames.is_empty() {
                 host::websocket_send(handle, &mut frames)?;
             }
@@ -185,7 +193,7 @@ impl WebSocket {
         sent.await.map_err(|error| self.explain(error))
     }
 
-    /// What the host calls closed has a code and a reason.
+    /// Replaces the host's plain error by one with the code and reason, or the cause, of the end.
     fn explain(&self, error: Error) -> Error {
         match (error, host::websocket_poll(self.socket.0.id())) {
             (Error::Closed, WebSocketState::Closed(reason)) => Error::WebSocketClosed(reason),
@@ -194,13 +202,14 @@ impl WebSocket {
         }
     }
 
-    /// Closes the connection, after what was sent. `code` is 1000 or 3000–4999 (another one is sent as 1000); of `reason`, 123 bytes are sent.
+    /// Closes the connection, after the frames sent before. `code` is 1000 or 3000–4999; the host
+    /// sends any other code as 1000. It sends the first 123 bytes of `reason`.
     pub fn close(self, code: u16, reason: &str) {
         host::websocket_close(self.socket.0.id(), code, reason);
     }
 }
 
-/// See [`WebSocket::next`].
+/// The future of [`WebSocket::next`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Next<'a> {
@@ -224,30 +233,30 @@ impl FusedFuture for Next<'_> {
     }
 }
 
-/// What a server answered to the opening handshake.
+/// A server's answer to the opening handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct Handshake {
-    /// The HTTP status: 101, unless it refused.
+    /// The HTTP status: 101, unless the server refused.
     pub status: u16,
-    /// The subprotocol that it chose.
+    /// The subprotocol that the server chose.
     pub protocol: Option<String>,
-    /// Names in lower case.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
 }
 
-/// One message of a WebSocket, whole.
+/// A whole message of a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the contract's variant, which never changes within a track")]
 pub enum Frame {
     /// UTF-8.
     Text(String),
-    /// Anything.
+    /// Any bytes.
     Binary(Vec<u8>),
 }
 
 impl Frame {
-    /// The text or the bytes, as bytes.
+    /// Returns the text or the bytes, as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -259,15 +268,16 @@ impl Frame {
     /// Reads JSON, from text or from bytes.
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it is not JSON, or not of this shape.
+    /// [`Error::Invalid`], if the frame is not JSON, or not of this shape.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(serde_json::from_str(self.text()?)?)
     }
 
-    /// Reads a reTHINK message: one, or one for each address of a `to` array. See [`Message::from_json`].
+    /// Reads a reTHINK message: one, or one for each address of a `to` array. See
+    /// [`Message::from_json`].
     ///
     /// # Errors
-    /// [`Error::Invalid`], if it is none.
+    /// [`Error::Invalid`], if the frame is not a message.
     pub fn messages(&self) -> Result<Vec<Message>> {
         Message::from_json(self.text()?)
     }
@@ -280,18 +290,20 @@ impl Frame {
     }
 }
 
-/// How a WebSocket was closed (RFC 6455 section 7.4).
+/// The reason for the end of a WebSocket (RFC 6455 section 7.4).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the contract's record, which never changes within a track")]
 pub struct CloseReason {
-    /// None: the connection ended without a close frame, or with an empty one.
+    /// The close code, or `None` if the connection ended without a close frame or with an empty
+    /// one.
     pub code: Option<u16>,
-    /// What the server said, for people.
+    /// The server's reason, for people.
     pub reason: String,
 }
 
 impl CloseReason {
-    /// What the code means, in the words of RFC 6455 that reTHINK's message-node stubs give as the reason of `disconnected`.
+    /// Returns the meaning of the code. The words are those of RFC 6455 that reTHINK's message-node
+    /// stubs give as the reason of `disconnected`.
     #[must_use]
     pub fn meaning(&self) -> &'static str {
         match self.code {
@@ -330,7 +342,7 @@ impl CloseReason {
 }
 
 impl fmt::Display for CloseReason {
-    /// The meaning of the code; of a code of the server's own, what the server said.
+    /// Writes the meaning of the code, or the server's reason for a code of the server's own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
             Some(code @ 3000..) if self.reason.is_empty() => write!(f, "The server closed the connection with the code {code}."),

@@ -1,4 +1,5 @@
-//! The shapes of a message's JSON members. Written by hand where what serde derives would be several times as much code, since it travels.
+//! The shapes of a message's JSON members. They are written by hand where serde's derived code
+//! would be several times as large, because the code is downloaded with each stub.
 
 use std::fmt;
 
@@ -75,7 +76,7 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
-/// An object of texts, in its order.
+/// A JSON object of texts, with its order kept.
 #[derive(Debug, Default)]
 pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
 
@@ -103,7 +104,7 @@ impl<'de> Deserialize<'de> for Headers {
     }
 }
 
-/// Writes what [`Headers`] reads.
+/// Writes headers in the form that [`Headers`] reads.
 pub(crate) fn write_headers<S: Serializer>(headers: &&Vec<(String, String)>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(headers.len()))?;
     for (name, value) in *headers {

@@ -15,18 +15,18 @@ use crate::{cargo, debian, guests, must, toolchain};
 pub(crate) const HELP: &str = "\
 usage: cargo xtask bench [--quick] [--only <id>,<id>...] [--record]
 
-Measures Protostub beside the limit (bare wasmtime), a native task, Extism and a Node.js worker, in turn. BENCHMARKS.md says what the figures are.
+Measures Protostub against the limit (bare wasmtime), a native task, Extism and a Node.js worker, in turn. BENCHMARKS.md explains the figures.
 
-  --quick   fewer runs: under five minutes once everything is built, which takes a while the first time
-  --only    these figures alone
-  --record  puts the table, and what it was measured on, into BENCHMARKS.md
+  --quick   fewer runs: under five minutes, but the first build takes longer
+  --only    measures only these figures
+  --record  writes the table and the description of the machine to BENCHMARKS.md
 
-Writes to target/bench: report.json, table.md, and the plots. The last line is `N met, N short`. Whatever the figures are, the exit code is 0.
+Writes to target/bench: report.json, table.md, and the plots. The last line is `N met, N short`. The exit code is 0, regardless of the figures.
 
-  cargo xtask bench count   counts instructions and misses of the first cache instead, which a busy machine does not change; needs valgrind
+  cargo xtask bench count   counts instructions and first-level cache misses instead, independent of the machine's load; needs valgrind
 ";
 
-/// What Extism's plugin is built for.
+/// Target of Extism's plugin.
 const PLUGIN_TARGET: &str = "wasm32-wasip1";
 
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
@@ -40,8 +40,8 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     bench.current_dir(root).args(args.iter().filter(|arg| **arg != "--record"));
     match extism(root) {
         Ok((program, plugin)) => drop(bench.arg("--extism").arg(program).arg("--plugin").arg(plugin)),
-        // The figures beside it say so, too.
-        Err(error) => println!("Extism's side could not be built: {error:#}"),
+        // The figures that compare with Extism report the missing build too.
+        Err(error) => println!("building Extism's side failed: {error:#}"),
     }
     must(&mut bench)?;
     if record {
@@ -83,7 +83,8 @@ fn put_down(root: &Path) -> Result<()> {
     fs::write(&file, format!("{before}{BEGIN}\n{machine}\n\n{table}\n{END}{after}")).context("writing BENCHMARKS.md")
 }
 
-/// Builds Extism's side: a program, and its plugin. Elsewhere than the stubs, whose builds would wait for it.
+/// Builds Extism's side: a program and its plugin. They have a build folder of their own, because
+/// builds of the stubs would wait for a shared one.
 fn extism(root: &Path) -> Result<(PathBuf, PathBuf)> {
     let target = root.join("target/extism");
     let build = |args: &[&str]| {
@@ -96,8 +97,8 @@ fn extism(root: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((target.join("release/extism-side"), target.join(PLUGIN_TARGET).join("release/plugin.wasm")))
 }
 
-/// Counts the instructions of each of these, and how often one was not in the first cache, by running it so many times, and so many more times, under
-/// callgrind.
+/// Counts the instructions and the first-level cache misses of one repetition, under callgrind. It
+/// runs the program twice, with different numbers of repetitions, and divides the difference.
 fn count(root: &Path) -> Result<ExitCode> {
     const FEW: u64 = 1_000;
     const MANY: u64 = 11_000;
@@ -112,15 +113,16 @@ fn count(root: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What callgrind counts of a whole run.
+/// Callgrind's counts for a whole run.
 struct Counted {
     instructions: u64,
-    /// Lines of instructions that were not in the first cache.
+    /// Instruction fetches that missed the first-level cache.
     misses: u64,
 }
 
 fn counted(root: &Path, what: &str, times: u64) -> Result<Counted> {
-    // The same on every machine: as of AMD's and Intel's server processors, but for the newest.
+    // Fixed sizes make the counts the same on every machine. They are those of AMD's and Intel's
+    // server processors, except the newest.
     const CACHES: [&str; 4] = ["--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64", "--LL=524288,8,64"];
     let folder = root.join("target/bench");
     fs::create_dir_all(&folder).context("making target/bench")?;
@@ -128,14 +130,14 @@ fn counted(root: &Path, what: &str, times: u64) -> Result<Counted> {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--quiet", "--fair-sched=yes"]).args(CACHES);
     command.arg(format!("--callgrind-out-file={}", profile.display()));
-    // What it says of itself: of this machine's caches, that they are others.
+    // Callgrind logs warnings that this machine's caches differ.
     command.arg(format!("--log-file={}.log", profile.display()));
     command.arg(root.join("target/release/protostub-bench")).args(["--count", what, "--times", &times.to_string()]);
     must(&mut command)?;
     let text = fs::read_to_string(&profile).with_context(|| format!("reading {}", profile.display()))?;
     let line = |start: &str| text.lines().rev().find_map(|line| line.strip_prefix(start));
-    let events = line("events: ").context("callgrind does not say what it counted")?.split_whitespace();
-    let totals = line("totals: ").context("callgrind counted nothing")?.split_whitespace();
+    let events = line("events: ").context("callgrind's output has no line `events`")?.split_whitespace();
+    let totals = line("totals: ").context("callgrind's output has no line `totals`")?.split_whitespace();
     let all: HashMap<_, _> = events.zip(totals).collect();
     let of = |event: &str| {
         let total = all.get(event).with_context(|| format!("callgrind did not count {event}"))?;

@@ -1,4 +1,5 @@
-//! Runs the conformance kit over everything that is here, by the built command: nothing of what it tests is linked.
+//! Runs the conformance kit on all subjects of the repository with the built command. It links
+//! nothing that it tests.
 
 use std::{
     fs,
@@ -17,27 +18,27 @@ use crate::{cargo, debian, guests, new_user, patience, stubs};
 pub(crate) const HELP: &str = "\
 usage: cargo xtask conformance
 
-Builds the sample stubs and the `protostub` command, and tries out, case by case,
+Builds the sample stubs and the `protostub` command, and runs the conformance cases for
 
   the message node of `protostub serve`, and the runtime
-  the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is there
-  the echoes in Python, JavaScript and C, built as their READMEs say, if Python, Node.js or Debian's packages of clang are there
+  the stubs echo and message-node (in both flavours), and mqtt with a real Mosquitto, if Debian's package is installed
+  the echoes in Python, JavaScript and C, built as their READMEs say, if Python, Node.js or Debian's packages of clang are installed
 
-The reports are written to target/conformance/report.json. What fails is shown; `protostub conformance --list` says what each case holds, and
-stubs/README.md what to do about it. What is left out is named, with the reason. The last line is `N passed, N failed, N skipped`: of cases, where a
-case counts once for each subject, and is skipped if it says nothing about it.
+Writes the reports to target/conformance/report.json, and shows failed cases. `protostub conformance --list` says what each case holds, and
+stubs/README.md what to do about it. Subjects that are left out are named with the reason. The last line is `N passed, N failed, N skipped`. It
+counts a case once for each subject. A case is skipped if it does not apply to the subject.
 ";
 
-/// How long a server may take to listen.
+/// Time limit for a server to start listening.
 const LISTENING: Duration = Duration::from_secs(30);
-/// How long cargo may take to compile everything.
+/// Time limit for cargo to compile everything.
 const BUILDING: Duration = Duration::from_secs(60 * 60);
-/// How long the kit may take for one subject, the compilation of a large component included.
+/// Time limit of the kit for one subject, including the compilation of a large component.
 const SUBJECT: Duration = Duration::from_secs(5 * 60);
-/// The stubs whose READMEs say how they are built, with other toolchains than Rust's.
+/// The stubs that are built with other toolchains than Rust's, as their READMEs say.
 const ECHOES: [&str; 3] = ["echo-python", "echo-js", "echo-c"];
 
-/// How many cases passed, failed, and did not apply.
+/// Numbers of cases that passed, failed, and did not apply.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cases {
     pub(crate) passed: u64,
@@ -53,7 +54,7 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
 
 /// One run of the command.
 struct Run {
-    /// What it is about.
+    /// Name of the subject.
     name: String,
     args: Vec<String>,
 }
@@ -64,7 +65,7 @@ impl Run {
     }
 }
 
-/// Tries everything, and writes the report.
+/// Runs the kit on all subjects, and writes the report.
 pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     stubs::catalogue(root)?;
     let programs = guests::build(root, "tests/programs")?;
@@ -72,7 +73,7 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     let mut build = cargo(root);
     let built = build.args(["build", "--quiet", "--bins", "--examples"]).spawn().context("starting cargo")?;
     if !patience::wait(built, BUILDING).context("building the `protostub` command")?.success() {
-        bail!("the `protostub` command could not be built");
+        bail!("building the `protostub` command failed; cargo's output above has the reason");
     }
     let (mut left_out, mut reports) = (Vec::new(), Vec::new());
     let broker = Broker::start()?;
@@ -114,7 +115,7 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
             Err(error) => reports.push(untried(name, &error)),
         }
     }
-    println!("\nTrying out {} subjects, each for a minute or less.", runs.len());
+    println!("\nTesting {} subjects. Each takes a minute or less.", runs.len());
     reports.extend(runs.iter().map(|run| try_out(root, run).unwrap_or_else(|error| untried(&run.name, &error))));
     let count = |what: &str| reports.iter().filter_map(|report| report[what].as_u64()).sum();
     let cases = Cases { passed: count("passed"), failed: count("failed"), skipped: count("skipped") };
@@ -131,19 +132,20 @@ pub(crate) fn run_all(root: &Path) -> Result<Cases> {
     Ok(cases)
 }
 
-/// The report about what could not be tried at all, which counts as a case that failed.
+/// Returns the report about a subject that could not be tested. It counts as a failed case.
 fn untried(name: &str, error: &anyhow::Error) -> Value {
-    println!("  FAILED {name} could not be tried out: {error:#}");
+    println!("  FAILED {name} could not be tested: {error:#}");
     json!({ "subject": name, "error": format!("{error:#}"), "passed": 0, "failed": 1, "skipped": 0, "outcomes": [] })
 }
 
-/// Runs the command once, and shows what it found.
+/// Runs the command once, and shows the results.
 fn try_out(root: &Path, run: &Run) -> Result<Value> {
     let mut command = Command::new(root.join("target/debug/protostub"));
     command.current_dir(root).args(["--json", "--quiet", "conformance"]).args(&run.args).stdin(Stdio::null());
     let began = Instant::now();
     let (status, printed) = patience::output(&mut command, SUBJECT)?;
-    let mut report: Value = serde_json::from_slice(&printed).with_context(|| format!("it printed no report ({status})"))?;
+    let mut report: Value =
+        serde_json::from_slice(&printed).with_context(|| format!("the conformance kit printed no report ({status})"))?;
     report["subject"] = run.name.clone().into();
     println!(
         "  {}, {}: {} passed, {} failed, {} skipped ({:.0} s)",
@@ -157,9 +159,10 @@ fn try_out(root: &Path, run: &Run) -> Result<Value> {
     for outcome in report["outcomes"].as_array().into_iter().flatten().filter(|outcome| outcome["verdict"] == "fail") {
         let text = |name: &str| outcome[name].as_str().unwrap_or_default().to_owned();
         println!(
-            "    FAILED {}\n      holds     {}\n      expected  {}\n      observed  {}",
+            "    FAILED {}\n      holds     {}\n      source    {}\n      expected  {}\n      observed  {}",
             text("id"),
             text("holds"),
+            text("source"),
             text("expected"),
             text("observed")
         );
@@ -167,7 +170,7 @@ fn try_out(root: &Path, run: &Run) -> Result<Value> {
     Ok(report)
 }
 
-/// A `protostub serve` on a free port of loopback. Dropped, it is killed.
+/// A `protostub serve` on a free port of loopback. `Drop` kills it.
 struct Domain {
     child: Child,
     address: String,
@@ -178,11 +181,11 @@ impl Domain {
         let mut command = Command::new(root.join("target/debug/protostub"));
         command.args(["serve", "--bind", "127.0.0.1:0", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting `protostub serve`")?;
-        let stdout = child.stdout.take().context("`protostub serve` has no output")?;
+        let stdout = child.stdout.take().context("`protostub serve` has no standard output")?;
         let mut domain = Self { child, address: String::new() };
         let line = patience::first_line(&domain.child, stdout, LISTENING).context("starting `protostub serve`")?;
-        let serving: Value = serde_json::from_str(&line).context("`protostub serve` does not say where it serves")?;
-        serving["address"].as_str().context("`protostub serve` does not say where it serves")?.clone_into(&mut domain.address);
+        let serving: Value = serde_json::from_str(&line).context("`protostub serve` printed no address")?;
+        serving["address"].as_str().context("`protostub serve` printed no address")?.clone_into(&mut domain.address);
         Ok(domain)
     }
 }
@@ -194,7 +197,7 @@ impl Drop for Domain {
     }
 }
 
-/// A Mosquitto on a free port of loopback. Dropped, it is killed.
+/// A Mosquitto on a free port of loopback. `Drop` kills it.
 struct Broker {
     child: Child,
     port: u16,
@@ -202,7 +205,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// None, if there is no Mosquitto and it cannot be installed.
+    /// Returns `None` if Mosquitto is missing and cannot be installed.
     fn start() -> Result<Option<Self>> {
         if let Err(error) = debian::packages(debian::MOSQUITTO) {
             println!("{error:#}");
@@ -221,7 +224,7 @@ impl Broker {
         let begin = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if let Some(status) = broker.child.try_wait()? {
-                bail!("mosquitto ended before it listened ({status})");
+                bail!("mosquitto exited before it listened ({status})");
             }
             if begin.elapsed() > LISTENING {
                 bail!("mosquitto does not listen after {} s", LISTENING.as_secs());

@@ -123,7 +123,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
             println!("{} defences, {} problems", chosen.len(), problems.len());
             return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        [flag, ..] => bail!("`{flag}` means nothing here; see --help"),
+        [flag, ..] => bail!("unknown argument `{flag}`; see --help"),
     }
     toolchain::require_target(guests::TARGET)?;
     let (covered, rest): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|defence| !defence.patches.is_empty());

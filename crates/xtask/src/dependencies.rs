@@ -1,4 +1,4 @@
-//! Every dependency has a line in the table of `crates/README.md` that says what it is for.
+//! Check that every dependency has a line with its purpose in the table of `crates/README.md`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::root;
 
-/// The workspaces of the repository, by their manifests.
+/// Manifests of the repository's workspaces.
 const WORKSPACES: [&str; 5] =
     ["Cargo.toml", "stubs/Cargo.toml", "tests/extism/Cargo.toml", "tests/fuzz/Cargo.toml", "tests/programs/Cargo.toml"];
 
@@ -15,7 +15,7 @@ fn manifest(file: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The manifests of a workspace: its own, and its members'.
+/// Returns the manifests of a workspace: its own, and those of its members.
 fn manifests(workspace: &Path) -> Vec<Table> {
     let own = manifest(workspace);
     let folder = workspace.parent().expect("a manifest is in a folder");
@@ -36,7 +36,8 @@ fn manifests(workspace: &Path) -> Vec<Table> {
     all
 }
 
-/// The crates that a manifest depends on and that are not of this repository: those of tests, of builds and of one platform too.
+/// Returns the external crates that a manifest depends on, including dev-dependencies,
+/// build-dependencies and those of one platform.
 fn dependencies(manifest: &Table) -> BTreeSet<String> {
     let targets =
         manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values).filter_map(Value::as_table);
@@ -66,5 +67,5 @@ fn every_dependency_has_a_reason() {
     let told: BTreeSet<_> = names.into_iter().collect();
     let without: Vec<_> = used.difference(&told).collect();
     let gone: Vec<_> = told.difference(&used).collect();
-    assert!(without.is_empty() && gone.is_empty(), "crates/README.md has no reason for {without:?}; nothing depends on {gone:?}");
+    assert!(without.is_empty() && gone.is_empty(), "crates/README.md: no reason for {without:?}; remove the unused {gone:?}");
 }

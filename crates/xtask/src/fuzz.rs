@@ -15,37 +15,37 @@ use crate::{guests, must, shown, toolchain};
 pub(crate) const HELP: &str = "\
 usage: cargo xtask fuzz [--seconds <N>] [<target>...]
 
-Throws random bytes at what reads them: all targets, or those that are named, for N seconds each (60):
+Feeds random bytes to parsers, components and host calls: all targets, or the named ones, for N seconds each (60):
 
   address      addresses, domains, rules, versions, URLs of catalogues
   message      messages as JSON
   descriptor   descriptors, and the packages in them
-  http         the answers of HTTP servers
-  jws          signatures of descriptors, and the keys that they are judged by
+  http         responses of HTTP servers
+  jws          signatures of descriptors, and the keys that verify them
   policy       operators' rules in Cedar
   consumer     messages with any body, as `run` and `send` print them
   control      lines of the control socket
   settings     settings files
-  component    components, their start functions included
-  host_calls   the calls that a stub makes of its host, with a server that answers anything
+  component    components, including their start functions
+  host_calls   calls of a stub to its host, with a server that sends any answer
 
-The last five contain the sandbox, which takes ten minutes or more to build the first time. Nightly Rust and cargo-fuzz are needed, and cargo-fuzz is
-installed if it is not there.
+The last five targets contain the sandbox. Its first build takes ten minutes or more. The fuzzers need nightly Rust and cargo-fuzz. cargo-fuzz is
+installed if it is missing.
 
-Each target begins with its seeds in tests/fuzz/corpus/<target> and what earlier runs found in target/fuzz/corpus/<target>. What breaks something is
-written to tests/fuzz/artifacts/<target>; once that is mended, it becomes a seed, which the tests replay from then on. The last line is
+Each target begins with its seeds in tests/fuzz/corpus/<target> and the inputs that earlier runs found in target/fuzz/corpus/<target>. An input that
+causes a fault is written to tests/fuzz/artifacts/<target>. Once the fault is fixed, make the input a seed: the tests replay all seeds. The last line is
 `N targets, N without a fault, N faults`.
 ";
 
 /// The fuzzers' package, from the repository's root.
 const FUZZ: &str = "tests/fuzz";
-/// How long each target runs, unless it is said.
+/// Default running time of each target, in seconds.
 const SECONDS: u64 = 60;
-/// How long one input may take, in seconds.
+/// Time limit of one input, in seconds.
 const INPUT_SECONDS: u64 = 60;
-/// How much memory a target may take, in megabytes.
+/// Memory limit of a target, in megabytes.
 const MEGABYTES: u64 = 4096;
-/// How many lines of a target's output are shown if it found a fault.
+/// Number of output lines that are shown of a target that found a fault.
 const LINES: usize = 60;
 
 /// A binary of the fuzzers' package.
@@ -59,7 +59,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     let (seconds, wanted) = arguments(args)?;
     if let Some(unknown) = wanted.iter().find(|name| !all.iter().any(|target| target.name == **name)) {
         let names: Vec<_> = all.iter().map(|target| target.name.as_str()).collect();
-        bail!("there is no target `{unknown}`; there are {}", names.join(", "));
+        bail!("unknown target `{unknown}`; the targets are {}", names.join(", "));
     }
     require_nightly()?;
     require_cargo_fuzz(root)?;
@@ -89,20 +89,20 @@ fn arguments<'a>(args: &[&'a str]) -> Result<(u64, Vec<&'a str>)> {
         match *arg {
             "--seconds" => {
                 let number = rest.next().and_then(|number| number.parse().ok()).filter(|seconds| *seconds > 0);
-                seconds = number.context("`--seconds` wants a number of seconds")?;
+                seconds = number.context("`--seconds` needs a number of seconds")?;
             }
-            flag if flag.starts_with('-') => bail!("`{flag}` means nothing here; see --help"),
+            flag if flag.starts_with('-') => bail!("unknown argument `{flag}`; see --help"),
             target => targets.push(target),
         }
     }
     Ok((seconds, targets))
 }
 
-/// The binaries of the fuzzers' manifest.
+/// Returns the binaries of the fuzzers' manifest.
 fn targets(root: &Path) -> Result<Vec<Target>> {
     let file = root.join(FUZZ).join("Cargo.toml");
     let manifest: Table = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?.parse()?;
-    let bins = manifest.get("bin").and_then(Value::as_array).context("the fuzzers' package has no binaries")?;
+    let bins = manifest.get("bin").and_then(Value::as_array).context("the fuzzers' manifest has no `[[bin]]` tables")?;
     let texts = |value: Option<&Value>| -> Vec<String> {
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
@@ -138,21 +138,21 @@ fn require_cargo_fuzz(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without AddressSanitizer: the host is safe Rust, and what is left of time is better spent on more inputs.
+/// Runs without AddressSanitizer: the host is safe Rust, and the saved time allows more inputs.
 fn cargo_fuzz(root: &Path, subcommand: &str, target: &Target) -> Command {
     let mut command = Command::new("rustup");
     command.current_dir(root).args(["run", "nightly", "cargo", "fuzz", subcommand, "--fuzz-dir", FUZZ, "--sanitizer", "none"]);
     for feature in &target.features {
         command.args(["--features", feature]);
     }
-    // This cargo's own, which are for another toolchain.
+    // These variables belong to the cargo that runs this command, which has another toolchain.
     for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(name);
     }
     command
 }
 
-/// Whether a target has run for this long without a fault.
+/// Runs a target for this time. Returns `true` if it found no fault.
 fn fuzz(root: &Path, target: &Target, time: Duration) -> Result<bool> {
     let found = root.join("target/fuzz/corpus").join(&target.name);
     fs::create_dir_all(&found).with_context(|| format!("making {}", found.display()))?;
@@ -198,10 +198,10 @@ mod tests {
     use crate::root;
 
     #[test]
-    fn every_target_is_told_of_and_has_seeds() {
+    fn every_target_is_in_the_help_and_has_seeds() {
         for target in targets(&root()).expect("the fuzzers' manifest") {
             let told = HELP.lines().any(|line| line.trim_start().starts_with(&format!("{} ", target.name)));
-            assert!(told, "`cargo xtask fuzz --help` does not tell of {}", target.name);
+            assert!(told, "`cargo xtask fuzz --help` does not list {}", target.name);
             let seeds = root().join(FUZZ).join("corpus").join(&target.name);
             assert!(seeds.read_dir().is_ok_and(|mut files| files.next().is_some()), "{} has no seeds", target.name);
         }

@@ -1,4 +1,4 @@
-// How components are built; `tests/artifacts/build.rs` includes this file too.
+// Builds components. `tests/artifacts/build.rs` includes this file too.
 
 use std::{
     env,
@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-/// Where guests are built, from the repository's root.
+/// Build folder of the guests, from the repository's root.
 pub(crate) const TARGET_DIR: &str = "target/stubs";
-/// What guests are built for.
+/// Target of the guests.
 pub(crate) const TARGET: &str = "wasm32-wasip2";
 
-/// What would change how a guest is built, and is meant for the host: lints of a `cargo clippy` around it, say.
+/// Variables that are meant for the host and would change the build of a guest, for example the
+/// lints of an outer `cargo clippy`.
 const MEANT_FOR_THE_HOST: [&str; 10] = [
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET",
@@ -31,13 +32,14 @@ const MEANT_FOR_THE_HOST: [&str; 10] = [
 /// A component that was built.
 #[derive(Debug, Clone)]
 pub(crate) struct Guest {
-    /// Its package's folder: `message-node`.
+    /// Folder name of its package, for example `message-node`.
     pub(crate) name: String,
-    /// Where it is.
+    /// Path of the component.
     pub(crate) component: PathBuf,
 }
 
-/// Cargo in a workspace of guests (`stubs`, `tests/programs`), free of what is meant for the host.
+/// Returns a cargo command in a workspace of guests (`stubs`, `tests/programs`), without the
+/// variables that are meant for the host.
 pub(crate) fn cargo(root: &Path, workspace: &str, subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root.join(workspace)).arg(subcommand).arg("--target-dir").arg(root.join(TARGET_DIR));
@@ -50,13 +52,13 @@ pub(crate) fn cargo(root: &Path, workspace: &str, subcommand: &str) -> Command {
     command
 }
 
-/// Builds a workspace of guests for release.
+/// Builds a workspace of guests with the release profile.
 pub(crate) fn build(root: &Path, workspace: &str) -> Result<Vec<Guest>> {
     let mut command = cargo(root, workspace, "build");
     command.args(["--workspace", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("starting cargo in {workspace}"))?;
     if !output.status.success() {
-        bail!("{workspace} could not be built for {TARGET}; is the target there? `rustup target add {TARGET}`");
+        bail!("building {workspace} for {TARGET} failed; if the target is missing, run: rustup target add {TARGET}");
     }
     let workspace = root.join(workspace);
     let lines = String::from_utf8(output.stdout).context("reading cargo's messages")?;
@@ -65,7 +67,7 @@ pub(crate) fn build(root: &Path, workspace: &str) -> Result<Vec<Guest>> {
     Ok(guests)
 }
 
-/// The component that a message of cargo tells of, if it is of a member of this workspace.
+/// Returns the component of a cargo message, if it belongs to a member of this workspace.
 fn component(line: &str, workspace: &Path) -> Option<Guest> {
     #[derive(Deserialize)]
     struct Artifact {

@@ -8,10 +8,13 @@ mod defences;
 mod demo;
 #[cfg(test)]
 mod dependencies;
+#[cfg(test)]
+mod figures;
 mod fuzz;
 mod guests;
 mod new_user;
 mod patience;
+mod prose;
 mod readme;
 mod structure;
 mod stubs;
@@ -38,23 +41,24 @@ Automation of the Protostub repository
 
 usage: cargo xtask <command>
 
-  demo         two runtimes that have never met talk to each other through a domain: deploys its stub, step by step
-               (--mqtt: an app and things that speak MQTT, with a real broker between them)
-  test         everything that CI runs: formatting, lints, all tests, the contract, the documentation
-  conformance  tries the sample stubs out, case by case, and writes target/conformance/report.json
-  bench        measures: see BENCHMARKS.md (--quick: in a few minutes)
+  demo         lets two runtimes that have never met talk through a domain: deploys its stub, step by step
+               (--mqtt: an app and MQTT clients, with a real broker between them)
+  test         runs everything that CI runs: formatting, lints, all tests, the contract, the documentation
+  conformance  runs the conformance cases on the sample stubs, and writes target/conformance/report.json
+  bench        runs the benchmarks: see BENCHMARKS.md (--quick: in a few minutes)
   torture      runs every hostile program, server and environment next to well-behaved stubs, and writes target/torture/report.json
   defences     takes each defence out of the sources, and requires that its tests fail
-  soak         load, attacks and outages for 20 minutes: nothing may grow
-  fuzz         throws random bytes at whatever reads bytes of strangers, for a while (--seconds N)
-  structure    checks that the crates' files have no circles, and no two types of a crate one name
+  soak         runs load, attacks and outages for 20 minutes: no resource may grow
+  fuzz         feeds random bytes to everything that reads untrusted bytes (--seconds N)
+  structure    checks the crates' files: no circular dependencies, and no two types of a crate with one name
+  prose        holds comments, errors, log lines, printed texts and help to the rules of plain English
   stubs        builds the sample stubs, and a catalogue of them in target/catalogue
-  wit check    checks the contract in wit/: complete, documented, and compatible with what was released
+  wit check    checks the contract in wit/: complete, documented, and compatible with the released versions
   wit freeze   records the contract's shape as released, in wit/frozen.toml
-  new-user     does what the READMEs say, command by command, with an empty home
-  help         this
+  new-user     runs the commands of the READMEs, one by one, with an empty home
+  help         prints this text
 
-`cargo xtask <command> --help` tells more about a command.
+`cargo xtask <command> --help` explains a command.
 ";
 
 fn main() -> ExitCode {
@@ -85,13 +89,14 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["fuzz", args @ ..] => (fuzz::HELP, &|| fuzz::run(&root, args)),
         ["new-user", args @ ..] => (new_user::HELP, &|| new_user::run(&root, args)),
         ["structure", crates @ ..] => (structure::HELP, &|| structure::run(&root, crates)),
+        ["prose", paths @ ..] => (prose::HELP, &|| prose::run(&root, paths)),
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
         ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),
         ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),
         ["wit", "freeze", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::freeze(&root))),
-        ["wit", ..] => (wit::HELP, &|| bail!("`cargo xtask wit` wants `check` or `freeze`")),
-        [unknown, ..] => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
+        ["wit", ..] => (wit::HELP, &|| bail!("`cargo xtask wit` needs `check` or `freeze`")),
+        [unknown, ..] => bail!("unknown command `{unknown}`; `cargo xtask help` lists all commands"),
     };
     if wants_help {
         print!("{help}");
@@ -103,23 +108,23 @@ fn run(args: &[&str]) -> Result<ExitCode> {
 fn none(args: &[&str]) -> Result<()> {
     match args {
         [] => Ok(()),
-        [unexpected, ..] => bail!("`{unexpected}` means nothing here; see --help"),
+        [unexpected, ..] => bail!("unexpected argument `{unexpected}`; see --help"),
     }
 }
 
-/// The repository's root.
+/// Returns the repository's root.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The cargo that runs this, in the host's workspace.
+/// Returns a command of the cargo that runs this program, in the host's workspace.
 fn cargo(root: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     command
 }
 
-/// Runs a command to its end, with its output shown.
+/// Runs a command to its end, and shows its output. Returns an error if it fails.
 fn must(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {}", shown(command)))?;
     if !status.success() {
@@ -128,7 +133,7 @@ fn must(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A command as somebody would type it.
+/// Returns a command as a user would type it.
 fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
     command.get_args().fold(program.into_owned(), |shown, arg| shown + " " + &arg.to_string_lossy())

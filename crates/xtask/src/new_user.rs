@@ -1,4 +1,4 @@
-//! Does what the READMEs say, as somebody would who has just cloned the repository.
+//! Runs the commands of the READMEs, as a new user with a fresh clone would.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,29 +24,31 @@ use crate::{
 pub(crate) const HELP: &str = "\
 usage: cargo xtask new-user [--clone] [<file>...]
 
-Runs every command of every README (or of the files that are named), word for word and in order, with an empty home: a stub is written as the author's
-guide says, built, inspected, served, deployed, and answers. What the READMEs show as output has to come out.
+Runs every command of every README (or of the named files) as written and in order, with an empty home. For example, it writes a stub as the
+author's guide says, builds, inspects, serves and deploys it, and gets its answer. The output that the READMEs show must appear.
 
-  --clone   in a clone of the last commit, in an empty folder, with nothing built before: ten minutes or more
+  --clone   runs in a clone of the last commit, in an empty folder, with nothing built before: ten minutes or more
 
-In a README, `sh` is a block of commands, `sh background` a command that goes on in another terminal until the README ends, `sh install` what fetches
-a toolchain from the network (if it cannot, what follows in this README is skipped), and `output` what has to be among what the commands before it
-print. The port 8080 becomes a free one. The last line is `N passed, N failed, N skipped`; a README is one.
+The code blocks of a README: `sh` has commands. `sh background` has a command that goes on in another terminal until the README ends. `sh install`
+downloads a toolchain; if that fails, the rest of the README is skipped. `output` must be part of the output of the commands before it. Port 8080 is
+replaced by a free one. The last line is `N passed, N failed, N skipped`. It counts READMEs.
 ";
 
-/// How long a block may take. Some of them compile everything; in CI that was done before.
+/// Returns the time limit of a block. Some blocks compile everything. In CI that was done before.
 fn patience() -> Duration {
     Duration::from_secs(60 * if env::var_os("CI").is_some() { 10 } else { 30 })
 }
-/// How long a program may take to end after Ctrl-C.
+/// Time limit for a program to exit after Ctrl-C.
 const GOODBYE: Duration = Duration::from_secs(20);
 
 const CONFORMANCE: &str = "the stage `conformance` of `cargo xtask test`";
 
-/// Commands that are run, but not here.
-const ELSEWHERE: [(&str, &str); 7] = [
-    ("cargo xtask test", "this is a part of it"),
-    ("cargo xtask new-user", "this is it"),
+/// Commands that another command runs, with its name or the reason.
+const ELSEWHERE: [(&str, &str); 9] = [
+    ("cargo xtask test", "this command is one of its stages"),
+    ("cargo xtask prose", "the stage `prose` of `cargo xtask test`"),
+    ("cargo xtask new-user", "this is the command that runs now"),
+    ("cargo xtask structure", "the stage `structure` of `cargo xtask test`"),
     ("cargo xtask conformance", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-python.wasm", CONFORMANCE),
     ("target/debug/protostub conformance target/stubs/echo-js.wasm", CONFORMANCE),
@@ -54,26 +56,27 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("cargo test --workspace", "the stage `test` of `cargo xtask test`"),
 ];
 
-/// Commands of running text that nobody runs.
+/// Commands of running text that are never run.
 const NOT_RUN: [(&str, &str); 9] = [
-    ("--open", "it opens a browser on what the stage `doc` has built"),
-    ("INSTA_UPDATE", "it rewrites what tests compare with"),
-    ("wit freeze", "it records a release"),
-    ("xtask bench", "it takes minutes, and builds everything once more for release"),
-    ("xtask defences", "it takes an hour or more, and builds everything once more for each defence"),
-    ("xtask torture", "it takes a quarter of an hour"),
-    ("xtask soak", "it takes twenty minutes"),
-    ("cargo xtask fuzz", "it takes minutes for each target, and a nightly Rust"),
-    ("compile-worker", "a runtime calls it by itself"),
+    ("--open", "opens a browser on the result of the stage `doc`"),
+    ("INSTA_UPDATE", "rewrites the snapshots of tests"),
+    ("wit freeze", "records a release"),
+    ("xtask bench", "takes minutes, and builds everything again with the release profile"),
+    ("xtask defences", "takes an hour or more, and rebuilds the sources for each defence"),
+    ("xtask torture", "takes a quarter of an hour"),
+    ("xtask soak", "takes twenty minutes"),
+    ("cargo xtask fuzz", "takes minutes for each target, and needs nightly Rust"),
+    ("compile-worker", "a runtime starts this command itself"),
 ];
 
-/// What READMEs need of Debian's packages.
+/// Debian packages that READMEs need.
 const NEEDS: [(&str, debian::Programs<'_>); 1] = [("stubs/echo-c/README.md", debian::CLANG)];
 
-/// READMEs that were followed in this process before, and what came of it: what they build takes long.
+/// READMEs that this process has followed, with their outcomes. Their builds take long, so each is
+/// followed once.
 static FOLLOWED: Mutex<BTreeMap<PathBuf, Outcome>> = Mutex::new(BTreeMap::new());
 
-/// What lives in the home of whoever runs this, and is no part of being new.
+/// Folders in the home of the user who runs this that a new user would have too.
 const TOOLCHAINS: [(&str, &str); 5] = [
     ("CARGO_HOME", ".cargo"),
     ("RUSTUP_HOME", ".rustup"),
@@ -82,7 +85,7 @@ const TOOLCHAINS: [(&str, &str); 5] = [
     ("npm_config_cache", ".npm"),
 ];
 
-/// How many READMEs could be followed.
+/// Numbers of READMEs by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Followed {
     pub(crate) passed: u64,
@@ -104,7 +107,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The same in a clone, where nothing was built before.
+/// Follows the READMEs in a clone, in which nothing was built before.
 fn in_a_clone(root: &Path, files: &[&str]) -> Result<ExitCode> {
     let folder = Folder::new()?;
     let clone = folder.0.join("protostub");
@@ -120,7 +123,8 @@ fn in_a_clone(root: &Path, files: &[&str]) -> Result<ExitCode> {
     Ok(if command.status().context("starting cargo in the clone")?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// An empty folder outside the repository, since cargo looks for a workspace in all folders above. It goes when this does.
+/// An empty folder outside the repository, because cargo looks for a workspace in all parent
+/// folders. `Drop` removes it.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -134,39 +138,40 @@ impl Folder {
                 Err(error) => return Err(error).with_context(|| format!("making the folder {}", folder.display())),
             }
         }
-        bail!("{} is full of folders of this program", env::temp_dir().display())
+        bail!("making a temporary folder failed: {} has too many folders of earlier runs; remove them", env::temp_dir().display())
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            println!("{} could not be removed: {error}", self.0.display());
+            println!("removing {} failed: {error}", self.0.display());
         }
     }
 }
 
-/// What git knows of, and what it would if it were asked to add everything.
-fn repository_files(root: &Path) -> Result<Vec<PathBuf>> {
+/// Returns the files that git tracks, and those that `git add --all` would add.
+pub(crate) fn repository_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut command = Command::new("git");
     command.current_dir(root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
     let output = command.stderr(Stdio::inherit()).output().context("starting git")?;
     if !output.status.success() {
-        bail!("git cannot tell which files belong to the repository");
+        bail!("`git ls-files` failed; the command needs a git checkout");
     }
     let names = String::from_utf8(output.stdout).context("reading the names of the repository's files")?;
-    // A file that was deleted is still listed until that is committed.
+    // Git lists a deleted file until the deletion is committed.
     Ok(names.lines().map(PathBuf::from).filter(|file| root.join(file).is_file()).collect())
 }
 
-/// Follows the READMEs, and checks that running text names no command that none of them runs.
+/// Follows the READMEs, and checks that every command named in running text is run by a block of a
+/// README.
 pub(crate) fn follow_all(root: &Path, files: &[&str]) -> Result<Followed> {
     toolchain::require_target(guests::TARGET)?;
     debian::packages(debian::MOSQUITTO)?;
     let all = readmes(root)?;
     if let Some(unknown) = files.iter().find(|file| !all.iter().any(|readme| readme == Path::new(file))) {
         bail!(
-            "{unknown} is not one of the READMEs: {}",
+            "unknown README {unknown}; the READMEs are {}",
             all.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>().join(", ")
         );
     }
@@ -202,17 +207,18 @@ pub(crate) fn follow_all(root: &Path, files: &[&str]) -> Result<Followed> {
     Ok(followed)
 }
 
-/// All Markdown that tells people what to do: paths from the root.
+/// Returns all Markdown files with instructions, as paths from the root.
 fn readmes(root: &Path) -> Result<Vec<PathBuf>> {
     let is_markdown = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "md");
     let mut files: Vec<_> = repository_files(root)?.into_iter().filter(is_markdown).collect();
-    // The first page first: what it builds, others use.
+    // `README.md` comes first, because other READMEs use its builds.
     files.sort_by_key(|file| (file.components().count(), file.clone()));
     files.sort_by_key(|file| file != Path::new("README.md"));
     Ok(files)
 }
 
-/// Commands in running text that no block has, and that are not known to be run elsewhere.
+/// Returns an error for each command in running text that is in no block and has no entry in
+/// `ELSEWHERE` or `NOT_RUN`.
 fn strangers<'a>(texts: impl Iterator<Item = (&'a Path, &'a str)> + Clone) -> Vec<String> {
     let mut typed = BTreeSet::new();
     for (_, text) in texts.clone() {
@@ -236,26 +242,26 @@ fn strangers<'a>(texts: impl Iterator<Item = (&'a Path, &'a str)> + Clone) -> Ve
     strangers
 }
 
-/// What came of following a README.
+/// Result of following a README.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     Followed,
-    /// What it needs is not here, and why.
+    /// A requirement of the README is missing here. Holds the reason.
     Skipped(String),
 }
 
-/// Follows the README of a stub in another language, which builds it.
+/// Builds a stub in another language by following its README.
 pub(crate) fn build_as_told(root: &Path, stub: &str) -> Result<Outcome> {
     let file = Path::new("stubs").join(stub).join("README.md");
     let text = fs::read_to_string(root.join(&file)).with_context(|| format!("reading {}", file.display()))?;
     follow_once(root, &file, &text).with_context(|| file.display().to_string())
 }
 
-/// Follows one README, unless that was done before.
+/// Follows one README, unless this process has done so before.
 fn follow_once(root: &Path, file: &Path, text: &str) -> Result<Outcome> {
     let followed = || FOLLOWED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(outcome) = followed().get(file) {
-        println!("It was followed before.");
+        println!("This README was followed before.");
         return Ok(outcome.clone());
     }
     let needs = NEEDS.iter().filter(|(needy, _)| Path::new(needy) == file).map(|(_, programs)| debian::packages(programs));
@@ -267,7 +273,7 @@ fn follow_once(root: &Path, file: &Path, text: &str) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Follows one README. What it left running is ended with it.
+/// Follows one README, and ends the programs that it left running.
 fn follow(root: &Path, steps: &[Step]) -> Result<Outcome> {
     let reader = Reader::new(root)?;
     let mut running = Vec::new();
@@ -282,14 +288,14 @@ fn follow(root: &Path, steps: &[Step]) -> Result<Outcome> {
             }
             Step::Install { line, text } => {
                 if let Err(error) = reader.run(text) {
-                    return Ok(Outcome::Skipped(format!("what line {line} installs cannot be had here: {error:#}")));
+                    return Ok(Outcome::Skipped(format!("the installation of line {line} is not possible here: {error:#}")));
                 }
             }
             Step::Output { line, text } => {
                 let expected = reader.with_port(text);
                 let found = expected.lines().try_fold(printed.as_str(), |rest, line| Some(rest.split_once(line.trim())?.1));
                 if found.is_none() {
-                    bail!("line {line} shows\n{expected}and what came was\n{printed}");
+                    bail!("the output differs from line {line}: expected\n{expected}and got\n{printed}");
                 }
             }
         }
@@ -300,7 +306,7 @@ fn follow(root: &Path, steps: &[Step]) -> Result<Outcome> {
     Ok(Outcome::Followed)
 }
 
-/// Somebody with an empty home and a terminal in the repository's root.
+/// A new user with an empty home and a terminal in the repository's root.
 struct Reader {
     root: PathBuf,
     home: Folder,
@@ -337,12 +343,12 @@ impl Reader {
             }
         }
         command.env("HOME", &self.home.0);
-        // Runtimes that run elsewhere on this machine are not this one's.
+        // Keeps runtimes that run elsewhere on this machine out of reach.
         command.env("XDG_RUNTIME_DIR", &self.home.0);
         command
     }
 
-    /// Types the commands, and returns what they print.
+    /// Runs the commands, and returns their output.
     fn run(&self, text: &str) -> Result<String> {
         let mut script = String::new();
         for line in self.with_port(text).lines() {
@@ -364,23 +370,23 @@ impl Reader {
         Ok(printed)
     }
 
-    /// Types a command in another terminal, and waits for the first line that it prints.
+    /// Runs a command in another terminal, and waits for the first line of its output.
     fn start(&self, text: &str) -> Result<Running> {
         let script = self.with_port(text);
         print!("$ {script}");
         let mut child = self.shell(&format!("exec {script}")).stdout(Stdio::piped()).spawn().context("starting bash")?;
-        let output = BufReader::new(child.stdout.take().context("bash has no output")?);
+        let output = BufReader::new(child.stdout.take().context("bash has no standard output")?);
         let (said, first) = mpsc::channel();
         let reading = thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 println!("  {line}");
-                // Only the first is waited for.
+                // The caller waits for the first line only.
                 let _ = said.send(());
             }
         });
         if first.recv_timeout(patience()).is_err() {
             let _ = child.kill();
-            bail!("it ended, or hung, before it printed anything: {}", child.wait()?);
+            bail!("the command exited, or hung, before its first line of output: {}", child.wait()?);
         }
         Ok(Running { child: Some(child), reading: Some(reading) })
     }
@@ -393,16 +399,16 @@ struct Running {
 }
 
 impl Running {
-    /// Ctrl-C.
+    /// Ends the program with Ctrl-C.
     fn stop(mut self) -> Result<()> {
-        let child = self.child.take().context("it was stopped before")?;
+        let child = self.child.take().context("the program was stopped before")?;
         must(Command::new("kill").args(["-INT", &child.id().to_string()]))?;
         let status = wait(child, GOODBYE)?;
         if let Some(reading) = self.reading.take() {
             let _ = reading.join();
         }
         if !status.success() {
-            bail!("after Ctrl-C a program of another terminal ended with {status}");
+            bail!("a background program exited with {status} after Ctrl-C");
         }
         Ok(())
     }
@@ -424,7 +430,7 @@ mod tests {
     use super::strangers;
 
     #[test]
-    fn names_commands_that_nobody_runs() {
+    fn strangers_finds_commands_without_a_block() {
         let first = "Run `cargo xtask demo`, `cargo xtask test fmt`, `cargo doc --open`, or `protostub run`.\n";
         let second = "```sh\ncargo xtask demo\n```\n";
         let texts = [(Path::new("A.md"), first), (Path::new("B.md"), second)];

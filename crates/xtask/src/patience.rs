@@ -1,4 +1,4 @@
-//! Programs that have to end in time, and are ended with everything that they started if they do not.
+//! Time limits for programs: a program that exceeds its limit is killed with all its descendants.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::shown;
 
-/// Waits for a program; kills it when patience is over.
+/// Waits for a program. Kills it when the time limit is over.
 pub(crate) fn wait(mut child: Child, patience: Duration) -> Result<ExitStatus> {
     let id = child.id();
     let (ended, end) = mpsc::channel();
@@ -28,15 +28,15 @@ pub(crate) fn wait(mut child: Child, patience: Duration) -> Result<ExitStatus> {
     }
     let status = waiting.join().map_err(|_| anyhow!("waiting for a program failed"))?.context("waiting for a program")?;
     if !in_time {
-        bail!("it had not ended after {} s, and was killed", patience.as_secs());
+        bail!("the program exceeded its limit of {} s and was killed", patience.as_secs());
     }
     Ok(status)
 }
 
-/// Runs a program to its end, and returns what it printed; kills it when patience is over.
+/// Runs a program to its end, and returns its output. Kills it when the time limit is over.
 pub(crate) fn output(command: &mut Command, patience: Duration) -> Result<(ExitStatus, Vec<u8>)> {
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(command)))?;
-    let mut output = child.stdout.take().context("the program has no output")?;
+    let mut output = child.stdout.take().context("the program has no standard output")?;
     let reading = thread::spawn(move || {
         let mut printed = Vec::new();
         output.read_to_end(&mut printed).map(|_| printed)
@@ -46,34 +46,36 @@ pub(crate) fn output(command: &mut Command, patience: Duration) -> Result<(ExitS
     Ok((status, printed))
 }
 
-/// The first line that a program prints; what follows is read, and dropped. Kills it when patience is over.
+/// Returns the first line of a program's output. Reads and drops the rest. Kills the program when
+/// the time limit is over.
 pub(crate) fn first_line(child: &Child, output: impl Read + Send + 'static, patience: Duration) -> Result<String> {
     let (read, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // Only the first is waited for.
+            // The caller waits for the first line only.
             let _ = read.send(line);
         }
     });
     match lines.recv_timeout(patience) {
         Ok(line) => Ok(line),
-        Err(RecvTimeoutError::Disconnected) => bail!("it ended before it printed anything"),
+        Err(RecvTimeoutError::Disconnected) => bail!("the program exited before its first line of output"),
         Err(RecvTimeoutError::Timeout) => {
             kill(child.id())?;
-            bail!("it had printed nothing for {} s, and was killed", patience.as_secs());
+            bail!("the program printed nothing for {} s and was killed", patience.as_secs());
         }
     }
 }
 
-/// What [`lines`] hands over.
+/// The events of [`lines`].
 pub(crate) enum Heard<'a> {
     Line(&'a [u8]),
-    /// Nothing was printed for too long, and what the program had started was killed.
+    /// The program printed nothing for too long, and its descendants were killed.
     Silence,
 }
 
-/// Hands over each line that a program prints until it prints no more, which must not take it longer than this for a line: otherwise what it started is
-/// killed, and it may go on; a program that started nothing is killed itself.
+/// Hands over each line of a program's output until the output ends. If the next line takes longer
+/// than `silence`, its descendants are killed and the program may go on. A program without
+/// descendants is killed itself.
 pub(crate) fn lines(
     child: &Child,
     output: impl Read + Send + 'static,
@@ -96,7 +98,7 @@ pub(crate) fn lines(
                 let mut family = family(child.id())?;
                 if family.len() == 1 {
                     end(&family)?;
-                    bail!("it had printed nothing for {} s, and was killed", silence.as_secs());
+                    bail!("the program printed nothing for {} s and was killed", silence.as_secs());
                 }
                 end(&family.split_off(1))?;
                 heard(Heard::Silence);
@@ -105,24 +107,24 @@ pub(crate) fn lines(
     }
 }
 
-/// Ends a program and all that it started: its output ends only with the last of them.
+/// Kills a program and its descendants: its output ends only with the last of them.
 fn kill(id: u32) -> Result<()> {
     end(&family(id)?)
 }
 
-/// A program and all that it started, itself first.
+/// Returns a program and all its descendants. The program comes first.
 fn family(id: u32) -> Result<Vec<u32>> {
     let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().context("starting ps")?;
     Ok(with_descendants(id, &String::from_utf8_lossy(&listed.stdout)))
 }
 
 fn end(victims: &[u32]) -> Result<()> {
-    // One of them may have ended meanwhile.
+    // A process may have exited meanwhile.
     Command::new("kill").arg("-KILL").args(victims.iter().map(u32::to_string)).output().context("starting kill")?;
     Ok(())
 }
 
-/// This process and those below it, of a list with a process and its parent in each line.
+/// Returns this process and its descendants. Each line of the list has a process and its parent.
 fn with_descendants(id: u32, listed: &str) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for line in listed.lines() {
@@ -152,12 +154,12 @@ mod tests {
     use super::{Heard, first_line, lines, output, wait, with_descendants};
 
     #[test]
-    fn finds_what_a_process_started() {
+    fn with_descendants_finds_all_children() {
         assert_eq!(with_descendants(10, " 1 0\n 10 1\n 11 10\n 12 11\n 13 1\n 14 10\n"), [10, 11, 14, 12]);
         assert_eq!(with_descendants(10, ""), [10]);
     }
 
-    /// A shell whose child would hold its output open.
+    /// Returns a shell whose child would hold its output open.
     fn stuck() -> Command {
         let mut command = Command::new("bash");
         command.args(["-c", "echo one; sleep 1000; echo two"]).stdout(Stdio::piped());
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_what_does_not_end_with_all_that_it_started() {
+    fn wait_kills_a_hanging_program_with_its_descendants() {
         let mut child = stuck().spawn().expect("bash");
         let mut output = child.stdout.take().expect("its output");
         let error = wait(child, Duration::from_millis(300)).expect_err("it does not end");
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_was_printed_unless_that_takes_too_long() {
+    fn output_returns_text_unless_the_time_limit_is_over() {
         let (status, printed) =
             output(Command::new("bash").args(["-c", "echo one; echo two"]), Duration::from_secs(60)).expect("an end");
         assert!(status.success());
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_the_first_line_only() {
+    fn first_line_returns_before_the_program_ends() {
         let said = |script: &str, patience| {
             let mut child = Command::new("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("bash");
             let output = child.stdout.take().expect("its output");
@@ -196,12 +198,12 @@ mod tests {
             said
         };
         assert_eq!(said("echo one; exec sleep 1000", Duration::from_secs(60)), Ok("one".to_owned()));
-        assert_eq!(said("true", Duration::from_secs(60)), Err("it ended before it printed anything".to_owned()));
+        assert_eq!(said("true", Duration::from_secs(60)), Err("the program exited before its first line of output".to_owned()));
         let silent = said("sleep 1000", Duration::from_millis(300)).expect_err("silence");
         assert!(silent.contains("printed nothing"), "{silent}");
     }
 
-    /// What is printed and how often it was too quiet, and how it ended.
+    /// Returns the lines of output, with an entry for each silence, and the result.
     fn listened(script: &str) -> (Vec<String>, Result<(), String>) {
         let mut child = Command::new("bash").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("bash");
         let output = child.stdout.take().expect("its output");
@@ -217,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn ends_what_says_nothing() {
+    fn lines_kills_a_silent_program() {
         let (printed, end) = listened("echo one; exec sleep 1000");
         assert_eq!(printed, ["one"]);
         assert!(end.expect_err("silence").contains("printed nothing"));
     }
 
     #[test]
-    fn what_hangs_ends_and_the_others_go_on() {
+    fn lines_kills_hanging_descendants_and_goes_on() {
         let (printed, end) = listened("echo one; sleep 1000; echo two; sleep 1001; echo three");
         assert_eq!(printed, ["one", "(silence)", "two", "(silence)", "three"]);
         assert_eq!(end, Ok(()));

@@ -1,19 +1,20 @@
-//! Markdown, as far as its commands go.
+//! Parser for the commands in Markdown.
 
-/// What a README tells its reader to do, and to expect.
+/// An instruction of a README, or an expected output.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A block of `sh`: commands to be typed one after the other.
+    /// A block of `sh`: commands to run one after the other.
     Commands { line: usize, text: String },
-    /// A block of `sh background`: a command that stays, in a terminal of its own.
+    /// A block of `sh background`: a command that keeps running, in its own terminal.
     Background { line: usize, text: String },
-    /// A block of `sh install`: what fetches a toolchain from the network. If it fails, the README cannot be followed here.
+    /// A block of `sh install`: downloads a toolchain. If it fails, the README cannot be followed
+    /// here.
     Install { line: usize, text: String },
-    /// A block of `output`: what the commands before it print, or a part of it.
+    /// A block of `output`: the output of the commands before it, or a part of it.
     Output { line: usize, text: String },
 }
 
-/// The steps of a README, in order.
+/// Returns the steps of a README, in order.
 pub(crate) fn steps(markdown: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut lines = markdown.lines().enumerate();
@@ -33,7 +34,8 @@ pub(crate) fn steps(markdown: &str) -> Vec<Step> {
     steps
 }
 
-/// Commands in running text: `cargo …` and `protostub …` in backticks, with their lines.
+/// Returns the commands in running text: `cargo …` and `protostub …` in backticks, with their
+/// lines.
 pub(crate) fn inline_commands(markdown: &str) -> Vec<(usize, String)> {
     let mut commands = Vec::new();
     let mut fenced = false;
@@ -55,7 +57,7 @@ mod tests {
     use super::{Step, inline_commands, steps};
 
     #[test]
-    fn finds_what_is_to_be_typed_and_what_comes_of_it() {
+    fn steps_finds_commands_and_outputs() {
         let markdown = "Build:\n\n```sh\ncargo build\ncargo run\n```\n\n```rust\nfn main() {}\n```\n\n```sh background\nserve\n```\n\n```output\nready\n```\n";
         let expected = [
             Step::Commands { line: 4, text: "cargo build\ncargo run\n".into() },

@@ -12,18 +12,18 @@ use crate::{
 pub(crate) const HELP: &str = "\
 usage: cargo xtask stubs
 
-Builds the sample stubs, and a catalogue of them, which `protostub serve` and the demo publish as a domain's:
+Builds the sample stubs, and a catalogue of them. `protostub serve` and the demo publish it as the catalogue of a domain:
 
   target/catalogue/<name>/descriptor.json    stubs/<name>/descriptor.json, with the component's size and digest
   target/catalogue/<name>/component.wasm     the component
 
-Fails if a stub is larger than 300 KB, or than what it was granted beyond that: stubs travel.
+Fails if a stub is larger than 300 KB, or than its own limit where it has one: runtimes download stubs.
 ";
 
-/// How large a Rust stub may be, in bytes.
+/// Size limit of a Rust stub, in bytes.
 const MAX_STUB_BYTES: u64 = 300_000;
 
-/// Stubs that may be larger, in bytes: `mqtt` has the packets of two versions of MQTT in it.
+/// Stubs with a larger limit, in bytes: `mqtt` contains the packets of two versions of MQTT.
 const LARGER: [(&str, u64); 1] = [("mqtt", 352_000)];
 
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
@@ -47,7 +47,7 @@ pub(crate) fn catalogue(root: &Path) -> Result<Vec<Guest>> {
     Ok(stubs)
 }
 
-/// Shows how large the stubs are, and fails if one is too large.
+/// Shows the sizes of the stubs, and fails if a stub is too large.
 pub(crate) fn check_sizes(stubs: &[Guest]) -> Result<()> {
     let mut too_large = Vec::new();
     for Guest { name, component } in stubs {
@@ -55,11 +55,11 @@ pub(crate) fn check_sizes(stubs: &[Guest]) -> Result<()> {
         println!("  {name}: {} KB", bytes / 1000);
         let limit = LARGER.iter().find(|(larger, _)| larger == name).map_or(MAX_STUB_BYTES, |(_, limit)| *limit);
         if bytes > limit {
-            too_large.push(format!("{name} has {bytes} bytes of {limit}"));
+            too_large.push(format!("{name} has {bytes} bytes, the limit is {limit}"));
         }
     }
     if !too_large.is_empty() {
-        bail!("too large: {}; what is linked that is not needed?", too_large.join(", "));
+        bail!("stubs are too large: {}; remove unneeded dependencies", too_large.join(", "));
     }
     Ok(())
 }
@@ -70,7 +70,7 @@ fn publish(root: &Path, catalogue: &Path, stub: &Guest) -> Result<()> {
     let source = Path::new("stubs").join(name).join("descriptor.json");
     let text = fs::read(root.join(&source)).with_context(|| format!("reading {}", source.display()))?;
     let mut descriptor: Map<String, Value> =
-        serde_json::from_slice(&text).with_context(|| format!("{} is no JSON object", source.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a JSON object", source.display()))?;
     descriptor.insert("sourcePackage".into(), json!({ "sha256": sha256(&component), "size": component.len() }));
 
     let folder = catalogue.join(name);
@@ -80,7 +80,7 @@ fn publish(root: &Path, catalogue: &Path, stub: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// As `sha256sum` writes it.
+/// Returns the digest as `sha256sum` prints it.
 fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo, conformance, debian, guests, must, new_user,
     patience::{self, Heard},
-    shown,
+    prose, shown,
     structure::{self, Verdict},
     stubs, toolchain, wit,
 };
@@ -19,30 +19,31 @@ use crate::{
 pub(crate) const HELP: &str = "\
 usage: cargo xtask test [<stage>...]
 
-Runs all stages, or those that are named, whatever became of the ones before:
+Runs all stages, or the named ones. A failed stage does not stop the others:
 
   fmt             formatting of the host, the stubs and the test programs
-  structure       the crates' files have no circles, and no two types one name: see `cargo xtask structure --help`
+  structure       no circular files in a crate, and no two types with one name: see `cargo xtask structure --help`
+  prose           the English of comments, errors, log lines, printed texts and help: see `cargo xtask prose --help`
   wit             the contract: see `cargo xtask wit check`
-  stubs           the stubs and the test programs, built; the stubs' sizes
+  stubs           builds the stubs and the test programs, and checks the stubs' sizes
   clippy          lints of the host, warnings denied
   clippy-guests   lints of the stubs and the test programs, warnings denied
   test            unit, integration, end-to-end and documentation tests of the host
   test-stubs      the stubs' own tests, run natively
-  conformance     the conformance kit over the sample stubs: see `cargo xtask conformance --help`
+  conformance     the conformance kit on the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
   deny            licences, bans and sources of dependencies, by .cargo/deny.toml, if cargo-deny is installed
   new-user        every command of every README: see `cargo xtask new-user --help`
 
-Each check counts as one, each test as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
+Each check and each test counts as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
 ";
 
-/// What a stage found.
+/// Result of a stage.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
-    /// What failed, in a line each, where that has a name.
+    /// Failures, one line each. Only those that have a name.
     failures: Vec<String>,
 }
 
@@ -69,9 +70,10 @@ struct Stage {
     run: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 12] = [
+const STAGES: [Stage; 13] = [
     Stage { name: "fmt", run: fmt },
     Stage { name: "structure", run: check_structure },
+    Stage { name: "prose", run: hold_prose },
     Stage { name: "wit", run: contract },
     Stage { name: "stubs", run: build_guests },
     Stage { name: "clippy", run: clippy },
@@ -84,7 +86,8 @@ const STAGES: [Stage; 12] = [
     Stage { name: "new-user", run: follow_readmes },
 ];
 
-/// For how long tests may say nothing before they count as hanging: each of them gives up sooner by itself, and documentation is compiled in between.
+/// Time limit for tests without output. Tests that exceed it count as hanging. Each test has a
+/// shorter limit of its own, and documentation tests are compiled in between.
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The workspaces of guests.
@@ -92,7 +95,7 @@ const GUESTS: [&str; 2] = ["stubs", "tests/programs"];
 
 pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
     if let Some(unknown) = wanted.iter().find(|name| !STAGES.iter().any(|stage| stage.name == **name)) {
-        bail!("there is no stage `{unknown}`; see `cargo xtask test --help`");
+        bail!("unknown stage `{unknown}`; see `cargo xtask test --help`");
     }
     toolchain::require_components(root)?;
     toolchain::require_target(guests::TARGET)?;
@@ -124,7 +127,7 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
 
 fn fmt(root: &Path) -> Result<Tally> {
     let host = checked(cargo(root).args(["fmt", "--all", "--check"]));
-    // Not `--all`, which would also format what the guests depend on.
+    // `--all` would also format the path dependencies of the guests.
     let others = GUESTS.iter().chain(&["tests/extism", "tests/fuzz"]);
     let of_others = others.map(|workspace| checked(cargo(&root.join(workspace)).args(["fmt", "--check"])));
     Ok(sum([host].into_iter().chain(of_others)))
@@ -137,6 +140,14 @@ fn check_structure(root: &Path) -> Result<Tally> {
         Verdict::Failed(_) => Tally::failure(check.to_string()),
     });
     Ok(sum(tallies))
+}
+
+fn hold_prose(root: &Path) -> Result<Tally> {
+    let report = prose::check(root, &[])?;
+    report.print();
+    let found = report.findings.len() + report.errors.len();
+    let failures = (found > 0).then(|| format!("the English: {found} findings; see `cargo xtask prose`"));
+    Ok(Tally { passed: report.passed, failed: report.failed, failures: failures.into_iter().collect() })
 }
 
 fn contract(root: &Path) -> Result<Tally> {
@@ -167,7 +178,7 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 
 fn test(root: &Path) -> Result<Tally> {
     debian::packages(debian::MOSQUITTO)?;
-    // Without it, one test is skipped with the reason.
+    // Without `faketime`, one test is skipped with the reason.
     if let Err(error) = debian::packages(debian::FAKETIME) {
         println!("{error:#}");
     }
@@ -192,19 +203,20 @@ fn try_conformance(root: &Path) -> Result<Tally> {
 }
 
 fn doc(root: &Path) -> Result<Tally> {
-    // With `--examples`, dependencies have the features that they have for `clippy --all-targets`, and are not checked once more.
+    // With `--examples`, dependencies have the same features as for `clippy --all-targets`, and are
+    // not checked again.
     let targets = ["--lib", "--bins", "--examples"];
     Ok(checked(
         locked(cargo(root).args(["doc", "--workspace", "--no-deps"]).args(targets)).env("RUSTDOCFLAGS", "--deny warnings"),
     ))
 }
 
-/// What is compiled takes minutes of its own: whoever wants it has it.
+/// Skips the check if cargo-deny is missing: its compilation takes minutes, so the user decides.
 fn deny(root: &Path) -> Result<Tally> {
     let mut version = cargo(root);
     version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     if !version.status().is_ok_and(|status| status.success()) {
-        println!("cargo-deny is not installed, so nothing is checked here; to have it: cargo install cargo-deny --locked");
+        println!("cargo-deny is not installed, and the stage checks nothing; run: cargo install cargo-deny --locked");
         return Ok(Tally::default());
     }
     let workspaces = ["."].into_iter().chain(GUESTS).chain(["tests/fuzz"]);
@@ -224,12 +236,12 @@ fn follow_readmes(root: &Path) -> Result<Tally> {
     Ok(Tally::of(passed, failed))
 }
 
-/// In CI, dependencies are those of the lock file.
+/// Uses the dependencies of the lock file in CI.
 fn locked(command: &mut Command) -> &mut Command {
     if env::var_os("CI").is_some() { command.arg("--locked") } else { command }
 }
 
-/// A command that is a check by itself.
+/// Runs a command that counts as one check.
 fn checked(command: &mut Command) -> Tally {
     must(command).map_or_else(
         |error| {
@@ -247,14 +259,15 @@ fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
     })
 }
 
-/// Runs tests, with their output shown, and adds up what each test binary says at its end. They are compiled before, which nobody is told of in lines.
+/// Runs tests, shows their output, and adds up the result lines of the test binaries. Compiles them
+/// in a separate command before, whose output is not parsed.
 fn tests(mut command: impl FnMut() -> Command) -> Result<Tally> {
     must(command().arg("--no-run"))?;
     let mut command = command();
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", shown(&command)))?;
-    let output = child.stdout.take().context("the tests have no output")?;
+    let output = child.stdout.take().context("the tests have no standard output")?;
     let mut tally = Tally::default();
-    // libtest names what runs for over a minute, and then what it came to.
+    // libtest names a test that has run for over a minute, and later its result.
     let mut slow = Vec::new();
     let all = patience::lines(&child, output, SILENCE, |heard| match heard {
         Heard::Line(line) => {
@@ -273,8 +286,8 @@ fn tests(mut command: impl FnMut() -> Command) -> Result<Tally> {
             }
         }
         Heard::Silence => {
-            let which = if slow.is_empty() { "no test runs for a minute".to_owned() } else { slow.join(", ") };
-            let failure = format!("nothing was said for {}, and it was ended: {which}", clock(SILENCE));
+            let which = if slow.is_empty() { "no test has run for over a minute".to_owned() } else { slow.join(", ") };
+            let failure = format!("the tests printed nothing for {} and were killed: {which}", clock(SILENCE));
             println!("error: {failure}");
             tally += Tally::failure(failure);
             slow.clear();
@@ -291,7 +304,7 @@ fn tests(mut command: impl FnMut() -> Command) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What a line of libtest's says.
+/// A line of libtest's output.
 #[derive(Debug, PartialEq, Eq)]
 enum Said<'a> {
     /// `test deploy::steps has been running for over 60 seconds`

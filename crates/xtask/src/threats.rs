@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::{root, test_index::TestIndex};
 
-/// The rows of the threat model: the threat, and the tests that it names.
+/// Returns the rows of the threat model: each threat with its tests.
 fn rows(document: &str) -> Vec<(&str, Vec<&str>)> {
     let (_, model) = document.split_once("\n## Threat model\n").expect("a threat model");
     let model = model.split("\n## ").next().unwrap_or_default();
@@ -13,12 +13,12 @@ fn rows(document: &str) -> Vec<(&str, Vec<&str>)> {
     let rows = cells.map(|cells| cells.split(" | ").collect::<Vec<_>>()).filter(|cells| !cells[0].starts_with(['-', 't']));
     rows.map(|cells| match cells[..] {
         [threat, _defence, shown_by] => (threat, names(shown_by)),
-        _ => panic!("a row of another number of columns: {cells:?}"),
+        _ => panic!("a row with the wrong number of columns: {cells:?}"),
     })
     .collect()
 }
 
-/// The rows of the table below a heading, without the head of the table, as cells.
+/// Returns the cells of the table below a heading, without the table's head.
 fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, section) = document.split_once(heading).expect("the heading");
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -26,7 +26,7 @@ fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     rows.skip(2).map(|cells| cells.split(" | ").map(str::trim).collect()).collect()
 }
 
-/// The names between backquotes in a cell.
+/// Returns the names between backquotes in a cell.
 fn names(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
@@ -38,11 +38,11 @@ fn resources_have_no_blanks_and_name_existing_tests() {
     let rows = table(&document, "\n## Resources\n");
     assert!(rows.len() > 20, "{} rows", rows.len());
     for cells in rows {
-        assert_eq!(cells.len(), 7, "a row of another number of columns: {cells:?}");
+        assert_eq!(cells.len(), 7, "a row with the wrong number of columns: {cells:?}");
         let blank = cells.iter().position(|cell| cell.is_empty() || matches!(*cell, "-" | "–" | "—" | "none"));
         assert_eq!(blank, None, "a blank cell: {cells:?}");
         let missing: Vec<_> = names(cells[6]).into_iter().filter(|test| found.find(test).is_empty()).collect();
-        assert!(!names(cells[6]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or others: {missing:?}");
+        assert!(!names(cells[6]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or unknown ones: {missing:?}");
     }
 }
 
@@ -53,9 +53,9 @@ fn findings_name_existing_tests() {
     let rows = table(&document, "\n## Hostile input: findings and their tests\n");
     assert!(rows.len() > 10, "{} rows", rows.len());
     for cells in rows {
-        assert_eq!(cells.len(), 3, "a row of another number of columns: {cells:?}");
+        assert_eq!(cells.len(), 3, "a row with the wrong number of columns: {cells:?}");
         let missing: Vec<_> = names(cells[1]).into_iter().filter(|test| found.find(test).is_empty()).collect();
-        assert!(!names(cells[1]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or others: {missing:?}");
+        assert!(!names(cells[1]).is_empty() && missing.is_empty(), "{cells:?} names no tests, or unknown ones: {missing:?}");
     }
 }
 
@@ -70,5 +70,5 @@ fn every_threat_names_tests_that_exist() {
         assert!(!tests.is_empty(), "no test shows the defence against: {threat}");
         missing.extend(tests.into_iter().filter(|test| found.find(test).is_empty()));
     }
-    assert!(missing.is_empty(), "SECURITY.md names tests that there are not: {missing:#?}");
+    assert!(missing.is_empty(), "SECURITY.md names unknown tests: {missing:#?}");
 }

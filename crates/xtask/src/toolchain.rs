@@ -5,7 +5,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Makes sure that this target can be built for.
+/// Ensures that this Rust target is installed. Tries to install it.
 pub(crate) fn require_target(target: &str) -> Result<()> {
     let installed = || Ok::<_, anyhow::Error>(sysroot()?.join("lib/rustlib").join(target).join("lib").is_dir());
     if !installed()? {
@@ -17,7 +17,7 @@ pub(crate) fn require_target(target: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that there are `cargo fmt` and `cargo clippy`.
+/// Ensures that `cargo fmt` and `cargo clippy` are installed. Tries to install them.
 pub(crate) fn require_components(root: &Path) -> Result<()> {
     for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         let runs = || {
@@ -41,10 +41,11 @@ fn sysroot() -> Result<PathBuf> {
     Ok(PathBuf::from(path.trim()))
 }
 
-/// Whether it worked shows in what is there afterwards: a toolchain may also be complete without rustup.
+/// Returns no error: the caller checks the toolchain afterwards, which may be complete without
+/// rustup.
 fn rustup(args: &[&str]) {
     println!("rustup {}", args.join(" "));
     if let Err(error) = Command::new("rustup").args(args).status() {
-        println!("rustup could not be started: {error}");
+        println!("starting rustup failed: {error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Unsafe code is denied in every package, and the exceptions are known. No source names a private
-//! interface of wasmtime.
+//! Checks of unsafe code: it is denied in every package, and the exceptions are known. Also checks
+//! that no source names a private interface of wasmtime.
 
 use std::{
     fs,
@@ -10,16 +10,16 @@ use toml::Table;
 
 use crate::root;
 
-/// Files that say that they have some, from the repository's root, and why they may.
+/// Files that permit unsafe code, from the repository's root, with the reasons.
 const EXCEPTIONS: [(&str, &str); 3] = [
-    ("crates/protostub-sandbox/src/code_cache/sealed.rs", "native code is loaded once it was authenticated"),
+    ("crates/protostub-sandbox/src/code_cache/sealed.rs", "loads native code after authentication"),
     ("crates/protostub-sdk/src/bindings.rs", "generated code, which runs in sandboxes"),
     ("crates/protostub-sdk/src/heap.rs", "the allocator of stubs, which runs in sandboxes"),
 ];
-/// What runs in sandboxes only, and is ill-behaved on purpose, or another one's.
+/// Packages that run in sandboxes only, and are ill-behaved on purpose or written by others.
 const GUESTS: [&str; 2] = ["tests/extism/plugin", "tests/programs"];
 
-/// Everything below a folder that is ours.
+/// Adds all files of this repository below a folder.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -39,13 +39,14 @@ fn manifest(file: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Whether a `lints` table, of a package or of a workspace, denies it.
+/// Returns `true` if a `lints` table, of a package or of a workspace, denies unsafe code.
 fn denies(holder: &Table) -> bool {
     let level = holder.get("lints").and_then(|lints| lints.get("rust")?.get("unsafe_code")).and_then(|level| level.as_str());
     matches!(level, Some("deny" | "forbid"))
 }
 
-/// Whether a package denies it itself, or has its workspace's lints, which do.
+/// Returns `true` if a package denies unsafe code itself, or has its workspace's lints, which deny
+/// it.
 fn is_denied(file: &Path, package: &Table) -> bool {
     let inherits = package.get("lints").and_then(|lints| lints.get("workspace")?.as_bool()).unwrap_or_default();
     let workspace = file.ancestors().skip(1).map(|folder| folder.join("Cargo.toml")).filter(|file| file.is_file());
@@ -74,7 +75,7 @@ fn the_exceptions_are_known() {
         let permits = ["allow", "expect", "warn"].iter().any(|level| line.contains(&format!("{level}(")));
         line.contains(&lint) && permits
     };
-    // The attribute may stand on several lines.
+    // The attribute can span several lines.
     let has_some = |text: &str| {
         let attributes = text.split("#").filter(|attribute| attribute.starts_with(['[', '!']));
         attributes.filter_map(|attribute| attribute.split(']').next()).any(permits)
@@ -86,7 +87,8 @@ fn the_exceptions_are_known() {
     assert_eq!(found, known.iter().collect::<Vec<_>>());
 }
 
-/// Wasmtime keeps such a module for the code that its macros generate. It changes without notice.
+/// Wasmtime has a module of this name for the code that its macros generate. The module changes
+/// without notice.
 #[test]
 fn sources_do_not_name_wasmtime_internals() {
     let mut all = Vec::new();

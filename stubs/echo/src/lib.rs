@@ -1,4 +1,4 @@
-//! A protocol stub without a protocol: it answers every request with its body, and posts every other message back to its sender.
+//! A stub without a protocol: answers requests with their body, and sends other messages back.
 
 use protostub_sdk::{Ignored, Message, Result, Stub, log};
 
@@ -7,7 +7,7 @@ async fn run(stub: Stub, _: Ignored) -> Result<()> {
     loop {
         let message = stub.next_message().await?;
         if let Err(error) = stub.post(echo(&message)) {
-            log::warn!("no echo: {error}");
+            log::warn!("the echo was not posted: {error}");
             if message.expects_response() {
                 stub.post(message.error_response(413, &error.to_string())).ok();
             }

@@ -19,7 +19,7 @@ fn live() -> Host {
 }
 
 #[test]
-fn a_request_is_answered_with_its_body() {
+fn request_is_answered_with_its_body() {
     let host = live();
     host.deliver_all([message("read"), message("ping").with_header("expects-response", "true")]);
     for response in host.posted() {
@@ -29,7 +29,7 @@ fn a_request_is_answered_with_its_body() {
 }
 
 #[test]
-fn another_message_comes_back() {
+fn other_message_comes_back() {
     let host = live();
     host.deliver(Message { via: vec!["runtime://a.example/s".into()], ..message("ping") });
     let back = Message { from: BOB.into(), to: ALICE.into(), ..message("ping") };
@@ -37,7 +37,7 @@ fn another_message_comes_back() {
 }
 
 #[test]
-fn who_does_not_take_its_echo_ends_nothing() {
+fn refused_echo_leaves_the_stub_live() {
     let host = live();
     host.refuse_posts([Error::Busy]);
     host.deliver_all([message("ping"), message("ping")]);
@@ -46,7 +46,7 @@ fn who_does_not_take_its_echo_ends_nothing() {
 }
 
 #[test]
-fn a_request_whose_echo_is_refused_gets_an_error() {
+fn request_with_a_refused_echo_gets_413() {
     let host = live();
     host.refuse_posts([Error::Limit("the body has 1048600 bytes".into())]);
     host.deliver(message("read"));

@@ -1,12 +1,12 @@
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// What the descriptor and the operator say.
+/// The configuration from the descriptor and the operator.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Config {
-    /// Where the message node is: `wss://msg-node.sp1.example/ws`, say.
+    /// The URL of the message node, such as `wss://msg-node.sp1.example/ws`.
     #[serde(deserialize_with = "websocket_url")]
     pub(crate) url: String,
-    /// Which protocol it speaks.
+    /// The protocol of the message node.
     #[serde(default)]
     pub(crate) flavour: Flavour,
 }
@@ -18,7 +18,7 @@ pub(crate) enum Flavour {
     /// `dev-msg-node-vertx`: sessions with a token.
     #[default]
     Vertx,
-    /// `dev-msg-node-nomatrix`: the runtime's URL in the query is all there is.
+    /// `dev-msg-node-nomatrix`: no session but the runtime's URL in the query.
     NoMatrix,
 }
 
@@ -27,6 +27,6 @@ fn websocket_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     if url.starts_with("ws://") || url.starts_with("wss://") {
         Ok(url)
     } else {
-        Err(D::Error::custom(format_args!("{url:?} is no ws:// or wss:// URL of a message node")))
+        Err(D::Error::custom(format_args!("{url:?} is not a ws:// or wss:// URL of a message node")))
     }
 }

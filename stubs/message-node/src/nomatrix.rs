@@ -1,4 +1,5 @@
-//! `dev-msg-node-nomatrix`. The runtime's URL stands in the query, and messages flow as soon as the connection is open.
+//! `dev-msg-node-nomatrix`. The runtime's URL is in the query, and messages flow as soon as the
+//! connection is open.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use protostub_sdk::{Error, Result, Stub, log, websocket::CloseReason};
@@ -6,7 +7,7 @@ use serde::Serialize;
 
 use crate::{config::Config, is_taken_up_again, open, traffic::Traffic};
 
-/// What the message node holds for the runtime is released.
+/// The command that releases the runtime's state at the message node.
 #[derive(Serialize)]
 struct Release<'a> {
     cmd: &'a str,
@@ -28,7 +29,7 @@ pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
             if !is_taken_up_again(reason) {
                 let release = Release { cmd: "disconnect", body: Body { runtime_url: stub.runtime_url() } };
                 if let Err(error) = socket.send_json(&release).await {
-                    log::warn!("the message node was not told: {error}");
+                    log::warn!("the message node did not get the disconnect command: {error}");
                 }
             }
             stub.disconnected(CloseReason { code: Some(1000), reason: String::new() }.meaning());

@@ -1,4 +1,5 @@
-//! The conformance cases C1 to C3 and C11 to C16, and what else the two message nodes can do, on the fake host.
+//! The conformance cases C1 to C3 and C11 to C16, and other functions of the two message nodes, on
+//! the fake host.
 
 use std::time::Duration;
 
@@ -22,12 +23,12 @@ fn started(flavour: &str) -> Host {
     host
 }
 
-/// The message node answers a session message.
+/// Answers a session message as the message node.
 fn answer(server: &ServerSocket, asked: &Value, body: Value) {
     server.send_json(&json!({ "id": asked["id"], "type": "response", "from": "mn:/session", "to": asked["from"], "body": body }));
 }
 
-/// The connection opens; the session message that follows.
+/// Opens the connection, and returns the session message that follows.
 fn accept(host: &Host) -> (ServerSocket, Value) {
     let server = host.websocket();
     server.accept();
@@ -36,7 +37,7 @@ fn accept(host: &Host) -> (ServerSocket, Value) {
     (server, asked)
 }
 
-/// Connected to a Vert.x message node, with the token `t`.
+/// Connects to a Vert.x message node, with the token `t`.
 fn live() -> (Host, ServerSocket) {
     let host = started("vertx");
     host.connect();
@@ -55,15 +56,15 @@ fn ping() -> Message {
 }
 
 #[test]
-fn its_configuration_has_to_make_sense() {
+fn invalid_configuration_is_refused_with_its_path() {
     let check = |configuration, expected: &str| {
         let refused = Host::new().start(run, configuration).unwrap_err();
         assert!(refused.contains(expected), "{refused}");
     };
     check(json!({}), "at $: missing field `url`");
-    check(json!({ "url": "https://sp1.example" }), "at $.url: \"https://sp1.example\" is no ws:// or wss:// URL");
+    check(json!({ "url": "https://sp1.example" }), "at $.url: \"https://sp1.example\" is not a ws:// or wss:// URL");
     check(json!({ "url": "wss://sp1.example/ws", "flavour": "matrix" }), "at $.flavour: unknown variant `matrix`");
-    // What the descriptors of the original stubs have beside.
+    // Descriptors of the original stubs have further keys.
     Host::new().start(run, json!({ "url": "wss://sp1.example/ws", "maxBuffer": 1000000 })).unwrap();
 }
 
@@ -86,19 +87,19 @@ fn c1_connects_opens_and_is_live() {
 }
 
 #[test]
-fn c2_closes_the_session_when_told() {
+fn c2_closes_the_session_when_asked() {
     let (host, server) = live();
     host.disconnect(DisconnectReason::Request);
     let close = server.received_json().remove(0);
     assert_eq!((&close["type"], &close["from"], &close["to"]), (&json!("close"), &json!(session_url()), &json!("mn:/session")));
-    assert!(host.statuses().is_empty(), "the message node has its time");
+    assert!(host.statuses().is_empty(), "the stub waits for the message node");
     server.close(Some(1000), "");
     assert_eq!(host.statuses(), [NORMAL]);
     assert_eq!(host.session(), None);
 }
 
 #[test]
-fn a_message_node_that_does_not_close_is_not_waited_for() {
+fn slow_close_of_the_message_node_times_out() {
     let (host, server) = live();
     host.disconnect(DisconnectReason::Shutdown);
     host.advance(Duration::from_secs(2));
@@ -107,7 +108,7 @@ fn a_message_node_that_does_not_close_is_not_waited_for() {
 }
 
 #[test]
-fn c3_takes_the_session_up_again() {
+fn c3_resumes_the_session() {
     let (host, server) = live();
     server.close(None, "");
     assert_eq!(host.statuses(), [NO_STATUS]);
@@ -123,7 +124,7 @@ fn c3_takes_the_session_up_again() {
 }
 
 #[test]
-fn a_new_instance_takes_the_session_up_again() {
+fn new_instance_resumes_the_session() {
     for reason in [DisconnectReason::Update, DisconnectReason::Idle] {
         let (host, server) = live();
         host.disconnect(reason);
@@ -132,7 +133,7 @@ fn a_new_instance_takes_the_session_up_again() {
         host.start(run, json!({ "url": "wss://sp1.example/ws" })).unwrap();
         host.connect();
         assert_eq!(accept(&host).1["type"], "re-open");
-        // It is another runtime's.
+        // The saved session belongs to another runtime.
         host.start(run, json!({ "url": "wss://sp1.example/ws", "runtimeURL": "hyperty-runtime://home.example/other" })).unwrap();
         host.connect();
         assert_eq!(accept(&host).1["type"], "open");
@@ -140,7 +141,7 @@ fn a_new_instance_takes_the_session_up_again() {
 }
 
 #[test]
-fn after_a_break_it_connects_again_by_itself() {
+fn broken_connection_reconnects_by_itself() {
     let (host, mut server) = live();
     for most in [2, 4, 8, 16] {
         server.fail("connection reset");
@@ -177,7 +178,7 @@ fn c12_a_refused_session_is_failed() {
 }
 
 #[test]
-fn c13_a_session_that_is_gone_is_opened_anew() {
+fn c13_lost_session_is_replaced() {
     let (host, server) = live();
     server.close(None, "");
     host.connect();
@@ -193,7 +194,7 @@ fn c13_a_session_that_is_gone_is_opened_anew() {
 }
 
 #[test]
-fn c14_what_came_from_the_message_node_does_not_go_back() {
+fn c14_message_of_the_node_does_not_go_back() {
     let (host, server) = live();
     let stub = || Host::STUB_URL.to_owned();
     let via = |via: Value| ping().with_body(json!({ "via": via }));
@@ -230,7 +231,7 @@ fn c15_messages_wait_for_the_session_and_keep_their_order() {
 }
 
 #[test]
-fn c16_a_message_that_is_not_sent_is_answered() {
+fn c16_unsent_request_is_answered_503() {
     let (host, server) = live();
     let read = Message { kind: MessageType::Read, ..ping() };
     server.set_room(Some(0));
@@ -242,7 +243,7 @@ fn c16_a_message_that_is_not_sent_is_answered() {
 }
 
 #[test]
-fn what_is_told_last_is_sent_first() {
+fn waiting_messages_are_sent_before_the_close() {
     let (host, server) = live();
     server.set_room(Some(0));
     host.deliver_all([ping(), ping().with_id("x")]);
@@ -269,14 +270,14 @@ fn messages_arrive_as_they_were_sent() {
     assert_eq!(
         posted[0].body,
         Some(Body::Json(format!(r#"{{"via":"{}","value":1.50}}"#, Host::STUB_URL))),
-        "nothing is written anew"
+        "the body's text is spliced"
     );
     assert_eq!((&posted[2].id, &posted[2].body), (&MessageId::Number(12), &None));
-    assert!(host.log().iter().any(|line| line.starts_with("WARN the message node sent what is no message")));
+    assert!(host.log().iter().any(|line| line.starts_with("WARN the message node sent an invalid message")));
 }
 
 #[test]
-fn what_comes_before_the_session_is_not_lost() {
+fn message_before_the_session_is_delivered() {
     let (host, server) = live();
     server.close(None, "");
     host.connect();
@@ -288,7 +289,7 @@ fn what_comes_before_the_session_is_not_lost() {
 }
 
 #[test]
-fn errors_of_the_message_node_itself_find_their_request() {
+fn node_error_is_matched_to_its_request() {
     let (host, server) = live();
     host.deliver(Message { kind: MessageType::Read, ..ping() });
     server.send_json(&json!({ "id": 7, "type": "response", "from": "mn:/policies", "to": ALICE, "body": { "code": 403, "desc": "Message blocked by policy" } }));
@@ -297,7 +298,7 @@ fn errors_of_the_message_node_itself_find_their_request() {
 }
 
 #[test]
-fn a_request_that_the_bus_refuses_is_answered_to_the_message_node() {
+fn request_refused_by_the_bus_is_answered_to_the_node() {
     let (host, server) = live();
     host.refuse_posts([Error::Busy]);
     server.send_json(&json!({ "id": 5, "type": "read", "from": BOB, "to": ALICE }));
@@ -308,7 +309,7 @@ fn a_request_that_the_bus_refuses_is_answered_to_the_message_node() {
 }
 
 #[test]
-fn a_message_that_cannot_be_written_hurts_nobody_else() {
+fn unwritable_message_does_not_affect_others() {
     let (host, server) = live();
     host.deliver_all([
         Message { kind: MessageType::Read, body: Some(Body::Json("{".into())), ..ping() },
@@ -322,7 +323,7 @@ fn a_message_that_cannot_be_written_hurts_nobody_else() {
 }
 
 #[test]
-fn a_gateway_that_wants_a_login_is_told_of() {
+fn gateway_401_fails_the_stub_with_a_hint() {
     let host = started("vertx");
     host.connect();
     host.websocket().refuse(401);

@@ -11,21 +11,22 @@ use protostub_sdk::{
 
 use crate::via;
 
-/// How many messages are sent with one call of the host at most.
+/// Maximum number of messages in one call of the host.
 const BATCH: usize = 64;
-/// How long a frame may be; a longer one would end the connection (1009).
+/// Maximum size of a frame, in bytes. A larger frame would end the connection (1009).
 const MAX_FRAME_BYTES: usize = 1024 * 1024;
-/// How many of the last requests are remembered, for errors of the message node that do not say whose they are.
+/// Number of recent requests to remember, for errors of the message node that do not name their
+/// request.
 const REMEMBERED: usize = 256;
 
-/// One connection's messages.
+/// The messages of one connection.
 pub(crate) struct Traffic<'a> {
     stub: &'a Stub,
     socket: &'a WebSocket,
     requests: RefCell<VecDeque<Asked>>,
 }
 
-/// A request that went out.
+/// A request that was sent.
 struct Asked {
     id: MessageId,
     from: String,
@@ -37,13 +38,14 @@ impl<'a> Traffic<'a> {
         Self { stub, socket, requests: RefCell::default() }
     }
 
-    /// Lets messages flow in both directions until the stub is told to disconnect, or the connection breaks: returns which.
+    /// Passes messages on in both directions, until the host asks the stub to disconnect or the
+    /// connection breaks. Returns the reason.
     pub(crate) async fn flow(&self) -> Error {
         let Err(ended) = future::select(pin!(self.send_all()), pin!(self.receive_all())).await.factor_first().0;
         ended
     }
 
-    /// Sends what the bus delivers, in order.
+    /// Sends the messages of the bus, in order.
     async fn send_all(&self) -> Result<Infallible> {
         loop {
             let first = self.stub.next_message().await?;
@@ -56,7 +58,7 @@ impl<'a> Traffic<'a> {
         let mut frames = Vec::with_capacity(messages.len());
         let mut requests = Vec::new();
         for message in messages {
-            // Only of a request something has to be known later.
+            // Only requests are needed later.
             let request = message.expects_response().then(|| message.clone());
             let Some(text) = self.write(message) else { continue };
             frames.push(Frame::Text(text));
@@ -67,7 +69,7 @@ impl<'a> Traffic<'a> {
         }
         let sent = self.socket.send_all(frames).await;
         if let Err(error) = &sent {
-            // Some of them may have been sent; whichever answer comes first counts.
+            // Some of the requests may have been sent. The first answer counts.
             for request in requests {
                 self.answer(&request, 503, &format!("the connection to the message node broke: {error}"));
             }
@@ -75,13 +77,13 @@ impl<'a> Traffic<'a> {
         sent
     }
 
-    /// The message as the message node reads it; nothing, if it does not go there.
+    /// Returns the message as the message node reads it, or `None` if it is not sent.
     fn write(&self, mut message: Message) -> Option<String> {
         let url = self.stub.url();
         let may_have_via = via::may_be_in(message.body.as_ref());
         if message.via.iter().any(|address| address == url) || may_have_via && via::holds(message.body.as_ref(), url) {
             log::debug!("a `{}` message to {} came from the message node and does not go back there", message.kind, message.to);
-            self.answer(&message, 508, "the message came from this domain's message node and would go round in circles");
+            self.answer(&message, 508, "the message came from this domain's message node; sending it back would make a loop");
             return None;
         }
         message.via.push(url.to_owned());
@@ -89,7 +91,7 @@ impl<'a> Traffic<'a> {
         via::set(&mut message.body, url, may_have_via);
         let (code, problem) = match message.to_json() {
             Ok(text) if text.len() <= MAX_FRAME_BYTES => return Some(text),
-            Ok(text) => (413, format!("it has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
+            Ok(text) => (413, format!("the frame has {} bytes, more than {MAX_FRAME_BYTES}", text.len())),
             Err(error) => (400, error.to_string()),
         };
         log::warn!("a `{}` message from {} is not sent: {problem}", message.kind, message.from);
@@ -101,7 +103,7 @@ impl<'a> Traffic<'a> {
         if message.expects_response()
             && let Err(error) = self.stub.post(message.error_response(code, reason))
         {
-            log::warn!("a request of {} could not be answered: {error}", message.from);
+            log::warn!("the response to a request of {} was not posted: {error}", message.from);
         }
     }
 
@@ -113,7 +115,7 @@ impl<'a> Traffic<'a> {
         requests.push_back(Asked { id: request.id.clone(), from: request.from.clone(), to: request.to.clone() });
     }
 
-    /// Posts what the message node sends, in order, until the connection ends.
+    /// Posts the messages of the message node, in order, until the connection ends.
     pub(crate) async fn receive_all(&self) -> Result<Infallible> {
         loop {
             let first = self.socket.next().await?;
@@ -122,7 +124,7 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// Posts one frame that came while something else was expected.
+    /// Posts the messages of a frame that arrived during another exchange.
     pub(crate) async fn receive(&self, frame: &Frame) -> Result<()> {
         self.post(read(frame)).await
     }
@@ -133,11 +135,11 @@ impl<'a> Traffic<'a> {
             via::set(&mut message.body, self.stub.url(), may_have_via);
             self.restore_sender(message);
         }
-        // Only what expects a response is needed once more, if it is refused.
+        // Only a refused request is needed again.
         let requests: Vec<_> = messages.iter().map(|message| message.expects_response().then(|| message.clone())).collect();
         for (posted, request) in self.stub.post_all(messages).into_iter().zip(requests) {
             let Err(error) = posted else { continue };
-            log::warn!("a message from the message node was refused: {error}");
+            log::warn!("the bus refused a message from the message node: {error}");
             if let Some(request) = request {
                 let code = match error {
                     Error::Denied(_) => 403,
@@ -151,8 +153,9 @@ impl<'a> Traffic<'a> {
         Ok(())
     }
 
-    /// What the message node itself has against a request comes from `mn:/policies` and the like. For the bus, the answer to a request comes from where
-    /// that went.
+    /// Sets the request's receiver as the sender of an error of the message node itself, which
+    /// comes from `mn:/policies` and the like. On the bus, a response comes from the address that
+    /// its request went to.
     fn restore_sender(&self, message: &mut Message) {
         if message.kind != MessageType::Response || !message.from.starts_with("mn:/") {
             return;
@@ -164,10 +167,11 @@ impl<'a> Traffic<'a> {
     }
 }
 
-/// The messages of a frame: more than one if `to` is an array, none if it is no message.
+/// Reads the messages of a frame: more than one if `to` is an array, none if the frame is not a
+/// message.
 fn read(frame: &Frame) -> Vec<Message> {
     frame.messages().unwrap_or_else(|error| {
-        log::warn!("the message node sent what is no message: {error}");
+        log::warn!("the message node sent an invalid message: {error}");
         Vec::new()
     })
 }

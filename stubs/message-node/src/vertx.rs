@@ -1,5 +1,6 @@
-//! `dev-msg-node-vertx`. A runtime opens a session with the message node and gets a token; with `<runtimeURL>/<token>` it takes the session up again,
-//! addresses and subscriptions and all, over another connection.
+//! `dev-msg-node-vertx`. A runtime opens a session with the message node and gets a token. With
+//! `<runtimeURL>/<token>` it resumes the session over another connection, with its addresses and
+//! subscriptions.
 
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{config::Config, is_taken_up_again, open, traffic::Traffic};
 
-/// Whom the message node's session messages go to and come from.
+/// Address of the message node's session messages.
 const SESSION: &str = "mn:/session";
-/// How long the message node has to answer a session message.
+/// Time that the message node has to answer a session message.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long the message node has to close the connection when the session was closed.
+/// Time that the message node has to close the connection after the session was closed.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// What the next connection, or the next instance, takes up again.
+/// The session that the next connection, or the next instance, resumes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     runtime_url: String,
@@ -32,7 +33,7 @@ struct Reply {
     code: u16,
     runtime_token: Option<String>,
     desc: Option<String>,
-    /// The same text, as later message nodes call it; some send both.
+    /// The same text under the name that later message nodes use; some send both.
     description: Option<String>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) async fn run(stub: &Stub, config: &Config) -> Result<()> {
     }
 }
 
-/// Takes the session up again, or opens one. Its URL.
+/// Resumes the session, or opens one. Returns the session's URL.
 async fn begin(stub: &Stub, socket: &WebSocket, traffic: &Traffic<'_>) -> Result<String> {
     let runtime_url = stub.runtime_url();
     if let Some(saved) = session::load_json::<Saved>().filter(|saved| saved.runtime_url == runtime_url) {
@@ -60,7 +61,7 @@ async fn begin(stub: &Stub, socket: &WebSocket, traffic: &Traffic<'_>) -> Result
         if reply.code == 200 {
             return Ok(session_url);
         }
-        log::info!("the session is gone ({}); another one is opened", reply.reason());
+        log::info!("the session is lost ({}); opening a new one", reply.reason());
         session::forget();
     }
     let reply = ask(socket, traffic, "open", runtime_url, 2).await?;
@@ -71,12 +72,13 @@ async fn begin(stub: &Stub, socket: &WebSocket, traffic: &Traffic<'_>) -> Result
             session::save_json(&Saved { runtime_url: runtime_url.to_owned(), token })?;
             Ok(session_url)
         }
-        // Older message nodes know no tokens: there is nothing to take up again.
+        // Older message nodes know no tokens: the session cannot be resumed.
         None => Ok(runtime_url.to_owned()),
     }
 }
 
-/// Sends a session message, and waits for its answer. Other messages that come meanwhile go to the bus.
+/// Sends a session message, and waits for its answer. Other messages that arrive meanwhile go to
+/// the bus.
 async fn ask(socket: &WebSocket, traffic: &Traffic<'_>, what: &str, from: &str, id: u64) -> Result<Reply> {
     let request = Message::new(MessageType::from(what), SESSION).with_from(from).with_id(id);
     socket.send_text(request.to_json()?).await?;
@@ -97,7 +99,7 @@ async fn ask(socket: &WebSocket, traffic: &Traffic<'_>, what: &str, from: &str, 
     }
 }
 
-/// Ends the connection, and the session unless somebody will take it up again.
+/// Ends the connection, and the session too unless it will be resumed.
 async fn end(reason: DisconnectReason, socket: &WebSocket, traffic: &Traffic<'_>, session_url: &str) -> CloseReason {
     let normal = CloseReason { code: Some(1000), reason: String::new() };
     if is_taken_up_again(reason) {
@@ -111,7 +113,7 @@ async fn end(reason: DisconnectReason, socket: &WebSocket, traffic: &Traffic<'_>
     };
     match timeout(CLOSE, closed).await {
         Ok(Err(Error::WebSocketClosed(reason))) => reason,
-        // It is closed by the stub, then.
+        // The stub closes the connection in this case.
         _ => normal,
     }
 }

@@ -1,5 +1,6 @@
-//! `body.via`: the address of the stub that a message came through last. The original stubs write one address there, and drop what they find their
-//! own in. The body's text is spliced, never written anew: whatever else it holds stays as it was, to the byte.
+//! `body.via`: the address of the stub that a message came through last. The original stubs write
+//! one address there, and drop messages that have their own address there. This module splices the
+//! body's text rather than writing it again, so all other bytes stay the same.
 
 use protostub_sdk::Body;
 use serde::{Deserialize, Deserializer};
@@ -7,7 +8,7 @@ use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 struct WithVia<'a> {
-    // Also a `null` is one.
+    // A `null` counts too.
     #[serde(borrow, default, deserialize_with = "some")]
     via: Option<&'a RawValue>,
 }
@@ -23,12 +24,13 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Whether a body may have a `via`. Most have none, and are not read through for that.
+/// Returns `true` if a body may have a `via`. Most bodies have none, and this check avoids parsing
+/// them.
 pub(crate) fn may_be_in(body: Option<&Body>) -> bool {
     body.is_some_and(|body| body.may_have("via"))
 }
 
-/// Whether `body.via` is this address, or has it among others.
+/// Returns `true` if `body.via` is this address, or a list with it.
 pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
     let Some(Body::Json(text)) = body else { return false };
     match object(text).and_then(|object| serde_json::from_str(object.via?.get()).ok()) {
@@ -38,8 +40,9 @@ pub(crate) fn holds(body: Option<&Body>, address: &str) -> bool {
     }
 }
 
-/// Sets `body.via` to this address. A body that is no object has no place for it, and stays as it is. One that is no JSON does not become any: whoever
-/// writes the message finds out. `may_have_one`: what [`may_be_in`] says.
+/// Sets `body.via` to this address. A body that is not an object has no place for `via`, and stays
+/// the same. A body that is not JSON does not become valid JSON: writing the message reports the
+/// fault. `may_have_one` is the result of [`may_be_in`].
 pub(crate) fn set(body: &mut Option<Body>, address: &str, may_have_one: bool) {
     let Some(Body::Json(text)) = body else { return };
     let Some(brace) = text.find(|first: char| !first.is_ascii_whitespace()).filter(|first| text[*first..].starts_with('{'))
@@ -49,7 +52,7 @@ pub(crate) fn set(body: &mut Option<Body>, address: &str, may_have_one: bool) {
     let Ok(value) = serde_json::to_string(address) else { return };
     let old = if may_have_one { object(text).and_then(|object| object.via) } else { None };
     if let Some(old) = old.map(RawValue::get) {
-        // It is a slice of the text, so that where it begins says where to cut.
+        // The old value is a slice of the text, so its address is the place to cut.
         let begin = old.as_ptr() as usize - text.as_ptr() as usize;
         text.replace_range(begin..begin + old.len(), &value);
     } else {
@@ -59,7 +62,7 @@ pub(crate) fn set(body: &mut Option<Body>, address: &str, may_have_one: bool) {
     }
 }
 
-/// What the text of a JSON object has; nothing, if it is none. (Arrays would do for serde.)
+/// Reads the text of a JSON object. Returns `None` for any other text. (Serde would accept arrays.)
 fn object(text: &str) -> Option<WithVia<'_>> {
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
@@ -69,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_the_body_stays_as_it_was() {
+    fn setting_via_keeps_the_rest_of_the_body() {
         let check = |before: &str, after: &str| {
             let mut body = Some(Body::Json(before.into()));
             let may_have_one = may_be_in(body.as_ref());
@@ -84,7 +87,7 @@ mod tests {
         check(" { } ", r#" {"via":"s:1" } "#);
         check("[1]", "[1]");
         check("\"{\"", "\"{\"");
-        // No JSON is none afterwards, either.
+        // Invalid JSON stays invalid.
         for no_json in ["{", "{]", "{,}", "{ \"a\" }", "{}}", "{a"] {
             let mut body = Some(Body::Json(no_json.into()));
             let may_have_one = may_be_in(body.as_ref());
@@ -95,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_alone_and_among_others() {
+    fn via_is_found_alone_and_in_a_list() {
         let holds = |text: &str| {
             let body = Some(Body::Json(text.into()));
             let holds = holds(body.as_ref(), "s:1");

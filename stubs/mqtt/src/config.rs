@@ -2,38 +2,39 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// What the descriptor and the operator say.
+/// The configuration from the descriptor and the operator.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Config {
-    /// Where the broker is: `mqtts://broker.sp1.example:8883`, say.
+    /// The URL of the broker, such as `mqtts://broker.sp1.example:8883`.
     pub(crate) url: Url,
     /// 5, or 4 for MQTT 3.1.1.
     #[serde(default)]
     pub(crate) version: Version,
-    /// Who the stub is to the broker; none: an identifier of its own, which it keeps.
+    /// The stub's client identifier at the broker. `None`: an identifier of the stub's own, which
+    /// it keeps.
     pub(crate) client_id: Option<String>,
-    /// Whether each connection begins without what the broker kept of the one before.
+    /// Begins each connection without the state that the broker kept of the last one.
     #[serde(default)]
     pub(crate) clean_start: bool,
-    /// After how many seconds of silence the stub asks whether the broker is there.
+    /// Seconds of silence after which the stub pings the broker.
     #[serde(default = "keep_alive", deserialize_with = "seconds")]
     pub(crate) keep_alive: u16,
-    /// The quality of service of publications and subscriptions that name none.
+    /// Quality of service of publications and subscriptions that name none.
     #[serde(default)]
     pub(crate) qos: Qos,
     /// The user name that goes with a token.
     pub(crate) user_name: Option<String>,
 }
 
-/// How to reach the broker.
+/// The route to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Url {
     WebSocket(String),
     Tcp { host: String, port: u16, tls: bool },
 }
 
-/// Of the protocol.
+/// Version of the protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Version {
     /// MQTT 3.1.1, whose protocol level is 4.
@@ -42,7 +43,8 @@ pub(crate) enum Version {
     V5,
 }
 
-/// Quality of service. "Exactly once" (2) is not spoken: the bus has no such promise to pass on.
+/// Quality of service. The stub does not support "exactly once" (2), because the bus has no such
+/// promise to pass on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Qos {
     AtMostOnce,
@@ -66,7 +68,7 @@ fn keep_alive() -> u16 {
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     match u16::deserialize(deserializer)? {
-        0 => Err(D::Error::custom("a keep-alive of 0 s would never find out that the broker is gone; 1 to 65535 are possible")),
+        0 => Err(D::Error::custom("a keep-alive of 0 s cannot detect a lost broker; use 1 to 65535")),
         seconds => Ok(seconds),
     }
 }
@@ -76,7 +78,7 @@ impl<'de> Deserialize<'de> for Version {
         match u64::deserialize(deserializer)? {
             5 => Ok(Self::V5),
             4 => Ok(Self::V4),
-            other => Err(D::Error::custom(format_args!("{other} is no version that is spoken: 5, or 4 for MQTT 3.1.1"))),
+            other => Err(D::Error::custom(format_args!("{other} is not a supported version; use 5, or 4 for MQTT 3.1.1"))),
         }
     }
 }
@@ -100,17 +102,17 @@ impl Url {
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
-            return Err("holds a user name or password, which are the Identity Module's");
+            return Err("holds a user name or password; give them to the Identity Module instead");
         }
         let (tls, default_port) = match scheme {
             "ws" | "wss" => return Ok(Self::WebSocket(text.to_owned())),
             "mqtt" => (false, 1883),
             "mqtts" => (true, 8883),
-            _ => return Err("is no URL of a broker: mqtts://, mqtt://, wss:// or ws:// and its host"),
+            _ => return Err("is not a broker URL; use mqtts://, mqtt://, wss:// or ws:// and the host"),
         };
-        // `[::1]:1883` has colons before its port's.
+        // `[::1]:1883` has colons before the port's colon.
         let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| "has a port that is none")?),
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| "has an invalid port")?),
             _ => (authority, default_port),
         };
         if host.is_empty() || !matches!(rest.get(authority.len()..), Some("" | "/")) {

@@ -1,6 +1,7 @@
-//! One connection to the broker: three loops over one state, of which each does one thing. [`Connection::receive`] takes what the broker sends,
-//! [`Connection::watch`] sees to it that the broker is there, [`Connection::send`] takes messages from the bus and writes. They are one task, polled in
-//! this order, so that what one of the first two leaves for the last one is written at once.
+//! A connection to the broker: three loops over one state. [`Connection::receive`] takes packets of
+//! the broker, [`Connection::watch`] checks that the broker is there, and [`Connection::send`]
+//! takes messages from the bus and writes packets. The loops are one task and are polled in this
+//! order, so the last loop writes at once what the first two leave for it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,25 +30,26 @@ use crate::{
     wire::{Abilities, Codec, Connect, Packet, Publish, Reader, Refusal},
 };
 
-/// How long the broker has to accept the connection.
+/// Time that the broker has to accept the connection.
 const ACCEPT: Duration = Duration::from_secs(10);
-/// How long the broker has to answer when asked whether it is there.
+/// Time that the broker has to answer a ping.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long the broker has to acknowledge what is on its way when the stub disconnects.
+/// Time that the broker has to acknowledge packets in flight when the stub disconnects.
 const DRAIN: Duration = Duration::from_secs(2);
-/// For how many seconds the broker keeps the session of a stub that has gone.
+/// Seconds for which the broker keeps the session of a stub that has gone.
 const EXPIRY: u32 = 60 * 60;
-/// How many packets of each kind may be on their way; beyond that, messages wait at the host.
+/// Maximum number of packets of each kind in flight. Further messages wait at the host.
 const MAX_ON_THE_WAY: usize = 64;
-/// How many bytes of payload may be on their way, beyond the first.
+/// Maximum number of payload bytes in flight, beyond the first payload.
 const MAX_BYTES_ON_THE_WAY: usize = 2 * 1024 * 1024;
-/// How many messages are taken before they are saved and sent.
+/// Maximum number of messages to take before they are saved and sent.
 const BATCH: usize = 32;
-/// The largest packet: what the bus carries, its topic, and its properties. A WebSocket's message ends at 1 MiB.
+/// The largest packet: the bus' limit, the topic and the properties. A WebSocket's message ends at
+/// 1 MiB.
 const MAX_PACKET_BYTES: u32 = (1 << 20) + (1 << 17);
 const MAX_WEBSOCKET_PACKET_BYTES: u32 = 1 << 20;
 
-/// Why a message cannot be passed on: a code as in RFC 9110, and a text.
+/// The reason why a message cannot be passed on: a code as in RFC 9110, and a text.
 type Problem = (u16, String);
 
 struct Connection<'a> {
@@ -58,9 +60,9 @@ struct Connection<'a> {
     reader: RefCell<Reader>,
     abilities: Abilities,
     session: &'a RefCell<Session>,
-    /// What is to be sent, in order.
+    /// Packets to send, in order.
     queue: RefCell<VecDeque<Outgoing>>,
-    /// What is to be sent before all else: acknowledgements and questions.
+    /// Packets to send before all others: acknowledgements and pings.
     urgent: RefCell<Vec<u8>>,
     last_sent: Cell<Duration>,
     last_received: Cell<Duration>,
@@ -68,7 +70,7 @@ struct Connection<'a> {
 }
 
 enum Outgoing {
-    /// QoS 0, and who is to be told that it was sent.
+    /// A packet of QoS 0, and the request to answer once it was sent.
     Fleeting(Vec<u8>, Option<Message>),
     /// The publication with this identifier.
     Publication(u16),
@@ -98,7 +100,7 @@ pub(crate) async fn run(stub: &Stub, config: &Config, session: &RefCell<Session>
 
 async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Session>) -> Result<Connection<'a>> {
     let credential = match stub.credential() {
-        // A token may have run out since: a fresh one, if there is one.
+        // A token may have expired since: the stub takes a fresh one if there is one.
         Some(token) if token.kind != CredentialKind::Basic && session.borrow().was_connected => {
             Some(identity::request(None).await.unwrap_or_else(|_| token.clone()))
         }
@@ -118,7 +120,7 @@ async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Se
                 Some((user_name, password)) => (Some(user_name), Some(password)),
                 None => (Some(&*basic.value), None),
             },
-            // Not every broker takes a password without a user name, and MQTT 3.1.1 has none.
+            // MQTT 3.1.1, and some brokers of MQTT 5, accept no password without a user name.
             Some(token) => (config.user_name.as_deref().or(Some(session.client_id())), Some(&*token.value)),
         };
         codec.connect(&Connect {
@@ -141,7 +143,7 @@ async fn connect<'a>(stub: &'a Stub, config: &'a Config, session: &'a RefCell<Se
         reader.feed(transport.read().await?.ok_or_else(closed)?);
     };
     let Packet::Connack { session_present, outcome } = first else {
-        return Err(Error::Io("the broker did not begin with CONNACK".to_owned()));
+        return Err(Error::Io("the broker's first packet is not CONNACK".to_owned()));
     };
     let abilities = outcome.map_err(|refusal| refused(&refusal, config))?;
     {
@@ -198,7 +200,7 @@ fn answer(stub: &Stub, request: &Message, code: u16, problem: Option<&str>) {
         Some(problem) => request.error_response(code, problem),
     };
     if let Err(error) = stub.post(response) {
-        log::warn!("a request of {} could not be answered: {error}", request.from);
+        log::warn!("the response to a request of {} was not posted: {error}", request.from);
     }
 }
 
@@ -210,7 +212,7 @@ fn tell_all(stub: &Stub, session: &RefCell<Session>, code: u16, problem: &str) {
 }
 
 impl Connection<'_> {
-    /// Takes what the broker sends.
+    /// Takes packets of the broker.
     async fn receive(&self) -> Result<Infallible> {
         loop {
             while let Some(packet) = { self.reader.borrow_mut().next()? } {
@@ -282,7 +284,7 @@ impl Connection<'_> {
     fn deliver(&self, publish: &Publish) {
         let receivers: Vec<String> = self.session.borrow().receivers(publish).into_iter().map(str::to_owned).collect();
         if receivers.is_empty() {
-            log::debug!("nobody is subscribed to {} any more", publish.topic);
+            log::debug!("no subscriber of {} is left", publish.topic);
             return;
         }
         let from = topic::address(self.stub.domain(), &publish.topic);
@@ -296,23 +298,23 @@ impl Connection<'_> {
         for (posted, receiver) in self.stub.post_all(messages).into_iter().zip(&receivers) {
             match posted {
                 Ok(()) => {}
-                // Nobody has that address.
+                // The address has no receiver.
                 Err(Error::Io(_)) => self.forget(receiver),
                 Err(error) => log::warn!("a publication to {} was not delivered to {receiver}: {error}", publish.topic),
             }
         }
     }
 
-    /// Ends all subscriptions of one that is gone.
+    /// Ends all subscriptions of a subscriber that is gone.
     fn forget(&self, subscriber: &str) {
-        log::info!("{subscriber} is gone, and its subscriptions with it");
+        log::info!("{subscriber} is gone, so its subscriptions end");
         let session = &mut *self.session.borrow_mut();
         for filter in session.remove_everywhere(subscriber) {
             self.queue.borrow_mut().extend(session.change(Change::Unsubscribe(filter), None).map(Outgoing::Change));
         }
     }
 
-    /// Asks whether the broker is there when nothing was sent, or nothing came, for a while.
+    /// Pings the broker after a time without a packet sent, or without a packet received.
     async fn watch(&self) -> Result<Infallible> {
         let seconds = self.abilities.keep_alive.filter(|&seconds| seconds > 0).unwrap_or(self.config.keep_alive);
         let patience = Duration::from_secs(seconds.into());
@@ -326,12 +328,12 @@ impl Connection<'_> {
             self.urgent.borrow_mut().extend(Codec::pingreq());
             time::sleep(ANSWER).await;
             if self.last_received.get() < asked {
-                return Err(Error::Io(format!("the broker has said nothing for {} s", (ANSWER + silent).as_secs())));
+                return Err(Error::Io(format!("the broker was silent for {} s", (ANSWER + silent).as_secs())));
             }
         }
     }
 
-    /// Takes messages from the bus, and writes.
+    /// Takes messages from the bus, and writes packets.
     async fn send(&self) -> Result<Infallible> {
         loop {
             self.flush().await?;
@@ -353,7 +355,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes all that can be, once what is on its way is saved.
+    /// Writes all packets that can be sent, once the session is saved.
     async fn flush(&self) -> Result<()> {
         loop {
             self.session.borrow_mut().save();
@@ -386,7 +388,7 @@ impl Connection<'_> {
             }
     }
 
-    /// The next bytes to be written, and who is to be told once they are.
+    /// Returns the next bytes to write, and the request to answer afterwards.
     fn next_outgoing(&self) -> Option<(Vec<u8>, Option<Message>)> {
         while self.can_send() {
             let urgent = std::mem::take(&mut *self.urgent.borrow_mut());
@@ -414,7 +416,8 @@ impl Connection<'_> {
                 publication.data.is_sent = true;
                 let bytes = self.codec.publish(&publication.data.publish)?;
                 if bytes.len() > self.abilities.maximum_packet_size as usize {
-                    // Another broker's, then: this one was asked before it was accepted.
+                    // The limit is another broker's: this broker's was checked when the message was
+                    // taken.
                     let request = session.published(id).and_then(|publication| publication.request);
                     let problem = format!("a publication of {} bytes is more than the broker takes", bytes.len());
                     match request {
@@ -430,7 +433,7 @@ impl Connection<'_> {
                 match &change.data {
                     Change::Unsubscribe(filter) => self.codec.unsubscribe(id, filter)?,
                     Change::Subscribe(filter) => {
-                        // None: it was unsubscribed since, which comes next.
+                        // `None`: the filter was unsubscribed since, and that packet comes next.
                         let known = session.subscribed(filter);
                         let number = known.filter(|_| self.abilities.subscription_identifiers).map(|known| known.number);
                         let qos = known.map_or(self.config.qos, |known| known.qos);
@@ -442,14 +445,14 @@ impl Connection<'_> {
         Ok(Some((bytes, None)))
     }
 
-    /// Does what a message asks for, or answers why not.
+    /// Performs a message's request, or answers why not.
     fn take(&self, mut message: Message) {
         let taken = match message.kind {
             MessageType::Create | MessageType::Update => self.publish(&mut message),
             MessageType::Subscribe => self.subscribe(&message),
             MessageType::Unsubscribe => self.unsubscribe(&message),
             MessageType::Response => {
-                // The bus has nobody at that address.
+                // The bus has no receiver at that address.
                 if message.code() == Some(404) {
                     self.forget(&message.from);
                 }
@@ -468,14 +471,14 @@ impl Connection<'_> {
         let qos = self.qos(message)?.min(self.abilities.maximum_qos);
         let retain = message.header("retain") == Some("true");
         if retain && !self.abilities.retain {
-            return Err((501, "the broker retains nothing".to_owned()));
+            return Err((501, "the broker does not support retained messages".to_owned()));
         }
         let payload = match message.body.take() {
             Some(Body::Json(text)) => text.into_bytes(),
             Some(Body::Bytes(bytes)) => bytes,
             None => Vec::new(),
         };
-        // Lengths, an identifier and flags are a dozen bytes.
+        // The lengths, the identifier and the flags are a dozen bytes.
         let (size, most) = (payload.len() + topic.len() + 12, self.abilities.maximum_packet_size);
         if size > most as usize {
             return Err((413, format!("a publication of {size} bytes is more than the {most} that the broker takes")));
@@ -528,7 +531,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Says good-bye, once the broker has acknowledged what is on its way or its time is over.
+    /// Disconnects, once the broker has acknowledged all packets in flight or its time is over.
     async fn leave(&self, reason: DisconnectReason) -> Result<()> {
         let acknowledged = async {
             loop {
@@ -549,9 +552,9 @@ impl Connection<'_> {
         let drained = drained.await;
         let forgets = reason == DisconnectReason::Shutdown;
         let goodbye = self.codec.disconnect(forgets)?;
-        tell_all(self.stub, self.session, 504, "the broker did not acknowledge it before the protocol stub disconnected");
+        tell_all(self.stub, self.session, 504, "the protocol stub disconnected before the broker acknowledged the message");
         if drained.is_err() {
-            log::info!("the broker has not acknowledged everything: what it has not is sent again over the next connection");
+            log::info!("the broker has not acknowledged every packet; the next connection sends the rest again");
         }
         if forgets {
             self.session.borrow_mut().forget();
@@ -569,10 +572,11 @@ fn bad(problem: String) -> Problem {
 }
 
 fn no_room() -> Problem {
-    (507, "the protocol stub holds as many subscriptions as it can".to_owned())
+    (507, "the protocol stub has no room for a subscription; unsubscribe from a topic first".to_owned())
 }
 
-/// The topic filter of `subscribe` and `unsubscribe`: the body's `topic`, or else the address's.
+/// Returns the topic filter of `subscribe` and `unsubscribe`: the body's `topic`, or else the
+/// address's.
 fn filter(message: &Message) -> Result<String, Problem> {
     #[derive(serde::Deserialize)]
     struct Named {
@@ -586,7 +590,7 @@ fn filter(message: &Message) -> Result<String, Problem> {
     Ok(filter)
 }
 
-/// JSON text as such, anything else as bytes.
+/// Makes a JSON body of JSON text, and a body of bytes of anything else.
 fn body(payload: &[u8]) -> Body {
     match std::str::from_utf8(payload) {
         Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Body::Json(text.to_owned()),

@@ -5,9 +5,9 @@
 //! bus ◄── connection: who subscribed     ◄── wire          ◄── transport ◄── broker
 //! ```
 //!
-//! * [`session`]: what outlives a connection
+//! * [`session`]: the state that outlives a connection
 //! * [`topic`]: topics, and their addresses on the bus
-//! * [`config`]: what the descriptor and the operator say
+//! * [`config`]: the configuration from the descriptor and the operator
 
 mod config;
 mod connection;

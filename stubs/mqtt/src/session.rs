@@ -1,5 +1,6 @@
-//! What outlives a connection, and, in the host's `session`, the instance: who the stub is to the broker, who subscribed to what, and publications that
-//! the broker has not acknowledged.
+//! The state that outlives a connection and, in the host's `session`, the instance: the stub's
+//! client identifier, the subscribers of each topic, and publications that the broker has not
+//! acknowledged.
 
 use std::borrow::Cow;
 
@@ -16,37 +17,37 @@ use crate::{
     wire::{Codec, Packet, Publish, Reader},
 };
 
-/// What the host keeps.
+/// Size limit of the host's `session`.
 const MAX_SAVED_BYTES: usize = 64 * 1024;
-/// What of it is for subscriptions.
+/// The part of it that subscriptions may take.
 const MAX_HEAD_BYTES: usize = 48 * 1024;
 /// Maximum number of packets of each kind with an identifier: half of all identifiers.
 const MAX_PENDING: usize = 1 << 15;
 
-/// A publication on its way, by its packet identifier.
+/// A publication in flight, by its packet identifier.
 pub(crate) type Publication = PendingRequest<u16, Outbound>;
-/// A packet that changes a subscription, on its way, by its packet identifier. Without a request,
-/// the stub renews a subscription.
+/// A packet in flight that changes a subscription, by its packet identifier. Without a request, the
+/// stub renews a subscription.
 pub(crate) type Pending = PendingRequest<u16, Change>;
 
-/// What the stub and the broker know of each other.
+/// The shared state of the stub and the broker.
 #[derive(Debug)]
 pub(crate) struct Session {
     codec: Codec,
     client_id: String,
-    /// The topic filters that the stub has subscribed to, and who gets what arrives.
+    /// The topic filters that the stub has subscribed to, with their subscribers.
     subscriptions: SubscriberTable<Subscribed>,
-    /// Whether this instance was connected before.
+    /// `true` if this instance was connected before.
     pub(crate) was_connected: bool,
     last_id: u16,
-    /// QoS 1, not acknowledged, in their order.
+    /// Unacknowledged publications of QoS 1, in order.
     pub(crate) publications: PendingRequests<u16, Outbound>,
-    /// Subscribing and unsubscribing, not acknowledged, in their order.
+    /// Unacknowledged subscribes and unsubscribes, in order.
     pub(crate) pending: PendingRequests<u16, Change>,
     is_dirty: bool,
 }
 
-/// The beginning of what is saved, as JSON; publications follow as MQTT packets.
+/// The beginning of the saved bytes, as JSON; publications follow as MQTT packets.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head<'a> {
     version: u8,
@@ -69,11 +70,11 @@ impl<'a> From<&'a Subscription<Subscribed>> for SavedSubscription<'a> {
     }
 }
 
-/// The stub's data of a topic filter that it has subscribed to.
+/// The stub's data of a subscribed topic filter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subscribed {
     pub(crate) qos: Qos,
-    /// What the broker calls it.
+    /// The broker's identifier of the subscription.
     pub(crate) number: u32,
 }
 
@@ -81,7 +82,7 @@ pub(crate) struct Subscribed {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) publish: Publish,
-    /// Whether it was sent over this connection.
+    /// `true` if it was sent over this connection.
     pub(crate) is_sent: bool,
 }
 
@@ -93,7 +94,7 @@ pub(crate) enum Change {
 }
 
 impl Session {
-    /// Takes up what an instance before has saved, or begins anew.
+    /// Resumes the session that an earlier instance saved, or begins a new one.
     pub(crate) fn load(config: &Config) -> Self {
         let mut this = Self {
             codec: Codec(config.version),
@@ -108,7 +109,7 @@ impl Session {
         if let Some(saved) = session::load()
             && this.read(&saved).is_none()
         {
-            log::warn!("the session that was saved cannot be read, and is forgotten");
+            log::warn!("the saved session cannot be read and is dropped");
         }
         if let Some(client_id) = &config.client_id {
             this.client_id.clone_from(client_id);
@@ -142,18 +143,18 @@ impl Session {
         &self.client_id
     }
 
-    /// The broker has given the stub another name.
+    /// Stores the identifier that the broker has assigned to the stub.
     pub(crate) fn set_client_id(&mut self, client_id: String) {
         self.client_id = client_id;
         self.is_dirty = true;
     }
 
-    /// Returns the stub's data of a topic filter, or `None` if it is not subscribed to it.
+    /// Returns the stub's data of a topic filter, or `None` if the stub is not subscribed to it.
     pub(crate) fn subscribed(&self, filter: &str) -> Option<Subscribed> {
         self.subscriptions.get(filter).map(|known| known.data)
     }
 
-    /// A packet identifier that is free. There are many more than packets may be on their way.
+    /// Returns a free packet identifier. There are many more identifiers than packets in flight.
     fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -163,7 +164,8 @@ impl Session {
         }
     }
 
-    /// Takes a publication that `message` asks for. Its packet identifier; none: there is no room.
+    /// Takes the publication of `message`. Returns its packet identifier, or `None` if there is no
+    /// room.
     pub(crate) fn publish(&mut self, mut publish: Publish, message: &Message) -> Option<u16> {
         let id = self.next_id();
         publish.id = Some(id);
@@ -172,14 +174,14 @@ impl Session {
         Some(id)
     }
 
-    /// The broker has acknowledged it.
+    /// Completes a publication that the broker has acknowledged.
     pub(crate) fn published(&mut self, id: u16) -> Option<Publication> {
         let publication = self.publications.complete(&id)?;
         self.is_dirty = true;
         Some(publication)
     }
 
-    /// Adds a subscriber; false: there is no room for one more.
+    /// Adds a subscriber. Returns `false` if there is no room for it.
     pub(crate) fn add(&mut self, filter: &str, qos: Qos, subscriber: &str) -> bool {
         let number = self.subscriptions.subscriptions().iter().map(|known| known.data.number).max().unwrap_or(0) + 1;
         let Ok(added) = self.subscriptions.add(filter, subscriber, Subscribed { qos, number }) else { return false };
@@ -187,7 +189,7 @@ impl Session {
             known.data.qos = known.data.qos.max(qos);
         }
         self.is_dirty = true;
-        // As JSON, it takes more than its texts.
+        // The JSON is longer than its texts.
         let fits = added == Added::Already || self.head().is_ok_and(|head| head.len() <= MAX_HEAD_BYTES);
         if !fits {
             self.subscriptions.remove(filter, subscriber);
@@ -222,7 +224,7 @@ impl Session {
         inserted.inspect_err(|error| log::warn!("a subscription is not changed: {error}")).ok().map(|()| id)
     }
 
-    /// Those who are to get a publication of the broker, each of them once.
+    /// Returns the subscribers that get a publication of the broker, each once.
     pub(crate) fn receivers(&self, publish: &Publish) -> Vec<&str> {
         self.subscriptions.receivers(|known| {
             if publish.subscriptions.is_empty() {
@@ -233,14 +235,14 @@ impl Session {
         })
     }
 
-    /// A connection was accepted. `is_present`: the broker has kept its half of the session.
+    /// Begins an accepted connection. `is_present`: the broker has kept its half of the session.
     pub(crate) fn begin(&mut self, is_present: bool) {
         for publication in self.publications.iter_mut() {
             let Outbound { publish, is_sent } = &mut publication.data;
             publish.dup = is_present && (*is_sent || publish.dup);
             *is_sent = false;
         }
-        // An instance that begins has lost what was on its way: it renews everything.
+        // A new instance has lost its subscribes in flight, so it renews all subscriptions.
         if !is_present || !self.was_connected {
             let known = self.subscriptions.subscriptions().iter();
             let renewals: Vec<_> = known.map(|known| Change::Subscribe(known.topic().to_owned())).collect();
@@ -254,7 +256,7 @@ impl Session {
         self.is_dirty = true;
     }
 
-    /// Saves what has changed.
+    /// Saves the session if it has changed.
     pub(crate) fn save(&mut self) {
         if !std::mem::take(&mut self.is_dirty) {
             return;
@@ -280,7 +282,8 @@ impl Session {
         let mut bytes = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
         bytes.extend(head);
         for Outbound { publish, .. } in self.publications.entries().iter().map(|publication| &publication.data) {
-            // What has no room is not saved, nor is what comes after it: that would be another order.
+            // A publication without room is not saved. Later ones are not saved either, because
+            // their order would change.
             if bytes.len() + publish.payload.len() > MAX_SAVED_BYTES {
                 break;
             }
@@ -293,13 +296,13 @@ impl Session {
         Ok(bytes)
     }
 
-    /// There will be no other connection.
+    /// Deletes the saved session: there will be no other connection.
     pub(crate) fn forget(&mut self) {
         session::forget();
         self.is_dirty = false;
     }
 
-    /// Takes everybody who waits to be told.
+    /// Takes all requests that wait for an answer.
     pub(crate) fn take_requests(&mut self) -> Vec<Message> {
         let mut requests = self.publications.take_requests();
         requests.extend(self.pending.take_requests());
@@ -307,7 +310,7 @@ impl Session {
     }
 }
 
-/// 23 letters and digits, which every broker takes.
+/// Makes an identifier of 23 letters and digits, which every broker accepts.
 fn new_client_id() -> String {
     "protostub".chars().chain(std::iter::repeat_with(fastrand::alphanumeric).take(14)).collect()
 }

@@ -1,4 +1,4 @@
-//! The stub on the fake host, with a broker that says just what a test wants.
+//! The stub on the fake host, with a broker that each test scripts.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Broker {
         Self { connection, is_v5, builder: PacketBuilder::new() }
     }
 
-    /// What the stub sent since.
+    /// Takes the packets that the stub sent since the last call.
     fn received(&mut self) -> Vec<Packet> {
         let bytes = self.connection.received();
         let mut cursor = Cursor::new(&bytes[..]);
@@ -113,7 +113,7 @@ impl Broker {
         if self.is_v5 { self.send(publish) } else { self.send(publish_4) }
     }
 
-    /// The SUBSCRIBE that comes next: its identifier and its filter.
+    /// Returns the identifier and the filter of the next packet, a SUBSCRIBE.
     fn subscribed(&mut self) -> (u16, String) {
         match self.received().remove(0) {
             Packet::V5_0Subscribe(packet) => (packet.packet_id(), packet.entries()[0].topic_filter().to_owned()),
@@ -122,7 +122,7 @@ impl Broker {
         }
     }
 
-    /// Topic, payload, identifier and DUP of what is published.
+    /// Returns topic, payload, identifier and DUP of the publications.
     fn published(&mut self) -> Vec<(String, String, Option<u16>, bool)> {
         let told =
             |topic: &str, payload: &[u8], id, dup| (topic.to_owned(), String::from_utf8_lossy(payload).into_owned(), id, dup);
@@ -155,7 +155,7 @@ fn live(version: u64) -> (Host, Broker) {
     live_with(config(version))
 }
 
-/// The connection breaks, and opens again.
+/// Breaks the connection, and opens the next one.
 fn reconnect(host: &Host, broker: &Broker, session_present: bool) -> Broker {
     broker.connection.fail("connection reset");
     host.advance(Duration::from_secs(2));
@@ -188,23 +188,23 @@ fn refusal(host: &Host) -> (u16, String) {
 }
 
 #[test]
-fn its_configuration_has_to_make_sense() {
+fn invalid_configuration_is_refused_with_its_path() {
     let check = |configuration, expected: &str| {
         let refused = Host::new().start_main(main, configuration).unwrap_err();
         assert!(refused.contains(expected), "{refused}");
     };
     check(json!({}), "at $: missing field `url`");
-    check(json!({ "url": "https://sp1.example" }), "at $.url: \"https://sp1.example\" is no URL of a broker");
+    check(json!({ "url": "https://sp1.example" }), "at $.url: \"https://sp1.example\" is not a broker URL");
     check(json!({ "url": "mqtt://me:secret@sp1.example" }), "at $.url: \"mqtt://me:secret@sp1.example\" holds a user name");
-    check(json!({ "url": "mqtt://sp1.example:x" }), "has a port that is none");
+    check(json!({ "url": "mqtt://sp1.example:x" }), "has an invalid port");
     check(json!({ "url": "mqtt://sp1.example/path" }), "is not just a scheme, a host and a port");
-    check(json!({ "url": "mqtt://sp1.example", "version": 3 }), "at $.version: 3 is no version");
+    check(json!({ "url": "mqtt://sp1.example", "version": 3 }), "at $.version: 3 is not a supported version");
     check(json!({ "url": "mqtt://sp1.example", "qos": 2 }), "at $.qos: the QoS is 0 or 1, not 2");
     check(json!({ "url": "mqtt://sp1.example", "keepAlive": 0 }), "at $.keepAlive: a keep-alive of 0 s");
 }
 
 #[test]
-fn it_connects_where_the_url_says() {
+fn stub_connects_to_the_url() {
     let check = |url: &str, address: (&str, u16), tls: bool| {
         let host = Host::new();
         host.start_main(main, json!({ "url": url })).unwrap();
@@ -219,7 +219,7 @@ fn it_connects_where_the_url_says() {
 }
 
 #[test]
-fn over_a_websocket_packets_may_be_cut_anywhere() {
+fn websocket_packets_are_cut_anywhere() {
     let host = Host::new();
     host.start_main(main, json!({ "url": "wss://sp1.example/mqtt" })).unwrap();
     host.connect();
@@ -239,7 +239,7 @@ fn over_a_websocket_packets_may_be_cut_anywhere() {
 }
 
 #[test]
-fn it_says_who_it_is() {
+fn connect_packet_identifies_the_stub() {
     let (host, credential) = (Host::new(), |kind, value: &str| Credential { kind, value: value.to_owned(), expires: None });
     host.start_main(main, json!({ "url": "mqtts://sp1.example", "keepAlive": 7 })).unwrap();
     host.connect_with(credential(CredentialKind::Basic, "me:se:cret"));
@@ -261,7 +261,7 @@ fn it_says_who_it_is() {
 }
 
 #[test]
-fn a_wrong_password_is_final_and_a_busy_broker_is_not() {
+fn wrong_password_fails_and_busy_broker_disconnects() {
     let check = |version, connack: Packet, expected: &str| {
         let host = Host::new();
         host.start_main(main, config(version)).unwrap();
@@ -286,7 +286,7 @@ fn a_wrong_password_is_final_and_a_busy_broker_is_not() {
 }
 
 #[test]
-fn what_is_created_is_published_and_answered() {
+fn create_is_published_and_answered() {
     for version in [4, 5] {
         let (host, mut broker) = live(version);
         host.deliver(message("create", "a/b%20c", 1).with_body(json!({ "n": 1 })));
@@ -312,7 +312,7 @@ fn what_is_created_is_published_and_answered() {
 }
 
 #[test]
-fn what_makes_no_sense_is_answered() {
+fn invalid_request_gets_an_error_response() {
     let (host, mut broker) = live(5);
     let check = |asked: Message, code: u16, says: &str| {
         host.deliver(asked);
@@ -320,19 +320,19 @@ fn what_makes_no_sense_is_answered() {
         assert!(found == code && reason.contains(says), "{found} {reason}");
     };
     check(message("create", "a/+", 1), 400, "`+` and `#` are for subscriptions");
-    check(message("create", "", 1), 400, "there is no topic");
+    check(message("create", "", 1), 400, "the topic is empty");
     check(message("create", "a", 1).with_header("qos", "2"), 400, "the header `qos` is 0 or 1");
     check(message("subscribe", "a/#/b", 1), 400, "has a `#` that is not the whole of its last level");
     check(message("unsubscribe", "a", 1), 404, "is not subscribed to a");
     check(message("execute", "a", 1), 405, "a topic takes");
     let mut stray = message("create", "a", 1);
     stray.to = "hyperty://sp1.example/a".to_owned();
-    check(stray, 400, "is no address of a topic");
+    check(stray, 400, "is not a topic address");
     assert!(broker.received().is_empty());
 }
 
 #[test]
-fn the_brokers_refusals_are_answered() {
+fn broker_refusal_is_answered() {
     let (host, mut broker) = live(5);
     host.deliver(message("create", "a", 1));
     broker.received();
@@ -346,11 +346,11 @@ fn the_brokers_refusals_are_answered() {
     broker.send(v5_0::Suback::builder().packet_id(id).reason_codes(codes).build().unwrap());
     assert_eq!(refusal(&host), (429, "the broker refused the subscription: quota exceeded".to_owned()));
     broker.publish("a", "1");
-    assert!(host.posted().is_empty(), "nobody is subscribed");
+    assert!(host.posted().is_empty(), "no subscriber is left");
 }
 
 #[test]
-fn what_arrives_goes_to_each_subscriber_once() {
+fn publication_reaches_each_subscriber_once() {
     for version in [4, 5] {
         let (host, mut broker) = live(version);
         subscribe(&host, &mut broker, ALICE, "a/+");
@@ -373,7 +373,7 @@ fn what_arrives_goes_to_each_subscriber_once() {
                 (ALICE, "mqtt://sp1.example/b", text)
             ]
         );
-        // One leaves, and the other one stays; only the last one is news for the broker.
+        // The first of two subscribers leaves without a packet; the broker learns only of the last.
         host.deliver(message("unsubscribe", "a/+", 4));
         assert_eq!((codes(&host), broker.received().len()), (vec![200], 0));
         host.deliver(message("unsubscribe", "a/+", 5).with_from(BOB));
@@ -393,7 +393,7 @@ fn what_arrives_goes_to_each_subscriber_once() {
 }
 
 #[test]
-fn a_retained_qos_1_message_is_acknowledged_and_goes_where_its_identifier_says() {
+fn retained_qos_1_follows_its_subscription_identifier() {
     let (host, mut broker) = live(5);
     host.deliver(message("subscribe", "a/%23", 1));
     let Packet::V5_0Subscribe(packet) = broker.received().remove(0) else { panic!("SUBSCRIBE") };
@@ -410,21 +410,21 @@ fn a_retained_qos_1_message_is_acknowledged_and_goes_where_its_identifier_says()
 }
 
 #[test]
-fn subscribers_that_are_gone_are_forgotten() {
+fn gone_subscriber_is_unsubscribed() {
     let (host, mut broker) = live(5);
     subscribe(&host, &mut broker, ALICE, "a");
-    host.refuse_posts([Error::Io("nobody is there".to_owned())]);
+    host.refuse_posts([Error::Io("no receiver".to_owned())]);
     broker.publish("a", "1");
     assert!(matches!(broker.received()[..], [Packet::V5_0Unsubscribe(_)]));
     subscribe(&host, &mut broker, ALICE, "b");
     broker.publish("b", "1");
     let update = host.posted().remove(0);
-    host.deliver(update.error_response(404, "nobody is there"));
+    host.deliver(update.error_response(404, "no receiver"));
     assert!(matches!(broker.received()[..], [Packet::V5_0Unsubscribe(_)]));
 }
 
 #[test]
-fn what_was_accepted_before_a_break_is_delivered_after_it() {
+fn accepted_publication_is_resent_after_a_break() {
     for (version, session_present) in [(4, true), (5, true), (5, false)] {
         let (host, mut broker) = live(version);
         subscribe(&host, &mut broker, ALICE, "s");
@@ -454,14 +454,14 @@ fn what_was_accepted_before_a_break_is_delivered_after_it() {
 }
 
 #[test]
-fn a_new_instance_takes_up_what_is_saved() {
+fn new_instance_resumes_the_saved_session() {
     for version in [4, 5] {
         let (host, mut broker) = live(version);
         subscribe(&host, &mut broker, ALICE, "s/+");
         host.deliver(message("create", "a", 1).with_body(json!(1)));
         host.deliver(message("create", "a", 2).with_body(Body::Bytes(vec![b'x'; 70_000])));
         host.deliver(message("create", "a", 3).with_body(json!(3)));
-        assert!(host.session().unwrap().len() <= 64 * 1024, "what is large has no room, nor what follows it");
+        assert!(host.session().unwrap().len() <= 64 * 1024, "a large publication, and all after it, have no room");
         host.start_main(main, config(version)).unwrap();
         host.connect();
         let mut again = Broker::open(&host, version == 5);
@@ -472,7 +472,7 @@ fn a_new_instance_takes_up_what_is_saved() {
         }
         again.accept(true);
         let packets = again.received();
-        assert!(matches!(packets[0], Packet::V5_0Subscribe(_) | Packet::V3_1_1Subscribe(_)), "it may not have arrived");
+        assert!(matches!(packets[0], Packet::V5_0Subscribe(_) | Packet::V3_1_1Subscribe(_)), "SUBSCRIBE may be lost");
         assert_eq!(packets.len(), 2, "{packets:?}");
         again.publish("s/1", "1");
         assert_eq!(host.posted()[0].to, ALICE);
@@ -480,7 +480,7 @@ fn a_new_instance_takes_up_what_is_saved() {
 }
 
 #[test]
-fn a_session_that_cannot_be_read_is_none() {
+fn unreadable_session_is_ignored() {
     for saved in [vec![], vec![0, 0], vec![0, 0, 0, 9, b'{'], vec![255; 100]] {
         let host = Host::new();
         host.set_session(Some(saved));
@@ -491,7 +491,7 @@ fn a_session_that_cannot_be_read_is_none() {
 }
 
 #[test]
-fn the_limits_of_the_broker_hold() {
+fn broker_limits_are_respected() {
     let host = Host::new();
     host.start_main(main, json!({ "url": "mqtts://sp1.example" })).unwrap();
     host.connect();
@@ -516,7 +516,7 @@ fn the_limits_of_the_broker_hold() {
 }
 
 #[test]
-fn a_silent_broker_is_asked_and_then_left() {
+fn silent_broker_is_pinged_and_then_dropped() {
     let (host, mut broker) = live(5);
     host.advance(Duration::from_secs(30));
     assert!(matches!(broker.received()[..], [Packet::V5_0Pingreq(_)]));
@@ -524,11 +524,11 @@ fn a_silent_broker_is_asked_and_then_left() {
     host.advance(Duration::from_secs(30));
     assert!(matches!(broker.received()[..], [Packet::V5_0Pingreq(_)]));
     host.advance(Duration::from_secs(10));
-    assert_eq!(host.statuses(), ["disconnected: the broker has said nothing for 40 s"]);
+    assert_eq!(host.statuses(), ["disconnected: the broker was silent for 40 s"]);
 }
 
 #[test]
-fn it_says_good_bye_once_all_is_acknowledged() {
+fn disconnect_waits_for_acknowledgements() {
     for (reason, is_kept) in [(DisconnectReason::Update, true), (DisconnectReason::Shutdown, false)] {
         let (host, mut broker) = live(5);
         host.deliver(message("create", "a", 1));
@@ -537,14 +537,14 @@ fn it_says_good_bye_once_all_is_acknowledged() {
         assert!(broker.received().is_empty());
         broker.puback(1);
         let Packet::V5_0Disconnect(goodbye) = broker.received().remove(0) else { panic!("DISCONNECT") };
-        assert_eq!(goodbye.props.is_none_or(|props| props.is_empty()), is_kept, "a session that nobody takes up ends");
+        assert_eq!(goodbye.props.is_none_or(|props| props.is_empty()), is_kept, "a session that is not resumed ends");
         assert_eq!((codes(&host), host.statuses()), (vec![200], vec!["disconnected".to_owned()]));
         assert_eq!(
             (broker.connection.is_closed_by_stub(), host.session().is_some_and(|saved| !saved.is_empty())),
             (true, is_kept)
         );
     }
-    // A broker that acknowledges nothing is not waited for.
+    // The stub does not wait long for a broker that acknowledges nothing.
     let (host, _broker) = live(5);
     host.deliver(message("create", "a", 1));
     host.disconnect(DisconnectReason::Request);
@@ -553,7 +553,7 @@ fn it_says_good_bye_once_all_is_acknowledged() {
 }
 
 #[test]
-fn whatever_a_broker_sends_it_does_not_panic() {
+fn random_packets_do_not_panic() {
     let (host, broker) = live(5);
     let says = DisconnectReasonCode::ServerShuttingDown;
     broker.send(v5_0::Disconnect::builder().reason_code(says).build().unwrap());

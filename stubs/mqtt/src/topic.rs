@@ -1,36 +1,38 @@
-//! Topics, topic filters, and what they are called on the bus: `mqtt://<domain>/<topic>`, percent-encoded where an address cannot hold a character.
+//! Topics and topic filters, and their addresses on the bus: `mqtt://<domain>/<topic>`. Characters
+//! that an address cannot hold are percent-encoded.
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// What has a meaning of its own in an address, or no place there.
+/// Characters that have a meaning of their own in an address, or no place there.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`');
-/// The longest topic that MQTT has.
+/// The longest topic of MQTT.
 const MAX_BYTES: usize = 65_535;
 
-/// The address of a topic.
+/// Returns the address of a topic.
 pub(crate) fn address(domain: &str, topic: &str) -> String {
     format!("mqtt://{domain}/{}", utf8_percent_encode(topic, ESCAPED))
 }
 
-/// The topic, or topic filter, that an address names; empty, if it names none.
+/// Returns the topic, or topic filter, that an address names. The topic is empty if the address
+/// names none.
 pub(crate) fn of_address(address: &str) -> Result<String, String> {
     let rest =
-        address.strip_prefix("mqtt://").ok_or_else(|| format!("{address} is no address of a topic: mqtt://<domain>/<topic>"))?;
+        address.strip_prefix("mqtt://").ok_or_else(|| format!("{address} is not a topic address: mqtt://<domain>/<topic>"))?;
     let path = rest.split_once('/').map_or("", |(_, path)| path);
     let topic = percent_decode_str(path).decode_utf8().map_err(|_| format!("the topic of {address} is not UTF-8"))?;
     Ok(topic.into_owned())
 }
 
-/// Whether something can be published there.
+/// Rejects a topic that cannot be published to.
 pub(crate) fn check_name(topic: &str) -> Result<(), String> {
     check(topic)?;
     if topic.contains(['+', '#']) {
-        return Err(format!("nothing can be published to {topic:?}: `+` and `#` are for subscriptions"));
+        return Err(format!("the topic {topic:?} cannot be published to: `+` and `#` are for subscriptions"));
     }
     Ok(())
 }
 
-/// Whether it can be subscribed to.
+/// Rejects a topic filter that cannot be subscribed to.
 pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
     check(filter)?;
     let mut levels = filter.split('/').peekable();
@@ -47,10 +49,10 @@ pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
 
 fn check(topic: &str) -> Result<(), String> {
     if topic.is_empty() {
-        return Err("there is no topic".to_owned());
+        return Err("the topic is empty".to_owned());
     }
     if topic.len() > MAX_BYTES {
-        return Err(format!("the topic has {} bytes; {MAX_BYTES} are possible", topic.len()));
+        return Err(format!("the topic has {} bytes; at most {MAX_BYTES} are possible", topic.len()));
     }
     if topic.contains('\0') {
         return Err("the topic has a null character".to_owned());
@@ -58,7 +60,7 @@ fn check(topic: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether what is published to the topic is meant by the filter (MQTT 5, section 4.7).
+/// Returns `true` if the filter matches the topic (MQTT 5, section 4.7).
 pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     // `$share/<group>/<filter>`
     let filter = filter.strip_prefix("$share/").and_then(|shared| shared.split_once('/')).map_or(filter, |(_, filter)| filter);
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_found_in_its_address_again() {
+    fn topic_survives_its_address() {
         let check = |topic: &str, expected: &str| {
             assert_eq!(address("sp1.example", topic), expected);
             assert_eq!(of_address(expected).as_deref(), Ok(topic));

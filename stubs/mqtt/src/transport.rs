@@ -6,7 +6,8 @@ use protostub_sdk::{
 
 use crate::config::Url;
 
-/// Packets may begin and end anywhere in the frames of a WebSocket, so that large ones need not wait for a large piece of room.
+/// Size of a WebSocket frame. A packet may begin and end anywhere in the frames, so a large packet
+/// need not wait for a large piece of room.
 const FRAME_BYTES: usize = 256 * 1024;
 
 /// A stream of bytes to the broker.
@@ -24,7 +25,8 @@ impl Transport {
         })
     }
 
-    /// What came; none: the broker has closed the connection. Dropped, it loses nothing.
+    /// Returns the bytes that arrived, or `None` if the broker has closed the connection. The
+    /// future loses nothing when it is dropped.
     pub(crate) async fn read(&self) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Tcp(stream) => stream.read().await,

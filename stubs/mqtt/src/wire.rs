@@ -1,5 +1,5 @@
-//! Packets as bytes, in both versions of the protocol. What is known of MQTT's encoding is in `mqtt-protocol-core`; here its types of each version
-//! become one.
+//! Packets as bytes, in both versions of the protocol. `mqtt-protocol-core` knows MQTT's encoding;
+//! this module unifies its types of each version.
 
 use mqtt_protocol_core::mqtt::{
     common::Cursor,
@@ -14,16 +14,16 @@ use protostub_sdk::{Error, Result};
 
 use crate::config::{Qos, Version};
 
-/// What a broker said no with.
+/// A broker's refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// The reason code of MQTT 5; those of MQTT 3.1.1 are translated.
+    /// The reason code of MQTT 5. Codes of MQTT 3.1.1 are translated.
     pub(crate) code: u8,
-    /// The code's name, and what the broker added, for people.
+    /// The code's name and the broker's reason string, for people.
     pub(crate) reason: String,
 }
 
-/// What the broker can do, and how much of it.
+/// The features and limits of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Abilities {
     pub(crate) receive_maximum: u16,
@@ -35,7 +35,7 @@ pub(crate) struct Abilities {
     pub(crate) client_id: Option<String>,
 }
 
-/// What a broker sends.
+/// A packet of the broker.
 #[derive(Debug)]
 pub(crate) enum Packet {
     Connack { session_present: bool, outcome: Result<Abilities, Refusal> },
@@ -53,14 +53,14 @@ pub(crate) struct Publish {
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
     pub(crate) retain: bool,
-    /// None for QoS 0.
+    /// `None` for QoS 0.
     pub(crate) id: Option<u16>,
     pub(crate) dup: bool,
-    /// The subscriptions that it matches, if the broker says so.
+    /// The subscriptions that the publication matches, if the broker names them.
     pub(crate) subscriptions: Vec<u32>,
 }
 
-/// How the stub introduces itself.
+/// The content of the stub's CONNECT packet.
 #[derive(Debug)]
 pub(crate) struct Connect<'a> {
     pub(crate) client_id: &'a str,
@@ -68,7 +68,7 @@ pub(crate) struct Connect<'a> {
     pub(crate) keep_alive: u16,
     pub(crate) user_name: Option<&'a str>,
     pub(crate) password: Option<&'a str>,
-    /// For how many seconds the broker is to keep the session. (MQTT 5)
+    /// Seconds for which the broker keeps the session (MQTT 5).
     pub(crate) expiry: u32,
     pub(crate) receive_maximum: u16,
     pub(crate) maximum_packet_size: u32,
@@ -83,7 +83,7 @@ fn unwritable(error: MqttError) -> Error {
 }
 
 fn unreadable(error: MqttError) -> Error {
-    Error::Io(format!("the broker sent what is no MQTT packet: {}", words(&error.to_string())))
+    Error::Io(format!("the broker sent an invalid MQTT packet: {}", words(&error.to_string())))
 }
 
 impl Codec {
@@ -161,14 +161,15 @@ impl Codec {
         puback.map_err(unwritable)
     }
 
-    /// `identifier`: what the broker is to call the subscription. `is_new`: it is to send what it retains, also if it has sent that already.
+    /// Writes a SUBSCRIBE packet. `identifier` is the broker's number for the subscription.
+    /// `is_new` has the broker send its retained messages, also if it has sent them before.
     pub(crate) fn subscribe(self, id: u16, filter: &str, qos: Qos, identifier: Option<u32>, is_new: bool) -> Result<Vec<u8>> {
         let options = SubOpts::new().set_qos(match qos {
             Qos::AtMostOnce => packet::Qos::AtMostOnce,
             Qos::AtLeastOnce => packet::Qos::AtLeastOnce,
         });
         let retained = if is_new { RetainHandling::SendRetained } else { RetainHandling::SendRetainedIfNotExists };
-        // MQTT 3.1.1 knows no options but the QoS.
+        // The only option of MQTT 3.1.1 is the QoS.
         let options = if self.0 == Version::V5 { options.set_rh(retained) } else { options };
         let write = || {
             let entries = vec![SubEntry::new(filter, options)?];
@@ -198,7 +199,7 @@ impl Codec {
         v3_1_1::Pingreq::new().to_continuous_buffer()
     }
 
-    /// `forget`: the broker need not keep the session. (MQTT 5)
+    /// Writes a DISCONNECT packet. `forget`: the broker need not keep the session (MQTT 5).
     pub(crate) fn disconnect(self, forget: bool) -> Result<Vec<u8>> {
         if !forget || self.0 == Version::V4 {
             return Ok(v3_1_1::Disconnect::new().to_continuous_buffer());
@@ -212,7 +213,7 @@ impl Codec {
         write().map_err(unwritable)
     }
 
-    /// Reads a packet that came.
+    /// Reads a packet of the broker.
     fn read(self, raw: RawPacket) -> Result<Packet> {
         let (kind, flags) = (raw.packet_type(), raw.flags());
         if let PacketData::Publish(data) = raw.data {
@@ -277,7 +278,8 @@ fn read_v5(kind: u8, data: &[u8]) -> Result<Packet, MqttError> {
             let properties = packet.props.as_deref().unwrap_or_default();
             Packet::Disconnect(Refusal::new(code, properties))
         }
-        // What no server sends to a client that asks for QoS 0 and 1 and no authentication of its own.
+        // No server sends other packets to a client that asks for QoS 0 and 1, and for no
+        // authentication of its own.
         _ => return Err(MqttError::ProtocolError),
     })
 }
@@ -306,7 +308,8 @@ fn read_v4(kind: u8, data: &[u8]) -> Result<Packet, MqttError> {
         }
         11 => Packet::Unsuback(v3_1_1::Unsuback::parse(data)?.0.packet_id(), Ok(())),
         13 => Packet::Pingresp,
-        // What no server sends to a client that asks for QoS 0 and 1 and no authentication of its own.
+        // No server sends other packets to a client that asks for QoS 0 and 1, and for no
+        // authentication of its own.
         _ => return Err(MqttError::ProtocolError),
     })
 }
@@ -336,12 +339,12 @@ impl Refusal {
         Self { code, reason: told.map_or_else(|| name.clone(), |told| format!("{name}: {told}")) }
     }
 
-    /// Whether connecting again as it is will not help.
+    /// Returns `true` if a retry with the same settings will not help.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self.code, 0x84..=0x87 | 0x8A | 0x8C | 0x9D)
     }
 
-    /// The code of an error response (RFC 9110).
+    /// Returns the code of an error response (RFC 9110).
     pub(crate) fn response_code(&self) -> u16 {
         match self.code {
             0x86 | 0x87 | 0x8A => 403,
@@ -381,7 +384,7 @@ impl Abilities {
     }
 }
 
-/// `NotAuthorized` as people read it.
+/// Writes `NotAuthorized` as `not authorized`.
 fn words(name: &str) -> String {
     let mut words = String::with_capacity(name.len() + 4);
     for letter in name.chars() {
@@ -393,7 +396,7 @@ fn words(name: &str) -> String {
     words
 }
 
-/// Makes packets of bytes as they come.
+/// Makes packets of the bytes that arrive.
 pub(crate) struct Reader {
     codec: Codec,
     builder: PacketBuilder,
@@ -402,18 +405,18 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// A packet that is larger ends the connection.
+    /// Makes a reader. A packet that is larger than the maximum ends the connection.
     pub(crate) fn new(codec: Codec, maximum_packet_size: u32) -> Self {
         Self { codec, builder: PacketBuilder::with_maximum_packet_size(maximum_packet_size), bytes: Vec::new(), taken: 0 }
     }
 
-    /// What came. Everything before has been read.
+    /// Takes the bytes that arrived. All earlier bytes have been read.
     pub(crate) fn feed(&mut self, bytes: Vec<u8>) {
         self.bytes = bytes;
         self.taken = 0;
     }
 
-    /// The next packet; none: more bytes are needed.
+    /// Returns the next packet, or `None` if it needs more bytes.
     pub(crate) fn next(&mut self) -> Result<Option<Packet>> {
         while let Some(rest) = self.bytes.get(self.taken..).filter(|rest| !rest.is_empty()) {
             let mut cursor = Cursor::new(rest);

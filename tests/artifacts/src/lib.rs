@@ -1,4 +1,4 @@
-//! The guests of the repository, built: what tests and benchmarks deploy.
+//! The built guests of the repository, which tests and benchmarks deploy.
 //!
 //! The build script builds the sample stubs of `stubs` and the programs of `tests/programs`,
 //! whenever they, the SDK or the contract change. [`component`] and [`path`] find a guest by the

@@ -1,5 +1,6 @@
-// The original's way: a stub in JavaScript in a worker thread, behind `postMessage`. The same orders as the other sides take: `trip <bytes of
-// body> <times>` answers with nanoseconds, `version` with that of Node.js.
+// The way of the original runtime: a stub in JavaScript in a worker thread, behind `postMessage`. It
+// takes the same orders as the other sides: `trip <bytes of body> <times>` answers with nanoseconds,
+// `version` with the version of Node.js.
 
 import { createInterface } from 'node:readline';
 import { Worker, isMainThread, parentPort } from 'node:worker_threads';
@@ -34,11 +35,11 @@ async function follow(stub, [order, bytes, times]) {
     case 'trip':
       return (await trips(stub, Number(bytes), Number(times))).toString();
     default:
-      throw new Error('it is none of trip, version');
+      throw new Error('unknown order; the orders are trip, version');
   }
 }
 
-// The body is a text, which is copied as it is: an object would be taken apart and put together again in each direction.
+// The body is a text, which is copied as it is. An object would be serialised in each direction.
 function trips(stub, bytes, times) {
   const body = json(bytes);
   const message = { id: 7, type: 'update', from: 'hyperty://home.example/bench', to: 'hyperty://sp1.example/alice', body };
@@ -47,7 +48,7 @@ function trips(stub, bytes, times) {
     const begun = process.hrtime.bigint();
     const onMessage = (back) => {
       if (back.from !== message.to || back.body.length !== body.length) {
-        finish(() => reject(new Error('what came back is no echo')));
+        finish(() => reject(new Error('the reply is not an echo')));
       } else if (--left > 0) {
         stub.postMessage(message);
       } else {

@@ -1,5 +1,6 @@
-//! The limit: a bare wasmtime typed call of the same component, on the product's own `wasmtime::Engine`, with no runtime around it. What it
-//! imports is there and does as little as possible: a message that is posted is dropped.
+//! The limit: a bare typed call of wasmtime to the same component, on the product's own
+//! `wasmtime::Engine`, without a runtime around it. The imports exist and do as little as possible:
+//! they drop a posted message.
 
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,10 @@ mod contract {
     wasmtime::component::bindgen!({ world: "protostub", path: "../../wit/0.1", exports: { default: async } });
 }
 
-/// No call is ended for computing too long, here.
+/// Epoch deadline that no call reaches: these calls have no limit of computing time.
 const NEVER: u64 = 1 << 60;
 
-/// A component that is compiled and linked.
+/// A compiled and linked component.
 pub(crate) struct Bare {
     engine: Engine,
     pre: ProtostubPre<State>,
@@ -39,7 +40,7 @@ pub(crate) struct Instance {
     guest: Protostub,
 }
 
-/// What the imports work with.
+/// State of the imports.
 struct State {
     wasi: WasiCtx,
     table: ResourceTable,
@@ -52,7 +53,7 @@ impl Bare {
         Ok(Self { engine: engine.clone(), pre: link(engine, &component).map_err(plain)? })
     }
 
-    /// An instance, of which nothing was called but what runs when it is made.
+    /// Makes an instance. Calls only the code that runs during instantiation.
     pub(crate) async fn instantiate(&self) -> Result<Instance> {
         let state = State { wasi: WasiCtx::builder().build(), table: ResourceTable::new(), posted: 0 };
         let mut store = Store::new(&self.engine, state);
@@ -61,7 +62,7 @@ impl Bare {
         Ok(Instance { store, guest })
     }
 
-    /// An instance that has started.
+    /// Makes an instance and starts it.
     pub(crate) async fn started(&self) -> Result<Instance> {
         let mut instance = self.instantiate().await?;
         let Instance { store, guest } = &mut instance;
@@ -71,7 +72,7 @@ impl Bare {
         Ok(instance)
     }
 
-    /// An instance that takes messages.
+    /// Makes an instance that takes messages.
     pub(crate) async fn live(&self) -> Result<Instance> {
         let mut instance = self.started().await?;
         instance.handle(&[Event::Connect(None)]).await?;
@@ -84,7 +85,7 @@ impl Instance {
         self.guest.rethink_protostub_stub().call_handle(&mut self.store, events).await.map_err(plain)
     }
 
-    /// How long so many calls take, each with as many messages.
+    /// Measures the time of `calls` calls, each with `batch` messages.
     pub(crate) async fn calls(&mut self, text: impl Into<Text>, batch: usize, calls: u32) -> Result<Duration> {
         let events = vec![Event::Message(message(text.into())); batch];
         let before = self.store.data().posted;
@@ -106,7 +107,7 @@ fn link(engine: &Engine, component: &Component) -> wasmtime::Result<ProtostubPre
     ProtostubPre::new(linker.instantiate_pre(component)?)
 }
 
-/// wasmtime's errors are none of the standard library's.
+/// Converts an error of wasmtime, which does not implement `std::error::Error`.
 pub(crate) fn plain(error: wasmtime::Error) -> anyhow::Error {
     anyhow::Error::from_boxed(error.into())
 }

@@ -1,5 +1,6 @@
-//! Something so many times and nothing else, for a tool that counts instructions: `cargo xtask bench count` runs this with two numbers of
-//! times, and what lies between is what the additional ones took.
+//! Repeats one operation and does nothing else, for a tool that counts instructions. `cargo xtask
+//! bench count` runs this with two numbers of repetitions. The difference of the counts belongs to
+//! the additional repetitions.
 
 use anyhow::Result;
 use protostub_artifacts::component;
@@ -13,16 +14,16 @@ use crate::{
     sandboxes::Stage,
 };
 
-/// What is counted.
+/// The operation to count.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum What {
     /// Bus, stub, bus, one at a time.
     Trip,
-    /// The same, many on their way.
+    /// Bus, stub, bus, with many messages in flight.
     Load,
     /// The bare call.
     Bare,
-    /// The bare call, with a batch of messages; the times are those of messages.
+    /// The bare call, with a batch of messages. The number of repetitions counts messages.
     BareBatch,
     /// Bus, native task, bus.
     Native,
@@ -30,7 +31,7 @@ pub(crate) enum What {
     Hop,
     /// A sandbox with a started instance.
     Instance,
-    /// The same, bare.
+    /// A bare store with a started instance.
     BareInstance,
 }
 

@@ -1,5 +1,6 @@
-//! A process with many stubs, or many bare stores, so that its memory and its computing time are theirs. It takes turns with the others of its
-//! kind: `bench --crowd stubs`, and an order a line.
+//! A process with many stubs, or many bare stores, which makes their memory and computing time
+//! measurable alone. The processes of one kind take turns: `bench --crowd stubs` reads one order
+//! per line.
 
 use std::{
     fs,
@@ -19,10 +20,10 @@ use crate::{
     workload::{BODIES, FROM, message},
 };
 
-/// How many deployments go on at a time.
+/// Number of concurrent deployments.
 const AT_A_TIME: usize = 16;
 
-/// What a crowd is of.
+/// Content of a crowd.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// Live stubs in a runtime.
@@ -31,14 +32,16 @@ pub(crate) enum Kind {
     Bare,
 }
 
-/// Follows orders until there are no more.
+/// Follows orders until its input ends.
 ///
 /// | order | answer |
 /// | --- | --- |
-/// | `grow <to>` | bytes of resident memory of the process, with so many; and with each page counted once that several of them share |
-/// | `busy <of> <times>` | the 99th percentile and the median of the round trips of as many listeners at once, each with a stub of its own, in ns |
+/// | `grow <to>` | resident bytes with `to` members: `Rss`, and `Pss` (counts shared pages once) |
+/// | `busy <of> <times>` | p99 and median of round trips of `of` concurrent listeners, in ns |
 /// | `idle <ms>` | computing time of the process meanwhile, in ns |
-/// | `deploy <times>` | the median time of one more deployment, each undone again, in ns |
+/// | `deploy <times>` | median time of one more deployment, each undone again, in ns |
+///
+/// Each busy listener has its own stub.
 pub(crate) async fn run(kind: Kind, most: usize) -> Result<()> {
     let mut crowd = Crowd::new(kind, most).await?;
     say("ready")?;
@@ -63,14 +66,14 @@ struct Crowd {
     bare: Bare,
     stubs: Vec<Protostub>,
     instances: Vec<Instance>,
-    /// Who talks to the stubs.
+    /// Listeners that exchange messages with the stubs.
     listeners: Vec<Hyperty>,
 }
 
 impl Crowd {
     async fn new(kind: Kind, most: usize) -> Result<Self> {
         let probe = Probe::default();
-        // One more than there will be: see `deploy`.
+        // One more than `most`, for `deploy`.
         let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(most + 1).build().await?;
         let bare = Bare::new(&probe.engine()?, &component("batched-echo"))?;
         Ok(Self { kind, runtime, bare, stubs: Vec::new(), instances: Vec::new(), listeners: Vec::new() })
@@ -87,7 +90,7 @@ impl Crowd {
             ["busy", of, times] => self.busy(of.parse()?, times.parse()?).await,
             ["idle", milliseconds] => idle(Duration::from_millis(milliseconds.parse()?)).await,
             ["deploy", times] => self.deploy(times.parse()?).await,
-            _ => bail!("it is none of grow, busy, idle, deploy"),
+            _ => bail!("unknown order; the orders are grow, busy, idle, deploy"),
         }
     }
 
@@ -115,7 +118,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// As many listeners as stubs that are to be busy, spread over all that there are; each waits for its echo before it posts again.
+    /// Runs `of` listeners, each with a stub of its own, spread over all stubs. Each listener waits
+    /// for its echo before it posts again.
     async fn busy(&mut self, of: usize, times: usize) -> Result<String> {
         while self.listeners.len() < of {
             let address = format!("{FROM}/{}", self.listeners.len());
@@ -164,19 +168,19 @@ fn domain(nth: usize) -> String {
 }
 
 async fn idle(time: Duration) -> Result<String> {
-    // What was begun ends first.
+    // Pending work ends before the measurement.
     tokio::time::sleep(time / 5).await;
     let before = computed()?;
     tokio::time::sleep(time).await;
     Ok((computed()? - before).to_string())
 }
 
-/// The computing time of all threads of this process, in nanoseconds.
+/// Returns the computing time of all threads of this process, in nanoseconds.
 fn computed() -> Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir("/proc/self/task").context("reading /proc/self/task")? {
         let file = thread?.path().join("schedstat");
-        // A thread may have ended meanwhile.
+        // The thread may have exited meanwhile.
         let Ok(text) = fs::read_to_string(&file) else { continue };
         let first = text.split(' ').next().unwrap_or_default();
         sum += first.parse::<u64>().with_context(|| format!("{} has {text:?}", file.display()))?;
@@ -184,12 +188,15 @@ fn computed() -> Result<u64> {
     Ok(sum)
 }
 
-/// The memory of this process that is there, in bytes: as often as it is mapped (`Rss`), and once (`Pss`).
+/// Returns the resident memory of this process in bytes, as `Rss` and `Pss`. `Rss` counts a shared
+/// page as often as it is mapped, `Pss` once.
 fn resident() -> Result<(usize, usize)> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").context("reading /proc/self/smaps_rollup")?;
     let bytes = |name: &str| {
-        let line =
-            rollup.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("there is no `{name}` in it"))?;
+        let line = rollup
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .with_context(|| format!("/proc/self/smaps_rollup has no `{name}`"))?;
         anyhow::Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? << 10)
     };
     Ok((bytes("Rss:")?, bytes("Pss:")?))

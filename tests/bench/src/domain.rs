@@ -1,4 +1,5 @@
-//! A domain on loopback that publishes the echo in its catalogue, and what its parts of a deployment take alone.
+//! A domain on loopback that publishes the echo in its catalogue. Also measures its parts of a
+//! deployment alone.
 
 use std::{
     future::Future,
@@ -15,7 +16,7 @@ use tokio::{
     runtime::Handle,
 };
 
-/// A catalogue server, on threads of its own.
+/// A catalogue server with its own threads.
 pub(crate) struct Domain {
     pub(crate) server: DomainServer,
     _folder: TempDir,
@@ -32,7 +33,7 @@ impl Domain {
         Ok(Self { server: threads.spawn(starting).await??, _folder: folder })
     }
 
-    /// A connection of a client that does as little as possible.
+    /// Connects a client that does as little as possible.
     pub(crate) fn connect(&self) -> impl Future<Output = Result<Connection>> + Send + use<> {
         let (address, authority) = (self.server.address(), self.server.authority());
         let request = format!("GET /.well-known/protostub/default HTTP/1.1\r\nhost: {authority}\r\n\r\n");
@@ -44,14 +45,14 @@ impl Domain {
     }
 }
 
-/// A kept HTTP connection.
+/// A persistent HTTP connection.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     request: String,
 }
 
 impl Connection {
-    /// How long the descriptor takes.
+    /// Measures a request for the descriptor.
     pub(crate) async fn descriptor(&mut self) -> Result<Duration> {
         let begun = Instant::now();
         self.stream.write_all(self.request.as_bytes()).await?;

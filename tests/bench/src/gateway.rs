@@ -1,5 +1,6 @@
-//! The same gateway twice: the message node's stub, and what somebody would write natively with tokio-tungstenite. Both stand between the same
-//! bus and a real server on loopback, which answers each frame with one that is addressed to the listener.
+//! The same gateway twice: the message node's stub, and a native one with tokio-tungstenite. Both
+//! connect the same bus to a real server on loopback, which answers each frame with a frame to the
+//! listener.
 
 use std::{
     collections::BTreeMap,
@@ -25,26 +26,26 @@ use crate::{
     workload::message,
 };
 
-/// How many messages are on their way.
+/// Number of messages in flight.
 const WINDOW: u32 = 256;
 
-/// A server, and two ways to it.
+/// A server, and both gateways to it.
 pub(crate) struct Gateways {
     runtime: Runtime,
     listener: Arc<Mutex<Hyperty>>,
-    /// Where the stub is.
+    /// Address of the stub.
     stub: Address,
-    /// Where the native gateway is.
+    /// Address of the native gateway.
     native: Address,
     bytes: usize,
 }
 
 impl Gateways {
-    /// For messages with bodies of so many bytes.
+    /// Sets up gateways for messages with bodies of `bytes` bytes.
     pub(crate) async fn new(bytes: usize) -> Result<Self> {
         let from = Address::parse("hyperty://home.example/gateway")?;
         let native = Address::parse("hyperty://home.example/native")?;
-        // As the message node would send it on: the body comes from the server.
+        // The server sends the body as the message node would forward it.
         let (stub, server) = serve(&from, bytes)?;
         let mut configuration = Map::new();
         configuration.insert("url".to_owned(), Value::from(format!("ws://{server}/ws")));
@@ -64,12 +65,12 @@ impl Gateways {
         Ok(Self { runtime, listener, stub, native, bytes })
     }
 
-    /// How long so many messages take through the stub to the server, and as many back.
+    /// Measures the time of `count` messages through the stub to the server, and as many back.
     pub(crate) async fn stub(&self, count: u32) -> Result<Duration> {
         self.flow(self.stub.clone(), count).await
     }
 
-    /// The same, through the native gateway.
+    /// Measures the same through the native gateway.
     pub(crate) async fn native(&self, count: u32) -> Result<Duration> {
         self.flow(self.native.clone(), count).await
     }
@@ -87,7 +88,7 @@ impl Gateways {
                     sent += 1;
                 }
                 let back = listener.recv().await.context("the runtime ended")?;
-                ensure!(back.kind == message.kind, "what came back is no message of the server: {back:?}");
+                ensure!(back.kind == message.kind, "the reply is not from the server: {back:?}");
                 received += 1;
             }
             Ok(begun.elapsed())
@@ -96,7 +97,8 @@ impl Gateways {
     }
 }
 
-/// Between its inbox and a websocket: one JSON message for each frame, with its mark in `via`, all that waits in one write.
+/// Forwards between its inbox and a websocket: one JSON message per frame, with its mark in `via`.
+/// Writes all waiting messages at once.
 async fn native_gateway<S>(mut gateway: Hyperty, socket: tokio_tungstenite::WebSocketStream<S>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -135,7 +137,7 @@ where
     }
 }
 
-/// The mark against loops that the message nodes look for, and leave: `body.via`.
+/// Adds the mark against loops that the message nodes check and write: `body.via`.
 fn mark(message: &mut Message, via: &Address) {
     let Some(Body::Json(text)) = &message.body else { return };
     let Ok(mut members) = serde_json::from_str::<BTreeMap<&str, &RawValue>>(text) else { return };
@@ -146,7 +148,8 @@ fn mark(message: &mut Message, via: &Address) {
     }
 }
 
-/// A server on a thread of its own. Returns the address of whoever it sends from, and its own.
+/// Starts a server with its own thread. Returns the address of its messages' sender, and the
+/// server's socket address.
 fn serve(to: &Address, bytes: usize) -> Result<(Address, SocketAddr)> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -165,7 +168,7 @@ fn serve(to: &Address, bytes: usize) -> Result<(Address, SocketAddr)> {
     Ok((from, server))
 }
 
-/// Answers each text with one, all that came at once in one write.
+/// Answers each text with one. Writes the answers to all texts of one read at once.
 async fn answer_all(stream: TcpStream, answer: String) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut socket = accept_async(stream).await?;

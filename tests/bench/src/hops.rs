@@ -1,5 +1,6 @@
-//! The bus alone, from one native listener to another, and a bare channel between the same two tasks. Both run on the same two threads, and
-//! both send as many messages as fit before they wait for the other side to say that it has them.
+//! The bus alone, from one native listener to another, compared with a bare channel between the
+//! same two tasks. Both run on the same two threads. Both send as many messages as fit before they
+//! wait for the receiver's acknowledgement.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::workload::{FROM, message};
 
-/// How many messages are sent before the receiver has its say: half of what an inbox holds.
+/// Number of messages that are sent before the receiver acknowledges: half the capacity of an
+/// inbox.
 const BURST: u32 = 512;
 
-/// A bus with one listener who has many addresses.
+/// A bus with one listener that has many addresses.
 pub(crate) struct Hops {
     threads: Handle,
     bus: Bus,
@@ -24,7 +26,7 @@ pub(crate) struct Hops {
 }
 
 impl Hops {
-    /// A bus with so many addresses; messages go to one of them.
+    /// Makes a bus with this number of addresses. Messages go to one of them.
     pub(crate) fn new(threads: &Handle, addresses: usize, bytes: usize) -> Result<Self> {
         let bus = Bus::new(BusConfig::new(Domain::parse("home.example")?, Address::parse("runtime://home.example/1")?));
         threads.spawn({
@@ -42,7 +44,8 @@ impl Hops {
         Ok(Self { threads: threads.clone(), inbox: Some(inbox), origin: Origin::Hyperty(from), message, _routes: routes, bus })
     }
 
-    /// How long so many messages take from the sender's task to the receiver's, over the bus.
+    /// Measures the time of `count` messages from the sender's task to the receiver's, over the
+    /// bus.
     pub(crate) async fn bus(&mut self, count: u32) -> Result<Duration> {
         let sender = Sender::Bus(self.bus.clone(), self.origin.clone());
         let receiver = Receiver::Bus(self.inbox.take().context("the last run did not end")?);
@@ -53,7 +56,7 @@ impl Hops {
         Ok(took)
     }
 
-    /// The same, over a channel that holds as many as an inbox.
+    /// Measures the same over a channel with the capacity of an inbox.
     pub(crate) async fn channel(&self, count: u32) -> Result<Duration> {
         let (sender, receiver) = mpsc::channel(InboxLimits::default().messages);
         Ok(self.hop(Sender::Channel(sender), Receiver::Channel(receiver), count).await?.1)
@@ -64,7 +67,7 @@ impl Hops {
         let receiving = self.threads.spawn(async move {
             for burst in bursts(count) {
                 for _ in 0..burst {
-                    let message = receiver.recv().await.context("there is nothing more to receive")?;
+                    let message = receiver.recv().await.context("the channel closed before the last message")?;
                     ensure!(message.body.is_some(), "a message lost its body");
                 }
                 done.send(()).await?;
@@ -87,7 +90,7 @@ impl Hops {
     }
 }
 
-/// Both ways to send, so that all else is the same.
+/// Both ways to send, so that all other code is the same.
 enum Sender {
     Bus(Bus, Origin),
     Channel(mpsc::Sender<Message>),
@@ -120,7 +123,7 @@ fn bursts(count: u32) -> impl Iterator<Item = u32> {
     (0..count.div_ceil(BURST)).map(move |nth| (count - nth * BURST).min(BURST))
 }
 
-/// A native task behind the bus that does what the stub does: no sandbox.
+/// A native task behind the bus that does the same as the stub, without a sandbox.
 pub(crate) struct Native {
     threads: Handle,
     bus: Bus,
@@ -154,7 +157,7 @@ impl Native {
         Ok(Self { threads: threads.clone(), bus, listener: Some(listener), origin: Origin::Hyperty(from), to, _routes: routes })
     }
 
-    /// How long so many round trips take, one after the other.
+    /// Measures the time of `count` round trips, one after the other.
     pub(crate) async fn trips(&mut self, bytes: usize, count: u32) -> Result<Duration> {
         let (bus, origin) = (self.bus.clone(), self.origin.clone());
         let message = message(&Address::parse(FROM)?, &self.to, bytes);
@@ -163,8 +166,8 @@ impl Native {
             let begun = Instant::now();
             for _ in 0..count {
                 bus.post(&origin, message.clone())?;
-                let back = listener.recv().await.context("there is nothing more to receive")?;
-                ensure!(back.from == message.to, "what came back is no echo: {back:?}");
+                let back = listener.recv().await.context("the inbox closed before the last message")?;
+                ensure!(back.from == message.to, "the reply is not an echo: {back:?}");
             }
             anyhow::Ok((listener, begun.elapsed()))
         });

@@ -1,5 +1,6 @@
-//! The product: a runtime as a program embeds it, with the echo as the stub of every domain. Nothing is left out, every limit is checked; only
-//! the rates, which would be what is measured otherwise, are set high.
+//! The product: a runtime as a program embeds it, with the echo as the stub of every domain. It is
+//! complete, and checks every limit. Only the rate limits are set high, because they would dominate
+//! the measurement otherwise.
 
 use std::{
     future::Future,
@@ -28,16 +29,16 @@ use crate::{
 /// A bare instance that tasks of the runtime call.
 pub(crate) type Shared = Arc<Mutex<Instance>>;
 
-/// How many messages are on their way under load, and no more than so many bytes of bodies.
+/// Maximum number of messages in flight under load, and maximum of their bodies together, in bytes.
 const WINDOW: usize = 256;
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// How many messages with bodies of so many bytes are on their way at most.
+/// Returns the maximum number of messages in flight with bodies of this size.
 pub(crate) fn most_on_their_way(bytes: usize) -> u32 {
     u32::try_from(WINDOW.min(WINDOW_BYTES / bytes)).unwrap_or(1)
 }
 
-/// The limits as they ship, but for the rates: how many messages and bytes a second.
+/// Returns the default limits with higher rates of messages and bytes per second.
 pub(crate) fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.posts_per_second = u32::MAX;
@@ -46,12 +47,13 @@ pub(crate) fn limits() -> Limits {
     limits
 }
 
-/// What is not measured of a runtime: the home, the source of stubs.
+/// Returns a builder with the settings that do not affect the figures: the home and the source of
+/// stubs.
 pub(crate) fn builder(source: impl Source + 'static) -> RuntimeBuilder {
     Runtime::builder().home_domain("home.example").allow_loopback(true).limits(limits()).source(source)
 }
 
-/// A catalogue of every domain there is, in memory.
+/// A catalogue of every possible domain, in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Everywhere {
     descriptor: Bytes,
@@ -77,23 +79,24 @@ impl Source for Everywhere {
         let bytes = match request.subject {
             Subject::Descriptor => &self.descriptor,
             Subject::Component => &self.component,
-            _ => return Err(Fault::NotFound { answer: "nothing is signed here".into() }),
+            _ => return Err(Fault::NotFound { answer: "this catalogue has no keys".into() }),
         };
         Ok(Document::from_bytes(bytes.clone()))
     }
 }
 
-/// Gets hold of the wasmtime engine that the runtime made, so that the bare side uses the same: what an interface of the host program's own is
-/// handed to link with belongs to it.
+/// Captures the wasmtime engine of the runtime, for the bare side to use the same. An interface of
+/// the host program is linked with that engine.
 #[derive(Clone, Default)]
 pub(crate) struct Probe(Arc<OnceLock<wasmtime::Engine>>);
 
 impl Probe {
     pub(crate) fn engine(&self) -> Result<wasmtime::Engine> {
-        self.0.get().cloned().context("the runtime has linked no interface of the program's own")
+        self.0.get().cloned().context("the runtime has not linked the interface of the probe")
     }
 
-    /// A domain must be granted it to have it linked; this one has no stub.
+    /// Installs the probe. The runtime links it only for a domain that has a grant, so this grants
+    /// it to a domain without a stub.
     pub(crate) fn install(&self, builder: RuntimeBuilder) -> Result<RuntimeBuilder> {
         let mut settings = DomainSettings::default();
         settings.imports.insert(Self::INTERFACE.to_owned());
@@ -121,13 +124,14 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// With the stub of `sp1.example` live.
+    /// Starts a runtime in which the stub of `sp1.example` is live.
     pub(crate) async fn new() -> Result<Self> {
         Self::of(builder(Everywhere::echo()?)).await
     }
 
-    /// The same, with room for one stub and with one thread: tools that watch a process have little room for what it reserves, and what threads do
-    /// while they look for work is not what is counted.
+    /// Starts the same with room for one stub and with one thread. Tools that watch a process have
+    /// little room for the memory that it reserves. Threads that look for work would add to the
+    /// counts.
     pub(crate) async fn small() -> Result<Self> {
         Self::of(builder(Everywhere::echo()?).max_stubs(1).worker_threads(1)).await
     }
@@ -140,24 +144,24 @@ impl Live {
         Ok(Self { engine: probe.engine()?, runtime, listener })
     }
 
-    /// Runs it on the library's own threads.
+    /// Runs a future on the library's own threads.
     pub(crate) async fn inside<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         inside(&self.runtime, work).await
     }
 
-    /// How long so many round trips take, one after the other.
+    /// Measures the time of `count` round trips, one after the other.
     pub(crate) async fn trips(&self, to: &Address, text: impl Into<Text>, count: u32) -> Result<Duration> {
         let (listener, to, text) = (Arc::clone(&self.listener), to.clone(), text.into());
         self.inside(async move { trips(&mut *listener.lock().await, &to, text, count).await }).await
     }
 
-    /// How long so many messages take there and back, many on their way at a time.
+    /// Measures the time of `count` messages there and back, with many in flight.
     pub(crate) async fn load(&self, to: &Address, bytes: usize, count: u32) -> Result<Duration> {
         self.windows(to, bytes, most_on_their_way(bytes), count).await
     }
 
-    /// Both, with as many bare calls after the trips: in one task, and so on one processor nearly always. On a machine that is shared, one may be half
-    /// again as fast as the other.
+    /// Measures round trips and then as many bare calls in one task, which nearly always stays on
+    /// one processor. On a shared machine, one processor can be 50 % faster than another.
     pub(crate) async fn trips_and_calls(
         &self,
         bare: &Shared,
@@ -174,7 +178,7 @@ impl Live {
         .await
     }
 
-    /// The same under load, with bare calls of so many messages each.
+    /// Measures the same under load, with bare calls of `batch` messages each.
     pub(crate) async fn load_and_calls(
         &self,
         bare: &Shared,
@@ -194,7 +198,7 @@ impl Live {
         .await
     }
 
-    /// How long so many messages take there and back, so many on their way at a time.
+    /// Measures the time of `count` messages there and back, with `window` in flight.
     pub(crate) async fn windows(&self, to: &Address, bytes: usize, window: u32, count: u32) -> Result<Duration> {
         let (listener, to) = (Arc::clone(&self.listener), to.clone());
         self.inside(async move {
@@ -204,7 +208,8 @@ impl Live {
         .await
     }
 
-    /// How long so many requests take, from the library's own threads or from those of the program.
+    /// Measures the time of `count` requests, from the library's own threads or from those of the
+    /// program.
     pub(crate) async fn requests(&self, to: &Address, bytes: usize, count: u32, crossing: bool) -> Result<Duration> {
         let (listener, to) = (Arc::clone(&self.listener), to.clone());
         let work = async move { requests(&*listener.lock().await, &to, bytes, count).await };
@@ -212,17 +217,17 @@ impl Live {
     }
 }
 
-/// Runs it on the threads of a runtime.
+/// Runs a future on the threads of a runtime.
 pub(crate) async fn inside<T: Send + 'static>(
     runtime: &Runtime,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let (done, result) = oneshot::channel();
     runtime.spawn_inside(async move {
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = done.send(work.await);
     });
-    result.await.map_err(|_| anyhow!("what was to be measured did not end"))?
+    result.await.map_err(|_| anyhow!("the measurement did not end"))?
 }
 
 async fn trips(listener: &mut Hyperty, to: &Address, text: Text, count: u32) -> Result<Duration> {
@@ -231,7 +236,7 @@ async fn trips(listener: &mut Hyperty, to: &Address, text: Text, count: u32) -> 
     for _ in 0..count {
         listener.post(message.clone())?;
         let back = listener.recv().await.context("the runtime ended")?;
-        ensure!(is_echo(&back, &message), "what came back is no echo: {back:?}");
+        ensure!(is_echo(&back, &message), "the reply is not an echo: {back:?}");
     }
     Ok(begun.elapsed())
 }
@@ -251,7 +256,7 @@ async fn windows(listener: &mut Hyperty, to: &Address, bytes: usize, window: u32
             let came = listener.recv_many(&mut back, open).await;
             ensure!(came > 0, "the runtime ended");
             for back in &back {
-                ensure!(is_echo(back, &message), "what came back is no echo: {back:?}");
+                ensure!(is_echo(back, &message), "the reply is not an echo: {back:?}");
             }
             back.clear();
             open -= came;
@@ -267,7 +272,7 @@ async fn requests(hyperty: &Hyperty, to: &Address, bytes: usize, count: u32) -> 
     let begun = Instant::now();
     for _ in 0..count {
         let answer = hyperty.request(request.clone()).await?;
-        ensure!(answer.from == request.to, "somebody else answered: {answer:?}");
+        ensure!(answer.from == request.to, "the answer has another sender: {answer:?}");
     }
     Ok(begun.elapsed())
 }

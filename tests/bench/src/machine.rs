@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ pub(crate) struct Machine {
     memory_gib: u64,
     kernel: String,
     max_map_count: Option<u64>,
-    /// How busy it was before, over one minute, five, and fifteen.
+    /// Load averages before the run: over one minute, five, and fifteen.
     load: String,
     wasmtime: &'static str,
     node: Option<String>,

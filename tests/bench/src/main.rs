@@ -1,4 +1,5 @@
-//! Measures Protostub beside the limit and the alternatives. `cargo xtask bench` builds and runs it; `BENCHMARKS.md` says what for.
+//! Measures Protostub against the limit and the alternatives. `cargo xtask bench` builds and runs
+//! it; `BENCHMARKS.md` explains the figures.
 #![expect(clippy::print_stdout, reason = "a program for people at a terminal, and for the processes that it starts")]
 
 mod bare;
@@ -33,54 +34,55 @@ use crate::{
     sections::Bench,
 };
 
-/// As the `protostub` command has it.
+/// The allocator of the `protostub` command.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Measures Protostub beside the limit and the alternatives.
+/// Measures Protostub against the limit and the alternatives.
 #[derive(Debug, Parser)]
 struct Args {
     /// Takes a few minutes, with fewer runs.
     #[arg(long)]
     quick: bool,
-    /// Does everything once, to see whether it works: the figures mean nothing.
+    /// Does everything once, to show that it works. The figures mean nothing.
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
     /// Measures these figures only.
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     only: Vec<String>,
-    /// Where `report.json`, the table and the plots go.
+    /// Folder for `report.json`, the table and the plots.
     #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
     out: PathBuf,
     /// The program of `tests/extism`.
     #[arg(long, value_name = "PROGRAM", requires = "plugin")]
     extism: Option<PathBuf>,
-    /// Its plugin.
+    /// The plugin of the Extism program.
     #[arg(long, value_name = "FILE", requires = "extism")]
     plugin: Option<PathBuf>,
-    /// Is a process with many of these, and takes orders.
+    /// Runs as a process with many of these, and takes orders.
     #[arg(long, value_name = "KIND", hide = true)]
     crowd: Option<crowd::Kind>,
-    /// How many that may be.
+    /// Maximum number of members of the crowd.
     #[arg(long, default_value_t = 10_000, hide = true)]
     most: usize,
-    /// Does this so many times, and nothing else: see `cargo xtask bench count`.
+    /// Repeats this operation, and does nothing else: see `cargo xtask bench count`.
     #[arg(long, value_name = "WHAT", hide = true)]
     count: Option<count::What>,
-    /// How often.
+    /// Number of repetitions.
     #[arg(long, default_value_t = 1_000, hide = true)]
     times: u32,
-    /// With bodies of so many bytes.
+    /// Size of the bodies, in bytes.
     #[arg(long, default_value_t = 100, hide = true)]
     bytes: usize,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    // As many as a runtime has; what threads do while they look for work is not to be counted. They live as long as the program.
+    // As many as a runtime has, or one to count instructions without threads that look for work.
+    // They live as long as the program.
     let workers = if args.count.is_some() { 1 } else { 2 };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    // A program's own runtime, from which it uses the library.
+    // The program's own runtime, from which it uses the library.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     own.block_on(async {
         match (args.crowd, args.count) {
@@ -93,7 +95,7 @@ fn main() -> Result<()> {
 
 async fn bench(args: Args, threads: &tokio::runtime::Handle) -> Result<()> {
     if let Some(unknown) = args.only.iter().find(|id| FIGURES.iter().all(|goal| goal.id != **id)) {
-        bail!("there is no figure `{unknown}`; there are: {}", FIGURES.map(|goal| goal.id).join(", "));
+        bail!("unknown figure `{unknown}`; the figures are: {}", FIGURES.map(|goal| goal.id).join(", "));
     }
     let (effort, mode) = match (args.quick, args.smoke) {
         (true, _) => (Effort::QUICK, "quick"),

@@ -1,5 +1,5 @@
-//! What else is measured runs in processes of its own, and takes turns with the rest: it is told a line (`trip 100 500`), works, and answers with
-//! a line, mostly a number of nanoseconds.
+//! Measured processes other than this one. They take turns: a process reads a line (`trip 100
+//! 500`), works, and answers with a line, mostly a number of nanoseconds.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// A process that takes turns. It ends when this is dropped.
+/// A process that takes turns. `Drop` ends it.
 pub(crate) struct Peer {
     name: String,
     child: Child,
@@ -19,12 +19,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts it, and waits until it is ready.
+    /// Starts the process, and waits until it is ready.
     pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| format!("starting {name}: {command:?}"))?;
         let (orders, answers) = (child.stdin.take(), child.stdout.take());
-        let (orders, answers) = orders.zip(answers).context("a process without pipes")?;
+        let (orders, answers) = orders.zip(answers).context("the process has no pipes")?;
         let mut peer = Self { name: name.to_owned(), child, orders, answers: BufReader::new(answers) };
         match peer.answer()?.as_str() {
             "ready" => Ok(peer),
@@ -32,30 +32,30 @@ impl Peer {
         }
     }
 
-    /// This program again, with other arguments.
+    /// Starts this program again, with other arguments.
     pub(crate) fn own(args: &[&str]) -> Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         Self::start(&args.join(" "), Command::new(program).args(args))
     }
 
-    /// The Extism side, a program and its plugin, if it was built.
+    /// Starts the Extism side, a program and its plugin, if it was built.
     pub(crate) fn extism(built: Option<&(PathBuf, PathBuf)>) -> Result<Self> {
-        let (program, plugin) = built.context("`cargo xtask bench` builds Extism's side, and tells this program where it is")?;
+        let (program, plugin) = built.context("Extism's side is not built; run `cargo xtask bench`")?;
         Self::start("Extism", Command::new(program).arg(plugin))
     }
 
-    /// The Node.js side, if there is a `node`.
+    /// Starts the Node.js side, if `node` is installed.
     pub(crate) fn node() -> Result<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/node/worker.mjs");
         Self::start("Node.js", Command::new("node").arg(script))
     }
 
-    /// Of its process.
+    /// Returns the id of the process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Gives an order and waits for its answer.
+    /// Sends an order and waits for its answer.
     pub(crate) fn ask(&mut self, order: &str) -> Result<String> {
         writeln!(self.orders, "{order}").and_then(|()| self.orders.flush()).with_context(|| format!("telling {}", self.name))?;
         let answer = self.answer()?;
@@ -65,13 +65,13 @@ impl Peer {
         }
     }
 
-    /// The same, for orders whose answer is a number.
+    /// Sends an order whose answer is a number.
     pub(crate) fn number(&mut self, order: &str) -> Result<f64> {
         let answer = self.ask(order)?;
         answer.parse().with_context(|| format!("{} answers `{order}` with {answer:?}", self.name))
     }
 
-    /// The same, for orders whose answer is a time in nanoseconds.
+    /// Sends an order whose answer is a time in nanoseconds.
     pub(crate) fn time(&mut self, order: &str) -> Result<Duration> {
         Ok(Duration::from_secs_f64(self.number(order)? / 1e9))
     }
@@ -88,7 +88,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

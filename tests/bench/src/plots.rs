@@ -1,18 +1,19 @@
-//! What figures do not show: how times and memory grow.
+//! Plots of the growth of times and memory, which single figures do not show.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
 
-/// What is plotted.
+/// The data of the plots.
 #[derive(Debug, Default)]
 pub(crate) struct Curves {
-    /// Stubs, and the median and the 99th percentile of a round trip, in nanoseconds.
+    /// Number of stubs, with the median and the p99 of a round trip, in nanoseconds.
     pub(crate) latency: Vec<(usize, f64, f64)>,
-    /// Stubs, and the resident memory of the process, in bytes.
+    /// Number of stubs, with the resident memory of the process, in bytes.
     pub(crate) memory: Vec<(usize, f64)>,
-    /// For each size of bodies: how many messages are on their way, and how many come back in a second.
+    /// For each size of bodies: number of messages in flight, with the messages per second that
+    /// come back.
     pub(crate) throughput: Vec<(&'static str, Vec<(u32, f64)>)>,
 }
 
@@ -23,7 +24,7 @@ struct Line {
 }
 
 impl Curves {
-    /// Draws what there is.
+    /// Draws the available curves.
     pub(crate) fn draw(&self, folder: &Path) -> Result<()> {
         let of = |name: &str, points: Vec<(f64, f64)>| Line { name: name.to_owned(), points };
         let stubs = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
@@ -51,7 +52,7 @@ impl Curves {
     }
 }
 
-/// Both axes are logarithmic.
+/// Draws a plot with two logarithmic axes.
 fn svg(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<String, Box<dyn std::error::Error>> {
     const COLOURS: [RGBColor; 3] = [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44)];
     let points = || lines.iter().flat_map(|line| &line.points);

@@ -1,4 +1,4 @@
-//! On which processor things run.
+//! Binds processes to a processor.
 
 use std::process::{self, Command};
 
@@ -6,15 +6,17 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{peers::Peer, sections::tell};
 
-/// Holds this process on one processor until it is dropped, and a peer, whose side takes turns with it, as long as that runs: those of a machine that is
-/// shared are not equally fast at any time. Not for a peer whose side is two threads.
+/// Binds this process, and a peer that takes turns with it, to one processor. The processors of a
+/// shared machine vary in speed. `Drop` releases this process; the peer stays bound. Not suitable
+/// for a peer that needs two threads.
 pub(crate) struct OneProcessor {
-    /// What this process may run on otherwise, as `taskset` writes it.
+    /// The previous processors of this process, in the notation of `taskset`.
     before: String,
 }
 
 impl OneProcessor {
-    /// None where that cannot be had, which is told: ratios only spread more then.
+    /// Returns `None`, and prints the reason, if the processes cannot be bound. Ratios only spread
+    /// more then.
     pub(crate) fn with(peer: &Peer) -> Option<Self> {
         Self::hold(peer).inspect_err(|error| tell(&format!("on any processor: {error:#}"))).ok()
     }
@@ -38,12 +40,12 @@ impl Drop for OneProcessor {
     }
 }
 
-/// Lets all threads of a process run on these.
+/// Allows all threads of a process to run on these processors.
 fn allow(process: u32, processors: &str) -> Result<()> {
     taskset(&["--all-tasks", "--cpu-list", "--pid", processors, &process.to_string()]).map(drop)
 }
 
-/// What it prints: it is of `util-linux`.
+/// Returns the output of `taskset`, a program of `util-linux`.
 fn taskset(arguments: &[&str]) -> Result<String> {
     let output = Command::new("taskset").args(arguments).output().context("running `taskset`")?;
     if !output.status.success() {

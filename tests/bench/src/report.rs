@@ -1,4 +1,4 @@
-//! What was measured, as it is written and shown.
+//! The report of the figures, as a file and as text.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{machine::Machine, samples::Samples};
 
-/// Everything that is measured: id, unit, target, and what is measured against what.
+/// All figures: id, unit, target, and a description with the comparison.
 pub(crate) const FIGURES: [Goal; 20] = [
     Goal::ratio("trip_vs_bare", "<= 2.0", "a message through the bus, a stub and back, against the bare call"),
     Goal::ratio("trip_loaded_vs_bare", "<= 1.5", "the same under load, for each message, against the bare call batched alike"),
@@ -31,7 +31,7 @@ pub(crate) const FIGURES: [Goal; 20] = [
     Goal::ratio("deploy_growth", "<= 1.2", "time for a deployment among 10 000 stubs, against the first ones"),
 ];
 
-/// What a figure is to reach.
+/// The target of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Goal {
     pub(crate) id: &'static str,
@@ -49,7 +49,7 @@ impl Goal {
         Self::of(id, "ratio", target, what)
     }
 
-    /// Whether a value is what was to be reached.
+    /// Returns `true` if a value meets the target.
     fn is_met(&self, value: f64) -> bool {
         let mut words = self.target.split(' ');
         match (words.next(), words.next().and_then(|bound| bound.parse::<f64>().ok())) {
@@ -64,23 +64,23 @@ impl Goal {
 /// One figure of the report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
-    /// The median; none if it could not be measured.
+    /// The median. `None` if the figure could not be measured.
     pub(crate) value: Option<f64>,
     pub(crate) unit: &'static str,
     pub(crate) target: &'static str,
     pub(crate) met: bool,
     pub(crate) what: &'static str,
-    /// What it is made of: both sides of a ratio, and what else was measured with it.
+    /// The components of the figure: both sides of a ratio, and other values measured with it.
     pub(crate) sides: Vec<Side>,
     pub(crate) runs: usize,
-    /// From the first to the third quartile, as a part of the median.
+    /// From the first to the third quartile, as a fraction of the median.
     pub(crate) spread: f64,
-    /// Why there is no value.
+    /// The reason for a missing value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
 
-/// One thing that was measured: its median.
+/// The median of one measured thing.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Side {
     pub(crate) name: String,
@@ -96,7 +96,7 @@ impl Side {
     }
 }
 
-/// What is written to `report.json`.
+/// The content of `report.json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -108,7 +108,7 @@ impl Report {
         Self { machine, figures: BTreeMap::new() }
     }
 
-    /// Notes a figure.
+    /// Records a figure.
     pub(crate) fn add(&mut self, id: &'static str, samples: &Samples, sides: Vec<Side>) {
         let Some(goal) = FIGURES.iter().find(|goal| goal.id == id) else { return };
         let value = samples.median();
@@ -123,7 +123,7 @@ impl Report {
         self.figures.insert(id, figure);
     }
 
-    /// Notes that a figure could not be measured, and why.
+    /// Records that a figure could not be measured, and the reason.
     pub(crate) fn without(&mut self, id: &'static str, why: &str) {
         if let Some(goal) = FIGURES.iter().find(|goal| goal.id == id) {
             self.figures.insert(id, Figure { note: Some(why.to_owned()), ..Figure::missing(goal) });
@@ -139,13 +139,13 @@ impl Report {
         Ok(())
     }
 
-    /// How many figures are as they have to be, and how many are not.
+    /// Returns the numbers of figures that meet and miss their targets.
     pub(crate) fn verdict(&self) -> (usize, usize) {
         let met = self.figures.values().filter(|figure| figure.met).count();
         (met, self.figures.len() - met)
     }
 
-    /// The figures as a table in Markdown, in the order of [`FIGURES`].
+    /// Returns the figures as a Markdown table, in the order of [`FIGURES`].
     pub(crate) fn table(&self) -> String {
         let mut table =
             String::from("| figure | value | to reach | met | what it is made of |\n| --- | ---: | --- | --- | --- |\n");
@@ -172,7 +172,7 @@ impl Figure {
     }
 }
 
-/// A number as people read it.
+/// Formats a number for people.
 pub(crate) fn shown(value: f64, unit: &str) -> String {
     let number = match value.abs() {
         large if large >= 1_000.0 => format!("{value:.0}"),

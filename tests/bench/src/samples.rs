@@ -1,10 +1,11 @@
-//! Runs, and what they say together. The machine may be busy: many short runs in turn, and their median.
+//! Runs and their statistics. The machine may be busy, so sides take many short turns, and the
+//! median counts.
 
 use std::{future::Future, time::Duration};
 
 use anyhow::Result;
 
-/// Values of one thing, a run each.
+/// Values of one thing, one per run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -21,7 +22,7 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// From the first to the third quartile, as a part of the median.
+    /// Returns the range from the first to the third quartile, as a fraction of the median.
     pub(crate) fn spread(&self) -> f64 {
         let median = self.median();
         if median == 0.0 { 0.0 } else { ((self.quantile(0.75) - self.quantile(0.25)) / median).abs() }
@@ -39,7 +40,8 @@ impl Samples {
         }
     }
 
-    /// This divided by the other, run by run: what disturbs both sides of a run disturbs their ratio least.
+    /// Divides these values by the others, run by run. A disturbance of both sides of a run affects
+    /// their ratio least.
     pub(crate) fn over(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
     }
@@ -63,18 +65,18 @@ impl FromIterator<f64> for Samples {
     }
 }
 
-/// How much is measured.
+/// The amount of measuring.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
-    /// How often the sides have their turn.
+    /// Number of turns of each side.
     pub(crate) rounds: usize,
-    /// How long one turn takes, about.
+    /// Approximate time of one turn.
     pub(crate) turn: Duration,
-    /// How many stubs are many.
+    /// Number of stubs in a crowd.
     pub(crate) crowd: usize,
-    /// For how long idle processes are watched.
+    /// Time for which idle processes are observed.
     pub(crate) idle: Duration,
-    /// How often what takes long (a compilation) is done.
+    /// Number of turns of slow operations, such as a compilation.
     pub(crate) slow_rounds: usize,
 }
 
@@ -87,7 +89,7 @@ impl Effort {
     pub(crate) const SMOKE: Self =
         Self { rounds: 1, turn: Duration::ZERO, crowd: 20, idle: Duration::from_millis(50), slow_rounds: 1 };
 
-    /// How many operations take about one turn, by how long some of them take.
+    /// Returns the number of operations that take about one turn, estimated from a trial.
     pub(crate) async fn count<F: Future<Output = Result<Duration>>>(&self, mut run: impl FnMut(u32) -> F) -> Result<u32> {
         const TRIED: u32 = 64;
         if self.turn.is_zero() {
@@ -101,7 +103,7 @@ impl Effort {
     }
 }
 
-/// Nanoseconds for each of so many.
+/// Returns the nanoseconds of each of `count` operations.
 pub(crate) fn each(took: Duration, count: u32) -> f64 {
     took.as_secs_f64() * 1e9 / f64::from(count.max(1))
 }

@@ -1,4 +1,4 @@
-//! Sandboxes without the runtime around them: what making an instance takes.
+//! Sandboxes without the runtime around them: the time to make an instance.
 
 use std::{
     path::Path,
@@ -20,9 +20,9 @@ use protostub_types::{Address, Domain, SafeText, Sha256Digest, StubStatus};
 
 use crate::live::{Probe, limits};
 
-/// A compiled stub, and what its sandboxes need.
+/// A compiled stub, and the requirements of its sandboxes.
 pub(crate) struct Stage {
-    /// What the engine is in truth: the bare side uses the same.
+    /// The wasmtime engine inside the product's engine. The bare side uses it too.
     pub(crate) engine: wasmtime::Engine,
     product: Engine,
     component: Bytes,
@@ -32,14 +32,15 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Keeps compiled code in a directory, if one is given.
+    /// Compiles the stub. Keeps compiled code in a directory, if one is given.
     pub(crate) async fn new(component: Vec<u8>, cache_dir: Option<&Path>) -> Result<Self> {
         let mut config = EngineConfig::default();
         config.cache_dir = cache_dir.map(Path::to_owned);
         Self::of(component, config).await
     }
 
-    /// The echo, with room for few sandboxes: tools that watch a process have little room for what it reserves.
+    /// Compiles the echo, with room for few sandboxes: tools that watch a process have little room
+    /// for the memory that it reserves.
     pub(crate) async fn small() -> Result<Self> {
         let mut config = EngineConfig::default();
         config.max_sandboxes = 2;
@@ -75,7 +76,8 @@ impl Stage {
         Ok(Self { engine: probe.engine()?, product: engine, component, compiled, services, config })
     }
 
-    /// How long it takes to make so many sandboxes, each with a started instance. What ends them is not counted.
+    /// Measures the time to make `count` sandboxes, each with a started instance. Their end is not
+    /// counted.
     pub(crate) async fn instances(&self, count: u32) -> Result<Duration> {
         let mut took = Duration::ZERO;
         for _ in 0..count {
@@ -91,7 +93,7 @@ impl Stage {
 }
 
 impl Stage {
-    /// How long the compiled code takes from memory, where what was used last stays.
+    /// Measures the time to load the compiled code from memory, where recently used code stays.
     pub(crate) async fn load(mut self) -> Result<(Self, Duration)> {
         let digest = self.compiled.digest();
         drop(self.compiled);
@@ -100,7 +102,7 @@ impl Stage {
         Ok((self, begun.elapsed()))
     }
 
-    /// How long an instance takes until it is connected.
+    /// Measures the time until an instance is connected.
     pub(crate) async fn connected(&self) -> Result<Duration> {
         let inbox = self.services.bus.inbox(InboxLimits::default());
         let begun = Instant::now();
@@ -115,7 +117,7 @@ impl Stage {
     }
 }
 
-/// Nobody is told anything, and nobody has credentials.
+/// Services that drop every report and have no credentials.
 struct Anything;
 
 impl Presence for Anything {

@@ -1,26 +1,27 @@
-//! The same message and the same work for all: swap `from` and `to`, and post it back.
+//! The same message and the same work for all sides: swap `from` and `to`, and post the message
+//! back.
 
 use protostub_types::{Address, Body, Message, MessageId, MessageType};
 
-/// How large bodies are: JSON text of so many bytes.
+/// Sizes of bodies, in bytes of JSON text.
 pub(crate) const BODIES: [(usize, &str); 3] = [(100, "100 B"), (1 << 10, "1 KiB"), (64 << 10, "64 KiB")];
 
-/// Who sends it.
+/// The sender.
 pub(crate) const FROM: &str = "hyperty://home.example/bench";
 
-/// What a message carries: JSON text.
+/// The content of a message: JSON text.
 #[derive(Clone)]
 pub(crate) struct Text(pub(crate) String);
 
 impl From<usize> for Text {
-    /// Of exactly so many bytes.
+    /// Makes a text of exactly this size.
     fn from(bytes: usize) -> Self {
         Self::of('a'..='z', bytes)
     }
 }
 
 impl Text {
-    /// Of so many bytes or one less, in letters that take two each.
+    /// Makes a text of this size or one byte less, in letters of two bytes.
     pub(crate) fn in_greek(bytes: usize) -> Self {
         Self::of('α'..='ω', bytes)
     }
@@ -37,7 +38,7 @@ impl Text {
     }
 }
 
-/// What nobody answers as a request, so that it comes back as what it is.
+/// Returns a message that is not a request, so that it comes back as the same type.
 pub(crate) fn message(from: &Address, to: &Address, text: impl Into<Text>) -> Message {
     Message {
         id: MessageId::Number(7),

@@ -1,5 +1,6 @@
-//! Extism's side of the benchmarks. It takes turns with the others: `trip <bytes of body> <times>` and `instantiate <times>` answer with
-//! nanoseconds, `idle <instances>` with bytes of memory for each, `version` with Extism's.
+//! Extism's side of the benchmarks. It takes turns with the others, and reads orders. `trip <bytes
+//! of body> <times>` and `instantiate <times>` answer with nanoseconds, `idle <instances>` with the
+//! bytes of memory per instance, and `version` with Extism's version.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use extism::{CompiledPlugin, Manifest, Plugin, PluginBuilder, Wasm};
 use mimalloc::MiMalloc;
 
-/// As the other side has it.
+/// The same allocator as the other side.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -43,7 +44,7 @@ fn follow(order: &str, compiled: &CompiledPlugin, live: &mut Plugin) -> Result<S
         ["trip", bytes, times] => nanoseconds(trips(live, bytes.parse()?, times.parse()?)?),
         ["instantiate", times] => nanoseconds(instances(compiled, times.parse()?)?),
         ["idle", instances] => idle(compiled, instances.parse()?),
-        _ => bail!("it is none of trip, instantiate, idle, version"),
+        _ => bail!("unknown order; the orders are trip, instantiate, idle, version"),
     }
 }
 
@@ -60,16 +61,16 @@ fn message(from: &str, to: &str, bytes: usize) -> String {
 fn trips(live: &mut Plugin, bytes: usize, times: u32) -> Result<Duration> {
     let (from, to) = ("hyperty://home.example/bench", "hyperty://sp1.example/alice");
     let (there, back) = (message(from, to, bytes), message(to, from, bytes));
-    ensure!(live.call::<&str, &str>("echo", &there)? == back, "what came back is no echo");
+    ensure!(live.call::<&str, &str>("echo", &there)? == back, "the reply is not an echo");
     let begun = Instant::now();
     for _ in 0..times {
         let answer: &str = live.call("echo", there.as_str())?;
-        ensure!(answer.len() == back.len(), "what came back is no echo");
+        ensure!(answer.len() == back.len(), "the reply is not an echo");
     }
     Ok(begun.elapsed())
 }
 
-/// What ends the instances is not counted.
+/// Measures the time to make `times` instances. Their end is not counted.
 fn instances(compiled: &CompiledPlugin, times: u32) -> Result<Duration> {
     let mut took = Duration::ZERO;
     for _ in 0..times {
@@ -81,7 +82,7 @@ fn instances(compiled: &CompiledPlugin, times: u32) -> Result<Duration> {
     Ok(took)
 }
 
-/// Each was called once, as a stub is before it is idle.
+/// Measures the memory of idle instances. Each was called once, as a stub is before it is idle.
 fn idle(compiled: &CompiledPlugin, instances: usize) -> Result<String> {
     let there = message("hyperty://home.example/bench", "hyperty://sp1.example/alice", 100);
     let before = resident()?;
@@ -95,7 +96,7 @@ fn idle(compiled: &CompiledPlugin, instances: usize) -> Result<String> {
     Ok((grown / instances.max(1)).to_string())
 }
 
-/// The memory of this process that is there, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> Result<usize> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").context("reading /proc/self/smaps_rollup")?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("there is no `Rss` in it")?;

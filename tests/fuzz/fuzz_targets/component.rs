@@ -5,7 +5,7 @@ use protostub_fuzz::generate;
 
 fuzz_target!(|data: &[u8]| protostub_fuzz::component(data));
 
-// Of bytes at random, hardly any are a component: so every other input is one that is made to be valid.
+// Hardly any random bytes are a component. So every other input is generated to be valid.
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     if seed % 2 == 0 {
         if let Some(stub) = generate::stub(&data[..size], seed, max_size) {

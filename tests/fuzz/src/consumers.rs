@@ -1,4 +1,4 @@
-// Bytes of strangers in the command: messages that `run` and `send` print, and lines of the control
+// Untrusted bytes in the command: messages that `run` and `send` print, and lines of the control
 // socket.
 
 use std::str;
@@ -66,7 +66,7 @@ fn check(message: &Message, bytes: usize) {
                 };
                 assert_eq!(numbers(&written), [id.clone(), numbers(tokens), last].concat(), "{line}");
                 let body = written.windows(tokens.len()).any(|window| window.iter().eq(tokens));
-                assert!(body, "the body is another one: {line}");
+                assert!(body, "the body differs: {line}");
             }
             Some((text, None)) => {
                 let json: Value = serde_json::from_str(line).expect("JSON without depth");
@@ -183,7 +183,7 @@ fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
             '-' | '0'..='9' => Token::Number(token),
             _ => Token::Other(token),
         });
-        // After the outermost value there is nothing.
+        // The outermost value is the last one.
         if open.is_empty() && next == Next::CommaOrEnd {
             return rest.is_empty().then_some(tokens);
         }

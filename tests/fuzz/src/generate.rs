@@ -1,4 +1,4 @@
-// Components that are valid, and do anything.
+// Generates valid components with any content.
 
 use std::{path::Path, sync::LazyLock};
 
@@ -6,17 +6,18 @@ use arbitrary::Unstructured;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// How many random bytes are made of a seed.
+/// Number of random bytes that are made of a seed.
 const SEED_BYTES: usize = 2048;
 
-/// A stub whose second core module is made of these bytes, and of as many others as the seed stands for. None if it is longer than `max` bytes.
+/// Generates a stub whose second core module is made of these bytes and of the random bytes of the
+/// seed. Returns `None` if the stub is longer than `max` bytes.
 #[must_use]
 pub fn stub(bytes: &[u8], seed: u32, max: usize) -> Option<Vec<u8>> {
     let module = module(&[bytes, &random(seed)].concat())?;
     Some(with_module(QUIET.clone(), &module)).filter(|component| component.len() <= max)
 }
 
-/// SplitMix64.
+/// Generates random bytes with SplitMix64.
 fn random(seed: u32) -> Vec<u8> {
     let mut state = u64::from(seed);
     let numbers = std::iter::from_fn(|| {
@@ -28,14 +29,14 @@ fn random(seed: u32) -> Vec<u8> {
     numbers.flat_map(u64::to_le_bytes).take(SEED_BYTES).collect()
 }
 
-/// A core module that is valid, and imports nothing.
+/// Generates a valid core module without imports.
 fn module(bytes: &[u8]) -> Option<Vec<u8>> {
     let config = wasm_smith::Config { max_imports: 0, ..wasm_smith::Config::default() };
     let module = wasm_smith::Module::new(config, &mut Unstructured::new(bytes)).ok()?;
     Some(module.to_bytes())
 }
 
-/// A stub that does nothing, well.
+/// A valid stub that does nothing.
 static QUIET: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut module = wat::parse_str(
         r#"(module
@@ -58,19 +59,19 @@ static QUIET: LazyLock<Vec<u8>> = LazyLock::new(|| {
     ComponentEncoder::default().module(&module).expect("a module").encode().expect("a component")
 });
 
-/// A component with one more core module, and an instance of it.
+/// Adds a core module and an instance of it to a component.
 fn with_module(mut component: Vec<u8>, module: &[u8]) -> Vec<u8> {
     const CORE_MODULE: u8 = 1;
     const CORE_INSTANCE: u8 = 2;
     let index = sections(&component).filter(|section| *section == CORE_MODULE).count();
     section(&mut component, CORE_MODULE, module);
-    // One instance, which is instantiated from that module, with no arguments.
+    // One instance of that module, with no arguments.
     let instance = [&[1, 0][..], &leb128(index), &[0]].concat();
     section(&mut component, CORE_INSTANCE, &instance);
     component
 }
 
-/// The kinds of a component's sections.
+/// Returns the kinds of a component's sections.
 fn sections(component: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = component.get(8..).unwrap_or_default();
     std::iter::from_fn(move || {

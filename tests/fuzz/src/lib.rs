@@ -1,4 +1,5 @@
-//! What the fuzzers throw at Protostub: one function for each target. `tests/it/fuzz.rs` includes the same files, and replays the corpus with them.
+//! The inputs of the fuzzers: one function for each target. `tests/it/fuzz.rs` includes the same
+//! files, and replays the corpus with them.
 
 #[cfg(feature = "sandbox")]
 mod consumers;

@@ -1,4 +1,4 @@
-// What needs a runtime: components from anywhere, the calls that a guest may make of its host, settings.
+// Targets that need a runtime: untrusted components, the calls of a guest to its host, settings.
 
 use std::{
     env,
@@ -18,12 +18,12 @@ use protostub_runtime::{Descriptor, Domain, DomainSettings, Limits, MemorySource
 use protostub_types::{Body, Version};
 use tokio_tungstenite::tungstenite;
 
-/// How long a read of the server waits.
+/// Time limit of a read of the server.
 const SERVER_PATIENCE: Duration = Duration::from_millis(200);
-/// How many requests of one connection the server answers.
+/// Number of requests that the server answers on one connection.
 const ANSWERS: usize = 2;
 
-/// A settings file.
+/// Reads a settings file.
 pub fn settings(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Err(problem) = protostub_cli::check_settings(text) {
@@ -31,10 +31,11 @@ pub fn settings(data: &[u8]) {
     }
 }
 
-/// A component, from anywhere: it is deployed like any other, and its start functions run.
+/// Deploys an untrusted component like any other. Its start functions run.
 pub fn component(data: &[u8]) {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    // Each is a stub of its own: one that failed has to wait until it is tried again.
+    // Each component has its own domain, because a failed stub has to wait before it is deployed
+    // again.
     let domain = Domain::parse(&format!("c{}.example", NUMBER.fetch_add(1, Relaxed))).expect("a domain");
     let stage = &*STAGE;
     publish(&stage.source, &domain, data);
@@ -47,8 +48,8 @@ pub fn component(data: &[u8]) {
     stage.is_well();
 }
 
-/// The calls that a stub makes of its host. The first byte says how many of those that follow the stub's server answers with, whatever it is asked; the
-/// rest is the program of `tests/programs/caller`.
+/// Makes a stub call its host. The first byte is the number of following bytes with which the
+/// stub's server answers every request. The rest is the program of `tests/programs/caller`.
 pub fn host_calls(data: &[u8]) {
     let Some((length, rest)) = data.split_first() else { return };
     let (answer, program) = rest.split_at(rest.len().min(usize::from(*length)));
@@ -57,19 +58,19 @@ pub fn host_calls(data: &[u8]) {
     stage.tokio.block_on(async {
         let stub = stage.runtime.deploy_protostub(stage.server.as_str()).await.expect("the caller is deployed");
         stage.follow(&stub, program).await;
-        // What broke is gone already.
+        // A failed stub is gone already.
         let _ = stub.undeploy().await;
     });
     stage.is_well();
 }
 
-/// The runtime that everything happens in, with a neighbour that must not notice.
+/// The runtime of all targets, with a neighbour that must stay unaffected.
 struct Stage {
     tokio: tokio::runtime::Runtime,
     source: MemorySource,
     runtime: Runtime,
     neighbour: Protostub,
-    /// The server that the caller speaks to, as its domain.
+    /// The server to which the caller connects, as its domain.
     server: Domain,
 }
 
@@ -99,16 +100,17 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
 });
 
 impl Stage {
-    /// Whatever the program is, its request has one answer, by the stub or in its place.
+    /// Checks that the program's request has one answer, from the stub or on its behalf.
     async fn follow(&self, stub: &Protostub, program: &[u8]) {
         let mut request = Message::read(format!("hyperty://{}/caller", stub.domain()).parse().unwrap());
         request.body = Some(Body::Bytes(program.into()));
         if let Err(error) = self.runtime.request(request).await {
-            assert_ne!(error.code, 408, "a request was lost: {error}");
+            assert_ne!(error.code, 408, "a request timed out: {error}");
         }
     }
 
-    /// The neighbour answers, nothing is left of the others, and no thread of the host has panicked.
+    /// Checks that the neighbour answers, that no other stub is left, and that no thread of the
+    /// host has panicked.
     fn is_well(&self) {
         self.tokio.block_on(async {
             let request = Message::read("hyperty://neighbour.example/caller".parse().unwrap());
@@ -116,7 +118,7 @@ impl Stage {
             assert_eq!(answer.code(), Some(200));
         });
         assert_eq!(self.neighbour.restarts(), 0, "the neighbour was restarted");
-        assert_eq!(self.runtime.protostubs().len(), 1, "there is more than the neighbour");
+        assert_eq!(self.runtime.protostubs().len(), 1, "stubs other than the neighbour are left");
         let panics = lock(&PANICS);
         assert!(panics.is_empty(), "the host panicked: {panics:?}");
     }
@@ -128,7 +130,7 @@ fn publish(source: &MemorySource, domain: &Domain, component: &[u8]) {
     source.insert(domain, "default", descriptor.to_json(), component.to_vec());
 }
 
-/// `tests/programs/caller`, built: `cargo xtask fuzz` and `tests/artifacts` build it.
+/// Returns the built `tests/programs/caller`. `cargo xtask fuzz` and `tests/artifacts` build it.
 fn caller() -> Vec<u8> {
     let built = |root: &Path| root.join("target/stubs/wasm32-wasip2/release/caller.wasm");
     let roots = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
@@ -136,7 +138,8 @@ fn caller() -> Vec<u8> {
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Where the host itself panicked. Tasks of tokio end with their panics, so nobody else would notice.
+/// Places where the host itself panicked. Tokio catches the panics of tasks, so no other check
+/// would see them.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn notice_panics() {
@@ -153,17 +156,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the server answers.
+/// The answer of the server.
 static ANSWER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// A server on loopback whose answers are not to be relied on.
+/// Starts a server on loopback that sends untrusted answers.
 fn serve() -> Domain {
     static OPEN: AtomicUsize = AtomicUsize::new(0);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // As many as a stub may have open.
+            // As many connections as a stub may have open.
             if OPEN.fetch_add(1, Relaxed) < 16 {
                 let answer = lock(&ANSWER).clone();
                 thread::spawn(move || {
@@ -178,7 +181,8 @@ fn serve() -> Domain {
     Domain::parse(&address).expect("a domain")
 }
 
-/// The bytes as they are; or after a proper handshake of WebSocket, or as the body of a proper response, as the first of them says.
+/// Answers with the bytes. The first byte selects the form: as they are, after a valid WebSocket
+/// handshake, or as the body of a valid response.
 fn answer_with(stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     stream.set_read_timeout(Some(SERVER_PATIENCE))?;
     stream.set_write_timeout(Some(SERVER_PATIENCE))?;

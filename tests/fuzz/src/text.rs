@@ -1,5 +1,5 @@
-// What is read from texts: addresses, messages, descriptors and their signatures, policies, answers
-// of HTTP servers. Nothing here knows wasmtime.
+// Parsers of texts: addresses, messages, descriptors and their signatures, policies, responses of
+// HTTP servers. This file does not depend on wasmtime.
 
 use std::{
     future::poll_fn,
@@ -31,12 +31,13 @@ use url::Url;
 
 static HOME: LazyLock<Domain> = LazyLock::new(|| Domain::parse("home.example").expect("a domain"));
 
-/// Addresses, and whatever else is one line of text: domains, rules of egress, versions, URLs of catalogues, statuses, types of messages.
+/// Reads an address and all other one-line texts: domains, egress rules, versions, URLs of
+/// catalogues, statuses, message types.
 pub fn address(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Ok(address) = Address::parse(text) {
         assert!(address.as_str().len() <= MAX_ADDRESS_BYTES, "{address}");
-        let again = Address::parse(address.as_str()).expect("what was made of an address is one");
+        let again = Address::parse(address.as_str()).expect("a parsed address is read again");
         assert_eq!((again.as_str(), again.host()), (address.as_str(), address.host()));
         assert_eq!((again.scheme(), again.path()), (address.scheme(), address.path()), "{address}");
         assert!(address.is_within(&address));
@@ -60,32 +61,33 @@ pub fn address(data: &[u8]) {
         assert_eq!(rule.to_string().parse::<Rule>().as_ref(), Ok(&rule));
     }
     if let Ok(version) = Version::parse(text) {
-        let again = Version::parse(version.as_str()).expect("what was made of a version is one");
+        let again = Version::parse(version.as_str()).expect("a parsed version is read again");
         assert_eq!(again.cmp(&version), std::cmp::Ordering::Equal, "{version:?}");
     }
     let _ = (text.parse::<StubStatus>(), text.parse::<MessageType>());
 }
 
-/// A message as JSON, as stubs with text wires, message nodes and the control socket get it.
+/// Reads a message as JSON, as it comes from stubs with text wires, message nodes and the control
+/// socket.
 pub fn message(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let Ok(messages) = Message::from_json(text) else { return };
     assert!(!messages.is_empty());
     for message in messages {
-        message.check_limits().expect("what was read keeps the limits");
+        message.check_limits().expect("a parsed message keeps the limits");
         let _ = (message.size(), message.code(), message.is_provisional(), message.expects_response(), message.id.canonical());
-        let json = message.to_json().expect("what was read can be written");
+        let json = message.to_json().expect("a parsed message is written");
         let again = Message::from_json(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
         let [again] = again.as_slice() else { panic!("{json}") };
         assert_eq!(again.to_json().ok().as_deref(), Some(json.as_str()));
-        let phase1 = message.to_phase1_json().expect("what was read can be written");
+        let phase1 = message.to_phase1_json().expect("a parsed message is written");
         Message::from_json(&phase1).unwrap_or_else(|error| panic!("{error}: {phase1}"));
         message.response(200, None).check_limits().expect("a response keeps the limits");
-        message.error_response(500, text).to_json().expect("an error can be written");
+        message.error_response(500, text).to_json().expect("an error is written");
     }
 }
 
-/// A descriptor, with the package that may be in it, as a catalogue sends them.
+/// Reads a descriptor from a catalogue, with the package that it may contain.
 pub fn descriptor(data: &[u8]) {
     if let Ok(descriptor) = Descriptor::parse(data) {
         let _ = (descriptor.check_deployable(), descriptor.digest(), descriptor.size());
@@ -109,21 +111,21 @@ fn decode(package: &SourcePackage, bytes: usize) {
     }
 }
 
-/// A descriptor that is signed, and whose keys are trusted.
+/// A signed descriptor with trusted keys.
 struct Signed {
     key: SigningKey,
-    /// Another one, which says that it is the same.
+    /// Another key, which claims the same id.
     stranger: SigningKey,
     statement: Statement,
-    /// What was signed.
+    /// The signed content.
     content: Descriptor,
-    /// The same, with its signature.
+    /// The signed content with its signature.
     json: String,
     signature: String,
 }
 
 static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
-    // Keys of nobody: whatever they sign is believed here alone.
+    // Test keys: only this code trusts them.
     let key = |secret: &str| {
         let pem = format!("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI{secret}\n-----END PRIVATE KEY-----\n");
         SigningKey::from_pem(pem.as_bytes(), Some("2026".to_owned())).expect("a key")
@@ -150,14 +152,16 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     stage
 });
 
-/// Signatures of descriptors, and the keys that they are judged by: nothing is believed that was not signed, however little of it was changed.
+/// Reads signatures of descriptors, and the keys that verify them. Only signed content is accepted:
+/// even a small change makes it invalid.
 pub fn jws(data: &[u8]) {
     for key in PublicKey::read_set(data).unwrap_or_default() {
-        let again = PublicKey::read_set(key.to_jwk().to_string().as_bytes()).expect("what was made of a key is one");
+        let again = PublicKey::read_set(key.to_jwk().to_string().as_bytes()).expect("a parsed key is read again");
         assert_eq!(again, [key]);
     }
     let stage = &*SIGNED;
-    // A descriptor; one that was signed, edited; its signature alone, and each part of that, in the place of the good one.
+    // Judges a descriptor, an edited signed descriptor, and the signed descriptor with its
+    // signature, or one part of the signature, replaced.
     stage.judge(data);
     stage.judge(&edited(stage.json.as_bytes(), data));
     let parts: Vec<&str> = stage.signature.split('.').collect();
@@ -180,7 +184,7 @@ pub fn jws(data: &[u8]) {
 }
 
 impl Signed {
-    /// The descriptor, if it is believed.
+    /// Returns the descriptor if its signature is accepted.
     fn believes(&self, json: &[u8], domain: &Domain, name: &str) -> Option<Descriptor> {
         let mut trust = TrustPolicy::default();
         trust.keys.push(self.key.public().clone());
@@ -189,18 +193,19 @@ impl Signed {
         Some(descriptor)
     }
 
-    /// Whatever it is: if it is believed, it is what was signed.
+    /// Checks that accepted content is the signed content.
     fn judge(&self, json: &[u8]) {
         let Some(mut descriptor) = self.believes(json, &HOME, "default") else { return };
-        let published: Value = serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).expect("it was read");
-        assert_eq!(signed_part(published), signed_part(serde_json::from_str(&self.json).expect("it was written")));
+        let published: Value =
+            serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).expect("the descriptor is JSON");
+        assert_eq!(signed_part(published), signed_part(serde_json::from_str(&self.json).expect("the signed descriptor is JSON")));
         if let Some(package) = &mut descriptor.source_package {
             package.source_code = None;
         }
         assert_eq!(descriptor, self.content);
     }
 
-    /// Signs with any two times, `iat` and `exp`. A signature that is believed keeps to the limits.
+    /// Signs with any two times, `iat` and `exp`. An accepted signature keeps the limits.
     fn judges_times(&self, data: &[u8]) {
         let seconds = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
         let Some((issued, expires)) =
@@ -219,13 +224,14 @@ impl Signed {
             Err(error) => assert!(!error.to_string().is_empty()),
             Ok((signed, _)) => {
                 assert_eq!(signed.statement, statement);
-                let lifetime = expires.duration_since(issued).expect("it has not run out");
+                let lifetime = expires.duration_since(issued).expect("the signature has not expired");
                 assert!(lifetime <= MAX_LIFETIME && expires > UNIX_EPOCH, "{lifetime:?}");
             }
         }
     }
 
-    /// Any descriptor can be signed, and is believed then: here, as this, by this key.
+    /// Checks that any descriptor can be signed, and is accepted only for this domain, name and
+    /// key.
     fn signs(&self, data: &[u8]) {
         let Ok(mut descriptor) = Descriptor::parse(data) else { return };
         descriptor.signatures.clear();
@@ -244,7 +250,8 @@ impl Signed {
     }
 }
 
-/// All but the signatures, and the code, for which its digest stands: what has to be signed, said here once more, since what is signed is judged by it.
+/// Returns the content that a signature must cover: all but the signatures and the code, which its
+/// digest represents. It is written independently of the code that it checks.
 fn signed_part(mut descriptor: Value) -> Value {
     if let Some(members) = descriptor.as_object_mut() {
         members.remove("signatures");
@@ -255,7 +262,8 @@ fn signed_part(mut descriptor: Value) -> Value {
     descriptor
 }
 
-/// Changes some bytes: of each four, two say where, one says how, and one is what comes there.
+/// Changes some bytes. Of each four bytes, two are the position, one the kind of the change, and
+/// one the new byte.
 fn edited(text: &[u8], edits: &[u8]) -> Vec<u8> {
     let mut text = text.to_vec();
     for edit in edits.chunks_exact(4) {
@@ -269,7 +277,7 @@ fn edited(text: &[u8], edits: &[u8]) -> Vec<u8> {
     text
 }
 
-/// An operator's rules, and what they say of a message.
+/// Reads an operator's rules, and applies them to a message.
 pub fn policy(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     match CedarPolicy::parse("operator.cedar", text) {
@@ -287,8 +295,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Maximum number of requests over one connection.
 const REQUESTS: usize = 3;
 
-/// The answers of an HTTP server, as exchanges of stubs read them. The first byte selects the
-/// method and the size of the pieces in which they come.
+/// Reads responses of an HTTP server, as exchanges of stubs do. The first byte selects the method
+/// and the size of the pieces in which they come.
 pub fn http(data: &[u8]) {
     let Some((first, answers)) = data.split_first() else { return };
     let method = if first % 2 == 0 { Method::GET } else { Method::HEAD };

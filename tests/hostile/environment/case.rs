@@ -21,17 +21,17 @@ use super::{
 };
 use crate::{Load, Neighbours, percentile};
 
-/// The deadline of a request, and the delay that a busy machine adds.
+/// Deadline of a request, and the additional delay on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(5);
-/// The number of requests to each domain with each release, and the time between them.
+/// Number of requests to each domain with each release, and the time between them.
 const REQUESTS: u32 = 4;
 const PERIOD: Duration = Duration::from_millis(50);
-/// The time before the failure in which the neighbours are measured.
+/// Time before the failure in which the neighbours are measured.
 const QUIET: Duration = Duration::from_millis(500);
-/// The time limit for the recovery, and for a shutdown.
+/// Time limit for the recovery, and for a shutdown.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// The number of lookups during the silence: more than the system resolver runs at a time.
+/// Number of lookups during the silence: more than the system resolver runs at a time.
 const LOOKUPS: usize = 40;
 /// A server for which the stub has no grant.
 const ELSEWHERE: &str = "wss://elsewhere.example/";
@@ -39,7 +39,7 @@ const ELSEWHERE: &str = "wss://elsewhere.example/";
 /// The outcome of a request.
 enum Ended {
     Answered(Release),
-    /// With this code.
+    /// Failed with this code.
     Told(u16),
     Nothing,
 }
@@ -180,7 +180,7 @@ async fn look_up(app: &Arc<Hyperty>, count: usize, when: &str, findings: &mut Fi
     }
     while let Some(Ok(ended)) = requests.join_next().await {
         if let Ended::Answered(_) = ended {
-            findings.escapes.push("a stub of a name that nobody resolved has answered".to_owned());
+            findings.escapes.push("the stub of an unresolved name has answered".to_owned());
         }
         findings.count(&ended);
     }
@@ -198,7 +198,7 @@ async fn look_up_again(app: &Hyperty, findings: &mut Findings) {
         }
         n += 1;
     }
-    findings.escapes.push(format!("names were answered for, and none was resolved within {RECOVERY:?}"));
+    findings.escapes.push(format!("no name was resolved within {RECOVERY:?} after the name service recovered"));
 }
 
 async fn ask(app: &Hyperty, to: &str) -> Ended {
@@ -263,8 +263,8 @@ impl Victims {
         self.findings.escapes.push(problem);
     }
 
-    /// Publishes a release for each domain and asks its stub at fixed times. The first request
-    /// deploys the stub. Undeploys all stubs at the end.
+    /// Publishes a release for each domain, and sends requests to its stub at fixed times. The
+    /// first request deploys the stub. Undeploys all stubs at the end.
     async fn offer(&mut self, runtime: &Runtime, app: &Arc<Hyperty>, release: impl Fn(usize) -> Release) -> Result<()> {
         for (n, domain) in self.domains.iter().enumerate() {
             self.publisher.publish(&self.source, domain, release(n))?;
@@ -354,7 +354,7 @@ impl Victims {
 /// A stub that tries to exceed its rights.
 struct Stranger {
     domain: Domain,
-    /// The hyperty that gets no message in a neighbour's name.
+    /// The hyperty that must not get a message in a neighbour's name.
     told: Hyperty,
 }
 
@@ -378,17 +378,17 @@ impl Stranger {
                     let body: Option<Value> = answer.body.as_ref().and_then(|body| body.parse().ok());
                     let said = body.unwrap_or_default()["value"].to_string();
                     if !said.contains(expected) {
-                        findings.escapes.push(format!("{order} came to {said}"));
+                        findings.escapes.push(format!("the order {order} was answered with {said}"));
                     }
                 }
-                other => findings.escapes.push(format!("a stub that was live did not answer: {other:?}")),
+                other => findings.escapes.push(format!("a live stub did not answer: {other:?}")),
             }
         }
     }
 
     fn end(mut self, findings: &mut Findings) {
         if let Some(Some(message)) = self.told.recv().now_or_never() {
-            findings.escapes.push(format!("a message came in a foreign name: {message:?}"));
+            findings.escapes.push(format!("a message with a forged sender arrived: {message:?}"));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The table of environments: a failure of `failure.rs` in a process of `process.rs`.
-#![expect(missing_docs, reason = "a name says what fails")]
+#![expect(missing_docs, reason = "the name states the failure")]
 
 use super::{Environment, Names, failure, process::Setting};
 

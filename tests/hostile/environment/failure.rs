@@ -20,7 +20,7 @@ pub(super) type Fail = fn(&Child, &Silence) -> io::Result<Recover>;
 
 pub(super) type Recover = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// The number of free descriptors, turn by turn: each number fails another step of a deployment.
+/// Numbers of free descriptors, one per turn. Each number makes another step of a deployment fail.
 const FREE: [usize; 6] = [0, 2, 1, 4, 3, 0];
 const TURN: Duration = Duration::from_millis(20);
 
@@ -29,7 +29,7 @@ pub(super) fn few_descriptors(_: &Child, _: &Silence) -> io::Result<Recover> {
     let mut taken = vec![File::open("/dev/null")?];
     take_all(&mut taken);
     if taken.len() < 8 {
-        return Err(io::Error::other("there were no descriptors from the start"));
+        return Err(io::Error::other("the process had too few descriptors from the start"));
     }
     let ended = Arc::new(AtomicBool::new(false));
     let end = Arc::clone(&ended);
@@ -70,7 +70,7 @@ fn replaced(child: &Child, replace: impl Fn(&Path) -> io::Result<()>) -> io::Res
     let mut files = Vec::new();
     find(&child.cache(), &mut files)?;
     if files.is_empty() {
-        return Err(io::Error::other("nothing was recorded"));
+        return Err(io::Error::other("the runtime has recorded nothing"));
     }
     let aside = child.folder.join("aside");
     fs::create_dir(&aside)?;
@@ -121,7 +121,7 @@ pub(super) fn folders_are_files(child: &Child, _: &Silence) -> io::Result<Recove
         }
     }
     if moved.is_empty() {
-        return Err(io::Error::other("nothing was recorded"));
+        return Err(io::Error::other("the runtime has recorded nothing"));
     }
     Ok(Box::new(move || {
         for (path, other) in moved {

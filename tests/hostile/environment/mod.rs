@@ -10,7 +10,8 @@
 //! 5. The environment recovers, and all domains work again.
 //! 6. A new runtime still refuses the older and unsigned releases.
 //!
-//! A case escapes if a stub runs that is less than one before, or if a message has no outcome.
+//! A case escapes if a runtime accepts a release that is less than an earlier one, or if a message
+//! has no outcome.
 
 mod case;
 pub mod environments;

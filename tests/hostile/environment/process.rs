@@ -22,7 +22,7 @@ const NEIGHBOURS: &str = "PROTOSTUB_ENVIRONMENT_NEIGHBOURS";
 /// The time limit of a case.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The start of the process. Users without root's rights get them in a user namespace.
+/// Setup of the process. Users without root's rights start it in a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Setting {
     Plain,
@@ -73,7 +73,7 @@ impl Setting {
         let program = env::current_exe()?;
         if self == Self::OwnClock {
             let Some(library) = faketime() else {
-                return Ok(Err("libfaketime is missing: apt-get install faketime".to_owned()));
+                return Ok(Err("libfaketime is missing; run: apt-get install faketime".to_owned()));
             };
             let mut command = self.command(false, folder, &program, args);
             // Only the wall clock changes: timeouts run on, and files keep their times.
@@ -93,7 +93,7 @@ impl Setting {
                 Err(error) => reason = format!("unshare: {error}"),
             }
         }
-        Ok(Err(format!("this user has no right to it here: {reason}")))
+        Ok(Err(format!("this user lacks the rights for the environment: {reason}")))
     }
 }
 
@@ -115,9 +115,9 @@ pub(super) async fn run(environment: &Environment, args: &[&str], scale: &Scale,
     command.env(NAME, environment.name).env(CODE, code_dir);
     command.env(DOMAINS, scale.domains.to_string()).env(NEIGHBOURS, scale.neighbours.to_string());
     let Ok(output) = timeout(PATIENCE, command.output()).await else {
-        return Ok(Outcome::Judged(Verdict::ended(format!("the process went on for {PATIENCE:?}"))));
+        return Ok(Outcome::Judged(Verdict::ended(format!("the process did not exit within {PATIENCE:?}"))));
     };
-    let output = output.context("starting this program once more")?;
+    let output = output.context("starting the child process")?;
     let verdict = fs::read(folder.join("verdict.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     Ok(Outcome::Judged(match verdict {
         Some(counted) => Verdict::read(counted)?,

@@ -1,4 +1,4 @@
-//! The code that a descriptor names.
+//! Fetching of the code that a descriptor names.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl CatalogueInner {
-    /// As [`Catalogue::fetch`](super::Catalogue::fetch).
+    /// Implements [`Catalogue::fetch`](super::Catalogue::fetch).
     pub(super) async fn fetch(&self, discovered: &Discovered) -> Result<VerifiedComponent, CatalogueError> {
         let mut url = discovered.url.clone();
         let outcome = self.fetch_from(discovered, &mut url).await;
@@ -24,7 +24,7 @@ impl CatalogueInner {
         })
     }
 
-    /// `url` becomes what was asked last.
+    /// Fetches the component. `url` becomes the URL that was asked last.
     async fn fetch_from(&self, discovered: &Discovered, url: &mut Url) -> Result<VerifiedComponent, Fault> {
         let descriptor = &discovered.descriptor;
         let location = descriptor.source_location(&discovered.url)?;
@@ -63,7 +63,8 @@ impl CatalogueInner {
         Ok(component)
     }
 
-    /// Whether what the descriptor says of its component may be; the limits of the component itself.
+    /// Checks the descriptor's statements about its component. Returns the limits for the component
+    /// itself.
     fn check_stated(&self, discovered: &Discovered, location: &SourceLocation) -> Result<Limits, Fault> {
         let limit = Limits {
             bytes: self.config.component_bytes(discovered.key.domain()),
@@ -78,7 +79,7 @@ impl CatalogueInner {
         Ok(limit)
     }
 
-    /// As [`Catalogue::admits`](super::Catalogue::admits).
+    /// Implements [`Catalogue::admits`](super::Catalogue::admits).
     pub(super) fn admits(&self, discovered: &Discovered, bytes: usize) -> bool {
         let descriptor = &discovered.descriptor;
         let bytes = u64::try_from(bytes).ok();
@@ -88,7 +89,8 @@ impl CatalogueInner {
         is_as_stated && limit.is_some_and(|limit| limit.check(bytes).is_ok())
     }
 
-    /// What is at this URL, if the source of the descriptor has it, or else the network: a local descriptor may name code elsewhere.
+    /// Downloads the code at this URL, from the source of the descriptor, or else from the network:
+    /// a local descriptor may name code elsewhere.
     async fn download(&self, discovered: &Discovered, url: &Url, limits: Limits) -> Result<Received, Fault> {
         let Discovered { key, publisher, source, .. } = discovered;
         let tell = |download| {
@@ -109,8 +111,8 @@ impl CatalogueInner {
         outcome
     }
 
-    /// Whether the code may come from there: what a digest does not bind has to come from the domain itself, and nothing that was described
-    /// over TLS comes without it.
+    /// Checks the location of the code. Code without a digest has to come from the domain itself.
+    /// After a descriptor over TLS, the code needs TLS, too.
     fn check_source(&self, discovered: &Discovered, location: &SourceLocation) -> Result<(), Fault> {
         let Discovered { key, descriptor, publisher, .. } = discovered;
         let mut is_elsewhere = false;
@@ -122,19 +124,19 @@ impl CatalogueInner {
                     && self.config.reaches_loopback(publisher)
                     && host.as_ref().is_some_and(Domain::is_loopback));
             if url.scheme() != "https" && !may_be_plain {
-                let reason = "code comes over HTTPS; publish it there, or set `allow_http`".to_owned();
+                let reason = "code has to come over HTTPS; publish it at an https URL, or set `allow-http`".to_owned();
                 return Err(Fault::Refused { reason: reason.into() });
             }
         }
         match descriptor.digest() {
             Some(_) => Ok(()),
             None if is_elsewhere => {
-                let reason = format!("code that is not at {publisher} itself needs one");
+                let reason = format!("code that is not at {publisher} itself needs a digest");
                 Err(Fault::NoDigest { reason: reason.into() })
             }
             None if self.config.unpinned.contains(key.domain()) => Ok(()),
             None => {
-                let reason = format!("the domain has to publish it, or the operator to waive it for {}", key.domain());
+                let reason = format!("the domain has to publish it, or the operator to set `waive-digest` for {}", key.domain());
                 Err(Fault::NoDigest { reason: reason.into() })
             }
         }

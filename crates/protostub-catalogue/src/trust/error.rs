@@ -1,125 +1,135 @@
 use protostub_types::{Domain, SafeText, Sha256Digest};
 
-/// Why a signature is not good, or a descriptor not signed by whom it should be. Texts say who has to do what.
+/// A signature that is not valid, or a missing one. Each text names the party that
+/// has to act.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {
-    /// There is none, and the operator requires one.
+    /// The descriptor has no signature, and the operator requires one.
     #[error(
-        "it has no signature ($.signatures), and one is required of {domain}: the domain has to sign it (`protostub sign`), or the operator to \
+        "the descriptor has no signature ($.signatures), and {domain} needs one: the domain has to sign the stub (`protostub sign`), or the operator to \
          set `signatures` to `verify-if-present` for the domain"
     )]
     Missing {
-        /// Whose stub it is.
+        /// The domain of the stub.
         domain: Domain,
     },
-    /// It is no JWS in the compact form, or its payload is not what is signed of a stub.
+    /// The signature is not a JWS in the compact form, or its payload is not the signed form of a
+    /// stub.
     #[error("the signature cannot be read: {problem}; `protostub sign` makes one that can")]
     Malformed {
-        /// What is wrong with it.
+        /// The fault in the signature.
         problem: SafeText,
     },
-    /// There are keys, and not the one that it names.
+    /// The key that the signature names is not among the trusted ones.
     #[error(
-        "it is signed with the key `{key}`, which is not among the {known} that are trusted for {domain}: the domain has to sign with one of \
+        "the descriptor is signed with the key `{key}`, which is not among the {known} that are trusted for {domain}: the domain has to sign with one of \
          its present keys, or the operator to add this one to `trusted-keys`"
     )]
     UnknownKey {
-        /// The id that the signature names.
+        /// The id of the key in the signature.
         key: SafeText,
-        /// How many keys are trusted.
+        /// Number of trusted keys.
         known: usize,
-        /// Whose stub it is.
+        /// The domain of the stub.
         domain: Domain,
     },
-    /// No key could be had to judge it by.
+    /// There is no key to verify the signature.
     #[error(
-        "there is no key to verify it with: {reason}; the domain has to publish its keys at {url}, or the operator to set `trusted-keys`"
+        "there is no key to verify the signature: {reason}; the domain has to publish its keys at {url}, or the operator to set `trusted-keys`"
     )]
     NoKeys {
-        /// What came in place of keys.
+        /// The fault at the URL of the keys.
         reason: SafeText,
-        /// Where they should be.
+        /// The URL at which the domain should publish its keys.
         url: SafeText,
     },
     /// The operator has revoked the key.
-    #[error("it is signed with the key `{key}`, which the operator has revoked: the domain has to sign it with another one")]
+    #[error(
+        "the descriptor is signed with the key `{key}`, which the operator has revoked: the domain has to sign the stub with another key"
+    )]
     RevokedKey {
-        /// Its id.
+        /// The id of the key.
         key: SafeText,
     },
     /// The operator has revoked the component.
     #[error("the component {digest} is revoked by the operator: the domain has to publish another version")]
     RevokedComponent {
-        /// Its digest.
+        /// The digest of the component.
         digest: Sha256Digest,
     },
-    /// It names an algorithm that is not its key's.
-    #[error("it is signed with {stated}, and the key `{key}` is one for {expected}: the domain has to sign it anew")]
+    /// The signature names an algorithm that is not its key's.
+    #[error(
+        "the descriptor is signed with {stated}, and the key `{key}` is for {expected}: the domain has to sign the stub again"
+    )]
     Algorithm {
-        /// What the signature says.
+        /// The algorithm in the signature.
         stated: SafeText,
         /// The id of the key.
         key: SafeText,
-        /// What the key is for.
+        /// The algorithm of the key.
         expected: SafeText,
     },
-    /// It is not this key's signature over this payload.
-    #[error("the signature is not one of the key `{key}`: it was made with another key, or changed since")]
+    /// The signature is not this key's signature over this payload.
+    #[error("the signature is not one of the key `{key}`: the signature was made with another key, or changed since")]
     Wrong {
         /// The id of the key.
         key: SafeText,
     },
-    /// It is of another domain's stub.
-    #[error("it was signed for the stub of `{signed}`, not for {domain}: a descriptor of another domain was published here")]
+    /// The signature is for another domain's stub.
+    #[error(
+        "the descriptor was signed for the stub of `{signed}`, not for {domain}: a descriptor of another domain was published here"
+    )]
     OtherDomain {
-        /// What was signed.
+        /// The domain in the signature.
         signed: SafeText,
-        /// Whose stub it should be.
+        /// The domain of the stub that was asked for.
         domain: Domain,
     },
-    /// It is of another stub of the domain.
-    #[error("it was signed for the stub {signed}, not for `{name}`: if that is meant, sign it with `--name {name}` too")]
+    /// The signature is for another stub of the domain.
+    #[error(
+        "the descriptor was signed for the stub {signed}, not for `{name}`: if both are meant, sign it with `--name {name}` too"
+    )]
     OtherStub {
-        /// The names that were signed.
+        /// The names in the signature.
         signed: SafeText,
         /// The name that was asked for.
         name: SafeText,
     },
-    /// It has run out.
-    #[error("the signature ran out on {expired}: the domain has to sign the stub anew, or this machine's clock is wrong")]
+    /// The signature has expired.
+    #[error("the signature expired on {expired}: the domain has to sign the stub again, or this machine's clock is wrong")]
     Expired {
-        /// When, in UTC.
+        /// The time of expiry, in UTC.
         expired: SafeText,
     },
-    /// It would count for longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
+    /// The lifetime of the signature is longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
     #[error(
-        "the signature is of {issued} and would count until {expires}, which is longer than the {days} days that a signature may count: the \
-         domain has to sign the stub anew"
+        "the signature is of {issued} and would count until {expires}, which is longer than the {days} days that a signature may last: the \
+         domain has to sign the stub again"
     )]
     TooLong {
-        /// When it was signed, in UTC.
+        /// The time of signing, in UTC.
         issued: SafeText,
-        /// Until when it would count, in UTC.
+        /// The time of expiry, in UTC.
         expires: SafeText,
         /// The longest lifetime, in days.
         days: u64,
     },
-    /// It is of the future.
-    #[error("it was signed on {issued}, which is not yet: the signer's clock is wrong, or this machine's")]
+    /// The signature was made in the future.
+    #[error("the descriptor was signed on {issued}, which is in the future: the signer's clock is wrong, or this machine's")]
     NotYet {
-        /// When, in UTC.
+        /// The time of signing, in UTC.
         issued: SafeText,
     },
-    /// The descriptor is not what was signed.
+    /// The descriptor differs from the signed one.
     #[error(
-        "`{member}` of the descriptor is not what was signed: it was changed since; sign the descriptor after the last change"
+        "`{member}` of the descriptor is not what was signed: the descriptor was changed since; sign the descriptor after the last change"
     )]
     Changed {
         /// The first member that differs.
         member: SafeText,
     },
-    /// What was signed does not bind the code.
-    #[error("what was signed states no digest of the component ($.sourcePackage.sha256): sign it with `--component`")]
+    /// The signed descriptor does not bind the code.
+    #[error("the signed descriptor states no digest of the component ($.sourcePackage.sha256): sign the stub with `--component`")]
     NoDigest,
 }

@@ -10,37 +10,39 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{KeyError, PublicKey, SignatureError, SigningKey};
 
-/// What the header's `typ` is: no JWT that was made for something else passes for a signed descriptor (RFC 8725 section 3.11).
+/// The required `typ` of the header. With it, no JWT that was made for another purpose passes for a
+/// signed descriptor (RFC 8725 section 3.11).
 const TYPE: &str = "protostub-descriptor+jwt";
-/// How long a signature may be, in bytes.
+/// Maximum length of a signature, in bytes.
 const MAX_BYTES: usize = 512 * 1024;
-/// How many names a stub may be signed for, and how long each may be, in bytes.
+/// Maximum number of names in a signature, and maximum length of each, in bytes.
 const MAX_NAMES: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
-/// The longest time for which a signature counts, from `iat` to `exp`: 3660 days, ten years with
-/// their leap days. A stolen key, or a release with a known fault, does not count for ever.
+/// The longest lifetime of a signature, from `iat` to `exp`: 3660 days, ten years with their leap
+/// days. It limits the use of a stolen key, and of a release with a known fault.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 const DAY_SECONDS: u64 = 24 * 60 * 60;
-/// By how much clocks may differ.
+/// Permitted difference between clocks.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// What a signer says of a stub beside its descriptor.
+/// The statement that a signer makes about a stub, next to its descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "whoever signs has to say all of it")]
+#[expect(clippy::exhaustive_structs, reason = "a signer has to state all of it")]
 pub struct Statement {
-    /// Whose stub it is, with its port if it has one.
+    /// The domain of the stub, with its port if it has one.
     pub domain: Domain,
-    /// The names that it may be published under: the last segments of its well-known URLs.
+    /// The names that the stub may be published under: the last segments of its well-known URLs.
     pub names: Vec<String>,
-    /// The contract's track that the component is for, `0.1`, if the signer has looked.
+    /// The contract's track of the component, such as `0.1`, if the signer has checked it.
     pub contract: Option<String>,
-    /// When it was signed.
+    /// Time of signing.
     pub issued: SystemTime,
-    /// Until when it counts. Hosts refuse a lifetime of more than [`MAX_LIFETIME`].
+    /// Time of expiry. Hosts refuse a lifetime of more than [`MAX_LIFETIME`].
     pub expires: SystemTime,
 }
 
-/// The protected header, as far as it means something here (RFC 7515 section 4.1). Keys, certificates and URLs in it mean nothing.
+/// The used members of the protected header (RFC 7515 section 4.1). Keys, certificates and URLs in
+/// it are ignored.
 #[derive(Serialize, Deserialize)]
 struct JwsHeader {
     alg: String,
@@ -48,17 +50,18 @@ struct JwsHeader {
     kid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     typ: Option<String>,
-    /// What must be understood: nothing of it is.
+    /// Extensions that must be understood. The host supports no extension, so
+    /// it refuses any value.
     #[serde(default, skip_serializing)]
     crit: Option<Value>,
-    /// Only of what is encrypted (RFC 7516).
+    /// Present only in encrypted texts (RFC 7516).
     #[serde(default, skip_serializing)]
     enc: Option<Value>,
     #[serde(default, skip_serializing)]
     zip: Option<Value>,
 }
 
-/// The payload of a signature, as it is written.
+/// The payload of a signature, as JSON.
 #[derive(Serialize, Deserialize)]
 struct Claims {
     /// [`Statement::domain`].
@@ -68,25 +71,27 @@ struct Claims {
     contract: Option<String>,
     iat: u64,
     exp: u64,
-    /// The descriptor, without `signatures` and without `sourcePackage.sourceCode`, which its digest stands for.
+    /// The descriptor, without `signatures` and `sourcePackage.sourceCode`. The digest in it binds
+    /// the code.
     descriptor: Box<RawValue>,
 }
 
-/// A signature that was found good: by which key, and what it says.
+/// A verified signature: its key and its statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Signed {
-    /// The key.
+    /// The key of the signature.
     pub key: PublicKey,
-    /// What was signed beside the descriptor.
+    /// The signed statement.
     pub statement: Statement,
 }
 
-/// Signs a descriptor, and adds the signature to its `signatures`. What was signed must not be changed afterwards. Signatures that were there stay,
-/// and count only if they are of the same content.
+/// Signs a descriptor, and adds the signature to its `signatures`. The signed content must not be
+/// changed afterwards. Earlier signatures stay, and count only if they are of the same content.
 ///
 /// # Errors
-/// If the descriptor states no digest of its component, or there is no randomness to sign with.
+/// If the descriptor states no digest of its component, or the system has no randomness for
+/// signing.
 pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey) -> Result<(), SignError> {
     if descriptor.digest().is_none() {
         return Err(SignError::NoDigest);
@@ -114,22 +119,22 @@ pub fn sign(descriptor: &mut Descriptor, statement: &Statement, key: &SigningKey
     Ok(())
 }
 
-/// Why a descriptor could not be signed.
+/// Failure to sign a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
-    /// A signature has to bind the code.
-    #[error("the descriptor states no digest of its component ($.sourcePackage.sha256): say which component it is")]
+    /// The descriptor states no digest, and a signature has to bind the code.
+    #[error("the descriptor states no digest of its component ($.sourcePackage.sha256): name the component")]
     NoDigest,
-    /// The key failed.
+    /// The key could not sign.
     #[error(transparent)]
     Key(KeyError),
-    /// It cannot be written as JSON.
+    /// The descriptor could not be written as JSON.
     #[error("the descriptor cannot be written: {0}")]
     Descriptor(String),
 }
 
-/// A signature as it was read; nothing of it is to be believed.
+/// A parsed signature, before verification. Its content is not trusted.
 pub(super) struct Jws<'a> {
     header: JwsHeader,
     message: &'a str,
@@ -144,34 +149,36 @@ fn malformed(problem: impl fmt::Display) -> SignatureError {
 impl<'a> Jws<'a> {
     pub(super) fn read(text: &'a str) -> Result<Self, SignatureError> {
         if text.len() > MAX_BYTES {
-            return Err(malformed(format_args!("it has {} bytes; at most {MAX_BYTES} are possible", text.len())));
+            return Err(malformed(format_args!("the signature has {} bytes; the limit is {MAX_BYTES}", text.len())));
         }
-        let (message, signature) = text.rsplit_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
-        let (header, payload) = message.split_once('.').ok_or_else(|| malformed("it is no JWS in the compact form"))?;
+        let (message, signature) =
+            text.rsplit_once('.').ok_or_else(|| malformed("the signature is not a JWS in the compact form"))?;
+        let (header, payload) =
+            message.split_once('.').ok_or_else(|| malformed("the signature is not a JWS in the compact form"))?;
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed("its header is not base64url"))?;
         let header: JwsHeader =
-            serde_json::from_slice(&header).map_err(|error| malformed(format_args!("its header is none: {error}")))?;
+            serde_json::from_slice(&header).map_err(|error| malformed(format_args!("its header is invalid: {error}")))?;
         if header.typ.as_deref() != Some(TYPE) {
-            return Err(malformed(format_args!("it is a signature of something else; its `typ` has to be `{TYPE}`")));
+            return Err(malformed(format_args!("its `typ` is not `{TYPE}`")));
         }
         if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
-            return Err(malformed("its header asks for what is not known here"));
+            return Err(malformed("its header needs an extension that is not supported"));
         }
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("its last part is not base64url"))?;
         Ok(Self { header, message, payload, signature })
     }
 
-    /// The id of the key that it says it is by.
+    /// Returns the id of the key that the signature names.
     pub(super) fn key_id(&self) -> &str {
         self.header.kid.as_deref().unwrap_or_default()
     }
 
-    /// Whether it names this key; one that names none may be any key's.
+    /// Returns `true` if the signature names this key, or no key.
     pub(super) fn names(&self, key: &PublicKey) -> bool {
         self.header.kid.as_deref().is_none_or(|id| id == key.id())
     }
 
-    /// The payload, which is believed to be by the key from now on.
+    /// Verifies the signature, and returns the payload, which is trusted as the key's from then on.
     pub(super) fn verify(&self, key: &PublicKey) -> Result<Payload, SignatureError> {
         let id = || SafeText::quote(key.id());
         if self.header.alg != key.algorithm().name() {
@@ -183,39 +190,38 @@ impl<'a> Jws<'a> {
         }
         let payload = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| malformed("its payload is not base64url"))?;
         let claims: Claims = serde_json::from_slice(&payload)
-            .map_err(|error| malformed(format_args!("its payload is not what is signed of a stub: {error}")))?;
+            .map_err(|error| malformed(format_args!("its payload is not a signed stub: {error}")))?;
         if claims.names.len() > MAX_NAMES || claims.names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
-            return Err(malformed("it is for more, or longer, names than a stub has"));
+            return Err(malformed("its names are too many, or too long"));
         }
         Ok(Payload { key: key.clone(), claims })
     }
 }
 
-/// What a key has signed.
+/// A verified payload, with its key.
 pub(super) struct Payload {
     key: PublicKey,
     claims: Claims,
 }
 
-/// What a signature has to be about.
+/// The required content of a signature.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) domain: &'a Domain,
-    /// The name that it was published under; none if it comes from a file.
+    /// The name under which the descriptor was published. `None` for a descriptor from a file.
     pub(super) name: Option<&'a str>,
-    /// What was published, as it came.
+    /// The published JSON, verbatim.
     pub(super) json: &'a [u8],
     pub(super) now: SystemTime,
 }
 
 impl Payload {
-    /// The descriptor as it was signed, with the code of the one that was published, if it is the one that is wanted.
+    /// Checks that the payload is for the wanted stub. Returns the descriptor as it was signed,
+    /// with the code of the published one.
     pub(super) fn check(self, wanted: Wanted<'_>) -> Result<(Signed, Descriptor), SignatureError> {
         let Claims { sub, names, contract, iat, exp, descriptor } = self.claims;
         let time = |seconds: u64| {
-            UNIX_EPOCH
-                .checked_add(Duration::from_secs(seconds))
-                .ok_or_else(|| malformed("it states a time that this machine cannot count to"))
+            UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| malformed("its payload has a time out of range"))
         };
         let (issued, expires) = (time(iat)?, time(exp)?);
         let domain = Domain::parse(&sub).ok().filter(|signed| signed == wanted.domain);
@@ -240,16 +246,17 @@ impl Payload {
             });
         }
         let published: Value = serde_json::from_slice(wanted.json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(wanted.json))
-            .map_err(|error| malformed(format_args!("the descriptor is no JSON: {error}")))?;
+            .map_err(|error| malformed(format_args!("the published descriptor is not JSON: {error}")))?;
         let code = published.pointer("/sourcePackage/sourceCode").cloned();
         let signed: Value = serde_json::from_str(descriptor.get())
-            .map_err(|error| malformed(format_args!("the descriptor in it is no JSON: {error}")))?;
+            .map_err(|error| malformed(format_args!("its descriptor is not JSON: {error}")))?;
         if let Some(member) = difference(&signed_part(published), &signed) {
             return Err(SignatureError::Changed { member });
         }
-        // What counts is what was signed, to the letter: of `12.70` and `12.7`, one number, it is the one that the signer wrote.
+        // The signed text counts, verbatim: of `12.70` and `12.7`, one number, the signer wrote
+        // only one.
         let mut text = Descriptor::parse(descriptor.get().as_bytes())
-            .map_err(|error| malformed(format_args!("the descriptor in it is faulty: {error}")))?;
+            .map_err(|error| malformed(format_args!("its descriptor is faulty: {error}")))?;
         if text.digest().is_none() {
             return Err(SignatureError::NoDigest);
         }
@@ -261,7 +268,7 @@ impl Payload {
     }
 }
 
-/// What of a descriptor is signed.
+/// Returns the part of a descriptor that is signed.
 fn signed_part(mut descriptor: Value) -> Value {
     if let Some(members) = descriptor.as_object_mut() {
         members.remove("signatures");
@@ -272,7 +279,7 @@ fn signed_part(mut descriptor: Value) -> Value {
     descriptor
 }
 
-/// The first member that is not the same in both.
+/// Returns the first member that differs.
 fn difference(published: &Value, signed: &Value) -> Option<SafeText> {
     if published == signed {
         return None;
@@ -285,7 +292,7 @@ fn difference(published: &Value, signed: &Value) -> Option<SafeText> {
     Some(differs.map_or_else(|| SafeText::new("the whole"), |name| SafeText::quote(name)))
 }
 
-/// Seconds since the Unix epoch, as people write times.
+/// Returns a time in seconds since the Unix epoch as a readable text.
 fn utc(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())

@@ -15,12 +15,13 @@ use ring::{
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde_json::{Map, Value, json};
 
-/// How many keys of a set are looked at: more than a domain rotates through.
+/// Maximum number of keys of a set that are read: more than a domain needs to rotate.
 const MAX_KEYS: usize = 64;
-/// How long the id of a key may be, in bytes.
+/// Maximum length of a key's id, in bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// How something is signed. It is a matter of the key alone: what a signature says of itself is compared to it, and never chosen by.
+/// The algorithm of a signature. The key alone determines it: the algorithm that a signature states
+/// is only compared with the key's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SigningAlgorithm {
@@ -30,17 +31,17 @@ pub enum SigningAlgorithm {
     Es256,
 }
 
-/// Something that signatures are verified by: a JSON Web Key (RFC 7517).
+/// A key that verifies signatures: a JSON Web Key (RFC 7517).
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
     id: String,
     thumbprint: String,
     algorithm: SigningAlgorithm,
-    /// Of Ed25519 the point's 32 bytes; of P-256 its uncompressed form.
+    /// For Ed25519 the point's 32 bytes, for P-256 its uncompressed form.
     bytes: Vec<u8>,
 }
 
-/// Something to sign with. Its `Debug` shows the public half alone.
+/// A key that signs. Its `Debug` shows only the public half.
 pub struct SigningKey {
     pair: Pair,
     public: PublicKey,
@@ -51,13 +52,13 @@ enum Pair {
     P256(Box<EcdsaKeyPair>),
 }
 
-/// Why a key cannot be used.
+/// Failure to use a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyError(SafeText);
 
 impl SigningAlgorithm {
-    /// What it is called in JOSE headers and keys (RFC 7518, RFC 8037).
+    /// Returns the algorithm's name in JOSE headers and keys (RFC 7518, RFC 8037).
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -74,22 +75,24 @@ impl fmt::Display for SigningAlgorithm {
 }
 
 impl PublicKey {
-    /// The keys in a JSON Web Key Set, or in a single JSON Web Key, that descriptors can be signed with. Others (of other types, for encryption,
-    /// or for another algorithm) are left out, as RFC 7517 section 5 asks.
+    /// Reads the keys of a JSON Web Key Set, or a single JSON Web Key, that can verify descriptors.
+    /// Other keys are left out, as RFC 7517 section 5 asks: of other types, for encryption, or for
+    /// another algorithm.
     ///
     /// # Errors
-    /// If it is no JSON, or neither a key nor a set of keys.
+    /// If the text is not JSON, or neither a key nor a set of keys.
     pub fn read_set(json: &[u8]) -> Result<Vec<Self>, KeyError> {
         let none = |problem: &dyn fmt::Display| {
-            let problem = format_args!("it is neither a JSON Web Key Set (`{{\"keys\": […]}}`) nor a JSON Web Key: {problem}");
+            let problem =
+                format_args!("the document is neither a JSON Web Key Set (`{{\"keys\": […]}}`) nor a JSON Web Key: {problem}");
             KeyError(SafeText::display(problem))
         };
         let document: Map<String, Value> = serde_json::from_slice(json).map_err(|error| none(&error))?;
         let keys = match document.get("keys") {
             Some(Value::Array(keys)) => keys.clone(),
-            Some(_) => return Err(none(&"`keys` is no array")),
+            Some(_) => return Err(none(&"`keys` is not an array")),
             None if document.contains_key("kty") => vec![Value::Object(document)],
-            None => return Err(none(&"it has neither `keys` nor `kty`")),
+            None => return Err(none(&"`keys` and `kty` are missing")),
         };
         Ok(keys.iter().filter_map(Self::of).take(MAX_KEYS).collect())
     }
@@ -113,31 +116,31 @@ impl PublicKey {
 
     fn new(algorithm: SigningAlgorithm, bytes: Vec<u8>, id: Option<String>) -> Self {
         let key = Self { id: String::new(), thumbprint: String::new(), algorithm, bytes };
-        // RFC 7638: the members that a key needs, sorted, without blanks.
+        // RFC 7638 hashes only the required members, sorted and without blanks.
         let digest = Sha256Digest::of(Value::Object(key.members()).to_string().as_bytes());
         let thumbprint = URL_SAFE_NO_PAD.encode(digest.as_bytes());
         Self { id: id.unwrap_or_else(|| thumbprint.clone()), thumbprint, ..key }
     }
 
-    /// The id that it was given (`kid`), or else its thumbprint.
+    /// Returns the key's id (`kid`), or else its thumbprint.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// SHA-256 of the key itself, as RFC 7638 has it, in base64url.
+    /// Returns the SHA-256 digest of the key, as RFC 7638 defines it, in base64url.
     #[must_use]
     pub fn thumbprint(&self) -> &str {
         &self.thumbprint
     }
 
-    /// How it is signed with.
+    /// Returns the key's algorithm.
     #[must_use]
     pub fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
-    /// The JSON Web Key, for a set that is published.
+    /// Returns the JSON Web Key for a published set.
     #[must_use]
     pub fn to_jwk(&self) -> Value {
         let mut key = self.members();
@@ -173,7 +176,8 @@ impl PublicKey {
 }
 
 impl SigningKey {
-    /// A new key as PKCS#8 in PEM: the file to sign with, which nobody else may read.
+    /// Generates a key as PKCS#8 in PEM. The result is secret: store it in a file that only the
+    /// signer can read.
     ///
     /// # Errors
     /// If the system has no random numbers.
@@ -193,19 +197,20 @@ impl SigningKey {
         Ok(pem + "-----END PRIVATE KEY-----\n")
     }
 
-    /// Reads a key as PKCS#8 in PEM, of Ed25519 or P-256: [`Self::generate`]'s, or one of `openssl genpkey`. `id` is what it is called; without,
-    /// its thumbprint.
+    /// Reads a key as PKCS#8 in PEM, of Ed25519 or P-256: from [`Self::generate`] or from
+    /// `openssl genpkey`. `id` is the key's id. Without `id`, the thumbprint is used.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the text is not such a key, or `id` is empty or too long.
     pub fn from_pem(pem: &[u8], id: Option<String>) -> Result<Self, KeyError> {
-        let none = || KeyError("it is no private key of Ed25519 or P-256 as PKCS#8 in PEM; `protostub keygen` makes one".into());
+        let none =
+            || KeyError("the file is no Ed25519 or P-256 private key (PKCS#8 in PEM); `protostub keygen` makes one".into());
         if let Some(bytes) = id.as_ref().map(String::len).filter(|bytes| !(1..=MAX_ID_BYTES).contains(bytes)) {
-            return Err(KeyError(format!("the id of a key has {bytes} bytes; from 1 to {MAX_ID_BYTES} are possible").into()));
+            return Err(KeyError(format!("the id of the key has {bytes} bytes; use 1 to {MAX_ID_BYTES} bytes").into()));
         }
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| none())?;
         let der = der.secret_pkcs8_der();
-        // Version 1 of PKCS#8, which OpenSSL writes, has no public key for Ed25519.
+        // OpenSSL writes version 1 of PKCS#8, which has no public key for Ed25519.
         if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
             let public = PublicKey::new(SigningAlgorithm::EdDsa, pair.public_key().as_ref().to_vec(), id);
             return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });
@@ -215,7 +220,7 @@ impl SigningKey {
         Ok(Self { pair: Pair::P256(Box::new(pair)), public })
     }
 
-    /// What its signatures are verified by.
+    /// Returns the public half, which verifies signatures.
     #[must_use]
     pub fn public(&self) -> &PublicKey {
         &self.public

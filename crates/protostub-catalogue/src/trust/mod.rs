@@ -1,66 +1,86 @@
-//! Whose stub it is: signatures on descriptors, and by their digests on components.
+//! Trust in the publisher of a stub: signatures on descriptors, and through their digests on
+//! components.
 //!
-//! TLS and the digest in the descriptor say that a component is what the domain's web server offers now. A signature says that whoever holds the
-//! domain's key has released it: it holds on mirrors, in folders and in copies that are used offline, and for a server that was broken into.
+//! TLS and the digest in the descriptor show that the domain's web server offers this component
+//! now. A signature shows that a holder of the domain's key has released it. The signature holds on
+//! mirrors, in folders and in copies that are used offline, and even if the server was broken into.
 //!
 //! # The form
 //!
-//! A descriptor has a member `signatures`: a list of at most 8 texts, each a JWS in the compact form (RFC 7515 section 7.1). Readers that know nothing of
-//! them skip it. The protected header has
+//! A descriptor has a member `signatures`: a list of at most 8 texts. Each is a JWS in the compact
+//! form (RFC 7515 section 7.1). Readers without support for signatures skip it. The protected
+//! header has
 //!
-//! | member | is |
+//! | member | value |
 //! | --- | --- |
-//! | `alg` | `EdDSA` (Ed25519) or `ES256`; it has to be the one of the key, which decides alone |
-//! | `kid` | the id of the key; without it, every trusted key is tried |
+//! | `alg` | `EdDSA` (Ed25519) or `ES256`; the key alone decides, and `alg` has to match it |
+//! | `kid` | the id of the key; without `kid`, every trusted key is tried |
 //! | `typ` | `protostub-descriptor+jwt` |
 //!
-//! `crit`, `enc` and `zip` are refused; keys and URLs in a header (`jwk`, `jku`, `x5c`, `x5u`) are never used. The payload is a JSON object:
+//! `crit`, `enc` and `zip` are refused. Keys and URLs in a header (`jwk`, `jku`, `x5c`, `x5u`) are
+//! never used. The payload is a JSON object:
 //!
-//! | member | is |
+//! | member | value |
 //! | --- | --- |
-//! | `sub` | the domain whose stub it is, as it stands in addresses, with its port if it has one |
-//! | `names` | the names that it may be published under: the last segments of well-known URLs, `default` if it is that |
-//! | `contract` | optional: the track of the contract that the component is for. A component for another one is not started |
-//! | `iat`, `exp` | when it was signed and until when it counts, in seconds since 1970; at most 3660 days apart |
-//! | `descriptor` | the whole descriptor but for `signatures`, and for `sourcePackage.sourceCode`, for which `sourcePackage.sha256` stands, and has to |
+//! | `sub` | the domain of the stub as in addresses, with its port if it has one |
+//! | `names` | the permitted names: last segments of well-known URLs, such as `default` |
+//! | `contract` | optional: the component's track. A component for another track is not started |
+//! | `iat`, `exp` | times of signing and expiry, in seconds since 1970; at most 3660 days apart |
+//! | `descriptor` | the whole descriptor, without the two members below |
 //!
-//! So the version, the digest, the ports and the configuration with its hosts, and every other member, are signed. What is published has to be the same
-//! value, member for member; what is used is what was signed, to the letter.
+//! `descriptor` leaves out `signatures`, and `sourcePackage.sourceCode`, for which
+//! `sourcePackage.sha256` stands. That digest is required.
+//!
+//! So every member is signed, among them the version, the digest, the ports, and the configuration
+//! with its hosts. The published value has to equal the signed one, member for member. The runtime
+//! uses the signed descriptor, verbatim.
 //!
 //! # Keys
 //!
-//! Trusted are the keys that the operator gives for the domain ([`DomainTrust::keys`]); or, if there are none, those that the domain publishes at
-//! `https://<domain>/.well-known/protostub-jwks.json` as a JSON Web Key Set (RFC 7517); and those that may sign for any domain ([`TrustPolicy::keys`]).
-//! Keys are Ed25519 (`OKP`) or P-256 (`EC`). A set may have 64 of them, so a new key is published first, then signed with, and the old one is taken
-//! out when nothing is signed with it any more; during that time a descriptor may have signatures of both. A key with an unknown id makes the
-//! set be asked for anew. A set is kept as long as its `Cache-Control: max-age` says, a day at most, and used for as long as descriptors are while the domain
-//! cannot be reached ([`max_offline_age`](crate::CatalogueConfig::max_offline_age)).
+//! Trusted keys are
 //!
-//! Who can publish a domain's key set can sign for it, as far as runtimes are concerned that were given no key: a web server that is taken over entirely
-//! speaks for the domain. Where that is not good enough, the operator gives the keys.
+//! * the keys that the operator gives for the domain ([`DomainTrust::keys`]);
+//! * if there are none, the keys that the domain publishes at
+//!   `https://<domain>/.well-known/protostub-jwks.json` as a JSON Web Key Set (RFC 7517);
+//! * the keys that may sign for any domain ([`TrustPolicy::keys`]).
 //!
-//! # What is asked
+//! Keys are Ed25519 (`OKP`) or P-256 (`EC`). A set may have 64 keys. To rotate, a domain first
+//! publishes the new key, then signs with it, and removes the old key when nothing is signed with
+//! it any more. During that time a descriptor may have signatures of both. An unknown key id causes
+//! a request for the current set. A set is kept for its `Cache-Control: max-age`, a day at most.
+//! While the domain cannot be reached, it is used as long as descriptors are
+//! ([`max_offline_age`](crate::CatalogueConfig::max_offline_age)).
 //!
-//! | [`Signatures`] | no signature | no key can be had | a good one | none is good |
+//! For runtimes that were given no key, anyone who can publish a domain's key set can sign for the
+//! domain. A web server that is taken over entirely speaks for the domain. Where that is not good
+//! enough, the operator gives the keys.
+//!
+//! # Verdicts
+//!
+//! | [`Signatures`] | no signature | no key available | one is valid | none is valid |
 //! | --- | --- | --- | --- | --- |
 //! | `off` | used | used | used | used |
 //! | `verify-if-present` | used | used, with a warning | used | refused |
 //! | `require` | refused | refused | used | refused |
 //!
-//! *No key can be had*: the operator gave none, and the domain publishes none, or cannot be reached
-//! and was not asked before. (Keys that are kept and cannot be read, or were confirmed by a clock
-//! ahead of this one while the domain cannot be reached, refuse the stub in any mode but `off`.)
-//! Whoever could keep the key set
-//! away could take the signature off as well, so nothing is lost by it. A revoked component ([`TrustPolicy::revoked_components`]) is refused in any mode. All
-//! of it is asked of copies too, each time that one is used: what has run out, or is revoked, does not run because its domain is offline.
+//! *No key available*: the operator gave none, and the domain publishes none, or cannot be reached
+//! and was not asked before. An attacker who can withhold the key set could remove the signature as
+//! well, so using the stub loses nothing.
+//!
+//! In any mode but `off`, the stub is refused if kept keys cannot be read. The same holds for kept
+//! keys with a confirmation time ahead of this machine's clock, while the domain cannot be reached.
+//!
+//! A revoked component ([`TrustPolicy::revoked_components`]) is refused in any mode. All checks
+//! apply to copies too, each time that one is used. An expired or revoked stub does not run because
+//! its domain is offline.
 //!
 //! # Downgrades
 //!
-//! A stub that was live with a good signature is remembered
-//! ([`AcceptedRelease::signed`](crate::AcceptedRelease)), and is not deployed without one
-//! afterwards, nor in an older version, unless the operator allows that for the domain. So in
-//! `verify-if-present` an attacker cannot take the signature off a stub that the runtime has seen
-//! before.
+//! The catalogue remembers a stub that was live with a valid signature
+//! ([`AcceptedRelease::signed`](crate::AcceptedRelease)). That stub is not deployed without a
+//! signature afterwards, nor in an older version, unless the operator allows that for the domain.
+//! So in `verify-if-present` an attacker cannot remove the signature of a stub that the runtime has
+//! seen before.
 
 mod error;
 mod jws;
@@ -81,25 +101,26 @@ pub use self::{
     policy::{DomainTrust, Signatures, SignaturesError, TrustPolicy},
 };
 
-/// What the signatures of a descriptor came to.
+/// The verdict on the signatures of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Authenticity {
-    /// They were not looked at: [`Signatures::Off`].
+    /// The signatures were not checked: [`Signatures::Off`].
     NotChecked,
-    /// There are none, and none are required.
+    /// The descriptor has no signature, and needs none.
     Unsigned,
-    /// There are some, and no key could be had to judge them by; none are required.
+    /// The descriptor has signatures, and there is no key to verify them. The mode
+    /// requires no signature.
     Unverified {
-        /// Why there is no key.
+        /// The reason why there is no key.
         reason: SafeText,
     },
-    /// One is good.
+    /// A signature was verified.
     Verified(Box<Signed>),
 }
 
 impl Authenticity {
-    /// What was signed, if it was found good.
+    /// Returns the signed statement, if a signature was verified.
     #[must_use]
     pub fn signed(&self) -> Option<&Signed> {
         match self {
@@ -110,11 +131,12 @@ impl Authenticity {
 }
 
 impl TrustPolicy {
-    /// Judges a descriptor that stands in a file: whether one of its signatures is good for this domain, and, if one is given, this name. `own` are the keys
-    /// that the domain publishes, which count if the operator has given none for it.
+    /// Verifies a descriptor in a file: one of its signatures has to be valid for this domain and,
+    /// if given, this name. `own` are the keys that the domain publishes. They count if the
+    /// operator has given none for it.
     ///
     /// # Errors
-    /// If it has no signature, or none that is good.
+    /// If the descriptor has no signature, or no valid one.
     pub fn verify(
         &self,
         json: &[u8],
@@ -132,7 +154,8 @@ impl TrustPolicy {
         Ok(judged)
     }
 
-    /// The first signature that is good; or what is wrong with one by a trusted key; or that there is none by such a key.
+    /// Returns the first valid signature. Otherwise returns the fault of a signature by a trusted
+    /// key, or else that there is no such signature.
     fn judge(
         &self,
         signatures: &[String],
@@ -158,7 +181,7 @@ impl TrustPolicy {
         }
         let key = SafeText::quote(jws.key_id());
         let mut outcome = SignatureError::UnknownKey { key, known: keys.len(), domain: wanted.domain.clone() };
-        // Two keys may have one id, if two sets have them.
+        // Two sets can have keys with the same id.
         for key in keys.iter().filter(|key| jws.names(key)) {
             match jws.verify(key) {
                 Ok(_) if self.is_revoked(key) => return Err(SignatureError::RevokedKey { key: SafeText::quote(key.id()) }),
@@ -170,7 +193,7 @@ impl TrustPolicy {
     }
 }
 
-/// What a catalogue finds a descriptor's signatures to be, with keys that may have to be asked for.
+/// The inputs for judging a descriptor's signatures. The keys may have to be loaded first.
 pub(crate) struct Judgement<'a> {
     pub(crate) policy: &'a TrustPolicy,
     pub(crate) domain: &'a Domain,
@@ -180,7 +203,7 @@ pub(crate) struct Judgement<'a> {
 }
 
 impl Judgement<'_> {
-    /// The keys of the operator, and whether those that the domain publishes count beside them.
+    /// Returns the operator's keys, and `true` if the domain's published keys count too.
     pub(crate) fn operators_keys(&self) -> (Vec<PublicKey>, bool) {
         self.policy.keys_of(self.domain)
     }

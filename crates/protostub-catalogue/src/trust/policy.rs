@@ -9,18 +9,19 @@ use serde::Deserialize;
 
 use super::{PublicKey, SignatureError};
 
-/// What is asked of the signatures of descriptors.
+/// The demand on the signatures of descriptors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 #[expect(clippy::exhaustive_enums, reason = "a signature is ignored, judged where there is one, or required")]
 pub enum Signatures {
-    /// They are not looked at.
+    /// Signatures are ignored.
     Off,
-    /// A descriptor need not have one. If it has some, one has to be good; but if no key can be had to judge them by, it counts as not signed.
-    /// Who was signed once stays signed: see [the module](crate::trust#downgrades).
+    /// A signature is optional. If a descriptor has signatures, one has to be valid. If there is no
+    /// key to verify them, the descriptor counts as not signed. A stub that was signed once needs a
+    /// signature from then on: see [the module](crate::trust#downgrades).
     #[default]
     VerifyIfPresent,
-    /// A descriptor needs one that is good.
+    /// A descriptor needs a valid signature.
     Require,
 }
 
@@ -32,39 +33,41 @@ pub enum Signatures {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[non_exhaustive]
 pub struct TrustPolicy {
-    /// What is asked of all domains that nothing else is said of.
+    /// The mode for all domains without one of their own.
     pub signatures: Signatures,
-    /// Keys that may sign for any domain, beside those of the domain itself.
+    /// Keys that may sign for any domain, in addition to the keys of the domain itself.
     #[serde(skip)]
     pub keys: Vec<PublicKey>,
-    /// What is said of one domain.
+    /// Settings of single domains.
     #[serde(skip)]
     pub domains: BTreeMap<Domain, DomainTrust>,
-    /// Keys that no longer count, by their id, or their thumbprint (RFC 7638), which whoever publishes a key cannot choose.
+    /// Keys that no longer count, by their id or their thumbprint (RFC 7638). The publisher of a
+    /// key cannot choose the thumbprint.
     pub revoked_keys: BTreeSet<String>,
-    /// Components that are not used, whoever signed them and whether they are signed or not.
+    /// Components that are never used, whether they are unsigned or signed by any key.
     pub revoked_components: BTreeSet<Sha256Digest>,
 }
 
-/// What an operator says about the signatures of one domain's stubs.
+/// Operator settings for the signatures of one domain's stubs.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct DomainTrust {
-    /// What is asked of it, in place of what is asked of all.
+    /// The mode for this domain, in place of the one for all.
     pub signatures: Option<Signatures>,
-    /// The domain's keys. If there are any, no others count but those that may sign for any domain: what the domain publishes itself is not
-    /// asked for.
+    /// The domain's keys. If there are any, only they and the keys that may sign for any domain
+    /// count. The domain's published keys are not loaded then.
     pub keys: Vec<PublicKey>,
 }
 
 impl TrustPolicy {
-    /// What is asked of a domain's stubs.
+    /// Returns the mode for a domain's stubs.
     #[must_use]
     pub fn signatures_of(&self, domain: &Domain) -> Signatures {
         self.domains.get(domain).and_then(|of_domain| of_domain.signatures).unwrap_or(self.signatures)
     }
 
-    /// The keys that the operator has given for a domain's stubs, and whether the domain's own are asked for beside them.
+    /// Returns the operator's keys for a domain's stubs, and `true` if the domain's published keys
+    /// count too.
     pub(crate) fn keys_of(&self, domain: &Domain) -> (Vec<PublicKey>, bool) {
         let of_domain = self.domains.get(domain).map_or(&[][..], |of_domain| &of_domain.keys);
         (of_domain.iter().chain(&self.keys).cloned().collect(), of_domain.is_empty())
@@ -81,9 +84,9 @@ impl TrustPolicy {
     }
 }
 
-/// Why a text is none of `off`, `verify-if-present` and `require`.
+/// A text that is not a mode: `off`, `verify-if-present` or `require`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no such mode: write `off`, `verify-if-present` or `require`")]
+#[error("`{0}` is not a mode: write `off`, `verify-if-present` or `require`")]
 pub struct SignaturesError(SafeText);
 
 impl FromStr for Signatures {

@@ -14,26 +14,26 @@ use crate::{
     ledger::{Entry, Ledger, Record},
 };
 
-/// How long a key set may be, in bytes.
+/// Maximum size of a key set, in bytes.
 pub(crate) const MAX_SET_BYTES: usize = 64 * 1024;
 
 /// The key sets that domains have published: in memory, and with a cache in the folder `keys`.
 #[derive(Debug)]
 pub(crate) struct Published(Ledger<KeySet>);
 
-/// A key set, as it was when it was last asked for. The file is this, as JSON.
+/// A key set, as the domain last published it. The file holds this as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeySet {
-    /// What was asked: the name of the file is its digest.
+    /// The URL that was asked. The name of the file is its digest.
     asked: String,
     /// In seconds since the Unix epoch.
     confirmed: u64,
     keep_seconds: u64,
-    /// As it came.
+    /// The key set's JSON, verbatim.
     pub(crate) json: String,
 }
 
-/// Where a domain publishes its keys.
+/// Returns the URL at which a domain publishes its keys.
 pub(crate) fn url(scheme: &str, publisher: &Domain) -> Option<Url> {
     Url::parse(&format!("{scheme}://{publisher}/.well-known/protostub-jwks.json")).ok()
 }
@@ -44,13 +44,14 @@ impl KeySet {
         Self { asked: asked.to_string(), confirmed, keep_seconds: keep.as_secs(), json }
     }
 
-    /// How long ago the domain confirmed it. Returns `None` if the clock was set back since.
+    /// Returns the time since the domain confirmed the set. Returns `None` if the clock was set
+    /// back since.
     pub(crate) fn age(&self) -> Option<Duration> {
         let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.confirmed))?;
         SystemTime::now().duration_since(confirmed).ok()
     }
 
-    /// Whether the domain need not be asked again.
+    /// Returns `true` if the domain need not be asked again.
     pub(crate) fn is_fresh(&self) -> bool {
         self.age().is_some_and(|age| age < Duration::from_secs(self.keep_seconds).min(MAX_KEPT))
     }
@@ -59,7 +60,7 @@ impl KeySet {
 impl Record for KeySet {
     const WHAT: &'static str = "the published keys";
     const SETTING: &'static str = "max-key-sets";
-    /// Quotation marks in it are escaped.
+    /// Twice the limit of a set, since its quotation marks are escaped.
     const MAX_BYTES: usize = 2 * MAX_SET_BYTES;
 
     fn id(&self) -> &str {
@@ -67,7 +68,7 @@ impl Record for KeySet {
     }
 
     fn check(&self) -> Result<(), String> {
-        PublicKey::read_set(self.json.as_bytes()).map(drop).map_err(|_| "it has no keys".to_owned())
+        PublicKey::read_set(self.json.as_bytes()).map(drop).map_err(|_| "the record has no key set".to_owned())
     }
 }
 
@@ -80,17 +81,18 @@ impl Published {
         self.0.load(&entry(asked, publisher)).await
     }
 
-    /// Keeps a set for this process and the next one. The answer that came last counts.
+    /// Stores a set for this process and the next one, in place of any other: the last answer
+    /// counts.
     pub(crate) async fn save(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
         self.0.save(&entry(asked, publisher), set, |_| true).await
     }
 
-    /// Keeps a set for this process alone. The answer that came last counts.
+    /// Stores a set for this process only, in place of any other: the last answer counts.
     pub(crate) async fn hold(&self, asked: &Url, publisher: &Domain, set: KeySet) -> Result<(), TrustStateError> {
         self.0.hold(&entry(asked, publisher), set).await
     }
 
-    /// The domain publishes none any more.
+    /// Removes the key set of a domain that no longer publishes one.
     pub(crate) async fn remove(&self, asked: &Url, publisher: &Domain) -> Result<(), TrustStateError> {
         self.0.remove(&entry(asked, publisher)).await
     }

@@ -1,4 +1,4 @@
-//! Which version of a stub was accepted last.
+//! Accepted versions of stubs.
 
 use std::fs;
 
@@ -26,25 +26,25 @@ pub(crate) fn key(domain: &str) -> StubKey {
     StubKey::Domain(Domain::parse(domain).unwrap())
 }
 
-/// Which version was accepted last.
+/// Returns the version that was accepted last.
 pub(crate) async fn accepted(catalogue: &Catalogue, key: &StubKey) -> Option<String> {
     catalogue.committed(key).await.unwrap().map(|committed| committed.version.to_string())
 }
 
-/// Accepts a version in place of whichever was accepted before.
+/// Accepts a version in place of the last accepted one.
 pub(crate) async fn accept(catalogue: &Catalogue, key: &StubKey, version: &str) -> Result<(), TrustStateError> {
     let before = catalogue.committed(key).await?;
     catalogue.commit(key, &committed(version), before.as_ref()).await
 }
 
 #[tokio::test]
-async fn what_was_committed_is_known_to_the_next_process() {
+async fn committed_version_is_known_to_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let started = || -> Catalogue { catalogue(keeping(&dir)) };
     let domain = Domain::parse("sp1.example").unwrap();
     let named = |name: &str| StubKey::Named { domain: domain.clone(), name: name.to_owned() };
     let legacy = StubKey::Legacy { scheme: "slack".to_owned(), domain: domain.clone() };
-    // All of one domain, and three of one name.
+    // Keys of one domain, some with the same name.
     let keys = [StubKey::Domain(domain.clone()), named("default"), named("chat"), legacy, named("slack.sp1.example")];
     for (n, key) in keys.iter().enumerate() {
         assert_eq!(accepted(&started(), key).await, None);
@@ -57,14 +57,14 @@ async fn what_was_committed_is_known_to_the_next_process() {
 }
 
 #[tokio::test]
-async fn what_another_process_does_to_it_is_known_at_once() {
+async fn version_of_another_process_is_known_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let started = || -> Catalogue { catalogue(keeping(&dir)) };
     let (this, other) = (started(), started());
     let key = key("sp1.example");
     for version in ["1.0", "2.0", "1.1", "3.0"] {
         accept(&other, &key, version).await.unwrap();
-        // Read, and remembered.
+        // The first access reads the record, and the second one uses the memory.
         for _ in 0..2 {
             assert_eq!(this.committed(&key).await.unwrap(), Some(committed(version)));
             assert_eq!(other.committed(&key).await.unwrap(), Some(committed(version)));
@@ -72,7 +72,7 @@ async fn what_another_process_does_to_it_is_known_at_once() {
     }
 }
 
-/// Two deployments were judged by the same record: the second one does not replace the version of
+/// Two deployments were judged by the same record. The second one does not replace the version of
 /// the first one.
 #[tokio::test]
 async fn commit_over_a_record_not_judged_is_refused() {
@@ -89,7 +89,7 @@ async fn commit_over_a_record_not_judged_is_refused() {
         assert!(matches!(error, TrustStateError::Changed { .. }), "{error}");
         assert!(error.to_string().ends_with("deploy the stub again"), "{error}");
         assert_eq!(accepted(&other, &key).await.as_deref(), Some("3.0"));
-        // The same version twice is no conflict.
+        // Committing the same version twice causes no conflict.
         other.commit(&key, &committed("3.0"), before.as_ref()).await.unwrap();
     }
 }
@@ -103,7 +103,8 @@ async fn without_a_folder_versions_are_remembered_in_memory() {
     assert_eq!(catalogue.clone().committed(&key).await.unwrap(), Some(committed("1.0")));
 }
 
-/// A file of an earlier version counts, and is replaced by one that is charged to the domain.
+/// A file of an earlier release counts. The next version replaces it by a file that counts for the
+/// domain.
 #[tokio::test]
 async fn versions_in_files_of_earlier_releases_count() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,8 +120,8 @@ async fn versions_in_files_of_earlier_releases_count() {
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.1"));
 }
 
-/// A domain with endless subdomains and names pushes out its own versions. When all places are
-/// taken, those who come are refused, not those who are there.
+/// A domain with endless subdomains and names displaces its own versions. When all places are
+/// taken, new domains are refused, and present ones stay.
 #[tokio::test]
 async fn flood_of_one_domain_evicts_its_own_versions_only() {
     let dir = tempfile::tempdir().unwrap();

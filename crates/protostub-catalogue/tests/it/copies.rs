@@ -1,4 +1,4 @@
-//! Copies of descriptors: confirmed, replaced, used instead of an answer, and not used.
+//! Copies of descriptors: when they are confirmed, replaced, used without an answer, and not used.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ fn keeping(dir: &TempDir) -> CatalogueConfig {
     config
 }
 
-/// As a process that was just started.
+/// Returns a catalogue like one in a new process.
 fn started(dir: &TempDir) -> Catalogue {
     catalogue(keeping(dir))
 }
@@ -39,7 +39,7 @@ fn version(text: &str) -> Descriptor {
     stub
 }
 
-/// Answers with the descriptor and these headers, or with 304 where it is held already.
+/// Answers with the descriptor and these headers, or with 304 if the client has the descriptor.
 fn publish(server: &Server, stub: &Descriptor, headers: &'static [(&str, &str)]) {
     let json = stub.to_json();
     server.answer_to(OWN, move |asked: &HeaderMap| {
@@ -56,14 +56,14 @@ fn publish(server: &Server, stub: &Descriptor, headers: &'static [(&str, &str)])
     });
 }
 
-/// The only copy that is kept.
+/// Returns the path of the only copy.
 fn file(dir: &TempDir) -> PathBuf {
     let files: Vec<_> = fs::read_dir(dir.path().join("descriptors")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files.into_iter().next().unwrap()
 }
 
-/// Lets time go by for a copy.
+/// Makes a copy older.
 fn age(path: &Path, by: Duration) {
     let text = fs::read_to_string(path).unwrap();
     let (header, json) = text.split_once('\n').unwrap();
@@ -102,7 +102,7 @@ async fn version_unchanged_means_no_download() {
 }
 
 #[tokio::test]
-async fn a_confirmed_descriptor_is_not_sent_again() {
+async fn confirmed_descriptor_is_not_sent_again() {
     let if_none_match = header::IF_NONE_MATCH;
     for (headers, condition, validator) in [
         (&[("etag", "\"1\"")][..], if_none_match.clone(), "\"1\""),
@@ -113,7 +113,7 @@ async fn a_confirmed_descriptor_is_not_sent_again() {
         let server = Server::start().await;
         publish(&server, &version("1.0"), headers);
         started(&dir).discover(&server.key()).await.unwrap();
-        // It confirms what it cannot send.
+        // This server confirms the copy, and fails other requests.
         server.answer_to(OWN, move |asked| match asked.get(&condition) {
             Some(held) if held == validator => StatusCode::NOT_MODIFIED.into_response(),
             _ => StatusCode::FORBIDDEN.into_response(),
@@ -151,7 +151,7 @@ async fn version_bump_means_download() {
     assert!(!component.is_stored());
     assert_eq!(component.bytes().as_ref(), b"\0asm new");
     assert_eq!(server.asked(), [OWN, CODE]);
-    // And the copy is the new one.
+    // The copy was replaced by the new one.
     server.stop().await;
     assert_eq!(started(&dir).discover(&server.key()).await.unwrap().descriptor.version.as_str(), "1.10");
 }
@@ -160,7 +160,7 @@ async fn version_bump_means_download() {
 async fn catalogue_unreachable_means_cached_copy() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    // Without validators, and although it is to be asked each time.
+    // The answer has no validators, and its headers demand a request each time.
     publish(&server, &version("1.0"), &[("cache-control", "no-cache, must-revalidate")]);
     server.bytes(CODE, COMPONENT);
     let catalogue = started(&dir);
@@ -179,13 +179,13 @@ async fn catalogue_unreachable_means_cached_copy() {
     let hour = Duration::from_secs(3600)..Duration::from_secs(3700);
     assert!(matches!(found.provenance, Provenance::Offline { age } if hour.contains(&age)), "{found:?}");
     assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
-    // Whoever wants to know what is published now is told that this cannot be known.
+    // `revalidate` fails, since the published descriptor is unknown now.
     let error = catalogue.revalidate(&server.key()).await.unwrap_err();
     assert!(matches!(error.fault(), Fault::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_domain_that_does_not_exist_any_more_counts_as_unreachable() {
+async fn domain_that_no_longer_exists_counts_as_unreachable() {
     let (dir, home) = (tempfile::tempdir().unwrap(), Server::start().await);
     let server = Server::start().await;
     let named = |name: &str| StubKey::Domain(Domain::parse(&format!("{name}:{}", server.domain().port().unwrap())).unwrap());
@@ -196,7 +196,7 @@ async fn a_domain_that_does_not_exist_any_more_counts_as_unreachable() {
     config.loopback.insert(here.domain().clone());
     config.home = home.domain();
     catalogue(config.clone()).discover(&here).await.unwrap();
-    // What the copy of one domain says is said of another one.
+    // Uses the copy of one domain as the copy of another one.
     let path = file(&dir);
     let text = fs::read_to_string(&path).unwrap().replace("sp1.example", "gone.example");
     let url = format!("http://{}{OWN}", gone.domain());
@@ -205,7 +205,7 @@ async fn a_domain_that_does_not_exist_any_more_counts_as_unreachable() {
     home.publish(&format!("/.well-known/protostub/{}", gone.domain()), &version("6.6.6"));
     let found = catalogue(config.clone()).discover(&gone).await.unwrap();
     assert!(is_offline(&found) && found.publisher == *gone.domain());
-    // Nor does the home domain speak for it when the copy is too old.
+    // The home domain is not asked either when the copy is too old.
     config.max_offline_age = Duration::ZERO;
     let error = catalogue(config).discover(&gone).await.unwrap_err();
     assert!(matches!(error.fault(), Fault::NoSuchHost { .. }), "{error}");
@@ -213,7 +213,7 @@ async fn a_domain_that_does_not_exist_any_more_counts_as_unreachable() {
 }
 
 #[tokio::test]
-async fn no_copy_stands_in_for_a_definite_answer() {
+async fn copy_is_not_used_after_a_definite_answer() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     for (status, text) in [
@@ -238,7 +238,7 @@ async fn no_copy_stands_in_for_a_definite_answer() {
 }
 
 #[tokio::test]
-async fn what_was_withdrawn_does_not_come_back_and_nobody_takes_its_place() {
+async fn withdrawn_stub_stays_gone_and_is_not_replaced() {
     let (dir, server, home) = (tempfile::tempdir().unwrap(), Server::start().await, Server::start().await);
     home.publish(&format!("/.well-known/protostub/{}", server.domain()), &version("6.6.6"));
     let mut config = keeping(&dir);
@@ -246,7 +246,7 @@ async fn what_was_withdrawn_does_not_come_back_and_nobody_takes_its_place() {
     server.publish(OWN, &descriptor());
     catalogue(config.clone()).discover(&server.key()).await.unwrap();
     server.status(OWN, 404, "");
-    // Also in a process that has not seen the domain's own.
+    // The second process has not seen the domain's own stub.
     for _ in 0..2 {
         assert!(catalogue(config.clone()).discover(&server.key()).await.unwrap_err().is_not_found());
     }
@@ -257,7 +257,7 @@ async fn what_was_withdrawn_does_not_come_back_and_nobody_takes_its_place() {
 }
 
 #[tokio::test]
-async fn a_copy_is_used_for_so_long_and_no_longer() {
+async fn copy_is_used_up_to_its_maximum_offline_age() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor());
@@ -275,7 +275,7 @@ async fn a_copy_is_used_for_so_long_and_no_longer() {
 }
 
 #[tokio::test]
-async fn a_fresh_copy_is_used_without_asking() {
+async fn fresh_copy_is_used_without_asking() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[("etag", "\"1\""), ("cache-control", "public, Max-Age=\"3600\"")]);
@@ -285,10 +285,10 @@ async fn a_fresh_copy_is_used_without_asking() {
     age(&file(&dir), Duration::from_secs(3500));
     let found = started(&dir).discover(&server.key()).await.unwrap();
     assert!(is_fresh(&found) && server.asked().is_empty());
-    // Whoever wants to know now, asks.
+    // `revalidate` always asks.
     assert_eq!(started(&dir).revalidate(&server.key()).await.unwrap().provenance, Provenance::Asked);
     assert_eq!(server.asked(), [OWN]);
-    // That confirmed it once more.
+    // The request confirmed the copy again.
     age(&file(&dir), Duration::from_secs(3500));
     assert!(is_fresh(&started(&dir).discover(&server.key()).await.unwrap()) && server.asked().is_empty());
     age(&file(&dir), Duration::from_secs(200));
@@ -297,7 +297,7 @@ async fn a_fresh_copy_is_used_without_asking() {
 }
 
 #[tokio::test]
-async fn what_servers_say_about_time_is_read_with_care() {
+async fn cache_headers_decide_how_long_a_copy_is_fresh() {
     let check = async |headers: &'static [(&str, &str)], after: u64, is_used: bool| {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start().await;
@@ -316,18 +316,18 @@ async fn what_servers_say_about_time_is_read_with_care() {
     check(&[("cache-control", "no-cache, max-age=60")], 0, false).await;
     check(&[("cache-control", "max-age=never")], 0, false).await;
     check(&[("cache-control", "max-age=-1")], 0, false).await;
-    // A year is a day.
+    // A year counts as a day.
     check(&[("cache-control", "max-age=31536000")], 23 * 3600, true).await;
     check(&[("cache-control", "max-age=31536000")], 24 * 3600, false).await;
 }
 
 #[tokio::test]
-async fn what_must_not_be_kept_is_not() {
+async fn no_store_answer_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[("etag", "\"1\"")]);
     started(&dir).discover(&server.key()).await.unwrap();
-    // What is kept already goes, too, whether it is confirmed or replaced.
+    // The present copy is removed, too, if the answer confirms or replaces it.
     for headers in [&[("etag", "\"1\""), ("cache-control", "No-Store, max-age=60")][..], &[("cache-control", "no-store")]] {
         publish(&server, &version("1.0"), headers);
         started(&dir).discover(&server.key()).await.unwrap();
@@ -338,7 +338,7 @@ async fn what_must_not_be_kept_is_not() {
 }
 
 #[tokio::test]
-async fn what_was_damaged_is_ignored_and_replaced() {
+async fn damaged_copy_is_ignored_and_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[("etag", "\"1\""), ("cache-control", "max-age=60")]);
@@ -368,26 +368,26 @@ async fn what_was_damaged_is_ignored_and_replaced() {
 }
 
 #[tokio::test]
-async fn the_clock_may_be_wrong() {
+async fn copy_from_a_fast_clock_is_confirmed_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[("cache-control", "max-age=60")]);
     started(&dir).discover(&server.key()).await.unwrap();
     let path = file(&dir);
     let text = fs::read_to_string(&path).unwrap();
-    // Kept by a clock that was a few hundred years fast.
+    // A clock that was a few hundred years fast confirmed the copy.
     let at = text.find("\"confirmed\":").unwrap() + "\"confirmed\":".len();
     fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
     assert_eq!(started(&dir).discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
     fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
     server.stop().await;
-    // Its age is not known, so it does not count while the domain cannot be asked.
+    // The age of the copy is unknown, so the copy is not used while the domain cannot be reached.
     let error = started(&dir).discover(&server.key()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
 }
 
 #[tokio::test]
-async fn a_copy_in_the_other_spelling_is_found_too() {
+async fn copy_in_the_other_spelling_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN_IN_OTHER_SPELLING, &descriptor()).bytes("/.well-known/protocolstub/echo.wasm", COMPONENT);
@@ -402,7 +402,7 @@ async fn a_copy_in_the_other_spelling_is_found_too() {
 }
 
 #[tokio::test]
-async fn the_home_domains_offers_are_kept_as_well() {
+async fn home_domain_offers_are_kept() {
     let (dir, foreign, home) = (tempfile::tempdir().unwrap(), Server::start().await, Server::start().await);
     home.publish(&format!("/.well-known/protostub/{}", foreign.domain()), &descriptor());
     let mut config = keeping(&dir);
@@ -411,14 +411,14 @@ async fn the_home_domains_offers_are_kept_as_well() {
     home.stop().await;
     let found = catalogue(config.clone()).discover(&foreign.key()).await.unwrap();
     assert!(is_offline(&found) && found.publisher == home.domain());
-    // But not while it is uncertain whether the domain has its own.
+    // The offer is not used while the domain cannot be asked for its own stub.
     foreign.stop().await;
     let error = catalogue(config).discover(&foreign.key()).await.unwrap_err();
     assert!(error.url().contains(foreign.domain().as_str()), "{error}");
 }
 
 #[tokio::test]
-async fn a_confirmation_is_about_what_it_was_asked_for() {
+async fn confirmation_after_another_redirect_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let answer = |stub: &Descriptor| {
@@ -439,7 +439,7 @@ async fn a_confirmation_is_about_what_it_was_asked_for() {
 }
 
 #[tokio::test]
-async fn code_without_a_digest_is_stored_for_when_the_domain_cannot_be_reached() {
+async fn code_without_digest_is_stored_for_an_unreachable_domain() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let mut stub = descriptor();
@@ -454,7 +454,7 @@ async fn code_without_a_digest_is_stored_for_when_the_domain_cannot_be_reached()
         catalogue.fetch(&found).await.unwrap()
     };
     fetch().await;
-    // While it can be asked, it is: the code may have changed unnoticed.
+    // While the domain can be reached, its code is downloaded: it may have changed unnoticed.
     server.bytes(CODE, b"\0asm new");
     let component = fetch().await;
     assert!(!component.is_stored() && component.bytes().as_ref() == b"\0asm new");
@@ -468,7 +468,7 @@ async fn processes_share_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let count = AtomicUsize::new(0);
-    // Another version at every request, of another length.
+    // Each request gets another version, of another length.
     server.answer(OWN, move || {
         let n = count.fetch_add(1, Ordering::Relaxed);
         let mut stub = version(&format!("1.{n}"));
@@ -492,25 +492,25 @@ async fn processes_share_the_folder() {
 }
 
 #[tokio::test]
-async fn a_process_that_goes_on_knows_what_it_asked_for() {
+async fn running_process_uses_its_own_answers() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[("etag", "\"1\"")]);
     let catalogue = started(&dir);
     catalogue.discover(&server.key()).await.unwrap();
-    // It does not read this, and confirms what it has.
+    // The process does not read this file, and confirms the copy in its memory.
     fs::write(file(&dir), "no copy").unwrap();
     server.answer_to(OWN, move |asked| match asked.get(header::IF_NONE_MATCH) {
         Some(_) => StatusCode::NOT_MODIFIED.into_response(),
         None => StatusCode::FORBIDDEN.into_response(),
     });
     assert_eq!(catalogue.discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
-    // One that was started now has to read it.
+    // A new process has to read the file.
     started(&dir).discover(&server.key()).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn where_a_domain_cannot_be_reached_counts_what_any_process_was_told_last() {
+async fn unreachable_domain_gets_the_last_copy_of_any_process() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     publish(&server, &version("1.0"), &[]);

@@ -1,4 +1,4 @@
-//! What comes instead of a stub, and what is said about it.
+//! Faults in place of a document, and their error texts.
 
 use std::{
     fmt::Write as _,
@@ -20,7 +20,7 @@ use crate::server::{COMPONENT, OWN, Server, catalogue, catalogue_with, config, d
 
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 
-/// One paragraph for each case: its name, what a caller can branch on, and the text.
+/// Report of one paragraph for each case: its name, its class for callers, and the text.
 #[derive(Default)]
 struct Report(String);
 
@@ -53,7 +53,7 @@ fn small() -> CatalogueConfig {
     config
 }
 
-/// Whoever is silent for half a second is given up at once.
+/// Returns a configuration with a timeout of half a second for silent servers.
 fn hasty() -> CatalogueConfig {
     let mut config = config();
     config.retries = 0;
@@ -202,7 +202,7 @@ async fn components() {
 }
 
 #[tokio::test]
-async fn no_descriptor_makes_the_host_ask_around() {
+async fn descriptor_cannot_make_the_host_ask_other_services() {
     let server = Server::start().await;
     for url in [
         "https://10.0.0.1/echo.wasm",
@@ -217,7 +217,7 @@ async fn no_descriptor_makes_the_host_ask_around() {
         let error = fetch(&server, config()).await;
         assert!(matches!(error.fault(), Fault::Refused { .. }), "{error}");
     }
-    // A domain that is not on loopback cannot send this host to its own services.
+    // A domain that is not on loopback cannot make this host ask its own services.
     let memory = Arc::new(MemorySource::new());
     let domain = Domain::parse("sp2.example").unwrap();
     let mut config = config();
@@ -245,7 +245,7 @@ fn descriptor_of(component: &[u8]) -> protostub_types::Descriptor {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again() {
+async fn transient_fault_is_retried() {
     let server = Server::start().await;
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
@@ -267,7 +267,7 @@ async fn what_may_pass_is_tried_again() {
         let asked = server.asked().iter().filter(|path| *path == OWN).count();
         assert_eq!(asked, times, "{status}");
     }
-    // Whoever wants to be left alone is.
+    // A server with a long `Retry-After` is not asked again.
     for (retry_after, times) in [("0", 2), ("3", 1), ("86400", 1), ("Sun, 22 Nov 2026 10:00:00 GMT", 2), ("soon", 2)] {
         server.answer(OWN, move || (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, retry_after)]).into_response());
         server.asked();
@@ -280,9 +280,9 @@ async fn what_may_pass_is_tried_again() {
 }
 
 #[tokio::test]
-async fn time_is_limited_in_all() {
+async fn endless_answer_exceeds_the_total_timeout() {
     let server = Server::start().await;
-    // Never silent for long, and never at an end.
+    // The server is never silent for long, and never ends.
     server.answer(OWN, || {
         let drops = stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -292,6 +292,6 @@ async fn time_is_limited_in_all() {
     });
     let mut hasty = config();
     hasty.descriptor_timeout = Duration::from_millis(100);
-    let error = tokio::time::timeout(Duration::from_secs(20), discover(&server, hasty)).await.expect("it has an end");
+    let error = tokio::time::timeout(Duration::from_secs(20), discover(&server, hasty)).await.expect("the request ends");
     assert!(matches!(error.fault(), Fault::TimedOut { limit, .. } if limit.as_millis() == 100), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Where a descriptor is looked for, and where not.
+//! The search for a descriptor: which URLs are asked, and which are not.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use protostub_types::{Domain, Encoding, SourcePackage, StubKey};
 use crate::server::{COMPONENT, OWN, OWN_IN_OTHER_SPELLING, Server, catalogue, config, descriptor};
 
 #[tokio::test]
-async fn a_stub_is_found_and_verified() {
+async fn stub_is_found_and_verified() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
     let catalogue = catalogue(config());
@@ -28,10 +28,10 @@ async fn a_stub_is_found_and_verified() {
 }
 
 #[tokio::test]
-async fn the_other_spelling_is_asked_second() {
+async fn other_spelling_is_asked_second() {
     let server = Server::start().await;
     server.publish(OWN_IN_OTHER_SPELLING, &descriptor()).bytes("/.well-known/protocolstub/echo.wasm", COMPONENT);
-    // As reTHINK's own broker answers a type that it does not know, and an instance.
+    // reTHINK's broker answers like this if it does not know the type, or the instance.
     for (status, text) in [
         (404, ""),
         (410, "gone"),
@@ -49,7 +49,7 @@ async fn the_other_spelling_is_asked_second() {
 }
 
 #[tokio::test]
-async fn names_become_one_segment_of_the_path() {
+async fn stub_name_becomes_one_path_segment() {
     let server = Server::start().await;
     let check = async |key: &StubKey, path: &str| {
         let error = catalogue(config()).discover(key).await.unwrap_err();
@@ -64,13 +64,13 @@ async fn names_become_one_segment_of_the_path() {
     check(&named("bücher"), "/.well-known/protostub/b%C3%BCcher").await;
     for name in ["", ".", "..", "../x", "a/b", "a\\b", "a?b", "a#b", "%2e%2e", "a b", &"x".repeat(256)] {
         let error = catalogue(config()).discover(&named(name)).await.unwrap_err();
-        assert!(error.is_not_found() && error.to_string().contains("the name is not one that a stub can have"), "{error}");
+        assert!(error.is_not_found() && error.to_string().contains("a stub cannot have this name"), "{error}");
         assert!(server.asked().is_empty(), "{name}");
     }
 }
 
 #[tokio::test]
-async fn the_home_domain_offers_stubs_for_those_that_publish_none() {
+async fn home_domain_offers_a_stub_for_a_domain_without_one() {
     let (foreign, home) = (Server::start().await, Server::start().await);
     let offered = format!("/.well-known/protostub/{}", foreign.domain());
     home.publish(&offered, &descriptor()).bytes("/.well-known/protostub/echo.wasm", COMPONENT);
@@ -88,13 +88,14 @@ async fn the_home_domain_offers_stubs_for_those_that_publish_none() {
     home.publish("/.well-known/protostub/nowhere.example", &descriptor());
     assert_eq!(catalogue.discover(&nowhere).await.unwrap().publisher, home.domain());
 
-    // A domain's named stubs are the domain's alone.
+    // The home domain does not offer a domain's named stubs.
     let named = StubKey::Named { domain: foreign.domain(), name: "chat".to_owned() };
     home.asked();
     assert!(catalogue.discover(&named).await.unwrap_err().is_not_found());
     assert!(home.asked().is_empty());
 
-    // Its own stub comes first, and once it had one, nobody speaks for it any more.
+    // The domain's own stub comes first. After the domain has had one, the home domain is not
+    // asked.
     foreign.publish(OWN, &descriptor());
     assert_eq!(catalogue.discover(&foreign.key()).await.unwrap().publisher, foreign.domain());
     foreign.status(OWN, 404, "");
@@ -103,7 +104,7 @@ async fn the_home_domain_offers_stubs_for_those_that_publish_none() {
 }
 
 #[tokio::test]
-async fn the_home_domain_is_asked_after_every_definite_no() {
+async fn home_domain_is_asked_after_every_not_found() {
     let home = Server::start().await;
     let mut config = config();
     config.home = home.domain();
@@ -120,14 +121,14 @@ async fn the_home_domain_is_asked_after_every_definite_no() {
         let found = catalogue(config.clone()).discover(&foreign.key()).await.unwrap();
         assert_eq!(found.publisher, home.domain(), "{status} {text}");
     }
-    // One for a protocol of the domain's own has its scheme before the host.
+    // The name of a stub for a domain's own protocol has the scheme before the host.
     let nowhere = StubKey::Legacy { scheme: "slack".to_owned(), domain: Domain::parse("nowhere.example").unwrap() };
     home.publish("/.well-known/protocolstub/slack.nowhere.example", &descriptor());
     assert_eq!(catalogue(config).discover(&nowhere).await.unwrap().url.path(), "/.well-known/protocolstub/slack.nowhere.example");
 }
 
 #[tokio::test]
-async fn the_home_domain_is_not_asked_after_a_time_out() {
+async fn home_domain_is_not_asked_after_a_timeout() {
     let (foreign, home) = (Server::start().await, Server::start().await);
     home.publish(&format!("/.well-known/protostub/{}", foreign.domain()), &descriptor());
     let silence = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()).into_response();
@@ -135,7 +136,7 @@ async fn the_home_domain_is_not_asked_after_a_time_out() {
     config.home = home.domain();
     config.retries = 0;
     config.idle_timeout = Duration::from_millis(100);
-    // Silent at once, and silent when it is asked in the other spelling.
+    // First only the other spelling is silent, then both.
     foreign.answer(OWN_IN_OTHER_SPELLING, silence);
     for answered in [true, false] {
         if !answered {
@@ -148,7 +149,7 @@ async fn the_home_domain_is_not_asked_after_a_time_out() {
 }
 
 #[tokio::test]
-async fn the_home_domain_is_not_asked_when_it_is_uncertain() {
+async fn home_domain_is_not_asked_after_other_faults() {
     let home = Server::start().await;
     let mut config = config();
     config.home = home.domain();
@@ -175,7 +176,7 @@ async fn the_home_domain_is_not_asked_when_it_is_uncertain() {
 }
 
 #[tokio::test]
-async fn code_may_be_in_the_descriptor_beside_it_or_elsewhere() {
+async fn code_is_fetched_inline_relative_or_elsewhere() {
     let server = Server::start().await;
     let catalogue = catalogue(config());
     let check = async |json: String, served_at: &str| {
@@ -202,7 +203,7 @@ async fn code_may_be_in_the_descriptor_beside_it_or_elsewhere() {
     check(at(&format!("http://{}/a/echo.wasm", server.domain())), "/a/echo.wasm").await;
     check(at(&format!("hyperty-catalogue://{}/a/echo.wasm", server.domain())), "/a/echo.wasm").await;
 
-    // As reTHINK's catalogues serve it: a source package by itself.
+    // reTHINK's catalogues serve the code as a source package.
     let mut package = descriptor();
     package.embed(COMPONENT);
     let package: SourcePackage = package.source_package.unwrap();
@@ -225,7 +226,7 @@ async fn redirects_within_the_domain_are_followed() {
 }
 
 #[tokio::test]
-async fn a_digest_is_needed_unless_the_operator_waives_it() {
+async fn digest_is_required_unless_waived() {
     let server = Server::start().await;
     let mut stub = descriptor();
     stub.source_package = None;
@@ -240,7 +241,7 @@ async fn a_digest_is_needed_unless_the_operator_waives_it() {
     let component = lenient.fetch(&found).await.unwrap();
     assert!(!component.is_pinned());
 
-    // Never for code of somebody else, and code elsewhere is not even asked for.
+    // No waiver covers code of another host, which is not even asked for.
     stub.source_package_url = Some("http://localhost:1/echo.wasm".to_owned());
     server.publish(OWN, &stub);
     let found = lenient.discover(&server.key()).await.unwrap();
@@ -249,7 +250,7 @@ async fn a_digest_is_needed_unless_the_operator_waives_it() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_not_asked() {
+async fn forbidden_host_is_not_asked() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor());
     let mut closed = config();
@@ -268,14 +269,14 @@ async fn what_is_not_allowed_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_domain_may_be_in_a_private_network_if_the_operator_says_so() {
+async fn private_domain_is_asked_if_the_operator_allows_it() {
     let (inside, other) = (Domain::parse("10.0.0.1:9").unwrap(), Domain::parse("10.0.0.2:9").unwrap());
     let mut config = config();
     config.retries = 0;
     config.idle_timeout = Duration::from_millis(50);
     config.private.insert(inside.clone());
     let catalogue = catalogue(config);
-    // Whoever is there or not there: it is tried.
+    // The attempt counts, with or without a server at that address.
     let error = catalogue.discover(&StubKey::Domain(inside)).await.unwrap_err();
     assert!(!matches!(error.fault(), Fault::Refused { .. }), "{error}");
     let error = catalogue.discover(&StubKey::Domain(other)).await.unwrap_err();
@@ -306,7 +307,8 @@ async fn domain_that_resolves_to_loopback_needs_the_operator() {
     let key = StubKey::Domain(domain.clone());
     let mut config = config();
     config.allow_http = true;
-    // That loopback domains may be asked is no reason to let this one lead here.
+    // Permission to ask loopback domains does not cover this domain, which only resolves to
+    // loopback.
     let error = catalogue(config.clone()).discover(&key).await.unwrap_err();
     assert!(matches!(error.fault(), Fault::Refused { reason } if reason.contains("`allow-loopback` for the domain")), "{error}");
     assert!(server.asked().is_empty());

@@ -1,4 +1,4 @@
-//! What is told of a download while it goes on.
+//! Progress reports of downloads.
 
 use std::{
     mem,
@@ -17,7 +17,7 @@ use crate::server::{COMPONENT, OWN, Server, catalogue, config, descriptor, lengt
 
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 
-/// Notes what it is told.
+/// Records the reports.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<(StubKey, Download)>>);
 
@@ -28,7 +28,7 @@ impl DownloadProgress for Notes {
 }
 
 impl Notes {
-    /// What was told since the last time, all of it of this key.
+    /// Returns the new reports, which must all be of this key.
     fn of(&self, key: &StubKey) -> Vec<Download> {
         let notes = mem::take(&mut *self.0.lock().unwrap());
         assert!(notes.iter().all(|(of, _)| of == key));
@@ -44,7 +44,7 @@ fn watched() -> (CatalogueConfig, Arc<Notes>) {
 }
 
 #[tokio::test]
-async fn a_download_is_told_from_its_beginning_to_its_end() {
+async fn download_is_reported_from_start_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes(CODE, COMPONENT);
@@ -57,13 +57,13 @@ async fn a_download_is_told_from_its_beginning_to_its_end() {
     let bytes = length(COMPONENT);
     let at = |bytes| Download::Receiving { bytes, total: Some(length(COMPONENT)) };
     assert_eq!(notes.of(&server.key()), [at(0), at(bytes), Download::Received { bytes }]);
-    // It is in the store now.
+    // The component is in the store now.
     catalogue.fetch(&found).await.unwrap();
     assert_eq!(notes.of(&server.key()), []);
 }
 
 #[tokio::test]
-async fn a_length_that_the_server_does_not_tell_is_not_made_up() {
+async fn unstated_length_is_reported_as_unknown() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).answer(CODE, || {
         Body::from_stream(stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(COMPONENT))])).into_response()
@@ -76,7 +76,7 @@ async fn a_length_that_the_server_does_not_tell_is_not_made_up() {
 }
 
 #[tokio::test]
-async fn a_download_that_fails_is_over_too() {
+async fn failed_download_is_reported_as_ended() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor());
     let (config, notes) = watched();

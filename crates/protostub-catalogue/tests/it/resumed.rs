@@ -1,4 +1,4 @@
-//! Downloads of components that break off, and go on where they broke off.
+//! Downloads of components that break off and resume.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,14 +15,15 @@ use crate::server::{OWN, Server, catalogue, config, descriptor, length};
 
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 const WHOLE: &[u8] = &[7; 1000];
-/// How much comes of a document before the connection breaks.
+/// Number of bytes that arrive before the connection breaks.
 const HALF: usize = 600;
 const TAG: &str = "\"first\"";
 
-/// What the server was told about what is there already: `Range` and `If-Range`, request by request.
+/// The `Range` and `If-Range` of each request.
 type Ranges = Arc<Mutex<Vec<Option<(String, String)>>>>;
 
-/// A server whose connection breaks whenever it sends all of the code, with these headers; `rest` answers requests for the rest of it.
+/// Lets the connection break whenever the server sends all of the code, with these headers. `rest`
+/// answers requests for the rest.
 fn breaking(server: &Server, headers: &'static [(&str, &str)], rest: impl Fn() -> Response + Send + Sync + 'static) -> Ranges {
     let ranges = Ranges::default();
     let noted = Arc::clone(&ranges);
@@ -41,7 +42,7 @@ fn whole() -> protostub_types::Descriptor {
     stub
 }
 
-/// A part of the code, with the length of all of it.
+/// Returns a part of the code, with the length of the whole.
 fn broken(headers: &[(&str, &str)]) -> Response {
     let mut response = Response::builder().header(header::CONTENT_LENGTH, WHOLE.len());
     for (name, value) in headers {
@@ -50,10 +51,10 @@ fn broken(headers: &[(&str, &str)]) -> Response {
     response.body(cut_off(&WHOLE[..HALF])).unwrap()
 }
 
-/// Sends these bytes, and then the connection breaks.
+/// Sends these bytes, then breaks the connection.
 fn cut_off(part: &'static [u8]) -> Body {
     let cut = stream::once(async {
-        // What was sent before is on its way.
+        // Gives the bytes before time to be sent.
         tokio::task::yield_now().await;
         Err(std::io::Error::other("the cable was cut"))
     });
@@ -88,7 +89,7 @@ impl DownloadProgress for Notes {
 }
 
 #[tokio::test]
-async fn only_the_rest_is_asked_for() {
+async fn broken_download_asks_only_for_the_rest() {
     let server = Server::start().await;
     let ranges = breaking(&server, &[("etag", TAG)], || partial("bytes 600-999/1000", &WHOLE[HALF..]));
     let notes = Arc::new(Notes::default());
@@ -96,14 +97,14 @@ async fn only_the_rest_is_asked_for() {
     config.progress = Some(notes.clone());
     assert_eq!(fetch(&server, config).await.unwrap().bytes(), WHOLE);
     assert_eq!(asked(&ranges), [None, from_half(TAG)]);
-    // Nobody is told that it began anew.
+    // The progress does not restart.
     let at = |bytes| Download::Receiving { bytes, total: Some(length(WHOLE)) };
     let told = notes.0.lock().unwrap();
     assert_eq!(*told, [at(0), at(600), at(600), at(1000), Download::Received { bytes: 1000 }]);
 }
 
 #[tokio::test]
-async fn a_part_of_the_rest_is_kept_too() {
+async fn part_of_the_rest_is_kept() {
     let server = Server::start().await;
     let count = Mutex::new(0);
     let ranges = breaking(&server, &[("etag", TAG)], move || {
@@ -122,32 +123,32 @@ async fn a_part_of_the_rest_is_kept_too() {
 }
 
 #[tokio::test]
-async fn what_has_changed_meanwhile_comes_from_its_beginning() {
+async fn changed_document_restarts_the_download() {
     let server = Server::start().await;
     let complete = || WHOLE.into_response();
     let not_satisfiable = || StatusCode::RANGE_NOT_SATISFIABLE.into_response();
     let another_part = || partial("bytes 700-999/1000", &WHOLE[700..]);
     let unknown_unit = || partial("lines 600-999/1000", &WHOLE[HALF..]);
-    // As a server answers that knows no ranges, or has something else by now.
+    // This server does not support ranges, or has another document now.
     breaking(&server, &[("etag", TAG)], complete);
     assert_eq!(fetch(&server, config()).await.unwrap().bytes(), WHOLE);
     for rest in [not_satisfiable, another_part, unknown_unit] {
         let ranges = breaking(&server, &[("etag", TAG)], rest);
         let error = fetch(&server, config()).await.unwrap_err();
         assert!(matches!(error.fault(), Fault::Truncated { received: 600, stated: Some(1000), .. }), "{error}");
-        // All of it was asked for at once, and broke off as before.
+        // The whole document was asked for at once, and broke off as before.
         assert_eq!(asked(&ranges), [None, from_half(TAG), None]);
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_apart_comes_from_its_beginning() {
+async fn document_without_strong_validator_restarts() {
     let server = Server::start().await;
     for headers in [
         &[("etag", "W/\"weak\"")][..],
         &[],
         &[("etag", TAG), ("accept-ranges", "none")],
-        // Changed in the second in which it was sent.
+        // The document was changed in the second in which it was sent.
         &[("last-modified", "Sun, 22 Nov 2026 10:00:00 GMT"), ("date", "Sun, 22 Nov 2026 10:00:00 GMT")],
     ] {
         let ranges = breaking(&server, headers, || unreachable!("no part was asked for"));
@@ -163,7 +164,7 @@ async fn what_cannot_be_told_apart_comes_from_its_beginning() {
 }
 
 #[tokio::test]
-async fn the_digest_is_that_of_the_whole() {
+async fn resumed_download_is_digested_as_a_whole() {
     let server = Server::start().await;
     breaking(&server, &[("etag", TAG)], || partial("bytes 600-999/1000", &[8; 400]));
     let error = fetch(&server, config()).await.unwrap_err();
@@ -171,7 +172,7 @@ async fn the_digest_is_that_of_the_whole() {
 }
 
 #[tokio::test]
-async fn a_rest_obeys_the_limits_of_the_whole() {
+async fn resumed_download_obeys_the_limits_of_the_whole() {
     let server = Server::start().await;
     breaking(&server, &[("etag", TAG)], || partial("bytes 600-9999/10000", &[8; 9400]));
     let mut small = config();
@@ -181,7 +182,7 @@ async fn a_rest_obeys_the_limits_of_the_whole() {
 }
 
 #[tokio::test]
-async fn a_line_that_breaks_again_and_again_brings_it_in_the_end() {
+async fn download_over_a_bad_line_completes() {
     const LARGE: &[u8] = &[7; 500_000];
     const PART: usize = 100_000;
     let check = async |part: usize, requests: usize, arrives: bool| {
@@ -208,6 +209,6 @@ async fn a_line_that_breaks_again_and_again_brings_it_in_the_end() {
         assert_eq!((outcome.is_ok(), *count.lock().unwrap()), (arrives, requests), "{part}");
     };
     check(PART, 5, true).await;
-    // Too little to go on for.
+    // Each attempt adds too few bytes to restart the retry count.
     check(1000, 2, false).await;
 }

@@ -1,4 +1,4 @@
-//! The same over TLS, with a certificate authority of our own.
+//! Catalogues over TLS, with a test certificate authority.
 
 use std::{fs, net::Ipv4Addr, sync::Arc};
 
@@ -15,7 +15,8 @@ fn at(name: &str, port: u16) -> Domain {
     Domain::parse(&format!("{name}:{port}")).unwrap()
 }
 
-/// A server of `sp1.example` that answers everything with one text. Its port, and what its certificate can be verified with.
+/// Starts a server of `sp1.example` that answers every request with one text. Returns its port, and
+/// the root of its certificate.
 async fn start(text: String) -> (u16, Vec<u8>) {
     let certified = rcgen::generate_simple_self_signed(["sp1.example".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
@@ -60,7 +61,7 @@ async fn domains_are_asked_over_tls() {
     assert_eq!(found.url.as_str(), format!("https://sp1.example:{port}/.well-known/protostub/default"));
     assert_eq!(trusting.fetch(&found).await.unwrap().bytes(), COMPONENT);
 
-    // A server that cannot prove who it is, is nobody: neither believed, nor a reason to ask somebody else.
+    // A server with an invalid certificate is not believed, and is no reason to ask another domain.
     for (catalogue, name) in [(catalogue(Vec::new()), "sp1.example"), (trusting, "other.sp1.example")] {
         let error = catalogue.discover(&key(name)).await.unwrap_err();
         assert!(matches!(error.fault(), Fault::Tls { .. }), "{error}");
@@ -70,7 +71,7 @@ async fn domains_are_asked_over_tls() {
 }
 
 #[tokio::test]
-async fn no_copy_stands_in_for_a_server_that_cannot_prove_who_it_is() {
+async fn copy_is_not_used_after_a_certificate_fault() {
     let dir = tempfile::tempdir().unwrap();
     let mut stub = descriptor();
     stub.embed(COMPONENT);
@@ -90,7 +91,7 @@ async fn no_copy_stands_in_for_a_server_that_cannot_prove_who_it_is() {
 }
 
 #[tokio::test]
-async fn code_that_was_described_over_tls_comes_over_tls() {
+async fn code_of_a_tls_descriptor_needs_tls() {
     let plain = Server::start().await;
     plain.bytes("/echo.wasm", COMPONENT);
     for url in [

@@ -27,7 +27,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// What stands for a component here: the catalogue does not look inside.
+/// Bytes of a component. The catalogue does not parse them.
 pub(crate) const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0 and so on";
 
 pub(crate) const OWN: &str = "/.well-known/protostub/default";
@@ -35,7 +35,7 @@ pub(crate) const OWN_IN_OTHER_SPELLING: &str = "/.well-known/protocolstub/defaul
 
 type Answer = Arc<dyn Fn(&HeaderMap) -> Response + Send + Sync>;
 
-/// A domain with a web server. What is not answered is 404.
+/// A domain with a web server. Paths without an answer return 404.
 #[derive(Clone, Default)]
 pub(crate) struct Server {
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
@@ -63,7 +63,7 @@ impl Server {
         server
     }
 
-    /// Nobody listens any more.
+    /// Stops listening.
     pub(crate) async fn stop(&self) {
         self.task.as_ref().unwrap().abort();
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_ok() {
@@ -83,7 +83,7 @@ impl Server {
         self.answer_to(path, move |_| answer())
     }
 
-    /// The answer depends on the headers of the request.
+    /// Sets an answer that depends on the headers of the request.
     pub(crate) fn answer_to(&self, path: &str, answer: impl Fn(&HeaderMap) -> Response + Send + Sync + 'static) -> &Self {
         self.answers.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
         self
@@ -98,18 +98,18 @@ impl Server {
         self.answer(path, move || (axum::http::StatusCode::from_u16(status).unwrap(), text).into_response())
     }
 
-    /// A stub whose code is beside its descriptor.
+    /// Publishes a stub whose code is next to its descriptor.
     pub(crate) fn publish(&self, path: &str, descriptor: &Descriptor) -> &Self {
         self.bytes(path, descriptor.to_json())
     }
 
-    /// The paths that were asked for since the last time.
+    /// Returns the paths that were asked for since the last call.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 }
 
-/// A server that answers everything with these bytes, and hangs up.
+/// Starts a server that answers every request with these bytes, and closes the connection.
 pub(crate) async fn raw(answer: &'static [u8]) -> (Domain, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let domain = Domain::parse(&listener.local_addr().unwrap().to_string()).unwrap();
@@ -140,7 +140,7 @@ pub(crate) fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap()
 }
 
-/// The descriptor of [`COMPONENT`] at `echo.wasm` beside it.
+/// Returns the descriptor of [`COMPONENT`], with the code at `echo.wasm` next to it.
 pub(crate) fn descriptor() -> Descriptor {
     let mut descriptor = Descriptor::new("echo", Version::parse("1.0").unwrap());
     descriptor.refer("echo.wasm", COMPONENT);
@@ -151,7 +151,7 @@ pub(crate) fn home() -> Domain {
     Domain::parse("home.example").unwrap()
 }
 
-/// Loopback is allowed, and one repetition is made at once.
+/// Returns a configuration that allows loopback, with a single retry without delay.
 pub(crate) fn config() -> CatalogueConfig {
     let mut config = CatalogueConfig::new(home());
     config.allow_loopback = true;
@@ -168,7 +168,8 @@ pub(crate) fn catalogue_with(config: CatalogueConfig, sources: Vec<Arc<dyn Sourc
     Catalogue::new(config, egress(EgressConfig::default()), sources).unwrap()
 }
 
-/// `…sp1.example` is on loopback, `far.example` cannot be resolved at the moment, other names do not exist.
+/// Returns an egress with test names. `…sp1.example` is on loopback, `far.example` cannot be
+/// resolved at the moment, and other names do not exist.
 pub(crate) fn egress(mut config: EgressConfig) -> Egress {
     config.resolver = Some(Arc::new(Names));
     Egress::new(config).unwrap()

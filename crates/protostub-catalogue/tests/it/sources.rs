@@ -1,4 +1,4 @@
-//! What stands in front of the network.
+//! Sources that come before the network.
 
 use std::{fs, sync::Arc};
 
@@ -17,7 +17,7 @@ fn key() -> StubKey {
 }
 
 #[tokio::test]
-async fn stubs_in_memory() {
+async fn memory_source_serves_its_stubs() {
     let memory = Arc::new(MemorySource::new());
     let catalogue = catalogue_with(config(), vec![memory.clone()]);
     memory.insert(&sp2(), "default", descriptor().to_json(), COMPONENT);
@@ -46,7 +46,7 @@ async fn stubs_in_memory() {
 }
 
 #[tokio::test]
-async fn stubs_in_a_folder() {
+async fn directory_source_serves_its_stubs() {
     let folder = tempfile::tempdir().unwrap();
     let (all, one) = (folder.path().join("all"), folder.path().join("one"));
     let beside = |root: &std::path::Path| {
@@ -65,7 +65,7 @@ async fn stubs_in_a_folder() {
         let other = StubKey::Domain(Domain::parse("sp3.example").unwrap());
         assert!(catalogue.discover(&other).await.unwrap_err().is_not_found());
     }
-    // A folder is no descriptor, and what is too large is too large here too.
+    // A folder is not a descriptor. The size limit applies here, too.
     let catalogue = catalogue_with(config(), vec![Arc::new(DirectorySource::new(&all))]);
     fs::create_dir(own.join("default")).unwrap();
     assert!(catalogue.discover(&key()).await.is_ok());
@@ -75,7 +75,7 @@ async fn stubs_in_a_folder() {
 }
 
 #[tokio::test]
-async fn no_descriptor_leads_out_of_the_folder() {
+async fn descriptor_url_cannot_lead_out_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let own = folder.path().join("sp2.example/.well-known/protostub");
     fs::create_dir_all(&own).unwrap();
@@ -108,7 +108,7 @@ async fn sources_are_asked_in_order_and_the_network_last() {
     publish(&first, "1");
     assert_eq!(version().await, "1");
 
-    // A local descriptor may name code that is at the domain.
+    // A local descriptor may name code at the domain.
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join(".well-known/protostub")).unwrap();
     fs::write(folder.path().join(OWN.trim_start_matches('/')), descriptor().to_json()).unwrap();
@@ -131,7 +131,7 @@ impl Source for Broken {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_ends_the_search() {
+async fn failing_source_ends_the_search() {
     let server = Server::start().await;
     server.publish(OWN, &descriptor());
     let error = catalogue_with(config(), vec![Arc::new(Broken)]).discover(&server.key()).await.unwrap_err();

@@ -18,12 +18,12 @@ fn storing(dir: &TempDir) -> CatalogueConfig {
 }
 
 #[tokio::test]
-async fn a_component_is_downloaded_once() {
+async fn component_is_downloaded_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes(CODE, COMPONENT);
     for run in 0..3 {
-        // Each run is a new process, as far as the store can tell.
+        // To the store, each catalogue is like a new process.
         let catalogue = catalogue(storing(&dir));
         let found = catalogue.discover(&server.key()).await.unwrap();
         let component = catalogue.fetch(&found).await.unwrap();
@@ -34,7 +34,7 @@ async fn a_component_is_downloaded_once() {
 }
 
 #[tokio::test]
-async fn what_was_damaged_is_downloaded_again() {
+async fn damaged_component_is_downloaded_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes(CODE, COMPONENT);
@@ -51,7 +51,7 @@ async fn what_was_damaged_is_downloaded_again() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_not_stored() {
+async fn refused_component_is_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publish(OWN, &descriptor()).bytes(CODE, "other code");
@@ -63,7 +63,7 @@ async fn what_is_refused_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_stored_component_obeys_todays_limits() {
+async fn stored_component_obeys_current_limits() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let mut stub = descriptor();
@@ -82,7 +82,7 @@ async fn a_stored_component_obeys_todays_limits() {
 }
 
 #[tokio::test]
-async fn the_store_is_bounded() {
+async fn store_stays_within_its_limits() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let mut small = storing(&dir);
@@ -100,7 +100,7 @@ async fn the_store_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writers_do_not_disturb_each_other() {
+async fn concurrent_writers_do_not_disturb_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let components: Vec<Vec<u8>> = (0_u8..4).map(|n| vec![n; 200_000]).collect();
     let memory = Arc::new(MemorySource::new());
@@ -110,7 +110,7 @@ async fn writers_do_not_disturb_each_other() {
         stub.refer("echo.wasm", component);
         memory.insert(&domain(n), "default", stub.to_json(), component.clone());
     }
-    // Catalogues of their own, as in processes of their own; in each, every component is asked for at the same time.
+    // Each catalogue is like a process of its own. Each asks for every component at the same time.
     let all = (0..8).map(|_| {
         let (catalogue, components) = (catalogue_with(storing(&dir), vec![memory.clone()]), components.clone());
         tokio::spawn(async move {
@@ -134,7 +134,7 @@ async fn writers_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_is_an_error_at_once() {
+async fn unusable_store_is_an_error_at_start() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("components"), "a file").unwrap();
     let error =

@@ -1,4 +1,4 @@
-//! Signed descriptors: who is believed, who is not, and what the error says.
+//! Signed descriptors: which are trusted, which are refused, and with which error.
 
 use std::{
     fs,
@@ -60,7 +60,7 @@ async fn discover(config: CatalogueConfig, server: &Server) -> Result<Discovered
 }
 
 fn signature_error(outcome: Result<Discovered, CatalogueError>) -> SignatureError {
-    match outcome.expect_err("it should be refused").fault() {
+    match outcome.expect_err("the descriptor should be refused").fault() {
         Fault::Signature(error) => error.clone(),
         other => panic!("{other}"),
     }
@@ -71,7 +71,7 @@ fn is_verified(found: &Discovered) -> bool {
 }
 
 #[tokio::test]
-async fn what_the_domain_has_signed_is_used() {
+async fn signed_descriptor_is_used() {
     for algorithm in [SigningAlgorithm::EdDsa, SigningAlgorithm::Es256] {
         for mode in [Signatures::VerifyIfPresent, Signatures::Require] {
             let server = Server::start().await;
@@ -80,7 +80,7 @@ async fn what_the_domain_has_signed_is_used() {
             server.publish(OWN, &signed(&statement(&server.domain()), &key)).bytes(CODE, COMPONENT);
             let catalogue = catalogue(requiring(mode));
             let found = catalogue.discover(&server.key()).await.unwrap();
-            let by = found.authenticity.signed().expect("it is verified");
+            let by = found.authenticity.signed().expect("the descriptor is verified");
             assert_eq!((by.key.id(), by.key.algorithm()), ("2026", algorithm));
             assert_eq!((&by.statement.domain, by.statement.contract.as_deref()), (&server.domain(), Some("0.1")));
             assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
@@ -90,7 +90,7 @@ async fn what_the_domain_has_signed_is_used() {
 }
 
 #[tokio::test]
-async fn code_in_a_signed_descriptor_is_bound_by_its_digest() {
+async fn inline_code_is_bound_by_the_signed_digest() {
     let server = Server::start().await;
     let key = key("2026");
     publish_keys(&server, &[&key]);
@@ -113,9 +113,9 @@ async fn code_in_a_signed_descriptor_is_bound_by_its_digest() {
     assert!(matches!(error.fault(), Fault::WrongDigest { .. }), "{error}");
 }
 
-/// Each of these is signed well but for one thing, and refused for it in either mode.
+/// Each case has a single fault, and is refused in either mode.
 #[tokio::test]
-async fn what_is_not_good_is_refused() {
+async fn invalid_signature_is_refused() {
     type Change = fn(&mut Statement);
     let check = async |what: &str, change: Change, tamper: fn(&mut Value), expected: fn(&SignatureError) -> bool| {
         for mode in [Signatures::VerifyIfPresent, Signatures::Require] {
@@ -144,7 +144,7 @@ async fn what_is_not_good_is_refused() {
     let early = |statement: &mut Statement| statement.issued = SystemTime::now() + DAY;
     let for_ever = |statement: &mut Statement| statement.expires = statement.issued + MAX_LIFETIME + Duration::from_secs(1);
     check("for too long", for_ever, as_it_is, |error| matches!(error, SignatureError::TooLong { .. })).await;
-    // The last second of the year 9999, and what no calendar has.
+    // The last second of the year 9999, and times beyond all calendars.
     for seconds in [253_402_300_799, 253_402_300_800, i64::MAX.unsigned_abs()] {
         let farthest = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
         let error = judged_until(farthest).await;
@@ -168,7 +168,7 @@ async fn what_is_not_good_is_refused() {
     check("another payload", unchanged, |json| edit(json, 1, "0.1", "0.2"), wrong).await;
     let none = |json: &mut Value| edit(json, 0, "EdDSA", "none");
     check("no algorithm", unchanged, none, |error| matches!(error, SignatureError::Algorithm { .. })).await;
-    // What a verifier that believes the header would check with the public key as a shared secret.
+    // A verifier that believes the header would check this with the public key as a shared secret.
     let confused = |json: &mut Value| edit(json, 0, "EdDSA", "HS256");
     check("HMAC", unchanged, confused, |error| matches!(error, SignatureError::Algorithm { .. })).await;
     let confused = |json: &mut Value| edit(json, 0, "EdDSA", "ES256");
@@ -179,7 +179,7 @@ async fn what_is_not_good_is_refused() {
     check("what must be understood", unchanged, critical, malformed).await;
 }
 
-/// Returns the error for a signature that counts until then.
+/// Returns the error for a signature that expires at this time.
 async fn judged_until(expires: SystemTime) -> SignatureError {
     let server = Server::start().await;
     let key = key("2026");
@@ -189,7 +189,7 @@ async fn judged_until(expires: SystemTime) -> SignatureError {
     signature_error(discover(requiring(Signatures::VerifyIfPresent), &server).await)
 }
 
-/// Replaces something in the header (0) or payload (1) of the first signature.
+/// Replaces a text in the header (0) or payload (1) of the first signature.
 fn edit(json: &mut Value, part: usize, from: &str, to: &str) {
     let jws = json["signatures"][0].as_str().unwrap().to_owned();
     let mut parts: Vec<_> = jws.split('.').map(str::to_owned).collect();
@@ -200,7 +200,7 @@ fn edit(json: &mut Value, part: usize, from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_the_domains_counts_for_nothing() {
+async fn key_of_a_stranger_is_not_trusted() {
     for mode in [Signatures::VerifyIfPresent, Signatures::Require] {
         let server = Server::start().await;
         let (own, strange) = (key("own"), key("strange"));
@@ -208,7 +208,7 @@ async fn a_key_that_is_not_the_domains_counts_for_nothing() {
         server.publish(OWN, &signed(&statement(&server.domain()), &strange));
         let error = signature_error(discover(requiring(mode), &server).await);
         assert!(matches!(&error, SignatureError::UnknownKey { key, known: 1, .. } if key == "strange"), "{error}");
-        // Nor does it under the domain's own id.
+        // The domain's own key id does not help.
         server.publish(OWN, &signed(&statement(&server.domain()), &key("own")));
         let error = signature_error(discover(requiring(mode), &server).await);
         assert!(matches!(&error, SignatureError::Wrong { key } if key == "own"), "{error}");
@@ -216,7 +216,7 @@ async fn a_key_that_is_not_the_domains_counts_for_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_not_signed_is_refused_where_that_is_required() {
+async fn unsigned_stub_is_refused_where_signatures_are_required() {
     let server = Server::start().await;
     let key = key("2026");
     publish_keys(&server, &[&key]);
@@ -224,14 +224,14 @@ async fn what_is_not_signed_is_refused_where_that_is_required() {
     assert_eq!(discover(config(), &server).await.unwrap().authenticity, Authenticity::Unsigned);
     let error = signature_error(discover(requiring(Signatures::Require), &server).await);
     assert!(matches!(error, SignatureError::Missing { .. }), "{error}");
-    // Of one domain, and not of others.
+    // One domain can differ from the others, in either direction.
     let mut of_one = config();
     of_one.trust.domains.entry(server.domain()).or_default().signatures = Some(Signatures::Require);
     signature_error(discover(of_one, &server).await);
     let mut of_others = requiring(Signatures::Require);
     of_others.trust.domains.entry(server.domain()).or_default().signatures = Some(Signatures::VerifyIfPresent);
     assert_eq!(discover(of_others, &server).await.unwrap().authenticity, Authenticity::Unsigned);
-    // Whatever stands there, it is not looked at.
+    // In mode `off`, signatures are ignored.
     let mut stub = descriptor();
     stub.signatures = vec!["nonsense".to_owned()];
     server.publish(OWN, &stub);
@@ -239,7 +239,7 @@ async fn what_is_not_signed_is_refused_where_that_is_required() {
 }
 
 #[tokio::test]
-async fn keys_rotate() {
+async fn key_rotation_is_accepted_without_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let (old, new) = (key("2025"), key("2026"));
@@ -256,16 +256,16 @@ async fn keys_rotate() {
     server.publish(OWN, &signed(&statement(&server.domain()), &old));
     assert!(is_verified(&discover(started(), &server).await.unwrap()));
     server.asked();
-    // They are kept as long as the domain says so, also for the next process.
+    // Keys are kept as long as the domain allows, also for the next process.
     assert!(is_verified(&discover(started(), &server).await.unwrap()));
     assert_eq!(server.asked(), [OWN]);
-    // A signature of a key that is not among them has them asked for anew.
+    // A signature by an unknown key causes a new request for the keys.
     keys(&[&old, &new]);
     server.publish(OWN, &signed(&statement(&server.domain()), &new));
     let found = discover(started(), &server).await.unwrap();
     assert_eq!(found.authenticity.signed().unwrap().key.id(), "2026");
     assert_eq!(server.asked(), [OWN, KEYS]);
-    // A descriptor may be signed with both, for runtimes that know one of them.
+    // A descriptor may have both signatures, for runtimes that know one of the keys.
     let mut both = signed(&statement(&server.domain()), &old);
     sign(&mut both, &statement(&server.domain()), &new).unwrap();
     server.publish(OWN, &both);
@@ -277,7 +277,7 @@ async fn keys_rotate() {
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_refused() {
+async fn revoked_key_or_component_is_refused() {
     let server = Server::start().await;
     let key = key("2026");
     publish_keys(&server, &[&key]);
@@ -288,7 +288,7 @@ async fn what_is_revoked_is_refused() {
         let error = signature_error(discover(config, &server).await);
         assert!(matches!(error, SignatureError::RevokedKey { .. }), "{error}");
     }
-    // A component is revoked in any mode, signed or not, and whether or not its digest is stated.
+    // A component is revoked in any mode, signed or not, with or without a stated digest.
     let revoking = |mode| {
         let mut config = requiring(mode);
         config.trust.revoked_components.insert(Sha256Digest::of(COMPONENT));
@@ -309,7 +309,7 @@ async fn what_is_revoked_is_refused() {
 }
 
 #[tokio::test]
-async fn without_keys_nothing_is_required_to_be_believed_and_nothing_required_is_used() {
+async fn missing_keys_refuse_where_signatures_are_required() {
     for answer in [404, 500] {
         let server = Server::start().await;
         server.status(KEYS, answer, "no");
@@ -319,7 +319,7 @@ async fn without_keys_nothing_is_required_to_be_believed_and_nothing_required_is
         let found = discover(config(), &server).await.unwrap();
         assert!(matches!(found.authenticity, Authenticity::Unverified { .. }), "{:?}", found.authenticity);
     }
-    // What is no key set is not like none: somebody is at fault, and may be at work.
+    // An invalid key set differs from a missing one: it is a fault, or an attack.
     let server = Server::start().await;
     server.bytes(KEYS, "<html>");
     server.publish(OWN, &signed(&statement(&server.domain()), &key("2026")));
@@ -327,7 +327,7 @@ async fn without_keys_nothing_is_required_to_be_believed_and_nothing_required_is
 }
 
 #[tokio::test]
-async fn keys_are_asked_for_by_the_rules_of_the_network() {
+async fn key_request_obeys_the_network_rules() {
     let (server, other) = (Server::start().await, Server::start().await);
     let key = key("2026");
     publish_keys(&other, &[&key]);
@@ -336,7 +336,7 @@ async fn keys_are_asked_for_by_the_rules_of_the_network() {
     server.publish(OWN, &signed(&statement(&server.domain()), &key));
     let error = signature_error(discover(requiring(Signatures::Require), &server).await);
     assert!(matches!(&error, SignatureError::NoKeys { reason, .. } if reason.contains("redirect")), "{error}");
-    // Nor is more of it read than keys may have.
+    // The limit on key sets applies, too.
     server.bytes(KEYS, vec![b' '; 65 * 1024]);
     let error = signature_error(discover(requiring(Signatures::Require), &server).await);
     assert!(matches!(&error, SignatureError::NoKeys { reason, .. } if reason.contains("larger than")), "{error}");
@@ -344,7 +344,7 @@ async fn keys_are_asked_for_by_the_rules_of_the_network() {
 }
 
 #[tokio::test]
-async fn an_operators_keys_are_the_only_ones() {
+async fn operator_keys_replace_the_published_ones() {
     let server = Server::start().await;
     let (operators, published, global) = (key("operators"), key("published"), key("global"));
     publish_keys(&server, &[&published]);
@@ -359,7 +359,7 @@ async fn an_operators_keys_are_the_only_ones() {
 }
 
 #[tokio::test]
-async fn copies_are_judged_each_time() {
+async fn copy_is_verified_on_each_use() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let key = key("2026");
@@ -374,12 +374,12 @@ async fn copies_are_judged_each_time() {
     let found = first.discover(&server.key()).await.unwrap();
     first.fetch(&found).await.unwrap();
     server.stop().await;
-    // Keys and all are there without the domain.
+    // Descriptor, keys and component are available without the domain.
     let offline = catalogue(keeping());
     let found = offline.discover(&server.key()).await.unwrap();
     assert!(is_verified(&found) && matches!(found.provenance, Provenance::Offline { .. }), "{found:?}");
     assert!(offline.fetch(&found).await.unwrap().is_stored());
-    // What the operator revokes, and what somebody changed in the cache, is not used.
+    // Revoked keys, and copies that were changed in the cache, are refused.
     let mut revoking = keeping();
     revoking.trust.revoked_keys.insert("2026".to_owned());
     assert!(matches!(signature_error(discover(revoking, &server).await), SignatureError::RevokedKey { .. }));
@@ -396,7 +396,7 @@ async fn copies_are_judged_each_time() {
 }
 
 #[tokio::test]
-async fn what_has_run_out_does_not_run_because_its_domain_is_offline() {
+async fn expired_signature_is_refused_while_offline() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let key = key("2026");
@@ -409,7 +409,7 @@ async fn what_has_run_out_does_not_run_because_its_domain_is_offline() {
     let mut statement = statement(&server.domain());
     statement.expires = SystemTime::now() - Duration::from_secs(1);
     server.publish(OWN, &signed(&statement, &key));
-    // It is kept by somebody who does not look.
+    // In mode `off`, the copy is kept without a check.
     discover(keeping(Signatures::Off), &server).await.unwrap();
     server.stop().await;
     let outcome = discover(keeping(Signatures::Require), &server).await;
@@ -419,7 +419,7 @@ async fn what_has_run_out_does_not_run_because_its_domain_is_offline() {
 }
 
 #[tokio::test]
-async fn the_home_domain_signs_for_those_that_it_offers() {
+async fn home_domain_signs_its_offers() {
     let home = Server::start().await;
     let key = key("home");
     publish_keys(&home, &[&key]);
@@ -434,7 +434,7 @@ async fn the_home_domain_signs_for_those_that_it_offers() {
 }
 
 #[test]
-fn keys_that_sign_nothing_are_left_out() {
+fn keys_for_other_uses_are_left_out() {
     let check = |jwk: Value, expected: usize| {
         let keys = PublicKey::read_set(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
         assert_eq!(keys.len(), expected, "{jwk}");
@@ -467,7 +467,7 @@ fn keys_that_sign_nothing_are_left_out() {
 }
 
 #[test]
-fn what_errors_say() {
+fn signature_errors_are_complete() {
     let domain = Domain::parse("sp1.example").unwrap();
     let key = key("2026");
     let mut policy = protostub_catalogue::trust::TrustPolicy::default();

@@ -1,5 +1,5 @@
-//! Trust state that cannot be read or written refuses, and is never lost for it. Each fault is a
-//! real one of the file system.
+//! Unusable trust state refuses stubs, and is not lost by that. Each fault is a real one of the
+//! file system.
 #![cfg(unix)]
 
 use std::{
@@ -24,14 +24,14 @@ use crate::{
     trust::{KEYS, key as signing_key, signed, statement},
 };
 
-/// The only file in a folder of the cache.
+/// Returns the only file in a folder of the cache.
 fn only(dir: &TempDir, folder: &str) -> PathBuf {
     let files: Vec<_> = fs::read_dir(dir.path().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files.into_iter().next().unwrap()
 }
 
-/// Puts something in the place of a file that is no file. Root may do everything else.
+/// Replaces a file by something that is not a file. Faults of permissions would not stop root.
 fn spoil(path: &Path, how: &str) {
     fs::remove_file(path).unwrap();
     match how {
@@ -69,7 +69,7 @@ async fn version_that_cannot_be_read_is_an_error_and_stays() {
         unspoil(&path, &content);
         assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.0"), "{how}");
     }
-    // The folder is a file.
+    // A file takes the folder's place.
     let catalogue = catalogue(keeping(&dir));
     let folder = dir.path().join("committed");
     fs::rename(&folder, dir.path().join("aside")).unwrap();
@@ -97,9 +97,9 @@ async fn damaged_version_is_an_error_that_names_the_file() {
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()) && text.contains("or remove it to trust"), "{text}");
         assert!(catalogue.commit(&key, &committed("0.9"), None).await.is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "the file stays as it is");
+        assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "the file is unchanged");
     }
-    // The operator does as the error says. This process still knows the version.
+    // The operator follows the advice of the error. This process still knows the version.
     fs::remove_file(&path).unwrap();
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("1.0"));
     accept(&catalogue, &key, "1.1").await.unwrap();
@@ -131,7 +131,7 @@ async fn cache_folder_removed_meanwhile_is_made_again() {
     assert_eq!(accepted(&next, &server.key()).await.as_deref(), Some("2.1"));
 }
 
-/// A process died between writing a record and giving it its name.
+/// A process died after it wrote a record, and before it gave the record its name.
 #[tokio::test]
 async fn kill_before_rename_leaves_the_version_before() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,8 +162,8 @@ async fn version_that_cannot_be_written_is_an_error() {
     accept(&catalogue, &key, "1.0").await.unwrap();
 }
 
-/// A domain signs, and its keys are kept. When they cannot be read, what it publishes is not used
-/// without them.
+/// A domain signs, and its keys are kept. While the kept keys cannot be read, the domain's
+/// published keys are not used instead.
 #[tokio::test]
 async fn key_set_that_cannot_be_read_refuses() {
     let dir = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ async fn key_set_that_cannot_be_read_refuses() {
     assert!(discover().await.unwrap().authenticity.signed().is_some());
 }
 
-/// The keys were confirmed by a clock that was ahead: their age is not known.
+/// The keys were confirmed by a clock that was ahead, so their age is unknown.
 #[tokio::test]
 async fn key_set_of_the_future_is_confirmed_or_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -232,8 +232,8 @@ async fn key_set_of_the_future_is_confirmed_or_refused() {
     assert!(error.to_string().contains("clock"), "{error}");
 }
 
-/// A copy that cannot be read is fetched again and stays, and the home domain does not speak for a
-/// domain that has served its own.
+/// A copy that cannot be read is fetched again, and its file stays. The home domain is not asked
+/// for a domain that has served its own stub.
 #[tokio::test]
 async fn copy_that_cannot_be_read_is_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -280,7 +280,7 @@ async fn unreadable_copy_gives_no_place_to_the_home_domain() {
         unspoil(&path, b"");
     }
     assert!(started().discover(&server.key()).await.unwrap_err().is_not_found());
-    // A folder that cannot be looked into is no proof that it was empty.
+    // An unreadable folder does not prove that it was empty.
     fs::remove_dir_all(dir.path().join("descriptors")).unwrap();
     let catalogue = started();
     fs::remove_dir(dir.path().join("descriptors")).unwrap();
@@ -290,7 +290,8 @@ async fn unreadable_copy_gives_no_place_to_the_home_domain() {
     assert!(home.asked().is_empty());
 }
 
-/// Runs one of these tests in a process of its own, where it takes away what all threads need.
+/// Runs one of these tests in a process of its own, since it removes resources that all threads
+/// need.
 fn in_child(test: &str, cache: &Path) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("trust_state::{test}"), "--ignored", "--nocapture", "--test-threads=1"])
@@ -307,7 +308,7 @@ fn cache_of_parent() -> protostub_catalogue::CatalogueConfig {
     config
 }
 
-/// The review's case: with few descriptors, 38 of 40 domains deployed 1.0 over 2.0.
+/// Case of the review: with few file descriptors, 38 of 40 domains deployed 1.0 over 2.0.
 #[tokio::test]
 async fn without_descriptors_no_accepted_version_is_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -342,7 +343,7 @@ async fn child_without_descriptors_reads_no_version() {
     }
     let refused = catalogue.commit(&keys[0], &committed("1.0"), None).await;
     assert!(matches!(refused, Err(TrustStateError::Read { .. } | TrustStateError::Write { .. })), "{refused:?}");
-    // A fault that passes meanwhile is no fault.
+    // A fault that ends during the retries causes no error.
     let (load, ()) = tokio::join!(catalogue.committed(&keys[1]), async {
         tokio::task::yield_now().await;
         taken.clear();
@@ -350,8 +351,8 @@ async fn child_without_descriptors_reads_no_version() {
     assert_eq!(load.unwrap(), Some(committed("2.0")));
 }
 
-/// A full file system takes no version; what was accepted before stays.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+/// A full file system accepts no new version. The accepted versions stay.
+#[expect(clippy::print_stderr, reason = "a skipped test states the reason")]
 #[tokio::test]
 async fn full_file_system_refuses_versions() {
     let dir = tempfile::tempdir().unwrap();

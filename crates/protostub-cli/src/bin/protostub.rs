@@ -1,11 +1,12 @@
-//! The `protostub` command. What it does stands in the library beside it.
+//! The `protostub` command. The library of this package implements it.
 
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Messages are allocated on one thread and freed on another, and many are large: the C library's allocator gives their memory back to the system each
-/// time, and gets it anew (BENCHMARKS.md).
+/// The mimalloc allocator, for throughput. Messages are allocated on one thread and freed on
+/// another, and many are large. The C library's allocator returns their memory to the system each
+/// time, and requests it again (BENCHMARKS.md).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// How long an answer may be, in bytes.
+/// Maximum length of an answer, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A connection to a running runtime.
@@ -32,7 +32,8 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
     }
 
-    /// Connects to the one runtime of this user that was not told to listen elsewhere; there may be none.
+    /// Connects to the only runtime of this user at the default place. Returns `None` if no runtime
+    /// is running. Fails if several are running.
     pub(crate) async fn find() -> anyhow::Result<Option<Self>> {
         let mut found = socket::listening().await?;
         match found.len() {
@@ -41,12 +42,12 @@ impl Client {
             several => {
                 let paths: Vec<_> = found.iter().map(|(path, _)| path.display().to_string()).collect();
                 let paths = paths.join(", ");
-                Err(Failure::usage(format!("{several} runtimes are running: say which one with --socket, one of {paths}")))
+                Err(Failure::usage(format!("{several} runtimes are running; select one with --socket, from {paths}")))
             }
         }
     }
 
-    /// Asks for something, is told how it goes on, and waits for the answer.
+    /// Sends a request, passes its progress to `progress`, and waits for the answer.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &mut self,
         request: &Request,
@@ -54,7 +55,7 @@ impl Client {
     ) -> anyhow::Result<T> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        // If it cannot be written, the runtime may have said why.
+        // If the write fails, the runtime may still have sent the reason.
         let _written = self.stream.write_all(&line).await;
         loop {
             match self.receive().await? {
@@ -69,12 +70,12 @@ impl Client {
         }
     }
 
-    /// Begins to follow what becomes of stubs.
+    /// Starts to follow the status changes of stubs.
     pub(crate) async fn follow(&mut self, target: Option<String>) -> anyhow::Result<Status> {
         self.ask(&Request::Follow { target }, |_| {}).await
     }
 
-    /// What becomes of the stubs that are followed; none when the runtime has ended.
+    /// Waits for the next status change. Returns `None` when the runtime has ended.
     pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Change>> {
         loop {
             match self.receive().await? {
@@ -91,13 +92,13 @@ impl Client {
         let read = (&mut self.stream).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).await;
         match read {
             Ok(0) | Err(_) => Ok(None),
-            // The runtime was killed while it wrote.
+            // The runtime was killed during the write.
             Ok(_) if !line.ends_with(b"\n") => Ok(None),
             Ok(_) => Response::read(&line).map(Some).with_context(|| self.garbled()),
         }
     }
 
     fn garbled(&self) -> String {
-        format!("failed to understand the runtime at {}: is it another version of protostub?", self.path.display())
+        format!("failed to read an answer of the runtime at {} (is it another version of protostub?)", self.path.display())
     }
 }

@@ -6,14 +6,14 @@ use tokio::sync::broadcast;
 use super::protocol::{Change, DeploymentProgress};
 use crate::printer::Counts;
 
-/// What the clients of a runtime share.
+/// State that the clients of a runtime share.
 pub(crate) struct ServerContext {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) since: SystemTime,
-    /// The file of its policies.
+    /// The file of the runtime's policies.
     pub(crate) policy: Option<PathBuf>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) progress: broadcast::Sender<DeploymentProgress>,
-    /// Counts of the lines that were not printed, and of those that were not logged.
+    /// Counts of the lines dropped from the output and from the log.
     pub(crate) dropped: (Arc<Counts>, Arc<Counts>),
 }

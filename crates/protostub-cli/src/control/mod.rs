@@ -1,11 +1,13 @@
-//! The control socket: how `protostub deploy`, `list`, `send` and the like talk to a runtime that `protostub run` runs.
+//! The control socket: the way from `protostub deploy`, `list`, `send` and other commands to a
+//! runtime that `protostub run` runs.
 //!
-//! * [`protocol`]: what is said, one JSON object a line; the README documents it for scripts
-//! * [`actions`]: what each request does to a runtime, wherever that runs
-//! * [`context`]: what the clients of one runtime share
-//! * [`server`]: in `run`, answers the clients of the socket
-//! * [`client`]: in the other commands, asks
-//! * [`socket`]: where the socket is, and whose
+//! * [`protocol`]: requests and responses, one JSON object per line. The README documents them for
+//!   scripts.
+//! * [`actions`]: the effect of each request on a runtime, in `run` or in a command's own runtime.
+//! * [`context`]: state that the clients of one runtime share.
+//! * [`server`]: in `run`, answers the clients of the socket.
+//! * [`client`]: in the other commands, sends requests.
+//! * [`socket`]: the place and the ownership of the socket.
 
 #![cfg_attr(not(unix), allow(dead_code, reason = "only a server needs it"))]
 

@@ -8,17 +8,17 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{failure::Failure, text::json_text};
 
-/// What a client asks for: a line.
+/// A request of a client: one line.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
 pub(crate) enum Request {
-    /// Answered with a [`Stub`] when it is live. With `progress`, the client learns how the
-    /// deployment goes on.
+    /// Answered with a [`Stub`] when it is live. With `progress`, the client receives the progress
+    /// of the deployment.
     Deploy { target: String, progress: bool },
-    /// Answered with the last that is known of the [`Stub`] when it is gone.
+    /// Answered with the last known [`Stub`] when it is gone.
     Undeploy { target: String },
-    /// Answered with an [`Update`] when the published version is live. With `check`, the stub stays
-    /// as it is.
+    /// Answered with an [`Update`] when the published version is live. With `check`, the stub keeps
+    /// its version.
     Update { target: String, check: bool, progress: bool },
     /// Answered with [`Stubs`].
     List {},
@@ -26,16 +26,17 @@ pub(crate) enum Request {
     Reload {},
     /// Answered with [`Sent`] when there is a reply.
     Send(SendRequest),
-    /// Answered with a [`Status`], or if there is a target, with its [`Stub`].
+    /// Answered with a [`Status`], or with the [`Stub`] of the target if there is one.
     Status { target: Option<String> },
-    /// Answered with a [`Status`]; then each [`Change`] is told, until the client sends something or goes.
+    /// Answered with a [`Status`]. Each [`Change`] follows, until the client sends something or
+    /// disconnects.
     Follow { target: Option<String> },
 }
 
 /// The members of a request's line.
 ///
-/// The whole line is one structure: of a tagged enumeration, serde keeps the members in a tree
-/// until it knows the tag. That would change the numbers of a body, and refuse a deep one.
+/// The whole line is one structure. For a tagged enumeration, serde keeps the members in a tree
+/// until it knows the tag. That would change the numbers of a body, and refuse a deep body.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -67,7 +68,7 @@ enum CommandName {
 }
 
 impl Line {
-    /// Refuses members that the command does not have.
+    /// Rejects members that the command does not have.
     fn check(&self) -> Result<(), Failure> {
         use CommandName::{Deploy, Follow, Send, Status, Undeploy, Update};
         let is_one_of = |commands: &[CommandName]| commands.contains(&self.command);
@@ -89,15 +90,15 @@ impl Line {
 }
 
 fn no_request(problem: impl Display) -> Failure {
-    Failure::wrong(SafeText::display(format_args!("it is no request: {problem}")))
+    Failure::wrong(SafeText::display(format_args!("the line is not a request: {problem}")))
 }
 
 impl Request {
     /// Reads a line. Bodies stay as the client wrote them.
     pub(crate) fn read(line: &[u8]) -> Result<Self, Failure> {
-        // serde would take an array for a structure too.
+        // serde would accept an array for a structure too.
         if line.trim_ascii_start().first() != Some(&b'{') {
-            return Err(no_request("it is no JSON object"));
+            return Err(no_request("not a JSON object"));
         }
         let line: Line = serde_json::from_slice(line).map_err(no_request)?;
         line.check()?;
@@ -125,7 +126,8 @@ impl Request {
     }
 }
 
-/// What a client is told: a line. A request has exactly one `result` or `error`. `progress` comes before it, `status` after that of `follow`.
+/// A response to a client: one line. A request has exactly one `result` or `error`. `progress`
+/// precedes it; `status` follows the result of `follow`.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Response {
@@ -148,7 +150,7 @@ struct ResponseLine {
 }
 
 impl Response {
-    /// Reads a line. Returns `None` if it is no response.
+    /// Reads a line. Returns `None` if the line is not a response.
     pub(crate) fn read(line: &[u8]) -> Option<Self> {
         let line: ResponseLine = serde_json::from_slice(line).ok()?;
         if let Some(result) = line.result {
@@ -162,7 +164,7 @@ impl Response {
         progress.or_else(|| line.status.map(|status| Self::Status { status }))
     }
 
-    /// Writes a line, with a line feed at its end, without characters that act on a terminal.
+    /// Returns the line, with a line feed at its end, without characters that act on a terminal.
     pub(crate) fn to_line(&self) -> String {
         let mut line = json_text(&serde_json::to_string(self).unwrap_or_default());
         line.push('\n');
@@ -178,53 +180,53 @@ pub(crate) struct SendRequest {
     pub(crate) from: Option<Address>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) body: Option<Box<RawValue>>,
-    /// In seconds.
+    /// The timeout, in seconds.
     pub(crate) timeout: f64,
-    /// As for `deploy`.
+    /// As in [`Request::Deploy`].
     pub(crate) progress: bool,
 }
 
-/// Time to wait for a reply, in seconds, unless the request says another.
+/// Default timeout for a reply, in seconds.
 const DEFAULT_SEND_TIMEOUT: f64 = 30.0;
 
-/// A `null` that is there is a value too.
+/// Reads a member that is present. A `null` that is present counts as a value.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// A stub, as it is at the moment.
+/// A stub at this moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Stub {
-    /// Its key: its domain, or what tells it from the domain's other stubs.
+    /// The key: the domain, or the text that distinguishes the stub from the domain's other stubs.
     pub(crate) key: String,
     pub(crate) domain: Domain,
-    /// Its address. It has none before step 9.
+    /// The address. `None` before step 9.
     pub(crate) stub: Option<Address>,
     pub(crate) status: StubStatus,
     pub(crate) reason: Option<String>,
-    /// Since when it has the status.
+    /// The time since which the stub has this status.
     pub(crate) since: String,
-    /// What its descriptor says.
+    /// The version in the descriptor.
     pub(crate) version: Option<String>,
-    /// Where its descriptor was found.
+    /// The URL of the descriptor.
     pub(crate) descriptor: Option<String>,
-    /// The SHA-256 of its component, in hexadecimal digits.
+    /// The SHA-256 of the component, in hexadecimal digits.
     pub(crate) digest: Option<String>,
-    /// The address of its sandbox.
+    /// The address of the sandbox.
     pub(crate) sandbox: Option<Address>,
-    /// How many instances followed its first one.
+    /// Number of instances after the first one.
     pub(crate) restarts: u64,
-    /// How often it ran into each limit.
+    /// Number of times that the stub hit each limit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) limits: BTreeMap<String, u64>,
-    /// The report of its last crash.
+    /// The report of the last crash.
     pub(crate) crash: Option<Value>,
 }
 
-/// What came of an update.
+/// The outcome of an update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Update {
-    /// Of which stub.
+    /// The key of the stub.
     pub(crate) key: String,
     pub(crate) outcome: Outcome,
     /// The version that ran before.
@@ -236,11 +238,11 @@ pub(crate) struct Update {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// What runs is what is published.
+    /// The running version is the published one.
     UpToDate,
-    /// Something else is published. It may be older.
+    /// The domain publishes another version or build, which may be older.
     Available,
-    /// What is published runs now.
+    /// The published version runs now.
     Updated,
 }
 
@@ -253,38 +255,39 @@ pub(crate) struct Stubs {
 /// The policies that are in force now.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
-    /// Their file.
+    /// The file of the policies.
     pub(crate) policy: PathBuf,
 }
 
-/// A reply, and how long it took.
+/// A reply, and the time until it arrived.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Sent {
-    /// As [`Message::to_json_line`] writes it.
+    /// The reply as [`Message::to_json_line`] writes it.
     pub(crate) reply: Box<RawValue>,
     pub(crate) milliseconds: u64,
 }
 
-/// A runtime.
+/// The status of a runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) runtime: Address,
     pub(crate) home: Domain,
-    /// Of the `protostub` that runs it.
+    /// The version of the `protostub` that runs it.
     pub(crate) version: String,
-    /// Of the process.
+    /// The id of the process.
     pub(crate) pid: u32,
-    /// Since when it runs.
+    /// The start of the runtime.
     pub(crate) since: String,
     pub(crate) stubs: Vec<Stub>,
-    /// What the bus has counted.
+    /// The counts of the bus.
     pub(crate) messages: BTreeMap<String, u64>,
-    /// Zero for runtimes that do not count them.
+    /// Zero for runtimes that do not count dropped lines.
     #[serde(default)]
     pub(crate) dropped: Dropped,
 }
 
-/// Lines that a runtime could not print: they were not read in time, or the output failed.
+/// Counts of the lines that a runtime could not print: the reader was too slow, or the output
+/// failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dropped {
     /// Lines of standard output.
@@ -300,14 +303,14 @@ pub(crate) struct Change {
     pub(crate) stub: Option<Address>,
     pub(crate) status: StubStatus,
     pub(crate) reason: Option<String>,
-    /// When it was heard of.
+    /// The time at which the change was received.
     pub(crate) at: String,
 }
 
 /// The progress of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DeploymentProgress {
-    /// Of which stub.
+    /// The key of the stub.
     pub(crate) key: String,
     #[serde(flatten)]
     pub(crate) activity: Activity,
@@ -352,7 +355,7 @@ impl Stub {
         }
     }
 
-    /// Those of a runtime, in the order of their keys.
+    /// Returns the stubs of a runtime, in the order of their keys.
     pub(crate) fn all(runtime: &Runtime) -> Vec<Self> {
         let mut stubs: Vec<_> = runtime.protostubs().iter().map(Self::of).collect();
         stubs.sort_by(|one, other| one.key.cmp(&other.key));
@@ -396,10 +399,10 @@ fn counted(counts: BusCounts) -> BTreeMap<String, u64> {
     counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// A time as in RFC 3339, in UTC, with three digits of the second's fraction.
+/// Returns a time as in RFC 3339, in UTC, with milliseconds.
 ///
-/// RFC 3339 ends with the year 9999, and a stranger's signature may state any time. A later time,
-/// or one before the year 0, becomes the seconds after or before 1970.
+/// RFC 3339 ends with the year 9999, but the signature of a stranger can state any time. A later
+/// time, or one before the year 0, becomes the number of seconds after or before 1970.
 pub(crate) fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let nanoseconds = match &since {

@@ -23,15 +23,15 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// How long a request may be, in bytes: no message of a stub's inbox is longer.
+/// Maximum length of a request, in bytes. No message in a stub's inbox is longer.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
-/// How many clients may be connected at a time.
+/// Maximum number of connected clients.
 const MAX_CLIENTS: usize = 32;
-/// How long a client may be silent between two requests.
+/// Timeout for a silent client between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// How long a client may take to read a response.
+/// Timeout for a client to read a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause after the system accepted no connection, and time to refuse one client too many.
+/// Pause after a failed accept, and timeout to refuse a client over the limit.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl ServerContext {
@@ -41,7 +41,8 @@ impl ServerContext {
     }
 }
 
-/// Answers clients until it is told to stop. Nothing of it is left when it returns.
+/// Answers clients until `stop` is cancelled. No task of the server is left when the function
+/// returns.
 pub(crate) async fn serve(socket: Socket, context: ServerContext, stop: CancellationToken) {
     let context = Arc::new(context);
     let mut clients = JoinSet::new();
@@ -51,18 +52,18 @@ pub(crate) async fn serve(socket: Socket, context: ServerContext, stop: Cancella
             () = stop.cancelled() => break,
             Some(_) = clients.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
-                Ok((stream, _)) if !socket::is_trusted(&stream) => tracing::warn!("another user's process was refused at the control socket"),
+                Ok((stream, _)) if !socket::is_trusted(&stream) => tracing::warn!("the control socket refused a process of another user"),
                 Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
                     clients.spawn(Connection::new(stream, Arc::clone(&context)).run());
                 }
                 Ok((stream, _)) => {
                     let mut client = Connection::new(stream, Arc::clone(&context));
-                    let problem = Failure::failed(format!("{MAX_CLIENTS} clients are connected already, and no more may be"));
-                    // One line always has room in a new socket's buffer.
+                    let problem = Failure::failed(format!("the control socket has {MAX_CLIENTS} clients, its limit; disconnect one of them"));
+                    // A new socket's buffer always has room for one line.
                     let _ = timeout(ACCEPT_PAUSE, client.send(&Response::Error(problem))).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a client could not be accepted at the control socket");
+                    tracing::warn!(%error, "the control socket failed to accept a client");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -78,7 +79,7 @@ struct Connection {
     context: Arc<ServerContext>,
 }
 
-/// The client is no longer there, or does not read.
+/// The client has disconnected, or does not read.
 struct Disconnected;
 
 impl Connection {
@@ -91,7 +92,7 @@ impl Connection {
         while let Ok(Ok(line)) = timeout(IDLE_TIMEOUT, self.line()).await {
             let sent = match Request::read(&line) {
                 Ok(Request::Follow { target }) => {
-                    // Ended by whatever comes from the client.
+                    // Any input of the client ends the follow.
                     let _gone = self.follow(target).await;
                     return;
                 }
@@ -104,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// The next line. The connection is of no use after an error, or a line that is too long.
+    /// Reads the next line. After an error, or a line that is too long, the connection is unusable.
     async fn line(&mut self) -> Result<Vec<u8>, Disconnected> {
         let mut line = Vec::new();
         let limit = u64::try_from(MAX_REQUEST_BYTES).unwrap_or(u64::MAX);
@@ -112,7 +113,7 @@ impl Connection {
         match read {
             Ok(0) | Err(_) => Err(Disconnected),
             Ok(_) if line.len() >= MAX_REQUEST_BYTES && !line.ends_with(b"\n") => {
-                let problem = Failure::wrong(format!("a request is at most {MAX_REQUEST_BYTES} bytes long"));
+                let problem = Failure::wrong(format!("the request is too long: at most {MAX_REQUEST_BYTES} bytes are allowed"));
                 let _ = self.send(&Response::Error(problem)).await;
                 Err(Disconnected)
             }
@@ -157,7 +158,7 @@ impl Connection {
             Request::Status { target: Some(target) } => {
                 actions::find(runtime, &target).map(|stub| Stub::of(&stub)).and_then(to_json)
             }
-            // Taken care of before.
+            // `run` handles this request itself.
             Request::Follow { .. } => to_json(()),
         };
         let response = match outcome {
@@ -167,7 +168,7 @@ impl Connection {
         self.send(&response).await
     }
 
-    /// Tells how the deployment of `key` goes on while `action` does.
+    /// Sends the progress of the deployment of `key` while `action` runs.
     async fn with_progress<T>(&mut self, key: Option<StubKey>, action: impl Future<Output = T>) -> Result<T, Disconnected> {
         let Some(key) = key.map(|key| key.to_string()) else { return Ok(action.await) };
         let mut progress = self.context.progress.subscribe();
@@ -198,7 +199,8 @@ impl Connection {
             Err(error) => return self.send(&Response::Error(Failure::of(&error))).await,
         };
         self.send(&Response::Result { result: status }).await?;
-        // What was told of each stub: a change may be in the first listing, and be heard of once more.
+        // The last change sent for each stub. A change can be in the first listing and arrive as an
+        // event too.
         let mut told = HashMap::new();
         for stub in Stub::all(&context.runtime) {
             self.send_change(stub.into(), domain, &mut told).await?;
@@ -211,7 +213,8 @@ impl Connection {
             };
             match change {
                 Ok(change) => self.send_change(change, domain, &mut told).await?,
-                // Too slow for each of them: what holds now is told instead.
+                // The client is too slow for each change: it gets the current status of all stubs
+                // instead.
                 Err(RecvError::Lagged(_)) => {
                     for stub in Stub::all(&context.runtime) {
                         self.send_change(stub.into(), domain, &mut told).await?;

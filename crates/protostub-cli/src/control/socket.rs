@@ -7,23 +7,25 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::net::{UnixListener, UnixStream};
 
-/// A socket that is listened on. Its file goes with it.
+/// A listening socket. Its file is removed with it.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     pub(crate) path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode number of the file.
     file: (u64, u64),
 }
 
 impl Socket {
-    /// Listens at `path`, where nobody else may: a file that nobody listens at any more is replaced, anything else is left alone.
+    /// Listens at `path`, for this user only. Replaces a socket file without a listener. Leaves any
+    /// other file untouched, and fails.
     pub(crate) async fn listen(path: &Path) -> anyhow::Result<Self> {
         let context = || format!("failed to listen for commands at {}", path.display());
         let folder = folder_of(path);
         if !folder.exists() {
             private_folder(folder).with_context(context)?;
         }
-        // Two that start at the same time must not replace each other's sockets.
+        // The lock prevents two runtimes that start at the same time from replacing each other's
+        // sockets.
         let turn = fs::File::open(folder).with_context(context)?;
         let _in_turn = turn.lock();
         remove_stale_socket(path).await.with_context(context)?;
@@ -33,14 +35,14 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
     }
 
-    /// Listens in the user's own folder, under a name that no other runtime has.
+    /// Listens in the user's own folder, under a unique name.
     pub(crate) async fn listen_by_default() -> anyhow::Result<Self> {
         let folder = default_folder()?;
         if !folder.exists() {
-            private_folder(&folder).with_context(|| format!("failed to make the folder {}", folder.display()))?;
+            private_folder(&folder).with_context(|| format!("failed to create the folder {}", folder.display()))?;
         }
         check_private(&folder)?;
-        // What killed runtimes left behind.
+        // Killed runtimes leave their socket files behind.
         for path in sockets_in(&folder)? {
             let _ = remove_stale_socket(&path).await;
         }
@@ -57,7 +59,7 @@ impl Drop for Socket {
     }
 }
 
-/// The sockets in the user's own folder that somebody listens at.
+/// Connects to all sockets in the user's own folder that have a listener.
 pub(crate) async fn listening() -> anyhow::Result<Vec<(PathBuf, UnixStream)>> {
     let folder = default_folder()?;
     let mut found = Vec::new();
@@ -72,12 +74,12 @@ pub(crate) async fn listening() -> anyhow::Result<Vec<(PathBuf, UnixStream)>> {
     Ok(found)
 }
 
-/// Whether who is at the other end is this process's user, or root.
+/// Returns `true` if the peer is a process of this user, or of root.
 pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || own_uid().is_ok_and(|own| own == peer.uid()))
 }
 
-/// Where sockets are unless something else is said: readable by this user alone.
+/// Returns the default folder of sockets, which only this user can read.
 fn default_folder() -> anyhow::Result<PathBuf> {
     let of_session = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
     Ok(match of_session {
@@ -105,12 +107,13 @@ fn private_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// In a folder where others may write, anybody could pretend to be the runtime.
+/// Rejects a folder that others can write to: there, any user could pose as the runtime.
 fn check_private(folder: &Path) -> anyhow::Result<()> {
-    let metadata = fs::symlink_metadata(folder).with_context(|| format!("failed to look at {}", folder.display()))?;
+    let metadata =
+        fs::symlink_metadata(folder).with_context(|| format!("failed to read the metadata of {}", folder.display()))?;
     if !metadata.is_dir() || metadata.uid() != own_uid()? || metadata.mode() & 0o077 != 0 {
         bail!(
-            "{} is not a folder that only this user can use: remove it, or choose another socket with --socket",
+            "{} is not a folder that only this user can use; remove it, or choose another socket with --socket",
             folder.display()
         );
     }
@@ -118,7 +121,7 @@ fn check_private(folder: &Path) -> anyhow::Result<()> {
 }
 
 fn sockets_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("failed to look into {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("failed to list the folder {}", folder.display()))?;
     let mut sockets: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
@@ -127,7 +130,7 @@ fn sockets_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(sockets)
 }
 
-/// Removes a socket that nobody listens at any more.
+/// Removes a socket file without a listener.
 async fn remove_stale_socket(path: &Path) -> anyhow::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -135,13 +138,13 @@ async fn remove_stale_socket(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     if !metadata.file_type().is_socket() {
-        bail!("there is a file that is no socket: choose another path");
+        bail!("the path exists, but is not a socket; choose another path");
     }
     if metadata.uid() != own_uid()? {
-        bail!("the socket that is there is another user's: choose another path");
+        bail!("the socket belongs to another user; choose another path");
     }
     match UnixStream::connect(path).await {
-        Ok(_) => bail!("another runtime listens there: choose another path"),
+        Ok(_) => bail!("another runtime listens at this path; choose another path"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
         Err(error) => Err(error.into()),
     }

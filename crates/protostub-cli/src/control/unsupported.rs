@@ -1,8 +1,8 @@
-//! The control socket of platforms without Unix domain sockets: no runtime can be reached from outside.
+//! The control socket of platforms without Unix domain sockets: no command can reach a runtime.
 
 use std::path::Path;
 
-const NONE: &str = "control sockets are Unix domain sockets, which protostub does not have on this platform";
+const NONE: &str = "control sockets are not available: protostub needs Unix domain sockets, and has none on this platform";
 
 pub(crate) mod socket {
     use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub(crate) mod socket {
 
     pub(crate) use UnsupportedSocket as Socket;
 
-    /// A socket, which the platform does not have.
+    /// A socket, which this platform does not have.
     pub(crate) struct UnsupportedSocket {
         pub(crate) path: PathBuf,
     }
@@ -50,7 +50,7 @@ pub(crate) mod client {
 
     pub(crate) use UnsupportedClient as Client;
 
-    /// A connection, which the platform does not have.
+    /// A connection, which this platform does not have.
     pub(crate) enum UnsupportedClient {}
 
     impl UnsupportedClient {

@@ -1,6 +1,6 @@
 //! A settings file: [`Settings`] of the library, with keys of the command in the same tables.
 //!
-//! The command takes its own keys out of each table and leaves the rest to the library. So each key
+//! The command removes its own keys from each table and leaves the rest to the library. So each key
 //! has one definition, and every error keeps its place in the file.
 
 use std::{ops::Range, path::PathBuf};
@@ -19,11 +19,11 @@ use toml::{
 
 use crate::credentials::{Credential, OAuth2};
 
-/// The least likeness of two keys for one to be suggested for the other, from 0 to 1. clap has the
-/// same for flags.
+/// Minimum similarity of two keys, from 0 to 1, to suggest one for the other. clap uses the same
+/// value for flags.
 const NEAR: f64 = 0.7;
 
-/// Keys that older files have outside of groups: the key, its group, and its name there.
+/// Keys that older files have outside of groups: the key, its group, and its name in the group.
 const MOVED: [(&str, &str, &str); 21] = [
     ("allow-loopback", "network", "allow-loopback"),
     ("allow-http", "network", "allow-http"),
@@ -104,7 +104,7 @@ pub(super) struct File {
     pub(super) domains: Vec<(Domain, DomainKeys)>,
 }
 
-/// A fault of a settings file, and its place.
+/// An error in a settings file, and its place.
 #[derive(Debug)]
 struct Fault {
     start: usize,
@@ -112,7 +112,7 @@ struct Fault {
 }
 
 impl File {
-    /// Reads the text of a file. The error has the place `line:column` in front.
+    /// Reads the text of a file. The error begins with its place, `line:column`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         Self::read(text).map_err(|fault| fault.in_words(text))
     }
@@ -134,7 +134,7 @@ impl File {
             }
         }
         let library = Settings::deserialize(toml::Deserializer::from(root))?;
-        // The library has refused spellings that are no domain.
+        // The library has already refused spellings that are not domains.
         let domains = domains.into_iter().filter_map(|(spelling, keys)| Some((spelling.parse().ok()?, keys))).collect();
         Ok(Self { library, command, network, lifecycle, trust, domains })
     }
@@ -147,10 +147,10 @@ fn move_keys(root: &mut DeTable<'_>) -> Result<(), Fault> {
         let place = key.span();
         let empty = || Spanned::new(place.clone(), DeValue::Table(DeTable::new()));
         let table = root.entry(Spanned::new(place.clone(), group.into())).or_insert_with(empty);
-        // The library refuses a group that is no table.
+        // The library refuses a group that is not a table.
         let DeValue::Table(table) = table.get_mut() else { continue };
         if table.contains_key(new) {
-            let problem = format!("`{old}` is now `{new}` in [{group}], where it is set too: leave one of them out");
+            let problem = format!("`{old}` is set twice: here, and as `{new}` in [{group}]; remove one of them");
             return Err(Fault::at(place, problem));
         }
         table.insert(Spanned::new(place, new.into()), value);
@@ -158,7 +158,7 @@ fn move_keys(root: &mut DeTable<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// As [`take`], from a table in this one. A value that is no table is left to the library.
+/// As [`take`], from a table inside this one. Leaves a value that is not a table to the library.
 fn take_in<Own: DeserializeOwned + Default, Library: DeserializeOwned>(table: &mut DeTable<'_>, key: &str) -> Result<Own, Fault> {
     match table.get_mut(key).map(Spanned::get_mut) {
         Some(DeValue::Table(table)) => take::<Own, Library>(table, &[]),
@@ -166,10 +166,10 @@ fn take_in<Own: DeserializeOwned + Default, Library: DeserializeOwned>(table: &m
     }
 }
 
-/// Takes the command's keys out of a table, and leaves those of the library.
+/// Removes the command's keys from a table, and leaves those of the library.
 ///
 /// # Errors
-/// If a key belongs to neither, or one of the command's has a wrong value.
+/// Fails if a key belongs to neither, or a key of the command has a wrong value.
 fn take<Own: DeserializeOwned, Library: DeserializeOwned>(
     table: &mut DeTable<'_>,
     moved: &[(&str, &str, &str)],
@@ -186,14 +186,14 @@ fn take<Own: DeserializeOwned, Library: DeserializeOwned>(
     Ok(Own::deserialize(toml::Deserializer::from(Spanned::new(0..0, taken)))?)
 }
 
-/// Says that there is no such key, and which one may be meant.
+/// Describes an unknown key, and suggests the most similar known key.
 fn unknown_key(key: &str, known: &[&str], moved: &[(&str, &str, &str)]) -> String {
     let likeness = |known: &str| strsim::jaro_winkler(known, key);
     let here = known.iter().map(|known| (likeness(known), format!("`{known}`")));
     let there = moved.iter().map(|(old, group, new)| (likeness(old), format!("`{new}` in [{group}]")));
     match here.chain(there).max_by(|(one, _), (other, _)| one.total_cmp(other)).filter(|(likeness, _)| *likeness >= NEAR) {
-        Some((_, nearest)) => format!("there is no key `{key}`; did you mean {nearest}?"),
-        None => format!("there is no key `{key}` here; there are {}", known.join(", ")),
+        Some((_, nearest)) => format!("unknown key `{key}`; did you mean {nearest}?"),
+        None => format!("unknown key `{key}`; the keys here are {}", known.join(", ")),
     }
 }
 
@@ -202,8 +202,8 @@ impl Fault {
         Self { start: place.start, problem }
     }
 
-    /// Returns the problem with its place. It shows no line of the file: people write secrets into
-    /// such files.
+    /// Returns the problem with its place. The text shows no line of the file, because such files
+    /// can contain secrets.
     fn in_words(&self, text: &str) -> String {
         let before = text.get(..self.start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -220,32 +220,32 @@ impl From<toml::de::Error> for Fault {
     }
 }
 
-/// Of an unknown key in a table without keys of the command, serde says the name and those that
-/// there are.
+/// Describes an unknown key in a table without keys of the command. serde's message names the key
+/// and all known keys.
 fn unknown_field(message: &str) -> Option<String> {
     let (key, known) = message.strip_prefix("unknown field `")?.split_once('`')?;
     let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
     Some(unknown_key(key, &known, &[]))
 }
 
-/// `invalid type: string "…", expected …`, without the string.
+/// Removes the string from `invalid type: string "…", expected …`.
 fn without_value(message: &str) -> String {
     let message = message.trim_end().replace('\n', " ");
     match message.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected ")) {
-        Some((_, expected)) => format!("a text stands where {expected} is expected"),
+        Some((_, expected)) => format!("invalid type: string, expected {expected}"),
         None => message,
     }
 }
 
-/// Returns the keys that a type reads, as its `Deserialize` states them.
+/// Returns the keys that a type reads, as its `Deserialize` declares them.
 pub(super) fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut keys: &[&str] = &[];
-    // There is no value: reading one fails.
+    // The read fails, because there is no value.
     let _ = T::deserialize(StatedKeys(&mut keys));
     keys
 }
 
-/// A deserializer without a value, which notes the keys of a struct.
+/// A deserializer without a value, which records the keys of a struct.
 struct StatedKeys<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for StatedKeys<'_> {

@@ -1,4 +1,4 @@
-//! Settings of a runtime: from a TOML file, and from flags, which override it.
+//! Settings of a runtime, from a TOML file and from flags, which override the file.
 
 mod file;
 
@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct RuntimeFlags {
-    /// Settings in a TOML file, as protostub.example.toml explains them; flags override them
+    /// Settings in a TOML file, as in protostub.example.toml; flags override them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -38,19 +38,20 @@ pub(crate) struct RuntimeFlags {
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) home: Option<Domain>,
 
-    /// Keep components, and their compiled forms, in this folder
+    /// Cache components and their compiled forms in this folder
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
 
-    /// Let stubs of loopback domains be found on, and talk to, this machine, without TLS too
+    /// Let the runtime find stubs of loopback domains on this machine, and let these stubs talk to
+    /// this machine, with or without TLS
     #[arg(long)]
     pub(crate) allow_loopback: bool,
 
-    /// Ask catalogues over HTTP where HTTPS has no answer
+    /// Ask catalogues over HTTP if HTTPS gives no answer
     #[arg(long)]
     allow_http: bool,
 
-    /// Trust the certificates in this PEM file as roots too; can be repeated
+    /// Trust the certificates in this PEM file as additional roots; can be repeated
     #[arg(long = "trust-root", value_name = "FILE")]
     trust_roots: Vec<PathBuf>,
 
@@ -64,13 +65,12 @@ pub(crate) struct RuntimeFlags {
 #[command(next_help_heading = "Runtime")]
 pub(crate) struct GrantFlags {
     /// Let the stub of DOMAIN connect to another host than its own:
-    /// `sp1.example=*.cdn.example:443`, or with ` plain` at its end, without TLS too; can be
-    /// repeated
+    /// `sp1.example=*.cdn.example:443`; with ` plain` at the end, without TLS too; can be repeated
     #[arg(long = "grant", value_name = "DOMAIN=RULE", value_parser = grant)]
     grants: Vec<GrantOf>,
 }
 
-/// A rule for the stub of one domain, with the domain as it was written.
+/// A rule for the stub of one domain, with the domain as the user spelled it.
 #[derive(Debug, Clone, PartialEq)]
 struct GrantOf {
     spelling: String,
@@ -78,8 +78,8 @@ struct GrantOf {
     rule: Rule,
 }
 
-/// Settings of a runtime: those of the library, and those of the command.
-/// `protostub.example.toml` explains each key.
+/// Settings of a runtime: those of the library and those of the command. `protostub.example.toml`
+/// explains each key.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) runtime: RuntimeSettings,
@@ -95,14 +95,14 @@ pub(crate) struct Settings {
 }
 
 fn grant(text: &str) -> Result<GrantOf, String> {
-    let (spelling, rule) = text.split_once('=').ok_or("write `domain=host:port`")?;
+    let (spelling, rule) = text.split_once('=').ok_or("the rule has no domain; write `domain=host:port`")?;
     let domain = spelling.parse().map_err(|error| format!("{error}"))?;
     let rule = rule.parse().map_err(|error| format!("{error}"))?;
     Ok(GrantOf { spelling: spelling.to_owned(), domain, rule })
 }
 
 impl Settings {
-    /// Reads the file that the flags name, and overrides it by the flags.
+    /// Reads the file that the flags name. The flags override it.
     pub(crate) fn load(flags: RuntimeFlags) -> anyhow::Result<Self> {
         let settings = match &flags.config {
             Some(file) => Self::read(file)?,
@@ -111,7 +111,7 @@ impl Settings {
         Ok(settings.overlay(flags))
     }
 
-    /// Reads a file. Paths in it are relative to its folder.
+    /// Reads a file. Paths in the file are relative to its folder.
     fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
         let mut settings = Self::parse(path, &text)?;
@@ -139,7 +139,7 @@ impl Settings {
         })
     }
 
-    /// The paths of all files and folders.
+    /// Returns the paths of all files and folders.
     fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let cache = &mut self.runtime.cache;
         let single = [&mut cache.dir, &mut cache.code_dir, &mut cache.key, &mut self.socket, &mut self.policy];
@@ -163,10 +163,11 @@ impl Settings {
         self
     }
 
-    /// Adds these grants to those of the file. A domain may have several, all in one spelling.
+    /// Adds these grants to those of the file. A domain can have several grants, all in one
+    /// spelling.
     ///
     /// # Errors
-    /// If two flags spell a domain differently.
+    /// Fails if two flags spell a domain differently.
     pub(crate) fn grant(mut self, flags: GrantFlags) -> anyhow::Result<Self> {
         let mut spelled = UniqueMap::<Domain, String>::new();
         for GrantOf { spelling, domain, rule } in flags.grants {
@@ -179,10 +180,13 @@ impl Settings {
         Ok(self)
     }
 
-    /// The builder of the runtime.
+    /// Returns the builder of the runtime.
     pub(crate) fn builder(&self) -> anyhow::Result<RuntimeBuilder> {
         let mut settings = self.runtime.clone();
-        let home = settings.home.as_ref().ok_or_else(|| Failure::usage("the runtime needs a home domain: give --home"))?;
+        let home = settings
+            .home
+            .as_ref()
+            .ok_or_else(|| Failure::usage("the runtime needs a home domain; set `home` in the settings file, or give --home"))?;
         settings.network.allow_loopback |= home.is_loopback();
         settings.trust = self.trust()?;
         let mut builder = Runtime::builder().settings(settings);
@@ -200,7 +204,7 @@ impl Settings {
         for (domain, keys) in &self.domains {
             providers = match (&keys.credential, &keys.oauth2) {
                 (Some(_), Some(_)) => {
-                    let problem = format!("the domain `{domain}` has both `credential` and `oauth2`: leave one of them out");
+                    let problem = format!("the domain `{domain}` has both `credential` and `oauth2`; remove one of them");
                     return Err(Failure::usage(problem));
                 }
                 (Some(credential), None) => providers.with(domain, credential)?,
@@ -211,7 +215,7 @@ impl Settings {
         providers.of(builder, &self.credentials)
     }
 
-    /// The trusted signatures, with the keys in files: of all domains and of each.
+    /// Returns the trust policy with the keys from files, for all domains and for each domain.
     pub(crate) fn trust(&self) -> anyhow::Result<TrustPolicy> {
         let mut policy = self.runtime.trust.clone();
         policy.keys = keys(&self.trusted_keys)?;
@@ -224,7 +228,7 @@ impl Settings {
         Ok(policy)
     }
 
-    /// How catalogues are asked without a runtime, on behalf of `domain`.
+    /// Returns the configuration of a catalogue outside of a runtime, on behalf of `domain`.
     pub(crate) fn catalogue(&self, domain: &Domain) -> anyhow::Result<CatalogueConfig> {
         let RuntimeSettings { home, network, cache, .. } = &self.runtime;
         let home = home.as_ref().unwrap_or(domain);
@@ -244,28 +248,29 @@ impl Settings {
         self.runtime.domains.iter().filter(|(_, settings)| says(settings)).map(|(domain, _)| domain.clone()).collect()
     }
 
-    /// The certificates of `trust-roots`.
+    /// Reads the certificates of `trust-roots`.
     pub(crate) fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
         self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
     }
 
     /// Returns this command as the worker that compiles components, with its limits. Returns `None`
-    /// if components are compiled in this process: the settings say so, or the system has no limits
-    /// that a process could set itself.
+    /// if this process compiles components: the settings say so, or on this system a process cannot
+    /// limit itself.
     pub(crate) fn compile_worker(&self) -> anyhow::Result<Option<CompileWorker>> {
         if !cfg!(unix) || self.compile_in_process {
             return Ok(None);
         }
         let own = env::current_exe()
-            .map_err(|error| Failure::failed(format_args!("the path of this command is not known: {error}")))?;
+            .map_err(|error| Failure::failed(format_args!("failed to get the path of this command: {error}")))?;
         let mut worker = CompileWorker::new(own);
         worker.memory_bytes = self.runtime.lifecycle.compile_memory_bytes;
-        // A worker has one thread: more than that it cannot compute in this time.
+        // A worker has one thread, so it cannot use more computing time than this within the
+        // timeout.
         worker.cpu_seconds = self.compile_timeout().as_secs().saturating_add(1);
         Ok(Some(worker))
     }
 
-    /// Returns the time that the compilation of a component may take.
+    /// Returns the time limit for the compilation of a component.
     pub(crate) fn compile_timeout(&self) -> Duration {
         self.runtime.lifecycle.compile_timeout
     }
@@ -275,7 +280,7 @@ impl Settings {
 /// tests and fuzzers of settings files.
 ///
 /// # Errors
-/// If a setting is wrong, with its place.
+/// Fails if a setting is wrong. The error states its place.
 pub fn check_settings(text: &str) -> Result<(), String> {
     let check = || {
         let mut settings = Settings::parse(Path::new("protostub.toml"), text)?;
@@ -289,17 +294,19 @@ pub fn check_settings(text: &str) -> Result<(), String> {
     check().map_err(|error: anyhow::Error| error.to_string())
 }
 
-/// Returns the builder that `protostub run --config` makes of a settings file with this text.
-/// Paths in it are relative to the working directory.
+/// Returns the builder that `protostub run --config` creates from a settings file with this text.
+/// Paths in the text are relative to the working directory.
 ///
 /// # Errors
-/// If a setting is wrong, with its place; or if a file that it names cannot be read.
+/// Fails if a setting is wrong (the error states its place), or if a file that it names cannot be
+/// read.
 pub fn builder_from_settings(text: &str) -> Result<RuntimeBuilder, String> {
     let settings = Settings::parse(Path::new("protostub.toml"), text);
     settings.and_then(|settings| settings.builder()).map_err(|error| error.to_string())
 }
 
-/// Reads the keys of these files. Refuses two keys with one id: `revoked-keys` would mean both.
+/// Reads the keys of these files. Rejects two keys with one id, because `revoked-keys` would mean
+/// both.
 fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
     let mut by_id = UniqueMap::<String, PublicKey>::new();
     for file in files {
@@ -315,7 +322,7 @@ fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>> {
     Ok(by_id.values().cloned().collect())
 }
 
-/// The operator's rules. The error says where in the file it is.
+/// Reads the operator's policies. The error states its place in the file.
 pub(crate) fn read_policy(file: &Path) -> anyhow::Result<CedarPolicy> {
     let policy = CedarPolicy::load(file)?;
     for warning in policy.warnings() {
@@ -339,12 +346,12 @@ mod tests {
     use crate::credentials::Place;
 
     #[test]
-    fn the_example_is_a_settings_file() {
+    fn example_settings_state_the_defaults() {
         let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
         let RuntimeSettings { home, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } =
             &settings.runtime;
         assert_eq!((home.as_ref().map(Domain::as_str), domains.len()), (Some("home.example"), 1));
-        // The values that it states are the defaults.
+        // The values in the example are the defaults.
         assert_eq!(*request_timeout, RuntimeSettings::default().request_timeout);
         assert_eq!((limits, restart), (&Limits::default(), &RestartPolicy::default()));
         assert_eq!((network, lifecycle), (&NetworkSettings::default(), &LifecycleSettings::default()));
@@ -358,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stand_in_one_place() {
+    fn credential_in_two_places_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("protostub.toml");
         fs::write(folder.path().join("secret"), "open sesame").unwrap();
@@ -380,7 +387,7 @@ mod tests {
         check(&oauth2(", client-secret = {}"), "`client-secret` needs `file` or `env`");
         check(
             &oauth2(", client-secret = 'open sesame'"),
-            "a text stands where `{ file = \"…\" }` or `{ env = \"…\" }` is expected",
+            "invalid type: string, expected `{ file = \"…\" }` or `{ env = \"…\" }`",
         );
         check(&oauth2(", refresh-token = { file = 'none' }"), "none: No such file");
         let both = format!("credential = {{ kind = 'bearer' }}\n{}", oauth2(", client-secret = { file = 'secret' }"));
@@ -388,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_stands_in_the_example() {
+    fn every_settings_key_is_in_the_example() {
         let example = fs::read_to_string("protostub.example.toml").unwrap();
         let keys: Vec<_> = [
             keys_of::<RuntimeSettings>(),
@@ -418,9 +425,9 @@ mod tests {
         }
     }
 
-    /// The rows of the table, by the setting's key: `| \`timers\` | 256 | … |`.
+    /// The rows of the table in SECURITY.md, by the setting's key: `| \`timers\` | 256 | … |`.
     #[test]
-    fn the_security_document_has_every_limit_and_its_default() {
+    fn security_document_lists_every_limit_and_default() {
         let text = fs::read_to_string("../../SECURITY.md").unwrap();
         let rows: BTreeMap<_, _> = text
             .lines()
@@ -440,50 +447,50 @@ mod tests {
     }
 
     #[test]
-    fn wrong_setting_is_named_with_its_place_without_secrets() {
+    fn wrong_setting_error_states_its_place_without_secrets() {
         let check = |text: &str, expected: &str| {
             let error = Settings::parse(Path::new("protostub.toml"), text).unwrap_err();
             assert_eq!(error.to_string(), format!("protostub.toml:{expected}"));
         };
-        check("hom = 'home.example'", "1:1: there is no key `hom`; did you mean `home`?");
-        check("home = 'é'\n\n  max_stubs = 3", "3:3: there is no key `max_stubs`; did you mean `max-stubs` in [lifecycle]?");
+        check("hom = 'home.example'", "1:1: unknown key `hom`; did you mean `home`?");
+        check("home = 'é'\n\n  max_stubs = 3", "3:3: unknown key `max_stubs`; did you mean `max-stubs` in [lifecycle]?");
         check(
             "[domains.'sp1.example']\npassword = 'hunter2'",
-            "2:1: there is no key `password` here; there are configuration, grants, relays, may-deploy, imports, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, retire-after-seconds, restart, limits, credential-origins, trusted-keys, credential, oauth2",
+            "2:1: unknown key `password`; the keys here are configuration, grants, relays, may-deploy, imports, allow-private, allow-loopback, waive-digest, allow-older, register, signatures, retire-after-seconds, restart, limits, credential-origins, trusted-keys, credential, oauth2",
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
-            "2:14: a text stands where `{ kind = \"…\", file = \"…\" }` is expected",
+            "2:14: invalid type: string, expected `{ kind = \"…\", file = \"…\" }`",
         );
         check(
             "[trust]\nsignatures = 'sometimes'",
-            "2:14: `sometimes` is no such mode: write `off`, `verify-if-present` or `require`",
+            "2:14: `sometimes` is not a mode: write `off`, `verify-if-present` or `require`",
         );
-        check("max-stubs = 'many'", "1:13: a text stands where usize is expected");
+        check("max-stubs = 'many'", "1:13: invalid type: string, expected usize");
         check(
             "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
             "2:10: `everything` is not a rule: the port is missing; write `host:port`, `*.host:port` or `host:port plain`",
         );
         check(
             "[domains.'sp1.example']\nmay-deploy = ['*.com']",
-            "2:14: `*.com` is no domain pattern: the domains below `com` belong to many people; write `sp1.example`, `*.sp1.example` or `*`",
+            "2:14: `*.com` is not a domain pattern: the domains below `com` belong to different owners; write `sp1.example`, `*.sp1.example` or `*`",
         );
-        check("[lifecycle]\nmax-stub = 3", "2:1: there is no key `max-stub`; did you mean `max-stubs`?");
-        check("[limits]\ntimer = 3", "2:1: there is no key `timer`; did you mean `timers`?");
-        check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: there is no key `timer`; did you mean `timers`?");
+        check("[lifecycle]\nmax-stub = 3", "2:1: unknown key `max-stub`; did you mean `max-stubs`?");
+        check("[limits]\ntimer = 3", "2:1: unknown key `timer`; did you mean `timers`?");
+        check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: unknown key `timer`; did you mean `timers`?");
         check("network = 3", "1:11: invalid type: integer `3`, expected a table");
         check("proxy = 3\nnetwork = 3", "2:11: invalid type: integer `3`, expected a table");
         check(
             "max-stubs = 3\n[lifecycle]\nmax-stubs = 3",
-            "1:1: `max-stubs` is now `max-stubs` in [lifecycle], where it is set too: leave one of them out",
+            "1:1: `max-stubs` is set twice: here, and as `max-stubs` in [lifecycle]; remove one of them",
         );
         check(
             "cache-dir = 'a'\ncache.dir = 'b'",
-            "1:1: `cache-dir` is now `dir` in [cache], where it is set too: leave one of them out",
+            "1:1: `cache-dir` is set twice: here, and as `dir` in [cache]; remove one of them",
         );
         check(
             "[lifecycle]\nretire-after-seconds = 'soon'",
-            "2:24: a text stands where a number of seconds or `\"never\"` is expected",
+            "2:24: invalid type: string, expected a number of seconds or `\"never\"`",
         );
         check("retire-after-seconds = -1", "1:24: invalid value: integer `-1`, expected a number of seconds or `\"never\"`");
         check("grace-seconds = -1", "1:17: invalid value: integer `-1`, expected u64");

@@ -1,4 +1,4 @@
-//! Runs the command.
+//! Helpers that run the command.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::shapes;
 
-/// Whose sockets are in `session`.
+/// Returns the command with its sockets in `session`.
 pub(crate) fn command(args: &[&str], session: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_protostub"));
     command.args(args).env("XDG_RUNTIME_DIR", session);
@@ -20,31 +20,32 @@ pub(crate) fn command(args: &[&str], session: &Path) -> Command {
     command
 }
 
-/// A session in which nothing runs, not even what another test has started.
+/// Creates a session without a runtime, separate from the sessions of other tests.
 fn empty_session() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// Exit code, stdout and stderr.
+/// Runs the command in an empty session. Returns its exit code, stdout and stderr.
 pub(crate) fn protostub(args: &[&str]) -> (i32, String, String) {
     protostub_in(empty_session().path(), args)
 }
 
-/// The same, where the sockets of running runtimes are in `session`.
+/// As [`protostub`], in a session where runtimes can have their sockets.
 pub(crate) fn protostub_in(session: &Path, args: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command(args, session).output().expect("the command starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (status.code().expect("an exit code"), text(stdout), text(stderr))
 }
 
-/// Exit code, and the JSON on stdout, which is as the README says.
+/// Runs the command with `--json` in an empty session. Returns its exit code and the JSON object on
+/// stdout, which must match the README.
 pub(crate) fn protostub_json(args: &[&str]) -> (i32, Value) {
     let (code, mut lines) = protostub_json_in(empty_session().path(), args);
     assert_eq!(lines.len(), 1, "{args:?}: {lines:?}");
     (code, lines.remove(0))
 }
 
-/// The same with as many objects as there are, or the error on stderr.
+/// As [`protostub_json`], in `session`. Returns all objects on stdout, or the error on stderr.
 pub(crate) fn protostub_json_in(session: &Path, args: &[&str]) -> (i32, Vec<Value>) {
     let (code, stdout, stderr) = protostub_in(session, &[args, &["--json"]].concat());
     let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}"));
@@ -64,18 +65,18 @@ pub(crate) fn protostub_json_in(session: &Path, args: &[&str]) -> (i32, Vec<Valu
     (code, lines)
 }
 
-/// A command that runs until it is told to stop, and prints JSON. Killed when it is dropped.
+/// A command that runs until a signal, and prints JSON. Killed on drop.
 pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    /// As the README calls what it prints.
+    /// The name of its output in the README.
     documented: String,
-    /// Where its socket is, if it has one.
+    /// The folder of its socket, if it has its own session.
     session: Option<tempfile::TempDir>,
 }
 
 impl Running {
-    /// In a session of its own.
+    /// Starts the command in its own session.
     pub(crate) fn start(args: &[&str]) -> Self {
         let session = tempfile::tempdir().expect("a folder");
         let mut running = Self::start_in(session.path(), args);
@@ -90,17 +91,17 @@ impl Running {
         Self { child, lines: BufReader::new(stdout).lines(), documented: documented.to_owned(), session: None }
     }
 
-    /// Its session, for the commands that are to find it.
+    /// Returns its session, for the commands that look for its socket.
     pub(crate) fn session(&self) -> &Path {
         self.session.as_ref().expect("a session of its own").path()
     }
 
-    /// The next line, as it is.
+    /// Returns the next line, unparsed.
     pub(crate) fn raw_line(&mut self) -> String {
         self.lines.next().expect("the command has ended").expect("UTF-8")
     }
 
-    /// The next line, as the README says.
+    /// Returns the next line, which must match the README.
     pub(crate) fn line(&mut self) -> Value {
         let line = self.raw_line();
         let json: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -108,7 +109,7 @@ impl Running {
         json
     }
 
-    /// The next event of this kind; those before it are passed over.
+    /// Returns the next event of this kind, and skips events of other kinds.
     pub(crate) fn event(&mut self, event: &str) -> Value {
         loop {
             let json = self.line();
@@ -119,7 +120,7 @@ impl Running {
         }
     }
 
-    /// The next change to this status.
+    /// Returns the next change to this status.
     pub(crate) fn status(&mut self, status: &str) -> Value {
         loop {
             let json = self.event("status");
@@ -129,24 +130,24 @@ impl Running {
         }
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the command ends by itself. Returns its exit code.
     pub(crate) fn wait(mut self) -> i32 {
         self.child.wait().expect("it ends").code().expect("an exit code")
     }
 
-    /// Ends it without a chance to clear up.
+    /// Kills the command, which cannot clean up.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is killed");
         let _status = self.child.wait().expect("it ends");
     }
 
-    /// Tells it to stop.
+    /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn interrupt(&self) {
         self.signal("-TERM");
     }
 
-    /// Sends it SIGHUP.
+    /// Sends SIGHUP.
     #[cfg(unix)]
     pub(crate) fn hang_up(&self) {
         self.signal("-HUP");
@@ -157,7 +158,7 @@ impl Running {
         signal(&self.child, with);
     }
 
-    /// Tells it to stop, and returns its last event and its exit code.
+    /// Stops the command. Returns its last event and its exit code.
     #[cfg(unix)]
     pub(crate) fn stop(mut self) -> (Value, i32) {
         self.interrupt();
@@ -166,7 +167,7 @@ impl Running {
     }
 }
 
-/// Sends a signal, as `kill` names it.
+/// Sends a signal, spelled as for `kill`.
 #[cfg(unix)]
 pub(crate) fn signal(child: &Child, signal: &str) {
     let told = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill starts");
@@ -180,7 +181,7 @@ impl Drop for Running {
     }
 }
 
-/// A folder of the repository's own stubs, built once for all tests.
+/// Returns a folder with stubs of the repository, built once for all tests.
 pub(crate) fn catalogue() -> &'static Path {
     static CATALOGUE: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = CATALOGUE.get_or_init(|| {

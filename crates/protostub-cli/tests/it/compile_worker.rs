@@ -1,4 +1,4 @@
-//! Components are compiled in processes of their own: by the real command, and by executables that are none of it.
+//! Compilation in worker processes: by the real command, and by executables that are not workers.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use protostub_runtime::{Descriptor, Domain, MemorySource, Runtime, RuntimeBuilde
 use protostub_sandbox::{COMPILE_WORKER, CompileError, CompileWorker, CompiledStub, Engine, EngineConfig, EngineError};
 use protostub_types::{Sha256Digest, Version};
 
-/// How long a test waits for what should happen soon.
+/// Timeout for events that should happen soon.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn command() -> PathBuf {
     env!("CARGO_BIN_EXE_protostub").into()
 }
 
-/// A script that does something else.
+/// Returns the path of a script that is not a worker.
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/workers").join(name)
 }
@@ -42,13 +42,14 @@ async fn compile(engine: &Engine, bytes: Vec<u8>) -> Result<CompiledStub, Compil
     tokio::time::timeout(PATIENCE, engine.compile(bytes, digest)).await.expect("it ends")
 }
 
-/// Why a component does not compile with a worker.
+/// Returns the error of a component that does not compile with a worker.
 async fn failure(worker: CompileWorker, bytes: Vec<u8>) -> String {
     let engine = engine(Some(worker), None).expect("an engine");
     compile(&engine, bytes).await.expect_err("it does not compile").to_string()
 }
 
-/// A component that is valid, and takes the compiler minutes: long functions of nothing but branches, over which a hundred values live.
+/// A valid component that takes the compiler minutes: long functions of only branches, with a
+/// hundred live values.
 pub(crate) static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     const FUNCTIONS: usize = 40;
     const FUNCTION_BYTES: usize = 1_000_000;
@@ -83,30 +84,31 @@ pub(crate) static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 #[tokio::test]
-async fn a_component_is_compiled_in_a_process_of_its_own() {
+async fn component_compiles_in_a_worker_process() {
     let cache = tempfile::tempdir().expect("a folder");
     let cache = cache.path().join("compiled");
     let with_worker = engine(Some(CompileWorker::new(command())), Some(&cache)).expect("an engine");
     let compiled = compile(&with_worker, echo()).await.expect("it compiles");
     assert_eq!(compiled.digest(), Sha256Digest::of(&echo()));
     assert!(compiled.exports().iter().any(|export| export.starts_with("rethink:protostub/stub@")), "{compiled:?}");
-    // What it made is what is made without it: an engine without a worker takes it from the cache.
+    // The worker's code equals the code that is compiled without it: an engine without a worker
+    // loads it from the cache.
     let without = engine(None, Some(&cache)).expect("an engine");
     compile(&without, echo()).await.expect("it compiles");
     assert_eq!(without.disk_cache(), Some((1, 0)));
 }
 
 #[tokio::test]
-async fn what_is_not_valid_is_told_as_without_a_worker() {
+async fn invalid_component_fails_alike_with_and_without_worker() {
     let cut = echo()[..20_000].to_vec();
     let own = compile(&engine(None, None).expect("an engine"), cut.clone()).await.expect_err("it is cut off").to_string();
     assert_eq!(failure(CompileWorker::new(command()), cut).await, own);
-    // Not even a process is started for what is no component.
+    // The engine starts no process for bytes that are not a component.
     assert!(failure(CompileWorker::new(script("deaf.sh")), b"none".to_vec()).await.contains("not WebAssembly"));
 }
 
 #[tokio::test]
-async fn what_takes_more_than_it_may_is_ended() {
+async fn compile_worker_over_its_limits_is_ended() {
     let mut worker = CompileWorker::new(command());
     worker.cpu_seconds = 1;
     let failed = failure(worker, BOMB.clone()).await;
@@ -119,7 +121,7 @@ async fn what_takes_more_than_it_may_is_ended() {
 }
 
 #[tokio::test]
-async fn what_is_no_worker_is_told() {
+async fn wrong_worker_executable_is_reported() {
     let check = async |name: &str, expected: &str| {
         let program = script(name);
         let mut worker = CompileWorker::new(&program);
@@ -130,8 +132,11 @@ async fn what_is_no_worker_is_told() {
     };
     check("echo.sh", "that no compile worker of this version answers: name an executable that calls `compile_worker`").await;
     check("silent.sh", "answered 0 bytes that no compile worker").await;
-    check("forger.sh", "answered with code that is not what was asked for: it was changed, damaged, or made with another key")
-        .await;
+    check(
+        "forger.sh",
+        "answered with code that does not match the request: the entry was changed, damaged, or made with another key",
+    )
+    .await;
     check(
         "stranger.sh",
         "was built with another version of the library, or for another machine: name the executable of this version",
@@ -146,7 +151,7 @@ async fn what_is_no_worker_is_told() {
 }
 
 #[test]
-fn nobody_calls_it_by_hand() {
+fn compile_worker_called_by_hand_fails() {
     let mut child = Command::new(command())
         .arg(COMPILE_WORKER)
         .stdin(Stdio::piped())
@@ -171,13 +176,13 @@ fn publish(source: &MemorySource, name: &str, component: Vec<u8>) {
     source.insert(&Domain::parse(name).expect("a domain"), "default", descriptor.to_json(), component);
 }
 
-/// Whether a process compiles for this one.
+/// Returns `true` if a compile worker of this process is running.
 #[cfg(target_os = "linux")]
 fn a_worker_is_there() -> bool {
     let own = std::process::id().to_string();
     let mut processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
     processes.any(|process| {
-        // One that has just ended is none.
+        // A process that has just ended has no readable files.
         let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
         let compiles = read("cmdline").trim_end_matches('\0').ends_with(COMPILE_WORKER);
         // `id (name) state parent …`
@@ -192,7 +197,7 @@ fn a_worker_is_there() -> bool {
 }
 
 #[tokio::test]
-async fn a_component_that_takes_minutes_holds_up_nobody_and_is_ended() {
+async fn slow_component_is_ended_without_delaying_others() {
     let source = MemorySource::new();
     publish(&source, "bomb.example", BOMB.clone());
     publish(&source, "echo.example", echo());
@@ -200,7 +205,7 @@ async fn a_component_that_takes_minutes_holds_up_nobody_and_is_ended() {
     let runtime = builder.build().await.expect("a runtime");
     let bomb = runtime.load_stub("bomb.example");
     tokio::pin!(bomb);
-    // It is being compiled until its time is over, and meanwhile another one is compiled, and starts.
+    // The bomb compiles until its timeout. Meanwhile another component compiles and starts.
     tokio::select! {
         ended = &mut bomb => panic!("it has ended too early: {ended:?}"),
         stub = runtime.load_stub("echo.example") => drop(stub.expect("the neighbour is deployed")),
@@ -208,7 +213,7 @@ async fn a_component_that_takes_minutes_holds_up_nobody_and_is_ended() {
     let error = tokio::time::timeout(PATIENCE, bomb).await.expect("it ends").expect_err("it takes too long");
     let error = format!("{error}: {}", error.kind);
     assert!(error.contains("was not compiled within 30 s") || error.contains("was ended after"), "{error}");
-    // Nothing is left of it.
+    // The worker process ends too.
     let gone = async {
         while a_worker_is_there() {
             tokio::time::sleep(Duration::from_millis(50)).await;

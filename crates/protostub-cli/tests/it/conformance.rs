@@ -5,7 +5,7 @@ use std::fs;
 use crate::command::{protostub, protostub_json, protostub_json_in};
 
 #[test]
-fn a_stub_is_tried_out_and_reported_on_in_each_format() {
+fn conformance_reports_a_stub_in_each_format() {
     let file = protostub_artifacts::path("echo");
     let file = file.to_str().expect("UTF-8");
     let only = ["--only", "stub/start", "--only", "stub/server/drops"];
@@ -19,17 +19,17 @@ fn a_stub_is_tried_out_and_reported_on_in_each_format() {
 }
 
 #[test]
-fn what_is_no_stub_fails_with_exit_code_1() {
+fn conformance_of_a_non_stub_fails_with_exit_code_1() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("page.wasm");
     fs::write(&file, "<html>").expect("written");
     let (code, json) = protostub_json(&["conformance", file.to_str().expect("UTF-8")]);
     assert_eq!((code, &json["passed"], &json["failed"]), (1, &0.into(), &1.into()), "{json}");
-    assert_eq!(json["outcomes"][0]["observed"], "it is not WebAssembly: it does not begin with `\\0asm`");
+    assert_eq!(json["outcomes"][0]["observed"], "the component is not WebAssembly: the bytes do not begin with `\\0asm`");
 }
 
 #[test]
-fn all_cases_are_listed() {
+fn conformance_list_prints_all_cases() {
     let session = tempfile::tempdir().expect("a folder");
     let (code, cases) = protostub_json_in(session.path(), &["conformance", "--list"]);
     assert!(code == 0 && cases.len() > 30, "{cases:?}");

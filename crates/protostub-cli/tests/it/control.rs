@@ -1,4 +1,5 @@
-//! `protostub deploy`, `undeploy`, `update`, `list`, `send` and `status`, asking a `protostub run` through its control socket.
+//! `protostub deploy`, `undeploy`, `update`, `list`, `send` and `status`, which ask a
+//! `protostub run` through its control socket.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +36,7 @@ fn run(home: &str) -> (Running, Value) {
     (run, started)
 }
 
-/// The same with rules for messages, and the folder in which they stand as `rules.cedar`.
+/// Starts a runtime with rules for messages. Returns the folder of the rules too, in `rules.cedar`.
 fn run_with_rules(home: &str, rules: &str) -> (Running, Value, tempfile::TempDir) {
     let (mut run, folder) = start_with_rules(home, rules, &[]);
     let started = run.event("started");
@@ -51,17 +52,17 @@ fn start_with_rules(home: &str, rules: &str, flags: &[&str]) -> (Running, tempfi
     (Running::start(&[&run, flags].concat()), folder)
 }
 
-/// Texts that differ from run to run, with names in their place.
+/// Replaces texts that differ from run to run by names.
 fn named(text: &str, names: &[(&str, &str)]) -> String {
     let text = names.iter().fold(text.to_owned(), |text, (value, name)| text.replace(value, name));
-    // Times have one length.
+    // All times have the same length.
     let is_time = |word: &&str| word.len() == 24 && word.ends_with('Z') && word.starts_with("20");
     let times: BTreeSet<_> = text.split_whitespace().filter(is_time).map(str::to_owned).collect();
     times.iter().fold(text, |text, time| text.replace(time, "2026-11-23T03:00:00.000Z"))
 }
 
 #[test]
-fn a_runtime_is_asked_through_its_socket() {
+fn commands_reach_a_runtime_through_its_socket() {
     let (_server, domain) = serve();
     let (run, started) = run(&domain);
     let ask = |args: &[&str]| protostub_json_in(run.session(), args);
@@ -76,7 +77,8 @@ fn a_runtime_is_asked_through_its_socket() {
     assert_eq!((code, &deployed[0]["status"], &deployed[0]["key"]), (0, &json!("live"), &json!(domain)), "{deployed:?}");
     assert_eq!(follow.status("live")["stub"], deployed[0]["stub"]);
 
-    // Again is no second one, and an address will do, or where it is published.
+    // A second request deploys no second stub. An address of the domain, or the URL of the stub,
+    // names the same stub.
     for target in [format!("hyperty://{domain}/alice"), format!("http://{domain}/.well-known/protostub/default")] {
         assert_eq!(ask(&["deploy", &target]), (0, deployed.clone()));
     }
@@ -99,13 +101,13 @@ fn a_runtime_is_asked_through_its_socket() {
     let (code, error) = ask(&["undeploy", &domain]);
     assert_eq!((code, &error[0]["kind"]), (4, &json!("not-deployed")), "{error:?}");
     assert_eq!(ask(&["status", &domain]).0, 4);
-    // What cannot be deployed is told to who asked, and to who follows.
+    // The asking client and the following client both get the error of a failed deployment.
     let (code, error) = ask(&["deploy", "127.0.0.1:1"]);
     assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")), "{error:?}");
     let failed = follow.status("deployment-failed");
     assert_eq!((&failed["domain"], &failed["reason"]), (&json!("127.0.0.1:1"), &error[0]["error"]));
     assert_eq!(ask(&["deploy", "a b"]).0, 2);
-    // Somebody has this address.
+    // The address of the monitor is taken.
     let as_monitor = format!("{}/monitor", text(&started["runtime"]));
     assert_eq!(ask(&["send", "--to", &format!("hyperty://{domain}/alice"), "--from", &as_monitor]).0, 1);
 
@@ -113,12 +115,12 @@ fn a_runtime_is_asked_through_its_socket() {
     assert_eq!((code, last), (0, json!({ "event": "stopped", "stopped": [], "abandoned": [] })));
     follow.event("ended");
     assert_eq!(follow.wait(), 0);
-    // Of the others it has heard nothing.
+    // The follower of another domain got no change.
     assert_eq!(of_another.line(), json!({ "event": "ended" }));
 }
 
 #[test]
-fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
+fn reload_of_faulty_policies_keeps_the_previous_ones() {
     let (_server, domain) = serve();
     let (mut run, _, folder) = run_with_rules(&domain, "permit (principal, action, resource);");
     let session = run.session().to_owned();
@@ -134,7 +136,7 @@ fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
     assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")), "{error:?}");
     let told = text(&error[0]["error"]);
     assert!(told.contains("rules.cedar:1:47: "), "{told}");
-    assert!(told.ends_with("; the policies from before stay in force"), "{told}");
+    assert!(told.ends_with("; the previous policies stay in force"), "{told}");
     assert_eq!(send().0, 0);
 
     write("permit (principal, action, resource); @reason(\"no\") forbid (principal, action == Action::\"read\", resource);");
@@ -143,7 +145,7 @@ fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
     assert_eq!((code, &error[0]["code"]), (1, &json!(403)), "{error:?}");
     assert_eq!(error[0]["error"], format!("request to {to} failed with code 403: no"));
 
-    // The signal does the same.
+    // SIGHUP reloads the policies too.
     write("permit (principal, action, resource);");
     run.hang_up();
     assert_eq!(run.event("reloaded"), json!({ "event": "reloaded", "policy": in_force, "error": null }));
@@ -158,11 +160,11 @@ fn policies_are_read_anew_and_those_before_stay_if_they_have_a_fault() {
     let (without, _) = crate::control::run("home.example");
     let (code, error) = protostub_json_in(without.session(), &["reload"]);
     assert_eq!(code, 1);
-    assert!(text(&error[0]["error"]).contains("the runtime has no policies: name their file"), "{error:?}");
+    assert!(text(&error[0]["error"]).contains("the runtime has no policies; set `policy`"), "{error:?}");
 }
 
 #[test]
-fn people_are_told_in_sentences_and_tables() {
+fn text_output_has_sentences_and_tables() {
     let (_server, domain) = serve();
     let (run, started) = run(&domain);
     let ask = |args: &[&str]| {
@@ -194,7 +196,7 @@ fn people_are_told_in_sentences_and_tables() {
 }
 
 #[test]
-fn a_stub_is_updated_to_what_its_domain_publishes() {
+fn update_deploys_the_published_version() {
     let folder = tempfile::tempdir().expect("a folder");
     let (from, to) = (catalogue().join("echo"), folder.path().join("echo"));
     fs::create_dir(&to).expect("a folder");
@@ -233,18 +235,19 @@ fn a_stub_is_updated_to_what_its_domain_publishes() {
     assert_eq!(ask(&["update", &domain, "--check"]), told("available", "1.1", "1.0"));
     let (code, error) = ask(&["update", &domain]);
     assert_eq!((code, &error[0]["kind"]), (1, &json!("failed")));
-    assert!(text(&error[0]["error"]).contains("allow_older"), "{error:?}");
+    assert!(text(&error[0]["error"]).contains("allow-older"), "{error:?}");
 }
 
 #[test]
-fn a_stub_can_be_rehearsed_in_a_runtime_of_its_own() {
+fn deploy_here_rehearses_in_its_own_runtime() {
     let (_server, domain) = serve();
     let nowhere = tempfile::tempdir().expect("a folder");
     let (code, stub) = protostub_json_in(nowhere.path(), &["deploy", &domain, "--here"]);
     assert_eq!((code, &stub[0]["status"]), (0, &json!("live")), "{stub:?}");
     let (code, text, _) = protostub(&["deploy", &domain, "--home", &domain]);
     assert_eq!((code, text.as_str()), (0, &*format!("The stub of {domain}, version 0.1.0, is live. It was undeployed again.\n")));
-    // Without a word about a runtime, one that is running is asked; only `send` can do without.
+    // Without a flag about a runtime, the commands ask a running one. Only `send` starts its own if
+    // none is running.
     let (code, error) = protostub_json_in(nowhere.path(), &["deploy", &domain]);
     assert_eq!((code, &error[0]["kind"]), (3, &json!("no-runtime")), "{error:?}");
     let (code, _) = protostub_json_in(nowhere.path(), &["send", "--to", &format!("hyperty://{domain}/alice")]);
@@ -252,7 +255,7 @@ fn a_stub_can_be_rehearsed_in_a_runtime_of_its_own() {
 }
 
 #[test]
-fn a_runtime_is_found_by_its_user_only_if_it_is_the_only_one() {
+fn runtime_is_found_if_it_is_the_only_one_of_its_user() {
     let (first, started) = run("one.example");
     let socket = PathBuf::from(text(&started["socket"]));
     let folder = socket.parent().expect("a folder");
@@ -270,7 +273,7 @@ fn a_runtime_is_found_by_its_user_only_if_it_is_the_only_one() {
     let (code, status) = protostub_json_in(first.session(), &["status", "--socket", other.to_str().expect("UTF-8")]);
     assert_eq!((code, &status[0]["home"]), (0, &json!("two.example")));
 
-    // One that was killed leaves its file, which is in nobody's way.
+    // A killed runtime leaves its socket file, which blocks no other runtime.
     second.kill();
     assert!(other.exists());
     let (code, status) = protostub_json_in(first.session(), &["status"]);
@@ -284,7 +287,7 @@ fn a_runtime_is_found_by_its_user_only_if_it_is_the_only_one() {
 }
 
 #[test]
-fn a_socket_is_only_put_where_nobody_elses_is() {
+fn control_socket_replaces_no_foreign_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
     let refused = |socket: &str, expected: &str| {
@@ -293,26 +296,27 @@ fn a_socket_is_only_put_where_nobody_elses_is() {
         assert!(stderr.contains(&format!("failed to listen for commands at {socket}: {expected}")), "{stderr}");
     };
     fs::write(path("file"), "precious").expect("written");
-    refused(&path("file"), "there is a file that is no socket");
+    refused(&path("file"), "the path exists, but is not a socket");
     assert_eq!(fs::read_to_string(path("file")).expect("it is there"), "precious");
     let taken = UnixListener::bind(path("taken")).expect("a socket");
-    refused(&path("taken"), "another runtime listens there");
+    refused(&path("taken"), "another runtime listens at this path");
     refused("/nothing/here/socket", "");
 
-    // Nobody listens any more: it is replaced. A folder that is not there is made, for this user alone.
+    // A socket file without a listener is replaced. A missing folder is created, for this user
+    // only.
     drop(taken);
     for name in ["taken", "new/socket"] {
         let mut run = Running::start(&["run", "--home", "home.example", "--socket", &path(name)]);
         assert_eq!(run.event("started")["socket"], path(name));
         let (code, status) = protostub_json_in(run.session(), &["status", "--socket", &path(name)]);
         assert_eq!((code, &status[0]["home"]), (0, &json!("home.example")));
-        // The default is not there beside it.
+        // With --socket, the runtime does not also listen at the default path.
         assert_eq!(protostub_json_in(run.session(), &["status"]).0, 3);
         run.stop();
     }
     assert_eq!(fs::metadata(path("new")).expect("a folder").mode() & 0o777, 0o700);
 
-    // What others may write to is not trusted.
+    // A folder that others can write to is not trusted.
     let session = tempfile::tempdir().expect("a folder");
     fs::create_dir(session.path().join("protostub")).expect("a folder");
     fs::set_permissions(session.path().join("protostub"), fs::Permissions::from_mode(0o777)).expect("it is ours");
@@ -323,7 +327,7 @@ fn a_socket_is_only_put_where_nobody_elses_is() {
     assert_eq!(run.event("started")["socket"], Value::Null);
 }
 
-/// A client that speaks for itself.
+/// A client that writes raw lines.
 struct Raw(BufReader<UnixStream>);
 
 impl Raw {
@@ -332,7 +336,7 @@ impl Raw {
     }
 
     fn write(&mut self, line: &[u8]) {
-        // If the runtime does not listen any more, what it says tells.
+        // If the runtime no longer listens, its last answer shows the reason.
         let _ = self.0.get_mut().write_all(line);
     }
 
@@ -345,14 +349,14 @@ impl Raw {
 }
 
 #[test]
-fn scripts_can_speak_to_the_socket_as_the_readme_says() {
+fn control_socket_answers_as_the_readme_documents() {
     let (_server, domain) = serve();
     let (_run, started, _rules) = run_with_rules(&domain, "permit (principal, action, resource);");
     let mut client = Raw::connect(&started["socket"]);
     let mut seen = BTreeSet::new();
     for request in shapes::examples("request") {
         let mut request = request.clone();
-        // It is the same request for a domain that is there.
+        // Replaces the domain in the README's example by the served one.
         for member in ["target", "to"] {
             if let Some(value) = request.get_mut(member).filter(|value| value.is_string()) {
                 *value = text(value).replace("sp1.example", &domain).into();
@@ -380,7 +384,7 @@ fn scripts_can_speak_to_the_socket_as_the_readme_says() {
             }
         }
     }
-    // The last one follows.
+    // The last request is `follow`.
     let mut other = Raw::connect(&started["socket"]);
     other.write(format!("{}\n", json!({ "command": "deploy", "target": domain })).as_bytes());
     while let Some(answer) = client.read() {
@@ -398,7 +402,7 @@ fn scripts_can_speak_to_the_socket_as_the_readme_says() {
 }
 
 #[test]
-fn nothing_that_a_client_sends_ends_the_runtime() {
+fn garbage_of_a_client_does_not_end_the_runtime() {
     let (run, started) = run("home.example");
     let refused = |line: &[u8], problem: &str| {
         let mut client = Raw::connect(&started["socket"]);
@@ -408,42 +412,42 @@ fn nothing_that_a_client_sends_ends_the_runtime() {
         assert!(text(&answer["error"]).contains(problem), "{answer}");
         client
     };
-    refused(b"\n", "it is no request");
-    refused(b"\xff\xfe\n", "it is no request");
-    refused(b"[]\n", "it is no request");
+    refused(b"\n", "the line is not a request");
+    refused(b"\xff\xfe\n", "the line is not a request");
+    refused(b"[]\n", "the line is not a request");
     refused(b"{\"command\":\"fly\"}\n", "unknown variant `fly`");
-    refused(b"{\"command\":\"list\",\"all\":true}\n", "it is no request");
+    refused(b"{\"command\":\"list\",\"all\":true}\n", "the line is not a request");
     refused(b"{\"command\":\"deploy\"}\n", "missing field `target`");
     refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"timeout\":1e300}\n", "0.001 to 600 seconds");
     refused(b"{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"bdy\":1}\n", "unknown field `bdy`");
     let deep = format!("{{\"command\":\"send\",\"to\":\"hyperty://a.example/1\",\"body\":{}\n", "[".repeat(100_000));
-    refused(deep.as_bytes(), "it is no request");
-    refused(format!("{}\n", "[".repeat(1_000_000)).as_bytes(), "it is no request");
+    refused(deep.as_bytes(), "the line is not a request");
+    refused(format!("{}\n", "[".repeat(1_000_000)).as_bytes(), "the line is not a request");
     let long = format!("{{\"command\":\"{}\"}}\n", "\u{202e}".repeat(100_000));
     refused(long.as_bytes(), "unknown variant `\\u{202e}");
-    // The connection is of use after a request that was none.
-    let mut client = refused(b"nothing\n", "it is no request");
+    // The connection stays usable after an invalid request.
+    let mut client = refused(b"nothing\n", "the line is not a request");
     client.write(b"{\"command\":\"list\"}\n{\"command\":\"list\"}");
     assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
     client.0.get_mut().shutdown(std::net::Shutdown::Write).expect("half of it");
     assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
     assert_eq!(client.read(), None);
 
-    // A line that never ends is not kept.
+    // The server does not store an endless line.
     let mut client = Raw::connect(&started["socket"]);
     client.write(&vec![b' '; 4 * 1024 * 1024]);
     assert!(text(&client.read().expect("an answer")["error"]).contains("at most 4194304 bytes"));
     assert_eq!(client.read(), None);
 
-    // Many at a time have to wait for others to go.
+    // Clients over the limit are refused until others disconnect.
     let list = |client: &mut Raw| {
         client.write(b"{\"command\":\"list\"}\n");
         client.read().expect("an answer")
     };
     let mut clients: Vec<_> = (0..32).map(|_| Raw::connect(&started["socket"])).collect();
-    // The server has seen those that it has answered.
+    // An answer proves that the server has accepted the client.
     while let Some(error) = clients.iter_mut().map(list).find(|answer| answer.get("error").is_some()) {
-        // Those of before are still being taken leave of.
+        // The server is still closing the previous connections.
         assert!(text(&error["error"]).contains("32 clients"), "{error}");
         clients = (0..32).map(|_| Raw::connect(&started["socket"])).collect();
     }
@@ -455,14 +459,14 @@ fn nothing_that_a_client_sends_ends_the_runtime() {
 }
 
 #[test]
-fn every_documented_event_of_a_runtime_is_one() {
+fn run_prints_every_documented_event() {
     let (server, domain) = serve();
     let me = format!("hyperty://{domain}/me");
     let flags = ["--hyperty", &me, "--register", "--deploy", &domain, "--deploy", "127.0.0.1:1"];
     let (mut run, _folder) = start_with_rules(&domain, "permit (principal, action, resource);", &flags);
     let mut seen = BTreeSet::new();
     let expected = shapes::kinds("run");
-    // The echo stub has a registry that knows nobody: it answers what it is sent.
+    // The registry of the echo stub knows no hyperty: it echoes each request.
     while seen.len() + 4 < expected.len() {
         seen.insert(shapes::kind(&run.line()));
     }
@@ -474,7 +478,7 @@ fn every_documented_event_of_a_runtime_is_one() {
     seen.extend(["message".to_owned(), "reloaded".to_owned()]);
     let (_, code) = run.stop();
     assert_eq!(code, 1, "one stub could not be deployed");
-    // `hostile.rs` has the test of `dropped`.
+    // `hostile.rs` tests `dropped`.
     seen.extend(["stopped".to_owned(), "dropped".to_owned()]);
     assert_eq!(seen, expected);
     drop(server);

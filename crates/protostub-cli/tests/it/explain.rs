@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::command::{Running, protostub, protostub_json, protostub_json_in};
 
-/// With these settings: whether it is allowed, and the whole answer.
+/// Runs `explain-egress` with these settings. Returns the verdict and the whole answer.
 fn explained(domain: &str, url: &str, settings: &str) -> (bool, Value) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("protostub.toml");
@@ -28,8 +28,8 @@ fn fits(json: &Value) -> Vec<(&str, &str, &str)> {
 }
 
 #[test]
-fn the_rules_are_those_that_run_would_have() {
-    // Nobody listens there, and the descriptor cannot be had.
+fn explained_rules_equal_those_of_run() {
+    // No server listens there, so the descriptor is unavailable.
     let domain = "127.0.0.1:9";
     let (allowed, json) = explained(domain, "http://127.0.0.1:9/x?secret", "");
     assert!(allowed, "{json}");
@@ -52,7 +52,7 @@ fn the_rules_are_those_that_run_would_have() {
     let (allowed, json) = explained(domain, "http://10.0.0.1/", &format!("{grant}\nallow-private = true"));
     assert!(allowed, "{json}");
 
-    // That the home is this machine is no reason for other domains to go there.
+    // A home domain on this machine does not open this machine to other domains.
     let grant = format!("home = '127.0.0.1:9'\nallow-loopback = true\n[domains.'10.0.0.1']\ngrants = ['{domain} plain']");
     let (allowed, json) = explained("10.0.0.1", &format!("http://{domain}/"), &grant);
     let reason = json["reason"].as_str().expect("a text");
@@ -60,14 +60,14 @@ fn the_rules_are_those_that_run_would_have() {
     let (allowed, json) = explained("10.0.0.1", &format!("http://{domain}/"), &format!("{grant}\nallow-loopback = true"));
     assert!(allowed, "{json}");
 
-    // Metadata services are reached by no grant.
+    // No grant opens a metadata service.
     let grant = format!("[domains.'{domain}']\nallow-private = true\ngrants = ['169.254.169.254:80 plain']");
     let (allowed, json) = explained(domain, "http://169.254.169.254/latest/meta-data", &grant);
     assert!(!allowed && json["reason"].as_str().expect("a text").contains("no grant allows it"), "{json}");
 }
 
 #[test]
-fn the_ports_of_the_descriptor_count() {
+fn explained_rules_include_the_ports_of_the_descriptor() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("echo")).expect("a folder");
     fs::write(folder.path().join("echo/descriptor.json"), r#"{ "version": "1.0", "ports": [4711] }"#).expect("written");
@@ -90,11 +90,11 @@ fn the_ports_of_the_descriptor_count() {
 }
 
 #[test]
-fn what_nobody_connects_to_is_a_wrong_command_line() {
+fn explain_egress_of_an_unusable_url_is_a_usage_error() {
     let session = tempfile::tempdir().expect("a folder");
     for (args, expected) in [
-        (["sp1.example", "file:///etc/passwd"], "its scheme is none of"),
-        (["sp1.example", "tcp://sp1.example"], "it has no port"),
+        (["sp1.example", "file:///etc/passwd"], "the scheme is not one of"),
+        (["sp1.example", "tcp://sp1.example"], "the URL has no port"),
         (["a b", "https://sp1.example"], "a b"),
     ] {
         let (code, error) = protostub_json_in(session.path(), &[&["explain-egress"][..], &args].concat());

@@ -1,9 +1,9 @@
-//! What `--help` says.
+//! The output of `--help`.
 
 use crate::command::protostub;
 
 #[test]
-fn help_is_as_it_was_reviewed() {
+fn help_matches_the_reviewed_snapshots() {
     for command in [
         "",
         "serve",

@@ -1,4 +1,5 @@
-//! `protostub run` and its neighbours among strangers' messages, and readers that do not read.
+//! `protostub run` and other commands, with messages of strangers and with readers that do not
+//! read.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,12 +22,12 @@ use crate::{
     compile_worker::BOMB,
 };
 
-/// How long a test waits for what should happen soon.
+/// Timeout for events that should happen soon.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The hyperty of a runtime that is sent to.
+/// The hyperty that receives the messages.
 const ME: &str = "hyperty://home.example/me";
 
-/// Bodies that no tree of JSON values holds as they are.
+/// Returns bodies that no tree of JSON values can hold unchanged.
 fn bodies() -> Vec<String> {
     vec![
         "1e999".to_owned(),
@@ -67,7 +68,7 @@ impl Peer {
         self.0.write_all(&frame).expect("written");
     }
 
-    /// Reads text frames up to the one that answers `id`.
+    /// Reads text frames until the answer to `id`.
     fn answer(&mut self, id: usize) -> Value {
         loop {
             let mut head = [0; 2];
@@ -90,8 +91,8 @@ impl Peer {
     }
 }
 
-/// A stranger behind a real message node sends bodies that `run` cannot read. `run` answers each of
-/// them, and shows it unchanged.
+/// A stranger behind a real message node sends bodies that `run` cannot parse. `run` answers each
+/// message, and prints its body unchanged.
 #[test]
 fn messages_that_no_tree_holds_do_not_end_run() {
     let folder = catalogue().to_str().expect("UTF-8");
@@ -128,7 +129,7 @@ impl Client {
         Self(BufReader::new(stream))
     }
 
-    /// Asks, and returns the line of the answer.
+    /// Sends a request, and returns the line of the answer.
     fn ask(&mut self, request: &str) -> String {
         self.0.get_mut().write_all(format!("{request}\n").as_bytes()).expect("written");
         let mut line = String::new();
@@ -137,7 +138,7 @@ impl Client {
         line
     }
 
-    /// Sends a message to the runtime's hyperty, which has to answer.
+    /// Sends a message to the runtime's hyperty. The hyperty must answer.
     fn send(&mut self, body: &str) {
         let answer = self.ask(&format!(r#"{{"command":"send","to":"{ME}","timeout":20,"body":{body}}}"#));
         assert!(answer.contains(r#""code":200"#), "{answer:.300}");
@@ -150,7 +151,7 @@ impl Client {
     }
 }
 
-/// A `run` whose outputs are the test's affair. Killed when it is dropped.
+/// A `run` whose output the test reads or ignores. Killed on drop.
 struct Unread {
     child: Child,
     socket: PathBuf,
@@ -171,7 +172,7 @@ impl Unread {
         BufReader::new(self.child.stderr.take().expect("a pipe")).lines()
     }
 
-    /// Reads the first line of standard output, and not a byte more.
+    /// Reads the first line of standard output, and not one byte more.
     fn started(&mut self) {
         let mut stdout = self.child.stdout.take().expect("a pipe");
         let mut byte = [0];
@@ -181,7 +182,7 @@ impl Unread {
         self.child.stdout = Some(stdout);
     }
 
-    /// Tells it to stop. It has to end in order, and soon.
+    /// Sends a signal. The command must exit soon, with exit code 0.
     fn stop(mut self, with: &str) {
         signal(&self.child, with);
         let code = ends(&mut self.child);
@@ -196,7 +197,7 @@ impl Drop for Unread {
     }
 }
 
-/// Waits for the end of a process. Its outputs stay unread.
+/// Waits for the end of a process. Its output stays unread.
 fn ends(child: &mut Child) -> Option<i32> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let id = child.id();
@@ -222,7 +223,7 @@ fn unread_output_holds_up_neither_answers_nor_signals() {
         for _ in 0..20 {
             client.send(&body);
         }
-        // More messages than any queue of messages has room for.
+        // More messages than a queue of messages could hold.
         for _ in 0..150 {
             client.send("1");
         }
@@ -296,7 +297,7 @@ fn follow_whose_output_is_unread_ends_at_a_signal() {
     stream.write_all(format!("{}\n", json!({ "result": status })).as_bytes()).expect("written");
     let change = json!({ "domain": "sp1.example", "stub": null, "status": "live", "reason": "x".repeat(900), "at": "" });
     let line = format!("{}\n", json!({ "status": change }));
-    // The client stops reading when its output is full: 16 MiB are more than all buffers hold.
+    // The client stops reading when its output is full. All buffers together hold less than 16 MiB.
     stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a time-out");
     let written = (0..16 * 1024).take_while(|_| stream.write_all(line.as_bytes()).is_ok()).count();
     assert!(written < 16 * 1024);
@@ -341,7 +342,7 @@ async fn conformance_of_a_component_that_compiles_for_minutes_ends() {
     assert!(report.contains("was ended after 1 s of computing"), "{report}");
 }
 
-/// No command compiles in its own process.
+/// No command compiles a component in its own process.
 #[cfg(target_os = "linux")]
 #[test]
 fn conformance_and_sign_compile_in_a_worker() {
@@ -369,7 +370,7 @@ fn conformance_and_sign_compile_in_a_worker() {
 fn has_worker(parent: u32) -> bool {
     let processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
     processes.into_iter().any(|process| {
-        // The files of a process that has just ended cannot be read.
+        // A process that has just ended has no readable files.
         let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
         // `id (name) state parent …`
         let of = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::command::{Running, catalogue, protostub, protostub_json};
 
 #[test]
-fn a_stub_is_shown_with_its_contract() {
+fn inspect_shows_the_contract_of_a_component() {
     let file = protostub_artifacts::path("echo");
     let file = file.to_str().expect("UTF-8");
     let (code, json) = protostub_json(&["inspect", file]);
@@ -23,12 +23,12 @@ fn a_stub_is_shown_with_its_contract() {
 }
 
 #[test]
-fn what_is_no_stub_is_shown_with_the_reason() {
+fn inspect_of_a_non_stub_shows_the_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, bytes, problem) in [
-        ("page.wasm", b"<html>".as_slice(), "it is not WebAssembly"),
-        ("core.wasm", b"\0asm\x01\0\0\0", "it is a core WebAssembly module"),
-        ("empty.wasm", b"\0asm\x0d\0\x01\0", "it is a component, but not a protocol stub"),
+        ("page.wasm", b"<html>".as_slice(), "the component is not WebAssembly"),
+        ("core.wasm", b"\0asm\x01\0\0\0", "the bytes are a core WebAssembly module"),
+        ("empty.wasm", b"\0asm\x0d\0\x01\0", "the component is not a protocol stub"),
     ] {
         let file = folder.path().join(name);
         fs::write(&file, bytes).expect("written");
@@ -40,7 +40,7 @@ fn what_is_no_stub_is_shown_with_the_reason() {
 }
 
 #[test]
-fn a_domains_stub_is_looked_up_verified_and_shown() {
+fn inspect_of_a_domain_verifies_its_stub() {
     let mut server =
         Running::start(&["serve", catalogue().to_str().expect("UTF-8"), "--bind", "127.0.0.1:0", "--default", "echo"]);
     let serving = server.event("serving");
@@ -63,7 +63,7 @@ fn a_domains_stub_is_looked_up_verified_and_shown() {
 }
 
 #[test]
-fn what_one_process_has_compiled_the_next_one_loads() {
+fn compiled_code_is_loaded_by_the_next_process() {
     let folder = tempfile::tempdir().expect("a folder");
     let (cache, file) = (folder.path().join("cache"), protostub_artifacts::path("echo"));
     let args = ["inspect", file.to_str().expect("UTF-8"), "--cache-dir", cache.to_str().expect("UTF-8"), "-vv"];

@@ -1,4 +1,4 @@
-//! The command, as people and scripts see it: its help, its outputs and its exit codes.
+//! The command, as people and scripts see it: its help, its output and its exit codes.
 
 mod command;
 #[cfg(unix)]

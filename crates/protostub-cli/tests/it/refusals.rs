@@ -1,11 +1,11 @@
-//! What cannot be done is told, with an exit code that scripts can use.
+//! Failures: their texts, and the exit codes that scripts rely on.
 
 use std::{fs, net::TcpListener};
 
 use crate::command::protostub;
 
 #[test]
-fn a_wrong_command_line_has_exit_code_2() {
+fn wrong_command_line_has_exit_code_2() {
     for args in [
         &["fly"] as &[&str],
         &["send"],
@@ -50,7 +50,7 @@ fn a_settings_file_is_checked() {
         let (code, _, stderr) = protostub(&["run", "--config", file.to_str().expect("UTF-8")]);
         assert!(code == 2 && stderr.contains(expected), "{text}: {code} {stderr}");
     };
-    check("hom = 'home.example'", "protostub.toml:1:1: there is no key `hom`; did you mean `home`?");
+    check("hom = 'home.example'", "protostub.toml:1:1: unknown key `hom`; did you mean `home`?");
     check("home = 'a b'", "is not a domain");
     check("home =", "protostub.toml:1:7: ");
     check("home = 'home.example'\n[domains.'sp1.example']\ngrants = ['everything']", "is not a rule");
@@ -71,7 +71,7 @@ fn a_settings_file_is_checked() {
     check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
     check(
         "home = 'home.example'\n[domains.'sp1.example']\noauth2 = { token-endpoint = 'https://a.example', client-id = 'a', client-secret = { env = 'A' }, scopes = ['chat mail'] }",
-        "the domain `sp1.example`: `chat mail` is no scope: write each scope as a text of its own",
+        "the domain `sp1.example`: `chat mail` is not a valid scope; write each scope as a separate string",
     );
     check("home = 'home.example'\npolicy = 'none.cedar'", "failed to read the policies in ");
     fs::write(folder.path().join("rules.cedar"), "permit (principal is Stab, action, resource);").expect("written");
@@ -80,7 +80,7 @@ fn a_settings_file_is_checked() {
 }
 
 #[test]
-fn what_does_not_work_has_exit_code_1() {
+fn failed_command_has_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let (code, _, stderr) = protostub(&["serve", "--bind", &address]);
@@ -98,7 +98,7 @@ fn what_does_not_work_has_exit_code_1() {
 }
 
 #[test]
-fn errors_say_what_and_why_and_what_to_do() {
+fn errors_match_the_reviewed_snapshot() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("protostub.toml");
     fs::write(&file, "home = 'home.example'\nconect-timeout-seconds = 3\n").expect("written");

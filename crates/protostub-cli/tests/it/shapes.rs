@@ -1,4 +1,4 @@
-//! The shapes that the README documents, and whether an output has one of them.
+//! The shapes of output that the README documents, and checks of an output against them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-/// Members whose insides are not the command's: messages as they are on the wire, descriptors as they were published.
+/// Members with content from outside the command: messages as on the wire, descriptors as
+/// published.
 const OPEN: [&str; 5] = ["reply", "message", "descriptor", "result", "crash"];
 
-/// The README's blocks of JSON, by what stands before them: a heading's commands, or the block's second word.
+/// The README's JSON blocks, by the commands in the heading, or by the block's second word.
 static DOCUMENTED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
     let readme = include_str!("../../README.md");
     let (mut blocks, mut names, mut block) = (BTreeMap::<String, Vec<Value>>::new(), Vec::new(), None::<Vec<String>>);
@@ -31,12 +32,12 @@ static DOCUMENTED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
     blocks
 });
 
-/// The examples under a name.
+/// Returns the examples under a name.
 pub(crate) fn examples(name: &str) -> &'static [Value] {
     DOCUMENTED.get(name).unwrap_or_else(|| panic!("the README says nothing of `{name}`"))
 }
 
-/// Checks that an output is as the README says.
+/// Checks an output against the README.
 pub(crate) fn check(name: &str, output: &Value) {
     let alike: Vec<_> = examples(name).iter().filter(|example| kind(example) == kind(output)).collect();
     if let Err(problem) = compare(output, &alike) {
@@ -44,12 +45,12 @@ pub(crate) fn check(name: &str, output: &Value) {
     }
 }
 
-/// The events under a name, or the members of which an object has one.
+/// Returns the kinds of the examples under a name.
 pub(crate) fn kinds(name: &str) -> BTreeSet<String> {
     examples(name).iter().map(kind).collect()
 }
 
-/// What tells objects of one name apart.
+/// Returns the kind of an object: its event, or the member that distinguishes it.
 pub(crate) fn kind(output: &Value) -> String {
     let doing = output["progress"]["doing"].as_str();
     let text = output["event"].as_str().or(doing).map(str::to_owned);
@@ -61,7 +62,7 @@ fn compare(output: &Value, examples: &[&Value]) -> Result<(), String> {
     let is = name_of_type(output);
     let same: Vec<_> = examples.iter().copied().filter(|example| name_of_type(example) == is).collect();
     if same.is_empty() {
-        return Err(format!("nobody said that it may be {is}"));
+        return Err(format!("no example is {is}"));
     }
     match output {
         Value::Object(members) => {
@@ -84,7 +85,7 @@ fn compare(output: &Value, examples: &[&Value]) -> Result<(), String> {
         }
         Value::Array(elements) => {
             let of_elements: Vec<_> = same.iter().filter_map(|example| example.as_array()).flatten().collect();
-            // An empty list says nothing of its elements: they are documented elsewhere.
+            // An empty list does not show the shape of its elements: another example documents it.
             elements.iter().filter(|_| !of_elements.is_empty()).try_for_each(|element| compare(element, &of_elements))
         }
         _ => Ok(()),
@@ -103,11 +104,11 @@ fn name_of_type(value: &Value) -> &'static str {
 }
 
 #[test]
-fn what_is_not_documented_is_found() {
+fn undocumented_member_is_found() {
     let error = |text: &str| compare(&serde_json::from_str(text).expect("JSON"), &examples("Errors").iter().collect::<Vec<_>>());
     assert_eq!(error(r#"{"error": "why", "kind": "failed", "code": null}"#), Ok(()));
     assert_eq!(error(r#"{"error": "why", "kind": "failed"}"#), Err("the member `code` is missing".to_owned()));
-    assert_eq!(error(r#"{"error": "why", "kind": 1, "code": 1}"#), Err("kind: nobody said that it may be a number".to_owned()));
+    assert_eq!(error(r#"{"error": "why", "kind": 1, "code": 1}"#), Err("kind: no example is a number".to_owned()));
     let undocumented = error(r#"{"error": "why", "kind": "failed", "code": 1, "exit": 1}"#);
     assert_eq!(undocumented, Err("there is an undocumented member `exit`".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! `protostub keygen`, `sign` and `verify`, and what `inspect` and `deploy` make of signatures.
+//! `protostub keygen`, `sign` and `verify`, and the effect of signatures on `inspect` and `deploy`.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::command::{Running, catalogue, protostub, protostub_json, protostub_json_in};
 
-/// Fails, and says this.
+/// Checks that a command fails with this exit code and text.
 fn refused(args: &[&str], code: i32, says: &str) {
     let (was, lines) = protostub_json_in(tempfile::tempdir().expect("a folder").path(), args);
     let error = lines[0]["error"].as_str().unwrap_or_default();
@@ -24,7 +24,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn a_stub_is_signed_served_verified_and_deployed() {
+fn signed_stub_is_served_verified_and_deployed() {
     let folder = tempfile::tempdir().expect("a folder");
     let stubs = folder.path().join("stubs");
     fs::create_dir_all(stubs.join("echo")).expect("made");
@@ -40,7 +40,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(fs::metadata(&key).expect("a file").permissions().mode() & 0o777, 0o600);
     }
-    refused(&["keygen", text(&key)], 2, "it is there already");
+    refused(&["keygen", text(&key)], 2, "the file exists already");
 
     let mut server = Running::start(&["serve", text(&stubs), "--bind", "127.0.0.1:0"]);
     let domain = server.event("serving")["domain"].as_str().expect("a text").to_owned();
@@ -50,7 +50,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
         json["signature"]["verdict"].clone()
     };
     assert_eq!(verdict(), "unsigned");
-    refused(&["verify", &domain], 1, "it has no signature");
+    refused(&["verify", &domain], 1, "the descriptor has no signature");
 
     let sign = ["sign", text(&descriptor), "--key", text(&key), "--key-id", "2026", "--domain", &domain];
     refused(&sign, 2, "states no digest");
@@ -66,7 +66,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
     let (code, text_of, _) = protostub(&["inspect", &domain]);
     assert!(code == 0 && text_of.contains("good, by the key 2026 (EdDSA), until "), "{text_of}");
 
-    // The file alone, by the key set.
+    // Verifies the file alone, with the key set.
     let file = ["verify", text(&descriptor), "--keys", text(&jwks)];
     refused(&file, 2, "give --domain");
     let of =
@@ -81,9 +81,9 @@ fn a_stub_is_signed_served_verified_and_deployed() {
     let args = of("sp2.example", &[]);
     refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "not for sp2.example");
     let args = of(&domain, &["--component", text(&descriptor)]);
-    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "the one that was signed is");
+    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, "but the signed one is");
 
-    // A runtime that requires it deploys it, and not by another key.
+    // A runtime that requires signatures deploys the stub, but not with another key.
     let settings = folder.path().join("protostub.toml");
     let deploy = |trust: &str| {
         fs::write(&settings, format!("home = '{domain}'\n[trust]\nsignatures = 'require'\n{trust}")).expect("written");
@@ -97,7 +97,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
     let (code, error) = deploy(&format!("[domains.'{domain}']\ntrusted-keys = ['other.json']"));
     assert!(code == 1 && error[0]["error"].as_str().expect("a text").contains("not among the 1"), "{error:?}");
 
-    // In a rotation there are two signatures, and two keys in the set.
+    // During a rotation there are two signatures, and two keys in the set.
     assert_eq!(protostub_json(&["keygen", text(&other), "--jwks", text(&jwks)]).0, 0);
     let set: Value = serde_json::from_slice(&fs::read(&jwks).expect("a file")).expect("JSON");
     assert_eq!(set["keys"].as_array().map(Vec::len), Some(2));
@@ -107,7 +107,7 @@ fn a_stub_is_signed_served_verified_and_deployed() {
         assert_eq!(protostub_json(&["verify", &domain, "--keys", text(keys)]).0, 0);
     }
 
-    // What was changed since is not what was signed.
+    // A descriptor that changed after it was signed is refused.
     let changed = fs::read_to_string(&descriptor).expect("a file").replace("\"0.1.0\"", "\"0.2.0\"");
     fs::write(&descriptor, changed).expect("written");
     refused(&["inspect", &domain], 1, "`version` of the descriptor is not what was signed");

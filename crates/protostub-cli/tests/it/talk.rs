@@ -1,4 +1,4 @@
-//! `protostub send` and `protostub run`, over a domain that `protostub serve` serves.
+//! `protostub send` and `protostub run`, over a domain of `protostub serve`.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn serve(default: &str) -> (Running, String) {
 }
 
 #[test]
-fn a_message_is_sent_and_its_reply_printed() {
+fn send_prints_the_reply_and_logs_every_step() {
     let (_server, domain) = serve("echo");
     let to = format!("hyperty://{domain}/alice");
     let cache = tempfile::tempdir().expect("a folder");
@@ -35,7 +35,7 @@ fn a_message_is_sent_and_its_reply_printed() {
 }
 
 #[test]
-fn two_runtimes_talk_over_a_message_node() {
+fn runtimes_talk_over_a_message_node() {
     let (server, domain) = serve("message-node");
     let bob = format!("hyperty://{domain}/bob");
     let mut run = Running::start(&["run", "--home", &domain, "--hyperty", &bob, "--register", "--answer", r#""Here is Bob.""#]);
@@ -49,7 +49,7 @@ fn two_runtimes_talk_over_a_message_node() {
     let arrived = run.event("message");
     assert_eq!((&arrived["hyperty"], &arrived["message"]["body"]["resource"]), (&json!(bob), &json!("greeting")));
 
-    // Who is not there is told from outside.
+    // The message node answers for an unknown receiver.
     let (code, json) = protostub_json(&["send", "--to", &format!("hyperty://{domain}/nobody")]);
     assert_eq!((code, &json["reply"]["body"]["code"]), (1, &json!(404)), "{json}");
 
@@ -59,7 +59,7 @@ fn two_runtimes_talk_over_a_message_node() {
 }
 
 #[test]
-fn a_stub_can_be_deployed_at_the_start() {
+fn run_deploys_a_stub_at_the_start() {
     let (_server, domain) = serve("echo");
     let mut run = Running::start(&["run", "--home", &domain, "--deploy", &domain]);
     let runtime = run.event("started")["runtime"].as_str().expect("a text").to_owned();
@@ -74,7 +74,7 @@ fn a_stub_can_be_deployed_at_the_start() {
 }
 
 #[test]
-fn the_statuses_of_stubs_are_printed() {
+fn run_prints_the_statuses_of_stubs() {
     let (_server, domain) = serve("echo");
     let mut run = Running::start(&["run", "--home", &domain, "--deploy", &domain]);
     let mut status: Value;

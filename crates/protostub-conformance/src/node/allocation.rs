@@ -1,4 +1,5 @@
-//! Addresses of hyperties and of objects: single ones, blocks, and blocks with a key, allocated and released.
+//! Allocation and release of addresses of hyperties and objects: single ones, blocks, and blocks
+//! with a key.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -12,18 +13,18 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const ALLOCATED: &str = "`create` to `…/address-allocation` is answered with code 200 and as many addresses of the domain and scheme as were asked for.";
+const ALLOCATED: &str = "`create` to `…/address-allocation` is answered with code 200 and the requested number of addresses of the domain and scheme.";
 const RELEASED: &str = "`delete` of the addresses is answered with code 200.";
-const HYPERTIES: &str = "conformance case C4, hyperty-allocation.spec";
-const OBJECTS: &str = "conformance case C5, object-allocation.spec";
-const RELEASES: &str = "conformance case C6, hyperty-allocation.spec, object-allocation.spec";
+const HYPERTIES: &str = "tests/CASES.md: C4, hyperty-allocation.spec";
+const OBJECTS: &str = "tests/CASES.md: C5, object-allocation.spec";
+const RELEASES: &str = "tests/CASES.md: C6, hyperty-allocation.spec, object-allocation.spec";
 
-/// How the addresses of a request are named later.
+/// Naming of the addresses when they are released.
 #[derive(Clone, Copy)]
 enum Naming {
-    /// Each by itself.
+    /// Each address by itself.
     ByAddress,
-    /// All by the key of their block.
+    /// All addresses by the key of their block.
     ByKey,
 }
 
@@ -78,7 +79,7 @@ pub(super) const CASES: &[Script<Node>] = &[
     },
 ];
 
-/// Asks for addresses; the answer, and the key of the block.
+/// Requests addresses. Returns the answer, and the key of the block.
 async fn ask(client: &mut Client<'_>, scheme: &str, number: usize, naming: Naming) -> CaseResult<(Value, Option<String>)> {
     let key = matches!(naming, Naming::ByKey).then(|| Uuid::new_v4().to_string());
     let mut value = json!({ "number": number });
@@ -125,8 +126,8 @@ async fn releases(node: &Node, scheme: &str, number: usize, naming: Naming) -> C
     for address in &all {
         other.send(json!({ "id": "late", "type": "ping", "from": other.runtime, "to": address })).await?;
     }
-    // Whatever the node says of it to the sender, the one who had the addresses gets nothing any more.
+    // The node may answer the sender. The former owner of the addresses must receive nothing.
     other.session("re-open", &other.runtime.clone()).await?;
-    client.expect_silence("nothing of what is sent to released addresses").await?;
+    client.expect_silence("no message to a released address arrives").await?;
     Ok(None)
 }

@@ -1,4 +1,4 @@
-//! A runtime at the message node, as its stub would be.
+//! A client of the message node, in the place of a runtime's stub.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     case::{CaseResult, expect},
 };
 
-/// How long the message node may take to answer.
+/// Time limit for an answer of the message node.
 const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) const SESSION: &str = "mn:/session";
@@ -32,7 +32,7 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A connection without a session.
+    /// Connects without a session.
     pub(super) async fn connect(node: &'a Node, runtime: &str) -> CaseResult<Self> {
         let connected = timeout(ANSWER, connect_async(&node.url)).await;
         let connected = connected.map_err(|elapsed| elapsed.to_string()).and_then(|done| done.map_err(|error| error.to_string()));
@@ -40,7 +40,8 @@ impl<'a> Client<'a> {
         Ok(Self { node, socket, runtime: runtime.to_owned(), token: String::new(), next_id: 1 })
     }
 
-    /// A connection with a session of a new runtime, where that is another case's business.
+    /// Connects and opens a session for a new runtime. If that fails, the case does not apply,
+    /// because `node/connect/open` checks it.
     pub(super) async fn open(node: &'a Node) -> CaseResult<Self> {
         let mut client = Self::connect(node, &format!("runtime://home.example/{}", Uuid::new_v4())).await?;
         let answer = client.session("open", &client.runtime.clone()).await?;
@@ -51,31 +52,32 @@ impl<'a> Client<'a> {
         Ok(client)
     }
 
-    /// A session message, and its answer.
+    /// Sends a session message, and returns its answer.
     pub(super) async fn session(&mut self, what: &str, from: &str) -> CaseResult<Value> {
         self.ask(what, from, SESSION, None).await
     }
 
-    /// An address of the runtime's own, where that is another case's business.
+    /// Allocates an address. If that fails, the case does not apply, because `node/allocation`
+    /// checks it.
     pub(super) async fn allocate(&mut self) -> CaseResult<String> {
         let answer = self.ask_node("create", "address-allocation", json!({ "value": { "number": 1 } })).await?;
         let address = answer["value"]["allocated"][0].as_str().map(str::to_owned);
         address.ok_or_else(|| Verdict::not_applicable(format!("no address is allocated ({answer}): see node/allocation")))
     }
 
-    /// The body of the answer of one of the node's functions.
+    /// Sends a request to a function of the node, and returns the body of the answer.
     pub(super) async fn ask_node(&mut self, kind: &str, function: &str, body: Value) -> CaseResult<Value> {
         let from = self.runtime.clone();
         Ok(self.ask(kind, &from, &self.node.function(function), Some(body)).await?["body"].take())
     }
 
-    /// The body of the answer of the domain's registry.
+    /// Sends a request to the domain's registry, and returns the body of the answer.
     pub(super) async fn ask_registry(&mut self, kind: &str, body: Value) -> CaseResult<Value> {
         let (from, to) = (format!("{}/registry", self.runtime), format!("domain://registry.{}", self.node.domain));
         Ok(self.ask(kind, &from, &to, Some(body)).await?["body"].take())
     }
 
-    /// Sends a request, and waits for its response. What else comes meanwhile is nobody's.
+    /// Sends a request, and waits for its response. Drops other messages.
     pub(super) async fn ask(&mut self, kind: &str, from: &str, to: &str, body: Option<Value>) -> CaseResult<Value> {
         let id = self.next_id;
         self.next_id += 1;
@@ -100,12 +102,12 @@ impl<'a> Client<'a> {
         sent.map_err(|error| Verdict::fail(format!("a connection that takes {message}"), error.to_string()))
     }
 
-    /// The next message.
+    /// Waits for the next message.
     pub(super) async fn next(&mut self, expected: &str) -> CaseResult<Value> {
         let fail = |observed: String| Verdict::fail(expected, observed);
         loop {
             let frame =
-                timeout(ANSWER, self.socket.next()).await.map_err(|_| fail(format!("nothing in {} s", ANSWER.as_secs())))?;
+                timeout(ANSWER, self.socket.next()).await.map_err(|_| fail(format!("no message in {} s", ANSWER.as_secs())))?;
             match frame {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text).map_err(|error| fail(format!("{error}: {text}")));
@@ -118,11 +120,11 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The node closes the connection.
+    /// Waits until the node closes the connection.
     pub(super) async fn closed(&mut self, expected: &str) -> CaseResult<Option<CloseFrame>> {
         loop {
             let frame = timeout(ANSWER, self.socket.next()).await;
-            match frame.map_err(|_| Verdict::fail(expected, format!("nothing in {} s", ANSWER.as_secs())))? {
+            match frame.map_err(|_| Verdict::fail(expected, format!("no end in {} s", ANSWER.as_secs())))? {
                 Some(Ok(Message::Close(frame))) => return Ok(frame),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Ok(None),
@@ -130,7 +132,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Nothing has come for this client: what is sent to it after all of that comes first.
+    /// Fails if a message has arrived. Sends a message to itself, which must be the next one to
+    /// arrive.
     pub(super) async fn expect_silence(&mut self, expected: &str) -> CaseResult<()> {
         let fence = format!("fence-{}", Uuid::new_v4());
         let to = format!("{}/fence", self.runtime);
@@ -140,7 +143,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The answer has code 200.
+/// Fails unless the answer has code 200.
 pub(super) fn is_ok(answer: &Value, expected: &str) -> CaseResult<()> {
     expect(answer["code"] == 200, expected, || answer.to_string())
 }

@@ -17,39 +17,35 @@ pub(super) const CASES: &[Script<Node>] = &[
         case: Case::new(
             "node/connect/open",
             "`open` to `mn:/session` is answered from there with code 200 and a token.",
-            "conformance case C1, connect.spec",
+            "tests/CASES.md: C1",
         ),
         run: |node| Box::pin(open(node)),
     },
     Script {
         case: Case::new(
             "node/connect/re-open",
-            "The server drops the socket; `re-open` with the token takes the session up again, addresses and all.",
-            "conformance case C3",
+            "After the server drops the socket, `re-open` with the token resumes the session with its addresses.",
+            "tests/CASES.md: C3",
         ),
         run: |node| Box::pin(re_open(node)),
     },
     Script {
-        case: Case::new(
-            "node/connect/wrong-token",
-            "`re-open` with another token than the session's is refused.",
-            "conformance case C13",
-        ),
+        case: Case::new("node/connect/wrong-token", "`re-open` with a wrong token is refused.", "tests/CASES.md: C13"),
         run: |node| Box::pin(wrong_token(node)),
     },
     Script {
         case: Case::new(
             "node/connect/close",
-            "`close` ends the session, and the connection with code 1000: 'Normal closure'.",
-            "conformance cases C2, C3",
+            "`close` ends the session, and closes the connection with code 1000: 'Normal closure'.",
+            "tests/CASES.md: C2, C3",
         ),
         run: |node| Box::pin(close(node)),
     },
     Script {
         case: Case::new(
             "node/connect/ping",
-            "A message from an address that nobody allocated reaches its receiver, and the reply finds its way back: addresses are learned.",
-            "conformance case C7, TransitionConnection.spec",
+            "A message from an unallocated address reaches its receiver, and the reply reaches the sender: the node learns addresses.",
+            "tests/CASES.md: C7",
         ),
         run: |node| Box::pin(ping(node)),
     },
@@ -75,8 +71,8 @@ async fn re_open(node: &Node) -> CaseResult {
     is_ok(&answer["body"], "code 200 for `re-open`")?;
     let mut other = Client::open(node).await?;
     other.send(json!({ "id": 9, "type": "ping", "from": other.runtime, "to": address })).await?;
-    let ping = again.next("what is sent to an address of the session").await?;
-    expect(ping["to"] == address.as_str(), "what is sent to an address of the session", || ping.to_string())?;
+    let ping = again.next("a message to an address of the session").await?;
+    expect(ping["to"] == address.as_str(), "a message to an address of the session", || ping.to_string())?;
     Ok(None)
 }
 

@@ -1,7 +1,8 @@
-//! The suite for a message node of the reTHINK project, in the Vert.x flavour: any that is reached at a `ws://` URL.
+//! The suite for a message node of the reTHINK project, in the Vert.x flavour, at any `ws://` URL.
 //!
-//! Its cases are those of the project's own tests for message nodes: sessions, addresses of hyperties and objects, subscriptions, and the domain's
-//! registry. Each has sessions of its own, with runtime URLs that nobody else has.
+//! Its cases are those of the project's own tests for message nodes: sessions, addresses of
+//! hyperties and objects, subscriptions, and the domain's registry. Each case has sessions of its
+//! own, with unique runtime URLs.
 
 mod allocation;
 mod client;
@@ -21,7 +22,7 @@ const CONCURRENCY: usize = 4;
 /// Time limit of one case.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// A message node that is running.
+/// A running message node.
 #[derive(Debug, Clone)]
 pub struct Node {
     url: String,
@@ -35,7 +36,8 @@ pub struct NodeSuite {
 }
 
 impl Node {
-    /// At a `ws://` URL, for the addresses of this domain; none: of the URL's host and port.
+    /// A message node at a `ws://` URL, for the addresses of `domain`. `None` stands for the URL's
+    /// host and port.
     #[must_use]
     pub fn new(url: impl Into<String>, domain: Option<String>) -> Self {
         let url = url.into();
@@ -44,37 +46,37 @@ impl Node {
         Self { url, domain }
     }
 
-    /// Its address for one of its functions: `sm`, say.
+    /// Returns the address of a function of the node, such as `sm`.
     fn function(&self, name: &str) -> String {
         format!("domain://msg-node.{}/{name}", self.domain)
     }
 }
 
 impl NodeSuite {
-    /// All cases.
+    /// A suite of all cases.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Restricts it to the cases whose ids begin so.
+    /// Restricts the suite to the cases whose ids begin with one of these texts.
     #[must_use]
     pub fn only(mut self, beginnings: impl IntoIterator<Item = String>) -> Self {
         self.only.extend(beginnings);
         self
     }
 
-    /// All cases, in their order.
+    /// Returns all cases, in their order.
     pub fn cases() -> impl Iterator<Item = Case> {
         scripts().map(|script| script.case)
     }
 
-    /// Tries the cases on a message node.
+    /// Runs the cases against a message node.
     pub async fn run(&self, node: &Node) -> Report {
         self.run_with(node, |_| {}).await
     }
 
-    /// The same, and calls `on_outcome` with each outcome, in the order of the cases.
+    /// Runs the cases, and calls `on_outcome` with each outcome, in the order of the cases.
     pub async fn run_with(&self, node: &Node, on_outcome: impl FnMut(&Outcome)) -> Report {
         let schedule = Schedule { only: &self.only, concurrency: CONCURRENCY, time_limit: TIME_LIMIT };
         let outcomes = schedule.run(scripts(), node, on_outcome).await;

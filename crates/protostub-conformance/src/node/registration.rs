@@ -12,7 +12,7 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const SPEC: &str = "registration.spec";
+const SPEC: &str = "tests/CASES.md: registration.spec";
 
 pub(super) const CASES: &[Script<Node>] = &[
     Script {
@@ -44,7 +44,11 @@ pub(super) const CASES: &[Script<Node>] = &[
         },
     },
     Script {
-        case: Case::new("node/registration/by-both", "So it does with both.", SPEC),
+        case: Case::new(
+            "node/registration/by-both",
+            "`read` with a user's URL, `dataSchemes` and `resources` finds entries that have all of them.",
+            SPEC,
+        ),
         run: |node| {
             Box::pin(found(
                 node,
@@ -57,7 +61,7 @@ pub(super) const CASES: &[Script<Node>] = &[
         run: |node| Box::pin(by_url(node)),
     },
     Script {
-        case: Case::new("node/registration/missing", "`read` of what is not there is answered with code 404.", SPEC),
+        case: Case::new("node/registration/missing", "`read` of a missing entry is answered with code 404.", SPEC),
         run: |node| Box::pin(missing(node)),
     },
     Script {
@@ -67,7 +71,7 @@ pub(super) const CASES: &[Script<Node>] = &[
     Script {
         case: Case::new(
             "node/registration/status",
-            "Who is subscribed to `<url>/registration` gets the entry's new status.",
+            "A subscriber to `<url>/registration` receives the entry's new status.",
             SPEC,
         ),
         run: |node| Box::pin(status(node)),
@@ -75,14 +79,14 @@ pub(super) const CASES: &[Script<Node>] = &[
     Script {
         case: Case::new(
             "node/registration/unregister",
-            "`delete` is answered with code 200; the entry is not found any more.",
+            "`delete` is answered with code 200, and `read` does not find the entry any more.",
             SPEC,
         ),
         run: |node| Box::pin(unregister(node)),
     },
 ];
 
-/// An entry of somebody's.
+/// An entry of a user.
 struct Entry {
     url: String,
     user: String,
@@ -99,11 +103,13 @@ impl Entry {
         Ok((entry, answer))
     }
 
-    /// One that is registered, where that is another case's business.
+    /// Registers an entry. If that fails, the case does not apply, because
+    /// `node/registration/register` checks it.
     async fn registered(client: &mut Client<'_>) -> CaseResult<Self> {
         let (entry, answer) = Self::new(client).await?;
-        is_ok(&answer, "")
-            .map_err(|_| Verdict::not_applicable(format!("nothing is registered ({answer}): see node/registration/register")))?;
+        is_ok(&answer, "").map_err(|_| {
+            Verdict::not_applicable(format!("the node did not register the address ({answer}): see node/registration/register"))
+        })?;
         Ok(entry)
     }
 }
@@ -172,6 +178,6 @@ async fn unregister(node: &Node) -> CaseResult {
     let entry = Entry::registered(&mut client).await?;
     is_ok(&client.ask_registry("delete", json!({ "resource": entry.url })).await?, "code 200")?;
     let answer = other.ask_registry("read", json!({ "resource": entry.url })).await?;
-    expect(answer["code"] == 404, "code 404 for what was unregistered", || answer.to_string())?;
+    expect(answer["code"] == 404, "code 404 for an unregistered entry", || answer.to_string())?;
     Ok(None)
 }

@@ -12,7 +12,7 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const SPEC: &str = "conformance case C8, subscription.spec";
+const SPEC: &str = "tests/CASES.md: C8, subscription.spec";
 
 /// The member `source` of a subscription's body.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,19 +27,19 @@ pub(super) const CASES: &[Script<Node>] = &[
         run: |node| Box::pin(subscribe(node, SourceMember::Absent)),
     },
     Script {
-        case: Case::new("node/subscription/source", "So it is with a `source` in the body.", SPEC),
+        case: Case::new(
+            "node/subscription/source",
+            "`subscribe` of `resources` with a `source` in the body is answered with code 200.",
+            SPEC,
+        ),
         run: |node| Box::pin(subscribe(node, SourceMember::Present)),
     },
     Script {
-        case: Case::new("node/subscription/fan-out", "An `update` reaches all subscribers, as it was sent.", SPEC),
+        case: Case::new("node/subscription/fan-out", "An `update` reaches all subscribers unchanged.", SPEC),
         run: |node| Box::pin(fan_out(node)),
     },
     Script {
-        case: Case::new(
-            "node/subscription/subscriber-only",
-            "A ping to a subscribed URL is delivered to the subscriber only.",
-            SPEC,
-        ),
+        case: Case::new("node/subscription/subscriber-only", "A ping to a subscribed URL reaches the subscriber only.", SPEC),
         run: |node| Box::pin(subscriber_only(node)),
     },
     Script {
@@ -47,12 +47,13 @@ pub(super) const CASES: &[Script<Node>] = &[
         run: |node| Box::pin(unsubscribe(node)),
     },
     Script {
-        case: Case::new("node/subscription/no-more", "After `unsubscribe` nothing is delivered any more.", SPEC),
+        case: Case::new("node/subscription/no-more", "After `unsubscribe`, the subscriber receives nothing.", SPEC),
         run: |node| Box::pin(no_more(node)),
     },
 ];
 
-/// Subscribes, where that is another case's business.
+/// Subscribes. If that fails, the case does not apply, because `node/subscription/subscribe` checks
+/// it.
 async fn subscribed(client: &mut Client<'_>, topic: &str) -> CaseResult<()> {
     let answer = client.ask_node("subscribe", "sm", json!({ "resources": [topic] })).await?;
     is_ok(&answer, "")
@@ -98,7 +99,7 @@ async fn subscriber_only(node: &Node) -> CaseResult {
     sender.send(ping.clone()).await?;
     let came = subscriber.next("a ping to the subscribed URL").await?;
     expect(came == ping, &ping.to_string(), || came.to_string())?;
-    other.expect_silence("no ping for somebody else").await?;
+    other.expect_silence("no ping at another client").await?;
     Ok(None)
 }
 
@@ -116,8 +117,9 @@ async fn no_more(node: &Node) -> CaseResult {
     let topic = format!("{object}/changes");
     subscribed(&mut subscriber, &topic).await?;
     let answer = subscriber.ask_node("unsubscribe", "sm", json!({ "resources": [topic] })).await?;
-    is_ok(&answer, "")
-        .map_err(|_| Verdict::not_applicable(format!("no end of it ({answer}): see node/subscription/unsubscribe")))?;
+    is_ok(&answer, "").map_err(|_| {
+        Verdict::not_applicable(format!("the subscription does not end ({answer}): see node/subscription/unsubscribe"))
+    })?;
     reporter.send(update(&object, &topic)).await?;
     // The node has handled the update when it answers this.
     reporter.session("re-open", &reporter.runtime.clone()).await?;

@@ -1,4 +1,4 @@
-//! The catalogue of all domains, and a runtime with what is asked of it again and again.
+//! The catalogue of all domains, and a runtime with the requests that many cases make.
 
 use std::{
     fmt,
@@ -24,19 +24,19 @@ use crate::{
 
 pub(super) const DOMAIN: &str = "foo.com";
 pub(super) const ALICE: &str = "hyperty://foo.com/alice";
-/// How long what should happen may take.
+/// Time limit for an expected event.
 const SOON: Duration = Duration::from_secs(20);
 
 /// State of the catalogues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
-    /// They answer.
+    /// The catalogues answer.
     Available,
-    /// They refuse every request.
+    /// The catalogues refuse every request.
     OutOfOrder,
 }
 
-/// The domains' catalogues: they count what they are asked, and may be out of order.
+/// The domains' catalogues. They count requests, and may be out of order.
 #[derive(Clone, Default)]
 pub struct Catalogue(Arc<CatalogueState>);
 
@@ -62,14 +62,14 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Publishes whatever this is as the descriptor.
+    /// Publishes any text as the descriptor.
     pub(super) fn insert(&self, domain: &str, descriptor: String, component: &[u8]) -> CaseResult<()> {
         let domain = Domain::parse(domain).map_err(setup_failed)?;
         self.0.stubs.insert(&domain, "default", descriptor, component.to_vec());
         Ok(())
     }
 
-    /// How many descriptors, and how many components, were asked for.
+    /// Returns the numbers of requests for descriptors and for components.
     pub(super) fn asked(&self) -> (usize, usize) {
         (self.0.descriptors.load(Ordering::SeqCst), self.0.components.load(Ordering::SeqCst))
     }
@@ -106,7 +106,7 @@ pub(super) fn address(text: &str) -> CaseResult<Address> {
     Address::parse(text).map_err(setup_failed)
 }
 
-/// A runtime, and the catalogues.
+/// A runtime and the catalogues.
 pub(super) struct RuntimeFixture {
     pub(super) subject: Box<dyn RuntimeSubject>,
     pub(super) catalogue: Catalogue,
@@ -114,7 +114,7 @@ pub(super) struct RuntimeFixture {
 }
 
 impl RuntimeFixture {
-    /// The actor is the stub of these domains, with this configuration.
+    /// Starts a runtime. The actor is the stub of `domains`, with this configuration.
     pub(super) async fn new(context: &RuntimeSuiteContext, domains: &[&str], configuration: Value) -> CaseResult<Self> {
         let catalogue = Catalogue::default();
         for domain in domains {
@@ -129,12 +129,12 @@ impl RuntimeFixture {
         self.catalogue.publish(domain, &self.actor, configuration)
     }
 
-    /// The same, under another name or as another version.
+    /// Publishes the actor under another name or as another version.
     pub(super) fn publish_as(&self, domain: &str, name: &str, version: &str, configuration: &Value) -> CaseResult<()> {
         self.catalogue.publish_as(domain, name, version, &self.actor, configuration)
     }
 
-    /// The version that runs when the stub of the domain was brought up to date.
+    /// Updates the stub of the domain, and returns the version that runs then.
     pub(super) async fn updated(&self, domain: &str) -> CaseResult<Result<String, Refusal>> {
         with_time_limit("an update, or an error", self.subject.update(domain)).await
     }
@@ -153,7 +153,7 @@ impl RuntimeFixture {
         with_time_limit("an answer", self.subject.request(message)).await
     }
 
-    /// The stub of a domain follows this order, and answers with what came of it.
+    /// Sends an order to the stub of a domain, and returns the result from its answer.
     pub(super) async fn order(&self, to: &str, order: Value) -> CaseResult<Value> {
         let expected = format!("code 200 for {order}");
         let answer = self.ask(Message::read(address(to)?).with_body(order)).await?;
@@ -163,7 +163,7 @@ impl RuntimeFixture {
         Ok(body["value"].clone())
     }
 
-    /// The numbers of the messages that the stub was given, in its order.
+    /// Fails unless the stub received the messages with these numbers, in this order.
     pub(super) async fn received(&self, expected: &[u64]) -> CaseResult<()> {
         let calls = self.order(ALICE, json!({ "do": "calls" })).await?;
         let events = calls.as_array().into_iter().flatten().filter_map(Value::as_array).flatten();
@@ -171,7 +171,7 @@ impl RuntimeFixture {
         expect(numbers == expected, &format!("the messages {expected:?}"), || format!("{numbers:?}"))
     }
 
-    /// What the Registry knows: stubs and sandboxes.
+    /// Fails unless the Registry has these numbers of stubs and sandboxes.
     pub(super) async fn registered(&self, stubs: usize, sandboxes: usize) -> CaseResult<()> {
         let listing = self.order(&format!("{}/registry", self.subject.url()), Value::Null).await?;
         let count = |what: &str| listing[what].as_array().map_or(0, Vec::len);
@@ -179,30 +179,30 @@ impl RuntimeFixture {
         expect((count("stubs"), count("sandboxes")) == (stubs, sandboxes), &expected, || listing.to_string())
     }
 
-    /// One deployment, with all that belongs to it, has happened.
+    /// Fails unless exactly one deployment happened: one descriptor, one stub and one sandbox.
     pub(super) async fn deployed_once(&self) -> CaseResult<()> {
         let (descriptors, _) = self.catalogue.asked();
         expect(descriptors == 1, "one descriptor fetched", || descriptors.to_string())?;
         self.registered(1, 1).await
     }
 
-    /// It is refused, at once, with this code.
+    /// Fails unless a request is refused at once, with this code.
     pub(super) async fn refused(&self, to: &str, code: u16, reason: &str) -> CaseResult<()> {
         let expected = format!("code {code} at once: {reason}");
         let answer = timeout(Duration::from_secs(5), self.subject.request(Message::read(address(to)?))).await;
-        let answer = answer.map_err(|_| Verdict::fail(&expected, "nothing in 5 s"))?;
+        let answer = answer.map_err(|_| Verdict::fail(&expected, "no answer in 5 s"))?;
         match answer {
             Err(error) => expect(error.code == code && error.reason.contains(reason), &expected, || error.to_string()),
             Ok(answer) => Err(Verdict::fail(expected, answer.to_json().unwrap_or_default())),
         }
     }
 
-    /// The next message of the listener.
+    /// Waits for the next message of the listener.
     pub(super) async fn next(&self, expected: &str) -> CaseResult<Message> {
         with_time_limit(expected, self.subject.next()).await?.ok_or_else(|| Verdict::fail(expected, "the end"))
     }
 }
 
 pub(super) async fn with_time_limit<T>(expected: &str, happens: impl Future<Output = T>) -> CaseResult<T> {
-    timeout(SOON, happens).await.map_err(|_| Verdict::fail(expected, format!("nothing in {} s", SOON.as_secs())))
+    timeout(SOON, happens).await.map_err(|_| Verdict::fail(expected, format!("no event in {} s", SOON.as_secs())))
 }

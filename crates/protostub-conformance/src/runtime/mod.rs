@@ -1,9 +1,10 @@
-//! The suite for a runtime: the numbered cases of the original runtime's own tests, and the probes in which it was found wanting.
+//! The suite for a runtime: the numbered cases of the original runtime's own tests, and the probes
+//! that showed its defects.
 //!
-//! It speaks to the runtime as a host program does, through [`RuntimeSubject`]; [`ThisRuntime`] is
-//! the one of this project. The stubs that it deploys are all the same component, an *actor*, which
-//! does what a message's body or its configuration tells it: `tests/programs/actor`. Cases about
-//! what this project does not have, or has elsewhere, are listed with the reason.
+//! The suite drives the runtime as a host program does, through [`RuntimeSubject`]; [`ThisRuntime`]
+//! is the one of this project. All deployed stubs are the same component, an *actor*, which follows
+//! orders in a message's body or its configuration: `tests/programs/actor`. Cases about features
+//! that this project lacks, or has elsewhere, are listed with the reason.
 
 mod fixture;
 mod not_applicable;
@@ -34,37 +35,37 @@ pub struct RuntimeSuite {
     only: Vec<String>,
 }
 
-/// Runtimes, and what they deploy.
+/// Runtimes, and the component that they deploy.
 pub(crate) struct RuntimeSuiteContext {
     runtimes: Arc<dyn Runtimes>,
     actor: Arc<[u8]>,
 }
 
 impl RuntimeSuite {
-    /// With this component as the stub of every domain.
+    /// A suite of all cases, with this component as the stub of every domain.
     #[must_use]
     pub fn new(actor: &[u8]) -> Self {
         Self { actor: actor.into(), only: Vec::new() }
     }
 
-    /// Restricts it to the cases whose ids begin so.
+    /// Restricts the suite to the cases whose ids begin with one of these texts.
     #[must_use]
     pub fn only(mut self, beginnings: impl IntoIterator<Item = String>) -> Self {
         self.only.extend(beginnings);
         self
     }
 
-    /// All cases, in their order.
+    /// Returns all cases, in their order.
     pub fn cases() -> impl Iterator<Item = Case> {
         scripts().map(|script| script.case)
     }
 
-    /// Tries the cases on runtimes.
+    /// Runs the cases against runtimes.
     pub async fn run(&self, name: &str, runtimes: Arc<dyn Runtimes>) -> Report {
         self.run_with(name, runtimes, |_| {}).await
     }
 
-    /// The same, and calls `on_outcome` with each outcome, in the order of the cases.
+    /// Runs the cases, and calls `on_outcome` with each outcome, in the order of the cases.
     pub async fn run_with(&self, name: &str, runtimes: Arc<dyn Runtimes>, on_outcome: impl FnMut(&Outcome)) -> Report {
         let context = RuntimeSuiteContext { runtimes, actor: Arc::clone(&self.actor) };
         let schedule = Schedule { only: &self.only, concurrency: CONCURRENCY, time_limit: TIME_LIMIT };

@@ -1,4 +1,4 @@
-//! The scenarios in which the original runtime was measured, with the outcome that is wanted.
+//! Scenarios that were measured with the original runtime, each with the wanted result.
 
 use std::time::Duration;
 
@@ -15,33 +15,34 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-const SOURCE: &str = "probes of the original runtime, v0.17.0";
-
-/// A probe: what is wanted, and its script.
+/// A probe: the wanted result, and its script.
 macro_rules! probe {
     ($id:literal, $wanted:literal, $run:expr) => {
-        Script { case: Case::new(concat!("runtime/probe-", $id), $wanted, SOURCE), run: |context| Box::pin($run(context)) }
+        Script {
+            case: Case::new(concat!("runtime/probe-", $id), $wanted, concat!("tests/CASES.md: probe-", $id)),
+            run: |context| Box::pin($run(context)),
+        }
     };
 }
 
 pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
-    probe!("A", "A message to an unknown domain: one descriptor, one sandbox, one deployment; delivered.", a),
-    probe!("B", "Five messages at once to one domain: one deployment; delivered in order.", b),
-    probe!("V", "Twenty messages during a deployment and after it: delivered in order.", v),
-    probe!("T", "Addresses of a domain's functions and schemes: one deployment.", t),
-    probe!("U", "`global://registry/`: the home domain's stub.", u),
-    probe!("C", "Two concurrent `loadStub`s of a domain: one deployment.", c),
-    probe!("D", "`loadStub` of a stub that is created, in progress or disconnected: the same stub.", d),
-    probe!("E", "A message while the stub is in progress: it waits, and is delivered.", e),
-    probe!("F", "A message after the stub failed: an error at once; deployed anew when it is asked for.", f),
-    probe!("G", "The catalogue fails once: an error at once, `deployment-failed`; deployed anew later.", g),
-    probe!("H", "The stub's start fails: an error, and nothing is left behind.", h),
-    probe!("I-K", "A stub that never says `created`, or says `live` at first: it gets its first message.", i_k),
-    probe!("J", "created, in-progress and live in one call: the first message is delivered.", j),
-    probe!("L", "A stub posts as another domain's stub: rejected.", l),
-    probe!("N", "evilfoo.com, then foo.com: two stubs, two sandboxes.", n),
-    probe!("S", "An address of the runtime itself without a listener: 404.", s),
-    probe!("W", "Undeployment, and a new message: all of the old stub is gone, and there is a new one.", w),
+    probe!("A", "A message to an unknown domain leads to one descriptor, one sandbox and one deployment, and is delivered.", a),
+    probe!("B", "Five concurrent messages to one domain lead to one deployment, and are delivered in order.", b),
+    probe!("V", "Twenty messages during and after a deployment are delivered in order.", v),
+    probe!("T", "Addresses of a domain's functions and schemes lead to one deployment.", t),
+    probe!("U", "`global://registry/` leads to the home domain's stub.", u),
+    probe!("C", "Two concurrent `loadStub` calls for a domain lead to one deployment.", c),
+    probe!("D", "`loadStub` of a stub that is created, in progress or disconnected returns the same stub.", d),
+    probe!("E", "A message to a stub that is in progress waits and is delivered.", e),
+    probe!("F", "A message to a failed stub gets an error at once; a deployment on request succeeds.", f),
+    probe!("G", "If the catalogue fails once, an error and `deployment-failed` follow at once; a later deployment succeeds.", g),
+    probe!("H", "If the stub's start fails, the requester gets an error, and nothing of the stub remains.", h),
+    probe!("I-K", "A stub that never publishes `created`, or publishes `live` first, gets its first message.", i_k),
+    probe!("J", "A stub that publishes created, in-progress and live in one call gets its first message.", j),
+    probe!("L", "A message that a stub posts as another domain's stub is rejected.", l),
+    probe!("N", "evilfoo.com and foo.com get a stub and a sandbox each.", n),
+    probe!("S", "A message to an address of the runtime without a listener is answered with 404.", s),
+    probe!("W", "After undeployment, a new message deploys a new stub, and nothing of the old one remains.", w),
 ];
 
 async fn a(context: &RuntimeSuiteContext) -> CaseResult {
@@ -152,7 +153,7 @@ async fn g(context: &RuntimeSuiteContext) -> CaseResult {
         expect(body["value"] == wanted, wanted, || body.to_string())?;
     }
     fixture.catalogue.set_availability(Availability::Available);
-    // A failure is remembered for a moment; a message after that deploys the stub.
+    // The runtime remembers a failure for a moment. A later message deploys the stub.
     let alice = address(ALICE)?;
     let recovered = async {
         loop {
@@ -162,7 +163,7 @@ async fn g(context: &RuntimeSuiteContext) -> CaseResult {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    with_time_limit("the stub is deployed by a later message", recovered).await?;
+    with_time_limit("a later message deploys the stub", recovered).await?;
     fixture.registered(1, 1).await?;
     Ok(None)
 }
@@ -192,7 +193,7 @@ async fn j(context: &RuntimeSuiteContext) -> CaseResult {
     first_message(context, json!(all)).await
 }
 
-/// What a stub gets that says this when it connects.
+/// Checks that a stub receives its first message if it publishes these statuses at `connect`.
 async fn first_message(context: &RuntimeSuiteContext, connect: Value) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect })).await?;
     fixture.post(ALICE, 1)?;
@@ -209,7 +210,7 @@ async fn l(context: &RuntimeSuiteContext) -> CaseResult {
     let is_denied = outcome[0].as_str().is_some_and(|told| told.starts_with("denied: "));
     expect(is_denied, "denied", || outcome.to_string())?;
     fixture.order(ALICE, json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = fixture.next("what it may say").await?;
+    let first = fixture.next("a message from an allowed sender").await?;
     expect(first.from.as_str() == ALICE, ALICE, || first.from.to_string())?;
     Ok(None)
 }
@@ -234,7 +235,7 @@ async fn w(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "observer": "hyperty://home.example/app" })).await?;
     let first = fixture.load(DOMAIN, LoadGoal::Live).await?;
     with_time_limit("undeployed", fixture.subject.undeploy(DOMAIN)).await?;
-    let goodbye = fixture.next("its good-bye").await?;
+    let goodbye = fixture.next("a message about the shutdown").await?;
     let body: Value = goodbye.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
     expect(body == json!({ "disconnect": "request" }), "a `disconnect` event", || body.to_string())?;
     fixture.registered(0, 0).await?;

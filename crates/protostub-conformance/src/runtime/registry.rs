@@ -1,4 +1,4 @@
-//! Registry, Runtime UA, bus, sandbox and catalogue, as the original runtime's tests ask for them.
+//! Registry, Runtime UA, bus, sandbox and catalogue, as the original runtime's tests require.
 
 use std::time::Duration;
 
@@ -14,48 +14,47 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How long what was published may take to reach its subscribers.
+/// Time until a published status has reached its subscribers.
 const WHILE: Duration = Duration::from_millis(100);
 
-const SPECIFIED: &str = "specification of the catalogue";
-
-/// A numbered case, and its script.
+/// A case of the catalogue, and its script.
 macro_rules! case {
-    ($id:literal, $wanted:literal, $source:expr, $run:expr) => {
-        Script { case: Case::new(concat!("runtime/", $id), $wanted, $source), run: |context| Box::pin($run(context)) }
+    ($id:literal, $wanted:literal, $run:expr) => {
+        Script {
+            case: Case::new(concat!("runtime/", $id), $wanted, concat!("tests/CASES.md: ", $id)),
+            run: |context| Box::pin($run(context)),
+        }
     };
 }
 
 pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
     case!(
         "C1",
-        "in-progress, live, and after disconnect() disconnected: each an `update` from the stub to `<stub>/status`.",
-        "connect.spec",
+        "A stub publishes in-progress and live, and disconnected after disconnect(). Each is an `update` to `<stub>/status`.",
         c1
     ),
-    case!("C16", "After disconnect() a message is answered with an error, not lost.", "specification", c16),
-    case!("R1", "The stub's URL is of its domain, below `protostub/`.", "Registry.spec, with the second phase's scheme", r1),
-    case!("R5", "After `live` the stub of the domain is found, and is live.", "Registry.spec", r5),
-    case!("R6", "The domain, an address of it, and the stub's URL lead to one sandbox.", "Registry.spec", r6),
-    case!("R7", "An address of a domain is resolved to the domain's stub.", "Registry.spec", r7),
-    case!("R8", "A stub that was undeployed is not found any more.", "Registry.spec", r8),
-    case!("L1", "loadStub three times in a row: fulfilled each time, with the same stub.", "RuntimeUA.spec", l1),
-    case!("B5", "A request's response comes to who asked, before any time-out.", "MessageBus.spec", b5),
-    case!("B7", "The response does not reach anybody else.", "MiniBus.spec", b7),
-    case!("X1", "After its removal the sandbox has no component any more.", "Sandbox.spec", x1),
-    case!("X3", "What the guest posts reaches the listener outside.", "Sandbox.spec", x3),
-    case!("K1", "The descriptor is fetched, and what is in its configuration reaches the stub.", "RuntimeCatalogue.spec", k1),
-    case!("K-default", "Without a name in the address, it is the stub `default` that is looked up.", SPECIFIED, k_default),
-    case!("K-missing", "What the catalogue does not have is an error, not a deployment.", SPECIFIED, k_missing),
+    case!("C16", "A message after disconnect() is answered with an error, not lost.", c16),
+    case!("R1", "The stub's URL is of its domain, below `protostub/`.", r1),
+    case!("R5", "After `live`, the Registry finds the stub of the domain, and its status is live.", r5),
+    case!("R6", "The domain, an address of it, and the stub's URL lead to one sandbox.", r6),
+    case!("R7", "An address of a domain is resolved to the domain's stub.", r7),
+    case!("R8", "The Registry does not find an undeployed stub.", r8),
+    case!("L1", "Three loadStub calls, one after the other, succeed and return the same stub.", l1),
+    case!("B5", "A response reaches its requester before the timeout.", b5),
+    case!("B7", "A response reaches its requester only.", b7),
+    case!("X1", "The sandbox has no component after its removal.", x1),
+    case!("X3", "A message that the guest posts reaches the listener outside.", x3),
+    case!("K1", "The runtime fetches the descriptor, and its configuration reaches the stub.", k1),
+    case!("K-default", "Without a name in the address, the runtime looks up the stub `default`.", k_default),
+    case!("K-missing", "A stub that the catalogue does not have is an error, not a deployment.", k_missing),
     case!(
         "K-unchanged",
-        "Version unchanged: the component is not downloaded again, and the stub goes on.",
-        SPECIFIED,
+        "If the version is unchanged, the component is not downloaded again, and the stub keeps running.",
         k_unchanged
     ),
-    case!("K-bump", "A newer version: it is downloaded, and takes the place of the one before.", SPECIFIED, k_bump),
-    case!("K-unreachable", "Catalogue unreachable: what was downloaded goes on.", SPECIFIED, k_unreachable),
-    case!("K8", "What is no descriptor is an error, not a deployment.", "RuntimeCatalogue.spec", k8),
+    case!("K-bump", "A newer version is downloaded and replaces the old one.", k_bump),
+    case!("K-unreachable", "While the catalogue is unreachable, the downloaded version keeps running.", k_unreachable),
+    case!("K8", "An invalid descriptor is an error, not a deployment.", k8),
 ];
 
 async fn statuses(fixture: &RuntimeFixture, url: &str, wanted: &[&str]) -> CaseResult<()> {
@@ -77,7 +76,7 @@ async fn c1(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({ "connect": connect, "timer": timer })).await?;
     let stub = fixture.load(DOMAIN, LoadGoal::Deployed).await?;
     with_time_limit("in-progress", fixture.subject.wait_for_status(DOMAIN, "in-progress")).await?;
-    // Who subscribes at the moment of a change may hear of it twice.
+    // A subscriber at the moment of a change may receive the status twice.
     tokio::time::sleep(WHILE).await;
     fixture.subject.subscribe(&format!("{}/status", stub.url)).await;
     statuses(&fixture, &stub.url, &["in-progress", "live"]).await?;
@@ -161,10 +160,10 @@ async fn b5(context: &RuntimeSuiteContext) -> CaseResult {
 async fn b7(context: &RuntimeSuiteContext) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[DOMAIN], json!({})).await?;
     fixture.order(ALICE, json!({ "n": 7 })).await?;
-    // What is sent to the listener afterwards comes first.
+    // A response would arrive before this message, which is sent later.
     fixture.order(ALICE, json!({ "do": "post", "id": "fence", "from": ALICE, "to": "hyperty://home.example/app" })).await?;
-    let first = fixture.next("what is for the listener").await?;
-    expect(first.kind.as_str() != "response", "no response for somebody else", || first.to_json().unwrap_or_default())?;
+    let first = fixture.next("a message for the listener").await?;
+    expect(first.kind.as_str() != "response", "no response of another requester", || first.to_json().unwrap_or_default())?;
     Ok(None)
 }
 
@@ -182,7 +181,7 @@ async fn x3(context: &RuntimeSuiteContext) -> CaseResult {
     for n in 0..3 {
         let post = json!({ "do": "post", "from": ALICE, "to": "hyperty://home.example/app", "body": { "n": n } });
         fixture.order(ALICE, post).await?;
-        let message = fixture.next("what the guest posts").await?;
+        let message = fixture.next("the message that the guest posts").await?;
         let body: Value = message.body.as_ref().and_then(|body| body.parse().ok()).unwrap_or_default();
         expect(body["n"] == n, &format!("message {n}"), || body.to_string())?;
     }

@@ -6,11 +6,11 @@ use tokio::sync::Mutex;
 
 use super::Catalogue;
 
-/// A runtime, as a host program has it. Two hyperties are registered: `hyperty://home.example/sender`, which posts and asks, and
-/// `hyperty://home.example/app`, which subscribes and listens.
+/// A runtime, as a host program uses it. It has two hyperties: `hyperty://home.example/sender`,
+/// which posts and requests, and `hyperty://home.example/app`, which subscribes and listens.
 #[async_trait]
 pub trait RuntimeSubject: Send + Sync {
-    /// The runtime's own address.
+    /// Returns the runtime's own address.
     fn url(&self) -> String;
 
     /// Loads the stub of a domain or an address (`loadStub`).
@@ -19,7 +19,7 @@ pub trait RuntimeSubject: Send + Sync {
     /// If the stub cannot be deployed, or does not become live.
     async fn load_stub(&self, target: &str, goal: LoadGoal) -> Result<LoadedStub, Refusal>;
 
-    /// The stub of a domain, if there is one.
+    /// Returns the stub of a domain, or `None` if none is deployed.
     fn stub(&self, domain: &str) -> Option<LoadedStub>;
 
     /// Waits until the stub of a domain has this status.
@@ -31,41 +31,41 @@ pub trait RuntimeSubject: Send + Sync {
     /// Undeploys the stub of a domain.
     async fn undeploy(&self, domain: &str);
 
-    /// Brings the stub of a domain up to what the domain publishes now: the version that runs then.
+    /// Updates the stub of a domain to the published version. Returns the version that runs then.
     ///
     /// # Errors
-    /// If there is no stub, or what is published cannot be had or does not run.
+    /// If no stub is deployed, or the published version cannot be fetched or does not run.
     async fn update(&self, domain: &str) -> Result<String, Refusal>;
 
     /// Posts a message.
     ///
     /// # Errors
-    /// If it was refused.
+    /// If the bus refuses the message.
     fn post(&self, message: Message) -> Result<(), Refusal>;
 
     /// Posts a request, and waits for the response.
     ///
     /// # Errors
-    /// If the runtime answers in the receiver's place.
+    /// If the runtime answers instead of the receiver.
     async fn request(&self, message: Message) -> Result<Message, Refusal>;
 
     /// Subscribes the listener to an address.
     async fn subscribe(&self, address: &str);
 
-    /// The next message that the listener gets.
+    /// Waits for the next message of the listener.
     async fn next(&self) -> Option<Message>;
 
     /// Returns the scheme, the host and the path of an address, or `None` if the text is not one.
     fn parse_address(&self, address: &str) -> Option<(String, String, String)>;
 }
 
-/// What makes runtimes.
+/// Factory of runtimes.
 #[async_trait]
 pub trait Runtimes: Send + Sync {
-    /// A runtime of the domain `home.example` that finds all stubs in this catalogue.
+    /// Starts a runtime of the domain `home.example` that finds all stubs in this catalogue.
     ///
     /// # Errors
-    /// If it cannot be started, in its own words.
+    /// The runtime's own error text if it cannot start.
     async fn start(&self, catalogue: Catalogue) -> Result<Box<dyn RuntimeSubject>, String>;
 }
 
@@ -79,27 +79,27 @@ pub enum LoadGoal {
     Live,
 }
 
-/// A stub that is deployed.
+/// A deployed stub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "whoever adapts another runtime makes it")]
+#[expect(clippy::exhaustive_structs, reason = "adapters of other runtimes construct it")]
 pub struct LoadedStub {
-    /// Its address.
+    /// The address.
     pub url: String,
-    /// Its sandbox's address.
+    /// The address of the sandbox.
     pub sandbox: String,
-    /// Its status, in lower case.
+    /// The status, in lower case.
     pub status: String,
-    /// Whose stub it is.
+    /// The domain of the stub.
     pub domain: String,
 }
 
-/// Why something was not done: as a response would say it.
+/// A refusal, with the members of an error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "whoever adapts another runtime makes it")]
+#[expect(clippy::exhaustive_structs, reason = "adapters of other runtimes construct it")]
 pub struct Refusal {
-    /// As in RFC 9110; 0 where there is none.
+    /// The code, as in RFC 9110, or 0 without a code.
     pub code: u16,
-    /// For people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -113,8 +113,10 @@ impl fmt::Display for Refusal {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ThisRuntime {
-    /// Where compiled code is kept ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)): each case has a runtime of its own, and all
-    /// of them deploy the same component. None: each compiles it.
+    /// Folder of compiled code
+    /// ([`RuntimeBuilder::code_dir`](protostub_runtime::RuntimeBuilder::code_dir)). Each case has a
+    /// runtime of its own, and all of them deploy the same component. With `None`, each runtime
+    /// compiles it.
     pub code_dir: Option<PathBuf>,
     /// Executable that compiles components in a process with limits. See
     /// [`RuntimeBuilder::compile_worker`](protostub_runtime::RuntimeBuilder::compile_worker).
@@ -190,7 +192,7 @@ impl RuntimeSubject for Embedded {
 
     async fn disconnect(&self, domain: &str) {
         if let Some(stub) = self.protostub(domain) {
-            // If it is gone, the case sees that.
+            // If the stub is gone, the case notices that.
             let _ = stub.disconnect().await;
         }
     }

@@ -1,4 +1,4 @@
-//! How addresses are taken apart.
+//! The parts of addresses.
 
 use serde_json::json;
 
@@ -8,14 +8,14 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// An address, and what it consists of.
+/// An address and its parts.
 macro_rules! url {
     ($id:literal, $address:literal, $scheme:literal, $host:literal, $path:literal) => {
         Script {
             case: Case::new(
                 concat!("runtime/url/", $id),
                 concat!($address, " → ", $scheme, " | ", $host, " | ", $path),
-                "utils.spec; [::1] and mn:/session break the original runtime",
+                concat!("tests/CASES.md: url/", $id),
             ),
             run: |context| Box::pin(parses_address(context, $address, ($scheme, $host, $path))),
         }
@@ -37,7 +37,10 @@ pub(super) const CASES: &[Script<RuntimeSuiteContext>] = &[
 async fn parses_address(context: &RuntimeSuiteContext, address: &str, (scheme, host, path): (&str, &str, &str)) -> CaseResult {
     let fixture = RuntimeFixture::new(context, &[], json!({})).await?;
     let expected = format!("{scheme} | {host} | {path}");
-    let apart = fixture.subject.parse_address(address).ok_or_else(|| Verdict::fail(&expected, "it is taken for no address"))?;
+    let apart = fixture
+        .subject
+        .parse_address(address)
+        .ok_or_else(|| Verdict::fail(&expected, "the runtime does not accept the address"))?;
     expect(apart == (scheme.to_owned(), host.to_owned(), path.to_owned()), &expected, || {
         format!("{} | {} | {}", apart.0, apart.1, apart.2)
     })?;

@@ -1,4 +1,4 @@
-//! What the component is, before anything of it runs.
+//! Checks of the component before its code runs.
 
 use protostub_sandbox::{CompileError, WorldMismatch};
 use protostub_types::SafeList;
@@ -29,7 +29,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/contract/imports",
-            "Its imports are all that it can do, beside WASI 0.2 with an empty context. A component that imports anything else is refused by name.",
+            "A stub imports the interfaces of the contract, and WASI 0.2 with an empty context. The host refuses other imports by name.",
             "wit/0.1/world.wit, wit/README.md",
         ),
         run: |context| Box::pin(imports(context)),
@@ -37,7 +37,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/contract/types",
-            "One more case of a variant changes the type, and a component that was compiled with the old type is refused.",
+            "A variant with one more case is another type. The host refuses a component that was compiled with another type.",
             "wit/README.md",
         ),
         run: |context| Box::pin(types(context)),
@@ -58,8 +58,8 @@ async fn exports(context: &StubSuiteContext) -> CaseResult {
 }
 
 async fn imports(context: &StubSuiteContext) -> CaseResult {
-    without(context, "no import of what is not in the contract", |mismatch| &mismatch.unknown_imports)?;
-    without(context, "no import that only some host programs have", |mismatch| &mismatch.not_granted)?;
+    without(context, "no import of interfaces outside the contract", |mismatch| &mismatch.unknown_imports)?;
+    without(context, "no import of interfaces that only some host programs offer", |mismatch| &mismatch.not_granted)?;
     Ok(None)
 }
 
@@ -68,12 +68,12 @@ async fn types(context: &StubSuiteContext) -> CaseResult {
     Ok(None)
 }
 
-/// Passes if nothing of the component is on this list.
+/// Passes if this list of the component is empty.
 fn without(context: &StubSuiteContext, expected: &str, list: fn(&WorldMismatch) -> &SafeList) -> CaseResult<()> {
     match &context.compiled {
         Ok(_) => Ok(()),
         Err(CompileError::WrongWorld(mismatch)) if list(mismatch).is_empty() => Ok(()),
         Err(CompileError::WrongWorld(mismatch)) => Err(Verdict::fail(expected, list(mismatch).join(", "))),
-        Err(_) => Err(Verdict::not_applicable("it is no component: see stub/contract/component")),
+        Err(_) => Err(Verdict::not_applicable("the file is not a component: see stub/contract/component")),
     }
 }

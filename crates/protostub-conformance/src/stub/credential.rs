@@ -1,4 +1,4 @@
-//! What a stub does with a secret.
+//! Credentials: the stub uses them, and never shows them.
 
 use protostub_sandbox::{Credential, CredentialKind};
 use protostub_types::StubStatus;
@@ -9,20 +9,20 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// What must be seen nowhere.
+/// The secret, which must not appear in any output.
 const SECRET: &str = "4e3c1a7d-conformance-secret";
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/credential/kinds",
-            "Connect to the domain's back-end, with the credential of the domain if there is one: `bearer`, `basic`, `assertion`, or another kind.",
+            "The stub connects to the domain's back-end with the credential of the domain, if there is one: `bearer`, `basic`, `assertion`, or another kind.",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(kinds(context)),
     },
     Script {
-        case: Case::new("stub/credential/secret", "Write no secrets.", "wit/0.1/log.wit"),
+        case: Case::new("stub/credential/secret", "A stub writes no secrets to the log.", "wit/0.1/log.wit"),
         run: |context| Box::pin(secret(context)),
     },
 ];
@@ -31,12 +31,13 @@ fn credential(kind: CredentialKind, value: &str) -> Credential {
     Credential { kind, value: value.to_owned(), expires: None }
 }
 
-/// Whether the stub gave the secret away: where it would be read by people, the sandbox has put something else in its place.
+/// Returns `true` if the stub revealed the secret. In texts for people, the sandbox has replaced
+/// the secret by `[secret]`.
 fn tells(text: &str) -> bool {
     text.contains(SECRET) || text.contains("[secret]")
 }
 
-/// The kinds that there are, with values as they may be.
+/// Credentials of all kinds, with possible values.
 fn all() -> Vec<Credential> {
     vec![
         credential(CredentialKind::Bearer, SECRET),
@@ -58,14 +59,14 @@ async fn kinds(context: &StubSuiteContext) -> CaseResult {
         fixture.credentials.set(Some(credential.clone()));
         let mut instance = fixture.started().await?;
         instance.connect(Some(credential.clone())).await?;
-        // Whether it is accepted is the server's business.
+        // The server decides whether to accept the credential.
         let (status, reason) = instance
             .status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], fixture.timeouts.outage)
             .await?;
         if status == StubStatus::Live {
             live += 1;
         } else {
-            expect(reason.is_some(), "a reason why it does not connect", || {
+            expect(reason.is_some(), "a reason why the stub does not connect", || {
                 format!("{status} with {:?} and no reason", credential.kind)
             })?;
         }
@@ -85,7 +86,7 @@ async fn secret(context: &StubSuiteContext) -> CaseResult {
             instance.status_of(&[StubStatus::Live, StubStatus::Failed, StubStatus::Disconnected], fixture.timeouts.outage).await
         };
         let Ok((status, _)) = connected.await else {
-            return Err(Verdict::not_applicable("it has no good word for each kind of credential: see stub/credential/kinds"));
+            return Err(Verdict::not_applicable("the stub does not handle each kind of credential: see stub/credential/kinds"));
         };
         if status == StubStatus::Live {
             let answer = instance.meanwhile("an answer", fixture.timeouts.outage, fixture.ask(fixture.request(0))).await?;

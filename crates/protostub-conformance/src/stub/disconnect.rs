@@ -11,40 +11,50 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How long the closing of a connection may take after the good-bye: what the host gives a WebSocket.
+/// Time limit for closing a connection after `disconnected`: the time that the host gives a
+/// WebSocket.
 const CLOSING: Duration = Duration::from_secs(3);
-/// How long a stub has to show that it stays disconnected: longer than the first pause of a usual back-off.
+/// Time during which the stub must stay disconnected: longer than the first pause of a usual
+/// back-off.
 const WHILE: Duration = Duration::from_millis(2500);
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/disconnect/in-time",
-            "Say good-bye to the back-end and publish `disconnected`, within the grace time (5 s by default).",
+            "At `disconnect`, the stub closes its connection and publishes `disconnected` within the grace time (5 s by default).",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(in_time(context)),
     },
     Script {
-        case: Case::new("stub/disconnect/closes", "`disconnected`: no longer connected.", "wit/0.1/presence.wit"),
+        case: Case::new(
+            "stub/disconnect/closes",
+            "A stub that publishes `disconnected` has no connection to its server any more.",
+            "wit/0.1/presence.wit",
+        ),
         run: |context| Box::pin(closes(context)),
     },
     Script {
         case: Case::new(
             "stub/disconnect/stays",
-            "`disconnect`: the host program or a hyperty asked for it. `connect` follows when the connection is wanted.",
+            "After `disconnect` on request, the stub stays disconnected until `connect`.",
             "wit/0.1/types.wit, wit/0.1/stub.wit",
         ),
         run: |context| Box::pin(stays(context)),
     },
     Script {
-        case: Case::new("stub/disconnect/again", "connect() after disconnect(): in-progress, live.", "conformance case C3"),
+        case: Case::new(
+            "stub/disconnect/again",
+            "After disconnect(), connect() leads to in-progress and live.",
+            "tests/CASES.md: C3",
+        ),
         run: |context| Box::pin(again(context)),
     },
     Script {
         case: Case::new(
             "stub/disconnect/while-connecting",
-            "Say good-bye to the back-end and publish `disconnected`, within the grace time (5 s by default).",
+            "At `disconnect`, the stub closes its connection and publishes `disconnected` within the grace time (5 s by default).",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(while_connecting(context)),
@@ -62,7 +72,8 @@ async fn disconnect(instance: &mut Instance, reason: DisconnectReason) -> CaseRe
     Ok(())
 }
 
-/// The same, where it is another case's business.
+/// Starts, connects and disconnects an instance. If that fails, the case does not apply, because
+/// `stub/disconnect/in-time` checks it.
 async fn disconnected(fixture: &StubFixture) -> CaseResult<Instance> {
     let mut instance = fixture.live().await?;
     match disconnect(&mut instance, DisconnectReason::Request).await {
@@ -98,7 +109,7 @@ async fn stays(context: &StubSuiteContext) -> CaseResult {
     let before = fixture.link.as_ref().map_or(0, super::link::Link::accepted);
     tokio::time::sleep(WHILE).await;
     instance.still_runs().await?;
-    let expected = "it stays disconnected until it is told to connect";
+    let expected = "the stub stays disconnected until `connect`";
     expect(instance.current() == Some(StubStatus::Disconnected), expected, || instance.history())?;
     let after = fixture.link.as_ref().map_or(0, super::link::Link::accepted);
     expect(before == after, expected, || format!("{} more connections", after - before))?;
@@ -113,7 +124,7 @@ async fn again(context: &StubSuiteContext) -> CaseResult {
     let mut instance = disconnected(&fixture).await?;
     instance.connect(None).await?;
     instance.status(StubStatus::Live, fixture.timeouts.live).await?;
-    fixture.expect_answer(&mut instance, "an answer after it has connected again").await?;
+    fixture.expect_answer(&mut instance, "an answer after the second `connect`").await?;
     Ok(None)
 }
 

@@ -1,4 +1,4 @@
-//! The scripted host: a sandbox with the stub in it, a bus with somebody on it, and a link to the server.
+//! The scripted host: a sandbox with the stub, a bus with one app, and a link to the server.
 
 use std::{
     net::SocketAddr,
@@ -34,27 +34,27 @@ use crate::{
     case::{CaseResult, expect},
 };
 
-/// Who asks, and whom the server's messages are for.
+/// Address of the app: the sender of requests, and the receiver of the server's messages.
 pub(crate) const APP: &str = "hyperty://home.example/conformance";
-/// How much may wait in an inbox.
+/// Limits of an inbox.
 const INBOX: InboxLimits = InboxLimits::new(2000, 64 << 20);
-/// How much the message node keeps for a client: it is not to be what loses messages.
+/// Limits of the message node's queue for a client. They are high, so the node loses no messages.
 const QUEUED: usize = 4096;
 const QUEUED_BYTES: usize = 64 << 20;
-/// How long a request may take on this bus.
+/// Timeout of a request on this bus.
 const REQUEST: Duration = Duration::from_secs(15);
 
-/// All that an instance needs. Instances come and go on it, one after the other.
+/// The surroundings of an instance. Several instances use it, one after the other.
 pub(crate) struct StubFixture {
     pub(crate) bus: Bus,
     pub(crate) domain: Domain,
     pub(crate) url: Address,
     pub(crate) session: Session,
     pub(crate) link: Option<Link>,
-    /// The message node, if that is the server, with somebody who answers.
+    /// The message node with a peer that answers, if the server is a message node.
     pub(crate) node: Option<(DomainServer, Peer)>,
     pub(crate) configuration: Map<String, Value>,
-    /// What a request that asks for a credential gets.
+    /// The answer to a request for a credential.
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
@@ -75,12 +75,12 @@ impl StubFixture {
         Ok(Self { prerequisites: Some(prerequisites), ..Self::prepare(context).await? })
     }
 
-    /// The same, with the server to be reached.
+    /// Returns a fixture whose server is reachable.
     pub(crate) async fn ready(context: &StubSuiteContext) -> CaseResult<Self> {
         Self::new(context).await?.open().await
     }
 
-    /// The same, while it is not known what the stub can do.
+    /// Returns a fixture with a reachable server, without the prerequisites.
     pub(crate) async fn bare(context: &StubSuiteContext) -> CaseResult<Self> {
         Self::prepare(context).await?.open().await
     }
@@ -155,16 +155,17 @@ impl StubFixture {
         })
     }
 
-    /// The link to the server; a case that needs one says nothing about a stub without.
+    /// Returns the link to the server. Without a server, the case does not apply.
     pub(crate) fn link(&self) -> CaseResult<&Link> {
         self.link.as_ref().ok_or_else(|| Verdict::not_applicable("the stub has no server"))
     }
 
-    /// The message node; a case that needs to look into the server says nothing about a stub of another one.
+    /// Returns the message node. With another server, the case does not apply, because the kit
+    /// cannot see what reaches that server.
     pub(crate) fn node(&self) -> CaseResult<&(DomainServer, Peer)> {
         self.node.as_ref().ok_or_else(|| match self.link {
             None => Verdict::not_applicable("the stub has no server"),
-            Some(_) => Verdict::not_applicable("only of a message node it can be seen what reaches it"),
+            Some(_) => Verdict::not_applicable("the kit sees only in a message node what reaches the server"),
         })
     }
 
@@ -211,14 +212,16 @@ impl StubFixture {
         }))
     }
 
-    /// The same without a predecessor, where it is another case's business whether it starts.
+    /// Starts an instance without a saved session. If that fails, the case does not apply, because
+    /// `stub/start/accepts` checks it.
     pub(crate) async fn started(&self) -> CaseResult<Instance> {
         self.require(Prerequisites::require_start)?;
         let _ = self.session.take();
         self.start().await?.map_err(|error| prerequisites::no_start(&error.to_string()))
     }
 
-    /// The same, and connects it, where that it becomes live is another case's business.
+    /// Starts and connects an instance. If it does not become live, the case does not apply,
+    /// because `stub/status/live` checks it.
     pub(crate) async fn live(&self) -> CaseResult<Instance> {
         self.require(Prerequisites::require_live)?;
         let mut instance = self.started().await?;
@@ -236,7 +239,7 @@ impl StubFixture {
         self.prerequisites.as_ref().map_or(Ok(()), what)
     }
 
-    /// A request with this number in its body, to somebody who answers it.
+    /// Returns a request with this number in its body, to an address that answers.
     pub(crate) fn request(&self, number: u64) -> Message {
         let request = self.request.clone().unwrap_or_default();
         let default = match &self.node {
@@ -245,14 +248,14 @@ impl StubFixture {
         };
         let to = request.to.map_or(default, |to| to.replace("${domain}", self.domain.as_str()));
         let kind = request.kind.unwrap_or(MessageType::Read);
-        // Whether it is an address was looked at when the subject was read.
+        // The address was checked when the subject was read.
         let mut message = Message::new(kind, Address::parse(&to).unwrap_or_else(|_| Address::unset()));
         message.id = MessageId::Number(number + 1);
         message.expect_response();
         message.with_body(request.body.unwrap_or_else(|| json!({ "n": number })))
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request, and waits for the answer.
     pub(crate) async fn ask(&self, message: Message) -> Result<Message, String> {
         self.bus
             .request(&self.app, message, Some(self.timeouts.answer))
@@ -260,7 +263,8 @@ impl StubFixture {
             .map_err(|error| format!("{} {}", error.code, error.reason))
     }
 
-    /// Asks, where it is another case's business whether an answer comes.
+    /// Sends a request. Without an answer, the case does not apply, because
+    /// `stub/messages/answered` checks it.
     pub(crate) async fn require_answer(&self, instance: &mut Instance) -> CaseResult<()> {
         self.require(Prerequisites::require_answer)?;
         let within = self.timeouts.answer + self.timeouts.grace;
@@ -273,7 +277,7 @@ impl StubFixture {
         Err(prerequisites::no_answer(&seen))
     }
 
-    /// Asks, and it is this case's business that an answer comes.
+    /// Sends a request. Without an answer, the case fails.
     pub(crate) async fn expect_answer(&self, instance: &mut Instance, expected: &str) -> CaseResult<()> {
         let answer = instance.meanwhile(expected, self.timeouts.answer + self.timeouts.grace, self.ask(self.request(0))).await?;
         let is_good = matches!(&answer, Ok(answer) if answer.code().is_none_or(|code| code < 400));
@@ -281,7 +285,7 @@ impl StubFixture {
     }
 }
 
-/// An answer, for a verdict.
+/// Formats an answer for a verdict.
 pub(crate) fn shown(answer: &Result<Message, String>) -> String {
     match answer {
         Ok(message) => message.to_json().unwrap_or_else(|error| error.to_string()),
@@ -289,7 +293,7 @@ pub(crate) fn shown(answer: &Result<Message, String>) -> String {
     }
 }
 
-/// What the kit itself could not do: no word about the stub.
+/// A failure of the kit itself. The case does not apply.
 pub(crate) fn setup_failed(error: impl std::fmt::Display) -> Verdict {
     Verdict::not_applicable(format!("the case could not be prepared: {error}"))
 }
@@ -303,7 +307,7 @@ async fn resolve(server: &str) -> CaseResult<SocketAddr> {
     addresses.next().ok_or_else(|| setup_failed(format_args!("{server} has no address")))
 }
 
-/// Replaces the placeholders of `protostub serve` in a configuration's texts by where the link is.
+/// Replaces the placeholders of `protostub serve` in a configuration's texts by the link's address.
 fn fill_in(value: &mut Value, authority: &str) {
     match value {
         Value::String(text) => {
@@ -320,7 +324,7 @@ fn fill_in(value: &mut Value, authority: &str) {
     }
 }
 
-/// Every status that the stub published, in order.
+/// All statuses that the stub published, in order.
 struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>);
 
 impl Presence for Statuses {
@@ -336,7 +340,7 @@ impl Presence for Statuses {
     }
 }
 
-/// What the Identity Module holds for the domain.
+/// The credential of the domain, in place of the Identity Module.
 #[derive(Default)]
 pub(crate) struct Credentials(Mutex<Option<Credential>>);
 
@@ -357,7 +361,7 @@ impl CredentialSource for Credentials {
     }
 }
 
-/// What the stub, and the sandbox about it, logged. It goes to the program's own log, too.
+/// Log lines of the stub, and of the sandbox about the stub. They also go to the program's own log.
 #[derive(Clone)]
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<String>>>,

@@ -20,32 +20,32 @@ pub(crate) struct Instance {
     pub(crate) statuses: watch::Receiver<Vec<(StubStatus, Option<String>)>>,
     pub(crate) timeouts: Timeouts,
     pub(super) task: JoinHandle<Ended>,
-    /// How it has ended, once that was seen.
+    /// The end of the instance, once it was seen.
     pub(super) ended: Option<String>,
     pub(super) _routes: Vec<Route>,
 }
 
 impl Instance {
-    /// Tells the stub to connect. Its status shows when it is live.
+    /// Sends `connect` to the stub. The status shows when it is live.
     pub(crate) async fn connect(&mut self, credential: Option<Credential>) -> CaseResult<()> {
         let handle = self.handle.clone();
         let Timeouts { live, grace, .. } = self.timeouts;
         let handled = self.meanwhile("`connect` to be handled", live, async move { handle.connect(credential).await }).await?;
-        // The task reports the end.
+        // The task reports the end of the instance.
         if handled.is_err() { self.meanwhile("`connect` to be handled", grace, std::future::pending()).await } else { Ok(()) }
     }
 
-    /// Waits until it has a status: the host says `created` once it runs.
+    /// Waits for the first status. The host publishes `created` once the instance runs.
     pub(crate) async fn first_status(&mut self, within: Duration) -> CaseResult<()> {
         self.status_where("a status", within, |_| true).await.map(drop)
     }
 
-    /// Waits until its status is this one, and returns the reason.
+    /// Waits for this status, and returns its reason.
     pub(crate) async fn status(&mut self, wanted: StubStatus, within: Duration) -> CaseResult<Option<String>> {
         self.status_of(&[wanted], within).await.map(|(_, reason)| reason)
     }
 
-    /// Waits until its status is one of these.
+    /// Waits for one of these statuses.
     pub(crate) async fn status_of(
         &mut self,
         wanted: &[StubStatus],
@@ -68,14 +68,14 @@ impl Instance {
             let status = all.ok().and_then(|all| all.last().cloned());
             match status {
                 Some(status) => status,
-                // The task reports the end.
+                // The task reports the end of the instance.
                 None => std::future::pending().await,
             }
         };
         self.meanwhile(expected, within, reached).await
     }
 
-    /// Waits for something that should happen while it runs.
+    /// Waits for an event that should happen while the instance runs.
     pub(crate) async fn meanwhile<T>(
         &mut self,
         expected: &str,
@@ -90,22 +90,22 @@ impl Instance {
             biased;
             happened = timeout(within, happens) => match happened {
                 Ok(happened) => return Ok(happened),
-                Err(_elapsed) => format!("not within {seconds} s; its statuses: {}", self.history()),
+                Err(_elapsed) => format!("not within {seconds} s; statuses: {}", self.history()),
             },
             ended = &mut self.task => self.ended.insert(describe(&ended)).clone(),
         };
         Err(Verdict::fail(expected, observed))
     }
 
-    /// Fails if the instance has ended by itself.
+    /// Fails if the instance has ended on its own.
     pub(crate) async fn still_runs(&mut self) -> CaseResult<()> {
         if self.task.is_finished() {
-            return self.meanwhile("an instance that goes on", self.timeouts.grace, std::future::pending()).await;
+            return self.meanwhile("an instance that keeps running", self.timeouts.grace, std::future::pending()).await;
         }
         Ok(())
     }
 
-    /// The statuses until now.
+    /// Returns the statuses until now.
     pub(crate) fn history(&self) -> String {
         let tell = |(status, reason): &(StubStatus, Option<String>)| match reason {
             Some(reason) => format!("{status} ({reason})"),
@@ -119,10 +119,10 @@ impl Instance {
         self.statuses.borrow().last().map(|(status, _)| *status)
     }
 
-    /// Ends it without a word.
+    /// Stops the instance without `disconnect`.
     pub(crate) async fn stop(self) -> CaseResult<Ended> {
         if let Some(ended) = self.ended {
-            return Err(Verdict::fail("an instance that goes on until it is stopped", ended));
+            return Err(Verdict::fail("an instance that runs until it is stopped", ended));
         }
         self.handle.stop();
         self.task.await.map_err(|error| Verdict::not_applicable(format!("the host has a bug: {error}")))

@@ -1,4 +1,5 @@
-//! What stands between a stub and its server: passes bytes on, whatever the protocol, and does to them what a case wants.
+//! Proxy between a stub and its server. It passes bytes of any protocol on, and delays, replaces or
+//! drops them as a case requires.
 
 use std::{
     io,
@@ -20,31 +21,31 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// How many connections may wait to be accepted.
+/// Number of connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
-/// How many bytes are read at a time.
+/// Number of bytes in one read.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// How many bytes of each piece come alone, and how far apart.
+/// Number of bytes of each piece that arrive one by one, and the pause between them.
 const ALONE: usize = 16;
 const APART: Duration = Duration::from_millis(5);
 
 /// The treatment of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkMode {
-    /// They are passed on.
+    /// The link passes bytes on.
     PassOn,
-    /// Nobody reads, nobody writes, and nobody closes.
+    /// The link neither reads nor writes nor closes.
     Stall,
-    /// New connections get these bytes, and the end.
+    /// The link sends these bytes to new connections, and closes them.
     Say(&'static [u8]),
 }
 
-/// The way to the server.
+/// The connection to the server.
 pub(crate) struct Link {
     address: SocketAddr,
     shared: Arc<Shared>,
-    /// The port, while connections to it are refused.
+    /// The port, while it refuses connections.
     closed: Mutex<Option<TcpSocket>>,
     listening: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -52,9 +53,9 @@ pub(crate) struct Link {
 struct Shared {
     server: watch::Sender<Option<SocketAddr>>,
     mode: watch::Sender<LinkMode>,
-    /// Raised when all connections are to end.
+    /// Counter whose increments end all connections.
     cut: watch::Sender<u64>,
-    /// Bytes to inject between those of the server.
+    /// Bytes to inject into the server's stream.
     injected: broadcast::Sender<Vec<u8>>,
     byte_by_byte: AtomicBool,
     open: watch::Sender<usize>,
@@ -62,7 +63,7 @@ struct Shared {
 }
 
 impl Link {
-    /// A port of loopback where connections are refused until it is opened.
+    /// Binds a port of loopback, which refuses connections until [`Self::open`].
     pub(crate) fn new() -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
@@ -83,12 +84,12 @@ impl Link {
         })
     }
 
-    /// Where stubs connect to.
+    /// Returns the address that stubs connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sets the server that it passes bytes on to.
+    /// Sets the server.
     pub(crate) fn set_server(&self, server: SocketAddr) {
         self.shared.server.send_replace(Some(server));
     }
@@ -115,28 +116,28 @@ impl Link {
         self.shared.mode.send_replace(mode);
     }
 
-    /// Passes what the server says to the stub one byte at a time, from now on.
+    /// Passes the server's bytes to the stub one at a time, from now on.
     pub(crate) fn split_into_bytes(&self) {
         self.shared.byte_by_byte.store(true, Ordering::SeqCst);
     }
 
-    /// Injects bytes between those of the server, on every connection.
+    /// Injects bytes into the server's stream, on every connection.
     pub(crate) fn inject(&self, bytes: Vec<u8>) {
-        // Without a connection there is nobody who could get them.
+        // Without a connection, the bytes have no receiver.
         let _ = self.shared.injected.send(bytes);
     }
 
-    /// Ends all connections, without a word of the protocol's.
+    /// Ends all connections, without a closing message of the protocol.
     pub(crate) fn cut(&self) {
         self.shared.cut.send_modify(|times| *times += 1);
     }
 
-    /// How many connections there were.
+    /// Returns the number of accepted connections.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until no connection is open any more.
+    /// Waits until no connection is open.
     pub(crate) async fn all_closed(&self) {
         let _ = self.shared.open.subscribe().wait_for(|open| *open == 0).await;
     }
@@ -159,7 +160,7 @@ impl Shared {
         if let LinkMode::Say(bytes) = mode {
             stub.write_all(bytes).await?;
             stub.shutdown().await?;
-            // Whatever it answers, nobody listens.
+            // Drain the answer.
             let mut nobody = [0; 1024];
             while stub.read(&mut nobody).await? > 0 {}
             return Ok(());
@@ -206,7 +207,8 @@ impl Shared {
             if self.byte_by_byte.load(Ordering::SeqCst) {
                 for (number, byte) in piece[..length].iter().enumerate() {
                     stub.write_u8(*byte).await?;
-                    // What is written at once is read at once, but for a few bytes that surely come alone.
+                    // Bytes that are written together arrive together. The pause separates the
+                    // first bytes.
                     if number < ALONE {
                         tokio::time::sleep(APART).await;
                     }

@@ -16,18 +16,18 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How many messages are sent to look at their order.
+/// Number of messages in a check of their order.
 const MANY: u64 = 100;
-/// How many are sent one after the other.
+/// Number of messages that are sent one after the other.
 const FEW: u64 = 10;
-/// How long a response that should not come has to come.
+/// Time to wait for a response that should not arrive.
 const WHILE: Duration = Duration::from_millis(300);
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/messages/answered",
-            "`create`, `read`, `delete`, `subscribe`, `unsubscribe` and `execute` are requests: they get exactly one final `response`.",
+            "A stub answers a request (`create`, `read`, `delete`, `subscribe`, `unsubscribe`, `execute`) with one final `response`.",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(answered(context)),
@@ -35,23 +35,27 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/messages/one-response",
-            "They get exactly one final `response`. So does any message that carries the header `expects-response: true`.",
+            "A request gets exactly one final `response`, and so does a message with the header `expects-response: true`.",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(single_response(context)),
     },
     Script {
-        case: Case::new("stub/messages/no-response", "All others get none.", "wit/0.1/types.wit"),
+        case: Case::new(
+            "stub/messages/no-response",
+            "A message that is no request, and lacks the header `expects-response: true`, gets no response.",
+            "wit/0.1/types.wit",
+        ),
         run: |context| Box::pin(no_response(context)),
     },
     Script {
-        case: Case::new("stub/messages/order", "Everything that happens to the stub, in order.", "wit/0.1/stub.wit"),
+        case: Case::new("stub/messages/order", "A stub passes messages on in the order of their events.", "wit/0.1/stub.wit"),
         run: |context| Box::pin(order(context)),
     },
     Script {
         case: Case::new(
             "stub/messages/any-body",
-            "What a message carries: JSON text, or bytes that no JSON wire can hold as they are. At most 1 MiB. A request that cannot be passed on gets an error response.",
+            "A body is JSON text, or bytes that JSON cannot hold, of at most 1 MiB. A request that the stub cannot pass on gets an error response.",
             "wit/0.1/types.wit, stubs/README.md",
         ),
         run: |context| Box::pin(any_body(context)),
@@ -59,7 +63,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/messages/sender",
-            "`from` must be the stub's URL, a path below it, or an address whose domain is exactly the stub's: otherwise `denied`.",
+            "`from` is the stub's URL, a path below it, or an address of exactly the stub's domain; the host answers `denied` otherwise.",
             "wit/0.1/bus.wit",
         ),
         run: |context| Box::pin(sender(context)),
@@ -67,16 +71,16 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/messages/incoming",
-            "A message from the domain's server reaches its receiver, in order, from whom it was sent.",
-            "conformance cases C7, C15",
+            "Messages from the domain's server reach their receiver in order, with their sender in `from`.",
+            "tests/CASES.md: C7, C15",
         ),
         run: |context| Box::pin(incoming(context)),
     },
     Script {
         case: Case::new(
             "stub/messages/via",
-            "An outgoing message with its own URL in `body.via` is dropped; an incoming one is delivered with `via` = itself.",
-            "conformance case C14",
+            "A stub drops an outgoing message with the stub's URL in `body.via`, and delivers incoming messages with its URL there.",
+            "tests/CASES.md: C14",
         ),
         run: |context| Box::pin(via(context)),
     },
@@ -105,7 +109,7 @@ async fn no_response(context: &StubSuiteContext) -> CaseResult {
     let fixture = StubFixture::ready(context).await?;
     let mut instance = fixture.live().await?;
     fixture.require_answer(&mut instance).await?;
-    // If there is more than one response to that, it is another case's business.
+    // `stub/messages/one-response` checks for further responses to that request.
     tokio::time::sleep(WHILE).await;
     let before = fixture.bus.counts().unawaited;
     for kind in [MessageType::Update, MessageType::Forward, MessageType::Other("ping".into())] {
@@ -122,7 +126,7 @@ async fn no_response(context: &StubSuiteContext) -> CaseResult {
 async fn order(context: &StubSuiteContext) -> CaseResult {
     let fixture = StubFixture::ready(context).await?;
     if matches!(context.server, Server::At(_)) {
-        return Err(Verdict::not_applicable("only of a message node it can be seen what reaches it"));
+        return Err(Verdict::not_applicable("the kit sees only in a message node what reaches the server"));
     }
     let mut instance = fixture.live().await?;
     fixture.require_answer(&mut instance).await?;
@@ -169,10 +173,10 @@ async fn any_body(context: &StubSuiteContext) -> CaseResult {
         ("a list", text("[1,{}]")),
         ("an object with a `code`", text(r#"{"code":"x","value":null}"#)),
         ("an empty text", text("")),
-        ("a text that is no JSON", text("{\"a\":")),
+        ("a text that is not JSON", text("{\"a\":")),
         ("a list in five thousand others", text(&deep)),
         ("no bytes", Some(Body::Bytes(Arc::from([])))),
-        ("bytes that are no text", Some(Body::Bytes(Arc::from([0xff, 0xfe, 0, 0x80])))),
+        ("bytes that are not text", Some(Body::Bytes(Arc::from([0xff, 0xfe, 0, 0x80])))),
         ("1 MiB of JSON", text(&long)),
     ];
     let mut codes = BTreeSet::new();
@@ -216,7 +220,8 @@ async fn incoming(context: &StubSuiteContext) -> CaseResult {
     Ok(None)
 }
 
-/// A message of the server arrives, where that is another case's business.
+/// Waits for a message of the server. If none arrives, the case does not apply, because
+/// `stub/messages/incoming` checks it.
 pub(super) async fn incoming_one(fixture: &StubFixture, instance: &mut Instance) -> CaseResult<()> {
     let (_, peer) = fixture.node()?;
     peer.send(0, "ping", APP, json!({ "n": 0 })).await;
@@ -225,7 +230,7 @@ pub(super) async fn incoming_one(fixture: &StubFixture, instance: &mut Instance)
     arrived.map_err(|_| Verdict::not_applicable("no message of the server arrives as it should: see stub/messages/incoming"))
 }
 
-/// Waits for a hundred pings of the peer, in their order.
+/// Waits for a hundred pings of the peer, in order.
 pub(super) async fn pings(fixture: &StubFixture, instance: &mut Instance, sending: impl Future<Output = ()>) -> CaseResult<()> {
     sending.await;
     let mut inbox = fixture.answers.lock().await;
@@ -257,14 +262,14 @@ async fn via(context: &StubSuiteContext) -> CaseResult {
     fixture.require_answer(&mut instance).await?;
     let heard = peer.heard_so_far();
     let round = heard[already.min(heard.len())..].iter().find(|message| message["body"]["n"] == 99);
-    expect(round.is_none(), "a message that came through the stub does not go back", || {
+    expect(round.is_none(), "a message that came through the stub does not return to the server", || {
         round.map(Value::to_string).unwrap_or_default()
     })?;
     peer.send(1, "ping", APP, json!({ "n": 1 })).await;
     let mut inbox = fixture.answers.lock().await;
     let message = instance.meanwhile("a message of the server", fixture.timeouts.answer, inbox.recv()).await?;
     let via = message.as_ref().and_then(|message| message.body.as_ref()?.parse::<Value>().ok()).map(|body| body["via"].clone());
-    expect(via == Some(json!(fixture.url.as_str())), "the stub's URL in `body.via` of what comes from the server", || {
+    expect(via == Some(json!(fixture.url.as_str())), "the stub's URL in `body.via` of a message from the server", || {
         format!("{via:?}")
     })?;
     Ok(None)

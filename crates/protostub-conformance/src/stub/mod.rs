@@ -1,11 +1,15 @@
-//! The suite for a component: whether it is a protocol stub, and a good one.
+//! The suite for a component: checks that it is a protocol stub, and a good one.
 //!
-//! The host is scripted: a sandbox as in the runtime, a bus with one other party on it, and a link to the stub's server on which bytes are passed on,
-//! held up, or replaced. What the server says is never understood here, so that the suite serves stubs of every protocol; a message node is the one
-//! server that is looked into.
+//! The host is scripted: a sandbox as in the runtime, a bus with one other party, and a link to the
+//! stub's server. The link passes bytes on, delays them, or replaces them. The suite does not parse
+//! the server's bytes, so it serves stubs of every protocol. The one exception is a message node,
+//! whose messages the suite reads.
 //!
 //! ```no_run
-//! # async fn example(component: Vec<u8>, configuration: serde_json::Map<String, serde_json::Value>) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(
+//! #     component: Vec<u8>,
+//! #     configuration: serde_json::Map<String, serde_json::Value>,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use protostub_conformance::stub::{StubSubject, StubSuite};
 //!
 //! let subject = StubSubject::new("mine.wasm", component, configuration);
@@ -47,46 +51,47 @@ use prerequisites::Prerequisites;
 
 pub use timeouts::Timeouts;
 
-/// What a suite is tried on.
+/// The subject of a suite.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StubSubject {
-    /// What it is called in the report: its file, say.
+    /// The name in the report, such as the file name.
     pub name: String,
     /// The component.
     pub component: Vec<u8>,
-    /// Its configuration. In the texts of it, `${authority}`, `${domain}`, `${http-url}`, `${ws-url}` and `${nomatrix-url}` become those of the
-    /// link to its server.
+    /// The configuration. In its texts, the suite replaces `${authority}`, `${domain}`,
+    /// `${http-url}`, `${ws-url}` and `${nomatrix-url}` by those of the link to the server.
     pub configuration: Map<String, Value>,
-    /// Whom it speaks to.
+    /// The server that the stub connects to.
     pub server: Server,
-    /// What somebody behind it answers.
+    /// A request that a party behind the stub answers.
     pub request: Option<Request>,
 }
 
-/// Whom a stub speaks to.
+/// The server that a stub connects to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Server {
-    /// Nobody: it answers by itself.
+    /// No server. The stub answers by itself.
     #[default]
     None,
-    /// A reTHINK message node, which the suite has itself.
+    /// A reTHINK message node, which the suite runs.
     MessageNode,
-    /// A server that is running already, as `host:port`. The configuration has to lead the stub to `${authority}` without TLS: what is between the
-    /// two passes the bytes on.
+    /// A running server, as `host:port`. The configuration must lead the stub to `${authority}`
+    /// without TLS. The suite's link passes the bytes on between the two.
     At(String),
 }
 
-/// A request that is answered with a code below 400.
+/// A request that gets an answer with a code below 400.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Request {
-    /// What it asks for. None: `read`.
+    /// The type. `None` stands for `read`.
     pub kind: Option<MessageType>,
-    /// To whom, with `${domain}` for the stub's domain. None: `hyperty://${domain}/conformance`, or somebody at the message node.
+    /// The receiver, with `${domain}` for the stub's domain. `None` stands for
+    /// `hyperty://${domain}/conformance`, or for the peer at the message node.
     pub to: Option<String>,
-    /// What it carries. None: an object with a number.
+    /// The body. `None` stands for an object with a number.
     pub body: Option<Value>,
 }
 
@@ -114,8 +119,8 @@ pub(crate) struct StubSuiteContext {
 }
 
 impl StubSubject {
-    /// A component with its configuration. Its server is a message node if the configuration has a placeholder for the URL of one, and nobody
-    /// otherwise.
+    /// A component with its configuration. Its server is a message node if the configuration has a
+    /// placeholder for a message node's URL. Otherwise it has no server.
     #[must_use]
     pub fn new(name: impl Into<String>, component: Vec<u8>, configuration: Map<String, Value>) -> Self {
         let text = Value::Object(configuration.clone()).to_string();
@@ -129,7 +134,7 @@ impl Request {
     /// Reads a JSON object with `type`, `to` and `body`, each of which may be missing.
     ///
     /// # Errors
-    /// If `to` is no address, or `type` no text.
+    /// If `to` is not an address, or `type` is not a text.
     pub fn from_json(json: &Value) -> Result<Self, RequestError> {
         let text = |name: &'static str| match &json[name] {
             Value::Null => Ok(None),
@@ -145,14 +150,14 @@ impl Request {
     }
 }
 
-/// Why a text is no [`Request`].
+/// Error of reading a [`Request`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// A member is something else than it should be.
+    /// A member has a wrong type or value.
     #[error("`{0}` is not a text that a message may have there")]
     Member(&'static str),
-    /// It goes to nobody.
+    /// The receiver is not an address.
     #[error("`to` is no address")]
     To(#[from] AddressError),
 }
@@ -173,31 +178,31 @@ impl StubSuite {
         Ok(Self { engine: Engine::new(&config)?, only: Vec::new(), timeouts: Timeouts::default() })
     }
 
-    /// Restricts it to the cases whose ids begin so.
+    /// Restricts the suite to the cases whose ids begin with one of these texts.
     #[must_use]
     pub fn only(mut self, beginnings: impl IntoIterator<Item = String>) -> Self {
         self.only.extend(beginnings);
         self
     }
 
-    /// Sets how long a stub may take.
+    /// Sets the time limits for the stub.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// All cases, in their order.
+    /// Returns all cases, in their order.
     pub fn cases() -> impl Iterator<Item = Case> {
         scripts().map(|script| script.case)
     }
 
-    /// Tries the cases on a subject.
+    /// Runs the cases against a subject.
     pub async fn run(&self, subject: &StubSubject) -> Report {
         self.run_with(subject, |_| {}).await
     }
 
-    /// The same, and calls `on_outcome` with each outcome, in the order of the cases.
+    /// Runs the cases, and calls `on_outcome` with each outcome, in the order of the cases.
     pub async fn run_with(&self, subject: &StubSubject, on_outcome: impl FnMut(&Outcome)) -> Report {
         let digest = Sha256Digest::of(&subject.component);
         let context = StubSuiteContext {
@@ -232,12 +237,13 @@ fn scripts() -> impl Iterator<Item = &'static Script<StubSuiteContext>> {
 }
 
 impl StubSuiteContext {
-    /// The component; what it is not is the business of the cases about the contract.
+    /// Returns the compiled component. If it does not compile, the case does not apply, because
+    /// `stub/contract` checks it.
     fn compiled(&self) -> CaseResult<&CompiledStub> {
-        self.compiled.as_ref().map_err(|_| Verdict::not_applicable("the component is no protocol stub: see stub/contract"))
+        self.compiled.as_ref().map_err(|_| Verdict::not_applicable("the component is not a protocol stub: see stub/contract"))
     }
 
-    /// What nearly every case builds on. The first case that asks finds it out.
+    /// Returns the prerequisites of nearly every case. The first caller determines them.
     async fn prerequisites(&self) -> &Prerequisites {
         self.prerequisites.get_or_init(|| Prerequisites::of(self)).await
     }

@@ -1,4 +1,4 @@
-//! Somebody at the message node whom the stub's messages reach, and who answers them.
+//! A client of the message node that receives the stub's messages, and answers them.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use protostub_domain::DomainServer;
@@ -13,7 +13,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungsten
 use tokio_util::task::AbortOnDropHandle;
 
 const RUNTIME: &str = "runtime://peer.example/1";
-/// How many messages may wait to be sent.
+/// Number of messages that may wait to be sent.
 const QUEUE: usize = 1024;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -42,24 +42,24 @@ impl Peer {
 
     /// Sends a message in the peer's name.
     pub(crate) async fn send(&self, id: u64, kind: &str, to: &str, body: Value) {
-        // If the task has ended, what is waited for does not come, and the case says so.
+        // If the task has ended, the expected answer never arrives, and the case reports that.
         let message = json!({ "id": id, "type": kind, "from": self.address, "to": to, "body": body });
         let _ = self.outbox.send(message.to_string()).await;
     }
 
-    /// What reached it, in order; waits until there is so much.
+    /// Waits until `count` messages have arrived. Returns all messages, in order.
     pub(crate) async fn heard(&self, count: usize) -> Vec<Value> {
         let mut heard = self.heard.clone();
         heard.wait_for(|all| all.len() >= count).await.map(|all| all.clone()).unwrap_or_default()
     }
 
-    /// What has reached it until now.
+    /// Returns the messages that have arrived until now.
     pub(crate) fn heard_so_far(&self) -> Vec<Value> {
         self.heard.borrow().clone()
     }
 }
 
-/// As much of a message as is needed to answer it, however deep its body is.
+/// The parts of a message that an answer needs. The body may be nested to any depth.
 #[derive(Deserialize)]
 struct Heard<'a> {
     #[serde(borrow)]
@@ -79,7 +79,7 @@ async fn live(mut socket: Socket, told: watch::Sender<Vec<Value>>, mut queue: mp
             frame = socket.next() => match frame {
                 Some(Ok(Message::Text(text))) => {
                     let answer = serde_json::from_str::<Heard<'_>>(&text).ok().and_then(|heard| heard.answer());
-                    // What is too deep to be read is heard as nothing.
+                    // A message that is nested too deep counts as `null`.
                     told.send_modify(|all| all.push(serde_json::from_str(&text).unwrap_or_default()));
                     answer
                 }
@@ -96,7 +96,7 @@ async fn live(mut socket: Socket, told: watch::Sender<Vec<Value>>, mut queue: mp
 }
 
 impl Heard<'_> {
-    /// The response with its body, if it is a request.
+    /// Returns the response with the request's body, or `None` if the message is not a request.
     fn answer(&self) -> Option<String> {
         use MessageType::{Create, Delete, Execute, Read, Subscribe, Unsubscribe};
         let kind: MessageType = self.kind.parse().ok()?;

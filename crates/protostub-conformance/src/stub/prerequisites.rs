@@ -1,4 +1,5 @@
-//! What nearly every case builds on, and is found out once: the stub starts, connects and answers while all is well.
+//! Prerequisites of nearly every case, checked once: the stub starts, connects and answers while
+//! its server works.
 
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use super::{
 };
 use crate::{Verdict, case::CaseResult};
 
-/// The verdicts of the cases that are about just that. The others say nothing about a stub that fails one of them.
+/// The verdicts of the cases about the prerequisites. If one of them fails, the other cases do not
+/// apply.
 #[derive(Clone)]
 pub(crate) struct Prerequisites {
     /// `stub/start/accepts`
@@ -30,7 +32,7 @@ impl Prerequisites {
         let mut instance = match fixture.start().await {
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) => {
-                let expected = "`start` returns with its own descriptor's configuration";
+                let expected = "`start` accepts the configuration of the stub's own descriptor";
                 return Self {
                     starts: Err(Verdict::fail(expected, error.to_string())),
                     lives: Err(no_start(&error.to_string())),
@@ -63,18 +65,18 @@ impl Prerequisites {
         Self { starts: Ok(None), lives, answers }
     }
 
-    /// For a case that needs a stub that starts.
+    /// Requires a stub that starts.
     pub(crate) fn require_start(&self) -> CaseResult<()> {
         self.starts.as_ref().map(drop).map_err(|verdict| no_start(observed(verdict)))
     }
 
-    /// For a case that needs one that becomes live.
+    /// Requires a stub that becomes live.
     pub(crate) fn require_live(&self) -> CaseResult<()> {
         self.require_start()?;
         self.lives.as_ref().map(drop).map_err(|verdict| not_live(observed(verdict)))
     }
 
-    /// For a case that needs one that answers.
+    /// Requires a stub that answers.
     pub(crate) fn require_answer(&self) -> CaseResult<()> {
         self.require_live()?;
         self.answers.as_ref().map(drop).map_err(|verdict| no_answer(observed(verdict)))

@@ -1,4 +1,4 @@
-//! Too much at once, too little at a time, and nothing at all.
+//! Floods, stalls, single bytes, bursts and idleness.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,17 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How many requests are a flood.
+/// Number of requests in a flood.
 const FLOOD: u64 = 1000;
-/// How many bytes each message has that is sent while the server does not read, and how many there are: more than a stub may have memory.
+/// Size in bytes and number of the messages that are sent while the server does not read. Together
+/// they exceed the memory limit of a stub.
 const LARGE_BYTES: usize = 100_000;
 const LARGE: u64 = 1000;
-/// How long a stub has to take another one, and to show that it can bear them.
+/// Time for the stub to take another message, and to keep running afterwards.
 const STALLED: Duration = Duration::from_secs(2);
 const WHILE: Duration = Duration::from_millis(500);
-/// How long nothing happens, and how often a stub may be called meanwhile, its connecting included.
+/// Duration of the idle phase, and the maximum number of calls of the stub, including those for
+/// connecting.
 const IDLE: Duration = Duration::from_millis(1500);
 const IDLE_CALLS: u64 = 50;
 
@@ -33,7 +35,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/pressure/flood",
-            "Nothing is lost without a word: a request that cannot be passed on gets an error response.",
+            "No request is lost silently: a request that the stub cannot pass on gets an error response.",
             "stubs/README.md",
         ),
         run: |context| Box::pin(flood(context)),
@@ -41,7 +43,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/pressure/stalled-server",
-            "`pause` stops `message` events, while everything else keeps coming; the host queues the messages meanwhile. Nothing piles up.",
+            "While its server does not read, a stub stops taking messages (`pause`), and the host queues them. The stub's memory stays bounded.",
             "wit/0.1/bus.wit, wit/README.md",
         ),
         run: |context| Box::pin(stalled_server(context)),
@@ -49,7 +51,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/ready/byte-by-byte",
-            "`receive` takes the next bytes, at most so many. An empty list: nothing yet, `ready` follows.",
+            "A stub assembles a message from any number of `receive` calls, down to one byte each.",
             "wit/0.1/tcp.wit",
         ),
         run: |context| Box::pin(byte_by_byte(context)),
@@ -57,13 +59,17 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/ready/burst",
-            "`ready` comes once for each change since the handle was last asked.",
+            "A stub reads all messages that have arrived before it waits for the next `ready`.",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(burst(context)),
     },
     Script {
-        case: Case::new("stub/ready/idle", "Return when there is nothing more to do without waiting.", "wit/0.1/stub.wit"),
+        case: Case::new(
+            "stub/ready/idle",
+            "An idle stub returns from `handle`, and is not called again until something happens.",
+            "wit/0.1/stub.wit",
+        ),
         run: |context| Box::pin(idle(context)),
     },
 ];
@@ -109,15 +115,15 @@ async fn stalled_server(context: &StubSuiteContext) -> CaseResult {
             posted += 1;
             last = Instant::now();
         } else {
-            // There is no room: the stub takes no more.
+            // The inbox is full: the stub takes no more messages.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         instance.still_runs().await?;
     }
     tokio::time::sleep(WHILE).await;
     instance.still_runs().await?;
-    // The inbox holds two thirds of them, and the network a few.
-    expect(posted < LARGE, "it takes no more messages while its server takes none", || {
+    // The inbox holds two thirds of the messages, and the network a few.
+    expect(posted < LARGE, "the stub takes no more messages while its server takes none", || {
         format!("{posted} messages of {LARGE_BYTES} bytes could be posted")
     })?;
     link.set(LinkMode::PassOn);
@@ -130,10 +136,10 @@ async fn byte_by_byte(context: &StubSuiteContext) -> CaseResult {
     let link = fixture.link()?;
     let mut instance = fixture.live().await?;
     fixture.require_answer(&mut instance).await?;
-    // Not before: a host may take an HTTP head in such pieces for an attack.
+    // Only now, because a host may reject an HTTP head in such pieces as an attack.
     link.split_into_bytes();
-    fixture.expect_answer(&mut instance, "an answer that comes byte by byte").await?;
-    fixture.expect_answer(&mut instance, "another one").await?;
+    fixture.expect_answer(&mut instance, "an answer that arrives byte by byte").await?;
+    fixture.expect_answer(&mut instance, "another answer").await?;
     Ok(None)
 }
 
@@ -162,7 +168,7 @@ async fn idle(context: &StubSuiteContext) -> CaseResult {
     tokio::time::sleep(IDLE).await;
     let ended = instance.stop().await?;
     if !ended.outcome.is_orderly() {
-        return Err(Verdict::fail("an instance that goes on while nothing happens", ended.outcome.to_string()));
+        return Err(Verdict::fail("an instance that keeps running while nothing happens", ended.outcome.to_string()));
     }
     let calls = ended.usage.calls;
     expect(calls <= IDLE_CALLS, &format!("at most {IDLE_CALLS} calls of `handle` while nothing happens"), || {

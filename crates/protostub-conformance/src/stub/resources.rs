@@ -1,4 +1,4 @@
-//! What a stub uses, compared with what it may.
+//! Resource usage of a stub, compared with its limits.
 
 use protostub_sandbox::{Ended, Limits};
 
@@ -8,14 +8,14 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How many requests an ordinary life has here.
+/// Number of requests in an ordinary life.
 const REQUESTS: u64 = 200;
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/resources/memory",
-            "How large each linear memory of the instance may grow: 64 MiB. Half of it has to be enough for an ordinary life.",
+            "Each linear memory of the instance has a limit of 64 MiB. An ordinary life needs at most half of it.",
             "protostub_sandbox::Limits",
         ),
         run: |context| Box::pin(memory(context)),
@@ -23,7 +23,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/resources/cpu",
-            "A call that computes for longer than its budget (1 s of CPU by default) ends this instance. A fifth of it has to be enough for an ordinary life.",
+            "A call that exceeds its CPU budget (1 s by default) ends the instance. An ordinary life needs at most a fifth of the budget per call.",
             "wit/0.1/stub.wit",
         ),
         run: |context| Box::pin(cpu(context)),
@@ -31,14 +31,14 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/resources/log",
-            "At most 100 lines a second; what is above is dropped and counted.",
+            "The host keeps at most 100 log lines a second, and drops and counts further lines. A stub stays below.",
             "wit/0.1/log.wit",
         ),
         run: |context| Box::pin(log(context)),
     },
 ];
 
-/// Connects, answers, and ends.
+/// Runs an ordinary life: connects, answers and ends.
 async fn life(fixture: &StubFixture) -> CaseResult<Ended> {
     let mut instance = fixture.live().await?;
     fixture.require_answer(&mut instance).await?;
@@ -56,7 +56,7 @@ async fn memory(context: &StubSuiteContext) -> CaseResult {
     let used = life(&fixture).await?.usage.memory_bytes;
     let limit = Limits::default().memory_bytes;
     let shown = format!("{} of {}", mib(used), mib(limit));
-    expect(used <= limit / 2, "at most half of the memory that it may have", || shown.clone())?;
+    expect(used <= limit / 2, "at most half of the memory limit", || shown.clone())?;
     Ok(Some(shown))
 }
 
@@ -65,7 +65,7 @@ async fn cpu(context: &StubSuiteContext) -> CaseResult {
     let used = life(&fixture).await?.usage.longest_call;
     let limit = Limits::default().cpu_per_call;
     let shown = format!("{} ms of {} ms in the longest call", used.as_millis(), limit.as_millis());
-    expect(used <= limit / 5, "at most a fifth of the time that a call may compute", || shown.clone())?;
+    expect(used <= limit / 5, "at most a fifth of the CPU budget of a call", || shown.clone())?;
     Ok(Some(shown))
 }
 

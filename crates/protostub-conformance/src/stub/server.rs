@@ -1,4 +1,4 @@
-//! A server that is not well.
+//! Faults of the server.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How long a stub has to react to nonsense.
+/// Time for a stub to react to nonsense.
 const WHILE: Duration = Duration::from_millis(500);
 
 const STATUSES_ARE_TRUE: &str =
     "Statuses are true: `live` means that messages flow, `disconnected` says why, `failed` is for what only people can mend.";
-const NO_PANIC: &str = "Nothing that a server sends makes it panic. What cannot be read is logged, and skipped.";
+const NO_PANIC: &str = "No input from a server makes the stub panic. The stub logs and skips unreadable input.";
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/server/comes-up",
-            "A stub that lost its network may go `in-progress` and `live` again by itself.",
+            "A stub whose server was unreachable becomes `live` once the server is reachable, by itself or at the next `connect`.",
             "wit/0.1/presence.wit",
         ),
         run: |context| Box::pin(comes_up(context)),
@@ -38,16 +38,16 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/server/comes-back",
-            "The server drops the socket: disconnected; connect(): in-progress, live.",
-            "conformance case C3",
+            "After the server drops the socket, the stub is disconnected. At connect() it becomes in-progress and live.",
+            "tests/CASES.md: C3",
         ),
         run: |context| Box::pin(comes_back(context)),
     },
     Script {
         case: Case::new(
             "stub/server/silent",
-            "No session reply in 3 s: disconnected. `live` once messages can flow.",
-            "conformance case C11, wit/0.1/types.wit",
+            "Without a session reply in 3 s, the stub is disconnected. It is `live` only once messages can flow.",
+            "tests/CASES.md: C11; wit/0.1/types.wit",
         ),
         run: |context| Box::pin(silent(context)),
     },
@@ -61,12 +61,16 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
         run: |context| Box::pin(nonsense_messages(context)),
     },
     Script {
-        case: Case::new("stub/server/refuses-session", "Open answered 500: failed, with its reason.", "conformance case C12"),
+        case: Case::new(
+            "stub/server/refuses-session",
+            "If the server answers `open` with code 500, the stub is failed, with the server's reason.",
+            "tests/CASES.md: C12",
+        ),
         run: |context| Box::pin(refuses_session(context)),
     },
 ];
 
-/// It says that it is not connected, and why, and has never said that it is.
+/// Fails unless the stub publishes one of these statuses with a reason, and never `live`.
 async fn not_live(instance: &mut Instance, wanted: &[StubStatus]) -> CaseResult<()> {
     let (status, reason) = instance.status_of(wanted, instance.timeouts.outage).await?;
     let was_live = instance.statuses.borrow().iter().any(|(status, _)| *status == Live);
@@ -75,7 +79,7 @@ async fn not_live(instance: &mut Instance, wanted: &[StubStatus]) -> CaseResult<
     expect(has_reason, &format!("a reason for `{status}`, for people"), || instance.history())
 }
 
-/// Returns a fixture on which the stub has worked.
+/// Returns a fixture in which the stub has worked.
 async fn working_fixture(context: &StubSuiteContext) -> CaseResult<StubFixture> {
     let fixture = StubFixture::ready(context).await?;
     fixture.link()?;
@@ -91,7 +95,9 @@ async fn refuses(context: &StubSuiteContext) -> CaseResult {
     let mut instance = fixture.started().await?;
     instance.connect(None).await?;
     not_live(&mut instance, &[Disconnected, Failed]).await?;
-    expect(instance.current() == Some(Disconnected), "`disconnected`: it may go better later", || instance.history())?;
+    expect(instance.current() == Some(Disconnected), "`disconnected`, because a later attempt may succeed", || {
+        instance.history()
+    })?;
     Ok(None)
 }
 
@@ -103,20 +109,20 @@ async fn comes_up(context: &StubSuiteContext) -> CaseResult {
     instance.connect(None).await?;
     if let Err(verdict) = instance.status(Disconnected, fixture.timeouts.outage).await {
         return Err(Verdict::not_applicable(format!(
-            "it does not say that it is not connected: see stub/server/refuses ({verdict:?})"
+            "the stub does not publish `disconnected`: see stub/server/refuses ({verdict:?})"
         )));
     }
     link.open().await.map_err(super::fixture::setup_failed)?;
     again(&fixture, &mut instance).await
 }
 
-/// It works again: by itself, or when it is told to connect.
+/// Waits until the stub works again, by itself or after `connect`.
 async fn again(fixture: &StubFixture, instance: &mut Instance) -> CaseResult {
     if instance.current() != Some(Live) {
         instance.connect(None).await?;
     }
     instance.status(Live, fixture.timeouts.live).await?;
-    fixture.expect_answer(instance, "an answer once the server is there again").await?;
+    fixture.expect_answer(instance, "an answer once the server is reachable again").await?;
     Ok(None)
 }
 
@@ -125,7 +131,7 @@ async fn drops(context: &StubSuiteContext) -> CaseResult {
     let mut instance = fixture.live().await?;
     fixture.link()?.cut();
     let (status, reason) = instance.status_of(&[Disconnected, InProgress, Failed], fixture.timeouts.grace).await?;
-    expect(status != Failed, "`disconnected`: it may go better later", || instance.history())?;
+    expect(status != Failed, "`disconnected`, because a later attempt may succeed", || instance.history())?;
     let has_reason = status == InProgress || reason.is_some_and(|reason| !reason.trim().is_empty());
     expect(has_reason, "a reason for `disconnected`, for people", || instance.history())?;
     Ok(None)
@@ -137,7 +143,7 @@ async fn comes_back(context: &StubSuiteContext) -> CaseResult {
     fixture.link()?.cut();
     let told = instance.status_of(&[Disconnected, InProgress], fixture.timeouts.grace).await;
     if told.is_err() {
-        return Err(Verdict::not_applicable("it does not say that it is not connected: see stub/server/drops"));
+        return Err(Verdict::not_applicable("the stub does not publish `disconnected`: see stub/server/drops"));
     }
     again(&fixture, &mut instance).await
 }
@@ -184,12 +190,12 @@ async fn nonsense_messages(context: &StubSuiteContext) -> CaseResult {
     fixture.require_answer(&mut instance).await?;
     for text in NO_MESSAGES {
         link.inject(frame(text));
-        fixture.expect_answer(&mut instance, &format!("it goes on after the text `{text}`")).await?;
+        fixture.expect_answer(&mut instance, &format!("an answer after the text `{text}`")).await?;
     }
-    // One that is no text: a header of two bytes, and bytes that are no UTF-8.
+    // A binary frame: a header of two bytes, and bytes that are not UTF-8.
     link.inject(b"\x82\x04\xff\xfe\x00\x80".to_vec());
-    fixture.expect_answer(&mut instance, "it goes on after a binary frame").await?;
-    expect(instance.current() == Some(Live), "it stays `live`", || instance.history())?;
+    fixture.expect_answer(&mut instance, "an answer after a binary frame").await?;
+    expect(instance.current() == Some(Live), "the stub stays `live`", || instance.history())?;
     Ok(None)
 }
 
@@ -197,7 +203,7 @@ async fn refuses_session(context: &StubSuiteContext) -> CaseResult {
     let fixture = working_fixture(context).await?;
     let (server, _) = fixture.node()?;
     if fixture.session.load().is_none() {
-        return Err(Verdict::not_applicable("the stub has no session at the message node that could be refused"));
+        return Err(Verdict::not_applicable("the stub has no session at the message node to refuse"));
     }
     let reason = "closed for the weekend";
     server.node().set_faults(Faults::refusing_open(reason));
@@ -213,7 +219,8 @@ async fn refuses_session(context: &StubSuiteContext) -> CaseResult {
     Ok(None)
 }
 
-/// Bytes without a meaning: the same ones every time. At their end there is one of a line, so that where there are lines the next one is itself.
+/// Bytes without a meaning, the same in each run. They end with a line break, so the next line of a
+/// line protocol is intact.
 static NOISE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
     let mut state = 0x9e37_79b9_u32;
     let mut next = move || {
@@ -226,7 +233,7 @@ static NOISE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
     (0..4096).flat_map(|_| next()).chain(*b"\r\n").collect()
 });
 
-/// What no message is, or none that the stub could do anything with.
+/// Texts that are not messages, or not messages that the stub can use.
 const NO_MESSAGES: [&str; 9] = [
     "<html>",
     "{}",
@@ -239,7 +246,7 @@ const NO_MESSAGES: [&str; 9] = [
     "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
 ];
 
-/// A frame of a WebSocket server (RFC 6455 section 5.2) with a short text in it.
+/// Returns a frame of a WebSocket server (RFC 6455 section 5.2) with a short text.
 fn frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
     debug_assert!(length < 126, "a longer text needs another header");

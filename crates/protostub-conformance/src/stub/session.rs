@@ -1,4 +1,4 @@
-//! What an instance leaves to the one after it.
+//! The session that an instance saves for its successor.
 
 use protostub_sandbox::DisconnectReason;
 use protostub_types::StubStatus;
@@ -13,7 +13,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/session/update",
-            "A small memory that outlives a restart and an update of the stub: a session token to resume with, say.",
+            "The saved session, such as a token to resume with, survives an update. The next instance works with it.",
             "wit/0.1/session.wit",
         ),
         run: |context| Box::pin(update(context)),
@@ -21,7 +21,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/session/crash",
-            "A call that traps ends this instance; the host starts another one.",
+            "After a crash, the host starts another instance, which works with the saved session.",
             "wit/0.1/stub.wit",
         ),
         run: |context| Box::pin(crash(context)),
@@ -29,13 +29,17 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/session/nonsense",
-            "What was saved last; none: nothing was, or the host dropped it because instances that started from it kept crashing.",
+            "A stub starts with any saved session, also with none and with one that it cannot read.",
             "wit/0.1/session.wit",
         ),
         run: |context| Box::pin(nonsense(context)),
     },
     Script {
-        case: Case::new("stub/session/forgotten", "Re-open refused: the stub must fall back to open.", "conformance case C13"),
+        case: Case::new(
+            "stub/session/forgotten",
+            "If the server refuses `re-open`, the stub falls back to `open`.",
+            "tests/CASES.md: C13",
+        ),
         run: |context| Box::pin(forgotten(context)),
     },
 ];
@@ -47,11 +51,11 @@ async fn update(context: &StubSuiteContext) -> CaseResult {
     successor(&fixture).await
 }
 
-/// It is told to disconnect, and ends.
+/// Disconnects and stops the instance.
 async fn leave(fixture: &StubFixture, mut instance: Instance, reason: DisconnectReason) -> CaseResult<()> {
     fixture.require_answer(&mut instance).await?;
     let handle = instance.handle.clone();
-    // Whether it manages to say good-bye is another case's business.
+    // `stub/disconnect/in-time` checks the result.
     let goodbye = async move { handle.disconnect(reason).await };
     let _ = tokio::time::timeout(fixture.timeouts.grace, goodbye).await;
     let _ = instance.status(StubStatus::Disconnected, fixture.timeouts.grace).await;
@@ -67,15 +71,15 @@ async fn crash(context: &StubSuiteContext) -> CaseResult {
     successor(&fixture).await
 }
 
-/// The next instance works, with what the one before it has saved.
+/// Checks that the next instance works with the saved session.
 async fn successor(fixture: &StubFixture) -> CaseResult {
     let saved = fixture.session.load().map(|saved| saved.len());
     let mut instance =
-        fixture.start().await?.map_err(|error| crate::Verdict::fail("another instance starts", error.to_string()))?;
+        fixture.start().await?.map_err(|error| crate::Verdict::fail("the next instance starts", error.to_string()))?;
     instance.connect(None).await?;
     instance.status(StubStatus::Live, fixture.timeouts.live).await?;
     fixture.expect_answer(&mut instance, "an answer of the next instance").await?;
-    Ok(Some(saved.map_or_else(|| "nothing is saved".to_owned(), |bytes| format!("{bytes} bytes are saved"))))
+    Ok(Some(saved.map_or_else(|| "no session is saved".to_owned(), |bytes| format!("{bytes} bytes are saved"))))
 }
 
 async fn nonsense(context: &StubSuiteContext) -> CaseResult {
@@ -87,11 +91,11 @@ async fn nonsense(context: &StubSuiteContext) -> CaseResult {
     let whole = [0xa5; 64 << 10];
     for saved in [b"\xff\x00 no session".as_slice(), b"{}", b"[1,2", b"null", &cut_off, &whole] {
         fixture.session.save(saved).map_err(super::fixture::setup_failed)?;
-        let expected = "an instance that does without what it cannot read";
+        let expected = "an instance that ignores a session that it cannot read";
         let mut instance = fixture.start().await?.map_err(|error| crate::Verdict::fail(expected, error.to_string()))?;
         instance.connect(None).await?;
         instance.status(StubStatus::Live, fixture.timeouts.live).await?;
-        fixture.expect_answer(&mut instance, "an answer of an instance that was left nonsense").await?;
+        fixture.expect_answer(&mut instance, "an answer of an instance with an unreadable session").await?;
         instance.stop().await?;
     }
     Ok(None)
@@ -102,10 +106,11 @@ async fn forgotten(context: &StubSuiteContext) -> CaseResult {
     let (server, _) = fixture.node()?;
     let instance = fixture.live().await?;
     leave(&fixture, instance, DisconnectReason::Idle).await?;
-    // All but the stub's own session would do; whoever answers has lost its address, too.
+    // The node forgets all sessions, not only the stub's. The peer that answers loses its address,
+    // too.
     server.node().forget();
     let mut instance =
-        fixture.start().await?.map_err(|error| crate::Verdict::fail("another instance starts", error.to_string()))?;
+        fixture.start().await?.map_err(|error| crate::Verdict::fail("the next instance starts", error.to_string()))?;
     instance.connect(None).await?;
     instance.status(StubStatus::Live, fixture.timeouts.live).await?;
     Ok(None)

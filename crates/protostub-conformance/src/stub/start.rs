@@ -1,4 +1,4 @@
-//! `start`.
+//! The function `start`.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::{
     case::{CaseResult, Script, expect},
 };
 
-/// How long a stub that was started has to show that it waits for `connect`.
+/// Time during which a started stub must wait for `connect`.
 const WHILE: Duration = Duration::from_millis(500);
-/// How many members of a configuration are tried out.
+/// Number of members of a configuration that are tried.
 const MEMBERS: usize = 8;
 
 pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/start/accepts",
-            "`start` is called once, before any event. An error ends the deployment with this reason.",
+            "The host calls `start` once, before any event. The stub accepts the configuration of its own descriptor.",
             "wit/0.1/stub.wit",
         ),
         run: |context| Box::pin(accepts(context)),
@@ -29,17 +29,13 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/start/bad-configuration",
-            "An error ends the deployment with this reason (read by people: say what is wrong with the configuration, and what to do).",
+            "`start` refuses a bad configuration with a reason for people: what is wrong and what to do. The reason ends the deployment.",
             "wit/0.1/stub.wit",
         ),
         run: |context| Box::pin(bad_configuration(context)),
     },
     Script {
-        case: Case::new(
-            "stub/start/waits",
-            "Do not connect here: `connect` follows when the connection is wanted.",
-            "wit/0.1/stub.wit",
-        ),
+        case: Case::new("stub/start/waits", "`start` does not connect. The stub waits for `connect`.", "wit/0.1/stub.wit"),
         run: |context| Box::pin(waits(context)),
     },
 ];
@@ -72,7 +68,7 @@ async fn bad_configuration(context: &StubSuiteContext) -> CaseResult {
     Ok(Some(format!("{refused} of {tried} bad configurations are refused")))
 }
 
-/// The same configuration without each of its members, and with each of them wrong.
+/// Returns variants of a configuration: each member is missing once, and has each wrong value once.
 fn bad(good: &Map<String, Value>) -> Vec<Map<String, Value>> {
     let members: Vec<_> = good.keys().filter(|name| *name != "runtimeURL").take(MEMBERS).cloned().collect();
     let mut all = Vec::new();
@@ -104,7 +100,7 @@ async fn waits(context: &StubSuiteContext) -> CaseResult {
     }
     expect(
         instance.current() == Some(StubStatus::Created),
-        "no status but `created`, which the host says, before `connect`",
+        "no status before `connect`, except `created`, which the host publishes",
         || instance.history(),
     )?;
     Ok(None)

@@ -1,4 +1,4 @@
-//! `connect`, and what is said of it.
+//! Statuses after `connect`.
 
 use protostub_types::StubStatus;
 
@@ -12,7 +12,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/status/live",
-            "Publish `in-progress`, and `live` once messages can flow, within the connect time-out (30 s by default): else the deployment fails.",
+            "After `connect`, the stub publishes `in-progress`, and `live` once messages can flow, within the connect timeout (30 s by default).",
             "wit/0.1/types.wit",
         ),
         run: |context| Box::pin(live(context)),
@@ -20,7 +20,7 @@ pub(super) const CASES: &[Script<StubSuiteContext>] = &[
     Script {
         case: Case::new(
             "stub/status/order",
-            "`created`: started. `in-progress`: connecting. `live`: connected, messages can flow.",
+            "The statuses are `created` (started), `in-progress` (connecting) and `live` (messages can flow), in this order.",
             "wit/0.1/presence.wit",
         ),
         run: |context| Box::pin(order(context)),

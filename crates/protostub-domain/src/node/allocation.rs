@@ -12,10 +12,10 @@ use super::{
     wire::Frame,
 };
 
-/// How many addresses a request gets that does not say how many it wants.
+/// Number of addresses for a request that states none.
 const DEFAULT_NUMBER: u64 = 5;
 
-/// How long the key of a block may be, in bytes.
+/// Maximum length of a block's key, in bytes.
 const MAX_KEY_BYTES: usize = 256;
 
 impl State {
@@ -32,7 +32,8 @@ impl State {
         }
     }
 
-    /// As many addresses as asked for, or none. A block that was allocated with the same key before is given out again.
+    /// Allocates all requested addresses, or none. A key that was used before returns its block
+    /// again.
     fn allocate_block(&mut self, id: SessionId, frame: &Frame, domain: &Domain) -> Result<Value, (u16, String)> {
         let body = frame.body();
         let value = body.get("value").and_then(Value::as_object);
@@ -41,10 +42,10 @@ impl State {
             Some(number) => number
                 .as_u64()
                 .filter(|number| *number > 0)
-                .ok_or((500, "Field 'body.value.number' is no positive number".into()))?,
+                .ok_or((500, "Field 'body.value.number' is not a positive number".into()))?,
         };
         let number = usize::try_from(number).ok().filter(|number| *number <= self.limits.max_allocation).ok_or_else(|| {
-            (429, format!("Field 'body.value.number' is {number}; at most {} addresses are possible", self.limits.max_allocation))
+            (429, format!("Field 'body.value.number' is {number}; the limit is {} addresses", self.limits.max_allocation))
         })?;
         let scheme = body.get("scheme").and_then(Value::as_str).unwrap_or("hyperty");
         let key = value.and_then(|value| value.get("allocationKey")).and_then(Value::as_str);
@@ -66,10 +67,10 @@ impl State {
             let address = Address::parse(&format!("{scheme}://{domain}/{}", uuid::Uuid::new_v4()))
                 .ok()
                 .filter(|address| address.scheme() == scheme && !matches!(scheme, "domain" | "global" | "mn"))
-                .ok_or_else(|| (500, "Field 'body.scheme' is no scheme that addresses are allocated for".into()))?;
+                .ok_or_else(|| (500, "Field 'body.scheme' is not a scheme for allocated addresses".into()))?;
             match self.claim(id, &address, key.map(str::to_owned)) {
                 Ok(()) => new.push(address),
-                // A random name that somebody has already: another one.
+                // Another session has this random address, so the loop generates the next one.
                 Err(ClaimError::Taken) => {}
                 Err(ClaimError::TooMany) => {
                     for address in &new {
@@ -84,7 +85,8 @@ impl State {
         Ok(json!({ "code": 200, "value": { "allocated": allocated } }))
     }
 
-    /// Releases the block of a key, one address, or a list of them. What is not the session's stays as it is.
+    /// Releases the block of a key, one address, or a list of addresses. Addresses of other
+    /// sessions stay unchanged.
     fn release(&mut self, id: SessionId, frame: &Frame) -> Result<Value, (u16, String)> {
         let body = frame.body();
         let resource = body.get("resource").and_then(Value::as_str);

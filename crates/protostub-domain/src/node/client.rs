@@ -1,4 +1,4 @@
-//! The sending side of one client's connection, held by whoever has something for it.
+//! The sending side of one client's connection. All senders of messages to the client share it.
 
 use std::sync::{
     Arc,
@@ -12,11 +12,13 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
-    /// The TCP connection goes, without a WebSocket close frame: a client sees code 1006.
+    /// Closes the TCP connection without a WebSocket close frame: a client sees code 1006.
     Lost,
-    /// A close frame without a code: a client sees code 1005. What waits for the client is written before.
+    /// Sends a close frame without a code: a client sees code 1005. Queued messages are written
+    /// before.
     Closed,
-    /// A close frame with this code (RFC 6455 section 7.4). What waits for the client is written before.
+    /// Sends a close frame with this code (RFC 6455 section 7.4). Queued messages are written
+    /// before.
     ClosedWith {
         /// 1000 for a normal closure, 1001 for a server that goes away, …
         code: u16,
@@ -31,7 +33,7 @@ impl Ending {
     }
 }
 
-/// A queue to one client, bounded in messages and bytes.
+/// A queue to one client, with limits on messages and bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     queue: mpsc::Sender<Utf8Bytes>,
@@ -40,7 +42,7 @@ pub(crate) struct Client {
     ending: Arc<watch::Sender<Option<Ending>>>,
 }
 
-/// The other side of a [`Client`].
+/// The receiving side of a [`Client`].
 pub(crate) struct Queue {
     messages: mpsc::Receiver<Utf8Bytes>,
     queued_bytes: Arc<AtomicUsize>,
@@ -56,7 +58,7 @@ impl Client {
         )
     }
 
-    /// Whether it was taken: there was room, and the connection is not about to end.
+    /// Queues a message. Returns `true` if there was room, and the connection is not about to end.
     pub(crate) fn push(&self, text: Utf8Bytes) -> bool {
         let bytes = text.as_str().len();
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.max_bytes || self.ending.borrow().is_some() {
@@ -70,7 +72,7 @@ impl Client {
         taken
     }
 
-    /// Ends the connection, unless that was done before.
+    /// Ends the connection. Only the first call counts.
     pub(crate) fn end(&self, ending: Ending) {
         self.ending.send_if_modified(|current| {
             let first = current.is_none();
@@ -79,15 +81,16 @@ impl Client {
         });
     }
 
-    /// How the connection is to end, as soon as somebody says so.
+    /// Waits until the connection has to end, and returns how.
     pub(crate) async fn ended(&self) -> Ending {
         let mut ending = self.ending.subscribe();
         let ended = ending.wait_for(Option::is_some).await.ok().and_then(|ending| ending.clone());
-        // The sender is `self`, so there is an ending.
+        // `self` holds the sender, so the wait ends with a value.
         ended.unwrap_or(Ending::Lost)
     }
 
-    /// Whether a client that does not read what it gets should not be read from either.
+    /// Returns `true` if the queue is half full. The node reads no further messages of such a
+    /// client.
     pub(crate) fn is_congested(&self) -> bool {
         self.queue.capacity() < self.queue.max_capacity() / 2 || self.queued_bytes.load(Ordering::Relaxed) > self.max_bytes / 2
     }
@@ -100,7 +103,7 @@ impl Queue {
         Some(text)
     }
 
-    /// What was queued before the ending.
+    /// Returns the messages that were queued before the ending.
     pub(crate) fn rest(&mut self) -> impl Iterator<Item = Utf8Bytes> + '_ {
         std::iter::from_fn(|| self.messages.try_recv().ok())
     }

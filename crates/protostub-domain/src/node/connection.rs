@@ -1,4 +1,4 @@
-//! One client's WebSocket: what comes is given to the node, what is queued is written.
+//! One client's WebSocket: passes received messages to the node, and writes queued ones.
 
 use std::{future::pending, ops::ControlFlow, time::Duration};
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::Limits;
 
-/// How many pings a client may leave without an answer.
+/// Number of pings that a client may leave without an answer.
 const SILENT_TICKS: u32 = 2;
 
-/// Serves a client until one of the two goes, or `stop`.
+/// Serves a client until the client or the node ends the connection, or `stop` is cancelled.
 pub(super) async fn serve(
     node: &MessageNode,
     id: ConnectionId,
@@ -43,12 +43,13 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// How the connection is to end; nothing if it has ended already.
+    /// Serves the connection. Returns how to close it, or `None` if it has ended already.
     async fn run(&mut self, node: &MessageNode, id: ConnectionId, stop: &CancellationToken) -> Option<Ending> {
-        // A period of nothing would be no period.
+        // A period of zero would panic.
         let keep_alive = self.limits.keep_alive.max(Duration::from_millis(1));
         let mut ticks = interval_at(deadline(Instant::now(), keep_alive), keep_alive);
-        // Counted rather than timed: a machine that was busy elsewhere must not take a client for silent that it did not listen to.
+        // Counts ticks instead of time. Otherwise a busy machine that did not read would take the
+        // client for silent.
         let mut silent_ticks = 0;
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -64,24 +65,24 @@ impl Line<'_> {
                 _ = ticks.tick() => {
                     silent_ticks += u32::from(!self.client.is_congested());
                     if silent_ticks > SILENT_TICKS {
-                        tracing::debug!(?id, "silent for too long");
+                        tracing::debug!(?id, "the client answered no ping; closing its connection");
                         return Some(Ending::Lost);
                     }
                     if self.write(Message::Ping(axum::body::Bytes::new())).await.is_break() {
                         return None;
                     }
                 }
-                // Who does not read what it gets is not read from.
+                // A client that does not read its messages is not read from.
                 input = async { if self.client.is_congested() { pending().await } else { self.socket.recv().await } } => {
                     silent_ticks = 0;
                     match input {
                         Some(Ok(Message::Text(text))) => node.receive(id, text),
-                        Some(Ok(Message::Binary(_))) => return Some(Ending::with(1003, "messages are text")),
+                        Some(Ok(Message::Binary(_))) => return Some(Ending::with(1003, "only text messages are supported")),
                         Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                        // The answer to a close frame is written by the next read.
+                        // The next read writes the answer to the close frame.
                         Some(Ok(Message::Close(_))) => {}
                         Some(Err(error)) => {
-                            tracing::debug!(?id, "connection lost: {error}");
+                            tracing::debug!(?id, "lost the connection to the client: {error}");
                             let too_long = std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("too long"));
                             return too_long.then(|| Ending::with(1009, "the message is too long"));
                         }
@@ -99,7 +100,7 @@ impl Line<'_> {
         }
     }
 
-    /// Writes what is still queued, says goodbye, and waits for the client's goodbye.
+    /// Writes the queued messages and a close frame, then waits for the client's close frame.
     async fn close(mut self, ending: Ending) {
         let frame = match ending {
             Ending::Lost => return,

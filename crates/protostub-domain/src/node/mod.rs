@@ -1,4 +1,4 @@
-//! A message node: clients open sessions, get addresses, and reach each other.
+//! A message node: clients open sessions, allocate addresses, and send messages to each other.
 
 mod allocation;
 mod client;
@@ -26,14 +26,16 @@ use self::{client::Client, ids::ConnectionId, state::State};
 pub use self::{client::Ending, faults::Faults};
 use crate::Limits;
 
-/// The message node of a [`crate::DomainServer`], as a test or an operator sees it. Cloning is cheap.
+/// The message node of a [`crate::DomainServer`], for tests and operators. Cloning is cheap.
 ///
-/// What it does is what the Vert.x message node of the reTHINK project does, except that
-/// * a runtime's session is found by its URL and token exactly, never by the beginning of the URL;
-/// * nobody can send from an address of another session, nor release, register or update one (403, `Message blocked by policy`);
-/// * whoever sends to an address that nobody has gets 404, one whose owner is not connected 503, and one whose owner reads too slowly 429;
-///   responses and updates, which are publications, are dropped without an answer;
-/// * everything has a limit ([`Limits`]), and sessions without a connection expire.
+/// The node behaves like the Vert.x message node of the reTHINK project, with these exceptions:
+/// * A runtime's session is found by its exact URL and token, never by the beginning of the URL.
+/// * A client cannot send from an address of another session, nor release, register or update one
+///   (403, `Message blocked by policy`).
+/// * A message to an unknown address is answered with 404. The answer is 503 if the address's owner
+///   is not connected, and 429 if the owner reads too slowly. Responses and updates, which are
+///   publications, are dropped without an answer.
+/// * Everything has a limit ([`Limits`]), and sessions without a connection expire.
 #[derive(Clone)]
 pub struct MessageNode {
     state: Arc<Mutex<State>>,
@@ -41,7 +43,7 @@ pub struct MessageNode {
     limits: Arc<Limits>,
 }
 
-/// What a message node has to do.
+/// Counts of a message node's state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeCounts {
@@ -51,13 +53,13 @@ pub struct NodeCounts {
     pub sessions: usize,
     /// Sessions that have a connection.
     pub connected: usize,
-    /// Addresses that sessions have, besides their runtimes' URLs.
+    /// Addresses of the sessions, without their runtimes' URLs.
     pub addresses: usize,
-    /// Addresses that somebody is subscribed to.
+    /// Addresses with subscribers.
     pub topics: usize,
     /// Entries of the registry.
     pub registrations: usize,
-    /// Messages that could not be delivered, since the start.
+    /// Messages since the start that could not be delivered.
     pub undelivered: u64,
 }
 
@@ -67,11 +69,11 @@ pub struct NodeCounts {
 pub struct NodeSession {
     /// The URL of the runtime that opened it.
     pub runtime: Address,
-    /// Whether it has a connection.
+    /// `true` if the session has a connection.
     pub connected: bool,
-    /// What it has, sorted.
+    /// The session's addresses, sorted.
     pub addresses: Vec<Address>,
-    /// What it is subscribed to, sorted.
+    /// The session's subscriptions, sorted.
     pub subscriptions: Vec<Address>,
 }
 
@@ -84,13 +86,13 @@ impl MessageNode {
         }
     }
 
-    /// What it has to do, and a way to wait until that changes.
+    /// Returns the node's counts, and allows to wait for changes of them.
     #[must_use]
     pub fn counts(&self) -> watch::Receiver<NodeCounts> {
         self.counts.subscribe()
     }
 
-    /// Its sessions, in the order of their runtimes' URLs.
+    /// Returns the sessions, in the order of their runtimes' URLs.
     #[must_use]
     pub fn sessions(&self) -> Vec<NodeSession> {
         let state = self.lock();
@@ -113,8 +115,8 @@ impl MessageNode {
         sessions
     }
 
-    /// Ends the connection of the session that this runtime has, and tells whether there was one. The session stays, and can be opened
-    /// again.
+    /// Ends the connection of this runtime's session. Returns `true` if there was one. The session
+    /// stays, and can be re-opened.
     pub fn disconnect(&self, runtime: &Address, ending: Ending) -> bool {
         let state = self.lock();
         let connection = state.runtimes.get(runtime).and_then(|id| state.sessions.get(id)).and_then(|session| session.connection);
@@ -127,17 +129,19 @@ impl MessageNode {
         }
     }
 
-    /// Loses all sessions, addresses, subscriptions and registrations. Connections stay open, but have no session any more.
+    /// Loses all sessions, addresses, subscriptions and registrations. Connections stay open,
+    /// without a session.
     pub fn forget(&self) {
         self.change(|state, _| state.forget());
     }
 
-    /// What it does wrong from now on.
+    /// Sets the node's faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
     }
 
-    /// Serves a client of the Vert.x flavour, or, if it is of the NoMatrix flavour, the runtime with this URL.
+    /// Serves a client of the Vert.x flavour, or, with `nomatrix`, the runtime of this URL in the
+    /// NoMatrix flavour.
     pub(crate) async fn serve(&self, socket: WebSocket, nomatrix: Option<Address>, stop: &CancellationToken) {
         let (client, queue) = Client::new(self.limits.max_queued_messages, self.limits.max_queued_bytes);
         let id = self.change(|state, now| {
@@ -151,8 +155,8 @@ impl MessageNode {
         });
         match id {
             Some(id) => connection::serve(self, id, client, queue, socket, &self.limits, stop).await,
-            // Dropped, and with it the connection.
-            None => tracing::warn!(limit = self.limits.max_connections, "a connection too many"),
+            // Dropping the socket closes the connection.
+            None => tracing::warn!(limit = self.limits.max_connections, "refused a connection: the limit is reached"),
         }
     }
 
@@ -172,7 +176,7 @@ impl MessageNode {
         self.change(|state, now| state.disconnected(id, now));
     }
 
-    /// The one way to the state for what changes it.
+    /// Changes the state. All changes go through this function.
     fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.lock();
         let outcome = change(&mut state, Instant::now());
@@ -185,7 +189,7 @@ impl MessageNode {
             registrations: state.registrations(),
             undelivered: state.undelivered,
         };
-        // Within the lock, so that the counts change in the order of the state.
+        // The lock is still held, so the counts change in the order of the state.
         self.counts.send_if_modified(|current| std::mem::replace(current, counts) != counts);
         outcome
     }

@@ -1,4 +1,4 @@
-//! `domain://registry.<domain>`: which user's hyperties and data objects are where. In memory.
+//! `domain://registry.<domain>`: the locations of users' hyperties and data objects, in memory.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use super::{
     wire::Frame,
 };
 
-/// How long a registration holds that does not say so itself.
+/// Lifetime of a registration that states none.
 const DEFAULT_EXPIRES: Duration = Duration::from_secs(3600);
-/// How long one may hold without being kept alive.
+/// Maximum lifetime of a registration without a keep-alive.
 const MAX_EXPIRES: Duration = Duration::from_secs(24 * 3600);
-/// How many entries an answer lists, the latest first.
+/// Maximum number of entries in an answer, the latest first.
 const MAX_RESULTS: usize = 100;
 
 /// The code and description of an error answer.
 type RegistryError = (u16, String);
 
-/// What a change of an entry changed.
+/// The changed part of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Status,
-    /// Anything but the status.
+    /// Any part but the status.
     Other,
 }
 
@@ -84,7 +84,8 @@ impl State {
         Ok(json!({ "code": 200 }))
     }
 
-    /// By the URL of the entry, or the user's with `criteria`; the forms with a leading slash name the kind of object too.
+    /// Looks up entries, by their URL or by user with `criteria`. The forms with a leading slash
+    /// also name the kind of object.
     fn look_up(&self, body: &Map<String, Value>, to: &Address) -> Value {
         let not_found = || json!({ "code": 404, "desc": "Not Found", "description": "Not Found" });
         let unavailable = |value: Value| json!({ "code": 408, "desc": "Temporarily Unavailable", "description": "Temporarily Unavailable", "value": value });
@@ -122,7 +123,8 @@ impl State {
         if some_available { json!({ "code": 200, "value": value }) } else { unavailable(value) }
     }
 
-    /// A new status, another attribute, or nothing but a keep-alive: of one entry, or, without `resource`, of all that the session has.
+    /// Updates one entry, or without `resource` all entries of the session: sets a status or
+    /// another attribute, or only keeps them alive.
     fn update_registration(
         &mut self,
         session: SessionId,
@@ -143,7 +145,7 @@ impl State {
                 (Some(attribute), Some(value)) => {
                     changed.insert(attribute.to_owned(), value.clone());
                 }
-                // Kept alive, so it is alive.
+                // A keep-alive makes the entry live.
                 _ => {
                     changed.insert("status".to_owned(), "live".into());
                 }
@@ -181,7 +183,7 @@ impl State {
         }
     }
 
-    /// Makes sure that the address is the session's, or nobody's.
+    /// Claims the address for the session. Fails if another session has it.
     fn own(&mut self, session: SessionId, url: &Address) -> Result<(), RegistryError> {
         if matches!(url.scheme(), "domain" | "global" | "mn") {
             return Err((403, "Message blocked by policy".into()));
@@ -200,7 +202,7 @@ impl State {
         Ok(())
     }
 
-    /// Those of a session that has ended are disconnected.
+    /// Sets the registrations of a session that has ended to disconnected.
     pub(super) fn registry_session_ended(&mut self, session: SessionId, now: Instant) {
         let own: Vec<_> =
             self.registry.entries.iter().filter(|(_, entry)| entry.owner == Some(session)).map(|(url, _)| url.clone()).collect();
@@ -213,7 +215,8 @@ impl State {
         }
     }
 
-    /// What nobody keeps alive is disconnected, and after as long again forgotten.
+    /// Sets registrations without a keep-alive to disconnected. After the same time again, removes
+    /// them.
     pub(super) fn expire_registrations(&mut self, now: Instant) {
         let over: Vec<_> =
             self.registry.entries.iter().filter(|(_, entry)| entry.until <= now).map(|(url, _)| url.clone()).collect();
@@ -239,7 +242,8 @@ impl State {
         }
     }
 
-    /// Stamps an entry that was changed, and tells the subscribers of `<url>/registration` if its status is another one.
+    /// Stamps a changed entry. Publishes a changed status to the subscribers of
+    /// `<url>/registration`.
     fn changed(&mut self, url: &Address, change: Change) {
         self.registry.changes += 1;
         let changes = self.registry.changes;
@@ -261,24 +265,25 @@ impl State {
         }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(super) fn registrations(&self) -> usize {
         self.registry.entries.len()
     }
 }
 
-/// What a `resource` names.
+/// The parsed `resource` of a request.
 struct Query<'a> {
     /// The entry with this URL.
     url: Option<Address>,
     /// The entries of this user.
     user: &'a str,
-    /// Those whose URL has this scheme, or, for `dataobject`, any but `hyperty`.
+    /// Entries whose URL has this scheme or, for `dataobject`, any scheme but `hyperty`.
     scheme: Option<&'a str>,
 }
 
 impl<'a> Query<'a> {
-    /// Reads `<url>`, `<user url>`, `/<kind>/user/<user>`, `/<kind>/url/<url>`, `/<kind>/<url>` and `/<scheme>/<identifier>`.
+    /// Parses `<url>`, `<user url>`, `/<kind>/user/<user>`, `/<kind>/url/<url>`, `/<kind>/<url>`
+    /// and `/<scheme>/<identifier>`.
     fn parse(resource: &'a str, to: &Address) -> Self {
         let Some((kind, rest)) = resource.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
             return Self { url: Address::parse(resource).ok(), user: resource, scheme: None };

@@ -1,4 +1,4 @@
-//! The entries of the domain's registry. In memory.
+//! The entries of the domain's registry, in memory.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,16 +12,16 @@ use super::ids::SessionId;
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(super) entries: HashMap<Address, Entry>,
-    /// Counts the changes, for the order of answers and the ids of publications.
+    /// Number of changes. It gives the order of answers and the ids of publications.
     pub(super) changes: u64,
 }
 
 pub(super) struct Entry {
-    /// Whose it is; none if that session has ended.
+    /// The session that owns the entry. `None` if that session has ended.
     pub(super) owner: Option<SessionId>,
-    /// The RegistryDataObject as it was registered, with `status` and `lastModified` of the registry.
+    /// The RegistryDataObject as registered, with the registry's `status` and `lastModified`.
     pub(super) value: Map<String, Value>,
-    /// While it stays without a keep-alive.
+    /// Lifetime of the entry without a keep-alive.
     pub(super) expires: Duration,
     pub(super) until: Instant,
     pub(super) changed: u64,
@@ -36,7 +36,7 @@ impl Entry {
         !matches!(self.status(), "disconnected" | "dead")
     }
 
-    /// Whether each of the names is listed in the member.
+    /// Returns `true` if the member lists each of the names.
     pub(super) fn has_all(&self, member: &str, names: Option<&Value>) -> bool {
         let Some(names) = names.and_then(Value::as_array) else { return true };
         let has = self.value.get(member).and_then(Value::as_array);

@@ -53,7 +53,8 @@ impl State {
         }
     }
 
-    /// The NoMatrix flavour's session, which comes with the connection; a new connection of the same runtime takes it over.
+    /// Opens a session of the NoMatrix flavour, which comes with the connection. A new connection
+    /// of the same runtime takes the session over.
     pub(super) fn open_nomatrix_session(
         &mut self,
         connection: ConnectionId,

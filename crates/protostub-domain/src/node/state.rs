@@ -1,4 +1,5 @@
-//! Who is connected, who has which address, and who subscribed to what. No I/O, and no clock of its own.
+//! The node's state: connections, addresses and subscriptions. Does no I/O, and has no clock of its
+//! own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,9 +16,9 @@ use super::{
 };
 use crate::Limits;
 
-/// Everything that the node remembers.
+/// The whole state of the node.
 pub(crate) struct State {
-    /// The names of the domain; the first is the one for what the node makes up itself.
+    /// The names of the domain. The node creates its own addresses with the first one.
     pub(super) names: Vec<Domain>,
     pub(super) limits: Limits,
     pub(super) faults: Faults,
@@ -40,22 +41,24 @@ pub(crate) struct Connection {
 
 pub(crate) struct Session {
     pub(super) runtime: Address,
-    /// None in the NoMatrix flavour, whose sessions a new connection takes over without one.
+    /// The token for re-opening. `None` in the NoMatrix flavour, where a new connection takes the
+    /// session over without a token.
     pub(super) token: Option<String>,
     pub(super) connection: Option<ConnectionId>,
-    /// When it lost its connection.
+    /// Time at which the session lost its connection.
     disconnected: Option<Instant>,
-    /// What it was allocated, under which key, and what was learned from what it sent.
+    /// The session's addresses: allocated ones, with the key of their block, and ones learned from
+    /// its messages.
     pub(super) addresses: HashMap<Address, Option<String>>,
     pub(super) topics: HashSet<Address>,
 }
 
-/// Why an address cannot be had.
+/// Failure to claim an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClaimError {
-    /// Somebody else has it.
+    /// Another session has the address.
     Taken,
-    /// The session has as many as it may have.
+    /// The session has reached its limit of addresses.
     TooMany,
 }
 
@@ -76,7 +79,7 @@ impl State {
         }
     }
 
-    /// A new connection, if there is room for one.
+    /// Adds a connection. Returns `None` if the limit is reached.
     pub(crate) fn connect(&mut self, client: Client, now: Instant) -> Option<ConnectionId> {
         if self.connections.len() >= self.limits.max_connections {
             return None;
@@ -86,7 +89,7 @@ impl State {
         Some(id)
     }
 
-    /// The connection is no more; its session waits to be opened again.
+    /// Removes a connection. Its session waits to be re-opened.
     pub(crate) fn disconnected(&mut self, id: ConnectionId, now: Instant) {
         let Some(session) = self.connections.remove(&id).and_then(|connection| connection.session) else { return };
         if let Some(session) = self.sessions.get_mut(&session)
@@ -97,7 +100,7 @@ impl State {
         }
     }
 
-    /// Takes what a client sent, and passes it on or answers it.
+    /// Handles a message of a client: passes it on, or answers it.
     pub(crate) fn receive(&mut self, from: ConnectionId, text: Utf8Bytes, now: Instant) {
         match Input::parse(text) {
             Ok(Input::Message(frame)) => self.take(from, &frame, now),
@@ -133,7 +136,8 @@ impl State {
         }
     }
 
-    /// To the node's own functions, to whoever has the address, to the subscribers, to the runtime that the address is below, in this order.
+    /// Delivers a message to the first match: the node's own functions, the owner of the address,
+    /// the subscribers, the runtime whose URL the address is below.
     fn dispatch(&mut self, from: ConnectionId, session: SessionId, frame: &Frame, to: &Address, now: Instant) {
         if let Some((function, domain)) = self.function(to) {
             let answer = match function {
@@ -156,9 +160,9 @@ impl State {
             return;
         }
         match above(to).find_map(|above| self.runtimes.get(above)).copied() {
-            // A runtime's messages to itself have no business here.
+            // A runtime's messages to itself do not belong here.
             Some(owner) if owner != session => self.deliver(from, owner, frame, to),
-            _ => self.undelivered(from, frame, to, 404, "nobody has this address, or subscribed to it"),
+            _ => self.undelivered(from, frame, to, 404, "no client has this address or subscribed to it"),
         }
     }
 
@@ -182,18 +186,19 @@ impl State {
         }
     }
 
-    /// Puts a text into the queue of a session's client, and tells whether it went in.
+    /// Queues a text for a session's client. Returns `true` on success.
     pub(super) fn hand_over(&self, session: SessionId, text: Utf8Bytes) -> bool {
         let connection = self.sessions.get(&session).and_then(|session| session.connection);
         connection.and_then(|id| self.connections.get(&id)).is_some_and(|connection| connection.client.push(text))
     }
 
-    /// Answers a client. One whose queue is full of answers does not read them, and is disconnected.
+    /// Answers a client. A client whose queue is full does not read its answers, and is
+    /// disconnected.
     pub(super) fn answer(&self, to: ConnectionId, text: Utf8Bytes) {
         if let Some(connection) = self.connections.get(&to)
             && !connection.client.push(text)
         {
-            connection.client.end(Ending::with(1013, "answers are not read"));
+            connection.client.end(Ending::with(1013, "the client does not read its answers"));
         }
     }
 
@@ -201,8 +206,9 @@ impl State {
         self.connections.get(&connection)?.session
     }
 
-    /// Whether the session may send from this address; if nobody has it, the session has it from now on. What comes as the answer to a
-    /// publication is from an address that its sender need not have.
+    /// Checks that the session may send from this address. An address without an owner is claimed
+    /// for the session. The sender of a response need not own its address: it may answer a
+    /// publication.
     fn learn(&mut self, session: SessionId, frame: &Frame) -> Result<(), ClaimError> {
         let from = &frame.from;
         if matches!(from.scheme(), "domain" | "global" | "mn") {
@@ -217,7 +223,7 @@ impl State {
         }
     }
 
-    /// Gives an address to a session.
+    /// Claims an address for a session.
     pub(super) fn claim(&mut self, id: SessionId, address: &Address, key: Option<String>) -> Result<(), ClaimError> {
         match self.owner(address) {
             Some(owner) if owner != id => return Err(ClaimError::Taken),
@@ -232,13 +238,13 @@ impl State {
         Ok(())
     }
 
-    /// Who has the address, or one above it.
+    /// Returns the owner of the address, or of an address above it.
     pub(super) fn owner(&self, address: &Address) -> Option<SessionId> {
         let of = |text: &str| self.owners.get(text).or_else(|| self.runtimes.get(text)).copied();
         of(address.as_str()).or_else(|| above(address).find_map(of))
     }
 
-    /// Which of the node's functions has this address, under which of the domain's names.
+    /// Returns the node's function at this address, and the domain name in the address.
     fn function(&self, to: &Address) -> Option<(Function, Domain)> {
         if to.scheme() != "domain" {
             return None;
@@ -257,7 +263,7 @@ impl State {
         Some((function, domain.clone()))
     }
 
-    /// Opens a session, in the place of one that the same runtime had before.
+    /// Opens a session. Replaces an earlier session of the same runtime.
     pub(super) fn open_session(
         &mut self,
         connection: ConnectionId,
@@ -266,7 +272,7 @@ impl State {
         now: Instant,
     ) -> Result<(), &'static str> {
         if let Some(earlier) = self.session_of(connection) {
-            // The connection stays: its client starts anew.
+            // The connection stays: its client starts again.
             self.remove_session(earlier, now);
         }
         if let Some(earlier) = self.runtimes.get(runtime).copied() {
@@ -293,7 +299,7 @@ impl State {
         Ok(())
     }
 
-    /// Makes this the connection of that session; the one that it had before ends.
+    /// Binds the connection to the session. The session's earlier connection ends.
     pub(super) fn bind(&mut self, connection: ConnectionId, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.disconnected = None;
@@ -308,7 +314,7 @@ impl State {
         }
     }
 
-    /// Forgets a session, with its addresses and subscriptions, and ends its connection.
+    /// Removes a session, with its addresses and subscriptions, and ends its connection.
     pub(super) fn end_session(&mut self, id: SessionId, ending: Ending, now: Instant) {
         let connection = self.sessions.get(&id).and_then(|session| session.connection);
         self.remove_session(id, now);
@@ -341,7 +347,8 @@ impl State {
         }
     }
 
-    /// Ends what has waited too long: sessions without a connection, connections without a session, and registrations.
+    /// Ends everything that has expired: sessions without a connection, connections without a
+    /// session, and registrations.
     pub(crate) fn expire(&mut self, now: Instant) {
         let linger = self.limits.session_linger;
         let is_over = |since: Instant| now.saturating_duration_since(since) >= linger;
@@ -357,7 +364,7 @@ impl State {
         self.expire_registrations(now);
     }
 
-    /// Loses everything but the connections, as a server that starts anew.
+    /// Loses everything but the connections, like a server that restarts.
     pub(crate) fn forget(&mut self) {
         self.sessions.clear();
         self.runtimes.clear();
@@ -379,11 +386,11 @@ enum Function {
     Allocation,
     Subscription,
     Registry,
-    /// Of the message node, but nothing that it knows.
+    /// An address of the message node without a function.
     Unknown,
 }
 
-/// The addresses above this one, the nearest first, as long as they have a path.
+/// Returns the addresses above this one that have a path, the nearest first.
 fn above(address: &Address) -> impl Iterator<Item = &str> {
     let text = address.as_str();
     let authority_end = text.len() - address.path().len();

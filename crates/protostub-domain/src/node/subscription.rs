@@ -1,4 +1,4 @@
-//! `domain://msg-node.<domain>/sm`: who gets what is sent to an address that nobody has.
+//! `domain://msg-node.<domain>/sm`: subscriptions to addresses without an owner.
 
 use axum::extract::ws::Utf8Bytes;
 use protostub_types::Address;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{ids::SessionId, state::State, wire::Frame};
 
 impl State {
-    /// Answers `subscribe` and `unsubscribe`: all of the addresses, or none.
+    /// Answers `subscribe` and `unsubscribe`: for all of the addresses, or none.
     pub(super) fn subscribe(&mut self, session: SessionId, frame: &Frame, to: &Address) -> Utf8Bytes {
         let outcome = match frame.kind.as_str() {
             kind @ ("subscribe" | "unsubscribe") => topics(frame).and_then(|topics| {
@@ -47,7 +47,8 @@ impl State {
     }
 }
 
-/// What `body.resources` or, in older runtimes, `body.subscribe` lists. The older `unsubscribe` messages have `body.unsubscribe`.
+/// Returns the addresses in `body.resources`, or in `body.subscribe` of older runtimes. Older
+/// `unsubscribe` messages have `body.unsubscribe`.
 fn topics(frame: &Frame) -> Result<Vec<Address>, (u16, String)> {
     let body = frame.body();
     let older = body.get("subscribe").or_else(|| (frame.kind == "unsubscribe").then(|| body.get("unsubscribe")).flatten());
@@ -65,7 +66,7 @@ fn topics(frame: &Frame) -> Result<Vec<Address>, (u16, String)> {
     listed
         .iter()
         .map(|topic| {
-            let topic = topic.as_str().ok_or((500, "Field 'body.resources' lists something that is no text".to_owned()))?;
+            let topic = topic.as_str().ok_or((500, "Field 'body.resources' lists an item that is not a text".to_owned()))?;
             Address::parse(topic).map_err(|error| (500, format!("Field 'body.resources': {error}")))
         })
         .collect()

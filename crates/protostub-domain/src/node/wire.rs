@@ -1,4 +1,4 @@
-//! What stands in a frame: one message as JSON text, or one of the NoMatrix flavour's commands.
+//! The content of a frame: one message as JSON text, or one of the NoMatrix flavour's commands.
 
 use std::collections::BTreeMap;
 
@@ -12,30 +12,32 @@ use serde_json::{
 
 /// The address that opens and closes sessions.
 pub(super) const SESSION_ADDRESS: &str = "mn:/session";
-/// How many addresses the `to` of one message may list: as many answers as it may get have to find room in its sender's queue.
+/// Maximum number of addresses in the `to` of one message. The sender's queue must have room for as
+/// many answers.
 const MAX_RECEIVERS: usize = 64;
-/// How long the copies for the receivers of one message may be together, in bytes: a frame must not become a flood.
+/// Maximum length of the copies for the receivers of one message together, in bytes. It keeps one
+/// frame from causing a flood.
 const MAX_COPIES_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a client sent.
+/// A parsed frame of a client.
 pub(crate) enum Input {
     Message(Box<Frame>),
-    /// `{"cmd":"disconnect"}`: the client is about to leave.
+    /// `{"cmd":"disconnect"}`: the client is about to disconnect.
     Disconnect,
 }
 
-/// A message that names who sent it and who is to get it. Its text is handed on as it came.
+/// A message with its sender and its receivers. Its text is passed on verbatim.
 pub(crate) struct Frame {
     text: Utf8Bytes,
-    /// A number or a text; answers repeat it as it came.
+    /// A number or a text. Answers repeat it verbatim.
     pub(crate) id: Value,
-    /// In lower case.
+    /// The type, in lower case.
     pub(crate) kind: String,
     pub(crate) from: Address,
     pub(crate) to: Vec<Address>,
 }
 
-/// Why a text is no message, as the Vert.x message node puts it.
+/// A text that is not a message, with the error that the Vert.x message node gives for it.
 pub(crate) struct Invalid {
     id: Value,
     to: Option<String>,
@@ -70,7 +72,7 @@ struct WireBody {
 impl Input {
     pub(crate) fn parse(text: Utf8Bytes) -> Result<Self, Box<Invalid>> {
         let wire: Wire<'_> = serde_json::from_str(text.as_str()).map_err(|error| {
-            let description = format!("the text is no message: {error}");
+            let description = format!("the text is not a message: {error}");
             Box::new(Invalid { id: Value::Null, to: None, component: "mn:/pipeline", description })
         })?;
         if wire.cmd.as_deref() == Some("disconnect") {
@@ -90,10 +92,13 @@ impl Input {
             OneOrMany::Many(to) => to,
         };
         if to.is_empty() || to.len() > MAX_RECEIVERS {
-            return Err(invalid(format!("Field 'to' has {} addresses; 1 to {MAX_RECEIVERS} are possible", to.len())));
+            return Err(invalid(format!("Field 'to' has {} addresses; use 1 to {MAX_RECEIVERS}", to.len())));
         }
         if to.len() > 1 && to.len().saturating_mul(text.as_str().len()) > MAX_COPIES_BYTES {
-            return Err(invalid(format!("Field 'to' has {} addresses, too many for a message of this length", to.len())));
+            return Err(invalid(format!(
+                "Field 'to' has {} addresses, which is too many for a message of this length",
+                to.len()
+            )));
         }
         let address = |text: &str| Address::parse(text).map_err(|error| invalid(error.to_string()));
         let (from, to) = (address(from)?, to.iter().map(|to| address(to)).collect::<Result<_, _>>()?);
@@ -115,7 +120,7 @@ impl Invalid {
 }
 
 impl Frame {
-    /// The body; empty if there is none.
+    /// Returns the body. Empty if the message has none.
     pub(crate) fn body(&self) -> Map<String, Value> {
         match serde_json::from_str::<WireBody>(self.text.as_str()) {
             Ok(WireBody { body: Some(Value::Object(body)) }) => body,
@@ -123,33 +128,35 @@ impl Frame {
         }
     }
 
-    /// The text for one of the receivers.
+    /// Returns the text for one of the receivers.
     pub(crate) fn text_for(&self, to: &Address) -> Utf8Bytes {
         if self.to.len() == 1 {
             return self.text.clone();
         }
-        // The other members stay as text: a body may have numbers and a depth that no tree holds.
+        // The other members stay as text: a body may have numbers and a depth that no tree can
+        // hold.
         let single = || {
             let to = to_raw_value(to.as_str())?;
             let mut message = serde_json::from_str::<BTreeMap<String, &RawValue>>(self.text.as_str())?;
             message.insert("to".into(), &to);
             serde_json::to_string(&message)
         };
-        // It was parsed before; should it ever not be, the receiver gets what the sender wrote.
+        // The text was parsed before. If parsing fails here, the receiver gets the sender's text.
         single().map_or_else(|_| self.text.clone(), Utf8Bytes::from)
     }
 
-    /// Whether its sender waits for an answer, as far as its type tells. Updates are publications, which may have no subscriber.
+    /// Returns `true` if the sender waits for an answer, judged by the type. Updates are
+    /// publications, which may have no subscriber.
     pub(crate) fn wants_answer(&self) -> bool {
         !matches!(self.kind.as_str(), "response" | "update")
     }
 
-    /// The response from `from`, with this body.
+    /// Returns the response from `from` with this body.
     pub(crate) fn response(&self, from: &str, body: Value) -> Utf8Bytes {
         json!({ "id": self.id, "type": "response", "from": from, "to": self.from.as_str(), "body": body }).to_string().into()
     }
 
-    /// The response from `from` that tells what is wrong. Its text stands under both names that are read in the wild.
+    /// Returns an error response from `from`. The text is in both members that clients read.
     pub(crate) fn error(&self, from: &str, code: u16, description: &str) -> Utf8Bytes {
         self.response(from, json!({ "code": code, "desc": description, "description": description }))
     }

@@ -1,4 +1,4 @@
-//! C4–C6 and the upstream suites for hyperty and object allocation.
+//! Conformance cases C4 to C6, and the upstream suites for hyperty and object allocation.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,8 @@ async fn allocated(client: &mut Client, function: &str, body: Value) -> Vec<Stri
     serde_json::from_value(answer["value"]["allocated"].clone()).unwrap()
 }
 
-/// Whether the address is somebody's: a message to it comes back to its owner, who is the sender.
+/// Returns `true` if the client owns the address: a message to it comes back to its owner, who is
+/// the sender.
 async fn is_allocated(client: &mut Client, address: &str) -> bool {
     client.send(json!({ "id": 99, "type": "ping", "from": client.runtime, "to": address })).await;
     match client.next().await["type"].as_str() {
@@ -21,7 +22,7 @@ async fn is_allocated(client: &mut Client, address: &str) -> bool {
 }
 
 #[tokio::test]
-async fn addresses_are_allocated_and_released_one_by_one_and_in_blocks() {
+async fn addresses_are_allocated_and_released_in_any_number() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     for function in ["address-allocation", "hyperty-address-allocation"] {
@@ -41,14 +42,14 @@ async fn addresses_are_allocated_and_released_one_by_one_and_in_blocks() {
 }
 
 #[tokio::test]
-async fn a_block_has_a_key() {
+async fn block_is_allocated_and_released_by_its_key() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let wanted = json!({ "value": { "number": 3, "allocationKey": "all of mine" } });
     let block = allocated(&mut client, "address-allocation", wanted.clone()).await;
     let (first, again) = (block.clone(), allocated(&mut client, "address-allocation", wanted).await);
     assert_eq!(again.len(), 3);
-    assert!(again.iter().all(|address| first.contains(address)), "a block that is asked for again is the same");
+    assert!(again.iter().all(|address| first.contains(address)), "the second request returns the same block");
     let other = allocated(&mut client, "address-allocation", json!({ "value": { "number": 1, "allocationKey": "other" } })).await;
     let answer = client.ask_node("delete", "address-allocation", json!({ "resource": "all of mine" })).await;
     assert_eq!(answer["code"], 200);
@@ -69,11 +70,11 @@ async fn objects_get_addresses_of_their_scheme() {
             "{addresses:?}"
         );
     }
-    assert_eq!(allocated(&mut client, "address-allocation", json!({})).await.len(), 5, "as many as nobody asked for");
+    assert_eq!(allocated(&mut client, "address-allocation", json!({})).await.len(), 5, "the default number of addresses");
 }
 
 #[tokio::test]
-async fn what_cannot_be_allocated_or_released_is_answered() {
+async fn invalid_allocation_or_release_is_answered() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let mut check = async |kind: &str, body: Value, code: u16| {
@@ -95,5 +96,5 @@ async fn what_cannot_be_allocated_or_released_is_answered() {
     let address = client.allocate().await;
     let answer = other.ask_node("delete", "address-allocation", json!({ "resource": address })).await;
     assert_eq!(answer["code"], 200);
-    assert!(is_allocated(&mut client, &address).await, "what is not the session's stays");
+    assert!(is_allocated(&mut client, &address).await, "an address of another session stays");
 }

@@ -29,7 +29,8 @@ fn folder() -> TempDir {
 }
 
 fn client() -> reqwest::Client {
-    // The client wants one, although nothing here is encrypted. Another test may have been faster.
+    // The client needs a crypto provider, although nothing here is encrypted. Another test may have
+    // installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
@@ -46,7 +47,7 @@ async fn json(server: &DomainServer, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_descriptor_is_completed() {
+async fn descriptor_is_completed() {
     let folder = folder();
     let server = DomainServer::builder().folder(folder.path()).default_stub("message-node").start().await.unwrap();
     assert_eq!(json(&server, "").await, json!(["protostub", "protocolstub", "sourcepackage"]));
@@ -82,7 +83,7 @@ async fn a_descriptor_is_completed() {
 }
 
 #[tokio::test]
-async fn single_fields_are_told() {
+async fn single_fields_are_served() {
     let folder = folder();
     let server = DomainServer::builder().folder(folder.path()).start().await.unwrap();
     for (path, expected) in [
@@ -99,7 +100,7 @@ async fn single_fields_are_told() {
 }
 
 #[tokio::test]
-async fn the_component_is_handed_out_whole_and_in_part() {
+async fn component_is_served_whole_and_in_part() {
     let folder = folder();
     let server = DomainServer::builder().folder(folder.path()).start().await.unwrap();
     let response = get(&server, "/sourcepackage/echo").await;
@@ -125,7 +126,7 @@ async fn the_component_is_handed_out_whole_and_in_part() {
 }
 
 #[tokio::test]
-async fn what_has_not_changed_is_not_sent_again() {
+async fn unchanged_content_is_not_sent_again() {
     let folder = folder();
     let server = DomainServer::builder().folder(folder.path()).start().await.unwrap();
     for path in ["/protostub/echo", "/protostub/echo/version", "/sourcepackage/echo"] {
@@ -144,7 +145,7 @@ async fn what_has_not_changed_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_component_can_be_inline_or_elsewhere() {
+async fn component_can_be_inline_or_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "inline", r#"{"version":"1","sourcePackageURL":"/sourcePackage"}"#);
     put(folder.path(), "elsewhere", r#"{"version":"1","sourcePackageURL":"https://cdn.example/x.wasm","sha256":"0"}"#);
@@ -158,7 +159,7 @@ async fn a_component_can_be_inline_or_elsewhere() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told() {
+async fn missing_content_is_answered_with_the_reason() {
     let folder = folder();
     fs::create_dir(folder.path().join("half")).unwrap();
     fs::write(folder.path().join("half/descriptor.json"), r#"{"version":"1"}"#).unwrap();
@@ -167,10 +168,14 @@ async fn what_is_not_there_is_told() {
     fs::write(folder.path().join("secret.json"), "secret").unwrap();
     let server = DomainServer::builder().folder(folder.path()).start().await.unwrap();
     for (path, status, text) in [
-        ("/protostub/none", 404, "there is no protocol stub `none` here; there are: broken, echo, half, message-node, stale"),
-        ("/protostub/default", 404, "no protocol stub is the default one here"),
-        ("/protostub/half", 404, "the protocol stub `half` has no component.wasm"),
-        ("/protostub/broken", 500, "the descriptor of the protocol stub `broken` is no JSON object"),
+        (
+            "/protostub/none",
+            404,
+            "there is no protocol stub `none` here; the folder has: broken, echo, half, message-node, stale",
+        ),
+        ("/protostub/default", 404, "there is no default protocol stub here"),
+        ("/protostub/half", 404, "the protocol stub `half` has no file component.wasm"),
+        ("/protostub/broken", 500, "the descriptor of the protocol stub `broken` is not a JSON object"),
         ("/protostub/echo/nothing", 404, "no such field"),
         ("/sourcepackage/none", 404, "there is no protocol stub `none`"),
         ("/protostub/..%2f..%2fsecret.json", 404, "there is"),
@@ -188,7 +193,7 @@ async fn what_is_not_there_is_told() {
 }
 
 #[tokio::test]
-async fn the_authority_is_the_one_that_was_asked_if_it_is_the_servers() {
+async fn descriptor_has_the_authority_that_the_client_used() {
     let folder = folder();
     let check = async |server: &DomainServer, host: &str, expected: &str| {
         let url = format!("http://{}/.well-known/protostub/message-node", server.address());
@@ -207,7 +212,7 @@ async fn the_authority_is_the_one_that_was_asked_if_it_is_the_servers() {
 }
 
 #[tokio::test]
-async fn other_ways_in_are_closed() {
+async fn invalid_paths_and_connects_are_refused() {
     let server = DomainServer::builder().start().await.unwrap();
     let status = async |path: &str| client().get(format!("http://{}{path}", server.authority())).send().await.unwrap().status();
     assert_eq!(status("/").await, StatusCode::OK);

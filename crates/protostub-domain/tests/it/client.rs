@@ -22,14 +22,14 @@ pub(crate) async fn server() -> DomainServer {
     DomainServer::builder().start().await.unwrap()
 }
 
-/// A connection without a session.
+/// Returns a connection without a session.
 pub(crate) async fn connect(server: &DomainServer, runtime: &str) -> Client {
     let url = format!("ws://{}/ws", server.address());
     let (socket, _) = connect_async(url).await.unwrap();
     Client { socket, runtime: runtime.to_owned(), domain: server.domain().to_string() }
 }
 
-/// A client with a session for `runtime://home.example/<name>`, and its token.
+/// Returns a client with a session for `runtime://home.example/<name>`, and the session's token.
 pub(crate) async fn open(server: &DomainServer, name: &str) -> (Client, String) {
     let mut client = connect(server, &format!("runtime://home.example/{name}")).await;
     let runtime = client.runtime.clone();
@@ -55,9 +55,11 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// Takes what the socket has, as it comes.
+    /// Returns the next frame of the socket, unchanged.
     pub(crate) async fn raw(&mut self) -> Option<Result<Message, Error>> {
-        tokio::time::timeout(Duration::from_secs(10), self.socket.next()).await.expect("nothing came in 10 s")
+        tokio::time::timeout(Duration::from_secs(10), self.socket.next())
+            .await
+            .expect("the socket should get a frame within 10 s")
     }
 
     pub(crate) async fn next(&mut self) -> Value {
@@ -70,7 +72,7 @@ impl Client {
         }
     }
 
-    /// The close frame; none if the connection went without one.
+    /// Returns the close frame. `None` if the connection ended without one.
     pub(crate) async fn closed(&mut self) -> Option<Option<CloseFrame>> {
         loop {
             match self.raw().await {
@@ -90,7 +92,7 @@ impl Client {
         answer
     }
 
-    /// The body of the answer to a message from the runtime itself.
+    /// Returns the body of the answer to a message from the runtime itself.
     pub(crate) async fn ask_node(&mut self, kind: &str, function: &str, body: Value) -> Value {
         let to = format!("domain://msg-node.{}/{function}", self.domain);
         let from = self.runtime.clone();
@@ -108,8 +110,8 @@ impl Client {
         body["value"]["allocated"][0].as_str().unwrap().to_owned()
     }
 
-    /// Whether everything that was sent to this client before has come: the node answers in order.
-    pub(crate) async fn nothing_came(&mut self) {
+    /// Asserts that this client has no further message: the node answers in order.
+    pub(crate) async fn assert_no_message(&mut self) {
         self.send(json!({ "id": "fence", "type": "fence", "from": self.runtime, "to": "mn:/session" })).await;
         let answer = self.next().await;
         assert_eq!(answer["id"], "fence", "{answer}");

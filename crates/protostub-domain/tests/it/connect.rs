@@ -1,4 +1,4 @@
-//! C1–C3, C11–C13: sessions.
+//! Conformance cases C1 to C3 and C11 to C13: sessions.
 
 use protostub_domain::{Ending, Faults};
 use protostub_types::Address;
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::client::{connect, open, server};
 
 #[tokio::test]
-async fn a_session_is_opened_and_closed() {
+async fn session_is_opened_and_closed() {
     let server = server().await;
     let mut client = connect(&server, "runtime://home.example/1").await;
     client.send(json!({ "id": 1, "type": "open", "from": client.runtime, "to": "mn:/session" })).await;
@@ -25,7 +25,7 @@ async fn a_session_is_opened_and_closed() {
 }
 
 #[tokio::test]
-async fn a_session_is_opened_again_with_its_token_and_keeps_its_addresses() {
+async fn reopened_session_keeps_its_addresses() {
     let server = server().await;
     let (mut client, token) = open(&server, "1").await;
     let address = client.allocate().await;
@@ -33,7 +33,7 @@ async fn a_session_is_opened_again_with_its_token_and_keeps_its_addresses() {
     assert!(server.node().disconnect(&Address::parse(&client.runtime).unwrap(), Ending::Closed));
     assert_eq!(client.closed().await, Some(None), "a close frame without a code");
 
-    // While nobody is there, the sender hears of it.
+    // While the client is disconnected, the sender gets an error.
     server.node().counts().wait_for(|counts| counts.connected == 1).await.unwrap();
     let answer = other.ask(json!({ "id": 3, "type": "read", "from": other.runtime, "to": address })).await;
     assert_eq!(answer["body"]["code"], 503, "{answer}");
@@ -47,7 +47,7 @@ async fn a_session_is_opened_again_with_its_token_and_keeps_its_addresses() {
 }
 
 #[tokio::test]
-async fn a_session_is_opened_again_with_its_own_token_only() {
+async fn session_is_not_reopened_with_another_token() {
     let server = server().await;
     let (_client, token) = open(&server, "alice1").await;
     let (_longer, _) = open(&server, "alice10").await;
@@ -67,7 +67,7 @@ async fn a_session_is_opened_again_with_its_own_token_only() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_opens_anew_takes_the_place_of_its_earlier_session() {
+async fn second_session_of_a_runtime_replaces_the_first() {
     let server = server().await;
     let (mut earlier, token) = open(&server, "1").await;
     let address = earlier.allocate().await;
@@ -76,13 +76,13 @@ async fn a_runtime_that_opens_anew_takes_the_place_of_its_earlier_session() {
     assert_eq!(earlier.closed().await.unwrap().unwrap().code, 1008.into());
     let answer = later.ask(json!({ "id": 2, "type": "read", "from": later.runtime, "to": address })).await;
     assert_eq!(answer["body"]["code"], 404, "the addresses went with the session");
-    // The same on one connection, which stays.
+    // The same on one connection, which stays open.
     let answer = later.ask(json!({ "id": 3, "type": "open", "from": later.runtime, "to": "mn:/session" })).await;
     assert_eq!(answer["body"]["code"], 200);
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_answered_with_the_original_texts() {
+async fn invalid_message_is_answered_with_the_original_texts() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let mut check = async |text: &str, from: &str, description: &str| {
@@ -101,13 +101,13 @@ async fn what_is_no_message_is_answered_with_the_original_texts() {
     assert_eq!((&answer["id"], &answer["to"]), (&json!(1), &json!("a.example")));
     check(r#"{"id":1,"type":"read","from":"a b","to":"b.example"}"#, validator, "`a b` is not an address").await;
     check(r#"{"id":1,"type":"read","from":"a.example","to":[]}"#, validator, "Field 'to' has 0 addresses").await;
-    check("<html>", "mn:/pipeline", "the text is no message").await;
-    check(&"[".repeat(100_000), "mn:/pipeline", "the text is no message").await;
+    check("<html>", "mn:/pipeline", "the text is not a message").await;
+    check(&"[".repeat(100_000), "mn:/pipeline", "the text is not a message").await;
     check(r#"{"id":1,"type":"ping","from":"a.example","to":"mn:/session"}"#, "mn:/session", "Unrecognized type 'ping'").await;
 }
 
 #[tokio::test]
-async fn nothing_works_without_a_session() {
+async fn message_without_a_session_is_refused() {
     let server = server().await;
     let mut client = connect(&server, "runtime://home.example/1").await;
     client.send(json!({ "id": 1, "type": "read", "from": client.runtime, "to": "hyperty://x.example/1" })).await;
@@ -119,7 +119,7 @@ async fn nothing_works_without_a_session() {
 }
 
 #[tokio::test]
-async fn a_node_can_be_made_to_fail() {
+async fn faults_make_the_node_fail() {
     let server = server().await;
     let mut client = connect(&server, "runtime://home.example/1").await;
     server.node().set_faults(Faults::refusing_open("closed today"));
@@ -127,13 +127,13 @@ async fn a_node_can_be_made_to_fail() {
     assert_eq!((&answer["body"]["code"], &answer["body"]["desc"]), (&json!(500), &json!("closed today")));
     server.node().set_faults(Faults::ignoring_open());
     client.send(json!({ "id": 2, "type": "open", "from": client.runtime, "to": "mn:/session" })).await;
-    client.nothing_came().await;
+    client.assert_no_message().await;
     server.node().set_faults(Faults::default());
     assert!(!server.node().disconnect(&Address::parse(&client.runtime).unwrap(), Ending::Lost));
 }
 
 #[tokio::test]
-async fn a_connection_can_be_lost_in_each_way() {
+async fn connection_ends_in_each_way() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let runtime = Address::parse(&client.runtime).unwrap();

@@ -10,7 +10,7 @@ use tokio_tungstenite::connect_async;
 use crate::client::{connect, open, server};
 
 #[tokio::test]
-async fn a_server_starts_again_with_and_without_its_memory() {
+async fn server_restarts_with_and_without_its_memory() {
     let server = server().await;
     for (memory, code) in [(Memory::Kept, 200), (Memory::Lost, 500)] {
         let (mut client, token) = open(&server, "1").await;
@@ -30,7 +30,7 @@ async fn a_server_starts_again_with_and_without_its_memory() {
 }
 
 #[tokio::test]
-async fn shutdown_says_goodbye() {
+async fn shutdown_sends_a_close_frame() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let reader = tokio::spawn(async move { client.closed().await });
@@ -40,7 +40,7 @@ async fn shutdown_says_goodbye() {
 }
 
 #[tokio::test]
-async fn a_server_has_the_names_that_it_can_be_reached_by() {
+async fn server_has_the_names_of_its_address() {
     let server = server().await;
     let port = server.address().port();
     assert_eq!(server.authority(), format!("127.0.0.1:{port}"));
@@ -57,7 +57,7 @@ async fn a_server_has_the_names_that_it_can_be_reached_by() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_told() {
+async fn start_failure_is_an_error() {
     let running = server().await;
     let error = DomainServer::builder().bind(running.address()).start().await.unwrap_err();
     assert!(matches!(error, DomainServerError::Listen { address, .. } if address == running.address()), "{error}");

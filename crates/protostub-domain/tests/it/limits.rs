@@ -1,4 +1,4 @@
-//! Nothing that a client does grows without bound, or keeps others from theirs.
+//! No client can make the node grow without bound, or impair other clients.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn server(change: impl FnOnce(&mut Limits)) -> DomainServer {
 }
 
 #[tokio::test]
-async fn connections_and_sessions_are_counted() {
+async fn connections_and_sessions_are_limited() {
     let server = server(|limits| {
         limits.max_connections = 3;
         limits.max_sessions = 1;
@@ -37,7 +37,7 @@ async fn connections_and_sessions_are_counted() {
 }
 
 #[tokio::test]
-async fn addresses_and_subscriptions_of_a_session_are_counted() {
+async fn addresses_and_subscriptions_of_a_session_are_limited() {
     let server = server(|limits| {
         limits.max_addresses_per_session = 3;
         limits.max_subscriptions_per_session = 2;
@@ -47,7 +47,7 @@ async fn addresses_and_subscriptions_of_a_session_are_counted() {
     let (mut client, _) = open(&server, "1").await;
     let wanted = json!({ "value": { "number": 4 } });
     assert_eq!(client.ask_node("create", "address-allocation", wanted).await["code"], 429);
-    assert_eq!(server.node().counts().borrow().addresses, 0, "all or none");
+    assert_eq!(server.node().counts().borrow().addresses, 0, "the request allocates all addresses or none");
     for _ in 0..3 {
         client.allocate().await;
     }
@@ -62,14 +62,14 @@ async fn addresses_and_subscriptions_of_a_session_are_counted() {
         let value = json!({ "value": { "url": format!("hyperty://b.example/{name}") } });
         assert_eq!(other.ask_registry("create", value).await["code"], code, "{name}");
     }
-    // What is not live makes room.
+    // An entry that is not live makes room.
     let gone = json!({ "resource": "hyperty://b.example/1", "attribute": "status", "value": "disconnected" });
     assert_eq!(other.ask_registry("update", gone).await["code"], 200);
     assert_eq!(other.ask_registry("create", json!({ "value": { "url": "hyperty://b.example/2" } })).await["code"], 200);
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_long_ends_the_connection() {
+async fn too_long_message_ends_the_connection() {
     let server = server(|limits| limits.max_message_bytes = 1000).await;
     let (mut client, _) = open(&server, "1").await;
     client.send_text(&"x".repeat(2000)).await;
@@ -77,7 +77,7 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_message_to_many_is_not_multiplied_without_bound() {
+async fn copies_of_a_message_are_limited() {
     let server = server(|_| {}).await;
     let (mut client, _) = open(&server, "1").await;
     let to = |count| vec!["hyperty://nobody.example/1"; count];
@@ -87,7 +87,7 @@ async fn a_message_to_many_is_not_multiplied_without_bound() {
     }
     let body = "x".repeat(200_000);
     for (to, description) in
-        [(to(65), "Field 'to' has 65 addresses; 1 to 64 are possible"), (to(64), "Field 'to' has 64 addresses, too many")]
+        [(to(65), "Field 'to' has 65 addresses; use 1 to 64"), (to(64), "Field 'to' has 64 addresses, which is too many")]
     {
         client.send(json!({ "id": 2, "type": "read", "from": client.runtime, "to": to, "body": body })).await;
         let answer = client.next().await;
@@ -96,7 +96,7 @@ async fn a_message_to_many_is_not_multiplied_without_bound() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_costs_the_senders_an_answer_and_nobody_else() {
+async fn client_that_does_not_read_affects_only_its_senders() {
     let server = server(|limits| {
         limits.max_queued_messages = 4;
         limits.write_timeout = Duration::from_secs(60);
@@ -105,7 +105,7 @@ async fn a_client_that_does_not_read_costs_the_senders_an_answer_and_nobody_else
     let (mut slow, _) = open(&server, "slow").await;
     let (mut sender, _) = open(&server, "sender").await;
     let address = slow.allocate().await;
-    // More than the sockets' buffers hold.
+    // The messages are more than the sockets' buffers hold.
     let body = "x".repeat(200_000);
     let mut refused = 0;
     for id in 0..200 {
@@ -120,15 +120,15 @@ async fn a_client_that_does_not_read_costs_the_senders_an_answer_and_nobody_else
             refused += 1;
         }
     }
-    assert!(refused > 0, "everything went somewhere");
+    assert!(refused > 0, "some messages should be refused");
     for _ in refused..200 {
         assert_eq!(slow.next().await["type"], "read");
     }
-    slow.nothing_came().await;
+    slow.assert_no_message().await;
 }
 
 #[tokio::test]
-async fn what_stays_idle_expires() {
+async fn idle_connections_and_sessions_expire() {
     let server = server(|limits| limits.session_linger = Duration::from_millis(10)).await;
     let idle = connect(&server, "runtime://home.example/idle");
     let mut idle = idle.await;
@@ -142,14 +142,14 @@ async fn what_stays_idle_expires() {
 }
 
 #[tokio::test]
-async fn a_silent_client_is_pinged_and_then_given_up() {
+async fn silent_client_is_pinged_and_disconnected() {
     let server = server(|limits| limits.keep_alive = Duration::from_millis(200)).await;
     let (mut client, _) = open(&server, "1").await;
-    // Whoever reads answers pings too, and stays.
+    // A client that reads also answers pings, and stays.
     for _ in 0..5 {
         assert!(client.raw().await.unwrap().unwrap().is_ping());
     }
-    // Whoever does not is given up; the session waits.
+    // A client that does not read is disconnected. Its session waits.
     let mut counts = server.node().counts();
     counts.wait_for(|counts| counts.connected == 0 && counts.sessions == 1).await.unwrap();
 }

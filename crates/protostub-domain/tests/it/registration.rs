@@ -1,4 +1,4 @@
-//! The upstream suite for registration, and what it leaves open.
+//! The upstream suite for registration, and additions to it.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ async fn register(client: &mut Client, url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_registration_is_found_by_user_scheme_resources_and_url() {
+async fn registration_is_found_by_user_scheme_resource_and_url() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let address = client.allocate().await;
@@ -56,7 +56,7 @@ async fn a_registration_is_found_by_user_scheme_resources_and_url() {
 }
 
 #[tokio::test]
-async fn a_status_update_reaches_its_subscribers() {
+async fn status_update_reaches_its_subscribers() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let (mut watcher, _) = open(&server, "2").await;
@@ -66,7 +66,7 @@ async fn a_status_update_reaches_its_subscribers() {
     assert_eq!(watcher.ask_node("subscribe", "sm", json!({ "resources": [topic] })).await["code"], 200);
 
     assert_eq!(client.ask_registry("update", json!({ "resource": address })).await["code"], 200, "a keep-alive");
-    watcher.nothing_came().await;
+    watcher.assert_no_message().await;
     let disconnected = json!({ "resource": address, "value": "disconnected", "attribute": "status" });
     assert_eq!(client.ask_registry("update", disconnected).await["code"], 200);
     let update = watcher.next().await;
@@ -79,8 +79,8 @@ async fn a_status_update_reaches_its_subscribers() {
     assert_eq!(watcher.ask_registry("read", json!({ "resource": USER })).await["code"], 408);
 
     assert_eq!(client.ask_registry("update", json!({ "resource": address })).await["code"], 200);
-    assert_eq!(watcher.next().await["body"]["value"], "live", "who is kept alive is alive");
-    // The form of the specification, which names no entry: all of the runtime's.
+    assert_eq!(watcher.next().await["body"]["value"], "live", "a keep-alive makes the registration live");
+    // The form of the specification names no entry, and means all entries of the runtime.
     let all = json!({ "value": "disconnected", "attribute": "status" });
     assert_eq!(client.ask_registry("update", all).await["code"], 200);
     assert_eq!(watcher.next().await["body"]["value"], "disconnected");
@@ -91,7 +91,7 @@ async fn a_status_update_reaches_its_subscribers() {
 }
 
 #[tokio::test]
-async fn a_registration_is_its_owners() {
+async fn registration_is_changed_by_its_owner_only() {
     let server = server().await;
     let (mut owner, token) = open(&server, "1").await;
     let (mut thief, _) = open(&server, "2").await;
@@ -105,15 +105,15 @@ async fn a_registration_is_its_owners() {
     ] {
         assert_eq!(thief.ask_registry(kind, body).await["code"], 403, "{kind}");
     }
-    assert_eq!(thief.ask_registry("delete", json!({})).await["code"], 200, "all that it has: nothing");
-    // A session that ends takes its registrations off.
+    assert_eq!(thief.ask_registry("delete", json!({})).await["code"], 200, "the session has no registrations");
+    // A session that ends sets its registrations to disconnected.
     owner.send(json!({ "id": 1, "type": "close", "from": format!("{}/{token}", owner.runtime), "to": "mn:/session" })).await;
     owner.closed().await;
     assert_eq!(thief.ask_registry("read", json!({ "resource": address })).await["code"], 408);
 }
 
 #[tokio::test]
-async fn what_cannot_be_registered_is_answered() {
+async fn invalid_registration_is_answered() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let mut check = async |kind: &str, body: Value, code: u16| {

@@ -1,4 +1,4 @@
-//! C7 and the rest: from client to client.
+//! Conformance case C7 and more: messages from client to client.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ async fn hyperties_of_two_runtimes_talk() {
     let (mut first, _) = open(&server, "1").await;
     let (mut second, _) = open(&server, "2").await;
     let alice = first.allocate().await;
-    // Nobody allocated this one: it is learned.
+    // The sender's address is not allocated: the node learns it.
     let ping = json!({ "id": 1, "type": "ping", "from": "hyperty://unknown-url", "to": alice, "body": { "text": "é\u{1F600}" } });
     second.send(ping.clone()).await;
     assert_eq!(first.next().await, ping);
@@ -20,7 +20,7 @@ async fn hyperties_of_two_runtimes_talk() {
 }
 
 #[tokio::test]
-async fn a_text_is_handed_on_as_it_came() {
+async fn message_text_is_passed_on_verbatim() {
     let server = server().await;
     let (mut first, _) = open(&server, "1").await;
     let (mut second, _) = open(&server, "2").await;
@@ -48,7 +48,7 @@ async fn several_receivers_get_a_message_each() {
 }
 
 #[tokio::test]
-async fn who_writes_to_nobody_hears_of_it() {
+async fn message_to_an_unknown_address_is_answered() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let nobody = "hyperty://nobody.example/1";
@@ -57,11 +57,11 @@ async fn who_writes_to_nobody_hears_of_it() {
         assert_eq!(answer["body"]["code"], 404, "{answer}");
         assert_eq!(answer["body"]["desc"], answer["body"]["description"]);
     }
-    // Publications may have no subscriber, and responses nobody who waits.
+    // Publications may have no subscriber, and responses no waiting client.
     for kind in ["update", "response"] {
         client.send(json!({ "id": 3, "type": kind, "from": "hyperty://a.example/1", "to": nobody })).await;
     }
-    client.nothing_came().await;
+    client.assert_no_message().await;
     assert_eq!(server.node().counts().borrow().undelivered, 7);
     let function = format!("domain://msg-node.{}/what", server.domain());
     let answer = client.ask(json!({ "id": 4, "type": "read", "from": "hyperty://a.example/1", "to": function })).await;
@@ -69,7 +69,7 @@ async fn who_writes_to_nobody_hears_of_it() {
 }
 
 #[tokio::test]
-async fn nobody_sends_from_an_address_of_another_session() {
+async fn address_of_another_session_is_refused_as_sender() {
     let server = server().await;
     let (mut owner, _) = open(&server, "1").await;
     let (mut thief, _) = open(&server, "2").await;
@@ -91,7 +91,7 @@ async fn nobody_sends_from_an_address_of_another_session() {
         assert_eq!((&answer["from"], &answer["body"]["code"]), (&json!("mn:/policies"), &json!(403)), "{from}");
         assert_eq!(answer["body"]["desc"], "Message blocked by policy");
     }
-    // A runtime whose URL begins the same is another one.
+    // A runtime whose URL has the same beginning is another one.
     let (mut similar, _) = open(&server, "10").await;
     let answer = similar
         .ask(json!({ "id": 1, "type": "read", "from": "runtime://home.example/10/x", "to": "hyperty://nobody.example/1" }));
@@ -99,7 +99,7 @@ async fn nobody_sends_from_an_address_of_another_session() {
 }
 
 #[tokio::test]
-async fn a_runtime_has_what_is_below_its_url() {
+async fn runtime_gets_messages_below_its_url() {
     let server = server().await;
     let (mut first, _) = open(&server, "1").await;
     let (mut second, _) = open(&server, "2").await;
@@ -121,7 +121,7 @@ async fn clients_of_both_flavours_talk() {
     vertx.send(pong.clone()).await;
     assert_eq!(other.next().await, pong);
 
-    // A new connection takes over what was learned from the earlier one.
+    // A new connection takes over the addresses that were learned from the earlier one.
     let mut again = nomatrix(&server, "2").await;
     assert_eq!(other.closed().await.unwrap().unwrap().code, 1008.into());
     vertx.send(json!({ "id": 2, "type": "read", "from": alice, "to": "hyperty://b.example/bob" })).await;
@@ -130,8 +130,8 @@ async fn clients_of_both_flavours_talk() {
     assert_eq!(again.closed().await.unwrap().unwrap().code, 1000.into());
     server.node().counts().wait_for(|counts| counts.sessions == 1).await.unwrap();
 
-    // A session with a token is not taken over without it.
+    // A session with a token is not taken over without the token.
     let mut thief = nomatrix(&server, "1").await;
     assert_eq!(thief.closed().await.unwrap().unwrap().code, 1008.into());
-    vertx.nothing_came().await;
+    vertx.assert_no_message().await;
 }

@@ -1,11 +1,11 @@
-//! C8 and the upstream suite for subscriptions.
+//! Conformance case C8, and the upstream suite for subscriptions.
 
 use serde_json::{Value, json};
 
 use crate::client::{open, server};
 
 #[tokio::test]
-async fn an_update_reaches_all_subscribers_until_they_unsubscribe() {
+async fn update_reaches_subscribers_until_they_unsubscribe() {
     let server = server().await;
     let (mut reporter, _) = open(&server, "reporter").await;
     let (mut first, _) = open(&server, "1").await;
@@ -21,21 +21,21 @@ async fn an_update_reaches_all_subscribers_until_they_unsubscribe() {
     reporter.send(update.clone()).await;
     assert_eq!(first.next().await, update);
     assert_eq!(second.next().await, update);
-    reporter.nothing_came().await;
+    reporter.assert_no_message().await;
 
     assert_eq!(first.ask_node("unsubscribe", "sm", json!({ "resources": [topic] })).await["code"], 200);
     reporter.send(update.clone()).await;
     assert_eq!(second.next().await, update);
-    first.nothing_came().await;
+    first.assert_no_message().await;
     assert_eq!(second.ask_node("unsubscribe", "sm", json!({ "subscribe": [topic] })).await["code"], 200);
     reporter.send(update).await;
-    reporter.nothing_came().await;
-    second.nothing_came().await;
+    reporter.assert_no_message().await;
+    second.assert_no_message().await;
     assert_eq!(server.node().counts().borrow().topics, 0);
 }
 
 #[tokio::test]
-async fn the_addresses_stand_in_one_of_two_fields() {
+async fn subscription_addresses_are_in_one_of_two_fields() {
     let server = server().await;
     let (mut client, _) = open(&server, "1").await;
     let mut check = async |kind: &str, body: Value, code: u16, description: &str| {
@@ -51,12 +51,12 @@ async fn the_addresses_stand_in_one_of_two_fields() {
     check("unsubscribe", json!({ "unsubscribe": ["a://b/d"] }), 200, "").await;
     check("subscribe", json!({ "resources": "a://b/c" }), 200, "").await;
     check("create", json!({}), 500, "Unrecognized type 'create'").await;
-    check("subscribe", json!({ "resources": [7] }), 500, "Field 'body.resources' lists something that is no text").await;
+    check("subscribe", json!({ "resources": [7] }), 500, "Field 'body.resources' lists an item that is not a text").await;
     assert_eq!(server.node().counts().borrow().topics, 1);
 }
 
 #[tokio::test]
-async fn a_message_to_an_address_that_is_subscribed_to_reaches_the_subscriber_only() {
+async fn message_to_a_subscribed_address_reaches_the_subscriber() {
     let server = server().await;
     let (mut first, _) = open(&server, "1").await;
     let (mut second, _) = open(&server, "2").await;
@@ -64,7 +64,7 @@ async fn a_message_to_an_address_that_is_subscribed_to_reaches_the_subscriber_on
     let ping = json!({ "id": 5, "type": "ping", "from": "hyperty://x.example/2", "to": "hyperty://x.example/listener" });
     second.send(ping.clone()).await;
     assert_eq!(first.next().await, ping);
-    second.nothing_came().await;
+    second.assert_no_message().await;
     let pong = json!({ "id": 5, "type": "response", "from": "hyperty://x.example/listener", "to": "hyperty://x.example/2",
         "body": { "code": 200 } });
     first.send(pong.clone()).await;

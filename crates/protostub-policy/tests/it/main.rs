@@ -1,4 +1,4 @@
-//! What policies decide, and what is said of those that cannot be used.
+//! Tests of decisions, reasons, and the errors of faulty policies.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn decide(policy: &CedarPolicy, origin: &Origin, message: &Message, receiver: Re
     policy.decide(&Hop::new(origin, message, receiver, &Domain::parse("home.example").expect("a domain")))
 }
 
-/// What becomes of a request that a hyperty posts to somebody of sp1.example.
+/// Returns the decision on a request of a hyperty to an address of sp1.example.
 fn asked(rules: &str) -> Decision {
     asked_of(rules, "hyperty://sp1.example/bob")
 }
@@ -43,7 +43,7 @@ fn refused(reason: &str) -> Decision {
 }
 
 #[test]
-fn every_attribute_can_be_asked_for() {
+fn every_attribute_can_be_queried() {
     let check = |condition: &str| {
         let holds = asked(&format!("permit (principal, action, resource) when {{ {condition} }};"));
         assert_eq!(holds, Decision::Permit, "{condition}");
@@ -63,7 +63,7 @@ fn every_attribute_can_be_asked_for() {
 }
 
 #[test]
-fn everybody_who_posts_is_a_principal() {
+fn every_poster_is_a_principal() {
     let rules = r#"
         forbid (principal is Hyperty, action, resource);
         forbid (principal is Stub, action == Action::"update", resource) unless {
@@ -84,23 +84,23 @@ fn everybody_who_posts_is_a_principal() {
     assert_eq!(decide(&stub, "update", "hyperty://sp1.example/bob", Receiver::Listener), Decision::Permit);
     assert_eq!(
         decide(&stub, "update", "hyperty://sp2.example/bob", Receiver::Listener),
-        refused("policy 2 of rules.cedar forbids it")
+        refused("policy 2 of rules.cedar forbids the message")
     );
     assert_eq!(decide(&stub, "ping", STUB, Receiver::Listener), Decision::Permit);
     assert_eq!(decide(&stub, "read", STUB, Receiver::Nobody), Decision::Permit);
     let nothing_permits = refused(&format!("no policy permits `read` from {STUB} to hyperty://home.example/alice"));
     assert_eq!(decide(&stub, "read", STUB, Receiver::Listener), nothing_permits);
-    // The runtime itself, and responses, need no permit; and what is forbidden is forbidden.
+    // The runtime itself and responses need no permit. A `forbid` applies to them too.
     assert_eq!(decide(&host, "update", "runtime://home.example/1", Receiver::Listener), Decision::Permit);
     assert_eq!(decide(&stub, "response", "hyperty://sp1.example/bob", Receiver::Listener), Decision::Permit);
     assert_eq!(
         decide(&alice, "response", "hyperty://home.example/alice", Receiver::Stub(address(STUB))),
-        refused("policy 1 of rules.cedar forbids it")
+        refused("policy 1 of rules.cedar forbids the message")
     );
 }
 
 #[test]
-fn a_subscribers_copy_names_the_subscriber() {
+fn copy_for_a_subscriber_names_the_subscriber() {
     let rules = r#"
         permit (principal, action, resource);
         forbid (principal, action, resource) when { context has subscriber && context.subscriber in Domain::"home.example" };
@@ -108,13 +108,13 @@ fn a_subscribers_copy_names_the_subscriber() {
     let (rules, carol) = (policy(rules), Origin::Hyperty(address("hyperty://home.example/carol")));
     let update = message("update", "hyperty://home.example/carol", "hyperty://home.example/carol/news");
     let copy_to = |subscriber: &str| decide(&rules, &carol, &update, Receiver::Subscriber(address(subscriber)));
-    assert_eq!(copy_to("hyperty://home.example/alice"), refused("policy 2 of rules.cedar forbids it"));
+    assert_eq!(copy_to("hyperty://home.example/alice"), refused("policy 2 of rules.cedar forbids the message"));
     assert_eq!(copy_to("hyperty://sp1.example/bob"), Decision::Permit);
     assert_eq!(decide(&rules, &carol, &update, Receiver::Nobody), Decision::Permit);
 }
 
 #[test]
-fn a_domain_is_in_those_above_it() {
+fn domain_is_in_its_parent_domains() {
     let check = |to: &str, domain: &str, expected: bool| {
         let rules = format!(r#"permit (principal, action, resource in Domain::"{domain}");"#);
         assert_eq!(asked_of(&rules, to) == Decision::Permit, expected, "{to} in {domain}");
@@ -133,23 +133,23 @@ fn a_domain_is_in_those_above_it() {
 }
 
 #[test]
-fn the_reason_is_what_the_operator_wrote() {
+fn refusal_reason_is_the_operators_text() {
     let check = |rules: &str, expected: &str| assert_eq!(asked(rules), refused(expected), "{rules}");
     let nothing = "no policy permits `read` from hyperty://home.example/alice to hyperty://sp1.example/bob";
     check("", nothing);
     check(r#"permit (principal is Stub, action, resource);"#, nothing);
     check(r#"@reason("not today") @id("days") forbid (principal, action, resource);"#, "not today");
-    check(r#"@id("days") forbid (principal, action, resource);"#, "the policy `days` forbids it");
+    check(r#"@id("days") forbid (principal, action, resource);"#, "the policy `days` forbids the message");
     let two = r#"permit (principal, action, resource); forbid (principal, action, resource); @reason("b") forbid (principal, action, resource);"#;
-    check(two, "b; policy 2 of rules.cedar forbids it");
-    // In doubt, it is refused.
+    check(two, "b; policy 2 of rules.cedar forbids the message");
+    // In doubt, the message is refused.
     let overflows = "permit (principal, action, resource); forbid (principal, action, resource) when { context.size * 9223372036854775807 > 1 };";
     let Decision::Refuse(reason) = asked(overflows) else { panic!("permitted") };
     assert!(reason.starts_with("a policy cannot be evaluated: "), "{reason}");
 }
 
 #[test]
-fn a_fault_is_told_with_its_place_and_what_to_do() {
+fn policy_fault_has_a_place_and_advice() {
     let faulty = [
         "permit (principal, action, resource)",
         "\n  allow (principal, action, resource);",
@@ -166,7 +166,7 @@ fn a_fault_is_told_with_its_place_and_what_to_do() {
 }
 
 #[test]
-fn what_may_not_be_meant_is_a_warning() {
+fn policy_that_never_holds_is_a_warning() {
     let policy = policy(
         "permit (principal, action, resource);\npermit (principal is Stub, action, resource) when { principal is Hyperty };",
     );
@@ -176,7 +176,7 @@ fn what_may_not_be_meant_is_a_warning() {
 }
 
 #[test]
-fn a_file_is_read() {
+fn policy_file_is_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("rules.cedar");
     let error = CedarPolicy::load(&file).expect_err("there is none");
@@ -186,7 +186,7 @@ fn a_file_is_read() {
 }
 
 #[test]
-fn what_is_nested_without_end_is_refused() {
+fn policy_with_deep_brackets_is_refused() {
     let rule = |condition: &str| {
         CedarPolicy::parse("rules.cedar", &format!("permit (principal, action, resource) when {{ {condition} }};"))
     };
@@ -194,9 +194,9 @@ fn what_is_nested_without_end_is_refused() {
     assert!(nested(63).is_ok());
     for depth in [64, 1_000, 1_000_000] {
         let error = nested(depth).expect_err("it is too deep").to_string();
-        assert!(error.contains("rules.cedar:1:108: what stands in brackets is nested more than 64 deep"), "{depth}: {error}");
+        assert!(error.contains("rules.cedar:1:108: brackets are nested more than 64 deep"), "{depth}: {error}");
     }
-    // What is no bracket of the language does not count.
+    // Brackets in texts and comments do not count.
     let brackets = "([{".repeat(100);
     assert!(rule(&format!("context.id != \"\\\"{brackets}\" // {brackets}\n")).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Protection against rollback: the last accepted version bounds what may follow it.
+//! Protection against rollback attacks: the last accepted version limits the versions after it.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::{context::RuntimeContext, error::DeployErrorKind};
 
 /// Refuses an older version after a newer one, and an unsigned version after a signed one.
 ///
-/// An attacker who makes a domain publish an old version, with its old faults, cannot make a
-/// runtime take it that has had a newer one.
+/// An attacker can make a domain publish an old version, with its old faults. A runtime that has
+/// accepted a newer version refuses the old one.
 pub(crate) fn refuse_downgrade(
     context: &RuntimeContext,
     discovered: &Discovered,
@@ -27,10 +27,10 @@ pub(crate) fn refuse_downgrade(
     if *signed { refuse_unsigned(discovered, committed) } else { Ok(()) }
 }
 
-/// A version that is to follow this one, which was signed, has to be signed itself.
+/// Refuses an unsigned version after the version `before`, which was signed.
 pub(crate) fn refuse_unsigned(discovered: &Discovered, before: &Version) -> Result<(), DeployErrorKind> {
     let problem = match &discovered.authenticity {
-        Authenticity::Unsigned => "it has no signature".into(),
+        Authenticity::Unsigned => "the descriptor has no signature".into(),
         Authenticity::Unverified { reason } => reason.clone(),
         _ => return Ok(()),
     };

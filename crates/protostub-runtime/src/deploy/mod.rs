@@ -1,7 +1,7 @@
 //! "Deploy Protocol Stub": the 22 steps, from a domain without a stub to a stub on the bus.
 //!
 //! [`deploy`] is one line of steps. Each consumes the result of the step before it. Dropping a
-//! result undoes its step: routes detach, and a sandbox goes with its store.
+//! result undoes its step: routes detach, and a sandbox is freed with its store.
 
 pub(crate) mod downgrade;
 mod obtain;
@@ -32,7 +32,7 @@ use crate::{
     steps::Step,
 };
 
-/// A stub after step 20. Dropped, it is gone from the bus.
+/// A stub after step 20. Dropping it removes the stub from the bus.
 pub(crate) struct Deployed {
     pub(crate) record: Arc<StubRecord>,
     pub(crate) presence: Arc<StubPresence>,
@@ -44,10 +44,10 @@ pub(crate) struct Deployed {
     pub(crate) routes: [Route; 3],
 }
 
-/// A deployment that failed. The inbox may hold messages; it is lost with an instance that crashed.
+/// A deployment that failed. The inbox may hold messages. It is lost with an instance that crashed.
 pub(crate) type FailedDeployment = (Option<Inbox>, DeployError);
 
-/// Steps 4 to 20. The permit for the sandbox is asked for at step 12.
+/// Performs steps 4 to 20. It awaits the permit for the sandbox at step 12.
 pub(crate) async fn deploy(
     context: &Arc<RuntimeContext>,
     reservation: Reservation,
@@ -102,7 +102,7 @@ async fn prepare(
     let before = before.map_err(trust_state).map_err(during(Phase::Discovering))?;
     refuse_downgrade(context, &discovered, before.as_ref()).map_err(during(Phase::Discovering))?;
     if before.is_none() {
-        // Before anything is fetched for a stub that could not be live.
+        // This check comes first, so that nothing is fetched for a stub that could not be live.
         context.catalogue.check_commit(key).await.map_err(trust_state).map_err(during(Phase::Discovering))?;
     }
     let artifact = Artifact { before, ..obtain(context, record, discovered).await? };

@@ -16,7 +16,7 @@ use crate::{
     steps::Step,
 };
 
-/// Steps 6 and 7, and the compilation, of the first version or of an update.
+/// Performs steps 6 and 7 and the compilation, for the first version or for an update.
 pub(crate) async fn obtain(
     context: &RuntimeContext,
     record: &StubRecord,
@@ -27,7 +27,7 @@ pub(crate) async fn obtain(
 
     let granted = &context.config.settings(key.domain()).imports;
     let fetching = steps.open(Step::GetComponent, "");
-    // A component that other domains publish too, or that ran a moment ago, is verified and
+    // A component that other domains publish too, or that ran a moment ago, is already verified and
     // compiled.
     if let Some(digest) = discovered.descriptor.digest()
         && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
@@ -55,7 +55,7 @@ pub(crate) async fn obtain(
     Ok(Artifact { discovered, digest: component.digest(), compiled, before: None })
 }
 
-/// Checks that the component is for the contract that its signer states.
+/// Checks that the component is for the track of the contract that its signer states.
 fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<(), DeployErrorKind> {
     let signed = discovered.authenticity.signed().and_then(|signed| signed.statement.contract.as_deref());
     match signed.filter(|signed| *signed != compiled.track()) {

@@ -15,8 +15,8 @@ use crate::{
 /// `configuration.get`.
 const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
 
-/// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once
-/// everything else is ready.
+/// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once all
+/// other parts are ready.
 pub(crate) async fn sandbox(
     permit: impl Future<Output = Result<SandboxPermit, SandboxError>> + Send,
     context: &RuntimeContext,
@@ -48,7 +48,8 @@ pub(crate) async fn sandbox(
     sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 
-/// The descriptor's configuration, overridden key by key by the operator's, with the runtime's URL.
+/// Returns the descriptor's configuration with the operator's overrides, key by key, and the
+/// runtime's URL.
 fn configuration(
     context: &RuntimeContext,
     discovered: &Discovered,

@@ -1,4 +1,4 @@
-//! Steps 4 to 7 of an update, and the hand-over to the stub's supervisor.
+//! Steps 4 to 7 of an update, and the handover to the stub's supervisor.
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -20,7 +20,7 @@ pub(crate) async fn check(context: &RuntimeContext, record: &StubRecord) -> Resu
     Ok(available)
 }
 
-/// Fetches the published version, and lets the stub's supervisor replace the running one by it.
+/// Fetches the published version, and lets the stub's supervisor replace the running one.
 pub(crate) async fn update(context: &RuntimeContext, record: &StubRecord) -> Result<Updated, UpdateError> {
     obtain_and_replace(context, record).await.map_err(|kind| UpdateError { key: record.key.clone(), kind })
 }
@@ -39,10 +39,10 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
     let refused = |kind| UpdateErrorKind::Obtain(Box::new(kind));
     let before = context.catalogue.committed(&record.key).await.map_err(downgrade::trust_state).map_err(refused)?;
     downgrade::refuse_downgrade(context, &discovered, before.as_ref()).map_err(refused)?;
-    // The running version goes on meanwhile.
+    // The running version continues meanwhile.
     let obtained = obtain::obtain(context, record, discovered).await;
     let artifact = Artifact { before, ..obtained.map_err(|error: DeployError| refused(error.kind))? };
-    // A signature alone is no reason for another instance.
+    // A new signature alone is not a reason for another instance.
     if (Release { signed: running.signed, ..artifact.published() }) == running {
         return up_to_date();
     }
@@ -54,20 +54,20 @@ async fn obtain_and_replace(context: &RuntimeContext, record: &StubRecord) -> Re
     Ok(Updated::Updated { from: running.version, to: available.version })
 }
 
-/// The release that runs.
+/// Returns the running release.
 fn running(record: &StubRecord) -> Result<Release, UpdateErrorKind> {
     let absent = || record.gone().map_or(UpdateErrorKind::NotDeployed, UpdateErrorKind::Gone);
     record.published().ok_or_else(absent)
 }
 
-/// Asks the domain, which has to answer itself.
+/// Asks the domain for its descriptor. The domain itself has to answer.
 async fn ask(context: &RuntimeContext, record: &StubRecord) -> Result<(Option<AvailableUpdate>, Discovered), UpdateErrorKind> {
     let running = running(record)?;
     let discovered = context.catalogue.revalidate(&record.key).await;
     let discovered =
         discovered.map_err(|error| UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Catalogue(Arc::new(error)))))?;
     let (version, digest) = (discovered.descriptor.version.clone(), discovered.descriptor.digest());
-    // Without a digest, only the component itself could tell.
+    // Without a digest, only the component itself would show a difference.
     let is_other = version.cmp(&running.version) != Ordering::Equal || (digest.is_some() && digest != running.digest);
     let available = AvailableUpdate { version, digest, running: running.version };
     Ok((is_other.then_some(available), discovered))

@@ -43,17 +43,16 @@ pub(crate) async fn listen(context: Arc<RuntimeContext>, inbox: Inbox) {
 }
 
 async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
-    // A message that came through a stub has the stub in `via`, whatever its sender claims.
+    // A message that came through a stub has the stub in `via`, even if it claims another sender.
     if !message.via.is_empty() || !context.registry.is_hyperty(&message.from) {
-        return Answer::Refused(403, format!("{} is no hyperty of this runtime: only they may log in", message.from));
+        return Answer::Refused(403, format!("{} may not log in: it is not a hyperty of this runtime", message.from));
     }
     let call = match (&message.kind, message.body.as_ref().map(Body::parse)) {
         (MessageType::Execute, Some(Ok(call))) => call,
-        // serde's error may quote the secret.
+        // The error of serde may quote the secret.
         _ => {
-            let reason = format!(
-                "the Identity Module understands an execute with the body {LOGIN} (`credential` may be missing) or {LOGOUT}"
-            );
+            let reason =
+                format!("the Identity Module takes only an execute with the body {LOGIN} (`credential` is optional) or {LOGOUT}");
             return Answer::Refused(400, reason);
         }
     };
@@ -83,8 +82,8 @@ const LOGOUT: &str = r#"{"method": "logout", "params": {"domain": "<domain>"}}"#
 
 type Refusal = (u16, String);
 
-/// Has the stub deployed, if it is not, and waits until it is live with this credential; without
-/// one, with what the providers have.
+/// Deploys the stub if needed, and waits until it is live with this credential. Without a
+/// credential, the stub uses that of the providers.
 async fn log_in(
     context: &Arc<RuntimeContext>,
     key: &StubKey,
@@ -96,7 +95,7 @@ async fn log_in(
     let stub = Protostub::new(context, Arc::clone(&record));
     match credential.clone() {
         Some(credential) => {
-            // A stub that is being deployed has the credential from its first login on.
+            // A stub that is still being deployed gets the credential for its first login.
             if record.url.get().is_none() {
                 record.login.hold(credential.clone());
             }
@@ -115,17 +114,18 @@ async fn log_in(
     }
 }
 
-/// The refusal of what a stub that has ended was asked for.
+/// Returns the refusal of a request to a stub that has ended.
 fn gone(error: &(dyn Error + 'static)) -> Refusal {
     (503, in_full(error).to_string())
 }
 
-/// Forgets what the stub was logged in with, and disconnects it.
+/// Forgets the stub's explicit credential, and disconnects the stub.
 async fn log_out(context: &Arc<RuntimeContext>, key: &StubKey) -> Result<Arc<StubRecord>, Refusal> {
     let record = context.registry.record(key).ok_or_else(|| (404, format!("no stub of {key} is deployed")))?;
     record.until_deployed().await.map_err(|error| (503, in_full(&error).to_string()))?;
     record.login.forget();
-    // Also one that has no connection at the moment: it is not to come back with the next message.
+    // A stub without a connection is disconnected too, so that it does not connect with the next
+    // message.
     Protostub::new(context, Arc::clone(&record)).disconnect().await.map_err(|error| gone(&error))?;
     Ok(record)
 }

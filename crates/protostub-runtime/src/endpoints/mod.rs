@@ -32,11 +32,11 @@ fn answer_with(context: &RuntimeContext, request: &Message, answer: &Answer) {
         Answer::Refused(code, reason) => request.error_response(*code, reason),
     };
     if let Err(error) = context.bus.post(&Origin::Host, response) {
-        tracing::debug!(target: "protostub", %error, "an answer of the runtime could not be delivered");
+        tracing::debug!(target: "protostub", %error, "failed to deliver an answer of the runtime");
     }
 }
 
-/// Answers one request after the other, many at a time, until the runtime shuts down.
+/// Answers requests, many at a time, until the runtime shuts down.
 async fn serve<F>(context: Arc<RuntimeContext>, mut inbox: Inbox, answer: impl Fn(Arc<RuntimeContext>, Arc<Message>) -> F)
 where
     F: Future<Output = Answer> + Send + 'static,

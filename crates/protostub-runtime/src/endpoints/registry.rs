@@ -11,16 +11,19 @@ use crate::{context::RuntimeContext, record::StubRecord, steps::Step};
 ///
 /// | message | to | from | answer |
 /// | --- | --- | --- | --- |
-/// | `update` | `<stub>/status` | the host, for the stub | none; `<runtime>/status` re-publishes it (step 22) |
-/// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200; the current status follows at once |
-/// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200; the status of every stub follows at once |
+/// | `update` | `<stub>/status` | the host, for the stub | no answer |
+/// | `subscribe`, `unsubscribe` | `<stub>/status` | a hyperty, or the stub itself | 200 |
+/// | `subscribe`, `unsubscribe` | `<runtime>/status` | a hyperty | 200 |
 /// | `read` | `<runtime>/registry` | a hyperty | 200 with the stubs and sandboxes |
 ///
-/// Other senders get 403, other messages 405. It listens until the last stub has ended: stubs that
-/// disconnect publish their last statuses.
+/// The Registry publishes each `update` again to `<runtime>/status` (step 22). A subscriber gets
+/// the current status of the stub, or of every stub, at once.
+///
+/// Other senders get 403, other messages 405. The Registry listens until the last stub has ended,
+/// because stubs publish their last statuses when they disconnect.
 pub(crate) async fn listen(context: Arc<RuntimeContext>, mut inbox: Inbox) {
     loop {
-        // Checked before the inbox: it has the last status of the last stub by then.
+        // This check comes before the inbox, which then has the last status of the last stub.
         let has_heard_all = context.stubs_ended.is_cancelled();
         let message = tokio::select! {
             biased;
@@ -38,19 +41,19 @@ pub(crate) async fn listen(context: Arc<RuntimeContext>, mut inbox: Inbox) {
             _ => answer_with(
                 &context,
                 &message,
-                &Answer::Refused(405, "the Registry knows subscribe, unsubscribe and read".to_owned()),
+                &Answer::Refused(405, "the Registry takes only subscribe, unsubscribe and read".to_owned()),
             ),
         }
     }
 }
 
-/// Step 22. Publishes the status of the message, not the current one: the last status of a stub
-/// comes when its record is gone. Only the stub's presence counts. A status that came through a
-/// stub is a claim.
+/// Performs step 22. Publishes the status of the message, not the current one: the last status of a
+/// stub comes after its record is removed. Only the status of the stub's own presence counts. A
+/// status that came through a stub is only a claim.
 fn on_status(context: &RuntimeContext, message: &Message) {
     let is_own = message.from.join("status").is_ok_and(|topic| topic == message.to);
     if !message.via.is_empty() || !is_own {
-        tracing::debug!(target: "protostub", from = %message.from, to = %message.to, "a status that is not its publisher's is ignored");
+        tracing::debug!(target: "protostub", from = %message.from, to = %message.to, "ignored a status that its sender may not publish");
         return;
     }
     let Some(mut body) = message.body.as_ref().and_then(|body| body.parse::<Map<String, Value>>().ok()) else { return };
@@ -63,7 +66,8 @@ fn on_status(context: &RuntimeContext, message: &Message) {
 }
 
 fn on_request(context: &RuntimeContext, message: &Message) -> Answer {
-    // A message that came through a stub is the stub's: it speaks for all addresses of its domain.
+    // A message that came through a stub counts as the stub's, which speaks for all addresses of
+    // its domain.
     let hyperty = message.via.is_empty() && context.registry.is_hyperty(&message.from);
     let stub = (message.to != context.status_url).then(|| status_of(context, &message.to)).flatten();
     let own = stub.as_ref().is_some_and(|record| record.url.get() == Some(&message.from));
@@ -88,11 +92,11 @@ fn on_request(context: &RuntimeContext, message: &Message) -> Answer {
             }
             Answer::Ok(None)
         }
-        _ => Answer::Refused(405, format!("{} cannot be asked for a {}", message.to, message.kind)),
+        _ => Answer::Refused(405, format!("{} does not take the message type {}", message.to, message.kind)),
     }
 }
 
-/// The record of the stub whose status `topic` is.
+/// Returns the record of the stub whose status topic is `topic`.
 fn status_of(context: &RuntimeContext, topic: &Address) -> Option<Arc<StubRecord>> {
     let stub = Address::parse(topic.as_str().strip_suffix("/status")?).ok()?;
     context.registry.record_of(&stub)

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The body of an `execute` to `<runtime>/ua`: `{"method": "loadStub", "params": ["sp1.example"]}`.
-/// `params` may be a single text too.
+/// `params` may also be a single text.
 #[derive(Deserialize)]
 struct LoadStubRequest {
     method: String,
@@ -22,16 +22,16 @@ struct LoadStubRequest {
     params: Value,
 }
 
-/// Listens for the Runtime UA: `execute` of `loadStub` with a domain or an address, by a hyperty or
-/// by a stub that is granted it, is step 1. The answer comes when the stub is deployed: `{"url",
-/// "status", "descriptorURL"}`.
+/// Listens for the Runtime UA. Step 1 is an `execute` of `loadStub` with a domain or an address, by
+/// a hyperty or by a stub with the grant. The answer comes when the stub is deployed:
+/// `{"url", "status", "descriptorURL"}`.
 pub(crate) async fn listen(context: Arc<RuntimeContext>, inbox: Inbox) {
     serve(context, inbox, |context, message| async move { execute(&context, &message).await }).await;
 }
 
 async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
-    // A message that came through a stub has the stub in `via`: the stub asks, whatever its sender
-    // claims.
+    // A message that came through a stub has the stub in `via`: the stub asks, even if the message
+    // claims another sender.
     let origin = match message.via.last() {
         Some(stub) => Origin::Stub(stub.clone()),
         None if context.registry.is_hyperty(&message.from) => Origin::Hyperty(message.from.clone()),
@@ -44,7 +44,7 @@ async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
         (MessageType::Execute, Some(Ok(call))) if call.method == "loadStub" => call,
         _ => {
             let expected = r#"an execute with the body {"method": "loadStub", "params": ["<domain or address>"]}"#;
-            return Answer::Refused(400, format!("the Runtime UA understands {expected}"));
+            return Answer::Refused(400, format!("the Runtime UA takes only {expected}"));
         }
     };
     let target = match &call.params {
@@ -54,7 +54,7 @@ async fn execute(context: &Arc<RuntimeContext>, message: &Message) -> Answer {
         _ => None,
     };
     let Some(target) = target else {
-        return Answer::Refused(400, "`params` has to begin with a domain or an address".to_owned());
+        return Answer::Refused(400, "`params` does not begin with a domain or an address".to_owned());
     };
     let loaded = async {
         let key = key_of(target, &context.home).map_err(|error| (400, in_full(&error).to_string()))?;

@@ -3,12 +3,13 @@ use protostub_types::{Domain, RepeatedKey, SafeText, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Secret};
 
-/// Credentials that stand in environment variables. No other part of the library reads any, and this one only those of the domains that it is told.
+/// Credentials in environment variables. The rest of the library reads no environment variables.
+/// This provider reads only those of its domains.
 ///
-/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals, its dots as `_`,
-/// hyphens as `__`, and the colon before a port as `___`. Two domains can share a variable that
-/// way: `a_b.example` and `a.b.example`. Building a runtime fails then, as it does for a domain
-/// that was given twice.
+/// The variable of a domain is `PROTOSTUB_CREDENTIAL_` and the domain in capitals. A dot becomes
+/// `_`, a hyphen `__`, and the colon before a port `___`. Two domains can share a variable that
+/// way: `a_b.example` and `a.b.example`. Building a runtime then fails, as for a domain that was
+/// given twice.
 ///
 /// ```
 /// # use protostub_runtime::{Domain, EnvironmentCredentials};
@@ -23,18 +24,19 @@ pub struct EnvironmentCredentials {
     by_domain: UniqueMap<Domain, (CredentialKind, Secret)>,
     /// The domains whose variable is named after them, each inserted under its own spelling.
     by_variable: UniqueMap<String, ()>,
-    /// A variable that is named after two of them.
+    /// A variable that two domains share.
     shared: Option<RepeatedKey>,
 }
 
 impl EnvironmentCredentials {
-    /// None yet.
+    /// Returns a provider without credentials.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, with the secret of exactly this domain in the [variable](Self::variable) that is named after it.
+    /// Adds exactly this domain. Its secret is in the [variable](Self::variable) that is named
+    /// after it.
     #[must_use]
     pub fn with(mut self, domain: Domain, kind: CredentialKind) -> Self {
         let variable = Self::variable(&domain);
@@ -43,14 +45,14 @@ impl EnvironmentCredentials {
         self.with_variable(domain, kind, variable)
     }
 
-    /// The same, with the secret of exactly this domain in a variable with this name.
+    /// Adds exactly this domain. Its secret is in the variable with this name.
     #[must_use]
     pub fn with_variable(mut self, domain: Domain, kind: CredentialKind, variable: impl Into<String>) -> Self {
         self.by_domain.add(domain, (kind, Secret::environment(variable)));
         self
     }
 
-    /// The name of a domain's variable.
+    /// Returns the name of a domain's variable.
     #[must_use]
     pub fn variable(domain: &Domain) -> String {
         let mut name = "PROTOSTUB_CREDENTIAL_".to_owned();

@@ -22,7 +22,7 @@ impl ExplicitLogin {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The credential, if there is one that has not run out.
+    /// Returns the credential, if there is one that has not expired.
     pub(crate) fn credential(&self) -> Option<Credential> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.take_if(|credential| credential.is_expired());
@@ -46,9 +46,9 @@ impl CredentialSource for StubCredentials {
         }
         self.module.credential(domain, scope).await.map_err(|error| match error {
             refused @ CredentialError::Refused(_) => refused,
-            // Where the operator keeps secrets is nothing for a stub.
+            // A stub must not learn where the operator keeps secrets.
             _ => CredentialError::Failed(SafeText::display(format_args!(
-                "the Identity Module could not get the credential for {domain}: the runtime's log says why"
+                "failed to get the credential for {domain}; the runtime's log has the cause"
             ))),
         })
     }

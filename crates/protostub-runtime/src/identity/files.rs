@@ -13,10 +13,11 @@ use super::{
     secret::{Secret, read_private},
 };
 
-/// How large a file with many credentials may be, in bytes.
+/// Maximum size of a file with many credentials, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Credentials that stand in files: one file a domain with the secret alone, or JSON files with those of many domains.
+/// Credentials in files: one file for each domain with only the secret, or JSON files with the
+/// credentials of many domains.
 ///
 /// ```json
 /// {
@@ -25,18 +26,18 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// }
 /// ```
 ///
-/// `kind` is `bearer`, `basic` (`user:password`), `assertion`, or one of the domain's own; `expires`, in seconds since the Unix epoch, may be
-/// missing.
+/// `kind` is `bearer`, `basic` (`user:password`), `assertion`, or a kind of the domain's own.
+/// `expires`, in seconds since the Unix epoch, is optional.
 ///
-/// A file is read whenever a credential is needed, so that whoever replaces it renews the credential. On Unix, a file that everybody may open is
-/// refused.
+/// The provider reads a file whenever a credential is needed, so replacing the file renews the
+/// credential. On Unix, it refuses a file that every user may open.
 #[derive(Debug, Default)]
 pub struct FileCredentials {
     by_domain: UniqueMap<Domain, (CredentialKind, Secret)>,
     many: Vec<PathBuf>,
 }
 
-/// A credential as JSON: of a file, or of a login message.
+/// A credential as JSON, in a file or a login message.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CredentialJson {
@@ -54,13 +55,13 @@ impl From<CredentialJson> for Credential {
 }
 
 impl FileCredentials {
-    /// None yet.
+    /// Returns a provider without credentials.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, with a file that holds the secret of exactly this domain, and nothing else but a line's end.
+    /// Adds a file with the secret of exactly this domain, and nothing else except a line end.
     /// Building a runtime fails for a domain that was given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, kind: CredentialKind, path: impl Into<PathBuf>) -> Self {
@@ -68,8 +69,8 @@ impl FileCredentials {
         self
     }
 
-    /// The same, with a JSON file that holds the credentials of many domains. It is looked into after those before it, and for domains that have
-    /// no file of their own.
+    /// Adds a JSON file with the credentials of many domains. The provider reads it after earlier
+    /// JSON files, and only for domains without a file of their own.
     #[must_use]
     pub fn with_json(mut self, path: impl Into<PathBuf>) -> Self {
         self.many.push(path.into());
@@ -98,14 +99,14 @@ impl CredentialProvider for FileCredentials {
 }
 
 /// Reads the credentials of many domains. An error of serde may quote a secret, so only its place
-/// is shown. The error about a repeated domain quotes domains only, and is shown.
+/// is shown. The error about a repeated domain quotes only domains, and is shown.
 fn parse(path: &Path, text: &str) -> Result<UniqueMap<Domain, CredentialJson>, CredentialError> {
     serde_json::from_str(text).map_err(|error| {
         if let Some(repeated) = repeated_domain(text) {
             return CredentialError::Failed(SafeText::display(format_args!("`{}`: {repeated}", path.display())));
         }
         CredentialError::Failed(SafeText::display(format_args!(
-            r#"`{}` holds no credentials, at line {}, column {}: write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
+            r#"`{}` has a fault at line {}, column {}; write {{"<domain>": {{"kind": "bearer", "value": "<secret>"}}}}"#,
             path.display(),
             error.line(),
             error.column()

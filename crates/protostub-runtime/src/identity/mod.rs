@@ -1,4 +1,4 @@
-//! The Identity Module: who has the credentials of domains, and who is logged in with what.
+//! The Identity Module: credentials of domains, and explicit logins of stubs.
 //!
 //! ```text
 //!               login ──► explicit: what a hyperty or the host program gave for one stub
@@ -10,8 +10,9 @@
 //!                          table, files, environment, oauth2, the host program's own
 //! ```
 //!
-//! A credential that has run out is never handed out. A stub that holds one asks for the next with `identity.request` before `expires`: whoever
-//! gets credentials from afar renews them before it.
+//! An expired credential is never handed out. A stub asks for the next credential with
+//! `identity.request` before `expires`. A provider that fetches credentials over the network
+//! therefore renews them before they expire.
 
 mod environment;
 mod explicit;

@@ -10,19 +10,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, Network};
 
-/// How long is waited before a provider is asked again that failed for the moment, at first and at most.
+/// First and longest pause before a provider with a temporary failure is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Maximum of domains whose last error is remembered: a provider may fail for any domain.
+/// Maximum number of domains whose last error is remembered: a provider may fail for any domain.
 const MAX_LAST_ERRORS: usize = 1024;
 
-/// What the providers know, asked in their order.
+/// The credentials of the providers, which are asked in their order.
 pub(crate) struct IdentityModule {
     providers: Vec<Arc<dyn CredentialProvider>>,
     network: Network,
-    /// For how long what fails for the moment is tried again.
+    /// Time during which temporary failures are retried.
     retry_for: Duration,
-    /// The last error of each domain, which is not logged again and again.
+    /// The last error of each domain. An error is logged only when it changes.
     last_errors: Mutex<HashMap<Domain, CredentialError>>,
 }
 
@@ -31,19 +31,20 @@ impl IdentityModule {
         Self { providers, network, retry_for, last_errors: Mutex::default() }
     }
 
-    /// Whether there is nobody to ask for credentials.
+    /// Returns `true` if there is no provider.
     pub(crate) fn has_no_providers(&self) -> bool {
         self.providers.is_empty()
     }
 
-    /// The credential for a domain, if one of the providers knows it: one that has not run out.
+    /// Returns the credential for a domain, if a provider knows the domain. The credential has not
+    /// expired.
     pub(crate) async fn credential(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         let by = deadline(Instant::now(), self.retry_for);
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let answer = timeout_at(by, self.ask(domain, scope)).await.unwrap_or_else(|_| {
                 let retry_for = self.retry_for.as_secs_f32();
-                Err(CredentialError::Temporary(format!("no answer of the credential provider within {retry_for} s").into()))
+                Err(CredentialError::Temporary(format!("the credential provider did not answer within {retry_for} s").into()))
             });
             self.log_answer(domain, &answer);
             let pause = pauses.next_pause();
@@ -54,7 +55,7 @@ impl IdentityModule {
         }
     }
 
-    /// Nobody could log in with what was given for the domain.
+    /// Tells the providers that the stub could not log in with the domain's credential.
     pub(crate) fn forget(&self, domain: &Domain) {
         self.providers.iter().for_each(|provider| provider.forget(domain));
     }
@@ -65,7 +66,7 @@ impl IdentityModule {
             match provider.credential(&request).await? {
                 None => {}
                 Some(credential) if credential.is_expired() => {
-                    let reason = format!("the credential for {domain} has run out: renew it where it stands");
+                    let reason = format!("the credential for {domain} has expired; renew it at its source");
                     return Err(CredentialError::Failed(reason.into()));
                 }
                 Some(credential) => return Ok(Some(credential)),
@@ -81,7 +82,7 @@ impl IdentityModule {
             Ok(Some(credential)) => {
                 last_errors.remove(domain);
                 drop(last_errors);
-                tracing::debug!(target: "protostub", %domain, ?credential, "a credential is handed out");
+                tracing::debug!(target: "protostub", %domain, ?credential, "handed out a credential");
             }
             Err(error) => {
                 if last_errors.len() >= MAX_LAST_ERRORS && !last_errors.contains_key(domain) {
@@ -90,7 +91,7 @@ impl IdentityModule {
                 let is_new = last_errors.insert(domain.clone(), error.clone()).as_ref() != Some(error);
                 drop(last_errors);
                 if is_new {
-                    tracing::warn!(target: "protostub", %domain, %error, "there is no credential for a domain that should have one");
+                    tracing::warn!(target: "protostub", %domain, %error, "failed to get the credential for a domain that should have one");
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! OAuth 2.0 (RFC 6749): access tokens for client credentials (section 4.4) and for a refresh token (section 6).
+//! OAuth 2.0 (RFC 6749): access tokens for client credentials (section 4.4) and for a refresh token
+//! (section 6).
 
 use std::{
     borrow::Cow,
@@ -27,49 +28,53 @@ use url::Url;
 use super::{Credential, CredentialError, CredentialKind, CredentialProvider, CredentialRequest, Network, Secret};
 use crate::error::SHUTTING_DOWN;
 
-/// How long a token request may take, from resolving the server's name to the end of its answer.
+/// Timeout of a token request, from resolving the server's name to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much a token endpoint may answer, in bytes: tokens have to fit into headers.
+/// Maximum size of a token endpoint's answer, in bytes: tokens have to fit into headers.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// A token is renewed this long before it runs out, or after half of its life if that is shorter.
+/// Time before its expiry at which a token is renewed. A token with a shorter life is renewed after
+/// half of it.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 
-/// For how long a token is kept that nobody knows the life of.
+/// Time for which a token with an unknown life is kept.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(60);
 
-/// For how long the first failure is remembered, during which the server is left alone; each further one doubles it, up to the longest.
+/// Time for which the first failure is remembered and the server gets no request. Each further
+/// failure doubles it, up to the longest.
 const FIRST_MEMORY: Duration = Duration::from_millis(500);
 const LONGEST_MEMORY: Duration = Duration::from_secs(30);
 
-/// How many tokens of different scopes are kept for a domain.
+/// Maximum number of tokens of different scopes that are kept for a domain.
 const MAX_TOKENS: usize = 32;
 
-/// The parameters that each token request has (RFC 6749). Section 3.2 forbids a second one, and a
+/// The parameters that each token request has (RFC 6749). Section 3.2 forbids repeating them, and a
 /// second `scope` would be one that no stub has asked for.
 const OWN_PARAMETERS: [&str; 5] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token"];
 
 /// Access tokens from OAuth 2.0 token endpoints.
 ///
-/// There is one token request at a time for a domain, whoever waits for it. A token is renewed a minute before it runs out, or after half of its
-/// life if that is shorter; while that fails, the old one is handed out until it has run out. Requests leave the way that everything of the
-/// runtime leaves: with its roots and its proxy, over TLS unless the endpoint is this machine, and to nobody but the endpoint.
+/// There is one token request at a time for a domain, regardless of the number of callers. A token
+/// is renewed a minute before it expires, or after half of its life if that is shorter. While the
+/// renewal fails, the old token is handed out until it expires.
+///
+/// Requests use the runtime's egress, with its roots and its proxy, and reach only the endpoint.
+/// They use TLS unless the endpoint is this machine.
 #[derive(Debug, Default)]
 pub struct OAuth2Credentials {
     by_domain: UniqueMap<Domain, Arc<Account>>,
 }
 
 impl OAuth2Credentials {
-    /// None yet.
+    /// Returns a provider without clients.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, with what this client is granted as the credential of exactly this domain.
-    /// Building a runtime fails for a domain that was given twice, and for a scope that is no scope
-    /// token.
+    /// Adds a client. Its tokens are the credential of exactly this domain. Building a runtime
+    /// fails for a domain that was given twice, and for a text that is not a scope token.
     #[must_use]
     pub fn with(mut self, domain: Domain, client: OAuth2Client) -> Self {
         let account = Account { domain: domain.clone(), client, turn: Semaphore::new(1), state: Mutex::default() };
@@ -78,7 +83,7 @@ impl OAuth2Credentials {
     }
 }
 
-/// What the host program is to the authorization server of a domain. `Debug` shows no secret.
+/// The host program as a client of a domain's authorization server. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct OAuth2Client {
@@ -93,7 +98,7 @@ pub struct OAuth2Client {
 }
 
 impl OAuth2Client {
-    /// A client that gets tokens for itself: the grant `client_credentials`.
+    /// Returns a client that gets tokens for itself: the grant `client_credentials`.
     pub fn client_credentials(token_endpoint: Url, client_id: impl Into<String>, client_secret: Secret) -> Self {
         Self {
             token_endpoint,
@@ -107,37 +112,40 @@ impl OAuth2Client {
         }
     }
 
-    /// A client that gets tokens for somebody who allowed it once: the grant `refresh_token`. A new refresh token that the server sends takes the
-    /// place of this one; if this one stands in a file, the file is replaced.
+    /// Returns a client that gets tokens for a user who allowed it once: the grant `refresh_token`.
+    /// A new refresh token from the server replaces this one. If this one is in a file, the file is
+    /// replaced.
     pub fn refresh_token(token_endpoint: Url, client_id: impl Into<String>, refresh_token: Secret) -> Self {
         let client = Self::client_credentials(token_endpoint, client_id, Secret::text(""));
         Self { client_secret: None, refresh_token: Some(refresh_token), ..client }
     }
 
-    /// The client's own secret, where one that has a refresh token has one too.
+    /// Sets the client's own secret, for a client with a refresh token that has a secret too.
     pub fn client_secret(self, secret: Secret) -> Self {
         Self { client_secret: Some(secret), ..self }
     }
 
     /// Sets the scopes that tokens may have, each a scope token (RFC 6749 section 3.3). A stub that
-    /// names no scope gets a token for all of these. A stub that names another scope is refused,
-    /// and so is a token that has one. Default: no scope is asked for, and the server decides.
+    /// names no scope gets a token for all of these. A request for another scope is refused, and so
+    /// is a token that has one. Default: the request names no scope, and the server decides.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
         Self { scopes: scopes.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// A further parameter of every token request: `audience`, or `resource` (RFC 8707). Not a place for secrets.
+    /// Adds a parameter to every token request: `audience`, or `resource` (RFC 8707). A parameter
+    /// must not be a secret.
     pub fn parameter(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.parameters.push((name.into(), value.into()));
         self
     }
 
-    /// Sends the client's secret in the body rather than in a header, for servers that know no better. Default: in the header.
+    /// Sends the client's secret in the body instead of a header, for servers that require it.
+    /// Default: in the header.
     pub fn secret_in_body(self, secret_in_body: bool) -> Self {
         Self { secret_in_body, ..self }
     }
 
-    /// Whether the token endpoint may be in a private network. Default: no.
+    /// Lets the token endpoint be in a private network. Default: no.
     pub fn allow_private(self, allow_private: bool) -> Self {
         Self { allow_private, ..self }
     }
@@ -152,7 +160,8 @@ impl CredentialProvider for OAuth2Credentials {
             return answer.map(Some);
         }
         let (account, network) = (Arc::clone(account), request.network.clone());
-        // Whoever asked may go, and a refresh token that was changed for a new one must not be lost with that.
+        // This is a task of its own, because the caller may drop its future. A new refresh token
+        // must not be lost with that.
         let asking = tokio::spawn(async move { account.obtain(scopes, &network).await });
         let gone = |_| Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         asking.await.unwrap_or_else(gone).map(Some)
@@ -163,13 +172,14 @@ impl CredentialProvider for OAuth2Credentials {
         for (domain, account) in self.by_domain.iter() {
             if let Some(scope) = account.client.scopes.iter().find(|scope| !OAuthScope::is_token(scope)) {
                 let scope = SafeText::quote(scope);
-                let problem = format!("`{scope}`, a scope of {domain}, is no scope token: write each scope as a text of its own");
+                let problem =
+                    format!("`{scope}`, a scope of {domain}, is not a scope token; write each scope as a text of its own");
                 return Err(CredentialError::Failed(problem.into()));
             }
             let given = |name: &&str| account.client.parameters.iter().any(|(given, _)| given == name);
             if let Some(name) = OWN_PARAMETERS.iter().find(|name| given(name)) {
                 let problem =
-                    format!("`{name}` is no further parameter of a token request for {domain}: it has a setting of its own");
+                    format!("`{name}` cannot be a further parameter of a token request for {domain}; use the setting for it");
                 return Err(CredentialError::Failed(problem.into()));
             }
         }
@@ -185,11 +195,11 @@ impl CredentialProvider for OAuth2Credentials {
 
 type Scopes = BTreeSet<String>;
 
-/// What is known of a domain's tokens.
+/// The client and the tokens of a domain.
 struct Account {
     domain: Domain,
     client: OAuth2Client,
-    /// One token request at a time: a refresh token may be good for one alone.
+    /// Allows one token request at a time: a refresh token may be valid for only one.
     turn: Semaphore,
     state: Mutex<TokenState>,
 }
@@ -197,7 +207,7 @@ struct Account {
 #[derive(Default)]
 struct TokenState {
     kept: HashMap<Scopes, CachedToken>,
-    /// The refresh token that came in the place of the one that stands where the settings say.
+    /// The refresh token that replaced the one of the settings.
     rotated: Option<Rotated>,
 }
 
@@ -231,14 +241,14 @@ impl Account {
         let asked = OAuthScope::parse(asked).map_err(|error| CredentialError::Refused(SafeText::display(error)))?.into_tokens();
         match asked.difference(&self.client.scopes).next() {
             Some(_) => Err(CredentialError::Refused(SafeText::display(format_args!(
-                "a scope was asked for that the runtime's settings do not grant to {}",
+                "the runtime's settings do not grant the requested scope to {}",
                 self.domain
             )))),
             None => Ok(asked),
         }
     }
 
-    /// What needs no request: a token that lasts, or a failure of a moment ago.
+    /// Returns an answer that needs no request: a token that is still valid, or a recent failure.
     fn kept(&self, scopes: &Scopes) -> Option<Result<Credential, CredentialError>> {
         let state = self.state();
         let CachedToken { token, failure } = state.kept.get(scopes)?;
@@ -246,7 +256,7 @@ impl Account {
         let failure = failure.as_ref().filter(|failure| Instant::now() < failure.until);
         match (token, failure) {
             (Some(token), _) if SystemTime::now() < token.renew_at => Some(Ok(token.credential.clone())),
-            // It could not be renewed just now.
+            // The renewal has just failed.
             (Some(token), Some(_)) => Some(Ok(token.credential.clone())),
             (None, Some(failure)) => Some(Err(failure.error.clone())),
             (_, None) => None,
@@ -257,21 +267,21 @@ impl Account {
         let Ok(_turn) = self.turn.acquire().await else {
             return Err(CredentialError::Temporary(SHUTTING_DOWN.into()));
         };
-        // Whoever had the turn before may have got it.
+        // The previous caller may have got the token.
         if let Some(answer) = self.kept(&scopes) {
             return answer;
         }
         let asked_at = SystemTime::now();
         let answer = timeout(REQUEST_TIMEOUT, self.request(&scopes, network)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let reason = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
+            let reason = format!("the server did not answer within {} s", REQUEST_TIMEOUT.as_secs());
             Err(CredentialError::Temporary(self.in_words(&reason)))
         });
         let token = answer.and_then(|answer| self.token(&answer, asked_at));
         self.keep(scopes, token)
     }
 
-    /// The token of an answer. Its life is counted from the request on.
+    /// Returns the token of an answer. The token's life is counted from the request on.
     fn token(&self, answer: &BasicTokenResponse, asked_at: SystemTime) -> Result<Token, CredentialError> {
         self.check_answered(answer)?;
         let kind = match answer.token_type() {
@@ -283,15 +293,15 @@ impl Account {
         let fresh = life.map_or(UNKNOWN_LIFE, |life| life - RENEW_BEFORE.min(life / 2));
         let credential = Credential { kind, value: answer.access_token().secret().clone(), expires };
         if credential.is_expired() {
-            return Err(CredentialError::Failed(self.in_words("its token had run out before it came")));
+            return Err(CredentialError::Failed(self.in_words("the token in the answer had already expired")));
         }
         let renew_at = asked_at.checked_add(fresh).or(asked_at.checked_add(UNKNOWN_LIFE)).unwrap_or(asked_at);
-        tracing::debug!(target: "protostub", domain = %self.domain, expires_in = ?life, "a token endpoint has issued a token");
+        tracing::debug!(target: "protostub", domain = %self.domain, expires_in = ?life, "the token endpoint has issued a token");
         Ok(Token { credential, renew_at })
     }
 
     /// Refuses a token that has a scope which the operator does not list. An answer without `scope`
-    /// is for the scopes that were asked for (RFC 6749 section 5.1).
+    /// is for the requested scopes (RFC 6749 section 5.1).
     fn check_answered(&self, answer: &BasicTokenResponse) -> Result<(), CredentialError> {
         let granted = &self.client.scopes;
         let mut answered = answer.scopes().into_iter().flatten().map(|scope| scope.as_str());
@@ -299,7 +309,7 @@ impl Account {
             Some(scope) if !granted.is_empty() => {
                 let scope = SafeText::quote(scope);
                 Err(CredentialError::Failed(self.in_words(&format!(
-                    "its token has the scope `{scope}`, which the runtime's settings do not grant; grant it, or have the server issue less"
+                    "the token has the scope `{scope}`, which the runtime's settings do not grant; grant it, or let the server issue fewer scopes"
                 ))))
             }
             _ => Ok(()),
@@ -324,7 +334,7 @@ impl Account {
                 kept.failure = Some(TokenFailure { error: error.clone(), times, until: deadline(Instant::now(), memory) });
                 match kept.token.as_ref().filter(|token| !token.credential.is_expired()) {
                     Some(token) => {
-                        tracing::warn!(target: "protostub", domain = %self.domain, %error, "a token could not be renewed yet");
+                        tracing::warn!(target: "protostub", domain = %self.domain, %error, "failed to renew a token; the old one is still used");
                         Ok(token.credential.clone())
                     }
                     None => Err(error),
@@ -333,7 +343,7 @@ impl Account {
         }
     }
 
-    /// One token request.
+    /// Sends one token request.
     async fn request(&self, scopes: &Scopes, network: &Network) -> Result<BasicTokenResponse, CredentialError> {
         let OAuth2Client { token_endpoint, client_id, parameters, .. } = &self.client;
         let secret = match &self.client.client_secret {
@@ -344,7 +354,7 @@ impl Account {
             Some(secret) => Some(self.current(secret.read().await?)),
             None => None,
         };
-        // A server might tell what it was sent.
+        // A server's answer may repeat the secrets of the request.
         let secrets = Secrets::new();
         secret.iter().chain(&refresh_token).for_each(|secret| secrets.hold_text(secret));
 
@@ -380,7 +390,7 @@ impl Account {
         Ok(answer)
     }
 
-    /// The refresh token that is good now, where the settings lead to this one.
+    /// Returns the refresh token that is valid now, for the one in the settings.
     fn current(&self, settings: String) -> String {
         match &self.state().rotated {
             Some(rotated) if rotated.from == settings => rotated.to.clone(),
@@ -388,7 +398,7 @@ impl Account {
         }
     }
 
-    /// The server sent a new refresh token in the place of this one.
+    /// Stores the new refresh token that the server sent instead of `used`.
     async fn rotate(&self, used: String, to: String) {
         if used == to {
             return;
@@ -405,7 +415,7 @@ impl Account {
                     domain = %self.domain,
                     file = %path.display(),
                     %error,
-                    "the new refresh token could not be written, and is lost when the runtime ends: let the runtime write to the folder"
+                    "failed to write the new refresh token, which is lost when the runtime ends; let the runtime write to the folder"
                 ),
             }
         }
@@ -421,25 +431,27 @@ impl Account {
                 CredentialError::Temporary(self.in_words(&problem))
             }
             RequestTokenError::Request(ExchangeError::TooLarge) => {
-                CredentialError::Failed(self.in_words(&format!("its answer has more than {MAX_ANSWER_BYTES} bytes")))
+                CredentialError::Failed(self.in_words(&format!("the answer has more than {MAX_ANSWER_BYTES} bytes")))
             }
             RequestTokenError::ServerResponse(response) => {
                 let description = response.error_description().map_or("", String::as_str);
                 let description = SafeText::quote(&secrets.redact(description));
                 let code = SafeText::quote(&secrets.redact(response.error().as_ref()));
                 let advice = match response.error() {
-                    BasicErrorResponseType::InvalidClient => "; is the client's secret right?",
-                    BasicErrorResponseType::InvalidGrant => "; a new refresh token is needed",
+                    BasicErrorResponseType::InvalidClient => "; check the client's secret",
+                    BasicErrorResponseType::InvalidGrant => "; get a new refresh token",
                     _ => "",
                 };
                 let colon = if description.is_empty() { "" } else { ": " };
-                CredentialError::Failed(self.in_words(&format!("it refused: {code}{colon}{description}{advice}")))
+                CredentialError::Failed(
+                    self.in_words(&format!("the server refused the request: {code}{colon}{description}{advice}")),
+                )
             }
-            // What it says may quote the token.
+            // The text of this error may quote the token.
             RequestTokenError::Parse(error, _) => {
-                CredentialError::Failed(self.in_words(&format!("its answer cannot be read, at `{}`", error.path())))
+                CredentialError::Failed(self.in_words(&format!("the answer cannot be read, at `{}`", error.path())))
             }
-            RequestTokenError::Other(_) => CredentialError::Failed(self.in_words("its answer is no JSON, or empty")),
+            RequestTokenError::Other(_) => CredentialError::Failed(self.in_words("the answer is not JSON, or is empty")),
         }
     }
 
@@ -451,7 +463,7 @@ impl Account {
         }
     }
 
-    /// What is wrong, and with whom.
+    /// Returns the text of an error, with the domain and the token endpoint.
     fn in_words(&self, problem: &str) -> SafeText {
         let Self { domain, client: OAuth2Client { token_endpoint, .. }, .. } = self;
         let server = &token_endpoint[url::Position::BeforeHost..url::Position::AfterPath];
@@ -459,7 +471,7 @@ impl Account {
     }
 
     fn state(&self) -> MutexGuard<'_, TokenState> {
-        // Plain data, whole after every statement.
+        // A poisoned state is usable: it is plain data, and valid after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -470,7 +482,7 @@ impl fmt::Debug for Account {
     }
 }
 
-/// Why there is no answer of a token endpoint.
+/// The error of an exchange with a token endpoint.
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
     #[error(transparent)]
@@ -481,7 +493,7 @@ enum ExchangeError {
     TooLarge,
 }
 
-/// The only server that a token request goes to.
+/// The HTTP client of a token request. It reaches only the token endpoint.
 struct TokenEndpoint(HttpClient);
 
 impl<'c> AsyncHttpClient<'c> for TokenEndpoint {
@@ -493,14 +505,14 @@ impl<'c> AsyncHttpClient<'c> for TokenEndpoint {
     }
 }
 
-/// Sends a token request, and takes an answer of bounded size.
+/// Sends a token request, and receives an answer of limited size.
 async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpResponse, ExchangeError> {
     let (head, body) = request.into_parts();
     let url = Url::parse(&head.uri.to_string()).map_err(|error| ExchangeError::Unavailable(error.to_string()))?;
     let mut response = http.send(head.method, &url, head.headers, body).await?;
     let status = response.status();
     if status.is_server_error() || status.as_u16() == 429 {
-        return Err(ExchangeError::Unavailable(format!("it answers {status}")));
+        return Err(ExchangeError::Unavailable(format!("the server answers {status}")));
     }
     let mut answer = HttpResponse::new(Vec::new());
     *answer.status_mut() = status;
@@ -514,7 +526,8 @@ async fn exchange(http: &HttpClient, request: HttpRequest) -> Result<HttpRespons
     Ok(answer)
 }
 
-/// Puts a secret in the place of what a file holds, whole or not at all, for nobody else to read.
+/// Replaces the content of a file by a secret, entirely or not at all. No other user can read the
+/// file.
 async fn replace_file(path: &Path, secret: &str) -> std::io::Result<()> {
     let (path, text) = (path.to_owned(), format!("{secret}\n"));
     let write = move || {

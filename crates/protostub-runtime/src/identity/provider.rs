@@ -7,27 +7,31 @@ use url::Url;
 
 use super::{Credential, CredentialError};
 
-/// Who has credentials of domains. The Identity Module asks its providers in their order
-/// ([`RuntimeBuilder::credentials`](crate::RuntimeBuilder::credentials)); the first that knows the domain answers.
+/// A provider of credentials of domains. The Identity Module asks its providers in their order
+/// ([`RuntimeBuilder::credentials`](crate::RuntimeBuilder::credentials)). The first provider that
+/// knows the domain answers.
 #[async_trait]
 pub trait CredentialProvider: Send + Sync + 'static {
-    /// The credential for the request's domain; none: the provider knows nothing of it, and the next one is asked.
+    /// Returns the credential for the request's domain. Returns `None` if the provider does not
+    /// know the domain. The next provider is asked then.
     ///
-    /// It is asked whenever a stub logs in or asks for a credential: whoever gets credentials from afar keeps them, and renews them before they
-    /// run out. What has run out is not handed out.
+    /// The provider is asked whenever a stub logs in or asks for a credential. A provider that
+    /// fetches credentials over the network caches them, and renews them before they expire. An
+    /// expired credential is never handed out.
     ///
     /// # Errors
-    /// If the provider knows the domain, and has no credential all the same. Nobody else is asked then, and the stub does not connect. What is
-    /// [temporary](CredentialError::Temporary) is tried again for a while. The texts are logged: no secret may stand in them.
+    /// If the provider knows the domain, but has no credential. No other provider is asked then,
+    /// and the stub does not connect. A [temporary](CredentialError::Temporary) failure is retried
+    /// for a while. The texts are logged, so they must not contain a secret.
     async fn credential(&self, request: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError>;
 
-    /// The stub of this domain could not connect with what it was given: what is kept for the domain may be of no use any more, however long
-    /// it was to last.
+    /// Tells the provider that the stub of this domain could not connect with its credential. A
+    /// cached credential may be useless now, even before its expiry.
     fn forget(&self, domain: &Domain) {
         let _ = domain;
     }
 
-    /// Checks what the provider was given, when a runtime is built with it.
+    /// Checks the values that the provider was given, when a runtime is built with it.
     ///
     /// # Errors
     /// If the provider cannot be used, because a domain was given twice, for example.
@@ -36,20 +40,22 @@ pub trait CredentialProvider: Send + Sync + 'static {
     }
 }
 
-/// What a [`CredentialProvider`] is asked for.
+/// A request to a [`CredentialProvider`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct CredentialRequest<'a> {
-    /// Whose credential.
+    /// The domain whose credential is requested.
     pub domain: &'a Domain,
-    /// The scope that the stub asks for; none: the default. The provider decides what the stub
-    /// gets. A scope is never blank: the host refuses what is no scope by RFC 6749 section 3.3.
+    /// The scope that the stub asks for, or `None` for the default. The provider decides which
+    /// scope the stub gets. A scope is never blank: the host refuses a text that is not a scope by
+    /// RFC 6749 section 3.3.
     pub scope: Option<&'a str>,
-    /// How providers get out.
+    /// Network access of providers.
     pub(crate) network: &'a Network,
 }
 
-/// The way to the servers that the operator named: the runtime's own, with its roots and its proxy.
+/// Network access to the servers that the operator named: the runtime's own, with its roots and its
+/// proxy.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) egress: Egress,

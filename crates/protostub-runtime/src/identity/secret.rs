@@ -8,10 +8,10 @@ use std::{
 use super::CredentialError;
 use crate::error::SHUTTING_DOWN;
 
-/// How long a secret may be, in bytes: more than any token that fits into a header.
+/// Maximum size of a secret, in bytes: more than any token that fits into a header.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
-/// Where a secret stands. `Debug` does not show the secret.
+/// The source of a secret. `Debug` does not show the secret.
 #[derive(Clone)]
 pub struct Secret(SecretSource);
 
@@ -23,18 +23,19 @@ enum SecretSource {
 }
 
 impl Secret {
-    /// It is this text.
+    /// Returns a secret with this text.
     pub fn text(secret: impl Into<String>) -> Self {
         Self(SecretSource::Here(secret.into()))
     }
 
-    /// It stands in this file, alone; a line's end behind it is not part of it. The file is read whenever the secret is needed. On Unix, it is
-    /// refused if everybody may read it.
+    /// Returns a secret in a file that contains nothing else. A line end after it is not part of
+    /// it. The file is read whenever the secret is needed. On Unix, a file that every user may read
+    /// is refused.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(SecretSource::File(path.into()))
     }
 
-    /// It is the value of this environment variable.
+    /// Returns a secret that is the value of this environment variable.
     pub fn environment(variable: impl Into<String>) -> Self {
         Self(SecretSource::Environment(variable.into()))
     }
@@ -66,7 +67,7 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
-    /// Where it stands.
+    /// Shows the source of the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             SecretSource::Here(_) => f.write_str("the secret"),
@@ -76,7 +77,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The text of a file with secrets, which others must not be able to read.
+/// Reads a file with secrets, which other users must not be able to read.
 pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, CredentialError> {
     let path = path.to_owned();
     let read = move || {
@@ -84,18 +85,18 @@ pub(super) async fn read_private(path: &Path, max_bytes: u64) -> Result<String, 
             CredentialError::Failed(format!("failed to read the secrets in `{}`: {problem}", path.display()).into())
         };
         let io = |error: io::Error| fail(error.to_string());
-        // To open a pipe would wait for whoever writes to it.
+        // Opening a pipe would wait for its writer.
         if !fs::metadata(&path).map_err(io)?.is_file() {
-            return Err(fail("it is no file".to_owned()));
+            return Err(fail("the path is not a regular file".to_owned()));
         }
         let file = File::open(&path).map_err(io)?;
         check_mode(&file.metadata().map_err(io)?).map_err(fail)?;
         let mut bytes = Vec::new();
         file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(io)?;
         if bytes.len() as u64 > max_bytes {
-            return Err(fail(format!("it has more than {max_bytes} bytes")));
+            return Err(fail(format!("the file has more than {max_bytes} bytes")));
         }
-        String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".to_owned()))
+        String::from_utf8(bytes).map_err(|_| fail("the file is not UTF-8 text".to_owned()))
     };
     let reading = tokio::task::spawn_blocking(read).await;
     reading.unwrap_or_else(|_| Err(CredentialError::Temporary(SHUTTING_DOWN.into())))
@@ -107,7 +108,7 @@ fn check_mode(metadata: &fs::Metadata) -> Result<(), String> {
     let mode = metadata.permissions().mode() & 0o777;
     match mode & 0o007 {
         0 => Ok(()),
-        _ => Err(format!("everybody on this machine may open it (its mode is {mode:03o}): `chmod o=` it")),
+        _ => Err(format!("every user of this machine may open the file (mode {mode:03o}); run `chmod o=` on it")),
     }
 }
 

@@ -5,21 +5,21 @@ use protostub_types::{Domain, SafeText, UniqueMap};
 
 use super::{Credential, CredentialError, CredentialProvider, CredentialRequest};
 
-/// Credentials that the host program knows already, one a domain.
+/// Credentials that the host program has already, one for each domain.
 #[derive(Default)]
 pub struct StaticCredentials {
     by_domain: UniqueMap<Domain, Credential>,
 }
 
 impl StaticCredentials {
-    /// None yet: every stub connects without a credential.
+    /// Returns a provider without credentials: every stub connects without one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, with the credential for exactly this domain. Building a runtime fails for a domain
-    /// that was given twice.
+    /// Adds the credential for exactly this domain. Building a runtime fails for a domain that was
+    /// given twice.
     #[must_use]
     pub fn with(mut self, domain: Domain, credential: Credential) -> Self {
         self.by_domain.add(domain, credential);

@@ -10,8 +10,8 @@ use url::Url;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HypertyDescriptor {
-    /// The domain of the stub that the hyperty speaks through, and of the Registry that knows it.
-    /// Default: that of its address.
+    /// The domain of the stub that the hyperty speaks through, and of the Registry that it
+    /// registers at. Default: the domain of its address.
     pub domain: Option<Domain>,
     /// Registers the hyperty at the domain's Registry for as long as it lives. Default: yes.
     pub register: bool,
@@ -24,8 +24,8 @@ pub struct HypertyDescriptor {
     pub user: Option<Address>,
     /// Uses of the hyperty (`chat`, `voice`): `resources` of the registration.
     pub resources: Vec<String>,
-    /// The schemes of data objects that it understands (`comm`, `connection`): `dataSchemes` of the
-    /// registration.
+    /// Schemes of the data objects that the hyperty understands (`comm`, `connection`):
+    /// `dataSchemes` of the registration.
     pub data_schemes: Vec<String>,
 }
 
@@ -47,21 +47,21 @@ impl Default for HypertyDescriptor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Registration {
-    /// There is no answer yet; or the domain's stub is gone. The next deployment of the stub brings
-    /// the registration back.
+    /// The Registry has not answered yet, or the domain's stub is gone. The next deployment of the
+    /// stub restores the registration.
     Pending,
-    /// The Registry has it.
+    /// The Registry has accepted the registration.
     Registered,
-    /// The Registry refused it, or could not be reached. It is tried again.
+    /// The Registry refused the registration, or could not be reached. The runtime retries.
     Failed {
-        /// In the Registry's words, or the host's.
+        /// The reason, as the Registry or the host states it.
         reason: SafeText,
     },
-    /// It is over.
+    /// The registration has ended.
     Removed,
 }
 
-/// A registration that is kept up until this is dropped.
+/// A registration that is kept up until this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct RegistrationHandle {
     status: watch::Receiver<Registration>,
@@ -69,7 +69,8 @@ pub(crate) struct RegistrationHandle {
 }
 
 impl RegistrationHandle {
-    /// The handle of a registration whose status comes from `status`, and that ends with `over`.
+    /// Returns the handle of a registration whose status comes from `status`, and that ends with
+    /// `over`.
     pub(super) fn new(status: watch::Receiver<Registration>, over: CancellationToken) -> Self {
         Self { status, over }
     }
@@ -78,7 +79,7 @@ impl RegistrationHandle {
         self.status.borrow().clone()
     }
 
-    /// It is no longer wanted.
+    /// Ends the registration.
     pub(crate) fn end(&self) {
         self.over.cancel();
     }

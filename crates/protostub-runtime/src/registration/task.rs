@@ -1,13 +1,13 @@
 //! Registration at a domain's own Registry (`domain://registry.<domain>`), which then knows where a
-//! hyperty, or a stub, is.
+//! hyperty or a stub is. The runtime sends two messages:
 //!
-//! | message | when | body |
-//! | --- | --- | --- |
-//! | `create` | at first, after each new connection, and when half of `expires` is over | `{"value": {"url", "status": "live", "expires", "runtime", …}}` |
-//! | `delete` | when the hyperty is dropped, before the stub is undeployed, and at shutdown | `{"resource": <url>, "value": {"url"}}` |
+//! * `create`, at first, after each new connection, and when half of `expires` is over, with the
+//!   body `{"value": {"url", "status": "live", "expires", "runtime", …}}`
+//! * `delete`, when the hyperty is dropped, before the stub is undeployed, and at shutdown, with
+//!   the body `{"resource": <url>, "value": {"url"}}`
 //!
-//! Both are ordinary requests over the bus. A failure is logged and tried again, and fails nothing
-//! else.
+//! Both are ordinary requests over the bus. A failure is logged and retried, and has no other
+//! effect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::{HypertyDescriptor, Registration, RegistrationHandle};
 use crate::{context::RuntimeContext, error::in_full, record::StubRecord};
 
-/// How long a Registry may take to answer.
+/// Timeout of the Registry's answer to a `create`.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the Registry may take to answer a removal.
+/// Timeout of the Registry's answer to a `delete`.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pauses between attempts.
+/// First and longest pause between attempts.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A registration to make: its Registry, and the value that the Registry gets.
+/// A registration to send: its Registry, and the value for the Registry.
 #[derive(Debug)]
 pub(crate) struct RegistrationRequest {
     key: StubKey,
@@ -76,7 +76,7 @@ impl RegistrationRequest {
         Ok(Self { key, registry, url: url.clone(), expires, value })
     }
 
-    /// The key of the stub that it is registered through.
+    /// Returns the key of the stub that the registration goes through.
     pub(crate) fn key(&self) -> &StubKey {
         &self.key
     }
@@ -99,7 +99,7 @@ impl RegistrationRequest {
                 let body = reply.body.as_ref().and_then(|body| body.parse::<Value>().ok()).unwrap_or_default();
                 let reason = ["desc", "description"].iter().find_map(|name| body[*name].as_str());
                 let (code, reason) = (code.unwrap_or_default(), reason.unwrap_or("no reason given"));
-                Err(SafeText::display(format_args!("{} answers with code {code}: {reason}", self.registry)))
+                Err(SafeText::display(format_args!("the Registry {} answers with code {code}: {reason}", self.registry)))
             }
         }
     }
@@ -110,7 +110,8 @@ fn registry_of(domain: &Domain) -> Result<Address, AddressError> {
 }
 
 impl RegistrationHandle {
-    /// Registers, and goes on registering for as long as it takes.
+    /// Starts a task that registers, and refreshes the registration until the returned handle is
+    /// dropped.
     pub(crate) fn keep(context: &Arc<RuntimeContext>, request: RegistrationRequest) -> Self {
         let (status, seen) = watch::channel(Registration::Pending);
         let over = CancellationToken::new();
@@ -127,18 +128,18 @@ struct RegistrationTask {
     over: CancellationToken,
 }
 
-/// Why a registration is not kept up any longer with a stub.
+/// The reason why a registration is not kept up any longer with a stub.
 enum Interruption {
-    /// It is no longer wanted.
+    /// The registration is no longer wanted.
     Over,
-    /// The stub is about to go, or has gone.
+    /// The stub is about to end, or has ended.
     StubGoes,
 }
 
 impl RegistrationTask {
     async fn run(self) {
         while let Some(record) = self.stub().await {
-            // The stub's end waits for this token.
+            // The stub's end waits until this token is dropped.
             let leaving = record.registrations.token();
             let mut may_be_registered = false;
             let leave = self.keep_with(&record, &mut may_be_registered).await;
@@ -146,7 +147,7 @@ impl RegistrationTask {
                 && record.status.current().status == StubStatus::Live
                 && let Err(reason) = self.request.delete(&self.context).await
             {
-                tracing::debug!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "a registration could not be removed");
+                tracing::debug!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "failed to remove a registration");
             }
             drop(leaving);
             if matches!(leave, Interruption::Over) {
@@ -158,7 +159,8 @@ impl RegistrationTask {
         self.status.send_replace(Registration::Removed);
     }
 
-    /// The domain's stub, once it is deployed, by whomever; none if it is all over.
+    /// Waits until the domain's stub is deployed, by any trigger, and returns its record. Returns
+    /// `None` at shutdown, or if the registration is no longer wanted.
     async fn stub(&self) -> Option<Arc<StubRecord>> {
         let mut deployments = self.context.registry.deployments();
         loop {
@@ -174,7 +176,7 @@ impl RegistrationTask {
         }
     }
 
-    /// Registers again and again. The registration may exist from the request on, even if its
+    /// Registers, and refreshes the registration. It may exist from the request on, even if the
     /// answer never comes.
     async fn keep_with(&self, record: &StubRecord, may_be_registered: &mut bool) -> Interruption {
         let mut pauses = pauses();
@@ -198,7 +200,7 @@ impl RegistrationTask {
                 }
                 Err(reason) => {
                     *may_be_registered = false;
-                    tracing::warn!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "a registration failed, and is tried again");
+                    tracing::warn!(target: "protostub", url = %self.request.url, reason = reason.as_str(), "failed to register; the runtime retries");
                     self.status.send_replace(Registration::Failed { reason });
                     pauses.next_pause()
                 }
@@ -215,7 +217,7 @@ impl RegistrationTask {
     }
 }
 
-/// Waits until a stub that is live is not, or the other way round.
+/// Waits until a stub that is live is not live any more, or the other way round.
 async fn liveness_changed(record: &StubRecord) {
     let mut status = record.status.watch();
     let was_live = status.current().status == StubStatus::Live;

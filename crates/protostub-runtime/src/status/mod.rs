@@ -1,4 +1,4 @@
-//! A stub's status: one writer, many who watch (steps 21 and 22).
+//! A stub's status: one writer, many watchers (steps 21 and 22).
 
 mod presence;
 
@@ -17,14 +17,14 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use presence::{Admission, StatusPublisher, StubPresence};
 
-/// How a status looks on the bus.
+/// The form of a status on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StatusForm {
     /// The first phase of the specification: `{"value":"LIVE"}`.
     #[default]
     Phase1,
-    /// The second phase: `{"value":"live"}`, with `desc` where there is a reason.
+    /// The second phase: `{"value":"live"}`, with `desc` if there is a reason.
     Phase2,
 }
 
@@ -45,7 +45,7 @@ impl StatusForm {
     }
 }
 
-/// The one writer of a stub's status. It outlives the stub's instances.
+/// The only writer of a stub's status. It outlives the stub's instances.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
     report: watch::Sender<StatusReport>,
@@ -66,12 +66,12 @@ impl StatusCell {
         Self::at(StubStatus::Deploying)
     }
 
-    /// Beginning with this status.
+    /// Returns a cell that begins with this status.
     pub(crate) fn at(status: StubStatus) -> Self {
         Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default() }
     }
 
-    /// Returns `true` if the stub has ever been live, however shortly.
+    /// Returns `true` if the stub has ever been live, even for a moment.
     pub(crate) fn was_live(&self) -> bool {
         self.live_counter.count() > 0
     }
@@ -84,7 +84,7 @@ impl StatusCell {
         StatusWatch { reports: self.report.subscribe(), live_counter: Arc::clone(&self.live_counter) }
     }
 
-    /// Moves on to `status` if it can follow the current one. Returns `None` if it is the current
+    /// Advances to `status` if it can follow the current one. Returns `None` if it is the current
     /// one. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<SafeText>) -> Result<Option<StatusReport>, String> {
         let mut outcome = Ok(None);
@@ -128,7 +128,7 @@ impl LiveCounter {
         self.changed.notify_waiters();
     }
 
-    /// Waits until the number exceeds `count`. Returns `false` if it never will.
+    /// Waits until the counter exceeds `count`. Returns `false` if it never will.
     async fn more_than(&self, count: u64) -> bool {
         loop {
             // Registered before the check, so that no change is missed between check and wait.
@@ -159,8 +159,9 @@ impl StatusWatch {
         self.reports.borrow().clone()
     }
 
-    /// Waits for a status that was not seen yet. Returns `None` once the stub is gone and its last
-    /// status was seen. It may skip quick changes; subscribe to `<stub>/status` to get all of them.
+    /// Waits for a status that this watch has not seen yet. Returns `None` once the stub is gone
+    /// and its last status was seen. The watch may skip quick changes. Subscribe to `<stub>/status`
+    /// to get all of them.
     pub async fn changed(&mut self) -> Option<StatusReport> {
         self.reports.changed().await.ok()?;
         Some(self.reports.borrow_and_update().clone())
@@ -176,17 +177,18 @@ impl StatusWatch {
         self.current()
     }
 
-    /// Waits until the stub is live, or has been since this call, however shortly. Returns `false`
-    /// if it is gone.
+    /// Waits until the stub is live, or has been live since this call, even for a moment. Returns
+    /// `false` if the stub is gone.
     pub(crate) fn until_live_once(self) -> impl Future<Output = bool> {
-        // In this order: what becomes live in between counts.
+        // The counter is read first, so that a change in between counts.
         let live_counter = self.live_counter.count();
         let is_live = self.reports.borrow().status == StubStatus::Live;
         async move { is_live || self.live_counter.more_than(live_counter).await }
     }
 }
 
-/// Counts of a stub's hits on each limit, by the setting's name. They outlive the stub's instances.
+/// Number of times that a stub has exceeded each limit, by the setting's name. The counters outlive
+/// the stub's instances.
 #[derive(Debug, Default)]
 pub(crate) struct LimitCounters(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -223,9 +225,9 @@ mod tests {
         }
         assert_eq!(polled_before.as_mut().poll(&mut context), Poll::Ready(true));
         assert_eq!(polled_late.as_mut().poll(&mut context), Poll::Ready(true));
-        // Not that it was before.
+        // A `live` before the call does not count.
         let mut again = pin!(waiting());
-        cell.advance(StubStatus::Disconnected, Some("it was idle".into())).expect("another reason");
+        cell.advance(StubStatus::Disconnected, Some("the stub was idle".into())).expect("another reason");
         assert_eq!(again.as_mut().poll(&mut context), Poll::Pending);
         let mut gone = pin!(waiting());
         drop(cell);

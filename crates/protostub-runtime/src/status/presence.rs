@@ -1,4 +1,4 @@
-//! The status of a stub as its instances publish it.
+//! The status of a stub, as its instances publish it.
 
 use std::{
     collections::VecDeque,
@@ -17,8 +17,8 @@ use crate::steps::{Step, Steps};
 #[derive(Debug, Clone)]
 pub(crate) struct StatusTarget {
     pub(crate) cell: Arc<StatusCell>,
-    /// Subscribers get the statuses. They do not get those of an instance that may become the
-    /// stub's, or has been.
+    /// Subscribers get the statuses. They do not get those of an instance that may become, or has
+    /// been, the stub's.
     pub(crate) is_public: bool,
 }
 
@@ -32,7 +32,7 @@ impl StatusTarget {
     }
 }
 
-/// The number of statuses that an instance may publish while it waits to be live.
+/// Maximum number of statuses that an instance may publish while it waits to be live.
 const MAX_HELD: usize = 16;
 
 /// The permission of a version's instances to be live.
@@ -49,7 +49,7 @@ pub(crate) enum Admission {
 #[derive(Debug, Default)]
 struct Gate {
     admission: Admission,
-    /// From `live` on, in their order.
+    /// The held statuses, in their order. The first one is `live`.
     held: VecDeque<(StubStatus, Option<SafeText>)>,
 }
 
@@ -65,14 +65,14 @@ pub(crate) struct StatusPublisher {
 }
 
 impl StatusPublisher {
-    /// Step 21: posts the stub's status to `<stub>/status`.
+    /// Performs step 21: posts the stub's status to `<stub>/status`.
     fn post(&self, report: &StatusReport) {
         let _step = self.steps.open(Step::PostStatus, report.status.as_str()).entered();
         let mut message = Message::update(self.topic.clone()).with_body(self.form.body(report, None));
         message.from = self.stub.clone();
         message.id = MessageId::Text(report.sequence.to_string().into());
         if let Err(error) = self.bus.post(&Origin::Host, message) {
-            tracing::warn!(stub = %self.stub, %error, "the status could not be told to its subscribers");
+            tracing::warn!(stub = %self.stub, %error, "failed to publish the status to its subscribers");
         }
     }
 }
@@ -83,12 +83,12 @@ pub(crate) struct StubPresence {
     target: Mutex<StatusTarget>,
     limit_counters: Arc<LimitCounters>,
     gate: Mutex<Gate>,
-    /// An instance wants to be live.
+    /// Notified when an instance wants to be live.
     wants_admission: Notify,
 }
 
 impl StubPresence {
-    /// The presence of a stub whose version is not accepted yet.
+    /// Returns the presence of a stub whose version is not accepted yet.
     pub(crate) fn new(publisher: StatusPublisher, cell: &Arc<StatusCell>, limit_counters: &Arc<LimitCounters>) -> Self {
         Self {
             publisher,
@@ -99,39 +99,38 @@ impl StubPresence {
         }
     }
 
-    /// The stub's URL.
+    /// Returns the stub's URL.
     pub(crate) fn stub(&self) -> &Address {
         &self.publisher.stub
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
-        // It is whole after every statement.
+        // A poisoned gate is usable: it is valid after every statement.
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on instances are of a version that is accepted, or of one that is not. Drops what
-    /// was held back.
+    /// Sets the admission of all further instances, and drops the statuses that were held back.
     pub(crate) fn set_admission(&self, admission: Admission) {
         *self.gate() = Gate { admission, held: VecDeque::new() };
     }
 
-    /// The permission of instances to be live.
+    /// Returns the permission of instances to be live.
     pub(crate) fn admission(&self) -> Admission {
         self.gate().admission
     }
 
-    /// Waits until an instance wants to be live that may not yet.
+    /// Waits until an instance wants to be live and may not be live yet.
     pub(crate) async fn wants_admission(&self) {
         while self.gate().held.is_empty() {
             self.wants_admission.notified().await;
         }
     }
 
-    /// The version is accepted: publishes what was held back, in its order.
+    /// Accepts the version: publishes the statuses that were held back, in their order.
     pub(crate) fn admit(&self) {
         loop {
-            // A status stays in the queue until it is published, so that those that come meanwhile
-            // wait behind it. The lock is not held while statuses are published.
+            // A status stays in the queue until it is published, so that later ones wait behind it.
+            // The lock is not held while statuses are published.
             let next = {
                 let mut gate = self.gate();
                 gate.admission = if gate.held.is_empty() { Admission::Admitted } else { Admission::HeldBack };
@@ -139,13 +138,13 @@ impl StubPresence {
             };
             let Some((status, reason)) = next else { return };
             if let Err(problem) = self.publish_now(status, reason) {
-                tracing::debug!(stub = %self.stub(), problem, "a status that was held back could not be published");
+                tracing::debug!(stub = %self.stub(), problem, "failed to publish a status that was held back");
             }
             self.gate().held.pop_front();
         }
     }
 
-    /// Forgets what was held back: the instance is not live, and will not be.
+    /// Drops the statuses that were held back: the instance is not live, and will not be.
     pub(crate) fn drop_held(&self) {
         self.gate().held.clear();
     }
@@ -161,7 +160,7 @@ impl StubPresence {
         Ok(())
     }
 
-    /// Holds a status back if it has to wait for `live`. Returns whether it does.
+    /// Holds a status back if it has to wait for `live`. Returns `true` if it was held back.
     fn hold_back(&self, status: StubStatus, reason: Option<&SafeText>) -> Result<bool, String> {
         let now = self.target().cell.current().status;
         let mut gate = self.gate();
@@ -174,7 +173,7 @@ impl StubPresence {
             return Err(format!("a stub that is {last} cannot become {status}"));
         }
         if gate.held.len() >= MAX_HELD {
-            return Err(format!("{MAX_HELD} statuses wait for the stub's version to be accepted"));
+            return Err(format!("{MAX_HELD} statuses, the limit, already wait until the stub's version is accepted"));
         }
         gate.held.push_back((status, reason.cloned()));
         drop(gate);
@@ -183,17 +182,17 @@ impl StubPresence {
     }
 
     fn target(&self) -> MutexGuard<'_, StatusTarget> {
-        // It is whole after every statement.
+        // A poisoned target is usable: it is valid after every statement.
         self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The presence of an instance that is not the stub yet.
+    /// Returns the presence of an instance that is not the stub's yet.
     pub(crate) fn for_successor(&self) -> Self {
         Self {
             publisher: self.publisher.clone(),
             target: Mutex::new(StatusTarget::private(StubStatus::Deployed)),
             limit_counters: Arc::clone(&self.limit_counters),
-            // It is not seen before its version is accepted.
+            // The instance stays invisible until its version is accepted.
             gate: Mutex::new(Gate { admission: Admission::Admitted, held: VecDeque::new() }),
             wants_admission: Notify::new(),
         }
@@ -207,12 +206,12 @@ impl StubPresence {
         target.cell.watch()
     }
 
-    /// From now on the instance is the stub.
+    /// Makes the instance's statuses those of the stub.
     pub(crate) fn make_public(&self, cell: &Arc<StatusCell>) {
         *self.target() = StatusTarget::public(Arc::clone(cell));
     }
 
-    /// The status of this instance.
+    /// Returns a watch of this instance's status.
     pub(crate) fn watch(&self) -> StatusWatch {
         self.target().cell.watch()
     }
@@ -262,10 +261,10 @@ mod tests {
         StubPresence::new(publisher, cell, &Arc::default())
     }
 
-    /// Has the instance publish `disconnected` while the runtime tells subscribers of `live`.
+    /// Lets the instance publish `disconnected` while the runtime publishes `live` to subscribers.
     struct DisconnectsMeanwhile {
         presence: Arc<StubPresence>,
-        /// The status that holds right afterwards.
+        /// The stub's status immediately afterwards.
         seen: Arc<OnceLock<StubStatus>>,
     }
 
@@ -273,7 +272,7 @@ mod tests {
         fn on_new_span(&self, attributes: &span::Attributes<'_>, _: &span::Id, _: layer::Context<'_, S>) {
             if attributes.metadata().name() == "step" {
                 self.seen.get_or_init(|| {
-                    self.presence.publish(StubStatus::Disconnected, None).expect("it is taken");
+                    self.presence.publish(StubStatus::Disconnected, None).expect("the status is accepted");
                     self.presence.watch().current().status
                 });
             }
@@ -284,11 +283,11 @@ mod tests {
     fn status_behind_live_waits_for_its_turn() {
         let cell = Arc::new(StatusCell::at(StubStatus::InProgress));
         let (presence, seen) = (Arc::new(presence(&cell)), Arc::<OnceLock<_>>::default());
-        presence.publish(StubStatus::Live, None).expect("it is held back");
+        presence.publish(StubStatus::Live, None).expect("the status is held back");
         assert_eq!(cell.current().status, StubStatus::InProgress);
         let layer = DisconnectsMeanwhile { presence: Arc::clone(&presence), seen: Arc::clone(&seen) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || presence.admit());
-        assert_eq!(seen.get(), Some(&StubStatus::Live), "it came before subscribers knew of `live`");
+        assert_eq!(seen.get(), Some(&StubStatus::Live), "`disconnected` came before subscribers knew of `live`");
         assert_eq!((cell.current().status, cell.current().sequence), (StubStatus::Disconnected, 2));
         assert!(!presence.holds_back());
     }

@@ -1,4 +1,4 @@
-//! Eviction: an idle stub is retired if another one needs its sandbox.
+//! Eviction: the runtime retires an idle stub if another one needs its sandbox.
 
 use std::time::Duration;
 
@@ -7,16 +7,17 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{command::Command, context::RuntimeContext, record::StubRecord};
 
-/// Minimum idle time of a stub that is retired for another one. A stub that waits for its server
-/// for a moment is not idle.
+/// Minimum idle time of a stub before it is retired for another one. A stub that waits for its
+/// server for a moment is not idle.
 const IDLE_ENOUGH: Duration = Duration::from_secs(1);
-/// Maximum of stubs that are asked, one after the other, before the idle stubs are listed again.
+/// Maximum number of stubs that are asked, one after another, before the idle stubs are listed
+/// again.
 const CANDIDATES: usize = 8;
-/// Maximum of lists of idle stubs, one every quarter of a second.
+/// Maximum number of lists of idle stubs, one every quarter of a second.
 const ROOM_ATTEMPTS: usize = 20;
 
-/// Returns a permit for one more sandbox. If no permit is left, it retires the stub that has been
-/// idle for longest. It never retires `own`, whose supervisor may be the caller.
+/// Returns a permit for one more sandbox. If no permit is left, retires the stub that has been idle
+/// for longest. Never retires `own`, whose supervisor may be the caller.
 pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<SandboxPermit, SandboxError> {
     let full = match context.engine.try_acquire_permit() {
         Ok(permit) => return Ok(permit),
@@ -37,7 +38,7 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
                 tokio::select! {
                     biased;
                     permit = context.engine.acquire_permit() => permit.ok(),
-                    // Its sandbox is free now, unless another stub took it.
+                    // The sandbox is free now, unless another stub took it.
                     retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.try_acquire_permit().ok()),
                 }
             };

@@ -1,4 +1,4 @@
-//! One instance of a stub: its task, its login, its deadlines.
+//! One instance of a stub: its task, its login and its deadlines.
 
 use std::{
     future::{self, Future},
@@ -27,25 +27,25 @@ pub(super) struct Instance {
     pub(super) handle: StubHandle,
     pub(super) task: JoinHandle<Ended>,
     pub(super) login: Option<PendingLogin>,
-    /// The explicit credential that it was last told to connect with.
+    /// The explicit credential that the instance was last told to connect with.
     pub(super) credential: Option<Credential>,
-    /// The time by which it has to be live, while it is connecting.
+    /// The time by which the instance has to be live, while it is connecting.
     pub(super) connect_by: Instant,
-    /// The time at which to look whether it is idle.
+    /// The time of the next check if the instance is idle.
     pub(super) look_at: Option<Instant>,
 }
 
-/// A domain login under way, and the callers who wait for it. They are answered when it is dropped.
+/// A pending domain login, and the callers who wait for it. They are answered when it is dropped.
 pub(super) struct PendingLogin {
     result: LoginResult,
     done: Vec<oneshot::Sender<()>>,
 }
 
-/// Ready when the instance was told to connect, or when its credential could not be had.
+/// Ready when the instance was told to connect, or when its credential could not be fetched.
 type LoginResult = Pin<Box<dyn Future<Output = Result<(), CredentialError>> + Send + Sync>>;
 
 impl Instance {
-    /// Lets an instance run whose start succeeded.
+    /// Runs an instance whose start succeeded.
     pub(super) fn begin(context: &RuntimeContext, handle: StubHandle, task: StubTask, look_after: Option<Duration>) -> Self {
         let task = context.spawn(task.run());
         let look_at = look_after.and_then(|after| Instant::now().checked_add(after));
@@ -53,8 +53,8 @@ impl Instance {
     }
 
     /// Logs in at the domain: tells the instance to connect, with the credential that the Identity
-    /// Module has for its domain. From now on it has to be live in time. Answers `done` when it was
-    /// told.
+    /// Module has for its domain. From now on, the instance has to be live within the timeout.
+    /// Answers `done` when the instance was told.
     pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
         self.connect_by = deadline(Instant::now(), context.config.lifecycle.connect_timeout);
         if let Some(login) = &mut self.login {
@@ -79,7 +79,7 @@ impl Instance {
         self.login = Some(PendingLogin { result, done: done.into_iter().collect() });
     }
 
-    /// Lets the instance disconnect, for as long as the grace time allows. `status` is its own.
+    /// Lets the instance disconnect within its grace time. `status` is the instance's own.
     pub(super) async fn disconnect(
         &self,
         context: &RuntimeContext,
@@ -113,14 +113,14 @@ impl PendingLogin {
 
 impl Drop for PendingLogin {
     fn drop(&mut self) {
-        // The instance was told, or its status tells what became of it.
+        // The instance was told to connect, or its status has the failure.
         for done in self.done.drain(..) {
             let _ = done.send(());
         }
     }
 }
 
-/// Waits until a time, or forever.
+/// Waits until a time, or forever without one.
 pub(super) async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,

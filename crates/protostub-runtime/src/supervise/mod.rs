@@ -1,13 +1,13 @@
-//! A stub after its deployment: login, commands, one instance after another, end.
+//! A stub after its deployment: login, commands, its sequence of instances, and its end.
 //!
 //! An instance is a sandbox with the component in it. The stub outlives its instances: the record
-//! has the mailbox, the URL, the status, the session and the subscribers.
+//! holds the mailbox, the URL, the status, the session and the subscribers.
 //!
 //! A [`Supervisor`] waits for the stub's next [event](wait). The [state machine](state) decides,
 //! and the supervisor performs the actions. All decisions are in [`state`].
 //!
-//! When a version says `live` for the first time, its status is held back until the version is
-//! durable as the accepted one. If it cannot be made durable, the instance is ended like a broken
+//! When a version publishes `live` for the first time, its status is held back until the version is
+//! durable as the accepted one. If it cannot be made durable, the instance is ended like a failed
 //! one.
 
 mod eviction;
@@ -41,7 +41,7 @@ use crate::{
 
 impl Supervisor {
     /// Takes over a stub whose first instance was started. The supervisor stays in its box, so that
-    /// the stub's task is small (`idle_stub_kib`).
+    /// the stub's task stays small (`idle_stub_kib`).
     pub(crate) fn begin(context: Arc<RuntimeContext>, deployed: Deployed) -> Box<Self> {
         let Deployed { record, presence, artifact, handle, task, commands, routes } = deployed;
         let settings = context.config.settings(record.key.domain());
@@ -75,14 +75,14 @@ impl Supervisor {
         supervisor
     }
 
-    /// Supervises the stub until it ends, and clears up behind it.
+    /// Supervises the stub until it ends, and then cleans up.
     pub(crate) async fn run(mut self: Box<Self>) {
         let mut event = Event::Started;
         let end = loop {
             let (state, actions) = self.state.on(event);
             self.state = state;
-            // The box is freed afterwards, so that an idle stub keeps only the wait
-            // (`idle_stub_kib`).
+            // The box is freed after the actions, so that the task of an idle stub keeps only the
+            // wait (`idle_stub_kib`).
             let reported = if actions.is_empty() { None } else { Box::pin(self.perform_all(actions)).await };
             event = match (reported, self.state) {
                 (Some(event), _) => event,
@@ -154,7 +154,7 @@ impl Supervisor {
         None
     }
 
-    /// Answers the command, if any: it is done.
+    /// Answers the command, if any, as done.
     fn reply(&mut self) {
         let Some(command) = self.command.take() else { return };
         match *command {
@@ -175,7 +175,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts an instance: steps 12 to 18 again, in the place of the one before it.
+    /// Starts an instance in the place of the previous one: steps 12 to 18 again.
     async fn start(&mut self) -> Event {
         let Some(inbox) = self.inbox.take() else { return Event::Lost };
         let (permit, session) = (permit(&self.context, &self.record), self.record.session.clone());
@@ -198,7 +198,7 @@ impl Supervisor {
         Event::NotStarted
     }
 
-    /// Waits until an instance has said that it starts, and accepts its version then.
+    /// Waits until an instance has published that it starts, and then accepts its version.
     async fn accept_started(&mut self) -> Option<Event> {
         let mut status = self.status.clone();
         let instance = self.instance.as_ref()?;
@@ -209,7 +209,7 @@ impl Supervisor {
         }
     }
 
-    /// Remembers that the version is accepted, and then lets it be live.
+    /// Makes the version durable as the accepted one, and then lets the instance be live.
     async fn accept(&mut self) -> Event {
         if let Err(kind) = self.remember(&self.artifact).await {
             self.set_fault(self.error(Phase::Connecting, kind));
@@ -223,7 +223,8 @@ impl Supervisor {
         Event::Accepted
     }
 
-    /// Sets the pause before the next instance, if the stub is to have one.
+    /// Sets the pause before the next instance. Reports `GaveUp` if the stub gets no further
+    /// instance.
     fn plan_restart(&mut self) -> Option<Event> {
         if !self.record.status.was_live() {
             return Some(Event::GaveUp);
@@ -249,23 +250,23 @@ impl Supervisor {
         DeployError { kind, ..fault }
     }
 
-    /// Removes everything that is registered through the stub, while it can still tell its domain.
+    /// Removes all registrations that go through the stub, while it can still tell its domain.
     async fn remove_registrations(&self) {
         self.record.registration.get().inspect(|own| own.end());
         self.record.leaving.cancel();
         self.record.registrations.close();
         let removed = tokio::time::timeout(self.context.config.lifecycle.grace, self.record.registrations.wait());
         if self.status.current().status == StubStatus::Live && removed.await.is_err() {
-            tracing::debug!(target: "protostub", domain = %self.record.key, "what was registered was not removed within the grace time");
+            tracing::debug!(target: "protostub", domain = %self.record.key, "failed to remove the stub's registrations within the grace time");
         }
     }
 
-    /// The reason of the responses to messages that the stub does not take.
+    /// Returns the reason of the responses to messages that the stub does not take.
     fn refusal(&self) -> String {
         match self.state {
             State::Ended(End::Shutdown) => in_full(&StubGone::shut_down(&self.record.key)).to_string(),
             State::Ended(_) => in_full(&StubGone::undeployed(&self.record.key)).to_string(),
-            _ => format!("the protocol stub of {} was told to disconnect", self.record.key),
+            _ => format!("the protocol stub of {} was told to disconnect; connect it again", self.record.key),
         }
     }
 
@@ -286,8 +287,8 @@ impl Supervisor {
         }
         self.publish(status, &reason);
         let Self { context, record, routes, inbox, command, .. } = *self;
-        // In this order: a caller that sees the end may deploy the stub again at once, and needs
-        // the route.
+        // The routes are dropped first: a caller that sees the end may deploy the stub again at
+        // once, and needs the route.
         drop(routes);
         context.registry.remove(&record, gone);
         if let Some(inbox) = inbox {

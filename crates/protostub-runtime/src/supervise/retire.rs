@@ -1,4 +1,4 @@
-//! Retirement: a stub that has been idle for long has no instance until it is used again.
+//! Retirement: a stub that has been idle for long has no instance until its next use.
 
 use protostub_types::StubStatus;
 use tokio::time::Instant;
@@ -7,10 +7,10 @@ use super::{state::Event, supervisor::Supervisor};
 use crate::command::Command;
 
 impl Supervisor {
-    /// Asks the instance whether it can be spared. If it agrees, it takes no more messages.
+    /// Asks the instance to retire. An instance that agrees takes no more messages.
     pub(super) async fn ask_to_retire(&mut self) -> Event {
         let idle = match self.command.as_deref() {
-            // The caller may have found room elsewhere meanwhile.
+            // The caller may have found a free sandbox meanwhile.
             Some(Command::Retire { done, .. }) if done.is_closed() => None,
             Some(Command::Retire { idle, .. }) => Some(*idle),
             _ => self.retire_after,
@@ -28,14 +28,15 @@ impl Supervisor {
         }
     }
 
-    /// Answers `false` to the stub that needs the sandbox. Without one, looks again later.
+    /// Answers `false` to the stub that needs the sandbox. Without such a command, schedules the
+    /// next check.
     pub(super) fn decline_to_retire(&mut self) {
         if let Some(command) = self.command.take() {
             if let Command::Retire { done, .. } = *command {
                 let _ = done.send(false);
             }
         } else if let (Some(after), Some(instance)) = (self.retire_after, &mut self.instance) {
-            // Something is under way: it may take as long again.
+            // The instance is in use, and may be for as long again.
             instance.look_at = Instant::now().checked_add(after);
         }
     }
@@ -47,4 +48,4 @@ impl Supervisor {
 }
 
 /// The reason of a retired stub's status.
-const RETIRED: &str = "it was idle, and comes back with the next message";
+const RETIRED: &str = "the stub was idle, and starts again with the next message";

@@ -1,16 +1,16 @@
 //! The supervisor's decisions, without their execution: a pure state machine.
 //!
 //! ```text
-//! Starting ──► Running ──► it broke ──────► Waiting(Restart) ──► Starting …
+//! Starting ──► Running ──► it failed ─────► Waiting(Restart) ──► Starting …
 //!                │  ▲  ▲                       └ budget spent, or it was never live ──► Ended
-//!                │  │  └ update, old and new instance overlap
-//!                │  └─── update: Starting, on trial ──► it broke: Starting, the version before it
+//!                │  │  └ update: old and new instance overlap
+//!                │  └─── update: Starting, on trial ──► it failed: Starting, the previous version
 //!                ├──► idle: Waiting(Use) ──► used ──► Starting …
 //!                └──► undeployed, shutdown ──► Ended
 //! ```
 //!
 //! [`State::on`] returns the next state and the actions that lead there. The supervisor performs
-//! the actions in their order. An action may report an [`Event`] of its own; the actions after it
+//! the actions in their order. An action may report an [`Event`] of its own. The remaining actions
 //! are then dropped, and the event is handled next.
 
 use protostub_sandbox::DisconnectReason;
@@ -28,11 +28,11 @@ pub(super) enum Wanted {
 /// The trust that an instance has earned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is of an update's version. If it breaks, the version before it takes over again.
+    /// The instance has an update's version. If it fails, the previous version takes over again.
     OnTrial,
-    /// It is of the accepted version, and has not been live yet.
+    /// The instance has the accepted version, and has not been live yet.
     New,
-    /// It has been live.
+    /// The instance has been live.
     Proven,
 }
 
@@ -57,9 +57,9 @@ pub(super) enum Wait {
 /// The end of a stub's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// It broke, and gets no further instance.
+    /// The stub failed, and gets no further instance.
     Broken,
-    /// The host program undeployed it.
+    /// The host program undeployed the stub.
     Undeployed,
     /// The runtime shuts down.
     Shutdown,
@@ -68,22 +68,22 @@ pub(super) enum End {
 /// The state of a stub after its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// An instance is being started. No command is taken meanwhile.
+    /// An instance is being started. The supervisor takes no command meanwhile.
     Starting { wanted: Wanted, standing: Standing },
     /// An instance runs.
     Running { wanted: Wanted, standing: Standing, connection: Connection },
     /// There is no instance. Messages wait in the mailbox.
     Waiting { wanted: Wanted, wait: Wait },
-    /// The stub is over.
+    /// The stub has ended.
     Ended(End),
 }
 
 /// The credential of a `connect` command, compared with the one that the instance connects with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Login {
-    /// The same one, or none.
+    /// The same credential, or none.
     Same,
-    /// Another one.
+    /// Another credential.
     Other,
 }
 
@@ -96,7 +96,7 @@ pub(super) enum Order {
     Overlap,
 }
 
-/// An event of a stub. Details of it stay with the supervisor.
+/// An event of a stub. The supervisor keeps its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     // Commands of the host program.
@@ -127,11 +127,11 @@ pub(super) enum Event {
     NotAccepted,
     /// It is live.
     Live,
-    /// It said that it cannot connect.
+    /// It reported that it cannot connect.
     Failed,
     /// It was not live in time.
     ConnectTimeout,
-    /// There is no credential for it.
+    /// The login failed to get its credential.
     NoCredential,
     /// It ended by itself.
     Crashed,
@@ -164,7 +164,7 @@ pub(super) enum Action {
     AcceptMessages,
     /// Lets the mailbox refuse messages, with the state's reason.
     RefuseMessages,
-    /// Answers the messages that the instance has not taken with 503.
+    /// Answers with 503 the messages that the instance has not taken.
     FailWaiting,
     /// Keeps the command's credential for this stub.
     HoldCredential,
@@ -180,14 +180,14 @@ pub(super) enum Action {
     RemoveRegistrations,
     /// Makes the version durable, and admits the instance. Reports `Accepted` or `NotAccepted`.
     Accept,
-    /// Waits until the instance has started, and accepts its version then. An instance that is to
-    /// stay disconnected shows no more than that. Reports `Accepted` or `NotAccepted`.
+    /// Waits until the instance has started, and then accepts its version. An instance that stays
+    /// disconnected cannot prove more. Reports `Accepted` or `NotAccepted`.
     AcceptStarted,
-    /// Leaves the stub's failures behind.
+    /// Forgets the stub's failures.
     BecomeLive,
     /// Asks the instance whether it is idle. Reports `RetireAgreed` or `RetireDeclined`.
     AskToRetire,
-    /// Answers the command with `false`. Without a command, looks again later.
+    /// Answers the command with `false`. Without a command, schedules the next check.
     DeclineToRetire,
     /// Publishes that the stub is retired.
     PublishRetired,
@@ -197,18 +197,19 @@ pub(super) enum Action {
     TryOut,
     /// Publishes that another version takes over.
     PublishTakeover,
-    /// Makes the version before the update that of the next instance.
+    /// Makes the previous version that of the next instance.
     RollBack,
-    /// Sets the pause before the next instance. Reports `GaveUp` if there is to be none.
+    /// Sets the pause before the next instance. Reports `GaveUp` if the stub gets no further one.
     PlanRestart,
     /// Counts one more instance.
     CountInstance,
     /// Starts an instance. Reports `Started` or `NotStarted`.
     Start,
-    /// Starts an instance of the command's version next to the running one, which it replaces once
-    /// it is live. Reports `TookOver`, `Lost`, or nothing if the running instance stays.
+    /// Starts an instance of the command's version next to the running one. Once it is live, it
+    /// replaces the running one. Reports `TookOver`, `Lost`, or nothing if the running instance
+    /// stays.
     Overlap,
-    /// Answers the command, if any: it is done.
+    /// Answers the command, if any, as done.
     Reply,
     /// Answers the command: another update is under way.
     ReplyUnderWay,
@@ -252,7 +253,7 @@ impl State {
             (Event::Disconnect, Running { standing, .. }) => {
                 let state = Running { wanted: Wanted::Disconnected, standing, connection: Settled };
                 match standing {
-                    // Its version cannot show more than that it runs.
+                    // A running instance is all that its version can prove.
                     OnTrial => (state, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Accept]),
                     New | Proven => (state, &[RefuseMessages, DropLogin, Disconnect(Request), FailWaiting, Reply]),
                 }
@@ -262,7 +263,7 @@ impl State {
             }
 
             (Event::Update(_), Running { standing: OnTrial, .. }) => (self, &[ReplyUnderWay]),
-            // An instance shows that it works by being live, so it has to be allowed to connect.
+            // An instance proves that it works by being live, so it has to be allowed to connect.
             (Event::Update(Order::Overlap), Running { wanted: Connected, standing: Proven, .. }) => (self, &[Overlap]),
             (Event::Update(_), Running { wanted, .. }) => {
                 (starting(wanted, OnTrial), &[Disconnect(Update), Stop, TryOut, PublishTakeover, Start])
@@ -302,7 +303,7 @@ impl State {
             (Event::Live, Running { wanted, standing: OnTrial | New, .. }) => {
                 (Running { wanted, standing: Proven, connection: Settled }, &[BecomeLive])
             }
-            // A network that broke is back.
+            // A connection that broke is restored.
             (Event::Live, Running { wanted, standing: Proven, .. }) => {
                 (Running { wanted, standing: Proven, connection: Settled }, &[])
             }
@@ -333,7 +334,7 @@ impl State {
                 let state = Waiting { wanted, wait: Wait::Use };
                 match wanted {
                     Connected => (state, &[Disconnect(Idle), Stop, PublishRetired, Reply]),
-                    // It is disconnected already, for another reason.
+                    // The stub is already disconnected, for another reason.
                     Wanted::Disconnected => (state, &[Disconnect(Idle), Stop, Reply]),
                 }
             }
@@ -363,7 +364,7 @@ impl State {
         matches!(self, Self::Running { connection: Connection::Connecting, .. })
     }
 
-    /// Returns `true` if it makes a difference that the instance is live.
+    /// Returns `true` if the status `live` is an event in this state.
     pub(super) fn heeds_live(self) -> bool {
         self.has_deadline() || matches!(self, Self::Running { standing: Standing::OnTrial | Standing::New, .. })
     }

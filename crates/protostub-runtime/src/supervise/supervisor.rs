@@ -23,7 +23,7 @@ use crate::{
     status::{StatusWatch, StubPresence},
 };
 
-/// The reason of an instance that gave none.
+/// The reason of a failed instance that gave none.
 pub(super) const NO_REASON: &str = "the stub said `failed` and gave no reason";
 
 /// Supervises one stub from its deployment to its end.
@@ -40,7 +40,7 @@ pub(crate) struct Supervisor {
     pub(super) inbox: Option<Inbox>,
     /// The command that the actions carry out, until it is answered.
     pub(super) command: Option<Box<Command>>,
-    /// The fault of the last instance, until another one follows.
+    /// The fault of the last instance, until the next one starts.
     pub(super) fault: Option<Box<DeployError>>,
     /// The end of the pause after that fault.
     pub(super) resume_at: Instant,
@@ -49,12 +49,12 @@ pub(crate) struct Supervisor {
     /// An update that is not committed yet.
     pub(super) trial: Option<Trial>,
     pub(super) restarts: Restarts,
-    /// The idle time after which the stub is retired. `None`: it is not retired for that.
+    /// The idle time after which the stub is retired. `None` disables this retirement.
     pub(super) retire_after: Option<Duration>,
 }
 
 impl Supervisor {
-    /// Makes an instance the stub's.
+    /// Makes an instance that of the stub.
     pub(super) fn install(&mut self, instance: Instance) {
         self.record.set_idleness(Some(instance.handle.idleness().clone()));
         self.instance = Some(instance);
@@ -81,7 +81,7 @@ impl Supervisor {
         }
     }
 
-    /// Makes durable that a version is accepted. No older version follows it.
+    /// Makes a version durable as the accepted one. No older version can follow it.
     pub(super) async fn remember(&self, artifact: &Artifact) -> Result<(), DeployErrorKind> {
         match artifact.to_commit() {
             Some(committed) => {
@@ -92,7 +92,7 @@ impl Supervisor {
         }
     }
 
-    /// The instance is live for the first time.
+    /// Notes that the instance is live for the first time.
     pub(super) fn become_live(&mut self) {
         self.restarts.live();
         self.context.registry.clear_failures(&self.record.key);
@@ -107,12 +107,12 @@ impl Supervisor {
         }
     }
 
-    /// Reports a crash. A session may be what crashes instances, so the instance after the second
-    /// crash starts without it.
+    /// Reports a crash. A saved session may be the cause of repeated crashes, so the instance after
+    /// the second crash starts without it.
     pub(super) fn crashed(&mut self, crash: Option<Arc<CrashReport>>) {
         self.context.report(&self.record, crash);
         if self.record.session.load().is_some() && self.restarts.suspects_session(Instant::now()) {
-            tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with what it had saved, which is dropped");
+            tracing::warn!(target: "protostub", domain = %self.record.key, "the stub crashed twice with its saved session; the runtime drops the session");
             let _ = self.record.session.take();
         }
     }
@@ -128,16 +128,16 @@ impl Supervisor {
     pub(super) fn publish(&self, status: StubStatus, reason: impl fmt::Display) {
         self.presence.drop_held();
         if let Err(error) = self.presence.publish(status, Some(failure_text(reason))) {
-            tracing::debug!(target: "protostub", %error, "a status could not be published");
+            tracing::debug!(target: "protostub", %error, "failed to publish a status");
         }
     }
 
-    /// Notes why the instance is of no use.
+    /// Notes the fault of the instance.
     pub(super) fn set_fault(&mut self, fault: DeployError) {
         self.fault = Some(Box::new(fault));
     }
 
-    /// Returns the fault of the last instance.
+    /// Takes the fault of the last instance.
     pub(super) fn take_fault(&mut self) -> DeployError {
         self.fault.take().map_or_else(|| self.lost(), |fault| *fault)
     }
@@ -150,12 +150,12 @@ impl Supervisor {
         self.error(phase, DeployErrorKind::Failed { reason })
     }
 
-    /// The task of an instance panicked, or the threads are gone.
+    /// Returns the error of an instance whose task panicked, or whose threads are gone.
     pub(super) fn lost_task(&self, error: &JoinError) -> DeployError {
-        self.failed(Phase::Running, failure_text(format_args!("its task ended without a word: {error}")))
+        self.failed(Phase::Running, failure_text(format_args!("the stub's task ended unexpectedly: {error}")))
     }
 
     fn lost(&self) -> DeployError {
-        self.failed(Phase::Running, "its task ended without a word".into())
+        self.failed(Phase::Running, "the stub's task ended unexpectedly".into())
     }
 }

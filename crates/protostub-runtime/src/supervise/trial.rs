@@ -8,22 +8,22 @@ use crate::{artifact::Artifact, error::DeployError, record::StubRecord, status::
 /// An update whose new version has not been live yet.
 pub(super) struct Trial {
     pub(super) to: Version,
-    /// The version before it, which runs again if this one fails.
+    /// The previous version, which runs again if the new one fails.
     pub(super) old: Arc<Artifact>,
-    /// The admission of its version.
+    /// The admission of the previous version.
     pub(super) admission: Admission,
-    /// The session that the version before it had saved.
+    /// The session that the previous version had saved.
     pub(super) session: Option<Arc<[u8]>>,
     pub(super) done: oneshot::Sender<Result<(), UpdateErrorKind>>,
 }
 
 impl Trial {
-    /// The new version is live.
+    /// Commits the update: the new version is live.
     pub(super) fn commit(self) {
         let _ = self.done.send(Ok(()));
     }
 
-    /// The new version is of no use: what ran before it comes back, as it was.
+    /// Rolls the update back: restores the session, and returns the previous version.
     pub(super) fn roll_back(self, record: &StubRecord, fault: DeployError) -> Arc<Artifact> {
         record.session.restore(self.session);
         let _ = self.done.send(Err(UpdateErrorKind::RolledBack { version: self.to, error: Box::new(fault.kind) }));

@@ -1,4 +1,4 @@
-//! Updates: an instance of another version takes over, after the one before it or next to it.
+//! Updates: an instance of another version takes over, after the previous one or next to it.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ use crate::{
 };
 
 impl Supervisor {
-    /// Makes the command's version that of the next instance, until it has shown that it works.
+    /// Makes the command's version that of the next instance, on trial until it has proven that it
+    /// works.
     pub(super) fn try_out(&mut self) {
         let Some(command) = self.command.take() else { return };
         let Command::Update { artifact, done } = *command else { return };
@@ -41,17 +42,18 @@ impl Supervisor {
         self.publish(StubStatus::Disconnected, format_args!("version {to} takes over"));
     }
 
-    /// Makes the version before the update that of the next instance.
+    /// Makes the previous version that of the next instance.
     pub(super) fn roll_back(&mut self) {
         let Some(trial) = self.trial.take() else { return };
         let fault = self.take_fault();
-        self.publish_loss(format_args!("the update failed, the version before it takes over again: {}", in_full(&fault)));
+        self.publish_loss(format_args!("the update failed and the previous version takes over again: {}", in_full(&fault)));
         self.presence.set_admission(trial.admission);
         self.artifact = trial.roll_back(&self.record, fault);
     }
 
-    /// Starts an instance of a version that may run next to the running one. Once it is live, it
-    /// takes over. Until then nothing of it is seen, and if it fails, nothing has happened.
+    /// Starts an instance of a version that may run next to the running one. Once the new instance
+    /// is live, it takes over. Until then, the new instance is invisible, and its failure has no
+    /// effect.
     pub(super) async fn overlap(&mut self) -> Option<Event> {
         let Some(Command::Update { artifact, .. }) = self.command.as_deref() else { return None };
         let artifact = Arc::clone(artifact);
@@ -61,7 +63,7 @@ impl Supervisor {
             biased;
             () = self.context.stop.cancelled() => Err(DeployError::shut_down(&self.record.key)),
             () = async { if let Some(ended) = old_ended { ended.await } } => {
-                Err(self.failed(Phase::Running, "the version before it broke meanwhile".into()))
+                Err(self.failed(Phase::Running, "the previous version failed during the update".into()))
             }
             next = self.start_successor(&presence, &artifact) => next,
         };
@@ -91,7 +93,7 @@ impl Supervisor {
         Some(Event::TookOver)
     }
 
-    /// Answers the command: the new version is of no use, and the running one stays.
+    /// Answers the command: the new version failed, and the running one stays.
     fn keep_running(&mut self, artifact: &Artifact, kind: DeployErrorKind) -> Option<Event> {
         if let Some(command) = self.command.take()
             && let Command::Update { done, .. } = *command
@@ -102,7 +104,7 @@ impl Supervisor {
         None
     }
 
-    /// An instance that was to take over has ended.
+    /// Returns the error of an instance that ended instead of taking over.
     fn broke(&self, ended: Result<Ended, JoinError>) -> DeployError {
         match ended {
             Ok(Ended { outcome, crash, .. }) => {

@@ -26,7 +26,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until something happens to the instance, or a command comes.
+    /// Waits for an event of the instance, or a command.
     async fn watch(&mut self) -> Event {
         loop {
             let report = self.status.current();
@@ -38,17 +38,18 @@ impl Supervisor {
                 }
                 _ => {}
             }
-            // A stub whose network broke connects again when there is a message for it.
+            // A stub whose connection broke connects again when a message for it waits.
             let heeds_messages = self.state.heeds_messages(report.status);
             let Some(instance) = &mut self.instance else { return Event::Lost };
             let connect_by = self.state.has_deadline().then_some(instance.connect_by);
             tokio::select! {
                 biased;
-                // Before its end: an instance that has said so was live.
+                // This comes before the instance's end: an instance that wants to be live and then
+                // ends was live.
                 () = self.presence.wants_admission() => return Event::WantsAdmission,
                 ended = &mut instance.task => return self.ended(ended),
-                // Before the commands, so that an update finds a stub that has just become live to
-                // be live.
+                // This comes before the commands, so that an update finds a stub that has just
+                // become live to be live.
                 changed = self.status.changed() => if changed.is_none() { return Event::Undeploy },
                 () = self.context.stop.cancelled() => return Event::Shutdown,
                 command = self.commands.recv() => return self.take(command),
@@ -67,7 +68,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits until another instance is due, or a command comes. The mailbox goes on filling.
+    /// Waits until another instance is due, or a command comes. The mailbox collects messages
+    /// meanwhile.
     async fn wait(&mut self, wanted: Wanted, wait: Wait) -> Event {
         let due = async {
             match wait {
@@ -110,7 +112,7 @@ impl Supervisor {
         event
     }
 
-    /// The instance ended by itself.
+    /// Notes that the instance ended by itself.
     fn ended(&mut self, ended: Result<Ended, JoinError>) -> Event {
         self.record.set_idleness(None);
         self.instance = None;
@@ -128,8 +130,8 @@ impl Supervisor {
         }
     }
 
-    /// Returns whether the instance has had nothing to do for as long as the operator says. If not,
-    /// sets when to look again.
+    /// Returns `true` if the instance has been idle for the operator's time. Otherwise, schedules
+    /// the next check.
     fn has_been_idle(&mut self) -> bool {
         let (Some(after), Some(instance)) = (self.retire_after, &mut self.instance) else { return false };
         let left = after.saturating_sub(instance.handle.idleness().duration());

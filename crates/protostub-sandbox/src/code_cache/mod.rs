@@ -1,9 +1,11 @@
-//! Native code on disk, for the next process: compiling a component takes seconds, loading it a millisecond.
+//! Native code on disk, for the next process. Compiling a component takes seconds, loading it a
+//! millisecond.
 //!
-//! What is loaded is executed, outside of any sandbox. So the folder is one that only its owner can write to ([`private`]), and yet nothing in it
-//! is believed: each entry carries a code that only holders of a key can make, the key lies elsewhere, and what was authenticated is what is
-//! loaded, from the same memory ([`sealed`]). Whatever is not exactly what this host wrote for this component and this engine is as good as not
-//! there: it is removed, and the component is compiled anew.
+//! The host executes loaded code outside of any sandbox. So only the owner can write to the folder
+//! ([`private`]), and yet the host trusts no file in it. Each entry carries a tag that only holders
+//! of a key can make, and the key is elsewhere. The host loads code from the same memory that it
+//! authenticated ([`sealed`]). It accepts exactly the entries that it wrote for this component and
+//! this engine. It removes any other entry, and compiles the component again.
 //!
 //! An entry appears whole or not at all, so processes may share a folder.
 
@@ -24,14 +26,14 @@ use wasmtime::component::Component;
 use crate::EngineError;
 pub(crate) use sealed::{Key, Name};
 
-/// What the names of entries end with.
+/// End of the names of entries.
 const ENTRY: &str = ".code";
-/// What the names of files begin with that are still being written.
+/// Beginning of the names of files that are still being written.
 const PARTIAL: &str = ".partial-";
-/// How old such a file has to be to count as left behind by a process that died.
+/// Age at which such a file counts as left behind by a process that died.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The folder, and the key of what is in it. Everything here blocks.
+/// The folder, and the key of its entries. All functions block.
 pub(crate) struct CodeCache {
     folder: PathBuf,
     key: Key,
@@ -41,10 +43,11 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Opens the folder and the key, and makes them if they are not there. The key is beside the folder unless it is said where.
+    /// Opens the folder and the key, and makes them if they are missing. By default the key is next
+    /// to the folder.
     ///
     /// # Errors
-    /// If they are not the user's own alone, or cannot be used.
+    /// If other users have access to the folder or the key, or the host cannot use them.
     pub(crate) fn open(folder: &Path, key: Option<&Path>, max_bytes: u64) -> Result<Self, EngineError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -62,12 +65,12 @@ impl CodeCache {
         Ok(cache)
     }
 
-    /// How often code was found, and how often it was not.
+    /// Returns the number of times that code was found, and of times that it was not.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.hits.load(Relaxed), self.misses.load(Relaxed))
     }
 
-    /// The code of this component for this engine, if it is there and authentic.
+    /// Returns the code of this component for this engine, if the cache has it and it is authentic.
     pub(crate) fn load(&self, engine: &wasmtime::Engine, component: Sha256Digest) -> Option<Component> {
         let name = Name::new(engine, component);
         match self.read(&name).map(|file| file.map(|file| self.key.load(engine, &name, &file))) {
@@ -81,16 +84,16 @@ impl CodeCache {
                 tracing::warn!(%component, problem, folder = %self.folder.display(), "compiled code in the cache cannot be used and is removed");
                 let _ = fs::remove_file(self.path(&name));
             }
-            // It may be as good as before once the system can read it again.
+            // The entry may be good once the system can read it again.
             Err(problem) => {
-                tracing::warn!(%component, problem, folder = %self.folder.display(), "compiled code in the cache cannot be read; it is compiled again");
+                tracing::warn!(%component, problem, folder = %self.folder.display(), "compiled code in the cache cannot be read; compiling the component again");
             }
         }
         self.misses.fetch_add(1, Relaxed);
         None
     }
 
-    /// Keeps what was compiled. That it could not be kept is traced.
+    /// Keeps compiled code. Logs a failure.
     pub(crate) fn save(&self, engine: &wasmtime::Engine, component: Sha256Digest, code: &Component) {
         let name = Name::new(engine, component);
         let saved = code.serialize().map_err(|error| format!("{error:#}")).and_then(|code| {
@@ -109,7 +112,7 @@ impl CodeCache {
         self.folder.join(format!("{name}{ENTRY}"))
     }
 
-    /// An entry, whole. It counts as used.
+    /// Reads a whole entry, and marks it as used.
     fn read(&self, name: &Name) -> Result<Option<Vec<u8>>, String> {
         let in_words = |error: io::Error| error.to_string();
         let file = match fs::File::open(self.path(name)) {
@@ -119,28 +122,29 @@ impl CodeCache {
         };
         let length = file.metadata().map_err(in_words)?.len();
         if length > self.max_bytes {
-            return Err(format!("it has {length} bytes, more than all entries together may have"));
+            return Err(format!("the entry has {length} bytes, more than the limit of the whole cache"));
         }
-        // Where files cannot be written to, others decide what goes first.
+        // Fails where files cannot be written to: other processes decide there which entries go
+        // first.
         let _ = file.set_modified(SystemTime::now());
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         file.take(length).read_to_end(&mut bytes).map_err(in_words)?;
         Ok(Some(bytes))
     }
 
-    /// Writes, or replaces, an entry. The oldest go if there are too many bytes now. It need not survive a crash of the machine: half an entry is
-    /// none.
+    /// Writes, or replaces, an entry. Removes the oldest entries if there are too many bytes then.
+    /// The entry need not survive a crash of the machine: a partial entry is not accepted.
     fn write(&self, name: &Name, parts: [&[u8]; 2]) -> io::Result<()> {
         let length = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         if length > self.max_bytes {
             return Err(io::Error::other(format!(
-                "its {length} bytes are more than the {} of `max_cache_bytes`",
+                "the code has {length} bytes, more than the {} of `max_cache_bytes`",
                 self.max_bytes
             )));
         }
         let make = || tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder);
         let mut file = match make() {
-            // It was removed meanwhile, and is made and checked as at the start.
+            // The folder was removed meanwhile. It is made and checked as at the start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 private::folder(&self.folder)?;
                 make()?
@@ -155,12 +159,13 @@ impl CodeCache {
         self.evict(&path)
     }
 
-    /// Removes what was not used for the longest time until no more bytes are left than may be, but not this.
+    /// Removes the entries that were not used for the longest time, except for `kept`, until the
+    /// rest is within the limit.
     fn evict(&self, kept: &Path) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            // One that another process has just removed counts no more.
+            // An entry that another process has just removed does not count.
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_file() && !is_partial(&entry) {
                 entries.push((metadata.modified()?, metadata.len(), entry.path()));
@@ -198,7 +203,7 @@ fn is_partial(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(PARTIAL)
 }
 
-/// `compiled.key` beside `compiled`.
+/// Returns `compiled.key` next to `compiled`.
 fn default_key_path(folder: &Path) -> PathBuf {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".key");

@@ -1,4 +1,4 @@
-//! A folder, and a file, that only the user who runs this can write to.
+//! A folder, and a file, that only the user of this process can write to.
 
 use std::{
     fs,
@@ -8,10 +8,11 @@ use std::{
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-/// How long a key is, in bytes: as long as the output of SHA-256, as RFC 2104 advises.
+/// Length of a key, in bytes: as long as the output of SHA-256, as RFC 2104 advises.
 const KEY_BYTES: usize = 32;
 
-/// Makes the folder if it is not there, for its owner only, and checks it and all that it is in. Returns where it really is.
+/// Makes the folder, for its owner only, if it is missing. Checks the folder and all its ancestors.
+/// Returns its canonical path.
 pub(super) fn folder(path: &Path) -> io::Result<PathBuf> {
     make(path)?;
     let path = path.canonicalize()?;
@@ -25,15 +26,16 @@ pub(super) fn folder(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The key in this file, which is made if it is not there. It may not be in `entries`: whoever could write there would have it.
+/// Returns the key in this file, and makes the file if it is missing. The file may not be in
+/// `entries`: a user who can write there would have the key.
 pub(super) fn key(path: &Path, entries: &Path) -> io::Result<Vec<u8>> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make(parent)?;
     let parent = parent.canonicalize()?;
     if parent.starts_with(entries) {
-        return Err(io::Error::other("the key of a cache may not lie in it: set `cache_key` to another place"));
+        return Err(io::Error::other("the cache's key may not be in the cache folder; set `key` in `[cache]` to a path outside"));
     }
-    let name = path.file_name().ok_or_else(|| io::Error::other("it is not the path of a file"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::other("the path of the key has no file name"))?;
     let path = parent.join(name);
     #[cfg(unix)]
     let me = owner::of_this_process(&parent)?;
@@ -45,14 +47,14 @@ pub(super) fn key(path: &Path, entries: &Path) -> io::Result<Vec<u8>> {
         SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
         file.write_all(&bytes)?;
         file.as_file().sync_data()?;
-        // Another process may have been quicker: then its key is the key.
+        // If another process was quicker, its key is the key.
         match file.persist_noclobber(&path) {
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error),
             _ => {}
         }
     }
     if !fs::symlink_metadata(&path)?.is_file() {
-        return Err(io::Error::other("it is not a file"));
+        return Err(io::Error::other("the key is not a regular file"));
     }
     let file = fs::File::open(&path)?;
     #[cfg(unix)]
@@ -61,7 +63,7 @@ pub(super) fn key(path: &Path, entries: &Path) -> io::Result<Vec<u8>> {
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() != KEY_BYTES {
         return Err(io::Error::other(format!(
-            "a key has {KEY_BYTES} bytes, and it has others: remove it, and a new one is made"
+            "a key has {KEY_BYTES} bytes, and this file does not; remove the file, and a new key is made"
         )));
     }
     Ok(bytes)
@@ -89,12 +91,13 @@ mod owner {
     /// In such a folder, only the owner of a file can rename or remove it.
     const STICKY: u32 = 0o1000;
 
-    /// The user who makes files here.
+    /// Returns the user who makes files here.
     pub(super) fn of_this_process(folder: &Path) -> io::Result<u32> {
         Ok(tempfile::tempfile_in(folder)?.metadata()?.uid())
     }
 
-    /// Whether nobody but this user, and the superuser, can put something else in the place of what is this user's in the folder.
+    /// Rejects a folder in which a user other than this one and the superuser can replace this
+    /// user's files.
     pub(super) fn check_way(folder: &Path, me: u32) -> io::Result<()> {
         for ancestor in folder.ancestors() {
             let metadata = fs::metadata(ancestor)?;
@@ -103,25 +106,28 @@ mod owner {
             let ancestor = ancestor.display();
             if owner != me && owner != ROOT {
                 return refuse(format!(
-                    "{ancestor} belongs to the user {owner}, who could replace what is in it: choose a folder of your own"
+                    "{ancestor} belongs to the user {owner}, who could replace its content; choose a folder of your own"
                 ));
             }
             if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
                 let mode = mode & 0o7777;
                 return refuse(format!(
-                    "{ancestor} can be written to by others (mode {mode:o}): `chmod go-w` it, or choose another folder"
+                    "{ancestor} can be written to by other users (mode {mode:o}); run `chmod go-w` on it, or choose another folder"
                 ));
             }
         }
         Ok(())
     }
 
-    /// Whether only this user can read and write the file.
+    /// Rejects a file that other users can read or write.
     pub(super) fn check_secret(file: &fs::File, me: u32) -> io::Result<()> {
         let metadata = file.metadata()?;
         let mode = metadata.permissions().mode() & 0o7777;
         if metadata.uid() != me || mode & 0o077 != 0 {
-            let problem = format!("others may open it (mode {mode:o}, user {}): `chmod 600` it, or remove it", metadata.uid());
+            let problem = format!(
+                "other users may open the file (mode {mode:o}, user {}); run `chmod 600`, or remove the file",
+                metadata.uid()
+            );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
         Ok(())

@@ -1,7 +1,8 @@
-//! Entries that only holders of the key can have made, and the one place where machine code is loaded that was not compiled just now.
+//! Entries that only holders of the key can have made. No other module loads machine code that was
+//! not compiled just now.
 #![expect(
     unsafe_code,
-    reason = "`Component::deserialize` executes what it is given. To compile instead takes seconds for each start of a stub of megabytes"
+    reason = "`Component::deserialize` executes its input. Compiling instead takes seconds for each start of a stub of megabytes"
 )]
 
 use std::{
@@ -14,12 +15,14 @@ use ring::hmac;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
-/// What is authenticated first, so that no other use of the key gives the same. Another version of what follows gets another text.
+/// Beginning of the authenticated bytes, so that no other use of the key gives the same tag.
+/// Another version of the bytes after it gets another text.
 const CONTEXT: &[u8] = b"protostub compiled code 1";
-/// How long a tag is, in bytes: HMAC with SHA-256.
+/// Length of a tag, in bytes: HMAC with SHA-256.
 const TAG_BYTES: usize = 32;
 
-/// Whose code it is: the component, and the engine that it was compiled for, to its version, its settings and its target.
+/// Identity of an entry: the component, and the engine that the code was compiled for, with its
+/// version, its settings and its target.
 pub(crate) struct Name {
     component: Sha256Digest,
     engine: Sha256Digest,
@@ -32,12 +35,12 @@ impl Name {
         Self { component, engine: Sha256Digest::from_bytes(hasher.0.finalize().into()) }
     }
 
-    /// The engine, with its version, its settings and its target.
+    /// Returns the digest of the engine, with its version, its settings and its target.
     pub(crate) fn engine(&self) -> Sha256Digest {
         self.engine
     }
 
-    /// What precedes the code in what is authenticated. All of it is of fixed length.
+    /// Returns the authenticated bytes that precede the code. All of them are of fixed length.
     fn head(&self) -> Vec<u8> {
         [CONTEXT, self.component.as_bytes(), self.engine.as_bytes()].concat()
     }
@@ -45,12 +48,13 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of the engine's digest, as much as keeps a few engines apart: all of it is authenticated.
+        // As much of the engine's digest as keeps a few engines apart. The whole digest is
+        // authenticated.
         write!(f, "{}-{:.16}", self.component, self.engine.to_string())
     }
 }
 
-/// What entries are authenticated with.
+/// The key that authenticates entries.
 pub(crate) struct Key(hmac::Key);
 
 impl Key {
@@ -58,7 +62,8 @@ impl Key {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// What an entry begins with whose code, compiled here, follows: the tag, and the rest of what it authenticates.
+    /// Returns the bytes that precede the code in an entry: the tag, and the other bytes that the
+    /// tag authenticates. The code must have been compiled here.
     pub(crate) fn seal(&self, name: &Name, code: &[u8]) -> Vec<u8> {
         let head = name.head();
         let mut context = hmac::Context::with_key(&self.0);
@@ -67,23 +72,31 @@ impl Key {
         [context.sign().as_ref(), &head].concat()
     }
 
-    /// Loads an entry, if it is one of this name and was not changed.
+    /// Loads an entry, if it has this name and is unchanged.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem of the entry.
     pub(crate) fn load(&self, engine: &wasmtime::Engine, name: &Name, entry: &[u8]) -> Result<Component, String> {
-        let (tag, sealed) = entry.split_at_checked(TAG_BYTES).ok_or("it is too short")?;
-        hmac::verify(&self.0, sealed, tag).map_err(|_| "it was changed, damaged, or made with another key")?;
-        let code = sealed.strip_prefix(name.head().as_slice()).ok_or("it is of another component, or another engine")?;
-        // SAFETY: `deserialize` asks for bytes that `Component::serialize` made and nobody changed since. `seal` is only called with such bytes
-        // (`CodeCache::save`, `worker::child`), in this process or in another one that has the key, and without the key nobody can make a tag that is
-        // right for others. `code` lies in the memory that was authenticated two statements before, borrowed immutably all along; no file is read
-        // again. That the bytes fit this engine is checked by `deserialize` itself, and `name` has the engine's compatibility hash too.
+        let (tag, sealed) = entry.split_at_checked(TAG_BYTES).ok_or("the entry is too short")?;
+        hmac::verify(&self.0, sealed, tag).map_err(|_| "the entry was changed, damaged, or made with another key")?;
+        let code = sealed.strip_prefix(name.head().as_slice()).ok_or("the entry is of another component, or another engine")?;
+        // SAFETY: `deserialize` requires bytes that `Component::serialize` made and that are
+        // unchanged.
+        //
+        // `seal` is only called with such bytes (`CodeCache::save`, `worker::child`), in this
+        // process or in another one that has the key. Without the key, no program can make a valid
+        // tag for other bytes.
+        //
+        // `code` lies in the memory that was authenticated two statements before, and is borrowed
+        // immutably all along. No file is read again.
+        //
+        // `deserialize` itself checks that the bytes fit this engine, and `name` has the engine's
+        // compatibility hash too.
         unsafe { Component::deserialize(engine, code) }.map_err(|error| format!("{error:#}"))
     }
 }
 
-/// To have all of the compatibility hash, and not the 64 bits of a usual hasher.
+/// Keeps the whole compatibility hash, unlike a usual hasher with its 64 bits.
 struct Sha256Hasher(Sha256);
 
 impl Hasher for Sha256Hasher {

@@ -3,23 +3,23 @@ use std::{cell::Cell, fmt, hash::BuildHasher as _};
 use foldhash::fast::RandomState;
 use protostub_types::Address;
 
-/// Number of cached addresses. Most messages of a stub are from, and to, one of a few.
+/// Number of cached addresses. Most messages of a stub have one of a few addresses in `from` and
+/// `to`.
 const SLOTS: usize = 2 * SETS;
-/// Number of sets, of two slots each: two peers that talk to each other both fit, whatever their
-/// hashes are.
+/// Number of sets, of two slots each. Two peers that talk to each other both fit, with any hashes.
 const SETS: usize = 16;
 
-/// The addresses that an instance wrote last: a two-way set-associative cache.
+/// The last addresses that an instance wrote: a two-way set-associative cache.
 ///
-/// Parsing an address takes longer than everything else that is done with a message
-/// (`trip_vs_bare`). An address that is found shares its text with the one before.
+/// Parsing an address takes longer than all other work on a message (`trip_vs_bare`). A cached
+/// address shares its text with the earlier one.
 #[derive(Default)]
 pub(crate) struct AddressCache {
     hasher: RandomState,
-    /// Each address is in one of the two slots of its set, the newer one in the first. Empty until the
-    /// first one comes: many stubs never post.
+    /// Each address is in one of the two slots of its set, the newer one in the first. Empty until
+    /// the first address comes: many stubs never post.
     slots: Vec<Option<Address>>,
-    /// The two slots that were found last. Most of the time it is one of them.
+    /// The two slots that were found last. Mostly the next address is in one of them.
     recent: Cell<[u8; 2]>,
 }
 
@@ -46,7 +46,7 @@ impl AddressCache {
         self.slots[first] = Some(address);
     }
 
-    /// Returns the first slot of its set.
+    /// Returns the first slot of the address's set.
     fn set(&self, text: &str) -> u8 {
         2 * (self.hasher.hash_one(text) % SETS as u64) as u8
     }
@@ -79,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn two_peers_are_both_cached_whatever_the_seed() {
+    fn two_peers_are_both_cached_with_any_seed() {
         let [alice, echo] =
             ["hyperty://sp1.example/alice", "hyperty://sp1.example/echo"].map(|text| Address::parse(text).unwrap());
-        // Each has another seed.
+        // Each cache has another seed.
         for _ in 0..100 * SETS {
             let mut cache = AddressCache::default();
             cache.insert(alice.clone());

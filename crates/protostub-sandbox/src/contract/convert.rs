@@ -1,4 +1,5 @@
-//! Between the contract's types and the host's. Text and bytes change hands; only addresses are read anew, since that checks them.
+//! Conversion between the contract's types and the host's. Text and bytes change hands. Only
+//! addresses are parsed again, which checks them.
 
 use std::sync::Arc;
 
@@ -8,15 +9,15 @@ use protostub_types::{Address, AddressError, Body, Message, MessageError, Messag
 use super::{AddressCache, types};
 use crate::{Credential, CredentialKind, DisconnectReason};
 
-/// Maximum size of a message's id that is a text, in bytes.
+/// Maximum size of a text as a message's id, in bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// Why the host rejects a message that a stub posts.
+/// Reason why the host rejects a message that a stub posts.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidMessage {
     #[error("`{member}`: {source}")]
     Address { member: &'static str, source: AddressError },
-    #[error("`{member}` has {bytes} bytes, more than the {limit} that are possible")]
+    #[error("`{member}` has {bytes} bytes, and the limit is {limit}")]
     TooLong { member: &'static str, bytes: usize, limit: usize },
     #[error("the name of the header `{0}` is empty, or has upper-case letters, blanks or control characters")]
     HeaderName(SafeText),
@@ -24,7 +25,7 @@ pub(crate) enum InvalidMessage {
     Message(#[from] MessageError),
 }
 
-/// A message of the bus for a guest.
+/// Converts a message of the bus for a guest.
 pub(crate) fn lower(message: Message) -> types::Message {
     types::Message {
         id: match message.id {
@@ -60,7 +61,8 @@ pub(crate) fn restore(message: types::Message) -> Result<Envelope, InvalidMessag
     lift(message, (from, to), usize::MAX, &AddressCache::default())
 }
 
-/// A guest's message, whose `from` and `to` were read before, for the bus, which checks what holds for every message; and the body within `body_bytes`.
+/// Converts a guest's message for the bus, with the parsed `from` and `to`. Rejects a body over
+/// `body_bytes`. The bus checks the rules of every message.
 pub(crate) fn lift<A>(
     message: types::Message<A>,
     (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
@@ -97,7 +99,7 @@ pub(crate) fn lift<A>(
             types::MessageType::Response => MessageType::Response,
             types::MessageType::Forward => MessageType::Forward,
             types::MessageType::Execute => MessageType::Execute,
-            // Also `create`, written as a word of its own, is `create`.
+            // `create` as an own name is `create` too.
             types::MessageType::Other(name) => name.parse()?,
         },
         from: from.map_err(address("from"))?,

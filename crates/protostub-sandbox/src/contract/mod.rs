@@ -1,5 +1,6 @@
-//! The contract's track 0.1 in Rust: what `bindgen!` makes of `wit/0.1`, with the types of its `types` interface written by hand
-//! ([`types`]), so that text and bytes cross in one copy in each direction.
+//! The contract's track 0.1 in Rust: the code that `bindgen!` generates from `wit/0.1`. The types
+//! of its `types` interface are written by hand ([`types`]), so that text and bytes cross in one
+//! copy in each direction.
 
 mod address_cache;
 mod convert;
@@ -16,13 +17,13 @@ pub(crate) use generated::{
     rethink::protostub::{configuration, http, identity, log, presence, session, tcp, timers, websocket},
 };
 
-/// What the track is called: stubs export `rethink:protostub/stub@0.1.x`.
+/// Name of the track. Stubs export `rethink:protostub/stub@0.1.x`.
 pub(crate) const TRACK: &str = "0.1";
 
 /// The name of the interface that makes a component a stub, without its version.
 pub(crate) const STUB_EXPORT: &str = "rethink:protostub/stub";
 
-/// The interfaces that a stub of this track may import, beside those of WASI.
+/// The interfaces that a stub of this track may import, in addition to those of WASI.
 pub(crate) const IMPORTS: &[&str] = &[
     "rethink:protostub/bus@0.1.0",
     "rethink:protostub/configuration@0.1.0",
@@ -48,7 +49,8 @@ mod generated {
         exports: { default: async },
         with: {
             "rethink:protostub/types": crate::contract::types,
-            // Its functions are linked by hand (`host::bus`): `post` reads the addresses of messages where they are.
+            // Its functions are linked by hand (`host::bus`): `post` reads the addresses of
+            // messages in the guest's memory.
             "rethink:protostub/bus": crate::contract::types,
         },
     });

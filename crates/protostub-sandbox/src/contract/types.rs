@@ -1,5 +1,6 @@
-//! The interface `types`, by hand: the same records and variants as in `wit/0.1/types.wit`, in the same order, with shared text and bytes.
-//! wasmtime checks every component against these shapes when it is linked.
+//! The interface `types`, by hand: the same records and variants as in `wit/0.1/types.wit`, in the
+//! same order, with shared text and bytes. wasmtime checks every component against these shapes
+//! when it is linked.
 
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// Its name; `other` for one of its own.
+    /// Returns the type's name, or `other` for a name of its own.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -80,7 +81,8 @@ impl Body {
     }
 }
 
-/// `A` is how `from` and `to` cross: as texts of their own, or, in what a guest posts, as where they are in its memory.
+/// A message. `A` is the form of `from` and `to`: an own text, or, in a guest's post, a place in
+/// the guest's memory.
 #[derive(Clone, ComponentType, Lift, Lower)]
 #[component(record)]
 pub struct Message<A = Address> {
@@ -164,12 +166,13 @@ pub enum Error {
     Io(String),
 }
 
-/// What the generated code of a world expects of each of its interfaces. This one has no functions.
+/// The functions that the generated code of a world expects of each of its interfaces. This
+/// interface has no functions.
 pub trait Host {}
 
 impl<H: Host + ?Sized> Host for &mut H {}
 
-/// As [`Host`], for functions with the store at hand.
+/// Like [`Host`], for functions that use the store.
 pub trait HostWithStore<T>: HasData {}
 
 impl<H: HasData + ?Sized, T> HostWithStore<T> for H {}

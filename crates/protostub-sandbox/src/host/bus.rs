@@ -19,17 +19,18 @@ use crate::{
     state::StubState,
 };
 
-/// What an instance posts, and whether it wants messages.
+/// State of an instance's posts, and of its pause.
 pub(crate) struct Posting {
     poster: Poster,
-    /// The runtime's own address, which is of the stub's domain if that is the runtime's home. Read when it is first asked for.
+    /// The runtime's own address. It has the stub's domain if that is the runtime's home domain.
+    /// Parsed at its first use.
     runtime: OnceCell<Option<Address>>,
     rate: RateLimit,
     addresses: AddressCache,
-    /// As which address it sent last.
+    /// The last address that the stub sent as.
     sender: Option<Address>,
     paused: bool,
-    /// Whether a forged sender was told of already: the log is not the stub's to fill.
+    /// `true` after the first forged sender was logged, so that the stub cannot fill the log.
     warned: bool,
 }
 
@@ -46,12 +47,12 @@ impl Posting {
         }
     }
 
-    /// Whether the stub asked for no messages.
+    /// Returns `true` if the stub paused its messages.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Whether the stub may send as this address. Found out once, as long as it sends as no other.
+    /// Rejects an address that the stub may not send as. Caches the last address.
     fn check_sender(&mut self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
         if self.sender.as_ref() != Some(from) {
             self.may_send(from, config)?;
@@ -60,19 +61,22 @@ impl Posting {
         Ok(())
     }
 
-    /// Its URL and what is below, but not its status, which `presence` publishes; and every address of exactly its domain, or of one that it relays
-    /// for, but not other stubs' URLs and not the runtime's.
+    /// Checks a sender. A stub may send as:
+    ///
+    /// * its URL and the addresses below, except for its status, which `presence` publishes
+    /// * every address of exactly its domain, or of a domain that it relays for, except for other
+    ///   stubs' URLs and the runtime's addresses
     fn may_send(&self, from: &Address, config: &SandboxConfig) -> Result<(), String> {
         let (text, url) = (from.as_str(), config.url.as_str());
         if from.is_within(&config.url) {
             return match text[url.len()..].split('/').nth(1) {
-                Some("status") => Err(format!("`from` is `{from}`: the status is published by `presence.publish`")),
+                Some("status") => Err(format!("`from` is `{from}`; publish the status with `presence.publish`")),
                 _ => Ok(()),
             };
         }
-        // Before the stub's own id is what the URLs of other stubs of the same domain begin with too.
+        // The URLs of other stubs of the same domain share the part before the stub's own id.
         if url.rfind('/').is_some_and(|end| text.starts_with(&url[..=end])) {
-            return Err(format!("`from` is `{from}`, where the URLs of other stubs are; this one's is `{url}`"));
+            return Err(format!("`from` is `{from}`, a place for the URLs of other stubs; this stub's URL is `{url}`"));
         }
         if let Some(runtime) = self.runtime.get_or_init(|| runtime_url(&config.configuration))
             && from.is_within(runtime)
@@ -89,7 +93,7 @@ impl Posting {
     }
 }
 
-/// The runtime's address, which the contract puts into every configuration.
+/// Returns the runtime's address, which the contract puts into every configuration.
 fn runtime_url(configuration: &str) -> Option<Address> {
     #[derive(Deserialize)]
     struct Configuration {
@@ -99,12 +103,13 @@ fn runtime_url(configuration: &str) -> Option<Address> {
     serde_json::from_str(configuration).ok().map(|Configuration { runtime }| runtime)
 }
 
-/// Adds the interface `bus` to a linker. Its functions are those of `wit/0.1/bus.wit`; wasmtime checks every component against them.
+/// Adds the interface `bus` to a linker. Its functions are those of `wit/0.1/bus.wit`; wasmtime
+/// checks every component against them.
 pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
     let mut bus = linker.instance("rethink:protostub/bus@0.1.0")?;
     bus.func_wrap("post", |mut store: StoreContextMut<'_, StubState>, (messages,): (Vec<Posted>,)| {
         let now = store.data().cpu.now();
-        // In the memory of the messages.
+        // Reuses the memory of the messages.
         let posted: Result<Vec<_>, _> = messages.into_iter().map(|message| post(&mut store, message, now)).collect();
         Ok((posted?,))
     })?;
@@ -118,10 +123,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<StubState>) -> wasmtime::Result<
     })
 }
 
-/// What a guest posts.
+/// A message that a guest posts.
 type Posted = types::Message<WasmStr>;
 
-/// Posts one message of those that a guest posts in one call, at a time; what the guest is told.
+/// Posts one of the messages of a guest's call. Returns the guest's result.
 fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted, now: Instant) -> wasmtime::Result<Result<(), Error>> {
     let from = read(store, &message.from)?;
     let to = read(store, &message.to)?;
@@ -133,7 +138,7 @@ fn post(store: &mut StoreContextMut<'_, StubState>, message: Posted, now: Instan
     Ok(posted)
 }
 
-/// The address that a guest wrote.
+/// Reads an address that a guest wrote.
 fn read(store: &mut StoreContextMut<'_, StubState>, text: &WasmStr) -> wasmtime::Result<Result<Address, AddressError>> {
     let known = &store.data().posting.addresses;
     let text = text.to_str(&*store)?;
@@ -163,13 +168,14 @@ impl StubState {
         }
         let lifted = lift(message, addresses, self.config.limits.body_bytes, &self.posting.addresses);
         let message = lifted.map_err(|refused| Error::Invalid(refused.to_string()))?;
-        // What it was asked, it answers: also at an address that is not its domain's (`global://registry`).
+        // A stub answers a request at the requested address, even if that is not its domain's
+        // (`global://registry`).
         if let Err(problem) = self.posting.check_sender(&message.from, &self.config)
             && !self.services.bus.answers(self.posting.poster.origin(), &message)
         {
             if !self.posting.warned {
                 self.posting.warned = true;
-                tracing::warn!(stub = %self.config.url, domain = %self.config.domain, problem, "the stub forged a sender; this is told once");
+                tracing::warn!(stub = %self.config.url, domain = %self.config.domain, problem, "the stub forged a sender; this is logged once");
             }
             return Err(Error::Denied(problem));
         }
@@ -188,7 +194,8 @@ impl StubState {
     }
 }
 
-/// Codes as in the bus' documentation. What is none of the stub's doing is `io`: nobody there, or nobody any more.
+/// Converts the codes that the bus documents. A failure that the stub did not cause is `io`: the
+/// receiver does not exist, or not any more.
 fn refused(error: PostError) -> Error {
     match error.code {
         400 | 409 => Error::Invalid(error.reason),

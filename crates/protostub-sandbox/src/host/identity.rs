@@ -14,26 +14,26 @@ use crate::{
     state::StubState,
 };
 
-/// How long a scope may be, in bytes.
+/// Maximum length of a scope, in bytes.
 pub(super) const MAX_SCOPE_BYTES: usize = 4096;
 
 type CredentialResult = Result<Option<Credential>, CredentialError>;
 
-/// What an instance asked the Identity Module for.
+/// The requests of an instance to the Identity Module.
 #[derive(Default)]
 pub(crate) struct IdentityRequests {
-    /// By handle; none: not answered yet.
+    /// Answers by handle; `None` without an answer yet.
     answers: HashMap<u32, Option<CredentialResult>>,
     asked: FuturesUnordered<BoxFuture<'static, (u32, CredentialResult)>>,
 }
 
 impl IdentityRequests {
-    /// Whether none is open.
+    /// Returns `true` if no request is open.
     pub(crate) fn is_empty(&self) -> bool {
         self.asked.is_empty()
     }
 
-    /// The next request that was answered.
+    /// Returns the next request that was answered.
     pub(crate) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
         if self.asked.is_empty() {
             return Poll::Pending;
@@ -52,21 +52,20 @@ impl StubState {
     fn request_credential(&mut self, scope: Option<String>) -> Result<u32, types::Error> {
         if self.credential_use() == CredentialUse::ByReference {
             return Err(types::Error::Denied(format!(
-                "the credential of {} is used by reference only: send `authorization: {{credential}}` to where the operator lets it go",
+                "the credential of {} is used by reference only; send `authorization: {{credential}}` to an origin that the operator allows",
                 self.config.domain
             )));
         }
         let limit = self.config.limits.identity_requests;
         if self.identity.answers.len() >= limit {
             self.count_limit("identity_requests");
-            return Err(types::Error::Limit(format!("{limit} requests are open, and no more may be: take an answer first")));
+            return Err(types::Error::Limit(format!("{limit} requests are open, which is the limit; take an answer first")));
         }
         if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {
-            return Err(types::Error::Limit(format!(
-                "a scope of {bytes} bytes was asked for; at most {MAX_SCOPE_BYTES} are possible"
-            )));
+            return Err(types::Error::Limit(format!("the scope has {bytes} bytes, and the limit is {MAX_SCOPE_BYTES}")));
         }
-        // A provider might take a blank scope for none, and answer with all that the client may do.
+        // A provider might treat a blank scope as the default, and answer with every right of the
+        // client.
         if let Some(Err(error)) = scope.as_deref().map(OAuthScope::parse) {
             return Err(types::Error::Denied(error.to_string()));
         }
@@ -86,7 +85,7 @@ impl StubState {
                 Err(types::Error::Busy)
             }
             Some(Some(Ok(Some(credential)))) if credential.is_expired() => Err(types::Error::Denied(format!(
-                "the credential for {} ran out before it was taken: ask again",
+                "the credential for {} expired before the stub took it; ask again",
                 self.config.domain
             ))),
             Some(Some(Ok(Some(credential)))) => {

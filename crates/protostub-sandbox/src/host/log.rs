@@ -17,7 +17,7 @@ use crate::{
 /// Number of lines of standard error that are kept, for the report of a crash.
 const STDERR_TAIL_LINES: usize = 24;
 
-/// The log lines of one instance: what it writes with `log.write`, to standard output and to standard error.
+/// The log lines of one instance, from `log.write`, standard output and standard error.
 pub(crate) struct LogLines {
     stub: Address,
     domain: Domain,
@@ -29,15 +29,15 @@ pub(crate) struct LogLines {
 struct Lines {
     rate: RateLimit,
     dropped: u64,
-    /// Since it was asked for last.
+    /// Number of lines that were dropped since the last [`LogLines::take_dropped`].
     dropped_untold: u64,
-    /// What has no line's end yet.
+    /// Output without a line's end yet.
     standard: Vec<u8>,
     error: Vec<u8>,
     stderr_tail: VecDeque<SafeText>,
 }
 
-/// Where a program writes lines.
+/// The stream to which a program writes lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
     Standard,
@@ -76,10 +76,11 @@ impl LogLines {
         self.line(&mut self.lines(), level, text);
     }
 
-    /// Takes what the guest wrote to standard output or error, and writes the lines that ended.
+    /// Takes bytes that the guest wrote to standard output or error, and writes the lines that
+    /// ended.
     pub(crate) fn output(&self, output: Output, bytes: &[u8]) {
         let mut lines = self.lines();
-        // What is over the length of a line is not kept, but for a secret that begins within it.
+        // Bytes over the length of a line are not kept, except for a secret that begins within it.
         let most = self.line_bytes.saturating_add(1).saturating_add(self.secrets.longest());
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ended) = match piece.strip_suffix(b"\n") {
@@ -96,7 +97,7 @@ impl LogLines {
         }
     }
 
-    /// Writes what has no line's end yet, and how many lines were dropped: the guest has ended.
+    /// Writes the unfinished lines, and the number of dropped lines, after the guest has ended.
     pub(crate) fn finish(&self) {
         let mut lines = self.lines();
         for output in [Output::Standard, Output::Error] {
@@ -108,7 +109,7 @@ impl LogLines {
         self.tell_dropped(&mut lines);
     }
 
-    /// How many lines were dropped since this was asked last.
+    /// Returns the number of lines that were dropped since the last call of this function.
     pub(crate) fn take_dropped(&self) -> u64 {
         mem::take(&mut self.lines().dropped_untold)
     }
@@ -118,7 +119,8 @@ impl LogLines {
         self.lines().stderr_tail.clear();
     }
 
-    /// What the guest wrote to standard error during this call, if anything; in Rust, the panic's message and place.
+    /// Takes the lines that the guest wrote to standard error during this call. In Rust, they begin
+    /// with the panic's message and place.
     pub(crate) fn take_stderr_tail(&self) -> Option<SafeText> {
         let words = mem::take(&mut self.lines().stderr_tail);
         let panic = words.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
@@ -233,20 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut() {
+    fn long_log_line_is_cut() {
         let shown = lines(100, 8).shown(&"x".repeat(1 << 20));
         assert_eq!(shown, "xxxxx…");
     }
 
     #[test]
-    fn text_is_cut_and_does_nothing() {
+    fn log_text_is_cut_and_escaped() {
         let log = lines(100, 64);
         assert_eq!(log.shown("a\u{1b}[2J\r\nb\u{202e}c\u{2028}"), r"a\u{1b}[2J\r\nb\u{202e}c\u{2028}");
         assert_eq!(lines(100, 5).shown("äöü"), "ä…");
     }
 
     #[test]
-    fn nothing_is_kept_without_bound() {
+    fn log_buffers_are_bounded() {
         let log = lines(2, 8);
         log.output(Output::Standard, &[b'x'; 1 << 16]);
         assert_eq!(log.lines().standard.len(), 9);

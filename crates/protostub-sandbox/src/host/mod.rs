@@ -1,5 +1,6 @@
-//! What a stub may call: one module for each interface of the contract. No function here waits for anybody, and every one is bounded: what a stub sends
-//! is checked, and at worst it gets an error.
+//! The functions that a stub may call: one module for each interface of the contract. No function
+//! here waits, and every function is bounded. A stub's input is checked, and at worst the stub gets
+//! an error.
 
 mod bus;
 mod configuration;
@@ -47,7 +48,7 @@ impl From<TransportError> for Error {
     }
 }
 
-/// The handles of an instance: one sequence over all interfaces, none used twice.
+/// The handles of an instance: one sequence over all interfaces, without reuse.
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     last: u32,

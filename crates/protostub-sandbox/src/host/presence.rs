@@ -12,12 +12,12 @@ use crate::{
     state::StubState,
 };
 
-/// The instance's status, as it was published last.
+/// The last status that the instance published.
 #[derive(Debug)]
 pub(crate) struct Status {
-    /// None: `start` has not returned.
+    /// `None` until `start` has returned.
     current: Option<(StubStatus, Option<SafeText>)>,
-    /// It is `live`, and nobody sees that yet.
+    /// The status is `live`, and the runtime holds it back.
     is_held: bool,
     rate: RateLimit,
 }
@@ -27,19 +27,20 @@ impl Status {
         Self { current: None, is_held: false, rate: RateLimit::new(per_second) }
     }
 
-    /// Whether messages may be handed to the guest.
+    /// Returns `true` if the guest may get messages.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.current, Some((StubStatus::Live, _))) && !self.is_held
     }
 
-    /// `live` is published.
+    /// Records that `live` is published.
     pub(crate) fn admit(&mut self) {
         self.is_held = false;
     }
 }
 
 impl StubState {
-    /// The instance begins to run: publishes `created`. Until then the guest cannot publish anything.
+    /// Publishes `created` when the instance begins to run. Before that, the guest cannot publish a
+    /// status.
     pub(crate) fn publish_created(&mut self) {
         if let Err(problem) = self.services.presence.publish(StubStatus::Created, None) {
             tracing::warn!(stub = %self.config.url, problem, "the status `created` was not taken");
@@ -60,8 +61,9 @@ impl StubState {
         Ok(())
     }
 
-    /// Whether this may be published, and with which reason; none if it is what holds.
-    // Its locals are not on the guest's stack any more when the host publishes (`idle_stub_kib`).
+    /// Checks a status. Returns its reason, or `None` if the status does not change.
+    // Not inlined, so that its locals have left the guest's stack when the host publishes
+    // (`idle_stub_kib`).
     #[inline(never)]
     fn check_status(&mut self, status: StubStatus, reason: Option<String>) -> Result<Option<Option<SafeText>>, Error> {
         let reason = reason.map(|reason| self.secrets.shown(&reason));
@@ -71,12 +73,12 @@ impl StubState {
         if (*current, current_reason) == (status, &reason) {
             return Ok(None);
         }
-        // An instance begins with it, and the host says so.
+        // An instance begins with `created`, which the host publishes.
         if status == StubStatus::Created {
             return Err(Error::Invalid(format!("`{status}` cannot follow `{current}`")));
         }
         if *current == StubStatus::Failed {
-            return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: that was this instance's last word")));
+            return Err(Error::Invalid(format!("`{status}` cannot follow `failed`: `failed` is final for an instance")));
         }
         if !self.status.rate.admit() {
             self.count_limit("publications_per_second");

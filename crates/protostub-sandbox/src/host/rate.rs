@@ -2,11 +2,11 @@ use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// At most so many in each second.
+/// A limit on the number of events in each second.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_second: u32,
-    /// When the next second begins.
+    /// Start of the next second.
     until: Instant,
     admitted: u32,
 }
@@ -16,17 +16,17 @@ impl RateLimit {
         Self { per_second, until: Instant::now() + SECOND, admitted: 0 }
     }
 
-    /// Whether one more is possible now; if so, it counts.
+    /// Returns `true`, and counts, if one more event is possible now.
     pub(crate) fn admit(&mut self) -> bool {
         self.admit_at(Instant::now())
     }
 
-    /// The text of the error when it is not.
+    /// Returns the text of the error for an event over the limit.
     pub(crate) fn exceeded(&self, what: &str) -> String {
         format!("more than {} {what} a second", self.per_second)
     }
 
-    /// The same, at a time that is known.
+    /// Does the same as [`Self::admit`], at a known time.
     pub(crate) fn admit_at(&mut self, now: Instant) -> bool {
         if now >= self.until {
             self.until = now + SECOND;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_room_for_so_many() {
+    fn rate_limit_admits_its_number_each_second() {
         let mut rate = RateLimit::new(2);
         let start = rate.until - SECOND;
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Credentials that a stub refers to in a header, and does not see: `{credential}` in place of the value of `authorization`.
+//! Credentials that a stub refers to in a header, and does not see: `{credential}` replaces the
+//! value of `authorization`.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use url::Url;
 use super::identity::MAX_SCOPE_BYTES;
 use crate::{Credential, CredentialKind, contract::types::Error, state::StubState};
 
-/// The header that a credential goes in (RFC 9110 section 11.6.2). None can begin with a brace by itself.
+/// The header of a credential (RFC 9110 section 11.6.2). No other value of it can begin with a
+/// brace.
 const HEADER: &str = "authorization";
 const REFERENCE: &str = "{credential";
 
@@ -24,7 +26,8 @@ pub(crate) enum CredentialUse {
     ByReference,
 }
 
-/// The scope that a value refers to, if it is a reference: `{credential}` is one without, `{credential chat.read}` one with a scope.
+/// Parses a reference to a credential, and returns its scope. `{credential}` has no scope,
+/// `{credential chat.read}` has one. Returns `None` if the value is not a reference.
 fn reference(value: &str) -> Option<Result<Option<&str>, Error>> {
     let rest = value.trim().strip_prefix('{')?;
     let scope = || {
@@ -47,20 +50,21 @@ impl StubState {
         if self.config.credential_origins.is_empty() { CredentialUse::ByValue } else { CredentialUse::ByReference }
     }
 
-    /// Takes the reference to a credential out of a request's headers, if there is one, and prepares what takes its place; nothing is looked up
-    /// before the request is sent.
+    /// Takes the reference to a credential out of a request's headers, and prepares its
+    /// replacement. Returns `None` without a reference. The credential is looked up only when the
+    /// request is sent.
     pub(crate) fn authorize(&mut self, url: &str, headers: &mut Vec<(String, String)>) -> Result<Option<Authorization>, Error> {
         let is_header = |(name, _): &(String, String)| name.eq_ignore_ascii_case(HEADER);
         let Some(place) = headers.iter().position(|header| is_header(header) && reference(&header.1).is_some()) else {
             return Ok(None);
         };
         if headers.iter().filter(|header| is_header(header)).count() > 1 {
-            return Err(Error::Invalid(format!("`{HEADER}` is there twice: with a reference, it is the only one")));
+            return Err(Error::Invalid(format!("`{HEADER}` occurs twice; a reference must be the only one")));
         }
         let (_, value) = headers.remove(place);
         let scope = reference(&value).transpose()?.flatten().map(str::to_owned);
         if let Some(bytes) = scope.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SCOPE_BYTES) {
-            return Err(Error::Limit(format!("a scope of {bytes} bytes was asked for; at most {MAX_SCOPE_BYTES} are possible")));
+            return Err(Error::Limit(format!("the scope has {bytes} bytes, and the limit is {MAX_SCOPE_BYTES}")));
         }
         if let Some(Err(error)) = scope.as_deref().map(OAuthScope::parse) {
             return Err(Error::Denied(error.to_string()));
@@ -69,7 +73,7 @@ impl StubState {
         let target = Url::parse(url).map_err(|error| Error::Invalid(format!("the URL cannot be read: {error}")))?;
         if !origins.iter().any(|origin| origin.is_of(&target)) {
             return Err(Error::Denied(format!(
-                "the credential of {} does not go to {}: the operator lists where it may go, in `credential-origins`",
+                "the credential of {} may not go to {}; the operator lists the permitted origins in `credential-origins`",
                 self.config.domain,
                 target.origin().ascii_serialization(),
             )));
@@ -80,14 +84,14 @@ impl StubState {
             let credential = source.credential(&domain, scope.as_deref()).await.map_err(|error| error.to_string())?;
             let credential = credential.filter(|credential| !credential.is_expired());
             let credential = credential.ok_or_else(|| format!("the Identity Module has no credential for {domain}"))?;
-            // The server may say it, and the stub repeat it.
+            // The server may send the value back, and the stub may repeat it.
             secrets.hold(&credential);
             value_of(&credential)
         })))
     }
 }
 
-/// The value of `authorization`, which shows itself to nobody.
+/// Makes the value of `authorization`, which hides itself in `Debug`.
 fn value_of(credential: &Credential) -> Result<HeaderValue, String> {
     let text = match &credential.kind {
         CredentialKind::Bearer => format!("Bearer {}", credential.value),
@@ -96,8 +100,9 @@ fn value_of(credential: &Credential) -> Result<HeaderValue, String> {
             return Err("only a bearer token, or a user and password, can be used by reference".to_owned());
         }
     };
-    // What is wrong with it must not be quoted.
-    let mut value = HeaderValue::try_from(text).map_err(|_| "the credential has characters that no header has".to_owned())?;
+    // The error must not quote the invalid value.
+    let mut value =
+        HeaderValue::try_from(text).map_err(|_| "the credential has characters that a header cannot have".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -107,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_told_from_values() {
+    fn references_are_distinguished_from_values() {
         let check = |value: &str, expected: Option<Option<Option<&str>>>| {
             let read = reference(value).map(Result::ok);
             assert_eq!(read, expected, "{value}");
@@ -124,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_is_shown_to_nobody() {
+    fn credential_value_is_hidden() {
         let credential = |kind, value: &str| Credential { kind, value: value.to_owned(), expires: None };
         let value = value_of(&credential(CredentialKind::Basic, "alice:open sesame")).unwrap();
         assert_eq!((value.to_str().unwrap(), format!("{value:?}").as_str()), ("Basic YWxpY2U6b3BlbiBzZXNhbWU=", "Sensitive"));

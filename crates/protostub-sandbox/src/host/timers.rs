@@ -13,17 +13,18 @@ use crate::{
     state::StubState,
 };
 
-/// The shortest time that a timer runs: a stub that always has one at hand still waits.
+/// Minimum time of a timer, so that a stub that always has one running still waits.
 const MIN_AFTER: Duration = Duration::from_millis(1);
-/// The longest time that a timer runs.
+/// Maximum time of a timer.
 const MAX_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The timers of one instance. They run out in the order of their times, and of their handles where these are the same.
+/// The timers of one instance. They expire in the order of their times, and of their handles at
+/// equal times.
 #[derive(Default)]
 pub(crate) struct Timers {
     by_time: BTreeSet<(Instant, u32)>,
     by_handle: HashMap<u32, Instant>,
-    /// What wakes the task; made with the first timer, for most stubs have none.
+    /// Alarm that wakes the task. Made with the first timer, since most stubs have none.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -40,7 +41,7 @@ impl Timers {
         }
     }
 
-    /// The next timer that ran out.
+    /// Returns the next timer that expired.
     pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
         let Some(&(at, handle)) = self.by_time.first() else { return Poll::Pending };
         if at > Instant::now() {
@@ -62,7 +63,7 @@ impl StubState {
         let limit = self.config.limits.timers;
         if self.timers.by_handle.len() >= limit {
             self.count_limit("timers");
-            return Err(Error::Limit(format!("{limit} timers are running, and no more may: cancel one first")));
+            return Err(Error::Limit(format!("{limit} timers are running, which is the limit; cancel one first")));
         }
         let handle = self.handles.next()?;
         self.timers.start(handle, Duration::from_millis(milliseconds).clamp(MIN_AFTER, MAX_AFTER));

@@ -8,9 +8,11 @@ use crate::{
     engine,
 };
 
-/// Compiles one component from standard input to standard output, and is all that a process does that was called with
-/// [`COMPILE_WORKER`](super::COMPILE_WORKER): the host that called it asks for it by [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker).
-/// To be called before the process has more than one thread, and to be followed by the end of it.
+/// Compiles one component from standard input to standard output. It is the only work of a process
+/// that was called with [`COMPILE_WORKER`](super::COMPILE_WORKER). The host that called the process
+/// asks for it by [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker).
+///
+/// Must be called before the process has more than one thread. The process must end afterwards.
 ///
 /// ```no_run
 /// fn main() -> std::io::Result<()> {
@@ -23,7 +25,8 @@ use crate::{
 /// ```
 ///
 /// # Errors
-/// If nobody who knows what to ask for is at the other end, or the limits cannot be set. That a component is not valid is no error.
+/// If the other end does not send a valid request, or the limits cannot be set. An invalid
+/// component is not an error.
 pub fn compile_worker() -> io::Result<()> {
     let mut request = [0; REQUEST_BYTES];
     io::stdin().read_exact(&mut request).map_err(|error| not_a_request(&error.to_string()))?;
@@ -59,7 +62,7 @@ fn compile(request: &CompileRequest, component: &[u8]) -> io::Result<(ReplyKind,
     })
 }
 
-/// From here on, this process gets no more than that.
+/// Limits the resources of this process from here on.
 #[cfg(unix)]
 fn limit(request: &CompileRequest) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
@@ -68,18 +71,19 @@ fn limit(request: &CompileRequest) -> io::Result<()> {
     const FILES: u64 = 16;
 
     let set = |resource, limit: u64, at_most: u64| {
-        // Where somebody has set it lower, it stays.
+        // A limit that was set lower before stays.
         let lower = |limit: u64| Some(getrlimit(resource).maximum.map_or(limit, |maximum| maximum.min(limit)));
         setrlimit(resource, Rlimit { current: lower(limit), maximum: lower(at_most) })
     };
     set(Resource::Core, 0, 0)?;
     set(Resource::Fsize, 0, 0)?;
     set(Resource::Nofile, FILES, FILES)?;
-    // The first ends it by a signal that says why, and what ignores that has another second.
+    // The first limit ends the process by a signal that names the reason. A process that ignores
+    // the signal has another second.
     let seconds = request.cpu_seconds.max(1);
     set(Resource::Cpu, seconds, seconds.saturating_add(1))?;
     set(Resource::As, request.memory_bytes, request.memory_bytes)?;
-    // Those that run come first.
+    // Running stubs come first.
     let _ = nice(5);
     Ok(())
 }

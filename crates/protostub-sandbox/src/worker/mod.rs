@@ -1,16 +1,19 @@
-//! Compiling in a process of its own. The compiler cannot be interrupted, and takes as much memory as it takes; a process can be ended, and has limits.
+//! Compilation in a process of its own. The compiler cannot be interrupted, and its memory is not
+//! bounded; a process can be ended, and has limits.
 //!
 //! ```text
 //! host ── key, limits, component ──► stdin of the worker      limits itself, compiles, seals
 //!      ◄── compiled code, sealed ─── its stdout               and ends
 //! ```
 //!
-//! The worker is the same program as the host, or one that was built with the same version of this crate: it calls [`compile_worker`]. What it sends
-//! back is authenticated like what is in the code cache, by a key that is made for this one component: whatever is no worker of this version cannot
-//! make the host load anything.
+//! The worker is the same program as the host, or one that was built with the same version of this
+//! crate. It calls [`compile_worker`]. Its reply is authenticated like an entry of the code cache,
+//! by a key that is made for this one component. A program that is not a worker of this version
+//! cannot make the host load any code.
 //!
-//! A worker is no second sandbox. Should a component find a way to have the compiler itself execute what it wants, it can have it emit whatever code it
-//! wants too, which the host then loads: so it is with a compiler in the same process. What a worker bounds is what compiling takes.
+//! A worker is not a second sandbox. A component that takes over the compiler can make it emit any
+//! code, which the host then loads. The same holds for a compiler in the host's process. The worker
+//! bounds the resources of compiling.
 
 mod child;
 mod parent;
@@ -24,24 +27,26 @@ use crate::engine::Allocation;
 pub use child::compile_worker;
 pub(crate) use parent::compile;
 
-/// What a worker is called with, as its only argument.
+/// The only argument of a worker.
 pub const COMPILE_WORKER: &str = "compile-worker";
-/// The first bytes of a request, and those of a reply. Another version of the format gets other texts.
+/// The first bytes of a request, and those of a reply. Another version of the format gets other
+/// texts.
 const REQUEST_MAGIC: &[u8; 16] = b"protostub order1";
 const REPLY_MAGIC: &[u8; 16] = b"protostub answer";
-/// How long the key is, in bytes.
+/// Length of the key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// Who compiles components, if not the host's own process.
+/// The worker that compiles components outside of the host's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompileWorker {
-    /// The executable, which is called as `<program> compile-worker` and has to call [`compile_worker`] then. The program itself, mostly
-    /// ([`std::env::current_exe`]). Any user who can replace it can replace the host.
+    /// The executable. The host calls it as `<program> compile-worker`, and it has to call
+    /// [`compile_worker`] then. Mostly the program itself ([`std::env::current_exe`]). Any user who
+    /// can replace it can replace the host.
     pub program: PathBuf,
-    /// How much address space a worker may take, in bytes. 4 GiB.
+    /// Maximum address space of a worker, in bytes. Default: 4 GiB.
     pub memory_bytes: u64,
-    /// How long a worker may compute, in whole seconds. 60.
+    /// Maximum computing time of a worker, in whole seconds. Default: 60.
     pub cpu_seconds: u64,
 }
 
@@ -49,7 +54,7 @@ impl CompileWorker {
     /// Default of [`Self::memory_bytes`]: 4 GiB.
     pub const MEMORY_BYTES: u64 = 4 << 30;
 
-    /// This program, with the limits that hold unless others are set.
+    /// Makes a worker of this program, with the default limits.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), memory_bytes: Self::MEMORY_BYTES, cpu_seconds: 60 }
@@ -59,7 +64,7 @@ impl CompileWorker {
 /// The first part of a worker's input, of fixed length. The component follows.
 struct CompileRequest {
     key: [u8; KEY_BYTES],
-    /// The engine that the code is for.
+    /// Digest of the engine that the code is for.
     engine: Sha256Digest,
     memory_bytes: u64,
     cpu_seconds: u64,
@@ -74,7 +79,7 @@ const REQUEST_BYTES: usize = REQUEST_MAGIC.len() + KEY_BYTES + 32 + 8 + 8 + 1;
 enum ReplyKind {
     /// A sealed entry follows.
     Compiled = 0,
-    /// Why the component is not valid follows.
+    /// The component is not valid. The reason follows.
     Invalid = 1,
     /// The worker was built for another engine.
     Mismatch = 2,
@@ -93,7 +98,7 @@ impl CompileRequest {
         .concat()
     }
 
-    /// Reads a request. Returns `None` if it is of another version, or no request.
+    /// Reads a request. Returns `None` if the bytes are not a request, or one of another version.
     fn from_bytes(bytes: &[u8; REQUEST_BYTES]) -> Option<Self> {
         let rest = bytes.strip_prefix(REQUEST_MAGIC.as_slice())?;
         let (key, rest) = rest.split_first_chunk()?;

@@ -19,10 +19,11 @@ use crate::{
 /// Maximum size of a worker's standard error that is kept, in bytes.
 const STDERR_BYTES: u64 = 2048;
 
-/// Compiles a component in a process of its own, which is ended if this is dropped before it is done.
+/// Compiles a component in a process of its own, which is ended if the future is dropped before it
+/// is done.
 ///
 /// # Errors
-/// If the component is not valid, or the worker does not do what it is for: there is no other way to compile then.
+/// If the component is not valid, or the worker fails. There is no other way to compile then.
 pub(crate) async fn compile(
     worker: &CompileWorker,
     engine: &wasmtime::Engine,
@@ -40,14 +41,14 @@ pub(crate) async fn compile(
     let mut child = start(worker).map_err(|error| fail(format!("cannot be started: {error}")))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let send = async {
-        // That it does not listen shows in what it answers.
+        // A worker that does not listen shows that in its answer.
         if let Some(mut stdin) = stdin {
             let _ = stdin.write_all(&request.to_bytes()).await;
             let _ = stdin.write_all(bytes.as_ref()).await;
             let _ = stdin.shutdown().await;
         }
     };
-    // What it answers was in its memory once: more than that is none of its answers.
+    // The answer was in the worker's memory once. So a valid answer is not longer than that memory.
     let ((), answer, stderr) = tokio::join!(send, read(stdout, memory_bytes), read(stderr, STDERR_BYTES));
     let status = child.wait().await.map_err(|error| fail(format!("cannot be waited for: {error}")))?;
     let answer = answer.map_err(|error| fail(format!("cannot be read from: {error}")))?;
@@ -65,12 +66,12 @@ pub(crate) async fn compile(
         )),
         Some((kind, _)) if *kind == ReplyKind::Compiled as u8 => {
             let engine = engine.clone();
-            // Off the async threads: all of it is authenticated, and copied.
+            // Off the async threads, since the whole answer is authenticated, and copied.
             let loading = spawn_blocking(move || Key::new(&key).load(&engine, &name, &answer[REPLY_MAGIC.len() + 1..]));
-            let loaded = loading.await.map_err(|error| fail(format!("answered, and its answer could not be read: {error}")))?;
+            let loaded = loading.await.map_err(|error| fail(format!("answered, and the answer could not be read: {error}")))?;
             loaded.map_err(|problem| match problem.contains("exceeds the configured maximum") {
                 true => invalid(&problem),
-                false => fail(format!("answered with code that is not what was asked for: {problem}")),
+                false => fail(format!("answered with code that does not match the request: {problem}")),
             })
         }
         _ => Err(fail(format!(
@@ -81,10 +82,10 @@ pub(crate) async fn compile(
 }
 
 fn start(worker: &CompileWorker) -> std::io::Result<Child> {
-    // As it is called from here: it starts in another folder.
+    // An absolute path, since the worker starts in another folder.
     Command::new(std::path::absolute(&worker.program)?)
         .arg(COMPILE_WORKER)
-        // It gets no secrets of ours, and keeps no folder in use.
+        // The worker gets no secrets from the host, and keeps no folder in use.
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -94,7 +95,7 @@ fn start(worker: &CompileWorker) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// All of it, up to a limit; beyond, the other side is not listened to any more.
+/// Reads everything up to a limit, and stops reading beyond it.
 async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
@@ -109,7 +110,7 @@ fn describe_exit(status: ExitStatus, worker: &CompileWorker, stderr: &str) -> St
     let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
     let CompileWorker { memory_bytes, cpu_seconds, .. } = worker;
     match signal(status) {
-        // SIGXCPU, or SIGKILL where it ignores that.
+        // SIGXCPU. A worker that ignores it gets SIGKILL.
         Some(24) => format!("was ended after {cpu_seconds} s of computing, its limit: the component takes too long to compile"),
         Some(6 | 9 | 11) => format!(
             "broke down ({status}), perhaps since it needs more than the {memory_bytes} bytes of memory or the {cpu_seconds} s of computing that it \

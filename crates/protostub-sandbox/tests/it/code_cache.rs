@@ -1,4 +1,4 @@
-//! Compiled code on disk: used again by whoever may, and never if it is not exactly what was written.
+//! Compiled code on disk. Later engines load an entry only if it is exactly what was written.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ impl Cache {
         config
     }
 
-    /// Has another engine compile this; how often that took the code from disk, and how often not.
+    /// Has another engine compile this. Returns the numbers of cache hits and misses.
     async fn compile(&self, wat: &str) -> (usize, usize) {
         compile(&self.config(), wat).await
     }
@@ -43,7 +43,7 @@ impl Cache {
         entries
     }
 
-    /// The only entry.
+    /// Returns the only entry.
     fn entry(&self) -> PathBuf {
         let entries = self.entries();
         assert_eq!(entries.len(), 1, "{entries:?}");
@@ -55,7 +55,7 @@ impl Cache {
     }
 }
 
-/// No stub, but a component: it is compiled before that turns out.
+/// A component that is not a stub. It is compiled before the engine rejects it.
 const SMALL: &str = "(component)";
 const OTHER: &str = "(component (core module))";
 
@@ -67,7 +67,7 @@ async fn compile(config: &EngineConfig, wat: &str) -> (usize, usize) {
     engine.disk_cache().unwrap()
 }
 
-/// Why there is no engine, with all causes.
+/// Returns why an engine cannot be made, with all causes.
 fn refusal(config: &EngineConfig) -> String {
     let error = Engine::new(config).unwrap_err();
     format!("{error}: {}", std::error::Error::source(&error).unwrap())
@@ -99,7 +99,7 @@ async fn compiled_code_outlives_its_engine() {
 }
 
 #[tokio::test]
-async fn what_was_changed_is_compiled_anew() {
+async fn changed_cache_entry_is_compiled_again() {
     let cache = Cache::new();
     assert_eq!(cache.compile(SMALL).await, (0, 1));
     let whole = fs::read(cache.entry()).unwrap();
@@ -109,7 +109,7 @@ async fn what_was_changed_is_compiled_anew() {
         bytes
     };
     let longer = [whole.as_slice(), b"\0"].concat();
-    // What wasmtime itself would load.
+    // The bytes that wasmtime itself would load.
     let bare = whole[32..].to_vec();
     for bytes in [
         changed_at(0),
@@ -126,7 +126,7 @@ async fn what_was_changed_is_compiled_anew() {
     ] {
         fs::write(cache.entry(), &bytes).unwrap();
         assert_eq!(cache.compile(SMALL).await, (0, 1), "{} of {} bytes", bytes.len(), whole.len());
-        // It was put right.
+        // The entry was repaired.
         assert_eq!(cache.compile(SMALL).await, (1, 0));
     }
 }
@@ -163,7 +163,7 @@ async fn code_of_another_component_or_with_another_key_is_not_loaded() {
 }
 
 #[tokio::test]
-async fn the_oldest_code_goes_first() {
+async fn oldest_code_is_evicted_first() {
     // Entries of about the same length.
     let [first, second, third] = [1, 2, 3].map(|pages| format!("(component (core module (memory {pages})))"));
     let mut cache = Cache::new();
@@ -176,7 +176,7 @@ async fn the_oldest_code_goes_first() {
         fs::File::options().write(true).open(entry).unwrap().set_modified(std::time::SystemTime::now() - hour).unwrap();
     };
     cache.entries().iter().for_each(|entry| used_long_ago(entry));
-    // Used, so the other one goes.
+    // Marks the first entry as used, so the other one is evicted.
     assert_eq!(cache.compile(&first).await, (1, 0));
     cache.compile(&third).await;
     assert_eq!(cache.compile(&first).await, (1, 0));
@@ -187,7 +187,7 @@ async fn the_oldest_code_goes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_share_a_folder() {
+async fn engines_share_a_cache_folder() {
     let cache = Cache::new();
     let config = cache.config();
     let compiling: Vec<_> = (0..8)
@@ -205,7 +205,7 @@ async fn many_share_a_folder() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_used_is_named() {
+fn unusable_cache_is_named_in_the_error() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut config = EngineConfig::default();
     config.cache_dir = Some(file.path().join("below"));
@@ -214,24 +214,24 @@ fn a_cache_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_folder_that_others_can_put_another_one_in_the_place_of_is_refused() {
+fn cache_folder_that_others_can_replace_is_refused() {
     let cache = Cache::new();
     set_mode(cache.folder.path(), 0o770);
     let error = cache.refusal();
-    assert!(error.contains("can be written to by others (mode 770): `chmod go-w` it"), "{error}");
-    // As `/tmp` is: a file in it stays its owner's.
+    assert!(error.contains("can be written to by other users (mode 770); run `chmod go-w` on it"), "{error}");
+    // The mode of `/tmp`: only its owner can replace a file there.
     set_mode(cache.folder.path(), 0o1777);
     Engine::new(&cache.config()).unwrap();
 }
 
 #[test]
-fn a_key_that_others_know_is_refused() {
+fn cache_key_that_others_can_read_is_refused() {
     let cache = Cache::new();
     Engine::new(&cache.config()).unwrap();
     let key = cache.folder.path().join("code.key");
     set_mode(&key, 0o640);
     let error = cache.refusal();
-    assert!(error.contains("others may open it (mode 640, user "), "{error}");
+    assert!(error.contains("other users may open the file (mode 640, user "), "{error}");
     fs::remove_file(&key).unwrap();
     fs::write(&key, b"short").unwrap();
     set_mode(&key, 0o600);
@@ -240,5 +240,5 @@ fn a_key_that_others_know_is_refused() {
     let mut config = cache.config();
     config.cache_key = Some(cache.code().join("key"));
     let error = refusal(&config);
-    assert!(error.contains("the key of a cache may not lie in it"), "{error}");
+    assert!(error.contains("the cache's key may not be in the cache folder"), "{error}");
 }

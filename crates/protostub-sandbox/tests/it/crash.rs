@@ -1,4 +1,4 @@
-//! What is left of an instance that crashed.
+//! Reports of instances that crashed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Fixture, RunningActor, bearer};
 
-/// What is left of an actor that does not survive this order.
+/// Gives an order that the actor does not survive. Returns the outcome and the report.
 async fn crash(actor: RunningActor, order: Value) -> (Outcome, Arc<CrashReport>) {
     assert_eq!(actor.fatal(order).await, 502);
     let ended = actor.ended().await;
@@ -17,7 +17,7 @@ async fn crash(actor: RunningActor, order: Value) -> (Outcome, Arc<CrashReport>)
 }
 
 #[tokio::test]
-async fn a_crash_tells_the_panic_and_the_functions() {
+async fn crash_report_has_the_panic_and_the_functions() {
     let actor = Fixture::new(json!({})).live().await;
     let (outcome, report) = crash(actor, json!({ "do": "panic", "reason": "out of ideas" })).await;
     let message = report.message.as_deref().unwrap_or_default();
@@ -30,7 +30,7 @@ async fn a_crash_tells_the_panic_and_the_functions() {
 }
 
 #[tokio::test]
-async fn the_flight_recorder_has_what_was_handed_over_and_called_but_no_contents() {
+async fn flight_recorder_has_events_and_calls_without_contents() {
     let actor = Fixture::new(json!({})).start().await.unwrap();
     actor.handle.connect(Some(bearer("s3cret"))).await.unwrap();
     let orders = json!([
@@ -64,7 +64,7 @@ async fn the_flight_recorder_has_what_was_handed_over_and_called_but_no_contents
 }
 
 #[tokio::test]
-async fn of_a_connection_the_server_and_the_refusal_are_remembered() {
+async fn flight_recorder_has_server_and_error_of_a_connection() {
     let actor = Fixture::new(json!({})).live().await;
     actor.order(json!({ "do": "websocket", "url": "wss://sp1.example:8443/secret?token=secret" })).await.unwrap_err();
     let (_, report) = crash(actor, json!({ "do": "trap" })).await;
@@ -73,7 +73,7 @@ async fn of_a_connection_the_server_and_the_refusal_are_remembered() {
 }
 
 #[tokio::test]
-async fn the_report_is_json_of_a_documented_shape() {
+async fn crash_report_json_has_the_documented_shape() {
     let (_, report) = crash(Fixture::new(json!({})).live().await, json!({ "do": "trap" })).await;
     let mut json = serde_json::to_value(&*report).unwrap();
     for (name, varies) in [("component", "string"), ("time_ms", "number"), ("uptime_us", "number"), ("call_us", "number")] {
@@ -102,7 +102,7 @@ async fn the_report_is_json_of_a_documented_shape() {
 }
 
 #[tokio::test]
-async fn what_runs_into_a_limit_is_reported_with_its_place() {
+async fn crash_report_of_a_limit_names_limit_and_place() {
     let fixture = Fixture::new(json!({})).limits(|limits| limits.cpu_per_call = Duration::from_millis(50));
     let (_, report) = crash(fixture.live().await, json!({ "do": "spin" })).await;
     assert_eq!((report.kind, report.limit, report.during), (CrashKind::Limit, Some("cpu_per_call"), GuestCall::Handle));
@@ -116,7 +116,7 @@ async fn what_runs_into_a_limit_is_reported_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_crash_in_start_is_reported_too() {
+async fn crash_in_start_is_reported() {
     let fixture = Fixture::new(json!({ "start": [{ "do": "load" }, { "do": "panic", "reason": "no idea" }] }));
     let (sandbox, _statuses) = fixture.sandbox().await;
     let inbox = fixture.bus.inbox(protostub_bus::InboxLimits::default());
@@ -134,7 +134,7 @@ async fn a_crash_in_start_is_reported_too() {
 }
 
 #[tokio::test]
-async fn a_flood_does_not_push_out_what_led_to_it() {
+async fn flood_of_calls_does_not_push_out_events() {
     let actor = Fixture::new(json!({})).live().await;
     let update = Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(json!({ "do": "resume" }));
     actor.bus.post(&Origin::Host, update).unwrap();

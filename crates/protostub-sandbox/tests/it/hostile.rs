@@ -10,18 +10,18 @@ use wit_parser::Resolve;
 
 use crate::support::{Fixture, Listener, engine};
 
-/// The parts of a stub's core module. What is not given does nothing, well.
+/// The parts of a stub's core module. Absent parts do nothing, correctly.
 #[derive(Default)]
 struct Parts {
     /// Imports of the contract's functions, in their core form.
     imports: &'static str,
     memory: Option<&'static str>,
     realloc: Option<&'static str>,
-    /// Returns where the result is: zeros are `ok`.
+    /// Returns the address of the result: zeros are `ok`.
     start: Option<&'static str>,
     handle: Option<&'static str>,
     rest: &'static str,
-    /// How its texts are written, if not in UTF-8.
+    /// The encoding of its texts, if not UTF-8.
     encoding: Option<StringEncoding>,
 }
 
@@ -65,14 +65,14 @@ impl Parts {
         fixture
     }
 
-    /// Why it does not start.
+    /// Returns why the stub does not start.
     async fn refused(self) -> StartErrorKind {
         let fixture = self.fixture().await;
         let started = tokio::time::timeout(Duration::from_secs(20), fixture.start()).await.expect("it has an end");
         started.err().expect("it does not start")
     }
 
-    /// How it ends when it is told to connect.
+    /// Returns how the stub ends when it gets `connect`.
     async fn ended(self) -> Outcome {
         let actor = self.fixture().await.start().await.expect("it starts");
         actor.handle.connect(None).await.expect_err("it ends meanwhile");
@@ -83,7 +83,7 @@ impl Parts {
 const SPIN: &str = "(loop $again (br $again)) (unreachable)";
 
 #[tokio::test]
-async fn the_hand_made_stub_is_a_stub() {
+async fn hand_made_stub_runs() {
     let actor = Parts::default().fixture().await.start().await.unwrap();
     actor.handle.connect(None).await.unwrap();
     actor.handle.stop();
@@ -102,13 +102,13 @@ async fn code_that_spins_before_start_is_ended() {
 }
 
 #[tokio::test]
-async fn code_that_traps_before_start_is_told_as_a_crash() {
+async fn trap_before_start_is_reported_as_a_crash() {
     let kind = Parts { rest: "(func $trap (unreachable)) (start $trap)", ..Parts::default() }.refused().await;
     assert!(matches!(&kind, StartErrorKind::Trapped(trap) if trap.reason.contains("unreachable")), "{kind}");
 }
 
 #[tokio::test]
-async fn pointers_that_lie_end_the_instance_only() {
+async fn invalid_pointers_end_only_the_instance() {
     let check = async |parts: Parts, expected: &str| {
         let kind = parts.refused().await;
         assert!(matches!(kind, StartErrorKind::Trapped(_)), "{kind:?}");
@@ -117,7 +117,7 @@ async fn pointers_that_lie_end_the_instance_only() {
     check(Parts { realloc: Some("(i32.const -16)"), ..Parts::default() }, "beyond end of memory").await;
     check(Parts { start: Some("(i32.const -16)"), ..Parts::default() }, "pointer out of bounds").await;
     check(Parts { start: Some("(i32.const 17)"), ..Parts::default() }, "aligned").await;
-    // An error whose text is beyond the memory, and one whose text is no UTF-8.
+    // An error whose text is beyond the memory, and one whose text is not UTF-8.
     let lies = "(i32.store (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const -1)) (i32.const 16)";
     check(Parts { start: Some(lies), ..Parts::default() }, "out of bounds").await;
     let noise = "(i32.store (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const 4))
@@ -133,7 +133,7 @@ const LOG: &str = r#"(import "rethink:protostub/log@0.1.0" "write" (func $write 
 const SAVE: &str = r#"(import "rethink:protostub/session@0.1.0" "save" (func $save (param i32 i32 i32)))"#;
 
 #[tokio::test]
-async fn arguments_that_lie_end_the_instance_only() {
+async fn invalid_arguments_end_only_the_instance() {
     let check = async |imports: &'static str, handle: &'static str| {
         let outcome = Parts { imports, handle: Some(handle), ..Parts::default() }.ended().await;
         assert!(matches!(outcome, Outcome::Trapped(_) | Outcome::Exceeded(Exceeded::Hostcall { .. })), "{outcome}");
@@ -148,7 +148,8 @@ async fn arguments_that_lie_end_the_instance_only() {
     check(SAVE, "(call $save (i32.const 0) (i32.const 0) (i32.const -1))").await;
 }
 
-/// A stub that posts one message when it is told to connect. Its body: what stands in its memory, and how many of the encoding's units it says that are.
+/// Makes a stub that posts one message when it gets `connect`. `body` is the message's body in
+/// memory, and `length` its claimed length, in units of the encoding.
 fn posts(encoding: StringEncoding, body: &[u8], length: u32) -> Parts {
     let [(from, from_length), (to, to_length)] =
         ["hyperty://sp1.example/a", Listener::ADDRESS].map(|address| written(encoding, address));
@@ -168,7 +169,8 @@ fn posts(encoding: StringEncoding, body: &[u8], length: u32) -> Parts {
     }
 }
 
-/// A text as it stands in a memory, and its length in units: bytes, or two of them; the highest bit tells which, where both are possible.
+/// Encodes a text for a memory. Returns its length in units, of one byte or two. Where both are
+/// possible, the highest bit tells which.
 fn written(encoding: StringEncoding, text: &str) -> (Vec<u8>, u32) {
     let length = |length: usize| u32::try_from(length).unwrap();
     let words = || (text.encode_utf16().flat_map(u16::to_le_bytes).collect(), length(text.encode_utf16().count()));
@@ -198,7 +200,7 @@ async fn bodies_are_the_same_text_in_every_encoding() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_text_ends_the_instance_only() {
+async fn body_with_invalid_text_ends_only_the_instance() {
     let check = async |encoding: StringEncoding, body: &[u8], length: u32, expected: &str| {
         let fixture = posts(encoding, body, length).fixture().await;
         let listener = Listener::new(&fixture.bus);
@@ -208,7 +210,7 @@ async fn a_body_that_is_no_text_ends_the_instance_only() {
         assert!(matches!(&outcome, Outcome::Trapped(trap) if trap.reason.contains(expected)), "{outcome}: {body:02x?}");
         assert!(listener.is_quiet());
     };
-    // Alone, and across the places where many bytes are looked at together.
+    // Alone, and across the boundaries at which many bytes are checked together.
     for before in [0, 1, 29, 61, 62, 63, 64, 126, 127, 128] {
         for wrong in [&b"\xff"[..], b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"] {
             let body = [&b"x".repeat(before), wrong].concat();
@@ -216,15 +218,16 @@ async fn a_body_that_is_no_text_ends_the_instance_only() {
         }
     }
     check(StringEncoding::UTF16, b"\x00\xd8", 1, "surrogate").await;
-    // It begins in the memory, of two pages, and ends behind it; or beyond all memories.
+    // The body begins in the memory, of two pages, and ends behind it or beyond all memories.
     for length in [(2 << 16) - 2048 + 1, u32::MAX] {
         check(StringEncoding::UTF8, b"x", length, "out of bounds").await;
     }
 }
 
 #[tokio::test]
-async fn a_list_as_large_as_the_memory_is_too_much() {
-    // 30 MiB of zeros are some 400 000 messages without anything. Had they 128 MiB here, wasmtime would refuse them by itself.
+async fn list_as_large_as_the_memory_exceeds_hostcall_bytes() {
+    // 30 MiB of zeros are some 400 000 empty messages. wasmtime itself would refuse them at a host
+    // size of 128 MiB.
     let memory = Some(r#"(memory (export "memory") 1000)"#);
     let handle = Some("(call $post (i32.const 65536) (i32.const 400000) (i32.const 16))");
     let outcome = Parts { imports: POST, memory, handle, ..Parts::default() }.ended().await;
@@ -232,7 +235,7 @@ async fn a_list_as_large_as_the_memory_is_too_much() {
 }
 
 #[tokio::test]
-async fn memory_that_is_wanted_from_the_start_counts() {
+async fn initial_memory_counts_against_the_limit() {
     let memory = Some(r#"(memory (export "memory") 1025)"#);
     let kind = Parts { memory, ..Parts::default() }.refused().await;
     let StartErrorKind::Exceeded(Exceeded::Memory { wanted, limit }) = kind else { panic!("{kind}") };
@@ -246,7 +249,7 @@ async fn tables_are_bounded() {
     assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Table { wanted: 1_000_001, limit: 20_000 })), "{outcome}");
 }
 
-/// Each with as many as it has, and with one less.
+/// Starts a stub with exactly the limit that it needs, and with one less.
 #[tokio::test]
 async fn memories_tables_and_instances_are_counted() {
     let starts = async |change: &dyn Fn(&mut Limits)| {
@@ -267,7 +270,7 @@ async fn memories_tables_and_instances_are_counted() {
 }
 
 #[tokio::test]
-async fn calls_without_end_run_out_of_stack() {
+async fn endless_recursion_runs_out_of_stack() {
     let outcome =
         Parts { handle: Some("(call $deep)"), rest: "(func $deep (call $deep) (call $deep))", ..Parts::default() }.ended().await;
     assert!(matches!(outcome, Outcome::Exceeded(Exceeded::Stack { .. })), "{outcome}");

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::{Fixture, bearer, observed};
 
 #[tokio::test]
-async fn the_configuration_is_what_the_host_gave() {
+async fn configuration_reaches_the_stub_unchanged() {
     let configuration = json!({ "runtimeURL": "hyperty-runtime://home.example/r", "url": "wss://sp1.example/ws", "nested": { "a": [1, 2.5, null] } });
     let actor = Fixture::new(configuration.clone()).live().await;
     assert_eq!(actor.told(json!({ "do": "configuration" })).await, configuration);
@@ -37,7 +37,7 @@ async fn timers_are_bounded() {
     let actor = Fixture::new(json!({})).live().await;
     actor.told(json!({ "do": "timer", "ms": u64::MAX, "times": 256 })).await;
     let refused = actor.order(json!({ "do": "timer", "ms": 1 })).await.unwrap_err();
-    assert_eq!(refused, "limit: 256 timers are running, and no more may: cancel one first");
+    assert_eq!(refused, "limit: 256 timers are running, which is the limit; cancel one first");
     actor.told(json!([{ "do": "cancel-timer", "handle": 7 }, { "do": "timer", "ms": 60_000 }])).await;
 }
 
@@ -101,7 +101,7 @@ async fn credentials_are_of_the_stubs_own_domain() {
 }
 
 #[tokio::test]
-async fn a_status_follows_another() {
+async fn status_order_is_enforced() {
     let mut actor = Fixture::new(json!({})).live().await;
     actor.told(json!([{ "do": "publish", "status": "live" }, { "do": "publish", "status": "live" }])).await;
     assert_eq!(actor.statuses.borrow().len(), 3, "the same status again is nothing new");
@@ -123,7 +123,7 @@ async fn a_status_follows_another() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_around_a_stub() {
+async fn stub_has_no_environment_files_or_sockets() {
     let actor = Fixture::new(json!({})).live().await;
     let surroundings = actor.told(json!({ "do": "surroundings" })).await;
     let expected = json!({
@@ -172,14 +172,14 @@ async fn a_stub_speaks_tcp_to_its_domain() {
     connection.write_all(b"welcome").await.unwrap();
     assert_eq!(listener.hears().await, json!({ "ready": handle }));
     assert_eq!(actor.told(json!({ "do": "tcp-receive", "handle": handle })).await, json!("welcome"));
-    // The instance ends, and with it the connection.
+    // The end of the instance closes the connection.
     actor.handle.stop();
     assert!(matches!(actor.outcome().await, Outcome::Stopped));
     assert_eq!(connection.read(&mut received).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn a_closed_handle_is_heard_of_no_more() {
+async fn closed_handle_gets_no_events() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
     let (mut fixture, mut listener) = observed(json!({}));

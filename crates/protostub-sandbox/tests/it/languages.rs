@@ -1,4 +1,5 @@
-//! Stubs that were not written in Rust. They are not built here: `stubs/echo-python/README.md` and `stubs/echo-js/README.md` say how.
+//! Stubs in other languages than Rust. They are not built here: `stubs/echo-python/README.md` and
+//! `stubs/echo-js/README.md` say how.
 
 use protostub_artifacts::component_in_other_language;
 use protostub_types::Sha256Digest;

@@ -72,12 +72,16 @@ async fn a_stub_may_crash_while_it_starts() {
     };
     check(json!({ "do": "panic", "reason": "no idea" }), "the stub crashed while it started: ").await;
     check(json!({ "do": "panic", "reason": "no idea" }), "no idea").await;
-    check(json!({ "do": "exit", "code": 3 }), "it ended itself with code 1").await;
-    check(json!({ "do": "spin" }), "the stub used more than it may while it started: a call computed for more than 50ms").await;
+    check(json!({ "do": "exit", "code": 3 }), "the stub exited with code 1").await;
+    check(
+        json!({ "do": "spin" }),
+        "the stub exceeded a limit while it started: a call computed for more than 50ms (`cpu-per-call-milliseconds`)",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn nothing_is_published_before_start_has_returned() {
+async fn status_before_start_returns_is_refused() {
     let kind = Fixture::new(json!({ "start": { "do": "publish", "status": "live" } })).start().await.err().unwrap();
     assert!(kind.to_string().contains("`live` cannot be published before `start` has returned"), "{kind}");
 }
@@ -95,7 +99,7 @@ async fn a_stub_may_post_from_start() {
 async fn exit_ends_the_instance() {
     let actor = Fixture::new(json!({})).live().await;
     assert_eq!(actor.fatal(json!({ "do": "exit", "code": 3 })).await, 502);
-    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: it ended itself with code 1");
+    assert_eq!(actor.outcome().await.to_string(), "the stub crashed: the stub exited with code 1");
 }
 
 #[tokio::test]
@@ -140,9 +144,9 @@ async fn settings_beyond_the_engine_are_refused_by_name() {
         let error = sandbox.err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory_bytes` is 4294967296, more than")
+    check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory-bytes` is 4294967296, more than")
         .await;
-    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch_events` is zero").await;
+    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch-events` is zero").await;
     check(Fixture::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
 }
 
@@ -164,7 +168,7 @@ async fn the_same_code_is_compiled_once() {
 }
 
 #[tokio::test]
-async fn a_dropped_task_answers_what_it_took() {
+async fn dropped_task_answers_its_open_requests() {
     let actor = Fixture::new(json!({})).live().await;
     let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
         actor.told(json!({})).await;
@@ -174,9 +178,9 @@ async fn a_dropped_task_answers_what_it_took() {
 }
 
 #[tokio::test]
-async fn without_a_pool_stubs_run_too() {
+async fn stubs_run_without_a_pool() {
     let mut config = EngineConfig::default();
-    // More address space than there is.
+    // More address space than the machine has.
     config.max_memory_bytes = 1 << 46;
     let engine = Engine::new(&config).unwrap();
     assert!(!engine.is_pooled());

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Fixture, LimitCounts, RunningActor};
 
-/// What becomes of an actor that follows this order under these limits.
+/// Returns how an actor ends that follows this order under these limits.
 async fn outcome(limit: impl FnOnce(&mut Limits), order: Value) -> Outcome {
     let actor = Fixture::new(json!({})).limits(limit).live().await;
     assert_eq!(actor.fatal(order).await, 502);
     actor.outcome().await
 }
 
-/// A live actor under these limits, and which of them it runs into.
+/// Makes a live actor under these limits, and counters of the limits that it reaches.
 async fn counted(limit: impl FnOnce(&mut Limits)) -> (RunningActor, Arc<LimitCounts>) {
     let fixture = Fixture::new(json!({})).limits(limit);
     let limit_counts = Arc::clone(&fixture.limit_counts);
@@ -44,14 +44,14 @@ async fn all_calls_of_a_second_have_a_budget_together() {
     let (actor, limit_counts) = counted(|limits| limits.cpu_per_second = Duration::from_millis(50)).await;
     let soon = Instant::now() + Duration::from_secs(20);
     while limit_counts.times("cpu_per_second") == 0 {
-        assert!(Instant::now() < soon, "it computes all the time, and is not made to wait");
+        assert!(Instant::now() < soon, "the stub computes all the time, and never waits");
         actor.told(json!({ "do": "compute", "rounds": 2_000_000 })).await;
     }
-    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], 1, "it is slower, and lives");
+    assert_eq!(actor.told(json!({ "n": 1 })).await["n"], 1, "the stub is slower, and lives");
 }
 
 #[tokio::test]
-async fn every_limit_that_is_hit_is_told() {
+async fn every_limit_hit_is_reported() {
     let (actor, limit_counts) = counted(|limits| {
         limits.posts_per_second = 50;
         limits.timers = 3;
@@ -67,7 +67,7 @@ async fn every_limit_that_is_hit_is_told() {
     let refused = actor.told(json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 1_001 })).await;
     assert!(refused[0].as_str().is_some_and(|told| told.contains("1001") && told.contains("1000")), "{refused}");
     actor.order(many(json!({ "do": "ask", "scope": "never" }), 2)).await.unwrap_err();
-    // The answer to it is one more than there may be.
+    // The actor's answer would be one more than the limit.
     let flood = json!({ "do": "post", "to": "hyperty-runtime://home.example/r/x", "times": 100 });
     actor.told(json!([flood, { "do": "sleep", "ms": 1_000 }])).await;
     assert_eq!(actor.fatal(json!({ "do": "spin" })).await, 502);
@@ -102,7 +102,7 @@ async fn a_stub_that_copes_with_little_memory_lives() {
 }
 
 #[tokio::test]
-async fn a_stub_that_does_not_even_fit_is_told_so() {
+async fn stub_over_its_memory_limit_fails_to_start() {
     let kind = Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 1 << 16).start().await.err().unwrap();
     assert!(kind.to_string().contains("a memory was to grow to"), "{kind}");
 }
@@ -110,7 +110,7 @@ async fn a_stub_that_does_not_even_fit_is_told_so() {
 #[tokio::test]
 async fn the_stack_is_bounded() {
     let outcome = outcome(|_| {}, json!({ "do": "overflow" })).await;
-    // Either stack: that of calls, or the one in memory that compilers keep values on.
+    // Either stack: that of calls, or the one in memory on which compilers keep values.
     assert!(
         matches!(&outcome, Outcome::Exceeded(Exceeded::Stack { .. }))
             || outcome.to_string().contains("out of bounds memory access"),
@@ -119,7 +119,7 @@ async fn the_stack_is_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_call_of_the_host_carries_is_bounded() {
+async fn hostcall_bytes_are_bounded() {
     let outcome = outcome(
         |limits| limits.hostcall_bytes = 1 << 20,
         json!({ "do": "post", "to": "hyperty://home.example/x", "bytes": 512 << 10, "times": 4 }),
@@ -138,7 +138,7 @@ async fn a_flood_of_posts_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_flood_of_log_lines_harms_nobody() {
+async fn flood_of_log_lines_does_no_harm() {
     let actor = Fixture::new(json!({})).live().await;
     actor.told(json!({ "do": "log", "text": "x".repeat(20_000), "times": 500 })).await;
     actor.told(json!({ "do": "print", "text": "y\n".repeat(5_000) })).await;
@@ -156,7 +156,7 @@ async fn a_flood_of_statuses_is_bounded() {
 }
 
 #[tokio::test]
-async fn many_sandboxes_run_beside_each_other() {
+async fn many_sandboxes_run_at_the_same_time() {
     let mut plays = Vec::new();
     for n in 0..40 {
         let mut fixture = Fixture::new(json!({ "n": n }));

@@ -17,7 +17,7 @@ async fn a_message_is_answered() {
 }
 
 #[tokio::test]
-async fn everything_of_a_message_crosses_both_ways() {
+async fn all_parts_of_a_message_cross_both_ways() {
     let (fixture, mut listener) = observed(json!({}));
     let actor = fixture.live().await;
     let order = json!({
@@ -54,7 +54,7 @@ async fn messages_keep_their_order_and_come_in_batches() {
         calls[1..].iter().flat_map(|call| call.as_array().unwrap()).filter(|event| event.is_number()).collect();
     assert_eq!(messages, (0..35).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
     assert!(calls.iter().all(|call| call.as_array().unwrap().len() <= 10), "{calls:?}");
-    assert!(calls.len() <= 7, "what waits comes together: {calls:?}");
+    assert!(calls.len() <= 7, "waiting messages come together: {calls:?}");
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn messages_come_only_while_the_stub_is_live() {
 }
 
 #[tokio::test]
-async fn a_paused_stub_gets_no_messages_but_everything_else() {
+async fn paused_stub_gets_all_events_except_messages() {
     let (fixture, mut listener) = observed(json!({}));
     let actor = fixture.live().await;
     actor.told(json!([{ "do": "pause" }, { "do": "timer", "ms": 1 }])).await;
@@ -117,7 +117,7 @@ async fn a_paused_stub_gets_no_messages_but_everything_else() {
 }
 
 #[tokio::test]
-async fn a_stub_that_resumes_gets_what_waited() {
+async fn resumed_stub_gets_waiting_messages() {
     let (fixture, mut listener) = observed(json!({ "connect": [{ "do": "publish", "status": "live" }, { "do": "resume" }] }));
     let actor = fixture.live().await;
     actor.told(json!({ "do": "pause" })).await;
@@ -179,7 +179,7 @@ async fn the_home_domains_stub_is_not_the_runtime() {
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_refused_by_itself() {
+async fn invalid_message_is_refused_alone() {
     let (fixture, listener) = observed(json!({}));
     let actor = fixture.live().await;
     let check = async |extra: Value, expected: &str| {
@@ -192,7 +192,7 @@ async fn what_is_no_message_is_refused_by_itself() {
     check(json!({ "to": "" }), "invalid: `to`").await;
     check(json!({ "id": "x".repeat(257) }), "invalid: `id` has 257 bytes").await;
     check(json!({ "type": "" }), "invalid: the message's `type`").await;
-    check(json!({ "bytes": (1 << 20) + 1 }), "invalid: `body` has 1048577 bytes, more than the 1048576 that are possible").await;
+    check(json!({ "bytes": (1 << 20) + 1 }), "invalid: `body` has 1048577 bytes, and the limit is 1048576").await;
     check(json!({ "headers": { "Upper": "x" } }), "invalid: the name of the header `Upper`").await;
     check(json!({ "headers": { "long": "x".repeat(9_000) } }), "invalid: the message's `headers` has 9004 bytes").await;
     check(json!({ "via": vec!["hyperty://a.example/x"; 17] }), "invalid: the message's `via`").await;
@@ -211,7 +211,7 @@ async fn a_full_inbox_is_busy() {
 }
 
 #[tokio::test]
-async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
+async fn crash_answers_taken_messages_and_returns_the_rest() {
     let mut fixture = Fixture::new(json!({}));
     fixture.limits.batch_events = 3;
     let bus = fixture.bus.clone();
@@ -226,7 +226,7 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
     };
     post(MessageType::Read, 1, json!({ "do": "keep" }));
     actor.told(json!({})).await;
-    // All are there before the actor's task has a turn: one batch of three, and what is left.
+    // All messages are there before the actor's task has a turn: one batch of three, and the rest.
     post(MessageType::Read, 2, json!({ "n": 2 }));
     post(MessageType::Update, 3, json!({ "n": 3 }));
     post(MessageType::Update, 4, json!({ "do": "trap" }));
@@ -240,7 +240,7 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
         answers.push((answer.id.to_string(), answer.code().unwrap()));
     }
     answers.sort();
-    // The first was kept, the second was answered before the crash, and that stands.
+    // The first was kept. The second was answered before the crash, and the answer stands.
     let expected = [("1", 502), ("2", 200), ("3", 502), ("4", 502)].map(|(id, code)| (id.to_owned(), code));
     assert_eq!(answers, expected);
     assert!(sender.is_quiet());
@@ -251,7 +251,7 @@ async fn a_crash_answers_what_the_stub_had_and_gives_the_rest_back() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_the_stub_kept() {
+async fn stop_answers_kept_requests() {
     let actor = Fixture::new(json!({})).live().await;
     let (response, _) = tokio::join!(actor.request(json!({ "do": "keep" })), async {
         actor.told(json!({})).await;
@@ -274,7 +274,7 @@ async fn a_late_answer_is_an_answer() {
 #[tokio::test]
 async fn two_stubs_do_not_wait_for_each_other() {
     let mut first = Fixture::new(json!({}));
-    // It is asked as often as it answers, and an answer over the limit would not come.
+    // The test requests as often as the actor answers, and an answer over the limit would not come.
     first.limits.posts_per_second = u32::MAX;
     let mut second = Fixture::new(json!({}));
     second.bus = first.bus.clone();
@@ -292,6 +292,9 @@ async fn two_stubs_do_not_wait_for_each_other() {
         answered += 1;
     }
     let outcome = spinning.await.unwrap();
-    assert_eq!(outcome.to_string(), "the stub used more than it may: a call computed for more than 300ms");
-    assert!(answered > 20, "{answered} answers beside a stub that spins, on one thread");
+    assert_eq!(
+        outcome.to_string(),
+        "the stub exceeded a limit: a call computed for more than 300ms (`cpu-per-call-milliseconds`)"
+    );
+    assert!(answered > 20, "{answered} answers next to a stub that spins, on one thread");
 }

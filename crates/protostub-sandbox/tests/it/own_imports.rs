@@ -86,7 +86,7 @@ async fn get(actor: &RunningActor, key: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_granted_interface_knows_whose_stub_calls() {
+async fn granted_interface_knows_the_calling_stub() {
     let store = Store::default();
     let engine = engine(vec![Import::new(store.clone())]).unwrap();
     let program = compile(&engine, &[Store::INTERFACE]).await.unwrap();
@@ -100,28 +100,28 @@ async fn a_granted_interface_knows_whose_stub_calls() {
 }
 
 #[tokio::test]
-async fn the_same_code_is_refused_to_whom_the_interface_is_not_granted() {
+async fn interface_is_refused_to_a_domain_without_a_grant() {
     let engine = engine(vec![Import::new(Store::default())]).unwrap();
     let granted = compile(&engine, &[Store::INTERFACE]).await.unwrap();
     let error = compile(&engine, &[]).await.expect_err("it is not granted");
     let CompileError::WrongWorld(mismatch) = &error else { panic!("{error}") };
     assert_eq!(mismatch.not_granted, [Store::INTERFACE]);
     assert!(mismatch.unknown_imports.is_empty());
-    assert!(error.to_string().ends_with("it imports what is not granted to its domain: acme:store/kv@1.0.0"), "{error}");
-    // What was refused to one does not spoil it for others, and the code is there once.
+    assert!(error.to_string().ends_with("imports that are not granted to its domain: acme:store/kv@1.0.0"), "{error}");
+    // A refusal for one domain does not affect others, and the code is there once.
     let again = compile(&engine, &[Store::INTERFACE]).await.unwrap();
     assert_eq!(again.digest(), granted.digest());
     set(&live("sp1.example", &again).await, "colour", "blue").await;
 }
 
 #[tokio::test]
-async fn without_the_interface_it_is_an_unknown_import() {
-    let error = compile(&engine(Vec::new()).unwrap(), &[Store::INTERFACE]).await.expect_err("nobody offers it");
-    assert!(error.to_string().ends_with("it imports what no stub may: acme:store/kv@1.0.0"), "{error}");
+async fn interface_without_an_offer_is_an_unknown_import() {
+    let error = compile(&engine(Vec::new()).unwrap(), &[Store::INTERFACE]).await.expect_err("no engine offers it");
+    assert!(error.to_string().ends_with("imports that no stub may have: acme:store/kv@1.0.0"), "{error}");
 }
 
 #[tokio::test]
-async fn a_function_of_the_hosts_that_fails_ends_the_stub() {
+async fn failing_host_function_ends_the_stub() {
     let engine = engine(vec![Import::new(Store::default())]).unwrap();
     let actor = live("sp1.example", &compile(&engine, &[Store::INTERFACE]).await.unwrap()).await;
     let message =
@@ -147,7 +147,7 @@ impl HostImport for Other {
 }
 
 #[tokio::test]
-async fn functions_that_lack_or_have_other_types_are_named() {
+async fn missing_and_mistyped_functions_are_named() {
     let error =
         compile(&engine(vec![Import::new(Other)]).unwrap(), &[Other::INTERFACE]).await.expect_err("it is another interface");
     let CompileError::WrongWorld(mismatch) = &error else { panic!("{error}") };
@@ -155,7 +155,7 @@ async fn functions_that_lack_or_have_other_types_are_named() {
     assert!(mismatch.mismatches[0].starts_with("`acme:store/kv@1.0.0#get`: "), "{error}");
 }
 
-/// Tries to take the place of a function of the contract.
+/// Tries to replace a function of the contract.
 struct Thief;
 
 impl HostImport for Thief {
@@ -170,7 +170,7 @@ impl HostImport for Thief {
 }
 
 #[tokio::test]
-async fn an_interface_is_there_once() {
+async fn interface_offered_twice_is_refused() {
     let check = |imports: Vec<Import>, interface: &str, expected: &str| {
         let error = engine(imports).expect_err("it is there already");
         let cause = std::error::Error::source(&error).expect("a cause").to_string();

@@ -1,4 +1,5 @@
-//! Figures, not judgements: `cargo test -p protostub-sandbox --release -- --ignored --nocapture speed`.
+//! Measurements without assertions: `cargo test -p protostub-sandbox --release -- --ignored
+//! --nocapture speed`.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +54,7 @@ fn report(what: &str, samples: &mut [Duration]) {
     report_line(&format!("{what}: min {:?}, median {:?}", samples[0], samples[samples.len() / 2]));
 }
 
-#[expect(clippy::print_stdout, reason = "it is asked for with --nocapture")]
+#[expect(clippy::print_stdout, reason = "the caller asks for the output with --nocapture")]
 fn report_line(line: &str) {
     println!("{line}");
 }

@@ -16,7 +16,7 @@ use protostub_types::{Address, Domain, Message, SafeText, Sha256Digest, StubKey,
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
-/// How long a test waits for what should happen at once.
+/// Timeout of a test for events that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn engine() -> &'static Engine {
@@ -29,7 +29,7 @@ pub(crate) fn engine() -> &'static Engine {
     &ENGINE
 }
 
-/// The actor, compiled once for all tests.
+/// Returns the actor, compiled once for all tests.
 pub(crate) async fn actor() -> &'static CompiledStub {
     static ACTOR: tokio::sync::OnceCell<CompiledStub> = tokio::sync::OnceCell::const_new();
     ACTOR
@@ -59,7 +59,7 @@ pub(crate) fn bus() -> Bus {
 #[derive(Debug)]
 pub(crate) struct Statuses(watch::Sender<Vec<(StubStatus, Option<String>)>>, Arc<LimitCounts>);
 
-/// How often a stub ran into each limit.
+/// Number of times that a stub reached each limit.
 #[derive(Debug, Default)]
 pub(crate) struct LimitCounts(Mutex<HashMap<&'static str, u64>>);
 
@@ -84,7 +84,7 @@ impl Presence for Statuses {
     }
 }
 
-/// Credentials by scope; for the scope `never`, none ever comes.
+/// Credentials by scope. For the scope `never`, no answer ever comes.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials(pub Mutex<HashMap<String, Credential>>);
 
@@ -106,7 +106,7 @@ pub(crate) fn bearer(value: &str) -> Credential {
     Credential { kind: CredentialKind::Bearer, value: value.to_owned(), expires: None }
 }
 
-/// What a test is about: the actor of a domain, with this configuration.
+/// Setup of a test: the actor of a domain, with this configuration.
 pub(crate) struct Fixture {
     pub(crate) bus: Bus,
     pub(crate) domain: Domain,
@@ -170,7 +170,7 @@ impl Fixture {
         (Sandbox::new(program, services, config), statuses)
     }
 
-    /// Deploys it; it is `created` then.
+    /// Deploys the actor, which is `created` then.
     pub(crate) async fn start(self) -> Result<RunningActor, StartErrorKind> {
         let inbox = self.bus.inbox(InboxLimits::new(1000, 16 << 20));
         self.start_with(inbox).await.map_err(|(kind, _)| kind)
@@ -189,7 +189,7 @@ impl Fixture {
         Ok(RunningActor { bus: self.bus, domain: self.domain, url: self.url, handle, task, statuses, _routes: routes })
     }
 
-    /// Deploys and connects it; it is `live` then.
+    /// Deploys and connects the actor, which is `live` then.
     pub(crate) async fn live(self) -> RunningActor {
         let mut actor = self.start().await.expect("the actor starts");
         actor.handle.connect(None).await.expect("it connects");
@@ -220,7 +220,7 @@ impl RunningActor {
         tokio::time::timeout(PATIENCE, answer).await.expect("an answer comes")
     }
 
-    /// Gives an order; what came of it: its value, or the error's text.
+    /// Gives an order. Returns the value of its result, or the error's text.
     pub(crate) async fn order(&self, order: Value) -> Result<Value, String> {
         let response = self.request(order).await.expect("the actor answers");
         let body: Value = response.body.expect("a body").parse().expect("JSON");
@@ -231,12 +231,12 @@ impl RunningActor {
         }
     }
 
-    /// An order that goes well.
+    /// Gives an order that must succeed.
     pub(crate) async fn told(&self, order: Value) -> Value {
         self.order(order.clone()).await.unwrap_or_else(|error| panic!("{order}: {error}"))
     }
 
-    /// The code of the error response to an order that the actor does not survive.
+    /// Gives an order that the actor does not survive. Returns the code of the error response.
     pub(crate) async fn fatal(&self, order: Value) -> u16 {
         let response = self.request(order).await;
         match response {
@@ -260,7 +260,7 @@ impl RunningActor {
     }
 }
 
-/// Somebody on the bus who hears what the actor posts.
+/// A listener on the bus that receives the actor's posts.
 pub(crate) struct Listener {
     inbox: Inbox,
     _route: Route,
@@ -288,7 +288,7 @@ impl Listener {
     }
 }
 
-/// The stage of an actor that tells a listener what happens to it.
+/// Makes a fixture whose actor reports its events to a listener.
 pub(crate) fn observed(mut configuration: Value) -> (Fixture, Listener) {
     configuration["observer"] = json!(Listener::ADDRESS);
     let fixture = Fixture::new(configuration);

@@ -8,7 +8,7 @@ async fn compile(engine: &Engine, bytes: Vec<u8>) -> CompileError {
     engine.compile(bytes, digest).await.unwrap_err()
 }
 
-/// How a component, in WebAssembly's text format, differs from a stub.
+/// Returns how a component, in WebAssembly's text format, differs from a stub.
 async fn mismatch(text: &str) -> WorldMismatch {
     match compile(engine(), wat::parse_str(text).expect("a component")).await {
         CompileError::WrongWorld(mismatch) => *mismatch,
@@ -17,7 +17,7 @@ async fn mismatch(text: &str) -> WorldMismatch {
 }
 
 #[tokio::test]
-async fn what_is_no_component_is_called_by_its_name() {
+async fn bytes_without_a_component_get_a_specific_error() {
     assert!(matches!(compile(engine(), b"<html>".to_vec()).await, CompileError::NotWasm));
     assert!(matches!(compile(engine(), wat::parse_str("(module)").unwrap()).await, CompileError::CoreModule));
     let mut config = EngineConfig::default();
@@ -40,7 +40,7 @@ async fn native_code_is_refused() {
 async fn a_component_that_exports_no_stub_is_refused() {
     let found = mismatch("(component)").await;
     assert_eq!(found.missing_exports, ["`rethink:protostub/stub@0.1.0`"]);
-    assert_eq!(found.to_string(), "it does not export `rethink:protostub/stub@0.1.0`");
+    assert_eq!(found.to_string(), "missing exports: `rethink:protostub/stub@0.1.0`");
 
     let found = mismatch(
         r#"(component
@@ -88,7 +88,7 @@ async fn a_component_that_exports_other_types_is_refused() {
 }
 
 #[tokio::test]
-async fn imports_that_no_stub_may_have_are_named_all() {
+async fn forbidden_imports_are_all_named() {
     let found = mismatch(
         r#"(component
             (import "wasi:http/outgoing-handler@0.2.0" (instance (export "handle" (func))))
@@ -114,7 +114,7 @@ async fn imports_that_no_stub_may_have_are_named_all() {
     assert_eq!(found.mismatches.len(), 1, "{:?}", found.mismatches);
     assert!(found.mismatches[0].starts_with("`rethink:protostub/bus@0.1.0#pause`: "), "{:?}", found.mismatches);
     let text = found.to_string();
-    assert!(text.contains("it imports what no stub may: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
+    assert!(text.contains("imports that no stub may have: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
 }
 
 #[tokio::test]

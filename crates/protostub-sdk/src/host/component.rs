@@ -1,4 +1,5 @@
-//! The host's imports, and the conversions between the contract's types and the SDK's. Texts and bytes are moved, never copied.
+//! The host's imports, and the conversions between the contract's types and the SDK's. Conversions
+//! move texts and bytes, and never copy them.
 
 use crate::{
     Body, Credential, CredentialKind, DisconnectReason, Error, Event, Message, MessageId, MessageType, Result, Status,
@@ -10,13 +11,13 @@ use crate::{
     websocket::{CloseReason, Frame, Handshake},
 };
 
-/// Without the lists that [`post`] makes of several.
+/// Posts one message, without the lists that [`post`] makes of several.
 pub(crate) fn post_one(message: Message) -> Result<()> {
     let message = types::Message::from(message);
     Ok(bus::post(std::slice::from_ref(&message)).pop().unwrap_or(Ok(()))?)
 }
 
-/// In one call, or in several of [`CALL_BYTES`] each.
+/// Posts messages in one call, or in several calls of [`CALL_BYTES`] each.
 pub(crate) fn post(mut messages: impl Iterator<Item = Message>) -> Vec<Result<()>> {
     let Some(first) = messages.next() else { return Vec::new() };
     let Some(second) = messages.next() else { return vec![post_one(first)] };
@@ -87,7 +88,7 @@ pub(crate) fn timer_cancel(timer: u32) {
     timers::cancel(timer);
 }
 
-/// Nanosecond precision; only differences mean something.
+/// Returns a time with nanosecond precision. Only differences are meaningful.
 pub(crate) fn now() -> std::time::Duration {
     thread_local!(static BEGIN: std::time::Instant = std::time::Instant::now());
     BEGIN.with(std::time::Instant::elapsed)
@@ -123,7 +124,8 @@ pub(crate) fn websocket_receive(socket: u32, max_frames: u32, max_bytes: u32) ->
     Ok(frames.into_iter().map(Frame::from).collect())
 }
 
-/// Takes from the front of `frames` what was sent. What is left may be more than one call carries.
+/// Sends the first frames, and takes them from `frames`. The rest may be more than one call
+/// carries.
 pub(crate) fn websocket_send(socket: u32, frames: &mut std::collections::VecDeque<Frame>) -> Result<()> {
     let size = |frame: &Frame| match frame {
         Frame::Text(text) => text.len(),

@@ -40,10 +40,10 @@ impl FakeExchange {
 }
 
 impl Host {
-    /// The next HTTP exchange that the stub has begun.
+    /// Returns the next HTTP exchange that the stub has begun.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stub has begun no further exchange.
     #[must_use]
     #[expect(clippy::expect_used, reason = "documented, for tests")]
     pub fn http(&self) -> Exchange {
@@ -56,25 +56,25 @@ impl Host {
 }
 
 impl Exchange {
-    /// The request's method.
+    /// Returns the request's method.
     #[must_use]
     pub fn method(&self) -> &str {
         &self.request.method
     }
 
-    /// The request's URL.
+    /// Returns the request's URL.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.request.url
     }
 
-    /// The value of a header of the request.
+    /// Returns the value of a header of the request.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.request.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The request's body.
+    /// Returns the request's body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.request.body
@@ -90,7 +90,7 @@ impl Exchange {
         run();
     }
 
-    /// Answers with this head, and a body that [`Self::send`] and [`Self::end`] follow up.
+    /// Answers with this head. [`Self::send`] and [`Self::end`] follow up with the body.
     pub fn head(&self, status: u16, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned())).collect();
         self.change(|exchange| exchange.head = Some(HttpHead { status, headers }));
@@ -101,7 +101,7 @@ impl Exchange {
         self.change(|exchange| exchange.body.extend(bytes));
     }
 
-    /// The body is complete.
+    /// Completes the body.
     pub fn end(&self) {
         self.change(|exchange| exchange.complete = true);
     }
@@ -113,12 +113,12 @@ impl Exchange {
         self.end();
     }
 
-    /// The exchange breaks.
+    /// Breaks the exchange.
     pub fn fail(&self, how: &str) {
         self.change(|exchange| exchange.broken = Some(how.to_owned()));
     }
 
-    /// Whether the stub has ended the exchange, or received it to its end.
+    /// Returns `true` if the stub has ended the exchange, or received it to its end.
     #[must_use]
     pub fn is_over(&self) -> bool {
         with(|world| !world.exchanges.contains_key(&self.handle))

@@ -15,10 +15,10 @@ pub(super) struct FakeIdentity {
 }
 
 impl Host {
-    /// The next request of the stub for a credential.
+    /// Returns the next request of the stub for a credential.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stub has made no further request.
     #[must_use]
     #[expect(clippy::expect_used, reason = "documented, for tests")]
     pub fn identity_request(&self) -> IdentityRequest {
@@ -31,18 +31,18 @@ impl Host {
 }
 
 impl IdentityRequest {
-    /// The scope that the stub asked for.
+    /// Returns the scope that the stub asked for.
     #[must_use]
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
 
-    /// The Identity Module has one.
+    /// Answers with a credential of the Identity Module.
     pub fn grant(self, credential: Credential) {
         self.answer(Ok(credential));
     }
 
-    /// The Identity Module has none, or refuses.
+    /// Answers that the Identity Module has no credential, or refuses it.
     pub fn deny(self, why: &str) {
         self.answer(Err(Error::Denied(why.to_owned())));
     }

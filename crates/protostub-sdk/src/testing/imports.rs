@@ -1,4 +1,4 @@
-//! The contract's imports, as the fake host has them.
+//! The contract's imports, implemented by the fake host.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,13 +16,13 @@ use crate::{
     websocket::{CloseReason, Frame},
 };
 
-/// How many timers an instance may have.
+/// Maximum number of timers of an instance.
 const MAX_TIMERS: usize = 256;
-/// How many connections of all kinds an instance may have.
+/// Maximum number of connections of an instance, over all kinds.
 const MAX_CONNECTIONS: usize = 16;
-/// How many requests for a credential an instance may have.
+/// Maximum number of requests for a credential of an instance.
 const MAX_IDENTITIES: usize = 8;
-/// How much a session may hold.
+/// Maximum size of a session, in bytes.
 const MAX_SESSION_BYTES: usize = 64 * 1024;
 
 pub(crate) fn post_one(message: Message) -> Result<()> {
@@ -39,16 +39,16 @@ impl World {
             return Err(error);
         }
         if !may_send_as(&message.from) {
-            return Err(Error::Denied(format!("`from` is {:?}, which is not the stub's to say", message.from)));
+            return Err(Error::Denied(format!("`from` is {:?}, which is not an address of the stub", message.from)));
         }
         if message.to.is_empty() || message.to.contains(char::is_control) {
-            return Err(Error::Invalid(format!("`to` is {:?}, which is no address", message.to)));
+            return Err(Error::Invalid(format!("`to` is {:?}, which is not an address", message.to)));
         }
         self.posted.push(message);
         Ok(())
     }
 
-    /// A reference to the credential goes where the test allows it.
+    /// Rejects a reference to the credential unless the test allows it for this URL.
     fn check_references(&self, url: &str, headers: &[(String, String)]) -> Result<()> {
         let refers =
             headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("authorization") && value.starts_with("{credential"));
@@ -71,7 +71,8 @@ impl World {
     }
 }
 
-/// Whether it is the stub's URL or below, but not its status, which the host publishes; or an address of its domain, but not another stub's.
+/// Returns `true` for the stub's URL and paths below it, except its status, which the host
+/// publishes. Returns `true` for addresses of its domain too, except another stub's.
 fn may_send_as(from: &str) -> bool {
     match from.strip_prefix(Host::STUB_URL).map(|path| path.split('/').collect::<Vec<_>>()) {
         Some(path) if path[0].is_empty() => path.get(1) != Some(&"status"),
@@ -79,7 +80,8 @@ fn may_send_as(from: &str) -> bool {
     }
 }
 
-/// The domain of an address; that of its message node and of its registry is the same.
+/// Returns the domain of an address. The addresses of its message node and of its registry have the
+/// same domain.
 fn domain(address: &str) -> &str {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
@@ -180,7 +182,7 @@ pub(crate) fn log_write(level: log::Level, text: &str) {
 
 pub(crate) fn websocket_open(url: &str, protocols: &[String], headers: &[(String, String)]) -> Result<u32> {
     if !url.starts_with("ws://") && !url.starts_with("wss://") {
-        return Err(Error::Invalid(format!("{url:?} is no URL of a WebSocket")));
+        return Err(Error::Invalid(format!("{url:?} is not a WebSocket URL (ws:// or wss://)")));
     }
     with(|world| {
         world.check_references(url, headers)?;
@@ -222,7 +224,7 @@ pub(crate) fn websocket_close(socket: u32, code: u16, reason: &str) {
 
 pub(crate) fn http_send(request: HttpRequest) -> Result<u32> {
     if !request.url.starts_with("https://") && !request.url.starts_with("http://") {
-        return Err(Error::Invalid(format!("{:?} is no URL of HTTP", request.url)));
+        return Err(Error::Invalid(format!("{:?} is not an HTTP URL (http:// or https://)", request.url)));
     }
     with(|world| {
         world.check_references(&request.url, &request.headers)?;

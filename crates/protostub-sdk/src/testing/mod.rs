@@ -1,7 +1,9 @@
-//! A fake host for unit tests: the same code that becomes a component runs natively, in `cargo test`, on one thread and without any network.
+//! A fake host for unit tests. The code that becomes a component runs natively, in `cargo test`, on
+//! one thread and without any network.
 //!
-//! The test is the host and the servers: it says what happens, and looks at what the stub did. Whatever it says is told to the stub at once, and the
-//! stub has done all that it can when the call returns. Time stands still until [`Host::advance`]. Nothing here waits, and nothing is random.
+//! The test plays the host and the servers: it causes events, and looks at what the stub did. The
+//! stub gets each event at once, and has done all that it can when the call returns. Time stands
+//! still until [`Host::advance`]. No call waits, and no result is random.
 //!
 //! ```
 //! use protostub_sdk::{Message, MessageType, Result, Stub, testing::Host, websocket};
@@ -29,7 +31,8 @@
 //! server.accept();
 //! assert_eq!(host.statuses(), ["created", "in-progress", "live"]);
 //!
-//! host.deliver(Message::new(MessageType::Update, "hyperty://sp1.example/bob").with_from("hyperty://home.example/alice").with_id(1));
+//! let update = Message::new(MessageType::Update, "hyperty://sp1.example/bob");
+//! host.deliver(update.with_from("hyperty://home.example/alice").with_id(1));
 //! assert_eq!(server.received_json()[0]["to"], "hyperty://sp1.example/bob");
 //! ```
 
@@ -57,15 +60,15 @@ pub use websocket::ServerSocket;
 
 use world::{WORLD, World, with};
 
-/// How many events one call of the stub has at most.
+/// Maximum number of events in one call of the stub.
 const BATCH: usize = 64;
-/// How often a stub may be called before the test says that it will never come to rest.
+/// Number of calls after which the test fails, because the stub never becomes idle.
 const MANY_CALLS: usize = 100_000;
 
 /// The fake host of one stub. A test has one at a time on its thread.
 #[derive(Debug)]
 pub struct Host {
-    /// It is the thread's: it cannot go to another one.
+    /// A host belongs to its thread: it cannot move to another one.
     thread: PhantomData<*const ()>,
 }
 
@@ -83,7 +86,7 @@ impl Host {
     /// The URL of the runtime, which is the `runtimeURL` of the configuration.
     pub const RUNTIME_URL: &str = "hyperty-runtime://home.example/runtime";
 
-    /// A host without a stub. Its time begins at 0.
+    /// Makes a host without a stub. Its time begins at 0.
     #[must_use]
     pub fn new() -> Self {
         fastrand::seed(0);
@@ -92,11 +95,12 @@ impl Host {
         Self { thread: PhantomData }
     }
 
-    /// Starts a stub that is made with `export!(run)`. `configuration` is an object; `runtimeURL` is added. A stub that was started before ends
-    /// first, as if it had crashed; the session stays.
+    /// Starts a stub that is made with `export!(run)`. `configuration` is an object; the host adds
+    /// `runtimeURL`. A stub that was started before ends first, as if it had crashed; the session
+    /// stays.
     ///
     /// # Errors
-    /// Why the stub refused to start: its configuration.
+    /// The reason why the stub refused its configuration.
     pub fn start<C, F, Fut>(&self, run: F, configuration: Value) -> Result<(), String>
     where
         C: DeserializeOwned + 'static,
@@ -109,7 +113,7 @@ impl Host {
     /// Starts a stub that is made with `export!(main: main)`; otherwise as [`Self::start`].
     ///
     /// # Errors
-    /// Why the stub refused to start: its configuration.
+    /// The reason why the stub refused its configuration.
     pub fn start_main<C, F, Fut>(&self, main: F, configuration: Value) -> Result<(), String>
     where
         C: DeserializeOwned + 'static,
@@ -130,45 +134,48 @@ impl Host {
         Ok(())
     }
 
-    /// The stub is to connect; there is no credential.
+    /// Asks the stub to connect, without a credential.
     pub fn connect(&self) {
         self.tell([Event::Connect(None)]);
     }
 
-    /// From now on the credential is used by reference only, in requests to these origins (`https://sp1.example`, without a slash at the end): as with the operator's
-    /// `credential-origins`. The header `authorization` of what the stub sends is the reference then, which the test sees as it is.
+    /// Has the credential used by reference only from now on, in requests to these origins, as the
+    /// operator's `credential-origins` does. An origin has no slash at the end:
+    /// `https://sp1.example`. The stub then sends the reference in the header `authorization`, and
+    /// the test sees the reference unchanged.
     pub fn credential_goes_to<'a>(&self, origins: impl IntoIterator<Item = &'a str>) {
         with(|world| world.credential_origins = origins.into_iter().map(str::to_owned).collect());
     }
 
-    /// The stub is to connect, with this credential.
+    /// Asks the stub to connect, with this credential.
     pub fn connect_with(&self, credential: Credential) {
         self.tell([Event::Connect(Some(credential))]);
     }
 
-    /// The stub is to disconnect.
+    /// Asks the stub to disconnect.
     pub fn disconnect(&self, reason: DisconnectReason) {
         self.tell([Event::Disconnect(reason)]);
     }
 
-    /// A message for the stub. It is queued unless the stub is live and takes messages.
+    /// Delivers a message to the stub. The host queues the message unless the stub is live and
+    /// takes messages.
     pub fn deliver(&self, message: Message) {
         self.deliver_all([message]);
     }
 
-    /// Messages for the stub, in as few calls as possible.
+    /// Delivers messages to the stub, in as few calls as possible.
     pub fn deliver_all(&self, messages: impl IntoIterator<Item = Message>) {
         with(|world| world.inbox.extend(messages));
         run();
     }
 
-    /// What the stub is told in one call, whatever its status is.
+    /// Sends the stub these events in one call, in any status.
     pub fn tell(&self, events: impl IntoIterator<Item = Event>) {
         with(|world| world.events.extend(events.into_iter().map(HostEvent::Stub)));
         run();
     }
 
-    /// Lets time pass, and every timer run out that does until then, one after the other.
+    /// Lets time pass. Timers that expire meanwhile do so one after the other.
     pub fn advance(&self, duration: Duration) {
         let until = with(|world| world.now) + duration;
         while with(|world| world.next_timer(until)) {
@@ -177,19 +184,21 @@ impl Host {
         with(|world| world.now = until);
     }
 
-    /// How many messages wait for the stub: since it is not live, or has paused the bus.
+    /// Returns the number of messages that wait for the stub, because it is not live or has paused
+    /// the bus.
     #[must_use]
     pub fn queued(&self) -> usize {
         with(|world| world.inbox.len())
     }
 
-    /// The stub's status.
+    /// Returns the stub's status.
     #[must_use]
     pub fn status(&self) -> Status {
         with(|world| world.status())
     }
 
-    /// Takes the statuses that were published since this was called last: `disconnected: the reason`, say, or `live`.
+    /// Takes the statuses that were published since the last call, such as `live` or
+    /// `disconnected: the reason`.
     #[must_use]
     pub fn statuses(&self) -> Vec<String> {
         let write = |(status, reason): (Status, Option<String>)| match reason {
@@ -199,41 +208,41 @@ impl Host {
         with(|world| world.take_statuses()).into_iter().map(write).collect()
     }
 
-    /// Takes the messages that the stub posted since this was called last.
+    /// Takes the messages that the stub posted since the last call.
     #[must_use]
     pub fn posted(&self) -> Vec<Message> {
         with(|world| std::mem::take(&mut world.posted))
     }
 
-    /// The next messages that the stub posts are refused with these errors, one after the other.
+    /// Refuses the next messages that the stub posts, with these errors, one after the other.
     pub fn refuse_posts(&self, errors: impl IntoIterator<Item = Error>) {
         with(|world| world.refusals.extend(errors));
     }
 
-    /// What the stub saved in its session.
+    /// Returns the bytes that the stub saved in its session.
     #[must_use]
     pub fn session(&self) -> Option<Vec<u8>> {
         with(|world| world.session.clone())
     }
 
-    /// What an instance before is to have saved.
+    /// Sets the bytes that an earlier instance saved.
     pub fn set_session(&self, bytes: Option<Vec<u8>>) {
         with(|world| world.session = bytes);
     }
 
-    /// Takes the stub's log lines since this was called last: `WARN no echo`, say.
+    /// Takes the stub's log lines since the last call, such as `WARN no echo`.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         with(|world| std::mem::take(&mut world.log))
     }
 
-    /// How many timers are running.
+    /// Returns the number of running timers.
     #[must_use]
     pub fn timers(&self) -> usize {
         with(|world| world.timers.len())
     }
 
-    /// How many connections the stub holds, of all kinds.
+    /// Returns the number of connections that the stub holds, over all kinds.
     #[must_use]
     pub fn connections(&self) -> usize {
         with(|world| world.connections())
@@ -246,7 +255,7 @@ impl Drop for Host {
     }
 }
 
-/// Tells the stub what there is to tell, until it has nothing more to do.
+/// Calls the stub with all waiting events, until the stub has nothing more to do.
 fn run() {
     for _ in 0..MANY_CALLS {
         let batch = with(|world| world.next_batch(BATCH));
@@ -255,5 +264,5 @@ fn run() {
         }
         guest::handle(batch);
     }
-    assert!(with(|world| world.next_batch(BATCH).is_empty()), "the stub never comes to rest");
+    assert!(with(|world| world.next_batch(BATCH).is_empty()), "the stub did not become idle within {MANY_CALLS} calls");
 }

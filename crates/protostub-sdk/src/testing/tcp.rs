@@ -16,7 +16,7 @@ pub(super) struct FakeTcp {
     pub(super) state: TcpState,
     to_stub: VecDeque<u8>,
     from_stub: Vec<u8>,
-    /// How many bytes the host takes before it says that there is no room.
+    /// Number of bytes that the host takes before it reports that there is no room.
     room: Option<usize>,
     pub(super) closed_by_stub: bool,
 }
@@ -69,10 +69,10 @@ impl FakeTcp {
 }
 
 impl Host {
-    /// The next TCP connection that the stub has opened.
+    /// Returns the next TCP connection that the stub has opened.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stub has opened no further connection.
     #[must_use]
     #[expect(clippy::expect_used, reason = "documented, for tests")]
     pub fn tcp(&self) -> ServerConnection {
@@ -86,7 +86,7 @@ impl Host {
 
 impl ServerConnection {
     fn with<T>(&self, use_it: impl FnOnce(&mut FakeTcp) -> T) -> T {
-        with(|world| use_it(world.tcp.get_mut(&self.handle).unwrap_or_else(|| panic!("a new host has no old connections"))))
+        with(|world| use_it(world.tcp.get_mut(&self.handle).unwrap_or_else(|| panic!("the connection's `Host` is gone"))))
     }
 
     fn change(&self, change: impl FnOnce(&mut FakeTcp)) {
@@ -95,19 +95,19 @@ impl ServerConnection {
         run();
     }
 
-    /// The host and the port that the stub connected to.
+    /// Returns the host and the port that the stub connected to.
     #[must_use]
     pub fn address(&self) -> (String, u16) {
         self.with(|connection| connection.address.clone())
     }
 
-    /// The name that the server's certificate has to be for, if there is TLS.
+    /// Returns the name that the server's certificate must be valid for, if there is TLS.
     #[must_use]
     pub fn tls(&self) -> Option<String> {
         self.with(|connection| connection.tls.clone())
     }
 
-    /// The connection opens; or TLS does, that the stub has begun on it.
+    /// Opens the connection, or completes the TLS that the stub has begun on it.
     pub fn accept(&self) {
         self.change(|connection| connection.state = TcpState::Open);
     }
@@ -117,13 +117,13 @@ impl ServerConnection {
         self.change(|connection| connection.to_stub.extend(bytes));
     }
 
-    /// Takes the bytes that the stub sent since this was called last.
+    /// Takes the bytes that the stub sent since the last call.
     #[must_use]
     pub fn received(&self) -> Vec<u8> {
         self.with(|connection| std::mem::take(&mut connection.from_stub))
     }
 
-    /// From here on the host takes so many bytes and no more; none: any number.
+    /// Has the host take this many bytes and no more from now on; `None` is any number.
     pub fn set_room(&self, bytes: Option<usize>) {
         self.change(|connection| connection.room = bytes);
     }
@@ -133,12 +133,12 @@ impl ServerConnection {
         self.change(|connection| connection.state = TcpState::Closed);
     }
 
-    /// The connection breaks, or does not open.
+    /// Breaks the connection, or has it fail to open.
     pub fn fail(&self, how: &str) {
         self.change(|connection| connection.state = TcpState::Failed(how.to_owned()));
     }
 
-    /// Whether the stub has closed it.
+    /// Returns `true` if the stub has closed the connection.
     #[must_use]
     pub fn is_closed_by_stub(&self) -> bool {
         self.with(|connection| connection.closed_by_stub)

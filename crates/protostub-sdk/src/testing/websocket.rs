@@ -23,7 +23,7 @@ pub(super) struct FakeSocket {
     pub(super) state: WebSocketState,
     to_stub: VecDeque<Frame>,
     from_stub: Vec<Frame>,
-    /// How many frames the host takes before it says that there is no room.
+    /// Number of frames that the host takes before it reports that there is no room.
     room: Option<usize>,
     pub(super) closed_by_stub: Option<(u16, String)>,
 }
@@ -42,7 +42,7 @@ impl FakeSocket {
         }
     }
 
-    /// Why nothing can be sent or received.
+    /// Returns the reason why the socket can neither send nor receive.
     fn end(&self) -> Error {
         match (&self.state, &self.closed_by_stub) {
             (WebSocketState::Failed(how), None) => Error::Io(how.clone()),
@@ -87,17 +87,17 @@ impl FakeSocket {
 }
 
 impl Host {
-    /// The next WebSocket that the stub has opened.
+    /// Returns the next WebSocket that the stub has opened.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stub has opened no further WebSocket.
     #[must_use]
     #[expect(clippy::expect_used, reason = "documented, for tests")]
     pub fn websocket(&self) -> ServerSocket {
         self.next_websocket().expect("the stub has opened no WebSocket")
     }
 
-    /// The next WebSocket that the stub has opened, if there is one.
+    /// Returns the next WebSocket that the stub has opened, or `None`.
     #[must_use]
     pub fn next_websocket(&self) -> Option<ServerSocket> {
         with(|world| {
@@ -109,7 +109,7 @@ impl Host {
 
 impl ServerSocket {
     fn with<T>(&self, use_it: impl FnOnce(&mut FakeSocket) -> T) -> T {
-        with(|world| use_it(world.sockets.get_mut(&self.handle).unwrap_or_else(|| panic!("a new host has no old sockets"))))
+        with(|world| use_it(world.sockets.get_mut(&self.handle).unwrap_or_else(|| panic!("the socket's `Host` is gone"))))
     }
 
     fn change(&self, change: impl FnOnce(&mut FakeSocket)) {
@@ -118,19 +118,19 @@ impl ServerSocket {
         run();
     }
 
-    /// The URL that the stub asked for.
+    /// Returns the URL that the stub asked for.
     #[must_use]
     pub fn url(&self) -> String {
         self.with(|socket| socket.url.clone())
     }
 
-    /// The subprotocols that the stub asked for.
+    /// Returns the subprotocols that the stub asked for.
     #[must_use]
     pub fn protocols(&self) -> Vec<String> {
         self.with(|socket| socket.protocols.clone())
     }
 
-    /// The value of a header of the stub's opening handshake.
+    /// Returns the value of a header of the stub's opening handshake.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
         let is_it = |(key, _): &&(String, String)| key.eq_ignore_ascii_case(name);
@@ -158,7 +158,7 @@ impl ServerSocket {
         self.change(|socket| socket.to_stub.push_back(frame));
     }
 
-    /// Sends frames that come all at once.
+    /// Sends frames that arrive all at once.
     pub fn send_all(&self, frames: impl IntoIterator<Item = Frame>) {
         self.change(|socket| socket.to_stub.extend(frames));
     }
@@ -173,38 +173,38 @@ impl ServerSocket {
         self.send_text(value.to_string());
     }
 
-    /// Takes the frames that the stub sent since this was called last.
+    /// Takes the frames that the stub sent since the last call.
     #[must_use]
     pub fn received(&self) -> Vec<Frame> {
         self.with(|socket| std::mem::take(&mut socket.from_stub))
     }
 
-    /// Takes the frames that the stub sent since this was called last, as JSON.
+    /// Takes the frames that the stub sent since the last call, as JSON.
     ///
     /// # Panics
-    /// If one is no JSON.
+    /// If a frame is not JSON.
     #[must_use]
     #[expect(clippy::expect_used, reason = "documented, for tests")]
     pub fn received_json(&self) -> Vec<Value> {
         self.received().iter().map(|frame| frame.json().expect("a frame of JSON")).collect()
     }
 
-    /// From here on the host takes so many frames and no more; none: any number.
+    /// Has the host take this many frames and no more from now on; `None` is any number.
     pub fn set_room(&self, frames: Option<usize>) {
         self.change(|socket| socket.room = frames);
     }
 
-    /// Closes the connection; without a code: with an empty close frame.
+    /// Closes the connection. Without a code, the close frame is empty.
     pub fn close(&self, code: Option<u16>, reason: &str) {
         self.change(|socket| socket.state = WebSocketState::Closed(CloseReason { code, reason: reason.to_owned() }));
     }
 
-    /// The connection breaks, or does not open.
+    /// Breaks the connection, or has it fail to open.
     pub fn fail(&self, how: &str) {
         self.change(|socket| socket.state = WebSocketState::Failed(how.to_owned()));
     }
 
-    /// With which code and reason the stub closed the connection, if it did.
+    /// Returns the code and the reason with which the stub closed the connection, if it did.
     #[must_use]
     pub fn closed_by_stub(&self) -> Option<(u16, String)> {
         self.with(|socket| socket.closed_by_stub.clone())

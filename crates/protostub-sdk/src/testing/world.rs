@@ -1,4 +1,5 @@
-//! What the fake host knows. The stub's imports and the test's calls both change it; neither holds it while the other one runs.
+//! The fake host's state. The stub's imports and the test's calls both change it; neither holds it
+//! while the other one runs.
 
 use std::{
     cell::RefCell,
@@ -29,22 +30,24 @@ pub(super) struct World {
     pub(super) session: Option<Vec<u8>>,
     pub(super) log: Vec<String>,
     last_handle: u32,
-    /// Handles with news that the stub was told of, and did not ask for since.
+    /// Handles whose news the stub got, and did not ask for since.
     told: BTreeSet<u32>,
-    /// When each runs out.
+    /// Expiry of each timer.
     pub(super) timers: BTreeMap<u32, Duration>,
     pub(super) sockets: BTreeMap<u32, FakeSocket>,
     pub(super) exchanges: BTreeMap<u32, FakeExchange>,
     pub(super) tcp: BTreeMap<u32, FakeTcp>,
     pub(super) identities: BTreeMap<u32, FakeIdentity>,
-    /// Where the credential may go by reference: `https://sp1.example`. If there are any, the stub is not given its value.
+    /// Origins that the credential may go to by reference: `https://sp1.example`. If there are any,
+    /// the stub does not get its value.
     pub(super) credential_origins: Vec<String>,
-    /// What the stub opened and the test did not look at yet.
+    /// Handles that the stub opened and the test did not look at yet.
     pub(super) fresh: VecDeque<u32>,
 }
 
 impl World {
-    /// A new instance: what belonged to the one before is gone, beside the session, the inbox and what it did.
+    /// Begins a new instance. It drops the state of the instance before, except the session, the
+    /// inbox and the record of its actions.
     pub(super) fn begin(&mut self, configuration: String) {
         self.configuration = configuration;
         self.events.clear();
@@ -58,14 +61,14 @@ impl World {
         self.last_handle
     }
 
-    /// There is something new about this handle.
+    /// Marks the handle as having news.
     pub(super) fn news(&mut self, handle: u32) {
         if self.told.insert(handle) {
             self.events.push_back(HostEvent::Ready(handle));
         }
     }
 
-    /// The stub asks for news of this handle.
+    /// Notes that the stub asked for news of this handle.
     pub(super) fn asked(&mut self, handle: u32) {
         self.told.remove(&handle);
     }
@@ -86,7 +89,7 @@ impl World {
             + self.sockets.values().filter(|socket| socket.closed_by_stub.is_none()).count()
     }
 
-    /// The first timer that runs out until then does, and time has come to it.
+    /// Lets the first timer that expires by `until` expire, and sets the time to its expiry.
     pub(super) fn next_timer(&mut self, until: Duration) -> bool {
         let next = self.timers.iter().map(|(handle, at)| (*at, *handle)).min();
         match next.filter(|(at, _)| *at <= until) {

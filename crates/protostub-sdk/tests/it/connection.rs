@@ -13,7 +13,7 @@ use serde_json::json;
 struct Config {
     url: String,
     #[serde(default)]
-    #[expect(dead_code, reason = "only what is wrong with it matters")]
+    #[expect(dead_code, reason = "only its faults matter")]
     rooms: Vec<Room>,
 }
 
@@ -62,7 +62,7 @@ fn ping() -> Message {
 }
 
 #[test]
-fn a_configuration_that_does_not_fit_ends_the_deployment_with_its_path() {
+fn unfit_configuration_ends_the_deployment_with_its_path() {
     let check = |configuration, expected: &str| {
         let refused = Host::new().start(run, configuration).unwrap_err();
         assert!(refused.contains(expected), "{refused}");
@@ -73,7 +73,7 @@ fn a_configuration_that_does_not_fit_ends_the_deployment_with_its_path() {
 }
 
 #[test]
-fn it_connects_when_told_and_not_before() {
+fn stub_connects_only_when_asked() {
     let host = started();
     host.deliver(ping());
     assert!(host.next_websocket().is_none());
@@ -84,13 +84,13 @@ fn it_connects_when_told_and_not_before() {
     server.accept();
     assert_eq!((host.statuses(), host.queued()), (vec!["live".into()], 0));
     assert_eq!(server.received_json()[0]["id"], 7);
-    // It is connected already.
+    // The stub is connected already.
     host.connect();
     assert!(host.next_websocket().is_none() && host.statuses().is_empty());
 }
 
 #[test]
-fn the_credential_goes_where_the_author_puts_it() {
+fn credential_is_sent_in_the_handshake() {
     let check = |kind, expected: &str| {
         let host = started();
         host.connect_with(Credential { kind, value: "alice:open sesame".into(), expires: None });
@@ -101,7 +101,7 @@ fn the_credential_goes_where_the_author_puts_it() {
 }
 
 #[test]
-fn it_says_good_bye_when_told_and_can_connect_again() {
+fn stub_when_asked_disconnects_and_can_reconnect() {
     let host = started();
     host.connect();
     let server = host.websocket();
@@ -113,14 +113,14 @@ fn it_says_good_bye_when_told_and_can_connect_again() {
     assert_eq!((host.timers(), host.connections()), (0, 0));
 
     host.advance(Duration::from_secs(3600));
-    assert!(host.next_websocket().is_none(), "it was not told to");
+    assert!(host.next_websocket().is_none(), "the host did not ask for a connection");
     host.connect();
     host.websocket().accept();
     assert_eq!(host.statuses(), ["in-progress", "live"]);
 }
 
 #[test]
-fn told_two_things_at_once_it_does_both() {
+fn disconnect_and_connect_in_one_batch_both_happen() {
     let host = started();
     host.connect();
     let server = host.websocket();
@@ -132,7 +132,7 @@ fn told_two_things_at_once_it_does_both() {
 }
 
 #[test]
-fn while_it_is_connecting_it_just_stops() {
+fn disconnect_while_connecting_drops_the_attempt() {
     let host = started();
     host.connect();
     let server = host.websocket();
@@ -142,7 +142,7 @@ fn while_it_is_connecting_it_just_stops() {
 }
 
 #[test]
-fn a_good_bye_has_its_time() {
+fn slow_disconnect_times_out() {
     let host = Host::new();
     host.start(run, json!({ "url": "wss://sp1.example/stubborn" })).unwrap();
     host.connect();
@@ -156,7 +156,7 @@ fn a_good_bye_has_its_time() {
 }
 
 #[test]
-fn a_broken_connection_is_made_anew_after_a_growing_while() {
+fn broken_connection_reconnects_after_growing_delays() {
     let host = started();
     host.connect();
     for (shortest, longest) in [(1, 2), (2, 4), (4, 8)] {
@@ -169,7 +169,7 @@ fn a_broken_connection_is_made_anew_after_a_growing_while() {
         host.advance(Duration::from_secs(longest - shortest) + Duration::from_millis(1));
         assert_eq!(host.statuses(), ["in-progress"]);
     }
-    // A connection that was good begins from the start.
+    // After a good connection, the delays start from the shortest.
     let server = host.websocket();
     server.accept();
     host.advance(Duration::from_secs(30));
@@ -180,7 +180,7 @@ fn a_broken_connection_is_made_anew_after_a_growing_while() {
 }
 
 #[test]
-fn a_credential_that_has_run_out_is_asked_for_anew() {
+fn expired_credential_is_renewed_before_reconnecting() {
     let host = started();
     let credential = |value: &str, expires| Credential { kind: CredentialKind::Bearer, value: value.into(), expires };
     host.connect_with(credential("old", Some(1)));
@@ -188,20 +188,20 @@ fn a_credential_that_has_run_out_is_asked_for_anew() {
     assert_eq!(server.header("Authorization").unwrap(), "Bearer old");
     server.fail("no route");
     host.advance(Duration::from_secs(2));
-    assert!(host.next_websocket().is_none(), "first it gets another one");
+    assert!(host.next_websocket().is_none(), "the stub renews the credential first");
     let request = host.identity_request();
     assert_eq!(request.scope(), None);
     request.grant(credential("new", None));
     let server = host.websocket();
     assert_eq!(server.header("Authorization").unwrap(), "Bearer new");
     server.fail("no route");
-    // One that lasts is used again.
+    // A credential without an expiry is used again.
     host.advance(Duration::from_secs(4));
     assert_eq!(host.websocket().header("Authorization").unwrap(), "Bearer new");
 }
 
 #[test]
-fn while_it_waits_it_can_be_told_otherwise() {
+fn connect_or_disconnect_ends_the_reconnect_delay() {
     let host = started();
     host.connect();
     host.websocket().fail("no route");
@@ -216,7 +216,7 @@ fn while_it_waits_it_can_be_told_otherwise() {
 }
 
 #[test]
-fn what_will_not_get_better_is_failed() {
+fn failed_error_ends_the_stub() {
     let host = started();
     host.connect();
     host.websocket().refuse(401);
@@ -227,7 +227,7 @@ fn what_will_not_get_better_is_failed() {
 }
 
 #[test]
-fn told_to_disconnect_without_a_connection_it_says_so() {
+fn disconnect_without_a_connection_is_published_once() {
     let host = started();
     host.disconnect(DisconnectReason::Request);
     assert_eq!(host.statuses(), ["created", "disconnected"]);

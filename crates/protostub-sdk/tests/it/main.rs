@@ -1,4 +1,4 @@
-//! What authors rely on, seen from a test of theirs.
+//! Promises to authors, tested as authors test their stubs.
 
 mod body_via;
 mod connection;

@@ -24,7 +24,7 @@ fn message(kind: MessageType) -> Message {
 }
 
 #[test]
-fn it_is_told_everything_in_order() {
+fn main_function_gets_all_events_in_order() {
     let host = Host::new();
     host.start_main(main_function, json!({})).unwrap();
     host.connect();
@@ -37,7 +37,7 @@ fn it_is_told_everything_in_order() {
 }
 
 #[test]
-fn its_error_is_the_end() {
+fn main_function_error_ends_the_stub() {
     let host = Host::new();
     host.start_main(main_function, json!({})).unwrap();
     host.connect();
@@ -62,7 +62,7 @@ fn stub_when_asked_knows_its_domain_and_runtime() {
 }
 
 #[test]
-fn requests_of_its_own_are_answered_to_it() {
+fn own_requests_get_their_responses() {
     async fn ask(stub: Stub, _: Ignored) -> Result<()> {
         stub.publish(Status::Live, None)?;
         let ping = Message::new(MessageType::from("ping"), "hyperty://home.example/alice");
@@ -82,7 +82,7 @@ fn requests_of_its_own_are_answered_to_it() {
 }
 
 #[test]
-fn a_session_outlives_its_instance() {
+fn session_outlives_its_instance() {
     async fn count(_: Stub, _: Ignored) -> Result<()> {
         let starts: u32 = session::load_json().unwrap_or(0);
         session::save_json(&(starts + 1))?;
@@ -102,7 +102,7 @@ fn a_session_outlives_its_instance() {
 }
 
 #[test]
-fn a_credential_can_be_asked_for() {
+fn credential_request_is_granted_or_denied() {
     async fn ask(stub: Stub, _: Ignored) -> Result<()> {
         while let Event::Connect(_) = stub.next_event().await {
             match identity::request(Some("chat")).await {
@@ -110,7 +110,7 @@ fn a_credential_can_be_asked_for() {
                 Err(error) => log::info!("{error}"),
             }
         }
-        // More than 8 that nobody waits for: each is taken once it is answered.
+        // Sends 9 requests, more than 8 at a time, and abandons them: the SDK takes each answer.
         for _ in 0..9 {
             let forgotten = protostub_sdk::time::timeout(std::time::Duration::from_secs(1), identity::request(None)).await;
             assert!(matches!(forgotten, Err(Error::Timeout)), "{forgotten:?}");
@@ -126,8 +126,8 @@ fn a_credential_can_be_asked_for() {
     assert_eq!(request.scope(), Some("chat"));
     request.grant(credential.clone());
     host.connect();
-    host.identity_request().deny("nobody is logged in");
-    assert_eq!(host.log(), ["INFO Credential { kind: Bearer, expires: None, .. } secret", "INFO denied: nobody is logged in"]);
+    host.identity_request().deny("no user is logged in");
+    assert_eq!(host.log(), ["INFO Credential { kind: Bearer, expires: None, .. } secret", "INFO denied: no user is logged in"]);
     host.disconnect(DisconnectReason::Request);
     for _ in 0..9 {
         host.advance(std::time::Duration::from_secs(1));

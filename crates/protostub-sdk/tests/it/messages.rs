@@ -1,4 +1,4 @@
-//! Messages that come faster than the stub takes them.
+//! Messages that arrive faster than the stub takes them.
 
 use std::time::Duration;
 
@@ -46,13 +46,13 @@ fn the_bus_is_paused_while_too_many_bytes_wait() {
 }
 
 #[test]
-fn a_request_that_came_too_late_is_answered() {
+fn late_request_is_answered_503() {
     let host = Host::new();
     host.start(slowly, json!({})).unwrap();
     host.connect();
     host.deliver_all((0..5).map(request));
     host.disconnect(DisconnectReason::Request);
-    // All of them are taken before it is told, but it is slow, and its time is short.
+    // The stub takes messages before the disconnect, but it is slow, and its grace time is short.
     host.advance(Duration::from_secs(10));
     let codes: Vec<_> = host.posted().iter().map(|response| response.code().unwrap()).collect();
     assert_eq!(codes, [200, 200, 200, 503, 503]);
@@ -60,7 +60,7 @@ fn a_request_that_came_too_late_is_answered() {
 }
 
 #[test]
-fn who_it_may_not_be_is_refused() {
+fn forged_sender_is_refused() {
     async fn forge(stub: Stub, _: Ignored) -> Result<()> {
         let update = Message::new(MessageType::Update, "hyperty://home.example/alice");
         let forged =

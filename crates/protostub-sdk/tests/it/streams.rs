@@ -16,7 +16,7 @@ fn text(text: &str) -> Frame {
 }
 
 #[test]
-fn a_websocket_takes_its_time_when_there_is_no_room() {
+fn websocket_send_waits_for_room() {
     async fn flood(_: Stub, _: Ignored) -> Result<()> {
         let socket = websocket::Connect::new("wss://sp1.example/").protocol("rethink").open().await?;
         log::info!("{:?}", socket.handshake().protocol);
@@ -44,7 +44,7 @@ fn a_websocket_takes_its_time_when_there_is_no_room() {
     server.set_room(Some(2));
     server.accept_with(Some("rethink"));
     assert_eq!(server.received(), [text("0"), text("1")]);
-    // What comes meanwhile is received.
+    // Frames that arrive meanwhile are received.
     server.send_all([text("a"), Frame::Binary(vec![1])]);
     server.set_room(Some(1));
     assert_eq!(server.received(), [text("2")]);
@@ -55,7 +55,7 @@ fn a_websocket_takes_its_time_when_there_is_no_room() {
 }
 
 #[test]
-fn a_websocket_that_does_not_open_says_why() {
+fn websocket_that_fails_to_open_reports_why() {
     async fn open(_: Stub, _: Ignored) -> Result<()> {
         let error = websocket::connect("wss://sp1.example/").await.unwrap_err();
         Err(Error::failed(format!("{error:?}")))
@@ -73,7 +73,7 @@ fn a_websocket_that_does_not_open_says_why() {
 }
 
 #[test]
-fn a_credential_that_is_not_seen_goes_where_it_may() {
+fn credential_reference_goes_only_to_granted_origins() {
     async fn refer(_: Stub, _: Ignored) -> Result<()> {
         let room = http::Request::get("https://sp1.example/rooms").authorized().send().await?;
         log::info!("{}", room.status());
@@ -173,7 +173,7 @@ fn tcp_upgrades_to_tls_and_ends() {
 }
 
 #[test]
-fn tcp_is_a_stream_for_others_too() {
+fn tcp_stream_works_with_foreign_libraries() {
     use futures_util::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     async fn lines(_: Stub, _: Ignored) -> Result<()> {
@@ -199,7 +199,7 @@ fn tcp_is_a_stream_for_others_too() {
     assert_eq!(host.statuses().last().unwrap(), "failed: done");
 }
 
-/// A stub that reads everything that `read` reads, and logs it.
+/// Starts a stub that logs all texts that `read` returns.
 fn tcp_reader<F, Fut>(read: F) -> (Host, ServerConnection)
 where
     F: Fn(Rc<TcpStream>) -> Fut + Clone + 'static,
@@ -227,7 +227,7 @@ where
 }
 
 #[test]
-fn tcp_lines_come_whole_however_they_are_cut() {
+fn tcp_lines_arrive_whole_when_cut_anywhere() {
     let (host, server) = tcp_reader(|stream| async move { stream.read_line(8).await });
     for byte in b"one\r\n\nt\xc3\xa4\n" {
         server.send(&[*byte]);
@@ -361,7 +361,7 @@ fn tcp_bytes_before_tls_end_the_connection() {
 }
 
 #[test]
-fn there_are_no_more_than_16_connections() {
+fn connections_are_limited_to_16() {
     async fn open(_: Stub, _: Ignored) -> Result<()> {
         let opened = (0..17).map(|_| Box::pin(websocket::connect("wss://sp1.example/")));
         let (error, ..) = futures_util::future::select_all(opened).await;

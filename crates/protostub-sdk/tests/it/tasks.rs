@@ -18,7 +18,7 @@ fn task_runs_next_to_main_and_returns_its_output() {
         });
         let quick = spawn(async { "quick" });
         log::info!("{}", quick.await?);
-        // The race that the task loses costs it nothing.
+        // The task loses a race, which has no effect on the task.
         let mut short = time::sleep(SECOND);
         select! {
             output = &mut slow => log::info!("too soon: {output:?}"),

@@ -1,4 +1,4 @@
-//! Time, which the test owns.
+//! Time, which the test controls.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn sleeps_end_in_their_order() {
         join!(one("c", 3), one("a", 1), one("b", 2));
         let late = time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await;
         log::info!("{late:?}");
-        // Longer than one timer of the host.
+        // This is longer than one timer of the host.
         time::sleep(Duration::from_secs(100_000)).await;
         Err(Error::failed("done"))
     }
@@ -36,7 +36,7 @@ fn sleeps_end_in_their_order() {
 }
 
 #[test]
-fn an_interval_leaves_out_what_nobody_waited_for() {
+fn interval_skips_missed_ticks() {
     async fn tick(_: Stub, _: Ignored) -> Result<()> {
         let mut interval = time::interval(Duration::from_secs(10));
         loop {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::source::{FileName, Uses};
 
-/// Finds the sets of files that use each other, directly or through others. Each set is sorted, and so are they.
+/// Finds the sets of files that use each other, directly or through others. The sets and the files
+/// in each set are sorted.
 pub(super) fn circles(uses: &Uses) -> Vec<Vec<FileName>> {
     let mut search = Search::default();
     for (from, to) in uses.keys() {
@@ -20,7 +21,7 @@ pub(super) fn circles(uses: &Uses) -> Vec<Vec<FileName>> {
     search.circles
 }
 
-/// Lists the uses that make a circle, one line each.
+/// Lists the uses that form a circle, one line each.
 pub(super) fn edges<'a>(uses: &'a Uses, circle: &'a [FileName]) -> impl Iterator<Item = String> + 'a {
     let within = |file: &FileName| circle.contains(file);
     uses.iter().filter(move |((from, to), _)| within(from) && within(to)).map(|((from, to), names)| {
@@ -39,7 +40,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Visits a file and all that it uses. Returns the lowest number that it reaches.
+    /// Visits a file and all files that it uses. Returns the lowest number that the search reaches.
     fn visit(&mut self, file: &'a str) -> usize {
         let number = self.numbers.len();
         self.numbers.insert(file, number);

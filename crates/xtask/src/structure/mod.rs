@@ -1,4 +1,5 @@
-//! Rules about the structure of the crates: the files of a crate use each other without circles, and no two types of a crate share a name.
+//! Rules about the structure of the crates: the files of a crate use each other without circles,
+//! and no two types of a crate share a name.
 
 mod circles;
 mod source;
@@ -12,24 +13,24 @@ use self::source::{Crate, FileName};
 pub(crate) const HELP: &str = "\
 usage: cargo xtask structure [<crate>...]
 
-Checks all crates of the host, or those that are named:
+Checks all crates of the host, or the named ones:
 
   circles  the files of a crate use each other without circles
-  names    no two types of a crate have one name, except in generated code
+  names    no two types of a crate share a name, except in generated code
 
-A use is an import or a path that begins with `crate`, `super` or `self`, outside of tests. It leads to the file that defines the name, through
-re-exports. The uses of `lib.rs` and `main.rs` do not count, since these list and re-export the modules.
+A use is an import or a path outside of tests that begins with `crate`, `super` or `self`. The check follows a use through re-exports to the file
+that defines the name. The uses of `lib.rs` and `main.rs` do not count, since these files list and re-export the modules.
 
-Exceptions have a reason each, in crates/xtask/src/structure/mod.rs. They are printed as skipped, and fail once they are needless.
+Exceptions are in crates/xtask/src/structure/mod.rs, each with a reason. They are printed as skipped, and fail once they are needless.
 ";
 
-/// Crates whose files still form circles, and why that is so.
+/// Crates whose files still form circles, with the reasons.
 const CIRCLES: [(&str, &str); 3] = [
     ("protostub-conformance", "not yet removed"),
     ("protostub-sandbox", "not yet removed"),
     ("protostub-sdk", "not yet removed"),
 ];
-/// Types of one name in one crate: the crate, the name, and why that is so.
+/// Types that share a name in a crate: the crate, the name, and the reason.
 const SHARED_NAMES: [(&str, &str, &str); 0] = [];
 /// Files with generated code, whose types share names by design.
 const GENERATED: [(&str, &str); 1] = [("protostub-sdk", "bindings.rs")];
@@ -38,7 +39,7 @@ const GENERATED: [(&str, &str); 1] = [("protostub-sdk", "bindings.rs")];
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Passed,
-    /// The rule does not hold, for this known reason.
+    /// The rule fails for this known reason.
     Skipped(String),
     Failed(String),
 }
@@ -66,7 +67,7 @@ impl fmt::Display for Check {
 pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
     let known = crates(root)?;
     if let Some(unknown) = wanted.iter().find(|name| !known.iter().any(|known| known == *name)) {
-        bail!("there is no crate `{unknown}` in `crates`: name one of {}", known.join(", "));
+        bail!("unknown crate `{unknown}`; the crates are {}", known.join(", "));
     }
     let checks = check(root, |name| wanted.is_empty() || wanted.contains(&name))?;
     let failed = checks.iter().any(|check| matches!(check.verdict, Verdict::Failed(_)));
@@ -91,7 +92,7 @@ fn check(root: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The folders of the host's crates.
+/// Returns the folder names of the host's crates.
 fn crates(root: &Path) -> Result<Vec<String>> {
     let folder = root.join("crates");
     let reading = || format!("reading `{}`", folder.display());
@@ -112,14 +113,18 @@ fn check_circles(name: &str, parsed: &Crate) -> Verdict {
     let exception = CIRCLES.iter().find(|(exception, _)| *exception == name).map(|(_, reason)| *reason);
     match (circles.as_slice(), exception) {
         ([], None) => Verdict::Passed,
-        ([], Some(_)) => Verdict::Failed("no circle is left; delete the crate's entry in `CIRCLES`".into()),
+        ([], Some(_)) => Verdict::Failed("the crate has no circle any more; delete its entry in `CIRCLES`".into()),
         (circles, Some(reason)) => Verdict::Skipped(format!("{} ({reason})", sizes(circles))),
         (circles, None) => {
             let lines = circles.iter().flat_map(|circle| {
                 let edges = circles::edges(&uses, circle).map(|edge| format!("\n    {edge}"));
                 [format!("\n  {}", circle.join(" "))].into_iter().chain(edges)
             });
-            Verdict::Failed(format!("{}; move what two files share below both:{}", sizes(circles), lines.collect::<String>()))
+            Verdict::Failed(format!(
+                "{}; move the shared items of two files into a third one below both:{}",
+                sizes(circles),
+                lines.collect::<String>()
+            ))
         }
     }
 }
@@ -142,15 +147,15 @@ fn check_names(name: &str, parsed: &Crate) -> Verdict {
     let failed = shared.iter().filter(|(shared, _)| !exceptions.contains_key(*shared));
     let mut lines: Vec<_> = failed.map(|(shared, files)| format!("\n  `{shared}` is in {}", files.join(", "))).collect();
     let needless = exceptions.keys().filter(|exception| !shared.contains_key(*exception));
-    lines.extend(needless.map(|exception| format!("\n  one `{exception}` is left; delete its entry in `SHARED_NAMES`")));
+    lines.extend(needless.map(|exception| format!("\n  only one `{exception}` is left; delete its entry in `SHARED_NAMES`")));
     if !lines.is_empty() {
-        return Verdict::Failed(format!("types of one name; rename all but one:{}", lines.concat()));
+        return Verdict::Failed(format!("types share a name; rename all but one:{}", lines.concat()));
     }
     if exceptions.is_empty() {
         return Verdict::Passed;
     }
     let known: Vec<_> = exceptions.iter().map(|(name, reason)| format!("`{name}` ({reason})")).collect();
-    Verdict::Skipped(format!("types of one name: {}", known.join(", ")))
+    Verdict::Skipped(format!("types share a name: {}", known.join(", ")))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A crate's source as modules: which file defines a name, and which files' names a file uses.
+//! A crate's source as modules: the files that define names, and the files that use them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +15,10 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The files that a crate begins with.
+/// The root files of a crate.
 const ROOTS: [&str; 2] = ["lib.rs", "main.rs"];
-/// How many re-exports lead from a name to its definition at most. More are a circle of re-exports, which does not compile.
+/// Maximum number of re-exports from a name to its definition. More form a circle of re-exports,
+/// which does not compile.
 const MAX_REEXPORTS: usize = 32;
 
 /// A file, by its path below the crate's `src`.
@@ -29,7 +30,7 @@ pub(super) struct Crate {
     modules: Vec<Module>,
     roots: BTreeSet<FileName>,
     uses: Vec<PathUse>,
-    /// Types, by the files that define each.
+    /// Types, with the files that define each.
     pub(super) types: BTreeMap<String, Vec<FileName>>,
 }
 
@@ -50,7 +51,7 @@ struct PathUse {
     path: Vec<String>,
 }
 
-/// Where a path leads.
+/// Destination of a path.
 #[derive(Debug, Clone, Copy)]
 enum Destination {
     Module(usize),
@@ -58,7 +59,7 @@ enum Destination {
     Item(usize),
 }
 
-/// For each pair of files: the names that the first uses of the second.
+/// For each pair of files, the names of the second file that the first one uses.
 pub(super) type Uses = BTreeMap<(FileName, FileName), BTreeSet<String>>;
 
 impl Crate {
@@ -70,7 +71,7 @@ impl Crate {
         Self::parse(&files)
     }
 
-    /// Parses the crate that has these files, by their paths below `src`.
+    /// Parses the crate with these files. Their paths are relative to `src`.
     pub(super) fn parse(files: &BTreeMap<FileName, String>) -> Result<Self> {
         let mut parsed = Self::default();
         for root in ROOTS.into_iter().filter(|root| files.contains_key(*root)) {
@@ -79,12 +80,13 @@ impl Crate {
             parsed.add_file(files, module, Path::new(""))?;
         }
         if parsed.roots.is_empty() {
-            bail!("there is neither `src/lib.rs` nor `src/main.rs`");
+            bail!("the crate has neither `src/lib.rs` nor `src/main.rs`");
         }
         Ok(parsed)
     }
 
-    /// Which files use names of which others. The crate's root is left out: it lists and re-exports the modules.
+    /// Returns the uses between files. The crate's root is left out, because it lists and
+    /// re-exports the modules.
     pub(super) fn uses(&self) -> Uses {
         let mut uses = Uses::new();
         for PathUse { module, path } in &self.uses {
@@ -114,7 +116,7 @@ impl Crate {
         self.modules.len() - 1
     }
 
-    /// Adds what the file of a module has. The files of its modules are in `folder`.
+    /// Adds the items of a module's file. The files of its submodules are in `folder`.
     fn add_file(&mut self, files: &BTreeMap<FileName, String>, module: usize, folder: &Path) -> Result<()> {
         let name = self.modules[module].file.clone();
         let text = files.get(&name).with_context(|| format!("`{name}` is missing"))?;
@@ -180,14 +182,15 @@ impl Crate {
         }
     }
 
-    /// Notes a path, if it begins where only a path of this crate can.
+    /// Records a path if its beginning shows that it belongs to this crate.
     fn add_use(&mut self, module: usize, path: &[String]) {
         if matches!(path.first().map(String::as_str), Some("crate" | "self" | "super")) {
             self.uses.push(PathUse { module, path: path.to_vec() });
         }
     }
 
-    /// Finds what a path of a module leads to. Nothing: an item of another crate, or one that a macro makes.
+    /// Finds the destination of a path in a module. Returns `None` for an item of another crate, or
+    /// of a macro.
     fn resolve(&self, module: usize, path: &[String], reexports: usize) -> Option<Destination> {
         let mut at = Destination::Module(module);
         for (index, segment) in path.iter().enumerate() {
@@ -198,7 +201,7 @@ impl Crate {
                 "super" => Destination::Module(self.modules[module].parent?),
                 name => match self.find(module, name, reexports) {
                     Some(found) => found,
-                    // What a macro has made belongs to the module that called the macro.
+                    // An item of a macro belongs to the module that called the macro.
                     None if index > 0 => Destination::Item(module),
                     None => return None,
                 },
@@ -244,7 +247,7 @@ impl Destination {
     }
 }
 
-/// What one branch of a `use` imports. Without a name: everything.
+/// The import of one branch of a `use`. A glob import has no name.
 struct Import {
     path: Vec<String>,
     name: Option<String>,
@@ -278,7 +281,8 @@ fn expand(tree: &UseTree, prefix: &mut Vec<String>, imports: &mut Vec<Import>) {
     }
 }
 
-/// Collects the paths in an item: of imports inside functions, of types, expressions and patterns, and in the arguments of macros.
+/// Collects the paths in an item: imports inside functions, types, expressions and patterns, and
+/// the arguments of macros.
 struct Paths<'a> {
     found: &'a mut Crate,
     module: usize,
@@ -331,7 +335,7 @@ impl<'ast> Visit<'ast> for Paths<'_> {
 }
 
 impl Paths<'_> {
-    /// Notes the paths among the arguments of a macro.
+    /// Records the paths among the arguments of a macro.
     fn scan(&mut self, mut cursor: Cursor<'_>) {
         while !cursor.eof() {
             if let Some((inside, _, _, after)) = cursor.any_group() {
@@ -362,7 +366,7 @@ fn double_colon(cursor: Cursor<'_>) -> Option<Cursor<'_>> {
     (first.as_char() == ':' && second.as_char() == ':').then_some(after)
 }
 
-/// Whether attributes keep an item out of everything but tests.
+/// Returns `true` if attributes limit an item to tests.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let path = attribute.path();
@@ -404,7 +408,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// The name that an item puts into its module.
+/// Returns the name that an item adds to its module.
 fn name(item: &Item) -> Option<String> {
     let ident = match item {
         Item::Const(item) => &item.ident,
@@ -442,7 +446,7 @@ fn read_sources(src: &Path, folder: &Path, files: &mut BTreeMap<FileName, String
     Ok(())
 }
 
-/// A path with `/`, on every platform.
+/// Returns a path with `/`, on every platform.
 fn slashed(path: &Path) -> FileName {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     parts.join("/")

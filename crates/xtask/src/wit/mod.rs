@@ -18,9 +18,9 @@ usage: cargo xtask wit check
 
 A folder of wit/ (wit/0.1) is a track: everything in it is compatible with everything that was released in it.
 
-`check` holds each track against what wit/frozen.toml records of its last release. Comments may change, and these additions are possible, with
-a greater patch version: a new interface that the world imports, and a new function of an interface that the world imports already. Everything
-else needs a new track. It also checks that each interface and function is documented.
+`check` compares each track with the record of its last release in wit/frozen.toml. Comments may change. These additions need a greater patch version:
+a new interface that the world imports, and a new function of an interface that the world imports already. Every other change needs a new track. The
+command also checks that each interface and function is documented.
 
 `freeze` checks, and then records the tracks as released. It is part of making a release.
 ";
@@ -31,7 +31,7 @@ pub(crate) fn check(root: &Path) -> Result<ExitCode> {
         println!("error: {problem}");
     }
     if problems.is_empty() {
-        println!("The contract is complete, and compatible with what was released.");
+        println!("The contract is complete, and compatible with the released versions.");
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::FAILURE)
@@ -41,7 +41,7 @@ pub(crate) fn freeze(root: &Path) -> Result<ExitCode> {
     let tracks = tracks(root)?;
     let problems = problems(&tracks, &Frozen::read(root)?);
     if !problems.is_empty() {
-        bail!("nothing is recorded, since the contract is not as it should be:\n{}", problems.join("\n"));
+        bail!("the contract's shape was not recorded; correct these problems first:\n{}", problems.join("\n"));
     }
     let releases = tracks.into_iter().map(|(name, track)| (name, Release::of(track))).collect();
     Frozen { releases }.write(root)?;
@@ -88,7 +88,7 @@ mod tests {
         /// The world.
         world protostub { import bus; export stub; }";
 
-    /// What `wit check` says to the released track with a text replaced, or not replaced.
+    /// Requires these problems, and no others, of the released track with these replacements.
     fn check(replacements: &[(&str, &str)], expected: &[&str]) {
         let changed = replacements.iter().fold(RELEASED.to_owned(), |text, (from, to)| {
             assert!(text.contains(from), "{from}");

@@ -9,14 +9,15 @@ use wit_parser::{
     WorldItem,
 };
 
-/// A track as its WIT files say it.
+/// A track, read from its WIT files.
 #[derive(Debug)]
 pub(crate) struct Track {
-    /// Of the package: `0.1.0`.
+    /// Version of the package, for example `0.1.0`.
     pub(crate) version: String,
     /// Each type, function, import and export, with its shape: `bus.pause` is `func()`.
     pub(crate) items: BTreeMap<String, String>,
-    /// The interfaces that may get functions: those that are imported, and that no export depends on.
+    /// The interfaces that may get functions: those that the world imports and on which no export
+    /// depends.
     pub(crate) growing: BTreeSet<String>,
     undocumented: Vec<String>,
 }
@@ -49,19 +50,19 @@ impl Track {
         Ok(track)
     }
 
-    /// What is wrong with it, whatever was released.
+    /// Returns the problems of the track that do not depend on its releases.
     pub(crate) fn problems(&self, folder: &str) -> Vec<String> {
         let mut problems: Vec<_> = self.undocumented.iter().map(|item| format!("{item} has no documentation (`///`)")).collect();
         let is_of_folder = self.version.strip_prefix(folder).is_some_and(|patch| patch.starts_with('.'));
         if !is_of_folder {
-            problems.push(format!("the package's version is {}, which is another track's", self.version));
+            problems.push(format!("the package's version is {}, which belongs to another track", self.version));
         }
         problems
     }
 
     fn add_interface(&mut self, resolve: &Resolve, name: &str, interface: &Interface) -> Result<()> {
         self.documented(name, interface.docs.contents.as_deref());
-        // What is `use`d is another interface's.
+        // A type from a `use` belongs to another interface.
         for (type_name, &id) in interface.types.iter().filter(|&(_, &id)| original(resolve, id) == id) {
             let shape = definition(resolve, &resolve.types[id]).with_context(|| format!("the type {name}.{type_name}"))?;
             self.items.insert(format!("{name}.{type_name}"), shape);
@@ -81,7 +82,7 @@ impl Track {
         for (direction, items) in [("export", &world.exports), ("import", &world.imports)] {
             for item in items.values() {
                 let WorldItem::Interface { id, .. } = item else {
-                    bail!("the world {} has something beside interfaces", world.name)
+                    bail!("the world {} has an item that is not an interface", world.name)
                 };
                 let name = interface_name(resolve, *id)?;
                 self.items.insert(format!("{} {direction}s {name}", world.name), direction.to_owned());
@@ -107,7 +108,7 @@ fn interface_name(resolve: &Resolve, id: InterfaceId) -> Result<String> {
     resolve.interfaces[id].name.clone().context("an interface without a name")
 }
 
-/// The interfaces that this one `use`s types of.
+/// Returns the interfaces whose types this interface `use`s.
 fn used_by(resolve: &Resolve, id: InterfaceId) -> Result<Vec<String>> {
     let own = TypeOwner::Interface(id);
     resolve.interfaces[id]
@@ -120,7 +121,8 @@ fn used_by(resolve: &Resolve, id: InterfaceId) -> Result<Vec<String>> {
         .collect()
 }
 
-/// The type behind a `use`: an alias of a type of the same name, in another interface.
+/// Returns the type behind a `use`, which is an alias of a type of the same name in another
+/// interface.
 fn original(resolve: &Resolve, id: TypeId) -> TypeId {
     let definition = &resolve.types[id];
     match definition.kind {
@@ -131,7 +133,7 @@ fn original(resolve: &Resolve, id: TypeId) -> TypeId {
 
 fn signature(resolve: &Resolve, function: &Function) -> Result<String> {
     if function.kind != FunctionKind::Freestanding {
-        bail!("is async or a method, which not every language can implement");
+        bail!("async functions and methods are not supported: not every language can implement them");
     }
     let params = each(&function.params, |param| Ok(format!("{}: {}", param.name, reference(resolve, &param.ty)?)))?;
     let result = function.result.as_ref().map(|result| reference(resolve, result)).transpose()?;
@@ -163,11 +165,11 @@ fn definition(resolve: &Resolve, definition: &TypeDef) -> Result<String> {
             format!("result<{}, {}>", part(&result.ok)?, part(&result.err)?)
         }
         TypeDefKind::Type(ty) => reference(resolve, ty)?,
-        other => bail!("a {} cannot cross, since not every language can implement it", other.as_str()),
+        other => bail!("the type {} is not supported: not every language can implement it", other.as_str()),
     })
 }
 
-/// A type where it is used: a named one by its name, an unnamed one by its shape.
+/// Returns a type as it is referenced: a named one by its name, an unnamed one by its shape.
 fn reference(resolve: &Resolve, ty: &Type) -> Result<String> {
     Ok(match ty {
         Type::Bool => "bool".to_owned(),
@@ -183,7 +185,7 @@ fn reference(resolve: &Resolve, ty: &Type) -> Result<String> {
         Type::F64 => "f64".to_owned(),
         Type::Char => "char".to_owned(),
         Type::String => "string".to_owned(),
-        Type::ErrorContext => bail!("an error-context cannot cross, since not every language can implement it"),
+        Type::ErrorContext => bail!("the type error-context is not supported: not every language can implement it"),
         Type::Id(id) => {
             let named = &resolve.types[original(resolve, *id)];
             match (&named.name, named.owner) {

@@ -45,7 +45,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// How many messages are a turn.
+/// Returns the number of messages of one turn.
 async fn count(bench: &Bench, hops: &mut Hops) -> Result<u32> {
     if bench.effort.turn.is_zero() {
         return Ok(2);
@@ -57,7 +57,7 @@ async fn count(bench: &Bench, hops: &mut Hops) -> Result<u32> {
     Ok(format!("{count:.0}").parse()?)
 }
 
-/// Messages a second, from nanoseconds a message.
+/// Converts nanoseconds per message to messages per second.
 fn rate(nanoseconds: f64) -> f64 {
     1e9 / nanoseconds
 }

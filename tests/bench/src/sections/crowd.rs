@@ -12,7 +12,7 @@ const P99: &str = "p99_10000_vs_100";
 const CPU: &str = "idle_cpu_10000";
 const DEPLOY: &str = "deploy_growth";
 
-/// How many stubs are busy.
+/// Number of busy stubs.
 const BUSY: usize = 100;
 
 pub(super) async fn run(bench: &mut Bench) -> Result<()> {
@@ -50,14 +50,14 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// How many there are before memory is measured: what all of them share is there then.
+/// Number of stubs before memory is measured. Their shared memory is resident then.
 const BEFORE: usize = 8;
 
-/// The memory that each takes, in KiB. A process is measured once: its memory does not vary as times do.
+/// Memory of each member, in KiB. A process is measured once: its memory varies less than times.
 struct Grown {
-    /// As often as it is mapped.
+    /// Counts a shared page as often as it is mapped.
     resident: Samples,
-    /// A page that several share counts once: the component's data, as long as it is only read.
+    /// Counts a shared page once, such as the component's data as long as it is only read.
     proportional: Samples,
 }
 
@@ -68,7 +68,7 @@ impl Grown {
     }
 }
 
-/// A process with so many.
+/// Measures a process with `most` members.
 fn grown(kind: &str, most: usize) -> Result<(Peer, Grown)> {
     let mut peer = Peer::own(&["--crowd", kind, "--most", &most.to_string()])?;
     let before = BEFORE.min(most - 1);
@@ -77,7 +77,7 @@ fn grown(kind: &str, most: usize) -> Result<(Peer, Grown)> {
     Ok((peer, Grown::between(first, last, most - before)))
 }
 
-/// The same with stubs, in steps, which are what is plotted.
+/// Measures a process with stubs in steps, for the plots.
 fn growing(bench: &mut Bench, most: usize) -> Result<(Peer, Grown)> {
     let mut peer = Peer::own(&["--crowd", "stubs", "--most", &most.to_string()])?;
     let first = two(&peer.ask(&format!("grow {BEFORE}"))?)?;
@@ -98,9 +98,9 @@ fn of_each(bytes: f64, count: usize) -> f64 {
     bytes / count as f64
 }
 
-/// The numbers of an answer.
+/// Parses an answer with two numbers.
 fn two(answer: &str) -> Result<(f64, f64)> {
-    let (one, other) = answer.split_once(' ').context("an answer of two numbers")?;
+    let (one, other) = answer.split_once(' ').context("the answer does not have two numbers")?;
     Ok((one.parse()?, other.parse()?))
 }
 
@@ -190,7 +190,7 @@ fn deploy(bench: &mut Bench, crowd: &mut Peer, first: &mut Peer) -> Result<()> {
     }
     let most = bench.effort.crowd;
     let sides = vec![
-        Side::new(format!("a deployment beside {most} stubs"), "ns", &many),
+        Side::new(format!("a deployment next to {most} stubs"), "ns", &many),
         Side::new("a deployment beside one stub", "ns", &few),
     ];
     bench.report.add(DEPLOY, &many.over(&few), sides);

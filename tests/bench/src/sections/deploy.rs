@@ -1,4 +1,5 @@
-//! Deployments, from a domain that nobody serves to a stub that is live: all 22 steps, with a real catalogue on loopback.
+//! Deployments, from an unserved domain to a live stub: all 22 steps, with a real catalogue on
+//! loopback.
 
 use std::{
     path::Path,
@@ -44,7 +45,7 @@ async fn runtime(cache: &Path) -> Result<Runtime> {
     Ok(builder.build().await?)
 }
 
-/// How long it takes until a stub is live. It is gone afterwards.
+/// Measures the time until a stub is live, and undeploys it.
 async fn deployed(runtime: &Runtime, target: &str) -> Result<Duration> {
     let begun = Instant::now();
     let stub = runtime.deploy_protostub(target).await?;
@@ -53,14 +54,15 @@ async fn deployed(runtime: &Runtime, target: &str) -> Result<Duration> {
     Ok(took)
 }
 
-/// What a deployment is made of.
+/// The parts of a deployment.
 struct Parts {
     stage: Stage,
     connection: Connection,
 }
 
-/// As round trips are: on the library's threads, where messages have stubs deployed. Waking them, and then the program's own, is no step of the 22.
-/// The parts come after the whole, in the same task: the descriptor, its code, a sandbox.
+/// Measures a deployment like a round trip, on the library's threads, where messages trigger
+/// deployments. Waking these threads, and then the program's own, is not one of the 22 steps. The
+/// parts follow in the same task: the descriptor, its code, a sandbox.
 async fn whole_and_parts(runtime: &Arc<Runtime>, target: &str, mut parts: Parts) -> Result<(Parts, [Duration; 4])> {
     let (deploying, target) = (Arc::clone(runtime), target.to_owned());
     let work = async move {
@@ -74,7 +76,8 @@ async fn whole_and_parts(runtime: &Arc<Runtime>, target: &str, mut parts: Parts)
     inside(runtime, work).await
 }
 
-/// The descriptor is asked for each time; the code is in memory, as of all that was used last, and so the component is not read from the store.
+/// Requests the descriptor each time. The compiled code is in memory, like all recently used code,
+/// so the component is not read from the store.
 async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     tell("warm deployments");
     let folder = tempfile::tempdir()?;
@@ -87,9 +90,10 @@ async fn warm(bench: &mut Bench, domain: &Domain) -> Result<()> {
     let (mut whole, mut crossing) = (Samples::default(), Samples::default());
     let (mut descriptor, mut load, mut start) = (Samples::default(), Samples::default(), Samples::default());
     let rounds = bench.effort.rounds * if bench.effort.turn.is_zero() { 1 } else { 5 };
-    // The first one is cold.
+    // The first deployment is cold.
     for round in 0..=rounds {
-        // Which of them comes first has what it needs less at hand, after the parts: each does in turn.
+        // The first of both measurements runs with colder caches, because the parts ran before. So
+        // they take turns.
         let (took, crossed);
         if round % 2 == 0 {
             (parts, took) = whole_and_parts(&runtime, target, parts).await?;

@@ -1,4 +1,4 @@
-//! What it takes to make an instance.
+//! The time to make an instance.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// How long it takes to make so many bare instances. What ends them is not counted.
+/// Measures the time to make `count` bare instances. Their end is not counted.
 async fn instances(bare: &Bare, count: u32, start: bool) -> Result<Duration> {
     let mut took = Duration::ZERO;
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! What is measured, each in turn with what it is measured against.
+//! The sections of the measurement. In each, the sides of a comparison take turns.
 
 mod bus;
 mod crowd;
@@ -14,12 +14,12 @@ use tokio::runtime::Handle;
 
 use crate::{peers::Peer, plots::Curves, report::Report, samples::Effort};
 
-/// What all sections need.
+/// The state that all sections share.
 pub(crate) struct Bench {
     pub(crate) effort: Effort,
-    /// Which figures are wanted; none: all.
+    /// The selected figures. Empty for all.
     pub(crate) only: BTreeSet<String>,
-    /// Where Extism's side is: the program and its plugin.
+    /// Paths of Extism's side: the program and its plugin.
     pub(crate) extism: Option<(PathBuf, PathBuf)>,
     /// Threads like those of a runtime.
     pub(crate) threads: Handle,
@@ -28,7 +28,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Measures everything that is wanted. What cannot be measured has its figure all the same, with the reason.
+    /// Measures all selected figures. A figure that cannot be measured is reported with the reason.
     pub(crate) async fn run(&mut self) -> Result<()> {
         trips::run(self).await?;
         instances::run(self).await?;
@@ -51,7 +51,7 @@ impl Bench {
     }
 }
 
-/// Says on the terminal what goes on.
+/// Prints progress on the terminal.
 #[expect(clippy::print_stderr, reason = "a program for people at a terminal")]
 pub(crate) fn tell(what: &str) {
     eprintln!("measuring {what}");

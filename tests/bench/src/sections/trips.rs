@@ -19,7 +19,7 @@ use crate::{
     workload::{BODIES, Text},
 };
 
-/// How many messages one call of a stub takes at most: as the limits ship.
+/// Maximum number of messages of one call of a stub, as in the default limits.
 const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -37,7 +37,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     let to = Address::parse("hyperty://sp1.example/alice")?;
     let bare: Shared = Arc::new(Mutex::new(Bare::new(&live.engine, &component("batched-echo"))?.live().await?));
     if bench.wants(VS_BARE) {
-        one_by_one(bench, &live, &bare, &to).await?;
+        unloaded(bench, &live, &bare, &to).await?;
     }
     if bench.wants(LOADED) {
         loaded(bench, &live, &bare, &to).await?;
@@ -56,8 +56,8 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The worst of the bodies counts.
-async fn one_by_one(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address) -> Result<()> {
+/// Reports the worst of the bodies.
+async fn unloaded(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address) -> Result<()> {
     let mut native = Native::new(&bench.threads)?;
     let (mut worst, mut sides) = (Samples::default(), Vec::new());
     for (bytes, name) in BODIES {
@@ -83,7 +83,8 @@ async fn one_by_one(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address)
     Ok(())
 }
 
-/// What it is about that the host reads the bodies that stubs post by itself (`contract::json` of the sandbox), where wasmtime does it with the bare call.
+/// Measures bodies that are not ASCII. The host reads the bodies that stubs post with its own code
+/// (`contract::json` of the sandbox). With the bare call, wasmtime does so.
 async fn in_greek(bench: &Bench, live: &Live, bare: &Shared, to: &Address) -> Result<[Side; 2]> {
     let [.., (bytes, name)] = BODIES;
     tell(&format!("round trips of {name} in Greek"));
@@ -133,8 +134,9 @@ async fn loaded(bench: &mut Bench, live: &Live, bare: &Shared, to: &Address) -> 
     Ok(())
 }
 
-/// Against a process that does the same work: its time, divided by ours. Beside it, if it is given, the limit: how often the bare call alone fits into
-/// that process's time, which is more than any runtime around it can reach.
+/// Compares with a process that does the same work: its time, divided by ours. Next to it, if
+/// `bare` is given, reports the limit: the process's time divided by that of the bare call alone.
+/// No runtime around the call can exceed this ratio.
 async fn against(
     bench: &mut Bench,
     live: &Live,
@@ -153,9 +155,9 @@ async fn against(
     };
     let (mut worst, mut sides) = (Samples::default(), Vec::new());
     for (bytes, name) in BODIES {
-        tell(&format!("round trips of {name} beside {who}"));
+        tell(&format!("round trips of {name}, compared with {who}"));
         let count = bench.effort.count(|count| live.trips(to, bytes, count)).await?;
-        // It may be much slower: a turn of its own length.
+        // The peer can be much slower, so it has its own number of trips per turn.
         let tried = if bench.effort.turn.is_zero() { 2 } else { 200 };
         peer.number(&format!("trip {bytes} {tried}"))?;
         let took = peer.number(&format!("trip {bytes} {tried}"))? / f64::from(tried);

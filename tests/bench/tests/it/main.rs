@@ -1,10 +1,10 @@
-//! The harness works: each thing is measured once, and nothing is judged.
+//! Check that the harness works: it measures each thing once, and judges nothing.
 
 use std::{fs, process::Command};
 
 use serde_json::Value;
 
-/// What the report has to have.
+/// The ids that the report must have.
 const IDS: [&str; 20] = [
     "bus_vs_mpsc",
     "crossing_us",
@@ -27,7 +27,7 @@ const IDS: [&str; 20] = [
     "trip_vs_extism",
     "trip_vs_node",
 ];
-/// What needs a program that this test does not build, or that may not be there.
+/// Figures that need a program that this test does not build, or that may be missing.
 const OPTIONAL: [&str; 4] = ["idle_vs_extism", "instantiate_vs_extism", "trip_vs_extism", "trip_vs_node"];
 
 #[test]
@@ -59,10 +59,10 @@ fn every_figure_is_measured_and_reported() {
 }
 
 #[test]
-fn a_figure_that_there_is_not_is_told() {
+fn unknown_figure_is_rejected_with_the_list() {
     let output =
         Command::new(env!("CARGO_BIN_EXE_protostub-bench")).args(["--only", "trip_vs_bear"]).output().expect("it starts");
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("there is no figure `trip_vs_bear`; there are: trip_vs_bare,"), "{error}");
+    assert!(error.contains("unknown figure `trip_vs_bear`; the figures are: trip_vs_bare,"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! The work of the benchmarks as an Extism plugin: a message as JSON in, `from` and `to` swapped, the message as JSON out. The body is not
-//! parsed, as the stub does not parse it.
+//! The work of the benchmarks as an Extism plugin. It reads a message as JSON, swaps `from` and
+//! `to`, and returns it as JSON. Like the stub, it does not parse the body.
 
 use extism_pdk::{FnResult, plugin_fn};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,11 @@
-//! A stub that does what the test tells it.
+//! A stub that follows the test's orders.
 //!
-//! Its configuration may hold orders for `start`, `connect` and `timer`, and a credential that it `refuses`; a message's body is an order too.
-//! An order is a JSON object `{"do": "<what>", …}`, or a list of them. A request is answered with `{"code": 200, "value": <what came of it>}`;
-//! an order that fails answers `{"code": 400, "value": "<error>"}`. Whatever else happens (`timer`, `ready`, `disconnect`) is posted as an
-//! `update` to the address `observer` of the configuration, if there is one.
+//! Its configuration may hold orders for `start`, `connect` and `timer`, and a credential that it
+//! `refuses`. A message's body is an order too. An order is a JSON object `{"do": "<what>", …}`, or
+//! a list of them. A request is answered with `{"code": 200, "value": <the result>}`; an order that
+//! fails answers `{"code": 400, "value": "<error>"}`. Any other event (`timer`, `ready`,
+//! `disconnect`) is posted as an `update` to the address `observer` of the configuration, if there
+//! is one.
 
 mod orders;
 
@@ -27,9 +29,9 @@ struct Actor;
 struct Memory {
     url: String,
     configuration: Value,
-    /// What the last `connect` came with.
+    /// The credential of the last `connect`.
     credential: Option<Credential>,
-    /// One entry for each call of `handle`: what was in it.
+    /// The events of each call of `handle`, one entry for each call.
     calls: Vec<Value>,
     /// Requests that were not answered yet.
     kept: Vec<Message>,
@@ -135,7 +137,7 @@ fn answer(request: &Message, code: u16, value: Value) {
     }
 }
 
-/// Tells the test what happened.
+/// Reports an event to the test.
 fn observe(what: Value) {
     let (from, to) = memory(|memory| (memory.url.clone(), memory.configuration["observer"].as_str().map(str::to_owned)));
     let Some(to) = to else { return };

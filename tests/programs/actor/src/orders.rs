@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Follows an order, or each of a list of them; what came of it.
+/// Follows an order, or each order of a list. Returns the result.
 pub fn follow(order: &Value) -> Result<Value, String> {
     if let Value::Array(orders) = order {
         return orders.iter().map(follow).collect();
@@ -28,7 +28,7 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         "configuration" => serde_json::from_str(&configuration::get()).map_err(|error| error.to_string()),
         "fail" => Err(text("reason")),
 
-        // What no stub should do.
+        // Misbehaviour that no stub should show.
         "trap" => std::arch::wasm32::unreachable(),
         "panic" => panic!("{}", text("reason")),
         "exit" => std::process::exit(i32::try_from(number("code")).unwrap_or_default()),
@@ -97,7 +97,7 @@ pub fn follow(order: &Value) -> Result<Value, String> {
         "ask" => identity::request(order["scope"].as_str()).map(Value::from).map_err(told),
         "take" => identity::take(handle()).map(shown).map_err(told),
         "credential" => Ok(memory(|memory| memory.credential.clone()).map_or(Value::Null, shown)),
-        // Gives away what it connected with.
+        // Reveals the credential of the last `connect`.
         "leak" => leak(order),
 
         "websocket" => websocket::open(&text("url"), &[], &headers(order)).map(Value::from).map_err(told),
@@ -137,11 +137,11 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             tcp::close(handle());
             Ok(done(()))
         }
-        other => Err(format!("nobody taught me to `{other}`")),
+        other => Err(format!("the order `{other}` is unknown")),
     }
 }
 
-/// `{"headers": {"name": "value"}}`, or a list of values where a name is to be there more than once.
+/// Reads `{"headers": {"name": "value"}}`. A list of values repeats the name.
 fn headers(order: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut headers = Vec::new();
@@ -164,7 +164,8 @@ fn shown(credential: Credential) -> Value {
     json!({ "kind": kind, "value": credential.value, "expires": credential.expires })
 }
 
-/// Says its credential wherever people read: in log lines, on its outputs, as the reason of a status, in a URL and, last, in a panic.
+/// Reveals its credential in all places that people read: in log lines, on its outputs, as the
+/// reason of a status, in a URL and, last, in a panic.
 fn leak(order: &Value) -> Result<Value, String> {
     let secret = memory(|memory| memory.credential.clone()).map_or_else(String::new, |credential| credential.value);
     log::write(log::Level::Error, &format!("my credential is {secret}"));
@@ -184,7 +185,7 @@ fn leak(order: &Value) -> Result<Value, String> {
     }
 }
 
-/// An error as tests compare it.
+/// Writes an error as tests compare it.
 fn told(error: Error) -> String {
     match error {
         Error::Denied(text) => format!("denied: {text}"),
@@ -206,7 +207,7 @@ fn answer_kept(last: bool) -> Value {
     Value::from(count)
 }
 
-/// Posts `times` messages in one call; what came of each.
+/// Posts `times` messages in one call. Returns the result of each.
 fn post(order: &Value) -> Result<Value, String> {
     let field = |name: &str| order[name].as_str().map(str::to_owned);
     let own = memory(|memory| memory.url.clone());
@@ -245,7 +246,7 @@ fn post(order: &Value) -> Result<Value, String> {
         .into_iter()
         .map(|result| result.map_or_else(|error| Value::from(told(error)), |()| Value::from("ok")))
         .collect();
-    // Of many, the kinds and their numbers.
+    // Of many results, the order reports the number accepted and the last one.
     if results.len() <= 8 {
         return Ok(Value::from(results));
     }
@@ -253,7 +254,8 @@ fn post(order: &Value) -> Result<Value, String> {
     Ok(json!({ "ok": accepted, "last": results.last() }))
 }
 
-/// What can be seen of the world without the contract: nothing, but the time and random numbers.
+/// Returns the parts of the world that a stub sees without the contract: only the time and random
+/// numbers.
 fn surroundings() -> Value {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     json!({
@@ -273,7 +275,7 @@ trait HashDiffers {
 }
 
 impl HashDiffers for std::collections::hash_map::RandomState {
-    /// Whether the seed, which is random, shows.
+    /// Returns `true` if the seed, which is random, shows.
     fn hash_differs(&self) -> bool {
         use std::hash::BuildHasher as _;
         self.hash_one(0) != 0
@@ -284,7 +286,7 @@ fn compute(rounds: u64) -> u64 {
     (0..rounds).fold(1, |sum, round| black_box(sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round)))
 }
 
-#[expect(unconditional_recursion, reason = "that is what it is for")]
+#[expect(unconditional_recursion, reason = "the program has to recurse")]
 fn overflow(depth: u64) -> u64 {
     black_box(overflow(black_box(depth) + 1)) + 1
 }

@@ -40,7 +40,7 @@ impl Echoes {
     }
 
     fn post(&mut self, stub: &Stub) {
-        // One alone needs no list of results.
+        // A single answer needs no list of results.
         if self.messages.len() == 1
             && let Some(message) = self.messages.pop()
         {
@@ -55,9 +55,9 @@ impl Echoes {
 
     fn posted(&self, stub: &Stub, place: usize, posted: Result<()>) {
         let Err(error) = posted else { return };
-        log::warn!("no echo: {error}");
-        // The answer may be too large with its envelope. A receiver that takes no echo may take no
-        // error either.
+        log::warn!("the echo was not posted: {error}");
+        // The answer may be too large with its envelope. A receiver that refuses the echo may
+        // refuse the error too.
         if let Ok(index) = self.requests.binary_search_by_key(&place, |(place, _)| *place) {
             let _ = stub.post(self.requests[index].1.error_response(413, &error.to_string()));
         }

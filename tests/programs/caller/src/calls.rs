@@ -6,15 +6,15 @@ use crate::rethink::protostub::{
     websocket,
 };
 
-/// What a program can name.
+/// The addresses that a program can name.
 pub struct Names {
     /// The stub's own address.
     pub own: String,
-    /// Who asked for the program.
+    /// The address that sent the program.
     pub asker: String,
 }
 
-/// One call of the host.
+/// A call of the host.
 #[derive(Debug, Arbitrary)]
 pub enum Call {
     Post(Vec<Posted>),
@@ -45,7 +45,7 @@ pub enum Call {
     ReceiveTcp(Handle, u32),
     SendTcp(Handle, Bytes),
     CloseTcp(Handle),
-    // What languages' libraries do by WASI.
+    // Calls that languages' libraries make by WASI.
     Print(Text),
     Complain(Text),
     Random,
@@ -58,7 +58,7 @@ pub enum Call {
     Trap,
 }
 
-/// A text, or one that means something here.
+/// A text, or one with a meaning here.
 #[derive(Debug, Arbitrary)]
 pub enum Text {
     Raw(String),
@@ -206,7 +206,7 @@ impl Bytes {
     fn bytes(self) -> Vec<u8> {
         match self {
             Self::Raw(bytes) => bytes,
-            // More than any limit, and less than the memory.
+            // Above any limit, and within the memory.
             Self::Many(byte, times) => vec![byte; usize::try_from(times % (3 << 20)).unwrap_or_default()],
         }
     }
@@ -255,7 +255,7 @@ impl Posted {
 }
 
 impl Call {
-    /// Makes it. What the host answers does not matter: it is for the host to be unharmed.
+    /// Makes the call. The host's answer does not matter: the host must stay unharmed.
     pub fn make(self, names: &Names) {
         match self {
             Self::Post(messages) => {

@@ -1,7 +1,9 @@
-//! A stub that makes whatever calls of its host a message's bytes stand for: any bytes are a program.
+//! A stub that makes the calls of its host that a message's bytes stand for. Any bytes are a
+//! program.
 //!
-//! Some calls are made when the message comes, before it is answered with 200; the others one after the other, whenever something else happens: a
-//! timer has run out, a connection has news.
+//! The first calls are made when the message arrives, before the stub answers it with 200. The
+//! others follow one after the other, at each other event: a timer has expired, or a connection has
+//! news.
 
 mod calls;
 
@@ -20,9 +22,9 @@ use self::{
     },
 };
 
-/// How many calls are made at once when a message has come.
+/// Number of calls to make at once when a message has arrived.
 const CALLS_OF_A_MESSAGE: usize = 24;
-/// How many calls are made for each other event.
+/// Number of calls to make at each other event.
 const CALLS_OF_AN_EVENT: usize = 2;
 
 struct Caller;
@@ -30,9 +32,9 @@ struct Caller;
 #[derive(Default)]
 struct Memory {
     url: String,
-    /// What is left of the program.
+    /// The rest of the program.
     program: Vec<u8>,
-    /// Whom the message came from.
+    /// The address that sent the message.
     asker: String,
 }
 
@@ -54,7 +56,7 @@ impl Guest for Caller {
                     presence::publish(presence::Status::Live, None).expect("live");
                 }
                 Event::Disconnect(_) => {
-                    // The program may have said so before.
+                    // The program may have published the status before.
                     let _ = presence::publish(presence::Status::Disconnected, None);
                 }
                 Event::Message(Message { type_: MessageType::Response, .. }) | Event::Timer(_) | Event::Ready(_) => {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const ROUNDS: u32 = 10;
-/// For each round, in milliseconds: until all look-ups that there may be are under way.
+/// Milliseconds for each round, until the maximum number of look-ups is under way.
 const ROUND: u64 = 30;
 /// One connection is left for the last attempt.
 const PARALLEL: u32 = 15;

@@ -1,11 +1,11 @@
-//! Asks for tokens with scopes that a server may take for none. It then issues tokens for all that
-//! the client may do.
+//! Asks for tokens with scopes that a server may read as no scope. The server would then issue
+//! tokens for all permissions of the client.
 
 use std::cell::Cell;
 
 use crate::{Stub, rethink::protostub::identity, told};
 
-/// After the scope that is granted, those that look like one or like none.
+/// The granted scope, and then scopes that look like it or like no scope.
 const SCOPES: [&str; 12] =
     ["chat", "", " ", "   ", "\t", "\r\n", "\u{a0}", "\u{2003}", "chat  admin", " chat", "chat\tadmin", "admin"];
 

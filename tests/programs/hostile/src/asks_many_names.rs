@@ -12,7 +12,7 @@ const AT_A_TIME: u32 = 4;
 struct Progress {
     asked: u32,
     answered: u32,
-    /// Refused, or broken.
+    /// The request was refused, or it broke.
     failed: u32,
 }
 
@@ -32,7 +32,7 @@ pub fn attack(stub: &Stub) -> Option<String> {
     (0..AT_A_TIME).find_map(|_| ask(stub))
 }
 
-/// Asks the next name; the answer, if that was refused to all that were left.
+/// Asks the next name. Returns the answer if all remaining names were refused.
 fn ask(stub: &Stub) -> Option<String> {
     let mut progress = PROGRESS.get();
     let mut sent = false;
@@ -59,7 +59,7 @@ pub fn ready(stub: &Stub, exchange: u32) -> Option<String> {
     ask(stub)
 }
 
-/// Reads what there is. True: to the end.
+/// Reads the bytes that have arrived. Returns `true` at the end.
 fn read(exchange: u32) -> Result<bool, Error> {
     match http::poll(exchange) {
         Ok(None) | Err(Error::Closed) => return Ok(false),

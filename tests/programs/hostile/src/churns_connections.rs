@@ -8,9 +8,9 @@ use crate::{
     told,
 };
 
-/// At a time: less than there may be connections.
+/// Connections at a time, below the limit.
 const PARALLEL: u32 = 8;
-/// More than there may be in a minute.
+/// Connections in all, above the limit for a minute.
 const ATTEMPTS: u32 = 3_000;
 
 thread_local! {
@@ -31,7 +31,7 @@ fn attempt(stub: &Stub) -> Option<String> {
     let opened = tcp::open(host, port, false);
     (left == 1).then(|| {
         format!(
-            "it connected {ATTEMPTS} times, the last time: {}",
+            "the stub connected {ATTEMPTS} times, the last time: {}",
             opened.map_or_else(|error| told(&error), |_| "yes".to_owned())
         )
     })

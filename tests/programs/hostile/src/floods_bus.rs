@@ -1,4 +1,4 @@
-//! Posts to whoever asked it, as much and as large as it can.
+//! Posts to the address that asked it, as many and as large messages as it can.
 
 use crate::{
     Stub,

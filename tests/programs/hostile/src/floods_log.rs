@@ -1,4 +1,4 @@
-//! Logs, prints and complains, in long lines with what a terminal obeys.
+//! Logs and prints long lines with control sequences of terminals, on all outputs.
 
 use crate::{Stub, rethink::protostub::log};
 
@@ -9,5 +9,5 @@ pub fn attack(_: &Stub) -> Option<String> {
         println!("{line}");
         eprintln!("{line}");
     }
-    Some("it has said it all".to_owned())
+    Some("all lines are logged".to_owned())
 }

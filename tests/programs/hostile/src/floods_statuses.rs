@@ -1,4 +1,5 @@
-//! Has a thousand reasons to be live. (Had it come and gone, it would stay gone where it was told so last before the limit.)
+//! Publishes `live` with a thousand reasons. (Alternating statuses would leave the stub
+//! disconnected for observers if the limit cut off the last `live`.)
 
 use crate::{
     Stub,

@@ -1,4 +1,4 @@
-//! Opens a WebSocket, and sends large frames for as long as any are taken.
+//! Opens a WebSocket, and sends large frames as long as the host takes any.
 
 use crate::{
     Stub,
@@ -16,7 +16,7 @@ pub fn ready(_: &Stub, socket: u32) -> Option<String> {
     }
     let _too_large = websocket::send(socket, &[Frame::Binary(vec![0; (1 << 20) + 1])]);
     let frames = vec![Frame::Binary(vec![0; 1 << 16]); 16];
-    // Once there is room again, it is ready again.
+    // The handle is ready again once there is room.
     while let Ok(taken) = websocket::send(socket, &frames) {
         if usize::try_from(taken).is_ok_and(|taken| taken < frames.len()) {
             break;

@@ -1,5 +1,5 @@
-//! Connects again and again to its own server, by a name whose addresses change with each time that they are asked for: now its server's among others', now
-//! only those of this machine's network.
+//! Connects again and again to its own server, by a name whose addresses change with each look-up:
+//! once its server's among others', once only those of this machine's network.
 
 use std::cell::Cell;
 
@@ -37,7 +37,7 @@ fn attempt(stub: &Stub) -> Option<String> {
     }
 }
 
-/// Until there is another attempt.
+/// Time until the next attempt.
 fn wait() -> Option<String> {
     timers::after(100).err().map(|error| told(&error))
 }
@@ -51,9 +51,9 @@ pub fn ready(stub: &Stub, socket: u32) -> Option<String> {
     match websocket::poll(socket) {
         State::Connecting => return None,
         State::Failed(how) if how.contains("is refused: its address") => attempts.refused += 1,
-        // It cannot prove to be what it is called, which is how one sees that it was met.
+        // The server cannot prove its name. This error shows that the stub reached the server.
         State::Failed(how) if how.contains("certificate") => attempts.at_its_server += 1,
-        // It attacks again and again, and is made to wait.
+        // The stub attacks again and again, and the host makes it wait.
         State::Failed(how) if how.contains("connect-attempts-per-second") => {
             websocket::close(socket, 1000, "");
             return wait();

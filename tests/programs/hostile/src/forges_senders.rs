@@ -1,4 +1,5 @@
-//! Posts as everybody but itself: other domains, other stubs of its own, the runtime, its own status, in every scheme and spelling.
+//! Posts with forged senders: other domains, other stubs of its own, the runtime, its own status,
+//! in every scheme and spelling.
 
 use crate::{
     Stub,
@@ -55,7 +56,7 @@ pub fn attack(stub: &Stub) -> Option<String> {
             let mut message = stub.message(&from, to);
             message.type_ = kind;
             match bus::post(&[message]).pop() {
-                // Too many in a second are not accepted either, when it attacks again and again.
+                // Repeated attacks exceed the limit for a second, which is a refusal too.
                 Some(Err(error)) if ["denied", "invalid", "limit"].iter().any(|kind| told(&error).starts_with(kind)) => {
                     refused += 1
                 }

@@ -1,4 +1,4 @@
-//! Takes a million handles of WASI, and gives none back.
+//! Takes a million handles of WASI, and returns none.
 
 use std::mem;
 

@@ -1,5 +1,6 @@
-//! A stranger's stub. It connects like any other; once a message comes, it attacks whoever runs it, in the way that `program` of its
-//! configuration names: a module each. What did not end it is the answer, a text. The programs that no compiler would make are in `wat/`.
+//! A stranger's stub. It connects like any other. Once a message arrives, it attacks the host in
+//! the way that `program` of its configuration names; each program is a module. A stub that
+//! survives its attack answers with a text. The programs that no compiler would make are in `wat/`.
 
 mod abandons_lookups;
 mod asks_for_blank_scopes;
@@ -46,7 +47,8 @@ use self::{
     },
 };
 
-/// What a program does when a message comes, and when one of its handles is ready: the answer to the message, once there is one.
+/// The actions of a program when a message arrives, and when one of its handles is ready: the
+/// answer to the message, once there is one.
 struct Program {
     start: fn(),
     attack: fn(&Stub) -> Option<String>,
@@ -55,7 +57,7 @@ struct Program {
 }
 
 impl Program {
-    const NONE: Self = Self { start: || {}, attack: |_| Some("it did nothing".to_owned()), ready: |_, _| None, timer: |_| None };
+    const NONE: Self = Self { start: || {}, attack: |_| Some("no attack".to_owned()), ready: |_, _| None, timer: |_| None };
 
     const fn attack(attack: fn(&Stub) -> Option<String>) -> Self {
         Self { attack, ..Self::NONE }
@@ -108,13 +110,13 @@ fn program(name: &str) -> Option<Program> {
     })
 }
 
-/// What the stub knows of itself, and whom it has not answered yet.
+/// The stub's own data, and the address that it has not answered yet.
 struct Stub {
     url: String,
     configuration: Value,
     program: Program,
     waiting: Option<Message>,
-    /// An answer that was one message too many for a second.
+    /// An answer that exceeded the limit of messages for a second.
     late: Option<String>,
 }
 
@@ -171,7 +173,7 @@ impl Guest for Hostile {
 
     fn handle(events: Vec<Event>) {
         STUB.with_borrow_mut(|stub| {
-            let stub = stub.as_mut().expect("it was started");
+            let stub = stub.as_mut().expect("a started stub");
             for event in events {
                 match event {
                     Event::Connect(_) => {
@@ -204,7 +206,7 @@ impl Guest for Hostile {
     }
 }
 
-/// An error as the harness compares it.
+/// Writes an error as the harness compares it.
 fn told(error: &Error) -> String {
     match error {
         Error::Denied(text) => format!("denied: {text}"),

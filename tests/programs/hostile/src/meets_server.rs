@@ -1,5 +1,5 @@
-//! The accomplice of a hostile server: connects to it, as often as `times` of its configuration
-//! says, and reads whatever comes, without end.
+//! The accomplice of a hostile server: connects to the server as often as `times` of its
+//! configuration says, and reads all bytes, without end.
 
 use std::cell::RefCell;
 
@@ -37,7 +37,7 @@ pub fn ready(_: &Stub, handle: u32) -> Option<String> {
         return None;
     }
     let end = read(handle)?;
-    // Or a few servers that break would be all that there may be.
+    // Handles that stay open would use up all connections after a few broken servers.
     websocket::close(handle, 1000, "");
     http::cancel(handle);
     OPEN.with_borrow_mut(|open| open.retain(|other| *other != handle));
@@ -48,7 +48,7 @@ fn read(handle: u32) -> Option<String> {
     match http::poll(handle) {
         Ok(None) => return None,
         Ok(Some(head)) => return http_body(handle, head.status),
-        // Of another interface.
+        // The handle is of another interface.
         Err(crate::Error::Closed) => {}
         Err(error) => return Some(told(&error)),
     }
@@ -61,14 +61,15 @@ fn read(handle: u32) -> Option<String> {
         match websocket::receive(handle, 64, 1 << 20) {
             Ok(frames) if frames.is_empty() => return None,
             Ok(_) => {}
-            // It was closed since its state was asked for. The state has the reason.
+            // The connection was closed since the stub asked for its state. The state has the
+            // reason.
             Err(crate::Error::Closed) => return Some(told_state(&websocket::poll(handle))),
             Err(error) => return Some(told(&error)),
         }
     }
 }
 
-/// The state of a connection as the harness compares it.
+/// Writes the state of a connection as the harness compares it.
 fn told_state(state: &State) -> String {
     match state {
         State::Connecting => "connecting".to_owned(),

@@ -1,4 +1,4 @@
-//! Breaks with megabytes of last words.
+//! Panics with a message of megabytes.
 
 use crate::Stub;
 

@@ -1,4 +1,5 @@
-//! Has the host ask this machine, private networks and metadata services: by posting to addresses there, by `loadStub`, and by connecting.
+//! Has the host contact this machine, private networks and metadata services: by posting to
+//! addresses there, by `loadStub`, and by connecting.
 
 use crate::{
     Stub,
@@ -48,7 +49,7 @@ pub fn attack(stub: &Stub) -> Option<String> {
         note(format!("tcp to {place}"), tcp::open(host, 22, false).map(drop));
         note(format!("tls to {place}"), tcp::open(host, 443, true).map(drop));
     }
-    // What the Runtime UA says to it comes as a response, and nobody is deployed.
+    // The Runtime UA's answer arrives as a response, and no stub is deployed.
     let mut load = stub.message(&stub.url, &format!("{}/ua", stub.text("runtimeURL")));
     load.type_ = MessageType::Execute;
     load.body = Some(Body::Json(r#"{"method":"loadStub","params":["127.0.0.1:9"]}"#.to_owned()));

@@ -1,5 +1,5 @@
 //! Connects to ports of this machine, by names of its own domain that resolve to it. The answers
-//! tell which services run here.
+//! reveal the services that run here.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ thread_local! {
     static NEXT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The port of a service that is there, and those that every domain may use.
+/// The port of a running service, and the ports that every domain may use.
 fn urls(stub: &Stub) -> Vec<String> {
     let (host, port) = stub.text("server").rsplit_once(':').unwrap_or_default();
     let hosts = [host.to_owned(), format!("service.{host}")];
@@ -38,7 +38,7 @@ fn connect(stub: &Stub) -> Option<String> {
     Some(format!("all were refused: {}", urls.len()))
 }
 
-/// A scan that goes on for long is stopped by the limit of attempts, too.
+/// The limit of attempts stops a long scan too.
 fn is_limited(how: &str) -> bool {
     how.contains("connect-attempts-per-second")
 }

@@ -6,5 +6,5 @@ use crate::Stub;
 
 pub fn attack(_: &Stub) -> Option<String> {
     thread::sleep(Duration::from_secs(1 << 30));
-    Some("it woke".to_owned())
+    Some("the stub woke".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Calls the host without end: no call of it takes long.
+//! Calls the host without end. No single call takes long.
 
 use crate::{Stub, rethink::protostub::timers};
 

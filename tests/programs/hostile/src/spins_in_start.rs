@@ -1,4 +1,4 @@
-//! Never comes to be a stub.
+//! Never returns from `start`.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Spends nearly all that it may, of everything, call after call: a timer has the next one begin at once.
+//! Spends nearly all of every allowance, call after call: a timer has the next call begin at once.
 
 use std::{hint::black_box, time::Instant};
 

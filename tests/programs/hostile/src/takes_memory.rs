@@ -1,4 +1,4 @@
-//! Takes all the memory that there is.
+//! Takes all available memory.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Posts, and breaks in the same call: what it has posted stands.
+//! Posts, and traps in the same call. The posted message stays valid.
 
 use crate::{Stub, rethink::protostub::bus};
 

@@ -1,4 +1,4 @@
-//! Breaks with what it was given in its hands.
+//! Traps in `handle`, while it holds the events.
 
 use crate::Stub;
 

@@ -1,4 +1,4 @@
-//! Breaks before it is a stub.
+//! Traps in `start`, before it is a stub.
 
 pub fn start() {
     panic!("in start");

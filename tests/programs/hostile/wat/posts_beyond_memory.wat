@@ -1,4 +1,4 @@
-;; Posts a list that ends four gigabytes behind its memory.
+;; Posts a list that ends four gigabytes beyond its memory.
 (module
   (import "rethink:protostub/bus@0.1.0" "post" (func $post (param i32 i32 i32)))
   (memory (export "memory") 2)

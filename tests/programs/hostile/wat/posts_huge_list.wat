@@ -1,5 +1,5 @@
-;; Posts half of its memory: 30 MiB of zeros are 400 000 messages without anything. Beyond 128 MiB on its side, wasmtime would refuse without being
-;; told a limit.
+;; Posts half of its memory: 30 MiB of zeros are 400 000 empty messages. Beyond 128 MiB on its side,
+;; wasmtime would refuse without a limit of the host.
 (module
   (import "rethink:protostub/bus@0.1.0" "post" (func $post (param i32 i32 i32)))
   (memory (export "memory") 1000)

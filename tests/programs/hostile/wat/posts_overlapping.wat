@@ -1,5 +1,5 @@
-;; Posts a hundred messages whose bodies are all the same megabyte: a hundred of them, had they to be copied. Beyond 128 MiB, wasmtime would refuse
-;; without being told a limit.
+;; Posts a hundred messages whose bodies are all the same megabyte. Copied, they would be a hundred
+;; megabytes. Beyond 128 MiB, wasmtime would refuse without a limit of the host.
 (module
   (import "rethink:protostub/bus@0.1.0" "post" (func $post (param i32 i32 i32)))
   (memory (export "memory") 64)

@@ -1,4 +1,4 @@
-;; Refuses to start, with a reason that is no text.
+;; Refuses to start, with a reason that is not UTF-8.
 (module
   (memory (export "memory") 2)
   (global $top (mut i32) (i32.const 4096))

@@ -1,4 +1,4 @@
-;; Computes without end before any function of it is called.
+;; Computes without end before any of its functions is called.
 (module
   (memory (export "memory") 2)
   (global $top (mut i32) (i32.const 4096))

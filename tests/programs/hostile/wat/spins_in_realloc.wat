@@ -1,4 +1,4 @@
-;; Computes without end while the host hands it something.
+;; Computes without end while the host passes it a value.
 (module
   (memory (export "memory") 2)
   (global $top (mut i32) (i32.const 4096))

@@ -1,4 +1,4 @@
-;; Has more memory than it may before it does anything.
+;; Declares more memory than the limit.
 (module
   (memory (export "memory") 1025)
   (global $top (mut i32) (i32.const 4096))

@@ -1,4 +1,4 @@
-;; Grows a table to a million elements, and does not cope with less.
+;; Grows a table to a million elements, and traps if it cannot.
 (module
   (memory (export "memory") 2)
   (global $top (mut i32) (i32.const 4096))

@@ -1,5 +1,7 @@
-//! A stub that imports `acme:store/kv`, which only the host program of `crates/protostub-runtime/examples/key_value.rs` offers, beside what
-//! the SDK does with the contract. `create` keeps `{"key": …, "value": …}`; `read` with a key answers with its value.
+//! A stub that imports `acme:store/kv` in addition to the SDK's use of the contract. Only the host
+//! program of
+//! `crates/protostub-runtime/examples/key_value.rs` offers that interface. `create` keeps `{"key":
+//! …, "value": …}`; `read` with a key answers with its value.
 
 wit_bindgen::generate!({ path: "wit" });
 

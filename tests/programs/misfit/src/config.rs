@@ -13,7 +13,7 @@ wit_bindgen::generate!({
 use self::rethink::protostub::websocket;
 
 thread_local! {
-    /// A connection that nobody asked for.
+    /// A connection without a request for it.
     static EARLY: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
@@ -24,12 +24,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether this case is to find something.
+    /// Returns `true` if this case is the one to fail.
     pub fn is(&self, case: &str) -> bool {
         self.fault == case
     }
 
-    /// Closes what should not be open.
+    /// Closes the connection that should not be open.
     pub fn close_early() {
         if let Some(handle) = EARLY.take() {
             websocket::close(handle, 1000, "");

@@ -1,7 +1,9 @@
-//! A stub that does one thing wrong: what the conformance case finds whose id is `fault` in its configuration. Without a fault it is a good one.
+//! A stub with one fault: the fault that the conformance case with the id `fault` of its
+//! configuration finds. Without `fault`, it is a good stub.
 //!
-//! * [`node`]: of a message node, for a `url` that begins with `ws://`
-//! * [`lines`]: of a server that says `hello` and sends each line back, for a `url` that begins with `tcp://`
+//! * [`node`]: the stub of a message node, for a `url` that begins with `ws://`
+//! * [`lines`]: the stub of a server that says `hello` and sends each line back, for a `url` that
+//!   begins with `tcp://`
 
 mod config;
 mod lines;
@@ -14,7 +16,7 @@ use protostub_sdk::{Result, Stub, keep_connected, spawn, time, websocket};
 use config::Config;
 
 thread_local! {
-    /// Whether it was told to disconnect, and has said good-bye.
+    /// `true` once the stub has disconnected on request.
     static TOLD: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -30,7 +32,7 @@ async fn run(stub: Stub, config: Config) -> Result<()> {
     }
 }
 
-/// Does what goes on between connections too.
+/// Does the work that goes on between connections too.
 async fn between_connections(config: Config) {
     if config.is("stub/ready/idle") {
         loop {
@@ -41,7 +43,7 @@ async fn between_connections(config: Config) {
         while !TOLD.get() {
             time::sleep(Duration::from_millis(300)).await;
         }
-        // Until its own connection is closed.
+        // Waits until the stub's own connection is closed.
         time::sleep(Duration::from_secs(1)).await;
         mem::forget(websocket::connect(&config.url).await);
     }

@@ -1,4 +1,4 @@
-//! A server that says `hello`, and sends each line back.
+//! The stub of a server that says `hello`, and sends each line back.
 
 use std::{pin::pin, time::Duration};
 
@@ -12,7 +12,7 @@ use protostub_sdk::{
 
 use crate::config::Config;
 
-/// The longest line, in bytes: a message of the bus, and what JSON adds.
+/// The longest line, in bytes: a message of the bus, and JSON's overhead.
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 async fn next_line(stream: &TcpStream, config: &Config) -> Result<String> {
@@ -48,7 +48,7 @@ pub async fn run(stub: &Stub, config: &Config, server: &str) -> Result<()> {
         loop {
             let line = next_line(&stream, config).await?;
             let Ok(messages) = Message::from_json(&line) else {
-                log::warn!("the server sent what is no message");
+                log::warn!("the server sent an invalid message");
                 continue;
             };
             for message in messages.into_iter().filter(Message::expects_response) {

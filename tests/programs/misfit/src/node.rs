@@ -1,4 +1,4 @@
-//! The message node of `dev-msg-node-vertx`.
+//! The stub of the message node `dev-msg-node-vertx`.
 
 use std::{
     cell::Cell, collections::VecDeque, convert::Infallible, future::pending, hint::black_box, mem, pin::pin, time::Duration,
@@ -16,18 +16,18 @@ use serde_json::{Value, json};
 
 use crate::{TOLD, config::Config};
 
-/// How long the message node may take to open a connection and a session.
+/// Time that the message node has to open a connection and a session.
 const OPENING: Duration = Duration::from_secs(3);
-/// How many messages are sent with one call of the host.
+/// Number of messages to send in one call of the host.
 const BATCH: usize = 64;
 const SESSION: &str = "mn:/session";
 
 thread_local! {
     static REFUSED: Cell<bool> = const { Cell::new(false) };
     static BROKE: Cell<bool> = const { Cell::new(false) };
-    /// Whether this is the instance's first connection.
+    /// `true` for the instance's first connection.
     static FIRST: Cell<bool> = const { Cell::new(true) };
-    /// When it had computed for long.
+    /// Time of the last long computation.
     static COMPUTED: Cell<Option<Duration>> = const { Cell::new(None) };
     static SENT: Cell<u64> = const { Cell::new(0) };
 }
@@ -35,7 +35,7 @@ thread_local! {
 #[derive(Serialize, Deserialize)]
 struct Saved {
     token: String,
-    /// Whether who saved it has said good-bye.
+    /// `true` if the instance that saved it has disconnected gracefully.
     left: bool,
 }
 
@@ -81,7 +81,7 @@ pub async fn run(stub: &Stub, config: &Config) -> Result<()> {
             said
         }
         broke => {
-            // The network, rather than what came over it.
+            // The network failed, rather than the bytes that came over it.
             if matches!(broke, Error::WebSocketClosed(_)) {
                 BROKE.set(true);
                 if config.is("stub/server/drops") {
@@ -106,8 +106,8 @@ fn use_resources(config: &Config) {
     }
 }
 
-/// Computes for long, but not for too long: once in a call, since what was computed in one call counts together. For three quarters of the time the
-/// host makes it pause.
+/// Computes for long, but within its budget, and once in a call, because the host adds up the
+/// computation of one call. The host makes the stub pause for three quarters of the time.
 fn compute() {
     let begin = time::now();
     if COMPUTED.get().is_some_and(|computed| begin.saturating_sub(computed) < Duration::from_millis(1)) {
@@ -153,11 +153,11 @@ async fn connect(stub: &Stub, config: &Config) -> Result<(WebSocket, String)> {
     Err(error)
 }
 
-/// Takes the session up again, or opens one. Its URL.
+/// Resumes the session, or opens one. Returns its URL.
 async fn open(stub: &Stub, socket: &WebSocket, config: &Config) -> Result<String> {
     let runtime = stub.runtime_url();
     let saved = if config.is("stub/session/nonsense") {
-        session::load().map(|saved| serde_json::from_slice::<Saved>(&saved).expect("what was saved"))
+        session::load().map(|saved| serde_json::from_slice::<Saved>(&saved).expect("a saved session"))
     } else {
         session::load_json::<Saved>()
     };
@@ -167,7 +167,7 @@ async fn open(stub: &Stub, socket: &WebSocket, config: &Config) -> Result<String
             return Ok(url);
         }
         if config.is("stub/session/forgotten") {
-            return Err(Error::other("the session is gone"));
+            return Err(Error::other("the session is lost"));
         }
     }
     let reply = ask(socket, "open", runtime).await?;
@@ -194,10 +194,10 @@ async fn ask(socket: &WebSocket, what: &str, from: &str) -> Result<Value> {
 }
 
 async fn say_goodbye(stub: &Stub, config: &Config, socket: WebSocket, session_url: &str, reason: DisconnectReason) -> Result<()> {
-    assert!(!config.is("stub/disconnect/in-time"), "no good-bye");
+    assert!(!config.is("stub/disconnect/in-time"), "no graceful disconnect");
     if config.is("stub/disconnect/closes") {
         mem::forget(socket);
-        stub.disconnected("it is still there");
+        stub.disconnected("the connection is open");
         return Ok(());
     }
     if reason == DisconnectReason::Update && config.is("stub/session/update") {
@@ -237,7 +237,7 @@ async fn send_all(stub: &Stub, config: &Config, socket: &WebSocket) -> Result<In
             sending.await?;
             continue;
         }
-        // Whoever takes everything has to keep it.
+        // A stub that takes all messages has to keep them.
         loop {
             match future::select(sending.as_mut(), stub.next_message()).await {
                 Either::Left((sent, _)) => break sent?,
@@ -247,10 +247,11 @@ async fn send_all(stub: &Stub, config: &Config, socket: &WebSocket) -> Result<In
     }
 }
 
-/// What of a message goes to the message node.
+/// Returns the part of a message that goes to the message node.
 fn outgoing(stub: &Stub, config: &Config, mut message: Message) -> Option<Frame> {
     SENT.set(SENT.get() + 1);
-    // Only in a long life, and a few times: on a machine that is busy elsewhere, time is not counted well, and the longest counts.
+    // Only in a long life, and a few times: a busy machine measures time badly, and the longest
+    // time counts.
     if config.is("stub/resources/cpu") && (120..123).contains(&SENT.get()) {
         compute();
     }
@@ -277,7 +278,7 @@ fn outgoing(stub: &Stub, config: &Config, mut message: Message) -> Option<Frame>
     }
     match message.to_json() {
         Ok(text) if text.len() <= 1 << 20 => return Some(Frame::Text(text)),
-        Ok(_) => answer(stub, &message, 413, "it is too long"),
+        Ok(_) => answer(stub, &message, 413, "the message is too long"),
         Err(error) => answer(stub, &message, 400, &error.to_string()),
     }
     None
@@ -293,7 +294,7 @@ fn via(message: &Message) -> Option<String> {
     message.parse::<Value>().ok()?["via"].as_str().map(str::to_owned)
 }
 
-/// A body that is no object, or too deep to be read, stays as it is.
+/// A body that is not an object, or too deep to be read, stays the same.
 fn set_via(stub: &Stub, message: &mut Message) {
     if let (Some(Body::Json(_)), Ok(Value::Object(mut body))) = (&message.body, message.parse::<Value>()) {
         body.insert("via".to_owned(), json!(stub.url()));
@@ -318,7 +319,7 @@ fn receive(stub: &Stub, config: &Config, frame: &Frame) {
         Ok(messages) => messages,
         Err(error) => {
             assert!(!config.is("stub/server/nonsense-messages"), "{error}");
-            log::warn!("no message: {error}");
+            log::warn!("the message is invalid: {error}");
             return;
         }
     };

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Neither reads nor ends.
+# Reads no input, and does not end.
 exec sleep 600

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Answers what it was asked.
+# Answers with its input.
 exec cat

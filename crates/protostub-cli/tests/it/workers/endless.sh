@@ -1,3 +1,3 @@
 #!/bin/sh
-# Answers without end.
+# Sends an endless answer.
 exec cat /dev/zero

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Fails, and says why.
+# Fails, and prints the reason.
 echo 'no space left' >&2
 exit 7

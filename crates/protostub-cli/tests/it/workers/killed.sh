@@ -1,3 +1,3 @@
 #!/bin/sh
-# Ends by a signal.
+# Kills itself with a signal.
 kill -KILL $$

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Answers nothing.
+# Sends no answer.
 cat > /dev/null

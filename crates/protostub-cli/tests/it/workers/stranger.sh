@@ -1,4 +1,4 @@
 #!/bin/sh
-# Says that it was built for another engine.
+# Answers that it was built for another engine.
 cat > /dev/null
 printf 'protostub answer\002'

@@ -1,4 +1,4 @@
-//! The table of the state machine: each command in each state, and the other events.
+//! The table of the state machine: each command in each state, and all other events.
 
 use protostub_sandbox::DisconnectReason::{Idle, Request, Shutdown, Update};
 use protostub_types::StubStatus::{Created, Deployed, Disconnected, InProgress, Live};
@@ -51,7 +51,8 @@ impl Rows {
         Self { event, left: states() }
     }
 
-    /// In the states that are left and selected, the event leads to this state by these actions.
+    /// Checks that the event leads to this state by these actions, in the selected states among
+    /// those that are left.
     #[track_caller]
     fn row(mut self, selected: fn(State) -> bool, next: fn(State) -> State, actions: &[Action]) -> Self {
         let (now, left): (Vec<_>, Vec<_>) = self.left.into_iter().partition(|state| selected(*state));
@@ -63,7 +64,7 @@ impl Rows {
         self
     }
 
-    /// In all other states, it changes nothing and leads to these actions.
+    /// Checks that in all other states, the event leads to these actions and keeps the state.
     #[track_caller]
     fn else_stays(self, actions: &[Action]) {
         self.row(|_| true, |state| state, actions);
@@ -83,7 +84,7 @@ fn is_on_trial(state: State) -> bool {
     matches!(state, State::Running { standing: OnTrial, .. })
 }
 
-/// The same instance, with the connection that is asked of it now.
+/// Returns the state with the same instance, which has to connect now.
 fn connecting(state: State) -> State {
     match state {
         State::Running { standing, .. } => running(Wanted::Connected, standing, Connecting),
@@ -173,7 +174,7 @@ fn retire_in_each_state_asks_only_a_settled_instance() {
 }
 
 #[test]
-fn wake_in_each_state_connects_what_has_no_connection() {
+fn wake_in_each_state_connects_a_disconnected_stub() {
     let is_settled = |state| matches!(state, State::Running { wanted: Wanted::Connected, connection: Settled, .. });
     let is_retired = |state| matches!(state, State::Waiting { wanted: Wanted::Connected, wait: Wait::Use });
     let restarted = |_| starting(Wanted::Connected, New);
@@ -298,7 +299,7 @@ fn ended_stub_does_nothing() {
     }
 }
 
-/// All events in all orders.
+/// Handles all events in all orders.
 #[test]
 fn reachable_states_keep_the_invariants() {
     let statuses = [Deployed, Created, InProgress, Live, Disconnected];
