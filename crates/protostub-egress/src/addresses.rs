@@ -1,7 +1,8 @@
-//! Judging addresses: which of them are a place on the public Internet, and what the others are.
+//! Judges addresses: finds those on the public Internet, and classifies all others.
 //!
-//! The blocks are those of the IANA special-purpose address registries (RFC 6890 and its updates), and of a few cloud providers' metadata
-//! services that lie in blocks which would otherwise be allowed.
+//! The blocks are those of the IANA special-purpose address registries (RFC 6890 and its updates).
+//! A few cloud providers' metadata services are added, which lie in blocks that would otherwise be
+//! allowed.
 
 use std::{
     fmt,
@@ -10,21 +11,24 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// Who an address belongs to, as far as the address tells.
+/// The owner of an address, as far as the address shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
     /// A place on the public Internet.
     Public,
-    /// This host itself: reached only with [`Grants::allow_loopback`](crate::Grants::allow_loopback).
+    /// This host itself. Reachable only with
+    /// [`Grants::allow_loopback`](crate::Grants::allow_loopback).
     Loopback,
-    /// A private network (RFC 1918, RFC 4193): reached only with [`Grants::allow_private`](crate::Grants::allow_private).
+    /// A private network (RFC 1918, RFC 4193). Reachable only with
+    /// [`Grants::allow_private`](crate::Grants::allow_private).
     Private,
-    /// Everything else: link-local, metadata services, multicast, documentation and so on. Never reached.
+    /// All other addresses: link-local, metadata services, multicast, documentation and so on.
+    /// Never reachable.
     Special,
 }
 
-/// The judgement of an address: its scope, and the block that it lies in.
+/// The judgement of an address: its scope and its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Judged {
     scope: Scope,
@@ -32,13 +36,13 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Who the address belongs to.
+    /// The owner of the address.
     #[must_use]
     pub fn scope(self) -> Scope {
         self.scope
     }
 
-    /// What the block is for and where that is written: `link-local, RFC 3927`.
+    /// The purpose of the block and its source: `link-local, RFC 3927`.
     #[must_use]
     pub fn block(self) -> &'static str {
         self.block
@@ -51,8 +55,11 @@ impl fmt::Display for Judged {
     }
 }
 
-/// Judges an address. An IPv4 address in an IPv6 one (v4-mapped, RFC 4291) is judged as what it is; one behind NAT64 (RFC 6052) is public if
-/// the IPv4 address is, and special otherwise, since the prefix is for public addresses only.
+/// Judges an address.
+///
+/// An IPv4 address in an IPv6 address (v4-mapped, RFC 4291) is judged as the IPv4 address. An
+/// address behind NAT64 (RFC 6052) is public if its IPv4 address is public. Otherwise it is
+/// special, since the prefix is for public addresses only.
 ///
 /// ```
 /// use protostub_egress::{Scope, judge};
@@ -87,7 +94,8 @@ fn judge_v6(address: Ipv6Addr) -> Judged {
     }
     V6.iter()
         .find(|(net, ..)| net.contains(&address))
-        // What IANA has not given out as global unicast is nobody's, or somebody's special case.
+        // Addresses that IANA has not allocated as global unicast have no owner or are a special
+        // case.
         .map_or(
             Judged { scope: Scope::Special, block: "outside the global unicast block 2000::/3, RFC 4291" },
             |&(_, scope, block)| Judged { scope, block },
@@ -105,7 +113,7 @@ const fn v6(head: [u16; 6], prefix: u8) -> Ipv6Net {
 
 use Scope::{Loopback, Private, Public, Special};
 
-/// The first block that an address lies in decides; what lies in none is public.
+/// The first block that contains an address decides. An address outside all blocks is public.
 const V4: &[(Ipv4Net, Scope, &str)] = &[
     (v4(127, 0, 0, 0, 8), Loopback, "loopback, RFC 1122"),
     (v4(10, 0, 0, 0, 8), Private, "private, RFC 1918"),
@@ -128,11 +136,11 @@ const V4: &[(Ipv4Net, Scope, &str)] = &[
     (v4(240, 0, 0, 0, 4), Special, "reserved, RFC 1112"),
 ];
 
-/// `64:ff9b::/96`, RFC 6052. Its sibling for local use, `64:ff9b:1::/48` (RFC 8215), says nothing about where the IPv4 address stands in it,
-/// and is special.
+/// `64:ff9b::/96`, RFC 6052. Its sibling for local use, `64:ff9b:1::/48` (RFC 8215), is special: it
+/// does not define the position of the IPv4 address.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0], 96);
 
-/// The first block that an address lies in decides; what lies in none is special.
+/// The first block that contains an address decides. An address outside all blocks is special.
 const V6: &[(Ipv6Net, Scope, &str)] = &[
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), Loopback, "loopback, RFC 4291"),
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), Special, "unspecified, RFC 4291"),
@@ -185,7 +193,7 @@ mod tests {
         {
             check(address, Private);
         }
-        // IPv4: every special block at its first and last address.
+        // IPv4: the first and last address of each special block.
         for (first, last) in [
             ("0.0.0.0", "0.255.255.255"),
             ("100.64.0.0", "100.127.255.255"),

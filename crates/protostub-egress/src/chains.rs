@@ -1,4 +1,4 @@
-//! Certificate chains of servers, cut to the one path that they should be.
+//! Reduces a server's certificate chain to the one path that it should be.
 
 use std::sync::Arc;
 

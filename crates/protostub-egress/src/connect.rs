@@ -1,4 +1,4 @@
-//! Connections: dialling addresses that were judged, and what comes out of it.
+//! Connections: dials judged addresses.
 
 use std::{
     collections::VecDeque,
@@ -26,12 +26,12 @@ use crate::{
     quota::{Permit, Quota},
 };
 
-/// How long an address may keep the next one waiting (RFC 8305 section 5).
+/// Head start of an address before the next one is dialled (RFC 8305 section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// A connection to a host that was granted: TCP, or TLS over it.
+/// A connection to a granted host: TCP, or TLS over TCP.
 ///
-/// Dropping it closes it; `shutdown` says goodbye first (`close_notify`, where there is TLS).
+/// Dropping a connection closes it. `shutdown` ends TLS properly first (`close_notify`).
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) stream: Stream,
@@ -40,7 +40,7 @@ pub struct Connection {
     pub(crate) tls: bool,
 }
 
-/// What bytes go through: TCP, TLS over TCP, or TLS over a tunnel in TLS to the proxy.
+/// The transport of the bytes: TCP, TLS over TCP, or TLS over a tunnel in TLS to the proxy.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(Socket),
@@ -50,33 +50,33 @@ pub(crate) enum Stream {
 /// A TCP socket that is charged to a quota until it is closed.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    // Closed before the permit is returned: fields are dropped in their order.
+    // Closed before the permit is returned, since fields are dropped in declaration order.
     tcp: TcpStream,
     _permit: Permit,
-    /// Remaining number of bytes that may be read. `None`: any number.
+    /// Remaining number of bytes that may be read. `None` if there is no limit.
     left: Option<usize>,
 }
 
 impl Connection {
-    /// The host that was asked for, as it would stand in a URL.
+    /// The requested host, in the form that URLs use.
     #[must_use]
     pub fn host(&self) -> String {
         self.host.to_string()
     }
 
-    /// The port that was asked for.
+    /// The requested port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether there is TLS with the host that was asked for (with a proxy does not count).
+    /// Returns `true` if there is TLS with the requested host. TLS with a proxy does not count.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The protocol that the server chose of those offered (ALPN).
+    /// The protocol that the server chose from the offered ones (ALPN).
     #[must_use]
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         match &self.stream {
@@ -85,10 +85,10 @@ impl Connection {
         }
     }
 
-    /// The address that was dialled: the host's, or the proxy's.
+    /// The dialled address: the host's or the proxy's.
     ///
     /// # Errors
-    /// If the connection is broken already.
+    /// If the connection is already broken.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         self.stream.peer_address()
     }
@@ -97,7 +97,7 @@ impl Connection {
 impl Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.left == Some(0) {
-            return Poll::Ready(Err(io::Error::other("the server sends a handshake without end")));
+            return Poll::Ready(Err(io::Error::other("the server's TLS handshake is too long")));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
@@ -108,7 +108,8 @@ impl Socket {
 }
 
 impl Stream {
-    /// Bounds how much is read from now on, about: a read that has begun is not cut.
+    /// Limits the number of bytes read from now on. The limit is approximate: it does not cut a
+    /// read that has begun.
     pub(crate) fn limit_reading(&mut self, bytes: Option<usize>) {
         match self {
             Self::Tcp(socket) => socket.left = bytes,
@@ -124,7 +125,7 @@ impl Stream {
     }
 }
 
-/// The time that there is for reaching something, over all phases.
+/// The deadline for reaching a host, shared by all phases.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     pub(crate) target: String,
@@ -142,7 +143,7 @@ impl Deadline {
         quota.attempt().map_err(|limit| EgressError::Limit { target: self.target.clone(), limit })
     }
 
-    /// Runs a phase, as long as there is time.
+    /// Runs a phase until the deadline.
     pub(crate) async fn within<T>(
         &self,
         phase: Phase,
@@ -153,7 +154,7 @@ impl Deadline {
     }
 
     /// Opens a TCP connection to one of the addresses. The caller has charged the attempt for the
-    /// first address. This function charges the further ones.
+    /// first address. This function charges the others.
     pub(crate) async fn dial(&self, quota: &Quota, addresses: Vec<SocketAddr>) -> Result<Stream, EgressError> {
         let mut is_first = true;
         let dial = |address| {
@@ -164,7 +165,7 @@ impl Deadline {
             let permit = quota.socket()?;
             Ok(async move {
                 let tcp = TcpStream::connect(address).await?;
-                // Messages are small and somebody waits for each.
+                // Messages are small, and their senders wait for each one.
                 tcp.set_nodelay(true)?;
                 Ok(Stream::Tcp(Socket { tcp, _permit: permit, left: None }))
             })
@@ -177,7 +178,8 @@ impl Deadline {
     }
 }
 
-/// Addresses of both families in turn, beginning with that of the first, otherwise in their order (RFC 8305 section 4).
+/// Alternates between the address families, starting with the family of the first address. Keeps
+/// the order within each family (RFC 8305 section 4).
 fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
@@ -185,18 +187,20 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     std::iter::from_fn(|| Some([one.next(), other.next()])).take_while(|pair| pair != &[None, None]).flatten().flatten().collect()
 }
 
-/// Why no address answered.
+/// The reason that no address answered.
 #[derive(Debug)]
 enum Failed {
-    /// A limit allowed to dial none.
+    /// A limit refused the first address.
     Limit(LimitReached),
-    /// All dialled addresses failed. The last entry may be a limit that refused the next one.
+    /// All dialled addresses failed. The last entry is the limit that refused the next address, if
+    /// there was one.
     All(Vec<(SocketAddr, Arc<io::Error>)>),
 }
 
-/// Dials addresses in their order. The first that answers wins, and the others are dropped. The
-/// next address is dialled when one fails, or has not answered for a while. At `end`, all without
-/// an answer have failed. After a limit refuses an address, no further address is dialled.
+/// Dials addresses in their order. The first one that answers wins, and the others are dropped. The
+/// next address is dialled when one fails, or has not answered within its head start. At `end`, all
+/// attempts without an answer fail. After a limit refuses an address, no further address is
+/// dialled.
 async fn race<S, F>(
     addresses: Vec<SocketAddr>,
     end: Instant,
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let check = |given: &[&str], expected: &[&str]| assert_eq!(alternate(addresses(given)), addresses(expected));
         check(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"], &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
         check(&["1.1.1.1:1", "[::1]:1", "[::2]:1"], &["1.1.1.1:1", "[::1]:1", "[::2]:1"]);
@@ -333,7 +337,8 @@ mod tests {
         check(&[], &[]);
     }
 
-    /// Answers by the last part of the address: 1 at once, 2 refuses at once, 3 never.
+    /// Simulates a server by the last part of the address: 1 answers at once, 2 refuses at once, 3
+    /// never answers.
     async fn dial(address: SocketAddr) -> io::Result<SocketAddr> {
         match address.to_string().split(['.', ':']).nth(3) {
             Some("1") => Ok(address),
@@ -347,7 +352,7 @@ mod tests {
         let outcome = race(addresses(texts), start + Duration::from_secs(15), |address| Ok(dial(address))).await;
         let failed = |failed| match failed {
             Failed::All(attempts) => attempts,
-            Failed::Limit(limit) => panic!("there is no limit: {limit}"),
+            Failed::Limit(limit) => panic!("unexpected limit: {limit}"),
         };
         (
             outcome
@@ -358,18 +363,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_answer_wins() {
+    async fn first_answer_wins() {
         let won = |text: &str| Ok(text.parse().unwrap());
         assert_eq!(raced(&["0.0.0.1:1", "1.0.0.1:1"]).await, (won("0.0.0.1:1"), Duration::ZERO));
         assert_eq!(raced(&["0.0.0.2:1", "1.0.0.1:1"]).await, (won("1.0.0.1:1"), Duration::ZERO));
-        // One that is silent keeps the next one waiting only for its head start.
+        // A silent address delays the next one only for its head start.
         let (outcome, took) = raced(&["0.0.0.3:1", "1.0.0.3:1", "2.0.0.1:1"]).await;
         assert_eq!(outcome, won("2.0.0.1:1"));
         assert!((HEAD_START * 2..HEAD_START * 3).contains(&took), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_time_is_over_every_attempt_has_failed() {
+    async fn deadline_fails_every_attempt() {
         let (outcome, took) = raced(&["0.0.0.2:1", "0.0.0.3:1", "1.0.0.3:1"]).await;
         assert_eq!(outcome.unwrap_err(), ["0.0.0.2:1 ConnectionRefused", "0.0.0.3:1 TimedOut", "1.0.0.3:1 TimedOut"]);
         assert!((15..16).contains(&took.as_secs()), "{took:?}");

@@ -1,4 +1,4 @@
-//! The way out: from a granted host and port to an open connection.
+//! Opens connections to granted hosts and ports.
 
 use std::{
     fmt, io,
@@ -24,38 +24,40 @@ use crate::{
     tls,
 };
 
-/// How everybody gets out. Nothing is read from the environment.
+/// Configuration of an [`Egress`]. The environment is not read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EgressConfig {
-    /// Further certificate authorities, each text with one certificate or more in PEM.
+    /// Additional certificate authorities. Each text has at least one certificate in PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,
-    /// Whether the web's authorities (Mozilla's list) are trusted. Default: yes.
+    /// Trust in the certificate authorities of the web (Mozilla's list). Default: yes.
     pub webpki_roots: bool,
-    /// An HTTP proxy for everything but loopback: `http://` or `https://`, with a user and password if it wants them. It resolves the names, so
-    /// that what they resolve to is not judged here: it has to refuse private addresses itself.
+    /// An HTTP proxy for everything except loopback: `http://` or `https://`, with a user and
+    /// password if the proxy requires them. The proxy resolves the names, so the egress cannot
+    /// judge their addresses. The proxy itself must refuse private addresses.
     pub proxy: Option<Url>,
-    /// For everything from resolving a name to the end of the TLS handshake. Default: 15 s.
+    /// Timeout from resolving a name to the end of the TLS handshake. Default: 15 s.
     pub connect_timeout: Duration,
-    /// How long an HTTP server may be silent, before the head of a response or within its body. Default: 60 s.
+    /// Maximum silence of an HTTP server, before the head of a response or within its body.
+    /// Default: 60 s.
     pub read_timeout: Duration,
-    /// Instead of the operating system's resolver.
+    /// Replaces the operating system's resolver.
     pub resolver: Option<Arc<dyn Resolver>>,
     /// Maximum number of sockets of all parties together, at least 8. An eighth of them (at most
-    /// 128) is kept for the host's own. Default: the process's soft limit on descriptors, less a
-    /// quarter (64 to 1024) for files, the control socket and the host program.
+    /// 128) is reserved for the host itself. Default: the process's soft limit on descriptors, less
+    /// a quarter (64 to 1024) for files, the control socket and the host program.
     pub max_sockets: Option<usize>,
 }
 
 impl EgressConfig {
-    /// Trusts further certificate authorities, each text with one certificate or more in PEM.
+    /// Trusts additional certificate authorities. Each text has at least one certificate in PEM.
     #[must_use]
     pub fn with_extra_roots_pem(mut self, roots: impl IntoIterator<Item = Vec<u8>>) -> Self {
         self.extra_roots_pem.extend(roots);
         self
     }
 
-    /// Trusts none of the web's authorities.
+    /// Distrusts all certificate authorities of the web.
     #[must_use]
     pub fn without_webpki_roots(mut self) -> Self {
         self.webpki_roots = false;
@@ -105,7 +107,7 @@ impl Default for EgressConfig {
     }
 }
 
-/// The only way out of a runtime. Clones are the same one.
+/// The only way out of a runtime. Clones share one egress.
 ///
 /// ```no_run
 /// use protostub_egress::{Egress, EgressConfig, Grants, Protection, QuotaLimits};
@@ -116,7 +118,8 @@ impl Default for EgressConfig {
 /// let grants = Grants::same_domain(&Domain::parse("sp1.example")?, &[]);
 /// let quota = egress.quota(QuotaLimits::default());
 /// let (host, port) = ("mqtt.sp1.example", 8883);
-/// let connection = egress.connect(&grants, &quota, host, port, Protection::Tls, &[b"mqtt"]).await?;
+/// let connection =
+///     egress.connect(&grants, &quota, host, port, Protection::Tls, &[b"mqtt"]).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -124,7 +127,7 @@ impl Default for EgressConfig {
 pub struct Egress(pub(crate) Arc<Shared>);
 
 pub(crate) struct Shared {
-    /// Without ALPN.
+    /// Configuration without ALPN.
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) connect_timeout: Duration,
@@ -136,11 +139,11 @@ pub(crate) struct Shared {
 }
 
 impl Egress {
-    /// Does no I/O.
+    /// Creates an egress. Does no I/O.
     ///
     /// # Errors
-    /// [`EgressError::Config`], if a root is no certificate, the proxy's URL is invalid, or the
-    /// process may not have that many sockets.
+    /// [`EgressError::Config`] if a root is not a certificate, the proxy's URL is invalid, or
+    /// `max_sockets` exceeds the descriptors of the process.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         let budget = Budget::new(max_sockets(config.max_sockets)?);
         Ok(Self(Arc::new(Shared {
@@ -155,15 +158,16 @@ impl Egress {
         })))
     }
 
-    /// Opens an account for one party, a stub for example. Its sockets count towards
-    /// [`EgressConfig::max_sockets`], of which it never gets all: it may hold as many as are left.
+    /// Opens an account for one party, for example a stub. Its sockets count towards
+    /// [`EgressConfig::max_sockets`], of which a party never gets all: it may hold as many as are
+    /// left.
     #[must_use]
     pub fn quota(&self, limits: QuotaLimits) -> Quota {
         Quota::new(&self.0.budget, limits)
     }
 
     /// The host's own account, for the catalogue and token endpoints. It has a reserve of sockets
-    /// and look-ups that no stub can use.
+    /// and look-ups that stubs cannot use.
     #[must_use]
     pub fn own(&self) -> &Quota {
         &self.0.own
@@ -172,13 +176,14 @@ impl Egress {
     /// Opens a connection to a host (a name, or an address with or without brackets).
     ///
     /// Checks the grants, charges the quota, resolves the name, judges every address, and dials
-    /// those that the grants admit. With [`Protection::Tls`], it does the TLS handshake and offers
-    /// the protocols of `alpn`. The socket is charged to the quota until it is closed.
+    /// those that the grants admit. With [`Protection::Tls`], does the TLS handshake and offers the
+    /// protocols of `alpn`. The socket is charged to the quota until it is closed.
     ///
     /// # Errors
-    /// [`Refused`](EgressError::Refused) by the grants, for the name or its addresses;
-    /// [`Limit`](EgressError::Limit) by the quota or the budget; [`Invalid`](EgressError::Invalid),
-    /// if the host cannot be read; otherwise the failure.
+    /// * [`Refused`](EgressError::Refused) by the grants, for the name or its addresses.
+    /// * [`Limit`](EgressError::Limit) by the quota or the budget.
+    /// * [`Invalid`](EgressError::Invalid) if the host cannot be parsed.
+    /// * Otherwise the failure.
     pub async fn connect(
         &self,
         grants: &Grants,
@@ -207,15 +212,16 @@ impl Egress {
         }
     }
 
-    /// Begins TLS on a plain connection (`STARTTLS`), which is an attempt for the quota too. The
-    /// server's certificate has to be for `server_name`, which has to be granted on the
-    /// connection's port.
+    /// Begins TLS on a plain connection (`STARTTLS`). The quota charges it as an attempt. The
+    /// server's certificate must be for `server_name`, which must be granted on the connection's
+    /// port.
     ///
-    /// What the server sent in the clear and nobody has read yet is taken as part of its handshake, and fails that. What was read has to be
-    /// thrown away by the caller.
+    /// Unread bytes that the server sent in the clear are taken as part of its handshake, which
+    /// then fails. The caller must discard all bytes that were read in the clear.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect); [`Invalid`](EgressError::Invalid) also if there is TLS already.
+    /// As for [`connect`](Self::connect). Also [`Invalid`](EgressError::Invalid) if the connection
+    /// already has TLS.
     pub async fn start_tls(
         &self,
         grants: &Grants,
@@ -233,8 +239,9 @@ impl Egress {
         self.handshake(&deadline, quota, connection, host, &[]).await
     }
 
-    /// Why [`connect`](Self::connect) would be allowed or refused, rule by rule and address by address. Resolves the name, if a rule allows it
-    /// and no proxy does that, and connects to nothing.
+    /// Explains why [`connect`](Self::connect) would be allowed or refused, rule by rule and
+    /// address by address. Resolves the name if a rule allows it and no proxy resolves names. Never
+    /// connects.
     pub async fn explain(&self, grants: &Grants, host: &str, port: u16, protection: Protection) -> Explanation {
         let explanation = grants.explain(host, port, protection);
         let Ok(host) = Host::parse(host) else { return explanation };
@@ -271,7 +278,7 @@ impl fmt::Debug for Egress {
     }
 }
 
-/// Without the TLS configuration, which has every root in it.
+/// Omits the TLS configuration, which contains every root.
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tls: _, proxy, connect_timeout, read_timeout, resolver, budget, handshakes: _, own: _ } = self;
@@ -286,12 +293,12 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// The proxy that a host is reached through.
+    /// The proxy through which a host is reached. `None` if the host is reached directly.
     pub(crate) fn proxy_for(&self, host: &Host) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| !host.is_loopback())
     }
 
-    /// The addresses of a granted host that may be dialled: at least one.
+    /// Returns the addresses of a granted host that may be dialled: at least one.
     pub(crate) async fn addresses(
         &self,
         grants: &Grants,
@@ -319,13 +326,13 @@ impl Shared {
         let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(fail)?;
         drop(turn);
         addresses.truncate(MAX_ADDRESSES);
-        // What is judged as IPv4 is also dialled as IPv4.
+        // An address that is judged as IPv4 must also be dialled as IPv4.
         addresses.iter_mut().for_each(|address| *address = address.to_canonical());
         if addresses.is_empty() { Err(no_such_host("the name has no addresses".into())) } else { Ok(addresses) }
     }
 
-    /// A connection to the proxy itself, on the way to the deadline's target. Its own address is
-    /// the operator's choice and not judged.
+    /// Connects to the proxy itself, for the deadline's target. The proxy's own address is the
+    /// operator's choice and is not judged.
     pub(crate) async fn reach_proxy(&self, proxy: &Proxy, quota: &Quota, deadline: &Deadline) -> Result<Stream, EgressError> {
         let to_proxy = Deadline::new(proxy.host.with_port(proxy.port), self.connect_timeout);
         let connect = async {
@@ -345,7 +352,7 @@ impl Shared {
         })
     }
 
-    /// A tunnel through the proxy.
+    /// Opens a tunnel through the proxy.
     async fn tunnel(&self, proxy: &Proxy, quota: &Quota, deadline: &Deadline) -> Result<Stream, EgressError> {
         let tunnel = async {
             let mut stream = self.reach_proxy(proxy, quota, deadline).await?;

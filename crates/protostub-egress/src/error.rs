@@ -1,4 +1,4 @@
-//! Why something could not be reached.
+//! Errors of the egress.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,16 +6,19 @@ use protostub_types::SafeText;
 
 use crate::{grants::Refused, limit_reached::LimitReached};
 
-/// Why something could not be reached. Whose matter it is: [`Refused`](Self::Refused) the operator's, [`Invalid`](Self::Invalid) that of whoever
-/// asked, [`Config`](Self::Config) that of whoever configured the host; the others are the network's or the other side's.
+/// The reason that a host could not be reached.
+///
+/// [`Refused`](Self::Refused) concerns the operator, [`Invalid`](Self::Invalid) the caller, and
+/// [`Config`](Self::Config) the author of the host's configuration. The others are errors of the
+/// network or of the other side.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EgressError {
-    /// Policy refuses it.
+    /// The policy refuses the connection.
     #[error(transparent)]
     Refused(#[from] Refused),
 
-    /// A limit of the party, or of the process, is used up.
+    /// A limit of the party or of the process is reached.
     #[error("failed to reach `{target}`: {limit}")]
     Limit {
         /// Host and port.
@@ -24,34 +27,34 @@ pub enum EgressError {
         limit: LimitReached,
     },
 
-    /// What was asked for cannot be.
+    /// The host, URL or header is invalid.
     #[error("`{what}` is invalid: {problem}")]
     Invalid {
         /// The host, URL or header.
         what: SafeText,
-        /// What is wrong with it.
+        /// The fault.
         problem: SafeText,
     },
 
-    /// The configuration cannot be used.
+    /// The configuration is invalid.
     #[error("the egress configuration is invalid: {0}")]
     Config(String),
 
-    /// There is no such name, or it has no address: the name service says so.
+    /// The name service answered that the name does not exist or has no address.
     #[error("there is no host `{host}`: {problem}")]
     NoSuchHost {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's message.
         problem: SafeText,
     },
 
-    /// The name could not be resolved now: whether it exists is not known.
+    /// The name could not be resolved now, so its existence is unknown.
     #[error("failed to resolve `{host}`: {problem}")]
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's message.
         problem: SafeText,
     },
 
@@ -60,27 +63,28 @@ pub enum EgressError {
     Connect {
         /// Host and port.
         target: String,
-        /// Every address that was dialled, and how it failed.
+        /// Every dialled address and its error.
         attempts: Vec<(SocketAddr, Arc<io::Error>)>,
     },
 
-    /// It took too long.
-    #[error("failed to reach `{target}` within {limit:?}: it was still {phase}")]
+    /// The time limit was reached.
+    #[error("failed to reach `{target}` within {limit:?}: timed out while {phase}")]
     TimedOut {
         /// Host and port.
         target: String,
-        /// What was being done when the time was over.
+        /// The phase in which the time ran out.
         phase: Phase,
-        /// The time that there was.
+        /// The time limit.
         limit: Duration,
     },
 
-    /// TLS could not be established: an unknown authority, a certificate for another name, an expired one, no common version.
+    /// The TLS handshake failed: an unknown authority, a certificate for another name, an expired
+    /// certificate, no common version.
     #[error("failed to establish TLS with `{target}`: {problem}")]
     Tls {
         /// Host and port.
         target: String,
-        /// What rustls said.
+        /// The message of rustls.
         problem: SafeText,
     },
 
@@ -91,7 +95,7 @@ pub enum EgressError {
         target: String,
         /// The proxy, without its password.
         proxy: String,
-        /// What happened.
+        /// The failure.
         problem: SafeText,
     },
 
@@ -100,7 +104,7 @@ pub enum EgressError {
     Redirect {
         /// The URL that redirected.
         from: SafeText,
-        /// Why it was not followed.
+        /// The reason.
         problem: SafeText,
     },
 
@@ -109,18 +113,18 @@ pub enum EgressError {
     Http {
         /// The URL, without its query.
         url: SafeText,
-        /// What happened.
+        /// The failure.
         problem: SafeText,
-        /// Whether it was the time limit.
+        /// The time limit was reached.
         timed_out: bool,
     },
 }
 
-/// What is being done to reach something.
+/// A phase of reaching a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Finding its addresses.
+    /// Resolving the name to addresses.
     Resolving,
     /// Opening a TCP connection.
     Connecting,
@@ -131,13 +135,13 @@ pub enum Phase {
 }
 
 impl EgressError {
-    /// Whether policy refuses it: a repetition is refused too.
+    /// Returns `true` if policy refused the connection. A retry would be refused too.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
 
-    /// Whether a later attempt may succeed with nobody changing anything here.
+    /// Returns `true` if a retry may succeed without any change on this side.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! Who may go where: rules by name and port, and what is to be done about addresses that are not public.
+//! Grants: rules by name and port, and the treatment of addresses that are not public.
 
 use std::{fmt, net::IpAddr};
 
@@ -11,14 +11,17 @@ use crate::{
     rule::{Fit, Ports, Rule, RuleError},
 };
 
-/// The ports of the same-domain default, all of protocols that begin with TLS: HTTPS and WebSocket, MQTT, XMPP.
+/// Ports of the same-domain default. All belong to protocols that begin with TLS: HTTPS and
+/// WebSocket, MQTT, XMPP.
 const SAME_DOMAIN_PORTS: [u16; 3] = [443, 8883, 5223];
 
-/// Where somebody may go. Nothing is granted at first.
+/// The hosts and ports that a party may connect to. The default grants nothing.
 ///
-/// A connection needs a [`Rule`] for the name (or address) as it was asked for, and then an address that may be dialled: public ones always
-/// may; [`Grants::allow_loopback`] and [`Grants::allow_private`] admit those two kinds for the hosts that the rules name, and admit no
-/// host by themselves. Addresses of every other special block are never dialled. [`judge`] tells what an address is.
+/// A connection needs a [`Rule`] for the requested name or address, and then an address that may be
+/// dialled. Public addresses may always be dialled. [`Grants::allow_loopback`] and
+/// [`Grants::allow_private`] admit those two kinds for the hosts that the rules name. They admit no
+/// host by themselves. Addresses of all other special blocks are never dialled. [`judge`]
+/// classifies an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     rules: Vec<(Rule, GrantedBy)>,
@@ -26,27 +29,29 @@ pub struct Grants {
     private: bool,
 }
 
-/// Where a rule comes from.
+/// The source of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GrantedBy {
-    /// From the policy that a stub may speak to its own domain.
+    /// The policy that a stub may connect to its own domain.
     SameDomain,
-    /// From the operator's configuration, or the program that embeds the library.
+    /// The operator's configuration, or the program that embeds the library.
     Operator,
 }
 
 impl Grants {
-    /// Nothing is granted.
+    /// Grants nothing.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The default of a stub: its domain and everything below it, over TLS, on 443, 8883, 5223, the domain's own port, and those of `ports`
-    /// that are above 1023 (the others are left out: a descriptor is no reason to speak to somebody's SSH or SMTP server).
+    /// The default grants of a stub: its domain and all names below it, over TLS. The ports are
+    /// 443, 8883, 5223, the domain's own port, and those of `ports` above 1023. Ports of `ports` up
+    /// to 1023 are ignored: a descriptor must not open another party's SSH or SMTP server.
     ///
-    /// Nothing is below an address or a public suffix (`github.io`): such a domain is the exact host only.
+    /// An address or a public suffix (`github.io`) has no names below it. Such a domain grants the
+    /// exact host only.
     #[must_use]
     pub fn same_domain(domain: &Domain, ports: &[u16]) -> Self {
         let stated = ports.iter().copied().filter(|&port| port > 1023);
@@ -60,52 +65,53 @@ impl Grants {
         Self { rules: rules.map(|rule| (rule, GrantedBy::SameDomain)).collect(), ..Self::none() }
     }
 
-    /// Grants what a rule says.
+    /// Adds a rule.
     #[must_use]
     pub fn allow(mut self, rule: Rule) -> Self {
         self.rules.push((rule, GrantedBy::Operator));
         self
     }
 
-    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports: over TLS alone, or with
-    /// [`Protection::Plain`] also without it.
+    /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports, over TLS
+    /// only. [`Protection::Plain`] also grants connections without TLS.
     ///
     /// # Errors
-    /// If the hosts cannot be read.
+    /// If the hosts cannot be parsed.
     pub fn allow_host(self, hosts: &str, ports: impl Into<Ports>, protection: Protection) -> Result<Self, RuleError> {
         Ok(self.allow(Rule::new(hosts, ports)?.plain(protection == Protection::Plain)))
     }
 
-    /// Whether hosts that a rule names may be this host itself. `localhost`, names below it and loopback addresses may then be spoken to
-    /// without TLS, since nobody listens in between.
+    /// Allows or forbids granted hosts to be this host itself. If allowed, `localhost`, names below
+    /// it and loopback addresses need no TLS, since loopback has no eavesdroppers.
     #[must_use]
     pub fn allow_loopback(self, loopback: bool) -> Self {
         Self { loopback, ..self }
     }
 
-    /// Whether hosts that a rule names may be in a private network (RFC 1918, RFC 4193).
+    /// Allows or forbids granted hosts in a private network (RFC 1918, RFC 4193).
     #[must_use]
     pub fn allow_private(self, private: bool) -> Self {
         Self { private, ..self }
     }
 
-    /// The rules, in the order in which they were given.
+    /// The rules, in the order in which they were added.
     pub fn rules(&self) -> impl Iterator<Item = (&Rule, GrantedBy)> {
         self.rules.iter().map(|(rule, by)| (rule, *by))
     }
 
-    /// Whether a host (a name, or an address with or without brackets) may be spoken to on a port, as far as its name tells. What a name
-    /// resolves to is judged when it is connected to.
+    /// Checks a connection to a host (a name, or an address with or without brackets) on a port, as
+    /// far as the name shows. The addresses of a name are judged when a connection is opened.
     ///
     /// # Errors
-    /// If no rule allows it, or the host is an address (or `localhost`) that may not be dialled.
+    /// If no rule allows the connection, or the host is an address (or `localhost`) that may not be
+    /// dialled.
     pub fn check(&self, host: &str, port: u16, protection: Protection) -> Result<(), Refused> {
         let refused = |problem| Refused::new(SafeText::quote(host).to_string(), port, protection, Reason::Unreadable(problem));
         let host = Host::parse(host).map_err(refused)?;
         self.check_host(&host, port, protection)
     }
 
-    /// Why [`check`](Self::check) says what it says, rule by rule.
+    /// Explains the result of [`check`](Self::check), rule by rule.
     #[must_use]
     pub fn explain(&self, host: &str, port: u16, protection: Protection) -> Explanation {
         let parsed = Host::parse(host).ok();
@@ -123,7 +129,7 @@ impl Grants {
         }
     }
 
-    /// Whether an address that is judged so may be dialled for a host that a rule names.
+    /// Returns `true` if an address with this judgement may be dialled for a granted host.
     fn admits(&self, judged: Judged) -> bool {
         match judged.scope() {
             Scope::Public => true,
@@ -136,7 +142,7 @@ impl Grants {
     pub(crate) fn check_host(&self, host: &Host, port: u16, protection: Protection) -> Result<(), Refused> {
         let refused = |reason| Refused::new(host.to_string(), port, protection, reason);
         if port == 0 {
-            return Err(refused(Reason::Unreadable("0 is no port".into())));
+            return Err(refused(Reason::Unreadable("0 is not a port".into())));
         }
         let nearest = self.rules.iter().map(|(rule, _)| (rule, rule.fit(host, port, protection))).max_by_key(|&(_, fit)| fit);
         match nearest {
@@ -150,10 +156,10 @@ impl Grants {
         }
     }
 
-    /// Those of the addresses of a host that may be dialled, in their order.
+    /// Returns the addresses of a host that may be dialled, in their order.
     ///
     /// # Errors
-    /// If there are addresses, and none of them may be.
+    /// If none of the addresses may be dialled. An empty list is not an error.
     pub(crate) fn admit(
         &self,
         host: &Host,
@@ -167,13 +173,13 @@ impl Grants {
             return Err(Refused::new(host.to_string(), port, protection, Reason::Addresses(refused)));
         }
         if !refused.is_empty() {
-            tracing::debug!(%host, ?refused, "some addresses of a host are left out");
+            tracing::debug!(%host, ?refused, "some addresses of the host may not be dialled; using the others");
         }
         Ok(admitted.into_iter().map(|(address, _)| address).collect())
     }
 }
 
-/// A connection that is refused by policy: what was asked for, what speaks against it, and what would have to be granted.
+/// A connection that policy refuses: the request, the reason, and the missing grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     asked: Asked,
@@ -187,15 +193,15 @@ struct Asked {
     protection: Protection,
 }
 
-/// What speaks against a connection.
+/// The reason for a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The host or port is none; the text says why.
+    /// The host or port is invalid. The text has the reason.
     Unreadable(String),
-    /// No rule is about the host.
+    /// No rule names the host.
     NoRule,
-    /// This rule is about the host, on other ports.
+    /// This rule names the host, but other ports.
     OtherPorts(Rule),
     /// This rule allows the host and port, over TLS only.
     TlsOnly(Rule),
@@ -203,7 +209,7 @@ pub enum Reason {
     Addresses(Vec<(IpAddr, Judged)>),
 }
 
-/// What would have to be granted for a refused connection to be allowed.
+/// The grant that would allow a refused connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missing {
@@ -213,7 +219,7 @@ pub enum Missing {
     Loopback,
     /// [`Grants::allow_private`].
     Private,
-    /// Nothing: no grant allows it.
+    /// No grant can allow the connection.
     Nothing,
 }
 
@@ -222,25 +228,26 @@ impl Refused {
         Self { asked: Asked { host, port, protection }, reason }
     }
 
-    /// The host that was asked for, as it would stand in a URL.
+    /// The requested host, in the form that URLs use.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.asked.host
     }
 
-    /// The port that was asked for.
+    /// The requested port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.asked.port
     }
 
-    /// What speaks against it.
+    /// The reason for the refusal.
     #[must_use]
     pub fn reason(&self) -> &Reason {
         &self.reason
     }
 
-    /// What would have to be granted. A host that is granted may still resolve to addresses that are refused.
+    /// The missing grant. A host that is then granted may still resolve to addresses that are
+    /// refused.
     #[must_use]
     pub fn missing(&self) -> Missing {
         match &self.reason {
@@ -262,7 +269,7 @@ impl Refused {
     }
 
     fn missing_rule(&self) -> Option<Rule> {
-        // To loopback, a rule allows plain connections anyway.
+        // A rule allows plain connections to loopback anyway.
         let host = Host::parse(&self.asked.host).ok()?;
         let plain = self.asked.protection == Protection::Plain && !host.is_loopback();
         Some(Rule::exactly(host, self.asked.port.into()).plain(plain))
@@ -295,7 +302,7 @@ impl fmt::Display for Asked {
         let Self { host, port, protection } = self;
         let without_tls = if *protection == Protection::Plain { " without TLS" } else { "" };
         match port {
-            // A resolver is asked for names only.
+            // Port 0 stands for a resolver's request, which has a name only.
             0 => write!(f, "`{host}`{without_tls}"),
             port => write!(f, "`{host}:{port}`{without_tls}"),
         }
@@ -322,7 +329,8 @@ impl fmt::Display for GrantedBy {
     }
 }
 
-/// Why a connection is allowed or refused: the verdict, every rule, and every address if they were looked for. Its text has a line for each.
+/// The explanation of an allowed or refused connection: the verdict, every rule, and every resolved
+/// address. Its text has a line for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     asked: Asked,
@@ -333,32 +341,32 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// The rules, where they come from, and how they fit.
+    /// The rules, their sources, and how they fit.
     pub fn rules(&self) -> impl Iterator<Item = (&Rule, GrantedBy, Fit)> {
         self.rules.iter().map(|(rule, by, fit)| (rule, *by, *fit))
     }
 
-    /// What the host resolves to, what that is, and whether it may be dialled. None, if it was not looked for: see
-    /// [`Egress::explain`](crate::Egress::explain).
+    /// The addresses of the host, their judgements, and `true` for those that may be dialled. Empty
+    /// if the name was not resolved: see [`Egress::explain`](crate::Egress::explain).
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Judged, bool)> {
         self.addresses.iter().copied()
     }
 
-    /// Why no addresses were looked for, or found.
+    /// The reason that no addresses were resolved or found.
     #[must_use]
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// Whether it is allowed.
+    /// The verdict.
     ///
     /// # Errors
-    /// If it is refused.
+    /// If the connection is refused.
     pub fn verdict(&self) -> Result<(), &Refused> {
         self.verdict.as_ref().copied()
     }
 
-    /// Adds what the host resolves to.
+    /// Adds the addresses of the host.
     pub(crate) fn with_addresses(mut self, grants: &Grants, host: &Host, addresses: Vec<IpAddr>) -> Self {
         let judged = |address| (address, judge(address), grants.admits(judge(address)));
         self.addresses = addresses.iter().copied().map(judged).collect();
@@ -366,7 +374,7 @@ impl Explanation {
         self
     }
 
-    /// Adds why there are no addresses.
+    /// Adds the reason that there are no addresses.
     pub(crate) fn with_remark(self, remark: String) -> Self {
         Self { remark: Some(remark), ..self }
     }

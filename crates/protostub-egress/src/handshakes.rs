@@ -1,4 +1,4 @@
-//! TLS handshakes, on threads of their own.
+//! TLS handshakes, on dedicated threads.
 //!
 //! Verifying certificates costs milliseconds of computing time, and the server's chain decides how
 //! many. The runtime's workers have other work, so each poll of a handshake happens here.
@@ -25,33 +25,33 @@ use tokio::sync::oneshot;
 
 use crate::quota::Party;
 
-/// How long a thread without work stays.
+/// Time after which a thread without work ends.
 const IDLE: Duration = Duration::from_secs(10);
-/// The most threads, however many processors there are.
+/// Maximum number of threads, independent of the number of processors.
 const MAX_THREADS: usize = 4;
 
 /// The threads. They start with the first handshake and end after a while without one. Clones share
-/// them.
+/// the threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshakes(Arc<Pool>);
 
 #[derive(Debug)]
 struct Pool {
     state: Mutex<State>,
-    /// A party has a turn, or no task is left.
+    /// Notified when a party has a turn, or no task is left.
     news: Condvar,
     max_threads: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The parties with tasks to poll, in the order of their turns. A party that is being polled is
-    /// not among them.
+    /// The parties with tasks to poll, in the order of their turns. The queue excludes parties that
+    /// are being polled.
     turns: VecDeque<Party>,
     /// The tasks to poll, for each party that has tasks.
     queues: HashMap<Party, Queue>,
     threads: usize,
-    /// Those of the threads that wait for news.
+    /// Number of threads that wait for news.
     idle: usize,
 }
 
@@ -66,14 +66,14 @@ struct Queue {
 struct Task {
     party: Party,
     pool: Arc<Pool>,
-    /// It is in its party's queue.
+    /// The task is in its party's queue.
     is_queued: AtomicBool,
-    /// `None`: it has ended.
+    /// `None` after the end.
     future: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Handshakes {
-    /// Starts no thread yet. There is one thread for two processors.
+    /// Creates the pool without starting a thread. The limit is one thread for two processors.
     pub(crate) fn new() -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let max_threads = (processors / 2).clamp(1, MAX_THREADS);
@@ -81,7 +81,7 @@ impl Handshakes {
     }
 
     /// Polls a future on the threads, in the turns of its party. Dropping the returned future drops
-    /// it in its next turn.
+    /// the given one in its next turn.
     ///
     /// # Errors
     /// If no thread can be started, or the future panics.
@@ -105,7 +105,8 @@ impl Handshakes {
 
 impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole after each of the methods below; none of them calls anything that panics.
+        // The state is consistent after each of the methods below, and none of them calls code that
+        // panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,7 +117,7 @@ impl Pool {
             let started = thread::Builder::new().name("protostub-tls".to_owned()).spawn(move || pool.work());
             match started {
                 Ok(_) => state.threads += 1,
-                // The threads that exist do the work.
+                // The existing threads do the work.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => return Err(error),
             }
@@ -148,7 +149,7 @@ impl Pool {
             state = self.state();
             state.finish_turn(task.party, polled);
             if state.turns.len() > 1 {
-                // This thread takes one of them.
+                // This thread takes one of the turns.
                 self.news.notify_one();
             }
         }
@@ -156,7 +157,8 @@ impl Pool {
 }
 
 impl State {
-    /// The task whose turn it is. Its party has no other turn until [`finish_turn`](Self::finish_turn).
+    /// The task whose turn it is. Its party gets no other turn until
+    /// [`finish_turn`](Self::finish_turn).
     fn next(&mut self) -> Option<Arc<Task>> {
         let party = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&party)?;
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
     use crate::quota::{Budget, Quota, QuotaLimits};
 
-    fn one_thread() -> Handshakes {
+    fn single_thread() -> Handshakes {
         Handshakes(Arc::new(Pool { state: Mutex::default(), news: Condvar::new(), max_threads: 1 }))
     }
 
@@ -234,15 +236,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn handshake_runs_on_a_thread_of_its_own() {
+    async fn handshake_runs_on_its_own_thread() {
         let [quota] = quotas();
-        let name = one_thread().run(quota.party(), async { thread::current().name().map(str::to_owned) }).await;
+        let name = single_thread().run(quota.party(), async { thread::current().name().map(str::to_owned) }).await;
         assert_eq!(name.unwrap().as_deref(), Some("protostub-tls"));
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn parties_take_turns() {
-        let handshakes = one_thread();
+        let handshakes = single_thread();
         let [gate, many, one] = quotas();
         let (open, opened) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
@@ -274,7 +276,7 @@ mod tests {
         }
         let order: Vec<_> = told.try_iter().collect();
         assert_eq!(order[..3], ["gate", "many", "one"], "{order:?}");
-        // The thread takes the last queue away after the task's result is there.
+        // The thread removes the last queue after the result of the task has arrived.
         while !handshakes.0.state().queues.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -283,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn dropped_handshake_is_dropped_on_its_thread() {
         let (held, dropped) = oneshot::channel::<()>();
-        let handshakes = one_thread();
+        let handshakes = single_thread();
         let [quota] = quotas();
         let endless = async move {
             let _held = held;
@@ -297,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_fails_one_handshake_only() {
-        let handshakes = one_thread();
+        let handshakes = single_thread();
         let [quota] = quotas();
         let error = handshakes.run::<()>(quota.party(), async { panic!("a bug") }).await.unwrap_err();
         assert_eq!(error.to_string(), "the TLS handshake ended unexpectedly");

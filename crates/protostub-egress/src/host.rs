@@ -1,4 +1,4 @@
-//! A host that somebody wants to reach: a name or an address, read once.
+//! A requested host: a name or an address, parsed once.
 
 use std::{
     fmt,
@@ -7,11 +7,12 @@ use std::{
 
 use protostub_types::Domain;
 
-/// More than any host has: 253 bytes in A-labels, fewer characters in Unicode. What is longer is not looked at.
+/// Maximum size of a host text. Every valid host is shorter: 253 bytes in A-labels, fewer
+/// characters in Unicode. Longer texts are rejected without parsing.
 const MAX_HOST_BYTES: usize = 1024;
 
-/// A host without a port: a name in lower-case A-labels without a trailing dot, or an address in its canonical form (an IPv4 address that
-/// was written as an IPv6 one is that IPv4 address).
+/// A host without a port: a name in lower-case A-labels without a trailing dot, or an address in
+/// its canonical form. An IPv4 address in IPv6 notation becomes the IPv4 address.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
     Name(Domain),
@@ -19,25 +20,27 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Reads a host as it stands in a URL (an IPv6 address in brackets) or as programs name it (without).
+    /// Parses a host as URLs write it (an IPv6 address in brackets) or as programs do (without
+    /// brackets).
     ///
-    /// Names that end in a number are refused: `127.1` and `0x7f000001` are addresses to some resolvers and names to others.
+    /// Rejects names that end in a number: `127.1` and `0x7f000001` are addresses to some resolvers
+    /// and names to others.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_HOST_BYTES {
-            return Err("it is too long for a host".into());
+            return Err("the host is too long".into());
         }
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
         if let Some(strange) = text.chars().find(|c| matches!(c, ':' | '@' | '[' | ']')) {
-            return Err(format!("a host name has no `{strange}`"));
+            return Err(format!("a host name cannot contain `{strange}`"));
         }
         let name = Domain::parse(text).map_err(|error| error.to_string())?;
         let last = name.host().rsplit('.').next().unwrap_or_default();
         let hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
         if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
-            return Err("it ends in a number, but is no address in its usual form".into());
+            return Err("the host name ends in a number and is not an address in its usual form".into());
         }
         Ok(Self::Name(name))
     }
@@ -46,13 +49,14 @@ impl Host {
         match (domain.ip(), domain.port()) {
             (Some(address), _) => Self::Address(address.to_canonical()),
             (None, None) => Self::Name(domain.clone()),
-            // The host of a domain is one.
+            // The host part of a domain is itself a domain.
             (None, Some(_)) => Domain::parse(domain.host()).map_or_else(|_| Self::Name(domain.clone()), Self::Name),
         }
     }
 
-    /// The addresses that need no resolver: of an address, and of `localhost` and names below it, which are this host (RFC 6761 section 6.3)
-    /// whatever a resolver says.
+    /// The addresses of a host that needs no resolver: an address, `localhost`, or a name below
+    /// `localhost`. Such names always mean this host (RFC 6761 section 6.3), independent of a
+    /// resolver's answer.
     pub(crate) fn known_addresses(&self) -> Option<Vec<IpAddr>> {
         match self {
             Self::Address(address) => Some(vec![*address]),
@@ -61,7 +65,7 @@ impl Host {
         }
     }
 
-    /// Whether the host is this host by its name or address alone.
+    /// Returns `true` if the name or address alone shows that the host is this host.
     pub(crate) fn is_loopback(&self) -> bool {
         match self {
             Self::Address(address) => address.is_loopback(),
@@ -69,7 +73,7 @@ impl Host {
         }
     }
 
-    /// The name or address as a resolver, a certificate or SNI has it: without brackets.
+    /// The name or address as resolvers, certificates and SNI use it: without brackets.
     pub(crate) fn bare(&self) -> String {
         match self {
             Self::Name(name) => name.host().to_owned(),
@@ -83,7 +87,7 @@ impl Host {
     }
 }
 
-/// As in a URL: an IPv6 address in brackets.
+/// The form in URLs: an IPv6 address is in brackets.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_read_in_every_spelling_and_kept_in_one() {
+    fn host_spellings_have_one_canonical_form() {
         let check = |text: &str, expected: &str| assert_eq!(Host::parse(text).unwrap().to_string(), expected, "{text}");
         check("SP1.Example.", "sp1.example");
         check("bücher.example", "xn--bcher-kva.example");
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_not_looked_at() {
+    fn long_host_is_rejected() {
         assert!(Host::parse(&"ü".repeat(100_000)).unwrap_err().contains("too long"));
         assert!(Host::parse(&"a.".repeat(200)).is_err());
     }

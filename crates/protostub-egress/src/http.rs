@@ -32,13 +32,14 @@ use crate::{
 
 /// Maximum number of idle connections of a client.
 const MAX_IDLE_CONNECTIONS: usize = 2;
-/// Time that an idle connection waits for the next request.
+/// Time for which an idle connection waits for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who we are to HTTP servers.
+/// The name of this client to HTTP servers.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("protostub/", env!("CARGO_PKG_VERSION")));
 
-/// Headers that belong to the connection, to its framing or to the proxy (RFC 9110 section 7.6.1), and that only the host sets.
+/// Headers that only the host sets. They belong to the connection, to its framing or to the proxy
+/// (RFC 9110 section 7.6.1).
 static HOST_HEADERS: [HeaderName; 13] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -55,10 +56,11 @@ static HOST_HEADERS: [HeaderName; 13] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// What the names of further such headers begin with: those for the proxy, and those by which a proxy says where a request came from.
+/// Name prefixes of more headers that only the host sets: headers for the proxy, and headers by
+/// which a proxy states the origin of a request.
 const HOST_PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
 
-/// A URL that the grants allow to be asked.
+/// A URL that the grants allow.
 #[derive(Debug, Clone)]
 pub struct HttpTarget {
     url: Url,
@@ -68,37 +70,38 @@ pub struct HttpTarget {
 }
 
 impl HttpTarget {
-    /// Checks an `https` URL, or an `http` one where the grants allow to do without TLS. The
-    /// addresses that its name resolves to are judged by [`Egress::connect_http`].
+    /// Checks a URL with scheme `https`, or `http` if the grants allow connections without TLS.
+    /// [`Egress::connect_http`] judges the addresses of the name.
     ///
     /// # Errors
-    /// [`Refused`](EgressError::Refused) by the grants, for the host and port; [`Invalid`](EgressError::Invalid), if the URL is not of these
-    /// schemes, or has a user or password (which would end up in logs: send an `authorization` header).
+    /// * [`Refused`](EgressError::Refused) by the grants, for the host and port.
+    /// * [`Invalid`](EgressError::Invalid) if the URL has another scheme, or a user or password.
+    ///   These would end up in logs: send an `authorization` header instead.
     pub fn new(grants: &Grants, url: &Url) -> Result<Self, EgressError> {
         let invalid = |problem: &str| EgressError::invalid(shown(url), problem);
         let protection = match url.scheme() {
             "https" => Protection::Tls,
             "http" => Protection::Plain,
-            _ => return Err(invalid("it is neither https nor http")),
+            _ => return Err(invalid("the scheme is neither https nor http")),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid("a user or password in a URL is not sent; use a header"));
         }
-        let host = url.host_str().ok_or_else(|| invalid("it has no host"))?;
+        let host = url.host_str().ok_or_else(|| invalid("the URL has no host"))?;
         let host = Host::parse(host).map_err(|problem| invalid(&problem))?;
-        let port = url.port_or_known_default().ok_or_else(|| invalid("it has no port"))?;
+        let port = url.port_or_known_default().ok_or_else(|| invalid("the URL has no port"))?;
         grants.check_host(&host, port, protection)?;
         Ok(Self { url: url.clone(), host, port, protection })
     }
 
-    /// The scheme, host and port: exchanges with the same origin share connections.
+    /// Returns the scheme, host and port. Exchanges with the same origin share connections.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.url.origin()
     }
 
-    /// Names the URL in the error of a connection that could not be opened. Refusals, and errors of
-    /// TLS and name resolution, stay as they are.
+    /// Adds the URL to the error of a failed connection. Refusals and errors of TLS and name
+    /// resolution stay as they are.
     #[must_use]
     pub fn failed(&self, error: EgressError) -> EgressError {
         let timed_out = matches!(error, EgressError::TimedOut { .. });
@@ -110,7 +113,7 @@ impl HttpTarget {
         }
     }
 
-    /// Names the URL in the error of an exchange on an open connection.
+    /// Adds the URL to the error of an exchange on an open connection.
     #[must_use]
     pub fn broken(&self, error: &ExchangeError) -> EgressError {
         let timed_out = matches!(error, ExchangeError::Silent(_));
@@ -119,11 +122,11 @@ impl HttpTarget {
 }
 
 impl Egress {
-    /// Prepares a request. Adds `host`, the length of the body and the proxy's own fields; and
-    /// `accept` and `user-agent`, if they are missing.
+    /// Prepares a request. Adds `host`, the length of the body and the proxy's own fields. Adds
+    /// `accept` and `user-agent` if they are missing.
     ///
     /// # Errors
-    /// [`EgressError::Invalid`], if the URL has a character that HTTP cannot send.
+    /// [`EgressError::Invalid`] if the URL has a character that HTTP cannot send.
     pub fn http_request(
         &self,
         target: &HttpTarget,
@@ -133,7 +136,8 @@ impl Egress {
     ) -> Result<HttpRequest, EgressError> {
         let url = &target.url;
         let proxy = self.0.proxy_for(&target.host).filter(|_| target.protection == Protection::Plain);
-        // RFC 9112 section 3.2: a proxy is asked for the whole URL, the server for the path.
+        // RFC 9112 section 3.2: the request to a proxy has the whole URL, the request to the server
+        // has the path only.
         let asked = match proxy {
             Some(_) => &url[..Position::AfterQuery],
             None => &url[Position::BeforePath..Position::AfterQuery],
@@ -158,7 +162,7 @@ impl Egress {
     /// tunnel, or, without TLS, to the proxy itself.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub async fn connect_http(&self, grants: &Grants, quota: &Quota, target: &HttpTarget) -> Result<Connection, EgressError> {
         let HttpTarget { host, port, protection, .. } = target;
         match (self.0.proxy_for(host), protection) {
@@ -174,25 +178,26 @@ impl Egress {
         }
     }
 
-    /// How long an HTTP server may be silent.
+    /// Maximum silence of an HTTP server.
     #[must_use]
     pub fn read_timeout(&self) -> Duration {
         self.0.read_timeout
     }
 
-    /// A client within grants, with connections of its own, which are charged to the quota.
+    /// Creates a client with these grants. The quota charges its connections.
     #[must_use]
     pub fn http(&self, grants: &Grants, quota: &Quota) -> HttpClient {
         HttpClient { egress: self.clone(), grants: Arc::new(grants.clone()), quota: quota.clone(), idle: Arc::default() }
     }
 }
 
-/// An HTTP/1.1 client that goes only where its [`Grants`] say. Clones share their connections.
+/// An HTTP/1.1 client that connects only where its [`Grants`] allow. Clones share their
+/// connections.
 ///
-/// Follows no redirects by itself, and has no cookies and no proxy of the environment. Dials only
-/// the addresses that were judged. [`HttpLimits`] bound heads and informational responses.
-/// reqwest's own client has no limit on informational responses, and accepts no connection that has
-/// one.
+/// The client follows redirects only in [`get`](Self::get), and has no cookies and no proxy of the
+/// environment. It dials only judged addresses. [`HttpLimits`] bound heads and informational
+/// responses. reqwest's own client has no limit on informational responses, and cannot use a
+/// connection that has one.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     egress: Egress,
@@ -202,11 +207,11 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Sends a request, and waits for the head of the response. The body has no limit: take it
-    /// piece by piece. An error of the body becomes an [`EgressError`] by `from`.
+    /// Sends a request and waits for the head of the response. The body has no limit, so the caller
+    /// must read it piece by piece. An error of the body becomes an [`EgressError`] by `from`.
     ///
     /// # Errors
-    /// As [`HttpTarget::new`] and [`Egress::connect_http`]; [`Http`](EgressError::Http), if the
+    /// As for [`HttpTarget::new`] and [`Egress::connect_http`]. [`Http`](EgressError::Http) if the
     /// exchange fails or takes longer than [`EgressConfig::read_timeout`](crate::EgressConfig).
     pub async fn send(
         &self,
@@ -223,7 +228,8 @@ impl HttpClient {
         let size = body.size_hint();
         let mut body = PooledBody { body: Some(body), size, target, idle: Arc::clone(&self.idle) };
         if body.size.exact() == Some(0) {
-            // Returns the connection now: a caller that follows a redirect reads no body.
+            // Returns the connection now, since a caller that follows a redirect does not read the
+            // body.
             let _end = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
         }
         let (parts, ()) = head.into_parts();
@@ -242,7 +248,7 @@ impl HttpClient {
     ) -> Result<(http::Response<()>, HttpBody<Connection>), EgressError> {
         while let Some(http) = self.idle.take(&target.origin()) {
             match http.exchange(request).await {
-                // The server closed it meanwhile.
+                // The server closed the idle connection.
                 Err(ExchangeError::Unsent(unsent)) => request = *unsent,
                 answer => return answer.map_err(|error| target.broken(&error)),
             }
@@ -254,20 +260,23 @@ impl HttpClient {
         answer.await.map_err(|error| target.broken(&error))
     }
 
-    /// Gets a URL, following at most so many redirects. Every hop is checked as the first was; none leads from `https` to `http`. The
-    /// response's own `url()` is where it came from in the end. Its body is not limited: take it piece by piece.
+    /// Gets a URL, following at most `max_redirects` redirects. Every hop is checked like the first
+    /// URL, and a redirect from `https` to `http` is an error. The response's `url()` is the final
+    /// URL. The body has no limit, so the caller must read it piece by piece.
     ///
     /// # Errors
-    /// As [`send`](Self::send); [`Redirect`](EgressError::Redirect), if there are too many or one
-    /// leads nowhere; otherwise what failed.
+    /// As for [`send`](Self::send). [`Redirect`](EgressError::Redirect) if there are too many
+    /// redirects or one is invalid. Otherwise the failure.
     pub async fn get(&self, url: &Url, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
         self.get_with(url, HeaderMap::new(), max_redirects).await
     }
 
-    /// The same, sending these headers with every request: conditions and ranges. They are no place for secrets, since redirects get them too.
+    /// Gets a URL like [`get`](Self::get), and sends these headers with every request: conditions
+    /// and ranges. The headers must not have secrets, since the targets of redirects receive them
+    /// too.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// As for [`get`](Self::get).
     pub async fn get_with(&self, url: &Url, headers: HeaderMap, max_redirects: usize) -> Result<reqwest::Response, EgressError> {
         let mut url = url.clone();
         let mut followed = 0;
@@ -282,9 +291,9 @@ impl HttpClient {
                 return Err(fail(format!("{max_redirects} redirects were followed already")));
             }
             let next = location.to_str().ok().and_then(|location| url.join(location).ok());
-            let next = next.ok_or_else(|| fail("its location is no URL".into()))?;
+            let next = next.ok_or_else(|| fail("the `location` header is not a URL".into()))?;
             if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(fail(format!("it leads from https to `{}`", shown(&next))));
+                return Err(fail(format!("the redirect leads from https to `{}`", shown(&next))));
             }
             tracing::debug!(from = %shown(&url), to = %shown(&next), "following a redirect");
             followed += 1;
@@ -310,7 +319,7 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that was used last, if it is still open.
+    /// Takes the most recently used connection to an origin, if the connection is still open.
     fn take(&self, origin: &Origin) -> Option<Http1<Connection>> {
         let mut waiting = self.lock();
         let cx = &mut Context::from_waker(std::task::Waker::noop());
@@ -332,7 +341,7 @@ impl Idle {
         }
     }
 
-    /// Closes expired connections. Returns the time at which the next one expires.
+    /// Closes expired connections. Returns the expiry time of the next one.
     fn expire(&self) -> Option<Instant> {
         let mut waiting = self.lock();
         waiting.connections.retain(|(_, until, _)| *until > Instant::now());
@@ -348,7 +357,7 @@ async fn close_in_time(idle: Weak<Idle>) {
     }
 }
 
-/// The body of a response. Its connection waits for the next request afterwards.
+/// The body of a response. At its end, its connection becomes idle.
 struct PooledBody {
     /// `None` after the end.
     body: Option<HttpBody<Connection>>,
@@ -391,21 +400,21 @@ impl fmt::Debug for PooledBody {
     }
 }
 
-/// Reads headers of a request that somebody else asks for.
+/// Converts the headers of a caller's request.
 ///
 /// # Errors
-/// [`EgressError::Invalid`], if a name or value cannot be one, or belongs to the connection and is the host's: `host`, `content-length`,
-/// `connection`, `via`, `proxy-…`, `x-forwarded-…` and the like.
+/// [`EgressError::Invalid`] if a name or value is malformed, or if only the host may set the
+/// header: `host`, `content-length`, `connection`, `via`, `proxy-…`, `x-forwarded-…` and the like.
 pub fn request_headers(headers: &[(String, String)]) -> Result<HeaderMap, EgressError> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let invalid = |problem: &str| EgressError::invalid(name.as_str(), problem);
-        let name = HeaderName::try_from(name).map_err(|_| invalid("it cannot be the name of a header"))?;
+        let name = HeaderName::try_from(name).map_err(|_| invalid("a header cannot have this name"))?;
         if HOST_HEADERS.contains(&name) || HOST_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) {
             return Err(invalid("this header is set by the host alone"));
         }
-        let value = HeaderValue::try_from(value).map_err(|_| invalid("the value of this header has characters that none has"))?;
-        map.try_append(name, value).map_err(|_| invalid("it is one header too many"))?;
+        let value = HeaderValue::try_from(value).map_err(|_| invalid("the value of this header has invalid characters"))?;
+        map.try_append(name, value).map_err(|_| invalid("the request has too many headers"))?;
     }
     Ok(map)
 }
@@ -414,12 +423,14 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// A URL as errors and logs show it: without user, password, query and fragment, which may be secrets.
+/// Formats a URL for errors and logs, without user, password, query and fragment, which may be
+/// secrets.
 fn shown(url: &Url) -> String {
     format!("{}{}", &url[..Position::BeforeUsername], &url[Position::BeforeHost..Position::AfterPath])
 }
 
-/// Returns the error of a response's body: what this crate put into it, or what HTTP made of it.
+/// Returns the error of a response's body: the body's own [`EgressError`], or else the error of the
+/// HTTP library.
 #[must_use]
 pub fn response_error(error: reqwest::Error) -> EgressError {
     // reqwest boxes the error of a body.

@@ -6,9 +6,8 @@
 //!        └── the server closes ────┴──► gone
 //! ```
 //!
-//! Spawns nothing: an exchange polls its connection itself, and so does the body of its response. A
-//! server's informational responses, heads and trailers are bounded while they are read, by
-//! [`HttpLimits`].
+//! Spawns no task: an exchange polls its connection itself, and so does the body of its response.
+//! [`HttpLimits`] bound a server's informational responses, heads and trailers while they are read.
 
 use std::{
     fmt,
@@ -39,7 +38,7 @@ use tokio::{
 /// The smallest buffer that hyper reads into.
 const MIN_BUFFER_BYTES: usize = 8 << 10;
 
-/// Limits of what a server sends around the body of a response.
+/// Limits of everything that a server sends around the body of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the caller of an exchange has to decide on all of it")]
 pub struct HttpLimits {
@@ -49,7 +48,7 @@ pub struct HttpLimits {
     pub fields: usize,
     /// Number of informational responses (1xx) before a response. Default: 8.
     pub informational: usize,
-    /// Time within a body without a byte. Default: 60 s.
+    /// Maximum silence within a body. Default: 60 s.
     pub silence: Duration,
 }
 
@@ -59,33 +58,34 @@ impl Default for HttpLimits {
     }
 }
 
-/// Why an exchange on a connection failed.
+/// The reason that an exchange on a connection failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
-    /// The connection ended before a byte of the request was sent. Another connection may send it.
+    /// The connection ended before a byte of the request was sent. The caller may send the request
+    /// on another connection.
     #[error("the connection was closed before the request was sent")]
     Unsent(Box<HttpRequest>),
-    /// The server sent one informational response after the other.
+    /// The server exceeded the limit of informational responses.
     #[error("the server sent more informational responses (1xx) than the limit of {0}")]
     Informational(usize),
-    /// The server sent a head, or trailers, without an end.
+    /// The head or the trailers of the response exceeded a limit.
     #[error("the head of the response is over the limit of {bytes} bytes or {fields} fields")]
     Head {
-        /// The limit of its size.
+        /// Limit of the size.
         bytes: usize,
-        /// The limit of the number of its fields.
+        /// Limit of the number of fields.
         fields: usize,
     },
-    /// The server sent nothing for too long.
+    /// The server was silent for too long.
     #[error("the server sent nothing for {0:?}")]
     Silent(Duration),
-    /// The connection broke, or the server sent no HTTP.
+    /// The connection broke, or the server's answer was not HTTP.
     #[error("{0}")]
     Broken(SafeText),
 }
 
-/// A request as a connection sends it.
+/// A request in the form that a connection sends.
 #[derive(Debug)]
 pub struct HttpRequest(pub(crate) http::Request<Full<Bytes>>);
 
@@ -98,20 +98,20 @@ impl HttpRequest {
 
 type Driver<S> = Connection<TokioIo<Bounded<S>>, Full<Bytes>>;
 
-/// A connection that takes the next request.
+/// A connection that is ready for the next request.
 pub struct Http1<S: AsyncRead + AsyncWrite + Unpin> {
     sender: SendRequest<Full<Bytes>>,
-    /// `None` after the end of the connection.
+    /// `None` after the connection has ended.
     driver: Option<Box<Driver<S>>>,
     informational: Arc<Informational>,
     limits: HttpLimits,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
-    /// Begins HTTP on a new connection to a server. Sends nothing itself.
+    /// Begins HTTP on a new connection to a server. Sends no bytes yet.
     ///
     /// # Errors
-    /// [`ExchangeError::Broken`], if hyper refuses the connection.
+    /// [`ExchangeError::Broken`] if hyper refuses the connection.
     pub async fn new(stream: S, limits: HttpLimits) -> Result<Self, ExchangeError> {
         let informational = Arc::new(Informational { seen: AtomicUsize::new(0), limit: limits.informational });
         let stream = Bounded { stream, informational: Arc::clone(&informational) };
@@ -125,11 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         Ok(Self { sender, driver: Some(Box::new(driver)), informational, limits })
     }
 
-    /// Sends a request. Resolves to the head of the response when that is there.
+    /// Sends a request. Resolves to the head of the response when the head has arrived.
     ///
     /// # Errors
-    /// [`ExchangeError::Unsent`] with the request, if the server had closed the connection before;
-    /// otherwise what failed.
+    /// [`ExchangeError::Unsent`] with the request, if the server had already closed the connection.
+    /// Otherwise the failure.
     pub async fn exchange(mut self, request: HttpRequest) -> Result<(http::Response<()>, HttpBody<S>), ExchangeError> {
         self.informational.seen.store(0, Ordering::Relaxed);
         let informational = Arc::clone(&self.informational);
@@ -145,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             })
             .await
         };
-        // A head may have come with too many of them in one piece.
+        // One read may have brought both a head and too many informational responses.
         self.informational.check().map_err(ExchangeError::Informational)?;
         match answer {
             Ok(response) => {
@@ -160,14 +160,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         }
     }
 
-    /// Watches an idle connection. Ready, if the server closed it or sent something unasked.
+    /// Polls an idle connection. Ready if the server closed the connection or sent unsolicited
+    /// bytes.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         poll_driver(&mut self.driver, cx);
         if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Returns `true` if the connection takes a request now. Returns `false` also while the last
-    /// request is still being sent, since a server may answer before its end.
+    /// Returns `true` if the connection can take a request now. Returns `false` also while the last
+    /// request is still being sent, since a server may answer before the request ends.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.driver.is_some() && self.sender.is_ready()
@@ -181,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 }
 
-/// Polls a connection. The exchange, or its body, reports the error that ends it.
+/// Polls a connection. The exchange, or its body, reports the error that ends the connection.
 fn poll_driver<S: AsyncRead + AsyncWrite + Unpin>(driver: &mut Option<Box<Driver<S>>>, cx: &mut Context<'_>) {
     if let Some(polled) = driver
         && Pin::new(polled).poll(cx).is_ready()
@@ -196,18 +197,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> fmt::Debug for Http1<S> {
     }
 }
 
-/// The body of a response, with the connection that it comes over.
+/// The body of a response, with its connection.
 pub struct HttpBody<S: AsyncRead + AsyncWrite + Unpin> {
     incoming: Incoming,
     http: Http1<S>,
     silence: Option<Pin<Box<Sleep>>>,
-    /// `silence` runs.
+    /// The timer `silence` is running.
     waits: bool,
     ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> HttpBody<S> {
-    /// The next piece, never empty. `None` after the last one. Trailers are read and dropped.
+    /// Returns the next piece, which is never empty. `None` after the last one. Trailers are read
+    /// and dropped.
     ///
     /// # Errors
     /// The error that ends the body.
@@ -234,25 +236,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HttpBody<S> {
                 }
                 None => {
                     self.ended = true;
-                    // The connection becomes ready for the next request when it is polled.
+                    // Polls once more, since only a poll makes the connection ready for the next
+                    // request.
                     poll_driver(&mut self.http.driver, cx);
                 }
             }
         }
     }
 
-    /// Sends the rest of the request, without reading the body.
+    /// Sends the rest of the request without reading the body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         poll_driver(&mut self.http.driver, cx);
     }
 
-    /// The number of bytes that are still to come, if the server states it.
+    /// The number of remaining bytes, if the server stated it.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
     }
 
-    /// The connection, if the whole body was read and the connection is still open.
+    /// Returns the connection if the whole body was read and the connection is still open.
     #[must_use]
     pub fn into_idle(self) -> Option<Http1<S>> {
         (self.ended && self.http.driver.is_some()).then_some(self.http)
@@ -288,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> fmt::Debug for HttpBody<S> {
     }
 }
 
-/// The informational responses of an exchange.
+/// The count of informational responses in an exchange.
 #[derive(Debug)]
 struct Informational {
     seen: AtomicUsize,
@@ -297,14 +300,14 @@ struct Informational {
 
 impl Informational {
     /// # Errors
-    /// The limit, if there were more.
+    /// The limit, if the exchange exceeded it.
     fn check(&self) -> Result<(), usize> {
         if self.seen.load(Ordering::Relaxed) > self.limit { Err(self.limit) } else { Ok(()) }
     }
 }
 
-/// A stream that fails to be read after too many informational responses. hyper skips them without
-/// limit, and its callback cannot stop it.
+/// A stream whose reads fail after too many informational responses. hyper skips them without
+/// limit, and its callback cannot stop the connection.
 #[derive(Debug)]
 struct Bounded<S> {
     stream: S,

@@ -1,17 +1,19 @@
 //! The only way out of a Protostub runtime: grants, name resolution, checked dialling, TLS.
 //!
-//! Whoever wants to reach something — a stub's transports, the catalogue that downloads stubs — has [`Grants`] and goes through [`Egress`]:
+//! A stub's transports and the catalogue, which downloads stubs, have [`Grants`] and connect
+//! through [`Egress`]:
 //!
 //! ```text
-//! host, port ──► grants: is there a rule? ──► resolve ──► judge every address ──► dial those that may be ──► TLS with the name
-//!                       │                                       │
-//!                       └── Refused: which rule is missing      └── Refused: which address, why, what would admit it
+//! host, port ──► grants: a rule? ──► resolve ──► judge every address ──► dial admitted ──► TLS
+//!                   │                                 │
+//!                   └── Refused: missing rule         └── Refused: address, reason, missing grant
 //! ```
 //!
-//! The address that was judged is the one that is dialled: nothing is resolved twice. The same holds for every HTTP request and every hop of
-//! a redirect. With a proxy, the proxy resolves the names; see [`EgressConfig::proxy`].
+//! The judged address is the dialled address, since a name is resolved only once per connection.
+//! TLS then verifies the requested name. The same holds for every HTTP request and every hop of a
+//! redirect. With a proxy, the proxy resolves the names; see [`EgressConfig::proxy`].
 //!
-//! Nothing is read from the environment, and there is no global state.
+//! The crate does not read the environment and has no global state.
 
 mod grants;
 mod protection;

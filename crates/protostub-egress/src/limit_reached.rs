@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// A limit that refuses a connection. The text names the setting that raises it.
+/// A limit that refuses a connection. The text names the setting that raises the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitReached {
     pub(crate) kind: LimitKind,
@@ -30,8 +30,8 @@ impl LimitKind {
 }
 
 impl LimitReached {
-    /// The setting of the limit: `connections` and `connect_attempts_per_second` are the party's,
-    /// `max_sockets` is the process's.
+    /// The setting of the limit: `connections` and `connect_attempts_per_second` belong to the
+    /// party, `max_sockets` to the process.
     #[must_use]
     pub fn setting(self) -> &'static str {
         self.kind.setting()

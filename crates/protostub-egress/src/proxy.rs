@@ -1,8 +1,10 @@
 //! An explicit HTTP proxy (RFC 9110 section 9.3.6).
 //!
-//! With a proxy, names are checked by the grants as ever, and so are hosts that are addresses; but the proxy resolves the names, so that what
-//! they resolve to is *not* judged here. Whoever configures a proxy relies on it to refuse addresses of private networks, loopback and metadata
-//! services. `localhost` and loopback addresses never go through the proxy: there they would be the proxy's own host.
+//! With a proxy, the grants check names and literal addresses as usual. But the proxy resolves the
+//! names, so the egress does *not* judge their addresses. An operator who configures a proxy relies
+//! on the proxy to refuse addresses of private networks, loopback and metadata services.
+//! `localhost` and loopback addresses never go through the proxy, where they would mean the proxy's
+//! own host.
 
 use std::fmt;
 
@@ -15,18 +17,18 @@ use url::Url;
 
 use crate::{connect::Stream, error::EgressError, host::Host};
 
-/// The longest answer to CONNECT that is read, up to its empty line.
+/// Maximum size of an answer to CONNECT, up to its empty line.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
-/// Where the proxy is and how it knows us.
+/// The location of the proxy, and this host's credentials for it.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    /// Without user and password.
+    /// The URL without user and password.
     pub(crate) url: Url,
     pub(crate) host: Host,
     pub(crate) port: u16,
     pub(crate) tls: bool,
-    /// `Proxy-Authorization`, marked as sensitive.
+    /// The header `Proxy-Authorization`, marked as sensitive.
     pub(crate) authorization: Option<HeaderValue>,
 }
 
@@ -40,7 +42,7 @@ impl Proxy {
             _ => return Err(fail("is neither http nor https")),
         };
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(fail("has a path, a query or a fragment, which no proxy has"));
+            return Err(fail("must not have a path, a query or a fragment"));
         }
         let host = url.host_str().ok_or_else(|| fail("has no host"))?;
         let host = Host::parse(host).map_err(|problem| fail(&format!("has an invalid host: {problem}")))?;
@@ -49,7 +51,7 @@ impl Proxy {
         Ok(Self { url: bare, host, port, tls, authorization: authorization(url)? })
     }
 
-    /// Asks for a tunnel to `target` on a connection to the proxy.
+    /// Requests a tunnel to `target` on a connection to the proxy.
     pub(crate) async fn tunnel(&self, target: &str, stream: &mut Stream) -> Result<(), EgressError> {
         let fail = |problem: String| self.error(target, problem);
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
@@ -62,23 +64,25 @@ impl Proxy {
         stream.write_all(&request).await.map_err(|error| fail(error.to_string()))?;
         stream.flush().await.map_err(|error| fail(error.to_string()))?;
 
-        // Byte by byte: whatever stands behind the empty line is the tunnel's already.
+        // Reads byte by byte, since the bytes after the empty line already belong to the tunnel.
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() == MAX_ANSWER_BYTES {
-                return Err(fail(format!("its answer to CONNECT is longer than {MAX_ANSWER_BYTES} bytes")));
+                return Err(fail(format!("the proxy's answer to CONNECT is longer than {MAX_ANSWER_BYTES} bytes")));
             }
-            answer.push(stream.read_u8().await.map_err(|error| fail(format!("no complete answer to CONNECT: {error}")))?);
+            answer.push(
+                stream.read_u8().await.map_err(|error| fail(format!("the proxy sent no complete answer to CONNECT: {error}")))?,
+            );
         }
         let line = String::from_utf8_lossy(&answer);
         let line = SafeText::quote(line.lines().next().unwrap_or_default());
         match status(&line) {
             Some(200..=299) => Ok(()),
             Some(407) if self.authorization.is_none() => {
-                Err(fail(format!("it wants a user and a password in its URL (`{line}`)")))
+                Err(fail(format!("the proxy requires a user and a password (`{line}`); add them to the proxy's URL")))
             }
-            Some(_) => Err(fail(format!("it answered `{line}` to CONNECT"))),
-            None => Err(fail(format!("it answered no HTTP to CONNECT: `{line}`"))),
+            Some(_) => Err(fail(format!("the proxy answered `{line}` to CONNECT"))),
+            None => Err(fail(format!("the proxy's answer to CONNECT is not HTTP: `{line}`"))),
         }
     }
 
@@ -87,14 +91,14 @@ impl Proxy {
     }
 }
 
-/// The status of `HTTP/1.1 200 Connection established`.
+/// Parses the status of `HTTP/1.1 200 Connection established`.
 fn status(line: &str) -> Option<u16> {
     let (version, rest) = line.split_once(' ')?;
     let code = rest.split(' ').next()?;
     (version.starts_with("HTTP/1.") && code.len() == 3).then(|| code.parse().ok())?
 }
 
-/// Basic authentication (RFC 7617) with what stands before the host in the URL.
+/// Returns the header of Basic authentication (RFC 7617) with the user and password of the URL.
 fn authorization(url: &Url) -> Result<Option<HeaderValue>, EgressError> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
@@ -108,7 +112,7 @@ fn authorization(url: &Url) -> Result<Option<HeaderValue>, EgressError> {
     Ok(Some(value))
 }
 
-/// A proxy's URL without user and password.
+/// Formats a proxy's URL without user and password.
 fn shown(url: &Url) -> String {
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())

@@ -29,9 +29,9 @@ use crate::{
 
 /// Descriptors of one look-up: a socket for IPv4 addresses and one for IPv6 addresses.
 const LOOKUP_SOCKETS: usize = 2;
-/// The seconds' worth of attempts that may come at once.
+/// Size of a burst, in seconds' worth of attempts.
 const BURST_SECONDS: u32 = 2;
-/// The host's own look-ups at a time. Further ones wait.
+/// Maximum number of concurrent look-ups of the host itself. Further look-ups wait.
 const OWN_LOOKUPS: usize = 16;
 
 /// Maximum use of the network by one party.
@@ -40,8 +40,9 @@ const OWN_LOOKUPS: usize = 16;
 pub struct QuotaLimits {
     /// Maximum number of open sockets: connecting, in use, idle and closing.
     pub sockets: usize,
-    /// Maximum number of connection attempts per second. Twice as many may come at once. An attempt
-    /// is a look-up with the first address, each further address, and each later start of TLS.
+    /// Maximum number of connection attempts per second. A burst may have twice as many. One
+    /// attempt is a look-up together with the first address, each further address, or each later
+    /// start of TLS.
     pub attempts_per_second: u32,
     /// Maximum number of concurrent name look-ups. Further look-ups wait.
     pub lookups: usize,
@@ -53,26 +54,28 @@ impl Default for QuotaLimits {
     }
 }
 
-/// The account of one party: a stub with all its instances, or the host itself. Clones share it.
+/// The account of one party: a stub with all its instances, or the host itself. Clones share the
+/// account.
 ///
-/// [`Egress::quota`](crate::Egress::quota) opens one. [`Egress::own`](crate::Egress::own) is the
-/// host's. A socket stays charged until it is closed, also when its owner has ended.
+/// [`Egress::quota`](crate::Egress::quota) opens an account. [`Egress::own`](crate::Egress::own) is
+/// the host's. A socket stays charged until it is closed, even if its owner has ended.
 #[derive(Clone)]
 pub struct Quota(Arc<Account>);
 
-/// One party among those that take turns. Only an account that is in use has one.
+/// The identity of an account among the parties that take turns. Only an account in use has an
+/// identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Party(usize);
 
 struct Account {
     budget: Arc<Budget>,
-    /// `None`: the host's own account, limited by the budget alone.
+    /// `None` for the host's own account, which only the budget limits.
     limits: Option<QuotaLimits>,
     lookups: Semaphore,
     attempts: Mutex<AttemptBucket>,
     /// Sockets of connections.
     sockets: AtomicUsize,
-    /// All descriptors, those of look-ups included. Changed under the budget's lock.
+    /// All descriptors, including those of look-ups. Changes only under the budget's lock.
     held: AtomicUsize,
     refusals: [AtomicU64; LimitKind::ALL.len()],
 }
@@ -85,7 +88,7 @@ struct AttemptBucket {
 }
 
 impl AttemptBucket {
-    /// The time to wait for an attempt; `None`: it is possible now.
+    /// Returns the time until the next attempt is possible. `None` if an attempt is possible now.
     fn wait(&self, per_second: u32, now: Instant) -> Option<Duration> {
         let capacity = Duration::from_secs(BURST_SECONDS.into());
         let debt = (self.full_at + interval(per_second)).saturating_duration_since(now);
@@ -102,12 +105,13 @@ fn interval(per_second: u32) -> Duration {
 }
 
 impl Quota {
-    /// An account with these limits.
+    /// Opens an account with these limits.
     pub(crate) fn new(budget: &Arc<Budget>, limits: QuotaLimits) -> Self {
         Self::open(budget, Some(limits), limits.lookups)
     }
 
-    /// The host's own account: limited by the budget alone, whose reserve it may use.
+    /// Opens the host's own account. Only the budget limits it, and it may use the budget's
+    /// reserve.
     pub(crate) fn own(budget: &Arc<Budget>) -> Self {
         Self::open(budget, None, OWN_LOOKUPS)
     }
@@ -124,7 +128,7 @@ impl Quota {
         }))
     }
 
-    /// Which account it is.
+    /// Returns the identity of the account.
     pub(crate) fn party(&self) -> Party {
         Party(Arc::as_ptr(&self.0) as usize)
     }
@@ -135,27 +139,28 @@ impl Quota {
         self.0.sockets.load(Ordering::Relaxed)
     }
 
-    /// Checks for room for one more connection, without opening one: for callers that can refuse
-    /// early, or can close an idle connection first. A refusal does not count as a hit.
+    /// Checks for room for one more connection, without opening one. For callers that can refuse
+    /// early, or can close an idle connection first. A refusal is not counted.
     ///
     /// # Errors
-    /// The limit that would refuse it now.
+    /// The limit that would refuse a connection now.
     pub fn check(&self) -> Result<(), LimitReached> {
         self.0.check_attempt(Instant::now())?;
         self.0.check_socket(&self.0.budget.held())
     }
 
-    /// Records a refusal that a caller decided on after [`check`](Self::check).
+    /// Counts a refusal that a caller decided on after [`check`](Self::check).
     pub fn note(&self, limit: LimitReached) {
         self.0.note(limit.kind);
     }
 
-    /// The settings of the limits that refused something since the last call, with the number of
-    /// times.
+    /// Returns the settings of all limits, each with the number of its refusals since the last
+    /// call.
     pub fn take_refusals(&self) -> [(&'static str, u64); 3] {
         LimitKind::ALL.map(|kind| {
             let refusals = &self.0.refusals[kind as usize];
-            // Asked after every call of a stub, and mostly zero.
+            // Loads before swapping: the sandbox calls this after every call of a stub, and the
+            // count is mostly zero.
             let times = if refusals.load(Ordering::Relaxed) == 0 { 0 } else { refusals.swap(0, Ordering::Relaxed) };
             (kind.setting(), times)
         })
@@ -174,7 +179,7 @@ impl Quota {
         Ok(())
     }
 
-    /// Charges a socket, for as long as the permit lives.
+    /// Charges a socket for the lifetime of the permit.
     pub(crate) fn socket(&self) -> Result<Permit, LimitReached> {
         let mut held = self.0.budget.held();
         if let Err(limit) = self.0.check_socket(&held) {
@@ -191,8 +196,8 @@ impl Quota {
         // The semaphore is never closed.
         let turn = self.0.lookups.acquire().await.ok();
         let mut held = self.0.budget.held();
-        // The host's own look-ups are few, and fail for no limit: that would count as their
-        // domain's failure.
+        // Limits do not apply to the host's own look-ups: they are few, and a limit would count as
+        // the failure of their domain.
         if self.0.limits.is_some() && !self.0.has_share(&held, LOOKUP_SOCKETS) {
             drop(held);
             return Err(self.0.note(LimitKind::Sockets));
@@ -224,9 +229,9 @@ impl Account {
         if self.has_share(held, 1) { Ok(()) } else { Err(self.reached(LimitKind::Sockets)) }
     }
 
-    /// Whether the party's share has room: it may hold as many sockets as are left for all. One
-    /// party gets at most half of them, two get a third each, and a party without any always finds
-    /// some.
+    /// Returns `true` if the party's share has room: a party may hold as many sockets as are left
+    /// for all. So one party gets at most half of them, two parties get a third each, and a party
+    /// without sockets always finds some.
     fn has_share(&self, held: &Held, more: usize) -> bool {
         let budget = &self.budget;
         match self.limits {
@@ -253,7 +258,7 @@ impl Account {
     }
 }
 
-/// Without the budget.
+/// Omits the budget.
 impl fmt::Debug for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Quota").field("limits", &self.0.limits).field("sockets", &self.sockets()).finish_non_exhaustive()
@@ -295,7 +300,7 @@ pub(crate) struct Lookup<'a> {
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: usize,
-    /// Those of `total` that only the host's own account may use.
+    /// Part of `total` that only the host's own account may use.
     reserve: usize,
     held: Mutex<Held>,
 }
@@ -321,7 +326,7 @@ impl Held {
 }
 
 impl Budget {
-    /// A budget of `max_sockets`, an eighth of which only the host may use.
+    /// Creates a budget of `max_sockets`. An eighth of them is reserved for the host.
     pub(crate) fn new(max_sockets: usize) -> Arc<Self> {
         let total = max_sockets.max(MIN_SOCKETS);
         Arc::new(Self { total, reserve: (total / 8).min(MAX_RESERVE), held: Mutex::default() })
@@ -337,19 +342,19 @@ impl Budget {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        // Numbers, whole after every statement.
+        // A panic cannot leave the numbers inconsistent: they are complete after every statement.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The smallest budget that serves a stub.
+/// The smallest budget with which a stub works.
 const MIN_SOCKETS: usize = 8;
-/// The catalogue and token endpoints never need more.
+/// Maximum reserve. The catalogue and token endpoints never need more.
 const MAX_RESERVE: usize = 128;
-/// The default where the system has no limit on descriptors.
+/// The default for systems without a limit on descriptors.
 const UNLIMITED_SOCKETS: usize = 64 << 10;
 
-/// The configured number of sockets, or the default from the soft limit on descriptors.
+/// Returns the configured number of sockets, or the default from the soft limit on descriptors.
 pub(crate) fn max_sockets(asked: Option<usize>) -> Result<usize, EgressError> {
     #[cfg(unix)]
     let soft_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -358,14 +363,14 @@ pub(crate) fn max_sockets(asked: Option<usize>) -> Result<usize, EgressError> {
     let asked_of_limit = asked.zip(soft_limit.and_then(|limit| usize::try_from(limit).ok()));
     match asked_of_limit {
         Some((sockets, limit)) if sockets > limit => Err(EgressError::Config(format!(
-            "`max_sockets` is {sockets}, and the process may have {limit} descriptors; raise that limit (`ulimit -n`)"
+            "`max-sockets` is {sockets}, but the process is limited to {limit} descriptors; raise that limit (`ulimit -n`)"
         ))),
         _ => Ok(asked.unwrap_or_else(|| sockets_of(soft_limit))),
     }
 }
 
-/// The soft limit, less a quarter of it (64 to 1024) for files, the control socket and the host
-/// program. `None`: unlimited.
+/// Returns the soft limit, less a quarter of it (64 to 1024) for files, the control socket and the
+/// host program. `None` means unlimited.
 fn sockets_of(soft_limit: Option<u64>) -> usize {
     let limit = soft_limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(UNLIMITED_SOCKETS).min(UNLIMITED_SOCKETS);
     limit.saturating_sub((limit / 4).clamp(64, 1024)).max(limit / 4)
@@ -379,13 +384,13 @@ mod tests {
         QuotaLimits { sockets, ..QuotaLimits::default() }
     }
 
-    /// As many permits as there are to be had.
+    /// Takes all permits that the quota grants.
     fn hoard(quota: &Quota) -> Vec<Permit> {
         (0..1_000).map_while(|_| quota.socket().ok()).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_come_back_with_time() {
+    async fn attempts_replenish_over_time() {
         let quota = Quota::new(&Budget::new(100), limits(16));
         let attempts = || (0..1_000).map_while(|_| quota.attempt().ok()).count();
         assert_eq!(attempts(), 40, "two seconds' worth at once");
@@ -402,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_a_quota_come_back_when_closed() {
+    fn closed_sockets_return_to_the_quota() {
         let quota = Quota::new(&Budget::new(1_000), limits(16));
         let mut held = hoard(&quota);
         assert_eq!((held.len(), quota.sockets()), (16, 16));
@@ -425,7 +430,7 @@ mod tests {
         let newcomer = Quota::new(&budget, limits(1_000));
         let first = newcomer.socket();
         assert!(first.is_ok(), "{first:?}");
-        // The host has its reserve in any case.
+        // The host always has its reserve.
         let own = hoard(&Quota::own(&budget));
         assert!(own.len() >= 10, "{}", own.len());
         drop((hoards, first, own));

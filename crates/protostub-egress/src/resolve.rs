@@ -1,4 +1,4 @@
-//! From names to addresses.
+//! Resolves names to addresses.
 
 use std::{
     fmt, fs, io,
@@ -21,52 +21,55 @@ use hickory_resolver::{
     system_conf::read_system_conf,
 };
 
-/// How many addresses of a name are looked at; the others are left out. A name with more is either a mistake or an attempt to keep
-/// somebody busy.
+/// Maximum number of addresses that are used of a name. The others are ignored. A name with more
+/// addresses is either a mistake or an attempt to overload the host.
 pub(crate) const MAX_ADDRESSES: usize = 16;
 
-/// How old the system's configuration may be when it is used.
+/// Maximum age of the system's configuration before it is checked for changes.
 const CONFIGURATION_AGE: Duration = Duration::from_secs(5);
-/// The files whose change means another configuration.
+/// The files of the system's configuration. A change of either file requires a reload.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-/// The port that a connected socket has, which sends nothing.
+/// The port of a connected UDP socket that sends no data.
 const DISCARD_PORT: u16 = 9;
 
-/// Finds the addresses of names. What it answers is judged afterwards, and what was judged is dialled.
+/// Resolves names to addresses. The egress judges the answers, and dials the judged addresses.
 #[async_trait]
 pub trait Resolver: fmt::Debug + Send + Sync {
-    /// The addresses of a name (in A-labels, without a trailing dot), best first. None: the name has no addresses.
+    /// Resolves a name (in A-labels, without a trailing dot), best address first. Returns an empty
+    /// list if the name has no addresses.
     ///
-    /// It is never asked for addresses, `localhost` or names below it, and need not limit its time.
+    /// The egress never asks for addresses, `localhost` or names below it. The resolver needs no
+    /// timeout.
     ///
-    /// Each party has a number of concurrent look-ups
-    /// ([`QuotaLimits::lookups`](crate::QuotaLimits::lookups)). An abandoned look-up's future is
-    /// dropped, which has to end the look-up.
+    /// [`QuotaLimits::lookups`](crate::QuotaLimits::lookups) limits the concurrent look-ups of each
+    /// party. To abandon a look-up, the egress drops its future, which must end the look-up.
     ///
     /// # Errors
-    /// Of the kind [`io::ErrorKind::NotFound`], if the name service says that the name does not exist or has no address; of any other, if it
-    /// could not be resolved now.
+    /// * Kind [`io::ErrorKind::NotFound`] if the name service answered that the name does not exist
+    ///   or has no address.
+    /// * Any other kind if the name could not be resolved now.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// Asks the name servers of the system's configuration: `/etc/resolv.conf` or its like, after
-/// `/etc/hosts`. Changes of both files are seen within seconds. Answers are not kept.
+/// Asks the name servers of the system's configuration: `/etc/hosts` first, then the servers of
+/// `/etc/resolv.conf` or its equivalent. Changes of both files take effect within seconds. Answers
+/// are not cached.
 ///
-/// Dropping a look-up ends it, which `getaddrinfo` cannot. In return, names are not found that only
-/// other sources of the system know (`nsswitch.conf`: mDNS, NIS, LDAP). An embedder who needs those
-/// gives a [`Resolver`] of its own.
+/// Dropping a look-up ends it, which `getaddrinfo` cannot do. In return, the resolver does not find
+/// names that only other sources of the system know (`nsswitch.conf`: mDNS, NIS, LDAP). An embedder
+/// that needs those must supply its own [`Resolver`].
 #[derive(Debug, Default)]
 pub struct SystemResolver {
     /// `None` before the first look-up.
     known: Mutex<Option<Known>>,
 }
 
-/// The system's configuration, and when it was read.
+/// The system's configuration, with the time of its last check.
 #[derive(Debug)]
 struct Known {
     sources: Arc<Sources>,
     checked_at: Instant,
-    /// When each of [`FILES`] was changed.
+    /// Modification time of each of [`FILES`].
     changed: [Option<SystemTime>; 2],
 }
 
@@ -76,13 +79,14 @@ struct Sources {
 }
 
 impl SystemResolver {
-    /// Reads nothing yet.
+    /// Creates a resolver. Reads no files yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The configuration that holds. If a changed one cannot be used, the one before.
+    /// Returns the current configuration. If a changed configuration is unusable, the previous one
+    /// stays in use.
     fn sources(&self) -> io::Result<Arc<Sources>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.as_ref().filter(|known| known.checked_at.elapsed() < CONFIGURATION_AGE) {
@@ -95,7 +99,7 @@ impl SystemResolver {
             before => match (Sources::read(), before) {
                 (Ok(sources), _) => Arc::new(sources),
                 (Err(error), Some((before, _))) => {
-                    tracing::warn!(%error, "failed to use the configuration of name servers: the one before is used");
+                    tracing::warn!(%error, "failed to use the changed configuration of name servers; using the previous one");
                     before
                 }
                 (Err(error), None) => return Err(error),
@@ -108,29 +112,30 @@ impl SystemResolver {
 
 impl Sources {
     fn read() -> io::Result<Self> {
-        // Without a configuration, a name server on this host is meant (resolv.conf(5)).
+        // Without a configuration, the default is a name server on this host (resolv.conf(5)).
         let (config, options) = read_system_conf().unwrap_or_else(|error| {
-            tracing::debug!(%error, "there is no configuration of name servers");
+            tracing::debug!(%error, "failed to read the configuration of name servers; using a name server on this host");
             let here = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
             (ResolverConfig::from_parts(None, Vec::new(), vec![here]), ResolverOpts::default())
         });
         Ok(Self { hosts: Hosts::from_system().unwrap_or_default(), servers: servers(config, options)? })
     }
 
-    /// The addresses of a name in the file of hosts. If there are any, no name server is asked.
+    /// Returns the addresses of a name in the hosts file. If there are any, no name server is
+    /// asked.
     fn in_hosts(&self, name: &Name) -> Vec<IpAddr> {
         let of_type = |record| self.hosts.lookup_static_host(&Query::query(name.clone(), record));
         [RecordType::AAAA, RecordType::A].into_iter().filter_map(of_type).flat_map(|found| addresses(&found)).collect()
     }
 }
 
-/// A client of name servers, without a memory and without the file of hosts.
+/// Creates a client of name servers, without a cache and without the hosts file.
 fn servers(config: ResolverConfig, mut options: ResolverOpts) -> io::Result<TokioResolver> {
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = 0;
-    // One server after the other, as the sockets of a look-up are charged.
+    // One server at a time, as the quota charges the sockets of a look-up.
     options.num_concurrent_reqs = 1;
-    // Quotas bound them, fairly.
+    // No limit here: the quotas limit look-ups, and do so fairly.
     options.max_active_requests = usize::MAX >> 1;
     let provider = TokioRuntimeProvider::default();
     TokioResolver::builder_with_config(config, provider).with_options(options).build().map_err(io::Error::other)
@@ -142,15 +147,16 @@ async fn ask(servers: &TokioResolver, name: Name) -> io::Result<Vec<IpAddr>> {
     if !found.is_empty() {
         return Ok(found);
     }
-    // A failure says nothing of the name, so it comes before an answer without addresses.
+    // A failure takes precedence over an answer without addresses, because a failure proves nothing
+    // about the name.
     let error = [v6, v4].into_iter().filter_map(Result::err).reduce(|one, other| if is_answer(&one) { other } else { one });
     match error {
         Some(error) if !is_answer(&error) => Err(io::Error::other(error)),
-        _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name, or it has no address")),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, "the name does not exist or has no address")),
     }
 }
 
-/// Returns true if the name service answered that there is no address.
+/// Returns `true` if the name service answered that there is no address.
 fn is_answer(error: &NetError) -> bool {
     error.is_no_records_found()
 }
@@ -159,7 +165,8 @@ fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
     lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
-/// IPv6 first, where this host has a route to it, and IPv4 first otherwise (RFC 6724, rule 1).
+/// Sorts IPv6 addresses first if this host has a route to them, and IPv4 addresses first otherwise
+/// (RFC 6724, rule 1).
 fn sorted(mut found: Vec<IpAddr>) -> Vec<IpAddr> {
     let v6_is_reached = found.iter().find(|address| address.is_ipv6()).is_some_and(|address| has_route(*address));
     found.sort_by_key(|address| address.is_ipv6() != v6_is_reached);
@@ -174,10 +181,10 @@ fn has_route(address: IpAddr) -> bool {
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let no_name = |error| io::Error::new(io::ErrorKind::NotFound, format!("`{name}` is no name: {error}"));
+        let no_name = |error| io::Error::new(io::ErrorKind::NotFound, format!("`{name}` is not a name: {error}"));
         let parsed = Name::from_utf8(name).map_err(|error| no_name(error.to_string()))?;
         if name.contains(char::is_whitespace) {
-            return Err(no_name("it has a space".to_owned()));
+            return Err(no_name("a name cannot contain spaces".to_owned()));
         }
         let sources = self.sources()?;
         let mut found = sources.in_hosts(&parsed);
@@ -206,7 +213,7 @@ mod tests {
     use super::*;
     use crate::{Egress, EgressConfig, Grants, Protection, QuotaLimits};
 
-    /// A client of one name server on loopback.
+    /// Creates a client of one name server on loopback.
     fn client(port: u16) -> TokioResolver {
         let mut udp = ConnectionConfig::udp();
         udp.port = port;
@@ -214,7 +221,7 @@ mod tests {
         servers(ResolverConfig::from_parts(None, Vec::new(), vec![server]), ResolverOpts::default()).unwrap()
     }
 
-    /// The answer to a question: one address of the type that is asked for, or none with this code.
+    /// Builds the answer to a question: one address of the requested type, or this error code.
     fn answer(question: &[u8], code: u8) -> Vec<u8> {
         let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
         let is_v4 = question[end - 3] == 1;
@@ -241,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_of_name_servers_are_told_apart() {
+    async fn name_server_answers_are_distinguished() {
         let name = || Name::from_utf8("sp1.example.").unwrap();
         let found = ask(&client(serve(0).await), name()).await;
         assert_eq!(found.unwrap(), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
@@ -278,8 +285,7 @@ mod tests {
         assert_eq!(of("sp1.example"), Vec::<IpAddr>::new());
     }
 
-    /// A name server that answers for names below `good.example` only, and counts all names that it
-    /// is asked for.
+    /// Serves names below `good.example` only, and records all names that clients ask for.
     async fn serve_good() -> (u16, Arc<Mutex<HashSet<Vec<u8>>>>) {
         let socket = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -301,7 +307,7 @@ mod tests {
     /// The name server is silent for one stub's names. That stub waits with eight look-ups, while
     /// another stub and the host get answers.
     #[tokio::test]
-    async fn silent_names_of_one_stub_delay_nobody_else() {
+    async fn silent_names_of_one_stub_do_not_delay_others() {
         let (port, asked) = serve_good().await;
         let sources = Arc::new(Sources { hosts: Hosts::default(), servers: client(port) });
         let resolver =
@@ -319,7 +325,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             let started = Instant::now();
-            // The address is one for documentation: found, judged and refused.
+            // The documentation address is found, judged and refused.
             let refused = egress.connect(&good_grants, &good, "good.example", 443, Protection::Tls, &[]).await.unwrap_err();
             let explained = egress.explain(&good_grants, "good.example", 443, Protection::Tls).await;
             (refused.to_string(), explained.addresses().count(), started.elapsed())

@@ -1,4 +1,5 @@
-//! A rule: which hosts, which ports, and whether without TLS. Its text is what an operator writes and what an error proposes.
+//! Rules: hosts, ports, and whether TLS is required. Operators write rules as text, and errors
+//! propose them in the same form.
 
 use std::{fmt, str::FromStr};
 
@@ -6,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{host::Host, protection::Protection};
 
-/// One thing that is granted: hosts, ports, and whether a connection may do without TLS.
+/// One grant: hosts, ports, and whether a connection may do without TLS.
 ///
-/// As text, `hosts:ports`, and ` plain` behind it if TLS may be missing:
+/// The text form is `hosts:ports`, followed by ` plain` if connections without TLS are allowed:
 ///
-/// * hosts: `mqtt.sp1.example` (that name only), `*.sp1.example` (every name below it, not itself), `*` (every name, no addresses),
-///   `192.0.43.8` and `[2606:4700::1]` (that address only)
+/// * hosts: `mqtt.sp1.example` (that name only), `*.sp1.example` (every name below it, not itself),
+///   `*` (every name, no addresses), `192.0.43.8` and `[2606:4700::1]` (that address only)
 /// * ports: one (`443`), several (`443,8883`), a range (`5000-5999`) or all (`*`)
 ///
 /// ```
@@ -28,7 +29,7 @@ pub struct Rule {
     plain: bool,
 }
 
-/// Why a text is no [`Rule`].
+/// The error of a text that is not a [`Rule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a rule: {problem}; write `host:port`, `*.host:port` or `host:port plain`")]
 pub struct RuleError {
@@ -38,13 +39,13 @@ pub struct RuleError {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Hosts {
-    /// Every name. Addresses are never meant by it.
+    /// Every name, but no address.
     AnyName,
     Exactly(Host),
     Below(Host),
 }
 
-/// Ports, as they stand in a [`Rule`]. Port 0 is none.
+/// The ports of a [`Rule`]. Port 0 is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ports(Vec<(u16, u16)>);
 
@@ -52,29 +53,29 @@ impl Rule {
     /// Grants hosts (`mqtt.sp1.example`, `*.sp1.example`, `*`, or an address) on ports, over TLS.
     ///
     /// # Errors
-    /// If the hosts cannot be read.
+    /// If the hosts cannot be parsed.
     pub fn new(hosts: &str, ports: impl Into<Ports>) -> Result<Self, RuleError> {
         let hosts = Hosts::parse(hosts).map_err(|problem| RuleError { text: hosts.to_owned(), problem })?;
         Ok(Self { hosts, ports: ports.into(), plain: false })
     }
 
-    /// Whether a connection may do without TLS too.
+    /// Allows or forbids connections without TLS.
     #[must_use]
     pub fn plain(self, plain: bool) -> Self {
         Self { plain, ..self }
     }
 
-    /// Of exactly this host.
+    /// Creates a rule for exactly this host.
     pub(crate) fn exactly(host: Host, ports: Ports) -> Self {
         Self { hosts: Hosts::Exactly(host), ports, plain: false }
     }
 
-    /// Of every name below this one.
+    /// Creates a rule for every name below this one.
     pub(crate) fn below(name: Host, ports: Ports) -> Self {
         Self { hosts: Hosts::Below(name), ports, plain: false }
     }
 
-    /// How the rule fits what is asked for.
+    /// Compares the rule with a connection.
     pub(crate) fn fit(&self, host: &Host, port: u16, protection: Protection) -> Fit {
         if !self.hosts.contain(host) {
             Fit::OtherHosts
@@ -88,17 +89,17 @@ impl Rule {
     }
 }
 
-/// How a rule fits what is asked for; a later one is nearer to allowing it.
+/// The fit between a rule and a connection, in ascending order of closeness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fit {
-    /// It is about other hosts.
+    /// The rule names other hosts.
     OtherHosts,
-    /// It is about this host, on other ports.
+    /// The rule names this host, but other ports.
     OtherPorts,
-    /// It is about this host and port, over TLS only.
+    /// The rule names this host and port, but requires TLS.
     TlsOnly,
-    /// It allows it.
+    /// The rule allows the connection.
     Allows,
 }
 
@@ -121,7 +122,7 @@ impl Hosts {
         let Some(parent) = text.strip_prefix("*.") else { return Host::parse(text).map(Self::Exactly) };
         match Host::parse(parent)? {
             name @ Host::Name(_) => Ok(Self::Below(name)),
-            Host::Address(_) => Err("nothing is below an address".into()),
+            Host::Address(_) => Err("an address has no names below it".into()),
         }
     }
 
@@ -150,7 +151,7 @@ impl Ports {
         }
         let port = |text: &str| match text.parse::<u16>() {
             Ok(port @ 1..) if !text.starts_with('+') => Ok(port),
-            _ => Err(format!("`{text}` is no port from 1 to 65535")),
+            _ => Err(format!("`{text}` is not a port from 1 to 65535")),
         };
         let range = |text: &str| match text.split_once('-') {
             None => port(text).map(|port| (port, port)),
@@ -201,7 +202,7 @@ impl FromStr for Rule {
                 Some((what, rest)) if rest.trim() == "plain" => (what, true),
                 Some((_, rest)) => return Err(format!("only `plain` may follow the ports, not `{}`", rest.trim())),
             };
-            let (hosts, ports) = what.rsplit_once(':').ok_or("it has no port")?;
+            let (hosts, ports) = what.rsplit_once(':').ok_or("the port is missing")?;
             Ok(Self { hosts: Hosts::parse(hosts)?, ports: Ports::parse(ports)?, plain })
         };
         parse().map_err(|problem| RuleError { text: text.to_owned(), problem })
@@ -258,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_are_read_as_they_are_written() {
+    fn rule_round_trips_through_text() {
         let check = |text: &str, expected: &str| assert_eq!(text.parse::<Rule>().unwrap().to_string(), expected, "{text}");
         check("sp1.example:443", "sp1.example:443");
         check(" SP1.example.:443,8883 ", "sp1.example:443,8883");
@@ -269,19 +270,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_told_apart() {
+    fn invalid_rule_is_refused_with_its_fault() {
         let check = |text: &str, problem: &str| {
             let error = text.parse::<Rule>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");
         };
-        check("", "it has no port");
-        check("sp1.example", "it has no port");
-        check("sp1.example:0", "`0` is no port");
-        check("sp1.example:+1", "`+1` is no port");
-        check("sp1.example:", "`` is no port");
+        check("", "the port is missing");
+        check("sp1.example", "the port is missing");
+        check("sp1.example:0", "`0` is not a port");
+        check("sp1.example:+1", "`+1` is not a port");
+        check("sp1.example:", "`` is not a port");
         check("sp1.example:9-8", "the range `9-8` is empty");
         check("sp1.example:443 open", "only `plain` may follow");
-        check("*.10.0.0.1:443", "nothing is below an address");
+        check("*.10.0.0.1:443", "an address has no names below it");
         check("a.*.example:443", "is not a domain");
         check("127.1:443", "ends in a number");
     }

@@ -1,4 +1,4 @@
-//! TLS as a client: rustls with ring, the web's roots and further ones.
+//! The TLS client: rustls with ring, the web's roots and additional ones.
 
 use std::{io, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{chains::ShortChains, connect::Stream, error::EgressError, handshakes::Handshakes, host::Host, quota::Quota};
 
-/// A configuration with the roots asked for and no ALPN, for TLS 1.2 and 1.3.
+/// Creates a configuration with the requested roots, without ALPN, for TLS 1.2 and 1.3.
 pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, EgressError> {
     let mut roots = RootCertStore::empty();
     if webpki_roots {
@@ -19,11 +19,11 @@ pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> 
         let fail = |problem: String| EgressError::Config(format!("extra root {}: {problem}", n + 1));
         let before = roots.len();
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| fail(format!("it is no PEM: {error}")))?;
-            roots.add(certificate).map_err(|error| fail(format!("it is no root certificate: {error}")))?;
+            let certificate = certificate.map_err(|error| fail(format!("the text is not PEM: {error}")))?;
+            roots.add(certificate).map_err(|error| fail(format!("the certificate is not a root: {error}")))?;
         }
         if roots.len() == before {
-            return Err(fail("it has no `BEGIN CERTIFICATE` section".into()));
+            return Err(fail("the text has no `BEGIN CERTIFICATE` section".into()));
         }
     }
     let invalid = |error: &dyn std::error::Error| EgressError::Config(error.to_string());
@@ -43,8 +43,7 @@ pub(crate) fn client_config(webpki_roots: bool, extra_roots_pem: &[Vec<u8>]) -> 
 /// Maximum number of bytes of a server's handshake: twice the size of its largest message.
 const MAX_HANDSHAKE_BYTES: usize = 128 << 10;
 
-/// Does the handshake with a server whose certificate has to be for `host`, on the threads of
-/// `handshakes`.
+/// Does the handshake on the threads of `handshakes`. The server's certificate must be for `host`.
 pub(crate) async fn handshake(
     handshakes: &Handshakes,
     quota: &Quota,
@@ -67,22 +66,23 @@ pub(crate) async fn handshake(
     handshakes.run(quota.party(), handshake).await.and_then(|outcome| outcome).map_err(fail)
 }
 
-/// What rustls said, and what to do where that is known.
+/// Returns the message of rustls, with advice for known errors.
 pub(crate) fn problem(error: &io::Error) -> SafeText {
     let text = SafeText::chain(error);
     match cause(error) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            const ADVICE: &str = "no root that is trusted here issued it; if its authority is yours, add that to the extra roots";
+            const ADVICE: &str =
+                "no trusted root issued the certificate; if the authority is yours, add its root to `trust-roots`";
             SafeText::display(format_args!("{text}: {ADVICE}"))
         }
         Some(rustls::Error::InvalidMessage(_)) => {
-            SafeText::display(format_args!("{text}: the server may not speak TLS on this port"))
+            SafeText::display(format_args!("{text}: perhaps the server does not speak TLS on this port"))
         }
         _ => text,
     }
 }
 
-/// What rustls said, also if it was packed into one I/O error after the other.
+/// Finds the error of rustls, which may be nested in several I/O errors.
 fn cause(error: &io::Error) -> Option<&rustls::Error> {
     let inner = error.get_ref()?;
     inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(cause))

@@ -22,22 +22,23 @@ use crate::{
     websocket::{WebSocket, allowed_close_code},
 };
 
-/// All connections of one stub. Only the sandbox's task uses it.
+/// All connections of one stub. Only the sandbox's task uses them.
 pub struct Connections {
     route: Route,
     limits: TransportLimits,
     /// HTTP connections between two exchanges.
     idle: IdleConnections,
-    /// By handle. Includes those that the stub closed and that still linger.
+    /// Connections by handle. Includes those that the stub closed and that still linger.
     connections: HashMap<u32, Connection>,
-    /// The handles of the connections that linger, oldest first.
+    /// The handles of lingering connections, oldest first.
     closing: VecDeque<u32>,
     queue: Arc<ReadyQueue>,
 }
 
 struct Connection {
     transport: Transport,
-    /// The stub has closed it: it can no longer ask for it, and hears nothing of it.
+    /// The stub has closed the connection: it can no longer use the handle, and gets no more
+    /// events.
     closing: bool,
     entry: Arc<QueueEntry>,
     /// `entry` as a waker.
@@ -51,7 +52,8 @@ enum Transport {
 }
 
 impl Transport {
-    /// Does what can be done now without waiting. Ready: there is nothing more to do, whatever happens.
+    /// Does all work that is possible without waiting. Ready when no work is left, independent of
+    /// later events.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::WebSocket(socket) => socket.drive(cx),
@@ -70,8 +72,8 @@ impl Transport {
 }
 
 impl Connections {
-    /// Makes it without a connection. Connections use `egress` with the stub's `grants`, and are charged
-    /// to its `quota`.
+    /// Creates the set without a connection. Connections use `egress` with the stub's `grants`, and
+    /// are charged to its `quota`.
     #[must_use]
     pub fn new(egress: Egress, quota: Quota, grants: Grants, limits: TransportLimits) -> Self {
         let queue = Arc::default();
@@ -85,16 +87,19 @@ impl Connections {
         }
     }
 
-    /// Returns the next handle that the stub is owed a `ready` event for. To be called from one task, between guest calls, until it is pending; the task is
-    /// woken when it is to be called again. It also sends what waits, answers pings, and finishes what the stub closed.
+    /// Returns the next handle for which the stub is owed a `ready` event. Also sends waiting data,
+    /// answers pings, and finishes connections that the stub closed.
     ///
-    /// Never waits, does a bounded piece of work, and names each handle once for each change since the stub last asked.
+    /// One task must call this method between guest calls until the result is pending. The task is
+    /// woken when it must call again. The method never waits, and does a bounded amount of work. It
+    /// returns each handle once for each change since the stub last asked.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
         if self.connections.is_empty() && self.idle.len() == 0 {
             return Poll::Pending;
         }
         self.queue.register(cx.waker());
-        // What wakes itself meanwhile (it has more to do than its share) has its turn after the task has yielded.
+        // A connection that has more work than its share wakes itself. It gets its turn after the
+        // task has yielded.
         for _ in 0..self.queue.len() {
             match self.queue.pop() {
                 Some(Owner::Handle(handle)) if self.drive(handle) => return Poll::Ready(handle),
@@ -109,15 +114,17 @@ impl Connections {
         Poll::Pending
     }
 
-    /// Ready when no closed connection lingers any more: after [`Self::close_all`] no later than [`TransportLimits::close_timeout`].
-    /// For the end of the sandbox, instead of [`Self::poll_ready`].
+    /// Ready when no closed connection lingers. After [`Self::close_all`], this takes at most
+    /// [`TransportLimits::close_timeout`]. Use it at the end of the sandbox, instead of
+    /// [`Self::poll_ready`].
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.poll_ready(cx).is_ready() {}
         if self.closing.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Closes everything that the stub left open: WebSockets with 1001 (going away), TCP connections after what was sent; HTTP exchanges are
-    /// cancelled. What is closed already, too, now has no more time than for the other side's answer.
+    /// Closes everything that the stub left open: WebSockets with 1001 (going away), and TCP
+    /// connections after their sent data. Cancels HTTP exchanges. Connections that are already
+    /// closing also get no more time than for the other side's answer.
     pub fn close_all(&mut self) {
         self.idle.close_all();
         let open: Vec<u32> =
@@ -143,25 +150,25 @@ impl Connections {
         self.connections.len() - self.closing.len()
     }
 
-    /// Returns `true` if the stub can open no further connection.
+    /// Returns `true` if the stub cannot open another connection.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.open_count() >= self.limits.connections
     }
 
-    /// Returns how often a connection had to wait since the last call, to receive and to send: the
-    /// connections had used up the bytes of a second.
+    /// Returns how often a connection had to wait to receive and to send since the last call,
+    /// because the connections had used up the bytes of a second.
     pub fn take_throttled(&self) -> (u64, u64) {
         self.route.traffic.take_throttled()
     }
 
-    /// Returns the limits of the quota that refused a connection since the last call, with the number
-    /// of times.
+    /// Returns the settings of the quota's limits, each with the number of connections that it
+    /// refused since the last call.
     pub fn take_refused(&self) -> [(&'static str, u64); 3] {
         self.route.quota.take_refusals()
     }
 
-    /// Drives one connection; whether the stub is to be told of it.
+    /// Drives one connection. Returns `true` if the stub is owed an event.
     fn drive(&mut self, handle: u32) -> bool {
         let Some(connection) = self.connections.get_mut(&handle) else { return false };
         let finished = connection.transport.drive(&mut Context::from_waker(&connection.waker)).is_ready();
@@ -199,7 +206,7 @@ impl Connections {
         }
     }
 
-    /// Checks the number of open connections.
+    /// Checks the limit of open connections.
     fn check_connection_limit(&self) -> Result<(), TransportError> {
         let open = self.open_count();
         if open < self.limits.connections {
@@ -211,7 +218,7 @@ impl Connections {
         )))
     }
 
-    /// Checks the quota for one more connection, so that the stub learns of it at once.
+    /// Checks the quota for one more connection, so that the stub gets the error at once.
     fn check_quota(&mut self) -> Result<(), TransportError> {
         let quota = &self.route.quota;
         while self.idle.len() > 0 && quota.check().is_err_and(|limit| limit.setting() != "connect_attempts_per_second") {
@@ -232,7 +239,8 @@ impl Connections {
         self.connections.insert(handle, Connection { transport, closing: false, entry, waker });
     }
 
-    /// Does something with a connection that the stub still has, and has it looked at again afterwards.
+    /// Runs `act` on a connection that the stub has open, and queues the connection for the next
+    /// poll.
     fn with<R>(&mut self, handle: u32, act: impl FnOnce(&mut Transport, &mut Context<'_>) -> Option<R>) -> Option<R> {
         let connection = self.connections.get_mut(&handle).filter(|connection| !connection.closing)?;
         let result = act(&mut connection.transport, &mut Context::from_waker(&connection.waker));
@@ -240,13 +248,14 @@ impl Connections {
         result
     }
 
-    /// Ends a handle for the stub; `begin` starts what is left to do with the connection.
+    /// Closes a handle for the stub. `begin` starts the remaining work on the connection.
     fn close(&mut self, handle: u32, begin: impl FnOnce(&mut Transport)) {
         let Some(connection) = self.connections.get_mut(&handle).filter(|connection| !connection.closing) else { return };
         connection.closing = true;
         begin(&mut connection.transport);
         self.closing.push_back(handle);
-        // At once: what fits into the socket's buffer leaves even if nobody polls any more.
+        // Drives at once: data that fits into the socket's buffer leaves even if no further poll
+        // follows.
         self.drive(handle);
         if self.closing.len() > self.limits.connections
             && let Some(oldest) = self.closing.pop_front()
@@ -260,12 +269,12 @@ impl Connections {
     }
 }
 
-/// `websocket` of the contract.
+/// The contract's interface `websocket`.
 impl Connections {
     /// Opens a WebSocket under a handle that was never used before.
     ///
     /// # Errors
-    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    /// `denied`, `invalid`, `limit`, as in the contract. The handle then refers to no connection.
     pub fn websocket_open(
         &mut self,
         handle: u32,
@@ -281,13 +290,13 @@ impl Connections {
         Ok(())
     }
 
-    /// Returns the state of a WebSocket. An unknown one is closed without a code.
+    /// Returns the state of a WebSocket. An unknown handle counts as closed without a code.
     pub fn websocket_poll(&mut self, handle: u32) -> WebSocketState {
         self.websocket(handle, |socket, _| socket.poll()).unwrap_or_else(|| WebSocketState::Closed(CloseReason::default()))
     }
 
-    /// Takes the next frames: at least one if there is one, otherwise none. A count or size of zero
-    /// counts as one.
+    /// Takes the next frames. The result is empty only if there is no frame yet. A count or size of
+    /// zero means one.
     ///
     /// # Errors
     /// `closed`, `io`.
@@ -296,15 +305,16 @@ impl Connections {
             .ok_or(TransportError::Closed)?
     }
 
-    /// Sends frames. Returns the number of frames that it took.
+    /// Sends frames. Returns the number of accepted frames.
     ///
     /// # Errors
-    /// `busy`, `closed`, `io`; `limit`, for any frame that is too large, and then none is taken.
+    /// `busy`, `closed`, `io`; `limit` if any frame is too large. Then no frame is accepted.
     pub fn websocket_send(&mut self, handle: u32, frames: Vec<Frame>) -> Result<u32, TransportError> {
         self.websocket(handle, |socket, cx| socket.send(cx, frames)).ok_or(TransportError::Closed)?
     }
 
-    /// Starts the closing handshake and ends the handle. A code that is not a stub's to send is sent as 1000.
+    /// Starts the closing handshake and ends the handle. A code that a stub must not send becomes
+    /// 1000.
     pub fn websocket_close(&mut self, handle: u32, code: u16, reason: &str) {
         self.websocket_close_with(handle, allowed_close_code(code), reason);
     }
@@ -324,12 +334,12 @@ impl Connections {
     }
 }
 
-/// `http` of the contract.
+/// The contract's interface `http`.
 impl Connections {
     /// Sends a request under a handle that was never used before.
     ///
     /// # Errors
-    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    /// `denied`, `invalid`, `limit`, as in the contract. The handle then refers to no connection.
     pub fn http_send(
         &mut self,
         handle: u32,
@@ -346,7 +356,7 @@ impl Connections {
         Ok(())
     }
 
-    /// Returns the head of the response, or `None` if it has not come yet.
+    /// Returns the head of the response, or `None` if the head has not arrived yet.
     ///
     /// # Errors
     /// `io`, `closed`.
@@ -354,8 +364,8 @@ impl Connections {
         self.exchange(handle, |exchange, _| exchange.poll()).ok_or(TransportError::Closed)?
     }
 
-    /// Takes the next bytes of the body; none of them if there are none yet. Returns `None` at the end of
-    /// the body, which closes the handle. A size of zero counts as one.
+    /// Takes the next bytes of the body. The result is empty if there are none yet. Returns `None`
+    /// at the end of the body, which closes the handle. A size of zero means one.
     ///
     /// # Errors
     /// `io`, `closed`, `busy`.
@@ -382,12 +392,12 @@ impl Connections {
     }
 }
 
-/// `tcp` of the contract.
+/// The contract's interface `tcp`.
 impl Connections {
     /// Opens a connection under a handle that was never used before.
     ///
     /// # Errors
-    /// `denied`, `invalid`, `limit`, as in the contract; the handle then names nothing.
+    /// `denied`, `invalid`, `limit`, as in the contract. The handle then refers to no connection.
     pub fn tcp_open(&mut self, handle: u32, host: &str, port: u16, protection: Protection) -> Result<(), TransportError> {
         self.check_connection_limit()?;
         self.check_quota()?;
@@ -404,13 +414,13 @@ impl Connections {
         self.tcp(handle, |connection, cx| connection.start_tls(cx, server_name)).ok_or(TransportError::Closed)?
     }
 
-    /// Returns the state of a TCP connection. An unknown one is closed.
+    /// Returns the state of a TCP connection. An unknown handle counts as closed.
     pub fn tcp_poll(&mut self, handle: u32) -> TcpState {
         self.tcp(handle, |connection, _| connection.poll()).unwrap_or(TcpState::Closed)
     }
 
-    /// Takes the next bytes; none of them if there are none yet. Returns `None` if the peer ended its
-    /// half. A size of zero counts as one.
+    /// Takes the next bytes. The result is empty if there are none yet. Returns `None` if the peer
+    /// ended its half. A size of zero means one.
     ///
     /// # Errors
     /// `busy`, `closed`, `io`.
@@ -418,7 +428,7 @@ impl Connections {
         self.tcp(handle, |connection, cx| connection.receive(cx, to_usize(max_bytes))).ok_or(TransportError::Closed)?
     }
 
-    /// Sends bytes. Returns the number of bytes that it took.
+    /// Sends bytes. Returns the number of accepted bytes.
     ///
     /// # Errors
     /// `busy`, `closed`, `io`.
@@ -426,7 +436,7 @@ impl Connections {
         self.tcp(handle, |connection, cx| connection.send(cx, bytes)).ok_or(TransportError::Closed)?
     }
 
-    /// Ends the connection, after what was sent, and the handle.
+    /// Closes the connection after its sent data, and ends the handle.
     pub fn tcp_close(&mut self, handle: u32) {
         if self.is(handle, |transport| matches!(transport, Transport::Tcp(_))) {
             self.close(handle, |transport| {
@@ -455,7 +465,8 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// A count of the contract; at least one, since with nothing to be had a stub could not tell "nothing yet" from "nothing asked for".
+/// Converts a count of the contract to at least one. With zero, a stub could not distinguish
+/// "nothing yet" from "nothing requested".
 fn to_usize(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX).max(1)
 }

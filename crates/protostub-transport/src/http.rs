@@ -1,7 +1,7 @@
 //! One HTTP exchange (RFC 9110): `wit/0.1/http.wit`.
 //!
 //! ```text
-//!   Sending ──► Answered: head, then the body piece by piece ──► ended (the handle goes with the last piece)
+//!   Sending ──► Answered: head, then the body piece by piece ──► ended (closes the handle)
 //!       └──────────► Failed(how) ◄──────┘
 //! ```
 
@@ -37,7 +37,7 @@ pub struct Request {
     pub url: String,
     /// The fields of the head, in order.
     pub headers: Vec<(String, String)>,
-    /// The body. An empty one is none.
+    /// The body. An empty body means no body.
     pub body: Vec<u8>,
 }
 
@@ -55,15 +55,15 @@ pub struct Head {
 pub(crate) struct Exchange {
     pub(crate) readiness: Readiness,
     phase: Phase,
-    /// What it is, for the texts of errors; the URL without its query.
+    /// The method and the URL without its query, for error texts.
     target: String,
-    /// What the stub has not fetched of the piece that was read last.
+    /// The part of the last piece that the stub has yet to fetch.
     held: Bytes,
-    /// The stub was given the error that the exchange ended with: nothing is new any more.
+    /// The stub has received the final error of the exchange, so no further change is possible.
     end_told: bool,
     receive_bytes: usize,
     origin: Origin,
-    /// The connection, when the whole body was read.
+    /// The connection, after the whole body was read.
     idle: Option<Http1<MeteredStream>>,
 }
 
@@ -71,19 +71,21 @@ type ResponseBody = Box<HttpBody<MeteredStream>>;
 
 enum Phase {
     Sending(BoxFuture<'static, Result<(Head, ResponseBody), String>>),
-    /// No body: all of it was read.
+    /// The body is `None` after all of it was read.
     Answered(Head, Option<ResponseBody>),
-    /// Without a head, or in the middle of the body.
+    /// The head is `None` if the exchange failed before the head, and `Some` if it failed within
+    /// the body.
     Failed(Option<Head>, String),
 }
 
 impl Exchange {
-    /// The connection for the next exchange with the same origin, after the end of this one.
+    /// Takes the connection after the end of this exchange, for the next exchange with the same
+    /// origin.
     pub(crate) fn take_idle(&mut self) -> Option<(Origin, Http1<MeteredStream>)> {
         Some((self.origin.clone(), self.idle.take()?))
     }
 
-    /// The head, also when the body failed meanwhile.
+    /// Returns the head, even if the body has failed meanwhile.
     pub(crate) fn poll(&mut self) -> Result<Option<Head>, TransportError> {
         self.readiness.clear(Interest::State);
         match &self.phase {
@@ -96,7 +98,7 @@ impl Exchange {
         }
     }
 
-    /// One piece of the body, or as much of it as is asked for.
+    /// Returns the rest of the current piece of the body, or `max_bytes` of it.
     pub(crate) fn receive(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Result<Option<Vec<u8>>, TransportError> {
         self.readiness.clear(Interest::Read);
         self.read_ahead(cx);
@@ -115,7 +117,7 @@ impl Exchange {
         }
     }
 
-    /// Does what can be done without waiting. Ready: there is nothing more to do with the exchange.
+    /// Does all work that is possible without waiting. Ready when no work is left on the exchange.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Phase::Sending(exchange) = &mut self.phase {
             match exchange.as_mut().poll(cx) {
@@ -127,7 +129,8 @@ impl Exchange {
         }
         self.read_ahead(cx);
         if let Phase::Answered(_, Some(body)) = &mut self.phase {
-            // The server may have answered before it read the whole request.
+            // Drives the rest of the request: the server may have answered before it read the whole
+            // request.
             body.drive(cx);
         }
         let has_body = matches!(self.phase, Phase::Answered(_, Some(_)));
@@ -137,7 +140,7 @@ impl Exchange {
         if has_body { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Reads one piece, unless there is one that the stub has not fetched.
+    /// Reads one piece, unless the stub has yet to fetch one.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         if !self.held.is_empty() {
             return;
@@ -158,7 +161,7 @@ impl Exchange {
 
 /// A request that may be sent.
 pub(crate) struct Sending {
-    /// The method and the URL without its query, for the texts of errors.
+    /// The method and the URL without its query, for error texts.
     name: String,
     route: Route,
     target: HttpTarget,
@@ -168,7 +171,7 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Checks what can be checked at once.
+    /// Runs the checks that need no network.
     pub(crate) fn new(
         route: &Route,
         limits: &TransportLimits,
@@ -191,13 +194,13 @@ impl Sending {
         Ok(Self { name, route: route.clone(), target, request, authorization, limits: limits.clone() })
     }
 
-    /// The scheme, host and port. Requests with the same origin can share connections.
+    /// Returns the scheme, host and port. Requests with the same origin can share connections.
     pub(crate) fn origin(&self) -> Origin {
         self.target.origin()
     }
 
-    /// The exchange, over an idle connection to the same origin or a new one. Its first drive
-    /// begins it.
+    /// Creates the exchange, over an idle connection to the same origin or a new one. The first
+    /// drive begins it.
     pub(crate) fn over(self, idle: Option<Http1<MeteredStream>>) -> Exchange {
         let (target, origin) = (self.name.clone(), self.origin());
         let (receive_bytes, head_timeout) = (self.limits.receive_bytes, self.limits.head_timeout);
@@ -254,9 +257,9 @@ type ExchangeResult = Result<(http::Response<()>, HttpBody<MeteredStream>), Exch
 /// Sends a request over an idle connection.
 ///
 /// # Errors
-/// The request, if it has to go over a new connection: there is no idle one, or the server closed
-/// it before a byte of the request was sent. A request that was sent is never sent again, since the
-/// server may have processed it.
+/// The request, if it needs a new connection: there is no idle one, or the server closed it before
+/// a byte of the request was sent. A request that was sent is never sent again, since the server
+/// may have processed it.
 async fn attempt(request: HttpRequest, idle: Option<Http1<MeteredStream>>) -> Result<ExchangeResult, HttpRequest> {
     let Some(http) = idle else { return Err(request) };
     match http.exchange(request).await {
@@ -267,14 +270,14 @@ async fn attempt(request: HttpRequest, idle: Option<Http1<MeteredStream>>) -> Re
 
 fn parse_method(method: &str) -> Result<Method, TransportError> {
     match method.parse() {
-        // Both are about the connection, which is the host's.
+        // Both methods concern the connection, which belongs to the host.
         Ok(Method::CONNECT | Method::TRACE) => Err(TransportError::Invalid(format!("a stub cannot use the method {method}"))),
         Ok(method) => Ok(method),
-        Err(_) => Err(TransportError::Invalid(format!("`{}` is no method (RFC 9110 section 9.1)", SafeText::quote(method)))),
+        Err(_) => Err(TransportError::Invalid(format!("`{}` is not a method (RFC 9110 section 9.1)", SafeText::quote(method)))),
     }
 }
 
-/// What else can be wrong with a URL, the egress tells.
+/// Parses the URL. The egress checks the rest of it.
 fn parse_url(url: &str, limits: &TransportLimits) -> Result<Url, TransportError> {
     if url.len() > limits.url_bytes {
         return Err(TransportError::too_long("a URL", url.len(), limits.url_bytes));

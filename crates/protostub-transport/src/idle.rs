@@ -1,4 +1,4 @@
-//! HTTP connections between two exchanges of a stub.
+//! Idle HTTP connections of a stub, between two exchanges.
 
 use std::{
     collections::VecDeque,
@@ -17,13 +17,13 @@ use crate::{
     traffic::MeteredStream,
 };
 
-/// Maximum number of idle connections, to all servers together. Most stubs speak to one server,
+/// Maximum number of idle connections to all servers together. Most stubs connect to one server,
 /// with a few requests at the same time.
 pub(crate) const MAX_IDLE: usize = 4;
-/// Time that an idle connection waits for the next request.
+/// Time for which an idle connection waits for the next request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The idle connections of one stub, oldest first. Each takes one of the stub's places for
+/// The idle connections of one stub, oldest first. Each occupies one of the stub's places for
 /// connections, until the stub needs that place.
 pub(crate) struct IdleConnections {
     connections: VecDeque<Idle>,
@@ -48,8 +48,8 @@ impl IdleConnections {
         self.connections.len()
     }
 
-    /// Keeps a connection for the next request to its origin. Closes the oldest one if there are
-    /// too many.
+    /// Keeps a connection for the next request to its origin. Closes the oldest connection if there
+    /// are too many.
     pub(crate) fn insert(&mut self, origin: Origin, http: Http1<MeteredStream>) {
         if self.connections.len() == MAX_IDLE {
             self.connections.pop_front();
@@ -59,14 +59,14 @@ impl IdleConnections {
         self.entry.enqueue();
     }
 
-    /// Takes the connection to an origin that was used last, if it is still open.
+    /// Takes the most recently used connection to an origin, if the connection is still open.
     pub(crate) fn take(&mut self, origin: &Origin) -> Option<Http1<MeteredStream>> {
         self.drive();
         let index = self.connections.iter().rposition(|idle| idle.origin == *origin && idle.http.is_ready())?;
         self.connections.remove(index).map(|idle| idle.http)
     }
 
-    /// Closes the connection that has waited longest.
+    /// Closes the connection that has been idle longest.
     pub(crate) fn close_oldest(&mut self) {
         self.connections.pop_front();
     }

@@ -2,23 +2,24 @@
 //! `wit/0.1/{websocket,http,tcp}.wit` promise them.
 //!
 //! ```text
-//!   guest call ── websocket_send, tcp_receive, … ──►  Connections ◄── poll_ready ── the sandbox's task, between guest calls
-//!                  (never wait)                        │      ▲                       until it is pending
-//!                                                      ▼      │ wakes: queues only its own entry
-//!                                                   sockets, timers
+//!   guest call ── websocket_send, tcp_receive, … ──►  Connections ◄── poll_ready ── the sandbox's
+//!                  (never wait)                        │      ▲                     task, between
+//!                                                      │      │                     guest calls,
+//!                                                      ▼      │                     until pending
+//!                                               sockets, timers (wake: queue their own entry)
 //! ```
 //!
-//! [`Connections`] owns all of it and spawns nothing. A function that the stub calls polls its
-//! socket once with the connection's own waker, and returns what there is.
-//! [`Connections::poll_ready`] does the rest from the sandbox's task. Each connection has a waker of
-//! its own, so a busy one does not cost a poll of the others.
+//! [`Connections`] owns all sockets and spawns no task. A function that the stub calls polls its
+//! socket once with the connection's own waker, and returns the available result.
+//! [`Connections::poll_ready`] does the rest from the sandbox's task. Each connection has its own
+//! waker, so a busy connection does not cost polls of the others.
 //!
-//! Back-pressure reaches the server: of data that the stub does not fetch, at most one message or
-//! piece is read. The data that waits to be sent is bounded as well. [`TransportLimits`] has all
-//! bounds.
+//! Back-pressure reaches the server: of the data that the stub does not fetch, at most one message
+//! or piece is read. The data that waits to be sent is limited as well. [`TransportLimits`] has all
+//! limits.
 //!
-//! Everything leaves through `protostub-egress`, with the grants of the stub. This crate knows
-//! nothing of the component model, and names no wasmtime.
+//! All traffic leaves through `protostub-egress`, with the grants of the stub. This crate does not
+//! use the component model or wasmtime.
 
 mod connections;
 mod error;

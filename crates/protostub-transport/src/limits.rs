@@ -1,50 +1,55 @@
 use std::time::Duration;
 
-/// The limits of one stub's connections. The defaults are what the contract (`wit/0.1`) promises.
+/// The limits of one stub's connections. The defaults are the contract's promises (`wit/0.1`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportLimits {
-    /// How many connections and HTTP exchanges a stub may have at a time. 16. As
-    /// many that it closed may linger. The oldest of them is dropped when there would be more.
+    /// Maximum number of concurrent connections and HTTP exchanges. 16. The same number of
+    /// connections that the stub closed may linger. Beyond that, the oldest one is dropped.
     pub connections: usize,
-    /// How long a connection may take from the stub's call until it is open: DNS, TCP, TLS and handshake. 15 s.
+    /// Timeout of opening a connection, from the stub's call: DNS, TCP, TLS and handshake. 15 s.
     pub open_timeout: Duration,
-    /// How long the head of an HTTP response may take from the stub's call. 30 s.
+    /// Timeout from the stub's call until the head of an HTTP response. 30 s.
     pub head_timeout: Duration,
-    /// How long the other side is waited for once a connection is being closed: to take more of what waits, and then to answer. 2 s.
+    /// Timeout of a closing connection while the other side makes no progress: first to accept more
+    /// of the waiting data, then to answer. 2 s.
     pub close_timeout: Duration,
-    /// How long the closing of a connection takes at most, as long as the other side takes what waits. 10 s.
+    /// Maximum duration of the closing while the other side accepts the waiting data. 10 s.
     pub flush_timeout: Duration,
-    /// How long a WebSocket server may be silent before it is pinged, and then before it counts as gone. 30 s.
+    /// Silence of a WebSocket server before the host pings it, and then until the server counts as
+    /// gone. 30 s.
     pub ping_interval: Duration,
-    /// How large a WebSocket message may be, in either direction, in bytes. 1 MiB.
+    /// Maximum size of a WebSocket message, in either direction, in bytes. 1 MiB.
     pub frame_bytes: usize,
-    /// How many bytes of WebSocket frames may wait to be sent before a further one is refused, in bytes; each frame counts 64 more. 1 MiB.
-    /// The last frame taken may exceed it.
+    /// Maximum size of the WebSocket frames that wait to be sent, in bytes. 1 MiB. Each frame
+    /// counts 64 bytes more. Further frames are refused. The last accepted frame may exceed the
+    /// limit.
     pub websocket_write_bytes: usize,
-    /// How many bytes may wait to be sent on a TCP connection. 256 KiB.
+    /// Maximum number of bytes that wait to be sent on a TCP connection. 256 KiB.
     pub tcp_write_bytes: usize,
-    /// How large the body of an HTTP request may be, in bytes. 1 MiB.
+    /// Maximum size of the body of an HTTP request, in bytes. 1 MiB.
     pub request_body_bytes: usize,
-    /// How large the names and values of the headers that a stub sends may be, in all, in bytes. 64 KiB.
+    /// Maximum total size of the names and values of headers that a stub sends, in bytes. 64 KiB.
     pub request_header_bytes: usize,
-    /// How large those of an HTTP response may be. 64 KiB.
+    /// Maximum total size of the names and values of an HTTP response's headers, in bytes. 64 KiB.
     pub response_header_bytes: usize,
-    /// Number of fields of an HTTP response. 256.
+    /// Maximum number of fields of an HTTP response. 256.
     pub response_headers: usize,
-    /// Number of informational responses (1xx) before an HTTP response. 8.
+    /// Maximum number of informational responses (1xx) before an HTTP response. 8.
     pub informational_responses: usize,
-    /// How large those of the answer to a WebSocket handshake may be. 16 KiB.
+    /// Maximum total size of the names and values in the answer to a WebSocket handshake, in bytes.
+    /// 16 KiB.
     pub handshake_header_bytes: usize,
-    /// How much one call of a `receive` returns at most, whatever the stub asked for, in bytes. 1 MiB. One WebSocket message may exceed it.
+    /// Maximum size that one call of a `receive` returns, in bytes, even if the stub asks for more.
+    /// One WebSocket message may exceed it. 1 MiB.
     pub receive_bytes: usize,
-    /// How many frames one call of `websocket.receive` returns at most. 1 024.
+    /// Maximum number of frames that one call of `websocket.receive` returns. 1 024.
     pub receive_frames: usize,
-    /// How long a URL may be, in bytes. 8 KiB.
+    /// Maximum size of a URL, in bytes. 8 KiB.
     pub url_bytes: usize,
-    /// How many bytes all connections of the stub may receive in a second. 64 MiB.
+    /// Maximum number of bytes that all connections of the stub receive per second. 64 MiB.
     pub bytes_in_per_second: u64,
-    /// How many bytes they may send in a second. 64 MiB.
+    /// Maximum number of bytes that all connections of the stub send per second. 64 MiB.
     pub bytes_out_per_second: u64,
 }
 

@@ -9,13 +9,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::TransportLimits;
 
-/// The time that a connection may still take after the stub closed it, like `SO_LINGER` of a socket.
+/// The time limit of a connection after the stub closed it, like `SO_LINGER` of a socket.
 #[derive(Debug)]
 pub(crate) struct Linger {
-    /// Elapses when the peer neither takes more of the outbox nor ends the connection.
+    /// Elapses when the peer neither accepts more of the outbox nor ends the connection.
     idle: Pin<Box<Sleep>>,
     idle_limit: Duration,
-    /// The latest end, however slowly the peer reads.
+    /// The latest end, no matter how slowly the peer reads.
     end: Instant,
 }
 
@@ -28,18 +28,18 @@ impl Linger {
         }
     }
 
-    /// The peer took something of the outbox.
+    /// Records that the peer accepted a part of the outbox.
     pub(crate) fn progress(&mut self, cx: &mut Context<'_>) {
         self.reset(cx, self.end);
     }
 
-    /// Limits the rest to the time that the peer has for its answer.
+    /// Limits the rest to the peer's time to answer.
     pub(crate) fn shorten(&mut self, cx: &mut Context<'_>) {
         self.end = self.end.min(Instant::now() + self.idle_limit);
         self.reset(cx, self.end);
     }
 
-    /// Ready when the time has elapsed.
+    /// Ready when the time limit has elapsed.
     pub(crate) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.idle.as_mut().poll(cx)
     }
@@ -60,7 +60,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// After how many seconds it is over, if the other side takes something every `step`, and if the sandbox ends after so many of them.
+    /// Checks after how many seconds the closing ends. The peer accepts a part every `step`, and
+    /// the sandbox ends after `sandbox_ends_after` steps.
     async fn check(step: Duration, sandbox_ends_after: usize, expected_seconds: u64) {
         let start = Instant::now();
         let mut linger = Linger::new(&TransportLimits::default());
@@ -77,14 +78,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_other_side_has_its_time_and_no_more() {
+    async fn linger_is_limited() {
         check(3 * SECOND, usize::MAX, 2).await;
         check(SECOND, usize::MAX, 10).await;
         check(SECOND / 100, usize::MAX, 10).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_end_of_the_sandbox_it_has_less() {
+    async fn sandbox_end_shortens_linger() {
         check(SECOND, 0, 2).await;
         check(SECOND, 5, 7).await;
     }

@@ -11,10 +11,10 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// The connections that have to be driven, oldest wake-up first.
+/// The connections to drive, oldest wake-up first.
 ///
-/// Each is queued at most once, so the queue is never longer than the number of connections. A
-/// quiet connection costs nothing.
+/// Each connection is queued at most once, so the queue is never longer than the number of
+/// connections. A quiet connection causes no work.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue {
     entries: Mutex<VecDeque<Arc<QueueEntry>>>,
@@ -23,7 +23,7 @@ pub(crate) struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    /// Sets the task that is woken when an entry is queued by its waker.
+    /// Sets the task to wake when a waker queues an entry.
     pub(crate) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
@@ -49,13 +49,14 @@ pub(crate) enum Owner {
     Idle,
 }
 
-/// The place of one connection in the [`ReadyQueue`]. As a [`Waker`], its sockets and timers queue it.
+/// The entry of one connection in the [`ReadyQueue`]. The connection's sockets and timers use it as
+/// their [`Waker`], which queues it.
 #[derive(Debug)]
 pub(crate) struct QueueEntry {
     owner: Owner,
     is_queued: AtomicBool,
-    /// Weak, since the queue holds its entries. With a strong reference, entries that are queued at
-    /// the end would keep the queue and the task that polls it.
+    /// Weak, since the queue holds its entries. With a strong reference, entries that are still
+    /// queued at the end would keep the queue and the task that polls it alive.
     queue: Weak<ReadyQueue>,
 }
 
@@ -92,21 +93,21 @@ impl Wake for QueueEntry {
     }
 }
 
-/// A change that a stub can be interested in. The stub asks about each with another function of the
-/// interface.
+/// A change in which a stub can be interested. The stub asks about each kind with a different
+/// function of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Interest {
-    /// The connection opened, was refused, closed or failed, or the head is there: `poll`.
+    /// The connection opened, was refused, closed or failed, or the head arrived: `poll`.
     State = 1,
-    /// The stub can receive something, which may be the end: `receive`.
+    /// The stub can receive data or the end: `receive`.
     Read = 2,
     /// The stub can send again: `send`.
     Write = 4,
 }
 
-/// The changes of one handle. The stub is owed one `ready` event for each [`Interest`] that changed
-/// since it last asked about it, and no second one.
+/// The changes of one handle. For each [`Interest`] that changed since the stub last asked about
+/// it, the stub is owed exactly one `ready` event.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     changed: u8,
@@ -118,14 +119,14 @@ impl Readiness {
         self.changed |= interest as u8;
     }
 
-    /// The stub asked: the next change is owed an event again.
+    /// Records that the stub asked: the next change is owed an event again.
     pub(crate) fn clear(&mut self, interest: Interest) {
         self.changed &= !(interest as u8);
         self.announced &= !(interest as u8);
     }
 
-    /// Returns `true` if a `ready` event is due, and counts it as sent for one interest. A stub may
-    /// look only for the change that it waits for.
+    /// Returns `true` if a `ready` event is due, and counts the event for one interest. A stub may
+    /// check only the change that it waits for.
     pub(crate) fn take_event(&mut self) -> bool {
         let due = self.changed & !self.announced;
         self.announced |= due & due.wrapping_neg();

@@ -27,9 +27,10 @@ use crate::{
     traffic::MeteredStream,
 };
 
-/// How much is read from the socket at once, and before the stub asks.
+/// Maximum number of bytes of one read from the socket, and of those read before the stub asks.
 const READ_BYTES: usize = 16 << 10;
-/// How often what comes after the stub closed is read before others have their turn.
+/// Maximum number of reads in one turn after the stub closed the connection. Other connections then
+/// get their turn.
 const QUIET_READS: usize = 16;
 /// RFC 1035 section 2.3.4 allows 255 bytes, which are 253 as text.
 const HOST_BYTES: usize = 253;
@@ -44,43 +45,45 @@ pub enum TcpState {
     Open,
     /// The peer ended its half. The stub can still send.
     Closed,
-    /// The connection broke, for this reason.
+    /// The connection broke. The text has the reason.
     Failed(String),
 }
 
-/// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
+/// A TCP connection of the stub. Every method with a context polls the socket once with it and
+/// never waits.
 pub(crate) struct Tcp {
     pub(crate) readiness: Readiness,
     state: TcpState,
     route: Route,
-    /// Where it goes, for the texts of errors: `sp1.example:5222`.
+    /// The host and port for error texts: `sp1.example:5222`.
     target: String,
     port: u16,
     protection: Protection,
-    /// TCP and TLS from the start, or TLS over a connection that was plain.
+    /// The opening of TCP and TLS, or the later start of TLS on a plain connection.
     opening: Option<BoxFuture<'static, Result<Connection, String>>>,
     stream: Option<MeteredStream>,
     closing: Option<TcpClosing>,
-    /// What was read before the stub asked.
+    /// Bytes that the host read before the stub asked.
     held: BytesMut,
     outbox: BytesMut,
-    /// What left the outbox may still be in the TLS layer.
+    /// Bytes that left the outbox may still be in the TLS layer.
     unflushed: bool,
-    /// The stub was told to wait until no more than this waits to be sent.
+    /// The stub got `busy` and is owed an event when at most this many bytes wait to be sent.
     wants_room: Option<usize>,
-    /// Writing failed. What the other side sent before is still read.
+    /// Error of a failed write. Bytes that the other side sent before are still read.
     write_error: Option<String>,
     limits: TransportLimits,
 }
 
-/// What is left to do with a connection that the stub closed.
+/// The remaining work on a connection that the stub closed.
 struct TcpClosing {
     shut_down: bool,
     linger: Linger,
 }
 
 impl Tcp {
-    /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
+    /// Runs the checks that need no network, and prepares the connection. The first drive starts
+    /// connecting.
     pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
@@ -90,7 +93,7 @@ impl Tcp {
     ) -> Result<Self, TransportError> {
         check_host(host)?;
         if port == 0 {
-            return Err(TransportError::Invalid("the port 0 names no service".to_owned()));
+            return Err(TransportError::Invalid("port 0 is not a valid port".to_owned()));
         }
         route.grants.check(host, port, protection).map_err(|refused| TransportError::Denied(refused.to_string()))?;
 
@@ -137,7 +140,7 @@ impl Tcp {
             TcpState::Failed(how) => return Err(TransportError::Io(how.clone())),
         }
         if self.protection == Protection::Tls {
-            return Err(TransportError::Invalid(format!("the connection to {} is over TLS already", self.target)));
+            return Err(TransportError::Invalid(format!("the connection to {} already uses TLS", self.target)));
         }
         self.write(cx);
         if let Some(how) = &self.write_error {
@@ -149,8 +152,9 @@ impl Tcp {
         }
         self.read_ahead(cx);
         if !self.held.is_empty() {
-            // What an attacker put before the handshake must not count as said under its protection (CVE-2011-0411 and its like).
-            let how = format!("{} sent {} bytes that were not received before TLS", self.target, self.held.len());
+            // Bytes that an attacker injected before the handshake must not pass as protected by
+            // TLS (CVE-2011-0411 and similar).
+            let how = format!("{} sent {} bytes that the stub did not receive before TLS", self.target, self.held.len());
             self.held.clear();
             self.fail(how.clone());
             return Err(TransportError::Io(how));
@@ -223,7 +227,7 @@ impl Tcp {
             }
         }
         if bytes.is_empty() {
-            // Sending nothing does not withdraw the wish for room.
+            // An empty send keeps the pending wish for room.
             return Ok(0);
         }
         self.wants_room = (!rest.is_empty()).then_some(self.limits.tcp_write_bytes / 2);
@@ -233,21 +237,22 @@ impl Tcp {
         Ok(u32::try_from(bytes.len() - rest.len()).unwrap_or(u32::MAX))
     }
 
-    /// Begins to end the connection; nobody asks for it any more.
+    /// Begins to close the connection. The stub no longer has access to it.
     pub(crate) fn close(&mut self) {
         self.opening = None;
         self.held = BytesMut::new();
         self.closing = Some(TcpClosing { shut_down: false, linger: Linger::new(&self.limits) });
     }
 
-    /// Limits the closing to the time that the peer has for its answer.
+    /// Limits the rest of the closing to the peer's time to answer.
     pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
         if let Some(closing) = &mut self.closing {
             closing.linger.shorten(cx);
         }
     }
 
-    /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
+    /// Does all work that is possible without waiting. Ready when no work is left on the
+    /// connection.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.closing.is_some() {
             ready!(self.finish(cx));
@@ -266,7 +271,8 @@ impl Tcp {
             }
             self.readiness.set(Interest::State);
         }
-        // Reading first: what the other side said before it ended the connection is not to be lost to our failing to write.
+        // Reads first: a failing write must not lose bytes that the other side sent before it ended
+        // the connection.
         self.read_ahead(cx);
         if self.write_error.is_none() {
             self.write(cx);
@@ -281,7 +287,7 @@ impl Tcp {
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Reads once, unless there is something that the stub has not fetched.
+    /// Reads once, unless the stub has yet to fetch bytes.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         if self.held.is_empty() {
             self.read(cx);
@@ -291,13 +297,14 @@ impl Tcp {
         }
     }
 
-    /// Adds to what is held; whether something came. If not, the state says whether it was the end.
+    /// Reads into `held`. Returns `true` if bytes came. Otherwise the state shows whether the
+    /// connection has ended.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.state != TcpState::Open {
             return false;
         }
         let Some(stream) = &mut self.stream else { return false };
-        // On the stack first: what an idle connection holds in memory is nothing.
+        // Reads to the stack first, so an idle connection holds no buffer in memory.
         let mut scratch = [0; READ_BYTES];
         let mut buffer = ReadBuf::new(&mut scratch);
         match Pin::new(stream).poll_read(cx, &mut buffer) {
@@ -316,9 +323,7 @@ impl Tcp {
             }
             Poll::Ready(Err(error)) => {
                 let how = match error.kind() {
-                    io::ErrorKind::UnexpectedEof => {
-                        "it ended without TLS' `close_notify`, so that something may be missing".to_owned()
-                    }
+                    io::ErrorKind::UnexpectedEof => "TLS ended without `close_notify`, so data may be missing".to_owned(),
                     _ => SafeText::chain(&error).to_string(),
                 };
                 self.fail(format!("the connection to {} broke: {how}", self.target));
@@ -343,23 +348,24 @@ impl Tcp {
         self.readiness.set(Interest::Read);
     }
 
-    /// What counts against the limit.
+    /// Number of bytes that count towards the limit.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.outbox.len()
     }
 
-    /// Whether something is still to be sent.
+    /// Returns `true` if bytes are still to be sent.
     fn waits(&self) -> bool {
         !self.outbox.is_empty() || self.unflushed
     }
 
-    /// Writes out what waits, as far as the socket takes it.
+    /// Writes the waiting bytes, as far as the socket accepts them.
     fn write(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             self.outbox = BytesMut::new();
             self.unflushed = false;
             let how = format!("sending to {} failed: {}", self.target, SafeText::chain(&error));
-            // After the other side's end nothing is read any more: there is nobody else to notice.
+            // After the other side's end, the host no longer reads, so only this write can detect
+            // the failure.
             if self.state == TcpState::Closed {
                 self.fail(how.clone());
             }
@@ -384,8 +390,8 @@ impl Tcp {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what waits, ends our half, and reads until the other side ends its own: unread bytes would reset the connection, and with it what
-    /// was sent last.
+    /// Sends the waiting bytes, ends our half, and reads until the other side ends its half. Unread
+    /// bytes would reset the connection and lose the bytes that were sent last.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
         if closing.linger.poll_elapsed(cx).is_ready() {
@@ -424,13 +430,16 @@ impl Tcp {
 
 fn check_host(host: &str) -> Result<(), TransportError> {
     if host.is_empty() || host.len() > HOST_BYTES {
-        return Err(TransportError::Invalid(format!("a host of {} bytes is none: 1 to {HOST_BYTES} are", host.len())));
+        return Err(TransportError::Invalid(format!(
+            "the host has {} bytes; the allowed length is 1 to {HOST_BYTES} bytes",
+            host.len()
+        )));
     }
     if let Some(wrong) =
         host.chars().find(|character| character.is_control() || character.is_whitespace() || "/@?#%".contains(*character))
     {
         return Err(TransportError::Invalid(format!(
-            "`{}` is no part of a host's name or address",
+            "a host name or address cannot contain `{}`",
             SafeText::quote(wrong.encode_utf8(&mut [0; 4]))
         )));
     }

@@ -1,4 +1,4 @@
-//! How many bytes the connections of one stub receive and send in a second.
+//! Limits the bytes that the connections of one stub receive and send per second.
 
 use std::{
     future::Future as _,
@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::TransportLimits;
 
-/// What a ping or a pong counts: the host reads and answers it, and the stub has no part in it.
+/// Charge for a ping or a pong. The host reads and answers these frames without the stub.
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
-/// How much is written at once: by no more is a second's share overdrawn.
+/// Maximum size of one write. A second's share is overdrawn by at most this size.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// The two directions of all connections of a stub together.
+/// The traffic of all connections of a stub, in both directions.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     incoming: Mutex<Flow>,
@@ -33,7 +33,7 @@ pub(crate) struct Traffic {
 #[derive(Debug)]
 struct Flow {
     bucket: TokenBucket,
-    /// How often somebody had to wait.
+    /// Number of times that a connection had to wait.
     throttled: u64,
 }
 
@@ -57,19 +57,19 @@ impl Traffic {
         flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often a connection had to wait to receive, and to send, since this was asked last.
+    /// Returns how often a connection had to wait to receive and to send since the last call.
     pub(crate) fn take_throttled(&self) -> (u64, u64) {
         let take = |direction| mem::take(&mut self.flow(direction).throttled);
         (take(Direction::In), take(Direction::Out))
     }
 }
 
-/// One connection's part in the traffic, in one direction.
+/// The share of one connection in the traffic of one direction.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     traffic: Arc<Traffic>,
     direction: Direction,
-    /// Until when nothing flows; made when it has to wait for the first time.
+    /// The time until which the connection must wait. Created at the first wait.
     closed: Option<Pin<Box<Sleep>>>,
     waits: bool,
 }
@@ -79,7 +79,7 @@ impl Throttle {
         Self { traffic: Arc::clone(traffic), direction, closed: None, waits: false }
     }
 
-    /// Ready when something may flow.
+    /// Ready when bytes may flow.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
@@ -100,13 +100,13 @@ impl Throttle {
         }
     }
 
-    /// So much has flowed.
+    /// Charges bytes that have flowed.
     pub(crate) fn count(&self, bytes: usize) {
         self.traffic.flow(self.direction).bucket.take(u64::try_from(bytes).unwrap_or(u64::MAX), Instant::now());
     }
 }
 
-/// A connection whose bytes count.
+/// A connection that charges its bytes.
 #[derive(Debug)]
 pub(crate) struct MeteredStream {
     connection: Connection,
@@ -123,7 +123,7 @@ impl MeteredStream {
         self.connection
     }
 
-    /// A ping or a pong came.
+    /// Charges a received ping or pong.
     pub(crate) fn count_control_frame(&self) {
         self.incoming.count(CONTROL_FRAME_BYTES);
     }

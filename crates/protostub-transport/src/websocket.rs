@@ -1,13 +1,16 @@
 //! One WebSocket connection (RFC 6455): `wit/0.1/websocket.wit`.
 //!
 //! ```text
-//!   Connecting ──► Open ──► Closed(code)      the server's close frame, the end without one, a message over the limit (1009)
-//!        │           └────► Failed(how)       broken, or the server violated the protocol (1002, 1007 are sent)
-//!        ├──► Refused(head)                   another status than 101
+//!   Connecting ──► Open ──► Closed(code)      the server's close frame, the end without a close
+//!        │           │                        frame, a message over the limit (1009)
+//!        │           └────► Failed(how)       broken, or the server violated the protocol (1002
+//!        │                                    or 1007 is sent)
+//!        ├──► Refused(head)                   a status other than 101
 //!        └──► Failed(how)
 //! ```
 //!
-//! The stream outlives `Open`: what is to be said at the end is said after the stub knows the result ([`WebSocketClosing`]).
+//! The stream outlives `Open`: the final messages are sent after the stub knows the result
+//! ([`WebSocketClosing`]).
 
 mod handshake;
 mod heartbeat;
@@ -42,9 +45,11 @@ use crate::{
     route::Route,
 };
 
-/// How many messages without news for the stub (pings, or what comes after it closed) are read before others have their turn.
+/// Maximum number of messages that are read in one turn without news for the stub. These are pings,
+/// and all messages after the stub closed the connection. Other connections then get their turn.
 const QUIET_MESSAGES: usize = 64;
-/// RFC 6455 section 5.5: a control frame's payload is at most 125 bytes, two of which are the code.
+/// RFC 6455 section 5.5: a control frame's payload has at most 125 bytes, of which two are the
+/// code.
 const REASON_BYTES: usize = 123;
 
 /// One WebSocket message of the stub's protocol.
@@ -91,48 +96,53 @@ pub enum WebSocketState {
     Refused(Handshake),
     /// The server closed the connection.
     Closed(CloseReason),
-    /// The connection broke, for this reason.
+    /// The connection broke. The text has the reason.
     Failed(String),
 }
 
-/// A connection of the stub. Everything that takes a context polls the socket once with it and never waits.
+/// A WebSocket connection of the stub. Every method with a context polls the socket once with it
+/// and never waits.
 pub(crate) struct WebSocket {
     pub(crate) readiness: Readiness,
     state: WebSocketState,
-    /// Where it goes, for the texts of errors: `wss://sp1.example:443`.
+    /// The scheme, host and port for error texts: `wss://sp1.example:443`.
     target: String,
     opening: Option<BoxFuture<'static, Result<Opened, String>>>,
     stream: Option<Stream>,
-    /// As long as it is open.
+    /// `Some` while the connection is open.
     heartbeat: Option<Heartbeat>,
     closing: Option<WebSocketClosing>,
-    /// The one frame that was read before the stub asked, or did not fit what it asked for.
+    /// A frame that the host read before the stub asked, or that exceeded the stub's requested
+    /// size.
     held: Option<Frame>,
     pub(crate) outbox: Outbox,
-    /// The stub was told that there is no room, and is to hear when there is.
+    /// The stub got `busy` and is owed an event when there is room.
     wants_room: bool,
-    /// Writing failed. What the server sent before is still read: its close frame may tell why.
+    /// Error of a failed write. Frames that the server sent before are still read, since its close
+    /// frame may have the reason.
     write_error: Option<String>,
     limits: TransportLimits,
 }
 
-/// What is left to do with a stream whose state is settled.
+/// The remaining work on a stream whose state is final.
 struct WebSocketClosing {
-    /// Where to wait for the other side to end the connection. A server's unread bytes would reset it, and our close frame with it.
+    /// The way to wait until the other side ends the connection. Unread bytes of the server would
+    /// reset the connection, and our close frame would be lost.
     drain: Drain,
     linger: Linger,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Drain {
-    /// Read frames until the closing handshake is done.
+    /// Reads frames until the closing handshake is done.
     Handshake,
-    /// The frames cannot be read any more: end our half, and read bytes.
+    /// Ends our half and reads raw bytes, since the frames are no longer readable.
     Bytes,
 }
 
 impl WebSocket {
-    /// Checks what can be checked at once, and prepares the connection; it starts when it is first driven.
+    /// Runs the checks that need no network, and prepares the connection. The first drive starts
+    /// connecting.
     pub(crate) fn open(
         route: &Route,
         limits: &TransportLimits,
@@ -228,7 +238,7 @@ impl WebSocket {
                 break;
             }
         }
-        // Sending nothing does not withdraw the wish for room.
+        // An empty send keeps the pending wish for room.
         self.wants_room = taken < count || (count == 0 && self.wants_room);
         if taken == 0 && count > 0 {
             return Err(TransportError::Busy);
@@ -236,7 +246,7 @@ impl WebSocket {
         Ok(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
-    /// Begins to end the connection; nobody asks for it any more.
+    /// Begins to close the connection. The stub no longer has access to it.
     pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         self.opening = None;
         self.held = None;
@@ -247,14 +257,15 @@ impl WebSocket {
         self.state = WebSocketState::Closed(CloseReason::default());
     }
 
-    /// Limits the closing to the time that the peer has for its answer.
+    /// Limits the rest of the closing to the peer's time to answer.
     pub(crate) fn shorten_linger(&mut self, cx: &mut Context<'_>) {
         if let Some(closing) = &mut self.closing {
             closing.linger.shorten(cx);
         }
     }
 
-    /// Does what can be done without waiting. Ready: there is nothing more to do with the connection.
+    /// Does all work that is possible without waiting. Ready when no work is left on the
+    /// connection.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(opening) = &mut self.opening {
             let opened = ready!(opening.as_mut().poll(cx));
@@ -271,7 +282,8 @@ impl WebSocket {
             self.readiness.set(Interest::State);
         }
         if self.closing.is_none() {
-            // Reading first: a server that closed has often said why, and writing would only say that it did.
+            // Reads first: a server's close frame often has the reason, while a failing write only
+            // shows that the server closed the connection.
             self.read_ahead(cx);
             self.check_heartbeat(cx);
             if self.write_error.is_none() {
@@ -291,7 +303,7 @@ impl WebSocket {
         if self.stream.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Reads one frame, unless there is one that the stub has not fetched.
+    /// Reads one frame, unless the stub has yet to fetch one.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         if self.held.is_none() {
             self.held = self.next_frame(cx);
@@ -301,7 +313,8 @@ impl WebSocket {
         }
     }
 
-    /// The next frame for the stub. None: there is none now, or the connection ended; then the state says so.
+    /// Returns the next frame for the stub. `None` if no frame has arrived, or the connection has
+    /// ended. The state then has the result.
     fn next_frame(&mut self, cx: &mut Context<'_>) -> Option<Frame> {
         if let Some(frame) = self.held.take() {
             return Some(frame);
@@ -313,7 +326,7 @@ impl WebSocket {
             match Pin::new(self.stream.as_mut()?).poll_next(cx) {
                 Poll::Ready(Some(Ok(Message::Text(text)))) => return Some(Frame::Text(text.as_str().to_owned())),
                 Poll::Ready(Some(Ok(Message::Binary(bytes)))) => return Some(Frame::Binary(bytes.into())),
-                // Reading on sends the pong.
+                // The next read also sends the pong.
                 Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {
                     self.stream.as_ref()?.get_ref().count_control_frame();
                 }
@@ -343,7 +356,7 @@ impl WebSocket {
         None
     }
 
-    /// Gives the connection its last state.
+    /// Sets the final state of the connection.
     fn set_final_state(&mut self, state: WebSocketState) {
         self.outbox = Outbox::default();
         self.wants_room = false;
@@ -352,7 +365,7 @@ impl WebSocket {
         self.readiness.set(Interest::State);
     }
 
-    /// What waits is sent still, and the other side waited for.
+    /// Begins the closing: sends the remaining messages and waits for the other side.
     fn end(&mut self, drain: Drain) {
         self.heartbeat = None;
         self.closing = Some(WebSocketClosing { drain, linger: Linger::new(&self.limits) });
@@ -374,7 +387,8 @@ impl WebSocket {
     fn read_failed(&mut self, error: &WsError) {
         let (code, text) = match error {
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return self.ended_without_close(),
-            // TLS without `close_notify`: nothing is lost that the end without a close frame did not put in doubt already.
+            // TLS ended without `close_notify`. The missing close frame already leaves open whether
+            // data was lost.
             WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.ended_without_close(),
             WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
                 (CloseCode::Size, too_long("a message", *size, *max_size))
@@ -390,14 +404,18 @@ impl WebSocket {
         let close = close_frame(code, &text);
         self.set_final_state(match code {
             CloseCode::Size => WebSocketState::Closed(CloseReason { code: Some(code.into()), reason: text }),
-            code => WebSocketState::Failed(format!("{} broke the protocol, and was closed with {code}: {text}", self.target)),
+            code => WebSocketState::Failed(format!(
+                "{} violated the WebSocket protocol and was closed with {code}: {text}",
+                self.target
+            )),
         });
         self.outbox.push(close);
         self.end(Drain::Bytes);
     }
 
-    /// Pings a server that says nothing, and gives up one that says nothing to that either. While the stub does not receive, nothing is heard,
-    /// and while something waits to be sent, TCP itself finds out.
+    /// Pings a silent server, and gives up a server that does not answer the ping. The server does
+    /// not count as silent while the stub does not receive, since the host then reads nothing. The
+    /// same holds while messages wait to be sent, since TCP itself then detects a dead server.
     fn check_heartbeat(&mut self, cx: &mut Context<'_>) {
         let (Some(heartbeat), Some(stream)) = (&mut self.heartbeat, &mut self.stream) else { return };
         let deaf = self.held.is_some() || self.outbox.bytes() > 0;
@@ -408,7 +426,7 @@ impl WebSocket {
                 self.stream = None;
                 let interval = self.limits.ping_interval;
                 self.set_final_state(WebSocketState::Failed(format!(
-                    "{} said nothing for {:?}, and did not answer a ping",
+                    "{} was silent for {:?} and did not answer a ping",
                     self.target,
                     2 * interval
                 )));
@@ -416,7 +434,7 @@ impl WebSocket {
         }
     }
 
-    /// Writes out what waits, as far as the socket takes it.
+    /// Writes the waiting messages, as far as the socket accepts them.
     fn write(&mut self, cx: &mut Context<'_>) {
         let Some(stream) = &mut self.stream else { return };
         if let Poll::Ready(Err(error)) = self.outbox.poll_flush(stream, cx) {
@@ -425,7 +443,7 @@ impl WebSocket {
         }
     }
 
-    /// Ends the connection. Ready, and without a stream, when that is done or took too long.
+    /// Ends the connection. Ready, and without a stream, when the closing is done or timed out.
     fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (Some(closing), Some(stream)) = (&mut self.closing, &mut self.stream) else { return Poll::Ready(()) };
         if closing.linger.poll_elapsed(cx).is_pending() {
@@ -451,10 +469,11 @@ impl WebSocketClosing {
         match self.drain {
             Drain::Handshake => {
                 if let Poll::Ready(Err(_)) = flushed {
-                    // What the server said last may still be there, and have to be answered.
+                    // The server's last frames may still be readable and need an answer.
                     *outbox = Outbox::default();
                 }
-                // Also while something waits: a server that waits for us to read would never take it.
+                // Reads even while messages wait: a server that waits for us to read would never
+                // accept them.
                 for _ in 0..QUIET_MESSAGES {
                     match ready!(Pin::new(&mut *stream).poll_next(cx)) {
                         Some(Ok(_)) => {}
@@ -496,7 +515,8 @@ fn close_frame(code: CloseCode, reason: &str) -> Message {
     Message::Close(Some(CloseFrame { code, reason }))
 }
 
-/// The codes that a stub may send (RFC 6455 section 7.4, as browsers have it); others become 1000.
+/// Returns the code if a stub may send it (RFC 6455 section 7.4, as in browsers). Other codes
+/// become 1000.
 pub(crate) fn allowed_close_code(code: u16) -> CloseCode {
     match code {
         3000..=4999 => code.into(),
@@ -507,7 +527,7 @@ pub(crate) fn allowed_close_code(code: u16) -> CloseCode {
 fn close_reason(frame: Option<CloseFrame>) -> CloseReason {
     frame.map_or_else(CloseReason::default, |frame| CloseReason {
         code: match frame.code.into() {
-            // "No code" and "no close frame" as codes: never on the wire.
+            // These two codes mean "no code" and "no close frame". They never occur on the wire.
             1005 | 1006 => None,
             code => Some(code),
         },

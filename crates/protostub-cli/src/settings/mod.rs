@@ -469,7 +469,7 @@ mod tests {
         check("max-stubs = 'many'", "1:13: invalid type: string, expected usize");
         check(
             "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
-            "2:10: `everything` is not a rule: it has no port; write `host:port`, `*.host:port` or `host:port plain`",
+            "2:10: `everything` is not a rule: the port is missing; write `host:port`, `*.host:port` or `host:port plain`",
         );
         check(
             "[domains.'sp1.example']\nmay-deploy = ['*.com']",

@@ -8,7 +8,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::fixture::{Authority, Names, closed_port, config, connect, egress, listen, sp1, sp1_here};
 
-/// A server that sends back what it gets, over TLS if there is an acceptor.
+/// Starts a server that echoes its input, over TLS if there is an acceptor.
 async fn echo(acceptor: Option<TlsAcceptor>) -> u16 {
     let (listener, port) = listen().await;
     tokio::spawn(async move {
@@ -49,7 +49,7 @@ async fn refused(addresses: &[&str], grants: Grants) -> String {
 }
 
 #[tokio::test]
-async fn bytes_flow_over_tls_and_without() {
+async fn connection_carries_bytes_with_and_without_tls() {
     let authority = Authority::new();
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let egress = egress(&names, &[&authority]);
@@ -69,7 +69,7 @@ async fn bytes_flow_over_tls_and_without() {
 }
 
 #[tokio::test]
-async fn without_a_rule_for_the_name_nobody_is_asked_for_addresses() {
+async fn name_without_rule_is_not_resolved() {
     let names = Names::of([("sp2.example", &["127.0.0.1"])]);
     let error = connect(&egress(&names, &[]), &sp1(8883), "sp2.example", 8883, Protection::Tls, &[]).await.unwrap_err();
     assert_eq!(error.to_string(), "`sp2.example:8883` is refused: no rule names this host; grant `sp2.example:8883` to allow it");
@@ -77,7 +77,7 @@ async fn without_a_rule_for_the_name_nobody_is_asked_for_addresses() {
 }
 
 #[tokio::test]
-async fn a_granted_name_does_not_open_what_it_resolves_to() {
+async fn granted_name_does_not_admit_special_addresses() {
     let sp1 = || sp1(8883);
     assert_eq!(
         refused(&["127.0.0.1"], sp1()).await,
@@ -99,14 +99,14 @@ async fn a_granted_name_does_not_open_what_it_resolves_to() {
 }
 
 #[tokio::test]
-async fn of_many_addresses_only_the_first_are_looked_at() {
+async fn addresses_beyond_the_first_16_are_ignored() {
     let many: Vec<String> = (0..100).map(|n| format!("10.0.0.{n}")).collect();
     let text = refused(&many.iter().map(String::as_str).collect::<Vec<_>>(), sp1(8883)).await;
     assert!(text.contains("10.0.0.15 ") && !text.contains("10.0.0.16 "), "{text}");
 }
 
 #[tokio::test]
-async fn addresses_that_may_not_be_dialled_are_left_out() {
+async fn forbidden_addresses_are_skipped() {
     let authority = Authority::new();
     let port = echo(Some(authority.server(&["sp1.example"]))).await;
     let names = Names::of([("sp1.example", &["169.254.169.254", "10.0.0.1", "127.0.0.1"])]);
@@ -116,7 +116,7 @@ async fn addresses_that_may_not_be_dialled_are_left_out() {
 }
 
 #[tokio::test]
-async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
+async fn judged_address_is_the_dialled_address() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     names.then("sp1.example", &["169.254.169.254"]);
@@ -132,7 +132,7 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
 }
 
 #[tokio::test]
-async fn when_an_address_fails_the_next_one_is_dialled() {
+async fn failed_address_is_followed_by_the_next() {
     let port = echo(None).await;
     let names = Names::of([("sp1.example", &["127.0.0.2", "127.0.0.1"])]);
     let grants = Grants::none().allow_loopback(true).allow_host("sp1.example", port, Protection::Plain).unwrap();
@@ -140,7 +140,7 @@ async fn when_an_address_fails_the_next_one_is_dialled() {
 }
 
 #[tokio::test]
-async fn when_all_addresses_fail_each_is_named() {
+async fn error_names_every_failed_address() {
     let port = closed_port().await;
     let names = Names::of([("sp1.example", &["127.0.0.1", "127.0.0.2"])]);
     let error = connect(&egress(&names, &[]), &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap_err();
@@ -151,7 +151,7 @@ async fn when_all_addresses_fail_each_is_named() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_is_told_from_one_without_addresses() {
+async fn missing_name_differs_from_name_without_addresses() {
     let names = Names::of([("sp1.example", &[])]);
     let egress = egress(&names, &[]);
     let check = async |host: &str, expected: &str| {
@@ -164,7 +164,7 @@ async fn a_name_that_does_not_exist_is_told_from_one_without_addresses() {
 }
 
 #[tokio::test]
-async fn localhost_is_this_host_whatever_a_resolver_says() {
+async fn localhost_is_never_resolved() {
     let port = echo(None).await;
     let names = Names::of([("sp1.localhost", &["10.0.0.1"]), ("localhost", &["10.0.0.1"])]);
     let egress = egress(&names, &[]);
@@ -172,14 +172,14 @@ async fn localhost_is_this_host_whatever_a_resolver_says() {
         let grants = Grants::none().allow_host(host, port, Protection::Tls).unwrap();
         let error = connect(&egress, &grants, host, port, Protection::Plain, &[]).await.unwrap_err();
         assert!(matches!(&error, EgressError::Refused(refused) if refused.missing() == Missing::Loopback), "{error}");
-        // On loopback, a rule that asks for TLS is content without.
+        // On loopback, a rule that requires TLS also allows plain connections.
         assert_echoes(connect(&egress, &grants.allow_loopback(true), host, port, Protection::Plain, &[]).await.unwrap()).await;
     }
     assert_eq!(names.asked(), 0);
 }
 
 #[tokio::test]
-async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
+async fn certificate_must_match_name_and_authority() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let check = async |acceptor, roots: &[&Authority], expected: &str| {
@@ -191,8 +191,8 @@ async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
         assert!(text.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`: ")), "{text}");
         assert!(text.contains(expected), "{text}");
     };
-    check(Some(theirs.server(&["sp1.example"])), &[&ours], "no root that is trusted here issued it").await;
-    check(Some(ours.server(&["sp1.example"])), &[], "add that to the extra roots").await;
+    check(Some(theirs.server(&["sp1.example"])), &[&ours], "no trusted root issued the certificate").await;
+    check(Some(ours.server(&["sp1.example"])), &[], "add its root to `trust-roots`").await;
     check(Some(ours.server(&["sp2.example"])), &[&ours], "not valid for name \"sp1.example\"").await;
     let mut expired = CertificateParams::new(vec!["sp1.example".to_owned()]).unwrap();
     (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
@@ -201,7 +201,7 @@ async fn a_certificate_has_to_be_for_the_name_and_from_a_known_authority() {
 }
 
 #[tokio::test]
-async fn a_granted_address_needs_a_certificate_for_it() {
+async fn granted_address_needs_its_own_certificate() {
     let authority = Authority::new();
     let names = Names::of([]);
     let port = echo(Some(authority.server(&["127.0.0.1"]))).await;
@@ -210,7 +210,7 @@ async fn a_granted_address_needs_a_certificate_for_it() {
 }
 
 #[tokio::test]
-async fn hosts_that_are_none_are_invalid_not_refused() {
+async fn malformed_host_is_invalid_not_refused() {
     let names = Names::of([]);
     let egress = egress(&names, &[]);
     for host in ["", "a b", "sp1.example:443", "127.1", "user@sp1.example", "sp1.example\r\nX: y"] {
@@ -230,7 +230,7 @@ impl Resolver for Silent {
     }
 }
 
-/// A resolver that can reach no name service.
+/// A resolver that cannot reach a name service.
 #[derive(Debug)]
 struct CutOff;
 
@@ -242,7 +242,7 @@ impl Resolver for CutOff {
 }
 
 #[tokio::test]
-async fn a_name_that_cannot_be_resolved_now_may_exist() {
+async fn failed_resolution_is_retryable() {
     let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(CutOff))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::Resolve { .. }) && error.is_retryable());
@@ -250,15 +250,15 @@ async fn a_name_that_cannot_be_resolved_now_may_exist() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_is_silent_is_given_up() {
+async fn silent_resolver_times_out() {
     let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(Silent))).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Resolving, .. }), "{error:?}");
-    assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: it was still resolving the name");
+    assert_eq!(error.to_string(), "failed to reach `sp1.example:443` within 15s: timed out while resolving the name");
 }
 
 #[tokio::test]
-async fn roots_that_are_none_are_told_by_their_number() {
+async fn error_names_invalid_root_by_number() {
     let names = Names::of([]);
     let check = |pem: &[u8], expected: &str| {
         let authority = Authority::new();
@@ -267,20 +267,20 @@ async fn roots_that_are_none_are_told_by_their_number() {
         let text = Egress::new(config).unwrap_err().to_string();
         assert!(text.starts_with("the egress configuration is invalid: extra root 2: ") && text.contains(expected), "{text}");
     };
-    check(b"", "it has no `BEGIN CERTIFICATE` section");
-    check(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", "it is no PEM");
-    check(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "it is no root certificate");
+    check(b"", "the text has no `BEGIN CERTIFICATE` section");
+    check(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", "the text is not PEM");
+    check(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "the certificate is not a root");
 }
 
 #[tokio::test]
-async fn the_system_resolver_knows_this_host() {
+async fn system_resolver_knows_localhost() {
     let addresses = protostub_egress::SystemResolver::new().resolve("localhost").await.unwrap();
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
 }
 
 #[tokio::test]
-async fn the_system_resolver_says_that_a_name_does_not_exist() {
-    // It knows this without asking a name service, which may be out of reach here.
+async fn system_resolver_reports_missing_name() {
+    // The resolver rejects this name without asking a name service, which may be unreachable here.
     let error = protostub_egress::SystemResolver::new().resolve("no host").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
 }

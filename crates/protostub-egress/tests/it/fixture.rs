@@ -1,4 +1,4 @@
-//! Names, certificates and servers.
+//! Fixtures: names, certificates and servers.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,8 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// Answers for names as they were given to it; each name's answers in turn, the last one again and again.
+/// A resolver with fixed answers. Each name returns its answers in turn, and then repeats the last
+/// one.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     answers: Mutex<HashMap<String, Vec<Vec<IpAddr>>>>,
@@ -35,13 +36,13 @@ impl Names {
         Arc::new(this)
     }
 
-    /// The next answer for a name.
+    /// Adds the next answer for a name.
     pub(crate) fn then(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.answers.lock().unwrap().entry(name.to_owned()).or_default().push(addresses);
     }
 
-    /// How often somebody asked.
+    /// Number of look-ups so far.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -67,7 +68,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Authorities of one name would be one to a client, with a wrong signature.
+        // Authorities with the same name would be one authority to a client, and their signatures
+        // would fail.
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         params.distinguished_name.push(DnType::CommonName, format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -77,7 +79,7 @@ impl Authority {
         self.0.pem().into_bytes()
     }
 
-    /// An authority of this name that this one has certified.
+    /// Certifies an intermediate authority with this name.
     pub(crate) fn intermediate(&self, name: &str) -> CertifiedIssuer<'static, KeyPair> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -85,7 +87,7 @@ impl Authority {
         CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap()
     }
 
-    /// A server whose certificate is for these names.
+    /// Creates an acceptor with a certificate for these names.
     pub(crate) fn server(&self, names: &[&str]) -> TlsAcceptor {
         self.server_of(CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap())
     }
@@ -104,19 +106,19 @@ impl Authority {
     }
 }
 
-/// A listener on 127.0.0.1 and its port.
+/// Binds a listener on 127.0.0.1. Returns its port too.
 pub(crate) async fn listen() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
-/// A port on which nobody listens.
+/// Returns a port without a listener.
 pub(crate) async fn closed_port() -> u16 {
     listen().await.1
 }
 
-/// Lets axum serve TLS.
+/// A listener through which axum serves TLS.
 pub(crate) struct Tls {
     pub(crate) listener: TcpListener,
     pub(crate) acceptor: TlsAcceptor,
@@ -151,12 +153,12 @@ pub(crate) fn config(names: &Arc<Names>, roots: &[&Authority]) -> EgressConfig {
         .with_resolver(Arc::clone(names) as Arc<dyn Resolver>)
 }
 
-/// The same-domain default of `sp1.example` with a port.
+/// Returns the same-domain default of `sp1.example` with a port.
 pub(crate) fn sp1(port: u16) -> Grants {
     Grants::same_domain(&Domain::parse("sp1.example").unwrap(), &[port])
 }
 
-/// The same, on this host.
+/// Returns the grants of [`sp1`], with loopback allowed.
 pub(crate) fn sp1_here(port: u16) -> Grants {
     sp1(port).allow_loopback(true)
 }
@@ -183,7 +185,7 @@ pub(crate) async fn start_tls(
     egress.start_tls(grants, egress.own(), connection, server_name).await
 }
 
-/// An HTTP client on the host's own account.
+/// Creates an HTTP client on the host's own account.
 pub(crate) fn http(egress: &Egress, grants: &Grants) -> HttpClient {
     egress.http(grants, egress.own())
 }

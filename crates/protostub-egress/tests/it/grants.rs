@@ -7,13 +7,13 @@ fn of(domain: &str, ports: &[u16]) -> Grants {
     Grants::same_domain(&Domain::parse(domain).unwrap(), ports)
 }
 
-/// What is missing; none: it is allowed.
+/// Returns the missing grant, or `None` if the connection is allowed.
 fn missing(grants: &Grants, host: &str, port: u16, protection: Protection) -> Option<String> {
     grants.check(host, port, protection).err().map(|refused| refused.missing().to_string())
 }
 
 #[test]
-fn a_domain_is_itself_and_what_is_below_it_over_tls() {
+fn same_domain_grants_domain_and_subdomains_over_tls() {
     let grants = of("sp1.example:9443", &[22, 80, 1883, 1024]);
     for port in [443, 5223, 8883, 9443, 1883, 1024] {
         for host in ["sp1.example", "SP1.EXAMPLE.", "mqtt.sp1.example", "a.b.sp1.example"] {
@@ -30,7 +30,7 @@ fn a_domain_is_itself_and_what_is_below_it_over_tls() {
     assert_eq!(missing(&grants, "sp1.example", 0, Tls).unwrap(), "no grant allows it");
 }
 
-/// A host as it is written in rules.
+/// Displays a host in the form that rules use.
 struct Host(&'static str);
 
 impl std::fmt::Display for Host {
@@ -40,7 +40,7 @@ impl std::fmt::Display for Host {
 }
 
 #[test]
-fn nothing_is_below_an_address_or_a_public_suffix() {
+fn address_or_public_suffix_has_no_subdomains() {
     let allows = |domain: &str, host: &str| of(domain, &[]).check(host, 443, Tls).is_ok();
     assert!(allows("github.io", "github.io"));
     assert!(!allows("github.io", "sp1.github.io"));
@@ -54,13 +54,13 @@ fn nothing_is_below_an_address_or_a_public_suffix() {
 }
 
 #[test]
-fn loopback_and_private_networks_admit_but_do_not_name() {
+fn allow_loopback_and_private_grant_no_host() {
     let loopback = of("localhost:8080", &[]);
     assert_eq!(loopback.check("localhost", 8080, Plain).unwrap_err().missing(), Missing::Loopback);
     let loopback = loopback.allow_loopback(true);
     assert_eq!(missing(&loopback, "localhost", 8080, Plain), None);
     assert_eq!(missing(&loopback, "localhost", 8080, Tls), None);
-    // The missing rule says no `plain`: on loopback it needs none.
+    // The missing rule omits `plain`, which loopback does not need.
     assert_eq!(missing(&loopback, "localhost", 8081, Plain).unwrap(), "grant `localhost:8081` to allow it");
     assert_eq!(missing(&loopback, "127.0.0.1", 8080, Plain).unwrap(), "grant `127.0.0.1:8080` to allow it");
     assert!(Grants::none().allow_loopback(true).allow_private(true).check("localhost", 443, Tls).is_err());
@@ -76,12 +76,13 @@ fn loopback_and_private_networks_admit_but_do_not_name() {
 }
 
 #[test]
-fn what_is_missing_is_a_rule_that_allows_it() {
+fn missing_rule_allows_the_connection() {
     let check = |host: &str, port: u16, protection: Protection| {
         let grants = of("sp1.example", &[]).allow_loopback(true);
         let refused = grants.check(host, port, protection).unwrap_err();
         let Missing::Rule(rule) = refused.missing() else { panic!("{refused}") };
-        // Also after somebody copied it from the error into a configuration.
+        // The rule must also survive a round trip through text, as operators copy it from errors
+        // into their configuration.
         let rule: Rule = rule.to_string().parse().unwrap();
         assert_eq!(grants.allow(rule).check(host, port, protection), Ok(()), "{refused}");
     };
@@ -95,7 +96,7 @@ fn what_is_missing_is_a_rule_that_allows_it() {
 }
 
 #[test]
-fn any_name_is_no_address() {
+fn any_name_rule_excludes_addresses() {
     let grants = Grants::none().allow("*:443".parse().unwrap());
     assert_eq!(missing(&grants, "anything.example", 443, Tls), None);
     assert_eq!(missing(&grants, "192.0.43.8", 443, Tls).unwrap(), "grant `192.0.43.8:443` to allow it");
@@ -103,7 +104,7 @@ fn any_name_is_no_address() {
 }
 
 #[test]
-fn an_explanation_goes_through_the_rules() {
+fn explanation_lists_the_rules() {
     let grants = of("sp1.example", &[]).allow_host("*.sp1.example", 1883, Tls).unwrap();
     assert_eq!(
         grants.explain("mqtt.sp1.example", 1883, Plain).to_string(),
@@ -127,7 +128,7 @@ fn an_explanation_goes_through_the_rules() {
 }
 
 #[tokio::test]
-async fn an_explanation_goes_through_the_addresses() {
+async fn explanation_lists_the_addresses() {
     let names = Names::of([("sp1.example", &["192.0.43.8", "10.0.0.1", "::1"]), ("private.sp1.example", &["10.0.0.1"])]);
     let egress = egress(&names, &[]);
     let grants = of("sp1.example", &[]).allow_loopback(true);
@@ -149,20 +150,20 @@ async fn an_explanation_goes_through_the_addresses() {
     assert_eq!(private.addresses().count(), 1);
     let unknown = explain("unknown.sp1.example").await.to_string();
     assert!(unknown.ends_with("\n  there is no host `unknown.sp1.example`: no such name"), "{unknown}");
-    // What is refused by name is not resolved.
+    // A name without a rule is not resolved.
     let asked = names.asked();
     assert!(explain("sp2.example").await.verdict().is_err());
     assert_eq!(names.asked(), asked);
 }
 
 #[test]
-fn what_anybody_wrote_is_quoted_without_harm() {
+fn error_quotes_untrusted_text_safely() {
     let refused = of("sp1.example", &[]).check(&format!("a\x1b[2J\n{}", "b".repeat(100_000)), 443, Tls).unwrap_err().to_string();
     assert!(refused.len() < 1000 && !refused.contains(char::is_control), "{refused}");
 }
 
 #[test]
-fn errors_name_the_rule_that_comes_nearest() {
+fn error_names_the_nearest_rule() {
     let check = |host: &str, port, protection, expected: &str| {
         assert_eq!(of("sp1.example", &[]).check(host, port, protection).unwrap_err().to_string(), expected);
     };

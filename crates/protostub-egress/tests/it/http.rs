@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fixture::{Authority, Names, Tls, config, egress, http, listen, sp1, sp1_here};
 
-/// Greets, shows the headers of requests, and redirects to what stands in the query.
+/// Greets, lists the headers of requests, and redirects to the URL in the query.
 fn router() -> Router {
     let redirect = |RawQuery(to): RawQuery| async move { (StatusCode::FOUND, [("location", to.unwrap_or_default())]) };
     let show = |headers: HeaderMap| async move {
@@ -46,7 +46,7 @@ async fn fails(client: &HttpClient, to: &str) -> EgressError {
     client.get(&url(to), 3).await.unwrap_err()
 }
 
-/// A client of `sp1.example` on this host, its port and resolver.
+/// Creates a client of `sp1.example` on this host, with its port and resolver.
 async fn client() -> (HttpClient, u16, Arc<Names>) {
     let authority = Authority::new();
     let port = https(&authority, &["sp1.example", "*.sp1.example"]).await;
@@ -61,7 +61,7 @@ async fn client() -> (HttpClient, u16, Arc<Names>) {
 }
 
 #[tokio::test]
-async fn a_granted_url_is_read() {
+async fn granted_url_is_fetched() {
     let (client, port, _) = client().await;
     let response = client.get(&url(&format!("https://sp1.example:{port}/hello")), 0).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -69,7 +69,7 @@ async fn a_granted_url_is_read() {
 }
 
 #[tokio::test]
-async fn requests_carry_what_they_should_and_no_more() {
+async fn request_has_only_expected_headers() {
     let (client, port, _) = client().await;
     let headers = request_headers(&[("X-One".into(), "1".into()), ("x-one".into(), "2".into())]).unwrap();
     let to = url(&format!("https://sp1.example:{port}/show"));
@@ -81,7 +81,7 @@ async fn requests_carry_what_they_should_and_no_more() {
 }
 
 #[tokio::test]
-async fn the_name_and_port_are_checked_before_anything_is_sent() {
+async fn name_and_port_are_checked_before_sending() {
     let (client, port, names) = client().await;
     let check = async |to: String, expected: &str| {
         let error = client.send(Method::POST, &url(&to), HeaderMap::new(), "").await.unwrap_err();
@@ -102,7 +102,7 @@ async fn the_name_and_port_are_checked_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn addresses_in_urls_are_judged_in_every_spelling() {
+async fn url_address_is_judged_in_every_spelling() {
     let names = Names::of([]);
     let mut grants = Grants::none();
     for address in ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "fd00:ec2::254", "0.0.0.0"] {
@@ -119,7 +119,7 @@ async fn addresses_in_urls_are_judged_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn what_a_name_resolves_to_is_judged() {
+async fn resolved_addresses_are_judged() {
     let (client, port, _) = client().await;
     assert_eq!(
         fails(&client, &format!("https://private.sp1.example:{port}/")).await.to_string(),
@@ -134,7 +134,7 @@ async fn what_a_name_resolves_to_is_judged() {
 }
 
 #[tokio::test]
-async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
+async fn judged_address_is_the_dialled_address() {
     let (client, port, names) = client().await;
     names.then("sp1.example", &["169.254.169.254"]);
     let to = url(&format!("https://sp1.example:{port}/hello"));
@@ -142,7 +142,7 @@ async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(names.asked(), 1);
 
-    // A client of its own has no connection yet, and asks again.
+    // A new client has no connection yet, so it resolves the name again.
     names.then("sp1.example", &["169.254.169.254"]);
     let error = client_again(&names, port).get(&to, 0).await.unwrap_err();
     assert!(error.is_refused() && error.to_string().contains("169.254.169.254"), "{error}");
@@ -162,13 +162,13 @@ async fn redirects_are_followed_within_the_grants() {
         client.get(&url(&format!("{base}/redirect?https://other.sp1.example:{port}/redirect?/hello")), 3).await.unwrap();
     assert_eq!(response.url().as_str(), format!("https://other.sp1.example:{port}/hello"));
     assert_eq!(response.text().await.unwrap(), "hello");
-    // Without a location there is nothing to follow.
+    // A redirect without a location is returned as it is.
     let response = client.get(&url(&format!("{base}/nowhere")), 3).await.unwrap();
     assert_eq!(response.status(), StatusCode::FOUND);
 }
 
 #[tokio::test]
-async fn redirects_lead_nowhere_else() {
+async fn redirects_outside_the_grants_fail() {
     let (client, port, _) = client().await;
     let check = async |to: &str, expected: &str| {
         let error = fails(&client, &format!("https://sp1.example:{port}/redirect?{to}")).await;
@@ -182,18 +182,18 @@ async fn redirects_lead_nowhere_else() {
     check(
         &format!("http://sp1.example:{port}/?secret"),
         &format!(
-            "failed to follow the redirect from `https://sp1.example:{port}/redirect`: it leads from https to `http://sp1.example:{port}/`"
+            "failed to follow the redirect from `https://sp1.example:{port}/redirect`: the redirect leads from https to `http://sp1.example:{port}/`"
         ),
     )
     .await;
-    check("file:///etc/passwd", "it leads from https to `file:///etc/passwd`").await;
+    check("file:///etc/passwd", "the redirect leads from https to `file:///etc/passwd`").await;
     check("https://user:secret@sp1.example/", "is invalid: a user or password").await;
     let error = fails(&client, &format!("https://sp1.example:{port}/strange")).await;
-    assert!(error.to_string().ends_with("its location is no URL"), "{error}");
+    assert!(error.to_string().ends_with("the `location` header is not a URL"), "{error}");
 }
 
 #[tokio::test]
-async fn redirects_end() {
+async fn redirects_are_limited() {
     let (client, port, _) = client().await;
     let to = |n: usize| url(&format!("https://sp1.example:{port}/{}hello", "redirect?/".repeat(n)));
     assert_eq!(client.get(&to(3), 3).await.unwrap().status(), StatusCode::OK);
@@ -204,7 +204,7 @@ async fn redirects_end() {
 }
 
 #[tokio::test]
-async fn without_tls_only_where_that_is_granted() {
+async fn plain_http_needs_a_grant() {
     let port = plain().await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let here = Grants::none().allow_loopback(true);
@@ -230,11 +230,11 @@ async fn certificates_are_verified() {
         assert!(text.contains(expected) && !text.contains("secret"), "{text}");
     };
     check(&[&authority], "not valid for name \"sp1.example\"").await;
-    check(&[], "add that to the extra roots").await;
+    check(&[], "add its root to `trust-roots`").await;
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up() {
+async fn silent_server_times_out() {
     let (_listener, port) = listen().await;
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let mut config = config(&names, &[]);
@@ -247,7 +247,7 @@ async fn a_server_that_says_nothing_is_given_up() {
 }
 
 #[test]
-fn headers_of_the_connection_are_the_hosts() {
+fn connection_headers_are_reserved_for_the_host() {
     let check = |name: &str, value: &str, expected: &str| {
         let error = request_headers(&[(name.into(), value.into())]).unwrap_err().to_string();
         assert_eq!(error, format!("`{name}` is invalid: {expected}"));
@@ -269,14 +269,14 @@ fn headers_of_the_connection_are_the_hosts() {
     ] {
         check(name, "x", "this header is set by the host alone");
     }
-    check("a b", "x", "it cannot be the name of a header");
-    check("", "x", "it cannot be the name of a header");
-    check("x-one", "a\r\nhost: b", "the value of this header has characters that none has");
+    check("a b", "x", "a header cannot have this name");
+    check("", "x", "a header cannot have this name");
+    check("x-one", "a\r\nhost: b", "the value of this header has invalid characters");
     let headers = request_headers(&[("Authorization".into(), "Bearer x".into())]).unwrap();
     assert_eq!(headers["authorization"], "Bearer x");
 }
 
-/// Sends the same bytes to each client, after its first request.
+/// Sends the same bytes to each client after the client's first request.
 async fn answers(bytes: Vec<u8>) -> u16 {
     let (listener, port) = listen().await;
     tokio::spawn(async move {
@@ -314,7 +314,7 @@ async fn endless_informational_responses_are_refused() {
 }
 
 #[tokio::test]
-async fn idle_connection_is_used_again() {
+async fn idle_connection_is_reused() {
     let names = Names::of([("sp1.example", &["127.0.0.1"])]);
     let (listener, port) = listen().await;
     let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! The way out, against real servers on loopback.
+//! Tests of the egress against real servers on loopback.
 
 mod connect;
 mod fixture;

@@ -8,16 +8,16 @@ use tokio::{
 
 use crate::fixture::{Authority, Names, closed_port, config, connect, http, listen, sp1};
 
-/// What a proxy does with requests.
+/// The behaviour of a proxy.
 #[derive(Clone, Copy)]
 enum Behaviour {
-    /// Opens every tunnel to this port here.
+    /// Opens every tunnel to this port on this host.
     Tunnel(u16),
     /// Answers with this text.
     Answer(&'static str),
 }
 
-/// A proxy, and the heads of the requests that it got.
+/// A proxy that records the heads of its requests.
 struct Proxy {
     port: u16,
     heads: Arc<Mutex<Vec<Vec<String>>>>,
@@ -48,7 +48,8 @@ impl Proxy {
                         Behaviour::Tunnel(port) => {
                             let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                             client.write_all(b"HTTP/1.1 200 Connection established\r\nServer: x\r\n\r\n").await.unwrap();
-                            // The other side may have gone, which ends the copying.
+                            // Copying ends with an error if the other side has closed its
+                            // connection.
                             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
                         }
                     }
@@ -68,7 +69,7 @@ impl Proxy {
 }
 
 fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
-    // The resolver knows the proxy, in a private network of sorts, and no other name.
+    // The resolver knows only the proxy, and gives it a loopback address.
     let names = Names::of([("proxy.internal", &["127.0.0.1"])]);
     config(&names, roots).with_proxy(proxy.parse().unwrap())
 }
@@ -76,7 +77,7 @@ fn through(proxy: &str, roots: &[&Authority]) -> EgressConfig {
 /// A request as bytes.
 const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
-/// A server that answers with a greeting over TLS, as HTTP.
+/// Starts an HTTP server that answers with a greeting over TLS.
 async fn greeter(authority: &Authority) -> u16 {
     let (listener, port) = listen().await;
     let acceptor = authority.server(&["mqtt.sp1.example"]);
@@ -90,7 +91,7 @@ async fn greeter(authority: &Authority) -> u16 {
                     Err(_) => break,
                 }
             }
-            // A client that sent no request has closed the connection.
+            // The write fails if the client has closed the connection without a request.
             let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
             let _ = tls.shutdown().await;
         }
@@ -99,7 +100,7 @@ async fn greeter(authority: &Authority) -> u16 {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_asked_for_by_name() {
+async fn tunnel_is_requested_by_name() {
     let authority = Authority::new();
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let egress = Egress::new(through(&proxy.url(), &[&authority])).unwrap();
@@ -114,7 +115,7 @@ async fn a_tunnel_is_asked_for_by_name() {
 }
 
 #[tokio::test]
-async fn http_goes_through_the_proxy_as_well() {
+async fn https_goes_through_the_proxy() {
     let authority = Authority::new();
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     let url = format!("http://me:p%40ss@proxy.internal:{}", proxy.port);
@@ -127,7 +128,7 @@ async fn http_goes_through_the_proxy_as_well() {
 }
 
 #[tokio::test]
-async fn http_without_tls_is_asked_of_the_proxy() {
+async fn plain_http_request_goes_to_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let grants = Grants::none().allow_host("sp1.example", 80, Protection::Plain).unwrap();
     let client = http(&Egress::new(through(&proxy.url(), &[])).unwrap(), &grants);
@@ -137,7 +138,7 @@ async fn http_without_tls_is_asked_of_the_proxy() {
 }
 
 #[tokio::test]
-async fn the_proxy_is_not_asked_for_what_is_not_granted() {
+async fn proxy_gets_no_request_without_grant() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\n\r\n")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
     let grants =
@@ -152,7 +153,7 @@ async fn the_proxy_is_not_asked_for_what_is_not_granted() {
 }
 
 #[tokio::test]
-async fn this_host_is_not_reached_through_the_proxy() {
+async fn loopback_bypasses_the_proxy() {
     let proxy = Proxy::start(Behaviour::Answer("HTTP/1.1 500 No\r\n\r\n")).await;
     let direct = Proxy::start(Behaviour::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     let egress = Egress::new(through(&proxy.url(), &[])).unwrap();
@@ -165,7 +166,7 @@ async fn this_host_is_not_reached_through_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_opens_no_tunnel_is_quoted() {
+async fn error_quotes_proxy_without_tunnel() {
     let check = async |answer: &'static str, expected: &str| {
         let proxy = Proxy::start(Behaviour::Answer(answer)).await;
         let url = format!("http://me:secret@proxy.internal:{}", proxy.port);
@@ -176,17 +177,17 @@ async fn a_proxy_that_opens_no_tunnel_is_quoted() {
         assert_eq!(error.to_string().strip_prefix(&start), Some(expected), "{error}");
         assert!(!format!("{egress:?}").contains("secret"));
     };
-    check("HTTP/1.1 403 Forbidden\r\n\r\n", "it answered `HTTP/1.1 403 Forbidden` to CONNECT").await;
-    check("HTTP/1.0 407 \x1b[31mWho?\r\n\r\n", "it answered `HTTP/1.0 407 \\u{1b}[31mWho?` to CONNECT").await;
-    check("SSH-2.0-x\r\n\r\n", "it answered no HTTP to CONNECT: `SSH-2.0-x`").await;
-    check("HTTP/1.1 20\r\n\r\n", "it answered no HTTP to CONNECT: `HTTP/1.1 20`").await;
-    check("HTTP/1.1 200 OK\r\n", "no complete answer to CONNECT: unexpected end of file").await;
+    check("HTTP/1.1 403 Forbidden\r\n\r\n", "the proxy answered `HTTP/1.1 403 Forbidden` to CONNECT").await;
+    check("HTTP/1.0 407 \x1b[31mWho?\r\n\r\n", "the proxy answered `HTTP/1.0 407 \\u{1b}[31mWho?` to CONNECT").await;
+    check("SSH-2.0-x\r\n\r\n", "the proxy's answer to CONNECT is not HTTP: `SSH-2.0-x`").await;
+    check("HTTP/1.1 20\r\n\r\n", "the proxy's answer to CONNECT is not HTTP: `HTTP/1.1 20`").await;
+    check("HTTP/1.1 200 OK\r\n", "the proxy sent no complete answer to CONNECT: unexpected end of file").await;
     let long: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(20_000)).into_boxed_str());
-    check(long, "its answer to CONNECT is longer than 16384 bytes").await;
+    check(long, "the proxy's answer to CONNECT is longer than 16384 bytes").await;
 }
 
 #[tokio::test]
-async fn the_proxy_may_be_on_this_host() {
+async fn proxy_on_loopback_works() {
     let authority = Authority::new();
     let proxy = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
     for host in ["localhost", "127.0.0.1"] {
@@ -195,7 +196,7 @@ async fn the_proxy_may_be_on_this_host() {
         let client = http(&egress, &sp1(443));
         let response = client.get(&"https://mqtt.sp1.example/x".parse().unwrap(), 0).await.unwrap();
         assert_eq!(response.text().await.unwrap(), "hello");
-        // That it is there opens nothing.
+        // The proxy's address gets no grant through its use as a proxy.
         let to_proxy = sp1(443).allow_host(host, proxy.port, Protection::Plain).unwrap();
         let url: Url = format!("http://{host}:{}/", proxy.port).parse().unwrap();
         assert!(connect(&egress, &to_proxy, host, proxy.port, Protection::Plain, &[]).await.unwrap_err().is_refused());
@@ -204,7 +205,7 @@ async fn the_proxy_may_be_on_this_host() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_told_from_the_host() {
+async fn unreachable_proxy_is_named_in_the_error() {
     let port = closed_port().await;
     let egress = Egress::new(through(&format!("http://proxy.internal:{port}"), &[])).unwrap();
     let error = connect(&egress, &sp1(443), "sp1.example", 443, Protection::Tls, &[]).await.unwrap_err().to_string();
@@ -219,10 +220,10 @@ async fn a_proxy_that_is_not_there_is_told_from_the_host() {
 }
 
 #[tokio::test]
-async fn a_proxy_over_tls_carries_tls() {
+async fn proxy_over_tls_carries_tls() {
     let authority = Authority::new();
     let inner = Proxy::start(Behaviour::Tunnel(greeter(&authority).await)).await;
-    // TLS in front of the proxy.
+    // A TLS server in front of the proxy.
     let (listener, port) = listen().await;
     let acceptor = authority.server(&["proxy.internal"]);
     tokio::spawn(async move {
@@ -244,14 +245,11 @@ async fn a_proxy_over_tls_carries_tls() {
 }
 
 #[test]
-fn proxies_that_are_none_are_told() {
+fn invalid_proxy_url_is_refused() {
     let check = |url: &str, expected: &str| {
         let error = Egress::new(through(url, &[])).unwrap_err().to_string();
         assert_eq!(error, format!("the egress configuration is invalid: {expected}"));
     };
     check("socks5://me:secret@proxy.internal:1080", "the proxy `socks5://proxy.internal:1080` is neither http nor https");
-    check(
-        "http://proxy.internal/path",
-        "the proxy `http://proxy.internal` has a path, a query or a fragment, which no proxy has",
-    );
+    check("http://proxy.internal/path", "the proxy `http://proxy.internal` must not have a path, a query or a fragment");
 }

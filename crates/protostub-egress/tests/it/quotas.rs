@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::fixture::{Authority, Names, closed_port, config, connect, egress, listen, sp1_here};
 
-/// A server that accepts and keeps every connection, over TLS if there is an acceptor.
+/// Starts a server that accepts and keeps every connection, over TLS if there is an acceptor.
 async fn keeper(acceptor: Option<TlsAcceptor>) -> u16 {
     let (listener, port) = listen().await;
     tokio::spawn(async move {
@@ -58,13 +58,13 @@ async fn socket_is_charged_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn attempts_are_charged_whatever_comes_of_them() {
+async fn failed_attempts_are_charged() {
     let port = closed_port().await;
     let names = Names::of([("sp1.example", &["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"])]);
     let (egress, grants) = (egress(&names, &[]), plain(port));
     let quota = egress.quota(QuotaLimits { attempts_per_second: 3, ..QuotaLimits::default() });
     let open = async || egress.connect(&grants, &quota, "sp1.example", port, Protection::Plain, &[]).await.unwrap_err();
-    // Each address that is dialled is one of the six that may come at once.
+    // Each dialled address is one of the six attempts of a burst.
     assert!(matches!(open().await, EgressError::Connect { attempts, .. } if attempts.len() == 4));
     let text = open().await.to_string();
     assert!(
@@ -79,7 +79,8 @@ async fn attempts_are_charged_whatever_comes_of_them() {
     assert_eq!(quota.sockets(), 0);
 }
 
-/// A server with these intermediates behind its certificate, whose issuer is called `m`.
+/// Creates a server that sends these intermediates after its certificate, whose issuer is named
+/// `m`.
 fn server_with(intermediates: Vec<CertificateDer<'static>>, issuer: &CertifiedIssuer<'_, KeyPair>) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["sp1.example".to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
@@ -120,8 +121,8 @@ async fn long_chain_is_refused_by_its_length() {
     assert!(text.contains("UnknownIssuer"), "{text}");
 }
 
-/// Ten intermediates that may each have issued each other. webpki would try 187 000 paths, which
-/// takes longer than the connection's timeout.
+/// The server sends ten intermediates, each of which may have issued every other one. webpki would
+/// try 187 000 paths, which takes longer than the connection's timeout.
 #[tokio::test]
 async fn chain_with_many_paths_is_tried_along_one() {
     let key = || KeyPair::generate().unwrap();
@@ -143,10 +144,10 @@ async fn chain_out_of_order_is_still_verified() {
     connect(&egress, &sp1_here(port), "sp1.example", port, Protection::Tls, &[]).await.unwrap();
 }
 
-/// Certificates are verified on threads whose name says so, not on the caller's.
+/// Certificates are verified on threads named `protostub-tls`, not on the caller's thread.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn handshake_of_a_connection_leaves_the_caller() {
+async fn handshake_runs_on_tls_threads() {
     let authority = Authority::new();
     let port = keeper(Some(authority.server(&["sp1.example"]))).await;
     let egress = egress(&Names::of([("sp1.example", &["127.0.0.1"])]), &[&authority]);

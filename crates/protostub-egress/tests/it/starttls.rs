@@ -12,7 +12,7 @@ fn names() -> std::sync::Arc<Names> {
 }
 
 #[tokio::test]
-async fn tls_begins_on_a_plain_connection() {
+async fn starttls_upgrades_a_plain_connection() {
     let authority = Authority::new();
     let (listener, port) = listen().await;
     let acceptor = authority.server(&["mail.sp1.example"]);
@@ -44,7 +44,7 @@ async fn tls_begins_on_a_plain_connection() {
 }
 
 #[tokio::test]
-async fn the_name_of_the_certificate_has_to_be_granted() {
+async fn starttls_name_must_be_granted() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
     let connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
@@ -53,7 +53,7 @@ async fn the_name_of_the_certificate_has_to_be_granted() {
 }
 
 #[tokio::test]
-async fn what_came_before_in_the_clear_is_no_handshake() {
+async fn unread_plain_bytes_fail_starttls() {
     let authority = Authority::new();
     let (listener, port) = listen().await;
     let acceptor = authority.server(&["mail.sp1.example"]);
@@ -69,11 +69,11 @@ async fn what_came_before_in_the_clear_is_no_handshake() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up() {
+async fn silent_server_times_out() {
     let (_listener, port) = listen().await;
     let egress = egress(&names(), &[]);
     let connection = connect(&egress, &grants(port), "mail.sp1.example", port, Protection::Plain, &[]).await.unwrap();
-    // From here on, time passes when nothing else happens.
+    // From here on, time advances while all tasks are idle.
     tokio::time::pause();
     let error = start_tls(&egress, &grants(port), connection, "mail.sp1.example").await.unwrap_err();
     assert!(matches!(error, EgressError::TimedOut { phase: Phase::Handshaking, .. }), "{error}");

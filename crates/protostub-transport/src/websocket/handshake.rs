@@ -1,4 +1,4 @@
-//! Where a WebSocket URL leads, and the opening handshake with it (RFC 6455 section 4).
+//! The target of a WebSocket URL, and the opening handshake with it (RFC 6455 section 4).
 
 use std::{collections::HashSet, fmt};
 
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::{Authorization, TransportError, TransportLimits, error::too_long, headers, route::Route, traffic::MeteredStream};
 
-/// How much is read from the socket at once, and how large the buffer of an idle connection is.
+/// Maximum number of bytes of one read from the socket, and the buffer size of an idle connection.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
-/// Where a URL leads.
+/// The target of a URL.
 #[derive(Debug)]
 pub(super) struct Target {
     url: Url,
     protection: Protection,
-    /// As a URL has it: an IPv6 address stands in brackets.
+    /// The host in the form of URLs: an IPv6 address is in brackets.
     host: String,
     port: u16,
 }
@@ -44,25 +44,25 @@ impl Target {
         let protection = match url.scheme() {
             "wss" => Protection::Tls,
             "ws" => Protection::Plain,
-            scheme => return Err(invalid(&format!("begins with `ws:` or `wss:`, not with `{scheme}:`"))),
+            scheme => return Err(invalid(&format!("must begin with `ws:` or `wss:`, not with `{scheme}:`"))),
         };
         if url.fragment().is_some() {
-            return Err(invalid("has no fragment (RFC 6455 section 3)"));
+            return Err(invalid("must not have a fragment (RFC 6455 section 3)"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("has no user or password: send the header `authorization`"));
+            return Err(invalid("must not have a user or password; send the header `authorization`"));
         }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("has a host"))?.to_owned();
-        let port = url.port_or_known_default().ok_or_else(|| invalid("has a port"))?;
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("must have a host"))?.to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| invalid("must have a port"))?;
         Ok(Self { url, protection, host, port })
     }
 
-    /// Whether the grants allow it, as far as the name tells.
+    /// Checks the grants, as far as the name shows.
     pub(super) fn check(&self, grants: &Grants) -> Result<(), TransportError> {
         grants.check(&self.host, self.port, self.protection).map_err(|refused| TransportError::Denied(refused.to_string()))
     }
 
-    /// The opening handshake's request (RFC 6455 section 4.1).
+    /// Creates the request of the opening handshake (RFC 6455 section 4.1).
     pub(super) fn request(
         &self,
         protocols: &[String],
@@ -95,14 +95,15 @@ impl Target {
     }
 }
 
-/// Scheme, host and port: the path may hold what does not belong into an error.
+/// Scheme, host and port. The path may contain data that does not belong in an error.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}:{}", self.url.scheme(), self.host, self.port)
     }
 }
 
-/// `Sec-WebSocket-Protocol`: tokens, each once (RFC 6455 section 4.1, item 10).
+/// Returns the value of `Sec-WebSocket-Protocol`: tokens without repetition (RFC 6455 section 4.1,
+/// item 10).
 fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Option<HeaderValue>, TransportError> {
     if protocols.is_empty() {
         return Ok(None);
@@ -116,7 +117,7 @@ fn join_protocols(protocols: &[String], limits: &TransportLimits) -> Result<Opti
         let is_token = !protocol.is_empty()
             && protocol.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte));
         if !is_token || !seen.insert(protocol) {
-            let what = if is_token { "named twice" } else { "no token (RFC 9110 section 5.6.2)" };
+            let what = if is_token { "named twice" } else { "not a token (RFC 9110 section 5.6.2)" };
             return Err(TransportError::Invalid(format!("the subprotocol `{}` is {what}", SafeText::quote(protocol))));
         }
     }
@@ -136,16 +137,16 @@ pub struct Handshake {
     pub headers: Vec<(String, String)>,
 }
 
-/// How the opening ended, if not by a failure.
+/// The result of an opening without failure.
 pub(super) enum Opened {
     Open(Box<Stream>, Handshake),
     Refused(Handshake),
 }
 
-/// Connects, and does the handshake.
+/// Connects and does the handshake.
 ///
 /// # Errors
-/// A text that says with whom what failed.
+/// A text with the target and the failure.
 pub(super) async fn open(
     route: Route,
     limits: TransportLimits,
@@ -183,13 +184,15 @@ async fn perform_handshake(
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_AHEAD_BYTES)
         .write_buffer_size(WRITE_AHEAD_BYTES)
-        // Beside what is written ahead, and a message: headers of small ones, a pong, a close frame.
+        // Room for the data written ahead, a message, and the small rest: headers of small
+        // messages, a pong, a close frame.
         .max_write_buffer_size(WRITE_AHEAD_BYTES + limits.frame_bytes + (4 << 10))
         .max_message_size(Some(limits.frame_bytes))
         .max_frame_size(Some(limits.frame_bytes));
     match client_async_with_config(request, ReadMonitor::new(connection), Some(config)).await {
         Ok((stream, head)) => {
-            // Section 4.1, item 5: none was offered. tungstenite does not look.
+            // Section 4.1, item 5: the request offered no extension. tungstenite does not check
+            // this.
             if head.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
                 return Err("the server uses a WebSocket extension that was not offered".to_owned());
             }

@@ -1,4 +1,4 @@
-//! Whether a server that says nothing is still there.
+//! Detects WebSocket servers that are gone.
 
 use std::{
     future::Future as _,
@@ -16,10 +16,11 @@ use tokio_tungstenite::WebSocketStream;
 
 use crate::traffic::MeteredStream;
 
-/// The WebSocket on a connection that notices silence.
+/// The WebSocket over a connection that detects silence.
 pub(super) type Stream = WebSocketStream<ReadMonitor>;
 
-/// A connection that remembers whether something came. Also parts of a message count: a large one may take longer than a pong may.
+/// A connection that records whether bytes came. Parts of a message count too: a large message may
+/// take longer than the time for a pong.
 #[derive(Debug)]
 pub(crate) struct ReadMonitor {
     connection: MeteredStream,
@@ -31,12 +32,12 @@ impl ReadMonitor {
         Self { connection, has_read: false }
     }
 
-    /// A ping or a pong came.
+    /// Charges a received ping or pong.
     pub(crate) fn count_control_frame(&self) {
         self.connection.count_control_frame();
     }
 
-    /// Returns `true` if something was read since the last call.
+    /// Returns `true` if bytes were read since the last call.
     pub(super) fn take_activity(&mut self) -> bool {
         std::mem::take(&mut self.has_read)
     }
@@ -65,16 +66,17 @@ impl AsyncWrite for ReadMonitor {
     }
 }
 
-/// The clock of an open connection: an interval in which nothing came is followed by a ping, and one more by the end.
+/// The timer of an open connection. After a silent interval, a ping is due. After a second one, the
+/// connection has timed out.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,
     timer: Pin<Box<Sleep>>,
-    /// A ping was sent, and nothing came since.
+    /// A ping was sent, and no bytes have come since.
     pinged: bool,
 }
 
-/// An interval in which the server was silent.
+/// The result of a silent interval.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeartbeatEvent {
     /// The server was silent for an interval.
@@ -88,7 +90,8 @@ impl Heartbeat {
         Self { interval, timer: Box::pin(sleep(interval)), pinged: false }
     }
 
-    /// Ready when an interval passed in silence. `sign_of_life` is asked at the end of each: something came, or nothing could be heard.
+    /// Ready at the end of a silent interval. Calls `sign_of_life` at the end of each interval,
+    /// which returns `true` if bytes came or could not have been read.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>, sign_of_life: impl FnOnce() -> bool) -> Poll<HeartbeatEvent> {
         ready!(self.timer.as_mut().poll(cx));
         self.timer.as_mut().reset(Instant::now() + self.interval);

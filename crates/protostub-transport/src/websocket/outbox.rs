@@ -1,4 +1,4 @@
-//! What waits to be sent on a WebSocket connection.
+//! Messages that wait to be sent on a WebSocket connection.
 
 use std::{
     collections::VecDeque,
@@ -11,9 +11,11 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::heartbeat::Stream;
 
-/// How much is given to the WebSocket layer before it has written out what it has. It holds this and one message more.
+/// Maximum number of bytes in the WebSocket layer before it must write them out. The layer holds
+/// these and one more message.
 pub(super) const WRITE_AHEAD_BYTES: usize = 32 << 10;
-/// What a waiting message counts beside its payload: its place in the queue and its header. Without it, empty ones would cost nothing.
+/// Charge for a waiting message in addition to its payload: its place in the queue and its header.
+/// Without the charge, empty messages would be free.
 const OVERHEAD_BYTES: usize = 64;
 
 /// Messages that wait to be sent, in order.
@@ -21,12 +23,12 @@ const OVERHEAD_BYTES: usize = 64;
 pub(crate) struct Outbox {
     queue: VecDeque<Message>,
     queued_bytes: usize,
-    /// Given to the WebSocket layer since it was last empty.
+    /// Bytes given to the WebSocket layer since it was last empty.
     unflushed_bytes: usize,
 }
 
 impl Outbox {
-    /// What counts against the limit.
+    /// Number of bytes that count towards the limit.
     pub(crate) fn bytes(&self) -> usize {
         self.queued_bytes + self.unflushed_bytes
     }
@@ -36,7 +38,8 @@ impl Outbox {
         self.queue.push_back(message);
     }
 
-    /// Moves messages into the WebSocket layer and from there into the socket; ready when nothing waits any more.
+    /// Moves messages into the WebSocket layer and from there into the socket. Ready when no
+    /// message waits.
     pub(super) fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
         loop {
             while self.unflushed_bytes < WRITE_AHEAD_BYTES

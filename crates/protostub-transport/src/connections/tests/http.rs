@@ -17,7 +17,7 @@ use crate::idle::MAX_IDLE;
 
 const HANDLE: u32 = 5;
 
-/// Serves on loopback; returns where, without a slash at the end.
+/// Serves on loopback. Returns the URL, without a slash at the end.
 async fn serve_http(routes: Router) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn head(connections: &mut Connections) -> Result<Head, TransportError> {
     ask(connections, HANDLE, |connections| connections.http_poll(HANDLE).transpose()).await
 }
 
-/// The rest of the body in pieces, and the error that it ended with, if any.
+/// Returns the rest of the body in pieces, and its final error, if any.
 async fn receive_all(connections: &mut Connections, max_bytes: u32) -> (Vec<Vec<u8>>, Option<TransportError>) {
     let mut pieces = Vec::new();
     let end = ask(connections, HANDLE, |connections| {
@@ -56,7 +56,7 @@ fn error_of(head: Result<Head, TransportError>) -> String {
 }
 
 #[tokio::test]
-async fn an_exchange_there_and_back() {
+async fn exchange_sends_request_and_returns_response() {
     let echo = async |request: ServerRequest| {
         let (parts, body) = request.into_parts();
         let mut headers = HeaderMap::new();
@@ -94,7 +94,7 @@ async fn an_exchange_there_and_back() {
 }
 
 #[tokio::test]
-async fn redirects_are_the_stubs() {
+async fn redirects_are_left_to_the_stub() {
     let base = serve_http(Router::new().route("/", get(async || Redirect::temporary("http://127.0.0.1:1/elsewhere")))).await;
     let mut connections = connections();
     connections.http_send(HANDLE, get_of(base), None).unwrap();
@@ -105,7 +105,7 @@ async fn redirects_are_the_stubs() {
 }
 
 #[tokio::test]
-async fn a_body_comes_as_it_is_sent() {
+async fn body_arrives_piece_by_piece() {
     let (send, pieces) = mpsc::channel::<&'static [u8]>(1);
     let pieces = std::sync::Mutex::new(Some(pieces));
     let body = async move || {
@@ -130,7 +130,7 @@ async fn a_body_comes_as_it_is_sent() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_while_the_stub_does_not_receive() {
+async fn unfetched_data_stops_reading() {
     const PIECE: usize = 64 << 10;
     const PIECES: usize = 1_000;
     let (blocked, was_blocked) = oneshot::channel();
@@ -172,20 +172,26 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_said_at_once() {
+async fn invalid_request_fails_at_once() {
     let mut connections = connections();
     let mut check = |method: &str, url: &str, header: (&str, &str), body_bytes: usize, expected: &str| {
         let headers = vec![(header.0.to_owned(), header.1.to_owned())];
         let request = Request { method: method.to_owned(), url: url.to_owned(), headers, body: vec![0; body_bytes] };
         let error = connections.http_send(HANDLE, request, None).unwrap_err();
         assert_eq!(error.to_string(), expected);
-        assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed), "the handle names nothing");
+        assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed), "the handle refers to no exchange");
     };
     let here = "http://127.0.0.1/";
-    check("GE T", here, ("a", "b"), 0, "invalid: `GE T` is no method (RFC 9110 section 9.1)");
+    check("GE T", here, ("a", "b"), 0, "invalid: `GE T` is not a method (RFC 9110 section 9.1)");
     check("CONNECT", here, ("a", "b"), 0, "invalid: a stub cannot use the method CONNECT");
     check("GET", "/path", ("a", "b"), 0, "invalid: the URL of a request cannot be read: relative URL without a base");
-    check("GET", "ftp://127.0.0.1/", ("a", "b"), 0, "invalid: `ftp://127.0.0.1/` is invalid: it is neither https nor http");
+    check(
+        "GET",
+        "ftp://127.0.0.1/",
+        ("a", "b"),
+        0,
+        "invalid: `ftp://127.0.0.1/` is invalid: the scheme is neither https nor http",
+    );
     check("GET", here, ("Host", "b"), 0, "invalid: `Host` is invalid: this header is set by the host alone");
     check(
         "GET",
@@ -218,19 +224,19 @@ async fn what_cannot_be_sent_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn failures_say_where_and_why() {
+async fn failure_names_target_and_cause() {
     let mut connections = connections();
     let port = dead_port().await;
     connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a?token=secret")), None).unwrap();
     let how = error_of(head(&mut connections).await);
     assert!(how.starts_with(&format!("failed to exchange HTTP with `http://127.0.0.1:{port}/a`: ")), "{how}");
     assert!(!how.contains("secret"), "{how}");
-    assert_eq!(connections.http_receive(HANDLE, 1), Err(TransportError::Io(how)), "and stays so");
+    assert_eq!(connections.http_receive(HANDLE, 1), Err(TransportError::Io(how)), "the state is final");
     connections.http_cancel(HANDLE);
     assert_eq!(connections.http_poll(HANDLE), Err(TransportError::Closed));
 }
 
-/// Sends a request to a server that answers with these bytes, and ends the connection.
+/// Sends a request to a server that answers with these bytes and ends the connection.
 async fn answered(connections: &mut Connections, answer: &[u8]) -> u16 {
     let answer = answer.to_vec();
     let (port, _server) = serve(async move |mut tcp| {
@@ -244,7 +250,7 @@ async fn answered(connections: &mut Connections, answer: &[u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn a_head_has_a_limit() {
+async fn head_size_is_limited() {
     let mut connections = connections();
     let answer = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(70_000));
     let port = answered(&mut connections, answer.as_bytes()).await;
@@ -254,7 +260,7 @@ async fn a_head_has_a_limit() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_not_complete() {
+async fn interrupted_body_is_a_failure() {
     let mut connections = connections();
     let port = answered(&mut connections, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
     assert_eq!(head(&mut connections).await.unwrap().status, 200);
@@ -262,11 +268,11 @@ async fn a_body_that_breaks_off_is_not_complete() {
     assert_eq!(pieces.concat(), b"half");
     let Some(TransportError::Io(how)) = end else { panic!("{end:?}") };
     assert!(how.starts_with(&format!("the answer to GET http://127.0.0.1:{port}/a broke off: ")), "{how}");
-    assert_eq!(connections.http_poll(HANDLE).unwrap().unwrap().status, 200, "the head was there");
+    assert_eq!(connections.http_poll(HANDLE).unwrap().unwrap().status, 200, "the head stays available");
 }
 
 #[tokio::test]
-async fn the_head_takes_no_longer_than_it_may() {
+async fn head_times_out() {
     let (port, was_accepted) = serve_nothing().await;
     let mut connections = connections();
     connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a")), None).unwrap();
@@ -276,7 +282,7 @@ async fn the_head_takes_no_longer_than_it_may() {
 }
 
 #[tokio::test]
-async fn cancelling_ends_the_connection_and_its_news() {
+async fn cancel_ends_connection_and_events() {
     let (dropped, was_dropped) = oneshot::channel::<()>();
     let state = Arc::new(std::sync::Mutex::new(Some(dropped)));
     let endless = async move || {
@@ -299,8 +305,8 @@ async fn cancelling_ends_the_connection_and_its_news() {
     assert_eq!(ready, Vec::<u32>::new());
 }
 
-/// A server that answers each request of each connection with these bytes. Returns its port, and
-/// what it tells: `true` for each connection that it accepts, `false` for each request.
+/// Starts a server that answers each request of each connection with these bytes. Returns its port
+/// and a channel: `true` for each accepted connection, `false` for each request.
 async fn serve_answers(answer: Vec<u8>) -> (u16, mpsc::UnboundedReceiver<bool>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -325,7 +331,7 @@ async fn serve_answers(answer: Vec<u8>) -> (u16, mpsc::UnboundedReceiver<bool>) 
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Does a whole exchange; returns its body, or how it failed.
+/// Does a whole exchange. Returns its body or its error.
 async fn exchange(connections: &mut Connections, port: u16) -> Result<Vec<u8>, String> {
     connections.http_send(HANDLE, get_of(format!("http://127.0.0.1:{port}/a")), None).unwrap();
     let outcome = match head(connections).await {
@@ -339,7 +345,7 @@ async fn exchange(connections: &mut Connections, port: u16) -> Result<Vec<u8>, S
     outcome
 }
 
-/// How many connections, and how many requests, a server had until now.
+/// Counts the connections and requests of a server since the last call.
 fn counted(told: &mut mpsc::UnboundedReceiver<bool>) -> (usize, usize) {
     let mut counts = (0, 0);
     while let Ok(connection) = told.try_recv() {
@@ -396,7 +402,7 @@ async fn heads_count_towards_bytes_of_a_second() {
     for _ in 0..4 {
         exchange(&mut connections, port).await.unwrap();
     }
-    // A second's share comes at once; the last head has to wait for the one before it.
+    // A second's share comes at once. The last head must wait for the one before it.
     assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
     assert!(connections.take_throttled().0 > 0);
 }
@@ -430,7 +436,7 @@ async fn idle_connections_are_reused_and_bounded() {
         assert!(connections.idle.len() <= MAX_IDLE);
     }
     assert_eq!((connections.open_count(), connections.idle.len()), (0, MAX_IDLE));
-    // The oldest ones went.
+    // The oldest connections were closed.
     for (n, (port, told)) in servers.iter_mut().enumerate().rev() {
         exchange(&mut connections, *port).await.unwrap();
         assert_eq!(counted(told).0, usize::from(n < MAX_IDLE), "server {n}");
@@ -462,7 +468,7 @@ async fn idle_connections_close_in_time() {
     assert_eq!(connections.idle.len(), 1);
     tokio::time::pause();
     drive(&mut connections, tokio::time::sleep(Duration::from_secs(31))).await;
-    assert_eq!(connections.idle.len(), 0, "nobody asked for it");
+    assert_eq!(connections.idle.len(), 0, "no request used the connection");
 }
 
 #[tokio::test]
@@ -487,7 +493,7 @@ async fn closed_idle_connection_is_replaced() {
 }
 
 #[tokio::test]
-async fn request_that_was_sent_is_not_sent_again() {
+async fn sent_request_is_not_repeated() {
     let mut connections = connections();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -496,7 +502,7 @@ async fn request_that_was_sent_is_not_sent_again() {
         let mut request = [0; 4096];
         let _ = tcp.read(&mut request).await.unwrap();
         tcp.write_all(OK).await.unwrap();
-        // The second one is read, and not answered.
+        // Reads the second request without answering it.
         assert!(tcp.read(&mut request).await.unwrap() > 0);
         drop(tcp);
         listener
@@ -506,7 +512,7 @@ async fn request_that_was_sent_is_not_sent_again() {
     assert!(how.ends_with("connection closed before message completed"), "{how}");
     let listener = server.await.unwrap();
     let again = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_ready())).await;
-    assert!(!again, "nobody asked again");
+    assert!(!again, "the request was sent once");
 }
 
 #[tokio::test]
@@ -542,9 +548,9 @@ async fn answers_without_a_body_end_at_once() {
         }
         assert_eq!(counted(&mut told), (1, 2), "{answer}");
     }
-    // HTTP/1.0 ends with the connection.
+    // A response of HTTP/1.0 ends with the connection.
     let port = answered(&mut connections, b"HTTP/1.0 200 OK\r\n\r\nold").await;
     assert_eq!(head(&mut connections).await.unwrap().status, 200, "{port}");
     assert_eq!(receive_all(&mut connections, 100).await, (vec![b"old".to_vec()], None));
-    assert_eq!(connections.idle.len(), 2, "of the servers before");
+    assert_eq!(connections.idle.len(), 2, "connections to the servers before");
 }

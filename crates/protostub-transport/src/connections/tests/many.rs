@@ -1,4 +1,4 @@
-//! What connections have to do with each other: the limit of their number, and that they cost each other nothing.
+//! Tests of many connections: the limit of their number, and their independence.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{websocket::open_as, *};
 
 #[tokio::test]
-async fn there_are_no_more_connections_than_the_limit() {
+async fn connections_are_limited() {
     let limits = TransportLimits { connections: 3, ..TransportLimits::default() };
     let mut connections = connections_with(limits, EgressConfig::default());
     let port = dead_port().await;
@@ -25,7 +25,7 @@ async fn there_are_no_more_connections_than_the_limit() {
     assert_eq!(connections.http_send(4, request.clone(), None), full);
     assert_eq!(connections.tcp_open(4, "127.0.0.1", port, Protection::Plain), full);
 
-    // Failed ones are the stub's until it closes them.
+    // Failed connections count until the stub closes them.
     let mut failed = [next_ready(&mut connections).await, next_ready(&mut connections).await, next_ready(&mut connections).await];
     failed.sort_unstable();
     assert_eq!(failed, [1, 2, 3]);
@@ -34,12 +34,12 @@ async fn there_are_no_more_connections_than_the_limit() {
     connections.tcp_open(4, "127.0.0.1", port, Protection::Plain).unwrap();
     connections.websocket_close(1, 1000, "");
     connections.tcp_close(3);
-    assert_eq!(connections.connections.len(), 1, "what has no connection has nothing to say at its end");
+    assert_eq!(connections.connections.len(), 1, "a handle without a connection needs no closing");
 }
 
-/// Two stubs of one runtime share 16 sockets, two of which are the runtime's.
+/// Two stubs of one runtime share 16 sockets, of which two are reserved for the runtime.
 #[tokio::test]
-async fn stub_with_its_share_of_sockets_is_told() {
+async fn stub_at_its_share_of_sockets_gets_an_error() {
     let egress = Egress::new(EgressConfig::default().with_max_sockets(16)).unwrap();
     let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap().allow_loopback(true);
     let limits = TransportLimits::default();
@@ -56,7 +56,7 @@ async fn stub_with_its_share_of_sockets_is_told() {
     }
     assert_eq!(failed, 1, "half of the sockets is 7");
     let Err(TransportError::Limit(text)) = one.tcp_open(9, "127.0.0.1", port, Protection::Plain) else {
-        panic!("there is one more")
+        panic!("the stub can open one more connection")
     };
     assert!(text.contains("the stubs share 14 sockets"), "{text}");
     assert_eq!(one.take_refused()[2], ("max_sockets", 2));
@@ -67,7 +67,7 @@ async fn stub_with_its_share_of_sockets_is_told() {
 }
 
 #[tokio::test]
-async fn handles_are_of_one_interface() {
+async fn handle_works_in_one_interface_only() {
     let mut connections = connections();
     let port = dead_port().await;
     connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
@@ -78,7 +78,7 @@ async fn handles_are_of_one_interface() {
     connections.http_cancel(1);
     assert_eq!(connections.tcp_poll(1), TcpState::Connecting);
 
-    // Unknown ones.
+    // Unknown handles.
     assert_eq!(connections.tcp_poll(2), TcpState::Closed);
     assert_eq!(connections.tcp_receive(2, 1), Err(TransportError::Closed));
     assert_eq!(connections.tcp_send(2, b"a"), Err(TransportError::Closed));
@@ -87,12 +87,12 @@ async fn handles_are_of_one_interface() {
 }
 
 #[tokio::test]
-async fn connections_that_say_good_bye_are_bounded_too() {
+async fn closing_connections_are_bounded() {
     let limits = TransportLimits { connections: 2, ..TransportLimits::default() };
     let mut connections = connections_with(limits, EgressConfig::default());
     let mut servers = Vec::new();
     for handle in 0..10 {
-        // They never answer a close frame.
+        // The servers never answer a close frame.
         let server = open_as(&mut connections, handle, async |mut socket| {
             socket.next().await.unwrap().unwrap();
             std::future::pending::<()>().await;
@@ -106,7 +106,7 @@ async fn connections_that_say_good_bye_are_bounded_too() {
 }
 
 #[tokio::test]
-async fn a_busy_connection_costs_no_look_at_the_others() {
+async fn busy_connection_does_not_poll_the_others() {
     const BUSY: u32 = 11;
     const FRAMES: usize = 300;
     let mut connections = connections();
@@ -117,7 +117,7 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
         }
         let mut done = quiet.subscribe();
         open_as(&mut connections, handle, async move |socket| {
-            // Until the test is over.
+            // Keeps the connection open until the test is over.
             let _ = done.changed().await;
             drop(socket);
         })
@@ -130,7 +130,7 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
         }
     })
     .await;
-    // What opening them left to do.
+    // Finishes the work that the opening left.
     while poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready() {}
     while connections.queue.len() > 0 {
         poll_fn(|cx| Poll::Ready(connections.poll_ready(cx))).await.is_ready();
@@ -139,7 +139,7 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
     for n in 0..FRAMES {
         send.send(n).await.unwrap();
         let handle = poll_fn(|cx| {
-            assert!(connections.queue.len() <= 1, "only the busy one is looked at");
+            assert!(connections.queue.len() <= 1, "only the busy connection is polled");
             connections.poll_ready(cx)
         })
         .await;
@@ -151,7 +151,7 @@ async fn a_busy_connection_costs_no_look_at_the_others() {
     server.await.unwrap();
 }
 
-/// Receives until so many bytes have come.
+/// Receives until this many bytes have arrived.
 async fn receive_all(connections: &mut Connections, handle: u32, bytes: usize) {
     let mut received = 0;
     while received < bytes {
@@ -166,7 +166,7 @@ async fn receive_all(connections: &mut Connections, handle: u32, bytes: usize) {
 }
 
 #[tokio::test]
-async fn all_connections_together_receive_so_many_bytes_a_second() {
+async fn received_bytes_per_second_are_limited_for_all() {
     let limits = TransportLimits { bytes_in_per_second: 100_000, ..TransportLimits::default() };
     let mut connections = connections_with(limits, EgressConfig::default());
     let flood = async |mut stream: TcpStream| {
@@ -180,13 +180,13 @@ async fn all_connections_together_receive_so_many_bytes_a_second() {
     connections.tcp_open(2, "127.0.0.1", two, Protection::Plain).unwrap();
     receive_all(&mut connections, 1, 75_000).await;
     receive_all(&mut connections, 2, 75_000).await;
-    // As much as in a second may come at once; what is over by more than the last piece has to be waited for.
+    // A second's share may come at once. The excess must wait, except for the last piece.
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
     assert!(connections.take_throttled().0 > 0);
 }
 
 #[tokio::test]
-async fn a_connection_sends_so_many_bytes_a_second() {
+async fn sent_bytes_per_second_are_limited() {
     let limits = TransportLimits { bytes_out_per_second: 100_000, ..TransportLimits::default() };
     let mut connections = connections_with(limits, EgressConfig::default());
     let (port, received) = serve(async |mut stream: TcpStream| {
@@ -197,7 +197,7 @@ async fn a_connection_sends_so_many_bytes_a_second() {
     let begun = std::time::Instant::now();
     connections.tcp_open(1, "127.0.0.1", port, Protection::Plain).unwrap();
     ask(&mut connections, 1, |connections| (connections.tcp_poll(1) == TcpState::Open).then_some(())).await;
-    assert_eq!(connections.tcp_send(1, &[b'x'; 250_000]), Ok(250_000), "the host takes what may wait");
+    assert_eq!(connections.tcp_send(1, &[b'x'; 250_000]), Ok(250_000), "the host accepts all bytes that may wait");
     drive(&mut connections, received).await.0.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
     assert!(connections.take_throttled().1 > 0);

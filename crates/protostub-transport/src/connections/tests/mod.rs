@@ -1,4 +1,5 @@
-//! Against real servers on loopback. Nothing sleeps: [`drive`] polls the connections as the sandbox's task does, until something happened.
+//! Tests against real servers on loopback. They never sleep: [`drive`] polls the connections like
+//! the sandbox's task, until the expected event.
 
 mod http;
 mod many;
@@ -26,11 +27,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// The time that a test waits for an event: longer than every limit. Only a failing test waits so
-/// long.
+/// Time that a test waits for an event: longer than every limit. Only a failing test waits so long.
 const TEST_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Resolves every name to this host, like the DNS of a domain that lies.
+/// Resolves every name to this host, like the DNS of a malicious domain.
 #[derive(Debug)]
 struct LoopbackResolver;
 
@@ -41,7 +41,7 @@ impl Resolver for LoopbackResolver {
     }
 }
 
-/// The quota of a stub with these limits, but with any number of attempts.
+/// The quota of a stub with these limits, but with unlimited attempts.
 fn quota(limits: &TransportLimits) -> QuotaLimits {
     QuotaLimits { sockets: 2 * limits.connections, attempts_per_second: 1_000_000, ..QuotaLimits::default() }
 }
@@ -50,7 +50,8 @@ fn connections() -> Connections {
     connections_with(TransportLimits::default(), EgressConfig::default())
 }
 
-/// With a grant for loopback, and one for `sp1.example`, which is here.
+/// Creates connections with a grant for loopback and one for `sp1.example`, which resolves to this
+/// host.
 fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connections {
     let egress = Egress::new(egress.with_resolver(Arc::new(LoopbackResolver))).unwrap();
     let grants = Grants::none().allow_host("127.0.0.1", Ports::all(), Protection::Plain).unwrap();
@@ -59,7 +60,8 @@ fn connections_with(limits: TransportLimits, egress: EgressConfig) -> Connection
     Connections::new(egress, quota, grants, limits)
 }
 
-/// Polls the connections until the future is done. Returns its result, and the handles that had news meanwhile.
+/// Polls the connections until the future is done. Returns its result, and the handles that had
+/// events meanwhile.
 async fn drive<T>(connections: &mut Connections, until: impl Future<Output = T>) -> (T, Vec<u32>) {
     let mut until = pin!(until);
     let mut ready = Vec::new();
@@ -69,16 +71,16 @@ async fn drive<T>(connections: &mut Connections, until: impl Future<Output = T>)
         }
         until.as_mut().poll(cx)
     });
-    let result = tokio::time::timeout(TEST_TIMEOUT, driven).await.expect("it happens in time");
+    let result = tokio::time::timeout(TEST_TIMEOUT, driven).await.expect("the future is done in time");
     (result, ready)
 }
 
-/// The next handle with news.
+/// Returns the next handle with an event.
 async fn next_ready(connections: &mut Connections) -> u32 {
-    tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_ready(cx))).await.expect("a handle has news in time")
+    tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_ready(cx))).await.expect("a handle has an event in time")
 }
 
-/// Asks again after each `ready` of the handle until there is an answer.
+/// Repeats the question after each `ready` of the handle until there is an answer.
 async fn ask<T>(connections: &mut Connections, handle: u32, mut question: impl FnMut(&mut Connections) -> Option<T>) -> T {
     loop {
         if let Some(answer) = question(connections) {
@@ -88,7 +90,7 @@ async fn ask<T>(connections: &mut Connections, handle: u32, mut question: impl F
     }
 }
 
-/// Serves one connection on loopback; returns its port.
+/// Serves one connection on loopback. Returns its port.
 async fn serve<T, F>(server: impl FnOnce(TcpStream) -> F + Send + 'static) -> (u16, JoinHandle<T>)
 where
     T: Send + 'static,
@@ -99,7 +101,7 @@ where
     (port, tokio::spawn(async move { server(listener.accept().await.unwrap().0).await }))
 }
 
-/// A server that accepts a connection, tells so, and says nothing.
+/// Starts a server that accepts a connection, reports this through the channel, and sends nothing.
 async fn serve_nothing() -> (u16, oneshot::Receiver<()>) {
     let (accepted, was_accepted) = oneshot::channel();
     let (port, _server) = serve(async |tcp| {
@@ -111,12 +113,12 @@ async fn serve_nothing() -> (u16, oneshot::Receiver<()>) {
     (port, was_accepted)
 }
 
-/// A port that nobody listens on.
+/// Returns a port without a listener.
 async fn dead_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
 }
 
-/// A TLS server for `sp1.example`, and the configuration of those who trust it.
+/// Creates a TLS server for `sp1.example`, and a configuration that trusts it.
 fn tls() -> (TlsAcceptor, EgressConfig) {
     let certified = rcgen::generate_simple_self_signed(["sp1.example".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();

@@ -40,7 +40,7 @@ async fn failed(connections: &mut Connections) -> String {
     .await
 }
 
-/// So many bytes, or all until the other side ended its half.
+/// Receives this many bytes, or all bytes until the other side ends its half.
 async fn receive(connections: &mut Connections, count: usize, max_bytes: u32) -> Vec<u8> {
     let mut received = Vec::new();
     ask(connections, HANDLE, |connections| {
@@ -76,7 +76,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn bytes_go_there_and_back() {
+async fn bytes_are_echoed() {
     for max_bytes in [1, 1_000, u32::MAX] {
         let mut connections = connections();
         let (_, server) = open(&mut connections, async |tcp| {
@@ -94,7 +94,7 @@ async fn bytes_go_there_and_back() {
 }
 
 #[tokio::test]
-async fn half_closed_connections_still_send() {
+async fn half_closed_connection_still_sends() {
     let mut connections = connections();
     let (_, server) = open(&mut connections, async |mut tcp| {
         tcp.write_all(b"the last of it").await.unwrap();
@@ -106,7 +106,7 @@ async fn half_closed_connections_still_send() {
     .await;
     assert_eq!(receive(&mut connections, usize::MAX, 4).await, b"the last of it");
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Closed);
-    assert_eq!(connections.tcp_receive(HANDLE, 4), Ok(None), "and stays so");
+    assert_eq!(connections.tcp_receive(HANDLE, 4), Ok(None), "the state is final");
     send_all(&mut connections, &pattern(1_000_000)).await;
     connections.tcp_close(HANDLE);
     let (received, ready) = drive(&mut connections, server).await;
@@ -115,10 +115,10 @@ async fn half_closed_connections_still_send() {
 }
 
 #[tokio::test]
-async fn closing_loses_nothing_that_was_sent_and_has_no_news() {
+async fn close_delivers_sent_bytes_without_events() {
     let mut connections = connections();
     let (_, server) = open(&mut connections, async |mut tcp| {
-        // Never received: a plain close would reset the connection.
+        // The stub never receives these bytes: a plain close would reset the connection.
         tcp.write_all(&pattern(10_000)).await.unwrap();
         let mut received = Vec::new();
         tcp.read_to_end(&mut received).await.unwrap();
@@ -138,7 +138,7 @@ async fn closing_loses_nothing_that_was_sent_and_has_no_news() {
 }
 
 #[tokio::test]
-async fn no_more_is_taken_than_may_wait() {
+async fn send_is_limited_by_waiting_bytes() {
     let (go, gone) = oneshot::channel();
     let mut connections = connections();
     let (_, server) = open(&mut connections, async |mut tcp| {
@@ -153,7 +153,7 @@ async fn no_more_is_taken_than_may_wait() {
     while let Ok(more @ 1..) = connections.tcp_send(HANDLE, &bytes[taken..]) {
         taken += more as usize;
     }
-    assert!(taken < bytes.len(), "it takes everything");
+    assert!(taken < bytes.len(), "the host accepts everything");
     assert_eq!(connections.tcp_send(HANDLE, b"more"), Err(TransportError::Busy));
     assert_eq!(connections.tcp(HANDLE, |connection, _| connection.waiting_bytes()), Some(256 << 10));
     go.send(()).unwrap();
@@ -165,7 +165,7 @@ async fn no_more_is_taken_than_may_wait() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_while_the_stub_does_not_receive() {
+async fn unfetched_data_stops_reading() {
     let (blocked, was_blocked) = oneshot::channel();
     let mut connections = connections();
     let bytes = 64 << 20;
@@ -205,14 +205,14 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_said_at_once() {
+async fn invalid_target_fails_at_once() {
     let mut connections = connections();
     let mut check = |host: &str, port: u16, protection: Protection, expected: &str| {
         assert_eq!(connections.tcp_open(HANDLE, host, port, protection).unwrap_err().to_string(), expected);
     };
-    check("", 1, Protection::Plain, "invalid: a host of 0 bytes is none: 1 to 253 are");
-    check("sp1.example/a", 1, Protection::Plain, "invalid: `/` is no part of a host's name or address");
-    check("sp1.example", 0, Protection::Plain, "invalid: the port 0 names no service");
+    check("", 1, Protection::Plain, "invalid: the host has 0 bytes; the allowed length is 1 to 253 bytes");
+    check("sp1.example/a", 1, Protection::Plain, "invalid: a host name or address cannot contain `/`");
+    check("sp1.example", 0, Protection::Plain, "invalid: port 0 is not a valid port");
     check(
         "sp2.example",
         5222,
@@ -222,7 +222,7 @@ async fn what_cannot_be_opened_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn failures_say_where_and_why() {
+async fn failure_names_target_and_cause() {
     let mut connections = connections();
     let port = dead_port().await;
     connections.tcp_open(HANDLE, "127.0.0.1", port, Protection::Plain).unwrap();
@@ -234,7 +234,7 @@ async fn failures_say_where_and_why() {
 }
 
 #[tokio::test]
-async fn a_reset_is_a_failure_after_what_came_before() {
+async fn reset_is_a_failure() {
     let mut connections = connections();
     let (port, server) = open(&mut connections, async |mut tcp| {
         let mut request = [0; 3];
@@ -251,7 +251,7 @@ async fn a_reset_is_a_failure_after_what_came_before() {
 }
 
 #[tokio::test]
-async fn tls_from_the_start() {
+async fn tls_from_the_start_carries_bytes() {
     let (acceptor, trusting) = tls();
     let (port, server) = serve(async move |tcp| {
         let mut stream = acceptor.accept(tcp).await.unwrap();
@@ -259,7 +259,7 @@ async fn tls_from_the_start() {
         stream.read_exact(&mut request).await.unwrap();
         stream.write_all(&request).await.unwrap();
         stream.shutdown().await.unwrap();
-        // Until the client has ended its half too.
+        // Reads until the client has ended its half too.
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         rest
@@ -277,7 +277,7 @@ async fn tls_from_the_start() {
 }
 
 #[tokio::test]
-async fn tls_that_breaks_off_is_a_failure() {
+async fn tls_without_close_notify_is_a_failure() {
     let (acceptor, trusting) = tls();
     let (port, _server) = serve(async move |tcp| {
         let mut stream = acceptor.accept(tcp).await.unwrap();
@@ -290,11 +290,11 @@ async fn tls_that_breaks_off_is_a_failure() {
     opened(&mut connections).await;
     assert_eq!(receive(&mut connections, 4, 100).await, b"half");
     let how = failed(&mut connections).await;
-    assert!(how.ends_with("broke: it ended without TLS' `close_notify`, so that something may be missing"), "{how}");
+    assert!(how.ends_with("broke: TLS ended without `close_notify`, so data may be missing"), "{how}");
 }
 
 #[tokio::test]
-async fn tls_can_begin_later() {
+async fn start_tls_upgrades_a_plain_connection() {
     let (acceptor, trusting) = tls();
     let (port, server) = serve(async move |mut tcp| {
         let mut request = [0; 9];
@@ -324,7 +324,7 @@ async fn tls_can_begin_later() {
 }
 
 #[tokio::test]
-async fn what_comes_before_tls_is_not_protected() {
+async fn bytes_before_tls_fail_the_connection() {
     let (sent, was_sent) = oneshot::channel();
     let mut connections = connections();
     let (port, _server) = open(&mut connections, async |mut tcp| {
@@ -335,21 +335,21 @@ async fn what_comes_before_tls_is_not_protected() {
     .await;
     drive(&mut connections, was_sent).await.0.unwrap();
     assert_eq!(receive(&mut connections, 6, 6).await, b"go on\n");
-    let how = format!("sp1.example:{port} sent 9 bytes that were not received before TLS");
+    let how = format!("sp1.example:{port} sent 9 bytes that the stub did not receive before TLS");
     assert_eq!(connections.tcp_start_tls(HANDLE, "sp1.example"), Err(TransportError::Io(how.clone())));
     assert_eq!(connections.tcp_poll(HANDLE), TcpState::Failed(how.clone()));
-    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(TransportError::Io(how)), "none of it is given to the stub");
+    assert_eq!(connections.tcp_receive(HANDLE, 100), Err(TransportError::Io(how)), "the stub gets none of the bytes");
 }
 
 #[tokio::test]
-async fn tls_waits_until_everything_plain_is_sent() {
+async fn start_tls_waits_for_plain_bytes() {
     let (go, gone) = oneshot::channel();
     let mut connections = connections();
     let (_, server) = open(&mut connections, async |mut tcp| {
         gone.await.unwrap();
         let mut received = 0;
         let mut piece = vec![0; 64 << 10];
-        // The first byte of a TLS handshake ends it.
+        // The first byte of the TLS handshake ends the loop.
         loop {
             let count = tcp.read(&mut piece).await.unwrap();
             match piece[..count].iter().position(|byte| *byte != 0) {
@@ -374,7 +374,7 @@ async fn tls_waits_until_everything_plain_is_sent() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_end_its_half_is_left_alone() {
+async fn peer_without_end_is_dropped_after_close_timeout() {
     let mut connections = connections();
     let (_, _server) = open(&mut connections, async |tcp| {
         std::future::pending::<()>().await;

@@ -43,7 +43,7 @@ where
     task
 }
 
-/// Everything that comes until the connection ends, in portions, and how it ended.
+/// Receives all frames until the connection ends, in batches. Returns them and the final error.
 async fn receive_all(connections: &mut Connections, max_frames: u32, max_bytes: u32) -> (Vec<Frame>, TransportError) {
     let mut frames = Vec::new();
     let end = ask(connections, HANDLE, |connections| {
@@ -115,7 +115,7 @@ async fn frames_keep_their_order_in_batches_of_any_size() {
 }
 
 #[tokio::test]
-async fn one_ready_for_what_comes_until_the_stub_asks() {
+async fn ready_is_sent_once_until_the_stub_asks() {
     let (go, gone) = oneshot::channel();
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| {
@@ -124,13 +124,13 @@ async fn one_ready_for_what_comes_until_the_stub_asks() {
         }
         gone.await.unwrap();
         socket.send(Message::text("later")).await.unwrap();
-        // Comes after all data frames, and is answered only when they are read.
+        // Comes after all data frames, and is answered only after they are read.
         socket.send(Message::Ping("over".into())).await.unwrap();
         while !socket.next().await.unwrap().unwrap().is_pong() {}
         socket
     })
     .await;
-    // The stub has not asked since it was opened: one change.
+    // The stub has not asked since the connection was opened, so there is one change.
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     go.send(()).unwrap();
     let mut received = Vec::new();
@@ -138,7 +138,7 @@ async fn one_ready_for_what_comes_until_the_stub_asks() {
     let (socket, ready) = {
         let mut server = server;
         loop {
-            // Asked once and partly for each `ready`.
+            // Each `ready` leads to one call, which takes only a part of the frames.
             received.extend(connections.websocket_receive(HANDLE, 2, 1_000).unwrap());
             if received.len() == 11 {
                 assert_eq!(connections.websocket_receive(HANDLE, 2, 1_000), Ok(Vec::new()));
@@ -149,13 +149,13 @@ async fn one_ready_for_what_comes_until_the_stub_asks() {
         }
     };
     assert!((5..=11).contains(&readies), "{readies}");
-    assert_eq!(ready, Vec::<u32>::new(), "the ping is no news");
+    assert_eq!(ready, Vec::<u32>::new(), "a ping causes no event");
     assert_eq!(received.last(), Some(&text("later")));
     drop(socket);
 }
 
 #[tokio::test]
-async fn nothing_is_read_while_the_stub_does_not_receive() {
+async fn unfetched_data_stops_reading() {
     const FRAMES: usize = 2_000;
     const FRAME: usize = 64 << 10;
     let (blocked, was_blocked) = oneshot::channel();
@@ -168,7 +168,7 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
             poll_fn(|cx| {
                 let result = send.as_mut().poll(cx);
                 tries += usize::from(result.is_pending());
-                // Full, and nobody made room while the other side had its turns.
+                // The socket is full, and the other side did not read during its turns.
                 if tries > 50
                     && let Some(blocked) = blocked.take()
                 {
@@ -187,9 +187,9 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
     let (sent, ready) = drive(&mut connections, was_blocked).await;
     let sent = sent.unwrap();
     assert!(sent < FRAMES / 2, "it took {sent} frames");
-    assert_eq!(ready, [HANDLE], "the first frame is news, once");
+    assert_eq!(ready, [HANDLE], "the first frame causes one event");
 
-    // And all of it is there.
+    // All frames arrive.
     let mut count = 0;
     let end = ask(&mut connections, HANDLE, |connections| {
         loop {
@@ -209,7 +209,7 @@ async fn nothing_is_read_while_the_stub_does_not_receive() {
 }
 
 #[tokio::test]
-async fn no_more_is_taken_than_may_wait() {
+async fn send_is_limited_by_waiting_bytes() {
     let (go, gone) = oneshot::channel();
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| {
@@ -222,13 +222,13 @@ async fn no_more_is_taken_than_may_wait() {
     })
     .await;
     let frame = |n: usize| Frame::Binary(vec![n as u8; 100_000]);
-    // As long as the kernel's buffers take it, and 1 MiB more.
+    // The kernel's buffers accept the first frames, and the outbox 1 MiB more.
     let mut taken = 0;
     let mut offer = 200;
     while offer == 200 {
         offer = connections.websocket_send(HANDLE, (taken..taken + 200).map(frame).collect()).unwrap_or_default() as usize;
         taken += offer;
-        assert!(taken < 5_000, "it takes everything");
+        assert!(taken < 5_000, "the host accepts everything");
     }
     assert_eq!(connections.websocket_send(HANDLE, vec![frame(taken)]), Err(TransportError::Busy));
     let waiting = connections.websocket(HANDLE, |socket, _| socket.outbox.bytes()).unwrap();
@@ -244,7 +244,7 @@ async fn no_more_is_taken_than_may_wait() {
 }
 
 #[tokio::test]
-async fn frames_have_a_limit() {
+async fn frame_size_is_limited() {
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| socket.next().await.unwrap().unwrap()).await;
     let frames = vec![text("small"), Frame::Binary(vec![0; (1 << 20) + 1])];
@@ -252,10 +252,11 @@ async fn frames_have_a_limit() {
     assert_eq!(error.to_string(), "limit: a frame of 1048577 bytes is 1 bytes over the limit of 1048576");
     assert_eq!(connections.websocket_send(HANDLE, Vec::new()), Ok(0));
     assert_eq!(connections.websocket_send(HANDLE, vec![Frame::Binary(vec![0; 1 << 20])]), Ok(1));
-    assert_eq!(drive(&mut connections, server).await.0.unwrap().len(), 1 << 20, "none of the refused call was sent");
+    assert_eq!(drive(&mut connections, server).await.0.unwrap().len(), 1 << 20, "the refused call sent no frame");
 }
 
-/// How the connection ends for the stub if the server, after two frames, ends it in this way.
+/// Returns the final state for the stub when the server, after two frames, ends the connection with
+/// `end`.
 async fn end_with<F>(end: impl FnOnce(Server) -> F + Send + 'static) -> WebSocketState
 where
     F: Future<Output = ()> + Send,
@@ -269,7 +270,7 @@ where
     .await;
     drive(&mut connections, server).await.0.unwrap();
     let (frames, error) = receive_all(&mut connections, 1, 100).await;
-    assert_eq!(frames, [text("one"), text("two")], "what came before can still be received");
+    assert_eq!(frames, [text("one"), text("two")], "the stub can still receive earlier frames");
     let state = connections.websocket_poll(HANDLE);
     assert_eq!(
         error,
@@ -288,7 +289,7 @@ async fn end_with_frame(code: u16, reason: &str) -> WebSocketState {
 }
 
 #[tokio::test]
-async fn servers_end_connections_in_many_ways() {
+async fn server_side_ends_map_to_states() {
     assert_eq!(end_with_frame(4001, "kicked").await, closed(4001, "kicked"));
     assert_eq!(end_with_frame(1012, "").await, closed(1012, ""));
     assert_eq!(end_with(async |mut socket| socket.send(Message::Close(None)).await.unwrap()).await, closed(None, ""));
@@ -302,19 +303,19 @@ async fn servers_end_connections_in_many_ways() {
     else {
         panic!("reserved bits fail a connection")
     };
-    assert!(how.contains("broke the protocol, and was closed with 1002: Reserved bits are non-zero"), "{how}");
+    assert!(how.contains("violated the WebSocket protocol and was closed with 1002: Reserved bits are non-zero"), "{how}");
     let WebSocketState::Failed(how) = end_with(async |mut socket| {
         socket.get_mut().write_all(&[0x81, 0x01, 0xff]).await.unwrap();
     })
     .await
     else {
-        panic!("what is not UTF-8 fails a connection")
+        panic!("invalid UTF-8 fails a connection")
     };
-    assert!(how.ends_with("broke the protocol, and was closed with 1007: a text message is not UTF-8"), "{how}");
+    assert!(how.ends_with("violated the WebSocket protocol and was closed with 1007: a text message is not UTF-8"), "{how}");
 }
 
 #[tokio::test]
-async fn a_reset_is_a_failure() {
+async fn reset_is_a_failure() {
     let state = end_with(async |socket| {
         socket.get_ref().set_zero_linger().unwrap();
         drop(socket);
@@ -325,11 +326,11 @@ async fn a_reset_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_message_over_the_limit_ends_with_1009() {
+async fn oversized_message_closes_with_1009() {
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| {
         socket.send(Message::binary(vec![1; 1 << 20])).await.unwrap();
-        // The client answers in the middle of it.
+        // The client answers before the message is complete.
         let _ = socket.send(Message::binary(vec![2; (1 << 20) + 1])).await;
         loop {
             if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {
@@ -347,7 +348,7 @@ async fn a_message_over_the_limit_ends_with_1009() {
 }
 
 #[tokio::test]
-async fn fragments_without_an_end_have_an_end() {
+async fn endless_fragments_close_with_1009() {
     let mut connections = connections();
     let server = open(&mut connections, async |socket| {
         let (mut reading, mut writing) = socket.into_inner().into_split();
@@ -370,13 +371,13 @@ async fn fragments_without_an_end_have_an_end() {
     };
     assert!(reason.ends_with("over the limit of 1048576"), "{reason}");
     connections.websocket_close(HANDLE, 1000, "");
-    // The server never ends its side: after 2 s it is left alone.
+    // The server never ends its side, so the client drops the connection after 2 s.
     tokio::time::timeout(TEST_TIMEOUT, poll_fn(|cx| connections.poll_closed(cx))).await.unwrap();
     assert_eq!(server.await.unwrap()[0], 0x88, "a close frame");
 }
 
 #[tokio::test]
-async fn empty_fragments_stop_nobody_else() {
+async fn empty_fragments_do_not_block_others() {
     const OTHER: u32 = 8;
     let mut connections = connections();
     let _endless = open(&mut connections, async |socket| {
@@ -418,7 +419,7 @@ async fn pings_are_answered_without_the_stub() {
     .await;
     let (done, ready) = drive(&mut connections, server).await;
     done.unwrap();
-    // That the server left comes after its last pong.
+    // At most one event: the server ends the connection after the last pong.
     assert!(ready.len() <= 1, "{ready:?}");
 }
 
@@ -427,7 +428,7 @@ fn every_second() -> TransportLimits {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_pinged_and_given_up_when_it_does_not_answer() {
+async fn silent_server_is_pinged_and_then_times_out() {
     let (go, gone) = oneshot::channel();
     let mut connections = connections_with(every_second(), EgressConfig::default());
     let server = open(&mut connections, async |mut socket| {
@@ -442,20 +443,20 @@ async fn a_silent_server_is_pinged_and_given_up_when_it_does_not_answer() {
     tokio::time::pause();
     let start = Instant::now();
     let (_, ready) = drive(&mut connections, tokio::time::sleep(Duration::from_secs(61))).await;
-    assert_eq!(ready, Vec::<u32>::new(), "neither pings nor pongs are news");
+    assert_eq!(ready, Vec::<u32>::new(), "pings and pongs cause no events");
     assert!(matches!(connections.websocket_poll(HANDLE), WebSocketState::Open(_)), "after {:?}", start.elapsed());
 
     go.send(()).unwrap();
     let start = Instant::now();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
     assert!((1..=3).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
-    assert!(how.ends_with(" said nothing for 2s, and did not answer a ping"), "{how}");
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("not failed") };
+    assert!(how.ends_with(" was silent for 2s and did not answer a ping"), "{how}");
     server.abort();
 }
 
 #[tokio::test]
-async fn a_stub_that_does_not_receive_is_no_sign_of_a_dead_server() {
+async fn slow_stub_does_not_time_out_the_server() {
     let mut connections = connections_with(every_second(), EgressConfig::default());
     let server = open(&mut connections, async |mut socket| {
         socket.send(Message::text("news")).await.unwrap();
@@ -472,17 +473,17 @@ async fn a_stub_that_does_not_receive_is_no_sign_of_a_dead_server() {
 }
 
 #[tokio::test]
-async fn closing_sends_what_was_sent_and_says_why() {
+async fn close_delivers_sent_frames_and_reason() {
     async fn check(code: u16, reason: &str, expected: (u16, &str)) {
         let mut connections = connections();
         let server = open(&mut connections, async |mut socket| {
-            // Events that come too late.
+            // Arrives after the stub closed the connection.
             socket.send(Message::text("news")).await.unwrap();
             let mut received = Vec::new();
             loop {
                 match socket.next().await.unwrap().unwrap() {
                     Message::Close(frame) => {
-                        // Answers it, and ends the connection.
+                        // Answers the close frame and ends the connection.
                         while socket.next().await.is_some() {}
                         return (received, frame.unwrap());
                     }
@@ -513,7 +514,7 @@ async fn closing_sends_what_was_sent_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_is_closed_has_no_news() {
+async fn closed_handle_gets_no_events() {
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| {
         socket.send(Message::text("news")).await.unwrap();
@@ -521,7 +522,8 @@ async fn what_is_closed_has_no_news() {
     })
     .await;
     assert_eq!(next_ready(&mut connections).await, HANDLE);
-    // Asked, so that the next frame would be news; and a `ready` that is due already is not given any more.
+    // The stub has asked, so the next frame would cause an event. The due `ready` for `Write` is
+    // dropped.
     assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Ok(vec![text("news")]));
     connections.websocket(HANDLE, |socket, _| socket.readiness.set(crate::readiness::Interest::Write)).unwrap();
     connections.websocket_close(HANDLE, 1000, "");
@@ -531,7 +533,7 @@ async fn what_is_closed_has_no_news() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_the_close_is_left_alone() {
+async fn unanswered_close_times_out() {
     let mut connections = connections();
     let _server = open(&mut connections, async |socket| {
         std::future::pending::<()>().await;
@@ -548,7 +550,7 @@ async fn a_server_that_does_not_answer_the_close_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_sandbox_closes_what_is_open() {
+async fn sandbox_end_closes_open_connections() {
     let mut connections = connections();
     let server = open(&mut connections, async |mut socket| {
         let frame = socket.next().await.unwrap().unwrap();
@@ -563,7 +565,7 @@ async fn the_end_of_the_sandbox_closes_what_is_open() {
 }
 
 #[tokio::test]
-async fn whatever_a_server_sends_there_is_an_end() {
+async fn random_frames_always_reach_an_end() {
     // Frames of every kind, mostly with a plausible header, from a fixed sequence (xorshift).
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move || {

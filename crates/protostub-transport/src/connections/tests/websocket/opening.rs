@@ -1,4 +1,4 @@
-//! What opens, what does not, and what is said of it.
+//! Tests of the opening: accepted, refused and failed connections, and their error texts.
 
 use tokio_tungstenite::{
     accept_hdr_async,
@@ -12,7 +12,7 @@ use crate::Handshake;
 
 #[tokio::test]
 #[expect(clippy::result_large_err, reason = "tungstenite's callback")]
-async fn the_handshake_is_the_stubs_and_the_hosts() {
+async fn handshake_has_fields_of_stub_and_host() {
     let (port, server) = serve(async |tcp| {
         let mut seen = None;
         let answer = |request: &ServerRequest, mut response: Response| {
@@ -47,25 +47,25 @@ async fn the_handshake_is_the_stubs_and_the_hosts() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_said_at_once() {
+async fn invalid_target_fails_at_once() {
     let mut connections = connections();
     let mut check = |url: &str, protocols: &[&str], header: &str, expected: &str| {
         let protocols: Vec<String> = protocols.iter().map(|protocol| (*protocol).to_owned()).collect();
         let headers = [(header.to_owned(), "x".to_owned())];
         let error = connections.websocket_open(HANDLE, url, &protocols, &headers, None).unwrap_err();
         assert_eq!(error.to_string(), expected);
-        assert_eq!(connections.websocket_poll(HANDLE), closed(None, ""), "the handle names nothing");
+        assert_eq!(connections.websocket_poll(HANDLE), closed(None, ""), "the handle refers to no connection");
     };
-    check("http://127.0.0.1/", &[], "a", "invalid: the URL of a WebSocket begins with `ws:` or `wss:`, not with `http:`");
+    check("http://127.0.0.1/", &[], "a", "invalid: the URL of a WebSocket must begin with `ws:` or `wss:`, not with `http:`");
     check("ws://", &[], "a", "invalid: the URL of a WebSocket cannot be read: empty host");
-    check("ws://127.0.0.1/#top", &[], "a", "invalid: the URL of a WebSocket has no fragment (RFC 6455 section 3)");
+    check("ws://127.0.0.1/#top", &[], "a", "invalid: the URL of a WebSocket must not have a fragment (RFC 6455 section 3)");
     check(
         "ws://me:pass@127.0.0.1/",
         &[],
         "a",
-        "invalid: the URL of a WebSocket has no user or password: send the header `authorization`",
+        "invalid: the URL of a WebSocket must not have a user or password; send the header `authorization`",
     );
-    check("ws://127.0.0.1/", &["a b"], "a", "invalid: the subprotocol `a b` is no token (RFC 9110 section 5.6.2)");
+    check("ws://127.0.0.1/", &["a b"], "a", "invalid: the subprotocol `a b` is not a token (RFC 9110 section 5.6.2)");
     check("ws://127.0.0.1/", &["a", "a"], "a", "invalid: the subprotocol `a` is named twice");
     check("ws://127.0.0.1/", &[], "Host", "invalid: `Host` is invalid: this header is set by the host alone");
     check(
@@ -89,21 +89,21 @@ async fn what_cannot_be_opened_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn what_a_name_resolves_to_is_judged_later() {
+async fn resolved_address_is_judged_after_open() {
     let egress = Egress::new(EgressConfig::default().with_resolver(Arc::new(LoopbackResolver))).unwrap();
     let grants = Grants::none().allow_host("sp1.example", 443, Protection::Tls).unwrap();
     let mut connections =
         Connections::new(egress.clone(), egress.quota(QuotaLimits::default()), grants, TransportLimits::default());
     connections.websocket_open(HANDLE, "wss://sp1.example/", &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
-    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("not failed") };
     assert!(how.contains("`sp1.example:443` is refused: its address 127.0.0.1 is"), "{how}");
     assert_eq!(connections.websocket_receive(HANDLE, 1, 1), Err(TransportError::Io(how.clone())));
     assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(TransportError::Io(how)));
 }
 
 #[tokio::test]
-async fn another_status_refuses() {
+async fn other_status_refuses_the_connection() {
     let (port, _server) = serve(async |mut tcp| {
         let mut head = [0; 1024];
         let _ = tcp.read(&mut head).await.unwrap();
@@ -121,30 +121,31 @@ async fn another_status_refuses() {
     assert_eq!(connections.websocket_send(HANDLE, vec![text("")]), Err(TransportError::Closed));
 }
 
-/// Opens a connection to a server that answers the handshake with these bytes; how it failed.
+/// Opens a connection to a server that answers the handshake with these bytes. Returns the port and
+/// the error.
 async fn fail_with(answer: &[u8]) -> (u16, String) {
     let answer = answer.to_vec();
     let (port, _server) = serve(async move |mut tcp| {
         let mut head = [0; 1024];
         let _ = tcp.read(&mut head).await.unwrap();
-        // The client may have seen enough before it has all.
+        // The client may close the connection before it has all bytes.
         let _ = tcp.write_all(&answer).await;
     })
     .await;
     let mut connections = connections();
     connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
-    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("not failed") };
     (port, how)
 }
 
 #[tokio::test]
-async fn failures_say_where_and_why() {
+async fn failure_names_target_and_cause() {
     let mut connections = connections();
     let port = dead_port().await;
     connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}/?token=secret"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
-    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("not failed") };
     assert!(how.starts_with(&format!("failed to connect to `127.0.0.1:{port}`")), "{how}");
 
     let handshake = |port: u16, why: &str| format!("the WebSocket handshake with ws://127.0.0.1:{port} failed: {why}");
@@ -160,7 +161,7 @@ async fn failures_say_where_and_why() {
 }
 
 #[tokio::test]
-async fn opening_takes_no_longer_than_it_may() {
+async fn opening_times_out() {
     let (port, was_accepted) = serve_nothing().await;
     let mut connections = connections();
     connections.websocket_open(HANDLE, &format!("ws://127.0.0.1:{port}"), &[], &[], None).unwrap();
@@ -174,13 +175,13 @@ async fn opening_takes_no_longer_than_it_may() {
 }
 
 #[tokio::test]
-async fn tls_is_for_the_name() {
+async fn tls_verifies_the_name() {
     let (acceptor, trusting) = tls();
     let (port, server) = serve(async move |tcp| {
         let mut socket = accept_async(acceptor.accept(tcp).await.unwrap()).await.unwrap();
         let message = socket.next().await.unwrap().unwrap();
         socket.send(message).await.unwrap();
-        // Without a close frame, and without TLS' `close_notify`.
+        // Ends without a close frame, and without `close_notify` of TLS.
     })
     .await;
     let mut connections = connections_with(TransportLimits::default(), trusting);
@@ -195,12 +196,12 @@ async fn tls_is_for_the_name() {
 }
 
 #[tokio::test]
-async fn tls_of_a_stranger_fails() {
+async fn untrusted_certificate_fails() {
     let (acceptor, _) = tls();
     let (port, _server) = serve(async move |tcp| drop(acceptor.accept(tcp).await)).await;
     let mut connections = connections();
     connections.websocket_open(HANDLE, &format!("wss://sp1.example:{port}"), &[], &[], None).unwrap();
     assert_eq!(next_ready(&mut connections).await, HANDLE);
-    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("it failed") };
+    let WebSocketState::Failed(how) = connections.websocket_poll(HANDLE) else { panic!("not failed") };
     assert!(how.starts_with(&format!("failed to establish TLS with `sp1.example:{port}`")), "{how}");
 }
