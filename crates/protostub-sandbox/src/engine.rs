@@ -121,7 +121,7 @@ pub enum EngineError {
     /// The system allows a process fewer mappings of memory than the sandboxes need.
     #[error(
         "{sandboxes} sandboxes need {needed} mappings of memory, and this machine allows a process {allowed}: have at most {most} (`max-sandboxes`), \
-         or raise what is allowed (`sysctl -w vm.max_map_count={needed}`)"
+         or raise the limit of the system (`sysctl -w vm.max_map_count={needed}`)"
     )]
     Mappings {
         /// Requested number of sandboxes.
