@@ -68,7 +68,8 @@ pub(crate) struct Tcp {
     outbox: BytesMut,
     /// Bytes that left the outbox may still be in the TLS layer.
     unflushed: bool,
-    /// The stub got `busy` and is owed an event when at most this many bytes wait to be sent.
+    /// The last send took fewer bytes than all, or TLS has to wait. The stub is owed an event when
+    /// at most this many bytes wait to be sent.
     wants_room: Option<usize>,
     /// Error of a failed write. Bytes that the other side sent before are still read.
     write_error: Option<String>,

@@ -116,7 +116,7 @@ pub(crate) struct WebSocket {
     /// size.
     held: Option<Frame>,
     pub(crate) outbox: Outbox,
-    /// The stub got `busy` and is owed an event when there is room.
+    /// The last send took fewer frames than all. The stub is owed an event when there is room.
     wants_room: bool,
     /// Error of a failed write. Frames that the server sent before are still read, since its close
     /// frame may have the reason.
