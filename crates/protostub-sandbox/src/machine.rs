@@ -51,8 +51,8 @@ mod tests {
         let error = check_with(20_000, 65_530).unwrap_err().to_string();
         assert_eq!(
             error,
-            "20000 sandboxes need 124096 mappings of memory, and this machine allows a process 65530: have at most 10239 (`max-sandboxes`), or raise what \
-             is allowed (`sysctl -w vm.max_map_count=124096`)"
+            "20000 sandboxes need 124096 mappings of memory, and this machine allows a process 65530: have at most 10239 (`max-sandboxes`), or raise the \
+             limit of the system (`sysctl -w vm.max_map_count=124096`)"
         );
         assert_eq!(most(100), 1, "at least one");
     }
