@@ -104,7 +104,7 @@ pub enum EngineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The compile worker's executable does not exist.
+    /// The compile worker's executable does not exist, or is not a file.
     #[error("the compile worker {} is no executable file", program.display())]
     Worker {
         /// Its path, as the caller gave it.
