@@ -18,8 +18,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Stubs in a folder with the layout of their domains' web servers:
 ///
 /// ```text
-/// <folder>/sp1.example/.well-known/protostub/default      the descriptor, or `default.json`
-/// <folder>/sp1.example/.well-known/protostub/echo.wasm    code for the URL `echo.wasm`
+/// <folder>/sp1.example/.well-known/protostub/default    the descriptor, or `default.json`
+/// <folder>/sp1.example/.well-known/protostub/echo.wasm  code for `sourcePackageURL` `echo.wasm`
 /// ```
 ///
 /// The folder of a single domain ([`Self::of_domain`]) begins with `.well-known`. Files are read on

@@ -141,7 +141,7 @@ pub enum Fault {
         /// The value of `content-encoding`.
         encoding: SafeText,
     },
-    /// The answer is not JSON, but mostly a web page.
+    /// The answer is not JSON. Mostly it is a web page.
     #[error(
         "{what} came instead of JSON{}; the server has to answer with the descriptor, or with 404",
         Quoted(", beginning with ", .beginning)
