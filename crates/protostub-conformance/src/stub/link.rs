@@ -1,5 +1,5 @@
-//! Proxy between a stub and its server. It passes bytes of any protocol on, and delays, replaces or
-//! drops them as a case requires.
+//! Proxy between a stub and its server. It passes bytes of any protocol on. As a case requires, it
+//! stalls, splits, replaces or injects bytes, or ends connections.
 
 use std::{
     io,

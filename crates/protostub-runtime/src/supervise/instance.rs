@@ -31,7 +31,7 @@ pub(super) struct Instance {
     pub(super) credential: Option<Credential>,
     /// The time by which the instance has to be live, while it is connecting.
     pub(super) connect_by: Instant,
-    /// The time of the next check if the instance is idle.
+    /// The time of the next check whether the instance is idle.
     pub(super) look_at: Option<Instant>,
 }
 
