@@ -1,7 +1,6 @@
 //! A stub that imports `acme:store/kv` in addition to the SDK's use of the contract. Only the host
-//! program of
-//! `crates/protostub-runtime/examples/key_value.rs` offers that interface. `create` keeps `{"key":
-//! …, "value": …}`; `read` with a key answers with its value.
+//! program of `crates/protostub-runtime/examples/key_value.rs` offers that interface. `create`
+//! keeps `{"key": …, "value": …}`; `read` with a key answers with its value.
 
 wit_bindgen::generate!({ path: "wit" });
 
