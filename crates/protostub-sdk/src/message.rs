@@ -273,7 +273,7 @@ impl Message {
         };
         let Addresses(mut to) = wire.to;
         if !(1..=MAX_RECEIVERS).contains(&to.len()) {
-            return Err(Error::Invalid(format!("`to` has {} addresses; 1 to {MAX_RECEIVERS} are possible", to.len())));
+            return Err(Error::Invalid(format!("`to` has {} addresses; use 1 to {MAX_RECEIVERS}", to.len())));
         }
         let last = to.pop().unwrap_or_default();
         let mut messages: Vec<_> = to.into_iter().map(|to| Self { to, ..message.clone() }).collect();

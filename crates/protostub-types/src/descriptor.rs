@@ -331,7 +331,7 @@ impl Descriptor {
                 Err(DescriptorError::new(PATH, "has a user name or a password; a stub's code is public"))
             }
             "https" | "http" if url.has_host() => Ok(SourceLocation::Url(url)),
-            scheme => Err(DescriptorError::new(PATH, format!("has the scheme `{}`; https is possible", SafeText::quote(scheme)))),
+            scheme => Err(DescriptorError::new(PATH, format!("has the scheme `{}`; use https", SafeText::quote(scheme)))),
         }
     }
 
@@ -550,14 +550,14 @@ fn encoding(value: Value, path: &str) -> Result<Encoding, DescriptorError> {
     match text.to_ascii_lowercase().as_str() {
         "base64" => Ok(Encoding::Base64),
         "utf-8" | "utf8" => Ok(Encoding::Utf8),
-        _ => Err(DescriptorError::new(path, format!("is `{}`; base64 and utf-8 are possible", SafeText::quote(&text)))),
+        _ => Err(DescriptorError::new(path, format!("is `{}`; use base64 or utf-8", SafeText::quote(&text)))),
     }
 }
 
 fn signatures(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> {
     let texts = texts(value, path)?;
     if texts.len() > MAX_SIGNATURES {
-        return Err(DescriptorError::new(path, format!("has {} signatures; at most {MAX_SIGNATURES} are possible", texts.len())));
+        return Err(DescriptorError::new(path, format!("has {} signatures; the limit is {MAX_SIGNATURES}", texts.len())));
     }
     Ok(texts)
 }
@@ -565,13 +565,13 @@ fn signatures(value: Value, path: &str) -> Result<Vec<String>, DescriptorError> 
 fn ports(value: Value, path: &str) -> Result<Vec<u16>, DescriptorError> {
     let Value::Array(items) = value else { return Err(wrong(path, &value, "an array")) };
     if items.len() > MAX_PORTS {
-        return Err(DescriptorError::new(path, format!("has {} ports; at most {MAX_PORTS} are possible", items.len())));
+        return Err(DescriptorError::new(path, format!("has {} ports; the limit is {MAX_PORTS}", items.len())));
     }
     let port = |(at, item): (usize, Value)| match item.as_u64().and_then(|number| u16::try_from(number).ok()) {
         Some(port @ 1024..) => Ok(port),
         _ => {
             let item = SafeText::quote(&item.to_string());
-            Err(DescriptorError::new(format!("{path}[{at}]"), format!("is {item}; a port from 1024 to 65535 is possible")))
+            Err(DescriptorError::new(format!("{path}[{at}]"), format!("is {item}; use a port from 1024 to 65535")))
         }
     };
     items.into_iter().enumerate().map(port).collect()

@@ -363,10 +363,7 @@ impl Message {
             OneOrMany::Many(all) => all,
         };
         if to.is_empty() || to.len() > 256 {
-            return Err(MessageError::Member {
-                member: "to",
-                problem: format!("has {} addresses; 1 to 256 are possible", to.len()),
-            });
+            return Err(MessageError::Member { member: "to", problem: format!("has {} addresses; use 1 to 256", to.len()) });
         }
         let mut messages = Vec::with_capacity(to.len());
         for to in to {

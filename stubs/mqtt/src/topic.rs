@@ -52,7 +52,7 @@ fn check(topic: &str) -> Result<(), String> {
         return Err("the topic is empty".to_owned());
     }
     if topic.len() > MAX_BYTES {
-        return Err(format!("the topic has {} bytes; at most {MAX_BYTES} are possible", topic.len()));
+        return Err(format!("the topic has {} bytes; the limit is {MAX_BYTES}", topic.len()));
     }
     if topic.contains('\0') {
         return Err("the topic has a null character".to_owned());

@@ -245,16 +245,16 @@ fn errors_name_the_member() {
     check("configuration", json!("none"), "$.configuration", problem);
     check("messageSchemas", json!(["a", {}]), "$.messageSchemas[1]", "is an object; it has to be a text");
     check("ports", json!(8443), "$.ports", "is a number; it has to be an array");
-    check("ports", json!([8443, 443]), "$.ports[1]", "is 443; a port from 1024 to 65535 is possible");
-    check("ports", json!([65536]), "$.ports[0]", "is 65536; a port from 1024 to 65535 is possible");
-    check("ports", json!(["8443"]), "$.ports[0]", "is \"8443\"; a port from 1024 to 65535 is possible");
-    check("ports", json!(vec![8443; 17]), "$.ports", "has 17 ports; at most 16 are possible");
+    check("ports", json!([8443, 443]), "$.ports[1]", "is 443; use a port from 1024 to 65535");
+    check("ports", json!([65536]), "$.ports[0]", "is 65536; use a port from 1024 to 65535");
+    check("ports", json!(["8443"]), "$.ports[0]", "is \"8443\"; use a port from 1024 to 65535");
+    check("ports", json!(vec![8443; 17]), "$.ports", "has 17 ports; the limit is 16");
     check("overlap", json!("perhaps"), "$.overlap", "is a text; it has to be true or false");
     let digest = "a SHA-256 digest is 64 hexadecimal digits, with or without `sha256:` before them";
     check("sha256", json!("12"), "$.sha256", &format!("`12`: {digest}"));
     check("sourcePackage", json!({"sha256": "12"}), "$.sourcePackage.sha256", &format!("`12`: {digest}"));
     check("sourcePackage", json!("x"), "$.sourcePackage", "is a text; it has to be an object");
-    check("sourcePackage", json!({"encoding": "hex"}), "$.sourcePackage.encoding", "is `hex`; base64 and utf-8 are possible");
+    check("sourcePackage", json!({"encoding": "hex"}), "$.sourcePackage.encoding", "is `hex`; use base64 or utf-8");
     check("sourcePackage", json!({"size": -1}), "$.sourcePackage.size", "`-1` is not a number of bytes");
 }
 
@@ -324,8 +324,8 @@ fn source_location_resolves_the_package_url() {
     let local = "http://127.0.0.1:8080/.well-known/protostub/default";
     check(local, &format!("hyperty-catalogue://127.0.0.1:8080{path}"), &format!("http://127.0.0.1:8080{path}"));
     check(local, &format!("hyperty-catalogue://127.0.0.1:8081{path}"), &format!("https://127.0.0.1:8081{path}"));
-    check(BASE, "ftp://sp1.example/x", "$.sourcePackageURL: has the scheme `ftp`; https is possible");
-    check(BASE, "data:application/wasm,x", "$.sourcePackageURL: has the scheme `data`; https is possible");
+    check(BASE, "ftp://sp1.example/x", "$.sourcePackageURL: has the scheme `ftp`; use https");
+    check(BASE, "data:application/wasm,x", "$.sourcePackageURL: has the scheme `data`; use https");
     check(BASE, "https://", "$.sourcePackageURL: `https://` is not a URL: empty host");
     let password = "$.sourcePackageURL: has a user name or a password; a stub's code is public";
     check(BASE, "https://me@sp1.example/x", password);
