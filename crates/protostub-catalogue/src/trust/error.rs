@@ -23,7 +23,7 @@ pub enum SignatureError {
     },
     /// The key that the signature names is not among the trusted ones.
     #[error(
-        "the descriptor is signed with the key `{key}`, which is not among the {known} that are trusted for {domain}: the domain has to sign with one of \
+        "the descriptor is signed with the key `{key}`, which is not among the {known} trusted keys of {domain}: the domain has to sign with one of \
          its present keys, or the operator to add this one to `trusted-keys`"
     )]
     UnknownKey {
@@ -104,7 +104,7 @@ pub enum SignatureError {
     },
     /// The lifetime of the signature is longer than [`MAX_LIFETIME`](crate::trust::MAX_LIFETIME).
     #[error(
-        "the signature is of {issued} and would count until {expires}, which is longer than the {days} days that a signature may last: the \
+        "the signature was made on {issued} and would count until {expires}, which is longer than the {days} days that a signature may last: the \
          domain has to sign the stub again"
     )]
     TooLong {
