@@ -4,8 +4,7 @@ use anyhow::Result;
 use hostile::{Attack, Attacker, Contained, Escaped, Lateness, Load, Stage, Sum, percentile, resident};
 use tokio::time::{Instant, sleep};
 
-/// Number of concurrent attackers: one more than there are guest threads, so that each thread is
-/// attacked.
+/// Number of concurrent attackers: one fewer than the guest threads that a runtime has at least.
 const ATTACKERS: usize = 3;
 /// Pause of an attacker between attacks.
 const PAUSE: Duration = Duration::from_millis(20);

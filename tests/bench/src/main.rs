@@ -78,8 +78,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    // As many as a runtime has, or one to count instructions without threads that look for work.
-    // They live as long as the program.
+    // Two threads, or one to count instructions without threads that look for work. They live as
+    // long as the program.
     let workers = if args.count.is_some() { 1 } else { 2 };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     // The program's own runtime, from which it uses the library.
