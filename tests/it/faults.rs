@@ -51,12 +51,12 @@ async fn cases() -> Vec<(&'static str, Domain)> {
     let in_other_world = r#"(component (import "evil:host/shell" (instance (export "run" (func)))))"#;
     vec![
         ("a domain that does not exist", domain("nosuch.invalid")),
-        ("a server that is not there", nobody),
+        ("a server that does not listen", nobody),
         ("a private address that is not granted", domain("10.0.0.1")),
         ("404", serve(vec![]).await),
         ("500", serve(vec![(DESCRIPTOR, answer("500 Internal Server Error", "text/plain", b"out of order"))]).await),
         ("HTML instead of JSON", serve(vec![(DESCRIPTOR, ok("text/html", b"<!DOCTYPE html><html><body>Welcome</body></html>"))]).await),
-        ("a descriptor that is no JSON", describes("{\"objectName\": ").await),
+        ("a descriptor that is not JSON", describes("{\"objectName\": ").await),
         (
             "a descriptor with a wrong member",
             describes(r#"{"objectName":"default","version":"1","language":"WASM_COMPONENT","sourcePackageURL":"x.wasm","sourcePackage":{"sha256":"abc"}}"#).await,
@@ -83,10 +83,10 @@ async fn cases() -> Vec<(&'static str, Domain)> {
         ("a trap in start", publishes(&actor, json!({ "start": { "do": "panic", "reason": "index out of bounds" } })).await),
         ("a trap at once", publishes(&actor, json!({ "connect": { "do": "panic", "reason": "no more bytes" } })).await),
         (
-            "it says that it failed",
+            "a stub that reports a failure",
             publishes(&actor, json!({ "connect": { "do": "publish", "status": "failed", "reason": "wrong password" } })).await,
         ),
-        ("it is never live", publishes(&actor, json!({ "connect": { "do": "publish", "status": "in-progress" } })).await),
+        ("a stub that is never live", publishes(&actor, json!({ "connect": { "do": "publish", "status": "in-progress" } })).await),
     ]
 }
 

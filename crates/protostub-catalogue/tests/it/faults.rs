@@ -96,11 +96,11 @@ async fn descriptors() {
     server.answer(OWN, || ([(header::CONTENT_ENCODING, "gzip")], "\x1f").into_response());
     report.add("compressed", &domain, &discover(&server, config()).await);
     server.bytes(OWN, vec![b' '; 2001]);
-    report.add("too large, and it says so", &domain, &discover(&server, small()).await);
+    report.add("too large, with a stated size", &domain, &discover(&server, small()).await);
     server.answer(OWN, || endless().into_response());
     report.add("endless", &domain, &discover(&server, small()).await);
     server.answer(OWN, || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()).into_response());
-    report.add("it stalls", &domain, &discover(&server, hasty()).await);
+    report.add("a stalled answer", &domain, &discover(&server, hasty()).await);
     server.answer(OWN, || Redirect::temporary("http://localhost/x").into_response());
     report.add("redirected to another host", &domain, &discover(&server, config()).await);
     server.answer(OWN, || Redirect::temporary("http://10.0.0.1/").into_response());
@@ -140,7 +140,7 @@ async fn components() {
     server.bytes(CODE, r#"{"encoding": "base64", "sourceCode": "%%%"}"#);
     report.add("a source package that is not base64", &domain, &fetch(&server, config()).await);
     server.bytes(CODE, vec![0; 3001]);
-    report.add("too large, and it says so", &domain, &fetch(&server, small()).await);
+    report.add("too large, with a stated size", &domain, &fetch(&server, small()).await);
     server.answer(CODE, || endless().into_response());
     report.add("endless", &domain, &fetch(&server, small()).await);
     server.answer(CODE, || {
@@ -148,7 +148,7 @@ async fn components() {
             .into_response()
     });
     let found = catalogue(config()).discover(&server.key()).await.unwrap();
-    report.add("it stalls", &domain, &catalogue(hasty()).fetch(&found).await.unwrap_err());
+    report.add("a stalled answer", &domain, &catalogue(hasty()).fetch(&found).await.unwrap_err());
     let mut stub = descriptor();
     let (broken, _) = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n\0asm").await;
     stub.refer(&format!("http://{broken}/echo.wasm"), COMPONENT);
