@@ -1,5 +1,7 @@
 //! Components that are written as text, and generated ones that are hard on a compiler.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -20,8 +22,10 @@ pub(crate) fn from_text(text: &str) -> Vec<u8> {
 const BRANCHES: usize = 1_000;
 
 /// Generates a component with `count` functions. 4 000 functions are 56 MB of code, which takes a
-/// compiler minutes.
+/// compiler many times the time limit of the attack. Each component differs from those before, so
+/// that no run finds the code of another run.
 pub(crate) fn slow(count: usize) -> Vec<u8> {
+    static GENERATED: AtomicU32 = AtomicU32::new(0);
     // No locals. Each branch is `block, local.get 0, br_if 0, local.get 0, i32.const 3, i32.mul,
     // local.set 0, end`. All branches are in one loop.
     let branch = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x20, 0x00, 0x41, 0x03, 0x6c, 0x21, 0x00, 0x0b];
@@ -31,7 +35,9 @@ pub(crate) fn slow(count: usize) -> Vec<u8> {
     let functions = [size(count), vec![0; count]].concat();
     let code = [size(count), body.repeat(count)].concat();
     let module = [b"\0asm\x01\0\0\0".to_vec(), section(1, &types), section(3, &functions), section(10, &code)].concat();
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
+    // A custom section with the name `n`.
+    let number = [&[1, b'n'][..], &GENERATED.fetch_add(1, Ordering::Relaxed).to_le_bytes()].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module), section(0, &number)].concat()
 }
 
 /// Number of imports with long names.
