@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_what_failed_and_why() {
+    fn text_report_shows_failures_with_reasons() {
         let expected = "\
 suite stub: echo.wasm
 

@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_follows_changes_and_keeps_what_is_built() {
+    fn copy_follows_changes_and_keeps_the_build() {
         let folder = std::env::temp_dir().join(format!("xtask-defences-{}", std::process::id()));
         let (from, to) = (folder.join("from"), folder.join("to"));
         fs::create_dir_all(from.join("src")).expect("a folder");

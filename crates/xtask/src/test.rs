@@ -342,7 +342,7 @@ mod tests {
     use super::{Said, said};
 
     #[test]
-    fn reads_what_libtest_says() {
+    fn tally_reads_libtest_output() {
         let check = |line: &str, expected: Option<Said<'_>>| assert_eq!(said(line), expected, "{line}");
         check(
             "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",

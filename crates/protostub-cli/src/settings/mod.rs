@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn old_keys_set_what_grouped_keys_set() {
+    fn old_keys_equal_grouped_keys() {
         let old = "
             home = 'home.example'
             cache-dir = 'cache'

@@ -61,7 +61,7 @@ fn task_outlives_its_connection_and_its_handle() {
 }
 
 #[test]
-fn task_when_aborted_drops_what_it_holds() {
+fn aborted_task_drops_its_values() {
     async fn main_function(_: Stub, _: Ignored) -> Result<()> {
         let holds = spawn(async {
             let _socket = websocket::connect("wss://sp1.example/").await;
