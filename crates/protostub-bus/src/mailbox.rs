@@ -271,8 +271,9 @@ impl Mailbox {
         Ok(pushed)
     }
 
-    /// Reserves a place for the response to a request of this mailbox's owner.
-    pub(crate) fn reserve_reply(&self, to: &Address) -> Result<(), PostError> {
+    /// Reserves a place for the response to a request of this mailbox's owner. `share` is the
+    /// owner's share of the bus's open requests.
+    pub(crate) fn reserve_reply(&self, to: &Address, share: usize) -> Result<(), PostError> {
         let mut state = self.state();
         if state.closed.is_some() {
             return Err(PostError::new(503, to, "the requester's own inbox is closed and cannot take the response"));
@@ -280,6 +281,13 @@ impl Mailbox {
         if state.replies >= self.0.limits.messages {
             let reason = format!(
                 "the requester has {} responses waiting or outstanding, the limit of its inbox; read those first",
+                state.replies
+            );
+            return Err(PostError::new(429, to, reason));
+        }
+        if state.replies >= share {
+            let reason = format!(
+                "the requester has {} responses waiting or outstanding, and stubs have only {share} open requests left; try again later",
                 state.replies
             );
             return Err(PostError::new(429, to, reason));

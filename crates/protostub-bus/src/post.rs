@@ -129,13 +129,13 @@ impl Bus {
             let holder = self.holder(origin, &message, listener)?;
             let requester = match self.reply_mailbox(origin, &message.from) {
                 Some(mailbox) => {
-                    mailbox.reserve_reply(&message.to)?;
+                    mailbox.reserve_reply(&message.to, self.inner.requests.share(origin))?;
                     Requester::Listens(mailbox)
                 }
                 None => Requester::Absent,
             };
             let deadline = now() + self.request_timeout(&message, None);
-            return self.open_request(message, &holder.mailbox, requester, deadline).map(drop);
+            return self.open_request(origin, message, &holder.mailbox, requester, deadline).map(drop);
         }
         if let Some(holder) = last.as_ref().and_then(|last| last.holder(self, &message)) {
             return self.deliver(holder, message, now());
@@ -206,7 +206,7 @@ impl Bus {
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
         let deadline = Instant::now() + self.request_timeout(&message, timeout);
-        let ticket = self.open_request(message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
+        let ticket = self.open_request(origin, message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
 
@@ -312,6 +312,7 @@ impl Bus {
     /// if the request is refused.
     fn open_request(
         &self,
+        origin: &Origin,
         message: Envelope,
         holder: &Mailbox,
         requester: Requester,
@@ -330,10 +331,10 @@ impl Bus {
             return give_back(error);
         }
         let key = RequestKey::of_request(&message);
-        let ticket = match requests.open(&key, &message.id, deadline, holder, requester) {
+        let ticket = match requests.open(&key, &message.id, deadline, holder, origin, requester) {
             Ok(ticket) => ticket,
             Err(NotOpened::Full) => {
-                let reason = format!("the bus has {} open requests, its maximum; try again later", requests.limit());
+                let reason = format!("the bus has {} open requests, its maximum; try again later", requests.limit(origin));
                 return give_back(PostError::new(429, &message.to, reason));
             }
             Err(NotOpened::SameKey) => {

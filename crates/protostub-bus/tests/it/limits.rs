@@ -101,6 +101,50 @@ async fn open_requests_are_bounded() {
     check_sum(counts, 0);
 }
 
+/// 64 stubs with 1024 requests each would take all 65 536 places.
+#[tokio::test]
+async fn hoarding_stubs_leave_open_requests_for_others() {
+    let bus = bus();
+    let sink = Listener::hyperty_with(&bus, "sink", limits(100_000, usize::MAX / 2));
+    let listen = |n: u64| {
+        let (url, inbox) = (address(&format!("hyperty-runtime://sp{n}.example/protostub/1")), bus.inbox(InboxLimits::default()));
+        inbox.mailbox().set_owner(&url);
+        let route = bus.attach(&url, &inbox.mailbox()).unwrap();
+        (Origin::Stub(url), inbox, route)
+    };
+    let ask = |origin: &Origin, id| bus.post(origin, numbered(read("hyperty://home.example/sink"), id));
+    let hoarders: Vec<_> = (0..64).map(listen).collect();
+    let mut refused = None;
+    for id in 0..1024 {
+        for (hoarder, ..) in &hoarders {
+            refused = ask(hoarder, id).err().or(refused);
+        }
+    }
+    let refused = refused.expect("the hoarders reach their share");
+    assert!(refused.code == 429 && refused.reason.contains("open requests left; try again later"), "{refused}");
+    // Three quarters for 64 hoarders and a newcomer.
+    let share = 49_152 / 65;
+    let open = bus.counts().open;
+    assert!((64 * share..=64 * (share + 1)).contains(&open), "{open} open requests");
+    let (newcomer, _inbox, _route) = listen(64);
+    for id in 0..share / 2 {
+        ask(&newcomer, id).unwrap();
+    }
+    // Hyperties have the rest for themselves.
+    for n in 0..16 {
+        let origin = crate::hyperty(&format!("asker{n}"));
+        let _asker = Listener::hyperty(&bus, &format!("asker{n}"));
+        for id in 1..=1024 {
+            ask(&origin, id).unwrap();
+        }
+    }
+    let before = bus.counts().open;
+    drop(sink);
+    assert!(before > 65_000 && bus.counts().open == 0, "{before} open requests");
+    ask(&newcomer, 0).unwrap_err();
+    check_sum(bus.counts(), 0);
+}
+
 #[tokio::test]
 async fn refused_request_releases_its_reply_place() {
     let bus = bus();
