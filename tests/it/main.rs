@@ -24,6 +24,7 @@ mod mosquitto;
 mod mqtt;
 mod offline;
 mod outage;
+mod poison;
 mod policy;
 mod probes;
 mod references;

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use foldhash::quality::RandomState;
-use protostub_types::{Message, MessageId, MessageType};
+use protostub_types::{Message, MessageId};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -46,16 +46,7 @@ pub(crate) struct OpenRequest {
 impl OpenRequest {
     /// Returns the final response that the host gives in the responder's place.
     pub(crate) fn error_response(&self, key: &RequestKey, code: u16, reason: &str) -> Message {
-        let request = Message {
-            id: self.id.clone(),
-            kind: MessageType::Read,
-            from: key.requester().clone(),
-            to: key.responder().clone(),
-            via: Vec::new(),
-            headers: Vec::new(),
-            body: None,
-        };
-        request.error_response(code, reason)
+        key.error_response(&self.id, code, reason)
     }
 }
 

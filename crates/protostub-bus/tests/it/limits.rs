@@ -1,5 +1,6 @@
 use protostub_bus::{Bus, InboxLimits, MAX_ID_BYTES, Origin};
 use protostub_types::{Body, Message, MessageId, MessageType};
+use serde_json::json;
 
 use crate::{Listener, STUB, address, bus, check_sum, config, numbered, read, update};
 
@@ -142,6 +143,34 @@ async fn hoarding_stubs_leave_open_requests_for_others() {
     drop(sink);
     assert!(before > 65_000 && bus.counts().open == 0, "{before} open requests");
     ask(&newcomer, 0).unwrap_err();
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn body_over_the_receivers_limit_gets_413() {
+    let bus = bus();
+    let mut limits = limits(10, 1 << 20);
+    limits.body_bytes = 1000;
+    let mut stub = Listener::stub_with(&bus, limits);
+    let mut alice = Listener::hyperty(&bus, "alice");
+    for message in [update(STUB), read(STUB), read("hyperty://sp1.example/bob")] {
+        let error = bus.post(&alice.origin, carrying(message.clone(), 1001)).unwrap_err();
+        let expected =
+            "the body has 1001 bytes, more than the 1000 that the receiving stub takes (`body-bytes`); send a smaller one";
+        assert_eq!((error.code, error.reason.as_str()), (413, expected));
+        bus.post(&alice.origin, carrying(message, 1000)).unwrap();
+        stub.next().await;
+    }
+    // A responder may try again with a smaller body.
+    bus.post(&stub.origin, numbered(carrying(read("hyperty://home.example/alice"), 10_000), 1)).unwrap();
+    let request = alice.next().await;
+    for code in [100, 200] {
+        let response = |length| request.response(code, Some(json!("x".repeat(length))));
+        let error = bus.post(&alice.origin, response(1000)).unwrap_err();
+        assert!(error.code == 413 && error.reason.contains("(`body-bytes`)"), "{error}");
+        bus.post(&alice.origin, response(900)).unwrap();
+        assert_eq!(stub.next().await.code(), Some(code));
+    }
     check_sum(bus.counts(), 0);
 }
 
