@@ -26,6 +26,7 @@ mod offline;
 mod outage;
 mod poison;
 mod policy;
+mod post_errors;
 mod probes;
 mod references;
 mod restart;

@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
+    Bus, BusConfig, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     last_receiver::LastReceiver,
@@ -269,7 +269,15 @@ impl Bus {
             return Err(PostError::new(404, &message.to, "the runtime has no listener at this address"));
         }
         if let Some(mailbox) = table.route_of(&message.to, &config.home) {
-            return Ok(Holder { mailbox, is_attached: true });
+            return match origin {
+                // The stub of the home domain posted to a hyperty that has gone.
+                Origin::Stub(stub) if mailbox.owner() == Some(stub) && is_home(&message.to, config) => Err(PostError::new(
+                    404,
+                    &message.to,
+                    "the address has no listener, and the stub that posted the message serves the address's domain",
+                )),
+                _ => Ok(Holder { mailbox, is_attached: true }),
+            };
         }
         let Some(key) = StubKey::of(&message.to, &config.home) else {
             return Err(PostError::new(
@@ -417,6 +425,11 @@ impl Bus {
             self.inner.counters.refused.add(1);
         }
     }
+}
+
+/// Returns `true` for an address of the home domain.
+fn is_home(address: &Address, config: &BusConfig) -> bool {
+    StubKey::of(address, &config.home).is_some_and(|key| *key.domain() == config.home)
 }
 
 fn check_loop(mailbox: &Mailbox, message: &Message) -> Result<(), PostError> {
