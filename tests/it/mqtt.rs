@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use protostub_runtime::{
     Body, Credential, CredentialKind, DomainSettings, Hyperty, MemorySource, Message, MessageType, Runtime, RuntimeBuilder,
     StaticCredentials, StatusForm, StubStatus,
@@ -213,4 +214,30 @@ async fn qos_1_holds_across_a_restart_of_the_broker() {
         let (_, body) = update(&mut bob_app).await;
         missing.remove(&body.parse().expect("a number"));
     }
+}
+
+/// The hyperty's domain is the runtime's, and no stub of it is deployed.
+#[tokio::test]
+async fn gone_subscriber_of_the_home_domain_is_unsubscribed() {
+    let broker = Mosquitto::start().await.expect("a broker");
+    let (runtime, mut app) = mqtt_app(&broker, tcp(&broker)).await;
+    let register = || runtime.register_hyperty("hyperty://home.example/leaver");
+    let leaver = register().await.expect("a hyperty");
+    for subscriber in [&leaver, &app] {
+        subscribe(subscriber, "room").await;
+    }
+    subscribe(&app, "lobby").await;
+    drop(leaver);
+    // The second update shows that the stub has posted the first one.
+    for name in ["room", "lobby"] {
+        assert_eq!(ask(&app, create(name, json!(1).into())).await, 200);
+        assert_eq!(update(&mut app).await.0, topic(name));
+    }
+    let mut leaver = register().await.expect("the address is free");
+    for name in ["room", "lobby"] {
+        assert_eq!(ask(&app, create(name, json!(2).into())).await, 200);
+        assert_eq!(update(&mut app).await.0, topic(name));
+    }
+    assert_eq!(leaver.recv().now_or_never(), None);
+    assert_eq!(runtime.protostubs().len(), 1, "the post to the address deploys nothing");
 }

@@ -34,7 +34,8 @@ async fn runtime(builder: RuntimeBuilder, configuration: Value) -> (Runtime, Hyp
     TestRuntime::of_actors(builder, &["sp1.example"], &configuration).await.into_parts()
 }
 
-/// Makes the stub crash, and returns when the crash is reported.
+/// Makes the stub crash, and returns when the crash is reported. A sender may crash it only once:
+/// after the second time, the stub takes no more of its messages.
 async fn crash(app: &Hyperty) {
     let error = app.request(order(ALICE, json!({ "do": "panic", "reason": "no more bytes" }))).await;
     let response = error.expect_err("it crashed");
@@ -103,11 +104,12 @@ async fn messages_wait_for_the_next_instance_in_their_order() {
 
 #[tokio::test]
 async fn stub_over_its_restart_limit_has_failed() {
-    let (runtime, app) = runtime(builder().restart(restarts(3)), json!({})).await;
+    let (runtime, _app) = runtime(builder().restart(restarts(3)), json!({})).await;
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     let mut status = stub.watch();
-    for _ in 0..4 {
-        crash(&app).await;
+    for n in 0..4 {
+        let sender = runtime.register_hyperty(format!("hyperty://home.example/sender/{n}")).await.expect("a hyperty");
+        crash(&sender).await;
     }
     let report = status.until(|report| !report.status.is_available()).await;
     assert_eq!((report.status, stub.restarts()), (StubStatus::Failed, 3));
@@ -140,8 +142,9 @@ async fn session_that_crashes_two_instances_is_dropped() {
     let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
     value(&app, json!({ "do": "save", "bytes": 7 })).await;
     let relapse = || order(ALICE, json!({ "do": "panic-if-saved" }));
-    for _ in 0..2 {
-        assert_eq!(app.request(relapse()).await.expect_err("it crashed").code, 502);
+    for n in 0..2 {
+        let sender = runtime.register_hyperty(format!("hyperty://home.example/sender/{n}")).await.expect("a hyperty");
+        assert_eq!(sender.request(relapse()).await.expect_err("it crashed").code, 502);
     }
     assert_eq!(app.request(relapse()).await.expect("an answer").code(), Some(200));
     assert_eq!(stub.restarts(), 2);
@@ -180,12 +183,14 @@ async fn restart_pause_ends_with_the_stub_or_the_runtime() {
     stub.connect().await.expect("a new instance");
     stub.until_live().await.expect("live");
 
-    crash(&app).await;
+    let other = runtime.register_hyperty("hyperty://home.example/other").await.expect("a hyperty");
+    crash(&other).await;
     stub.watch().until(|report| report.status == StubStatus::Disconnected).await;
     let waiting = app.request(order(ALICE, json!({ "do": "load" })));
     let (undeployed, answer) = tokio::join!(biased_after(stub.undeploy()), waiting);
     undeployed.expect("undeployed");
-    assert_eq!(answer.expect_err("it is gone").code, 503);
+    let gone = answer.expect_err("it is gone");
+    assert!(gone.code == 503 && gone.reason.contains("was undeployed"), "{gone}");
 
     runtime.deploy_protostub("sp1.example").await.expect("another stub");
     crash(&app).await;

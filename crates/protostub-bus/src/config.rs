@@ -28,7 +28,8 @@ pub struct BusConfig {
     pub request_timeout: Duration,
     /// Timeout of any other message that waits in an inbox. At most [`MAX_QUEUE_TIMEOUT`].
     pub queue_timeout: Duration,
-    /// Maximum number of open requests.
+    /// Maximum number of open requests. Stubs share three quarters of them, and the rest is a
+    /// reserve for hyperties and the host.
     pub max_open_requests: usize,
 }
 

@@ -21,6 +21,10 @@ pub struct Inbox {
     mailbox: Mailbox,
     /// Tickets of requests in the current batch. Kept to reuse its memory.
     tickets: Vec<(usize, u64)>,
+    /// `true` while the owner must take some messages one at a time.
+    cautious: bool,
+    /// `true` if messages were handed out in that time, and the owner has not asked for more since.
+    handed_out: bool,
     /// Buffer of [`Self::recv`] and [`Self::recv_many`]. Kept to reuse its memory.
     envelopes: Vec<Envelope>,
 }
@@ -35,7 +39,7 @@ impl Bus {
 
 impl Inbox {
     pub(crate) fn new(bus: Bus, mailbox: Mailbox) -> Self {
-        Self { bus, mailbox, tickets: Vec::new(), envelopes: Vec::new() }
+        Self { bus, mailbox, tickets: Vec::new(), cautious: false, handed_out: false, envelopes: Vec::new() }
     }
 
     /// Returns the side of this inbox that the bus puts messages into.
@@ -92,8 +96,12 @@ impl Inbox {
         loop {
             let before = batch.len();
             self.tickets.clear();
-            match self.mailbox.take(cx, (max_messages, max_bytes), batch, &mut self.tickets) {
-                Taken::Some { plain, copies } => self.bus.count_taken(plain, copies),
+            let survived = mem::take(&mut self.handed_out);
+            match self.mailbox.take(cx, (max_messages, max_bytes), survived, batch, &mut self.tickets) {
+                Taken::Some { plain, copies, cautious } => {
+                    self.cautious = cautious;
+                    self.bus.count_taken(plain, copies);
+                }
                 Taken::None => return Poll::Pending,
                 Taken::Closed => return Poll::Ready(()),
             }
@@ -105,9 +113,35 @@ impl Inbox {
                 }
             }
             if batch.len() > before {
+                self.handed_out = self.cautious;
                 return Poll::Ready(());
             }
         }
+    }
+
+    /// Notes that the owner crashed while it had these messages, before the caller ends them. The
+    /// inbox never hands them out again. From now on:
+    ///
+    /// * The next owner takes one message at a time until it has survived ten. A message is
+    ///   survived when the owner asks for the next one.
+    /// * The senders of these messages are suspects for [`InboxLimits::suspicion`]. The next owner
+    ///   takes each of their messages alone.
+    /// * A suspect whose message the owner has at a further crash is refused for the same time. Its
+    ///   waiting and further messages get 503.
+    ///
+    /// The sender of a message is the last stub that it came through, or else its `from`.
+    pub fn crashed(&mut self, messages: &[Envelope]) {
+        (self.cautious, self.handed_out) = (true, false);
+        for (queued, reason) in self.mailbox.crashed(messages) {
+            self.bus.fail_queued(queued, 503, &reason);
+        }
+    }
+
+    /// Returns `true` while the owner must take some messages one at a time, because of a
+    /// [crash](Self::crashed).
+    #[must_use]
+    pub fn is_cautious(&self) -> bool {
+        self.cautious
     }
 
     /// Closes the inbox: refuses further messages, and answers every message that waits in it with

@@ -65,6 +65,15 @@
 //! request: its sender has gone, or has about 16 000 unread error responses.
 //! [`BusCounts::undeliverable`] counts it.
 //!
+//! A message that crashed its receiver is never handed out again ([`Inbox::crashed`]). The next
+//! owner of the inbox takes one message at a time until it has survived ten. A sender whose
+//! messages crashed two owners gets 503 for a while, and so does a request of the owner that this
+//! sender answers. Other senders go on.
+//!
+//! Stubs share three quarters of the open requests ([`BusConfig::max_open_requests`]), and the rest
+//! is a reserve for hyperties and the host. A stub gets at most as many as are left for all stubs,
+//! so a stub without open requests always finds some.
+//!
 //! Messages from one sender to one mailbox keep their order. A mailbox never gets a message that
 //! came through the stub that owns the mailbox ([`Mailbox::set_owner`]): the bus refuses it (508).
 //!
@@ -112,6 +121,7 @@
 //! ```
 
 mod bus;
+mod caution;
 mod config;
 mod counts;
 mod deadlines;

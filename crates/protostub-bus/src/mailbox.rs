@@ -12,7 +12,11 @@ use std::{
 use protostub_types::{Address, Message, deadline};
 use tokio::time::Instant;
 
-use crate::{Envelope, PostError};
+use crate::{
+    Envelope, PostError,
+    caution::{Caution, sender},
+    request_key::RequestKey,
+};
 
 /// Limits of the messages that wait in an inbox.
 ///
@@ -25,13 +29,35 @@ pub struct InboxLimits {
     pub messages: usize,
     /// Maximum memory of the messages in bytes, roughly ([`Message::size`]).
     pub bytes: usize,
+    /// Maximum size of the body of a message, in bytes, responses included. [`Self::new`] sets no
+    /// limit.
+    pub body_bytes: usize,
+    /// Time for which a sender is suspect after the inbox's owner crashed with one of its messages,
+    /// and for which the inbox refuses the sender after a second crash ([`Inbox::crashed`]). Zero
+    /// refuses no sender. [`Self::new`] sets 60 s.
+    ///
+    /// [`Inbox::crashed`]: crate::Inbox::crashed
+    pub suspicion: Duration,
 }
 
 impl InboxLimits {
     /// Creates limits of this many messages, and of this many bytes together.
     #[must_use]
     pub const fn new(messages: usize, bytes: usize) -> Self {
-        Self { messages, bytes }
+        Self { messages, bytes, body_bytes: usize::MAX, suspicion: Duration::from_secs(60) }
+    }
+
+    /// Returns the reason for refusing a message of this size whose body is too large.
+    fn body_excess(&self, message: &Message, size: usize) -> Option<String> {
+        // The size includes the body, so most messages need no second look.
+        if size <= self.body_bytes {
+            return None;
+        }
+        let bytes = message.body.as_ref().map_or(0, |body| body.as_bytes().len());
+        let limit = self.body_bytes;
+        (bytes > limit).then(|| {
+            format!("the body has {bytes} bytes, more than the {limit} that the receiving stub takes (`body-bytes`); send a smaller one")
+        })
     }
 }
 
@@ -39,7 +65,7 @@ impl Default for InboxLimits {
     /// Returns limits of 1024 messages and 16 MiB: a few of the largest messages, or many small
     /// ones.
     fn default() -> Self {
-        Self { messages: 1024, bytes: 16 << 20 }
+        Self::new(1024, 16 << 20)
     }
 }
 
@@ -81,6 +107,8 @@ struct State {
     closed: Option<Refusal>,
     /// Reason for refusing all messages except responses.
     refusing: Option<Refusal>,
+    /// Present for a while after a crash of the inbox's owner.
+    caution: Option<Box<Caution>>,
     /// Waker of the inbox's owner.
     reader: Option<Waker>,
     /// Wakers of the tasks in [`Mailbox::waiting`].
@@ -134,7 +162,8 @@ pub(crate) enum Pushed {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// Numbers of plain messages and copies that were taken.
-    Some { plain: u64, copies: u64 },
+    /// `cautious`: the owner must take some of the next messages one at a time.
+    Some { plain: u64, copies: u64, cautious: bool },
     /// No message waits. The reader is woken when one arrives.
     None,
     /// No message waits, and no further one will arrive.
@@ -241,7 +270,7 @@ impl Mailbox {
     pub(crate) fn push(&self, mut message: Envelope, class: Class) -> Result<Pushed, PostError> {
         let size = message.measure();
         let mut state = self.state();
-        if let Err(Refusal { code, reason }) = state.admits(class, size, self.0.limits) {
+        if let Err(Refusal { code, reason }) = state.admits(class, &message, size, &self.0.limits) {
             return Err(PostError::new(code, &message.to, &*reason));
         }
         let was_empty = state.queue.is_empty();
@@ -271,8 +300,9 @@ impl Mailbox {
         Ok(pushed)
     }
 
-    /// Reserves a place for the response to a request of this mailbox's owner.
-    pub(crate) fn reserve_reply(&self, to: &Address) -> Result<(), PostError> {
+    /// Reserves a place for the response to a request of this mailbox's owner. `share` is the
+    /// owner's share of the bus's open requests.
+    pub(crate) fn reserve_reply(&self, to: &Address, share: usize) -> Result<(), PostError> {
         let mut state = self.state();
         if state.closed.is_some() {
             return Err(PostError::new(503, to, "the requester's own inbox is closed and cannot take the response"));
@@ -280,6 +310,13 @@ impl Mailbox {
         if state.replies >= self.0.limits.messages {
             let reason = format!(
                 "the requester has {} responses waiting or outstanding, the limit of its inbox; read those first",
+                state.replies
+            );
+            return Err(PostError::new(429, to, reason));
+        }
+        if state.replies >= share {
+            let reason = format!(
+                "the requester has {} responses waiting or outstanding, and stubs have only {share} open requests left; try again later",
                 state.replies
             );
             return Err(PostError::new(429, to, reason));
@@ -293,13 +330,23 @@ impl Mailbox {
         self.state().replies -= 1;
     }
 
-    /// Checks whether a response of this size fits into its reserved place.
+    /// Checks whether the owner takes messages of this responder, and whether a response of this
+    /// size fits into its reserved place.
     pub(crate) fn admits_reply(&self, response: &Message) -> Result<(), PostError> {
         let size = response.size();
         let limit = self.0.limits.bytes;
         let state = self.state();
         // A closed mailbox accepts the response and drops it, since the responder did its part.
-        if state.closed.is_some() || state.reply_bytes + size <= limit {
+        if state.closed.is_some() {
+            return Ok(());
+        }
+        if let Some(reason) = state.caution.as_ref().and_then(|caution| caution.refusal(response, Instant::now())) {
+            return Err(PostError::new(503, &response.to, reason));
+        }
+        if let Some(reason) = self.0.limits.body_excess(response, size) {
+            return Err(PostError::new(413, &response.to, reason));
+        }
+        if state.reply_bytes + size <= limit {
             return Ok(());
         }
         let (code, reason) = if size > limit {
@@ -321,19 +368,33 @@ impl Mailbox {
 
     /// Takes the waiting messages out of the queue: at most `max_messages`, and at most `max_bytes`
     /// unless the first message alone has more. Appends the tickets of requests among them to
-    /// `tickets`, with their index in `batch`.
+    /// `tickets`, with their index in `batch`. `survived`: the owner has handled the message that
+    /// it last took alone.
     pub(crate) fn take(
         &self,
         cx: &mut Context<'_>,
         (max_messages, max_bytes): (usize, usize),
+        survived: bool,
         batch: &mut Vec<Envelope>,
         tickets: &mut Vec<(usize, u64)>,
     ) -> Taken {
         let mut state = self.state();
-        let (mut plain, mut copies, mut count, mut bytes) = (0, 0, 0, 0);
+        if let Some(caution) = &mut state.caution
+            && caution.is_over(survived, Instant::now())
+        {
+            state.caution = None;
+        }
+        let cautious = state.caution.is_some();
+        let (mut plain, mut copies, mut count, mut bytes, mut alone) = (0, 0, 0, 0, false);
         while let Some(next) = state.queue.front() {
-            if count > 0 && (count >= max_messages || next.message.size() > max_bytes - bytes) {
+            if count > 0 && (alone || count >= max_messages || next.message.size() > max_bytes - bytes) {
                 break;
+            }
+            if cautious && state.caution.as_ref().is_some_and(|caution| caution.isolates(&next.message)) {
+                if count > 0 {
+                    break;
+                }
+                alone = true;
             }
             let Some(next) = state.pop() else { break };
             count += 1;
@@ -347,7 +408,7 @@ impl Mailbox {
             batch.push(next.message);
         }
         if count > 0 {
-            return Taken::Some { plain, copies };
+            return Taken::Some { plain, copies, cautious };
         }
         if state.closed.is_some() {
             return Taken::Closed;
@@ -382,6 +443,33 @@ impl Mailbox {
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Notes that the owner crashed while it had these messages. Returns the waiting messages whose
+    /// senders are refused now, each with the reason.
+    pub(crate) fn crashed(&self, messages: &[Envelope]) -> Vec<(Queued, String)> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut caution = state.caution.take().unwrap_or_default();
+        caution.crashed(messages.iter().map(|message| sender(message)), now, self.0.limits.suspicion);
+        let mut refused = Vec::new();
+        for queued in mem::take(&mut state.queue) {
+            match (queued.class, caution.refusal(&queued.message, now)) {
+                (_, None) | (Class::ErrorResponse, _) => state.queue.push_back(queued),
+                // The request keeps its one response, without the responder's content.
+                (Class::Reply, Some(reason)) => {
+                    state.uncount(&queued);
+                    let key = RequestKey::of_response(&queued.message);
+                    state.push_reply(key.error_response(&queued.message.id, 503, &reason).into());
+                }
+                (_, Some(reason)) => {
+                    state.uncount(&queued);
+                    refused.push((queued, reason));
+                }
+            }
+        }
+        state.caution = Some(caution);
+        refused
     }
 
     /// Takes out the posted messages that wait here: all except responses to the owner's own
@@ -442,7 +530,7 @@ impl Mailbox {
 }
 
 impl State {
-    fn admits(&self, class: Class, size: usize, limits: InboxLimits) -> Result<(), Refusal> {
+    fn admits(&self, class: Class, message: &Message, size: usize, limits: &InboxLimits) -> Result<(), Refusal> {
         if let Some(refusal) = &self.closed {
             return Err(refusal.clone());
         }
@@ -454,6 +542,12 @@ impl State {
             Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
                 if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
                     return Err(refusal.clone());
+                }
+                if let Some(reason) = self.caution.as_ref().and_then(|caution| caution.refusal(message, Instant::now())) {
+                    return full(503, reason);
+                }
+                if let Some(reason) = limits.body_excess(message, size) {
+                    return full(413, reason);
                 }
                 if self.messages >= limits.messages {
                     return full(
@@ -480,6 +574,13 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// Puts a response into the queue, with a place of its own.
+    fn push_reply(&mut self, mut message: Envelope) {
+        self.replies += 1;
+        self.reply_bytes += message.measure();
+        self.queue.push_back(Queued { message, class: Class::Reply });
     }
 
     fn pop(&mut self) -> Option<Queued> {

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use foldhash::quality::RandomState;
-use protostub_types::{Message, MessageId, MessageType};
+use protostub_types::{Message, MessageId};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
     mailbox::Mailbox,
     request_key::RequestKey,
 };
+
+/// Part of all open requests that only hyperties and the host can use: a quarter.
+const RESERVE: usize = 4;
 
 /// Receiver of the final response.
 #[derive(Debug)]
@@ -36,21 +39,14 @@ pub(crate) struct OpenRequest {
     /// `true` once the holder's owner took the request; until then it waits in the holder's inbox.
     pub(crate) taken: bool,
     pub(crate) requester: Requester,
+    /// `true` if a stub posted the request.
+    of_stub: bool,
 }
 
 impl OpenRequest {
     /// Returns the final response that the host gives in the responder's place.
     pub(crate) fn error_response(&self, key: &RequestKey, code: u16, reason: &str) -> Message {
-        let request = Message {
-            id: self.id.clone(),
-            kind: MessageType::Read,
-            from: key.requester().clone(),
-            to: key.responder().clone(),
-            via: Vec::new(),
-            headers: Vec::new(),
-            body: None,
-        };
-        request.error_response(code, reason)
+        key.error_response(&self.id, code, reason)
     }
 }
 
@@ -68,6 +64,10 @@ pub(crate) struct OpenRequests {
     requests: DashMap<RequestKey, OpenRequest, RandomState>,
     count: AtomicUsize,
     limit: usize,
+    /// Number of open requests that stubs posted, and its maximum. The rest is a reserve for
+    /// hyperties and the host.
+    of_stubs: AtomicUsize,
+    limit_of_stubs: usize,
     next_number: AtomicU64,
     deadlines: Deadlines,
 }
@@ -78,6 +78,8 @@ impl OpenRequests {
             requests: DashMap::with_hasher(RandomState::default()),
             count: AtomicUsize::new(0),
             limit,
+            of_stubs: AtomicUsize::new(0),
+            limit_of_stubs: limit - limit / RESERVE,
             next_number: AtomicU64::new(1),
             deadlines: Deadlines::new(),
         }
@@ -87,8 +89,16 @@ impl OpenRequests {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
+    /// Returns the maximum number of open requests that an origin of this kind finds.
+    pub(crate) fn limit(&self, origin: &Origin) -> usize {
+        if is_stub(origin) { self.limit_of_stubs } else { self.limit }
+    }
+
+    /// Returns the maximum number of open requests of this origin now. A stub gets as many as are
+    /// left for all stubs. One stub therefore gets at most half of them, two stubs get a third
+    /// each, and a stub without open requests always finds some.
+    pub(crate) fn share(&self, origin: &Origin) -> usize {
+        if is_stub(origin) { self.limit_of_stubs.saturating_sub(self.of_stubs.load(Ordering::Relaxed)) } else { usize::MAX }
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines {
@@ -108,24 +118,44 @@ impl OpenRequests {
         id: &MessageId,
         deadline: Instant,
         holder: &Mailbox,
+        origin: &Origin,
         requester: Requester,
     ) -> Result<u64, NotOpened> {
-        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            return Err(NotOpened::Full);
-        }
+        let of_stub = is_stub(origin);
+        self.count(of_stub)?;
         let ticket = self.next_number();
+        let holder = holder.clone();
         match self.requests.entry(key.clone()) {
             Entry::Vacant(vacant) => {
-                vacant.insert(OpenRequest { ticket, id: id.clone(), deadline, holder: holder.clone(), taken: false, requester });
+                vacant.insert(OpenRequest { ticket, id: id.clone(), deadline, holder, taken: false, requester, of_stub });
             }
             Entry::Occupied(_) => {
-                self.count.fetch_sub(1, Ordering::Relaxed);
+                self.uncount(of_stub);
                 return Err(NotOpened::SameKey);
             }
         }
         self.deadlines.add(deadline, ticket, Due::Request(key.clone()));
         Ok(ticket)
+    }
+
+    /// Counts one more open request, unless there are too many.
+    fn count(&self, of_stub: bool) -> Result<(), NotOpened> {
+        if of_stub && self.of_stubs.fetch_add(1, Ordering::Relaxed) >= self.limit_of_stubs {
+            self.of_stubs.fetch_sub(1, Ordering::Relaxed);
+            return Err(NotOpened::Full);
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.uncount(of_stub);
+            return Err(NotOpened::Full);
+        }
+        Ok(())
+    }
+
+    fn uncount(&self, of_stub: bool) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        if of_stub {
+            self.of_stubs.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_open(&self, key: &RequestKey, ticket: u64) -> bool {
@@ -173,7 +203,7 @@ impl OpenRequests {
 
     fn closed(&self, removed: Option<(RequestKey, OpenRequest)>) -> Option<OpenRequest> {
         let (_, request) = removed?;
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.uncount(request.of_stub);
         if request.taken {
             request.holder.request_ended();
         }
@@ -187,4 +217,8 @@ impl OpenRequests {
         let chosen = self.requests.iter().filter(|request| which(request));
         chosen.map(|request| (request.key().clone(), request.ticket)).collect()
     }
+}
+
+fn is_stub(origin: &Origin) -> bool {
+    matches!(origin, Origin::Stub(_))
 }

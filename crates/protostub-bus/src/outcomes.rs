@@ -125,8 +125,17 @@ impl Bus {
                 None => Ok(()),
             };
         }
-        if let Some(mailbox) = mailbox {
-            mailbox.admits_reply(&response)?;
+        if let Some(mailbox) = mailbox
+            && let Err(refused) = mailbox.admits_reply(&response)
+        {
+            // The requester takes no messages of this responder, so it does not wait for another
+            // response.
+            if refused.code == 503
+                && let Some(request) = requests.remove(&key, ticket)
+            {
+                self.fail_request(&key, request, refused.code, &refused.reason);
+            }
+            return Err(refused);
         }
         match requests.remove(&key, ticket) {
             Some(request) => {

@@ -6,7 +6,7 @@ use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Bus, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
+    Bus, BusConfig, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
     last_receiver::LastReceiver,
@@ -129,13 +129,13 @@ impl Bus {
             let holder = self.holder(origin, &message, listener)?;
             let requester = match self.reply_mailbox(origin, &message.from) {
                 Some(mailbox) => {
-                    mailbox.reserve_reply(&message.to)?;
+                    mailbox.reserve_reply(&message.to, self.inner.requests.share(origin))?;
                     Requester::Listens(mailbox)
                 }
                 None => Requester::Absent,
             };
             let deadline = now() + self.request_timeout(&message, None);
-            return self.open_request(message, &holder.mailbox, requester, deadline).map(drop);
+            return self.open_request(origin, message, &holder.mailbox, requester, deadline).map(drop);
         }
         if let Some(holder) = last.as_ref().and_then(|last| last.holder(self, &message)) {
             return self.deliver(holder, message, now());
@@ -206,7 +206,7 @@ impl Bus {
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
         let deadline = Instant::now() + self.request_timeout(&message, timeout);
-        let ticket = self.open_request(message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
+        let ticket = self.open_request(origin, message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
 
@@ -269,7 +269,15 @@ impl Bus {
             return Err(PostError::new(404, &message.to, "the runtime has no listener at this address"));
         }
         if let Some(mailbox) = table.route_of(&message.to, &config.home) {
-            return Ok(Holder { mailbox, is_attached: true });
+            return match origin {
+                // The stub of the home domain posted to a hyperty that has gone.
+                Origin::Stub(stub) if mailbox.owner() == Some(stub) && is_home(&message.to, config) => Err(PostError::new(
+                    404,
+                    &message.to,
+                    "the address has no listener, and the stub that posted the message serves the address's domain",
+                )),
+                _ => Ok(Holder { mailbox, is_attached: true }),
+            };
         }
         let Some(key) = StubKey::of(&message.to, &config.home) else {
             return Err(PostError::new(
@@ -312,6 +320,7 @@ impl Bus {
     /// if the request is refused.
     fn open_request(
         &self,
+        origin: &Origin,
         message: Envelope,
         holder: &Mailbox,
         requester: Requester,
@@ -330,10 +339,10 @@ impl Bus {
             return give_back(error);
         }
         let key = RequestKey::of_request(&message);
-        let ticket = match requests.open(&key, &message.id, deadline, holder, requester) {
+        let ticket = match requests.open(&key, &message.id, deadline, holder, origin, requester) {
             Ok(ticket) => ticket,
             Err(NotOpened::Full) => {
-                let reason = format!("the bus has {} open requests, its maximum; try again later", requests.limit());
+                let reason = format!("the bus has {} open requests, its maximum; try again later", requests.limit(origin));
                 return give_back(PostError::new(429, &message.to, reason));
             }
             Err(NotOpened::SameKey) => {
@@ -416,6 +425,11 @@ impl Bus {
             self.inner.counters.refused.add(1);
         }
     }
+}
+
+/// Returns `true` for an address of the home domain.
+fn is_home(address: &Address, config: &BusConfig) -> bool {
+    StubKey::of(address, &config.home).is_some_and(|key| *key.domain() == config.home)
 }
 
 fn check_loop(mailbox: &Mailbox, message: &Message) -> Result<(), PostError> {

@@ -1,4 +1,4 @@
-use protostub_types::{Address, Message, MessageId};
+use protostub_types::{Address, Message, MessageId, MessageType};
 
 /// The fields by which a response identifies its request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,8 +17,19 @@ impl RequestKey {
         Self { requester: response.to.clone(), responder: response.from.clone(), id: response.id.canonical() }
     }
 
-    pub(crate) fn requester(&self) -> &Address {
-        &self.requester
+    /// Returns the final response to the request, with its id as the requester wrote it, that the
+    /// host gives in the responder's place.
+    pub(crate) fn error_response(&self, id: &MessageId, code: u16, reason: &str) -> Message {
+        let request = Message {
+            id: id.clone(),
+            kind: MessageType::Read,
+            from: self.requester.clone(),
+            to: self.responder.clone(),
+            via: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+        };
+        request.error_response(code, reason)
     }
 
     pub(crate) fn responder(&self) -> &Address {

@@ -13,7 +13,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    config::Config,
+    config::{Config, hyperty_inbox},
     context::RuntimeContext,
     domain_settings::DomainSettings,
     endpoints,
@@ -420,9 +420,9 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     let bus = Bus::new(bus);
     bus.set_policy(builder.policy);
 
-    let registry_inbox = bus.inbox(limits.inbox());
-    let ua_inbox = bus.inbox(limits.inbox());
-    let identity_inbox = bus.inbox(limits.inbox());
+    let registry_inbox = bus.inbox(hyperty_inbox(&limits));
+    let ua_inbox = bus.inbox(hyperty_inbox(&limits));
+    let identity_inbox = bus.inbox(hyperty_inbox(&limits));
     let listen = |segment: &str, inbox: &Inbox| {
         let address = runtime_url.join(segment)?;
         bus.attach(&address, &inbox.mailbox()).map_err(BuildError::Bus)

@@ -28,6 +28,12 @@ pub(crate) struct Config {
     pub(crate) crashes: Observer<CrashReport>,
 }
 
+/// Returns the limits of the inbox of a hyperty, or of a part of the runtime. Bodies have no limit
+/// of their own.
+pub(crate) fn hyperty_inbox(limits: &Limits) -> InboxLimits {
+    InboxLimits::new(limits.inbox_messages, limits.inbox_bytes)
+}
+
 static NO_SETTINGS: LazyLock<DomainSettings> = LazyLock::new(DomainSettings::default);
 
 impl Config {
@@ -48,7 +54,9 @@ impl Config {
 
     /// Returns the limits of the inbox of a domain's stub.
     pub(crate) fn inbox_of(&self, domain: &Domain) -> InboxLimits {
-        self.limits_of(domain).inbox()
+        let mut limits = self.limits_of(domain).inbox();
+        limits.suspicion = self.restart_of(domain).within;
+        limits
     }
 
     /// Returns the restart policy of a domain's stub.

@@ -113,7 +113,14 @@ impl Unroutable for DeployOnDemand {
             return Err(PostError::new(503, &message.to, SHUTTING_DOWN));
         };
         let loaded = load_stub(&context, key, origin, Retry::AfterPause);
-        let record = loaded.map_err(|error| PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()))?;
+        let record = loaded.map_err(|error| match error.kind {
+            // For a stub that may not deploy, an address of the home domain is on this bus or does
+            // not exist.
+            DeployErrorKind::NotGranted { .. } if *key.domain() == context.home => {
+                PostError::new(404, &message.to, format!("the address has no listener, and {}", error.kind))
+            }
+            _ => PostError::new(error.kind.code(), &message.to, in_full(&error).to_string()),
+        })?;
         Ok(record.mailbox.clone())
     }
 }

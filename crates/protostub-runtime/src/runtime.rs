@@ -11,6 +11,7 @@ use tokio::{runtime::Runtime as Threads, sync::SetOnce, task::JoinHandle};
 use url::Url;
 
 use crate::{
+    config::hyperty_inbox,
     context::RuntimeContext,
     error::{DeployError, RegisterError, SHUTTING_DOWN, StubGone},
     explain::{self, EgressExplanation, ExplainError},
@@ -118,7 +119,7 @@ impl Runtime {
         AddressError: From<A::Error>,
     {
         let address = address.try_into().map_err(AddressError::from)?;
-        let inbox = self.context().bus.inbox(self.context().config.limits.inbox());
+        let inbox = self.context().bus.inbox(hyperty_inbox(&self.context().config.limits));
         let attached = self.context().bus.attach(&address, &inbox.mailbox());
         let route = attached.map_err(|source| RegisterError::Bus { address: address.clone(), source })?;
         Hyperty::new(Arc::clone(self.context()), address, inbox, route)

@@ -75,7 +75,8 @@ overridable! {
         /// Maximum size of the messages of one call of `handle`, in bytes. A single message may
         /// exceed it. Default: 1 MiB.
         batch_bytes: usize = 1 << 20,
-        /// Maximum size of the body of a posted message, in bytes. Default: 1 MiB.
+        /// Maximum size of the body of a message that the stub posts or gets, in bytes. The bus
+        /// refuses a larger message to the stub with 413. Default: 1 MiB.
         body_bytes: usize = 1 << 20,
         /// Maximum number of posted messages per second. Default: 10 000.
         posts_per_second: u32 = 10_000,
@@ -141,6 +142,8 @@ impl Limits {
     /// Returns the limits of the stub's inbox.
     #[must_use]
     pub fn inbox(&self) -> InboxLimits {
-        InboxLimits::new(self.inbox_messages, self.inbox_bytes)
+        let mut limits = InboxLimits::new(self.inbox_messages, self.inbox_bytes);
+        limits.body_bytes = self.body_bytes;
+        limits
     }
 }

@@ -47,6 +47,8 @@ pub struct StubTask {
     calls: u64,
     /// The instance agreed to retire, and gets no more messages.
     retires: bool,
+    /// The last batch was a message that the instance took alone, after a crash of an earlier one.
+    took_alone: bool,
 }
 
 /// The remains of an instance.
@@ -106,14 +108,15 @@ impl StubTask {
     pub(crate) fn new(instance: Instance, inbox: Inbox, commands: Commands) -> Self {
         let bus = instance.store.data().services.bus.clone();
         let open_requests = OpenRequests { bus, mailbox: inbox.mailbox() };
-        Self { instance, inbox, open_requests, commands, batch: Batch::default(), calls: 0, retires: false }
+        Self { instance, inbox, open_requests, commands, batch: Batch::default(), calls: 0, retires: false, took_alone: false }
     }
 
     /// Publishes `created`, and runs the instance until it is stopped, crashes, or exceeds a limit.
     ///
     /// Every request that the instance took and did not answer then gets a response with code 502.
-    /// So does the sender of every other message of a batch that crashed the instance. Messages
-    /// that the instance posted before remain posted.
+    /// So does the sender of every other message of a batch that crashed the instance. The inbox
+    /// hands out these messages no more, and is cautious from then on ([`Inbox::crashed`]).
+    /// Messages that the instance posted before remain posted.
     pub async fn run(mut self) -> Ended {
         self.instance.store.data_mut().publish_created();
         let (outcome, crash) = self.run_to_end().await;
@@ -187,7 +190,8 @@ impl StubTask {
             }
             Some(Err(failure)) => failure,
             None => {
-                self.fail_batch("the protocol stub was stopped while it had the message");
+                let messages = self.take_messages();
+                self.fail_messages(&messages, "the protocol stub was stopped while it had the message");
                 return Some((Outcome::Stopped, None));
             }
         };
@@ -197,26 +201,34 @@ impl StubTask {
             Crash::Trapped(trap) => Outcome::Trapped(trap),
             Crash::Exceeded(exceeded) => Outcome::Exceeded(exceeded),
         };
+        let messages = self.take_messages();
+        // This comes before the errors: a sender may post again as soon as it has one.
+        self.inbox.crashed(&messages);
         // The exact limit or crash is between the stub and the host.
-        self.fail_batch(match &outcome {
+        let reason = match &outcome {
             Outcome::Exceeded(_) => "the protocol stub exceeded a limit while it had the message, and was ended",
             _ => "the protocol stub crashed while it had the message",
-        });
+        };
+        self.fail_messages(&messages, reason);
         Some((outcome, Some(report)))
+    }
+
+    /// Takes the messages of the batch that the guest had when it ended.
+    fn take_messages(&mut self) -> Vec<Envelope> {
+        let messages = mem::take(&mut self.batch.events).into_iter().filter_map(|event| match event {
+            Event::Message(message) => restore(message).ok(),
+            _ => None,
+        });
+        messages.collect()
     }
 
     /// Fails the messages that the guest had when it ended. The bus knows the senders of requests;
     /// this function finds the senders of other messages. Responses and publications have no sender
     /// to inform.
-    fn fail_batch(&mut self, reason: &str) {
-        for event in mem::take(&mut self.batch.events) {
-            if let Event::Message(message) = event
-                && let Ok(message) = restore(message)
-                && !message.expects_response()
-                && message.kind != MessageType::Response
-                && !message.to.is_within(&message.from)
-            {
-                self.open_requests.bus.fail(&message, 502, reason);
+    fn fail_messages(&self, messages: &[Envelope], reason: &str) {
+        for message in messages {
+            if !message.expects_response() && message.kind != MessageType::Response && !message.to.is_within(&message.from) {
+                self.open_requests.bus.fail(message, 502, reason);
             }
         }
         self.open_requests.fail(reason);
@@ -236,7 +248,7 @@ impl StubTask {
 
     /// Fills the batch. Resolves to `false` if the task must stop.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Self { instance, inbox, open_requests, commands, batch, retires, .. } = self;
+        let Self { instance, inbox, open_requests, commands, batch, retires, took_alone, .. } = self;
         if commands.must_stop() {
             return Poll::Ready(false);
         }
@@ -264,6 +276,18 @@ impl StubTask {
                 command => batch.add_command(command, &state.secrets, state.credential_use()),
             }
         }
+        let wanted = state.status.is_live() && !state.posting.is_paused() && !batch.disconnects && !*retires;
+        // After a crash, a message and other events take turns, so that the culprit is known.
+        let alone = inbox.is_cautious();
+        if alone
+            && wanted
+            && batch.events.is_empty()
+            && !mem::take(took_alone)
+            && batch.take_messages(inbox, cx, limits.batch_events, limits.batch_bytes)
+        {
+            *took_alone = true;
+            return Poll::Ready(true);
+        }
         while room(batch)
             && let Poll::Ready(handle) = state.timers.poll_expired(cx)
         {
@@ -279,12 +303,9 @@ impl StubTask {
         {
             batch.events.push(Event::Ready(handle));
         }
-        let wanted = state.status.is_live() && !state.posting.is_paused() && !batch.disconnects && !*retires;
-        if wanted && room(batch) {
+        if wanted && room(batch) && (!alone || batch.events.is_empty()) {
             let most = limits.batch_events - batch.events.len();
-            if inbox.poll_batch(cx, most, limits.batch_bytes, &mut batch.messages).is_ready() {
-                batch.events.extend(batch.messages.drain(..).map(|message| Event::Message(lower(message.into_message()))));
-            }
+            batch.take_messages(inbox, cx, most, limits.batch_bytes);
         }
         if !batch.events.is_empty() {
             return Poll::Ready(true);
@@ -347,6 +368,15 @@ impl Batch {
             // These commands have no event.
             Command::TakeOver { .. } | Command::Retire { .. } | Command::Admit => {}
         }
+    }
+
+    /// Takes waiting messages. Returns `false` if there are none.
+    fn take_messages(&mut self, inbox: &mut Inbox, cx: &mut Context<'_>, most: usize, bytes: usize) -> bool {
+        if inbox.poll_batch(cx, most, bytes, &mut self.messages).is_pending() {
+            return false;
+        }
+        self.events.extend(self.messages.drain(..).map(|message| Event::Message(lower(message.into_message()))));
+        !self.events.is_empty()
     }
 
     /// Notifies the callers that the guest has handled the batch.

@@ -118,10 +118,12 @@ impl Stub {
     /// stub's URL, a path below it, or an address of the stub's domain.
     ///
     /// # Errors
-    /// The bus has refused the message, and no error response follows: [`Error::Denied`] (`from`);
-    /// [`Error::Invalid`] (an address that cannot be parsed, or a limit of messages);
-    /// [`Error::Busy`] (the receiver's inbox is full: try again later); [`Error::Limit`] (more than
-    /// 10 000 messages a second).
+    /// The bus has refused the message, and no error response follows: [`Error::Denied`] (`from`,
+    /// a policy, or a domain whose stub this stub may not deploy); [`Error::Invalid`] (an address
+    /// that cannot be parsed, or a limit of messages); [`Error::Busy`] (the receiver's inbox is
+    /// full: try again later); [`Error::Io`] (the address has no receiver, or the receiver is
+    /// closing); [`Error::Limit`] (more than 10 000 messages a second, or a message larger than the
+    /// receiver takes).
     pub fn post(&self, message: Message) -> Result<()> {
         host::post_one(self.signed(message))
     }

@@ -300,12 +300,14 @@ fn node_error_is_matched_to_its_request() {
 #[test]
 fn request_refused_by_the_bus_is_answered_to_the_node() {
     let (host, server) = live();
-    host.refuse_posts([Error::Busy]);
-    server.send_json(&json!({ "id": 5, "type": "read", "from": BOB, "to": ALICE }));
-    server.send_json(&json!({ "id": 6, "type": "read", "from": "hyperty://other.example/eve", "to": ALICE }));
+    host.refuse_posts([Error::Busy, Error::Io("no listener".to_owned())]);
+    for id in [5, 6] {
+        server.send_json(&json!({ "id": id, "type": "read", "from": BOB, "to": ALICE }));
+    }
+    server.send_json(&json!({ "id": 7, "type": "read", "from": "hyperty://other.example/eve", "to": ALICE }));
     let answers = server.received_json();
     assert_eq!((&answers[0]["to"], &answers[0]["id"], &answers[0]["body"]["code"]), (&json!(BOB), &json!(5), &json!(429)));
-    assert_eq!(answers[1]["body"]["code"], 403);
+    assert_eq!((&answers[1]["body"]["code"], &answers[2]["body"]["code"]), (&json!(404), &json!(403)));
 }
 
 #[test]

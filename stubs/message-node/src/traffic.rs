@@ -143,6 +143,8 @@ impl<'a> Traffic<'a> {
             if let Some(request) = request {
                 let code = match error {
                     Error::Denied(_) => 403,
+                    // The address has no receiver.
+                    Error::Io(_) => 404,
                     Error::Invalid(_) => 400,
                     Error::Busy | Error::Limit(_) => 429,
                     _ => 500,

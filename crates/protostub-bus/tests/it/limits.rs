@@ -1,5 +1,6 @@
 use protostub_bus::{Bus, InboxLimits, MAX_ID_BYTES, Origin};
 use protostub_types::{Body, Message, MessageId, MessageType};
+use serde_json::json;
 
 use crate::{Listener, STUB, address, bus, check_sum, config, numbered, read, update};
 
@@ -99,6 +100,78 @@ async fn open_requests_are_bounded() {
     let counts = bus.counts();
     assert_eq!((counts.open, counts.accepted, counts.refused), (2, 3, 2));
     check_sum(counts, 0);
+}
+
+/// 64 stubs with 1024 requests each would take all 65 536 places.
+#[tokio::test]
+async fn hoarding_stubs_leave_open_requests_for_others() {
+    let bus = bus();
+    let sink = Listener::hyperty_with(&bus, "sink", limits(100_000, usize::MAX / 2));
+    let listen = |n: u64| {
+        let (url, inbox) = (address(&format!("hyperty-runtime://sp{n}.example/protostub/1")), bus.inbox(InboxLimits::default()));
+        inbox.mailbox().set_owner(&url);
+        let route = bus.attach(&url, &inbox.mailbox()).unwrap();
+        (Origin::Stub(url), inbox, route)
+    };
+    let ask = |origin: &Origin, id| bus.post(origin, numbered(read("hyperty://home.example/sink"), id));
+    let hoarders: Vec<_> = (0..64).map(listen).collect();
+    let mut refused = None;
+    for id in 0..1024 {
+        for (hoarder, ..) in &hoarders {
+            refused = ask(hoarder, id).err().or(refused);
+        }
+    }
+    let refused = refused.expect("the hoarders reach their share");
+    assert!(refused.code == 429 && refused.reason.contains("open requests left; try again later"), "{refused}");
+    // Three quarters for 64 hoarders and a newcomer.
+    let share = 49_152 / 65;
+    let open = bus.counts().open;
+    assert!((64 * share..=64 * (share + 1)).contains(&open), "{open} open requests");
+    let (newcomer, _inbox, _route) = listen(64);
+    for id in 0..share / 2 {
+        ask(&newcomer, id).unwrap();
+    }
+    // Hyperties have the rest for themselves.
+    for n in 0..16 {
+        let origin = crate::hyperty(&format!("asker{n}"));
+        let _asker = Listener::hyperty(&bus, &format!("asker{n}"));
+        for id in 1..=1024 {
+            ask(&origin, id).unwrap();
+        }
+    }
+    let before = bus.counts().open;
+    drop(sink);
+    assert!(before > 65_000 && bus.counts().open == 0, "{before} open requests");
+    ask(&newcomer, 0).unwrap_err();
+    check_sum(bus.counts(), 0);
+}
+
+#[tokio::test]
+async fn body_over_the_receivers_limit_gets_413() {
+    let bus = bus();
+    let mut limits = limits(10, 1 << 20);
+    limits.body_bytes = 1000;
+    let mut stub = Listener::stub_with(&bus, limits);
+    let mut alice = Listener::hyperty(&bus, "alice");
+    for message in [update(STUB), read(STUB), read("hyperty://sp1.example/bob")] {
+        let error = bus.post(&alice.origin, carrying(message.clone(), 1001)).unwrap_err();
+        let expected =
+            "the body has 1001 bytes, more than the 1000 that the receiving stub takes (`body-bytes`); send a smaller one";
+        assert_eq!((error.code, error.reason.as_str()), (413, expected));
+        bus.post(&alice.origin, carrying(message, 1000)).unwrap();
+        stub.next().await;
+    }
+    // A responder may try again with a smaller body.
+    bus.post(&stub.origin, numbered(carrying(read("hyperty://home.example/alice"), 10_000), 1)).unwrap();
+    let request = alice.next().await;
+    for code in [100, 200] {
+        let response = |length| request.response(code, Some(json!("x".repeat(length))));
+        let error = bus.post(&alice.origin, response(1000)).unwrap_err();
+        assert!(error.code == 413 && error.reason.contains("(`body-bytes`)"), "{error}");
+        bus.post(&alice.origin, response(900)).unwrap();
+        assert_eq!(stub.next().await.code(), Some(code));
+    }
+    check_sum(bus.counts(), 0);
 }
 
 #[tokio::test]

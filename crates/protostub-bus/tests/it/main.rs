@@ -1,5 +1,6 @@
 //! Tests of the bus through its public API: receivers, outcomes, and matching counts.
 
+mod caution;
 mod deadlines;
 mod delivery;
 mod limits;

@@ -55,18 +55,33 @@ pub(crate) fn lower(message: Message) -> types::Message {
     }
 }
 
-/// Returns the message of the bus that was lowered to this one.
+/// Returns the message of the bus that was lowered to this one. It may have headers that no stub
+/// can post.
 pub(crate) fn restore(message: types::Message) -> Result<Envelope, InvalidMessage> {
     let [from, to] = [&message.from, &message.to].map(|text| Address::parse(text));
-    lift(message, (from, to), usize::MAX, &AddressCache::default())
+    convert(message, (from, to), &AddressCache::default())
 }
 
 /// Converts a guest's message for the bus, with the parsed `from` and `to`. Rejects a body over
 /// `body_bytes`. The bus checks the rules of every message.
 pub(crate) fn lift<A>(
     message: types::Message<A>,
-    (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
+    addresses: (Result<Address, AddressError>, Result<Address, AddressError>),
     body_bytes: usize,
+    known: &AddressCache,
+) -> Result<Envelope, InvalidMessage> {
+    if let Some(bytes) = message.body.as_ref().map(types::Body::len).filter(|bytes| *bytes > body_bytes) {
+        return Err(InvalidMessage::TooLong { member: "body", bytes, limit: body_bytes });
+    }
+    if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
+        return Err(InvalidMessage::HeaderName(SafeText::quote(name)));
+    }
+    convert(message, addresses, known)
+}
+
+fn convert<A>(
+    message: types::Message<A>,
+    (from, to): (Result<Address, AddressError>, Result<Address, AddressError>),
     known: &AddressCache,
 ) -> Result<Envelope, InvalidMessage> {
     let address = |member| move |source| InvalidMessage::Address { member, source };
@@ -78,12 +93,6 @@ pub(crate) fn lift<A>(
         types::Body::Json(text) => Body::Json(text),
         types::Body::Bytes(bytes) => Body::Bytes(bytes),
     });
-    if let Some(bytes) = body.as_ref().map(|body| body.as_bytes().len()).filter(|bytes| *bytes > body_bytes) {
-        return Err(InvalidMessage::TooLong { member: "body", bytes, limit: body_bytes });
-    }
-    if let Some((name, _)) = message.headers.iter().find(|(name, _)| !is_header_name(name)) {
-        return Err(InvalidMessage::HeaderName(SafeText::quote(name)));
-    }
     Ok(Message {
         id: match message.id {
             types::MessageId::Number(number) => MessageId::Number(number),

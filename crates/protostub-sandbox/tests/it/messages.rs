@@ -250,6 +250,36 @@ async fn crash_answers_taken_messages_and_returns_the_rest() {
     assert_eq!(rest.recv().await.unwrap().id, MessageId::Number(6));
 }
 
+/// The crash of a call then has one possible culprit.
+#[tokio::test]
+async fn message_after_a_crash_comes_apart_from_other_events() {
+    let fixture = Fixture::new(json!({}));
+    let bus = fixture.bus.clone();
+    let actor = fixture.live().await;
+    assert_eq!(actor.fatal(json!({ "do": "trap" })).await, 502);
+    let inbox = actor.ended().await.inbox;
+    assert!(inbox.is_cautious());
+
+    let mut next = Fixture::new(json!({}));
+    next.bus = bus.clone();
+    let mut actor = next.start_with(inbox).await.map_err(|(kind, _)| kind).unwrap();
+    actor.handle.connect(None).await.unwrap();
+    actor.status(StubStatus::Live).await;
+    actor.told(json!({ "do": "timer", "ms": 1, "times": 50 })).await;
+    for n in 1..=5 {
+        // All timers are due after the first of these messages.
+        let order = json!({ "do": "sleep", "ms": 2, "n": n });
+        bus.post(&Origin::Host, Message::update("hyperty://sp1.example/actor".parse().unwrap()).with_body(order)).unwrap();
+    }
+    let calls = actor.told(json!({ "do": "calls" })).await;
+    let calls: Vec<_> = calls.as_array().unwrap().iter().map(|call| call.as_array().unwrap().clone()).collect();
+    let (timers, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| call[0]["timer"].is_u64());
+    assert!(timers.iter().flatten().all(|event| event["timer"].is_u64()), "{timers:?}");
+    assert_eq!(timers.iter().flatten().count(), 50);
+    let expected = [json!("connect"), json!("message"), json!(1), json!(2), json!(3), json!(4), json!(5), json!("message")];
+    assert_eq!(others, expected.map(|event| vec![event]));
+}
+
 #[tokio::test]
 async fn stop_answers_kept_requests() {
     let actor = Fixture::new(json!({})).live().await;
