@@ -26,6 +26,7 @@ mod offline;
 mod outage;
 mod policy;
 mod probes;
+mod reconnect;
 mod references;
 mod restart;
 mod retire;
