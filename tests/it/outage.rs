@@ -257,7 +257,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// A runtime whose requests wait during an outage.
 struct Party {
     runtime: Runtime,
-    app: Arc<Hyperty>,
     stub: Protostub,
     waiting: usize,
     /// A request that the server answers with 200.
@@ -267,21 +266,21 @@ struct Party {
 
 impl Party {
     /// Deploys the stub by the first request.
-    async fn begin(runtime: Runtime, app: Hyperty, waiting: usize, question: Message) -> Self {
-        let answer = app.request(question.clone()).await.expect("an answer");
+    async fn begin(runtime: Runtime, waiting: usize, question: Message) -> Self {
+        let answer = runtime.request(question.clone()).await.expect("an answer");
         assert_eq!(answer.code(), Some(200));
         let stub = runtime.protostubs().remove(0);
-        Self { runtime, app: Arc::new(app), stub, waiting, question, codes: JoinSet::new() }
+        Self { runtime, stub, waiting, question, codes: JoinSet::new() }
     }
 
     /// Sends requests that are answered even after an outage of this length.
     fn ask(&mut self, times: usize, outage: Duration) {
         for _ in 0..times {
-            let (app, mut question) = (Arc::clone(&self.app), self.question.clone());
+            let (runtime, mut question) = (self.runtime.clone(), self.question.clone());
             let patience = (outage + Duration::from_secs(30)).as_millis().to_string();
-            question.headers.push(("timeout-ms".into(), patience.into()));
+            question.headers.push(("timeout-ms".into(), patience));
             self.codes.spawn(async move {
-                match app.request(question).await {
+                match runtime.request(question).await {
                     Ok(answer) => answer.code().expect("a code"),
                     Err(error) => error.code,
                 }
@@ -309,15 +308,16 @@ impl Party {
 /// longer than the connect timeout, several times.
 async fn broker_outage(outage: Duration, connect_timeout: Duration) {
     let mut broker = Mosquitto::start().await.expect("a broker");
-    let mut parties = Vec::new();
+    let (mut parties, mut apps) = (Vec::new(), Vec::new());
     for waiting in WAITING {
         let builder = runtime_of(&broker, tcp(&broker)).connect_timeout(connect_timeout);
         let (runtime, app) = TestRuntime::start(builder).await.into_parts();
         let question = create(&format!("requests/{waiting}"), json!("now").into());
-        parties.push(Party::begin(runtime, app, waiting, question).await);
+        parties.push(Party::begin(runtime, waiting, question).await);
+        apps.push(app);
     }
     broker.freeze().await.expect("frozen");
-    for Party { runtime, app, waiting, .. } in &parties {
+    for (Party { runtime, waiting, .. }, app) in parties.iter().zip(&apps) {
         let taken = runtime.counts().delivered + u64::try_from(UNSENT).expect("few");
         for n in 0..UNSENT {
             let mut publication = create(&format!("orders/{waiting}/{n}"), Body::Bytes(vec![b'x'; BYTES].into()));
@@ -377,10 +377,9 @@ async fn message_node_outage(outage: Duration, connect_timeout: Duration) {
     for waiting in WAITING {
         let runtime = start().await.expect("a runtime");
         senders.push(app(&runtime, &server).await);
-        let asker = runtime.register_hyperty(format!("hyperty://{}/asker", server.domain())).await.expect("a hyperty");
         let node = format!("domain://msg-node.{}/address-allocation", server.domain());
         let question = Message::create(node.parse().unwrap()).with_body(json!({ "value": { "number": 1 } }));
-        parties.push(Party::begin(runtime, asker, waiting, question).await);
+        parties.push(Party::begin(runtime, waiting, question).await);
     }
     server.stop().await.expect("stopped");
     for (party, mut sender) in parties.iter_mut().zip(senders) {
