@@ -95,10 +95,27 @@ impl Mosquitto {
 
     /// Stops the broker as a restart of its machine would. The broker persists its state.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        let mut child = self.running.take().context("the broker is not running")?;
+        self.signal("-TERM").await?;
+        self.running.take().context("the broker is not running")?.wait().await?;
+        Ok(())
+    }
+
+    /// Suspends the broker. Its connections stay open, and it reads nothing.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// Kills the broker. It persists nothing, and never reads the packets that arrived since
+    /// [`Self::freeze`].
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.running.take().context("the broker is not running")?.kill().await?;
+        Ok(())
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let child = self.running.as_ref().context("the broker is not running")?;
         let id = child.id().context("the broker has exited")?.to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await?;
-        child.wait().await?;
+        Command::new("kill").args([signal, &id]).status().await?;
         Ok(())
     }
 

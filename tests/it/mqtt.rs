@@ -30,7 +30,7 @@ fn websocket(broker: &Mosquitto) -> Value {
 
 /// Returns a builder of a runtime that may connect to the broker. The catalogue has the stub under
 /// the name for the domain's `mqtt` addresses.
-fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
+pub(crate) fn runtime_of(broker: &Mosquitto, configuration: Value) -> RuntimeBuilder {
     let stub = component("mqtt");
     let source = MemorySource::new();
     source.insert(&domain(DOMAIN), &format!("mqtt.{DOMAIN}"), descriptor(&stub, configuration).to_json(), stub);

@@ -1,24 +1,26 @@
-//! Tests of a server outage of ten seconds. Every message accepted meanwhile arrives, or its sender
-//! gets an error. Both sides count.
+//! Tests of server outages. Every message accepted before and meanwhile arrives, or its sender gets
+//! an error. Both sides count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use protostub_domain::{Limits, Memory};
-use protostub_runtime::{Hyperty, Message, MessageType, Protostub, StatusReport, StubStatus};
+use protostub_runtime::{Body, Hyperty, Message, MessageType, Protostub, Runtime, StatusReport, StubStatus};
 use serde_json::{Value, json};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
-    time::{interval, sleep},
+    task::{JoinSet, yield_now},
+    time::{interval, sleep, timeout},
 };
 
 use crate::{
     mosquitto::Mosquitto,
-    mqtt::{create, mqtt_app, subscribe, tcp, tls},
-    support::body,
+    mqtt::{create, mqtt_app, runtime_of, subscribe, tcp, tls},
+    support::{TestRuntime, body, builder, soon},
     two_runtimes::{app, runtime, server_with},
 };
 
@@ -78,11 +80,11 @@ async fn message_node_outage_leaves_every_message_an_outcome() {
 
     // Requests are sent all the time. Those during the outage are distinguished by their numbers.
     let asker = alice.register_hyperty(format!("hyperty://{}/asker", server.domain())).await.expect("a hyperty");
-    let asker = std::sync::Arc::new(asker);
+    let asker = Arc::new(asker);
     let mut outcomes = JoinSet::new();
     let mut next = 0_u64;
     let mut ask = |outcomes: &mut JoinSet<(u64, Result<u64, u16>)>| {
-        let (n, asker) = (next, std::sync::Arc::clone(&asker));
+        let (n, asker) = (next, Arc::clone(&asker));
         next += 1;
         let question = patient(Message::read(to.clone()).with_body(json!({ "n": n })));
         outcomes.spawn(async move {
@@ -182,11 +184,11 @@ async fn broker_outage_leaves_every_message_an_outcome() {
     let (alice, alice_app) = mqtt_app(&broker, tcp(&broker)).await;
     let (bob, mut bob_app) = mqtt_app(&broker, tls(&broker)).await;
     subscribe(&bob_app, "orders/#").await;
-    let alice_app = std::sync::Arc::new(alice_app);
+    let alice_app = Arc::new(alice_app);
     let mut outcomes = JoinSet::new();
     let mut next = 0_u64;
     let mut publish = |outcomes: &mut JoinSet<(u64, u16)>| {
-        let (n, app) = (next, std::sync::Arc::clone(&alice_app));
+        let (n, app) = (next, Arc::clone(&alice_app));
         next += 1;
         outcomes.spawn(async move {
             match app.request(patient(create("orders/new", json!(n).into()))).await {
@@ -239,4 +241,205 @@ async fn broker_outage_leaves_every_message_an_outcome() {
     for runtime in [alice, bob] {
         assert_eq!(runtime.counts().open, 0, "{:?}", runtime.counts());
     }
+}
+
+/// Number of runtimes whose server goes away.
+const PARTIES: usize = 3;
+/// Numbers of requests that wait during an outage, for each runtime.
+const WAITING: [usize; PARTIES] = [0, 1, 100];
+/// Number of messages of each runtime that its server has not received before the outage.
+const UNSENT: usize = 60;
+/// Length of an unsent publication. The session that outlives an instance has room for six of them.
+const BYTES: usize = 10_000;
+/// Time limit from the return of the server to the first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// A runtime whose requests wait during an outage.
+struct Party {
+    runtime: Runtime,
+    stub: Protostub,
+    waiting: usize,
+    /// A request that the server answers with 200.
+    question: Message,
+    codes: JoinSet<u16>,
+}
+
+impl Party {
+    /// Deploys the stub by the first request.
+    async fn begin(runtime: Runtime, waiting: usize, question: Message) -> Self {
+        let answer = runtime.request(question.clone()).await.expect("an answer");
+        assert_eq!(answer.code(), Some(200));
+        let stub = runtime.protostubs().remove(0);
+        Self { runtime, stub, waiting, question, codes: JoinSet::new() }
+    }
+
+    /// Sends requests that are answered even after an outage of this length.
+    fn ask(&mut self, times: usize, outage: Duration) {
+        for _ in 0..times {
+            let (runtime, mut question) = (self.runtime.clone(), self.question.clone());
+            let patience = (outage + Duration::from_secs(30)).as_millis().to_string();
+            question.headers.push(("timeout-ms".into(), patience));
+            self.codes.spawn(async move {
+                match runtime.request(question).await {
+                    Ok(answer) => answer.code().expect("a code"),
+                    Err(error) => error.code,
+                }
+            });
+        }
+    }
+
+    /// Checks the answers after the return of the server. The instance is still the same.
+    async fn recovers(&mut self) {
+        if self.waiting == 0 {
+            self.ask(1, Duration::ZERO);
+        }
+        let first = timeout(FIRST_ANSWER, self.codes.join_next()).await;
+        let first = first.unwrap_or_else(|_| panic!("{} requests wait without an answer", self.waiting));
+        let mut codes = vec![first.expect("a request").expect("a task")];
+        while let Some(code) = self.codes.join_next().await {
+            codes.push(code.expect("a task"));
+        }
+        assert_eq!(codes, vec![200; self.waiting.max(1)]);
+        assert_eq!((self.stub.restarts(), self.stub.status().status), (0, StubStatus::Live));
+    }
+}
+
+/// The stubs have taken publications that the broker has not read. Then the broker is away for
+/// longer than the connect timeout, several times.
+async fn broker_outage(outage: Duration, connect_timeout: Duration) {
+    let mut broker = Mosquitto::start().await.expect("a broker");
+    let (mut parties, mut apps) = (Vec::new(), Vec::new());
+    for waiting in WAITING {
+        let builder = runtime_of(&broker, tcp(&broker)).connect_timeout(connect_timeout);
+        let (runtime, app) = TestRuntime::start(builder).await.into_parts();
+        let question = create(&format!("requests/{waiting}"), json!("now").into());
+        parties.push(Party::begin(runtime, waiting, question).await);
+        apps.push(app);
+    }
+    broker.freeze().await.expect("frozen");
+    for (Party { runtime, waiting, .. }, app) in parties.iter().zip(&apps) {
+        let taken = runtime.counts().delivered + u64::try_from(UNSENT).expect("few");
+        for n in 0..UNSENT {
+            let mut publication = create(&format!("orders/{waiting}/{n}"), Body::Bytes(vec![b'x'; BYTES].into()));
+            publication.kind = MessageType::Update;
+            // The broker keeps a retained message for subscribers that come later.
+            publication.headers.push(("retain".into(), "true".into()));
+            app.post(publication).expect("a place in the queue");
+        }
+        soon(async {
+            while runtime.counts().delivered < taken {
+                yield_now().await;
+            }
+        })
+        .await;
+    }
+    broker.kill().await.expect("killed");
+    for party in &mut parties {
+        until(&party.stub, StubStatus::Disconnected).await;
+        party.ask(party.waiting, outage);
+    }
+    sleep(outage).await;
+    broker.resume().await.expect("started again");
+    join_all(parties.iter_mut().map(Party::recovers)).await;
+
+    let (_runtime, mut bob) = mqtt_app(&broker, tls(&broker)).await;
+    subscribe(&bob, "orders/#").await;
+    let mut missing: BTreeSet<String> =
+        WAITING.iter().flat_map(|waiting| (0..UNSENT).map(move |n| format!("/orders/{waiting}/{n}"))).collect();
+    while !missing.is_empty() {
+        let publication = timeout(Duration::from_secs(30), bob.recv()).await.unwrap_or_else(|_| panic!("lost: {missing:?}"));
+        let topic = publication.expect("a publication").from;
+        missing.retain(|missing| !topic.as_str().ends_with(missing));
+    }
+    for party in parties {
+        assert_eq!(party.runtime.counts().open, 0, "{:?}", party.runtime.counts());
+    }
+}
+
+/// Messages wait for the stubs while their message node is away for longer than the connect
+/// timeout, several times.
+async fn message_node_outage(outage: Duration, connect_timeout: Duration) {
+    let mut limits = Limits::default();
+    limits.max_queued_messages = 4096;
+    let (server, _folder) = server_with(limits).await;
+    let start = || builder().home_domain(server.domain().as_str()).connect_timeout(connect_timeout).build();
+    // A message that arrived, or `None` for an error that its sender got.
+    let (reporter, mut outcomes) = mpsc::unbounded_channel();
+    let bob = start().await.expect("a runtime");
+    let mut bob_app = app(&bob, &server).await;
+    let (to, arrivals) = (bob_app.address().clone(), reporter.clone());
+    tokio::spawn(async move {
+        while let Some(ping) = bob_app.recv().await {
+            let _ = arrivals.send(Some(body(&ping)));
+        }
+    });
+    let (mut parties, mut senders) = (Vec::new(), Vec::new());
+    for waiting in WAITING {
+        let runtime = start().await.expect("a runtime");
+        senders.push(app(&runtime, &server).await);
+        let node = format!("domain://msg-node.{}/address-allocation", server.domain());
+        let question = Message::create(node.parse().unwrap()).with_body(json!({ "value": { "number": 1 } }));
+        parties.push(Party::begin(runtime, waiting, question).await);
+    }
+    server.stop().await.expect("stopped");
+    for (party, mut sender) in parties.iter_mut().zip(senders) {
+        until(&party.stub, StubStatus::Disconnected).await;
+        for n in 0..UNSENT {
+            let ping = Message::new(MessageType::Other("ping".into()), to.clone());
+            sender.post(ping.with_body(json!([party.waiting, n]))).expect("a place in the queue");
+        }
+        let errors = reporter.clone();
+        tokio::spawn(async move {
+            while let Some(error) = sender.recv().await {
+                assert_eq!(error.kind, MessageType::Response, "{error:?}");
+                let _ = errors.send(None);
+            }
+        });
+        party.ask(party.waiting, outage);
+    }
+    sleep(outage).await;
+    server.start_again(Memory::Kept).await.expect("started again");
+    let bob_returns = bob.deploy_protostub(server.domain().as_str());
+    let (bob_returned, _) = tokio::join!(bob_returns, join_all(parties.iter_mut().map(Party::recovers)));
+    bob_returned.expect("live");
+
+    // Until bob is back, the message node answers his messages with 503. The bus counts these
+    // answers, which came before the answer to each last request.
+    let refused: u64 = parties.iter().map(|party| party.runtime.counts().unawaited).sum();
+    let (mut arrived, mut told) = (BTreeSet::new(), 0);
+    let mut left = PARTIES * UNSENT - usize::try_from(refused).expect("few");
+    while left > 0 {
+        let outcome = timeout(Duration::from_secs(30), outcomes.recv()).await;
+        match outcome.unwrap_or_else(|_| panic!("{} arrived, {told} and {refused} were refused", arrived.len())) {
+            Some(Some(ping)) => assert!(arrived.insert(ping.to_string()), "{ping} arrived twice"),
+            _ => told += 1,
+        }
+        left -= 1;
+    }
+    assert!(outcomes.try_recv().is_err(), "a message has two outcomes");
+    for party in parties {
+        assert_eq!(party.runtime.counts().open, 0, "{:?}", party.runtime.counts());
+    }
+}
+
+#[tokio::test]
+async fn broker_outage_ends_no_instance_and_loses_nothing() {
+    broker_outage(Duration::from_secs(6), Duration::from_secs(2)).await;
+}
+
+#[tokio::test]
+async fn message_node_outage_ends_no_instance_and_loses_nothing() {
+    message_node_outage(Duration::from_secs(6), Duration::from_secs(2)).await;
+}
+
+/// With the default connect timeout.
+#[tokio::test]
+#[ignore = "takes two minutes"]
+async fn outages_of_20_50_and_90_seconds_lose_nothing() {
+    let seconds = [20, 50, 90].map(Duration::from_secs);
+    let connect_timeout = Duration::from_secs(30);
+    tokio::join!(
+        join_all(seconds.map(|outage| broker_outage(outage, connect_timeout))),
+        join_all(seconds.map(|outage| message_node_outage(outage, connect_timeout))),
+    );
 }

@@ -299,6 +299,18 @@ async fn overlapping_update_keeps_the_stub_live() {
     assert_eq!(disconnected["value"], "DISCONNECTED", "{disconnected}");
 }
 
+/// A new version can be the end of an outage.
+#[tokio::test]
+async fn overlapping_update_of_a_disconnected_stub_is_live() {
+    let (source, runtime, app) = live(builder()).await;
+    let stub = &runtime.protostubs()[0];
+    value(&app, json!({ "do": "publish", "status": "disconnected", "reason": "no route" })).await;
+    publish_overlapping(&source, "1.1", json!({ "is": "1.1" }));
+    stub.update().await.expect("updated");
+    assert_eq!(stub.status().status, StubStatus::Live);
+    assert_eq!(runs(&app).await, "1.1");
+}
+
 #[tokio::test]
 async fn failing_overlapping_update_changes_nothing() {
     let mut quick = RestartPolicy::default();

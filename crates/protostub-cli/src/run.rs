@@ -90,10 +90,7 @@ impl Run {
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
         let stop = StopSignal::listen()?;
-        let hangup = match settings.policy {
-            Some(_) => HangupSignal::listen()?,
-            None => HangupSignal::ignored(),
-        };
+        let hangup = HangupSignal::listen()?;
         let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
         let (changes, progress) = (broadcast::Sender::new(REMEMBERED), broadcast::Sender::new(REMEMBERED));
         let (bars, published) = (output.bars.clone(), progress.clone());

@@ -6,7 +6,7 @@ use tokio::signal;
 /// listens.
 pub(crate) struct HangupSignal {
     #[cfg(unix)]
-    signal: Option<signal::unix::Signal>,
+    signal: signal::unix::Signal,
 }
 
 impl HangupSignal {
@@ -15,26 +15,16 @@ impl HangupSignal {
         #[cfg(unix)]
         {
             use signal::unix::{SignalKind, signal};
-            Ok(Self { signal: Some(signal(SignalKind::hangup())?) })
+            Ok(Self { signal: signal(SignalKind::hangup())? })
         }
         #[cfg(not(unix))]
         Ok(Self {})
     }
 
-    /// Returns a signal that never arrives. SIGHUP still ends the process.
-    pub(crate) fn ignored() -> Self {
-        #[cfg(unix)]
-        return Self { signal: None };
-        #[cfg(not(unix))]
-        Self {}
-    }
-
     /// Waits for the signal.
     pub(crate) async fn received(&mut self) {
         #[cfg(unix)]
-        if let Some(signal) = &mut self.signal
-            && signal.recv().await.is_some()
-        {
+        if self.signal.recv().await.is_some() {
             return;
         }
         std::future::pending().await

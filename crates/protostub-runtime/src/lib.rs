@@ -162,9 +162,9 @@
 //! `{"code": 200, "value": {"url", "status", "descriptorURL"}}`, or when the login fails:
 //!
 //! * 400: The request is malformed.
-//! * 401: The stub did not connect with this credential.
+//! * 401: The stub did not connect with this credential within the connect timeout.
 //! * 403: The sender is not a hyperty.
-//! * 503: The stub could not be deployed.
+//! * 503: The stub could not be deployed, or did not connect without a credential of the request.
 //!
 //! A stub that is live with another credential disconnects first. The stub keeps the credential
 //! until it expires, the stub cannot connect with it, the next login, or the stub is undeployed.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 overridable! {
     /// Restarts of a stub that was live and failed: it crashed, exceeded a limit, reported
-    /// `failed`, or could not connect again in time.
+    /// `failed`, or reported nothing in time after the order to connect.
     ///
     /// A stub that was never live is not restarted. Its deployment has failed, and a later message
     /// tries again. The pause before a restart begins with [`Self::first_pause`] and doubles with

@@ -149,17 +149,18 @@ impl Runtime {
     /// `hyperty-catalogue://…`).
     ///
     /// # Errors
-    /// If the stub cannot be deployed, or does not become live in time. A later call tries again.
+    /// If the stub cannot be deployed, or is not live within
+    /// [`LifecycleSettings::connect_timeout`](crate::LifecycleSettings::connect_timeout). A later
+    /// call tries again. A stub that was live before stays deployed, and continues to try.
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         let stub = Protostub::new(self.context(), record);
-        let live = stub.live_from_now();
+        let live = stub.live_in_time();
         // A new stub connects by itself.
         if stub.is_deployed() {
             stub.wake().await;
         }
-        live.await?;
-        Ok(stub)
+        if live.await? { Ok(stub) } else { Err(stub.not_in_time()) }
     }
 
     /// Returns a stub like [`Self::deploy_protostub`], but waits only until it is deployed (step

@@ -183,6 +183,10 @@ pub struct LifecycleSettings {
     /// bytes. Default: 4 GiB.
     pub compile_memory_bytes: u64,
     /// Maximum time from the order to connect until the stub is live. Default: 30 s.
+    ///
+    /// A stub that was never live has failed after this time. A stub that was live before has this
+    /// time to report that it cannot connect. It then keeps its instance and tries again, because
+    /// the instance may hold messages that it could not send. Without a report, the instance ends.
     #[serde(rename = "connect-timeout-seconds", deserialize_with = "seconds")]
     pub connect_timeout: Duration,
     /// Maximum time that a stub takes to disconnect from its domain. Default: 5 s.

@@ -2,13 +2,14 @@ use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Version};
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
     command::Command,
     context::RuntimeContext,
     deploy,
-    error::{ConnectError, StubGone},
+    error::{ConnectError, DeployError, DeployErrorKind, Phase, StubGone},
     identity::{Credential, CredentialError},
     record::StubRecord,
     registration::{Registration, RegistrationHandle},
@@ -138,6 +139,30 @@ impl Protostub {
         }
     }
 
+    /// Waits like [`Self::live_from_now`], but for a stub that was live before only for the connect
+    /// timeout: an outage does not end the stub. Returns `false` if the stub was not live in time.
+    ///
+    /// A stub that was never live ends at its own timeout.
+    pub(crate) fn live_in_time(&self) -> impl Future<Output = Result<bool, StubGone>> {
+        let (live, was_live) = (self.live_from_now(), self.record.status.was_live());
+        let time = self.context.config.lifecycle.connect_timeout;
+        async move {
+            if !was_live {
+                return live.await.map(|()| true);
+            }
+            match timeout(time, live).await {
+                Ok(live) => live.map(|()| true),
+                Err(_) => Ok(false),
+            }
+        }
+    }
+
+    /// Returns the error of a stub that was not live in time.
+    pub(crate) fn not_in_time(&self) -> DeployError {
+        let after = self.context.config.lifecycle.connect_timeout;
+        DeployError { key: self.key().clone(), phase: Phase::Connecting, kind: DeployErrorKind::ConnectTimeout { after } }
+    }
+
     pub(crate) fn is_deployed(&self) -> bool {
         self.record.is_deployed()
     }
@@ -163,7 +188,9 @@ impl Protostub {
     ///
     /// The stub keeps the credential through reconnections and new instances, until the credential
     /// expires, the stub cannot connect with it, the next login, or the stub's end. After that, the
-    /// stub uses the credential of the Identity Module's providers again.
+    /// stub uses the credential of the Identity Module's providers again. A stub that was never
+    /// live with the credential cannot connect with it if it is not live within the [connect
+    /// timeout](crate::LifecycleSettings::connect_timeout).
     ///
     /// # Errors
     /// If the stub has ended, or the credential has expired.

@@ -21,8 +21,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// Remaining lifetime at which a credential is renewed before it is used again.
 const SOON: Duration = Duration::from_secs(30);
-/// Time after which a live connection counts as good. After a good connection broke, the delays
-/// start again from the shortest.
+/// Time after which a live connection counts as good, even if it has carried no message.
 const GOOD: Duration = Duration::from_secs(30);
 
 /// Runs `run` whenever a connection is wanted. [`export!`](crate::export!) calls it.
@@ -37,6 +36,8 @@ const GOOD: Duration = Duration::from_secs(30);
 ///   error as its reason. It calls `run` again after a delay (see [`Backoff`]), or at the next
 ///   `connect` if that comes first. It [renews](identity::request) a credential that has expired
 ///   meanwhile, or that is about to expire.
+/// * After a good connection, the delays start again from the shortest. A connection is good if it
+///   was live, and carried a message of the bus in either direction or lasted for 30 s.
 /// * When `run` returns [`Error::Failed`], it publishes `failed` and returns.
 ///
 /// # Errors
@@ -72,7 +73,8 @@ where
             if ended.told {
                 break;
             }
-            if ended.was_live && began.is_some_and(|began| time::now().saturating_sub(began) >= GOOD) {
+            let has_lasted = || began.is_some_and(|began| time::now().saturating_sub(began) >= GOOD);
+            if ended.was_live && (ended.carried || has_lasted()) {
                 backoff = Backoff::default();
             }
             match future::select(pin!(next_control(&stub)), backoff.sleep()).await {
@@ -124,11 +126,14 @@ struct Ended {
     /// `true` if the host asked for the end, `false` if the connection broke.
     told: bool,
     was_live: bool,
+    /// `true` if the stub took or posted a message meanwhile.
+    carried: bool,
 }
 
 async fn run_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> Ended {
     let mut run = pin!(run.fuse());
     let mut was_live = false;
+    stub.state().carried.set(false);
     let mut grace: Option<Sleep> = None;
     let result = poll_fn(|cx| {
         // Events after `disconnect` belong to the next connection. An earlier `connect` has been
@@ -161,7 +166,7 @@ async fn run_connection(stub: &Stub, run: impl Future<Output = Result<()>>) -> E
     .await;
     let told = stub.state().ending().is_some();
     stub.state().set_ending(None);
-    Ended { result, told, was_live }
+    Ended { result, told, was_live, carried: stub.state().carried.get() }
 }
 
 /// Answers the requests that were delivered before the end and not taken, and logs the other

@@ -5,7 +5,7 @@
 //! `handle` queues the events, runs the executor until every task is stalled, and returns.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     future::Future,
     rc::Rc,
@@ -55,6 +55,9 @@ pub(crate) struct State {
     /// Read from the configuration at the author's first request.
     pub(crate) runtime_url: OnceCell<String>,
     pub(crate) status: RefCell<(Status, Option<String>)>,
+    /// `true` if a message was taken or posted since [`keep_connected`](crate::keep_connected)
+    /// began the current connection.
+    pub(crate) carried: Cell<bool>,
     queue: RefCell<Queue>,
     requests: RefCell<Requests>,
 }
@@ -101,6 +104,7 @@ where
         configuration: host::configuration(),
         runtime_url: OnceCell::new(),
         status: RefCell::new((Status::Created, None)),
+        carried: Cell::new(false),
         queue: RefCell::default(),
         requests: RefCell::default(),
     });
@@ -243,6 +247,7 @@ impl State {
         let queue = &mut *self.queue.borrow_mut();
         let message = queue.messages.pop_front()?;
         queue.bytes -= message.size();
+        self.carried.set(true);
         if queue.paused && queue.messages.len() <= RESUME_MESSAGES && queue.bytes < PAUSE_BYTES {
             queue.paused = false;
             host::resume();

@@ -125,12 +125,14 @@ impl Stub {
     /// closing); [`Error::Limit`] (more than 10 000 messages a second, or a message larger than the
     /// receiver takes).
     pub fn post(&self, message: Message) -> Result<()> {
+        self.state.carried.set(true);
         host::post_one(self.signed(message))
     }
 
     /// Posts messages in one call, which is cheaper, and returns one result for each, in their
     /// order: as [`Self::post`].
     pub fn post_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<()>> {
+        self.state.carried.set(true);
         host::post(messages.into_iter().map(|message| self.signed(message)))
     }
 
@@ -152,6 +154,7 @@ impl Stub {
             request = request.with_header("expects-response", "true");
         }
         let response = self.state.open_request(&mut request);
+        self.state.carried.set(true);
         host::post_one(request)?;
         response.await.map_err(|_| Error::Closed)
     }

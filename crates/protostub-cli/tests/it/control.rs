@@ -156,11 +156,21 @@ fn reload_of_faulty_policies_keeps_the_previous_ones() {
     assert!(text(&reloaded["error"]).contains("rules.cedar:1:"), "{reloaded}");
     assert_eq!(send().0, 0);
     assert_eq!(run.stop().1, 0);
+}
 
-    let (without, _) = crate::control::run("home.example");
-    let (code, error) = protostub_json_in(without.session(), &["reload"]);
+#[test]
+fn reload_without_policies_is_reported_and_run_goes_on() {
+    let (mut run, _) = crate::control::run("home.example");
+    let nothing = "the runtime has no policies; set `policy`";
+    let (code, error) = protostub_json_in(run.session(), &["reload"]);
     assert_eq!(code, 1);
-    assert!(text(&error[0]["error"]).contains("the runtime has no policies; set `policy`"), "{error:?}");
+    assert!(text(&error[0]["error"]).contains(nothing), "{error:?}");
+    for _ in 0..2 {
+        run.hang_up();
+        let reloaded = run.event("reloaded");
+        assert!(reloaded["policy"].is_null() && text(&reloaded["error"]).contains(nothing), "{reloaded}");
+    }
+    assert_eq!(run.stop().1, 0);
 }
 
 #[test]

@@ -82,8 +82,8 @@ const LOGOUT: &str = r#"{"method": "logout", "params": {"domain": "<domain>"}}"#
 
 type Refusal = (u16, String);
 
-/// Deploys the stub if needed, and waits until it is live with this credential. Without a
-/// credential, the stub uses that of the providers.
+/// Deploys the stub if needed, and waits until it is live with this credential, for the connect
+/// timeout at most. Without a credential, the stub uses that of the providers.
 async fn log_in(
     context: &Arc<RuntimeContext>,
     key: &StubKey,
@@ -107,10 +107,14 @@ async fn log_in(
             stub.connect().await.map_err(|error| gone(&error))?;
         }
     }
-    stub.until_live().await.map_err(|error| gone(&error))?;
-    match credential.is_some() && record.login.credential() != credential {
-        true => Err((401, format!("the protocol stub of {key} could not connect with the credential"))),
-        false => Ok(record),
+    let is_live = stub.live_in_time().await.map_err(|error| gone(&error))?;
+    match credential {
+        Some(credential) if !is_live || record.login.credential().as_ref() != Some(&credential) => {
+            record.login.forget_untrusted(&credential);
+            Err((401, format!("the protocol stub of {key} could not connect with the credential")))
+        }
+        None if !is_live => Err(unavailable(stub.not_in_time())),
+        _ => Ok(record),
     }
 }
 

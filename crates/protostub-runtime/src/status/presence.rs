@@ -206,9 +206,16 @@ impl StubPresence {
         target.cell.watch()
     }
 
-    /// Makes the instance's statuses those of the stub.
+    /// Makes the instance's statuses those of the stub, beginning with the current one.
     pub(crate) fn make_public(&self, cell: &Arc<StatusCell>) {
+        let StatusReport { status, reason, .. } = self.watch().current();
         *self.target() = StatusTarget::public(Arc::clone(cell));
+        // The previous instance may have lost its connection.
+        if cell.current().status != status
+            && let Err(problem) = self.publish_now(status, reason)
+        {
+            tracing::debug!(stub = %self.stub(), problem, "failed to publish the status of the next instance");
+        }
     }
 
     /// Returns a watch of this instance's status.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use protostub_sandbox::{DisconnectReason, Ended, StubHandle, StubTask};
-use protostub_types::{StubStatus, deadline};
+use protostub_types::{StatusReport, StubStatus, deadline};
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
@@ -31,6 +31,13 @@ pub(super) struct Instance {
     pub(super) credential: Option<Credential>,
     /// The time by which the instance has to be live, while it is connecting.
     pub(super) connect_by: Instant,
+    /// The number of the stub's statuses before the instance was told to connect. A later one is a
+    /// report of the instance.
+    told_after: u64,
+    /// `true` if the instance has reported since then that it cannot connect.
+    pub(super) has_failed: bool,
+    /// The time from which on a waiting message makes a disconnected instance connect.
+    pub(super) wake_at: Instant,
     /// The time of the next check whether the instance is idle.
     pub(super) look_at: Option<Instant>,
 }
@@ -49,14 +56,26 @@ impl Instance {
     pub(super) fn begin(context: &RuntimeContext, handle: StubHandle, task: StubTask, look_after: Option<Duration>) -> Self {
         let task = context.spawn(task.run());
         let look_at = look_after.and_then(|after| Instant::now().checked_add(after));
-        Self { handle, task, login: None, credential: None, connect_by: Instant::now(), look_at }
+        let now = Instant::now();
+        Self {
+            handle,
+            task,
+            login: None,
+            credential: None,
+            connect_by: now,
+            told_after: 0,
+            has_failed: false,
+            wake_at: now,
+            look_at,
+        }
     }
 
     /// Logs in at the domain: tells the instance to connect, with the credential that the Identity
-    /// Module has for its domain. From now on, the instance has to be live within the timeout.
-    /// Answers `done` when the instance was told.
+    /// Module has for its domain. From now on, the instance has to report the outcome within the
+    /// timeout. Answers `done` when the instance was told.
     pub(super) fn log_in(&mut self, context: &Arc<RuntimeContext>, record: &Arc<StubRecord>, done: Option<oneshot::Sender<()>>) {
         self.connect_by = deadline(Instant::now(), context.config.lifecycle.connect_timeout);
+        (self.told_after, self.has_failed) = (record.status.current().sequence, false);
         if let Some(login) = &mut self.login {
             login.done.extend(done);
             return;
@@ -77,6 +96,12 @@ impl Instance {
             Box::pin(async move { asking.await.unwrap_or(Ok(())) })
         };
         self.login = Some(PendingLogin { result, done: done.into_iter().collect() });
+    }
+
+    /// Returns `true` if this status, the stub's, is one that the instance has published since it
+    /// was told to connect.
+    pub(super) fn has_answered(&self, report: &StatusReport) -> bool {
+        self.login.is_none() && report.sequence > self.told_after
     }
 
     /// Lets the instance disconnect within its grace time. `status` is the instance's own.

@@ -21,8 +21,8 @@ mod wait;
 
 use std::sync::Arc;
 
-use protostub_types::{StubStatus, deadline};
-use tokio::time::Instant;
+use protostub_types::{Backoff, StubStatus, deadline};
+use tokio::time::{Duration, Instant};
 
 pub(crate) use self::{eviction::permit, supervisor::Supervisor};
 use self::{
@@ -38,6 +38,11 @@ use crate::{
     restart::Restarts,
     update::UpdateErrorKind,
 };
+
+/// The shortest pause between two messages that make a disconnected instance connect. Jitter adds
+/// up to the same time again. A server that is back is therefore found within 2 s of its return,
+/// and a server that refuses connections sees one attempt per pause.
+const WAKE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Takes over a stub whose first instance was started. The supervisor stays in its box, so that
@@ -126,6 +131,16 @@ impl Supervisor {
                 }
             }
             Action::LogIn => self.log_in(),
+            Action::PlanWake => {
+                if let Some(instance) = &mut self.instance {
+                    instance.wake_at = Instant::now() + Backoff::new(WAKE_PAUSE, WAKE_PAUSE).next_pause();
+                }
+            }
+            Action::TrustLogin => {
+                if let Some(credential) = self.instance.as_ref().and_then(|instance| instance.credential.as_ref()) {
+                    self.record.login.trust(credential);
+                }
+            }
             Action::Disconnect(reason) => self.disconnect(reason, self.status.clone()).await,
             Action::RemoveRegistrations => self.remove_registrations().await,
             Action::Accept => return Some(self.accept().await),
@@ -134,6 +149,7 @@ impl Supervisor {
             Action::AskToRetire => return Some(self.ask_to_retire().await),
             Action::DeclineToRetire => self.decline_to_retire(),
             Action::PublishRetired => self.publish_retired(),
+            Action::PublishFault => self.publish_fault(),
             Action::Stop => return if self.stop().await { None } else { Some(Event::Lost) },
             Action::TryOut => self.try_out(),
             Action::PublishTakeover => self.publish_takeover(),

@@ -3,7 +3,8 @@
 //! ```text
 //! Starting ──► Running ──► it failed ─────► Waiting(Restart) ──► Starting …
 //!                │  ▲  ▲                       └ budget spent, or it was never live ──► Ended
-//!                │  │  └ update: old and new instance overlap
+//!                │  │  ├ update: old and new instance overlap
+//!                │  │  └ outage: it reports that it cannot connect, and tries again later
 //!                │  └─── update: Starting, on trial ──► it failed: Starting, the previous version
 //!                ├──► idle: Waiting(Use) ──► used ──► Starting …
 //!                └──► undeployed, shutdown ──► Ended
@@ -39,9 +40,9 @@ pub(super) enum Standing {
 /// The state of an instance's connection, as far as a deadline depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// The instance was told to connect, and has to be live in time.
+    /// The instance was told to connect, and has to report the outcome in time.
     Connecting,
-    /// The instance is live, has lost its connection, or was told to disconnect.
+    /// The instance is live, has lost its connection, could not connect, or was told to disconnect.
     Settled,
 }
 
@@ -87,6 +88,17 @@ pub(super) enum Login {
     Other,
 }
 
+/// An attempt to connect, by the proof that it can succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// The stub has never been live.
+    First,
+    /// The credential is that of an explicit login, and the stub was never live with it.
+    Login,
+    /// The stub was live before. If it cannot connect now, its server is away.
+    Again,
+}
+
 /// The order of the old and the new instance in an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
@@ -127,12 +139,18 @@ pub(super) enum Event {
     NotAccepted,
     /// It is live.
     Live,
-    /// It reported that it cannot connect.
+    /// It reported that it cannot connect, and that no retry will help.
     Failed,
+    /// It reported that it cannot connect now.
+    AttemptFailed(Attempt),
     /// It was not live in time.
     ConnectTimeout,
+    /// It was not live in time with the credential of an explicit login, and reported that.
+    LoginTimeout,
     /// The login failed to get its credential.
     NoCredential,
+    /// The login of a stub that was live before failed to get its credential for now.
+    NoCredentialNow,
     /// It ended by itself.
     Crashed,
     /// Its task was lost, with the inbox.
@@ -174,6 +192,10 @@ pub(super) enum Action {
     DropLogin,
     /// Tells the instance to connect. The command, if any, is answered when the instance was told.
     LogIn,
+    /// Sets the time before which no other message makes the instance connect.
+    PlanWake,
+    /// Notes that the stub can connect with the credential of its explicit login.
+    TrustLogin,
     /// Lets the instance disconnect, within its grace time.
     Disconnect(DisconnectReason),
     /// Removes the registrations that go through the stub, while it can still tell its domain.
@@ -191,6 +213,8 @@ pub(super) enum Action {
     DeclineToRetire,
     /// Publishes that the stub is retired.
     PublishRetired,
+    /// Publishes the fault of a stub that stays disconnected.
+    PublishFault,
     /// Stops the instance, and takes its inbox back. Reports `Lost` if the inbox is lost.
     Stop,
     /// Makes the command's version that of the next instance.
@@ -225,8 +249,9 @@ impl State {
     pub(super) fn on(self, event: Event) -> Step {
         use Action::{
             Accept, AcceptMessages, AcceptStarted, AskToRetire, BecomeLive, CountInstance, DeclineToRetire, Disconnect,
-            DropLogin, FailWaiting, ForgetCredentials, HoldCredential, LogIn, Overlap, PlanRestart, PublishRetired,
-            PublishTakeover, RefuseMessages, RemoveRegistrations, Reply, ReplyUnderWay, RollBack, Start, Stop, TryOut,
+            DropLogin, FailWaiting, ForgetCredentials, HoldCredential, LogIn, Overlap, PlanRestart, PlanWake, PublishFault,
+            PublishRetired, PublishTakeover, RefuseMessages, RemoveRegistrations, Reply, ReplyUnderWay, RollBack, Start, Stop,
+            TrustLogin, TryOut,
         };
         use Connection::{Connecting, Settled};
         use DisconnectReason::{Idle, Request, Shutdown, Update};
@@ -301,11 +326,11 @@ impl State {
             }
             (Event::Accepted, Running { .. }) => (self, &[Reply]),
             (Event::Live, Running { wanted, standing: OnTrial | New, .. }) => {
-                (Running { wanted, standing: Proven, connection: Settled }, &[BecomeLive])
+                (Running { wanted, standing: Proven, connection: Settled }, &[BecomeLive, TrustLogin])
             }
             // A connection that broke is restored.
             (Event::Live, Running { wanted, standing: Proven, .. }) => {
-                (Running { wanted, standing: Proven, connection: Settled }, &[])
+                (Running { wanted, standing: Proven, connection: Settled }, &[TrustLogin])
             }
             (Event::TookOver, Running { wanted, .. }) => (Running { wanted, standing: Proven, connection: Connecting }, &[Reply]),
 
@@ -313,14 +338,27 @@ impl State {
                 (starting(wanted, New), &[RollBack, CountInstance, Start])
             }
             (Event::Crashed, Running { wanted, .. }) => (restarting(wanted), &[PlanRestart]),
-            (Event::Failed | Event::ConnectTimeout, Running { wanted, standing: OnTrial, .. }) => {
+            // The instance holds messages that it could not send, so an outage does not end it.
+            (
+                Event::AttemptFailed(Attempt::Again),
+                Running { wanted, standing: standing @ (New | Proven), connection: Connecting },
+            ) => (Running { wanted, standing, connection: Settled }, &[]),
+            (Event::LoginTimeout, Running { standing: New | Proven, connection: Connecting, .. }) => {
+                (self, &[ForgetCredentials, LogIn])
+            }
+            (Event::Failed | Event::ConnectTimeout | Event::LoginTimeout, Running { wanted, standing: OnTrial, .. }) => {
                 (starting(wanted, New), &[ForgetCredentials, Stop, RollBack, CountInstance, Start])
             }
             (Event::Failed | Event::ConnectTimeout, Running { wanted, .. }) => {
                 (restarting(wanted), &[ForgetCredentials, Stop, PlanRestart])
             }
-            (Event::NoCredential, Running { wanted, standing: OnTrial, .. }) => {
+            (Event::NoCredential | Event::NoCredentialNow, Running { wanted, standing: OnTrial, .. }) => {
                 (starting(wanted, New), &[Stop, RollBack, CountInstance, Start])
+            }
+            // Meanwhile the instance became live by itself.
+            (Event::NoCredential | Event::NoCredentialNow, Running { standing: Proven, connection: Settled, .. }) => (self, &[]),
+            (Event::NoCredentialNow, Running { wanted, standing, .. }) => {
+                (Running { wanted, standing, connection: Settled }, &[PublishFault])
             }
             (Event::NoCredential, Running { wanted, .. }) => (restarting(wanted), &[Stop, PlanRestart]),
             (Event::NotAccepted, Running { wanted, standing: OnTrial, .. }) => {
@@ -341,7 +379,7 @@ impl State {
             (Event::RetireDeclined, Running { .. }) => (self, &[DeclineToRetire]),
 
             (Event::MessageWaits, Running { wanted: Connected, standing, connection: Settled }) => {
-                (connecting(standing), &[LogIn])
+                (connecting(standing), &[PlanWake, LogIn])
             }
             (Event::MessageWaits, Waiting { wanted: Connected, wait: Wait::Use })
             | (Event::PauseOver, Waiting { wanted: Connected, wait: Wait::Restart }) => {
@@ -359,7 +397,7 @@ impl State {
         }
     }
 
-    /// Returns `true` if the instance has to be live by its deadline.
+    /// Returns `true` if the instance has to be live, or report a failed attempt, by its deadline.
     pub(super) fn has_deadline(self) -> bool {
         matches!(self, Self::Running { connection: Connection::Connecting, .. })
     }
@@ -367,6 +405,12 @@ impl State {
     /// Returns `true` if the status `live` is an event in this state.
     pub(super) fn heeds_live(self) -> bool {
         self.has_deadline() || matches!(self, Self::Running { standing: Standing::OnTrial | Standing::New, .. })
+    }
+
+    /// Returns `true` if the failure of this attempt is an event in this state.
+    pub(super) fn heeds_failed(self, attempt: Attempt) -> bool {
+        let may_stay = matches!(self, Self::Running { standing: Standing::New | Standing::Proven, .. });
+        attempt == Attempt::Again && may_stay && self.has_deadline()
     }
 
     /// Returns `true` if a waiting message makes an instance with this status connect.

@@ -124,6 +124,15 @@ impl Supervisor {
         self.publish(StubStatus::Disconnected, reason);
     }
 
+    /// Publishes why a disconnected stub does not connect. A stub with another status has published
+    /// that by itself since.
+    pub(super) fn publish_fault(&mut self) {
+        let fault = self.take_fault();
+        if self.status.current().status == StubStatus::Disconnected {
+            self.publish(StubStatus::Disconnected, fault.kind);
+        }
+    }
+
     /// Publishes a status in the stub's name.
     pub(super) fn publish(&self, status: StubStatus, reason: impl fmt::Display) {
         self.presence.drop_held();

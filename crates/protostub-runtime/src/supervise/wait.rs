@@ -9,12 +9,13 @@ use tokio::{
 
 use super::{
     instance::{PendingLogin, until},
-    state::{Event, Login, Order, State, Wait, Wanted},
+    state::{Attempt, Event, Login, Order, State, Wait, Wanted},
     supervisor::{NO_REASON, Supervisor},
 };
 use crate::{
     command::Command,
     error::{DeployErrorKind, Phase, failure_text},
+    identity::CredentialError,
 };
 
 impl Supervisor {
@@ -38,9 +39,15 @@ impl Supervisor {
                 }
                 _ => {}
             }
+            let attempt = self.attempt();
             // A stub whose connection broke connects again when a message for it waits.
             let heeds_messages = self.state.heeds_messages(report.status);
             let Some(instance) = &mut self.instance else { return Event::Lost };
+            instance.has_failed |= report.status == StubStatus::Disconnected && instance.has_answered(&report);
+            if instance.has_failed && self.state.heeds_failed(attempt) {
+                return Event::AttemptFailed(attempt);
+            }
+            let (has_failed, wake_at) = (instance.has_failed, instance.wake_at);
             let connect_by = self.state.has_deadline().then_some(instance.connect_by);
             tokio::select! {
                 biased;
@@ -53,12 +60,18 @@ impl Supervisor {
                 changed = self.status.changed() => if changed.is_none() { return Event::Undeploy },
                 () = self.context.stop.cancelled() => return Event::Shutdown,
                 command = self.commands.recv() => return self.take(command),
-                Err(error) = PendingLogin::ended(&mut instance.login) => {
-                    self.set_fault(self.error(Phase::Connecting, DeployErrorKind::Credential(error)));
-                    return Event::NoCredential;
-                }
-                () = self.record.mailbox.waiting(), if heeds_messages => return Event::MessageWaits,
+                // Once the instance was told, its status counts.
+                ended = PendingLogin::ended(&mut instance.login) => if let Err(error) = ended {
+                    return self.no_credential(error);
+                },
+                () = async {
+                    sleep_until(wake_at).await;
+                    self.record.mailbox.waiting().await;
+                }, if heeds_messages => return Event::MessageWaits,
                 () = until(connect_by) => {
+                    if attempt == Attempt::Login && has_failed {
+                        return Event::LoginTimeout;
+                    }
                     let after = self.context.config.lifecycle.connect_timeout;
                     self.set_fault(self.error(Phase::Connecting, DeployErrorKind::ConnectTimeout { after }));
                     return Event::ConnectTimeout;
@@ -66,6 +79,26 @@ impl Supervisor {
                 () = until(instance.look_at) => if self.has_been_idle() { return Event::Idle },
             }
         }
+    }
+
+    /// Returns the kind of the attempt to connect that the instance makes.
+    fn attempt(&self) -> Attempt {
+        let credential = self.instance.as_ref().and_then(|instance| instance.credential.as_ref());
+        if !self.record.status.was_live() {
+            Attempt::First
+        } else if credential.is_some_and(|credential| !self.record.login.trusts(credential)) {
+            Attempt::Login
+        } else {
+            Attempt::Again
+        }
+    }
+
+    /// Notes that the login failed to get its credential.
+    fn no_credential(&mut self, error: CredentialError) -> Event {
+        // A provider that cannot be reached is part of the outage.
+        let is_outage = matches!(error, CredentialError::Temporary(_)) && self.record.status.was_live();
+        self.set_fault(self.error(Phase::Connecting, DeployErrorKind::Credential(error)));
+        if is_outage { Event::NoCredentialNow } else { Event::NoCredential }
     }
 
     /// Waits until another instance is due, or a command comes. The mailbox collects messages

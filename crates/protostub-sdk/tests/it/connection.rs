@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use protostub_sdk::{
-    Credential, CredentialKind, DisconnectReason, Error, Event, Message, MessageType, Result, Stub, select, testing::Host,
+    Credential, CredentialKind, DisconnectReason, Error, Event, Message, MessageType, Result, Stub, select,
+    testing::{Host, ServerSocket},
     websocket,
 };
 use serde::Deserialize;
@@ -177,6 +178,40 @@ fn broken_connection_reconnects_after_growing_delays() {
     assert_eq!(host.statuses(), ["live", "disconnected: connection reset"]);
     host.advance(Duration::from_secs(2));
     assert_eq!(host.statuses(), ["in-progress"]);
+}
+
+/// A link that is cut again and again, and that carries messages each time.
+#[test]
+fn connection_that_carried_messages_resets_the_delays() {
+    let host = started();
+    host.connect();
+    let carries: [fn(&Host, &ServerSocket); 2] = [
+        |host, server| {
+            host.deliver(ping());
+            assert_eq!(server.received_json()[0]["id"], 7);
+        },
+        |host, server| {
+            server.send_text(r#"{"id":1,"type":"pong","from":"hyperty://sp1.example/bob","to":"hyperty://home.example/alice"}"#);
+            assert_eq!(host.posted().len(), 1);
+        },
+    ];
+    for carry in carries.iter().cycle().take(6) {
+        let server = host.websocket();
+        server.accept();
+        carry(&host, &server);
+        server.fail("connection reset");
+        assert_eq!(host.statuses().last().unwrap(), "disconnected: connection reset");
+        host.advance(Duration::from_secs(2));
+        assert_eq!(host.statuses(), ["in-progress"], "the shortest delay is 1 s to 2 s");
+    }
+    // An attempt that was never live carries nothing.
+    for longest in [4, 8] {
+        host.websocket().fail("no route");
+        host.advance(Duration::from_secs(longest));
+    }
+    host.websocket().fail("no route");
+    host.advance(Duration::from_secs(7));
+    assert!(host.next_websocket().is_none(), "the delays have grown to 8 s");
 }
 
 #[test]

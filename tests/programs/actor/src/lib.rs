@@ -11,7 +11,7 @@ mod orders;
 
 wit_bindgen::generate!({ world: "protostub", path: "../../../wit/0.1" });
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::VecDeque};
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ struct Memory {
     configuration: Value,
     /// The credential of the last `connect`.
     credential: Option<Credential>,
+    /// The orders for the next `connect` events, one for each.
+    connects: VecDeque<Value>,
     /// The events of each call of `handle`, one entry for each call.
     calls: Vec<Value>,
     /// Requests that were not answered yet.
@@ -88,7 +90,7 @@ fn connect(credential: Option<Credential>) {
         presence::publish(presence::Status::Failed, Some(&reason)).expect("failed");
         return;
     }
-    let order = memory(|memory| memory.configuration["connect"].clone());
+    let order = memory(|memory| memory.connects.pop_front().unwrap_or_else(|| memory.configuration["connect"].clone()));
     if !order.is_null() {
         orders::follow(&order).expect("the order for `connect`");
         return;

@@ -80,6 +80,22 @@ pub fn follow(order: &Value) -> Result<Value, String> {
             };
             presence::publish(status, order["reason"].as_str()).map(done).map_err(told)
         }
+        // The next `connect` events follow these orders, one each.
+        "next-connects" => {
+            memory(|memory| memory.connects.extend(order["orders"].as_array().into_iter().flatten().cloned()));
+            Ok(Value::Null)
+        }
+        // Publishes `disconnected` once for each saved byte, also in later instances, and then
+        // `live`.
+        "countdown" => {
+            let left = session::load().map_or(0, |bytes| bytes.len());
+            presence::publish(presence::Status::InProgress, None).map_err(told)?;
+            if left == 0 {
+                return presence::publish(presence::Status::Live, None).map(done).map_err(told);
+            }
+            session::save(&vec![b's'; left - 1]).map_err(told)?;
+            presence::publish(presence::Status::Disconnected, Some(&text("reason"))).map(done).map_err(told)
+        }
         "timer" => {
             let timers: Result<Vec<u32>, Error> = (0..number("times").max(1)).map(|_| timers::after(number("ms"))).collect();
             timers.map(Value::from).map_err(told)

@@ -5,6 +5,7 @@ use protostub_types::StubStatus::{Created, Deployed, Disconnected, InProgress, L
 
 use super::{
     Action::{self, *},
+    Attempt,
     Connection::{self, Connecting, Settled},
     End, Event, Login, Order,
     Standing::{self, New, OnTrial, Proven},
@@ -14,6 +15,7 @@ use super::{
 const WANTED: [Wanted; 2] = [Wanted::Connected, Wanted::Disconnected];
 const STANDINGS: [Standing; 3] = [OnTrial, New, Proven];
 const CONNECTIONS: [Connection; 2] = [Connecting, Settled];
+const ATTEMPTS: [Attempt; 3] = [Attempt::First, Attempt::Login, Attempt::Again];
 const WAITS: [Wait; 2] = [Wait::Restart, Wait::Use];
 
 fn running(wanted: Wanted, standing: Standing, connection: Connection) -> State {
@@ -96,6 +98,13 @@ fn wanted(state: State) -> Wanted {
     match state {
         State::Starting { wanted, .. } | State::Running { wanted, .. } | State::Waiting { wanted, .. } => wanted,
         State::Ended(_) => Wanted::Disconnected,
+    }
+}
+
+fn standing(state: State) -> Standing {
+    match state {
+        State::Starting { standing, .. } | State::Running { standing, .. } => standing,
+        State::Waiting { .. } | State::Ended(_) => New,
     }
 }
 
@@ -216,9 +225,8 @@ fn command_in_each_state_is_answered_once() {
 
 #[test]
 fn failure_on_trial_brings_back_the_version_before() {
-    let table: [(Event, &[Action]); 5] = [
+    let table: [(Event, &[Action]); 4] = [
         (Event::Crashed, &[]),
-        (Event::NoCredential, &[Stop]),
         (Event::Failed, &[ForgetCredentials, Stop]),
         (Event::ConnectTimeout, &[ForgetCredentials, Stop]),
         (Event::NotAccepted, &[Reply, Disconnect(Request), Stop]),
@@ -241,6 +249,47 @@ fn failure_on_trial_brings_back_the_version_before() {
     }
 }
 
+/// An instance whose server is away may hold messages that it could not send.
+#[test]
+fn failed_attempt_of_a_stub_that_was_live_keeps_the_instance() {
+    let settled = |state| running(wanted(state), standing(state), Settled);
+    let may_stay = |state| matches!(state, State::Running { standing: New | Proven, connection: Connecting, .. });
+    Rows::of(Event::AttemptFailed(Attempt::Again)).row(may_stay, settled, &[]).else_stays(&[]);
+    // The deadline of these attempts stays.
+    for attempt in [Attempt::First, Attempt::Login] {
+        Rows::of(Event::AttemptFailed(attempt)).else_stays(&[]);
+    }
+    for state in states() {
+        for attempt in ATTEMPTS {
+            let (next, _) = state.on(Event::AttemptFailed(attempt));
+            assert_eq!(state.heeds_failed(attempt), next != state, "{attempt:?} in {state:?}");
+        }
+    }
+}
+
+#[test]
+fn login_that_fails_in_time_loses_only_its_credential() {
+    let back = [ForgetCredentials, Stop, RollBack, CountInstance, Start];
+    let trial = |state| starting(wanted(state), New);
+    let has_deadline = |state: State| state.has_deadline();
+    Rows::of(Event::LoginTimeout)
+        .row(is_on_trial, trial, &back)
+        .row(has_deadline, |state| state, &[ForgetCredentials, LogIn])
+        .else_stays(&[]);
+}
+
+#[test]
+fn missing_credential_ends_an_instance_unless_it_is_an_outage() {
+    let back = [Stop, RollBack, CountInstance, Start];
+    let trial = |state| starting(wanted(state), New);
+    let is_live = |state| matches!(state, State::Running { standing: Proven, connection: Settled, .. });
+    let restarts = |state| waiting(wanted(state), Wait::Restart);
+    let settled = |state| running(wanted(state), standing(state), Settled);
+    let rows = |event| Rows::of(event).row(is_on_trial, trial, &back).row(is_live, |state| state, &[]);
+    rows(Event::NoCredential).row(is_running, restarts, &[Stop, PlanRestart]).else_stays(&[]);
+    rows(Event::NoCredentialNow).row(is_running, settled, &[PublishFault]).else_stays(&[]);
+}
+
 #[test]
 fn started_instance_connects_only_if_wanted() {
     for standing in [OnTrial, New] {
@@ -257,7 +306,7 @@ fn live_instance_is_proven_once() {
         let (next, actions) = state.on(Event::Live);
         assert_eq!(next, running(wanted(state), Proven, Settled));
         let is_first = !matches!(state, State::Running { standing: Proven, .. });
-        assert_eq!(actions, if is_first { &[BecomeLive][..] } else { &[] }, "{state:?}");
+        assert_eq!(actions, if is_first { &[BecomeLive, TrustLogin][..] } else { &[TrustLogin] }, "{state:?}");
         assert_eq!(state.heeds_live(), next != state, "{state:?}");
     }
 }
@@ -267,7 +316,7 @@ fn message_wakes_a_stub_that_may_connect() {
     for state in states() {
         let (next, actions) = state.on(Event::MessageWaits);
         let expected: (State, &[Action]) = match state {
-            State::Running { wanted: Wanted::Connected, connection: Settled, .. } => (connecting(state), &[LogIn]),
+            State::Running { wanted: Wanted::Connected, connection: Settled, .. } => (connecting(state), &[PlanWake, LogIn]),
             State::Waiting { wanted: Wanted::Connected, wait: Wait::Use } => {
                 (starting(Wanted::Connected, New), &[CountInstance, Start])
             }
@@ -317,7 +366,9 @@ fn reachable_states_keep_the_invariants() {
         Event::Live,
         Event::Failed,
         Event::ConnectTimeout,
+        Event::LoginTimeout,
         Event::NoCredential,
+        Event::NoCredentialNow,
         Event::Crashed,
         Event::Lost,
         Event::Idle,
@@ -329,6 +380,7 @@ fn reachable_states_keep_the_invariants() {
         Event::Shutdown,
     ];
     events.extend(statuses.map(|status| Event::Wake { status }));
+    events.extend(ATTEMPTS.map(Event::AttemptFailed));
     for login in [Login::Same, Login::Other] {
         events.extend(statuses.map(|status| Event::Connect { login, status }));
     }
