@@ -1,9 +1,12 @@
-//! Tests of a stub's status as subscribers receive it (steps 21 and 22).
+//! Tests of a stub's status as subscribers receive it (steps 21 and 22), and as the host program
+//! reads it.
 
-use protostub_runtime::{Message, StatusForm, StubStatus};
+use std::time::Duration;
+
+use protostub_runtime::{Decision, Hop, Message, Policy, StatusForm, StatusUpdate, StubStatus};
 use serde_json::json;
 
-use crate::support::{body, builder, component, source};
+use crate::support::{body, builder, component, domain, source};
 
 #[tokio::test]
 async fn status_message_has_the_json_of_the_specification() {
@@ -79,4 +82,35 @@ async fn only_hyperties_of_the_runtime_may_subscribe() {
     let answer = runtime.request(Message::subscribe(topic)).await.expect("an answer");
     assert_eq!(answer.code(), Some(403));
     assert_eq!(stub.status().status, StubStatus::Live);
+}
+
+/// A policy that refuses every message.
+struct RefuseAll;
+
+impl Policy for RefuseAll {
+    fn decide(&self, _: &Hop<'_>) -> Decision {
+        Decision::Refuse("nothing is allowed".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn status_changes_need_no_permission_and_end_in_order() {
+    let source = source(&["sp1.example"], &component("actor"), &json!({}));
+    let runtime = builder().source(source).policy(RefuseAll).build().await.expect("a runtime");
+    let mut changes = runtime.status_changes();
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    runtime.shutdown(Duration::from_secs(60)).await;
+    let mut reports = Vec::new();
+    while let Some(update) = changes.recv().await {
+        let StatusUpdate::Changed(change) = update else { panic!("{update:?} instead of a change") };
+        assert_eq!(change.key.domain(), &domain("sp1.example"));
+        assert_eq!(change.stub.as_ref(), stub.url().filter(|_| change.report.status != StubStatus::Deploying));
+        reports.push(change.report);
+    }
+    // No change is missing, and none comes twice.
+    let numbers: Vec<_> = reports.iter().map(|report| report.sequence).collect();
+    assert_eq!(numbers, (0..).take(reports.len()).collect::<Vec<_>>());
+    let statuses: Vec<_> = reports.iter().map(|report| report.status).collect();
+    assert_eq!((statuses.first(), statuses.last()), (Some(&StubStatus::Deploying), Some(&StubStatus::Dead)), "{statuses:?}");
+    assert!(statuses.contains(&StubStatus::Live), "{statuses:?}");
 }

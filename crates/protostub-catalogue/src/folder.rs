@@ -14,7 +14,8 @@ use crate::StoreError;
 
 /// Prefix of the names of files that are still being written.
 const PARTIAL: &str = ".partial-";
-/// Age from which such a file counts as left behind by a process that died.
+/// Age from which such a file counts as left behind by a process that died, on systems without
+/// locks.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Time after a use in which the file is not marked as used again.
@@ -120,7 +121,7 @@ impl Folder {
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
         create_private(&path).map_err(|source| StoreError { path: path.clone(), source })?;
         let folder = Self { path };
-        if let Err(error) = folder.remove_abandoned(SystemTime::now()) {
+        if let Err(error) = folder.remove_abandoned() {
             tracing::debug!(%error, folder = %folder.path.display(), "failed to look for files of processes that died");
         }
         Ok(folder)
@@ -207,7 +208,7 @@ impl Folder {
 
     /// Does the same, without waiting for the disk. Creates the folder if it was removed.
     pub(crate) fn draft(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
-        let make = || tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.path);
+        let make = || partial_file(&self.path);
         let mut file = match make() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 create_private(&self.path)?;
@@ -261,17 +262,57 @@ impl Folder {
         Ok((all, own.into_iter().map(|(_, path)| path).collect()))
     }
 
-    fn remove_abandoned(&self, now: SystemTime) -> io::Result<()> {
+    /// Removes the partial files that no process writes any more.
+    fn remove_abandoned(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            let age =
-                entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| now.duration_since(time).ok());
-            if is_partial(&entry) && age.is_some_and(|age| age > ABANDONED) {
-                let _ = fs::remove_file(entry.path());
+            if is_partial(&entry) && entry.file_type()?.is_file() {
+                // Another process may remove the file at the same time.
+                let _ = remove_if_abandoned(&entry.path());
             }
         }
         Ok(())
     }
+}
+
+/// Creates a partial file. Its lock shows other processes that this one writes it. The system
+/// releases the lock when the process ends or is killed.
+fn partial_file(folder: &Path) -> io::Result<NamedTempFile> {
+    loop {
+        let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+        match file.as_file().try_lock() {
+            // A process that starts took the file for abandoned before it had its lock.
+            Err(fs::TryLockError::WouldBlock) => continue,
+            // Without locks, a file counts as abandoned by its age.
+            Ok(()) | Err(fs::TryLockError::Error(_)) => {}
+        }
+        if has_a_name(file.as_file())? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Returns `false` if another process has removed the file.
+fn has_a_name(file: &fs::File) -> io::Result<bool> {
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 0);
+    #[cfg(not(unix))]
+    return file.metadata().map(|_| true);
+}
+
+/// Removes a partial file, unless a process writes it.
+fn remove_if_abandoned(path: &Path) -> io::Result<()> {
+    let file = fs::File::options().write(true).open(path)?;
+    let is_abandoned = match file.try_lock() {
+        Ok(()) => true,
+        Err(fs::TryLockError::WouldBlock) => false,
+        Err(fs::TryLockError::Error(_)) => {
+            let age = SystemTime::now().duration_since(file.metadata()?.modified()?);
+            age.is_ok_and(|age| age > ABANDONED)
+        }
+    };
+    // The lock is held, so that no process can begin to write the file.
+    if is_abandoned { fs::remove_file(path) } else { Ok(()) }
 }
 
 impl Pool {
@@ -453,16 +494,42 @@ mod tests {
 
     const A: &str = "a.example";
 
+    /// Other processes may share the folder: their partial files stay.
     #[test]
-    fn abandoned_partial_file_is_removed_after_a_day() {
+    fn partial_file_without_a_writer_is_removed_at_start() {
         let (_dir, pool) = pool(9, 99);
-        let path = pool.folder().path();
-        fs::write(path.join(format!("{PARTIAL}1")), b"x").unwrap();
-        fs::write(path.join("whole"), b"x").unwrap();
-        pool.folder().remove_abandoned(SystemTime::now() + ABANDONED / 2).unwrap();
+        let folder = pool.folder();
+        let left = folder.path().join(format!("{PARTIAL}1"));
+        fs::write(&left, b"x").unwrap();
+        folder.write(&name("whole", A), b"x").unwrap();
+        let in_progress = folder.stage(b"y").unwrap();
+        Folder::open(folder.path().to_owned()).unwrap();
+        assert!(!left.exists());
+        folder.place(in_progress, &name("next", A)).unwrap();
+        assert_eq!(there(&pool, &["whole", "next"], A), ["whole", "next"]);
         assert_eq!(count(&pool), 2);
-        pool.folder().remove_abandoned(SystemTime::now() + ABANDONED * 2).unwrap();
-        assert!(count(&pool) == 1 && path.join("whole").exists());
+    }
+
+    /// One thread writes files, while others open the folder again and again.
+    #[test]
+    fn partial_files_in_progress_survive_other_starts() {
+        let (_dir, pool) = pool(9, 99);
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                        Folder::open(pool.folder().path().to_owned()).unwrap();
+                    }
+                });
+            }
+            let written: Result<Vec<_>, _> = (0..2000)
+                .map(|n: u32| pool.folder().place(pool.folder().draft(b"1").unwrap(), &name(&n.to_string(), A)))
+                .collect();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            written.unwrap();
+        });
+        assert_eq!(count(&pool), 2000);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) enum Event {
     Message { hyperty: Address, message: Message },
     /// The status of a stub changed.
     Status(Change),
+    /// Status changes were missed, because their reader was too slow.
+    Missed { changes: u64 },
     /// A hyperty is registered at its domain.
     Registered { hyperty: Address },
     /// A requested stub is live.
@@ -70,6 +72,7 @@ impl Event {
             }
             Self::Listening { hyperty } => json!({ "event": "listening", "hyperty": hyperty }),
             Self::Status(change) => change.event(),
+            Self::Missed { changes } => json!({ "event": "missed", "changes": changes }),
             Self::Registered { hyperty } => json!({ "event": "registered", "hyperty": hyperty }),
             Self::Deployed { target, stub } => json!({ "event": "deployed", "target": target, "stub": stub }),
             Self::Reloaded { policy, error } => json!({ "event": "reloaded", "policy": policy, "error": error }),
@@ -95,6 +98,7 @@ impl Event {
                 format!("{hyperty} received {kind} {id} from {from}{}", body.as_ref().map_or_else(String::new, body_in_words))
             }
             Self::Status(change) => change.text(),
+            Self::Missed { changes } => format!("{changes} status changes were missed: they were not read in time."),
             Self::Registered { hyperty } => format!("{hyperty} is registered."),
             Self::Deployed { target, .. } => format!("The stub of {target} is live."),
             Self::Reloaded { policy: Some(policy), .. } => format!("The policies in {} are in force.", policy.display()),

@@ -10,20 +10,14 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use protostub_runtime::{Hyperty, Message, Runtime, StatusForm, StubKey};
+use protostub_runtime::{Hyperty, Message, Runtime, StatusChanges, StatusForm, StatusUpdate, StubKey};
 use protostub_types::Address;
 use serde_json::{Value, json};
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    control::{
-        actions,
-        context::ServerContext,
-        protocol::{Change, DeploymentProgress, utc},
-        server,
-        socket::Socket,
-    },
+    control::{actions, context::ServerContext, protocol::DeploymentProgress, server, socket::Socket},
     event::{Event, FormattedEvent},
     output::Output,
     printer::Printer,
@@ -38,8 +32,7 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 const REGISTERED: Duration = Duration::from_secs(24 * 3600);
 /// Time limit at the end to print the rest of the output.
 const FLUSH: Duration = Duration::from_secs(1);
-/// Maximum number of status changes, and of progress updates, that a client of the control socket
-/// may lag behind.
+/// Maximum number of progress updates that a client of the control socket may lag behind.
 const REMEMBERED: usize = 256;
 
 /// Run a runtime until Ctrl-C, and print what arrives
@@ -92,7 +85,7 @@ impl Run {
         let stop = StopSignal::listen()?;
         let hangup = HangupSignal::listen()?;
         let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
-        let (changes, progress) = (broadcast::Sender::new(REMEMBERED), broadcast::Sender::new(REMEMBERED));
+        let progress = broadcast::Sender::new(REMEMBERED);
         let (bars, published) = (output.bars.clone(), progress.clone());
         let show = move |key: &StubKey, progress| {
             if let Some(progress) = DeploymentProgress::of(key, progress) {
@@ -106,14 +99,12 @@ impl Run {
         let runtime = Arc::new(runtime);
 
         let printed = Reports::start(output)?;
-        let monitor = runtime.register_hyperty(runtime.url().join("monitor")?).await?;
-        monitor.subscribe(runtime.url().join("status")?).await?;
-        runtime.spawn_inside(watch(monitor, runtime.url().clone(), printed.clone(), changes.clone()));
+        let watching = tokio::spawn(watch(runtime.status_changes(), printed.clone()));
         let path = socket.as_ref().map(|socket| socket.path.clone());
         let dropped = (printed.printer.counts(), output.log.counts());
         let (stop_serving, context) = (
             CancellationToken::new(),
-            ServerContext { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), changes, progress, dropped },
+            ServerContext { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), progress, dropped },
         );
         printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
         for address in &settings.hyperties {
@@ -143,6 +134,8 @@ impl Run {
             bail!("failed to shut down the runtime: another task still uses it")
         };
         let outcome = runtime.shutdown(SHUTDOWN).await;
+        // The changes end with the runtime.
+        watching.await?;
         let names = |keys: &[StubKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (stopped, abandoned) = (names(&outcome.stopped), names(&outcome.abandoned));
         let in_order = printed.in_order.load(Relaxed) && abandoned.is_empty();
@@ -217,32 +210,15 @@ async fn deploy(runtime: &Runtime, targets: &[String], printed: &Reports) {
     }
 }
 
-/// Reports the status changes of all stubs.
-async fn watch(mut monitor: Hyperty, runtime: Address, printed: Reports, changes: broadcast::Sender<Change>) {
-    while let Some(message) = monitor.recv().await {
-        // Stubs can post to this address too, but only messages from the Registry are status
-        // changes.
-        let is_registrys = message.from == runtime && message.via.is_empty();
-        let Some(change) = is_registrys.then(|| read_change(&message)).flatten() else { continue };
-        // Fails if no client is connected.
-        let _ = changes.send(change.clone());
-        printed.tell(Event::Status(change));
+/// Reports the status changes of all stubs, until the runtime has ended.
+async fn watch(mut changes: StatusChanges, printed: Reports) {
+    while let Some(update) = changes.recv().await {
+        match update {
+            StatusUpdate::Changed(change) => printed.tell(Event::Status(change.into())),
+            StatusUpdate::Missed { changes } => printed.tell(Event::Missed { changes }),
+            _ => {}
+        }
     }
-}
-
-/// Reads a status message of the Registry:
-/// `{"value": "live", "resource": <stub>, "desc": <reason>}`. A stub without an address is named by
-/// `domain` instead of `resource`.
-fn read_change(message: &Message) -> Option<Change> {
-    let body: Value = message.body.as_ref()?.parse().ok()?;
-    let text = |member: &str| body.get(member).and_then(Value::as_str);
-    let stub = text("resource").and_then(|stub| Address::parse(stub).ok());
-    let domain = match text("domain") {
-        Some(domain) => domain.parse().ok()?,
-        None => stub.as_ref()?.domain()?,
-    };
-    let (status, reason) = (text("value")?.parse().ok()?, text("desc").map(str::to_owned));
-    Some(Change { domain, stub, status, reason, at: utc(SystemTime::now()) })
 }
 
 /// Answers the messages for a hyperty, and prints each message.

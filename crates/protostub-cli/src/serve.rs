@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
-use protostub_domain::{DomainServer, DomainServerError};
+use protostub_domain::{DomainServer, DomainServerError, WebOrigin};
 use protostub_types::Domain;
 use serde_json::json;
 
@@ -40,6 +40,11 @@ pub(crate) struct Serve {
     /// The `default` stub of the domain [default: the stub named `default`, or the only one]
     #[arg(long, value_name = "NAME", requires = "folder")]
     default: Option<String>,
+
+    /// Origin of web pages that may connect to the message node, such as http://localhost:3000; can
+    /// be repeated. Pages of the domain itself always may
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<WebOrigin>,
 }
 
 impl Serve {
@@ -54,6 +59,9 @@ impl Serve {
         }
         if let Some(default) = self.default {
             server = server.default_stub(default);
+        }
+        for origin in self.origins {
+            server = server.allow_origin(origin);
         }
         let server = server.start().await.map_err(|error| match error {
             DomainServerError::Listen { .. } => error.into(),

@@ -21,8 +21,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// Show the status of a runtime, or of one stub in it
 ///
-/// With --follow, shows each status change of the stubs until Ctrl-C, or until the runtime ends.
-/// Quick changes of many stubs may be skipped.
+/// With --follow, shows each status change of the stubs until Ctrl-C, or until the runtime ends. A
+/// reader that is too slow misses old changes, and gets their number.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,8 +69,8 @@ async fn follow(client: &mut Client, target: Option<String>, output: &Output) ->
     let Status { runtime, home, .. } = client.follow(target).await?;
     let changes = async {
         printer.print_when_there_is_room(FormattedEvent { event: Event::Following { runtime, home }, format }).await?;
-        while let Some(change) = client.change().await? {
-            printer.print_when_there_is_room(FormattedEvent { event: Event::Status(change), format }).await?;
+        while let Some(event) = client.change().await? {
+            printer.print_when_there_is_room(FormattedEvent { event, format }).await?;
         }
         printer.print_when_there_is_room(FormattedEvent { event: Event::Ended, format }).await?;
         Ok(printer.flush().await?)

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use protostub_types::{Address, Domain, Sha256Digest};
+use protostub_types::{Address, Domain, SafeText, Sha256Digest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     catalogue::{Catalogue, CatalogueError, KEYS_FILE, PACKAGE_TYPE, Place},
     node::MessageNode,
+    origin::WebOrigin,
 };
 
 /// State that the handlers share. Each start of the server creates a new one.
@@ -32,6 +33,8 @@ pub(crate) struct Site {
     pub(crate) names: Arc<[Domain]>,
     /// Host and port, for clients that do not send a `Host` of the server.
     pub(crate) authority: Arc<str>,
+    /// The origins of other sites whose pages may connect to the message node.
+    pub(crate) origins: Arc<[WebOrigin]>,
     pub(crate) max_message_bytes: usize,
     pub(crate) served: Arc<Served>,
     pub(crate) stop: CancellationToken,
@@ -165,8 +168,8 @@ impl Site {
     }
 }
 
-async fn vertx(State(site): State<Site>, upgrade: WebSocketUpgrade) -> Response {
-    site.upgrade(upgrade, None)
+async fn vertx(State(site): State<Site>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    site.upgrade(&headers, upgrade, None)
 }
 
 #[derive(Deserialize)]
@@ -175,16 +178,28 @@ struct Connect {
     runtime: Option<String>,
 }
 
-async fn nomatrix(State(site): State<Site>, Query(connect): Query<Connect>, upgrade: WebSocketUpgrade) -> Response {
+async fn nomatrix(
+    State(site): State<Site>,
+    Query(connect): Query<Connect>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     match connect.runtime.as_deref().map(Address::parse) {
-        Some(Ok(runtime)) => site.upgrade(upgrade, Some(runtime)),
+        Some(Ok(runtime)) => site.upgrade(&headers, upgrade, Some(runtime)),
         Some(Err(error)) => text(StatusCode::FORBIDDEN, format!("the parameter runtimeURL is invalid: {error}\n")),
         None => text(StatusCode::FORBIDDEN, "the parameter runtimeURL is missing\n".to_owned()),
     }
 }
 
 impl Site {
-    fn upgrade(self, upgrade: WebSocketUpgrade, nomatrix: Option<Address>) -> Response {
+    fn upgrade(self, headers: &HeaderMap, upgrade: WebSocketUpgrade, nomatrix: Option<Address>) -> Response {
+        if let Some(origin) = self.foreign_origin(headers) {
+            tracing::info!(%origin, "refused a connection of a web page");
+            let problem = format!(
+                "failed to connect to the message node: pages of `{origin}` are not allowed; start the server with --allow-origin\n"
+            );
+            return text(StatusCode::FORBIDDEN, problem);
+        }
         if !self.node.has_room() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the message node has reached its limit of connections\n".to_owned());
         }
@@ -193,6 +208,22 @@ impl Site {
             .max_message_size(self.max_message_bytes)
             .max_frame_size(self.max_message_bytes)
             .on_upgrade(move |socket| clients.track_future(async move { self.node.serve(socket, nomatrix, &self.stop).await }))
+    }
+}
+
+impl Site {
+    /// Returns the origin of the page that opens a connection, if it is not allowed. The header
+    /// `host` counts for nothing: the name of an attacker's page may resolve to this server.
+    fn foreign_origin(&self, headers: &HeaderMap) -> Option<SafeText> {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let origin = origins.next()?;
+        let own = Domain::parse(&self.authority).ok();
+        let is_allowed = |origin: WebOrigin| {
+            self.names.iter().chain(&own).any(|domain| origin.is_of(domain))
+                || self.origins.iter().any(|allowed| allowed.is_same(&origin))
+        };
+        let read = origin.to_str().ok().filter(|_| origins.next().is_none()).and_then(|origin| origin.parse().ok());
+        if read.is_some_and(is_allowed) { None } else { Some(SafeText::new(&String::from_utf8_lossy(origin.as_bytes()))) }
     }
 }
 

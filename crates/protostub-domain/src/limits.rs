@@ -9,7 +9,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Sessions, with a connection or waiting to be re-opened.
     pub max_sessions: usize,
-    /// Addresses of one session, allocated and learned.
+    /// Addresses of one session, allocated and learned. The least recently used address that was
+    /// learned gives way to a new one, unless it has a registration.
     pub max_addresses_per_session: usize,
     /// Addresses that one session subscribes to.
     pub max_subscriptions_per_session: usize,

@@ -19,6 +19,7 @@ use crate::{
     Limits, MessageNode,
     catalogue::{Catalogue, Place, StubProblem},
     http::{self, Served, Site},
+    origin::WebOrigin,
 };
 
 /// Interval of the search for expired sessions and registrations.
@@ -61,6 +62,8 @@ pub struct DomainServer {
     catalogue: Option<Arc<Catalogue>>,
     node: MessageNode,
     limits: Limits,
+    /// The origins of other sites whose pages may connect to the message node.
+    origins: Arc<[WebOrigin]>,
     served: Arc<Served>,
     serving: Mutex<Serving>,
     sweeper: tokio_util::task::AbortOnDropHandle<()>,
@@ -154,6 +157,7 @@ pub struct DomainServerBuilder {
     folder: Option<PathBuf>,
     default_stub: Option<String>,
     limits: Limits,
+    origins: Vec<WebOrigin>,
 }
 
 impl DomainServerBuilder {
@@ -203,6 +207,14 @@ impl DomainServerBuilder {
         self
     }
 
+    /// Allows the web pages of this origin to connect to the message node. Without it, only pages
+    /// of the domain itself may do that: a browser opens WebSockets for every page, also for those
+    /// of strangers. Clients that send no `Origin` are not browsers, and may always connect.
+    pub fn allow_origin(mut self, origin: WebOrigin) -> Self {
+        self.origins.push(origin);
+        self
+    }
+
     /// Starts to listen, and serves until [`DomainServer::shutdown`].
     ///
     /// # Errors
@@ -226,6 +238,7 @@ impl DomainServerBuilder {
             sweeper: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(sweep(node.clone()))),
             node,
             limits: self.limits,
+            origins: self.origins.into(),
             served: Arc::default(),
             serving: Mutex::new(Serving::Never),
         };
@@ -294,6 +307,7 @@ impl DomainServer {
             folder: None,
             default_stub: None,
             limits: Limits::default(),
+            origins: Vec::new(),
         }
     }
 
@@ -372,6 +386,7 @@ impl DomainServer {
             node: self.node.clone(),
             names: Arc::clone(&self.names),
             authority: Arc::clone(&self.authority),
+            origins: Arc::clone(&self.origins),
             max_message_bytes: self.limits.max_message_bytes,
             served: Arc::clone(&self.served),
             stop: stop.clone(),

@@ -26,7 +26,7 @@ use crate::{
     retirement::Retire,
     runtime::{Runtime, Started},
     settings::{LifecycleSettings, Settings},
-    status::StatusForm,
+    status::{ChangeFeed, StatusForm},
     triggers::Triggers,
 };
 
@@ -444,6 +444,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
 
     let context = Arc::new(RuntimeContext {
         registry: Registry::new(runtime_url.clone(), lifecycle.max_stubs, Triggers::new(lifecycle.deployments_per_minute)),
+        changes: ChangeFeed::default(),
         registry_mailbox: registry_inbox.mailbox(),
         config: Config {
             allow_loopback: network.allow_loopback,

@@ -11,7 +11,10 @@ use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord, registry::Registry};
+use crate::{
+    config::Config, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord, registry::Registry,
+    status::ChangeFeed,
+};
 
 pub(crate) struct RuntimeContext {
     pub(crate) config: Config,
@@ -25,6 +28,8 @@ pub(crate) struct RuntimeContext {
     pub(crate) egress: Egress,
     pub(crate) engine: Engine,
     pub(crate) registry: Registry,
+    /// The status changes of all stubs.
+    pub(crate) changes: ChangeFeed,
     /// Receiver of statuses and of requests to the Registry.
     pub(crate) registry_mailbox: Mailbox,
     pub(crate) identity: Arc<IdentityModule>,

@@ -36,7 +36,7 @@ pub(crate) fn load_stub(
     }
     let inbox = context.bus.inbox(context.config.inbox_of(key.domain()));
     let (sender, commands) = mpsc::channel(8);
-    let record = Arc::new(StubRecord::new(key.clone(), inbox.mailbox(), sender));
+    let record = Arc::new(StubRecord::new(key.clone(), inbox.mailbox(), sender, &context.changes));
     let _loading = record.steps.open(Step::LoadStub, "").entered();
     let reserved = {
         let _discovering = record.steps.open(Step::DiscoverStub, "").entered();
@@ -72,6 +72,7 @@ async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
 /// waiting callers have the failure.
 async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option<Box<Supervisor>> {
     let record = Arc::clone(&reservation.record);
+    record.status.begin();
     context.announce(&record);
     let outcome = tokio::select! {
         biased;

@@ -94,6 +94,9 @@
 //! publishes it to `<runtime>/status`. A hyperty subscribes to either with a `subscribe` message
 //! ([`Hyperty::subscribe`]). The current status comes at once.
 //!
+//! The host program reads all changes from [`Runtime::status_changes`], without the bus: no policy
+//! applies to them, and no message can forge one.
+//!
 //! # Policy
 //!
 //! Some rules always hold: a stub speaks for its own domain, connects to its own domain, and cannot
@@ -224,7 +227,7 @@ pub use restart::{RestartOverrides, RestartPolicy};
 pub use retirement::Retire;
 pub use runtime::{Runtime, Shutdown};
 pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings};
-pub use status::{StatusForm, StatusWatch};
+pub use status::{StatusChange, StatusChanges, StatusForm, StatusUpdate, StatusWatch};
 pub use stub::Protostub;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 

@@ -21,7 +21,7 @@ use crate::{
     error::{DeployError, StubGone},
     identity::ExplicitLogin,
     registration::RegistrationHandle,
-    status::{LimitCounters, StatusCell},
+    status::{ChangeFeed, ChangeOutlet, LimitCounters, StatusCell},
     steps::Steps,
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct StubRecord {
     pub(crate) steps: Arc<Steps>,
     pub(crate) commands: mpsc::Sender<Box<Command>>,
     /// Known from step 9 on.
-    pub(crate) url: OnceLock<Address>,
+    pub(crate) url: Arc<OnceLock<Address>>,
     /// Known from step 15 on.
     pub(crate) sandbox_url: OnceLock<Address>,
     /// The session that each instance saves for the next.
@@ -66,15 +66,16 @@ pub(crate) struct StubRecord {
 }
 
 impl StubRecord {
-    /// Returns the record of a stub that is being deployed.
-    pub(crate) fn new(key: StubKey, mailbox: Mailbox, commands: mpsc::Sender<Box<Command>>) -> Self {
+    /// Returns the record of a stub that is being deployed. Its status changes go to the feed.
+    pub(crate) fn new(key: StubKey, mailbox: Mailbox, commands: mpsc::Sender<Box<Command>>, feed: &ChangeFeed) -> Self {
+        let url = Arc::default();
         Self {
             mailbox,
-            status: Arc::new(StatusCell::new()),
+            status: Arc::new(StatusCell::new(ChangeOutlet::new(feed, &key, &url))),
             steps: Arc::new(Steps::of(&key)),
             key,
             commands,
-            url: OnceLock::new(),
+            url,
             sandbox_url: OnceLock::new(),
             session: Session::new(),
             quota: OnceLock::new(),

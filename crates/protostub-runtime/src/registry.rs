@@ -279,6 +279,7 @@ mod tests {
     use protostub_types::Domain;
 
     use super::*;
+    use crate::status::ChangeFeed;
 
     const ASKERS: usize = 64;
     const ROUNDS: usize = 50;
@@ -299,7 +300,7 @@ mod tests {
 
     fn record(bus: &Bus, key: StubKey) -> Arc<StubRecord> {
         let inbox = bus.inbox(protostub_bus::InboxLimits::default());
-        Arc::new(StubRecord::new(key, inbox.mailbox(), mpsc::channel(1).0))
+        Arc::new(StubRecord::new(key, inbox.mailbox(), mpsc::channel(1).0, &ChangeFeed::default()))
     }
 
     #[test]

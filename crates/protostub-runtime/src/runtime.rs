@@ -20,6 +20,7 @@ use crate::{
     record::StubRecord,
     registration::HypertyDescriptor,
     registry::Retry,
+    status::StatusChanges,
     stub::Protostub,
 };
 
@@ -37,9 +38,9 @@ use crate::{
 /// [`RegisterError::ShutDown`].
 ///
 /// After the end of the shutdown, requests and posts fail with 503, and [`Hyperty::recv`] ends
-/// after the last message. [`Runtime::protostubs`] is empty, calls of a [`Protostub`] fail with
-/// [`StubGone`], and [`Runtime::spawn_inside`] drops its future. Addresses and counts stay
-/// readable.
+/// after the last message. [`StatusChanges`] end after the last change. [`Runtime::protostubs`] is
+/// empty, calls of a [`Protostub`] fail with [`StubGone`], and [`Runtime::spawn_inside`] drops its
+/// future. Addresses and counts stay readable.
 #[derive(Clone)]
 pub struct Runtime {
     inner: Arc<Inner>,
@@ -190,6 +191,35 @@ impl Runtime {
         records.into_iter().map(|record| Protostub::new(self.context(), record)).collect()
     }
 
+    /// Returns the status changes of all stubs, from this call on.
+    ///
+    /// The changes come from the host itself. They have no address on the bus, and no policy
+    /// applies to them. No message can forge a change.
+    ///
+    /// The stream never delays a stub. A reader that lags 1024 changes behind misses the oldest
+    /// ones, and gets their number ([`StatusUpdate::Missed`](crate::StatusUpdate::Missed)). A
+    /// program that also needs the current statuses calls [`Self::protostubs`] afterwards. The
+    /// stream ends with the runtime.
+    ///
+    /// ```no_run
+    /// # async fn example(runtime: protostub_runtime::Runtime) {
+    /// use protostub_runtime::StatusUpdate;
+    ///
+    /// let mut changes = runtime.status_changes();
+    /// while let Some(update) = changes.recv().await {
+    ///     match update {
+    ///         StatusUpdate::Changed(change) => println!("{}", change.report.status),
+    ///         StatusUpdate::Missed { changes } => println!("{changes} changes were missed"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn status_changes(&self) -> StatusChanges {
+        self.context().changes.subscribe()
+    }
+
     /// Returns the key of the stub for a domain, an address, or the URL of a stub in a catalogue:
     /// every form that [`Self::deploy_protostub`] takes.
     ///
@@ -311,6 +341,7 @@ fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
         let _ = record.status.advance(StubStatus::Dead, Some(SHUTTING_DOWN.into()));
         context.registry.remove(&record, StubGone::shut_down(&record.key));
     }
+    context.changes.close();
     // The runtime must not wait for its threads on one of them, nor in the host program's async
     // tasks.
     if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {

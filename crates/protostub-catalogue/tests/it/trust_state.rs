@@ -141,6 +141,7 @@ async fn kill_before_rename_leaves_the_version_before() {
     let half = fs::read(&path).unwrap();
     fs::write(dir.path().join("committed").join(".partial-died"), &half[..half.len() / 2]).unwrap();
     let next = catalogue(keeping(&dir));
+    assert_eq!(only(&dir, "committed"), path);
     assert_eq!(accepted(&next, &key).await.as_deref(), Some("2.0"));
     accept(&next, &key, "2.1").await.unwrap();
     assert_eq!(accepted(&catalogue(keeping(&dir)), &key).await.as_deref(), Some("2.1"));

@@ -5,8 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use protostub_runtime::{Address, Body, Message, Protostub, Runtime, StubKey, Updated};
-use uuid::Uuid;
+use protostub_runtime::{Address, AttachError, Body, Hyperty, Message, Protostub, RegisterError, Runtime, StubKey, Updated};
 
 use super::protocol::{Outcome, Reloaded, SendRequest, Sent, Stub, Update};
 use crate::{failure::Failure, settings::read_policy};
@@ -82,11 +81,10 @@ pub(crate) async fn send(runtime: &Runtime, request: SendRequest) -> anyhow::Res
         return Err(Failure::usage(format!("the receiver {} has no domain; name an address with a domain", request.to)));
     }
     let kind = request.r#type.parse().map_err(Failure::usage)?;
-    let from = match request.from {
-        Some(from) => from,
-        None => Address::parse(&format!("hyperty://{}/{}", runtime.home_domain(), Uuid::new_v4()))?,
+    let sender = match request.from {
+        Some(from) => runtime.register_hyperty(from).await?,
+        None => default_sender(runtime).await?,
     };
-    let sender = runtime.register_hyperty(from).await?;
     let mut message = Message::new(kind, request.to);
     if let Some(body) = request.body {
         message.body = Some(Body::Json(body.get().into()));
@@ -95,4 +93,18 @@ pub(crate) async fn send(runtime: &Runtime, request: SendRequest) -> anyhow::Res
     let reply = sender.request_within(message, Duration::from_secs_f64(request.timeout)).await?;
     let milliseconds = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
     Sent::of(&reply, milliseconds)
+}
+
+/// Registers the first address of the runtime that no other `send` uses now:
+/// `hyperty://<home domain>/<runtime id>/<number>`. A domain remembers the addresses that it gets
+/// messages from, so a new address for each message would fill its memory.
+async fn default_sender(runtime: &Runtime) -> anyhow::Result<Hyperty> {
+    let mut number = 1_u64;
+    loop {
+        let address = Address::parse(&format!("hyperty://{}{}/{number}", runtime.home_domain(), runtime.url().path()))?;
+        match runtime.register_hyperty(address).await {
+            Err(RegisterError::Bus { source: AttachError::AddressTaken { .. }, .. }) => number += 1,
+            registered => return Ok(registered?),
+        }
+    }
 }

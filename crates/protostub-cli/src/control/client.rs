@@ -8,10 +8,10 @@ use tokio::{
 };
 
 use super::{
-    protocol::{Change, DeploymentProgress, Request, Response, Status},
+    protocol::{DeploymentProgress, Request, Response, Status},
     socket,
 };
-use crate::failure::Failure;
+use crate::{event::Event, failure::Failure};
 
 /// Maximum length of an answer, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
@@ -23,12 +23,21 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to the runtime that listens at `path`.
+    /// Connects to the runtime that listens at `path`. Rejects a process of another user, which
+    /// could read the requests and answer as it likes.
     pub(crate) async fn connect(path: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(path).await.map_err(|error| {
             let path = path.display();
             Failure::no_runtime(format!("no runtime listens at {path}: {error}; start one with `protostub run --socket {path}`"))
         })?;
+        if !socket::is_trusted(&stream) {
+            let owner = stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
+            return Err(Failure::usage(format!(
+                "failed to ask the runtime at {}: its process belongs to another user (id {owner}); name a socket of your own \
+                 with --socket, or run the command as that user",
+                path.display()
+            )));
+        }
         Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
     }
 
@@ -62,7 +71,7 @@ impl Client {
                 Some(Response::Result { result }) => return serde_json::from_str(result.get()).with_context(|| self.garbled()),
                 Some(Response::Error(failure)) => return Err(failure.into()),
                 Some(Response::Progress { progress: step }) => progress(step),
-                Some(Response::Status { .. }) => {}
+                Some(Response::Status { .. } | Response::Missed { .. }) => {}
                 None => {
                     return Err(Failure::no_runtime(format!("the runtime at {} ended before it answered", self.path.display())));
                 }
@@ -75,11 +84,13 @@ impl Client {
         self.ask(&Request::Follow { target }, |_| {}).await
     }
 
-    /// Waits for the next status change. Returns `None` when the runtime has ended.
-    pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Change>> {
+    /// Waits for the next status change, and returns its event. Returns `None` when the runtime has
+    /// ended.
+    pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
             match self.receive().await? {
-                Some(Response::Status { status: change }) => return Ok(Some(change)),
+                Some(Response::Status { status: change }) => return Ok(Some(Event::Status(change))),
+                Some(Response::Missed { missed: changes }) => return Ok(Some(Event::Missed { changes })),
                 Some(Response::Error(failure)) => return Err(failure.into()),
                 Some(_) => {}
                 None => return Ok(None),

@@ -3,7 +3,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use protostub_runtime::Runtime;
 use tokio::sync::broadcast;
 
-use super::protocol::{Change, DeploymentProgress};
+use super::protocol::DeploymentProgress;
 use crate::printer::Counts;
 
 /// State that the clients of a runtime share.
@@ -12,7 +12,6 @@ pub(crate) struct ServerContext {
     pub(crate) since: SystemTime,
     /// The file of the runtime's policies.
     pub(crate) policy: Option<PathBuf>,
-    pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) progress: broadcast::Sender<DeploymentProgress>,
     /// Counts of the lines dropped from the output and from the log.
     pub(crate) dropped: (Arc<Counts>, Arc<Counts>),

@@ -6,6 +6,7 @@
 //! * [`actions`]: the effect of each request on a runtime, in `run` or in a command's own runtime.
 //! * [`context`]: state that the clients of one runtime share.
 //! * [`server`]: in `run`, answers the clients of the socket.
+//! * [`hangup`]: the end of a client of the server.
 //! * [`client`]: in the other commands, sends requests.
 //! * [`socket`]: the place and the ownership of the socket.
 
@@ -17,6 +18,8 @@ pub(crate) mod protocol;
 
 #[cfg(unix)]
 pub(crate) mod client;
+#[cfg(unix)]
+mod hangup;
 #[cfg(unix)]
 pub(crate) mod server;
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, time::SystemTime};
 
-use protostub_runtime::{Address, BusCounts, Domain, Message, Protostub, Runtime, StubStatus};
+use protostub_runtime::{Address, BusCounts, Domain, Message, Protostub, Runtime, StatusChange, StubStatus};
 use protostub_types::SafeText;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
@@ -29,7 +29,7 @@ pub(crate) enum Request {
     /// Answered with a [`Status`], or with the [`Stub`] of the target if there is one.
     Status { target: Option<String> },
     /// Answered with a [`Status`]. Each [`Change`] follows, until the client sends something or
-    /// disconnects.
+    /// disconnects. A client that closes only its own direction stays.
     Follow { target: Option<String> },
 }
 
@@ -127,14 +127,24 @@ impl Request {
 }
 
 /// A response to a client: one line. A request has exactly one `result` or `error`. `progress`
-/// precedes it; `status` follows the result of `follow`.
+/// precedes it; `status` and `missed` follow the result of `follow`.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Response {
-    Result { result: Box<RawValue> },
+    Result {
+        result: Box<RawValue>,
+    },
     Error(Failure),
-    Progress { progress: DeploymentProgress },
-    Status { status: Change },
+    Progress {
+        progress: DeploymentProgress,
+    },
+    Status {
+        status: Change,
+    },
+    /// Number of status changes that the client missed. The current statuses follow.
+    Missed {
+        missed: u64,
+    },
 }
 
 /// The members of a response's line: see [`Line`].
@@ -147,6 +157,7 @@ struct ResponseLine {
     code: Option<Value>,
     progress: Option<DeploymentProgress>,
     status: Option<Change>,
+    missed: Option<u64>,
 }
 
 impl Response {
@@ -161,7 +172,8 @@ impl Response {
             return serde_json::from_value(failure).ok().map(Self::Error);
         }
         let progress = line.progress.map(|progress| Self::Progress { progress });
-        progress.or_else(|| line.status.map(|status| Self::Status { status }))
+        let status = || line.status.map(|status| Self::Status { status });
+        progress.or_else(status).or_else(|| line.missed.map(|missed| Self::Missed { missed }))
     }
 
     /// Returns the line, with a line feed at its end, without characters that act on a terminal.
@@ -303,7 +315,7 @@ pub(crate) struct Change {
     pub(crate) stub: Option<Address>,
     pub(crate) status: StubStatus,
     pub(crate) reason: Option<String>,
-    /// The time at which the change was received.
+    /// The time of the change.
     pub(crate) at: String,
 }
 
@@ -366,6 +378,19 @@ impl Stub {
 impl From<Stub> for Change {
     fn from(stub: Stub) -> Self {
         Self { domain: stub.domain, stub: stub.stub, status: stub.status, reason: stub.reason, at: stub.since }
+    }
+}
+
+impl From<StatusChange> for Change {
+    fn from(change: StatusChange) -> Self {
+        let report = change.report;
+        Self {
+            domain: change.key.domain().clone(),
+            stub: change.stub,
+            status: report.status,
+            reason: report.reason.map(|reason| reason.to_string()),
+            at: utc(report.since),
+        }
     }
 }
 

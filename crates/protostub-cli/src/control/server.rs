@@ -1,6 +1,6 @@
 use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use protostub_runtime::{Address, Domain, StubKey};
+use protostub_runtime::{Address, Domain, StatusUpdate, StubKey};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     actions,
     context::ServerContext,
+    hangup::HangupWatch,
     protocol::{Change, Dropped, Request, Response, Status, Stub, Stubs},
     socket::{self, Socket},
 };
@@ -53,9 +54,12 @@ pub(crate) async fn serve(socket: Socket, context: ServerContext, stop: Cancella
             Some(_) = clients.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) if !socket::is_trusted(&stream) => tracing::warn!("the control socket refused a process of another user"),
-                Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
-                    clients.spawn(Connection::new(stream, Arc::clone(&context)).run());
-                }
+                Ok((stream, _)) if clients.len() < MAX_CLIENTS => match HangupWatch::new(&stream) {
+                    Ok(hangup) => {
+                        clients.spawn(Connection::new(stream, Arc::clone(&context)).run(hangup));
+                    }
+                    Err(error) => tracing::warn!(%error, "the control socket failed to watch a client"),
+                },
                 Ok((stream, _)) => {
                     let mut client = Connection::new(stream, Arc::clone(&context));
                     let problem = Failure::failed(format!("the control socket has {MAX_CLIENTS} clients, its limit; disconnect one of them"));
@@ -82,21 +86,31 @@ struct Connection {
 /// The client has disconnected, or does not read.
 struct Disconnected;
 
+/// The last change that a client got, for each stub.
+type Told = HashMap<(Domain, Option<Address>), Change>;
+
 impl Connection {
     fn new(stream: UnixStream, context: Arc<ServerContext>) -> Self {
         let (reader, writer) = stream.into_split();
         Self { reader: BufReader::new(reader), writer, context }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, hangup: HangupWatch) {
         while let Ok(Ok(line)) = timeout(IDLE_TIMEOUT, self.line()).await {
             let sent = match Request::read(&line) {
                 Ok(Request::Follow { target }) => {
                     // Any input of the client ends the follow.
-                    let _gone = self.follow(target).await;
+                    let _gone = self.follow(target, &hangup).await;
                     return;
                 }
-                Ok(request) => Box::pin(self.answer(request)).await,
+                // The answer is polled first, so that each request begins, even if its client has
+                // hung up already. A deployment, an update and an undeployment then go on by
+                // themselves.
+                Ok(request) => tokio::select! {
+                    biased;
+                    sent = Box::pin(self.answer(request)) => sent,
+                    () = hangup.hung_up() => Err(Disconnected),
+                },
                 Err(problem) => self.send(&Response::Error(problem)).await,
             };
             if sent.is_err() {
@@ -186,9 +200,9 @@ impl Connection {
         }
     }
 
-    async fn follow(&mut self, target: Option<String>) -> Result<(), Disconnected> {
+    async fn follow(&mut self, target: Option<String>, hangup: &HangupWatch) -> Result<(), Disconnected> {
         let context = Arc::clone(&self.context);
-        let mut changes = context.changes.subscribe();
+        let mut changes = context.runtime.status_changes();
         let key = match target.map(|target| context.runtime.stub_key(&target)).transpose() {
             Ok(key) => key,
             Err(problem) => return self.send(&Response::Error(Failure::wrong(problem))).await,
@@ -199,38 +213,47 @@ impl Connection {
             Err(error) => return self.send(&Response::Error(Failure::of(&error))).await,
         };
         self.send(&Response::Result { result: status }).await?;
-        // The last change sent for each stub. A change can be in the first listing and arrive as an
-        // event too.
-        let mut told = HashMap::new();
-        for stub in Stub::all(&context.runtime) {
-            self.send_change(stub.into(), domain, &mut told).await?;
-        }
+        // A change can be in the first listing and arrive as an event too.
+        let mut told = Told::new();
+        self.send_current(domain, &mut told).await?;
+        let mut may_send_more = true;
         loop {
-            let change = tokio::select! {
+            let update = tokio::select! {
                 biased;
-                _ = self.reader.fill_buf() => return Ok(()),
-                change = changes.recv() => change,
-            };
-            match change {
-                Ok(change) => self.send_change(change, domain, &mut told).await?,
-                // The client is too slow for each change: it gets the current status of all stubs
-                // instead.
-                Err(RecvError::Lagged(_)) => {
-                    for stub in Stub::all(&context.runtime) {
-                        self.send_change(stub.into(), domain, &mut told).await?;
+                () = hangup.hung_up() => return Err(Disconnected),
+                input = self.reader.fill_buf(), if may_send_more => match input {
+                    // The client has closed its own direction, and still reads.
+                    Ok([]) => {
+                        may_send_more = false;
+                        continue;
                     }
+                    _ => return Ok(()),
+                },
+                update = changes.recv() => update,
+            };
+            match update {
+                Some(StatusUpdate::Changed(change)) => self.send_change(change.into(), domain, &mut told).await?,
+                // The client is too slow for each change: it gets their number, and the current
+                // status of all stubs.
+                Some(StatusUpdate::Missed { changes: missed }) => {
+                    self.send(&Response::Missed { missed }).await?;
+                    self.send_current(domain, &mut told).await?;
                 }
-                Err(RecvError::Closed) => return Ok(()),
+                Some(_) => {}
+                None => return Ok(()),
             }
         }
     }
 
-    async fn send_change(
-        &mut self,
-        change: Change,
-        wanted: Option<&Domain>,
-        told: &mut HashMap<(Domain, Option<Address>), Change>,
-    ) -> Result<(), Disconnected> {
+    /// Sends the current status of each stub.
+    async fn send_current(&mut self, wanted: Option<&Domain>, told: &mut Told) -> Result<(), Disconnected> {
+        for stub in Stub::all(&Arc::clone(&self.context).runtime) {
+            self.send_change(stub.into(), wanted, told).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_change(&mut self, change: Change, wanted: Option<&Domain>, told: &mut Told) -> Result<(), Disconnected> {
         if wanted.is_some_and(|domain| *domain != change.domain) {
             return Ok(());
         }

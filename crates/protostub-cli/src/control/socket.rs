@@ -59,14 +59,17 @@ impl Drop for Socket {
     }
 }
 
-/// Connects to all sockets in the user's own folder that have a listener.
+/// Connects to all sockets in the user's own folder that have a listener of this user, or of root.
 pub(crate) async fn listening() -> anyhow::Result<Vec<(PathBuf, UnixStream)>> {
     let folder = default_folder()?;
     let mut found = Vec::new();
     if folder.exists() {
         check_private(&folder)?;
         for path in sockets_in(&folder)? {
-            if let Ok(stream) = UnixStream::connect(&path).await {
+            // Only root can put the socket of another user into this folder.
+            if let Ok(stream) = UnixStream::connect(&path).await
+                && is_trusted(&stream)
+            {
                 found.push((path, stream));
             }
         }

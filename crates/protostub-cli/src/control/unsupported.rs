@@ -44,7 +44,8 @@ pub(crate) mod client {
 
     use super::{NONE, Path};
     use crate::{
-        control::protocol::{Change, DeploymentProgress, Request, Status},
+        control::protocol::{DeploymentProgress, Request, Status},
+        event::Event,
         failure::Failure,
     };
 
@@ -74,7 +75,7 @@ pub(crate) mod client {
             match *self {}
         }
 
-        pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Change>> {
+        pub(crate) async fn change(&mut self) -> anyhow::Result<Option<Event>> {
             match *self {}
         }
     }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use protostub_runtime::{Descriptor, Domain, MemorySource, Runtime, RuntimeBuilder};
@@ -176,24 +176,69 @@ fn publish(source: &MemorySource, name: &str, component: Vec<u8>) {
     source.insert(&Domain::parse(name).expect("a domain"), "default", descriptor.to_json(), component);
 }
 
+/// Returns the compile worker of a process, if it has one.
+#[cfg(target_os = "linux")]
+pub(crate) fn worker_of(parent: u32) -> Option<u32> {
+    let processes =
+        fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    processes.into_iter().find(|process| {
+        // A process that has just ended has no readable files.
+        let command = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let of = stat(*process).get(1).and_then(|parent| parent.parse().ok());
+        of == Some(parent) && command.trim_end_matches('\0').ends_with(COMPILE_WORKER)
+    })
+}
+
+/// Returns the fields of a process after its name: its state, its parent and so on.
+#[cfg(target_os = "linux")]
+fn stat(process: u32) -> Vec<String> {
+    // `id (name) state parent …`
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    text.rsplit_once(") ").map_or_else(Vec::new, |(_, fields)| fields.split(' ').map(str::to_owned).collect())
+}
+
 /// Returns `true` if a compile worker of this process is running.
 #[cfg(target_os = "linux")]
 fn a_worker_is_there() -> bool {
-    let own = std::process::id().to_string();
-    let mut processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    processes.any(|process| {
-        // A process that has just ended has no readable files.
-        let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
-        let compiles = read("cmdline").trim_end_matches('\0').ends_with(COMPILE_WORKER);
-        // `id (name) state parent …`
-        let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
-        compiles && parent.is_some_and(|parent| parent == own)
-    })
+    worker_of(std::process::id()).is_some()
 }
 
 #[cfg(not(target_os = "linux"))]
 fn a_worker_is_there() -> bool {
     false
+}
+
+/// The process that asked for the code is killed while the compiler runs.
+#[cfg(target_os = "linux")]
+#[test]
+fn worker_of_a_killed_process_ends_at_once() {
+    /// Processor time that shows that the compiler runs, in hundredths of a second.
+    const COMPILES: u64 = 100;
+    /// Less than the worker may compute.
+    const SOON: Duration = Duration::from_secs(20);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let bomb = folder.path().join("bomb.wasm");
+    fs::write(&bomb, &*BOMB).expect("written");
+    let mut host = Command::new(command()).arg("inspect").arg(&bomb).stdout(Stdio::null()).spawn().expect("it starts");
+    let worker = loop {
+        assert!(host.try_wait().expect("a process").is_none(), "the host ended without a worker");
+        if let Some(worker) = worker_of(host.id()) {
+            break worker;
+        }
+    };
+    let computed = || stat(worker).get(11).and_then(|ticks| ticks.parse::<u64>().ok());
+    while computed().expect("the worker compiles") < COMPILES {
+        std::thread::yield_now();
+    }
+    host.kill().expect("it is killed");
+    host.wait().expect("it ends");
+    let killed = Instant::now();
+    // A process without a parent that waits for it stays a zombie.
+    while stat(worker).first().is_some_and(|state| state != "Z") {
+        assert!(killed.elapsed() < SOON, "the worker still runs, after {SOON:?}");
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test]

@@ -8,14 +8,17 @@ use std::{
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
+        process::CommandExt as _,
     },
     path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
 use crate::{
-    command::{Running, catalogue, protostub, protostub_in, protostub_json_in},
+    command::{Running, catalogue, command, protostub, protostub_in, protostub_json_in},
     shapes,
 };
 
@@ -107,9 +110,9 @@ fn commands_reach_a_runtime_through_its_socket() {
     let failed = follow.status("deployment-failed");
     assert_eq!((&failed["domain"], &failed["reason"]), (&json!("127.0.0.1:1"), &error[0]["error"]));
     assert_eq!(ask(&["deploy", "a b"]).0, 2);
-    // The address of the monitor is taken.
-    let as_monitor = format!("{}/monitor", text(&started["runtime"]));
-    assert_eq!(ask(&["send", "--to", &format!("hyperty://{domain}/alice"), "--from", &as_monitor]).0, 1);
+    // The addresses of the runtime's own parts are taken.
+    let as_registry = format!("{}/registry", text(&started["runtime"]));
+    assert_eq!(ask(&["send", "--to", &format!("hyperty://{domain}/alice"), "--from", &as_registry]).0, 1);
 
     let (last, code) = run.stop();
     assert_eq!((code, last), (0, json!({ "event": "stopped", "stopped": [], "abandoned": [] })));
@@ -171,6 +174,32 @@ fn reload_without_policies_is_reported_and_run_goes_on() {
         assert!(reloaded["policy"].is_null() && text(&reloaded["error"]).contains(nothing), "{reloaded}");
     }
     assert_eq!(run.stop().1, 0);
+}
+
+#[test]
+fn run_starts_and_reports_under_any_policy() {
+    let (_server, domain) = serve();
+    let narrow = r#"permit (principal, action, resource in Domain::"elsewhere.example");"#;
+    for rules in ["", narrow, "forbid (principal, action, resource);"] {
+        let (mut run, _, _folder) = run_with_rules(&domain, rules);
+        let (code, deployed) = protostub_json_in(run.session(), &["deploy", &domain]);
+        assert_eq!((code, &deployed[0]["status"]), (0, &json!("live")), "{rules}: {deployed:?}");
+        assert_eq!(run.status("live")["stub"], deployed[0]["stub"], "{rules}");
+        let (_, code) = run.stop();
+        assert_eq!(code, 0, "{rules}");
+    }
+}
+
+#[test]
+fn sends_of_one_runtime_share_an_address() {
+    let (_server, domain) = serve();
+    let (run, _) = run(&domain);
+    let sender = || {
+        let (code, sent) = protostub_json_in(run.session(), &["send", "--to", &format!("hyperty://{domain}/alice")]);
+        assert_eq!(code, 0, "{sent:?}");
+        text(&sent[0]["reply"]["to"]).to_owned()
+    };
+    assert_eq!(sender(), sender());
 }
 
 #[test]
@@ -337,6 +366,32 @@ fn control_socket_replaces_no_foreign_file() {
     assert_eq!(run.event("started")["socket"], Value::Null);
 }
 
+/// Root asks a socket of another user.
+#[test]
+#[expect(clippy::print_stderr, reason = "the output says that the test is skipped")]
+fn runtime_of_another_user_is_not_asked() {
+    const OTHER: u32 = 12_345;
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can run a command as another user");
+        return;
+    }
+    let session = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::chown(session.path(), Some(OTHER), Some(OTHER)).expect("root may do that");
+    let socket = session.path().join("control.sock");
+    let args = ["run", "--home", "home.example", "--json", "--socket", socket.to_str().expect("UTF-8")];
+    let mut run = command(&args, session.path()).uid(OTHER).gid(OTHER).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut started = String::new();
+    BufReader::new(run.stdout.as_mut().expect("a pipe")).read_line(&mut started).expect("a line");
+    assert!(started.contains("\"started\""), "{started}");
+    let outcome = protostub_json_in(session.path(), &["status", "--socket", socket.to_str().expect("UTF-8")]);
+    run.kill().expect("it is killed");
+    run.wait().expect("it ends");
+    let (code, error) = outcome;
+    assert_eq!(code, 2, "{error:?}");
+    assert!(text(&error[0]["error"]).contains("belongs to another user (id 12345)"), "{error:?}");
+}
+
 /// A client that writes raw lines.
 struct Raw(BufReader<UnixStream>);
 
@@ -408,7 +463,62 @@ fn control_socket_answers_as_the_readme_documents() {
     other.write(b"\n");
     seen.insert(shapes::kind(&other.read().expect("the stub")));
     seen.insert(shapes::kind(&other.read().expect("an error")));
+    // `hostile.rs` tests `missed`.
+    seen.insert("missed".to_owned());
     assert_eq!(seen, shapes::kinds("answer"));
+}
+
+/// Returns a request to its own sender, which does not answer.
+fn unanswered(number: usize, timeout: f64) -> String {
+    let address = format!("hyperty://home.example/{number}");
+    format!("{}\n", json!({ "command": "send", "to": address, "from": address, "timeout": timeout }))
+}
+
+#[test]
+fn client_that_hangs_up_frees_its_place() {
+    const CLIENTS: usize = 32;
+    /// Less than the requests take.
+    const SOON: Duration = Duration::from_secs(60);
+
+    let (run, started) = run("home.example");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Raw::connect(&started["socket"])).collect();
+    clients.iter_mut().enumerate().for_each(|(number, client)| client.write(unanswered(number, 600.0).as_bytes()));
+    let list = || {
+        let mut client = Raw::connect(&started["socket"]);
+        client.write(b"{\"command\":\"list\"}\n");
+        client.read().expect("an answer")
+    };
+    assert!(text(&list()["error"]).contains("32 clients"));
+    drop(clients);
+    let gone = Instant::now();
+    while let Some(error) = list().get("error") {
+        assert!(gone.elapsed() < SOON, "{error}");
+    }
+    assert_eq!(run.stop().1, 0);
+}
+
+/// `nc -N` closes its own direction after its input.
+#[test]
+fn client_that_closes_its_own_direction_gets_answers() {
+    let (_server, domain) = serve();
+    let (run, started) = run(&domain);
+    let half_closed = |requests: &str| {
+        let mut client = Raw::connect(&started["socket"]);
+        client.write(requests.as_bytes());
+        client.0.get_mut().shutdown(std::net::Shutdown::Write).expect("half of it");
+        client
+    };
+    let mut client = half_closed(&format!("{}{{\"command\":\"list\"}}\n", unanswered(1, 0.3)));
+    assert_eq!(client.read().expect("an answer")["code"], 408);
+    assert_eq!(client.read(), Some(json!({ "result": { "stubs": [] } })));
+    assert_eq!(client.read(), None);
+
+    let mut follower = half_closed("{\"command\":\"follow\"}\n");
+    assert_eq!(follower.read().expect("an answer")["result"]["runtime"], started["runtime"]);
+    assert_eq!(protostub_json_in(run.session(), &["deploy", &domain]).0, 0);
+    while follower.read().expect("a change")["status"]["status"] != "live" {}
+    assert_eq!(run.stop().1, 0);
+    assert_eq!(follower.read(), None);
 }
 
 #[test]
@@ -477,7 +587,7 @@ fn run_prints_every_documented_event() {
     let mut seen = BTreeSet::new();
     let expected = shapes::kinds("run");
     // The registry of the echo stub knows no hyperty: it echoes each request.
-    while seen.len() + 4 < expected.len() {
+    while seen.len() + 5 < expected.len() {
         seen.insert(shapes::kind(&run.line()));
     }
     let (code, _) = protostub_json_in(run.session(), &["send", "--to", &me]);
@@ -488,8 +598,8 @@ fn run_prints_every_documented_event() {
     seen.extend(["message".to_owned(), "reloaded".to_owned()]);
     let (_, code) = run.stop();
     assert_eq!(code, 1, "one stub could not be deployed");
-    // `hostile.rs` tests `dropped`.
-    seen.extend(["stopped".to_owned(), "dropped".to_owned()]);
+    // `hostile.rs` tests `dropped`. `run` reads its own changes, so it misses none.
+    seen.extend(["stopped".to_owned(), "dropped".to_owned(), "missed".to_owned()]);
     assert_eq!(seen, expected);
     drop(server);
 }

@@ -14,12 +14,12 @@ use std::{
 };
 
 use protostub_conformance::stub::{StubSubject, StubSuite};
-use protostub_sandbox::{COMPILE_WORKER, CompileWorker};
+use protostub_sandbox::CompileWorker;
 use serde_json::{Map, Value, json};
 
 use crate::{
     command::{Running, catalogue, command, protostub_json, signal},
-    compile_worker::BOMB,
+    compile_worker::{self, BOMB},
 };
 
 /// Timeout for events that should happen soon.
@@ -305,19 +305,56 @@ fn follow_whose_output_is_unread_ends_at_a_signal() {
     assert_eq!(ends(&mut follow), Some(0));
 }
 
+/// A client of the control socket even takes the runtime's own address.
 #[test]
-fn status_that_is_not_from_the_registry_is_ignored() {
+fn message_to_the_runtime_is_never_printed_as_a_status() {
     let mut run = Running::start(&["run", "--home", "home.example"]);
     let started = run.event("started");
     let text = |member: &str| started[member].as_str().expect("a text").to_owned();
+    let mut follow = Running::start_in(run.session(), &["status", "--follow"]);
+    follow.event("following");
     let mut client = Client::connect(Path::new(&text("socket")));
-    let monitor = format!("{}/monitor", text("runtime"));
-    let body = json!({ "value": "live", "domain": "bank.example" });
-    let request = json!({ "command": "send", "to": monitor, "type": "update", "timeout": 0.2, "body": body });
-    assert!(client.ask(&request.to_string()).contains("\"error\""));
+    let body = json!({ "value": "live", "domain": "bank.example", "desc": "\u{1b}[31mforged" });
+    for from in [Value::Null, text("runtime").into()] {
+        for name in ["monitor", "status"] {
+            let to = format!("{}/{name}", text("runtime"));
+            let request = json!({ "command": "send", "to": to, "from": from, "type": "update", "timeout": 0.2, "body": body });
+            assert!(client.ask(&request.to_string()).contains("\"error\""));
+        }
+    }
     let deploy = json!({ "command": "deploy", "target": "127.0.0.1:1" });
     assert!(client.ask(&deploy.to_string()).contains("\"error\""));
-    assert_eq!(run.event("status")["domain"], "127.0.0.1:1");
+    for output in [&mut run, &mut follow] {
+        assert_eq!(output.event("status")["domain"], "127.0.0.1:1");
+    }
+}
+
+/// A client follows the changes, and reads none of them.
+#[test]
+fn slow_follower_learns_the_number_of_missed_changes() {
+    const DEPLOYMENTS: usize = 1500;
+    let run = Unread::start(&[], Stdio::null());
+    while UnixStream::connect(&run.socket).is_err() {
+        thread::yield_now();
+    }
+    let mut follower = Client::connect(&run.socket);
+    assert!(follower.ask(r#"{"command":"follow"}"#).contains("\"result\""));
+    // Each deployment fails, and changes the status twice. That is more than all buffers hold.
+    let mut client = Client::connect(&run.socket);
+    for _ in 0..DEPLOYMENTS {
+        assert!(client.ask(r#"{"command":"deploy","target":"127.0.0.1:1"}"#).contains("\"error\""));
+    }
+    let missed = loop {
+        let mut line = String::new();
+        follower.0.read_line(&mut line).expect("a line");
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(missed) = line["missed"].as_u64() {
+            break missed;
+        }
+        assert!(line["status"].is_object(), "{line}");
+    };
+    assert!(missed > 0);
+    run.stop("-TERM");
 }
 
 #[test]
@@ -356,24 +393,11 @@ fn conformance_and_sign_compile_in_a_worker() {
     let sign = ["sign", &descriptor, "--key", &key, "--domain", "sp1.example", "--component", &bomb];
     for args in [&["conformance", &bomb][..], &sign] {
         let mut child = command(args, folder.path()).stdout(Stdio::null()).spawn().expect("the command starts");
-        while !has_worker(child.id()) {
+        while compile_worker::worker_of(child.id()).is_none() {
             assert!(child.try_wait().expect("a process").is_none(), "{args:?} ended without a worker");
             thread::yield_now();
         }
         child.kill().expect("it is killed");
         child.wait().expect("it ends");
     }
-}
-
-/// Returns whether a process has a compile worker.
-#[cfg(target_os = "linux")]
-fn has_worker(parent: u32) -> bool {
-    let processes = fs::read_dir("/proc").expect("the processes").filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    processes.into_iter().any(|process| {
-        // A process that has just ended has no readable files.
-        let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
-        // `id (name) state parent …`
-        let of = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        of == Some(parent) && read("cmdline").trim_end_matches('\0').ends_with(COMPILE_WORKER)
-    })
 }

@@ -54,7 +54,8 @@ pub(crate) fn kinds(name: &str) -> BTreeSet<String> {
 pub(crate) fn kind(output: &Value) -> String {
     let doing = output["progress"]["doing"].as_str();
     let text = output["event"].as_str().or(doing).map(str::to_owned);
-    let member = ["result", "error", "status", "file", "component"].into_iter().find(|member| output.get(member).is_some());
+    let member =
+        ["result", "error", "status", "missed", "file", "component"].into_iter().find(|member| output.get(member).is_some());
     text.or_else(|| member.map(str::to_owned)).unwrap_or_default()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     ids::SessionId,
-    state::{ClaimError, State},
+    state::{Claim, ClaimError, SessionAddress, State},
     wire::Frame,
 };
 
@@ -54,9 +54,7 @@ impl State {
         }
         let Some(session) = self.sessions.get(&id) else { return Err((500, "No session".into())) };
         let mut allocated: Vec<_> = match key {
-            Some(_) => {
-                session.addresses.iter().filter(|(_, of)| of.as_deref() == key).map(|(address, _)| address.clone()).collect()
-            }
+            Some(_) => session.addresses.iter().filter(|(_, of)| of.key() == key).map(|(address, _)| address.clone()).collect(),
             None => Vec::new(),
         };
         allocated.retain(|address| address.scheme() == scheme);
@@ -68,7 +66,7 @@ impl State {
                 .ok()
                 .filter(|address| address.scheme() == scheme && !matches!(scheme, "domain" | "global" | "mn"))
                 .ok_or_else(|| (500, "Field 'body.scheme' is not a scheme for allocated addresses".into()))?;
-            match self.claim(id, &address, key.map(str::to_owned)) {
+            match self.claim(id, &address, Claim::Allocated { key: key.map(str::to_owned) }) {
                 Ok(()) => new.push(address),
                 // Another session has this random address, so the loop generates the next one.
                 Err(ClaimError::Taken) => {}
@@ -101,8 +99,8 @@ impl State {
         let released: Vec<_> = session
             .addresses
             .iter()
-            .filter(|(address, key)| match resource {
-                Some(resource) => address.as_str() == resource || key.as_deref() == Some(resource),
+            .filter(|(address, of)| match resource {
+                Some(resource) => address.as_str() == resource || of.key() == Some(resource),
                 None => children.as_ref().is_some_and(|children| children.contains(address.as_str())),
             })
             .map(|(address, _)| address.clone())
@@ -118,6 +116,16 @@ impl State {
             && session.addresses.remove(address).is_some()
         {
             self.owners.remove(address);
+        }
+    }
+}
+
+impl SessionAddress {
+    /// Returns the key of the block that the address was allocated in, if it has one.
+    fn key(&self) -> Option<&str> {
+        match &self.claim {
+            Claim::Allocated { key } => key.as_deref(),
+            Claim::Learned => None,
         }
     }
 }

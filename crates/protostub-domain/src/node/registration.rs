@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     ids::SessionId,
     registry::Entry,
-    state::{ClaimError, State},
+    state::{Claim, ClaimError, State},
     wire::Frame,
 };
 
@@ -188,7 +188,7 @@ impl State {
         if matches!(url.scheme(), "domain" | "global" | "mn") {
             return Err((403, "Message blocked by policy".into()));
         }
-        self.claim(session, url, None).map_err(|error| match error {
+        self.claim(session, url, Claim::Learned).map_err(|error| match error {
             ClaimError::Taken => (403, "Message blocked by policy".into()),
             ClaimError::TooMany => (429, "The session has too many addresses".into()),
         })

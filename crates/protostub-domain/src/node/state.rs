@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(super) registry: Registry,
     pub(super) undelivered: u64,
     next: u64,
+    /// Number of uses of all addresses. It gives their order.
+    uses: u64,
 }
 
 pub(crate) struct Connection {
@@ -47,10 +49,28 @@ pub(crate) struct Session {
     pub(super) connection: Option<ConnectionId>,
     /// Time at which the session lost its connection.
     disconnected: Option<Instant>,
-    /// The session's addresses: allocated ones, with the key of their block, and ones learned from
-    /// its messages.
-    pub(super) addresses: HashMap<Address, Option<String>>,
+    pub(super) addresses: HashMap<Address, SessionAddress>,
     pub(super) topics: HashSet<Address>,
+}
+
+/// An address of a session.
+pub(super) struct SessionAddress {
+    pub(super) claim: Claim,
+    /// The number of its last use: a message from it or to it.
+    last_use: u64,
+}
+
+/// The way in which a session got an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The client asked for it, and keeps it until the client releases it.
+    Allocated {
+        /// The key of its block.
+        key: Option<String>,
+    },
+    /// The client sent a message from it, or registered it. Such an address gives way to a new one
+    /// while it has no registration.
+    Learned,
 }
 
 /// Failure to claim an address.
@@ -76,6 +96,7 @@ impl State {
             registry: Registry::default(),
             undelivered: 0,
             next: 0,
+            uses: 0,
         }
     }
 
@@ -149,6 +170,7 @@ impl State {
             return self.answer(from, answer);
         }
         if let Some(owner) = self.owners.get(to).or_else(|| self.runtimes.get(to)).copied() {
+            self.used(owner, to);
             return self.deliver(from, owner, frame, to);
         }
         if let Some(subscribers) = self.topics.get(to) {
@@ -217,25 +239,67 @@ impl State {
         let is_of_runtime = |state: &Self| state.sessions.get(&session).is_some_and(|session| from.is_within(&session.runtime));
         match self.owner(from) {
             Some(owner) if owner != session => Err(ClaimError::Taken),
-            Some(_) => Ok(()),
+            Some(_) => {
+                self.used(session, from);
+                Ok(())
+            }
             None if frame.kind == "response" || is_of_runtime(self) => Ok(()),
-            None => self.claim(session, from, None),
+            None => self.claim(session, from, Claim::Learned),
         }
     }
 
-    /// Claims an address for a session.
-    pub(super) fn claim(&mut self, id: SessionId, address: &Address, key: Option<String>) -> Result<(), ClaimError> {
+    /// Claims an address for a session. A session with too many addresses forgets the learned one
+    /// that was not used for the longest time.
+    pub(super) fn claim(&mut self, id: SessionId, address: &Address, claim: Claim) -> Result<(), ClaimError> {
         match self.owner(address) {
             Some(owner) if owner != id => return Err(ClaimError::Taken),
             _ => {}
         }
-        let Some(session) = self.sessions.get_mut(&id) else { return Err(ClaimError::Taken) };
-        if session.addresses.len() >= self.limits.max_addresses_per_session && !session.addresses.contains_key(address) {
+        let Some(session) = self.sessions.get(&id) else { return Err(ClaimError::Taken) };
+        if session.addresses.contains_key(address) {
+            self.used(id, address);
+            return Ok(());
+        }
+        if session.addresses.len() >= self.limits.max_addresses_per_session && !self.forget_an_address(id) {
             return Err(ClaimError::TooMany);
         }
-        session.addresses.insert(address.clone(), key);
-        self.owners.insert(address.clone(), id);
+        let last_use = self.next_use();
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.addresses.insert(address.clone(), SessionAddress { claim, last_use });
+            self.owners.insert(address.clone(), id);
+        }
         Ok(())
+    }
+
+    /// Forgets the session's least recently used address that was learned and has no registration.
+    /// Returns `false` if no address can be forgotten.
+    fn forget_an_address(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let is_registered = |address: &Address| self.registry.entries.get(address).is_some_and(|entry| entry.owner == Some(id));
+        let forgettable = session.addresses.iter().filter(|(address, of)| of.claim == Claim::Learned && !is_registered(address));
+        let Some(oldest) = forgettable.min_by_key(|(_, of)| of.last_use).map(|(address, _)| address.clone()) else {
+            return false;
+        };
+        session.addresses.remove(&oldest);
+        self.owners.remove(&oldest);
+        true
+    }
+
+    /// Notes the use of a session's address, or of an address below it.
+    fn used(&mut self, id: SessionId, address: &Address) {
+        let last_use = self.next_use();
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        for text in std::iter::once(address.as_str()).chain(above(address)) {
+            if let Some(used) = session.addresses.get_mut(text) {
+                used.last_use = last_use;
+                return;
+            }
+        }
+    }
+
+    fn next_use(&mut self) -> u64 {
+        self.uses += 1;
+        self.uses
     }
 
     /// Returns the owner of the address, or of an address above it.

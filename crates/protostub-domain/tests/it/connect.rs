@@ -1,8 +1,12 @@
 //! Conformance cases C1 to C3 and C11 to C13: sessions.
 
-use protostub_domain::{Ending, Faults};
+use protostub_domain::{DomainServer, Ending, Faults};
 use protostub_types::Address;
 use serde_json::json;
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Error, client::IntoClientRequest as _},
+};
 
 use crate::client::{connect, open, server};
 
@@ -146,4 +150,37 @@ async fn connection_ends_in_each_way() {
     let (mut client, _) = open(&server, "1").await;
     client.send(json!({ "cmd": "disconnect", "body": { "runtimeURL": client.runtime } })).await;
     assert_eq!(client.closed().await.unwrap().unwrap().code, 1000.into());
+}
+
+/// A browser opens WebSockets for the pages of strangers, also those to this machine.
+#[tokio::test]
+async fn web_page_of_another_origin_is_refused() {
+    let server = DomainServer::builder().allow_origin("https://app.example".parse().unwrap()).start().await.unwrap();
+    let port = server.address().port();
+    // The name of an attacker's page may resolve to this machine.
+    let check = async |host: &str, origins: &[&str], expected: u16| {
+        for path in ["ws", "stub/connect?runtimeURL=runtime%3A%2F%2Fhome.example%2F1"] {
+            let mut request = format!("ws://127.0.0.1:{port}/{path}").into_client_request().unwrap();
+            request.headers_mut().insert("host", host.parse().unwrap());
+            for origin in origins {
+                request.headers_mut().append("origin", origin.parse().unwrap());
+            }
+            let code = match connect_async(request).await {
+                Ok(_) => 101,
+                Err(Error::Http(response)) => response.status().as_u16(),
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(code, expected, "{path} from {origins:?}");
+        }
+    };
+    let own = format!("127.0.0.1:{port}");
+    check(&own, &[], 101).await;
+    check(&own, &[&format!("http://{own}")], 101).await;
+    check(&own, &[&format!("http://localhost:{port}")], 101).await;
+    check(&own, &["https://app.example"], 101).await;
+    check(&own, &["https://evil.example"], 403).await;
+    check(&own, &["http://127.0.0.1:1"], 403).await;
+    check(&own, &["null"], 403).await;
+    check(&own, &["https://app.example", "https://evil.example"], 403).await;
+    check(&format!("evil.example:{port}"), &[&format!("http://evil.example:{port}")], 403).await;
 }

@@ -68,6 +68,48 @@ async fn addresses_and_subscriptions_of_a_session_are_limited() {
     assert_eq!(other.ask_registry("create", json!({ "value": { "url": "hyperty://b.example/2" } })).await["code"], 200);
 }
 
+/// A client sends from ever new addresses, like a program that makes one for each message.
+#[tokio::test]
+async fn least_recently_used_learned_address_gives_way() {
+    let server = server(|limits| limits.max_addresses_per_session = 5).await;
+    let (mut client, _) = open(&server, "1").await;
+    let (mut other, _) = open(&server, "2").await;
+    let allocated = client.allocate().await;
+    let value = json!({ "value": { "url": "hyperty://a.example/registered" } });
+    assert_eq!(client.ask_registry("create", value).await["code"], 200);
+    let from = |number: usize| format!("hyperty://a.example/{number}");
+    let to_other = other.runtime.clone();
+    for number in [1, 2, 3] {
+        client.send(json!({ "id": number, "type": "read", "from": from(number), "to": to_other })).await;
+        assert_eq!(other.next().await["id"], number);
+    }
+    // The client sends from the first address, and gets a message for the second one.
+    client.send(json!({ "id": 4, "type": "read", "from": from(1), "to": to_other })).await;
+    assert_eq!(other.next().await["id"], 4);
+    other.send(json!({ "id": 5, "type": "read", "from": other.runtime, "to": from(2) })).await;
+    assert_eq!(client.next().await["id"], 5);
+    client.send(json!({ "id": 6, "type": "read", "from": from(4), "to": to_other })).await;
+    assert_eq!(other.next().await["id"], 6);
+    let answer = other.ask(json!({ "id": 7, "type": "read", "from": other.runtime, "to": from(3) })).await;
+    assert_eq!(answer["body"]["code"], 404, "{answer}");
+
+    // A thousand more addresses displace neither the allocated address nor the registered one.
+    for number in 100..1100 {
+        client.send(json!({ "id": number, "type": "read", "from": from(number), "to": to_other })).await;
+        assert_eq!(other.next().await["id"], number);
+    }
+    for (id, to) in [(8, allocated), (9, "hyperty://a.example/registered".to_owned()), (10, from(1099))] {
+        other.send(json!({ "id": id, "type": "read", "from": other.runtime, "to": to })).await;
+        assert_eq!(client.next().await["id"], id, "{to}");
+    }
+    assert_eq!(server.node().counts().borrow().addresses, 5);
+    // Allocated addresses take the places of learned ones, and keep them.
+    let wanted = json!({ "value": { "number": 3 } });
+    assert_eq!(client.ask_node("create", "address-allocation", wanted).await["code"], 200);
+    client.send(json!({ "id": 11, "type": "read", "from": from(1100), "to": to_other })).await;
+    assert_eq!(client.next().await["body"]["code"], 429);
+}
+
 #[tokio::test]
 async fn too_long_message_ends_the_connection() {
     let server = server(|limits| limits.max_message_bytes = 1000).await;

@@ -1,5 +1,6 @@
 //! A stub's status: one writer, many watchers (steps 21 and 22).
 
+mod changes;
 mod presence;
 
 use std::{
@@ -15,6 +16,8 @@ use protostub_types::{Address, SafeText, StatusReport, StubStatus};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+pub(crate) use changes::{ChangeFeed, ChangeOutlet};
+pub use changes::{StatusChange, StatusChanges, StatusUpdate};
 pub(crate) use presence::{Admission, StatusPublisher, StubPresence};
 
 /// The form of a status on the bus.
@@ -50,6 +53,8 @@ impl StatusForm {
 pub(crate) struct StatusCell {
     report: watch::Sender<StatusReport>,
     live_counter: Arc<LiveCounter>,
+    /// `None` for the status of an instance that is not the stub's.
+    outlet: Option<ChangeOutlet>,
 }
 
 /// The number of times that the stub became live. A waiter may come too late to see a short `live`,
@@ -62,13 +67,26 @@ struct LiveCounter {
 }
 
 impl StatusCell {
-    pub(crate) fn new() -> Self {
-        Self::at(StubStatus::Deploying)
+    /// Returns the cell of a stub that is being deployed. Its changes go to the outlet.
+    pub(crate) fn new(outlet: ChangeOutlet) -> Self {
+        Self::with(StubStatus::Deploying, Some(outlet))
     }
 
-    /// Returns a cell that begins with this status.
+    /// Returns a cell that begins with this status, and whose changes are not published.
     pub(crate) fn at(status: StubStatus) -> Self {
-        Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default() }
+        Self::with(status, None)
+    }
+
+    fn with(status: StubStatus, outlet: Option<ChangeOutlet>) -> Self {
+        Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default(), outlet }
+    }
+
+    /// Publishes the first status.
+    pub(crate) fn begin(&self) {
+        if let Some(outlet) = &self.outlet {
+            let _turn = outlet.turn();
+            outlet.publish(&self.current());
+        }
     }
 
     /// Returns `true` if the stub has ever been live, even for a moment.
@@ -87,6 +105,7 @@ impl StatusCell {
     /// Advances to `status` if it can follow the current one. Returns `None` if it is the current
     /// one. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<SafeText>) -> Result<Option<StatusReport>, String> {
+        let _turn = self.outlet.as_ref().map(ChangeOutlet::turn);
         let mut outcome = Ok(None);
         self.report.send_if_modified(|current| {
             if current.status == status && current.reason == reason {
@@ -102,6 +121,9 @@ impl StatusCell {
         });
         if status == StubStatus::Live && matches!(outcome, Ok(Some(_))) {
             self.live_counter.add();
+        }
+        if let (Some(outlet), Ok(Some(report))) = (&self.outlet, &outcome) {
+            outlet.publish(report);
         }
         outcome
     }
@@ -214,7 +236,7 @@ mod tests {
     #[test]
     fn waiter_for_live_learns_that_the_stub_was_live() {
         let mut context = Context::from_waker(Waker::noop());
-        let cell = StatusCell::new();
+        let cell = StatusCell::at(StubStatus::Deploying);
         let waiting = || cell.watch().until_live_once();
         let (mut polled_before, mut polled_late) = (pin!(waiting()), pin!(waiting()));
         assert_eq!(polled_before.as_mut().poll(&mut context), Poll::Pending);

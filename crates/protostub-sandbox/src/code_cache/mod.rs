@@ -9,6 +9,7 @@
 //!
 //! An entry appears whole or not at all, so processes may share a folder.
 
+mod partial;
 mod private;
 mod sealed;
 
@@ -17,7 +18,7 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use protostub_types::Sha256Digest;
@@ -28,10 +29,6 @@ pub(crate) use sealed::{Key, Name};
 
 /// End of the names of entries.
 const ENTRY: &str = ".code";
-/// Beginning of the names of files that are still being written.
-const PARTIAL: &str = ".partial-";
-/// Age at which such a file counts as left behind by a process that died.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The folder, and the key of its entries. All functions block.
 pub(crate) struct CodeCache {
@@ -59,7 +56,7 @@ impl CodeCache {
         let bytes = private::key(key_path, &opened).map_err(fail(key_path))?;
         let cache =
             Self { folder: opened, key: Key::new(&bytes), max_bytes, hits: AtomicUsize::new(0), misses: AtomicUsize::new(0) };
-        if let Err(error) = cache.remove_abandoned(SystemTime::now()) {
+        if let Err(error) = partial::remove_abandoned(&cache.folder) {
             tracing::debug!(%error, folder = %cache.folder.display(), "could not look for abandoned files");
         }
         Ok(cache)
@@ -142,12 +139,11 @@ impl CodeCache {
                 self.max_bytes
             )));
         }
-        let make = || tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder);
-        let mut file = match make() {
+        let mut file = match partial::create(&self.folder) {
             // The folder was removed meanwhile. It is made and checked as at the start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 private::folder(&self.folder)?;
-                make()?
+                partial::create(&self.folder)?
             }
             made => made?,
         };
@@ -167,7 +163,7 @@ impl CodeCache {
             let entry = entry?;
             // An entry that another process has just removed does not count.
             let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_file() && !is_partial(&entry) {
+            if metadata.is_file() && !partial::is_partial(&entry) {
                 entries.push((metadata.modified()?, metadata.len(), entry.path()));
             }
         }
@@ -185,22 +181,6 @@ impl CodeCache {
         }
         Ok(())
     }
-
-    fn remove_abandoned(&self, now: SystemTime) -> io::Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let written = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = written.ok().and_then(|time| now.duration_since(time).ok());
-            if is_partial(&entry) && age.is_some_and(|age| age > ABANDONED) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_partial(entry: &fs::DirEntry) -> bool {
-    entry.file_name().to_string_lossy().starts_with(PARTIAL)
 }
 
 /// Returns `compiled.key` next to `compiled`.

@@ -12,7 +12,8 @@ use crate::{
 /// that was called with [`COMPILE_WORKER`](super::COMPILE_WORKER). The host that called the process
 /// asks for it by [`EngineConfig::compile_worker`](crate::EngineConfig::compile_worker).
 ///
-/// Must be called before the process has more than one thread. The process must end afterwards.
+/// Must be called before the process has more than one thread. The process must end afterwards. It
+/// ends at once if the host has gone, even while the compiler runs.
 ///
 /// ```no_run
 /// fn main() -> std::io::Result<()> {
@@ -32,6 +33,8 @@ pub fn compile_worker() -> io::Result<()> {
     io::stdin().read_exact(&mut request).map_err(|error| not_a_request(&error.to_string()))?;
     let request = CompileRequest::from_bytes(&request)
         .ok_or_else(|| not_a_request("standard input does not begin with a request of this version"))?;
+    // The thread starts before the limits, which may leave no memory for its stack.
+    end_with_host()?;
     limit(&request)?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
@@ -85,6 +88,42 @@ fn limit(request: &CompileRequest) -> io::Result<()> {
     set(Resource::As, request.memory_bytes, request.memory_bytes)?;
     // Running stubs come first.
     let _ = nice(5);
+    Ok(())
+}
+
+/// Ends this process as soon as the host has gone. The compiler itself can run for minutes, and its
+/// code is of no use then.
+///
+/// Only the host reads standard output, and it reads until the answer is complete. A pipe without a
+/// reader therefore means that the host has ended or was killed.
+#[cfg(unix)]
+fn end_with_host() -> io::Result<()> {
+    use rustix::{
+        event::{PollFd, PollFlags, poll},
+        io::Errno,
+    };
+
+    /// The thread calls two functions.
+    const STACK_BYTES: usize = 64 * 1024;
+
+    let watch = || {
+        let stdout = io::stdout();
+        // Without any flag, the system reports only the end of the pipe.
+        loop {
+            match poll(&mut [PollFd::new(&stdout, PollFlags::empty())], None) {
+                // No destructor runs next to the compiler.
+                Ok(_) => std::process::abort(),
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    std::thread::Builder::new().name("protostub-host".to_owned()).stack_size(STACK_BYTES).spawn(watch)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn end_with_host() -> io::Result<()> {
     Ok(())
 }
 

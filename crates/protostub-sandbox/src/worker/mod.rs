@@ -9,7 +9,7 @@
 //! The worker is the same program as the host, or one that was built with the same version of this
 //! crate. It calls [`compile_worker`]. Its reply is authenticated like an entry of the code cache,
 //! by a key that is made for this one component. A program that is not a worker of this version
-//! cannot make the host load any code.
+//! cannot make the host load any code. A worker whose host has gone ends at once.
 //!
 //! A worker is not a second sandbox. A component that takes over the compiler can make it emit any
 //! code, which the host then loads. The same holds for a compiler in the host's process. The worker

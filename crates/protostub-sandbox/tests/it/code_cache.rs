@@ -162,6 +162,23 @@ async fn code_of_another_component_or_with_another_key_is_not_loaded() {
     assert_eq!(cache.compile(SMALL).await, (0, 1));
 }
 
+/// A process was killed while it wrote an entry. Another process is writing one now.
+#[tokio::test]
+async fn partial_code_without_a_writer_is_removed_at_start() {
+    let cache = Cache::new();
+    assert_eq!(cache.compile(SMALL).await, (0, 1));
+    let entry = cache.entry();
+    let (left, in_progress) = (cache.code().join(".partial-1"), cache.code().join(".partial-2"));
+    fs::write(&left, b"x").unwrap();
+    let writer = fs::File::create(&in_progress).unwrap();
+    writer.lock().unwrap();
+    assert_eq!(cache.compile(SMALL).await, (1, 0));
+    assert_eq!(cache.entries(), [in_progress, entry.clone()]);
+    drop(writer);
+    assert_eq!(cache.compile(SMALL).await, (1, 0));
+    assert_eq!(cache.entry(), entry);
+}
+
 #[tokio::test]
 async fn oldest_code_is_evicted_first() {
     // Entries of about the same length.
