@@ -22,7 +22,7 @@ overridable! {
         /// between. Beyond this, the stub is `failed`. Zero disables restarts. Default: 5.
         #[serde(rename = "times")]
         restarts: u32 = 5,
-        /// Time for which a restart counts. Default: 60 s.
+        /// Time for which a restart counts, longer than zero. Default: 60 s.
         #[serde(rename = "within-seconds", deserialize_with = "protostub_types::settings::seconds")]
         within: Duration = Duration::from_secs(60),
         /// Pause before the first restart. Default: 100 ms.
