@@ -120,6 +120,7 @@ impl File {
 
     fn read(mut root: Spanned<DeTable<'_>>) -> Result<Self, Fault> {
         let tables = root.get_mut();
+        check_tables(tables)?;
         let command = take::<_, Settings>(tables, &MOVED)?;
         let network = take_in::<_, NetworkSettings>(tables, "network")?;
         let lifecycle = take_in::<_, LifecycleSettings>(tables, "lifecycle")?;
@@ -200,6 +201,28 @@ fn unknown_key(key: &str, known: &[&str], moved: &[(&str, &str, &str)]) -> Strin
         Some((_, nearest)) => format!("unknown key `{key}`; did you mean {nearest}?"),
         None => format!("unknown key `{key}`; the keys here are {}", known.join(", ")),
     }
+}
+
+/// Refuses lists in place of tables. serde would take the items for the values of the keys, in the
+/// order of their definition.
+fn check_tables(root: &DeTable<'_>) -> Result<(), Fault> {
+    let check = |table: &DeTable<'_>, keys: &[&str]| {
+        let list = keys.iter().filter_map(|key| table.get(*key)).find(|value| matches!(value.get_ref(), DeValue::Array(_)));
+        let problem = || Problem::Type { found: "a list".to_owned(), expected: "a table".to_owned() };
+        list.map_or(Ok(()), |list| Err(Fault::at(&list.span(), problem())))
+    };
+    check(root, &["network", "cache", "lifecycle", "trust", "restart", "limits", "domains"])?;
+    let Some(DeValue::Table(domains)) = root.get("domains").map(Spanned::get_ref) else { return Ok(()) };
+    let spellings: Vec<&str> = domains.keys().map(|key| key.get_ref().as_ref()).collect();
+    check(domains, &spellings)?;
+    for domain in domains.values() {
+        let DeValue::Table(domain) = domain.get_ref() else { continue };
+        check(domain, &["restart", "limits", "credential", "oauth2"])?;
+        if let Some(DeValue::Table(oauth2)) = domain.get("oauth2").map(Spanned::get_ref) {
+            check(oauth2, &["client-secret", "refresh-token"])?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses values that JSON does not have. Without this check, a stub would get a date as an object
