@@ -203,13 +203,20 @@ fn unknown_key(key: &str, known: &[&str], moved: &[(&str, &str, &str)]) -> Strin
     }
 }
 
-/// Refuses lists in place of tables. serde would take the items for the values of the keys, in the
-/// order of their definition.
+/// Refuses lists and dates in place of tables. serde would take the items of a list for the values
+/// of the keys, in the order of their definition, and a date for a table with a key of the TOML
+/// library.
 fn check_tables(root: &DeTable<'_>) -> Result<(), Fault> {
     let check = |table: &DeTable<'_>, keys: &[&str]| {
-        let list = keys.iter().filter_map(|key| table.get(*key)).find(|value| matches!(value.get_ref(), DeValue::Array(_)));
-        let problem = || Problem::Type { found: "a list".to_owned(), expected: "a table".to_owned() };
-        list.map_or(Ok(()), |list| Err(Fault::at(&list.span(), problem())))
+        keys.iter().filter_map(|key| table.get(*key)).try_for_each(|value| {
+            let found = match value.get_ref() {
+                DeValue::Array(_) => "a list",
+                DeValue::Datetime(_) => "a date",
+                _ => return Ok(()),
+            };
+            let problem = Problem::Type { found: found.to_owned(), expected: "a table".to_owned() };
+            Err(Fault::at(&value.span(), problem))
+        })
     };
     check(root, &["network", "cache", "lifecycle", "trust", "restart", "limits", "domains"])?;
     let Some(DeValue::Table(domains)) = root.get("domains").map(Spanned::get_ref) else { return Ok(()) };

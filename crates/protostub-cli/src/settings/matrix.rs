@@ -46,7 +46,7 @@ const JARGON: [&str; 12] = [
     "invalid type",
     "invalid value",
     "newtype",
-    "private",
+    "__toml",
 ];
 
 /// A key, with the tables around it.

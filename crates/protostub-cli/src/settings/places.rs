@@ -104,7 +104,9 @@ impl Places {
     pub(super) fn describe(&self, fault: &Fault) -> String {
         let start = fault.start.unwrap_or_default();
         let key = fault.start.and_then(|start| self.innermost(start));
-        let spelling = key.map(|key| key.spelling.clone()).or_else(|| self.key_of_line(start));
+        let is_named = matches!(&fault.problem, Problem::Whole(problem) if problem.starts_with('`'));
+        let of_line = || if is_named { None } else { self.key_of_line(start) };
+        let spelling = key.map(|key| key.spelling.clone()).or_else(of_line);
         let problem = match (key, &fault.problem) {
             (Some(key), Problem::Type { expected, .. }) if key.is_date => Problem::OfKey(format!("is a date; write {expected}")),
             (Some(key), Problem::Type { found, expected }) if key.value.start < start => {
