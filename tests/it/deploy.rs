@@ -269,7 +269,7 @@ async fn longest_timeouts_do_not_panic() {
     (limits.cpu_per_call, limits.cpu_per_second, limits.time_per_call) = (Duration::MAX, Duration::MAX, Duration::MAX);
     let mut restart = RestartPolicy::default();
     (restart.within, restart.first_pause, restart.longest_pause) = (Duration::MAX, Duration::MAX, Duration::MAX);
-    let builder = builder().source(source).limits(limits).restart(restart).request_timeout(Duration::MAX);
+    let builder = builder().source(source).limits(limits).restart(restart).request_timeout(Duration::from_secs(600));
     let builder = builder.compile_timeout(Duration::MAX).connect_timeout(Duration::MAX).grace(Duration::MAX);
     let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX);
     let runtime = builder.build().await.expect("a runtime");

@@ -47,13 +47,18 @@ fn small_address_space_runs_sandboxes_without_a_pool() {
 #[tokio::test]
 async fn sandbox_limit_above_the_machines_is_refused_with_a_hint() {
     let Some(most) = Engine::most_sandboxes() else { return };
-    let Err(BuildError::Engine(error)) = builder().max_sandboxes(most + 1).build().await else { panic!("there are too many") };
+    let Err(BuildError::Settings(error)) = builder().max_sandboxes(most + 1).build().await else { panic!("there are too many") };
+    assert_eq!(error.path, ["lifecycle", "max-sandboxes"]);
+    let error = error.to_string();
+    assert!(error.contains(&format!("room for {most};")) && error.contains("`vm.max_map_count`"), "{error}");
+    // The engine alone refuses them too.
+    let mut config = EngineConfig::default();
+    config.max_sandboxes = most + 1;
+    let Err(error) = Engine::new(&config) else { panic!("there are too many") };
     assert!(
         matches!(error, EngineError::Mappings { sandboxes, most: said, .. } if (sandboxes, said) == (most + 1, most)),
         "{error}"
     );
-    let error = error.to_string();
-    assert!(error.contains("`max-sandboxes`") && error.contains("sysctl -w vm.max_map_count="), "{error}");
 
     // More stubs than sandboxes are possible, because idle stubs make room for others.
     let source = source(&["sp1.example"], &component("actor"), &Value::Null);

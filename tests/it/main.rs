@@ -33,6 +33,7 @@ mod references;
 mod restart;
 mod retire;
 mod sayings;
+mod settings;
 mod signed;
 mod status;
 mod steps;

@@ -248,3 +248,25 @@ async fn runtime_without_a_cache_refuses_older_versions() {
     assert!(error.contains("sp3.example") && error.contains("`max-accepted-versions`"), "{error}");
     deploy("sp1.example", "2.1").await.expect("a domain that is there goes on");
 }
+
+/// A version of 999999 locks out all real ones, until the operator resets the accepted version.
+#[tokio::test]
+async fn forgotten_version_lets_lower_versions_be_deployed() {
+    let host = Host::new().await;
+    host.publish("sp1.example", "999999", json!({}));
+    let stub = host.deploy("sp1.example").await;
+    let key = stub.key().clone();
+    stub.undeploy().await.expect("undeployed");
+    host.publish("sp1.example", "1.1", json!({}));
+    let Err(error) = host.runtime.deploy_protostub("sp1.example").await else { panic!("the older version is deployed") };
+    assert!(matches!(error.kind(), DeployErrorKind::Older { .. }), "{error}");
+
+    let forgotten = host.runtime.forget_accepted_release(&key).await.expect("forgotten").expect("a version");
+    assert_eq!(forgotten.version, Version::parse("999999").expect("a version"));
+    assert_eq!(host.runtime.accepted_release(&key).await.expect("readable"), None);
+    assert_eq!(fs::read_dir(host.committed()).expect("a folder").count(), 0, "another process must not find it either");
+    // The refusal before is forgotten too: a message deploys the stub at once.
+    assert_eq!(host.runs("sp1.example").await, "1.1");
+    let accepted = host.runtime.accepted_release(&key).await.expect("readable").expect("a version");
+    assert_eq!(accepted.version, Version::parse("1.1").expect("a version"));
+}

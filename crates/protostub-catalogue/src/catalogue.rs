@@ -237,6 +237,16 @@ impl Catalogue {
         self.inner.commits.load(key).await
     }
 
+    /// Forgets the last accepted version of a stub. The next version that the domain publishes
+    /// counts as its first. Other processes that share the [cache](CatalogueConfig::cache_dir) and
+    /// have judged by the version remember it until they end.
+    ///
+    /// # Errors
+    /// If the version cannot be removed after a few retries. Then it still counts.
+    pub async fn forget_committed(&self, key: &StubKey) -> Result<(), TrustStateError> {
+        self.inner.commits.remove(key).await
+    }
+
     /// Checks if a version of a stub could be accepted now, before any of its code runs.
     ///
     /// # Errors

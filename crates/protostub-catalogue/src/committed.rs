@@ -82,6 +82,10 @@ impl Commits {
         self.0.save(&entry(key), File::new(text(key), committed), may_replace).await
     }
 
+    pub(crate) async fn remove(&self, key: &StubKey) -> Result<(), TrustStateError> {
+        self.0.remove(&entry(key)).await
+    }
+
     pub(crate) async fn check_room(&self, key: &StubKey) -> Result<(), TrustStateError> {
         self.0.check_room(&entry(key)).await
     }

@@ -231,11 +231,12 @@ impl<R: Record> Ledger<R> {
 
     /// Removes the record of an entry.
     pub(crate) async fn remove(&self, entry: &Entry) -> Result<(), TrustStateError> {
-        self.inner.known().remove(entry);
-        match &self.inner.folder {
-            None => Ok(()),
-            Some(folder) => self.with_folder(entry, folder, LedgerInner::erase).await,
+        if let Some(folder) = &self.inner.folder {
+            self.with_folder(entry, folder, LedgerInner::erase).await?;
         }
+        // A reader could take the record from the file until the file was gone.
+        self.inner.known().remove(entry);
+        Ok(())
     }
 
     /// Checks if a record of this entry could be stored now.

@@ -1,6 +1,5 @@
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
 use protostub_runtime::{Address, EgressExplanation};
 use serde_json::{Value, json};
@@ -49,7 +48,7 @@ impl ExplainEgress {
             .domain()
             .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;
         settings.runtime.home.get_or_insert_with(|| domain.clone());
-        let runtime = settings.builder()?.build().await.context("failed to build the runtime")?;
+        let runtime = settings.builder()?.build().await.map_err(|error| settings.explain(error))?;
         let explained = runtime.explain_egress(&self.target, &self.url).await;
         let explained = explained.map_err(|error| Failure::usage(format!("{:#}", anyhow::Error::new(error))))?;
         let is_allowed = explained.explanation.verdict().is_ok();

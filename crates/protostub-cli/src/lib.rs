@@ -6,7 +6,8 @@
 //! * `explain_egress`: the destinations that a stub may connect to
 //! * `conformance`: tests of a component against the specification
 //! * `run`: a runtime, until a signal stops it
-//! * `deploy`, `undeploy`, `update`, `list`, `send`, `reload`, `status`: requests to a runtime
+//! * `deploy`, `undeploy`, `update`, `accepted`, `list`, `send`, `reload`, `status`: requests to a
+//!   runtime
 //! * `reach`: the choice of the runtime for a request; `control`: the protocol of a running runtime
 //! * `compile_worker`: the process in which a runtime compiles a component
 //! * `settings`: settings of runtimes, from flags and from a file
@@ -19,6 +20,7 @@
 //! The README documents the interface for scripts: JSON output, exit codes and the control socket.
 //! This library belongs to the command. Embedders use `protostub-runtime`.
 
+mod accepted;
 mod bars;
 mod compile_worker;
 #[cfg(feature = "conformance")]
@@ -130,6 +132,7 @@ enum Command {
     Update(update::UpdateStub),
     List(list::List),
     Send(Box<send::Send>),
+    Accepted(accepted::AcceptedVersion),
     Status(status::ShowStatus),
     Reload(reload::Reload),
     #[command(hide = true)]
@@ -189,6 +192,7 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
         Command::Update(update) => update.run(&output).await,
         Command::List(list) => list.run(&output).await,
         Command::Send(send) => send.run(&output).await,
+        Command::Accepted(accepted) => accepted.run(&output).await,
         Command::Status(status) => status.run(&output).await,
         Command::Reload(reload) => reload.run(&output).await,
         Command::CompileWorker(worker) => return worker.run(),

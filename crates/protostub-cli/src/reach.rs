@@ -109,5 +109,6 @@ pub(crate) async fn start(mut settings: Settings, target: &Address, bars: &Bars)
     settings.runtime.network.allow_loopback |= domain.is_loopback();
     // Without a configured home domain, the target's domain is the home.
     settings.runtime.home.get_or_insert_with(|| StubKey::of(target, &domain).map_or(domain, |key| key.domain().clone()));
-    Ok(settings.builder()?.progress(bars.observer()).build().await?)
+    let runtime = settings.builder()?.progress(bars.observer()).build().await;
+    runtime.map_err(|error| settings.explain(error))
 }

@@ -80,11 +80,15 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
+        let of_file = settings.hyperties.len();
         settings.hyperties.extend(self.hyperties);
         settings.deploy.extend(self.deploy);
         let stop = StopSignal::listen()?;
         let hangup = HangupSignal::listen()?;
-        let socket = listen_for_commands(self.socket.or_else(|| settings.socket.clone())).await?;
+        let socket = match self.socket {
+            Some(path) => listen_for_commands(Some(path)).await?,
+            None => settings.at_key(&["socket"], listen_for_commands(settings.socket.clone()).await)?,
+        };
         let progress = broadcast::Sender::new(REMEMBERED);
         let (bars, published) = (output.bars.clone(), progress.clone());
         let show = move |key: &StubKey, progress| {
@@ -95,7 +99,8 @@ impl Run {
             }
         };
         let since = SystemTime::now();
-        let runtime = settings.builder()?.progress(show).status_form(StatusForm::Phase2).build().await?;
+        let runtime = settings.builder()?.progress(show).status_form(StatusForm::Phase2).build().await;
+        let runtime = runtime.map_err(|error| settings.explain(error))?;
         let runtime = Arc::new(runtime);
 
         let printed = Reports::start(output)?;
@@ -107,8 +112,9 @@ impl Run {
             ServerContext { runtime: Arc::clone(&runtime), since, policy: settings.policy.clone(), progress, dropped },
         );
         printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
-        for address in &settings.hyperties {
-            let hyperty = runtime.register_hyperty(address.clone()).await?;
+        for (index, address) in settings.hyperties.iter().enumerate() {
+            let hyperty = runtime.register_hyperty(address.clone()).await.map_err(Into::into);
+            let hyperty = if index < of_file { settings.at_key(&["hyperties"], hyperty)? } else { hyperty? };
             printed.tell(Event::Listening { hyperty: address.clone() });
             let (answer, printed, registers) = (self.answer.clone(), printed.clone(), self.register);
             runtime.spawn_inside(async move {

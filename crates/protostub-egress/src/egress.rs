@@ -91,6 +91,22 @@ impl EgressConfig {
         self.max_sockets = Some(sockets);
         self
     }
+
+    /// Checks [`Self::proxy`].
+    ///
+    /// # Errors
+    /// [`EgressError::Config`] if the URL is not that of an HTTP proxy.
+    pub fn check_proxy(&self) -> Result<(), EgressError> {
+        self.proxy.as_ref().map(Proxy::new).transpose().map(drop)
+    }
+
+    /// Checks [`Self::max_sockets`].
+    ///
+    /// # Errors
+    /// [`EgressError::Config`] if a stub needs more sockets, or the process has fewer descriptors.
+    pub fn check_max_sockets(&self) -> Result<(), EgressError> {
+        max_sockets(self.max_sockets).map(drop)
+    }
 }
 
 impl Default for EgressConfig {

@@ -361,6 +361,10 @@ pub(crate) fn max_sockets(asked: Option<usize>) -> Result<usize, EgressError> {
     #[cfg(not(unix))]
     let soft_limit: Option<u64> = None;
     let asked_of_limit = asked.zip(soft_limit.and_then(|limit| usize::try_from(limit).ok()));
+    if let Some(sockets) = asked.filter(|sockets| *sockets < MIN_SOCKETS) {
+        let problem = format!("`max-sockets` is {sockets}, but a stub needs {MIN_SOCKETS}; set at least {MIN_SOCKETS}");
+        return Err(EgressError::Config(problem));
+    }
     match asked_of_limit {
         Some((sockets, limit)) if sockets > limit => Err(EgressError::Config(format!(
             "`max-sockets` is {sockets}, but the process is limited to {limit} descriptors; raise that limit (`ulimit -n`)"

@@ -331,8 +331,9 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
         return Err(BuildError::HomeDomain(error));
     }
     let home = builder.settings.home.clone().ok_or(BuildError::NoHomeDomain)?;
+    builder.settings.check()?;
     let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(builder.settings.worker_threads.max(1))
+        .worker_threads(builder.settings.worker_threads)
         .thread_name("protostub")
         .enable_all()
         .build()

@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::{domain_pattern::DomainPattern, restart::RestartOverrides, retirement::Retire};
 
+/// Maximum size of a configuration, in bytes of JSON text, as the contract promises for
+/// `configuration.get`.
+pub(crate) const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
+
 /// Per-domain operator settings. They override the domain's descriptor and the runtime's settings.
 ///
 /// ```

@@ -16,6 +16,9 @@ pub enum BuildError {
     /// No home domain was given.
     #[error("the runtime has no home domain; set `home`, or call `home_domain` on the builder")]
     NoHomeDomain,
+    /// A setting has a value that cannot work.
+    #[error("failed to use the settings")]
+    Settings(#[from] InvalidSetting),
     /// The library's own threads could not be started.
     #[error("failed to start the runtime's threads")]
     Threads(#[source] std::io::Error),
@@ -51,6 +54,25 @@ pub enum BuildError {
     #[error("failed to make a URL for the runtime")]
     Address(#[from] AddressError),
 }
+
+/// A setting with a value that cannot work: see [`Settings::check`](crate::Settings::check).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidSetting {
+    /// The key in a settings file, and the keys of the tables around it, from the outermost:
+    /// `["lifecycle", "max-stubs"]`. A domain is in its normal form.
+    pub path: Vec<String>,
+    /// The problem, with the remedy. The text continues the name of the key.
+    pub problem: String,
+}
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.path.join("."), self.problem)
+    }
+}
+
+impl Error for InvalidSetting {}
 
 /// The error of a deployment: the stub, the phase and the cause.
 #[derive(Debug, Clone)]
@@ -163,7 +185,7 @@ pub enum DeployErrorKind {
     },
     /// The domain publishes an older version than the last one that was live here.
     #[error(
-        "the domain publishes version {published}, and the newer {committed} was live here before; set `allow-older` for the domain to go back"
+        "the domain publishes version {published}, and the newer {committed} was live here before; reset the accepted version, or set `allow-older` for the domain, to go back"
     )]
     Older {
         /// The published version.

@@ -204,6 +204,7 @@ mod restart;
 mod retirement;
 mod runtime;
 mod settings;
+mod settings_check;
 mod status;
 pub mod steps;
 mod stub;
@@ -214,7 +215,9 @@ mod update;
 pub use builder::RuntimeBuilder;
 pub use domain_pattern::{DomainPattern, DomainPatternError};
 pub use domain_settings::DomainSettings;
-pub use error::{BuildError, ConnectError, DeployError, DeployErrorKind, Phase, RegisterError, StubGone, StubGoneReason};
+pub use error::{
+    BuildError, ConnectError, DeployError, DeployErrorKind, InvalidSetting, Phase, RegisterError, StubGone, StubGoneReason,
+};
 pub use explain::{EgressExplanation, ExplainError};
 pub use hyperty::{Hyperty, HypertySender};
 pub use identity::{
@@ -233,8 +236,8 @@ pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{AttachError, BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
-    Attempt, Bounds, CatalogueError, CatalogueErrorKind, DirectorySource, Document, Download, Extent, Fault, Held, MemorySource,
-    Request as SourceRequest, Source, StoreError, Subject, TrustStateError, Validators, trust,
+    AcceptedRelease, Attempt, Bounds, CatalogueError, CatalogueErrorKind, DirectorySource, Document, Download, Extent, Fault,
+    Held, MemorySource, Request as SourceRequest, Source, StoreError, Subject, TrustStateError, Validators, trust,
 };
 pub use protostub_egress::{EgressError, Explanation, QuotaLimits, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]

@@ -204,7 +204,7 @@ impl Registry {
         record.over(gone);
     }
 
-    /// Forgets the failures of a stub that is live.
+    /// Forgets the failures of a stub that is live, or whose accepted version was forgotten.
     pub(crate) fn clear_failures(&self, key: &StubKey) {
         self.state().failures.remove(key);
     }

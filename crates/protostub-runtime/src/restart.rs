@@ -23,7 +23,7 @@ overridable! {
         #[serde(rename = "times")]
         restarts: u32 = 5,
         /// Time for which a restart counts, and for which a sender gets 503 whose messages ended
-        /// two instances. Default: 60 s.
+        /// two instances. Longer than zero. Default: 60 s.
         #[serde(rename = "within-seconds", deserialize_with = "protostub_types::settings::seconds")]
         within: Duration = Duration::from_secs(60),
         /// Pause before the first restart. Default: 100 ms.

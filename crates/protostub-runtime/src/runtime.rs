@@ -6,6 +6,7 @@ use std::{
 };
 
 use protostub_bus::{BusCounts, Origin, Policy, RequestError, Route};
+use protostub_catalogue::{AcceptedRelease, TrustStateError};
 use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
 use tokio::{runtime::Runtime as Threads, sync::SetOnce, task::JoinHandle};
 use url::Url;
@@ -233,6 +234,31 @@ impl Runtime {
     #[must_use]
     pub fn protostub(&self, key: &StubKey) -> Option<Protostub> {
         self.context().registry.record(key).map(|record| Protostub::new(self.context(), record))
+    }
+
+    /// Returns the last accepted version of a stub. The runtime deploys no older version. Returns
+    /// `None` if no version was accepted.
+    ///
+    /// # Errors
+    /// If the version cannot be read.
+    pub async fn accepted_release(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
+        self.context().catalogue.committed(key).await
+    }
+
+    /// Forgets the last accepted version of a stub, and returns it. The next deployment accepts any
+    /// version, also an unsigned one if no signature is required.
+    ///
+    /// For a domain that has published too high a version by mistake. A deployed stub keeps its
+    /// version, and an update never goes back: undeploy the stub first.
+    ///
+    /// # Errors
+    /// If the version cannot be read or removed. Then it still counts.
+    pub async fn forget_accepted_release(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
+        let accepted = self.accepted_release(key).await?;
+        self.context().catalogue.forget_committed(key).await?;
+        // The refusals of older versions count no more.
+        self.context().registry.clear_failures(key);
+        Ok(accepted)
     }
 
     /// Explains why a stub may or may not connect to the host of a URL, by its rules in this

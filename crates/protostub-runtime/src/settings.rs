@@ -17,7 +17,8 @@ const MIN_THREADS: usize = 4;
 /// Settings of a runtime: plain values, which a program can read from a file.
 ///
 /// Keys are the fields' names in kebab-case. The name of a time ends with its unit
-/// (`grace-seconds`). A missing key has its default. Unknown keys are errors.
+/// (`grace-seconds`). A missing key has its default. Unknown keys are errors. [`Self::check`]
+/// refuses values that cannot work. Zero is such a value, unless the field says otherwise.
 ///
 /// The program gives all other values to the [`RuntimeBuilder`](crate::RuntimeBuilder): sources,
 /// credentials, root certificates, the policy, the resolver, callbacks and the executable that
@@ -57,15 +58,15 @@ pub struct Settings {
     /// The domain that the runtime belongs to. The runtime asks the catalogue of this domain for
     /// stubs of domains that publish none themselves. Required.
     pub home: Option<Domain>,
-    /// Number of threads that run guests and the bus, at least one. Default: one for each
-    /// processor, and at least four.
+    /// Number of threads that run guests and the bus: 1 to 1024. Default: one for each processor,
+    /// and at least four.
     ///
     /// A guest in an operation that cannot be interrupted, such as filling its memory, blocks its
     /// thread. The threads are the library's own: a stub in an endless loop takes none of the
     /// program's.
     pub worker_threads: usize,
-    /// Time that a request waits for its response, unless it has a timeout of its own. Default:
-    /// 15 s.
+    /// Time that a request waits for its response, unless it has a timeout of its own: 600 s at
+    /// most. Default: 15 s.
     #[serde(rename = "request-timeout-seconds", deserialize_with = "seconds")]
     pub request_timeout: Duration,
     /// Connections of the runtime and of all stubs.
@@ -100,8 +101,8 @@ pub struct NetworkSettings {
     /// HTTP proxy for every connection. The proxy resolves the names of hosts. The runtime reads no
     /// environment variable for it. Default: none.
     pub proxy: Option<Url>,
-    /// Maximum number of sockets that all stubs and the runtime itself have open at a time.
-    /// Default: the process's soft limit on descriptors, less a quarter (64 to 1024).
+    /// Maximum number of sockets that all stubs and the runtime itself have open at a time: 8 to
+    /// the process's soft limit on descriptors. Default: that limit, less a quarter (64 to 1024).
     ///
     /// The runtime keeps an eighth of them (at most 128) for itself. A stub gets no more than the
     /// rest. The library never changes the process's limit; the `protostub` command raises it.
@@ -169,7 +170,7 @@ pub struct LifecycleSettings {
     pub retire_after: Retire,
     /// Maximum number of deployments per minute that each hyperty, and each stub that may deploy
     /// others, triggers. The runtime refuses further ones with 429. The host program's own calls do
-    /// not count. Default: 60.
+    /// not count. With zero, only they deploy stubs. Default: 60.
     pub deployments_per_minute: u32,
     /// Maximum time for compiling a component, including the wait for earlier components. Default:
     /// 60 s.
@@ -180,7 +181,7 @@ pub struct LifecycleSettings {
     #[serde(rename = "compile-timeout-seconds", deserialize_with = "seconds")]
     pub compile_timeout: Duration,
     /// Maximum address space of a [compile worker](crate::RuntimeBuilder::compile_worker), in
-    /// bytes. Default: 4 GiB.
+    /// bytes: 64 MiB at least. Default: 4 GiB.
     pub compile_memory_bytes: u64,
     /// Maximum time from the order to connect until the stub is live. Default: 30 s.
     ///
@@ -189,7 +190,8 @@ pub struct LifecycleSettings {
     /// the instance may hold messages that it could not send. Without a report, the instance ends.
     #[serde(rename = "connect-timeout-seconds", deserialize_with = "seconds")]
     pub connect_timeout: Duration,
-    /// Maximum time that a stub takes to disconnect from its domain. Default: 5 s.
+    /// Maximum time that a stub takes to disconnect from its domain. With zero, a stub ends at
+    /// once. Default: 5 s.
     #[serde(rename = "grace-seconds", deserialize_with = "seconds")]
     pub grace: Duration,
 }

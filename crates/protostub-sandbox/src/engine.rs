@@ -19,10 +19,12 @@ use crate::{
 };
 
 /// Maximum number of elements of a guest's table: the size of a slot of the pool.
-const POOL_TABLE_ELEMENTS: usize = 20_000;
+pub(crate) const POOL_TABLE_ELEMENTS: usize = 20_000;
 /// Maximum number of core instances of one component, and of its tables. Rust's components have
 /// about four instances. Python's have about forty, since their libraries are linked together.
-const POOL_INSTANCES: u32 = 64;
+pub(crate) const POOL_INSTANCES: u32 = 64;
+/// Maximum number of linear memories of one component.
+pub(crate) const POOL_MEMORIES: u32 = 4;
 /// Number of tables in the pool for each sandbox. Most components have two or three.
 const POOL_TABLES: u32 = 8;
 /// Maximum size of a guest's stack, in bytes. The host's functions get the rest of the fiber's
@@ -433,7 +435,7 @@ fn pool_config(config: &EngineConfig) -> PoolingAllocationConfig {
         .total_memories(sandboxes.saturating_mul(2))
         .total_tables(sandboxes.saturating_mul(POOL_TABLES).max(POOL_INSTANCES))
         .max_core_instances_per_component(POOL_INSTANCES)
-        .max_memories_per_component(4)
+        .max_memories_per_component(POOL_MEMORIES)
         .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)

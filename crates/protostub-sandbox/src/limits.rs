@@ -14,7 +14,7 @@ overridable! {
     /// raise them.
     ///
     /// A settings file has them in its table `[limits]`, as keys in kebab-case: `memory-bytes`,
-    /// `cpu-per-call-milliseconds`.
+    /// `cpu-per-call-milliseconds`. [`Self::check`] refuses zeros with which no stub could work.
     pub struct Limits, overridden by
     /// Limits of one domain's stub. `None` inherits the runtime's limit.
     ///
@@ -24,16 +24,16 @@ overridable! {
         /// [`EngineConfig::max_memory_bytes`](crate::EngineConfig::max_memory_bytes). Default:
         /// 64 MiB.
         memory_bytes: usize = 64 << 20,
-        /// Maximum number of linear memories. Default: 4, for the component's own and those of
-        /// adapters that some languages' toolchains add.
+        /// Maximum number of linear memories, at most 4. Default: 4, for the component's own and
+        /// those of adapters that some languages' toolchains add.
         memories: usize = 4,
-        /// Maximum number of elements of each table. Default: 20 000, which fits into the pool's
-        /// slots and is enough for CPython.
+        /// Maximum number of elements of each table. Default: 20 000, which is the size of the
+        /// pool's slots and enough for CPython. No larger value is possible.
         table_elements: usize = 20_000,
-        /// Maximum number of tables of the instance. Default: 8.
+        /// Maximum number of tables of the instance, at most 64. Default: 8.
         tables: usize = 8,
-        /// Maximum number of core instances of the component. Default: 64, since components in
-        /// Python have about forty.
+        /// Maximum number of core instances of the component, at most 64. Default: 64, since
+        /// components in Python have about forty.
         instances: usize = 64,
         /// Maximum computing time of one call of `start` or `handle`, counted in ticks of the
         /// engine while the call holds a thread. Default: 1 s.

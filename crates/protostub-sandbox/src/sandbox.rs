@@ -6,8 +6,8 @@ use tracing::Instrument as _;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::{
-    CompiledStub, CrashReport, GuestCall, Limits, SandboxConfig, SandboxError, SandboxServices, StartError, StartErrorKind,
-    StubHandle, StubInfo, StubTask,
+    CompiledStub, CrashReport, GuestCall, InvalidLimit, Limits, SandboxConfig, SandboxError, SandboxServices, StartError,
+    StartErrorKind, StubHandle, StubInfo, StubTask,
     call::{self, CpuExceeded, Crash, Failure},
     contract::Protostub,
     engine::{EngineConfig, SandboxPermit},
@@ -160,33 +160,12 @@ impl From<(Crash, Arc<CrashReport>)> for NotStarted {
 }
 
 fn check(config: &SandboxConfig, engine: &EngineConfig) -> Result<(), SandboxError> {
-    let fail = |setting, problem| Err(SandboxError::Setting { setting, problem });
-    let Limits { memory_bytes, batch_events, .. } = config.limits;
-    if memory_bytes > engine.max_memory_bytes {
-        let most = engine.max_memory_bytes;
-        return fail(
-            "memory-bytes",
-            format!("is {memory_bytes}, more than the engine's `max_memory_bytes` of {most}; raise that too"),
-        );
-    }
-    if config.limits.cpu_per_second.is_zero() {
-        return fail("cpu-per-second-milliseconds", "is zero, and the stub could never compute; set at least 1".to_owned());
-    }
-    if batch_events == 0 {
-        return fail("batch-events", "is zero, and the stub could never get an event; set at least 1".to_owned());
-    }
-    let Limits { hostcall_bytes, frame_bytes, body_bytes, .. } = config.limits;
-    if hostcall_bytes < frame_bytes.max(body_bytes) {
-        return fail(
-            "hostcall-bytes",
-            format!(
-                "is {hostcall_bytes}, less than `frame-bytes` or `body-bytes`, so a permitted frame or body would end the stub; raise the value"
-            ),
-        );
-    }
+    let limits = config.limits.check_for_engine(&Limits::default(), engine);
+    limits.map_err(|InvalidLimit { setting, problem }| SandboxError::Setting { setting, problem })?;
     let bytes = config.configuration.len();
     if bytes > MAX_CONFIGURATION_BYTES {
-        return fail("configuration", format!("has {bytes} bytes, and the contract's limit is {MAX_CONFIGURATION_BYTES}"));
+        let problem = format!("has {bytes} bytes, and the contract's limit is {MAX_CONFIGURATION_BYTES}");
+        return Err(SandboxError::Setting { setting: "configuration", problem });
     }
     Ok(())
 }

@@ -86,11 +86,12 @@ const TOOLCHAINS: [(&str, &str); 5] = [
 ];
 
 /// Numbers of READMEs by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Followed {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    skipped: u64,
+    /// The READMEs that could not be followed, with the reasons.
+    pub(crate) skipped: Vec<String>,
 }
 
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
@@ -103,7 +104,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     }
     let followed = follow_all(root, files)?;
     let Followed { passed, failed, skipped } = followed;
-    println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+    println!("\n{passed} passed, {failed} failed, {} skipped", skipped.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -191,7 +192,7 @@ pub(crate) fn follow_all(root: &Path, files: &[&str]) -> Result<Followed> {
             Ok(Outcome::Followed) => followed.passed += 1,
             Ok(Outcome::Skipped(why)) => {
                 println!("skipped: {why}");
-                followed.skipped += 1;
+                followed.skipped.push(format!("{}: {why}", file.display()));
             }
             Err(error) => {
                 println!("error: {}: {error:#}", file.display());

@@ -32,10 +32,11 @@ Runs all stages, or the named ones. A failed stage does not stop the others:
   test-stubs      the stubs' own tests, run natively
   conformance     the conformance kit on the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
-  deny            licences, bans and sources of dependencies, by .cargo/deny.toml, if cargo-deny is installed
+  deny            licences, bans, sources and security advisories of dependencies, by .cargo/deny.toml; if cargo-deny is missing, CI installs it
   new-user        every command of every README: see `cargo xtask new-user --help`
 
-Each check and each test counts as one. The last line is `N passed, N failed`, and the exit code says whether everything passed.
+Each check and each test counts as one. Skipped checks are listed with their reasons. The last line is `N passed, N failed`, and the exit code says
+whether everything passed.
 ";
 
 /// Result of a stage.
@@ -45,6 +46,8 @@ struct Tally {
     failed: u64,
     /// Failures, one line each. Only those that have a name.
     failures: Vec<String>,
+    /// Checks that could not be made, one line each, with the reason.
+    skipped: Vec<String>,
 }
 
 impl AddAssign for Tally {
@@ -52,16 +55,38 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend(other.failures);
+        self.skipped.extend(other.skipped);
     }
 }
 
 impl Tally {
     fn of(passed: u64, failed: u64) -> Self {
-        Self { passed, failed, failures: Vec::new() }
+        Self { passed, failed, ..Self::default() }
     }
 
     fn failure(what: String) -> Self {
-        Self { passed: 0, failed: 1, failures: vec![what] }
+        Self { failed: 1, failures: vec![what], ..Self::default() }
+    }
+
+    fn skip(what: String) -> Self {
+        Self { skipped: vec![what], ..Self::default() }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self {
+            Self { failed: 1.., .. } => "FAILED",
+            Self { passed: 0, skipped, .. } if !skipped.is_empty() => "skipped",
+            _ => "ok",
+        }
+    }
+
+    /// Returns the lines of the summary for the stage with this name.
+    fn lines(&self, name: &str, took: Duration) -> String {
+        let (verdict, took) = (self.verdict(), clock(took));
+        let mut lines = format!("{name:<14} {verdict:<7} {:>5} passed {:>4} failed {took:>9}\n", self.passed, self.failed);
+        lines.extend(self.failures.iter().map(|failure| format!("  FAILED {failure}\n")));
+        lines.extend(self.skipped.iter().map(|skipped| format!("  skipped {skipped}\n")));
+        lines
     }
 }
 
@@ -113,11 +138,7 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
     }
     println!();
     for (name, tally, took) in outcomes {
-        let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
-        println!("{name:<14} {verdict:<7} {:>5} passed {:>4} failed {:>9}", tally.passed, tally.failed, clock(took));
-        for failure in &tally.failures {
-            println!("  FAILED {failure}");
-        }
+        print!("{}", tally.lines(name, took));
         total += tally;
     }
     println!("{:<58}{:>9}\n", "in all", clock(begin.elapsed()));
@@ -136,7 +157,7 @@ fn fmt(root: &Path) -> Result<Tally> {
 fn check_structure(root: &Path) -> Result<Tally> {
     let tallies = structure::check_all(root)?.into_iter().map(|check| match check.verdict {
         Verdict::Passed => Tally::of(1, 0),
-        Verdict::Skipped(_) => Tally::default(),
+        Verdict::Skipped(_) => Tally::skip(check.to_string()),
         Verdict::Failed(_) => Tally::failure(check.to_string()),
     });
     Ok(sum(tallies))
@@ -147,7 +168,7 @@ fn hold_prose(root: &Path) -> Result<Tally> {
     report.print();
     let found = report.findings.len() + report.errors.len();
     let failures = (found > 0).then(|| format!("the English: {found} findings; see `cargo xtask prose`"));
-    Ok(Tally { passed: report.passed, failed: report.failed, failures: failures.into_iter().collect() })
+    Ok(Tally { failures: failures.into_iter().collect(), ..Tally::of(report.passed, report.failed) })
 }
 
 fn contract(root: &Path) -> Result<Tally> {
@@ -179,14 +200,14 @@ fn clippy_guests(root: &Path) -> Result<Tally> {
 fn test(root: &Path) -> Result<Tally> {
     debian::packages(debian::MOSQUITTO)?;
     // Without `faketime`, one test is skipped with the reason.
-    if let Err(error) = debian::packages(debian::FAKETIME) {
-        println!("{error:#}");
-    }
-    tests(|| {
+    let without_faketime = debian::packages(debian::FAKETIME).err();
+    let mut tally = tests(|| {
         let mut command = cargo(root);
         locked(command.args(["test", "--workspace", "--no-fail-fast"]));
         command
-    })
+    })?;
+    tally.skipped.extend(without_faketime.map(|error| format!("the test with a clock of its own: {error:#}")));
+    Ok(tally)
 }
 
 fn test_stubs(root: &Path) -> Result<Tally> {
@@ -198,8 +219,8 @@ fn test_stubs(root: &Path) -> Result<Tally> {
 }
 
 fn try_conformance(root: &Path) -> Result<Tally> {
-    let conformance::Cases { passed, failed, .. } = conformance::run_all(root)?;
-    Ok(Tally::of(passed, failed))
+    let conformance::Cases { passed, failed, left_out, .. } = conformance::run_all(root)?;
+    Ok(Tally { skipped: left_out, ..Tally::of(passed, failed) })
 }
 
 fn doc(root: &Path) -> Result<Tally> {
@@ -211,29 +232,51 @@ fn doc(root: &Path) -> Result<Tally> {
     ))
 }
 
-/// Skips the check if cargo-deny is missing: its compilation takes minutes, so the user decides.
+/// Checks the dependencies of all workspaces, and their security advisories.
 fn deny(root: &Path) -> Result<Tally> {
     let mut version = cargo(root);
     version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
-    if !version.status().is_ok_and(|status| status.success()) {
-        println!("cargo-deny is not installed, and the stage checks nothing; run: cargo install cargo-deny --locked");
-        return Ok(Tally::default());
+    let is_installed = version.status().is_ok_and(|status| status.success());
+    let is_ci = env::var_os("CI").is_some();
+    let install = || must(cargo(root).args(["install", "cargo-deny", "--locked"]));
+    if let Some(reason) = missing_tool(is_installed, is_ci, install) {
+        println!("{reason}");
+        return Ok(Tally::skip(reason));
     }
-    let workspaces = ["."].into_iter().chain(GUESTS).chain(["tests/fuzz"]);
-    let checks = workspaces.map(|workspace| {
-        println!("  {workspace}");
+    let check = |workspace: &str, what: &[&str]| {
+        println!("  {workspace}: {}", what.join(", "));
         let manifest = root.join(workspace).join("Cargo.toml");
         let config = root.join(".cargo/deny.toml");
         let mut command = cargo(root);
         command.arg("deny").arg("--config").arg(config).arg("--manifest-path").arg(manifest);
-        checked(command.args(["check", "bans", "licenses", "sources"]))
-    });
-    Ok(sum(checks))
+        checked(command.arg("check").args(what))
+    };
+    let workspaces = || ["."].into_iter().chain(GUESTS).chain(["tests/fuzz"]);
+    let mut tally = sum(workspaces().map(|workspace| check(workspace, &["bans", "licenses", "sources"])));
+    let mut fetch = cargo(root);
+    fetch.arg("deny").arg("--config").arg(root.join(".cargo/deny.toml")).args(["fetch", "db"]);
+    // Without the database, the check would fail for a reason that no change can mend.
+    match must(&mut fetch) {
+        Ok(()) => tally += sum(workspaces().map(|workspace| check(workspace, &["advisories"]))),
+        Err(error) => tally += Tally::skip(format!("the advisories: their database cannot be downloaded: {error:#}")),
+    }
+    Ok(tally)
+}
+
+/// Returns the reason why cargo-deny is missing. CI installs it from the package index. Elsewhere,
+/// its compilation takes minutes, so the user decides.
+fn missing_tool(is_installed: bool, is_ci: bool, install: impl FnOnce() -> Result<()>) -> Option<String> {
+    const MISSING: &str = "the dependencies: cargo-deny is not installed";
+    match (is_installed, is_ci) {
+        (true, _) => None,
+        (false, false) => Some(format!("{MISSING}; run: cargo install cargo-deny --locked")),
+        (false, true) => install().err().map(|error| format!("{MISSING}, and the package index does not provide it: {error:#}")),
+    }
 }
 
 fn follow_readmes(root: &Path) -> Result<Tally> {
-    let new_user::Followed { passed, failed, .. } = new_user::follow_all(root, &[])?;
-    Ok(Tally::of(passed, failed))
+    let new_user::Followed { passed, failed, skipped } = new_user::follow_all(root, &[])?;
+    Ok(Tally { skipped, ..Tally::of(passed, failed) })
 }
 
 /// Uses the dependencies of the lock file in CI.
@@ -339,7 +382,39 @@ fn clock(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Said, said};
+    use std::time::Duration;
+
+    use anyhow::bail;
+
+    use super::{Said, Tally, missing_tool, said};
+
+    #[test]
+    fn skipped_stage_is_reported_as_skipped() {
+        let lines = |tally: Tally| tally.lines("deny", Duration::from_secs(1));
+        let skipped = || Tally::skip("the advisories: no network".to_owned());
+        let (line, reason) =
+            ("deny           skipped     0 passed    0 failed     1.0 s\n", "  skipped the advisories: no network\n");
+        assert_eq!(lines(skipped()), format!("{line}{reason}"));
+        let mut partly = Tally::of(4, 0);
+        partly += skipped();
+        assert_eq!(lines(partly), format!("deny           ok          4 passed    0 failed     1.0 s\n{reason}"));
+        assert_eq!(lines(Tally::of(4, 0)), "deny           ok          4 passed    0 failed     1.0 s\n");
+        let mut failed = Tally::failure("a licence".to_owned());
+        failed += skipped();
+        assert!(lines(failed).starts_with("deny           FAILED "));
+    }
+
+    #[test]
+    fn missing_cargo_deny_is_installed_in_ci_or_skipped() {
+        let installs = || Ok(());
+        let fails = || bail!("no index");
+        assert_eq!(missing_tool(true, true, fails), None);
+        assert_eq!(missing_tool(false, true, installs), None);
+        let reason = missing_tool(false, true, fails).expect("a reason");
+        assert!(reason.ends_with("does not provide it: no index"), "{reason}");
+        let reason = missing_tool(false, false, fails).expect("a reason");
+        assert!(reason.ends_with("run: cargo install cargo-deny --locked"), "{reason}");
+    }
 
     #[test]
     fn tally_reads_libtest_output() {

@@ -72,3 +72,20 @@ fn every_threat_names_tests_that_exist() {
     }
     assert!(missing.is_empty(), "SECURITY.md names unknown tests: {missing:#?}");
 }
+
+#[test]
+fn security_document_names_the_supported_version() {
+    let document = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = manifest.parse().expect("a manifest");
+    let package = &manifest["workspace"]["package"];
+    let version = package["version"].as_str().expect("a version");
+    let minor = version.rsplit_once('.').expect("three numbers").0;
+    let versions = table(&document, "\n## Supported versions\n");
+    assert!(versions.iter().any(|cells| names(cells[0]) == [minor]), "{minor}: {versions:?}");
+    let (_, reporting) = document.split_once("\n## Reporting\n").expect("a way to report");
+    let reporting = reporting.split("\n## ").next().unwrap_or_default();
+    // The only address is that of the manifests.
+    assert_eq!(reporting.matches("://").count(), 1, "{reporting}");
+    assert!(reporting.contains(package["repository"].as_str().expect("a URL")), "{reporting}");
+}

@@ -7,7 +7,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use protostub_runtime::{Address, AttachError, Body, Hyperty, Message, Protostub, RegisterError, Runtime, StubKey, Updated};
 
-use super::protocol::{Outcome, Reloaded, SendRequest, Sent, Stub, Update};
+use super::protocol::{Accepted, Outcome, Reloaded, SendRequest, Sent, Stub, Update};
 use crate::{failure::Failure, settings::read_policy};
 
 /// The range of timeouts for a reply, in seconds.
@@ -48,6 +48,21 @@ pub(crate) async fn update(runtime: &Runtime, target: &str) -> anyhow::Result<Up
         other => bail!("the update ended with an outcome that this version of protostub does not know: {other:?}"),
     };
     Ok(Update { key: stub.key().to_string(), outcome, from: from.to_string(), to: to.to_string() })
+}
+
+/// Returns the accepted version of a stub, and forgets it with `reset`. A deployed stub would bring
+/// its version back.
+pub(crate) async fn accepted(runtime: &Runtime, target: &str, reset: bool) -> anyhow::Result<Accepted> {
+    let key = key_of(runtime, target)?;
+    if reset && runtime.protostub(&key).is_some() {
+        let problem = format!("failed to forget the accepted version: the stub of {key} is deployed; undeploy the stub first");
+        return Err(Failure::failed(problem).into());
+    }
+    let release = match reset {
+        true => runtime.forget_accepted_release(&key).await?,
+        false => runtime.accepted_release(&key).await?,
+    };
+    Ok(Accepted { key: key.to_string(), accepted: release.map(Into::into), reset })
 }
 
 /// Finds the deployed stub of a domain or an address. The error states the remedy.

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, time::SystemTime};
 
-use protostub_runtime::{Address, BusCounts, Domain, Message, Protostub, Runtime, StatusChange, StubStatus};
+use protostub_runtime::{AcceptedRelease, Address, BusCounts, Domain, Message, Protostub, Runtime, StatusChange, StubStatus};
 use protostub_types::SafeText;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
@@ -20,6 +20,8 @@ pub(crate) enum Request {
     /// Answered with an [`Update`] when the published version is live. With `check`, the stub keeps
     /// its version.
     Update { target: String, check: bool, progress: bool },
+    /// Answered with the [`Accepted`] version. With `reset`, the runtime forgets the version.
+    Accepted { target: String, reset: bool },
     /// Answered with [`Stubs`].
     List {},
     /// Answered with [`Reloaded`].
@@ -45,6 +47,7 @@ struct Line {
     target: Option<Option<String>>,
     progress: Option<bool>,
     check: Option<bool>,
+    reset: Option<bool>,
     to: Option<Address>,
     r#type: Option<String>,
     #[serde(default, deserialize_with = "present")]
@@ -60,6 +63,7 @@ enum CommandName {
     Deploy,
     Undeploy,
     Update,
+    Accepted,
     List,
     Reload,
     Send,
@@ -70,12 +74,13 @@ enum CommandName {
 impl Line {
     /// Rejects members that the command does not have.
     fn check(&self) -> Result<(), Failure> {
-        use CommandName::{Deploy, Follow, Send, Status, Undeploy, Update};
+        use CommandName::{Accepted, Deploy, Follow, Send, Status, Undeploy, Update};
         let is_one_of = |commands: &[CommandName]| commands.contains(&self.command);
-        let members: [(&str, bool, &[CommandName]); 8] = [
-            ("target", self.target.is_some(), &[Deploy, Undeploy, Update, Status, Follow]),
+        let members: [(&str, bool, &[CommandName]); 9] = [
+            ("target", self.target.is_some(), &[Deploy, Undeploy, Update, Accepted, Status, Follow]),
             ("progress", self.progress.is_some(), &[Deploy, Update, Send]),
             ("check", self.check.is_some(), &[Update]),
+            ("reset", self.reset.is_some(), &[Accepted]),
             ("to", self.to.is_some(), &[Send]),
             ("type", self.r#type.is_some(), &[Send]),
             ("from", self.from.is_some(), &[Send]),
@@ -110,6 +115,7 @@ impl Request {
             CommandName::Deploy => Self::Deploy { target: required(target)?, progress },
             CommandName::Undeploy => Self::Undeploy { target: required(target)? },
             CommandName::Update => Self::Update { target: required(target)?, check: line.check.unwrap_or_default(), progress },
+            CommandName::Accepted => Self::Accepted { target: required(target)?, reset: line.reset.unwrap_or_default() },
             CommandName::List => Self::List {},
             CommandName::Reload => Self::Reload {},
             CommandName::Status => Self::Status { target },
@@ -258,6 +264,27 @@ pub(crate) enum Outcome {
     Updated,
 }
 
+/// The accepted version of a stub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Accepted {
+    /// The key of the stub.
+    pub(crate) key: String,
+    /// The version. With `reset`, the forgotten one. `None` if no version was accepted.
+    pub(crate) accepted: Option<Release>,
+    /// The runtime has forgotten the version.
+    pub(crate) reset: bool,
+}
+
+/// A version of a stub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Release {
+    pub(crate) version: String,
+    /// The SHA-256 of the component, in hexadecimal digits.
+    pub(crate) digest: String,
+    /// The version had a valid signature, so its successors need one.
+    pub(crate) signed: bool,
+}
+
 /// All stubs, in the order of their keys.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stubs {
@@ -372,6 +399,13 @@ impl Stub {
         let mut stubs: Vec<_> = runtime.protostubs().iter().map(Self::of).collect();
         stubs.sort_by(|one, other| one.key.cmp(&other.key));
         stubs
+    }
+}
+
+impl From<AcceptedRelease> for Release {
+    fn from(release: AcceptedRelease) -> Self {
+        let AcceptedRelease { version, digest, signed } = release;
+        Self { version: version.to_string(), digest: digest.to_string(), signed }
     }
 }
 

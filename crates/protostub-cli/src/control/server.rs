@@ -166,6 +166,7 @@ impl Connection {
                 };
                 self.with_progress(key, Box::pin(action)).await?.and_then(to_json)
             }
+            Request::Accepted { target, reset } => actions::accepted(runtime, &target, reset).await.and_then(to_json),
             Request::Reload {} => actions::reload(runtime, context.policy.as_deref()).and_then(to_json),
             Request::List {} => to_json(Stubs { stubs: Stub::all(runtime) }),
             Request::Status { target: None } => to_json(context.status()),

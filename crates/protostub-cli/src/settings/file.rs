@@ -3,7 +3,7 @@
 //! The command removes its own keys from each table and leaves the rest to the library. So each key
 //! has one definition, and every error keeps its place in the file.
 
-use std::{ops::Range, path::PathBuf};
+use std::path::PathBuf;
 
 use protostub_runtime::{CacheSettings, DomainSettings, LifecycleSettings, NetworkSettings, Settings, trust::TrustPolicy};
 use protostub_types::{Address, Domain};
@@ -17,6 +17,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use super::places::{Fault, Places, Problem};
 use crate::credentials::{Credential, OAuth2};
 
 /// Minimum similarity of two keys, from 0 to 1, to suggest one for the other. clap uses the same
@@ -102,25 +103,24 @@ pub(super) struct File {
     pub(super) lifecycle: LifecycleKeys,
     pub(super) trust: TrustKeys,
     pub(super) domains: Vec<(Domain, DomainKeys)>,
-}
-
-/// An error in a settings file, and its place.
-#[derive(Debug)]
-struct Fault {
-    start: usize,
-    problem: String,
+    pub(super) places: Places,
 }
 
 impl File {
     /// Reads the text of a file. The error begins with its place, `line:column`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        Self::read(text).map_err(|fault| fault.in_words(text))
+        let mut root = DeTable::parse(text).map_err(|error| Places::unknown(text).describe(&not_toml(text, &error)))?;
+        move_keys(root.get_mut()).map_err(|fault| Places::unknown(text).describe(&fault))?;
+        let places = Places::new(text, root.get_ref());
+        match Self::read(root) {
+            Ok(file) => Ok(Self { places, ..file }),
+            Err(fault) => Err(places.describe(&fault)),
+        }
     }
 
-    fn read(text: &str) -> Result<Self, Fault> {
-        let mut root = DeTable::parse(text)?;
+    fn read(mut root: Spanned<DeTable<'_>>) -> Result<Self, Fault> {
         let tables = root.get_mut();
-        move_keys(tables)?;
+        check_tables(tables)?;
         let command = take::<_, Settings>(tables, &MOVED)?;
         let network = take_in::<_, NetworkSettings>(tables, "network")?;
         let lifecycle = take_in::<_, LifecycleSettings>(tables, "lifecycle")?;
@@ -129,6 +129,11 @@ impl File {
         let mut domains = Vec::new();
         if let Some(DeValue::Table(table)) = tables.get_mut("domains").map(Spanned::get_mut) {
             for spelling in table.keys().map(|key| key.get_ref().to_string()).collect::<Vec<_>>() {
+                if let Some(DeValue::Table(settings)) = table.get(spelling.as_str()).map(Spanned::get_ref)
+                    && let Some(configuration) = settings.get("configuration")
+                {
+                    check_json(configuration)?;
+                }
                 let keys = take_in::<_, DomainSettings>(table, &spelling)?;
                 domains.push((spelling, keys));
             }
@@ -136,7 +141,7 @@ impl File {
         let library = Settings::deserialize(toml::Deserializer::from(root))?;
         // The library has already refused spellings that are not domains.
         let domains = domains.into_iter().filter_map(|(spelling, keys)| Some((spelling.parse().ok()?, keys))).collect();
-        Ok(Self { library, command, network, lifecycle, trust, domains })
+        Ok(Self { library, command, network, lifecycle, trust, domains, places: Places::default() })
     }
 }
 
@@ -151,7 +156,7 @@ fn move_keys(root: &mut DeTable<'_>) -> Result<(), Fault> {
         let DeValue::Table(table) = table.get_mut() else { continue };
         if table.contains_key(new) {
             let problem = format!("`{old}` is set twice: here, and as `{new}` in [{group}]; remove one of them");
-            return Err(Fault::at(place, problem));
+            return Err(Fault::at(&place, Problem::Whole(problem)));
         }
         table.insert(Spanned::new(place, new.into()), value);
     }
@@ -177,7 +182,8 @@ fn take<Own: DeserializeOwned, Library: DeserializeOwned>(
     let (own, library) = (keys_of::<Own>(), keys_of::<Library>());
     let is_known = |key: &str| own.iter().chain(library).any(|known| *known == key);
     if let Some(key) = table.keys().find(|key| !is_known(key.get_ref())) {
-        return Err(Fault::at(key.span(), unknown_key(key.get_ref(), &[library, own].concat(), moved)));
+        let problem = unknown_key(key.get_ref(), &[library, own].concat(), moved);
+        return Err(Fault::at(&key.span(), Problem::Whole(problem)));
     }
     let mut taken = DeTable::new();
     for key in own {
@@ -197,26 +203,67 @@ fn unknown_key(key: &str, known: &[&str], moved: &[(&str, &str, &str)]) -> Strin
     }
 }
 
-impl Fault {
-    fn at(place: Range<usize>, problem: String) -> Self {
-        Self { start: place.start, problem }
+/// Refuses lists and dates in place of tables. serde would take the items of a list for the values
+/// of the keys, in the order of their definition, and a date for a table with a key of the TOML
+/// library.
+fn check_tables(root: &DeTable<'_>) -> Result<(), Fault> {
+    let check = |table: &DeTable<'_>, keys: &[&str]| {
+        keys.iter().filter_map(|key| table.get(*key)).try_for_each(|value| {
+            let found = match value.get_ref() {
+                DeValue::Array(_) => "a list",
+                DeValue::Datetime(_) => "a date",
+                _ => return Ok(()),
+            };
+            let problem = Problem::Type { found: found.to_owned(), expected: "a table".to_owned() };
+            Err(Fault::at(&value.span(), problem))
+        })
+    };
+    check(root, &["network", "cache", "lifecycle", "trust", "restart", "limits", "domains"])?;
+    let Some(DeValue::Table(domains)) = root.get("domains").map(Spanned::get_ref) else { return Ok(()) };
+    let spellings: Vec<&str> = domains.keys().map(|key| key.get_ref().as_ref()).collect();
+    check(domains, &spellings)?;
+    for domain in domains.values() {
+        let DeValue::Table(domain) = domain.get_ref() else { continue };
+        check(domain, &["restart", "limits", "credential", "oauth2"])?;
+        if let Some(DeValue::Table(oauth2)) = domain.get("oauth2").map(Spanned::get_ref) {
+            check(oauth2, &["client-secret", "refresh-token"])?;
+        }
     }
+    Ok(())
+}
 
-    /// Returns the problem with its place. The text shows no line of the file, because such files
-    /// can contain secrets.
-    fn in_words(&self, text: &str) -> String {
-        let before = text.get(..self.start).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-        let line = before.matches('\n').count() + 1;
-        let column = before[line_start..].chars().count() + 1;
-        format!("{line}:{column}: {}", self.problem)
-    }
+/// Refuses values that JSON does not have. Without this check, a stub would get a date as an object
+/// with a private key of the TOML library, and `nan` as `null`.
+fn check_json(value: &Spanned<DeValue<'_>>) -> Result<(), Fault> {
+    let foreign = match value.get_ref() {
+        DeValue::Table(table) => return table.iter().try_for_each(|(_, value)| check_json(value)),
+        DeValue::Array(values) => return values.iter().try_for_each(check_json),
+        DeValue::Datetime(_) => "is a date, which JSON does not have; write a string",
+        DeValue::Float(number) if number.as_str().ends_with(['n', 'f']) => {
+            "is not finite, which JSON does not have; write a number or a string"
+        }
+        _ => return Ok(()),
+    };
+    Err(Fault::at(&value.span(), Problem::OfKey(foreign.to_owned())))
+}
+
+/// Returns the fault of a text that is not TOML.
+fn not_toml(text: &str, error: &toml::de::Error) -> Fault {
+    let place = error.span();
+    let key = place.clone().and_then(|place| text.get(place)).unwrap_or_default().trim_matches(['"', '\'']);
+    let problem = match error.message() {
+        "duplicate key" => Problem::Whole(format!("`{key}` is set twice; remove one of them")),
+        message => Problem::Whole(message.trim_end().replace('\n', " ")),
+    };
+    Fault { start: place.map(|place| place.start), problem }
 }
 
 impl From<toml::de::Error> for Fault {
     fn from(error: toml::de::Error) -> Self {
-        let problem = unknown_field(error.message()).unwrap_or_else(|| without_value(error.message()));
-        Self { start: error.span().map_or(0, |span| span.start), problem }
+        let message = error.message().trim_end().replace('\n', " ");
+        let unknown = || unknown_field(&message).map(Problem::Whole);
+        let problem = unknown().or_else(|| wrong_type(&message)).or_else(|| missing_field(&message));
+        Self { start: error.span().map(|span| span.start), problem: problem.unwrap_or(Problem::Whole(message)) }
     }
 }
 
@@ -228,13 +275,47 @@ fn unknown_field(message: &str) -> Option<String> {
     Some(unknown_key(key, &known, &[]))
 }
 
-/// Removes the string from `invalid type: string "…", expected …`.
-fn without_value(message: &str) -> String {
-    let message = message.trim_end().replace('\n', " ");
-    match message.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected ")) {
-        Some((_, expected)) => format!("invalid type: string, expected {expected}"),
-        None => message,
+/// Describes a missing key of a table. serde's message names the key.
+fn missing_field(message: &str) -> Option<Problem> {
+    let (key, _) = message.strip_prefix("missing field `")?.split_once('`')?;
+    Some(Problem::OfKey(format!("has no `{key}`; add the key")))
+}
+
+/// Describes a value of a wrong type without a string's text, which can be a secret. serde's
+/// message is `invalid type: <value>, expected <type>`, with names of Rust's types.
+fn wrong_type(message: &str) -> Option<Problem> {
+    if message.ends_with("number overflowed") {
+        return Some(Problem::OfKey("is too large a number; write a smaller one".to_owned()));
     }
+    let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "))?;
+    let (found, expected) = wrong.rsplit_once(", expected ")?;
+    if wrong.starts_with("string ") && message.starts_with("invalid value") {
+        // A URL, whose error replaces the type.
+        return Some(Problem::OfKey(format!("cannot be used: {expected}")));
+    }
+    let quoted = || found.split('`').nth(1).unwrap_or_default();
+    let found = match found.split([' ', '`']).next().unwrap_or_default() {
+        "string" => "a string".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "map" => "a table".to_owned(),
+        "boolean" | "integer" => format!("`{}`", quoted()),
+        "floating" => format!("the fraction `{}`", quoted()),
+        _ => found.to_owned(),
+    };
+    let whole_number = |most: String| format!("a whole number from 0 to {most}");
+    let expected = match expected {
+        "u32" => whole_number(u32::MAX.to_string()),
+        "u64" => whole_number(u64::MAX.to_string()),
+        "usize" => whole_number(usize::MAX.to_string()),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "path string" => "a path".to_owned(),
+        "a string representing an URL" => "a URL".to_owned(),
+        "a map" => "a table".to_owned(),
+        expected if expected.starts_with("struct ") => "a table".to_owned(),
+        expected => expected.to_owned(),
+    };
+    Some(Problem::Type { found, expected })
 }
 
 /// Returns the keys that a type reads, as its `Deserialize` declares them.

@@ -1,6 +1,9 @@
 //! Settings of a runtime, from a TOML file and from flags, which override the file.
 
 mod file;
+#[cfg(test)]
+mod matrix;
+mod places;
 
 use std::{
     collections::BTreeSet,
@@ -12,16 +15,19 @@ use std::{
 use clap::Args;
 use protostub_catalogue::CatalogueConfig;
 use protostub_runtime::{
-    CedarPolicy, DomainSettings, Rule, Runtime, RuntimeBuilder, Settings as RuntimeSettings,
+    BuildError, CedarPolicy, DomainSettings, EngineError, Rule, Runtime, RuntimeBuilder, Settings as RuntimeSettings,
     trust::{PublicKey, TrustPolicy},
 };
 use protostub_sandbox::CompileWorker;
-use protostub_types::{Address, Domain, UniqueMap};
+use protostub_types::{Address, Domain, SafeText, StubKey, UniqueMap};
 use url::Url;
 
-use self::file::{DomainKeys, File};
+use self::{
+    file::{DomainKeys, File},
+    places::{Places, Problem},
+};
 use crate::{
-    credentials::{Credential, OAuth2, Providers},
+    credentials::{self, Credential, CredentialFault, OAuth2, Providers},
     failure::Failure,
     keygen,
 };
@@ -88,10 +94,15 @@ pub(crate) struct Settings {
     pub(crate) deploy: Vec<String>,
     pub(crate) policy: Option<PathBuf>,
     trust_roots: Vec<PathBuf>,
+    /// The roots that flags name, in addition to those of the file.
+    more_trust_roots: Vec<PathBuf>,
     credentials: Vec<PathBuf>,
     trusted_keys: Vec<PathBuf>,
     compile_in_process: bool,
     domains: Vec<(Domain, DomainKeys)>,
+    /// The path of the file.
+    file: PathBuf,
+    places: Places,
 }
 
 fn grant(text: &str) -> Result<GrantOf, String> {
@@ -123,20 +134,130 @@ impl Settings {
     }
 
     fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
-        let fault = |problem| Failure::usage(format_args!("{}:{problem}", path.display()));
-        let File { library, command, network, lifecycle, trust, domains } = File::parse(text).map_err(fault)?;
-        Ok(Self {
+        let file = File::parse(text).map_err(|problem| in_file(path, &problem))?;
+        let File { library, command, network, lifecycle, trust, domains, places } = file;
+        let settings = Self {
             runtime: library,
             socket: command.socket,
             hyperties: command.hyperties,
             deploy: command.deploy,
             policy: command.policy,
             trust_roots: network.trust_roots,
+            more_trust_roots: Vec::new(),
             credentials: command.credentials,
             trusted_keys: trust.trusted_keys,
             compile_in_process: lifecycle.compile_in_process,
             domains,
+            file: path.to_owned(),
+            places,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Checks that every setting of the file can work. Opens no file.
+    fn check(&self) -> anyhow::Result<()> {
+        if let Err(invalid) = self.runtime.check() {
+            let problem = self.places.describe_key(&invalid.path, Problem::OfKey(invalid.problem.clone()));
+            return Err(problem.map_or_else(|| Failure::usage(&invalid), |problem| in_file(&self.file, &problem)));
+        }
+        let invalid = |path: &[&str], problem: String| self.at_key::<()>(path, Err(Failure::usage(problem)));
+        for (key, path) in [("socket", &self.socket), ("policy", &self.policy)] {
+            path.iter().try_for_each(|path| self.at_key(&[key], credentials::check_path(path)))?;
+        }
+        let of_domains = self.domains.iter().flat_map(|(domain, keys)| {
+            keys.trusted_keys.iter().map(move |file| (vec!["domains", domain.as_str(), "trusted-keys"], file))
+        });
+        let lists = [
+            (vec!["network", "trust-roots"], &self.trust_roots),
+            (vec!["credentials"], &self.credentials),
+            (vec!["trust", "trusted-keys"], &self.trusted_keys),
+        ];
+        let of_lists = lists.iter().flat_map(|(path, files)| files.iter().map(|file| (path.clone(), file)));
+        for (path, file) in of_lists.chain(of_domains) {
+            self.at_key(&path, credentials::check_path(file))?;
+        }
+        for (index, address) in self.hyperties.iter().enumerate() {
+            if self.hyperties[..index].contains(address) {
+                invalid(&["hyperties"], format!("`{address}` is listed twice; remove one of them"))?;
+            }
+        }
+        for target in &self.deploy {
+            if StubKey::of_catalogue_url(target).is_some() {
+                continue;
+            }
+            let address = self.at_key(&["deploy"], Address::parse(target).map_err(Failure::usage))?;
+            let key = self.runtime.home.as_ref().map(|home| StubKey::of(&address, home));
+            if matches!(key, Some(None)) {
+                invalid(&["deploy"], format!("`{address}` has no domain; name a domain, or an address with a domain"))?;
+            }
+        }
+        for (domain, keys) in &self.domains {
+            self.at_domain(domain, self.check_credential(domain, keys))?;
+        }
+        if self.runtime.trust.revoked_keys.contains("") {
+            invalid(&["trust", "revoked-keys"], "an id is empty; write the id of a key".to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn check_credential(&self, domain: &Domain, keys: &DomainKeys) -> Result<(), CredentialFault> {
+        match (&keys.credential, &keys.oauth2) {
+            (Some(_), Some(_)) => {
+                let problem = format!("the domain `{domain}` has both `credential` and `oauth2`; remove one of them");
+                Err(CredentialFault { keys: vec!["oauth2"], error: Failure::usage(problem) })
+            }
+            (Some(credential), None) => credential.check(domain),
+            (None, Some(oauth2)) => {
+                let loopback = self.runtime.domains.get(domain).is_some_and(|settings| settings.allow_loopback);
+                oauth2.check(domain, loopback)
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// As [`Self::at_key`], for the credential of a domain.
+    fn at_domain<T>(&self, domain: &Domain, outcome: Result<T, CredentialFault>) -> anyhow::Result<T> {
+        outcome.or_else(|CredentialFault { keys, error }| {
+            let path = [&["domains", domain.as_str()][..], keys.as_slice()].concat();
+            self.at_key(&path, Err(error))
         })
+    }
+
+    /// Adds the place and the name of a key to an error about its value, if the key is in the file.
+    pub(crate) fn at_key<T>(&self, path: &[&str], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+        outcome.map_err(|error| {
+            let problem = self.places.describe_key(path, Problem::Whole(format!("{error:#}")));
+            problem.map_or(error, |problem| in_file(&self.file, &problem))
+        })
+    }
+
+    /// Adds the place of the setting to the error of a runtime's start, if the file has the
+    /// setting.
+    pub(crate) fn explain(&self, error: BuildError) -> anyhow::Error {
+        let path: Vec<&str> = match &error {
+            BuildError::Settings(invalid) => {
+                let problem = self.places.describe_key(&invalid.path, Problem::OfKey(invalid.problem.clone()));
+                return problem.map_or_else(|| Failure::usage(invalid), |problem| in_file(&self.file, &problem));
+            }
+            BuildError::Egress(_) if self.more_trust_roots.is_empty() => vec!["network", "trust-roots"],
+            BuildError::Catalogue(_) => vec!["cache", "dir"],
+            BuildError::Engine(EngineError::Cache { path, .. }) => {
+                let cache = &self.runtime.cache;
+                match (cache.key.as_ref() == Some(path), &cache.code_dir) {
+                    (true, _) => vec!["cache", "key"],
+                    (false, Some(_)) => vec!["cache", "code-dir"],
+                    (false, None) => vec!["cache", "dir"],
+                }
+            }
+            BuildError::UnknownImport { domain, .. } => vec!["domains", domain.as_str(), "imports"],
+            _ => Vec::new(),
+        };
+        let problem = full_text(&error);
+        match self.places.has(&path).then(|| self.places.describe_key(&path, Problem::Whole(problem))).flatten() {
+            Some(problem) => in_file(&self.file, &problem),
+            None => error.into(),
+        }
     }
 
     /// Returns the paths of all files and folders.
@@ -153,13 +274,18 @@ impl Settings {
     }
 
     fn overlay(mut self, flags: RuntimeFlags) -> Self {
+        for (is_given, path) in [(flags.cache_dir.is_some(), ["cache", "dir"]), (flags.proxy.is_some(), ["network", "proxy"])] {
+            if is_given {
+                self.places.forget(&path);
+            }
+        }
         let settings = &mut self.runtime;
         settings.home = flags.home.or(settings.home.take());
         settings.cache.dir = flags.cache_dir.or(settings.cache.dir.take());
         settings.network.proxy = flags.proxy.or(settings.network.proxy.take());
         settings.network.allow_loopback |= flags.allow_loopback;
         settings.network.allow_http |= flags.allow_http;
-        self.trust_roots.extend(flags.trust_roots);
+        self.more_trust_roots.extend(flags.trust_roots);
         self
     }
 
@@ -191,7 +317,8 @@ impl Settings {
         settings.trust = self.trust()?;
         let mut builder = Runtime::builder().settings(settings);
         if let Some(file) = &self.policy {
-            let policy = read_policy(file).map_err(|error| Failure::usage(format_args!("{error:#}")))?;
+            let policy = read_policy(file).map_err(|error| Failure::usage(format_args!("{error:#}")));
+            let policy = self.at_key(&["policy"], policy)?;
             builder = builder.policy(policy);
         }
         if let Some(worker) = self.compile_worker()? {
@@ -202,28 +329,29 @@ impl Settings {
         }
         let mut providers = Providers::default();
         for (domain, keys) in &self.domains {
-            providers = match (&keys.credential, &keys.oauth2) {
-                (Some(_), Some(_)) => {
-                    let problem = format!("the domain `{domain}` has both `credential` and `oauth2`; remove one of them");
-                    return Err(Failure::usage(problem));
-                }
-                (Some(credential), None) => providers.with(domain, credential)?,
-                (None, Some(oauth2)) => providers.with_oauth2(domain, oauth2)?,
-                (None, None) => providers,
+            let added = match (&keys.credential, &keys.oauth2) {
+                (Some(credential), _) => providers.with(domain, credential),
+                (None, Some(oauth2)) => providers.with_oauth2(domain, oauth2),
+                (None, None) => Ok(providers),
             };
+            providers = self.at_domain(domain, added)?;
         }
-        providers.of(builder, &self.credentials)
+        for file in &self.credentials {
+            self.at_key(&["credentials"], credentials::look_for(file))?;
+        }
+        Ok(providers.of(builder, &self.credentials))
     }
 
     /// Returns the trust policy with the keys from files, for all domains and for each domain.
     pub(crate) fn trust(&self) -> anyhow::Result<TrustPolicy> {
         let mut policy = self.runtime.trust.clone();
-        policy.keys = keys(&self.trusted_keys)?;
+        policy.keys = self.at_key(&["trust", "trusted-keys"], keys(&self.trusted_keys))?;
         for (domain, settings) in self.runtime.domains.iter() {
             policy.domains.entry(domain.clone()).or_default().signatures = settings.signatures;
         }
         for (domain, of_domain) in &self.domains {
-            policy.domains.entry(domain.clone()).or_default().keys = keys(&of_domain.trusted_keys)?;
+            let keys = self.at_key(&["domains", domain.as_str(), "trusted-keys"], keys(&of_domain.trusted_keys))?;
+            policy.domains.entry(domain.clone()).or_default().keys = keys;
         }
         Ok(policy)
     }
@@ -250,7 +378,9 @@ impl Settings {
 
     /// Reads the certificates of `trust-roots`.
     pub(crate) fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
-        self.trust_roots.iter().map(|path| fs::read(path).map_err(|error| Failure::file(path, error))).collect()
+        let read = |path: &PathBuf| fs::read(path).map_err(|error| Failure::file(path, error));
+        let of_file = self.trust_roots.iter().map(|path| self.at_key(&["network", "trust-roots"], read(path)));
+        of_file.chain(self.more_trust_roots.iter().map(read)).collect()
     }
 
     /// Returns this command as the worker that compiles components, with its limits. Returns `None`
@@ -303,6 +433,17 @@ pub fn check_settings(text: &str) -> Result<(), String> {
 pub fn builder_from_settings(text: &str) -> Result<RuntimeBuilder, String> {
     let settings = Settings::parse(Path::new("protostub.toml"), text);
     settings.and_then(|settings| settings.builder()).map_err(|error| error.to_string())
+}
+
+/// Returns the error for a problem that begins with its place in the file.
+fn in_file(file: &Path, problem: &str) -> anyhow::Error {
+    Failure::usage(SafeText::display(format_args!("{}:{problem}", file.display())))
+}
+
+/// Returns an error with its causes, in one line.
+fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Reads the keys of these files. Rejects two keys with one id, because `revoked-keys` would mean
@@ -379,7 +520,7 @@ mod tests {
         check("credential = { kind = 'bearer', env = 'SP1_TOKEN' }", "fine");
         check("credential = { kind = 'bearer' }", "fine");
         check("credential = { kind = 'bearer', file = 'secret', env = 'SP1_TOKEN' }", "`credential` has both `file` and `env`");
-        check("credential = { file = 'secret' }", "missing field `kind`");
+        check("credential = { file = 'secret' }", "`credential` has no `kind`; add the key");
         let oauth2 = |rest: &str| format!("oauth2 = {{ token-endpoint = 'https://sp1.example/token', client-id = 'a'{rest} }}");
         check(&oauth2(", client-secret = { file = 'secret' }"), "fine");
         check(&oauth2(", refresh-token = { env = 'SP1_REFRESH' }, scopes = ['chat'], parameters = { audience = 'b' }"), "fine");
@@ -387,7 +528,7 @@ mod tests {
         check(&oauth2(", client-secret = {}"), "`client-secret` needs `file` or `env`");
         check(
             &oauth2(", client-secret = 'open sesame'"),
-            "invalid type: string, expected `{ file = \"…\" }` or `{ env = \"…\" }`",
+            "`client-secret` is a string; write `{ file = \"…\" }` or `{ env = \"…\" }`",
         );
         check(&oauth2(", refresh-token = { file = 'none' }"), "none: No such file");
         let both = format!("credential = {{ kind = 'bearer' }}\n{}", oauth2(", client-secret = { file = 'secret' }"));
@@ -460,26 +601,26 @@ mod tests {
         );
         check(
             "[domains.'sp1.example']\ncredential = 'hunter2'",
-            "2:14: invalid type: string, expected `{ kind = \"…\", file = \"…\" }`",
+            "2:14: `credential` is a string; write `{ kind = \"…\", file = \"…\" }`",
         );
         check(
             "[trust]\nsignatures = 'sometimes'",
-            "2:14: `sometimes` is not a mode: write `off`, `verify-if-present` or `require`",
+            "2:14: `signatures`: `sometimes` is not a mode: write `off`, `verify-if-present` or `require`",
         );
-        check("max-stubs = 'many'", "1:13: invalid type: string, expected usize");
+        check("max-stubs = 'many'", "1:13: `max-stubs` is a string; write a whole number from 0 to 18446744073709551615");
         check(
             "[domains.'sp1.example']\ngrants = ['a.example:443', 'everything']",
-            "2:10: `everything` is not a rule: the port is missing; write `host:port`, `*.host:port` or `host:port plain`",
+            "2:10: `grants`: `everything` is not a rule: the port is missing; write `host:port`, `*.host:port` or `host:port plain`",
         );
         check(
             "[domains.'sp1.example']\nmay-deploy = ['*.com']",
-            "2:14: `*.com` is not a domain pattern: the domains below `com` belong to different owners; write `sp1.example`, `*.sp1.example` or `*`",
+            "2:14: `may-deploy`: `*.com` is not a domain pattern: the domains below `com` belong to different owners; write `sp1.example`, `*.sp1.example` or `*`",
         );
         check("[lifecycle]\nmax-stub = 3", "2:1: unknown key `max-stub`; did you mean `max-stubs`?");
         check("[limits]\ntimer = 3", "2:1: unknown key `timer`; did you mean `timers`?");
         check("[domains.'sp1.example']\nlimits = { timer = 3 }", "2:12: unknown key `timer`; did you mean `timers`?");
-        check("network = 3", "1:11: invalid type: integer `3`, expected a table");
-        check("proxy = 3\nnetwork = 3", "2:11: invalid type: integer `3`, expected a table");
+        check("network = 3", "1:11: `network` is `3`; write a table");
+        check("proxy = 3\nnetwork = 3", "2:11: `network` is `3`; write a table");
         check(
             "max-stubs = 3\n[lifecycle]\nmax-stubs = 3",
             "1:1: `max-stubs` is set twice: here, and as `max-stubs` in [lifecycle]; remove one of them",
@@ -490,10 +631,26 @@ mod tests {
         );
         check(
             "[lifecycle]\nretire-after-seconds = 'soon'",
-            "2:24: invalid type: string, expected a number of seconds or `\"never\"`",
+            "2:24: `retire-after-seconds` is a string; write a number of seconds or `\"never\"`",
         );
-        check("retire-after-seconds = -1", "1:24: invalid value: integer `-1`, expected a number of seconds or `\"never\"`");
-        check("grace-seconds = -1", "1:17: invalid value: integer `-1`, expected u64");
+        check("retire-after-seconds = -1", "1:24: `retire-after-seconds` is `-1`; write a number of seconds or `\"never\"`");
+        check("cache-dir = ''", "1:13: `cache-dir` is empty; name a path, or remove the key");
+        check("cache.dir = ''", "1:13: `dir` is empty; name a path, or remove the key");
+        check("max-stubs = 0", "1:13: `max-stubs` is 0, but no stub could be deployed; set at least 1");
+        check(
+            "[limits]\nframe-bytes = 5000000",
+            "2:15: `frame-bytes` is 5000000, more than `hostcall-bytes`; set at most 4194304, or raise that too: a permitted frame or body would end the stub",
+        );
+        check(
+            "[domains.'SP1.example']\nlimits = { body-bytes = 0 }",
+            "2:25: `body-bytes` is 0, but the stub could not post any body; set at least 1",
+        );
+        check(
+            "[domains.'sp1.example'.configuration]\nsince = 2026-01-01",
+            "2:9: `since` is a date, which JSON does not have; write a string",
+        );
+        check("worker-threads = 1\nworker-threads = 2", "2:1: `worker-threads` is set twice; remove one of them");
+        check("grace-seconds = -1", "1:17: `grace-seconds` is `-1`; write a whole number from 0 to 18446744073709551615");
     }
 
     #[test]
@@ -511,13 +668,13 @@ mod tests {
             allow-http = true
             trust-roots = ['root']
             proxy = 'http://proxy.example'
-            max-sockets = 6
+            max-sockets = 16
             max-stubs = 7
             max-sandboxes = 8
             retire-after-seconds = 9
             deployments-per-minute = 10
             compile-timeout-seconds = 11
-            compile-memory-bytes = 12
+            compile-memory-bytes = 120000000
             compile-in-process = true
             connect-timeout-seconds = 13
             grace-seconds = 14
@@ -537,14 +694,14 @@ mod tests {
             allow-http = true
             trust-roots = ['root']
             proxy = 'http://proxy.example'
-            max-sockets = 6
+            max-sockets = 16
             [lifecycle]
             max-stubs = 7
             max-sandboxes = 8
             retire-after-seconds = 9
             deployments-per-minute = 10
             compile-timeout-seconds = 11
-            compile-memory-bytes = 12
+            compile-memory-bytes = 120000000
             compile-in-process = true
             connect-timeout-seconds = 13
             grace-seconds = 14

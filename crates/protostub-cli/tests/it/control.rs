@@ -122,6 +122,54 @@ fn commands_reach_a_runtime_through_its_socket() {
     assert_eq!(of_another.line(), json!({ "event": "ended" }));
 }
 
+/// Writes a catalogue with one version of the stub `echo`.
+fn publish(folder: &Path, version: &str) {
+    let stub = folder.join("echo");
+    fs::create_dir_all(&stub).expect("a folder");
+    fs::copy(catalogue().join("echo/component.wasm"), stub.join("component.wasm")).expect("the component");
+    let descriptor = fs::read(catalogue().join("echo/descriptor.json")).expect("the descriptor");
+    let mut descriptor: Value = serde_json::from_slice(&descriptor).expect("JSON");
+    descriptor["version"] = version.into();
+    fs::write(stub.join("descriptor.json"), descriptor.to_string()).expect("written");
+}
+
+#[test]
+fn accepted_version_can_be_shown_and_reset() {
+    let folder = tempfile::tempdir().expect("a folder");
+    publish(folder.path(), "999999");
+    let path = folder.path().to_str().expect("UTF-8");
+    let serve = |bind: &str| Running::start(&["serve", path, "--bind", bind, "--default", "echo"]);
+    let mut server = serve("127.0.0.1:0");
+    let domain = text(&server.event("serving")["domain"]).to_owned();
+    let (run, _) = run(&domain);
+    let ask = |args: &[&str]| protostub_json_in(run.session(), args);
+    let (code, before) = ask(&["accepted", &domain]);
+    assert_eq!((code, &before[0]["accepted"], &before[0]["key"]), (0, &Value::Null, &json!(domain)));
+    assert_eq!(ask(&["deploy", &domain]).0, 0);
+    let (code, shown) = ask(&["accepted", &domain]);
+    assert_eq!((code, &shown[0]["accepted"]["version"], &shown[0]["reset"]), (0, &json!("999999"), &json!(false)));
+
+    // The real next version is locked out, also after the stub was undeployed.
+    publish(folder.path(), "1.1");
+    drop(server);
+    let mut server = serve(&domain);
+    server.event("serving");
+    let (code, error) = ask(&["update", &domain]);
+    assert!(code == 1 && text(&error[0]["error"]).contains("older"), "{error:?}");
+    let (code, error) = ask(&["accepted", &domain, "--reset"]);
+    assert!(code == 1 && text(&error[0]["error"]).ends_with("; undeploy the stub first"), "{error:?}");
+    assert_eq!(ask(&["undeploy", &domain]).0, 0);
+    let (code, error) = ask(&["deploy", &domain]);
+    assert!(code == 1 && text(&error[0]["error"]).contains("999999"), "{error:?}");
+
+    let (code, reset) = ask(&["accepted", &domain, "--reset"]);
+    assert_eq!((code, &reset[0]["accepted"], &reset[0]["reset"]), (0, &shown[0]["accepted"], &json!(true)));
+    assert_eq!(ask(&["send", "--to", &format!("hyperty://{domain}/alice")]).0, 0);
+    let (code, shown) = ask(&["accepted", &domain]);
+    assert_eq!((code, &shown[0]["accepted"]["version"]), (0, &json!("1.1")));
+    assert_eq!(ask(&["accepted", "a b"]).0, 2);
+}
+
 #[test]
 fn reload_of_faulty_policies_keeps_the_previous_ones() {
     let (_server, domain) = serve();
@@ -443,6 +491,7 @@ fn control_socket_answers_as_the_readme_documents() {
                     ("send", _) => status("send", result),
                     ("update", _) => status("update", result),
                     ("reload", _) => status("reload", result),
+                    ("accepted", _) => status("accepted", result),
                     (_, _) => result["stubs"].as_array().expect("a list").iter().for_each(|stub| status("list", stub)),
                 }
                 break;

@@ -17,6 +17,7 @@ fn help_matches_the_reviewed_snapshots() {
         "deploy",
         "undeploy",
         "update",
+        "accepted",
         "list",
         "send",
         "status",

@@ -59,6 +59,18 @@ fn a_settings_file_is_checked() {
         "none: No such file",
     );
     check("allow-loopback = true", "needs a home domain");
+    check("home = 'home.example'\nmax-stubs = 0", "protostub.toml:2:13: `max-stubs` is 0, but no stub could be deployed");
+    check("home = 'home.example'\n[limits]\nbody-bytes = -1", "protostub.toml:3:14: `body-bytes` is `-1`; write a whole number");
+    check("home = 'home.example'\nsocket = ''", "protostub.toml:2:10: `socket`: the path is empty");
+    let far = "x".repeat(300);
+    check(&format!("home = 'home.example'\nsocket = '{far}'"), "protostub.toml:2:10: `socket`: failed to ");
+    check(
+        &format!("home = 'home.example'\ncache-dir = '{far}'"),
+        "protostub.toml:2:13: `cache-dir`: failed to prepare the cache",
+    );
+    check("home = 'home.example'\ndeploy = ['a b']", "protostub.toml:2:10: `deploy`: `a b` is not an address");
+    let twice = "home = 'home.example'\nhyperties = ['hyperty://home.example/a', 'hyperty://home.example/a']";
+    check(twice, "protostub.toml:2:13: `hyperties`: `hyperty://home.example/a` is listed twice");
     check(
         "home = 'home.example'\n[domains.'LocalHost:8001']\nsignatures = 'require'\n[domains.'localhost:8001']\nregister = true",
         "protostub.toml:4:10: `localhost:8001` and `LocalHost:8001` are two spellings of `localhost:8001`: keep one of the two",

@@ -7,13 +7,9 @@ use protostub_sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxPermit, San
 use serde_json::{Map, Value};
 
 use crate::{
-    artifact::Artifact, context::RuntimeContext, error::DeployErrorKind, identity::StubCredentials, record::StubRecord,
-    status::StubPresence,
+    artifact::Artifact, context::RuntimeContext, domain_settings::MAX_CONFIGURATION_BYTES, error::DeployErrorKind,
+    identity::StubCredentials, record::StubRecord, status::StubPresence,
 };
-
-/// Maximum size of a configuration, in bytes of JSON text, as the contract promises for
-/// `configuration.get`.
-const MAX_CONFIGURATION_BYTES: usize = 64 * 1024;
 
 /// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once all
 /// other parts are ready.

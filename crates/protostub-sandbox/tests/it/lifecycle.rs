@@ -146,7 +146,7 @@ async fn settings_beyond_the_engine_are_refused_by_name() {
     };
     check(Fixture::new(json!({})).limits(|limits| limits.memory_bytes = 4 << 30), "`memory-bytes` is 4294967296, more than")
         .await;
-    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch-events` is zero").await;
+    check(Fixture::new(json!({})).limits(|limits| limits.batch_events = 0), "`batch-events` is 0").await;
     check(Fixture::new(json!({ "x": "x".repeat(65 << 10) })), "`configuration` has 66568 bytes").await;
 }
 
