@@ -156,7 +156,7 @@ impl Stage {
         restart.first_pause = Duration::from_millis(10);
         restart.longest_pause = Duration::from_millis(10);
         // An attacker attacks many times, so its sender must not be refused after two crashes.
-        restart.within = Duration::ZERO;
+        restart.within = Duration::from_millis(1);
         let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
         let mut limits = config.limits;
         limits.descriptor_bytes = 1 << 20;
