@@ -23,6 +23,9 @@ const POOL_TABLE_ELEMENTS: usize = 20_000;
 /// Maximum number of core instances of one component, and of its tables. Rust's components have
 /// about four instances. Python's have about forty, since their libraries are linked together.
 const POOL_INSTANCES: u32 = 64;
+/// Maximum number of memories of one component, in all its modules together. The code between two
+/// components of a composition uses the memories of both.
+const POOL_MEMORIES: u32 = 4;
 /// Number of tables in the pool for each sandbox. Most components have two or three.
 const POOL_TABLES: u32 = 8;
 /// Maximum size of a guest's stack, in bytes. The host's functions get the rest of the fiber's
@@ -417,7 +420,10 @@ fn base_config() -> Config {
         .async_stack_size(FIBER_STACK_BYTES)
         .shared_memory(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // Compositions need several memories: the compiler connects their components by code that
+        // uses the memories of two components. `Limits::memories` and `Limits::memory_bytes` bound
+        // them.
+        .wasm_multi_memory(true)
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false);
     config
@@ -433,7 +439,8 @@ fn pool_config(config: &EngineConfig) -> PoolingAllocationConfig {
         .total_memories(sandboxes.saturating_mul(2))
         .total_tables(sandboxes.saturating_mul(POOL_TABLES).max(POOL_INSTANCES))
         .max_core_instances_per_component(POOL_INSTANCES)
-        .max_memories_per_component(4)
+        .max_memories_per_component(POOL_MEMORIES)
+        .max_memories_per_module(POOL_MEMORIES)
         .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)

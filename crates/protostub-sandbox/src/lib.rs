@@ -39,6 +39,7 @@ mod limits;
 mod machine;
 mod meter;
 mod origin;
+mod panics;
 mod recorder;
 mod sandbox;
 mod secrets;
