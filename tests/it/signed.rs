@@ -77,6 +77,40 @@ async fn required_signature_is_enforced_at_deployment() {
     deploy(of_domain(), &signed(version("1.0"), "0.1", &own)).await.expect("deployed");
 }
 
+/// `sp1.example:443` is `sp1.example`: its settings, its stub and its accepted version.
+#[tokio::test]
+async fn port_443_does_not_dodge_settings_or_versions() {
+    let (cache, own) = (TempDir::new().expect("a folder"), key());
+    let source = MemorySource::new();
+    let publish = |descriptor: &Descriptor| {
+        source.insert(&domain("sp1.example:443"), "default", descriptor.to_json(), component("actor"));
+    };
+    let mut settings = DomainSettings::default();
+    settings.signatures = Some(Signatures::Require);
+    settings.trusted_keys = vec![own.public().clone()];
+    let started = async || {
+        let builder = builder().domain(domain("sp1.example"), settings.clone()).cache_dir(cache.path());
+        builder.source(source.clone()).build().await.expect("a runtime")
+    };
+    publish(&version("1.0"));
+    let runtime = started().await;
+    let refused = runtime.deploy_protostub("sp1.example:443").await.expect_err("unsigned");
+    assert!(format!("{:#}", anyhow::Error::new(refused)).contains("the descriptor has no signature"));
+    publish(&signed(version("2.0"), "0.1", &own));
+    let stub = runtime.load_stub("sp1.example:443").await.expect("a stub");
+    let same = runtime.deploy_protostub("sp1.example").await.expect("the same stub");
+    assert_eq!(stub.url(), same.url());
+    runtime.shutdown(Duration::from_secs(60)).await;
+
+    publish(&signed(version("1.0"), "0.1", &own));
+    let runtime = started().await;
+    for spelling in ["sp1.example", "sp1.example:443"] {
+        let refused = runtime.load_stub(spelling).await.expect_err("older");
+        let reason = format!("{:#}", anyhow::Error::new(refused));
+        assert!(reason.contains("the newer 2.0 was live here before"), "{spelling}: {reason}");
+    }
+}
+
 #[tokio::test]
 async fn unsigned_or_older_release_after_a_signed_one_is_refused() {
     let (cache, own) = (TempDir::new().expect("a folder"), key());

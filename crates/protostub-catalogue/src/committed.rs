@@ -66,20 +66,38 @@ impl Commits {
     }
 
     pub(crate) async fn load(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {
-        // A record without a valid version was refused when it was read.
-        Ok(self.0.load(&entry(key)).await?.and_then(|file| file.committed()))
+        let accepted = self.load_one(&entry(key)).await?;
+        Ok(stricter(accepted, self.load_former(key).await?.map(|(_, accepted)| accepted)))
     }
 
-    /// Stores a version, in place of the one that it was judged by.
+    async fn load_one(&self, entry: &Entry) -> Result<Option<AcceptedRelease>, TrustStateError> {
+        // A record without a valid version was refused when it was read.
+        Ok(self.0.load(entry).await?.and_then(|file| file.committed()))
+    }
+
+    /// Returns the version that an earlier release accepted for the same stub, when the text of its
+    /// domain had the port 443.
+    async fn load_former(&self, key: &StubKey) -> Result<Option<(Entry, AcceptedRelease)>, TrustStateError> {
+        let Some(entry) = former_entry(key).filter(|entry| self.0.may_have(entry)) else { return Ok(None) };
+        Ok(self.load_one(&entry).await?.map(|accepted| (entry, accepted)))
+    }
+
+    /// Stores a version, in place of the one that it was judged by. Removes the record of the
+    /// domain's former spelling, which the version was judged by, too.
     pub(crate) async fn save(
         &self,
         key: &StubKey,
         committed: &AcceptedRelease,
         before: Option<&AcceptedRelease>,
     ) -> Result<(), TrustStateError> {
-        let judged = before.map(|before| File::new(text(key), before));
-        let may_replace = move |now: Option<&File>| now == judged.as_ref();
-        self.0.save(&entry(key), File::new(text(key), committed), may_replace).await
+        let former = self.load_former(key).await?;
+        let (judged, accepted) = (before.cloned(), former.as_ref().map(|(_, accepted)| accepted.clone()));
+        let may_replace = move |now: Option<&File>| stricter(now.and_then(File::committed), accepted.clone()) == judged;
+        self.0.save(&entry(key), File::new(text(key, key.domain().as_str()), committed), may_replace).await?;
+        match former {
+            Some((entry, _)) => self.0.remove(&entry).await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn remove(&self, key: &StubKey) -> Result<(), TrustStateError> {
@@ -91,17 +109,37 @@ impl Commits {
     }
 }
 
-fn entry(key: &StubKey) -> Entry {
-    Entry::new(text(key), key.domain())
+/// Returns a record that refuses what either of the two refuses: the newer version, with a
+/// signature if one of them has a signature.
+fn stricter(one: Option<AcceptedRelease>, other: Option<AcceptedRelease>) -> Option<AcceptedRelease> {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            let signed = one.signed || other.signed;
+            let newer = if other.version > one.version { other } else { one };
+            Some(AcceptedRelease { signed, ..newer })
+        }
+        (one, other) => one.or(other),
+    }
 }
 
-/// Returns the unique text of a key. Domains and schemes have no blanks, so blanks separate the
-/// parts.
-fn text(key: &StubKey) -> String {
+fn entry(key: &StubKey) -> Entry {
+    Entry::new(text(key, key.domain().as_str()), key.domain())
+}
+
+/// Returns the entry that earlier releases used if the domain was written with the port 443. Such a
+/// domain has no port today.
+fn former_entry(key: &StubKey) -> Option<Entry> {
+    let domain = key.domain();
+    domain.port().is_none().then(|| Entry::new(text(key, &format!("{domain}:443")), domain))
+}
+
+/// Returns the unique text of a key whose domain is written like this. Domains and schemes have no
+/// blanks, so blanks separate the parts.
+fn text(key: &StubKey, domain: &str) -> String {
     let kind = match key {
         StubKey::Domain(_) => "domain",
         StubKey::Legacy { .. } => "legacy",
         _ => "named",
     };
-    format!("{kind} {} {}", key.domain(), key.descriptor_name())
+    format!("{kind} {domain} {}", key.descriptor_name())
 }

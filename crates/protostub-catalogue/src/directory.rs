@@ -24,7 +24,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///
 /// The folder of a single domain ([`Self::of_domain`]) begins with `.well-known`. Files are read on
 /// each request, so they may be replaced at any time. The folder is trusted like the program
-/// itself, including symbolic links.
+/// itself, including symbolic links. Files in `sp1.example:443` count as files of `sp1.example` that
+/// its own folder lacks.
 #[derive(Debug, Clone)]
 pub struct DirectorySource {
     folder: PathBuf,
@@ -43,21 +44,24 @@ impl DirectorySource {
         Self { folder: folder.into(), domain: Some(domain) }
     }
 
-    /// Returns the file of a URL, or `None` if the URL is another host's.
-    fn file(&self, request: &Request<'_>) -> Option<PathBuf> {
-        let mut path = self.folder.clone();
-        match &self.domain {
-            Some(domain) if domain == request.domain => {}
-            Some(_) => return None,
-            None => path.push(request.domain.as_str()),
-        }
-        if !is_of(request.url, request.domain) {
-            return None;
-        }
-        for segment in request.url.path_segments()? {
-            path.push(file_name(segment)?);
-        }
-        Some(path)
+    /// Returns the paths at which the file of a URL may be. Returns none if the URL is another
+    /// host's.
+    fn files(&self, request: &Request<'_>) -> Vec<PathBuf> {
+        let folders = match &self.domain {
+            Some(domain) if domain == request.domain => vec![self.folder.clone()],
+            Some(_) => Vec::new(),
+            None => {
+                let own = self.folder.join(request.domain.as_str());
+                // The name of the folder before domains dropped the port 443.
+                let former = request.domain.port().is_none().then(|| self.folder.join(format!("{}:443", request.domain)));
+                std::iter::once(own).chain(former).collect()
+            }
+        };
+        let segments = request.url.path_segments().filter(|_| is_of(request.url, request.domain));
+        let Some(names) = segments.and_then(|segments| segments.map(file_name).collect::<Option<PathBuf>>()) else {
+            return Vec::new();
+        };
+        folders.into_iter().map(|folder| folder.join(&names)).collect()
     }
 }
 
@@ -98,25 +102,26 @@ fn percent_decoded(segment: &str) -> Option<String> {
 #[async_trait]
 impl Source for DirectorySource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
-        let Some(path) = self.file(request) else {
-            return Err(Fault::NotFound {
-                answer: SafeText::display(format_args!("not a file below {}", self.folder.display())),
+        let paths = self.files(request);
+        for path in &paths {
+            let with_extension = (request.subject == Subject::Descriptor).then(|| {
+                let mut name = path.clone().into_os_string();
+                name.push(".json");
+                PathBuf::from(name)
             });
-        };
-        let mut candidates = vec![path.clone()];
-        if request.subject == Subject::Descriptor {
-            let mut with_extension = path.clone().into_os_string();
-            with_extension.push(".json");
-            candidates.push(with_extension.into());
-        }
-        for candidate in candidates {
-            match open_file(&candidate).await {
-                Ok(document) => return Ok(document),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                Err(error) => return Err(failed(&candidate, &error)),
+            for candidate in std::iter::once(path).chain(&with_extension) {
+                match open_file(candidate).await {
+                    Ok(document) => return Ok(document),
+                    Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                    Err(error) => return Err(failed(candidate, &error)),
+                }
             }
         }
-        Err(Fault::NotFound { answer: SafeText::display(format_args!("no file {}", path.display())) })
+        let answer = match paths.first() {
+            Some(path) => SafeText::display(format_args!("no file {}", path.display())),
+            None => SafeText::display(format_args!("not a file below {}", self.folder.display())),
+        };
+        Err(Fault::NotFound { answer })
     }
 }
 

@@ -199,6 +199,12 @@ impl<R: Record> Ledger<R> {
         self.with_folder(entry, folder, LedgerInner::read).await
     }
 
+    /// Returns `false` if there is no folder, or if the folder has no file of this entry. A folder
+    /// that cannot be read may have one. This takes no thread, unlike [`Self::load`].
+    pub(crate) fn may_have(&self, entry: &Entry) -> bool {
+        self.inner.folder.as_ref().is_some_and(|folder| !matches!(folder.has(&entry.name()), Ok(false)))
+    }
+
     /// Stores a record, in place of the entry's present one. The record is durable afterwards.
     ///
     /// # Errors

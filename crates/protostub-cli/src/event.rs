@@ -68,6 +68,7 @@ impl Event {
                 return format!(r#"{{"event":"message","hyperty":{hyperty},"message":{}}}"#, message.to_json_line());
             }
             Self::Started { runtime, home, socket } => {
+                let socket = socket.as_ref().map(|socket| socket.to_string_lossy());
                 json!({ "event": "started", "runtime": runtime, "home": home, "socket": socket })
             }
             Self::Listening { hyperty } => json!({ "event": "listening", "hyperty": hyperty }),
@@ -75,7 +76,10 @@ impl Event {
             Self::Missed { changes } => json!({ "event": "missed", "changes": changes }),
             Self::Registered { hyperty } => json!({ "event": "registered", "hyperty": hyperty }),
             Self::Deployed { target, stub } => json!({ "event": "deployed", "target": target, "stub": stub }),
-            Self::Reloaded { policy, error } => json!({ "event": "reloaded", "policy": policy, "error": error }),
+            Self::Reloaded { policy, error } => {
+                let policy = policy.as_ref().map(|policy| policy.to_string_lossy());
+                json!({ "event": "reloaded", "policy": policy, "error": error })
+            }
             Self::Problem { what, error } => json!({ "event": "problem", "what": what, "error": error }),
             Self::Dropped { lines } => json!({ "event": "dropped", "lines": lines }),
             Self::Stopped { stopped, abandoned } => json!({ "event": "stopped", "stopped": stopped, "abandoned": abandoned }),

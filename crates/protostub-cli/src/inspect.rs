@@ -1,4 +1,10 @@
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Display,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use protostub_catalogue::{Catalogue, CatalogueConfig, Discovered, trust::Authenticity};
@@ -31,7 +37,7 @@ Examples:
 pub(crate) struct Inspect {
     /// The file of a component, a domain, or an address of a domain
     #[arg(value_name = "FILE|DOMAIN")]
-    target: String,
+    target: OsString,
 
     #[command(flatten)]
     runtime: RuntimeFlags,
@@ -58,9 +64,7 @@ impl Inspect {
             )?;
             return Ok(findings.exit_code());
         }
-        let address = Address::parse(&self.target);
-        let address =
-            address.map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
+        let address = address_of(&self.target)?;
         let (discovered, findings) = look_up(&address, &settings, &output.bars).await?;
         output.print(
             || {
@@ -81,6 +85,16 @@ impl Inspect {
         )?;
         Ok(findings.exit_code())
     }
+}
+
+/// Reads an argument that is not a file as an address.
+pub(crate) fn address_of(target: &OsStr) -> anyhow::Result<Address> {
+    let wrong = |problem: &dyn Display| {
+        let target = SafeText::quote(&target.to_string_lossy());
+        Failure::usage(format_args!("{target} is neither a file nor a domain: {problem}"))
+    };
+    let text = target.to_str().ok_or_else(|| wrong(&"the text is not UTF-8"))?;
+    Address::parse(text).map_err(|error| wrong(&error))
 }
 
 /// Steps 4 to 7.

@@ -86,7 +86,7 @@ impl Keygen {
                     "id": public.id(),
                     "algorithm": public.algorithm().to_string(),
                     "thumbprint": public.thumbprint(),
-                    "jwks": self.jwks,
+                    "jwks": self.jwks.as_ref().map(|jwks| jwks.to_string_lossy()),
                 })
             },
         )?;

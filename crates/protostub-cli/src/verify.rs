@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -6,7 +7,7 @@ use std::{
 
 use clap::Args;
 use protostub_catalogue::trust::{Authenticity, Signatures, TrustPolicy};
-use protostub_runtime::{Address, Domain, Sha256Digest};
+use protostub_runtime::{Domain, Sha256Digest};
 use serde_json::json;
 
 use crate::{
@@ -32,7 +33,7 @@ Examples:
 pub(crate) struct Verify {
     /// The file of a descriptor, a domain, or an address of a domain
     #[arg(value_name = "DESCRIPTOR|DOMAIN")]
-    target: String,
+    target: OsString,
 
     /// Trust the keys in this JSON Web Key Set, like those in `trusted-keys` of the domain; can be
     /// repeated
@@ -69,8 +70,7 @@ impl Verify {
             let (signed, descriptor) = verified.map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
             (Authenticity::Verified(Box::new(signed)), domain, descriptor.version.clone(), descriptor.digest())
         } else {
-            let address = Address::parse(&self.target)
-                .map_err(|error| Failure::usage(format_args!("{} is neither a file nor a domain: {error}", self.target)))?;
+            let address = inspect::address_of(&self.target)?;
             let domain = address
                 .domain()
                 .ok_or_else(|| Failure::usage(format_args!("{address} has no domain; name an address with a domain")))?;

@@ -161,9 +161,15 @@ impl Site {
 
     /// Returns the address that the client used, if it is one of the server's.
     fn place(&self, headers: &HeaderMap) -> Place {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Domain::parse(host).ok());
-        let host = host.filter(|host| self.names.iter().any(|name| name.host() == host.host()));
-        let authority = host.map_or_else(|| self.authority.to_string(), |host| host.to_string());
+        let text = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = Domain::parse(text).ok().filter(|host| self.names.iter().any(|name| name.host() == host.host()));
+        let authority = match host {
+            // A domain has no port 443. The URLs of this server need the port, since they are not
+            // HTTPS.
+            Some(host) if host.port().is_none() && text.ends_with(":443") => format!("{host}:443"),
+            Some(host) => host.to_string(),
+            None => self.authority.to_string(),
+        };
         Place { authority, domain: self.domain().clone() }
     }
 }

@@ -277,7 +277,7 @@ fn names(address: SocketAddr, domain: Option<Domain>) -> (Arc<[Domain]>, Arc<str
             ([domain].into(), authority.into())
         }
         None => {
-            let authority = reachable.as_ref().map_or_else(|| address.to_string(), Domain::to_string);
+            let authority = reachable.as_ref().map_or_else(|| address.to_string(), |domain| format!("{}:{port}", domain.host()));
             let is_loopback = address.ip().is_loopback() || address.ip().is_unspecified();
             let mut names = Vec::from_iter(reachable);
             for other in [local(), Domain::parse(&format!("127.0.0.1:{port}")).ok(), Domain::parse(&format!("[::1]:{port}")).ok()]

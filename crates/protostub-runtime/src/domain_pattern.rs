@@ -101,6 +101,7 @@ mod tests {
         };
         contains("sp1.example", "SP1.example.", true);
         contains("sp1.example", "sp1.example:8443", false);
+        contains("sp1.example:443", "sp1.example", true);
         contains("127.0.0.1:8080", "127.0.0.1:8080", true);
         contains("*.sp1.example", "chat.sp1.example", true);
         contains("*.sp1.example", "a.chat.sp1.example:8443", true);

@@ -16,6 +16,7 @@ use crate::{
     contract::{ProtostubPre, TRACK},
     engine::Allocation,
     imports::{Import, Imports},
+    panics,
     state::StubState,
     worker,
     world::{self, WorldMismatch},
@@ -323,7 +324,8 @@ impl Compiler {
             let component = match load_cached(engine, bytes, digest, max_bytes, disk.as_deref())? {
                 Some(component) => component,
                 None => {
-                    let component = Component::from_binary(engine, bytes).map_err(|error| invalid(&format!("{error:#}")))?;
+                    let compiled = panics::catch(|| Component::from_binary(engine, bytes)).map_err(|text| panicked(&text))?;
+                    let component = compiled.map_err(|error| invalid(&format!("{error:#}")))?;
                     save_cached(engine, digest, &component, disk.as_deref());
                     component
                 }
@@ -482,11 +484,21 @@ impl Code {
     }
 }
 
-/// Makes the error of a component that does not compile. wasmtime's error has no type for a
-/// component that the pool has no room for, so its text is compared.
+/// Makes the error of a component that does not compile.
 pub(crate) fn invalid(text: &str) -> CompileError {
-    if text.contains("exceeds the configured maximum") {
+    if exceeds_pool(text) {
         return CompileError::TooComplex(SafeText::new(text));
     }
     CompileError::Invalid(SafeText::new(text))
+}
+
+/// Returns `true` if this is the text of an error about a component that the pool has no room for:
+/// too many parts, a too large memory or table, too many exports. wasmtime's error has no type.
+pub(crate) fn exceeds_pool(text: &str) -> bool {
+    text.contains("in the pooling allocator") || text.contains("pooling allocator requirements")
+}
+
+/// Makes the error of a component at which the compiler panics. `text` is one line.
+pub(crate) fn panicked(text: &str) -> CompileError {
+    CompileError::Compiler(SafeText::display(format_args!("a panic: {text}; report the component to the maintainers")))
 }

@@ -23,7 +23,8 @@ pub(crate) const POOL_TABLE_ELEMENTS: usize = 20_000;
 /// Maximum number of core instances of one component, and of its tables. Rust's components have
 /// about four instances. Python's have about forty, since their libraries are linked together.
 pub(crate) const POOL_INSTANCES: u32 = 64;
-/// Maximum number of linear memories of one component.
+/// Maximum number of memories of one component, in all its modules together. The code between two
+/// components of a composition uses the memories of both.
 pub(crate) const POOL_MEMORIES: u32 = 4;
 /// Number of tables in the pool for each sandbox. Most components have two or three.
 const POOL_TABLES: u32 = 8;
@@ -419,7 +420,10 @@ fn base_config() -> Config {
         .async_stack_size(FIBER_STACK_BYTES)
         .shared_memory(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // Compositions need several memories: the compiler connects their components by code that
+        // uses the memories of two components. `Limits::memories` and `Limits::memory_bytes` bound
+        // them.
+        .wasm_multi_memory(true)
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false);
     config
@@ -436,6 +440,7 @@ fn pool_config(config: &EngineConfig) -> PoolingAllocationConfig {
         .total_tables(sandboxes.saturating_mul(POOL_TABLES).max(POOL_INSTANCES))
         .max_core_instances_per_component(POOL_INSTANCES)
         .max_memories_per_component(POOL_MEMORIES)
+        .max_memories_per_module(POOL_MEMORIES)
         .max_tables_per_component(POOL_INSTANCES)
         .max_core_instance_size(4 << 20)
         .max_component_instance_size(4 << 20)

@@ -40,6 +40,7 @@ mod limits;
 mod machine;
 mod meter;
 mod origin;
+mod panics;
 mod recorder;
 mod sandbox;
 mod secrets;

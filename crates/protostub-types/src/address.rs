@@ -11,8 +11,9 @@ pub const MAX_ADDRESS_BYTES: usize = 2048;
 /// An address of the message bus: `hyperty://sp1.example/alice`, `domain://registry.sp1.example`,
 /// `mn:/session`.
 ///
-/// Scheme and host are kept in lower case and A-labels, everything else as it was written. Cloning
-/// is cheap. Two addresses are equal exactly if their texts are equal.
+/// Scheme and host are kept in lower case and A-labels, everything else as it was written. The port
+/// 443 is dropped, as in a [`Domain`]. Cloning is cheap. Two addresses are equal exactly if their
+/// texts are equal.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address {
@@ -148,7 +149,8 @@ impl Address {
         }
     }
 
-    /// Returns the host with its port, in lower case; empty if there is no authority.
+    /// Returns the host with its port, in lower case and without the port 443; empty if there is no
+    /// authority.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.text[usize::from(self.host.0)..usize::from(self.host.1)]
@@ -303,6 +305,11 @@ mod tests {
         check("mn:/session", "mn", "", "/session");
         check("localhost:9090/test", "", "localhost:9090", "/test");
         check("Hyperty://SP1.Example./Alice?Q", "hyperty", "sp1.example", "/Alice?Q");
+        check("hyperty://sp1.example:443/alice", "hyperty", "sp1.example", "/alice");
+        check("sp1.example:443", "", "sp1.example", "");
+        check("slack://user@slack.com:443", "slack", "slack.com", "");
+        check("hyperty://[::1]:443/x", "hyperty", "[::1]", "/x");
+        check("hyperty://sp1.example:80/alice", "hyperty", "sp1.example:80", "/alice");
     }
 
     #[test]
@@ -320,6 +327,16 @@ mod tests {
         ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_with_and_without_port_443_are_equal() {
+        let spelt = |text: &str| Address::parse(text).unwrap();
+        assert_eq!(spelt("hyperty://sp1.example:443/alice"), spelt("hyperty://sp1.example/alice"));
+        assert_eq!(spelt("domain://registry.sp1.example:443").as_str(), "domain://registry.sp1.example");
+        assert_ne!(spelt("hyperty://sp1.example:80/alice"), spelt("hyperty://sp1.example/alice"));
+        // Only the authority has a port.
+        assert_eq!(spelt("hyperty://sp1.example/:443").as_str(), "hyperty://sp1.example/:443");
     }
 
     #[test]

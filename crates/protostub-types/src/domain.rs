@@ -4,11 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::SafeText;
 
+/// The port of HTTPS. A domain is asked there unless its text has another port, so the text of a
+/// domain never has this port.
+const DEFAULT_PORT: &str = "443";
+
 /// A domain that runs a protocol: a host name in lower-case A-labels (RFC 5890) without a trailing
-/// dot, or an IP address. It has a port if that is not the protocol's default port: `sp1.example`,
-/// `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`.
+/// dot, or an IP address. It has a port if that is not 443, the port of HTTPS: `sp1.example`,
+/// `127.0.0.1:8080`, `[::1]:8080`, `xn--bcher-kva.example`. The port 80 stays.
 ///
-/// Two domains are equal exactly if their texts are equal.
+/// Two domains are equal exactly if their texts are equal. `sp1.example:443` is `sp1.example`, with
+/// the same stubs, settings, keys and accepted versions.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(Arc<str>);
@@ -23,7 +28,7 @@ pub struct DomainError {
 
 impl Domain {
     /// Reads `host` or `host:port`, in any case, in Unicode or A-labels, with or without a trailing
-    /// dot. Drops user information (`user@`).
+    /// dot. Drops user information (`user@`) and the port 443.
     ///
     /// # Errors
     /// If the text has no host, the host is not a host name or address, or the port is not a number
@@ -44,7 +49,7 @@ impl Domain {
         split_port(&self.0).0
     }
 
-    /// Returns the port, if the domain has one of its own.
+    /// Returns the port, if the domain has one other than 443.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         split_port(&self.0).1.and_then(|port| port.parse().ok())
@@ -104,7 +109,7 @@ impl Domain {
 }
 
 /// Returns `authority` without user information, in lower case and A-labels, without the host's
-/// trailing dot.
+/// trailing dot and without the port 443.
 pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
     let text = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
     let (host, port) = split_port(text);
@@ -129,8 +134,9 @@ pub(crate) fn normalise(authority: &str) -> Result<String, &'static str> {
         }
         ascii.into_owned()
     };
+    let port = port.map(|port| port.trim_start_matches('0')).filter(|port| *port != DEFAULT_PORT);
     Ok(match port {
-        Some(port) => format!("{host}:{}", port.trim_start_matches('0')),
+        Some(port) => format!("{host}:{port}"),
         None => host,
     })
 }
@@ -207,6 +213,12 @@ mod tests {
         check("[::1]:8080", "[::1]:8080");
         check("[0:0::1]", "[::1]");
         check("localhost", "localhost");
+        check("sp1.example:443", "sp1.example");
+        check("SP1.example.:00443", "sp1.example");
+        check("127.0.0.1:443", "127.0.0.1");
+        check("[::1]:443", "[::1]");
+        check("sp1.example:80", "sp1.example:80");
+        check("sp1.example:4430", "sp1.example:4430");
         for text in ["", ".", "a..b", "a b", "sp1.example:0", "sp1.example:65536", "sp1.example:", "[::1", "a/b", "%41.example"] {
             assert!(Domain::parse(text).is_err(), "{text}");
         }

@@ -70,7 +70,8 @@ impl StubKey {
     /// Returns the key of the stub that a catalogue publishes at this URL:
     /// `https://sp1.example/.well-known/protostub/<name>`, in either spelling (`protostub`,
     /// `protocolstub`), and also as `hyperty-catalogue://…`, which means the same. Returns `None`
-    /// for any other text.
+    /// for any other text. An `http` URL with the port 443 is one of them: the text of a [`Domain`]
+    /// has no such port.
     ///
     /// ```
     /// use protostub_types::{Domain, StubKey};
@@ -84,16 +85,17 @@ impl StubKey {
     pub fn of_catalogue_url(text: &str) -> Option<Self> {
         let (scheme, rest) = text.trim().split_once("://")?;
         let (authority, path) = rest.split_once('/')?;
-        let own_port = match scheme.to_ascii_lowercase().as_str() {
-            "https" | "hyperty-catalogue" => ":443",
-            "http" => ":80",
+        let authority = match scheme.to_ascii_lowercase().as_str() {
+            "https" | "hyperty-catalogue" => authority,
+            "http" if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(443_u16)) => return None,
+            "http" => authority.strip_suffix(":80").unwrap_or(authority),
             _ => return None,
         };
         let (spelling, name) = path.strip_prefix(".well-known/")?.split_once('/')?;
         if !matches!(spelling, "protostub" | "protocolstub") || name.is_empty() || name.contains(['/', '?', '#']) {
             return None;
         }
-        let domain = Domain::parse(authority.strip_suffix(own_port).unwrap_or(authority)).ok()?;
+        let domain = Domain::parse(authority).ok()?;
         match percent_decode_str(name).decode_utf8().ok()? {
             name if name == "default" => Some(Self::Domain(domain)),
             name => Some(Self::Named { domain, name: name.into_owned() }),
@@ -174,6 +176,10 @@ mod tests {
         check("global://registry/", "home.example");
         check("slack://user@slack.com", "slack.com (scheme slack)");
         check("hyperty://localhost:9090/x", "localhost:9090");
+        check("hyperty://foo.com:443/alice", "foo.com");
+        check("domain://registry.foo.com:443", "foo.com");
+        check("slack://user@slack.com:443", "slack.com (scheme slack)");
+        check("hyperty://foo.com:80/alice", "foo.com:80");
         assert_eq!(StubKey::of(&Address::parse("mn:/session").unwrap(), &home), None);
     }
 
@@ -200,6 +206,7 @@ mod tests {
             "https://sp1.example/.well-known/protostub/a?b",
             "https://sp1.example/.well-known/protostub/%ff",
             "https:///.well-known/protostub/default",
+            "http://127.0.0.1:443/.well-known/protostub/default",
             "https://sp1.example",
         ] {
             check(other, None);
@@ -217,6 +224,7 @@ mod tests {
         check("hyperty://bar.foo.com/alice", "foo.com", false);
         check("domain://registry.co.uk", "co.uk", false);
         check("hyperty://foo.com:8080/alice", "foo.com", false);
+        check("hyperty://foo.com:443/alice", "foo.com", true);
         check("mn:/session", "foo.com", false);
     }
 }

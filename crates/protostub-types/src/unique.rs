@@ -222,6 +222,7 @@ mod tests {
         two("[::1]", "[0:0::1]", "[::1]");
         two("[::1]:9", "[::0001]:0009", "[::1]:9");
         two("sp1.example", "user@sp1.example", "sp1.example");
+        two("sp1.example", "sp1.example:443", "sp1.example");
         check("sp1.example", "sp1.example", "`sp1.example` is given twice: keep one of the two");
     }
 

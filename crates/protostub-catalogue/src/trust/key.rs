@@ -6,7 +6,7 @@ use base64::{
 };
 use protostub_types::{SafeText, Sha256Digest};
 use ring::{
-    rand::SystemRandom,
+    rand::{SecureRandom as _, SystemRandom},
     signature::{
         ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
         UnparsedPublicKey,
@@ -19,6 +19,11 @@ use serde_json::{Map, Value, json};
 const MAX_KEYS: usize = 64;
 /// Maximum length of a key's id, in bytes.
 const MAX_ID_BYTES: usize = 256;
+/// Length of an Ed25519 seed, in bytes.
+const SEED_BYTES: usize = 32;
+/// Bytes of PKCS#8 that precede the seed of an Ed25519 key (RFC 8410 section 7). This is version 1,
+/// without the public key. OpenSSL cannot read version 2 as `ring` writes it.
+const ED25519_PREFIX: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
 
 /// The algorithm of a signature. The key alone determines it: the algorithm that a signature states
 /// is only compared with the key's.
@@ -176,19 +181,24 @@ impl PublicKey {
 }
 
 impl SigningKey {
-    /// Generates a key as PKCS#8 in PEM. The result is secret: store it in a file that only the
-    /// signer can read.
+    /// Generates a key as PKCS#8 in PEM, which OpenSSL reads too. The result is secret: store it in
+    /// a file that only the signer can read.
     ///
     /// # Errors
     /// If the system has no random numbers.
     pub fn generate(algorithm: SigningAlgorithm) -> Result<String, KeyError> {
         let random = SystemRandom::new();
         let pkcs8 = match algorithm {
-            SigningAlgorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&random),
-            SigningAlgorithm::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random),
+            SigningAlgorithm::EdDsa => {
+                let mut seed = [0; SEED_BYTES];
+                random.fill(&mut seed).map(|()| [ED25519_PREFIX.as_slice(), &seed].concat())
+            }
+            SigningAlgorithm::Es256 => {
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map(|pkcs8| pkcs8.as_ref().to_vec())
+            }
         };
         let pkcs8 = pkcs8.map_err(|_| KeyError("the system has no random numbers".into()))?;
-        let encoded = STANDARD.encode(pkcs8.as_ref());
+        let encoded = STANDARD.encode(pkcs8);
         let mut pem = "-----BEGIN PRIVATE KEY-----\n".to_owned();
         for line in encoded.as_bytes().chunks(64) {
             pem.extend(line.iter().copied().map(char::from));
@@ -210,7 +220,7 @@ impl SigningKey {
         }
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| none())?;
         let der = der.secret_pkcs8_der();
-        // OpenSSL writes version 1 of PKCS#8, which has no public key for Ed25519.
+        // Version 1 of PKCS#8 has no public key for Ed25519. Earlier releases wrote version 2.
         if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
             let public = PublicKey::new(SigningAlgorithm::EdDsa, pair.public_key().as_ref().to_vec(), id);
             return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });

@@ -1,6 +1,6 @@
 //! Accepted versions of stubs.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use protostub_catalogue::{AcceptedRelease, Bounds, Catalogue, CatalogueConfig, TrustStateError};
 use protostub_types::{Domain, Sha256Digest, StubKey, Version};
@@ -118,6 +118,50 @@ async fn versions_in_files_of_earlier_releases_count() {
     accept(&catalogue, &key, "2.1").await.unwrap();
     assert!(!file.exists());
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.1"));
+}
+
+/// Writes the record that an earlier release made for this text of the key.
+fn write_record(dir: &TempDir, key: &str, version: &str, signed: bool) -> PathBuf {
+    let file = dir.path().join("committed").join(Sha256Digest::of(key.as_bytes()).to_string());
+    let digest = Sha256Digest::of(version.as_bytes());
+    fs::write(&file, format!(r#"{{"key":"{key}","version":"{version}","sha256":"{digest}","signed":{signed}}}"#)).unwrap();
+    file
+}
+
+/// Earlier releases took `sp1.example:443` for another domain than `sp1.example`. The stricter of
+/// their two records counts, and the next version replaces both.
+#[tokio::test]
+async fn version_accepted_under_port_443_counts() {
+    const OWN: &str = "domain sp1.example default";
+    const FORMER: &str = "domain sp1.example:443 default";
+    for (own, former, expected) in [
+        (None, ("2.0", true), ("2.0", true)),
+        (Some(("1.0", true)), ("2.0", false), ("2.0", true)),
+        (Some(("3.0", false)), ("2.0", true), ("3.0", true)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let catalogue = catalogue(keeping(&dir));
+        own.map(|(version, signed)| write_record(&dir, OWN, version, signed));
+        let file = write_record(&dir, FORMER, former.0, former.1);
+        for spelling in ["sp1.example", "sp1.example:443"] {
+            let accepted = catalogue.committed(&key(spelling)).await.unwrap().unwrap();
+            assert_eq!((accepted.version.to_string().as_str(), accepted.signed), expected, "{spelling}");
+        }
+        // Only a version that was judged by both records replaces them.
+        let key = key("sp1.example");
+        let judged_by_one = own.map(|(version, signed)| AcceptedRelease { signed, ..committed(version) });
+        let error = catalogue.commit(&key, &committed("4.0"), judged_by_one.as_ref()).await.unwrap_err();
+        assert!(matches!(error, TrustStateError::Changed { .. }) && file.exists(), "{error}");
+        accept(&catalogue, &key, "4.0").await.unwrap();
+        assert!(!file.exists());
+        let next = self::catalogue(keeping(&dir));
+        assert_eq!(accepted(&next, &key).await.as_deref(), Some("4.0"));
+    }
+    // The port 80 is not the default port.
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(keeping(&dir));
+    accept(&catalogue, &key("sp1.example:80"), "2.0").await.unwrap();
+    assert_eq!(accepted(&catalogue, &key("sp1.example")).await, None);
 }
 
 /// A domain with endless subdomains and names displaces its own versions. When all places are

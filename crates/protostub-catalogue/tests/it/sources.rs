@@ -74,6 +74,26 @@ async fn directory_source_serves_its_stubs() {
     assert!(matches!(error.fault(), Fault::TooLarge { .. }), "{error}");
 }
 
+/// The folder of a domain may have the name that the domain had before it dropped the port 443.
+#[tokio::test]
+async fn folder_of_port_443_serves_the_domain() {
+    let folder = tempfile::tempdir().unwrap();
+    let publish = |name: &str, version: &str| {
+        let own = folder.path().join(name).join(".well-known/protostub");
+        fs::create_dir_all(&own).unwrap();
+        let mut stub = descriptor();
+        stub.version = Version::parse(version).unwrap();
+        fs::write(own.join("default.json"), stub.to_json()).unwrap();
+        fs::write(own.join("echo.wasm"), COMPONENT).unwrap();
+    };
+    let catalogue = catalogue_with(config(), vec![Arc::new(DirectorySource::new(folder.path()))]);
+    publish("sp2.example:443", "1.0");
+    let found = catalogue.discover(&key()).await.unwrap();
+    assert_eq!(catalogue.fetch(&found).await.unwrap().bytes(), COMPONENT);
+    publish("sp2.example", "2.0");
+    assert_eq!(catalogue.discover(&key()).await.unwrap().descriptor.version.to_string(), "2.0");
+}
+
 #[tokio::test]
 async fn descriptor_url_cannot_lead_out_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();

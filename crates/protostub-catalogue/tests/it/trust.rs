@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -9,15 +10,18 @@ use axum::{
     http::header,
     response::{IntoResponse as _, Response},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use protostub_catalogue::{
-    CatalogueConfig, CatalogueError, Discovered, Fault, Provenance,
+    CatalogueConfig, CatalogueError, Discovered, Fault, MemorySource, Provenance,
     trust::{Authenticity, MAX_LIFETIME, PublicKey, SignatureError, Signatures, SigningAlgorithm, SigningKey, Statement, sign},
 };
 use protostub_types::{Descriptor, Domain, Sha256Digest, StubKey, Version};
 use serde_json::{Value, json};
 
-use crate::server::{COMPONENT, OWN, Server, catalogue, config, descriptor};
+use crate::server::{COMPONENT, OWN, Server, catalogue, catalogue_with, config, descriptor};
 
 pub(crate) const KEYS: &str = "/.well-known/protostub-jwks.json";
 const CODE: &str = "/.well-known/protostub/echo.wasm";
@@ -197,6 +201,38 @@ fn edit(json: &mut Value, part: usize, from: &str, to: &str) {
     assert!(text.contains(from), "{text}");
     parts[part] = URL_SAFE_NO_PAD.encode(text.replace(from, to));
     json["signatures"][0] = parts.join(".").into();
+}
+
+/// Earlier releases wrote version 2 of PKCS#8.
+#[test]
+fn key_of_an_earlier_release_is_read() {
+    let der = ring::signature::Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der));
+    assert_eq!(SigningKey::from_pem(pem.as_bytes(), None).unwrap().public().algorithm(), SigningAlgorithm::EdDsa);
+}
+
+/// A signer of an earlier release signed for `sp1.example:443`, which is `sp1.example` today.
+#[tokio::test]
+async fn signature_for_port_443_is_good_for_the_domain() {
+    let pem = SigningKey::generate(SigningAlgorithm::EdDsa).unwrap();
+    let key = SigningKey::from_pem(pem.as_bytes(), Some("2026".to_owned())).unwrap();
+    let domain = Domain::parse("sp1.example").unwrap();
+    let mut json = serde_json::to_value(signed(&statement(&domain), &key)).unwrap();
+    edit(&mut json, 1, "\"sp1.example\"", "\"sp1.example:443\"");
+    let der: Vec<u8> = STANDARD.decode(pem.lines().filter(|line| !line.starts_with('-')).collect::<String>()).unwrap();
+    let pair = ring::signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).unwrap();
+    let jws = json["signatures"][0].as_str().unwrap();
+    let (message, _) = jws.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.encode(pair.sign(message.as_bytes()));
+    json["signatures"][0] = format!("{message}.{signature}").into();
+
+    let memory = MemorySource::new();
+    memory.insert(&domain, "default", json.to_string(), COMPONENT);
+    let mut config = requiring(Signatures::Require);
+    config.trust.domains.entry(domain.clone()).or_default().keys = vec![key.public().clone()];
+    let catalogue = catalogue_with(config, vec![Arc::new(memory)]);
+    let found = catalogue.discover(&StubKey::Domain(domain.clone())).await.unwrap();
+    assert_eq!(found.authenticity.signed().unwrap().statement.domain, domain);
 }
 
 #[tokio::test]

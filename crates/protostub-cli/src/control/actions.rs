@@ -96,16 +96,29 @@ pub(crate) async fn send(runtime: &Runtime, request: SendRequest) -> anyhow::Res
         return Err(Failure::usage(format!("the receiver {} has no domain; name an address with a domain", request.to)));
     }
     let kind = request.r#type.parse().map_err(Failure::usage)?;
+    let is_chosen_here = request.from.is_none();
     let sender = match request.from {
+        Some(from) if from.is_within(runtime.url()) => {
+            let problem =
+                format!("failed to send from {from}: the address belongs to the runtime itself; set another with `--from`");
+            return Err(Failure::failed(problem).into());
+        }
         Some(from) => runtime.register_hyperty(from).await?,
         None => default_sender(runtime).await?,
     };
+    let from = sender.address().clone();
     let mut message = Message::new(kind, request.to);
     if let Some(body) = request.body {
         message.body = Some(Body::Json(body.get().into()));
     }
     let sent = Instant::now();
-    let reply = sender.request_within(message, Duration::from_secs_f64(request.timeout)).await?;
+    let reply = sender.request_within(message, Duration::from_secs_f64(request.timeout)).await.map_err(|error| {
+        match is_chosen_here && error.to_string().contains(from.as_str()) {
+            true => anyhow::Error::new(error)
+                .context(format!("failed to send from {from}, an address for this one message; `--from` sets another")),
+            false => error.into(),
+        }
+    })?;
     let milliseconds = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
     Sent::of(&reply, milliseconds)
 }

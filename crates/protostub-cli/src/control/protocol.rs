@@ -1,8 +1,13 @@
-use std::{collections::BTreeMap, fmt::Display, path::PathBuf, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use protostub_runtime::{AcceptedRelease, Address, BusCounts, Domain, Message, Protostub, Runtime, StatusChange, StubStatus};
 use protostub_types::SafeText;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -295,7 +300,13 @@ pub(crate) struct Stubs {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
     /// The file of the policies.
+    #[serde(serialize_with = "path_as_text")]
     pub(crate) policy: PathBuf,
+}
+
+/// Writes a path of any bytes. JSON has no bytes that are not UTF-8.
+fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// A reply, and the time until it arrived.

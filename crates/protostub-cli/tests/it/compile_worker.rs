@@ -107,6 +107,20 @@ async fn invalid_component_fails_alike_with_and_without_worker() {
     assert!(failure(CompileWorker::new(script("deaf.sh")), b"none".to_vec()).await.contains("not WebAssembly"));
 }
 
+/// The host's pool has no room for the memory, or for the number of memories. The worker has no
+/// pool, so it compiles the component.
+#[tokio::test]
+async fn memory_over_the_pool_is_not_blamed_on_the_worker() {
+    let component =
+        |memories: &str| wat::parse_str(format!("(component (core module $m {memories}) (core instance (instantiate $m)))"));
+    for memories in ["(memory 65536)", &"(memory 1)".repeat(5)] {
+        let bytes = component(memories).expect("a component");
+        let own = compile(&engine(None, None).expect("an engine"), bytes.clone()).await.expect_err("it is too large").to_string();
+        assert!(own.starts_with("the component needs more than the host has room for: "), "{own}");
+        assert_eq!(failure(CompileWorker::new(command()), bytes).await, own);
+    }
+}
+
 #[tokio::test]
 async fn compile_worker_over_its_limits_is_ended() {
     let mut worker = CompileWorker::new(command());
@@ -144,6 +158,9 @@ async fn wrong_worker_executable_is_reported() {
     .await;
     check("failing.sh", "ended without an answer (exit status: 7): no space left").await;
     check("killed.sh", "broke down (signal: 9").await;
+    check("panicking.sh", "ended without an answer (exit status: 101): a panic: multiple memories").await;
+    let failed = failure(CompileWorker::new(script("panicking.sh")), echo()).await;
+    assert!(failed.ends_with("multiple memories"), "only the first line is quoted: {failed}");
     check("endless.sh", "ended without an answer").await;
     let missing = script("none.sh");
     let error = engine(Some(CompileWorker::new(&missing)), None).expect_err("there is no such file").to_string();

@@ -250,6 +250,35 @@ fn sends_of_one_runtime_share_an_address() {
     assert_eq!(sender(), sender());
 }
 
+/// The user has typed neither the address of the runtime nor the sender of a message.
+#[test]
+fn errors_explain_addresses_that_no_user_has_typed() {
+    let (_server, domain) = serve();
+    let rules = "permit (principal, action, resource) when { action != Action::\"read\" };";
+    let (run, started, _folder) = run_with_rules(&domain, rules);
+    let to = format!("hyperty://{domain}/alice");
+    let error_of = |more: &[&str]| {
+        let (code, error) = protostub_json_in(run.session(), &[&["send", "--to", &to][..], more].concat());
+        assert_eq!(code, 1, "{error:?}");
+        (text(&error[0]["error"]).to_owned(), error[0]["code"].clone())
+    };
+    let (error, code) = error_of(&[]);
+    assert!(error.starts_with(&format!("failed to send from hyperty://{domain}/")), "{error}");
+    assert!(error.contains(", an address for this one message; `--from` sets another: request to "), "{error}");
+    assert!(error.contains("no policy permits `read` from ") && code == 403, "{error}");
+    // A sender that the user has typed needs no explanation.
+    let (error, _) = error_of(&["--from", &format!("hyperty://{domain}/bob")]);
+    assert!(error.starts_with("request to "), "{error}");
+    for own in ["", "/registry", "/anything"] {
+        let own = format!("{}{own}", text(&started["runtime"]));
+        let (error, _) = error_of(&["--from", &own]);
+        assert_eq!(
+            error,
+            format!("failed to send from {own}: the address belongs to the runtime itself; set another with `--from`")
+        );
+    }
+}
+
 #[test]
 fn text_output_has_sentences_and_tables() {
     let (_server, domain) = serve();

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::command::{Running, catalogue, protostub, protostub_json};
+use crate::command::{Running, catalogue, command, protostub, protostub_json};
 
 #[test]
 fn inspect_shows_the_contract_of_a_component() {
@@ -36,6 +36,38 @@ fn inspect_of_a_non_stub_shows_the_reason() {
         assert_eq!(code, 1, "{json}");
         assert!(json["component"]["problem"].as_str().expect("a text").starts_with(problem), "{json}");
         assert_eq!(json["component"]["sha256"].as_str().expect("a text").len(), 64);
+    }
+}
+
+/// The bytes of a file's name need not be UTF-8.
+#[cfg(unix)]
+#[test]
+fn files_with_any_name_are_accepted() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, process::Output};
+    let folder = tempfile::tempdir().expect("a folder");
+    let odd = folder.path().join(OsStr::from_bytes(b"od\xff\xfe d"));
+    fs::create_dir(&odd).expect("made");
+    fs::copy(protostub_artifacts::path("echo"), odd.join("echo.wasm")).expect("copied");
+    let run = |args: &[&OsStr]| {
+        let Output { status, stdout, stderr } = command(&[], folder.path()).args(args).output().expect("the command starts");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (status.code(), text(stdout), text(stderr))
+    };
+    let (file, missing) = (odd.join("echo.wasm"), odd.join("none.wasm"));
+    let (code, json, log) = run(&["inspect".as_ref(), file.as_os_str(), "--json".as_ref()]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(json.contains(r#""contract":"0.1""#) && json.contains("od\u{fffd}\u{fffd} d/echo.wasm"), "{json}");
+    let (code, _, log) = run(&["inspect".as_ref(), missing.as_os_str()]);
+    assert!(code == Some(2) && log.contains("none.wasm: No such file"), "{log}");
+    for target in ["inspect", "verify"] {
+        let (code, _, log) = run(&[target.as_ref(), odd.as_os_str()]);
+        assert!(code == Some(2) && log.contains("is neither a file nor a domain: the text is not UTF-8"), "{log}");
+    }
+    let (key, jwks) = (odd.join("sp1.key"), odd.join("jwks.json"));
+    for _ in ["made", "kept"] {
+        let keygen = ["keygen".as_ref(), key.as_os_str(), "--jwks".as_ref(), jwks.as_os_str(), "--json".as_ref()];
+        let (code, json, log) = run(&keygen);
+        assert!(code == Some(0) && json.contains("jwks.json"), "{json} {log}");
     }
 }
 

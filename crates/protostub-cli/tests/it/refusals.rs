@@ -82,6 +82,10 @@ fn a_settings_file_is_checked() {
     check("home = 'home.example'\n[domains.'[::1]']\n[domains.'[0:0::1]']", "`[::1]` and `[0:0::1]` are two");
     check("home = 'home.example'\n[domains.'sp1.example']\n[domains.'sp1.example.']", "`sp1.example.` and `sp1.example` are two");
     check(
+        "home = 'home.example'\n[domains.'sp1.example']\nsignatures = 'require'\n[domains.'sp1.example:443']\nsignatures = 'off'",
+        "protostub.toml:4:10: `sp1.example:443` and `sp1.example` are two spellings of `sp1.example`: keep one of the two",
+    );
+    check(
         "home = 'home.example'\n[domains.'sp1.example']\noauth2 = { token-endpoint = 'https://a.example', client-id = 'a', client-secret = { env = 'A' }, scopes = ['chat mail'] }",
         "the domain `sp1.example`: `chat mail` is not a valid scope; write each scope as a separate string",
     );

@@ -3,9 +3,11 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use protostub_catalogue::trust::{SigningKey, Statement, sign};
 use protostub_types::{Descriptor, Domain};
 use serde_json::{Value, json};
@@ -112,6 +114,34 @@ fn signed_stub_is_served_verified_and_deployed() {
     fs::write(&descriptor, changed).expect("written");
     refused(&["inspect", &domain], 1, "`version` of the descriptor is not what was signed");
     server.stop();
+}
+
+/// OpenSSL signs with the keys of `keygen`, and the command signs with the keys of OpenSSL.
+#[expect(clippy::print_stderr, reason = "a skipped test states the reason")]
+#[test]
+fn openssl_reads_the_keys_of_keygen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let openssl = |args: &[&str]| Command::new("openssl").args(args).current_dir(folder.path()).output();
+    if let Err(error) = openssl(&["version"]) {
+        eprintln!("skipped: `openssl` cannot be started: {error}");
+        return;
+    }
+    for algorithm in ["eddsa", "es256"] {
+        let key = folder.path().join(format!("{algorithm}.key"));
+        let (code, made) = protostub_json(&["keygen", text(&key), "--algorithm", algorithm]);
+        assert_eq!(code, 0, "{made}");
+        let public = openssl(&["pkey", "-in", text(&key), "-pubout", "-outform", "DER"]).expect("it starts");
+        assert!(public.status.success(), "{algorithm}: {}", String::from_utf8_lossy(&public.stderr));
+        // The public key is at the end, for P-256 as an uncompressed point.
+        let jwk = SigningKey::from_pem(&fs::read(&key).expect("a key"), None).expect("a key").public().to_jwk();
+        let number = |member: &str| URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap_or_default()).expect("base64url");
+        assert!(public.stdout.ends_with(&[number("x"), number("y")].concat()), "{algorithm}: {jwk}");
+    }
+    let foreign = folder.path().join("foreign.key");
+    let made = openssl(&["genpkey", "-algorithm", "ed25519", "-out", "foreign.key"]).expect("it starts");
+    assert!(made.status.success());
+    let (code, kept) = protostub_json(&["keygen", text(&foreign), "--jwks", text(&folder.path().join("jwks.json"))]);
+    assert_eq!((code, &kept["algorithm"]), (0, &json!("EdDSA")), "{kept}");
 }
 
 /// RFC 3339 cannot write the year 10000, nor a calendar the last second that a clock counts to.

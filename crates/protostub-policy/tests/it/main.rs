@@ -213,6 +213,8 @@ fn policy_about_another_spelling_is_refused() {
     check(r#"Domain::"SP1.example""#, r#"Domain::"sp1.example""#);
     check(r#"Domain::"sp1.example.""#, r#"Domain::"sp1.example""#);
     check(r#"Domain::"[0:0::1]""#, r#"Domain::"[::1]""#);
+    check(r#"Domain::"sp1.example:443""#, r#"Domain::"sp1.example""#);
+    check(r#"Address::"hyperty://sp1.example:443/bob""#, r#"Address::"hyperty://sp1.example/bob""#);
     check(r#"Address::"hyperty://SP1.example/bob""#, r#"Address::"hyperty://sp1.example/bob""#);
     policy(r#"forbid (principal, action, resource in Domain::"sp1.example:8443");"#);
 }

@@ -5,7 +5,7 @@ use protostub_types::Sha256Digest;
 use super::{CompileRequest, REPLY_MAGIC, REQUEST_BYTES, ReplyKind};
 use crate::{
     code_cache::{Key, Name},
-    engine,
+    engine, panics,
 };
 
 /// Compiles one component from standard input to standard output. It is the only work of a process
@@ -36,6 +36,11 @@ pub fn compile_worker() -> io::Result<()> {
     // The thread starts before the limits, which may leave no memory for its stack.
     end_with_host()?;
     limit(&request)?;
+    // The default hook would also print a backtrace. The process has no other work than this one,
+    // so no other code needs the hook.
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(io::stderr(), "a panic: {}", panics::text_of(panic.payload()));
+    }));
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
     let (answer, content) = compile(&request, &component)?;
@@ -56,12 +61,13 @@ fn compile(request: &CompileRequest, component: &[u8]) -> io::Result<(ReplyKind,
     if name.engine() != request.engine {
         return Ok((ReplyKind::Mismatch, Vec::new()));
     }
-    Ok(match engine.precompile_component(component) {
-        Ok(code) => {
+    Ok(match panics::catch(|| engine.precompile_component(component)) {
+        Ok(Ok(code)) => {
             let seal = Key::new(&request.key).seal(&name, &code);
             (ReplyKind::Compiled, [seal, code].concat())
         }
-        Err(error) => (ReplyKind::Invalid, format!("{error:#}").into_bytes()),
+        Ok(Err(error)) => (ReplyKind::Invalid, format!("{error:#}").into_bytes()),
+        Err(panic) => (ReplyKind::Panicked, panic.into_bytes()),
     })
 }
 

@@ -83,6 +83,8 @@ enum ReplyKind {
     Invalid = 1,
     /// The worker was built for another engine.
     Mismatch = 2,
+    /// The compiler panicked. The text of the panic follows.
+    Panicked = 3,
 }
 
 impl CompileRequest {

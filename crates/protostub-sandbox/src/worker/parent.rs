@@ -12,8 +12,9 @@ use wasmtime::component::Component;
 use super::{COMPILE_WORKER, CompileRequest, CompileWorker, KEY_BYTES, REPLY_MAGIC, ReplyKind};
 use crate::{
     code_cache::{Key, Name},
-    compile::{CompileError, invalid},
+    compile::{CompileError, exceeds_pool, invalid, panicked},
     engine::Allocation,
+    panics::first_line,
 };
 
 /// Maximum size of a worker's standard error that is kept, in bytes.
@@ -59,6 +60,7 @@ pub(crate) async fn compile(
     let answered = answer.strip_prefix(REPLY_MAGIC.as_slice()).and_then(|rest| rest.split_first());
     match answered {
         Some((kind, text)) if *kind == ReplyKind::Invalid as u8 => Err(invalid(&String::from_utf8_lossy(text))),
+        Some((kind, text)) if *kind == ReplyKind::Panicked as u8 => Err(panicked(first_line(&String::from_utf8_lossy(text)))),
         Some((kind, [])) if *kind == ReplyKind::Mismatch as u8 => Err(fail(
             "was built with another version of the library, or for another machine: name the executable of this version, or restart this program, if \
              its executable was replaced meanwhile"
@@ -69,7 +71,8 @@ pub(crate) async fn compile(
             // Off the async threads, since the whole answer is authenticated, and copied.
             let loading = spawn_blocking(move || Key::new(&key).load(&engine, &name, &answer[REPLY_MAGIC.len() + 1..]));
             let loaded = loading.await.map_err(|error| fail(format!("answered, and the answer could not be read: {error}")))?;
-            loaded.map_err(|problem| match problem.contains("exceeds the configured maximum") {
+            loaded.map_err(|problem| match exceeds_pool(&problem) {
+                // The worker has no pool. So the host finds only now that its pool is too small.
                 true => invalid(&problem),
                 false => fail(format!("answered with code that does not match the request: {problem}")),
             })
@@ -106,7 +109,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Resu
 
 /// Describes why a worker gave no reply.
 fn describe_exit(status: ExitStatus, worker: &CompileWorker, stderr: &str) -> String {
-    let stderr = SafeText::new(stderr.trim());
+    let stderr = SafeText::new(first_line(stderr));
     let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
     let CompileWorker { memory_bytes, cpu_seconds, .. } = worker;
     match signal(status) {

@@ -269,6 +269,24 @@ async fn memories_tables_and_instances_are_counted() {
     }
 }
 
+/// A core module with two memories. Both count, and both together have the limit of bytes.
+#[tokio::test]
+async fn memories_of_one_module_share_the_limits() {
+    let start = async |rest: &'static str, change: &dyn Fn(&mut Limits)| {
+        let mut fixture = Parts { rest, ..Parts::default() }.fixture().await;
+        change(&mut fixture.limits);
+        fixture.start().await.map(drop).map_err(|kind| kind.to_string())
+    };
+    assert_eq!(start("(memory 1)", &|limits| limits.memories = 2).await, Ok(()));
+    let refused = start("(memory 1)", &|limits| limits.memories = 1).await.expect_err("two memories");
+    assert!(refused.contains("memory count too high"), "{refused}");
+    // The two pages of the first memory, and 62 of the second one, are the whole limit.
+    let limit = |limits: &mut Limits| limits.memory_bytes = 64 << 16;
+    assert_eq!(start("(memory 62)", &limit).await, Ok(()));
+    let refused = start("(memory 63)", &limit).await.expect_err("a page too much");
+    assert!(refused.contains("a memory was to grow to 4259840 bytes; limit: 4194304 (`memory-bytes`)"), "{refused}");
+}
+
 #[tokio::test]
 async fn endless_recursion_runs_out_of_stack() {
     let outcome =

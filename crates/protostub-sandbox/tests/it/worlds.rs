@@ -117,6 +117,50 @@ async fn forbidden_imports_are_all_named() {
     assert!(text.contains("imports that no stub may have: wasi:http/outgoing-handler@0.2.0, rethink:"), "{text}");
 }
 
+/// A component that consists of two components with a memory each. The text goes from one memory
+/// to the other.
+const COMPOSITION: &str = r#"(component
+    (component $callee
+        (core module $code
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0)
+            (func (export "call") (param i32 i32)))
+        (core instance $code (instantiate $code))
+        (func (export "call") (param "text" string)
+            (canon lift (core func $code "call") (memory (core memory $code "memory")) (realloc (core func $code "realloc")))))
+    (component $caller
+        (import "call" (func $call (param "text" string)))
+        (core module $memory (memory (export "memory") 1))
+        (core instance $memory (instantiate $memory))
+        (core func $lowered (canon lower (func $call) (memory (core memory $memory "memory"))))
+        (core module $code (import "" "call" (func (param i32 i32))))
+        (core instance (instantiate $code (with "" (instance (export "call" (func $lowered)))))))
+    (instance $callee (instantiate $callee))
+    (instance (instantiate $caller (with "call" (func $callee "call")))))"#;
+
+#[tokio::test]
+async fn composition_of_components_is_compiled() {
+    let found = mismatch(COMPOSITION).await;
+    assert_eq!(found.to_string(), "missing exports: `rethink:protostub/stub@0.1.0`");
+}
+
+/// The number of memories has the same limit in one module as in several modules.
+#[tokio::test]
+async fn memories_over_the_pool_are_refused_by_name() {
+    let module = |memories: usize| format!("(core module $m {})", "(memory 1)".repeat(memories));
+    let composed = |memories: usize, modules: usize| {
+        format!("(component {} {})", module(memories), "(core instance (instantiate $m))".repeat(modules))
+    };
+    for (memories, modules) in [(4, 1), (2, 2), (1, 4)] {
+        mismatch(&composed(memories, modules)).await;
+    }
+    for (memories, modules) in [(5, 1), (3, 2), (1, 5)] {
+        let bytes = wat::parse_str(composed(memories, modules)).expect("a component");
+        let error = compile(engine(), bytes).await;
+        assert!(matches!(&error, CompileError::TooComplex(reason) if reason.contains("memories")), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn later_versions_of_a_track_are_the_same_track() {
     let found = mismatch(
