@@ -24,8 +24,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///
 /// The folder of a single domain ([`Self::of_domain`]) begins with `.well-known`. Files are read on
 /// each request, so they may be replaced at any time. The folder is trusted like the program
-/// itself, including symbolic links. Files in `sp1.example:443` count as files of `sp1.example` that
-/// its own folder lacks.
+/// itself, including symbolic links. Files in `sp1.example:443` count as files of `sp1.example`
+/// that its own folder lacks.
 #[derive(Debug, Clone)]
 pub struct DirectorySource {
     folder: PathBuf,
