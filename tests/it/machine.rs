@@ -1,7 +1,12 @@
 //! Tests on machines with fewer resources: a runtime works with less, or its error names the
 //! remedy.
 
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    process::Command,
+    time::Duration,
+};
 
 use protostub_runtime::{BuildError, Message};
 use protostub_sandbox::{Engine, EngineConfig, EngineError};
@@ -13,6 +18,13 @@ use crate::support::{body, builder, component, order, source};
 const IS_SMALL: &str = "PROTOSTUB_TEST_SMALL_ADDRESS_SPACE";
 /// 8 GiB, which is too small for every pool of sandboxes.
 const SMALL_KIB: &str = "8388608";
+
+/// Set in a process with few threads.
+const HAS_FEW: &str = "PROTOSTUB_TEST_FEW_THREADS";
+/// A user without processes. The system exempts root from its limit on threads.
+const USER: u32 = 61_235;
+/// Time limit of a process with few threads.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn small_address_space_runs_sandboxes_without_a_pool() {
@@ -42,6 +54,52 @@ fn small_address_space_runs_sandboxes_without_a_pool() {
             assert_eq!((reply.code(), body(&reply)["value"]["n"].as_u64()), (Some(200), Some(1)));
         }
     });
+}
+
+/// The embedder's program has one thread and its own async runtime. The library's threads are
+/// refused one by one: the first, the second and so on.
+#[test]
+fn build_without_threads_is_an_error_of_the_builder() {
+    let folder = std::env::var_os(HAS_FEW);
+    if let Some(folder) = folder {
+        let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("no thread of its own");
+        let built = threads.block_on(async { builder().code_dir(folder).build().await });
+        match built {
+            Ok(_) => println!("outcome: built"),
+            Err(BuildError::Threads(error)) => println!("outcome: refused: {error}"),
+            Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+        }
+        return;
+    }
+    if fs::metadata("/proc/self").expect("this process").uid() != 0 {
+        println!("skipped: only root can become a user without processes");
+        return;
+    }
+    let outcome_of = |threads: u32| {
+        let here = "machine::build_without_threads_is_an_error_of_the_builder";
+        let folder = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::chown(folder.path(), Some(USER), Some(USER)).expect("root's right");
+        // The other user may not reach the folder of this program, so the open file is executed.
+        let limited = Command::new("timeout")
+            .args(["--signal=KILL", &PATIENCE.as_secs().to_string(), "prlimit", &format!("--nproc={threads}")])
+            .args(["/proc/self/fd/0", "--exact", here, "--nocapture", "--test-threads=1"])
+            .stdin(File::open(std::env::current_exe().expect("this program")).expect("readable"))
+            .env(HAS_FEW, folder.path())
+            .uid(USER)
+            .gid(USER)
+            .output()
+            .expect("the packages coreutils and util-linux");
+        let said = format!("{}{}", String::from_utf8_lossy(&limited.stdout), String::from_utf8_lossy(&limited.stderr));
+        assert!(limited.status.success(), "{threads}: {}: {said}", limited.status);
+        said
+    };
+    // `timeout` and the process itself count too.
+    for threads in 2..24 {
+        let said = outcome_of(threads);
+        let is_refused = said.contains("outcome: refused: ") && said.contains("`ulimit -u`");
+        assert!(is_refused || (threads > 5 && said.contains("outcome: built")), "{threads}: {said}");
+    }
+    assert!(outcome_of(200).contains("outcome: built"));
 }
 
 #[tokio::test]

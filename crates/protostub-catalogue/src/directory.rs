@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use protostub_types::{Domain, SafeText};
+use protostub_types::{Domain, SafeText, file_name};
 use tokio::io::AsyncReadExt as _;
 use url::Url;
 
@@ -26,6 +26,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// each request, so they may be replaced at any time. The folder is trusted like the program
 /// itself, including symbolic links. Files in `sp1.example:443` count as files of `sp1.example`
 /// that its own folder lacks.
+///
+/// A segment of a URL leads to a file only if [`file_name`] takes it. On Windows, a folder has no
+/// colon in its name. So a domain with a port or an IPv6 address needs [`Self::of_domain`] there.
 #[derive(Debug, Clone)]
 pub struct DirectorySource {
     folder: PathBuf,
@@ -51,14 +54,15 @@ impl DirectorySource {
             Some(domain) if domain == request.domain => vec![self.folder.clone()],
             Some(_) => Vec::new(),
             None => {
-                let own = self.folder.join(request.domain.as_str());
+                let own = request.domain.to_string();
                 // The name of the folder before domains dropped the port 443.
-                let former = request.domain.port().is_none().then(|| self.folder.join(format!("{}:443", request.domain)));
-                std::iter::once(own).chain(former).collect()
+                let former = request.domain.port().is_none().then(|| format!("{own}:443"));
+                let names = std::iter::once(own).chain(former).filter(|name| is_folder_name(name, cfg!(windows)));
+                names.map(|name| self.folder.join(name)).collect()
             }
         };
         let segments = request.url.path_segments().filter(|_| is_of(request.url, request.domain));
-        let Some(names) = segments.and_then(|segments| segments.map(file_name).collect::<Option<PathBuf>>()) else {
+        let Some(names) = segments.and_then(|segments| segments.map(file_of_segment).collect::<Option<PathBuf>>()) else {
             return Vec::new();
         };
         folders.into_iter().map(|folder| folder.join(&names)).collect()
@@ -70,12 +74,16 @@ fn is_of(url: &Url, domain: &Domain) -> bool {
     Url::parse(&format!("{}://{domain}/", url.scheme())).is_ok_and(|own| own.origin() == url.origin())
 }
 
+/// Returns `true` if the text of a domain can be the name of its folder. A domain has only
+/// characters that are harmless outside of Windows. There, a domain can be a device or a drive.
+fn is_folder_name(domain: &str, is_windows: bool) -> bool {
+    !is_windows || file_name(domain).is_some()
+}
+
 /// Converts a segment of a URL's path to a file name. Returns `None` if it could lead out of the
 /// folder, or is empty.
-fn file_name(segment: &str) -> Option<String> {
-    let name = percent_decoded(segment)?;
-    let is_harmless = !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\\', '\0']);
-    is_harmless.then_some(name)
+fn file_of_segment(segment: &str) -> Option<String> {
+    percent_decoded(segment).filter(|name| file_name(name).is_some())
 }
 
 /// Decodes a percent-encoded segment (RFC 3986, section 2.1). Returns `None` if the result is not
@@ -163,10 +171,33 @@ mod tests {
             ("a%5cb", None),
             ("%00", None),
             ("%ff", None),
+            ("C:secret", None),
+            ("%43%3asecret", None),
+            ("default%3astream", None),
+            ("NUL.wasm", None),
+            ("com1", None),
+            ("default.", None),
+            ("default%20", None),
             ("%f", Some("%f")),
             ("%zz", None),
         ] {
-            assert_eq!(file_name(segment).as_deref(), expected, "{segment}");
+            assert_eq!(file_of_segment(segment).as_deref(), expected, "{segment}");
+        }
+    }
+
+    #[test]
+    fn domain_that_windows_misreads_has_no_folder_there() {
+        for (domain, has_folder_on_windows) in [
+            ("sp1.example", true),
+            ("127.0.0.1", true),
+            ("127.0.0.1:8080", false),
+            ("c:80", false),
+            ("[::1]", false),
+            ("nul.example", false),
+        ] {
+            let domain = Domain::parse(domain).expect("a domain").to_string();
+            assert!(is_folder_name(&domain, false), "{domain}");
+            assert_eq!(is_folder_name(&domain, true), has_folder_on_windows, "{domain}");
         }
     }
 }

@@ -14,6 +14,7 @@
 //! * `engine`: the compiler of `inspect` and `sign`
 //! * `output`: output for people and for programs, with `text` and `failure`; `bars`: progress
 //!   bars; `signals`: Ctrl-C and similar signals
+//! * `platform`: the systems that lack a part of the command
 //! * `event`: the events of `run` and `status --follow`; `printer`: the threads that print and log
 //! * `consumers`: entry points of the fuzzers
 //!
@@ -39,6 +40,7 @@ mod inspect;
 mod keygen;
 mod list;
 mod output;
+mod platform;
 mod printer;
 mod reach;
 mod reload;
@@ -55,9 +57,10 @@ mod undeploy;
 mod update;
 mod verify;
 
-use std::{env, io, io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{env, io, io::IsTerminal as _, process::ExitCode, thread, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
+use protostub_runtime::probe_threads;
 use tokio::time::timeout;
 use tracing::Level;
 use tracing_subscriber::{
@@ -158,7 +161,9 @@ pub fn main() -> ExitCode {
     }
     descriptors::raise_limit();
     let format = if cli.json { OutputFormat::Json } else { OutputFormat::Text };
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // The number of workers that tokio starts by itself.
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let threads = probe_threads(workers).and_then(|()| tokio::runtime::Builder::new_multi_thread().enable_all().build());
     let bars = if cli.json || cli.quiet { Bars::hidden() } else { Bars::on_terminal() };
     let output = Output::new(format, bars);
     match threads.and_then(|threads| Ok((threads, output?))) {

@@ -20,6 +20,7 @@ use crate::{
     control::{actions, context::ServerContext, protocol::DeploymentProgress, server, socket::Socket},
     event::{Event, FormattedEvent},
     output::Output,
+    platform,
     printer::Printer,
     settings::{GrantFlags, RuntimeFlags, Settings},
     signals::{HangupSignal, StopSignal},
@@ -79,6 +80,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        platform::warn();
         let mut settings = Settings::load(self.runtime)?.grant(self.grants)?;
         let of_file = settings.hyperties.len();
         settings.hyperties.extend(self.hyperties);

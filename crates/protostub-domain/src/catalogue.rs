@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, WASM_COMPONENT};
+use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, WASM_COMPONENT, file_name};
 use serde_json::{Map, Value};
 
 /// Maximum length of a descriptor, in bytes.
@@ -324,11 +324,11 @@ impl Catalogue {
     }
 }
 
-/// Returns `true` if a text can be the name of a stub: a single visible path segment.
-pub(crate) fn is_name(text: &str) -> bool {
-    text.len() <= 255
+/// Returns `true` if a text can be the name of a stub: a file name that needs no encoding in a URL.
+fn is_name(text: &str) -> bool {
+    file_name(text).is_some()
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Returns the beginning of a name, for error messages. The name may have any length.

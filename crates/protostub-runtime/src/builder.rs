@@ -27,6 +27,7 @@ use crate::{
     runtime::{Runtime, Started},
     settings::{LifecycleSettings, Settings},
     status::{ChangeFeed, StatusForm},
+    threads::probe_threads,
     triggers::Triggers,
 };
 
@@ -332,6 +333,7 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
     }
     let home = builder.settings.home.clone().ok_or(BuildError::NoHomeDomain)?;
     builder.settings.check()?;
+    probe_threads(builder.settings.worker_threads).map_err(BuildError::Threads)?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(builder.settings.worker_threads)
         .thread_name("protostub")

@@ -209,6 +209,7 @@ mod status;
 pub mod steps;
 mod stub;
 mod supervise;
+mod threads;
 mod triggers;
 mod update;
 
@@ -232,6 +233,7 @@ pub use runtime::{Runtime, Shutdown};
 pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings};
 pub use status::{StatusChange, StatusChanges, StatusForm, StatusUpdate, StatusWatch};
 pub use stub::Protostub;
+pub use threads::probe_threads;
 pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{AttachError, BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};

@@ -384,9 +384,11 @@ fn wasm_engine(config: &EngineConfig) -> wasmtime::Result<(wasmtime::Engine, All
         Ok(engine) => Ok((engine, Allocation::Pooled)),
         Err(error) => {
             tracing::warn!(
+                target: "protostub",
                 sandboxes = config.max_sandboxes,
                 error = format!("{error:#}"),
-                "cannot reserve a pool of memory for sandboxes, perhaps because the address space is limited; continuing without a pool"
+                "the system refuses the address space of a pool for sandboxes, so each sandbox reserves its own, and starts more slowly; raise the limit \
+                 (`ulimit -v`), or lower `max-sandboxes`"
             );
             Ok((for_compiling(Allocation::OnDemand)?, Allocation::OnDemand))
         }

@@ -24,6 +24,11 @@
 //! This crate holds mechanism. The runtime decides when a stub is deployed, connected, restarted or
 //! ended. No other crate names wasmtime.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "Protostub runs on 64-bit systems only: sandboxes reserve more address space than others have; build for a 64-bit target"
+);
+
 mod call;
 mod code_cache;
 mod compile;

@@ -7,6 +7,7 @@
 //! * [`json_line`], [`json_indented`]: JSON text of strangers, rewritten for output
 //! * [`Descriptor`]: a domain's description of its protocol stub, and [`Sha256Digest`]: the digest
 //!   that binds the code to it
+//! * [`file_name`]: the check of a stranger's name before it becomes a part of a path
 //! * [`OAuthScope`]: the scope of a credential that a stub requests
 //! * [`UniqueMap`]: a map that takes each key once, in any spelling
 //! * [`StubStatus`]: the status of a stub, and [`StatusReport`]: a published status
@@ -24,6 +25,7 @@ mod backoff;
 mod descriptor;
 mod digest;
 mod domain;
+mod file_name;
 mod json;
 mod key;
 mod message;
@@ -45,6 +47,7 @@ pub use descriptor::{
 };
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
+pub use file_name::file_name;
 pub use json::{json_indented, json_line};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};

@@ -18,6 +18,16 @@ pub(crate) const MOSQUITTO: Programs<'_> =
 /// Runs a program with a clock that a test sets.
 pub(crate) const FAKETIME: Programs<'_> = &[("faketime", "faketime")];
 
+/// A C compiler for programs with musl, which need no library of the system.
+pub(crate) const MUSL: Programs<'_> = &[("musl-gcc", "musl-tools")];
+
+/// A linker for 64-bit ARM, its C library, and an emulator.
+pub(crate) const AARCH64: Programs<'_> = &[
+    ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("/usr/aarch64-linux-gnu/lib/crt1.o", "libc6-dev-arm64-cross"),
+    ("qemu-aarch64", "qemu-user"),
+];
+
 /// A C compiler for WebAssembly, its linker and its library.
 pub(crate) const CLANG: Programs<'_> = &[
     ("clang", "clang"),

@@ -12,6 +12,7 @@ mod dependencies;
 mod figures;
 mod fuzz;
 mod guests;
+mod musl;
 mod new_user;
 mod patience;
 mod prose;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo, conformance, debian, guests, must, new_user,
+    cargo, conformance, debian, guests, musl, must, new_user,
     patience::{self, Heard},
     prose, shown,
     structure::{self, Verdict},
@@ -30,6 +30,8 @@ Runs all stages, or the named ones. A failed stage does not stop the others:
   clippy-guests   lints of the stubs and the test programs, warnings denied
   test            unit, integration, end-to-end and documentation tests of the host
   test-stubs      the stubs' own tests, run natively
+  platforms       tests of messages and of the bus for 64-bit ARM, in an emulator; if named, or built before, also the static command with musl, alone
+                  in a root folder
   conformance     the conformance kit on the sample stubs: see `cargo xtask conformance --help`
   doc             the documentation, warnings denied
   deny            licences, bans, sources and security advisories of dependencies, by .cargo/deny.toml; if cargo-deny is missing, CI installs it
@@ -93,22 +95,31 @@ impl Tally {
 struct Stage {
     name: &'static str,
     run: fn(&Path) -> Result<Tally>,
+    /// The checks of a run that names its stages, if they are others.
+    run_if_named: fn(&Path) -> Result<Tally>,
 }
 
-const STAGES: [Stage; 13] = [
-    Stage { name: "fmt", run: fmt },
-    Stage { name: "structure", run: check_structure },
-    Stage { name: "prose", run: hold_prose },
-    Stage { name: "wit", run: contract },
-    Stage { name: "stubs", run: build_guests },
-    Stage { name: "clippy", run: clippy },
-    Stage { name: "clippy-guests", run: clippy_guests },
-    Stage { name: "test", run: test },
-    Stage { name: "test-stubs", run: test_stubs },
-    Stage { name: "conformance", run: try_conformance },
-    Stage { name: "doc", run: doc },
-    Stage { name: "deny", run: deny },
-    Stage { name: "new-user", run: follow_readmes },
+impl Stage {
+    const fn new(name: &'static str, run: fn(&Path) -> Result<Tally>) -> Self {
+        Self { name, run, run_if_named: run }
+    }
+}
+
+const STAGES: [Stage; 14] = [
+    Stage::new("fmt", fmt),
+    Stage::new("structure", check_structure),
+    Stage::new("prose", hold_prose),
+    Stage::new("wit", contract),
+    Stage::new("stubs", build_guests),
+    Stage::new("clippy", clippy),
+    Stage::new("clippy-guests", clippy_guests),
+    Stage::new("test", test),
+    Stage::new("test-stubs", test_stubs),
+    Stage { run_if_named: check_all_platforms, ..Stage::new("platforms", check_platforms) },
+    Stage::new("conformance", try_conformance),
+    Stage::new("doc", doc),
+    Stage::new("deny", deny),
+    Stage::new("new-user", follow_readmes),
 ];
 
 /// Time limit for tests without output. Tests that exceed it count as hanging. Each test has a
@@ -130,7 +141,8 @@ pub(crate) fn run(root: &Path, wanted: &[&str]) -> Result<ExitCode> {
     for stage in STAGES.iter().filter(|stage| wanted.is_empty() || wanted.contains(&stage.name)) {
         println!("\n=== {}", stage.name);
         let stage_begin = Instant::now();
-        let tally = (stage.run)(root).unwrap_or_else(|error| {
+        let checks = if wanted.is_empty() { stage.run } else { stage.run_if_named };
+        let tally = checks(root).unwrap_or_else(|error| {
             println!("error: {error:#}");
             Tally::failure(format!("{error:#}"))
         });
@@ -216,6 +228,55 @@ fn test_stubs(root: &Path) -> Result<Tally> {
         command.args(["--workspace", "--no-fail-fast", "--target", "host-tuple"]);
         command
     })
+}
+
+/// Checks other platforms, as far as the build is short.
+fn check_platforms(root: &Path) -> Result<Tally> {
+    let mut tally = test_for_arm(root)?;
+    tally += if musl::is_built(root) {
+        check_static_command(root)
+    } else {
+        Tally::skip("the static command: its first build takes ten minutes or more; run: cargo xtask test platforms".to_owned())
+    };
+    Ok(tally)
+}
+
+/// Checks other platforms, and builds the static command if needed.
+fn check_all_platforms(root: &Path) -> Result<Tally> {
+    let mut tally = test_for_arm(root)?;
+    tally += check_static_command(root);
+    Ok(tally)
+}
+
+/// Runs the tests of messages and of the bus for 64-bit ARM, in an emulator.
+fn test_for_arm(root: &Path) -> Result<Tally> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    let prepared = toolchain::require_target(TARGET).and_then(|()| debian::packages(debian::AARCH64));
+    if let Err(error) = prepared {
+        return Ok(Tally::skip(format!("the tests for 64-bit ARM: {error:#}")));
+    }
+    tests(|| {
+        let mut command = cargo(root);
+        // Documentation tests would each be linked and emulated.
+        command.args(["test", "--package", "protostub-types", "--package", "protostub-bus", "--tests", "--no-fail-fast"]);
+        locked(command.args(["--target", TARGET]))
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64 -L /usr/aarch64-linux-gnu");
+        command
+    })
+}
+
+fn check_static_command(root: &Path) -> Tally {
+    match musl::obstacle() {
+        Some(reason) => Tally::skip(format!("the static command: {reason}")),
+        None => musl::check(root).map_or_else(
+            |error| {
+                println!("error: {error:#}");
+                Tally::failure(format!("{error:#}"))
+            },
+            |passed| Tally::of(passed, 0),
+        ),
+    }
 }
 
 fn try_conformance(root: &Path) -> Result<Tally> {

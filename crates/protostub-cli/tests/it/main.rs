@@ -17,3 +17,5 @@ mod refusals;
 mod shapes;
 mod signed;
 mod talk;
+#[cfg(target_os = "linux")]
+mod threads;

@@ -192,6 +192,25 @@ async fn missing_content_is_answered_with_the_reason() {
     assert_eq!(get(&nothing, "/protostub/default").await.status(), StatusCode::NOT_FOUND);
 }
 
+/// Windows reads these names as a drive, a device or a stream. They name no stub on any system.
+#[cfg(unix)]
+#[tokio::test]
+async fn stub_whose_name_windows_misreads_is_not_served() {
+    let folder = folder();
+    let names = ["c:stub", "echo::$DATA", "nul", "com1.stub", "echo."];
+    for name in names {
+        put(folder.path(), name, r#"{"version":"1"}"#);
+    }
+    let server = DomainServer::builder().folder(folder.path()).start().await.unwrap();
+    for name in names {
+        for kind in ["protostub", "sourcepackage"] {
+            let response = get(&server, &format!("/{kind}/{name}")).await;
+            let answer = (response.status().as_u16(), response.text().await.unwrap());
+            assert!(answer.0 == 404 && answer.1.ends_with("the folder has: echo, message-node"), "{name}: {answer:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn descriptor_has_the_authority_that_the_client_used() {
     let folder = folder();

@@ -76,24 +76,73 @@ fn compile(request: &CompileRequest, component: &[u8]) -> io::Result<(ReplyKind,
 fn limit(request: &CompileRequest) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 
-    /// Standard input, output and error, and a few that the system opens for itself.
-    const FILES: u64 = 16;
-
-    let set = |resource, limit: u64, at_most: u64| {
+    set_limits(request, cfg!(target_vendor = "apple"), |limit| {
+        let (resource, soft, hard) = match limit {
+            Limit::Core => (Resource::Core, 0, 0),
+            Limit::FileSize => (Resource::Fsize, 0, 0),
+            Limit::Files => (Resource::Nofile, FILES, FILES),
+            // The first limit ends the process by a signal that names the reason. A process that
+            // ignores the signal has another second.
+            Limit::CpuSeconds(seconds) => (Resource::Cpu, seconds, seconds.saturating_add(1)),
+            Limit::AddressSpace(bytes) => (Resource::As, bytes, bytes),
+        };
         // A limit that was set lower before stays.
         let lower = |limit: u64| Some(getrlimit(resource).maximum.map_or(limit, |maximum| maximum.min(limit)));
-        setrlimit(resource, Rlimit { current: lower(limit), maximum: lower(at_most) })
-    };
-    set(Resource::Core, 0, 0)?;
-    set(Resource::Fsize, 0, 0)?;
-    set(Resource::Nofile, FILES, FILES)?;
-    // The first limit ends the process by a signal that names the reason. A process that ignores
-    // the signal has another second.
-    let seconds = request.cpu_seconds.max(1);
-    set(Resource::Cpu, seconds, seconds.saturating_add(1))?;
-    set(Resource::As, request.memory_bytes, request.memory_bytes)?;
+        Ok(setrlimit(resource, Rlimit { current: lower(soft), maximum: lower(hard) })?)
+    })?;
     // Running stubs come first.
     let _ = nice(5);
+    Ok(())
+}
+
+/// Number of files of the process: standard input, output and error, and a few that the system
+/// opens for itself.
+#[cfg(unix)]
+const FILES: u64 = 16;
+
+/// A limit of the process.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Core,
+    FileSize,
+    Files,
+    CpuSeconds(u64),
+    AddressSpace(u64),
+}
+
+#[cfg(unix)]
+impl Limit {
+    /// Returns the system's name of the limit.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Core => "RLIMIT_CORE",
+            Self::FileSize => "RLIMIT_FSIZE",
+            Self::Files => "RLIMIT_NOFILE",
+            Self::CpuSeconds(_) => "RLIMIT_CPU",
+            Self::AddressSpace(_) => "RLIMIT_AS",
+        }
+    }
+}
+
+/// Sets all limits. Apple's systems refuse a limit on address space, so that one is best effort
+/// there.
+#[cfg(unix)]
+fn set_limits(request: &CompileRequest, is_apple: bool, set: impl Fn(Limit) -> io::Result<()>) -> io::Result<()> {
+    let cpu_seconds = Limit::CpuSeconds(request.cpu_seconds.max(1));
+    for limit in [Limit::Core, Limit::FileSize, Limit::Files, cpu_seconds, Limit::AddressSpace(request.memory_bytes)] {
+        let is_best_effort = is_apple && matches!(limit, Limit::AddressSpace(_));
+        if let Err(error) = set(limit)
+            && !is_best_effort
+        {
+            let name = limit.name();
+            let problem = format!(
+                "failed to set {name}, a limit of the compile worker: {error}; allow the process to lower {name}, or compile without a worker \
+                 (`compile-in-process`)"
+            );
+            return Err(io::Error::new(error.kind(), problem));
+        }
+    }
     Ok(())
 }
 
@@ -135,5 +184,49 @@ fn end_with_host() -> io::Result<()> {
 
 #[cfg(not(unix))]
 fn limit(_request: &CompileRequest) -> io::Result<()> {
-    Err(io::Error::other("the limits of a compile worker cannot be set on this system"))
+    let problem =
+        "failed to limit the compile worker: this system has no such limits; compile without a worker (`compile-in-process`)";
+    Err(io::Error::other(problem))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::{engine::Allocation, worker::KEY_BYTES};
+
+    fn request() -> CompileRequest {
+        let (key, engine) = ([0; KEY_BYTES], Sha256Digest::of(b""));
+        CompileRequest { key, engine, memory_bytes: 1 << 30, cpu_seconds: 0, allocation: Allocation::Pooled }
+    }
+
+    /// Sets the limits of a system that refuses one of them. Returns the limits that were set.
+    fn set_without(refused: &str, is_apple: bool) -> io::Result<Vec<Limit>> {
+        let set = RefCell::new(Vec::new());
+        set_limits(&request(), is_apple, |limit| {
+            if limit.name() == refused {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            set.borrow_mut().push(limit);
+            Ok(())
+        })?;
+        Ok(set.into_inner())
+    }
+
+    #[test]
+    fn limit_that_cannot_be_set_is_named_with_a_remedy() {
+        for name in ["RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CPU", "RLIMIT_AS"] {
+            let error = set_without(name, false).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("failed to set {name}, ")) && error.contains("`compile-in-process`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn address_space_limit_is_best_effort_on_apple() {
+        let all = [Limit::Core, Limit::FileSize, Limit::Files, Limit::CpuSeconds(1), Limit::AddressSpace(1 << 30)];
+        assert_eq!(set_without("none", true).unwrap(), all);
+        assert_eq!(set_without("RLIMIT_AS", true).unwrap(), all[..4]);
+        assert!(set_without("RLIMIT_CPU", true).is_err());
+    }
 }

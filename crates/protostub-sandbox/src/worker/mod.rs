@@ -44,7 +44,8 @@ pub struct CompileWorker {
     /// [`compile_worker`] then. Mostly the program itself ([`std::env::current_exe`]). Any user who
     /// can replace it can replace the host.
     pub program: PathBuf,
-    /// Maximum address space of a worker, in bytes. Default: 4 GiB.
+    /// Maximum address space of a worker, in bytes. Apple's systems refuse such a limit, so a
+    /// worker's memory is unbounded there. Default: 4 GiB.
     pub memory_bytes: u64,
     /// Maximum computing time of a worker, in whole seconds. Default: 60.
     pub cpu_seconds: u64,
