@@ -206,7 +206,7 @@ async fn stub_whose_name_windows_misreads_is_not_served() {
         for kind in ["protostub", "sourcepackage"] {
             let response = get(&server, &format!("/{kind}/{name}")).await;
             let answer = (response.status().as_u16(), response.text().await.unwrap());
-            assert!(answer.0 == 404 && answer.1.ends_with("the folder has: echo, message-node"), "{name}: {answer:?}");
+            assert!(answer.0 == 404 && answer.1.ends_with("the folder has: echo, message-node\n"), "{name}: {answer:?}");
         }
     }
 }
