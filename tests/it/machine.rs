@@ -58,6 +58,7 @@ fn small_address_space_runs_sandboxes_without_a_pool() {
 
 /// The embedder's program has one thread and its own async runtime. The library's threads are
 /// refused one by one: the first, the second and so on.
+#[expect(clippy::print_stdout, reason = "the inner process prints its outcome, and a skipped test its reason")]
 #[test]
 fn build_without_threads_is_an_error_of_the_builder() {
     let folder = std::env::var_os(HAS_FEW);

@@ -54,7 +54,6 @@ fn end(child: &mut Child) {
 }
 
 fn run(limit: &str, user: Option<u32>) -> Outcome {
-    println!("{limit}");
     let mut child = start(limit, user);
     let stdout = child.stdout.take().expect("a pipe");
     if first_line(&mut child, stdout).is_some_and(|line| line.contains("started")) {
@@ -66,10 +65,11 @@ fn run(limit: &str, user: Option<u32>) -> Outcome {
     Outcome::Ended(child.wait().expect("it ends").code(), log)
 }
 
+#[expect(clippy::print_stderr, reason = "a skipped test states the reason")]
 #[test]
 fn run_without_threads_ends_with_an_error() {
     if std::fs::metadata("/proc/self").expect("the process").uid() != 0 {
-        println!("skipped: only root can become a user without processes");
+        eprintln!("skipped: only root can become a user without processes");
         return;
     }
     let outcome_of = |threads: u32| run(&format!("--nproc={threads}"), Some(USER));
