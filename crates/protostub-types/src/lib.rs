@@ -7,7 +7,7 @@
 //! * [`json_line`], [`json_indented`]: JSON text of strangers, rewritten for output
 //! * [`Descriptor`]: a domain's description of its protocol stub, and [`Sha256Digest`]: the digest
 //!   that binds the code to it
-//! * [`file_name`]: the check of a stranger's name before it becomes a part of a path
+//! * [`file_name()`]: the check of a stranger's name before it becomes a part of a path
 //! * [`OAuthScope`]: the scope of a credential that a stub requests
 //! * [`UniqueMap`]: a map that takes each key once, in any spelling
 //! * [`StubStatus`]: the status of a stub, and [`StatusReport`]: a published status
