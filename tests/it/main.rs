@@ -2,6 +2,7 @@
 //! servers on loopback.
 
 mod batched_echo;
+mod clock;
 mod conformance;
 mod deploy;
 mod embed;
