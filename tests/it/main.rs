@@ -12,6 +12,7 @@ mod forgery;
 mod fuzz;
 mod guests;
 mod handles;
+mod herd;
 mod hostile;
 mod identity;
 mod imports;

@@ -244,6 +244,7 @@ pub mod steps;
 mod stub;
 mod supervise;
 mod triggers;
+mod turns;
 mod update;
 
 pub use builder::RuntimeBuilder;
