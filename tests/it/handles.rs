@@ -158,7 +158,6 @@ async fn kept_handles(shuts_down: bool) -> impl Sized {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn handles_of_an_ended_runtime_hold_no_engine() {
     const RUNTIMES: usize = 10;
     if std::env::var_os(HOLDS_HANDLES).is_none() {

@@ -152,7 +152,10 @@ impl Protostub {
                 return live.await.map(|()| true);
             }
             // On the library's threads: the caller's runtime may have another clock, or none.
-            let late = AbortOnDropHandle::new(self.context.threads.spawn(async move { sleep(time).await }));
+            let timer = async move {
+                sleep(time).await;
+            };
+            let late = AbortOnDropHandle::new(self.context.threads.spawn(timer));
             tokio::select! {
                 biased;
                 live = live => live.map(|()| true),

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join_all, try_join_all};
-use protostub_runtime::{Address, Hyperty, MessageType, Runtime};
+use protostub_runtime::{Address, Hyperty, MessageType, Protostub, Runtime};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) async fn run(runtime: &Runtime, neighbour: &str, domains: &[String]) 
     let took = begun.elapsed();
     is_over.store(true, Ordering::Release);
     let (_, meanwhile) = meanwhile.await?;
-    for undeployed in join_all(deployed?.iter().map(|stub| stub.undeploy())).await {
+    for undeployed in join_all(deployed?.iter().map(Protostub::undeploy)).await {
         undeployed?;
     }
     Ok([before.quantile(0.9), meanwhile.quantile(0.9), took.as_secs_f64() * 1e9])
