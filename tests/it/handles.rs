@@ -1,12 +1,14 @@
 //! Handles: clones of a runtime, and senders of a hyperty.
 
-use std::time::Duration;
+use std::{fs, process::Command, time::Duration};
 
 use futures_util::StreamExt as _;
-use protostub_runtime::{DeployErrorKind, Hyperty, Message, MessageType, RegisterError, Runtime, StubGoneReason, StubStatus};
+use protostub_runtime::{
+    DeployErrorKind, Hyperty, HypertyDescriptor, Message, MessageType, RegisterError, Runtime, StubGoneReason, StubStatus,
+};
 use serde_json::json;
 
-use crate::support::{body, builder, component, source};
+use crate::support::{body, builder, component, soon, source};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -122,4 +124,72 @@ async fn runtime_dropped_during_its_shutdown_stops_at_once() {
     drop(runtime);
     assert_eq!(stub.status().status, StubStatus::Dead);
     assert_eq!(app.next().await, None);
+}
+
+/// Set in a process that holds the handles of many runtimes.
+const HOLDS_HANDLES: &str = "PROTOSTUB_TEST_HOLDS_HANDLES";
+
+/// Returns the number of mappings of this process, and its address space in bytes.
+fn address_space() -> (usize, usize) {
+    let maps = fs::read_to_string("/proc/self/maps").expect("the mappings");
+    let bounds = maps.lines().filter_map(|line| line.split_once(' ')?.0.split_once('-'));
+    let number = |text| usize::from_str_radix(text, 16).expect("an address");
+    (maps.lines().count(), bounds.map(|(begin, end)| number(end) - number(begin)).sum())
+}
+
+/// Runs a runtime to its end, and returns all handles that a program can keep.
+async fn kept_handles(shuts_down: bool) -> impl Sized {
+    let (runtime, mut app) = runtime().await;
+    let mut changes = runtime.status_changes();
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let described = HypertyDescriptor::default();
+    let other = runtime.register_hyperty_with("hyperty://sp1.example/other", described).await.expect("a hyperty");
+    let (sender, watch, listed) = (app.sender(), stub.watch(), runtime.protostubs());
+    let kept = if shuts_down {
+        assert_eq!(runtime.shutdown(LONG).await.abandoned, []);
+        Some(runtime)
+    } else {
+        drop(runtime);
+        None
+    };
+    while soon(app.next()).await.is_some() {}
+    while soon(changes.recv()).await.is_some() {}
+    (kept, app, changes, stub, other, sender, watch, listed)
+}
+
+#[test]
+fn handles_of_an_ended_runtime_hold_no_engine() {
+    const RUNTIMES: usize = 10;
+    if std::env::var_os(HOLDS_HANDLES).is_none() {
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "handles::handles_of_an_ended_runtime_hold_no_engine", "--nocapture"])
+            .env(HOLDS_HANDLES, "1")
+            .output()
+            .expect("a process");
+        let said = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let threads = tokio::runtime::Runtime::new().expect("threads");
+    threads.block_on(async {
+        let running = runtime().await;
+        let (maps_of_one, bytes_of_one) = address_space();
+        assert_eq!(running.0.shutdown(LONG).await.abandoned, []);
+        let mut kept = Vec::new();
+        for number in 0..RUNTIMES {
+            kept.push(kept_handles(number % 2 == 0).await);
+        }
+        // The last tasks of a runtime that was dropped end by themselves.
+        let freed = async {
+            let (mut maps, mut bytes) = address_space();
+            while maps >= maps_of_one || bytes >= bytes_of_one {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                (maps, bytes) = address_space();
+            }
+        };
+        let freed = tokio::time::timeout(Duration::from_secs(20), freed).await;
+        let now = address_space();
+        assert!(freed.is_ok(), "{RUNTIMES} ended runtimes: {now:?}, one running: {:?}", (maps_of_one, bytes_of_one));
+        drop(kept);
+    });
 }

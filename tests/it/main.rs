@@ -2,6 +2,7 @@
 //! servers on loopback.
 
 mod batched_echo;
+mod clock;
 mod conformance;
 mod deploy;
 mod embed;
@@ -11,6 +12,7 @@ mod forgery;
 mod fuzz;
 mod guests;
 mod handles;
+mod herd;
 mod hostile;
 mod identity;
 mod imports;

@@ -64,7 +64,7 @@ impl Bus {
     #[must_use]
     pub fn new(mut config: BusConfig) -> Self {
         config.queue_timeout = config.queue_timeout.min(MAX_QUEUE_TIMEOUT);
-        let requests = OpenRequests::new(config.max_open_requests);
+        let requests = OpenRequests::new(config.max_open_requests, config.clock);
         let (table, counters) = (Table::new(), Counters::default());
         let inner = Inner {
             config,

@@ -1,10 +1,9 @@
 //! Caution after a crash: the next owner of an inbox takes one message at a time, and senders whose
 //! messages end two owners are refused.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protostub_types::{Address, Message, deadline};
-use tokio::time::Instant;
 
 /// Number of messages that an owner must survive after a crash before it gets batches again.
 const ONE_AT_A_TIME: u32 = 10;

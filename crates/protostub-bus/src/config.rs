@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use protostub_types::{Address, Domain};
 
@@ -31,6 +34,8 @@ pub struct BusConfig {
     /// Maximum number of open requests. Stubs share three quarters of them, and the rest is a
     /// reserve for hyperties and the host.
     pub max_open_requests: usize,
+    /// Clock of all timeouts. Default: the operating system's.
+    pub clock: Clock,
 }
 
 impl BusConfig {
@@ -44,6 +49,39 @@ impl BusConfig {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             queue_timeout: Duration::from_secs(60),
             max_open_requests: 65_536,
+            clock: Clock::default(),
         }
+    }
+}
+
+/// The clock of a bus: a function that returns the current time.
+///
+/// The default is the operating system's monotonic clock. Callers post from runtimes of their own,
+/// and tokio's clock is that of the caller's runtime: a test may have paused it.
+#[derive(Clone, Copy)]
+pub struct Clock(fn() -> Instant);
+
+impl Clock {
+    /// Creates a clock, such as the paused one of a test that also runs the
+    /// [deadlines](crate::Bus::run_deadlines).
+    #[must_use]
+    pub const fn new(now: fn() -> Instant) -> Self {
+        Self(now)
+    }
+
+    pub(crate) fn now(self) -> Instant {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Instant::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
     }
 }

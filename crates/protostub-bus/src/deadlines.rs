@@ -5,15 +5,12 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::Notify, time::sleep_until};
 
-use crate::{mailbox::WeakMailbox, request_key::RequestKey};
+use crate::{Clock, mailbox::WeakMailbox, request_key::RequestKey};
 
 /// Number of shards of the table. Requests on many threads seldom contend for a lock.
 const SHARDS: usize = 16;
@@ -34,6 +31,7 @@ pub(crate) enum Due {
 /// ([`Self::next`]).
 #[derive(Debug)]
 pub(crate) struct Deadlines {
+    clock: Clock,
     began: Instant,
     shards: [Mutex<BTreeMap<(Instant, u64), Due>>; SHARDS],
     /// Time that the sweeper sleeps until, in nanoseconds since `began`.
@@ -42,9 +40,10 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            began: Instant::now(),
+            clock,
+            began: clock.now(),
             shards: std::array::from_fn(|_| Mutex::default()),
             earliest: AtomicU64::new(NEVER),
             wake: Notify::new(),
@@ -71,7 +70,7 @@ impl Deadlines {
     pub(crate) async fn next(&self) -> Vec<(u64, Due)> {
         loop {
             self.earliest.store(NEVER, SeqCst);
-            let now = Instant::now();
+            let now = self.clock.now();
             let mut all_due = Vec::new();
             let mut next = None;
             for shard in 0..SHARDS {
@@ -93,7 +92,7 @@ impl Deadlines {
             };
             self.earliest.fetch_min(self.nanoseconds(next), SeqCst);
             tokio::select! {
-                () = sleep_until(next) => {}
+                () = sleep_until(next.into()) => {}
                 () = self.wake.notified() => {}
             }
         }

@@ -33,7 +33,7 @@ impl Bus {
     /// Makes an inbox. It gets messages once its [`Inbox::mailbox`] is attached.
     #[must_use]
     pub fn inbox(&self, limits: InboxLimits) -> Inbox {
-        Inbox::new(self.clone(), Mailbox::new(limits))
+        Inbox::new(self.clone(), Mailbox::new(limits, self.config().clock))
     }
 }
 

@@ -141,7 +141,7 @@ mod request_key;
 mod table;
 
 pub use bus::{Bus, Route, Unroutable};
-pub use config::{BusConfig, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT};
+pub use config::{BusConfig, Clock, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT};
 pub use counts::BusCounts;
 pub use envelope::Envelope;
 pub use error::{AttachError, PostError, RequestError};

@@ -6,14 +6,13 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use protostub_types::{Address, Message, deadline};
-use tokio::time::Instant;
 
 use crate::{
-    Envelope, PostError,
+    Clock, Envelope, PostError,
     caution::{Caution, sender},
     request_key::RequestKey,
 };
@@ -86,6 +85,7 @@ pub(crate) struct WeakMailbox(Weak<Shared>);
 struct Shared {
     id: u64,
     limits: InboxLimits,
+    clock: Clock,
     owner: OnceLock<Address>,
     /// Number of requests that the inbox's owner took and has not answered.
     held: AtomicUsize,
@@ -171,10 +171,10 @@ pub(crate) enum Taken {
 }
 
 impl Mailbox {
-    pub(crate) fn new(limits: InboxLimits) -> Self {
+    pub(crate) fn new(limits: InboxLimits, clock: Clock) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Shared { id, limits, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::default() }))
+        Self(Arc::new(Shared { id, limits, clock, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::default() }))
     }
 
     /// Returns an id that is unique among the mailboxes of this process.
@@ -270,7 +270,7 @@ impl Mailbox {
     pub(crate) fn push(&self, mut message: Envelope, class: Class) -> Result<Pushed, PostError> {
         let size = message.measure();
         let mut state = self.state();
-        if let Err(Refusal { code, reason }) = state.admits(class, &message, size, &self.0.limits) {
+        if let Err(Refusal { code, reason }) = state.admits(class, &message, size, &self.0) {
             return Err(PostError::new(code, &message.to, &*reason));
         }
         let was_empty = state.queue.is_empty();
@@ -340,7 +340,7 @@ impl Mailbox {
         if state.closed.is_some() {
             return Ok(());
         }
-        if let Some(reason) = state.caution.as_ref().and_then(|caution| caution.refusal(response, Instant::now())) {
+        if let Some(reason) = state.caution.as_ref().and_then(|caution| caution.refusal(response, self.0.clock.now())) {
             return Err(PostError::new(503, &response.to, reason));
         }
         if let Some(reason) = self.0.limits.body_excess(response, size) {
@@ -380,7 +380,7 @@ impl Mailbox {
     ) -> Taken {
         let mut state = self.state();
         if let Some(caution) = &mut state.caution
-            && caution.is_over(survived, Instant::now())
+            && caution.is_over(survived, self.0.clock.now())
         {
             state.caution = None;
         }
@@ -448,7 +448,7 @@ impl Mailbox {
     /// Notes that the owner crashed while it had these messages. Returns the waiting messages whose
     /// senders are refused now, each with the reason.
     pub(crate) fn crashed(&self, messages: &[Envelope]) -> Vec<(Queued, String)> {
-        let now = Instant::now();
+        let now = self.0.clock.now();
         let mut state = self.state();
         let mut caution = state.caution.take().unwrap_or_default();
         caution.crashed(messages.iter().map(|message| sender(message)), now, self.0.limits.suspicion);
@@ -530,10 +530,11 @@ impl Mailbox {
 }
 
 impl State {
-    fn admits(&self, class: Class, message: &Message, size: usize, limits: &InboxLimits) -> Result<(), Refusal> {
+    fn admits(&self, class: Class, message: &Message, size: usize, mailbox: &Shared) -> Result<(), Refusal> {
         if let Some(refusal) = &self.closed {
             return Err(refusal.clone());
         }
+        let limits = &mailbox.limits;
         let full = |code, reason: String| Err(Refusal { code, reason: reason.into() });
         match class {
             Class::Reply => Ok(()),
@@ -543,7 +544,7 @@ impl State {
                 if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
                     return Err(refusal.clone());
                 }
-                if let Some(reason) = self.caution.as_ref().and_then(|caution| caution.refusal(message, Instant::now())) {
+                if let Some(reason) = self.caution.as_ref().and_then(|caution| caution.refusal(message, mailbox.clock.now())) {
                     return full(503, reason);
                 }
                 if let Some(reason) = limits.body_excess(message, size) {

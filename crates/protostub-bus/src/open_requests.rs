@@ -1,12 +1,15 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use dashmap::{DashMap, Entry};
 use foldhash::quality::RandomState;
 use protostub_types::{Message, MessageId};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use crate::{
-    Origin, RequestError,
+    Clock, Origin, RequestError,
     deadlines::{Deadlines, Due},
     mailbox::Mailbox,
     request_key::RequestKey,
@@ -73,7 +76,7 @@ pub(crate) struct OpenRequests {
 }
 
 impl OpenRequests {
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, clock: Clock) -> Self {
         Self {
             requests: DashMap::with_hasher(RandomState::default()),
             count: AtomicUsize::new(0),
@@ -81,7 +84,7 @@ impl OpenRequests {
             of_stubs: AtomicUsize::new(0),
             limit_of_stubs: limit - limit / RESERVE,
             next_number: AtomicU64::new(1),
-            deadlines: Deadlines::new(),
+            deadlines: Deadlines::new(clock),
         }
     }
 

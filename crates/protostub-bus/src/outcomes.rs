@@ -2,7 +2,6 @@
 //! from a queue, gives it its outcome here.
 
 use protostub_types::{Message, MessageType};
-use tokio::time::Instant;
 
 use crate::{
     Bus, Envelope, Origin, PostError, Receiver, RequestError,
@@ -202,7 +201,7 @@ impl Bus {
 
     fn expire_queued(&self, mailbox: &Mailbox) {
         let timeout = self.config().queue_timeout;
-        let (expired, next) = mailbox.expire(Instant::now(), timeout);
+        let (expired, next) = mailbox.expire(self.config().clock.now(), timeout);
         for queued in expired {
             let waited = timeout.as_secs_f32();
             let reason =

@@ -1,9 +1,9 @@
 //! Posting: the path of a message from its sender to the receiver's mailbox.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use crate::{
     Bus, BusConfig, Envelope, MAX_ID_BYTES, MAX_REQUEST_TIMEOUT, Origin, PostError, Receiver, RequestError,
@@ -44,7 +44,7 @@ impl Bus {
     /// # Errors
     /// If the bus refuses the message: it was never accepted, and no error response follows.
     pub fn post(&self, origin: &Origin, message: impl Into<Envelope>) -> Result<(), PostError> {
-        let posted = self.post_message(origin, message.into(), Instant::now, None);
+        let posted = self.post_message(origin, message.into(), || self.config().clock.now(), None);
         self.count_refused(&posted);
         posted
     }
@@ -53,7 +53,7 @@ impl Bus {
     /// takes less time than single posts if several messages go to the same address. To post many
     /// messages over time, make a [`Poster`](crate::Poster).
     pub fn post_all(&self, origin: &Origin, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PostError>> {
-        let (mut last, now) = (LastReceiver::default(), Instant::now());
+        let (mut last, now) = (LastReceiver::default(), self.config().clock.now());
         messages.into_iter().map(|message| self.post_to_last(origin, message.into(), || now, &mut last)).collect()
     }
 
@@ -205,7 +205,7 @@ impl Bus {
         let holder = self.holder(origin, &message, listener)?;
         let key = RequestKey::of_request(&message);
         let (answer, response) = oneshot::channel();
-        let deadline = Instant::now() + self.request_timeout(&message, timeout);
+        let deadline = self.config().clock.now() + self.request_timeout(&message, timeout);
         let ticket = self.open_request(origin, message, &holder.mailbox, Requester::Awaits(answer), deadline)?;
         Ok((response, Waiting { bus: self, key, ticket, ended: false }))
     }
@@ -383,7 +383,7 @@ impl Bus {
     }
 
     pub(crate) fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
-        let since = Instant::now();
+        let since = self.config().clock.now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // The subscriber has just ended, or the copy would return to its source: no subscriber
         // misses it.

@@ -1,11 +1,10 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use protostub_types::Message;
-use tokio::time::Instant;
 
 use crate::{Bus, Envelope, Origin, PostError, RequestError, last_receiver::LastReceiver};
 
@@ -50,16 +49,16 @@ impl Poster {
     /// As [`Bus::post`].
     pub fn post(&self, message: impl Into<Envelope>) -> Result<(), PostError> {
         match self.last.try_lock() {
-            Ok(mut last) => self.bus.post_to_last(&self.origin, message.into(), Instant::now, &mut last),
+            Ok(mut last) => self.bus.post_to_last(&self.origin, message.into(), || self.bus.config().clock.now(), &mut last),
             // The lock is held by another thread that posts now, or by this thread's own post,
             // which runs this callback.
             Err(_) => self.bus.post(&self.origin, message),
         }
     }
 
-    /// Posts a message at the time that `now` returns, on tokio's clock. The message's waiting time
-    /// counts from then. Calls `now` only if the time is needed. Takes no lock, since the caller
-    /// has exclusive access to the poster.
+    /// Posts a message at the time that `now` returns, on the clock of the bus. The message's
+    /// waiting time counts from then. Calls `now` only if the time is needed. Takes no lock, since
+    /// the caller has exclusive access to the poster.
     ///
     /// # Errors
     /// As [`Bus::post`].

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{Config, hyperty_inbox},
-    context::RuntimeContext,
+    context::{EngineSlot, RuntimeContext},
     domain_settings::DomainSettings,
     endpoints,
     error::BuildError,
@@ -29,6 +29,7 @@ use crate::{
     status::{ChangeFeed, StatusForm},
     threads::probe_threads,
     triggers::Triggers,
+    turns::Turns,
 };
 
 /// Builds a [`Runtime`]. Only the home domain is required.
@@ -360,7 +361,8 @@ fn sizes(settings: &DomainSettings) -> Sizes {
 }
 
 fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
-    let Settings { request_timeout, network, cache, limits, lifecycle, restart, trust, domains, .. } = builder.settings;
+    let Settings { worker_threads, request_timeout, network, cache, limits, lifecycle, restart, trust, domains, .. } =
+        builder.settings;
     domains.check().map_err(BuildError::Domains)?;
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
@@ -465,9 +467,10 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         bus,
         catalogue,
         egress,
-        engine,
+        engine: EngineSlot::new(engine),
         identity: Arc::new(identity),
         threads: threads.clone(),
+        turns: Turns::new(worker_threads),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         stubs_ended: CancellationToken::new(),

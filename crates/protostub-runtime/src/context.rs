@@ -1,6 +1,9 @@
 //! The context that all parts of a running runtime share.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use protostub_bus::{Bus, Mailbox};
 use protostub_catalogue::Catalogue;
@@ -12,8 +15,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord, registry::Registry,
-    status::ChangeFeed,
+    config::Config, domain_settings::DomainSettings, error::DeployErrorKind, identity::IdentityModule, record::StubRecord,
+    registry::Registry, status::ChangeFeed, turns::Turns,
 };
 
 pub(crate) struct RuntimeContext {
@@ -26,7 +29,7 @@ pub(crate) struct RuntimeContext {
     pub(crate) bus: Bus,
     pub(crate) catalogue: Catalogue,
     pub(crate) egress: Egress,
-    pub(crate) engine: Engine,
+    pub(crate) engine: EngineSlot,
     pub(crate) registry: Registry,
     /// The status changes of all stubs.
     pub(crate) changes: ChangeFeed,
@@ -34,11 +37,38 @@ pub(crate) struct RuntimeContext {
     pub(crate) registry_mailbox: Mailbox,
     pub(crate) identity: Arc<IdentityModule>,
     pub(crate) threads: Handle,
+    pub(crate) turns: Turns,
     pub(crate) tasks: TaskTracker,
     /// Cancelled when everything has to end.
     pub(crate) stop: CancellationToken,
     /// Cancelled when no stub is left and no further status comes.
     pub(crate) stubs_ended: CancellationToken,
+}
+
+/// The engine of a running runtime. The slot is empty after the runtime's end: the handles of the
+/// host program keep the context, and an engine reserves address space for all its sandboxes.
+#[derive(Debug)]
+pub(crate) struct EngineSlot(Mutex<Option<Engine>>);
+
+impl EngineSlot {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self(Mutex::new(Some(engine)))
+    }
+
+    /// Returns the engine.
+    ///
+    /// # Errors
+    /// If the runtime has ended.
+    pub(crate) fn get(&self) -> Result<Engine, DeployErrorKind> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(DeployErrorKind::ShutDown)
+    }
+
+    /// Drops the engine. Instances that still run keep their own reference until they end.
+    pub(crate) fn clear(&self) {
+        let engine = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Dropped without the lock: returning the memory takes time.
+        drop(engine);
+    }
 }
 
 impl RuntimeContext {

@@ -78,7 +78,7 @@ async fn begin(context: Arc<RuntimeContext>, reservation: Reservation) -> Option
         biased;
         // The deployment's inbox is dropped with it, which answers the waiting messages.
         () = context.stop.cancelled() => Err((None, DeployError::shut_down(&record.key))),
-        outcome = deploy(&context, reservation, supervise::permit(&context, &record)) => outcome,
+        outcome = context.turns.run(deploy(&context, reservation, supervise::permit(&context, &record))) => outcome,
     };
     match outcome {
         Ok(deployed) => Some(Supervisor::begin(context, deployed)),

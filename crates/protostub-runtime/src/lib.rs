@@ -74,6 +74,40 @@
 //! `Stream` too, while clones of its [`HypertySender`] send in others. All clones of a runtime
 //! share one [shutdown](Runtime::shutdown).
 //!
+//! # Time in tests
+//!
+//! All timeouts count real time, on the library's own threads and by the operating system's clock.
+//! A test that [pauses](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) the clock of its own
+//! tokio runtime changes none of them:
+//!
+//! * To see a timeout early, make it short: with [`Hyperty::request_within`], or in [`Settings`].
+//! * Tokio moves a paused clock to the test's next timer while all tasks of the test wait, also
+//!   while they wait for the library. A `tokio::time::timeout` around a call of the library
+//!   therefore ends at once. Call `tokio::time::resume` first, or leave the timeout out.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use protostub_runtime::{Message, Runtime};
+//!
+//! // As in a test with `#[tokio::test(start_paused = true)]`.
+//! # let mut test = tokio::runtime::Builder::new_current_thread();
+//! # test.enable_all().start_paused(true).build()?.block_on(async {
+//! let runtime = Runtime::builder().home_domain("home.example").build().await?;
+//! let app = runtime.register_hyperty("hyperty://home.example/app").await?;
+//! let _silent = runtime.register_hyperty("hyperty://home.example/silent").await?;
+//!
+//! tokio::time::advance(Duration::from_secs(60)).await;
+//! let (timeout, begin) = (Duration::from_millis(50), Instant::now());
+//! let request = Message::read("hyperty://home.example/silent".parse()?);
+//! let error = app.request_within(request, timeout).await.expect_err("no answer");
+//! assert_eq!(error.code, 408);
+//! assert!((timeout..timeout * 100).contains(&begin.elapsed()));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Errors
 //!
 //! Callers branch on [`DeployError::kind`], [`UpdateError::kind`], [`CatalogueError::kind`] and
@@ -211,6 +245,7 @@ mod stub;
 mod supervise;
 mod threads;
 mod triggers;
+mod turns;
 mod update;
 
 pub use builder::RuntimeBuilder;

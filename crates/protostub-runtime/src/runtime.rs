@@ -368,6 +368,7 @@ fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
         context.registry.remove(&record, StubGone::shut_down(&record.key));
     }
     context.changes.close();
+    context.engine.clear();
     // The runtime must not wait for its threads on one of them, nor in the host program's async
     // tasks.
     if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -63,7 +63,7 @@ pub struct Settings {
     ///
     /// A guest in an operation that cannot be interrupted, such as filling its memory, blocks its
     /// thread. The threads are the library's own: a stub in an endless loop takes none of the
-    /// program's.
+    /// program's. At most half of them compute deployments at a time.
     pub worker_threads: usize,
     /// Time that a request waits for its response, unless it has a timeout of its own: 600 s at
     /// most. Default: 15 s.

@@ -2,7 +2,8 @@ use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Version};
-use tokio::time::timeout;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::{
@@ -150,9 +151,15 @@ impl Protostub {
             if !was_live {
                 return live.await.map(|()| true);
             }
-            match timeout(time, live).await {
-                Ok(live) => live.map(|()| true),
-                Err(_) => Ok(false),
+            // On the library's threads: the caller's runtime may have another clock, or none.
+            let timer = async move {
+                sleep(time).await;
+            };
+            let late = AbortOnDropHandle::new(self.context.threads.spawn(timer));
+            tokio::select! {
+                biased;
+                live = live => live.map(|()| true),
+                _ = late => Ok(false),
             }
         }
     }

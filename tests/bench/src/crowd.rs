@@ -15,6 +15,7 @@ use protostub_runtime::{Address, Hyperty, Protostub, Runtime};
 
 use crate::{
     bare::{Bare, Instance},
+    herd,
     live::{Everywhere, Probe, builder, inside},
     samples::Samples,
     workload::{BODIES, FROM, message},
@@ -40,6 +41,7 @@ pub(crate) enum Kind {
 /// | `busy <of> <times>` | p99 and median of round trips of `of` concurrent listeners, in ns |
 /// | `idle <ms>` | computing time of the process meanwhile, in ns |
 /// | `deploy <times>` | median time of one more deployment, each undone again, in ns |
+/// | `herd <of>` | p90 of requests alone and during `of` deployments, and their time, in ns |
 ///
 /// Each busy listener has its own stub.
 pub(crate) async fn run(kind: Kind, most: usize) -> Result<()> {
@@ -90,7 +92,8 @@ impl Crowd {
             ["busy", of, times] => self.busy(of.parse()?, times.parse()?).await,
             ["idle", milliseconds] => idle(Duration::from_millis(milliseconds.parse()?)).await,
             ["deploy", times] => self.deploy(times.parse()?).await,
-            _ => bail!("unknown order; the orders are grow, busy, idle, deploy"),
+            ["herd", of] => self.herd(of.parse()?).await,
+            _ => bail!("unknown order; the orders are grow, busy, idle, deploy, herd"),
         }
     }
 
@@ -160,6 +163,13 @@ impl Crowd {
             stub.undeploy().await?;
         }
         Ok(format!("{:.0}", took.median()))
+    }
+
+    async fn herd(&self, of: usize) -> Result<String> {
+        let had = self.stubs.len();
+        let domains: Vec<_> = (had..had + of).map(domain).collect();
+        let [before, meanwhile, took] = herd::run(&self.runtime, &domain(0), &domains).await?;
+        Ok(format!("{before:.0} {meanwhile:.0} {took:.0}"))
     }
 }
 

@@ -7,6 +7,7 @@ mod count;
 mod crowd;
 mod domain;
 mod gateway;
+mod herd;
 mod hops;
 mod live;
 mod machine;

@@ -12,14 +12,17 @@ mod together;
 
 use std::time::Duration;
 
-use protostub_bus::{Bus, BusConfig, BusCounts, Inbox, InboxLimits, Origin, Route};
+use protostub_bus::{Bus, BusConfig, BusCounts, Clock, Inbox, InboxLimits, Origin, Route};
 use protostub_types::{Address, Domain, Message, MessageId, StubKey};
 use tokio::time::timeout;
 
 const STUB: &str = "hyperty-runtime://sp1.example/protostub/1";
 
 fn config() -> BusConfig {
-    BusConfig::new(Domain::parse("home.example").unwrap(), address("hyperty-runtime://home.example/runtime"))
+    let mut config = BusConfig::new(Domain::parse("home.example").unwrap(), address("hyperty-runtime://home.example/runtime"));
+    // The tests pause tokio's clock.
+    config.clock = Clock::new(|| tokio::time::Instant::now().into_std());
+    config
 }
 
 fn bus() -> Bus {

@@ -11,7 +11,7 @@ pub(crate) mod update;
 use std::{future::Future, sync::Arc};
 
 use protostub_bus::{Inbox, Route};
-use protostub_sandbox::{Sandbox, SandboxError, SandboxPermit, StubHandle, StubTask};
+use protostub_sandbox::{Sandbox, SandboxPermit, StubHandle, StubTask};
 use protostub_types::StubStatus;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
@@ -51,7 +51,7 @@ pub(crate) type FailedDeployment = (Option<Inbox>, DeployError);
 pub(crate) async fn deploy(
     context: &Arc<RuntimeContext>,
     reservation: Reservation,
-    permit: impl Future<Output = Result<SandboxPermit, SandboxError>> + Send,
+    permit: impl Future<Output = Result<SandboxPermit, DeployErrorKind>> + Send,
 ) -> Result<Deployed, FailedDeployment> {
     let Reservation { record, inbox, commands, key_route } = reservation;
     let prepared = match prepare(context, &record, permit).await {
@@ -89,7 +89,7 @@ struct Prepared {
 async fn prepare(
     context: &Arc<RuntimeContext>,
     record: &Arc<StubRecord>,
-    permit: impl Future<Output = Result<SandboxPermit, SandboxError>> + Send,
+    permit: impl Future<Output = Result<SandboxPermit, DeployErrorKind>> + Send,
 ) -> Result<Prepared, DeployError> {
     let (key, steps) = (&record.key, &record.steps);
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };

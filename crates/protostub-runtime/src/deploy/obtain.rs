@@ -26,11 +26,12 @@ pub(crate) async fn obtain(
     let during = |phase| move |kind| DeployError { key: key.clone(), phase, kind };
 
     let granted = &context.config.settings(key.domain()).imports;
+    let engine = context.engine.get().map_err(during(Phase::Fetching))?;
     let fetching = steps.open(Step::GetComponent, "");
     // A component that other domains publish too, or that ran a moment ago, is already verified and
     // compiled.
     if let Some(digest) = discovered.descriptor.digest()
-        && let Ok(Some(compiled)) = context.engine.compiled(digest, granted).await
+        && let Ok(Some(compiled)) = engine.compiled(digest, granted).await
         && context.catalogue.admits(&discovered, compiled.component_bytes())
     {
         drop(fetching);
@@ -45,7 +46,7 @@ pub(crate) async fn obtain(
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
     context.config.progress.notify(key, &Progress::Compiling);
     let bytes = component.bytes().clone();
-    let compilation = context.engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
+    let compilation = engine.compile_with_imports(bytes, component.digest(), granted).instrument(compiling);
     let after = context.config.lifecycle.compile_timeout;
     let compiled = tokio::time::timeout(after, compilation).await;
     context.config.progress.notify(key, &Progress::CompilingEnded);

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use protostub_catalogue::Discovered;
-use protostub_sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxPermit, SandboxServices, Session};
+use protostub_sandbox::{Sandbox, SandboxConfig, SandboxPermit, SandboxServices, Session};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 /// Creates the sandbox of one instance of a stub that has its URL. Waits for the permit once all
 /// other parts are ready.
 pub(crate) async fn sandbox(
-    permit: impl Future<Output = Result<SandboxPermit, SandboxError>> + Send,
+    permit: impl Future<Output = Result<SandboxPermit, DeployErrorKind>> + Send,
     context: &RuntimeContext,
     record: &StubRecord,
     presence: &Arc<StubPresence>,
@@ -40,8 +40,8 @@ pub(crate) async fn sandbox(
         credentials: Arc::new(StubCredentials { module: Arc::clone(&context.identity), login: Arc::clone(&record.login) }),
         session,
     };
-    let sandbox = permit.await.and_then(|permit| Sandbox::with_permit(permit, &artifact.compiled, services, config));
-    sandbox.map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
+    let permit = permit.await?;
+    Sandbox::with_permit(permit, &artifact.compiled, services, config).map_err(|error| DeployErrorKind::Sandbox(Arc::new(error)))
 }
 
 /// Returns the descriptor's configuration with the operator's overrides, key by key, and the

@@ -1,11 +1,11 @@
 //! Eviction: the runtime retires an idle stub if another one needs its sandbox.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use protostub_sandbox::{SandboxError, SandboxPermit};
+use protostub_sandbox::SandboxPermit;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{command::Command, context::RuntimeContext, record::StubRecord};
+use crate::{command::Command, context::RuntimeContext, error::DeployErrorKind, record::StubRecord};
 
 /// Minimum idle time of a stub before it is retired for another one. A stub that waits for its
 /// server for a moment is not idle.
@@ -18,8 +18,10 @@ const ROOM_ATTEMPTS: usize = 20;
 
 /// Returns a permit for one more sandbox. If no permit is left, retires the stub that has been idle
 /// for longest. Never retires `own`, whose supervisor may be the caller.
-pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<SandboxPermit, SandboxError> {
-    let full = match context.engine.try_acquire_permit() {
+pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result<SandboxPermit, DeployErrorKind> {
+    let engine = context.engine.get()?;
+    let failed = |error| DeployErrorKind::Sandbox(Arc::new(error));
+    let full = match engine.try_acquire_permit() {
         Ok(permit) => return Ok(permit),
         Err(full) => full,
     };
@@ -37,18 +39,18 @@ pub(crate) async fn permit(context: &RuntimeContext, own: &StubRecord) -> Result
             let made = async {
                 tokio::select! {
                     biased;
-                    permit = context.engine.acquire_permit() => permit.ok(),
+                    permit = engine.acquire_permit() => permit.ok(),
                     // The sandbox is free now, unless another stub took it.
-                    retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| context.engine.try_acquire_permit().ok()),
+                    retired = retired => retired.ok().filter(|retired| *retired).and_then(|_| engine.try_acquire_permit().ok()),
                 }
             };
             if let Ok(Some(permit)) = timeout(context.config.lifecycle.grace, made).await {
                 return Ok(permit);
             }
         }
-        if let Ok(permit) = timeout(IDLE_ENOUGH / 4, context.engine.acquire_permit()).await {
-            return permit;
+        if let Ok(permit) = timeout(IDLE_ENOUGH / 4, engine.acquire_permit()).await {
+            return permit.map_err(failed);
         }
     }
-    Err(full)
+    Err(failed(full))
 }

@@ -197,7 +197,7 @@ impl Supervisor {
         let (permit, session) = (permit(&self.context, &self.record), self.record.session.clone());
         let sandbox = deploy::sandbox(permit, &self.context, &self.record, &self.presence, &self.artifact, session).await;
         let (inbox, kind) = match sandbox {
-            Ok(sandbox) => match sandbox.deploy_component(inbox).await {
+            Ok(sandbox) => match self.context.turns.run(sandbox.deploy_component(inbox)).await {
                 Ok((handle, task)) => {
                     self.install(Instance::begin(&self.context, handle, task, self.retire_after));
                     return Event::Started;

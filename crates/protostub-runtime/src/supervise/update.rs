@@ -121,7 +121,8 @@ impl Supervisor {
         let sandbox = deploy::sandbox(permit, &self.context, &self.record, presence, artifact, Session::new()).await;
         let sandbox = sandbox.map_err(|kind| self.error(Phase::Starting, kind))?;
         let inbox = self.context.bus.inbox(self.context.config.inbox_of(self.record.key.domain()));
-        let (handle, task) = sandbox.deploy_component(inbox).await.map_err(|error| {
+        let started = self.context.turns.run(sandbox.deploy_component(inbox)).await;
+        let (handle, task) = started.map_err(|error| {
             self.context.report(&self.record, error.crash);
             self.error(Phase::Starting, DeployErrorKind::Start(Arc::new(error.kind)))
         })?;

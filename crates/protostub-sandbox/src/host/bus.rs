@@ -180,7 +180,7 @@ impl StubState {
             return Err(Error::Denied(problem));
         }
         // The bus adds the stub's URL to `via`.
-        self.posting.poster.post_at(message, || now.into()).map_err(refused)
+        self.posting.poster.post_at(message, || now).map_err(refused)
     }
 
     fn pause(&mut self) {

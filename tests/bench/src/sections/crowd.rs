@@ -11,11 +11,17 @@ const VS_EXTISM: &str = "idle_vs_extism";
 const P99: &str = "p99_10000_vs_100";
 const CPU: &str = "idle_cpu_10000";
 const DEPLOY: &str = "deploy_growth";
+const HERD: &str = "herd_p90_ms";
 
 /// Number of busy stubs.
 const BUSY: usize = 100;
+/// Number of stubs that are deployed at once.
+const AT_ONCE: usize = 2_000;
 
 pub(super) async fn run(bench: &mut Bench) -> Result<()> {
+    if bench.wants(HERD) {
+        herd(bench)?;
+    }
     if !bench.wants_any(&[MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY]) {
         return Ok(());
     }
@@ -194,5 +200,29 @@ fn deploy(bench: &mut Bench, crowd: &mut Peer, first: &mut Peer) -> Result<()> {
         Side::new("a deployment beside one stub", "ns", &few),
     ];
     bench.report.add(DEPLOY, &many.over(&few), sides);
+    Ok(())
+}
+
+/// Measures both sides in each run of one process: the neighbour alone, and during the herd.
+fn herd(bench: &mut Bench) -> Result<()> {
+    tell("a neighbour of a herd");
+    let of = AT_ONCE.min(bench.effort.crowd);
+    let mut peer = Peer::own(&["--crowd", "stubs", "--most", &(of + 1).to_string()])?;
+    peer.ask("grow 1")?;
+    let (mut alone, mut meanwhile, mut took) = (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..bench.effort.slow_rounds {
+        let answer = peer.ask(&format!("herd {of}"))?;
+        let (before, rest) = answer.split_once(' ').context("the answer does not have three numbers")?;
+        let (during, all) = two(rest)?;
+        alone.push(before.parse::<f64>()? / 1e6);
+        meanwhile.push(during / 1e6);
+        took.push(all / 1e6);
+    }
+    let sides = vec![
+        Side::new(format!("p90 while {of} stubs are deployed"), "ms", &meanwhile),
+        Side::new("p90 of the same requests before", "ms", &alone),
+        Side::new(format!("{of} deployments"), "ms", &took),
+    ];
+    bench.report.add(HERD, &meanwhile, sides);
     Ok(())
 }

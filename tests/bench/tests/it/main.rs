@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use serde_json::Value;
 
 /// The ids that the report must have.
-const IDS: [&str; 20] = [
+const IDS: [&str; 21] = [
     "bus_vs_mpsc",
     "crossing_us",
     "deploy_cold_vs_compile",
@@ -14,6 +14,7 @@ const IDS: [&str; 20] = [
     "deploy_warm_vs_parts",
     "gateway_100b",
     "gateway_4k",
+    "herd_p90_ms",
     "idle_cpu_10000",
     "idle_stub_kib",
     "idle_stub_vs_bare",
