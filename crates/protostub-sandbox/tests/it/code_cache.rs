@@ -260,7 +260,7 @@ fn volume_of_others_needs_the_operators_setting() {
     let key = cache.folder.path().join("code.key");
     set_mode(&key, 0o660);
     Engine::new(&config).unwrap();
-    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(mode(&key), 0o600);
 }
 
 #[test]
